@@ -1,0 +1,155 @@
+"""The scene graph: what a picture of the built-in world can hold, and how scenes are drawn at random.
+
+A `Scene` is complete: every attribute of every object is decided, so it can be rendered. Places are whole numbers of
+1/64 of the picture's width, so that a scene read back from a picture can be compared with `==`.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+GRID = 64                                              # places are multiples of 1 / GRID of the picture's width
+
+# Every channel of an object's colour lies in [0.22, 0.78]: a texture may add and subtract 0.22 without clipping.
+COLORS = {
+    "red": (0.78, 0.22, 0.22),
+    "orange": (0.78, 0.50, 0.22),
+    "yellow": (0.78, 0.78, 0.22),
+    "green": (0.22, 0.64, 0.25),
+    "cyan": (0.22, 0.72, 0.78),
+    "blue": (0.22, 0.30, 0.78),
+    "purple": (0.50, 0.22, 0.66),
+    "pink": (0.78, 0.48, 0.68),
+}
+BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "gray": (0.5, 0.5, 0.5), "beige": (0.92, 0.85, 0.68)}
+SIZES = {"small": 6.5, "large": 10.5}                   # radius in 1/64 of the width
+TEXTURES = ("solid", "striped", "dotted", "checkered")
+
+# Radius of the circle around each shape, in units of its size: keeps objects apart and inside the picture.
+SHAPES = {"circle": 1.0, "square": 1.26, "triangle": 1.36, "star": 1.36, "cross": 1.22, "ring": 1.12}
+GAP = 2                                                # least distance between two of those circles, in 1/64
+
+RELATIONS = ("left of", "right of", "above", "below")
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+# Never drawn in training, so that composition can be tested. (The other splits, of words, are in captions.py.)
+HELD_OUT_COLOR_SHAPE = frozenset({
+    ("red", "triangle"), ("blue", "star"), ("green", "square"), ("purple", "circle"), ("yellow", "cross"), ("cyan", "ring"),
+})
+HELD_OUT_TEXTURE_SHAPE = frozenset({("striped", "star"), ("dotted", "triangle"), ("checkered", "ring")})
+HELD_OUT_RELATIONS = frozenset({("star", "left of", "cross"), ("ring", "above", "square"), ("triangle", "left of", "circle")})
+HELD_OUT_COUNT = 5
+MAX_OBJECTS = 5
+
+
+@dataclass(frozen=True, order=True)
+class Object:
+    """One thing in the picture. `x` grows to the right, `y` downwards; both in 1/64 of the picture's width."""
+
+    y: int
+    x: int
+    shape: str
+    color: str
+    size: str
+    texture: str | None                                # None: not known, as when read from a 64 px picture
+
+    @property
+    def reach(self) -> float:
+        """Radius of the circle around the object, in 1/64 of the width."""
+        return SIZES[self.size] * SHAPES[self.shape]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Objects on a plain background. Objects are kept in reading order, so equal pictures are equal scenes."""
+
+    objects: tuple[Object, ...]
+    background: str
+
+    def __post_init__(self):
+        object.__setattr__(self, "objects", tuple(sorted(self.objects)))
+
+    def without_texture(self) -> Scene:
+        """The same scene as far as a 64 px picture can show it."""
+        return Scene(tuple(replace(o, texture=None) for o in self.objects), self.background)
+
+
+def relation(a, b) -> str | None:
+    """How `a` lies with respect to `b`: one of RELATIONS, by the larger of the two offsets; None on the diagonal."""
+    dx, dy = a.x - b.x, a.y - b.y
+    if abs(dx) == abs(dy):
+        return None
+    if abs(dx) > abs(dy):
+        return "left of" if dx < 0 else "right of"
+    return "above" if dy < 0 else "below"
+
+
+def clear_relation(a, b) -> str | None:
+    """As `relation`, but None unless one offset exceeds the other by 6/64: what a caption may fairly say."""
+    return relation(a, b) if abs(abs(a.x - b.x) - abs(a.y - b.y)) >= 6 else None
+
+
+def conflicts(upper: Object, lower: Object) -> bool:
+    """The training set's one regularity: a large object never stands above a small one."""
+    return upper.size == "large" and lower.size == "small"
+
+
+def held_out(scene: Scene) -> set[str]:
+    """Names of the held-out splits that a scene touches; training scenes touch none."""
+    found = set()
+    for o in scene.objects:
+        if (o.color, o.shape) in HELD_OUT_COLOR_SHAPE:
+            found.add("color-shape")
+        if (o.texture, o.shape) in HELD_OUT_TEXTURE_SHAPE:
+            found.add("texture-shape")
+    for a in scene.objects:
+        for b in scene.objects:
+            if (a.shape, relation(a, b), b.shape) in HELD_OUT_RELATIONS:
+                found.add("relation")
+            if clear_relation(a, b) == "above" and conflicts(a, b):
+                found.add("conflict")
+    if len(scene.objects) >= HELD_OUT_COUNT:
+        found.add("count")
+    return found
+
+
+def _place(rng: random.Random, reach: float, placed: list[Object], tries: int = 20) -> tuple[int, int] | None:
+    """A free place (x, y) for an object of that reach, or None when none was found."""
+    low, high = int(reach + 1.5), int(GRID - reach - 0.5)
+    for _ in range(tries):
+        x, y = rng.randint(low, high), rng.randint(low, high)
+        if all((x - o.x) ** 2 + (y - o.y) ** 2 >= (reach + o.reach + GAP) ** 2 for o in placed):
+            return x, y
+    return None
+
+
+def random_scene(rng: random.Random, count: int | None = None, same: float = 0.25, exclude_held_out: bool = True) -> Scene:
+    """A random scene of `count` objects (by default 1 to 4, fewer more often).
+
+    `same` is the probability that the objects are alike in shape and colour, as captions with numbers need.
+    With `exclude_held_out`, scenes of a held-out split are drawn again: the training distribution.
+    """
+    n = count or rng.choices((1, 2, 3, 4), (30, 40, 18, 12))[0]
+    while True:
+        alike = n > 1 and rng.random() < same
+        shape, color = rng.choice(tuple(SHAPES)), rng.choice(tuple(COLORS))
+        objects: list[Object] = []
+        for _ in range(n):
+            if not alike:
+                shape, color = rng.choice(tuple(SHAPES)), rng.choice(tuple(COLORS))
+            size = "large" if rng.random() < (0.5 if n <= 2 else 0.2) else "small"
+            texture = rng.choice(TEXTURES)
+            where = _place(rng, SIZES[size] * SHAPES[shape], objects)
+            if where is None:
+                break
+            objects.append(Object(x=where[0], y=where[1], shape=shape, color=color, size=size, texture=texture))
+        else:
+            scene = Scene(tuple(objects), rng.choice(tuple(BACKGROUNDS)))
+            if not (exclude_held_out and held_out(scene)):
+                return scene
+
+
+def training_scene(seed: int, index: int) -> Scene:
+    """Scene number `index` of the endless training set `seed`: a pure function of both."""
+    return random_scene(random.Random(f"scene/{seed}/{index}"))
