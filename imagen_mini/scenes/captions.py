@@ -1,0 +1,276 @@
+"""Captions: what is said of a scene, how it is put in words, and how words are read back.
+
+Three verbs, and a test ties them:  describe(scene) -> Description,  write(description) -> Caption,  read(text) -> Description.
+A `Description` says only some of what a `Scene` decides; `Description.fits(scene)` is the judge of every picture.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from dataclasses import dataclass
+
+from .scene import (BACKGROUNDS, COLORS, HELD_OUT_COUNT, OPPOSITE, RELATIONS, SHAPES, SIZES, TEXTURES, Object, Scene,
+                    clear_relation, random_scene, relation)
+
+NUMBERS = ("no", "one", "two", "three", "four", "five")
+PHRASES = {
+    "left of": ("to the left of", "left of"),
+    "right of": ("to the right of", "right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+
+# Words and phrases that never occur in a training caption of the diffusion stages. The text encoder, like a large
+# language model, has read them in text.
+HELD_OUT_PHRASES = {
+    "left of": "on the left side of", "right of": "on the right side of", "above": "on top of", "below": "beneath",
+}
+RARE_WORDS = {
+    "crimson": "red", "azure": "blue", "emerald": "green", "violet": "purple", "golden": "yellow", "rose": "pink",
+    "disc": "circle", "hoop": "ring", "box": "square", "pentagram": "star", "huge": "large", "tiny": "small",
+    "banded": "striped", "spotted": "dotted", "chequered": "checkered", "plain": "solid", "ivory": "white", "ebony": "black",
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object as far as it is described: None leaves an attribute open."""
+
+    shape: str
+    color: str | None = None
+    size: str | None = None
+    texture: str | None = None
+
+    def fits(self, o: Object) -> bool:
+        """True if nothing said contradicts the object. An object whose texture is unknown fits every texture."""
+        return (self.shape == o.shape and self.color in (None, o.color) and self.size in (None, o.size)
+                and (o.texture is None or self.texture in (None, o.texture)))
+
+
+@dataclass(frozen=True)
+class Description:
+    """All things in the picture, and perhaps how the first lies to the second, and perhaps the background."""
+
+    things: tuple[Thing, ...]
+    relation: str | None = None
+    background: str | None = None
+
+    def __post_init__(self):
+        if self.relation is not None and (self.relation not in RELATIONS or len(self.things) != 2):
+            raise ValueError(f"a relation needs two things and one of {RELATIONS}; got {self.relation!r} "
+                             f"with {len(self.things)} things")
+
+    def assign(self, scene: Scene) -> tuple[Object, ...] | None:
+        """The scene's object for each thing, or None if the scene is not as described (one thing too many is wrong too)."""
+        if len(scene.objects) != len(self.things) or self.background not in (None, scene.background):
+            return None
+        for objects in itertools.permutations(scene.objects):
+            if (all(t.fits(o) for t, o in zip(self.things, objects))
+                    and (self.relation is None or relation(*objects) == self.relation)):
+                return objects
+        return None
+
+    def fits(self, scene: Scene | None) -> bool:
+        """Does the scene show what is described? A picture that could not be read (None) does not."""
+        return scene is not None and self.assign(scene) is not None
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word of a caption: its characters `text[start:end]`, which things it speaks of, and what it says of them."""
+
+    text: str
+    start: int
+    end: int
+    things: tuple[int, ...]
+    role: str                                          # color, shape, size, texture, relation, background, number or other
+
+
+@dataclass(frozen=True)
+class Caption:
+    text: str
+    words: tuple[Word, ...]
+    description: Description
+
+
+# ---------------------------------------------------------------- scene -> description
+
+def describe(scene: Scene, rng: random.Random) -> Description:
+    """Say some of what the scene holds: every thing with its shape, mostly its colour, at times size and texture.
+
+    Two things are related if one clearly lies beside the other; like things are often counted, and then described alike.
+    """
+    objects = list(scene.objects)
+    rng.shuffle(objects)
+    said = {"color": rng.random() < 0.9, "size": rng.random() < 0.4, "texture": rng.random() < 0.5}
+    alike = len(objects) > 1 and len({(o.shape, o.color) for o in objects}) == 1
+    if alike and rng.random() < 0.75:                  # keep only what holds for all of them, so that they can be counted
+        said = {key: value and len({getattr(o, key) for o in objects}) == 1 for key, value in said.items()}
+    things = tuple(Thing(o.shape, *(getattr(o, key) if said[key] else None for key in ("color", "size", "texture")))
+                   for o in objects)
+    between = None
+    if len(objects) == 2 and things[0] != things[1] and rng.random() < 0.85:
+        between = clear_relation(*objects)
+    return Description(things, between, scene.background if rng.random() < 0.4 else None)
+
+
+# ---------------------------------------------------------------- description -> words
+
+def _noun_phrase(thing: Thing, count: int, rng: random.Random) -> list[tuple[str, str]]:
+    """'a large striped red circle' or 'two red circles', as (word, role)."""
+    adjectives = [(getattr(thing, role), role) for role in ("size", "texture", "color") if getattr(thing, role)]
+    if rng.random() < 0.3:
+        adjectives[-2:] = adjectives[-2:][::-1]
+    noun = thing.shape
+    if count > 1:
+        noun += "es" if noun.endswith("s") else "s"
+    words = adjectives + [(noun, "shape")]
+    article = NUMBERS[count] if count > 1 else ("an" if words[0][0][0] in "aeiou" else "a")
+    return [(article, "number" if count > 1 else "other")] + words
+
+
+def write(description: Description, rng: random.Random, paraphrase: bool = False) -> Caption:
+    """Put a description in words. `paraphrase` uses the relation phrases that are held out of training."""
+    tagged: list[tuple[str, tuple[int, ...], str]] = []
+
+    def say(words: str, things: tuple[int, ...] = (), role: str = "other") -> None:
+        tagged.extend((word, things, role) for word in words.split())
+
+    background = description.background
+    in_front = background is not None and rng.random() < 0.25
+    opening = rng.choices(("", "a picture of", "an image of"), (8, 1, 1))[0]
+    say(opening)
+    if in_front and not opening:
+        say("on a"), say(background, role="background"), say("background ,")
+
+    groups = [(thing, [i for i, other in enumerate(description.things) if other == thing])
+              for thing in dict.fromkeys(description.things)]
+    if description.relation is not None:
+        groups = [(thing, [i]) for i, thing in enumerate(description.things)]
+    for number, (thing, members) in enumerate(groups):
+        if number:
+            if description.relation is not None:
+                phrase = rng.choice(PHRASES[description.relation])
+                say(HELD_OUT_PHRASES[description.relation] if paraphrase else phrase, (0, 1), "relation")
+            else:
+                say("and" if number == len(groups) - 1 else ",")
+        for word, role in _noun_phrase(thing, len(members), rng):
+            say(word, tuple(members), role)
+    if background is not None and not (in_front and not opening):
+        say("on a"), say(background, role="background"), say("background")
+
+    text, words = "", []
+    for word, things, role in tagged:
+        text += "" if not text or word == "," else " "
+        words.append(Word(word, len(text), len(text) + len(word), things, role))
+        text += word
+    return Caption(text, tuple(words), description)
+
+
+# ---------------------------------------------------------------- words -> description
+
+_NOUNS = {shape: shape for shape in SHAPES} | {s + ("es" if s.endswith("s") else "s"): s for s in SHAPES}
+_ADJECTIVES = ({c: "color" for c in COLORS} | {s: "size" for s in SIZES} | {t: "texture" for t in TEXTURES})
+_ALL_PHRASES = sorted(((p, r) for r in RELATIONS for p in (*PHRASES[r], HELD_OUT_PHRASES[r])), key=lambda item: -len(item[0]))
+
+
+def _read_noun_phrase(words: list[str], text: str) -> list[Thing]:
+    count = 1
+    if words and words[0] in ("a", "an", "the", *NUMBERS[1:]):
+        count = NUMBERS.index(words[0]) if words[0] in NUMBERS else 1
+        words = words[1:]
+    if not words or words[-1] not in _NOUNS:
+        raise ValueError(f"cannot read {' '.join(words)!r} in {text!r} as a thing: expected one of {', '.join(SHAPES)} at its end")
+    said: dict[str, str] = {}
+    for word in words[:-1]:
+        role = _ADJECTIVES.get(word)
+        if role is None or role in said:
+            raise ValueError(f"cannot read the word {word!r} in {text!r}: expected at most one colour ({', '.join(COLORS)}), "
+                             f"one size ({', '.join(SIZES)}) and one texture ({', '.join(TEXTURES)}) before the shape")
+        said[role] = word
+    return [Thing(_NOUNS[words[-1]], **said)] * count
+
+
+def read(text: str) -> Description:
+    """Read a caption of the world's grammar, rare words and held-out paraphrases included.
+
+    Raises ValueError, naming the word, for what the grammar does not have.
+    """
+    words = re.findall(r"[a-z]+|,", text.lower())
+    words = [RARE_WORDS.get(w.removesuffix("s"), w) if w not in _NOUNS else w for w in words]
+    line = " ".join(words)
+    line = re.sub(r"^(a picture of|an image of|there is|there are) ", "", line)
+    background = None
+    found = re.search(r"\b(?:on|against) an? (\w+) background(?: ,)?", line)
+    if found:
+        background = found.group(1)
+        if background not in BACKGROUNDS:
+            raise ValueError(f"no background {background!r} in {text!r}: expected one of {', '.join(BACKGROUNDS)}")
+        line = (line[:found.start()] + line[found.end():]).strip()
+    for phrase, name in _ALL_PHRASES:
+        first, middle, second = line.partition(f" {phrase} ")
+        if middle:
+            things = _read_noun_phrase(first.split(), text) + _read_noun_phrase(second.split(), text)
+            return Description(tuple(things), name, background)
+    parts = [p for p in re.split(r" ?, | and ", line) if p]
+    things = [t for p in parts for t in _read_noun_phrase(p.split(), text)]
+    if not things:
+        raise ValueError(f"nothing to see in the caption {text!r}: expected, for example, 'a red circle above a blue square'")
+    return Description(tuple(things), None, background)
+
+
+# ---------------------------------------------------------------- text only
+
+def misspell(word: str, rng: random.Random) -> str:
+    """Swap two neighbouring letters inside a word, drop one or double one."""
+    if len(word) < 4:
+        return word
+    i = rng.randrange(1, len(word) - 2)
+    return rng.choice((word[:i] + word[i + 1] + word[i] + word[i + 2:], word[:i] + word[i + 1:], word[:i] + word[i] + word[i:]))
+
+
+def text_for_language_model(rng: random.Random) -> str:
+    """One line of the text-only corpus: a caption with what follows from it, or a sentence about words.
+
+    The consequences ('the circle is red, the square is right of the circle') make a language model bind attributes to
+    things and understand relations. Rare words, held-out phrases and misspellings occur here, never in training captions.
+    """
+    if rng.random() < 0.05:
+        rare, common = rng.choice(tuple(RARE_WORDS.items()))
+        return rng.choice((f"{rare} is another word for {common}", f"{rare} means {common}", f"when it is {rare}, it is {common}"))
+    scene = random_scene(rng, exclude_held_out=False, count=HELD_OUT_COUNT if rng.random() < 0.02 else None)
+    description = describe(scene, rng)
+    caption = write(description, rng, paraphrase=rng.random() < 0.1)
+    lines = [caption.text]
+    shapes = [t.shape for t in description.things]
+    for i, thing in enumerate(description.things):
+        if shapes.count(thing.shape) == 1 and rng.random() < 0.6:
+            known = [value for value in (thing.color, thing.size, thing.texture) if value]
+            if known:
+                lines.append(f"the {thing.shape} is {' and '.join(known)}")
+    if description.relation is not None and shapes[0] != shapes[1] and rng.random() < 0.8:
+        a, b = shapes
+        name = description.relation
+        if rng.random() < 0.5:
+            a, b, name = b, a, OPPOSITE[name]
+        lines.append(f"the {a} is {rng.choice(PHRASES[name])} the {b}")
+    number = len(description.things)
+    if number > 1 and rng.random() < 0.3:
+        lines.append(f"there are {NUMBERS[number]} things")
+    words = ". ".join(lines).split(" ")
+    rare = {common: word for word, common in RARE_WORDS.items()}
+    for i, word in enumerate(words):
+        chance = rng.random()
+        if chance < 0.04:
+            words[i] = rare.get(word, word)
+        elif chance < 0.06 and word.isalpha():
+            words[i] = misspell(word, rng)
+    return " ".join(words)
+
+
+def training_caption(scene: Scene, seed: int, index: int) -> Caption:
+    """The caption of training scene `index`: a pure function of the scene, the seed and the index."""
+    rng = random.Random(f"caption/{seed}/{index}")
+    return write(describe(scene, rng), rng)

@@ -1,0 +1,147 @@
+"""The frozen text encoder: a T5 encoder, its tokens, and which tokens make up which word.
+
+Source: Imagen (2022), Section 2.1: a large frozen language model trained on text only encodes the prompt.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+MAX_LENGTH = 128                                       # tokens; the paper does not state its limit
+
+
+@dataclass(frozen=True)
+class Text:
+    """Encoded prompts. `emb` [b, n, d]; `mask` bool [b, n], True is a real token. Every row has at least one."""
+
+    emb: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.emb)
+
+    def __getitem__(self, rows) -> Text:
+        return Text(self.emb[rows], self.mask[rows])
+
+    def to(self, *args, **kwargs) -> Text:
+        return Text(self.emb.to(*args, **kwargs), self.mask.to(device=self.emb.to(*args, **kwargs).device))
+
+    def null(self) -> Text:
+        """The unconditional text: embeddings zeroed (Imagen, Section 4.1: conditioning is dropped by zeroing)."""
+        return Text(torch.zeros_like(self.emb), self.mask)
+
+    def drop(self, dropped: Tensor) -> Text:
+        """Zero the embeddings of the rows where `dropped` [b] (bool) is True."""
+        return Text(self.emb.masked_fill(dropped[:, None, None], 0), self.mask)
+
+
+def concatenate(texts: Sequence[Text]) -> Text:
+    """Stack texts along the batch; shorter ones are padded, masked, to the longest."""
+    n = max(t.emb.shape[1] for t in texts)
+    pad = [n - t.emb.shape[1] for t in texts]
+    return Text(torch.cat([nn.functional.pad(t.emb, (0, 0, 0, p)) for t, p in zip(texts, pad)]),
+                torch.cat([nn.functional.pad(t.mask, (0, p)) for t, p in zip(texts, pad)]))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of one prompt: their `ids`, the text of each `pieces`, the word each belongs to (`word_ids`, None for the
+    end token), and the `words` themselves as the prompt has them."""
+
+    ids: tuple[int, ...]
+    pieces: tuple[str, ...]
+    word_ids: tuple[int | None, ...]
+    words: tuple[str, ...]
+
+    def of_word(self, word: int) -> list[int]:
+        """Positions of the tokens of word number `word`."""
+        return [i for i, w in enumerate(self.word_ids) if w == word]
+
+
+def check_prompts(prompts: str | Sequence[str]) -> list[str]:
+    """One string or several -> a list of strings that can be encoded; TypeError or ValueError for anything else."""
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(prompts, (list, tuple)) or not prompts:
+        raise TypeError(f"a prompt must be a string or a non-empty list of strings; got {type(prompts).__name__}. "
+                        "Decode bytes first, for example data.decode('utf-8')")
+    for p in prompts:
+        if not isinstance(p, str):
+            raise TypeError(f"each prompt must be a string; got {type(p).__name__}: {p!r:.80}")
+        try:
+            p.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the prompt holds a lone surrogate at character {error.start}, which is no text: {p!r:.80}; "
+                             "remove it, or decode the source with errors='replace'") from None
+    return list(prompts)
+
+
+class TextEncoder(nn.Module):
+    """A frozen T5 encoder. Make one with `TextEncoder.from_pretrained`."""
+
+    def __init__(self, model: nn.Module, tokenizer, max_length: int = MAX_LENGTH):
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, dtype: torch.dtype = torch.float32, max_length: int = MAX_LENGTH) -> TextEncoder:
+        """Load any T5 encoder in Hugging Face format: a local folder (no network is touched) or a hub name.
+
+        float16 is refused: T5's feed-forward overflows in it.
+        """
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        if dtype == torch.float16:
+            raise ValueError("T5 overflows in float16; use torch.bfloat16 or torch.float32")
+        local = Path(path).is_dir()
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
+        model = T5EncoderModel.from_pretrained(path, dtype=dtype, local_files_only=local, use_safetensors=True)
+        return cls(model, tokenizer, max_length)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        self.model.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+
+    @property
+    def width(self) -> int:
+        """Size of a token's embedding."""
+        return self.model.config.d_model
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        return super().train(False)                    # frozen: never in training mode, so never with dropout
+
+    def tokens(self, prompt: str) -> Tokens:
+        """The tokens of one prompt, with the tokenizer's own word ids: never decode and count."""
+        encoding = self.tokenizer(prompt, truncation=True, max_length=self.max_length)
+        word_ids = encoding.word_ids(0)
+        count = max((w for w in word_ids if w is not None), default=-1) + 1
+        spans = [encoding.word_to_chars(0, w) for w in range(count)]
+        return Tokens(tuple(encoding["input_ids"]), tuple(self.tokenizer.convert_ids_to_tokens(encoding["input_ids"])),
+                      tuple(word_ids), tuple(prompt[s.start:s.end].strip() for s in spans))
+
+    @torch.no_grad()
+    def forward(self, prompts: str | Sequence[str]) -> Text:
+        """Encode prompts, padded to the longest of them: Text with emb [b, n, d]. Embeddings at padding are zero.
+
+        A prompt of more than `max_length` tokens is cut, with a warning that shows the text removed.
+        """
+        prompts = check_prompts(prompts)
+        encoding = self.tokenizer(prompts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt",
+                                  return_offsets_mapping=True)
+        if encoding["input_ids"].shape[1] == self.max_length:
+            for prompt, offsets in zip(prompts, encoding["offset_mapping"].tolist()):
+                rest = prompt[max(end for _, end in offsets):].strip()
+                if rest:
+                    warnings.warn(f"the prompt has more than {self.max_length} tokens; left out: {rest[:60]!r}"
+                                  f"{' ...' if len(rest) > 60 else ''}", stacklevel=2)
+        device = self.model.device
+        ids, mask = encoding["input_ids"].to(device), encoding["attention_mask"].to(device).bool()
+        emb = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return Text(emb * mask[:, :, None], mask)

@@ -1,0 +1,180 @@
+"""Pre-train the embedded text encoder: a T5 of about one million parameters, by span corruption on text of the built-in world.
+
+    python -m train.text_encoder --out runs/text_encoder
+
+Text only, as in Imagen: the encoder never sees a picture. Source: T5 (Raffel et al., 2020), Section 3.1.4: spans of the input
+are replaced by sentinels, and the decoder writes what they hid. Only the encoder is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5ForConditionalGeneration
+
+from imagen_mini.scenes.captions import text_for_language_model, training_caption
+from imagen_mini.scenes.scene import COLORS, OPPOSITE, RELATIONS, SHAPES, training_scene
+from imagen_mini.text import TextEncoder
+
+SENTINELS = 16
+
+
+def train_tokenizer(vocab_size: int = 768, lines: int = 20_000) -> PreTrainedTokenizerFast:
+    """A BPE tokenizer that never meets an unknown character: what it has no piece for falls apart into bytes."""
+    special = ["<pad>", "</s>", "<unk>"] + [f"<extra_id_{i}>" for i in range(SENTINELS)]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    rng = random.Random("tokenizer")
+    corpus = (text_for_language_model(rng) for _ in range(lines))
+    tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(
+        vocab_size=vocab_size - 256, special_tokens=special, initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789.,'-"),
+        show_progress=False))
+
+    import json
+    state = json.loads(tokenizer.to_str())["model"]
+    vocab = state["vocab"] | {f"<0x{byte:02X}>": len(state["vocab"]) + byte for byte in range(256)}
+    tokenizer.model = models.BPE(vocab=vocab, merges=[tuple(m) for m in state["merges"]], unk_token="<unk>", byte_fallback=True)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+                                   extra_special_tokens=special[3:], model_max_length=512)
+
+
+def corrupt(ids: list[int], rng: random.Random, first_sentinel: int, rate: float = 0.25, mean_span: float = 2.0) -> tuple[list[int], list[int]]:
+    """Span corruption of one line: (input with sentinels, target: each sentinel followed by what it hid), without end tokens."""
+    inputs, target, sentinel, i = [], [], 0, 0
+    while i < len(ids):
+        if rng.random() < rate / mean_span and sentinel < SENTINELS:
+            span = 1 + int(rng.expovariate(1 / (mean_span - 0.5)))
+            mark = first_sentinel + sentinel
+            inputs.append(mark)
+            target += [mark, *ids[i:i + span]]
+            sentinel, i = sentinel + 1, i + span
+        inputs += ids[i:i + 1]
+        i += 1
+    return inputs, target
+
+
+def pad(rows: list[list[int]], value: int) -> Tensor:
+    n = max(map(len, rows))
+    return torch.tensor([row + [value] * (n - len(row)) for row in rows])
+
+
+def pretrain(tokenizer, config: T5Config, steps: int, batch: int, lr: float, seed: int, time_limit: float) -> tuple[T5ForConditionalGeneration, dict]:
+    torch.manual_seed(seed)
+    model = T5ForConditionalGeneration(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    first_sentinel, end = tokenizer.convert_tokens_to_ids("<extra_id_0>"), tokenizer.eos_token_id
+    rng, start, average = random.Random(f"corpus/{seed}"), time.monotonic(), None
+    bar = tqdm(range(steps), desc="text encoder")
+    for step in bar:
+        spent = (time.monotonic() - start) / time_limit
+        if spent >= 1:
+            break
+        progress = max(step / steps, spent)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min((step + 1) / 200, 1.0) * max(1 - progress, 0.02)
+        lines = tokenizer([text_for_language_model(rng) for _ in range(batch)], add_special_tokens=False)["input_ids"]
+        pairs = [corrupt(ids, rng, first_sentinel) for ids in lines]
+        inputs = pad([a + [end] for a, _ in pairs], tokenizer.pad_token_id)
+        labels = pad([b + [end] for _, b in pairs], -100)
+        loss = model(input_ids=inputs, attention_mask=inputs != tokenizer.pad_token_id, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{average:.3f}")
+    return model, {"steps": step + 1, "seconds": round(time.monotonic() - start), "loss": round(average, 4)}
+
+
+# ---------------------------------------------------------------- what the encoder knows
+
+def probe(encoder: TextEncoder, captions: int = 2000) -> dict[str, float]:
+    """Accuracy of linear probes on the token of a thing's shape, on captions not probed in training.
+
+    `color`: which colour this thing has, though another thing's colour stands in the caption too.
+    `relation`: how this thing lies to the other, whichever of the two is named first.
+    """
+    features, answers = {"color": [], "relation": []}, {"color": [], "relation": []}
+    index = 0
+    while len(answers["relation"]) < captions:
+        scene = training_scene(10_001, index)
+        caption = training_caption(scene, 10_001, index)
+        index += 1
+        d = caption.description
+        if d.relation is None or d.things[0].color in (None, d.things[1].color):
+            continue
+        tokens = encoder.tokens(caption.text)
+        emb = encoder(caption.text).emb[0]
+        for word in caption.words:
+            if word.role == "shape":
+                thing = word.things[0]
+                position = tokens.of_word(next(k for k, w in enumerate(tokens.words) if w == word.text
+                                               and caption.text.find(w, word.start) == word.start
+                                               and _word_start(caption.text, tokens.words, k) == word.start))[-1]
+                name = d.relation if thing == 0 else OPPOSITE[d.relation]
+                features["color"].append(emb[position])
+                answers["color"].append(list(COLORS).index(d.things[thing].color))
+                features["relation"].append(emb[position])
+                answers["relation"].append(RELATIONS.index(name))
+    return {task: _linear_probe(torch.stack(features[task]), torch.tensor(answers[task])) for task in features}
+
+
+def _word_start(text: str, words: tuple[str, ...], k: int) -> int:
+    at = 0
+    for word in words[:k]:
+        at = text.index(word, at) + len(word)
+    return text.index(words[k], at)
+
+
+def _linear_probe(x: Tensor, y: Tensor, ridge: float = 1e-2) -> float:
+    """Ridge regression onto one-hot answers, fitted on 3/4, accuracy on the other 1/4."""
+    x = torch.cat([(x - x.mean(0)) / (x.std(0) + 1e-6), torch.ones(len(x), 1)], 1).double()
+    split = len(x) * 3 // 4
+    target = torch.nn.functional.one_hot(y).double()
+    a = x[:split].T @ x[:split] + ridge * split * torch.eye(x.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(a, x[:split].T @ target[:split])
+    return ((x[split:] @ weights).argmax(1) == y[split:]).double().mean().item()
+
+
+def small_config(vocab_size: int) -> T5Config:
+    return T5Config(vocab_size=vocab_size, d_model=128, d_kv=32, num_heads=4, d_ff=352, num_layers=4, num_decoder_layers=2,
+                    relative_attention_num_buckets=32, relative_attention_max_distance=64, dropout_rate=0.0,
+                    feed_forward_proj="gated-gelu", tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Pre-train the embedded T5 on text of the built-in world.")
+    parser.add_argument("--out", type=Path, default=Path("runs/text_encoder"), help="folder for the encoder and its tokenizer")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=96, help="lines of text a step")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--time-limit", type=float, default=3600, help="seconds; the learning rate reaches its end with it")
+    args = parser.parse_args(arguments)
+
+    tokenizer = train_tokenizer()
+    config = small_config(len(tokenizer))
+    model, log = pretrain(tokenizer, config, args.steps, args.batch, args.lr, args.seed, args.time_limit)
+    encoder = T5EncoderModel(config)
+    missing = encoder.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith(("decoder", "lm_head"))}, strict=False)
+    assert not missing.missing_keys, missing
+    trained = TextEncoder(encoder, tokenizer)
+    trained.save_pretrained(args.out)
+    print(f"{sum(p.numel() for p in encoder.parameters()):,} parameters, {log}, saved in {args.out}")
+    print("probe, trained:", probe(trained))
+    torch.manual_seed(args.seed)
+    print("probe, random: ", probe(TextEncoder(T5EncoderModel(config), tokenizer)))
+
+
+if __name__ == "__main__":
+    main()
