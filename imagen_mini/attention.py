@@ -1,0 +1,122 @@
+"""The attention layer: pixels ask, pixels and words answer. And the hook through which an edit reaches it.
+
+    probs = softmax(q k^T / sqrt(d)),   out = probs v          Source: Attention Is All You Need (2017), Eq. (1)
+
+Without a control this is one fused call. A control may change q, k and v, and may ask to see and change `probs`, at the
+sites it names and only there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .text import Text
+
+
+@dataclass(frozen=True)
+class AttnSite:
+    """Where an attention layer stands: its `name`, `place` (down, mid, up), `kind` and `size` (the grid is size x size).
+
+    kind "self": keys are pixels; "cross": keys are words; "hybrid": words first, then pixels, in one softmax (Imagen, D.3.1).
+    """
+
+    name: str
+    place: str
+    kind: str
+    size: int
+
+
+class Control:
+    """What an edit or a recorder does inside attention. The base class does nothing; methods return, they do not store
+    into the network. Heads are kept: q, k, v are [b, heads, tokens, d], probs [b, heads, queries, keys]."""
+
+    def qkv(self, site: AttnSite, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Change queries, keys or values; the fast path is kept."""
+        return q, k, v
+
+    def wants(self, site: AttnSite) -> bool:
+        """Does this control need the probabilities at this site? If so they are computed explicitly, there."""
+        return False
+
+    def probs(self, site: AttnSite, probs: Tensor, n_text: int) -> Tensor:
+        """Change the probabilities. The leading `n_text` key columns are words."""
+        return probs
+
+
+class MultiHeadNorm(nn.Module):
+    """Root-mean-square norm over the last dimension, with one scale per channel: keeps q k^T in range (QK norm)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.scale.to(x.dtype), eps=1e-6)
+
+
+class Attention(nn.Module):
+    """x + out(attention(norm(x))). Pixels [b, c, h, w] are the queries; the site's kind says what the keys are."""
+
+    def __init__(self, site: AttnSite, channels: int, text_width: int | None = None, head_width: int = 32):
+        super().__init__()
+        if channels % head_width:
+            raise ValueError(f"attention {site.name}: {channels} channels are no multiple of the head width {head_width}")
+        if site.kind not in ("self", "cross", "hybrid"):
+            raise ValueError(f"attention {site.name}: kind {site.kind!r}; expected 'self', 'cross' or 'hybrid'")
+        self.site, self.heads = site, channels // head_width
+        self.norm = nn.GroupNorm(channels // head_width, channels)
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.q_norm, self.k_norm = MultiHeadNorm(head_width), MultiHeadNorm(head_width)
+        if site.kind != "cross":
+            self.pixels_to_kv = nn.Linear(channels, 2 * channels, bias=False)
+        if site.kind != "self":
+            # Imagen, Section 2.5: a LayerNorm on the text embeddings, in attention too, helps considerably.
+            self.text_norm = nn.LayerNorm(text_width)
+            self.text_to_kv = nn.Linear(text_width, 2 * channels, bias=False)
+        self.out = nn.Linear(channels, channels)
+        nn.init.normal_(self.out.weight, std=0.2 / math.sqrt(channels))
+        nn.init.zeros_(self.out.bias)
+
+    def keys_and_values(self, pixels: Tensor, text: Text | None) -> tuple[Tensor, Tensor, Tensor | None, int]:
+        """k and v [b, heads, keys, d], which keys are there (bool [b, 1, 1, keys], None: all), and how many are words."""
+        kv, mask, n_text = [], None, 0
+        if self.site.kind != "self":
+            kv.append(self.text_to_kv(self.text_norm(text.emb)))
+            mask, n_text = text.mask, text.mask.shape[1]
+        if self.site.kind != "cross":
+            kv.append(self.pixels_to_kv(pixels))
+        if self.site.kind == "hybrid":
+            mask = torch.cat([mask, mask.new_ones(len(mask), pixels.shape[1])], dim=1)
+        k, v = rearrange(torch.cat(kv, dim=1) if len(kv) > 1 else kv[0], "b n (two h d) -> two b h n d", two=2, h=self.heads)
+        return k, v, None if mask is None else mask[:, None, None, :], n_text
+
+    def forward(self, x: Tensor, text: Text | None = None, control: Control | None = None) -> Tensor:
+        height, width = x.shape[-2:]
+        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        q = rearrange(self.to_q(pixels), "b n (h d) -> b h n d", h=self.heads)
+        k, v, mask, n_text = self.keys_and_values(pixels, text)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if control is not None:
+            q, k, v = control.qkv(self.site, q, k, v)
+        if control is not None and control.wants(self.site):
+            probs = control.probs(self.site, attention_probs(q, k, mask), n_text)
+            out = (probs.to(v.dtype) @ v)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = self.out(rearrange(out, "b h n d -> b n (h d)"))
+        return x + rearrange(out, "b (h w) c -> b c h w", h=height, w=width)
+
+
+def attention_probs(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) [b, heads, queries, keys], in float32 at least; masked keys get exactly 0."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = (q.to(wide) @ k.to(wide).transpose(-1, -2)) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return scores.softmax(-1)

@@ -1,0 +1,89 @@
+"""The cascade: text -> 64 px -> 256 px. Noise-conditioning augmentation, a stage, and the pipeline that people call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .config import StageConfig, from_dict, to_dict
+from .diffusion import denoising_loss, q_sample
+from .guidance import Denoiser, make_denoiser
+from .schedule import cosine_log_snr
+from .text import Text
+from .unet import UNet
+
+
+def augment(low_res: Tensor, aug_level: Tensor, noise: Tensor) -> Tensor:
+    """Noise-conditioning augmentation: the forward process of the unshifted cosine schedule, at time `aug_level`.
+
+    low_res [b, 3, h, w], already in [-1, 1]; aug_level [b] in [0, 1], 0 leaves the picture as it is (to 0.3 % noise).
+    Training and sampling both call this function, on the same kind of picture.
+
+    Source: Imagen (2022), Section 2.4.
+    """
+    return q_sample(low_res, noise, cosine_log_snr(aug_level))
+
+
+class Stage(nn.Module):
+    """One diffusion model of the cascade: a U-Net with the schedule and the prediction that it was trained for."""
+
+    def __init__(self, config: StageConfig):
+        super().__init__()
+        self.config = config
+        self.net = UNet(config.unet)
+
+    @property
+    def is_super_resolution(self) -> bool:
+        return self.config.unet.low_res_size is not None
+
+    def log_snr_of(self, t: Tensor) -> Tensor:
+        """The stage's noise schedule."""
+        return cosine_log_snr(t, self.config.log_snr_shift)
+
+    def loss(self, x_0: Tensor, text: Text, t: Tensor, eps: Tensor, low_res: Tensor | None = None, aug_level: Tensor | None = None,
+             low_res_noise: Tensor | None = None, use_pooled: Tensor | None = None, cap: float = 5.0) -> Tensor:
+        """Denoising loss per example, [b], at given times t [b] with given noise: nothing here is random."""
+        log_snr = self.log_snr_of(t)
+        x_t = q_sample(x_0, eps, log_snr)
+        if low_res is not None:
+            low_res = augment(low_res, aug_level, low_res_noise)
+        prediction = self.net(x_t, log_snr, text, low_res, aug_level, use_pooled=use_pooled)
+        return denoising_loss(prediction, self.config.prediction, x_0, x_t, log_snr, cap)
+
+    def denoiser(self, text: Text, low_res: Tensor | None = None, aug_level: Tensor | None = None, guidance_scale: float | None = None,
+                 threshold: str | None = None, control_at: Callable[[float], object] | None = None) -> Denoiser:
+        """(x_t, t) -> x_0_hat for these prompts; `low_res` is already augmented, by `aug_level` [b]. None: the stage's default."""
+        c, dtype = self.config, self.net.out.weight.dtype
+
+        def network(x_t: Tensor, log_snr: Tensor, text: Text, control) -> Tensor:
+            copies = len(x_t) // len(low_res) if low_res is not None else 1      # guidance doubles the batch
+            conditioning = (low_res.repeat(copies, 1, 1, 1).to(dtype), aug_level.repeat(copies)) if low_res is not None else (None, None)
+            return self.net(x_t.to(dtype), log_snr, text, *conditioning, control=control).to(x_t.dtype)
+
+        return make_denoiser(network, text.to(dtype), self.log_snr_of, c.prediction,
+                             c.guidance_scale if guidance_scale is None else guidance_scale,
+                             c.threshold if threshold is None else threshold, control_at)
+
+
+# ---------------------------------------------------------------- on disk
+
+def save_stage(stage: Stage, folder: Path, training: dict | None = None) -> None:
+    """Write a stage: `config.json` and `model.safetensors` (bfloat16 would halve it; float32 keeps it exact)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in stage.net.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"stage": to_dict(stage.config), "training": training or {}}, indent=1) + "\n")
+
+
+def load_stage(folder: str | Path) -> Stage:
+    """Read a stage folder as `save_stage` writes it."""
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is no stage: it has no {name}")
+    stage = Stage(from_dict(StageConfig, json.loads((folder / "config.json").read_text())["stage"]))
+    stage.net.load_state_dict(load_file(folder / "model.safetensors"))
+    return stage.eval()

@@ -1,0 +1,112 @@
+"""Checkpoints that are whole or not there: written aside, verified by checksum, renamed into place. No pickle anywhere.
+
+A checkpoint is a folder `step_00001000/` with `weights.safetensors`, `ema.safetensors`, `optimizer.safetensors`, `state.json`, and
+`manifest.json` (sizes and SHA-256 of the others), written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+MANIFEST = "manifest.json"
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int = 2) -> Path:
+    """Write checkpoint `step` of a run: `tensors` by file name (without ending), `state` as JSON. Older ones but `keep` are removed."""
+    run.mkdir(parents=True, exist_ok=True)
+    target, aside = run / f"step_{step:08d}", run / f".step_{step:08d}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        for name, values in tensors.items():
+            save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, aside / f"{name}.safetensors")
+        (aside / "state.json").write_text(json.dumps(state, indent=1))
+        files = sorted(aside.iterdir())
+        for file in files:
+            os.chmod(file, 0o644)
+            _sync(file)
+        manifest = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in files}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        _sync(aside / MANIFEST)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(aside, target)
+        _sync(run)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoint folders, oldest first."""
+    return sorted(p for p in run.glob("step_*") if p.is_dir()) if run.is_dir() else []
+
+
+def problems(checkpoint: Path) -> list[str]:
+    """What is wrong with a checkpoint; empty if every file is there, of the right size and checksum."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        return [f"{checkpoint / MANIFEST}: {error}"]
+    found = []
+    for name in ("weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"):
+        if name not in manifest:
+            found.append(f"{name} is not in the manifest")
+    for name, expected in manifest.items():
+        file = checkpoint / name
+        if not file.is_file():
+            found.append(f"{name} is missing")
+        elif file.stat().st_size != expected["size"]:
+            found.append(f"{name} has {file.stat().st_size} bytes, expected {expected['size']}")
+        elif _sha256(file) != expected["sha256"]:
+            found.append(f"{name} has the right size and the wrong checksum")
+    return found
+
+
+def load_checkpoint(run: Path) -> tuple[dict[str, dict[str, Tensor]], dict, list[str]]:
+    """The newest checkpoint of a run that verifies: tensors by file name, state, and notes on those that had to be passed over."""
+    notes = []
+    for checkpoint in reversed(checkpoints(run)):
+        wrong = problems(checkpoint)
+        if not wrong:
+            tensors = {name: load_file(checkpoint / f"{name}.safetensors") for name in ("weights", "ema", "optimizer")}
+            return tensors, json.loads((checkpoint / "state.json").read_text()), notes
+        notes.append(f"passed over {checkpoint.name}: {'; '.join(wrong)}")
+    raise FileNotFoundError(f"no usable checkpoint in {run}" + "".join(f"\n  {n}" for n in notes))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors: '<parameter number>.<name>'."""
+    return {f"{i}.{name}": value for i, slots in optimizer.state_dict()["state"].items() for name, value in slots.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,146 @@
+"""Configuration: small dataclasses with one comment a field, presets, and `key=value` overrides that refuse what they don't know."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field, replace
+
+from .diffusion import PREDICTIONS
+from .guidance import THRESHOLDS
+from .samplers import SAMPLERS
+from .unet import UNetConfig
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of the cascade: its network, its diffusion, and how it is sampled unless asked otherwise."""
+
+    name: str = "base"                                 # "base" or "sr_<size>"
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    prediction: str = "x_0"                            # what the network predicts: eps, x_0 or v
+    log_snr_shift: float = 0.0                         # added to the cosine schedule's log-SNR; negative is noisier
+    max_aug_level: float = 0.5                         # super-resolution: training draws the augmentation level from [0, this]
+    aug_level: float = 0.1                             # super-resolution: the level when sampling
+    num_inference_steps: int = 40                      # network calls (guided ones count once)
+    guidance_scale: float = 3.0                        # w; 1 is off
+    threshold: str = "dynamic"                         # none, static or dynamic
+    sampler: str = "ddim"                              # ddim or ddpm
+
+    def __post_init__(self):
+        _one_of("prediction", self.prediction, PREDICTIONS)
+        _one_of("threshold", self.threshold, THRESHOLDS)
+        _one_of("sampler", self.sampler, tuple(SAMPLERS))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a stage is trained. Every number that changes over time is a function of the step."""
+
+    steps: int = 10_000                                # optimizer steps in all
+    batch_size: int = 64                               # pictures a step
+    accumulate: int = 1                                # the batch is computed in this many parts
+    learning_rate: float = 1e-3                        # after warm-up, before cool-down
+    warmup: int = 200                                  # steps of linear warm-up
+    cooldown: float = 0.3                              # share of the steps, at the end, in which the rate falls to 0
+    betas: tuple[float, float] = (0.9, 0.99)           # AdamW
+    weight_decay: float = 0.01                         # AdamW
+    clip: float = 1.0                                  # gradients are clipped to this norm
+    ema_half_life: int = 400                           # steps after which a weight counts half; shorter at the start
+    drop_text: float = 0.1                             # captions dropped for classifier-free guidance (Imagen: 0.1)
+    drop_pooled: float = 0.3                           # pooled text dropped on its own, so that the words are used too
+    loss_cap: float = 5.0                              # cap of the loss weight 1 / sigma^2
+    seed: int = 0                                      # of everything random
+    precision: str = "auto"                            # auto (bf16 where the processor has it), bf16 or fp32
+    save_every: int = 500                              # steps between checkpoints
+    sample_every: int = 1000                           # steps between sample grids with their score; 0: never
+    log_every: int = 10                                # steps between lines of the log
+
+    def __post_init__(self):
+        object.__setattr__(self, "betas", tuple(self.betas))
+        _one_of("precision", self.precision, ("auto", "bf16", "fp32"))
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} cannot be split into accumulate={self.accumulate} equal parts")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} {value!r}; expected one of {', '.join(allowed)}")
+
+
+# ---------------------------------------------------------------- presets
+
+_TINY = UNetConfig(image_size=64, patch=8, channels=(32, 32), blocks=(1, 1), attention=("", "self+cross"), emb_width=64)
+_MINI = UNetConfig(image_size=64, patch=2, channels=(64, 128, 192), blocks=(1, 2, 2), attention=("", "self+cross", "self+cross"))
+_MINI_SR = UNetConfig(image_size=256, low_res_size=64, patch=4, channels=(64, 96, 128), blocks=(1, 1, 2),
+                      attention=("", "", "self+cross"), skip="sum", skip_scale=0.5 ** 0.5)
+
+PRESETS: dict[str, dict[str, StageConfig]] = {
+    "tiny": {                                          # for tests: seconds
+        "base": StageConfig("base", _TINY, num_inference_steps=4),
+        "sr_256": StageConfig("sr_256", replace(_TINY, image_size=256, low_res_size=64, patch=32), num_inference_steps=2),
+    },
+    "mini": {                                          # for a laptop: the shipped cascade
+        "base": StageConfig("base", _MINI, log_snr_shift=-1.0, num_inference_steps=40, guidance_scale=3.0),
+        "sr_256": StageConfig("sr_256", _MINI_SR, log_snr_shift=-2.0, num_inference_steps=20, guidance_scale=2.0),
+    },
+}
+
+
+# ---------------------------------------------------------------- dictionaries and overrides
+
+def to_dict(config) -> dict:
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls, values: dict):
+    """A dataclass from a dictionary as JSON gives it. Unknown names and wrong types are errors that say so."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{cls.__name__}: expected an object with named fields; got {type(values).__name__}")
+    hints = typing.get_type_hints(cls)
+    unknown = set(values) - set(hints)
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no {', '.join(map(repr, sorted(unknown)))}; it has {', '.join(hints)}")
+    return cls(**{name: _typed(f"{cls.__name__}.{name}", hints[name], value) for name, value in values.items()})
+
+
+def _typed(name: str, hint, value):
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_dict(hint, value)
+    if origin in (typing.Union, types.UnionType):
+        options = [h for h in typing.get_args(hint) if h is not type(None)]
+        return None if value is None else _typed(name, options[0], value)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{name}: expected a list; got {value!r}")
+        return tuple(_typed(name, typing.get_args(hint)[0], v) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or isinstance(value, bool) and hint is not bool:
+        raise ValueError(f"{name}: expected {hint.__name__}; got {value!r}")
+    return value
+
+
+def override(config, assignments: list[str]):
+    """Apply `key=value` strings, dotted for nested fields (`unet.channels=[48,96,144]`); values are JSON, or plain words."""
+    values = to_dict(config)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"{assignment!r} is no override; expected key=value")
+        *parents, last = key.split(".")
+        target = values
+        for parent in parents:
+            target = target.get(parent)
+            if not isinstance(target, dict):
+                raise ValueError(f"{key!r}: {type(config).__name__} has no group {parent!r}")
+        if last not in target:
+            raise ValueError(f"unknown setting {key!r}; {'.'.join(parents) or type(config).__name__} has {', '.join(target)}")
+        try:
+            target[last] = json.loads(text)
+        except json.JSONDecodeError:
+            target[last] = text
+    return from_dict(type(config), values)

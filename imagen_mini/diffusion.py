@@ -1,0 +1,103 @@
+"""The forward process, the three things a network can predict, how they convert, and the training loss.
+
+    eps  the noise,    x_0  the clean picture,    v = alpha eps - sigma x_0
+
+Pictures are [b, c, h, w]; `log_snr` is [b] (or a scalar).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .schedule import alpha_sigma
+
+PREDICTIONS = ("eps", "x_0", "v")
+
+
+def coefficients(log_snr: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma, shaped to multiply the pictures `like`."""
+    alpha, sigma = alpha_sigma(log_snr)
+    shape = (-1,) + (1,) * (like.ndim - 1)
+    return alpha.reshape(shape), sigma.reshape(shape)
+
+
+def q_sample(x_0: Tensor, eps: Tensor, log_snr: Tensor) -> Tensor:
+    """The forward process: x_t = alpha x_0 + sigma eps. Source: Imagen (2022), Section 2.1; DDPM (2020), Eq. (4)."""
+    alpha, sigma = coefficients(log_snr, x_0)
+    return alpha * x_0 + sigma * eps
+
+
+def eps_from_x_0(x_0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
+    """eps = (x_t - alpha x_0) / sigma."""
+    alpha, sigma = coefficients(log_snr, x_t)
+    return (x_t - alpha * x_0) / sigma
+
+
+def x_0_from_eps(eps: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
+    """x_0 = (x_t - sigma eps) / alpha."""
+    alpha, sigma = coefficients(log_snr, x_t)
+    return (x_t - sigma * eps) / alpha
+
+
+def v_from_x_0(x_0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
+    """v = alpha eps - sigma x_0 = (alpha x_t - x_0) / sigma. Source: Progressive Distillation (2022), Appendix D."""
+    alpha, sigma = coefficients(log_snr, x_t)
+    return (alpha * x_t - x_0) / sigma
+
+
+def x_0_from_v(v: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
+    """x_0 = alpha x_t - sigma v."""
+    alpha, sigma = coefficients(log_snr, x_t)
+    return alpha * x_t - sigma * v
+
+
+def to_x_0(prediction: Tensor, kind: str, x_t: Tensor, log_snr: Tensor) -> Tensor:
+    """What the network predicted, as an estimate of the clean picture. `kind` is one of PREDICTIONS."""
+    if kind == "x_0":
+        return prediction
+    if kind == "eps":
+        return x_0_from_eps(prediction, x_t, log_snr)
+    if kind == "v":
+        return x_0_from_v(prediction, x_t, log_snr)
+    raise ValueError(f"prediction {kind!r}; expected one of {PREDICTIONS}")
+
+
+def from_x_0(x_0: Tensor, kind: str, x_t: Tensor, log_snr: Tensor) -> Tensor:
+    """The clean picture as what the network predicts: the inverse of `to_x_0`, and the target in training."""
+    if kind == "x_0":
+        return x_0
+    if kind == "eps":
+        return eps_from_x_0(x_0, x_t, log_snr)
+    if kind == "v":
+        return v_from_x_0(x_0, x_t, log_snr)
+    raise ValueError(f"prediction {kind!r}; expected one of {PREDICTIONS}")
+
+
+# ---------------------------------------------------------------- loss
+
+def capped_v_weight(log_snr: Tensor, cap: float) -> Tensor:
+    """w = min(1 / sigma^2, cap), the weight of the squared error of x_0.
+
+    Uncapped, 1 / sigma^2 = SNR + 1 is the weight that the plain loss on v gives to the error of x_0. The cap keeps nearly clean
+    pictures from taking over.
+    """
+    return torch.clamp(1 + torch.exp(log_snr), max=cap)
+
+
+def x_0_error_in(kind: str, log_snr: Tensor) -> Tensor:
+    """By how much a squared error of x_0 grows in another space: SNR for eps, SNR + 1 for v, 1 for x_0."""
+    snr = torch.exp(log_snr)
+    return {"x_0": torch.ones_like(snr), "eps": snr, "v": snr + 1}[kind]
+
+
+def denoising_loss(prediction: Tensor, kind: str, x_0: Tensor, x_t: Tensor, log_snr: Tensor, cap: float = 5.0) -> Tensor:
+    """w_t || x_0_hat - x_0 ||^2 per example, [b]: mean over pixels, w_t = `capped_v_weight`.
+
+    The error is taken in the space of the prediction, where it is well scaled, and weighted accordingly.
+
+    Source: Imagen (2022), Eq. (1). Differs from the paper: its weight is that of the error in eps (w_t = SNR).
+    """
+    target = from_x_0(x_0, kind, x_t, log_snr)
+    error = (prediction.float() - target.float()).square().flatten(1).mean(1)
+    return error * capped_v_weight(log_snr, cap) / x_0_error_in(kind, log_snr)

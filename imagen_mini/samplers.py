@@ -1,0 +1,96 @@
+"""Samplers: one update each, x_t -> x_s with s < t, and the generator that walks from noise to picture.
+
+Every update goes through x_0_hat, so thresholding comes before it and eps is recomputed from what thresholding left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .diffusion import coefficients, eps_from_x_0
+from .guidance import Denoiser
+
+
+def posterior_variance(log_snr_t: Tensor, log_snr_s: Tensor, like: Tensor, gamma: float = 0.0) -> Tensor:
+    """Variance of x_s given x_t and x_0, interpolated (in its logarithm) to the larger one of x_t given x_s by `gamma`.
+
+        (1 - e^(log_snr_t - log_snr_s)) (sigma_s^2)^(1 - gamma) (sigma_t^2)^gamma
+
+    Source: Imagen (2022), Appendix A.
+    """
+    _, sigma_t = coefficients(log_snr_t, like)
+    _, sigma_s = coefficients(log_snr_s, like)
+    noise_added = -torch.expm1(log_snr_t - log_snr_s).reshape(sigma_t.shape)
+    return noise_added * sigma_s ** (2 * (1 - gamma)) * sigma_t ** (2 * gamma)
+
+
+def ddpm_step(x_t: Tensor, x_0_hat: Tensor, log_snr_t: Tensor, log_snr_s: Tensor, noise: Tensor, gamma: float = 0.0) -> Tensor:
+    """One ancestral step, in continuous time:
+
+        x_s = r (alpha_s / alpha_t) x_t + (1 - r) alpha_s x_0_hat + sqrt(variance) noise,   r = e^(log_snr_t - log_snr_s)
+
+    gamma in [0, 1] chooses the variance (see `posterior_variance`). Source: Imagen (2022), Appendix A; DDPM (2020), Eq. (7).
+    """
+    alpha_t, _ = coefficients(log_snr_t, x_t)
+    alpha_s, _ = coefficients(log_snr_s, x_t)
+    r = torch.exp(log_snr_t - log_snr_s).reshape(alpha_t.shape)
+    mean = r * (alpha_s / alpha_t) * x_t + (1 - r) * alpha_s * x_0_hat
+    return mean + posterior_variance(log_snr_t, log_snr_s, x_t, gamma).sqrt() * noise
+
+
+def ddim_step(x_t: Tensor, x_0_hat: Tensor, log_snr_t: Tensor, log_snr_s: Tensor, noise: Tensor | None = None, eta: float = 0.0) -> Tensor:
+    """One DDIM step:
+
+        x_s = alpha_s x_0_hat + sqrt(sigma_s^2 - eta^2 variance) eps_hat + eta sqrt(variance) noise
+
+    eta = 0 is deterministic, eta = 1 is `ddpm_step`. Source: DDIM (2021), Eq. (12).
+    """
+    eps_hat = eps_from_x_0(x_0_hat, x_t, log_snr_t)
+    alpha_s, sigma_s = coefficients(log_snr_s, x_t)
+    if eta == 0:
+        return alpha_s * x_0_hat + sigma_s * eps_hat
+    variance = eta ** 2 * posterior_variance(log_snr_t, log_snr_s, x_t)
+    return alpha_s * x_0_hat + (sigma_s ** 2 - variance).clamp(min=0).sqrt() * eps_hat + variance.sqrt() * noise
+
+
+SAMPLERS = {"ddim": ddim_step, "ddpm": ddpm_step}
+
+
+@dataclass(frozen=True)
+class SamplingState:
+    """What `sample` yields after each step: `x` is the picture at time `s`, `x_0_hat` the estimate that led there."""
+
+    step: int
+    steps: int
+    t: float
+    s: float
+    x: Tensor
+    x_0_hat: Tensor
+
+
+@torch.no_grad()
+def sample(denoise: Denoiser, x_T: Tensor, times: Tensor, log_snr_of: Callable[[Tensor], Tensor], sampler: str = "ddim",
+           noise: Callable[[int], Tensor] | None = None, after_step: Callable[[Tensor, int, float], Tensor] | None = None,
+           ) -> Iterator[SamplingState]:
+    """Walk from x_T through `times` (falling, from 1 to 0) and yield a state after every step.
+
+    `noise(step)` is asked for fresh noise by a sampler that needs it (ddpm); `after_step(x, step, s)` may change x, as edits do.
+    The last state's `x_0_hat` is the picture.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler {sampler!r}; expected one of {', '.join(SAMPLERS)}")
+    if sampler == "ddpm" and noise is None:
+        raise ValueError("the ddpm sampler adds fresh noise at every step: pass noise=")
+    x, steps = x_T, len(times) - 1
+    log_snr = log_snr_of(times.double()).to(times.dtype)
+    for step in range(steps):
+        x_0_hat = denoise(x, times[step])
+        fresh = (noise(step),) if sampler == "ddpm" else ()
+        x = SAMPLERS[sampler](x, x_0_hat, log_snr[step], log_snr[step + 1], *fresh)
+        if after_step is not None:
+            x = after_step(x, step, float(times[step + 1]))
+        yield SamplingState(step, steps, float(times[step]), float(times[step + 1]), x, x_0_hat)

@@ -1,0 +1,136 @@
+"""The training loop, as a generator: `for state in train(...)` may log, draw, save, or stop at any step.
+
+Nothing random is kept between steps: data, times and noise of a step are functions of (seed, stage, step).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cascade import Stage
+from .config import TrainConfig
+from .randomness import generator
+from .scenes.captions import training_caption
+from .scenes.render import render
+from .scenes.scene import training_scene
+from .text import TextEncoder
+
+TRAINING_SET = 0                                       # seed of the training scenes; evaluation uses others
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, constant, then linear cool-down to 0 over the last `cooldown` of all steps."""
+    left = (config.steps - step) / max(1.0, config.cooldown * config.steps)
+    return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup), max(0.0, left))
+
+
+class EMA:
+    """An exponential moving average of the weights. Its memory grows with the run, up to `half_life` steps."""
+
+    def __init__(self, net: torch.nn.Module, half_life: int):
+        self.net, self.half_life = net, half_life
+        self.weights = {name: p.detach().clone() for name, p in net.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = 0.5 ** (1 / min(self.half_life, max(1.0, 0.1 * step)))
+        current = self.net.state_dict()
+        torch._foreach_lerp_(list(self.weights.values()), [current[k].detach() for k in self.weights], 1 - decay)
+
+
+def decay_groups(net: torch.nn.Module, weight_decay: float) -> list[dict]:
+    """Weight decay for matrices and kernels only, not for norms and biases."""
+    matrices = [p for p in net.parameters() if p.ndim >= 2]
+    others = [p for p in net.parameters() if p.ndim < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where asked for, or, with "auto", where the processor computes in it; None is float32."""
+    if precision == "fp32":
+        return None
+    if precision == "bf16" or device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16()
+    return torch.bfloat16 if native else None
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return any(flag in file.read() for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """What the loop yields after each step."""
+
+    step: int                                          # steps done
+    loss: Tensor                                       # mean weighted loss of the step (a scalar on the device)
+    gradient_norm: Tensor                              # before clipping
+    learning_rate: float
+
+
+def scene_batch(stage: Stage, config: TrainConfig, step: int, device) -> tuple[Tensor, Tensor | None, list[str]]:
+    """The pictures of a step, their low-resolution pictures (super-resolution only), and their captions."""
+    size, low = stage.config.unet.image_size, stage.config.unet.low_res_size
+    numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
+    scenes = [training_scene(TRAINING_SET + config.seed, i) for i in numbers]
+    captions = [training_caption(s, TRAINING_SET + config.seed, i).text for s, i in zip(scenes, numbers)]
+    return render(scenes, size, device), None if low is None else render(scenes, low, device), captions
+
+
+def step_randomness(stage: Stage, config: TrainConfig, step: int, shape: torch.Size, low_res_shape: torch.Size | None, device) -> dict[str, Tensor]:
+    """Everything random of one step, as arguments of the loss and of the dropping of text.
+
+    Times are stratified: one in each of b equal parts of [0, 1], which lowers the variance of the loss and keeps t ~ U(0, 1).
+    """
+    g = generator(config.seed, "train", stage.config.name, step)
+    b = shape[0]
+    t = (torch.randperm(b, generator=g) + torch.rand(b, generator=g)) / b
+    drop = torch.rand(b, generator=g) < config.drop_text
+    out = {"t": t, "drop": drop, "use_pooled": (torch.rand(b, generator=g) >= config.drop_pooled).float()}
+    if device.type == "cuda":                          # millions of numbers: drawn on the device, still a function of the step
+        g = torch.Generator(device).manual_seed(int(torch.randint(2 ** 62, (1,), generator=g)))
+    out["eps"] = torch.randn(shape, generator=g, device=g.device)
+    if low_res_shape is not None:
+        out["aug_level"] = torch.rand(b, generator=g, device=g.device) * stage.config.max_aug_level
+        out["low_res_noise"] = torch.randn(low_res_shape, generator=g, device=g.device)
+    return {k: v.to(device) for k, v in out.items()}
+
+
+def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizer: torch.optim.Optimizer, ema: EMA, start: int = 0) -> Iterator[TrainState]:
+    """Train from step `start` to `config.steps`; yields after every step. Raises FloatingPointError before a bad update."""
+    device = next(stage.parameters()).device
+    dtype = autocast_dtype(config.precision, device)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    stage.train()
+    for step in range(start, config.steps):
+        x_0, low_res, captions = scene_batch(stage, config, step, device)
+        random = step_randomness(stage, config, step, x_0.shape, None if low_res is None else low_res.shape, device)
+        text = encoder(captions).drop(random.pop("drop"))
+        lr = learning_rate(config, step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=device)
+        for rows in torch.arange(config.batch_size, device=device).chunk(config.accumulate):
+            with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+                loss = stage.loss(x_0[rows], text[rows], low_res=None if low_res is None else low_res[rows], cap=config.loss_cap,
+                                  **{k: v[rows] for k, v in random.items()}).mean() / config.accumulate
+            loss.backward()
+            total += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        if not math.isfinite(norm.item()):
+            raise FloatingPointError(f"step {step} of stage {stage.config.name}: loss {total.item()}, gradient norm {norm.item()} at "
+                                     f"learning rate {lr:g}; the weights were left as they were. A lower learning_rate is the usual cure")
+        optimizer.step()
+        ema.update(step + 1)
+        yield TrainState(step + 1, total, norm, lr)

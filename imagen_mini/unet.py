@@ -1,0 +1,166 @@
+"""The text-conditioned U-Net, for the base stage and, in Efficient form, for super-resolution.
+
+    patches -> down blocks -> middle -> up blocks -> patches
+
+A down block halves the grid before its convolutions and an up block doubles it after them, so most of the work is done on
+small grids (Imagen, Appendix B.1). Everything that conditions (noise level, augmentation level, pooled text) is summed into one
+embedding that scales and shifts every residual block; the words reach the pixels through attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import Attention, AttnSite, Control
+from .layers import Downsample, NumberEmbedding, PooledText, ResBlock, Upsample
+from .text import Text
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    image_size: int = 64                               # pixels on a side
+    low_res_size: int | None = None                    # size of the conditioning picture of a super-resolution stage
+    patch: int = 2                                     # patch x patch pixels become one position with patch^2 * 3 channels
+    channels: tuple[int, ...] = (64, 128, 192)         # per level; each level's grid is half of the one before
+    blocks: tuple[int, ...] = (1, 2, 2)                # residual blocks per level, on the way down and on the way up
+    attention: tuple[str, ...] = ("", "self+cross", "self+cross")  # per level: "", "self", "cross", "self+cross", "hybrid"
+    mid_blocks: int = 1                                # residual blocks in the middle, on the smallest grid
+    head_width: int = 32                               # channels per attention head
+    emb_width: int = 256                               # width of the summed embedding
+    text_width: int = 128                              # width of the text encoder's embeddings
+    skip: str = "concat"                               # how an up block takes the down block's output: "concat" or "sum"
+    skip_scale: float = 1.0                            # factor on each residual sum; 1/sqrt(2) in the Efficient U-Net
+
+    def __post_init__(self):
+        for name in ("channels", "blocks", "attention"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))     # lists come from JSON
+        if not len(self.channels) == len(self.blocks) == len(self.attention):
+            raise ValueError(f"channels, blocks and attention need one value a level; got {len(self.channels)}, "
+                             f"{len(self.blocks)} and {len(self.attention)}")
+        smallest = self.patch * 2 ** (len(self.channels) - 1)
+        if self.image_size % smallest:
+            raise ValueError(f"image_size {self.image_size} is no multiple of {smallest} (patch times 2 for each level below the first)")
+        bad = [c for c in self.channels if c % self.head_width or c % 16]
+        if bad:
+            raise ValueError(f"channels {bad} are no multiples of 16 and of head_width {self.head_width}")
+        unknown = {k for kinds in self.attention for k in kinds.split("+") if k} - {"self", "cross", "hybrid"}
+        if unknown:
+            raise ValueError(f"unknown attention {sorted(unknown)}; expected '', 'self', 'cross', 'hybrid' or a sum like 'self+cross'")
+        if self.skip not in ("concat", "sum"):
+            raise ValueError(f"skip {self.skip!r}; expected 'concat' or 'sum'")
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Side of the grid at each level."""
+        return tuple(self.image_size // self.patch // 2 ** i for i in range(len(self.channels)))
+
+
+class Stack(nn.Module):
+    """Residual blocks, then attention, on one grid."""
+
+    def __init__(self, config: UNetConfig, name: str, place: str, level: int, channels_in: int, blocks: int):
+        super().__init__()
+        channels = config.channels[level]
+        self.blocks = nn.ModuleList(ResBlock(channels_in if i == 0 else channels, channels, config.emb_width, config.skip_scale)
+                                    for i in range(blocks))
+        kinds = [k for k in config.attention[level].split("+") if k]
+        self.attention = nn.ModuleList(
+            Attention(AttnSite(f"{name}.{kind}", place, kind, config.grids[level]), channels, config.text_width, config.head_width)
+            for kind in kinds)
+
+    def forward(self, x: Tensor, emb: Tensor, text: Text, control: Control | None) -> Tensor:
+        for block in self.blocks:
+            x = block(x, emb)
+        for attention in self.attention:
+            x = attention(x, text, control)
+        return x
+
+
+class UNet(nn.Module):
+    """(x_t, log-SNR, text) -> what the stage predicts (eps, x_0 or v), of the shape of x_t.
+
+    A super-resolution U-Net (`low_res_size` set) also takes the noise-augmented low-resolution picture and its level.
+    """
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        channels, last = config.channels, len(config.channels) - 1
+        self.log_snr_embedding = NumberEmbedding(config.emb_width, shortest=1.0, longest=60.0)
+        self.pooled_text = PooledText(config.text_width, config.emb_width)
+        if config.low_res_size is not None:
+            self.aug_level_embedding = NumberEmbedding(config.emb_width, shortest=0.1, longest=4.0)
+        pictures = 1 if config.low_res_size is None else 2
+        self.stem = nn.Conv2d(3 * pictures * config.patch ** 2, channels[0], 3, padding=1)
+        self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
+        for i in range(last + 1):
+            self.downsample.append(Downsample(channels[i - 1], channels[i]) if i else nn.Identity())
+            self.down.append(Stack(config, f"down{i}", "down", i, channels[i], config.blocks[i]))
+        self.mid = Stack(config, "mid", "mid", last, channels[last], config.mid_blocks)
+        self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
+        for i in range(last + 1):
+            width = channels[i] * (2 if config.skip == "concat" else 1)
+            self.up.append(Stack(config, f"up{i}", "up", i, width, config.blocks[i]))
+            self.upsample.append(Upsample(channels[i], channels[i - 1]) if i else nn.Identity())
+        self.out_norm = nn.GroupNorm(channels[0] // 16, channels[0])
+        self.out = nn.Conv2d(channels[0], 3 * config.patch ** 2, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    @property
+    def sites(self) -> list[AttnSite]:
+        """Every attention layer's site, in order."""
+        return [m.site for m in self.modules() if isinstance(m, Attention)]
+
+    def embed(self, log_snr: Tensor, text: Text, aug_level: Tensor | None, use_pooled: Tensor | None) -> Tensor:
+        """The summed embedding [b, emb_width], after the swish that every block would apply."""
+        pooled = self.pooled_text(text)
+        if use_pooled is not None:
+            pooled = pooled * use_pooled[:, None]
+        emb = self.log_snr_embedding(log_snr) + pooled
+        if aug_level is not None:
+            emb = emb + self.aug_level_embedding(aug_level)
+        return F.silu(emb)
+
+    def forward(self, x_t: Tensor, log_snr: Tensor, text: Text, low_res: Tensor | None = None, aug_level: Tensor | None = None,
+                control: Control | None = None, use_pooled: Tensor | None = None) -> Tensor:
+        """Predict.
+
+        x_t [b, 3, h, w]; log_snr [b]; text: b rows; low_res [b, 3, size, size] in [-1, 1], already augmented, and aug_level [b]
+        in [0, 1], for a super-resolution U-Net only; control: see `attention.Control`; use_pooled [b], 0 or 1: leave the pooled text
+        out, as training does at times so that the words are used too. Returns [b, 3, h, w].
+        """
+        self._check(x_t, text, low_res, aug_level)
+        x = x_t
+        if low_res is not None:
+            x = torch.cat([x, F.interpolate(low_res, size=x.shape[-2:], mode="bilinear", antialias=False)], dim=1)
+        emb = self.embed(log_snr, text, aug_level, use_pooled)
+        x = self.stem(F.pixel_unshuffle(x, self.config.patch).contiguous(memory_format=torch.channels_last))
+        skips = []
+        for downsample, stack in zip(self.downsample, self.down):
+            x = stack(downsample(x), emb, text, control)
+            skips.append(x)
+        x = self.mid(x, emb, text, control)
+        for upsample, stack in zip(reversed(self.upsample), reversed(self.up)):
+            skip = skips.pop()
+            x = torch.cat([x, skip], dim=1) if self.config.skip == "concat" else (x + skip) * 0.5 ** 0.5
+            x = upsample(stack(x, emb, text, control))
+        x = self.out(F.silu(self.out_norm(x)))
+        return F.pixel_shuffle(x, self.config.patch)
+
+    def _check(self, x_t: Tensor, text: Text, low_res: Tensor | None, aug_level: Tensor | None) -> None:
+        c = self.config
+        if x_t.shape[1:] != (3, c.image_size, c.image_size):
+            raise ValueError(f"this U-Net takes pictures [b, 3, {c.image_size}, {c.image_size}]; got {list(x_t.shape)}")
+        if len(text) != len(x_t) or text.emb.shape[-1] != c.text_width:
+            raise ValueError(f"expected text for {len(x_t)} pictures of width {c.text_width}; got {list(text.emb.shape)}. "
+                             "Another text encoder needs a U-Net trained with it")
+        if (low_res is None or aug_level is None) != (c.low_res_size is None) or (low_res is None) != (aug_level is None):
+            raise ValueError("low_res and aug_level belong together, and to a super-resolution U-Net only; this one has "
+                             f"low_res_size={c.low_res_size}")
+        if low_res is not None and low_res.shape[1:] != (3, c.low_res_size, c.low_res_size):
+            raise ValueError(f"this U-Net enlarges pictures [b, 3, {c.low_res_size}, {c.low_res_size}]; got {list(low_res.shape)}")

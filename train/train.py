@@ -1,0 +1,123 @@
+"""Train one stage of the cascade on the built-in world.
+
+    python -m train.train --stage base --preset mini --output-dir runs/base
+    python -m train.train --stage sr_256 --output-dir runs/sr_256 steps=3000 batch_size=16
+
+Stop it at any time; `--resume` goes on from the newest checkpoint. The EMA weights are written to OUTPUT_DIR/stage, from
+where `python -m train.assemble` makes a pipeline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from imagen_mini.cascade import Stage, load_stage, save_stage
+from imagen_mini.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from imagen_mini.config import PRESETS, TrainConfig, from_dict, override, to_dict
+from imagen_mini.text import TextEncoder
+from imagen_mini.training import EMA, decay_groups, train
+from imagen_mini.weights import WEIGHTS
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=("base", "sr_256"), required=True)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="sizes of the network (default: mini)")
+    parser.add_argument("--output-dir", type=Path, help="the run's folder (default: runs/STAGE)")
+    parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"), help="a T5 encoder: folder or hub name (default: the shipped one)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
+    parser.add_argument("--init-from", type=Path, help="start from the weights of a stage folder, for example the shipped one")
+    parser.add_argument("--time-limit", type=float, default=float("inf"), help="stop, with a checkpoint, after so many seconds")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads to compute with (default: torch's choice)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training (see imagen_mini/config.py, TrainConfig) or, "
+                        "with 'stage.' before them, of the stage: steps=3000 stage.unet.channels=[48,96,144]")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    started = time.monotonic()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    run = args.output_dir or Path("runs") / args.stage
+    ours = [o for o in args.overrides if not o.startswith("stage.")]
+    theirs = [o.removeprefix("stage.") for o in args.overrides if o.startswith("stage.")]
+    device = torch.device(args.device)
+    tensors, notes, saved = None, [], {"step": 0, "seconds": 0.0}
+    config, stage_config = TrainConfig(), PRESETS[args.preset][args.stage]
+    if args.resume:
+        tensors, saved, notes = load_checkpoint(run)
+        config, stage_config = from_dict(TrainConfig, saved["train"]), from_dict(type(stage_config), saved["stage"])
+    elif any(run.glob("step_*")):
+        raise SystemExit(f"{run} already holds a run: pass --resume to go on with it, or another --output-dir")
+    elif args.init_from:
+        stage_config = load_stage(args.init_from).config
+    config, stage_config = override(config, ours), override(stage_config, theirs)
+    for note in notes:
+        print(note)
+
+    torch.manual_seed(config.seed)                     # the initial weights
+    stage = Stage(stage_config)
+    if args.init_from and not args.resume:
+        stage.load_state_dict(load_stage(args.init_from).state_dict())
+    stage = stage.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
+    encoder = TextEncoder.from_pretrained(args.text_encoder).to(device)
+    optimizer = torch.optim.AdamW(decay_groups(stage, config.weight_decay), lr=config.learning_rate, betas=config.betas, fused=True)
+    ema = EMA(stage.net, config.ema_half_life)
+    if tensors is not None:
+        stage.net.load_state_dict(tensors["weights"])
+        ema.weights = {k: v.to(device) for k, v in tensors["ema"].items()}
+        restore_optimizer(optimizer, tensors["optimizer"])
+    run.mkdir(parents=True, exist_ok=True)
+
+    def seconds() -> float:
+        return saved["seconds"] + time.monotonic() - started
+
+    def save(step: int) -> None:
+        state = {"step": step, "seconds": round(seconds(), 1), "device": _device_name(device), "train": to_dict(config), "stage": to_dict(stage_config)}
+        save_checkpoint(run, step, {"weights": stage.net.state_dict(), "ema": ema.weights, "optimizer": optimizer_tensors(optimizer)}, state)
+        averaged = Stage(stage_config)
+        averaged.net.load_state_dict(ema.weights)
+        save_stage(averaged, run / "stage", {k: state[k] for k in ("step", "seconds", "device", "train")})
+
+    parameters = sum(p.numel() for p in stage.parameters())
+    print(f"stage {stage_config.name}: {parameters:,} parameters, {config.steps:,} steps of {config.batch_size} pictures on {_device_name(device)}")
+    step = saved["step"]
+    since, mark = 0.0, time.monotonic()
+    with tqdm(total=config.steps, initial=step, desc=stage_config.name, unit="step") as bar, open(run / "log.jsonl", "a") as log:
+        for state in train(stage, encoder, config, optimizer, ema, start=step):
+            step = state.step
+            bar.update()
+            since += state.loss.item()
+            if step % config.log_every == 0:
+                line = {"step": step, "loss": round(since / config.log_every, 5), "gradient_norm": round(state.gradient_norm.item(), 4),
+                        "learning_rate": state.learning_rate, "seconds": round(seconds(), 1),
+                        "pictures_per_second": round(config.log_every * config.batch_size / (time.monotonic() - mark), 1)}
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+                bar.set_postfix(loss=f"{line['loss']:.4f}", norm=f"{line['gradient_norm']:.2f}", pics=f"{line['pictures_per_second']:.0f}/s")
+                since, mark = 0.0, time.monotonic()
+            out_of_time = time.monotonic() - started > args.time_limit
+            if step % config.save_every == 0 or step == config.steps or out_of_time:
+                save(step)
+            if config.sample_every and (step % config.sample_every == 0 or step == config.steps or out_of_time):
+                _sample_grid(run, args.stage, ema, stage, encoder, step)
+                mark = time.monotonic()
+            if out_of_time:
+                print(f"time limit reached at step {step}; go on with --resume")
+                break
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main()
