@@ -98,15 +98,18 @@ def load_checkpoint(run: Path) -> tuple[dict[str, dict[str, Tensor]], dict, list
     raise FileNotFoundError(f"no usable checkpoint in {run}" + "".join(f"\n  {n}" for n in notes))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors: '<parameter number>.<name>'."""
-    return {f"{i}.{name}": value for i, slots in optimizer.state_dict()["state"].items() for name, value in slots.items()}
+def optimizer_tensors(optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The optimizers' state as named tensors: '<optimizer>.<parameter number>.<name>'."""
+    return {f"{which}.{i}.{name}": value for which, optimizer in optimizers.items()
+            for i, slots in optimizer.state_dict()["state"].items() for name, value in slots.items()}
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimizers(optimizers: dict[str, torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
     """The inverse of `optimizer_tensors`."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, name = key.split(".")
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for which, optimizer in optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            of, number, name = key.split(".")
+            if of == which:
+                state.setdefault(int(number), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -45,8 +45,9 @@ class TrainConfig:
     learning_rate: float = 1e-3                        # after warm-up, before cool-down
     warmup: int = 200                                  # steps of linear warm-up
     cooldown: float = 0.3                              # share of the steps, at the end, in which the rate falls to 0
+    optimizer: str = "muon"                            # muon (for kernels, AdamW for the rest) or adamw
     betas: tuple[float, float] = (0.9, 0.99)           # AdamW
-    weight_decay: float = 0.01                         # AdamW
+    weight_decay: float = 0.01                         # of kernels
     clip: float = 1.0                                  # gradients are clipped to this norm
     ema_half_life: int = 400                           # steps after which a weight counts half; shorter at the start
     drop_text: float = 0.1                             # captions dropped for classifier-free guidance (Imagen: 0.1)
@@ -60,6 +61,7 @@ class TrainConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "betas", tuple(self.betas))
+        _one_of("optimizer", self.optimizer, ("muon", "adamw"))
         _one_of("precision", self.precision, ("auto", "bf16", "fp32"))
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} cannot be split into accumulate={self.accumulate} equal parts")
@@ -73,7 +75,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 # ---------------------------------------------------------------- presets
 
 _TINY = UNetConfig(image_size=64, patch=8, channels=(32, 32), blocks=(1, 1), attention=("", "self+cross"), emb_width=64)
-_MINI = UNetConfig(image_size=64, patch=2, channels=(64, 128, 192), blocks=(1, 2, 2), attention=("", "self+cross", "self+cross"))
+_MINI = UNetConfig(image_size=64, patch=2, channels=(64, 128, 192), blocks=(1, 2, 2), attention=("", "cross", "self+cross"))
 _MINI_SR = UNetConfig(image_size=256, low_res_size=64, patch=4, channels=(64, 96, 128), blocks=(1, 1, 2),
                       attention=("", "", "self+cross"), skip="sum", skip_scale=0.5 ** 0.5)
 

@@ -43,13 +43,6 @@ class EMA:
         torch._foreach_lerp_(list(self.weights.values()), [current[k].detach() for k in self.weights], 1 - decay)
 
 
-def decay_groups(net: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay for matrices and kernels only, not for norms and biases."""
-    matrices = [p for p in net.parameters() if p.ndim >= 2]
-    others = [p for p in net.parameters() if p.ndim < 2]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """bfloat16 where asked for, or, with "auto", where the processor computes in it; None is float32."""
     if precision == "fp32":
@@ -106,20 +99,20 @@ def step_randomness(stage: Stage, config: TrainConfig, step: int, shape: torch.S
     return {k: v.to(device) for k, v in out.items()}
 
 
-def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizer: torch.optim.Optimizer, ema: EMA, start: int = 0) -> Iterator[TrainState]:
+def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0) -> Iterator[TrainState]:
     """Train from step `start` to `config.steps`; yields after every step. Raises FloatingPointError before a bad update."""
     device = next(stage.parameters()).device
     dtype = autocast_dtype(config.precision, device)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     stage.train()
     for step in range(start, config.steps):
         x_0, low_res, captions = scene_batch(stage, config, step, device)
         random = step_randomness(stage, config, step, x_0.shape, None if low_res is None else low_res.shape, device)
         text = encoder(captions).drop(random.pop("drop"))
         lr = learning_rate(config, step)
-        for group in optimizer.param_groups:
+        for group in groups:
             group["lr"] = lr
-        optimizer.zero_grad(set_to_none=True)
+        stage.zero_grad(set_to_none=True)
         total = torch.zeros((), device=device)
         for rows in torch.arange(config.batch_size, device=device).chunk(config.accumulate):
             with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
@@ -127,10 +120,11 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizer: to
                                   **{k: v[rows] for k, v in random.items()}).mean() / config.accumulate
             loss.backward()
             total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(stage.parameters(), config.clip)
         if not math.isfinite(norm.item()):
             raise FloatingPointError(f"step {step} of stage {stage.config.name}: loss {total.item()}, gradient norm {norm.item()} at "
                                      f"learning rate {lr:g}; the weights were left as they were. A lower learning_rate is the usual cure")
-        optimizer.step()
+        for optimizer in optimizers.values():
+            optimizer.step()
         ema.update(step + 1)
         yield TrainState(step + 1, total, norm, lr)

@@ -18,10 +18,11 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini.cascade import Stage, load_stage, save_stage
-from imagen_mini.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from imagen_mini.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
 from imagen_mini.config import PRESETS, TrainConfig, from_dict, override, to_dict
+from imagen_mini.optimizers import make_optimizers
 from imagen_mini.text import TextEncoder
-from imagen_mini.training import EMA, decay_groups, train
+from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
 
 
@@ -69,12 +70,12 @@ def main(arguments: list[str] | None = None) -> None:
         stage.load_state_dict(load_stage(args.init_from).state_dict())
     stage = stage.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
     encoder = TextEncoder.from_pretrained(args.text_encoder).to(device)
-    optimizer = torch.optim.AdamW(decay_groups(stage, config.weight_decay), lr=config.learning_rate, betas=config.betas, fused=True)
+    optimizers = make_optimizers(stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
     ema = EMA(stage.net, config.ema_half_life)
     if tensors is not None:
         stage.net.load_state_dict(tensors["weights"])
         ema.weights = {k: v.to(device) for k, v in tensors["ema"].items()}
-        restore_optimizer(optimizer, tensors["optimizer"])
+        restore_optimizers(optimizers, tensors["optimizer"])
     run.mkdir(parents=True, exist_ok=True)
 
     def seconds() -> float:
@@ -82,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     def save(step: int) -> None:
         state = {"step": step, "seconds": round(seconds(), 1), "device": _device_name(device), "train": to_dict(config), "stage": to_dict(stage_config)}
-        save_checkpoint(run, step, {"weights": stage.net.state_dict(), "ema": ema.weights, "optimizer": optimizer_tensors(optimizer)}, state)
+        save_checkpoint(run, step, {"weights": stage.net.state_dict(), "ema": ema.weights, "optimizer": optimizer_tensors(optimizers)}, state)
         averaged = Stage(stage_config)
         averaged.net.load_state_dict(ema.weights)
         save_stage(averaged, run / "stage", {k: state[k] for k in ("step", "seconds", "device", "train")})
@@ -92,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     step = saved["step"]
     since, mark = 0.0, time.monotonic()
     with tqdm(total=config.steps, initial=step, desc=stage_config.name, unit="step") as bar, open(run / "log.jsonl", "a") as log:
-        for state in train(stage, encoder, config, optimizer, ema, start=step):
+        for state in train(stage, encoder, config, optimizers, ema, start=step):
             step = state.step
             bar.update()
             since += state.loss.item()

@@ -1,0 +1,65 @@
+"""Optimizers: AdamW throughout, or Muon for the kernels and AdamW for the rest."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrix, roughly: its singular values are pushed to about 1 by Newton-Schulz iteration.
+
+    matrix [rows, columns]. The quintic's coefficients are chosen for speed, not for convergence to exactly 1.
+
+    Source: Muon (Jordan et al., 2024).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / (matrix.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalized: every direction of a kernel's update is equally long.
+
+    Kernels of any shape are taken as matrices [out, everything else]. The update is scaled to the size of AdamW's, so that one
+    learning rate serves both (Moonlight, 2025). torch.optim.Muon is the same for matrices, but refuses convolutions.
+    """
+
+    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(p)
+                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                update = torch.lerp(p.grad, state["momentum"], group["momentum"]).flatten(1)      # Nesterov's look ahead
+                update = orthogonalize(update.bfloat16()).to(p.dtype) * 0.2 * math.sqrt(max(update.shape))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.view(p.shape), alpha=-group["lr"])
+
+
+def make_optimizers(net: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float) -> dict[str, torch.optim.Optimizer]:
+    """The optimizers of a U-Net, by name. Norms, biases and (with Muon) the first and last layers always go to AdamW."""
+    edges = {id(net.stem.weight), id(net.out.weight), id(net.pooled_text.score.weight)}
+    kernels = [p for p in net.parameters() if p.ndim >= 2 and not (name == "muon" and id(p) in edges)]
+    chosen = {id(p) for p in kernels}
+    others = [p for p in net.parameters() if id(p) not in chosen]
+    if name == "muon":
+        return {"muon": Muon(kernels, lr, weight_decay=weight_decay), "adamw": torch.optim.AdamW(others, lr, betas, weight_decay=0.0, fused=True)}
+    if name == "adamw":
+        groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return {"adamw": torch.optim.AdamW(groups, lr, betas, fused=True)}
+    raise ValueError(f"optimizer {name!r}; expected 'adamw' or 'muon'")
