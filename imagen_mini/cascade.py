@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -72,18 +73,30 @@ class Stage(nn.Module):
 # ---------------------------------------------------------------- on disk
 
 def save_stage(stage: Stage, folder: Path, training: dict | None = None) -> None:
-    """Write a stage: `config.json` and `model.safetensors` (bfloat16 would halve it; float32 keeps it exact)."""
+    """Write a stage: `model.safetensors` in float32, and `config.json` with the stage's configuration and how it was trained."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in stage.net.state_dict().items()}, folder / "model.safetensors")
+    save_file({k: v.detach().float().cpu().contiguous() for k, v in stage.net.state_dict().items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"stage": to_dict(stage.config), "training": training or {}}, indent=1) + "\n")
 
 
 def load_stage(folder: str | Path) -> Stage:
-    """Read a stage folder as `save_stage` writes it."""
+    """Read a stage folder as `save_stage` writes it. Every way in which it can be wrong is a ValueError or FileNotFoundError."""
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is no stage: it has no {name}")
-    stage = Stage(from_dict(StageConfig, json.loads((folder / "config.json").read_text())["stage"]))
-    stage.net.load_state_dict(load_file(folder / "model.safetensors"))
+    try:
+        config = from_dict(StageConfig, json.loads((folder / "config.json").read_text())["stage"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is no stage configuration: {error}") from error
+    stage = Stage(config)
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / 'model.safetensors'} cannot be read ({error}); fetch or train it again") from error
+    expected = stage.net.state_dict()
+    wrong = sorted(set(weights) ^ set(expected)) or [k for k in expected if weights[k].shape != expected[k].shape]
+    if wrong:
+        raise ValueError(f"{folder}: the weights are not those of config.json: {len(wrong)} tensors differ, the first is {wrong[0]!r}")
+    stage.net.load_state_dict(weights)
     return stage.eval()

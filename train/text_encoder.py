@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
+from imagen_mini.optimizers import Muon
 from imagen_mini.scenes.captions import text_for_language_model, training_caption
 from imagen_mini.scenes.scene import COLORS, OPPOSITE, RELATIONS, SHAPES, training_scene
 from imagen_mini.text import TextEncoder
@@ -67,10 +68,15 @@ def pad(rows: list[list[int]], value: int) -> Tensor:
     return torch.tensor([row + [value] * (n - len(row)) for row in rows])
 
 
-def pretrain(tokenizer, config: T5Config, steps: int, batch: int, lr: float, seed: int, time_limit: float) -> tuple[T5ForConditionalGeneration, dict]:
+def pretrain(tokenizer, config: T5Config, steps: int, batch: int, lr: float, seed: int, time_limit: float,
+             init: T5EncoderModel | None = None) -> tuple[T5ForConditionalGeneration, dict]:
     torch.manual_seed(seed)
     model = T5ForConditionalGeneration(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    if init is not None:
+        model.load_state_dict(init.state_dict(), strict=False)
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "shared" not in name and "bias" not in name]
+    chosen = {id(p) for p in matrices}
+    optimizers = [Muon(matrices, lr), torch.optim.AdamW([p for p in model.parameters() if id(p) not in chosen], lr=lr, weight_decay=0.0)]
     first_sentinel, end = tokenizer.convert_tokens_to_ids("<extra_id_0>"), tokenizer.eos_token_id
     rng, start, average = random.Random(f"corpus/{seed}"), time.monotonic(), None
     bar = tqdm(range(steps), desc="text encoder")
@@ -79,17 +85,18 @@ def pretrain(tokenizer, config: T5Config, steps: int, batch: int, lr: float, see
         if spent >= 1:
             break
         progress = max(step / steps, spent)
-        for group in optimizer.param_groups:
+        for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = lr * min((step + 1) / 200, 1.0) * max(1 - progress, 0.02)
         lines = tokenizer([text_for_language_model(rng) for _ in range(batch)], add_special_tokens=False)["input_ids"]
         pairs = [corrupt(ids, rng, first_sentinel) for ids in lines]
         inputs = pad([a + [end] for a, _ in pairs], tokenizer.pad_token_id)
         labels = pad([b + [end] for _, b in pairs], -100)
         loss = model(input_ids=inputs, attention_mask=inputs != tokenizer.pad_token_id, labels=labels).loss
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
         if step % 20 == 0:
             bar.set_postfix(loss=f"{average:.3f}")
@@ -147,7 +154,7 @@ def _linear_probe(x: Tensor, y: Tensor, ridge: float = 1e-2) -> float:
 
 
 def small_config(vocab_size: int) -> T5Config:
-    return T5Config(vocab_size=vocab_size, d_model=128, d_kv=32, num_heads=4, d_ff=352, num_layers=4, num_decoder_layers=2,
+    return T5Config(vocab_size=vocab_size, d_model=128, d_kv=32, num_heads=4, d_ff=352, num_layers=4, num_decoder_layers=1,
                     relative_attention_num_buckets=32, relative_attention_max_distance=64, dropout_rate=0.0,
                     feed_forward_proj="gated-gelu", tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
 
@@ -160,11 +167,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--time-limit", type=float, default=3600, help="seconds; the learning rate reaches its end with it")
+    parser.add_argument("--init-from", type=Path, help="go on from an encoder (its decoder is trained anew)")
     args = parser.parse_args(arguments)
 
-    tokenizer = train_tokenizer()
+    start = None if args.init_from is None else TextEncoder.from_pretrained(args.init_from)
+    tokenizer = train_tokenizer() if start is None else start.tokenizer
     config = small_config(len(tokenizer))
-    model, log = pretrain(tokenizer, config, args.steps, args.batch, args.lr, args.seed, args.time_limit)
+    model, log = pretrain(tokenizer, config, args.steps, args.batch, args.lr, args.seed, args.time_limit, start and start.model)
     encoder = T5EncoderModel(config)
     missing = encoder.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith(("decoder", "lm_head"))}, strict=False)
     assert not missing.missing_keys, missing

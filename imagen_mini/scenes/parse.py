@@ -21,8 +21,8 @@ TOLERANCE = 0.14               # half of the least distance in the palette (red 
 LEAST_BACKGROUND = 0.25        # least share of the picture that its background explains
 SPECK = 12                     # pixels; anything smaller is dirt. The smallest object covers 100.
 # Least soft IoU with a drawing. Measured: all outlines warped at random by half a pixel (RMS), with noise of 0.05, keep
-# more than 0.8. Of upside-down triangles and half discs 0.70 takes 16 in 100, 0.75 takes 2; of random ellipses, which can
-# be near circles, 0.75 takes 15.
+# more than 0.8. Of upside-down triangles and half discs 0.70 takes 16 in 100, 0.75 takes 2; of random ellipses, which
+# can be near circles, 0.75 takes 15.
 LEAST_OVERLAP = 0.75
 FLAT = 0.03                    # RMS of a texture, below which it is solid; the weakest, dotted, has 0.127
 LEAST_CORRELATION = 0.75       # between the texture seen and a known one; two known ones reach 0.58 at most
@@ -124,7 +124,7 @@ def find_foreground(small: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     foreground = (to_color.amin(1) < differs) | (differs > 2 * TOLERANCE)
     # ... and differing at least half as much as the surroundings: a pixel between two things, or at a soft edge, may
     # look like a third colour.
-    return ground, share, foreground & (differs > 0.5 * F.max_pool2d(differs, 3, 1, 1))
+    return ground, share, foreground & (differs > 0.5 * F.max_pool2d(differs, 5, 1, 2))
 
 
 def find_things(foreground: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -206,7 +206,7 @@ def _parse(images: Tensor) -> list[Reading]:
     step = pixels - grounds[ground[index]][:, None, None]
     alpha = (step * way).sum(-1) / way.square().sum(-1).clamp(min=1e-6)
     off_way = (step - alpha[..., None] * way).norm(dim=-1)
-    alpha = alpha.clamp(0, 1) * (dilate(own) & (own | (near == 0)) & (off_way < 2 * TOLERANCE))
+    alpha = alpha.clamp(0, 1) * (dilate(own) & (near >= 0) & (off_way < 2 * TOLERANCE))
 
     # Shape, size and place: the drawing d with the best soft IoU, sum(a d) / (sum(a^2) + sum(d^2) - sum(a d)).
     known = drawings(device)

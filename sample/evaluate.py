@@ -1,0 +1,77 @@
+"""Score a pipeline on the built-in world: text alignment by category, held-out compositions, and word-swap edits.
+
+    python -m sample.evaluate --out report.json
+
+Prompts and seeds are fixed and none occurs in training. Writes the JSON report, a picture of successes and failures beside it
+(report.png), and prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from imagen_mini.evaluation import CATEGORIES, HELD_OUT_CATEGORIES, Result, benchmark, edit_table, evaluate, evaluate_edits, in_words, swaps, table
+from imagen_mini.pictures import labelled_grid
+from imagen_mini.prompt_to_prompt import Replace
+
+from .options import add_pipeline_options, load_pipeline, sampling_options
+
+
+def gallery(results: list[Result], per_category: int = 2):
+    """Of each category some pictures that are right (green) and some that are wrong (red), with what was read."""
+    chosen = []
+    for category in dict.fromkeys(r.category for r in results):
+        of = [r for r in results if r.category == category]
+        chosen += [r for r in of if r.right][:per_category] + [r for r in of if not r.right][:per_category]
+    labels = [f"[{r.category}] {r.caption.text}" + ("" if r.right else " -> " + (in_words(r.reading.scene) if r.reading.scene else r.reading.problems[0]))
+              for r in chosen]
+    return labelled_grid([r.image for r in chosen], labels, columns=6, frames=["#2a9d2a" if r.right else "#d03030" for r in chosen])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("report.json"), help="the report; its picture is written beside it")
+    parser.add_argument("--n", type=int, default=50, help="captions per category (default: 50)")
+    parser.add_argument("--edits", type=int, default=50, help="word swaps per kind (default: 50); 0 leaves them out")
+    parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")
+    parser.add_argument("--categories", nargs="*", choices=(*CATEGORIES, *HELD_OUT_CATEGORIES), help="only these (default: all)")
+    parser.add_argument("--batch", type=int, default=16)
+    add_pipeline_options(parser)
+    args = parser.parse_args(arguments)
+
+    start = time.perf_counter()
+    pipe, options = load_pipeline(args), sampling_options(args)
+
+    def draw(prompts: list[str], seeds, edit=None) -> torch.Tensor:
+        stages = pipe(prompts, seed=seeds, edit=edit, progress=False, output_type="pt", **options).stages
+        return stages[list(stages)[-1]]
+
+    prompts = benchmark(args.n, args.seed, args.categories)
+    results = list(tqdm(evaluate(draw, prompts, args.batch), total=len(prompts), desc="text alignment"))
+    report = {"pipeline": str(args.pipeline), "options": options, "benchmark_seed": args.seed, "text_alignment": table(results), "edits": {}}
+    print(f"{'category':28} {'right':>9} {'accuracy':>9}   95 % interval   unreadable")
+    for name, row in report["text_alignment"].items():
+        print(f"{name:28} {row['right']:>4}/{row['n']:<4} {row['accuracy']:>9.1%}   {row['low']:.1%} - {row['high']:.1%}   {row['unreadable']:>6}")
+
+    for attribute in ("color", "shape") if args.edits else ():
+        for method, edit in (("prompt-to-prompt", Replace()), ("same seed, new prompt", None)):
+            todo = swaps(attribute, args.edits, args.seed)
+            scores = [s for _, _, s in tqdm(evaluate_edits(lambda p, seed: draw(p, seed, edit), todo), total=len(todo), desc=f"{attribute} swap, {method}")]
+            row = report["edits"][f"{attribute} swap, {method}"] = edit_table(scores)
+            print(f"{attribute} swap, {method:22} of {row['source_right']} right sources: success {row['success']:.1%}, layout kept {row['kept']:.1%}, "
+                  f"both {row['good']:.1%} ({row['good_low']:.1%} - {row['good_high']:.1%})")
+    report["seconds"] = round(time.perf_counter() - start, 1)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    gallery(results).save(args.out.with_suffix(".png"))
+    print(f"{report['seconds']:.0f} s; {args.out}, {args.out.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Draw pictures of captions.
+
+    python -m sample.generate "a red circle to the left of a blue square" --seed 0 --out out.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from imagen_mini import ImagenPipeline
+from imagen_mini.evaluation import verdict
+from imagen_mini.pictures import labelled_grid
+from imagen_mini.scenes.captions import read
+from imagen_mini.scenes.parse import parse
+
+from .options import add_pipeline_options, load_pipeline, sampling_options
+
+
+def judge(prompt: str, image: torch.Tensor) -> str:
+    """The parser's verdict on a picture [3, h, w], or why there is none."""
+    try:
+        description = read(prompt)
+    except ValueError as error:
+        return f"not judged: {error}"
+    return verdict(description, parse(image[None].float().cpu())[0])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prompts", nargs="+", help="one caption or several, each in quotes")
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture")
+    parser.add_argument("--count", type=int, default=1, help="pictures per caption, with rising seeds (default: 1)")
+    parser.add_argument("--out", type=Path, default=Path("out.png"), help="the picture to write (default: out.png)")
+    add_pipeline_options(parser)
+    args = parser.parse_args(arguments)
+
+    pipe: ImagenPipeline = load_pipeline(args)
+    prompts = [p for p in args.prompts for _ in range(args.count)]
+    seeds = [args.seed + i for _ in args.prompts for i in range(args.count)]
+    out = pipe(prompts, seed=seeds, **sampling_options(args))
+    last = out.stages[list(out.stages)[-1]]
+    for prompt, seed, image in zip(prompts, seeds, last):
+        print(f"{prompt!r}, seed {seed}: {judge(prompt, image)}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    if len(prompts) == 1:
+        out.images[0].save(args.out)
+    else:
+        labelled_grid(last, [f"{p} ({s})" for p, s in zip(prompts, seeds)]).save(args.out)
+    print(f"{args.out}: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in out.seconds.items()))
+
+
+if __name__ == "__main__":
+    main()
