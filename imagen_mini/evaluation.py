@@ -10,10 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .cascade import Stage, augment
+from .randomness import randn
+from .samplers import sample
+from .schedule import uniform_times
 from .scenes.captions import Caption, Description, Thing, write
 from .scenes.parse import Reading, parse
+from .scenes.render import render
 from .scenes.scene import (BACKGROUNDS, COLORS, HELD_OUT_COLOR_SHAPE, HELD_OUT_COUNT, HELD_OUT_RELATIONS, HELD_OUT_TEXTURE_SHAPE, RELATIONS,
-                           SHAPES, SIZES, TEXTURES, Scene)
+                           SHAPES, SIZES, TEXTURES, Object, Scene, free_place)
+from .text import TextEncoder
 
 TOLERANCE = 3                                          # in 1/64 of the width: what counts as the same place
 
@@ -148,6 +154,41 @@ def table(results: list[Result]) -> dict[str, dict]:
         out[category] = {"n": len(of), "right": right, "accuracy": round(right / len(of), 4), "low": round(low, 4), "high": round(high, 4),
                          "unreadable": sum(r.reading.scene is None for r in of)}
     return out
+
+
+def preview(stage: Stage, encoder: TextEncoder, n: int = 4) -> list[Result]:
+    """A quick look at one stage: `n` captions of some categories. Super-resolution enlarges true low-resolution pictures."""
+    size, low = stage.config.unet.image_size, stage.config.unet.low_res_size
+    chosen = ["one object", "binding", "counting", "positional"] if low is None else ["texture", "two textures"]
+    prompts = benchmark(n, seed=1, categories=chosen)
+    device = next(stage.parameters()).device
+
+    def draw(captions: list[str], seeds: list[int]) -> Tensor:
+        low_res = level = None
+        if low is not None:
+            scenes = [scene_of(c.description, random.Random(c.text)) for _, _, c in prompts]
+            level = torch.full((len(scenes),), stage.config.aug_level, device=device)
+            low_res = augment(render(scenes, low, device), level, randn(seeds, (3, low, low), "preview", device=device))
+        x_T = randn(seeds, (3, size, size), stage.config.name, "x_T", device=device)
+        times = uniform_times(stage.config.num_inference_steps, device)
+        *_, last = sample(stage.denoiser(encoder(captions), low_res, level), x_T, times, stage.log_snr_of)
+        return last.x_0_hat.clamp(-1, 1)
+
+    return list(evaluate(draw, prompts, batch=len(prompts)))
+
+
+def scene_of(description: Description, rng: random.Random) -> Scene:
+    """A random scene that the description fits."""
+    while True:
+        objects: list[Object] = []
+        for thing in description.things:
+            size, texture = thing.size or rng.choice(tuple(SIZES)), thing.texture or rng.choice(TEXTURES)
+            where = free_place(rng, SIZES[size] * SHAPES[thing.shape], objects)
+            if where is not None:
+                objects.append(Object(x=where[0], y=where[1], shape=thing.shape, color=thing.color or rng.choice(tuple(COLORS)), size=size, texture=texture))
+        scene = Scene(tuple(objects), description.background or rng.choice(tuple(BACKGROUNDS)))
+        if description.fits(scene):
+            return scene
 
 
 # ---------------------------------------------------------------- edits

@@ -20,7 +20,9 @@ from tqdm.auto import tqdm
 from imagen_mini.cascade import Stage, load_stage, save_stage
 from imagen_mini.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
 from imagen_mini.config import PRESETS, TrainConfig, from_dict, override, to_dict
+from imagen_mini.evaluation import preview
 from imagen_mini.optimizers import make_optimizers
+from imagen_mini.pictures import labelled_grid
 from imagen_mini.text import TextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
@@ -109,11 +111,28 @@ def main(arguments: list[str] | None = None) -> None:
             if step % config.save_every == 0 or step == config.steps or out_of_time:
                 save(step)
             if config.sample_every and (step % config.sample_every == 0 or step == config.steps or out_of_time):
-                _sample_grid(run, args.stage, ema, stage, encoder, step)
+                score = _sample_grid(run, stage, ema, encoder, step)
+                log.write(json.dumps({"step": step, "score": round(score, 4), "seconds": round(seconds(), 1)}) + "\n")
+                bar.write(f"step {step}: {score:.0%} of the samples show their caption ({run}/samples_{step:08d}.png)")
                 mark = time.monotonic()
             if out_of_time:
                 print(f"time limit reached at step {step}; go on with --resume")
                 break
+
+
+def _sample_grid(run: Path, stage: Stage, ema: EMA, encoder: TextEncoder, step: int) -> float:
+    """Draw captions of the benchmark with the EMA weights, write the grid, and return the share that the parser finds right.
+
+    A super-resolution stage is given the true low-resolution pictures, so that its own score is seen.
+    """
+    averaged = Stage(stage.config).to(next(stage.parameters()).device)
+    averaged.net.load_state_dict(ema.weights)
+    averaged.eval()
+    results = preview(averaged, encoder)
+    labels = [r.caption.text for r in results]
+    frames = ["#2a9d2a" if r.right else "#d03030" for r in results]
+    labelled_grid([r.image for r in results], labels, columns=8, cell=128, frames=frames).save(run / f"samples_{step:08d}.png")
+    return sum(r.right for r in results) / len(results)
 
 
 def _device_name(device: torch.device) -> str:

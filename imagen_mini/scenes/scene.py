@@ -114,7 +114,7 @@ def held_out(scene: Scene) -> set[str]:
     return found
 
 
-def _place(rng: random.Random, reach: float, placed: list[Object], tries: int = 20) -> tuple[int, int] | None:
+def free_place(rng: random.Random, reach: float, placed: list[Object], tries: int = 20) -> tuple[int, int] | None:
     """A free place (x, y) for an object of that reach, or None when none was found."""
     low, high = int(reach + 1.5), int(GRID - reach - 0.5)
     for _ in range(tries):
@@ -140,7 +140,7 @@ def random_scene(rng: random.Random, count: int | None = None, same: float = 0.2
                 shape, color = rng.choice(tuple(SHAPES)), rng.choice(tuple(COLORS))
             size = "large" if rng.random() < (0.5 if n <= 2 else 0.2) else "small"
             texture = rng.choice(TEXTURES)
-            where = _place(rng, SIZES[size] * SHAPES[shape], objects)
+            where = free_place(rng, SIZES[size] * SHAPES[shape], objects)
             if where is None:
                 break
             objects.append(Object(x=where[0], y=where[1], shape=shape, color=color, size=size, texture=texture))

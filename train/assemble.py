@@ -1,0 +1,36 @@
+"""Put trained stages and a text encoder together as a pipeline folder.
+
+    python -m train.assemble --base runs/base --sr runs/sr_256 --text-encoder runs/text_encoder --out my_pipeline
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from imagen_mini.cascade import load_stage
+from imagen_mini.pipeline import ImagenPipeline
+from imagen_mini.text import TextEncoder
+from imagen_mini.weights import WEIGHTS
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True, help="run folder of the base stage, or a stage folder")
+    parser.add_argument("--sr", type=Path, help="run folder of the super-resolution stage, or a stage folder")
+    parser.add_argument("--text-encoder", type=Path, default=WEIGHTS / "text_encoder", help="the text encoder they were trained with")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pipeline")
+    args = parser.parse_args(arguments)
+    folders = [path / "stage" if (path / "stage").is_dir() else path for path in (args.base, args.sr) if path is not None]
+    stages = [load_stage(folder) for folder in folders]
+    training = {s.config.name: json.loads((folder / "config.json").read_text())["training"] for s, folder in zip(stages, folders)}
+    pipe = ImagenPipeline(TextEncoder.from_pretrained(args.text_encoder), stages)
+    pipe.save_pretrained(args.out, training)
+    for name, how in training.items():
+        print(f"{name}: {how.get('step')} steps, {how.get('seconds')} s on {how.get('device')}")
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
