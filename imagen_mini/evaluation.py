@@ -231,6 +231,7 @@ def swaps(attribute: str, n: int, seed: int = 0) -> list[Swap]:
 @dataclass(frozen=True)
 class EditScore:
     """How one edit went. `success`: the target caption holds. `kept`: the layout, and every attribute but the edited one, is the
+    source picture's."""
 
     source_right: bool
     success: bool
@@ -276,6 +277,9 @@ def edit_table(scores: list[EditScore]) -> dict[str, float]:
     of = [s for s in scores if s.source_right]
     good = sum(s.good for s in of)
     low, high = wilson_interval(good, len(of))
-    rate = lambda values: round(sum(values) / max(1, len(of)), 4)
+
+    def rate(values) -> float:
+        return round(sum(values) / max(1, len(of)), 4)
+
     return {"n": len(scores), "source_right": len(of), "success": rate(s.success for s in of), "kept": rate(s.kept for s in of),
             "good": rate(s.good for s in of), "good_low": round(low, 4), "good_high": round(high, 4)}
