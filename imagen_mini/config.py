@@ -75,7 +75,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 # ---------------------------------------------------------------- presets
 
 _TINY = UNetConfig(image_size=64, patch=8, channels=(32, 32), blocks=(1, 1), attention=("", "self+cross"), emb_width=64)
-_MINI = UNetConfig(image_size=64, patch=2, channels=(64, 128, 192), blocks=(1, 2, 2), attention=("", "cross", "self+cross"))
+_MINI = UNetConfig(image_size=64, patch=2, channels=(64, 128, 192), blocks=(1, 1, 2), attention=("", "cross", "self+cross"))
 _MINI_SR = UNetConfig(image_size=256, low_res_size=64, patch=4, channels=(64, 96, 128), blocks=(1, 1, 2),
                       attention=("", "", "self+cross"), skip="sum", skip_scale=0.5 ** 0.5)
 

@@ -54,6 +54,8 @@ class ImagenPipeline(nn.Module):
     def __init__(self, text_encoder: TextEncoder, stages: Sequence[Stage]):
         super().__init__()
         stages = sorted(stages, key=lambda s: s.config.unet.image_size)
+        if len(names := [s.config.name for s in stages]) > len(set(names)):
+            raise ValueError(f"each stage needs a name of its own; got {names}")
         for previous, stage in zip([None, *stages], stages):
             c = stage.config
             if c.unet.text_width != text_encoder.width:
@@ -90,7 +92,7 @@ class ImagenPipeline(nn.Module):
             raise ValueError(f"{index}: stages must be a list of folder names; got {names!r}")
         if not (folder / "text_encoder" / "config.json").is_file():
             raise FileNotFoundError(f"{folder} has no text_encoder/config.json")
-        encoder = TextEncoder.from_pretrained(folder / "text_encoder")
+        encoder = TextEncoder.from_pretrained(folder / "text_encoder", dtype)
         return cls(encoder, [load_stage(folder / name) for name in names]).to(dtype)
 
     def save_pretrained(self, folder: str | Path, training: dict[str, dict] | None = None) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 MAX_LENGTH = 128                                       # tokens; the paper does not state its limit
+NO_FLOAT16 = "T5 overflows in float16; use torch.bfloat16 or torch.float32"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ class Tokens:
 
 
 def check_prompts(prompts: str | Sequence[str]) -> list[str]:
-    """One string or several -> a list of strings that can be encoded; TypeError or ValueError for anything else."""
+    """One string or several -> a list of strings that can be encoded; TypeError or ValueError for anything else.
+
+    Line breaks, tabs and spaces in a row become one space, as in T5's own vocabulary: they are no words.
+    """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     if not isinstance(prompts, (list, tuple)) or not prompts:
         raise TypeError(f"a prompt must be a string or a non-empty list of strings; got {type(prompts).__name__}. "
@@ -78,7 +82,7 @@ def check_prompts(prompts: str | Sequence[str]) -> list[str]:
         except UnicodeEncodeError as error:
             raise ValueError(f"the prompt holds a lone surrogate at character {error.start}, which is no text: {p!r:.80}; "
                              "remove it, or decode the source with errors='replace'") from None
-    return list(prompts)
+    return [" ".join(p.split()) for p in prompts]
 
 
 class TextEncoder(nn.Module):
@@ -99,7 +103,7 @@ class TextEncoder(nn.Module):
         from transformers import AutoTokenizer, T5EncoderModel
 
         if dtype == torch.float16:
-            raise ValueError("T5 overflows in float16; use torch.bfloat16 or torch.float32")
+            raise ValueError(NO_FLOAT16)
         local = Path(path).is_dir()
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
         model = T5EncoderModel.from_pretrained(path, dtype=dtype, local_files_only=local, use_safetensors=True)
@@ -119,6 +123,7 @@ class TextEncoder(nn.Module):
 
     def tokens(self, prompt: str) -> Tokens:
         """The tokens of one prompt, with the tokenizer's own word ids: never decode and count."""
+        prompt, = check_prompts(prompt)
         encoding = self.tokenizer(prompt, truncation=True, max_length=self.max_length)
         word_ids = encoding.word_ids(0)
         count = max((w for w in word_ids if w is not None), default=-1) + 1
@@ -133,6 +138,8 @@ class TextEncoder(nn.Module):
         A prompt of more than `max_length` tokens is cut, with a warning that shows the text removed.
         """
         prompts = check_prompts(prompts)
+        if self.model.dtype == torch.float16:
+            raise ValueError(NO_FLOAT16)
         encoding = self.tokenizer(prompts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt",
                                   return_offsets_mapping=True)
         if encoding["input_ids"].shape[1] == self.max_length:

@@ -38,6 +38,12 @@ class UNetConfig:
     def __post_init__(self):
         for name in ("channels", "blocks", "attention"):
             object.__setattr__(self, name, tuple(getattr(self, name)))     # lists come from JSON
+        for name in ("image_size", "low_res_size", "patch", "channels", "blocks", "head_width", "emb_width", "text_width"):
+            value = getattr(self, name)
+            if value is not None and (value == () or min(value if isinstance(value, tuple) else (value,)) < 1):
+                raise ValueError(f"{name} {value}: expected at least 1")
+        if self.mid_blocks < 0:
+            raise ValueError(f"mid_blocks {self.mid_blocks}: expected at least 0")
         if not len(self.channels) == len(self.blocks) == len(self.attention):
             raise ValueError(f"channels, blocks and attention need one value a level; got {len(self.channels)}, "
                              f"{len(self.blocks)} and {len(self.attention)}")

@@ -9,6 +9,7 @@ are replaced by sentinels, and the decoder writes what they hid. Only the encode
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5Fo
 
 from imagen_mini.optimizers import Muon
 from imagen_mini.scenes.captions import text_for_language_model, training_caption
-from imagen_mini.scenes.scene import COLORS, OPPOSITE, RELATIONS, SHAPES, training_scene
+from imagen_mini.scenes.scene import COLORS, SHAPES, training_scene
 from imagen_mini.text import TextEncoder
 
 SENTINELS = 16
@@ -39,7 +40,6 @@ def train_tokenizer(vocab_size: int = 768, lines: int = 20_000) -> PreTrainedTok
         vocab_size=vocab_size - 256, special_tokens=special, initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789.,'-"),
         show_progress=False))
 
-    import json
     state = json.loads(tokenizer.to_str())["model"]
     vocab = state["vocab"] | {f"<0x{byte:02X}>": len(state["vocab"]) + byte for byte in range(256)}
     tokenizer.model = models.BPE(vocab=vocab, merges=[tuple(m) for m in state["merges"]], unk_token="<unk>", byte_fallback=True)
@@ -105,13 +105,14 @@ def pretrain(tokenizer, config: T5Config, steps: int, batch: int, lr: float, see
 
 # ---------------------------------------------------------------- what the encoder knows
 
-def probe(encoder: TextEncoder, captions: int = 2000) -> dict[str, float]:
-    """Accuracy of linear probes on the token of a thing's shape, on captions not probed in training.
+def probe(encoder: TextEncoder, captions: int = 1000) -> dict[str, float]:
+    """Accuracy of linear probes on single tokens of held-out captions of two related things.
 
-    `color`: which colour this thing has, though another thing's colour stands in the caption too.
-    `relation`: how this thing lies to the other, whichever of the two is named first.
+    `color`, from the token of a thing's shape: which colour has this thing, though the other's colour stands in the caption too?
+    `relation`, from the token of 'left', 'above', ...: what shape has the thing of which it is said?
     """
-    features, answers = {"color": [], "relation": []}, {"color": [], "relation": []}
+    features: dict[str, list[Tensor]] = {"color": [], "relation": []}
+    answers: dict[str, list[int]] = {"color": [], "relation": []}
     index = 0
     while len(answers["relation"]) < captions:
         scene = training_scene(10_001, index)
@@ -120,23 +121,21 @@ def probe(encoder: TextEncoder, captions: int = 2000) -> dict[str, float]:
         d = caption.description
         if d.relation is None or d.things[0].color in (None, d.things[1].color):
             continue
-        tokens = encoder.tokens(caption.text)
-        emb = encoder(caption.text).emb[0]
+        tokens, emb = encoder.tokens(caption.text), encoder(caption.text).emb[0]
+        starts = [_word_start(caption.text, tokens.words, k) for k in range(len(tokens.words))]
         for word in caption.words:
+            token = tokens.of_word(starts.index(word.start))[-1] if word.start in starts else None
             if word.role == "shape":
-                thing = word.things[0]
-                position = tokens.of_word(next(k for k, w in enumerate(tokens.words) if w == word.text
-                                               and caption.text.find(w, word.start) == word.start
-                                               and _word_start(caption.text, tokens.words, k) == word.start))[-1]
-                name = d.relation if thing == 0 else OPPOSITE[d.relation]
-                features["color"].append(emb[position])
-                answers["color"].append(list(COLORS).index(d.things[thing].color))
-                features["relation"].append(emb[position])
-                answers["relation"].append(RELATIONS.index(name))
+                features["color"].append(emb[token])
+                answers["color"].append(list(COLORS).index(d.things[word.things[0]].color))
+            elif word.text in ("left", "right", "above", "over", "below", "under"):
+                features["relation"].append(emb[token])
+                answers["relation"].append(list(SHAPES).index(d.things[0].shape))
     return {task: _linear_probe(torch.stack(features[task]), torch.tensor(answers[task])) for task in features}
 
 
 def _word_start(text: str, words: tuple[str, ...], k: int) -> int:
+    """Where word number k begins in the text."""
     at = 0
     for word in words[:k]:
         at = text.index(word, at) + len(word)

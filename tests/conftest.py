@@ -1,0 +1,56 @@
+"""What the tests share: the text encoder, networks that do not start at zero, and a tiny cascade."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from imagen_mini.cascade import Stage
+from imagen_mini.config import PRESETS
+from imagen_mini.pipeline import ImagenPipeline
+from imagen_mini.text import Text, TextEncoder
+from imagen_mini.weights import WEIGHTS
+
+SHIPPED = WEIGHTS / "text_encoder"
+
+
+@pytest.fixture(scope="session")
+def encoder_folder() -> Path:
+    """The shipped text encoder; while there is none, the one that was trained last."""
+    trained = sorted(f.parent for f in (Path(__file__).parents[1] / "runs").glob("text_encoder*/model.safetensors"))
+    return SHIPPED if SHIPPED.is_dir() else trained[-1]
+
+
+@pytest.fixture(scope="session")
+def encoder(encoder_folder) -> TextEncoder:
+    return TextEncoder.from_pretrained(encoder_folder)
+
+
+@pytest.fixture(scope="session")
+def awaken():
+    """Gives what starts at zero (the last layer, each block's second convolution) small random values, in place, so that the
+    output depends on everything that goes in."""
+    def awaken(module: torch.nn.Module, std: float = 0.1) -> torch.nn.Module:
+        with torch.no_grad():
+            for p in module.parameters():
+                if not p.any():
+                    p.normal_(std=std)
+        return module
+    return awaken
+
+
+@pytest.fixture(scope="session")
+def tiny_pipe(encoder, awaken) -> ImagenPipeline:
+    """An untrained cascade of the "tiny" preset."""
+    torch.manual_seed(0)
+    return ImagenPipeline(encoder, [awaken(Stage(PRESETS["tiny"][name])) for name in ("base", "sr_256")])
+
+
+@pytest.fixture(scope="session")
+def random_text():
+    """Text of given numbers of real tokens, with random embeddings where there is a token and zeros where there is none."""
+    def random_text(lengths, width: int = 128, n: int | None = None, seed: int = 0, dtype=torch.float32) -> Text:
+        mask = torch.arange(n or max(lengths))[None] < torch.tensor(lengths)[:, None]
+        emb = torch.randn(*mask.shape, width, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+        return Text(emb * mask[:, :, None], mask)
+    return random_text

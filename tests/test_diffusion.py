@@ -1,0 +1,101 @@
+"""The forward process, the three parameterisations and the loss, in float64."""
+
+import itertools
+
+import pytest
+import torch
+
+from imagen_mini.diffusion import PREDICTIONS, capped_v_weight, denoising_loss, from_x_0, q_sample, to_x_0, x_0_error_in
+from imagen_mini.schedule import LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma
+
+LOG_SNR = torch.linspace(LOG_SNR_MIN, LOG_SNR_MAX, 49, dtype=torch.float64)
+
+
+@pytest.fixture
+def pictures():
+    """x_0, eps and the x_t that they make, one for each log-SNR of LOG_SNR."""
+    g = torch.Generator().manual_seed(0)
+    x_0 = torch.rand(len(LOG_SNR), 3, 5, 4, generator=g, dtype=torch.float64) * 2 - 1
+    eps = torch.randn(x_0.shape, generator=g, dtype=torch.float64)
+    return x_0, eps, q_sample(x_0, eps, LOG_SNR)
+
+
+def truth(kind, x_0, eps):
+    """What the network should predict, from its definition in x_0 and eps alone."""
+    alpha, sigma = (c[:, None, None, None] for c in alpha_sigma(LOG_SNR))
+    return {"x_0": x_0, "eps": eps, "v": alpha * eps - sigma * x_0}[kind]
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_the_target_is_the_one_of_the_definition(kind, pictures):
+    x_0, eps, x_t = pictures
+    assert torch.allclose(from_x_0(x_0, kind, x_t, LOG_SNR), truth(kind, x_0, eps), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("one, other", list(itertools.permutations(PREDICTIONS, 2)))
+def test_one_parameterisation_to_another_and_back_changes_nothing(one, other, pictures):
+    x_0, eps, x_t = pictures
+    start = truth(one, x_0, eps)
+    there = from_x_0(to_x_0(start, one, x_t, LOG_SNR), other, x_t, LOG_SNR)
+    back = from_x_0(to_x_0(there, other, x_t, LOG_SNR), one, x_t, LOG_SNR)
+    assert torch.allclose(there, truth(other, x_0, eps), rtol=0, atol=1e-9)
+    assert torch.allclose(back, start, rtol=0, atol=1e-9)
+
+
+def test_each_picture_is_noised_by_its_own_log_snr():
+    x_0, eps = torch.ones(3, 3, 2, 2), torch.zeros(3, 3, 2, 2)
+    log_snr = torch.tensor([-2.0, 0.0, 2.0])
+    assert torch.allclose(q_sample(x_0, eps, log_snr)[:, 0, 0, 0], torch.sigmoid(log_snr).sqrt())
+
+
+def test_q_sample_is_the_picture_at_one_end_and_the_noise_at_the_other(pictures):
+    x_0, eps, _ = pictures
+    clean = q_sample(x_0, eps, torch.full((len(x_0),), LOG_SNR_MAX, dtype=torch.float64))
+    noise = q_sample(x_0, eps, torch.full((len(x_0),), LOG_SNR_MIN, dtype=torch.float64))
+    assert (clean - x_0).abs().max() < 0.0025 * (eps.abs().max() + 1)          # sigma = e^-6
+    assert (noise - eps).abs().max() < 0.0025 * (eps.abs().max() + 1)
+
+
+@pytest.mark.parametrize("convert", [to_x_0, from_x_0])
+def test_an_unknown_parameterisation_is_an_error_that_lists_the_known_ones(convert, pictures):
+    x_0, _, x_t = pictures
+    with pytest.raises(ValueError, match=r"'epsilon'.*'eps', 'x_0', 'v'"):
+        convert(x_0, "epsilon", x_t, LOG_SNR)
+
+
+# ---------------------------------------------------------------- loss
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_the_loss_of_the_perfect_prediction_is_zero(kind, pictures):
+    x_0, eps, x_t = pictures
+    loss = denoising_loss(truth(kind, x_0, eps), kind, x_0, x_t, LOG_SNR)
+    assert loss.shape == (len(x_0),) and loss.max() < 1e-10
+
+
+def test_the_loss_is_the_weighted_squared_error_of_x_0_in_every_parameterisation(pictures):
+    x_0, _, x_t = pictures
+    x_0_hat = x_0 + torch.linspace(-0.5, 0.5, x_0[0].numel(), dtype=torch.float64).view(x_0[0].shape)
+    sigma = alpha_sigma(LOG_SNR)[1]
+    expected = torch.minimum(1 / sigma ** 2, torch.tensor(5.0)) * (x_0_hat - x_0).square().mean((1, 2, 3))
+    for kind in PREDICTIONS:
+        loss = denoising_loss(from_x_0(x_0_hat, kind, x_t, LOG_SNR), kind, x_0, x_t, LOG_SNR, cap=5.0)
+        assert torch.allclose(loss, expected, rtol=2e-3), kind          # the error itself is taken in float32
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_a_squared_error_of_x_0_grows_in_another_space_as_stated(kind, pictures):
+    x_0, _, x_t = pictures
+    error = (from_x_0(x_0 + 0.1, kind, x_t, LOG_SNR) - from_x_0(x_0, kind, x_t, LOG_SNR)).square().mean((1, 2, 3))
+    assert torch.allclose(error, x_0_error_in(kind, LOG_SNR) * 0.01, rtol=1e-6)
+
+
+def test_without_its_cap_the_loss_is_the_plain_squared_error_of_v(pictures):
+    x_0, _, x_t = pictures
+    v = torch.zeros_like(x_0)
+    plain = (v - from_x_0(x_0, "v", x_t, LOG_SNR)).square().mean((1, 2, 3))
+    assert torch.allclose(denoising_loss(v, "v", x_0, x_t, LOG_SNR, cap=float("inf")), plain, rtol=1e-5)
+
+
+def test_the_weight_never_exceeds_its_cap_and_reaches_it():
+    weight = capped_v_weight(LOG_SNR, 5.0)
+    assert weight.max() == 5 and weight.min() == pytest.approx(1, abs=1e-4)

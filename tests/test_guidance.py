@@ -1,0 +1,156 @@
+"""Classifier-free guidance, thresholding and the denoiser."""
+
+import pytest
+import torch
+
+from imagen_mini.attention import Control
+from imagen_mini.diffusion import PREDICTIONS, from_x_0, to_x_0
+from imagen_mini.guidance import apply_threshold, classifier_free_guidance, dynamic_threshold, make_denoiser, static_threshold
+from imagen_mini.schedule import cosine_log_snr
+
+
+class Network:
+    """A cheap stand-in: mixes each picture with its own text and noise level, and remembers how it was called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, x_t, log_snr, text, control):
+        self.calls.append((len(x_t), control, bool(text.emb.any())))
+        return (x_t * 0.5 + text.emb.mean((1, 2))[:, None, None, None] * 3 + log_snr[:, None, None, None] * 0.1).sin()
+
+
+@pytest.fixture
+def setting(random_text):
+    x_t = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return x_t, torch.tensor(0.6, dtype=torch.float64), random_text([5, 3], dtype=torch.float64)
+
+
+def test_guidance_is_on_the_line_through_both_predictions():
+    cond, uncond = torch.tensor([2.0]), torch.tensor([1.0])
+    assert [classifier_free_guidance(cond, uncond, w).item() for w in (0, 1, 3)] == [1, 2, 4]
+
+
+def test_a_guidance_scale_of_one_makes_one_call_on_the_undoubled_batch_with_the_prompts(setting):
+    x_t, t, text = setting
+    network = Network()
+    out = make_denoiser(network, text, cosine_log_snr, "x_0", 1.0, "none")(x_t, t)
+    assert network.calls == [(2, None, True)]
+    assert torch.equal(out, Network()(x_t, cosine_log_snr(t).expand(2), text, None))
+
+
+def test_guidance_makes_one_call_on_the_doubled_batch(setting):
+    x_t, t, text = setting
+    network = Network()
+    make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none")(x_t, t)
+    assert [size for size, _, _ in network.calls] == [4]
+
+
+def test_a_control_splits_guidance_in_two_calls_and_the_unconditional_one_is_not_controlled(setting):
+    x_t, t, text = setting
+    network, control = Network(), Control()
+    make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", lambda t: control)(x_t, t)
+    assert network.calls == [(2, control, True), (2, None, False)]
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_two_calls_and_one_batched_call_give_the_same(setting, prediction):
+    x_t, t, text = setting
+    batched = make_denoiser(Network(), text, cosine_log_snr, prediction, 3.0, "dynamic")(x_t, t)
+    split = make_denoiser(Network(), text, cosine_log_snr, prediction, 3.0, "dynamic", lambda t: Control())(x_t, t)
+    assert torch.allclose(batched, split, rtol=0, atol=1e-12)
+
+
+def test_the_control_is_asked_for_at_the_time_of_the_step(setting):
+    x_t, _, text = setting
+    asked = []
+    denoise = make_denoiser(Network(), text, cosine_log_snr, "x_0", 3.0, "none", lambda t: asked.append(t))
+    for t in (0.75, 0.25):
+        denoise(x_t, torch.tensor(t))
+    assert asked == [0.75, 0.25]
+
+
+def test_guidance_before_and_after_the_conversion_to_x_0_are_equal(setting):
+    x_t, t, _ = setting
+    log_snr = cosine_log_snr(t).expand(2)
+    g = torch.Generator().manual_seed(1)
+    cond, uncond = (torch.randn(x_t.shape, generator=g, dtype=torch.float64) for _ in range(2))
+    after = classifier_free_guidance(cond, uncond, 7.5)
+    for kind in PREDICTIONS:
+        raw = (from_x_0(x, kind, x_t, log_snr) for x in (cond, uncond))
+        assert torch.allclose(to_x_0(classifier_free_guidance(*raw, 7.5), kind, x_t, log_snr), after, rtol=0, atol=1e-10), kind
+
+
+def test_the_denoiser_does_not_depend_on_the_parameterisation(setting):
+    x_t, t, text = setting
+    oracle = Network()
+
+    def network_of(kind):
+        return lambda x, log_snr, text, control: from_x_0(oracle(x, log_snr, text, control), kind, x, log_snr)
+
+    outs = [make_denoiser(network_of(kind), text, cosine_log_snr, kind, 4.0, "dynamic")(x_t, t) for kind in PREDICTIONS]
+    assert torch.allclose(outs[0], outs[1], rtol=0, atol=1e-9) and torch.allclose(outs[0], outs[2], rtol=0, atol=1e-9)
+
+
+# ---------------------------------------------------------------- thresholding
+
+def spread(b=4, size=16, scale=3.0, dtype=torch.float32):
+    return (torch.randn(b, 3, size, size, generator=torch.Generator().manual_seed(2)) * scale).to(dtype)
+
+
+def by_quantile(x):
+    """Dynamic thresholding written with torch.quantile, in float64 as in float32 it rounds the rank."""
+    s = torch.quantile(x.double().flatten(1).abs(), 0.995, dim=1).clamp(min=1).to(x.dtype)[:, None, None, None]
+    return x.clamp(-s, s) / s
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, 7, 16])
+def test_the_dynamic_threshold_uses_the_percentile_of_torch_quantile(dtype, size):
+    x = spread(size=size, dtype=dtype)
+    out = dynamic_threshold(x)
+    assert out.dtype == dtype
+    assert torch.allclose(out.float(), by_quantile(x).float(), rtol=0, atol=1e-6)
+
+
+def test_the_dynamic_threshold_puts_half_a_percent_of_the_pixels_on_the_border():
+    border = (dynamic_threshold(spread(size=64)).abs() == 1).float().mean((1, 2, 3))
+    assert ((0.0045 < border) & (border < 0.0055)).all()
+
+
+def test_the_dynamic_threshold_is_idempotent():
+    once = dynamic_threshold(spread())
+    assert once.abs().max() <= 1 and torch.equal(dynamic_threshold(once), once)
+
+
+def test_the_dynamic_threshold_looks_at_each_picture_alone():
+    x = spread()
+    x[2] *= 50
+    together = dynamic_threshold(x)
+    for i in range(len(x)):
+        assert torch.equal(together[i], dynamic_threshold(x[i:i + 1])[0])
+
+
+def test_the_dynamic_threshold_is_the_static_one_when_few_pixels_leave_the_range():
+    x = spread(scale=0.2).clamp(-1, 1)
+    x[:, 0, 0, 0] = 9.0                                # one pixel of 768 is less than half a percent
+    assert torch.equal(dynamic_threshold(x), static_threshold(x))
+    assert not torch.equal(dynamic_threshold(x), x)
+
+
+def test_the_static_threshold_clips_and_does_not_rescale():
+    assert static_threshold(torch.tensor([-3.0, -0.5, 0.25, 2.0])).tolist() == [-1, -0.5, 0.25, 1]
+
+
+def test_the_dynamic_threshold_takes_more_values_than_torch_quantile():
+    x = spread(b=1, size=256).expand(86, -1, -1, -1)   # 16.9 million values
+    with pytest.raises(RuntimeError, match="too large"):
+        torch.quantile(x.flatten(), 0.995)
+    assert torch.allclose(dynamic_threshold(x)[85], by_quantile(x[85:])[0], rtol=0, atol=1e-6)
+
+
+def test_no_threshold_changes_nothing_and_an_unknown_one_is_an_error():
+    x = spread()
+    assert apply_threshold(x, "none") is x
+    with pytest.raises(ValueError, match=r"'clip'.*none.*static.*dynamic"):
+        apply_threshold(x, "clip")

@@ -1,0 +1,257 @@
+"""The pipeline, end to end with an untrained tiny cascade."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import imagen_mini.pipeline
+from imagen_mini import ImagenPipeline
+from imagen_mini.cascade import Stage, augment
+from imagen_mini.config import PRESETS
+from imagen_mini.randomness import randn
+from imagen_mini.text import Text
+
+QUIET = {"progress": False, "output_type": "pt"}
+TINY = PRESETS["tiny"]
+
+
+def test_a_caption_becomes_a_picture_at_every_stage(tiny_pipe):
+    out = tiny_pipe("a red circle", progress=False)
+    assert {name: tuple(x.shape) for name, x in out.stages.items()} == {"base": (1, 3, 64, 64), "sr_256": (1, 3, 256, 256)}
+    assert all(x.isfinite().all() and x.abs().max() <= 1 and x.std() > 0.01 for x in out.stages.values())
+    assert out.images[0].size == (256, 256) and set(out.seconds) == {"base", "sr_256"}
+
+
+def test_the_picture_depends_on_the_caption_the_seed_and_nothing_else(tiny_pipe):
+    def draw(prompt, seed):
+        return tiny_pipe(prompt, seed=seed, **QUIET).images[0]
+
+    first = draw("a red circle", 3)
+    torch.manual_seed(99)
+    assert torch.equal(draw("a red circle", 3), first)
+    assert (draw("a red circle", 4) - first).abs().mean() > 0.01
+    assert (draw("two small blue stars", 3) - first).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_the_same_seed_in_another_batch_gives_the_same_picture(tiny_pipe, sampler):
+    prompts = ["a red circle", "a large striped blue square to the left of a small pink star on a white background", "ring"]
+    together = tiny_pipe(prompts, seed=[5, 6, 7], sampler=sampler, **QUIET).stages
+    for i, prompt in enumerate(prompts):
+        alone = tiny_pipe(prompt, seed=5 + i, sampler=sampler, **QUIET).stages
+        for name in together:
+            assert torch.allclose(alone[name][0], together[name][i], rtol=0, atol=1e-4)
+
+
+def test_super_resolution_sees_the_base_picture_augmented_by_the_one_augment_at_the_level_asked_for(tiny_pipe, monkeypatch):
+    calls = []
+
+    def spy(low_res, aug_level, noise):
+        calls.append((low_res, aug_level, noise))
+        return augment(low_res, aug_level, noise)
+
+    monkeypatch.setattr(imagen_mini.pipeline, "augment", spy)
+    seen = []
+    hook = tiny_pipe.stages["sr_256"].net.register_forward_pre_hook(lambda m, args: seen.append(args[3:5]))
+    out = tiny_pipe(["a red circle", "ring"], seed=2, aug_level=0.3, **QUIET)
+    hook.remove()
+    (low_res, level, noise), = calls
+    assert torch.equal(low_res, out.stages["base"]) and torch.allclose(level, torch.tensor([0.3, 0.3]))
+    for given, told in seen:                           # on the batch doubled by guidance
+        assert torch.equal(given, augment(low_res, level, noise).repeat(2, 1, 1, 1)) and torch.equal(told, level.repeat(2))
+    assert len(seen) == TINY["sr_256"].num_inference_steps
+    assert torch.equal(noise[0], randn([2], (3, 64, 64), "sr_256", "aug")[0])
+
+
+def test_every_option_changes_the_picture(tiny_pipe):
+    plain = tiny_pipe("a red circle", **QUIET).images[0]
+    for option in ({"num_inference_steps": 3}, {"guidance_scale": 9.0}, {"threshold": "none"}, {"aug_level": 0.5}, {"sampler": "ddpm"}, {"seed": 1}):
+        assert (tiny_pipe("a red circle", **option, **QUIET).images[0] - plain).abs().max() > 1e-3, option
+
+
+def test_a_dict_by_stage_sets_an_option_of_that_stage_alone(tiny_pipe):
+    plain = tiny_pipe("a red circle", **QUIET).stages
+    for option in ({"num_inference_steps": {"sr_256": 3}}, {"guidance_scale": {"sr_256": 9.0}}, {"sampler": {"sr_256": "ddpm"}}):
+        out = tiny_pipe("a red circle", **option, **QUIET).stages
+        assert torch.equal(out["base"], plain["base"]) and not torch.allclose(out["sr_256"], plain["sr_256"], atol=1e-3), option
+    same = tiny_pipe("a red circle", num_inference_steps={name: c.num_inference_steps for name, c in TINY.items()}, **QUIET).stages
+    assert torch.equal(same["sr_256"], plain["sr_256"])
+
+
+def test_the_number_of_steps_is_the_number_of_network_calls(tiny_pipe):
+    calls = []
+    hooks = [s.net.register_forward_pre_hook(lambda m, args, name=name: calls.append(name)) for name, s in tiny_pipe.stages.items()]
+    tiny_pipe("a red circle", num_inference_steps={"base": 5, "sr_256": 1}, **QUIET)
+    for hook in hooks:
+        hook.remove()
+    assert calls == ["base"] * 5 + ["sr_256"]
+
+
+def test_stages_can_stop_after_the_base(tiny_pipe):
+    out = tiny_pipe("a red circle", stages=("base",), progress=False)
+    assert list(out.stages) == ["base"] and out.images[0].size == (64, 64)
+    assert torch.equal(out.stages["base"], tiny_pipe("a red circle", **QUIET).stages["base"])
+
+
+def test_an_empty_caption_gives_a_finite_picture(tiny_pipe):
+    assert tiny_pipe("", **QUIET).images[0].isfinite().all()
+    assert all(x.isfinite().all() for x in tiny_pipe(["", "ring"], **QUIET).images)
+
+
+def test_the_output_types_show_the_same_picture(tiny_pipe):
+    pt, array, pil = (tiny_pipe(["ring", "star"], stages=("base",), output_type=kind, progress=False).images for kind in ("pt", "np", "pil"))
+    assert [len(x) for x in (pt, array, pil)] == [2, 2, 2]
+    assert isinstance(pil[0], Image.Image) and pil[0].mode == "RGB" and pt[0].shape == (3, 64, 64)
+    assert array[0].shape == (64, 64, 3) and array[0].min() >= 0 and array[0].max() <= 1
+    assert np.allclose(array[0] * 2 - 1, pt[0].permute(1, 2, 0).numpy(), atol=1e-6)
+    assert np.abs(np.asarray(pil[0]) / 255 - array[0]).max() <= 0.5 / 255 + 1e-6
+
+
+def test_black_and_white_become_0_and_255():
+    images = torch.stack([torch.full((3, 2, 2), v) for v in (-1.0, 1.0, 0.0, 7.0)])
+    assert [np.asarray(i).flat[0] for i in imagen_mini.pipeline.to_pil(images)] == [0, 255, 128, 255]
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"seed": [1, 2]}, "2 seeds for 1 prompts"),
+    ({"num_inference_steps": 0}, "at least 1; got 0"),
+    ({"aug_level": 0.9}, "aug_level 0.9: stage sr_256 was trained with levels from 0 to 0.5"),
+    ({"aug_level": -0.1}, "aug_level -0.1"),
+    ({"threshold": "clip"}, "'clip'; expected one of"),
+    ({"sampler": "euler"}, "'euler'; expected one of"),
+    ({"output_type": "jpg"}, "'jpg'; expected 'pil', 'np' or 'pt'"),
+    ({"stages": ("sr_256",)}, r"\['base', 'sr_256'\] or its beginning"),
+    ({"stages": ()}, "or its beginning"),
+    ({"stages": ("base", "sr_1024")}, "or its beginning"),
+    ({"guidance_scale": {"sr": 2.0}}, r"guidance_scale: no stage \['sr'\]; there are \['base', 'sr_256'\]"),
+])
+def test_an_option_out_of_range_is_an_error_that_names_it(tiny_pipe, options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_pipe("a red circle", **{"output_type": "pt", "progress": False} | options)
+
+
+def test_prompts_that_are_no_text_are_an_error(tiny_pipe):
+    with pytest.raises(TypeError, match="must be a string"):
+        tiny_pipe(b"a red circle")
+
+
+# ---------------------------------------------------------------- assembling
+
+def test_stages_are_ordered_by_size(encoder):
+    pipe = ImagenPipeline(encoder, [Stage(TINY["sr_256"]), Stage(TINY["base"])])
+    assert list(pipe.stages) == ["base", "sr_256"]
+
+
+def changed(stage, unet):
+    return replace(TINY[stage], unet=replace(TINY[stage].unet, **unet))
+
+
+def test_a_super_resolution_stage_without_its_base_is_an_error(encoder):
+    with pytest.raises(ValueError, match="sr_256 takes a low-resolution picture of size 64, but what comes before it makes None"):
+        ImagenPipeline(encoder, [Stage(TINY["sr_256"])])
+
+
+def test_a_super_resolution_stage_for_another_base_is_an_error(encoder):
+    with pytest.raises(ValueError, match="size 64, but what comes before it makes 128"):
+        ImagenPipeline(encoder, [Stage(changed("base", {"image_size": 128})), Stage(TINY["sr_256"])])
+
+
+def test_a_stage_for_another_text_encoder_is_an_error(encoder):
+    with pytest.raises(ValueError, match=f"text of width 64, the text encoder gives {encoder.width}"):
+        ImagenPipeline(encoder, [Stage(changed("base", {"text_width": 64}))])
+
+
+def test_two_stages_of_one_name_are_an_error(encoder):
+    with pytest.raises(ValueError, match=r"name of its own; got \['base', 'base'\]"):
+        ImagenPipeline(encoder, [Stage(TINY["base"]), Stage(replace(TINY["sr_256"], name="base"))])
+
+
+# ---------------------------------------------------------------- on disk
+
+@pytest.fixture(scope="module")
+def saved(tiny_pipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("a pipeline, gesichert für später")
+    tiny_pipe.save_pretrained(folder, {"base": {"steps": 3}})
+    return folder
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "pipeline")
+
+
+def test_a_pipeline_comes_back_from_disk_and_draws_the_same_pictures(tiny_pipe, saved):
+    again = ImagenPipeline.from_pretrained(saved)
+    first, second = (p(["a red circle", "ring"], seed=[1, 2], **QUIET).stages for p in (tiny_pipe, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_saved_pipeline_holds_only_json_and_safetensors(saved):
+    assert {f.suffix for f in saved.rglob("*") if f.is_file()} <= {".json", ".safetensors"}
+    assert json.loads((saved / "base" / "config.json").read_text())["training"] == {"steps": 3}
+
+
+def test_a_pipeline_in_bfloat16_draws_nearly_the_same_picture(tiny_pipe, saved):
+    half = ImagenPipeline.from_pretrained(saved, dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16 and tiny_pipe.dtype == torch.float32
+    options = {"stages": ("base",), "num_inference_steps": 2, "guidance_scale": 1.0} | QUIET
+    difference = half("a red circle", **options).images[0].float() - tiny_pipe("a red circle", **options).images[0]
+    assert difference.square().mean().sqrt() < 0.1
+
+
+def test_float16_is_refused_as_the_text_encoder_overflows_in_it(saved):
+    with pytest.raises(ValueError, match="float16"):
+        ImagenPipeline.from_pretrained(saved, dtype=torch.float16)
+    with pytest.raises(ValueError, match="float16"):
+        ImagenPipeline.from_pretrained(saved).half()("a red circle")
+
+
+def test_a_folder_that_is_not_there_is_an_error_that_says_what_may_stand_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected 'scenes', a folder, or a hub id"):
+        ImagenPipeline.from_pretrained(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("missing", ["model_index.json", "text_encoder", "text_encoder/config.json", "sr_256", "base/config.json", "base/model.safetensors"])
+def test_a_missing_part_is_an_error_that_names_it(copy, missing):
+    path = copy / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(FileNotFoundError, match=missing.split("/")[0] if path.suffix == "" else path.name):
+        ImagenPipeline.from_pretrained(copy)
+
+
+def test_truncated_weights_are_an_error_that_names_the_file(copy):
+    file = copy / "sr_256" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="sr_256/model.safetensors cannot be read"):
+        ImagenPipeline.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("index, message", [
+    ("{", "is not the index of a pipeline"),
+    ("[]", "is not the index of a pipeline"),
+    ('{"stages": ["base"]}', "is not the index of a pipeline.*format_version"),
+    ('{"format_version": 2, "stages": ["base"]}', "format version 2; this code reads 1. Update"),
+    ('{"format_version": 1, "stages": "base"}', "must be a list of folder names"),
+    ('{"format_version": 1, "stages": ["../base"]}', "must be a list of folder names"),
+    ('{"format_version": 1, "stages": ["base", 3]}', "must be a list of folder names"),
+    ('{"format_version": 1, "stages": ["sr_256"]}', "sr_256 takes a low-resolution picture of size 64"),
+])
+def test_an_index_that_is_wrong_is_an_error_that_says_how(copy, index, message):
+    (copy / "model_index.json").write_text(index)
+    with pytest.raises(ValueError, match=message):
+        ImagenPipeline.from_pretrained(copy)
+
+
+def test_the_unconditional_branch_gets_the_null_text(tiny_pipe):
+    texts = []
+    hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda m, args: texts.append(args[2]))
+    tiny_pipe("a red circle", stages=("base",), **QUIET)
+    hook.remove()
+    prompt: Text = tiny_pipe.text_encoder("a red circle")
+    for text in texts:
+        assert torch.equal(text.emb[0], prompt.emb[0]) and not text.emb[1].any() and torch.equal(text.mask[1], prompt.mask[0])

@@ -1,0 +1,232 @@
+"""Word swap: which token answers which, and what the injected attention does and leaves alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from imagen_mini.attention import AttnSite
+from imagen_mini.prompt_to_prompt import InjectMaps, Replace, replaced_words, replacement_matrix
+from imagen_mini.schedule import uniform_times
+from imagen_mini.text import Tokens
+from imagen_mini.unet import UNet
+
+QUIET = {"progress": False, "output_type": "pt"}
+SITES = [AttnSite("mid.cross", "mid", "cross", 4), AttnSite("mid.self", "mid", "self", 4)]
+SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
+
+
+def tokens(text):
+    """Tokens by hand: words apart by spaces, pieces of a word apart by hyphens, and the end token."""
+    words = [w.split("-") for w in text.split()]
+    pieces = [p for w in words for p in w]
+    word_ids = [i for i, w in enumerate(words) for _ in w]
+    return Tokens(tuple(range(len(pieces) + 1)), (*pieces, "</s>"), (*word_ids, None), tuple("".join(w) for w in words))
+
+
+def matrix(source, target):
+    return replacement_matrix(tokens(source), tokens(target)).tolist()
+
+
+# ---------------------------------------------------------------- which token answers which
+
+def test_words_of_one_piece_answer_one_to_one():
+    assert matrix("a red ring", "a blue ring") == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+def test_one_piece_is_spread_evenly_over_several_and_what_follows_stays_aligned():
+    third = pytest.approx([1 / 3, 1 / 3, 1 / 3, 0, 0])
+    assert matrix("red ring", "cr-im-son ring") == [third, [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+
+
+def test_several_pieces_are_added_up_for_one_and_what_follows_stays_aligned():
+    assert matrix("cr-im-son ring", "red ring") == [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_two_pieces_give_their_sum_in_equal_parts_to_three():
+    third = pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
+    assert matrix("vio-let", "cr-im-son") == [third, third, [0, 0, 0, 1]]
+
+
+def test_as_many_pieces_answer_one_to_one():
+    assert matrix("vio-let", "az-ure") == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_a_repeated_word_is_aligned_by_its_place():
+    assert matrix("a red ring above a red star", "a red ring above a blue star") == torch.eye(8).tolist()
+    assert matrix("red red", "cr-im red") == [[0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+def test_punctuation_is_a_word_of_its_own_and_stays_aligned():
+    assert matrix("red , ring", "cr-im , ring")[1:] == [[0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+
+
+PAIRS = [(SOURCE, TARGET), ("a red circle, and a star", "a hexagonal circle, and a star"), ("a Crimson ring", "a red ring"),
+         ("a red circle above a red star", "an emerald circle over a red pentagram"), ("a 🔴 ring", "a red ring")]
+
+
+@pytest.mark.parametrize("source, target", [pair for p in PAIRS for pair in (p, p[::-1])])
+def test_attention_is_neither_lost_nor_made_and_the_end_answers_the_end(encoder, source, target):
+    a, b = encoder.tokens(source), encoder.tokens(target)
+    m = replacement_matrix(a, b)
+    probs = torch.rand(len(a.ids)).softmax(0)
+    moved = probs @ m
+    assert moved.sum().item() == pytest.approx(1)
+    for word in range(len(a.words)):                   # each word keeps its share of the attention
+        assert moved[b.of_word(word)].sum().item() == pytest.approx(probs[a.of_word(word)].sum().item())
+        if a.words[word].lower() == b.words[word].lower():
+            assert torch.equal(moved[b.of_word(word)], probs[a.of_word(word)])
+    assert m[-1, -1] == m[-1].sum() == m[:, -1].sum() == 1
+
+
+@pytest.mark.parametrize("source, target, changed", [
+    (SOURCE, TARGET, [2]), (SOURCE, "a blue circle above a red square", [1, 5]), ("A red circle.", "a red star.", [2]), ("ring", "hexagonal", [0])])
+def test_the_words_that_differ_are_found_by_number(encoder, source, target, changed):
+    assert replaced_words(encoder.tokens(source), encoder.tokens(target)) == changed
+
+
+# ---------------------------------------------------------------- what cannot be swapped
+
+@pytest.mark.parametrize("target", ["a large red circle", "a red circle.", "circle", ""])
+def test_prompts_of_different_length_are_an_error_that_names_both_and_points_to_refine(encoder, target):
+    with pytest.raises(ValueError, match="'a red circle' has 3 words and '.*' has [0-9]; use Refine"):
+        replaced_words(encoder.tokens("a red circle"), encoder.tokens(target))
+
+
+@pytest.mark.parametrize("target", [SOURCE, SOURCE.upper(), f"  {SOURCE} "])
+def test_the_same_prompt_is_an_error(encoder, target):
+    with pytest.raises(ValueError, match="nothing to replace: both prompts read 'a red circle above"):
+        replaced_words(encoder.tokens(SOURCE), encoder.tokens(target))
+
+
+def test_a_network_without_attention_to_words_is_an_error():
+    with pytest.raises(ValueError, match="no attention to words"):
+        Replace().bind([tokens("red"), tokens("blue")], SITES[1:], 2)
+
+
+def test_a_source_without_a_target_is_an_error(tiny_pipe):
+    with pytest.raises(ValueError, match="at least one target prompt; got 1"):
+        tiny_pipe(SOURCE, edit=Replace(), **QUIET)
+
+
+def test_an_edit_from_two_seeds_is_an_error(tiny_pipe):
+    with pytest.raises(ValueError, match=r"give one seed; got \[0, 1\]"):
+        tiny_pipe([SOURCE, TARGET], seed=[0, 1], edit=Replace(), **QUIET)
+
+
+@pytest.mark.parametrize("name", ["cross_steps", "self_steps"])
+@pytest.mark.parametrize("window", [1.5, -0.1, (0.5, 0.2), (0.2, 1.2), (-1, 0.5), float("nan")])
+def test_a_window_outside_the_steps_is_an_error(name, window):
+    with pytest.raises(ValueError, match=f"{name}=.*expected a share of the steps"):
+        Replace(**{name: window})
+
+
+# ---------------------------------------------------------------- when it is active
+
+def test_a_window_is_a_share_of_the_steps_from_its_start_up_to_its_end():
+    bound = Replace(cross_steps=(0.25, 0.75), self_steps=0.5).bind([tokens("red"), tokens("blue")], SITES, 2)
+    controls = [bound.control_at(1 - step / 8) for step in range(8)]
+    assert [bool(c and c.cross) for c in controls] == [False, False, True, True, True, True, False, False]
+    assert [bool(c and c.own) for c in controls] == [True, True, True, True, False, False, False, False]
+    assert controls[6] is None
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
+def test_a_share_of_the_steps_that_is_a_whole_number_is_that_many_steps(share):
+    bound = Replace(cross_steps=share, self_steps=(share, 1.0)).bind([tokens("red"), tokens("blue")], SITES, 2)
+    for steps in range(10, 210, 10):
+        controls = [bound.control_at(float(t)) for t in uniform_times(steps)[:-1]]
+        assert (sum(c.cross for c in controls), sum(c.own for c in controls)) == (round(share * steps), round((1 - share) * steps)), steps
+
+
+def test_a_window_of_one_covers_every_step_and_of_zero_none():
+    for window, expected in ((1.0, True), (0.0, False)):
+        bound = Replace(cross_steps=window, self_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
+        assert all((bound.control_at(1 - step / 10) is not None) == expected for step in range(10))
+
+
+def test_self_attention_is_injected_on_small_grids_only():
+    control = InjectMaps(torch.eye(2)[None], cross=False, own=True, self_size=16)
+    assert control.wants(AttnSite("a", "mid", "self", 16)) and not control.wants(AttnSite("b", "up", "self", 32))
+    assert not control.wants(AttnSite("c", "mid", "cross", 8))
+
+
+# ---------------------------------------------------------------- what it does to the probabilities
+
+def test_the_source_row_is_left_alone_and_targets_take_its_words_but_keep_their_pixels():
+    m = torch.stack([replacement_matrix(tokens("red ring"), tokens("blue ring")), torch.eye(3).roll(1, 1)])
+    probs = torch.rand(3, 2, 4, 3 + 5, generator=torch.Generator().manual_seed(0))
+    out = InjectMaps(m, True, False, 16).probs(AttnSite("mid.hybrid", "mid", "hybrid", 4), probs, 3)
+    assert torch.equal(out[0], probs[0])
+    assert torch.allclose(out[1, :, :, :3], probs[0, :, :, :3])
+    assert torch.allclose(out[2, :, :, :3], probs[0, :, :, :3].roll(1, -1))
+    assert torch.equal(out[1:, :, :, 3:], probs[1:, :, :, 3:])
+
+
+def test_targets_take_the_self_attention_of_the_source():
+    probs = torch.rand(3, 2, 4, 4)
+    out = InjectMaps(torch.eye(2).expand(2, 2, 2), False, True, 16).probs(SITES[1], probs, 0)
+    assert all(torch.equal(row, probs[0]) for row in out)
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_injecting_the_maps_of_the_same_prompt_and_noise_changes_nothing(tiny_pipe, random_text, awaken, hybrid):
+    torch.manual_seed(0)
+    config = tiny_pipe.stages["base"].config.unet
+    net = awaken(UNet(replace(config, attention=("", "hybrid") if hybrid else config.attention)))
+    x = torch.randn(1, 3, 64, 64).repeat(2, 1, 1, 1)
+    text = random_text([5, 5])[[0, 0]]
+    control = InjectMaps(torch.eye(5)[None], cross=True, own=True, self_size=64)
+    plain, controlled = net(x, torch.zeros(2), text), net(x, torch.zeros(2), text, control=control)
+    assert torch.allclose(plain, controlled, rtol=0, atol=1e-5)
+    x[1] += 0.5                                        # and from another noise it does
+    plain, controlled = net(x, torch.zeros(2), text), net(x, torch.zeros(2), text, control=control)
+    assert torch.allclose(plain[0], controlled[0], rtol=0, atol=1e-5) and not torch.allclose(plain[1], controlled[1], atol=1e-3)
+
+
+# ---------------------------------------------------------------- what it does to the pictures
+
+def test_with_an_empty_window_source_and_target_are_drawn_as_without_an_edit(tiny_pipe):
+    edited = tiny_pipe([SOURCE, TARGET], seed=1, edit=Replace(cross_steps=0.0, self_steps=0.0), **QUIET).stages
+    plain = tiny_pipe([SOURCE, TARGET], seed=1, **QUIET).stages
+    assert all(torch.equal(edited[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize("edit", [Replace(1.0, 0.0), Replace(0.0, 1.0), Replace()], ids=["cross", "self", "both"])
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_the_edit_changes_the_target_and_leaves_the_source(tiny_pipe, edit, guidance_scale):
+    options = {"guidance_scale": guidance_scale, "seed": 1, "stages": ("base",)} | QUIET
+    edited = tiny_pipe([SOURCE, TARGET], edit=edit, **options).stages["base"]
+    plain = tiny_pipe([SOURCE, TARGET], **options).stages["base"]
+    assert torch.allclose(edited[0], plain[0], rtol=0, atol=1e-4)
+    assert (edited[1] - plain[1]).abs().max() > 1e-3
+    assert (edited[1] - edited[0]).abs().max() > 1e-4
+
+
+def test_several_targets_are_edited_as_each_would_be_alone(tiny_pipe):
+    targets = [TARGET, "a hexagonal circle above a blue square"]
+    options = {"seed": 1, "edit": Replace(), "stages": ("base",)} | QUIET
+    together = tiny_pipe([SOURCE, *targets], **options).images
+    for i, target in enumerate(targets):
+        assert torch.allclose(together[1 + i], tiny_pipe([SOURCE, target], **options).images[1], rtol=0, atol=1e-4)
+
+
+def test_the_unconditional_branch_never_sees_a_control_and_the_other_does_in_its_window_only(tiny_pipe):
+    calls = []
+
+    def note(module, args, kwargs):
+        calls.append((len(args[0]), bool(args[2].emb.any()), kwargs.get("control")))
+
+    hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(note, with_kwargs=True)
+    tiny_pipe([SOURCE, TARGET], edit=Replace(0.5, 0.0), num_inference_steps=4, stages=("base",), **QUIET)
+    hook.remove()
+    assert [(n, prompt, control is not None) for n, prompt, control in calls] == [
+        (2, True, True), (2, False, False), (2, True, True), (2, False, False), (4, True, False), (4, True, False)]
+
+
+def test_super_resolution_is_not_controlled(tiny_pipe):
+    controls = []
+    hook = tiny_pipe.stages["sr_256"].net.register_forward_pre_hook(lambda m, a, kw: controls.append(kw["control"]), with_kwargs=True)
+    tiny_pipe([SOURCE, TARGET], edit=Replace(), **QUIET)
+    hook.remove()
+    assert controls and set(controls) == {None}

@@ -1,0 +1,178 @@
+"""The U-Net, for both stages, small."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from imagen_mini.attention import Control
+from imagen_mini.text import concatenate
+from imagen_mini.unet import UNet, UNetConfig
+
+BASE = UNetConfig(image_size=16, patch=2, channels=(32, 64), blocks=(1, 2), attention=("cross", "self+cross"), emb_width=32, text_width=24)
+SR = replace(BASE, image_size=32, low_res_size=16, patch=4, skip="sum", skip_scale=0.5 ** 0.5)
+CONFIGS = pytest.mark.parametrize("config", [BASE, SR, replace(BASE, attention=("", "hybrid"))], ids=["base", "sr", "hybrid"])
+
+
+@pytest.fixture
+def text(random_text):
+    return random_text([4, 2], width=24)
+
+
+def inputs_for(config, text):
+    """Everything that a U-Net of this configuration takes, for two pictures."""
+    g = torch.Generator().manual_seed(0)
+    out = {"x_t": torch.randn(2, 3, config.image_size, config.image_size, generator=g), "log_snr": torch.tensor([-1.0, 2.0]), "text": text}
+    if config.low_res_size is not None:
+        out["low_res"] = torch.randn(2, 3, config.low_res_size, config.low_res_size, generator=g)
+        out["aug_level"] = torch.tensor([0.1, 0.4])
+    return out
+
+
+@pytest.fixture
+def net_of(awaken):
+    def net_of(config):
+        torch.manual_seed(0)
+        return awaken(UNet(config))
+    return net_of
+
+
+@CONFIGS
+def test_what_comes_out_has_the_shape_of_what_went_in(config, net_of, text):
+    inputs = inputs_for(config, text)
+    assert net_of(config)(**inputs).shape == inputs["x_t"].shape
+
+
+def test_an_untrained_network_predicts_zero(text):
+    assert not UNet(BASE)(**inputs_for(BASE, text)).any()
+
+
+@CONFIGS
+def test_every_parameter_gets_a_gradient(config, net_of, text):
+    net = net_of(config)
+    net(**inputs_for(config, text)).square().sum().backward()
+    without = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()}
+    assert without <= {"pooled_text.score.bias"}       # a softmax does not see what is added to all of its scores
+
+
+@CONFIGS
+def test_the_output_depends_on_everything_that_goes_in(config, net_of, text, random_text):
+    net, inputs = net_of(config), inputs_for(config, text)
+    before = net(**inputs)
+    for name, value in inputs.items():
+        other = random_text([4, 2], width=24, seed=9) if name == "text" else value + 0.3
+        assert (net(**inputs | {name: other}) - before).abs().max() > 1e-4, name
+
+
+@CONFIGS
+def test_a_picture_depends_on_nothing_else_in_the_batch(config, net_of, text):
+    net, inputs = net_of(config), inputs_for(config, text)
+    together = net(**inputs)
+    for i in range(2):
+        alone = net(**{name: value[i:i + 1] for name, value in inputs.items()})
+        assert torch.allclose(alone[0], together[i], rtol=0, atol=1e-4)
+
+
+@CONFIGS
+def test_padding_of_the_text_does_not_change_the_output(config, net_of, text, random_text):
+    net, inputs = net_of(config), inputs_for(config, text)
+    padded = concatenate([text, random_text([11], width=24)])[:2]
+    assert padded.emb.shape[1] == 11
+    assert torch.allclose(net(**inputs | {"text": padded}), net(**inputs), rtol=0, atol=1e-4)
+
+
+@CONFIGS
+def test_attention_sites_have_unique_names_and_say_where_they_stand(config, net_of):
+    sites = net_of(config).sites
+    kinds = [k for kind in config.attention for k in kind.split("+") if k]
+    assert len(sites) == len({s.name for s in sites}) == 2 * len(kinds) + len(config.attention[-1].split("+"))
+    for site in sites:
+        assert site.name.startswith(site.place) and site.name.endswith(site.kind)
+        assert site.size == config.grids[-1 if site.place == "mid" else int(site.name[len(site.place)])]
+
+
+def test_a_control_reaches_every_site_once_in_the_order_of_the_sites(net_of, text):
+    class Note(Control):
+        def __init__(self):
+            self.met = []
+
+        def qkv(self, site, q, k, v):
+            assert q.shape[2] == site.size ** 2
+            self.met.append(site.name)
+            return q, k, v
+
+    net, note = net_of(BASE), Note()
+    net(**inputs_for(BASE, text), control=note)
+    assert sorted(note.met) == sorted(s.name for s in net.sites)
+
+
+def test_the_pooled_text_can_be_left_out_for_single_pictures(net_of, text, random_text):
+    config = replace(BASE, attention=("", ""))         # so that the text comes in by its pooled vector alone
+    net, inputs, other = net_of(config), inputs_for(config, text), random_text([4, 2], width=24, seed=9)
+    outs = [net(**inputs | {"text": t}, use_pooled=torch.tensor([1.0, 0.0])) for t in (text, other)]
+    assert (outs[0][0] - outs[1][0]).abs().max() > 1e-4
+    assert torch.equal(outs[0][1], outs[1][1])
+    assert torch.equal(net(**inputs, use_pooled=torch.ones(2)), net(**inputs))
+
+
+@pytest.mark.parametrize("skip", ["concat", "sum"])
+def test_both_kinds_of_skip_connection_carry_the_down_blocks_output(skip, net_of, text):
+    config = replace(BASE, skip=skip)
+    net, inputs = net_of(config), inputs_for(config, text)
+    seen = {}
+    net.down[0].register_forward_hook(lambda m, i, out: seen.update(down=out))
+    net.up[0].register_forward_hook(lambda m, i, out: seen.update(up=i[0]))
+    net.upsample[1].register_forward_hook(lambda m, i, out: seen.update(below=out))
+    net(**inputs)
+    down, below = seen["down"], seen["below"]
+    expected = torch.cat([below, down], 1) if skip == "concat" else (below + down) / 2 ** 0.5
+    assert torch.allclose(seen["up"], expected)
+
+
+# ---------------------------------------------------------------- errors
+
+@pytest.mark.parametrize("change, message", [
+    ({"blocks": (1,)}, "one value a level; got 2, 1 and 2"),
+    ({"image_size": 18}, "image_size 18 is no multiple of 4"),
+    ({"channels": (32, 48)}, r"channels \[48\].*head_width 32"),
+    ({"attention": ("", "self+crossed")}, "'crossed'"),
+    ({"skip": "add"}, "'add'; expected 'concat' or 'sum'"),
+])
+def test_a_configuration_that_cannot_be_built_is_an_error_that_names_the_value(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(BASE, **change)
+
+
+@pytest.mark.parametrize("change", [{"patch": 0}, {"head_width": 0}, {"channels": (), "blocks": (), "attention": ()}, {"emb_width": -1},
+                                    {"image_size": 0}, {"blocks": (1, 0)}, {"text_width": 0}, {"low_res_size": 0}, {"mid_blocks": -1}])
+def test_a_size_that_is_no_positive_number_is_a_value_error(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        replace(BASE, **change)
+
+
+def test_a_picture_of_another_size_is_an_error(text):
+    with pytest.raises(ValueError, match=r"\[b, 3, 16, 16\]; got \[2, 3, 8, 8\]"):
+        UNet(BASE)(torch.zeros(2, 3, 8, 8), torch.zeros(2), text)
+
+
+@pytest.mark.parametrize("lengths, width", [([4, 2], 32), ([4], 24)])
+def test_text_of_another_width_or_number_is_an_error(lengths, width, random_text):
+    with pytest.raises(ValueError, match="expected text for 2 pictures of width 24"):
+        UNet(BASE)(**inputs_for(BASE, random_text(lengths, width)))
+
+
+@pytest.mark.parametrize("config", [BASE, SR], ids=["base", "sr"])
+@pytest.mark.parametrize("given", [("low_res",), ("aug_level",), (), ("low_res", "aug_level")])
+def test_low_res_and_aug_level_belong_together_and_to_super_resolution_only(config, given, text):
+    inputs = {k: v for k, v in inputs_for(SR, text).items() if k in given} | {
+        k: v for k, v in inputs_for(config, text).items() if k in ("x_t", "log_snr", "text")}
+    if len(given) == (0 if config is BASE else 2):
+        UNet(config)(**inputs)
+    else:
+        with pytest.raises(ValueError, match="belong together"):
+            UNet(config)(**inputs)
+
+
+def test_a_low_resolution_picture_of_another_size_is_an_error(text):
+    with pytest.raises(ValueError, match=r"enlarges pictures \[b, 3, 16, 16\]; got \[2, 3, 8, 8\]"):
+        UNet(SR)(**inputs_for(SR, text) | {"low_res": torch.zeros(2, 3, 8, 8)})
