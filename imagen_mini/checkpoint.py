@@ -68,20 +68,20 @@ def checkpoints(run: Path) -> list[Path]:
 def problems(checkpoint: Path) -> list[str]:
     """What is wrong with a checkpoint; empty if every file is there, of the right size and checksum."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        return [f"{checkpoint / MANIFEST}: {error}"]
+        manifest = {name: (of["size"], of["sha256"]) for name, of in json.loads((checkpoint / MANIFEST).read_text()).items()}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        return [f"{checkpoint / MANIFEST} cannot be read: {error!r}"]
     found = []
     for name in ("weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"):
         if name not in manifest:
             found.append(f"{name} is not in the manifest")
-    for name, expected in manifest.items():
+    for name, (size, checksum) in manifest.items():
         file = checkpoint / name
         if not file.is_file():
             found.append(f"{name} is missing")
-        elif file.stat().st_size != expected["size"]:
-            found.append(f"{name} has {file.stat().st_size} bytes, expected {expected['size']}")
-        elif _sha256(file) != expected["sha256"]:
+        elif file.stat().st_size != size:
+            found.append(f"{name} has {file.stat().st_size} bytes, expected {size}")
+        elif _sha256(file) != checksum:
             found.append(f"{name} has the right size and the wrong checksum")
     return found
 
@@ -113,3 +113,5 @@ def restore_optimizers(optimizers: dict[str, torch.optim.Optimizer], tensors: di
             if of == which:
                 state.setdefault(int(number), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for p, slots in optimizer.state.items():       # laid out in memory as their parameter: fused kernels take that for granted
+            slots.update({name: torch.empty_like(p).copy_(v) for name, v in slots.items() if v.shape == p.shape})

@@ -62,16 +62,15 @@ def make_denoiser(network: Network, text: Text, log_snr_of: Callable[[Tensor], T
     attention control of the conditional branch at time t, or None; the unconditional branch is never controlled.
     Guidance is linear in the prediction and eps, x_0 and v are affine in each other, so it may be applied to any of them.
     """
-    null, both = text.null(), None
+    null = text.null()
+    both = concatenate([text, null])
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        nonlocal both
         log_snr = log_snr_of(t).expand(len(x_t))
         control = control_at(float(t)) if control_at is not None else None
         if guidance_scale == 1:
             out = network(x_t, log_snr, text, control)
         elif control is None:                          # one call on a doubled batch
-            both = concatenate([text, null]) if both is None else both
             cond, uncond = network(x_t.repeat(2, 1, 1, 1), log_snr.repeat(2), both, None).chunk(2)
             out = classifier_free_guidance(cond, uncond, guidance_scale)
         else:

@@ -93,7 +93,7 @@ class Injection:
     matrices: Tensor                                   # [targets, source tokens, target tokens]
 
     def control_at(self, t: float) -> Control | None:
-        done = 1 - t                                   # share of the steps, as times are evenly spaced
+        done = 1 - t + 1e-6                            # share of the steps, as times are evenly spaced; t is rounded
         cross = self.edit.cross_steps[0] <= done < self.edit.cross_steps[1]
         own = self.edit.self_steps[0] <= done < self.edit.self_steps[1]
         return InjectMaps(self.matrices, cross, own, self.edit.self_size) if cross or own else None

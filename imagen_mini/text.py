@@ -31,7 +31,8 @@ class Text:
         return Text(self.emb[rows], self.mask[rows])
 
     def to(self, *args, **kwargs) -> Text:
-        return Text(self.emb.to(*args, **kwargs), self.mask.to(device=self.emb.to(*args, **kwargs).device))
+        emb = self.emb.to(*args, **kwargs)
+        return Text(emb, self.mask.to(emb.device))
 
     def null(self) -> Text:
         """The unconditional text: embeddings zeroed (Imagen, Section 4.1: conditioning is dropped by zeroing)."""

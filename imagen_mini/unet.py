@@ -165,8 +165,9 @@ class UNet(nn.Module):
         if len(text) != len(x_t) or text.emb.shape[-1] != c.text_width:
             raise ValueError(f"expected text for {len(x_t)} pictures of width {c.text_width}; got {list(text.emb.shape)}. "
                              "Another text encoder needs a U-Net trained with it")
-        if (low_res is None or aug_level is None) != (c.low_res_size is None) or (low_res is None) != (aug_level is None):
-            raise ValueError("low_res and aug_level belong together, and to a super-resolution U-Net only; this one has "
-                             f"low_res_size={c.low_res_size}")
+        enlarges = c.low_res_size is not None
+        if (low_res is not None) != enlarges or (aug_level is not None) != enlarges:
+            raise ValueError(f"this U-Net has low_res_size={c.low_res_size}: low_res and aug_level are "
+                             f"{'both needed' if enlarges else 'for super-resolution only'}")
         if low_res is not None and low_res.shape[1:] != (3, c.low_res_size, c.low_res_size):
             raise ValueError(f"this U-Net enlarges pictures [b, 3, {c.low_res_size}, {c.low_res_size}]; got {list(low_res.shape)}")

@@ -2,7 +2,8 @@
 
     python -m sample.evaluate --out report.json
 
-Prompts and seeds are fixed and none occurs in training. Writes the JSON report, a picture of successes and failures beside it
+Prompts and seeds are fixed and none occurs in training. Alignment is judged on the last stage's pictures, edits on the base stage's, where
+Prompt-to-Prompt acts. Writes the JSON report, a picture of successes and failures beside it
 (report.png), and prints the table.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,7 +39,7 @@ def gallery(results: list[Result], per_category: int = 2):
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("report.json"), help="the report; its picture is written beside it")
-    parser.add_argument("--n", type=int, default=50, help="captions per category (default: 50)")
+    parser.add_argument("--n", type=int, default=30, help="captions per category (default: 30)")
     parser.add_argument("--edits", type=int, default=50, help="word swaps per kind (default: 50); 0 leaves them out")
     parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")
     parser.add_argument("--categories", nargs="*", choices=(*CATEGORIES, *HELD_OUT_CATEGORIES), help="only these (default: all)")
@@ -48,9 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.perf_counter()
     pipe, options = load_pipeline(args), sampling_options(args)
 
-    def draw(prompts: list[str], seeds, edit=None) -> torch.Tensor:
-        stages = pipe(prompts, seed=seeds, edit=edit, progress=False, output_type="pt", **options).stages
+    def draw(prompts: list[str], seeds, **more) -> torch.Tensor:
+        stages = pipe(prompts, seed=seeds, progress=False, output_type="pt", **options | more).stages
         return stages[list(stages)[-1]]
+
+    def draw_pair(prompts: list[str], seed: int, edit) -> torch.Tensor:
+        return draw(prompts, seed, edit=edit, stages=("base",))
 
     prompts = benchmark(args.n, args.seed, args.categories)
     results = list(tqdm(evaluate(draw, prompts, args.batch), total=len(prompts), desc="text alignment"))
@@ -62,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     for attribute in ("color", "shape") if args.edits else ():
         for method, edit in (("prompt-to-prompt", Replace()), ("same seed, new prompt", None)):
             todo = swaps(attribute, args.edits, args.seed)
-            scores = [s for _, _, s in tqdm(evaluate_edits(lambda p, seed: draw(p, seed, edit), todo), total=len(todo), desc=f"{attribute} swap, {method}")]
+            scores = [s for _, _, s in tqdm(evaluate_edits(partial(draw_pair, edit=edit), todo), total=len(todo), desc=f"{attribute} swap, {method}")]
             row = report["edits"][f"{attribute} swap, {method}"] = edit_table(scores)
             print(f"{attribute} swap, {method:22} of {row['source_right']} right sources: success {row['success']:.1%}, layout kept {row['kept']:.1%}, "
                   f"both {row['good']:.1%} ({row['good_low']:.1%} - {row['good_high']:.1%})")

@@ -1,0 +1,341 @@
+"""The training loop, its optimizers and checkpoints, on a tiny network."""
+
+import dataclasses
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+import imagen_mini.training
+from imagen_mini.cascade import Stage, load_stage
+from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
+from imagen_mini.config import PRESETS, StageConfig, TrainConfig, from_dict, override, to_dict
+from imagen_mini.optimizers import make_optimizers, orthogonalize
+from imagen_mini.scenes.captions import read
+from imagen_mini.scenes.parse import parse
+from imagen_mini.training import EMA, learning_rate, scene_batch, step_randomness, train
+from train.train import main
+
+CONFIG = TrainConfig(steps=6, batch_size=4, warmup=2, learning_rate=1e-2, precision="fp32", optimizer="adamw", ema_half_life=3)
+
+
+class Run:
+    """A stage with its optimizers and average, as the training script sets them up."""
+
+    def __init__(self, config, stage="base"):
+        torch.manual_seed(config.seed)
+        self.config, self.stage = config, Stage(PRESETS["tiny"][stage])
+        self.optimizers = make_optimizers(self.stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
+        self.ema = EMA(self.stage.net, config.ema_half_life)
+
+    def train(self, encoder, start=0):
+        return train(self.stage, encoder, self.config, self.optimizers, self.ema, start)
+
+    def tensors(self):
+        return {"weights": self.stage.net.state_dict(), "ema": self.ema.weights, "optimizer": optimizer_tensors(self.optimizers)}
+
+
+def same(a, b):
+    return set(a) == set(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# ---------------------------------------------------------------- what a step is a function of
+
+def test_the_learning_rate_warms_up_stays_and_cools_down_to_nearly_zero():
+    config = TrainConfig(steps=100, warmup=10, cooldown=0.2, learning_rate=2.0)
+    rates = [learning_rate(config, step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert rates[10:81] == [2.0] * 71
+    assert rates[80:] == pytest.approx([2.0 * (20 - i) / 20 for i in range(20)])
+    assert learning_rate(config, 100) == 0 == learning_rate(config, 150)
+
+
+def test_the_loop_sets_the_learning_rate_of_the_step(encoder):
+    run = Run(CONFIG)
+    for state in run.train(encoder):
+        expected = learning_rate(CONFIG, state.step - 1)
+        assert state.learning_rate == expected
+        assert {g["lr"] for o in run.optimizers.values() for g in o.param_groups} == {expected}
+
+
+def test_the_batch_and_the_noise_of_a_step_depend_on_seed_and_step_alone():
+    stage = Run(CONFIG, "sr_256").stage
+    for i, (config, step) in enumerate([(CONFIG, 2), (CONFIG, 3), (replace(CONFIG, seed=1), 2)]):
+        x_0, low_res, captions = scene_batch(stage, config, step, "cpu")
+        noise = step_randomness(stage, config, step, x_0.shape, low_res.shape, torch.device("cpu"))
+        torch.manual_seed(i)
+        again = scene_batch(stage, config, step, "cpu"), step_randomness(stage, config, step, x_0.shape, low_res.shape, torch.device("cpu"))
+        assert captions == again[0][2] and torch.equal(x_0, again[0][0]) and torch.equal(low_res, again[0][1]) and same(noise, again[1])
+        if i:
+            assert captions != first[0] and all(not torch.equal(noise[k], first[1][k]) for k in ("t", "eps", "low_res_noise", "aug_level"))
+        else:
+            first = captions, noise
+
+
+def test_times_are_stratified_and_text_is_dropped_as_often_as_asked():
+    stage, config = Run(CONFIG).stage, TrainConfig(drop_text=0.1, drop_pooled=0.3)
+    draws = [step_randomness(stage, config, step, torch.Size((64, 1)), None, torch.device("cpu")) for step in range(100)]
+    assert all((d["t"] * 64).long().sort().values.tolist() == list(range(64)) for d in draws)
+    assert torch.cat([d["drop"] for d in draws]).float().mean().item() == pytest.approx(0.1, abs=0.015)
+    assert torch.cat([1 - d["use_pooled"] for d in draws]).mean().item() == pytest.approx(0.3, abs=0.025)
+
+
+def test_pictures_and_low_resolution_pictures_of_a_batch_show_the_captions_scenes():
+    x_0, low_res, captions = scene_batch(Stage(PRESETS["tiny"]["sr_256"]), CONFIG, 0, "cpu")
+    for large, small, caption in zip(parse(x_0), parse(low_res), captions):
+        assert read(caption).fits(large.scene) and large.scene.without_texture() == small.scene
+
+
+# ---------------------------------------------------------------- the loop
+
+@pytest.mark.parametrize("optimizer, stage", [("adamw", "base"), ("muon", "base"), ("muon", "sr_256")])
+def test_stopping_and_resuming_from_a_checkpoint_changes_no_bit(encoder, tmp_path, optimizer, stage):
+    config = replace(CONFIG, optimizer=optimizer, steps=4)
+    through = Run(config, stage)
+    for state in through.train(encoder):
+        if state.step == 2:
+            save_checkpoint(tmp_path, 2, through.tensors(), {"step": 2})
+    tensors, saved, _ = load_checkpoint(tmp_path)
+    resumed = Run(replace(config, seed=9), stage)      # other initial weights, to be overwritten
+    resumed.config = config
+    resumed.stage.net.load_state_dict(tensors["weights"])
+    resumed.ema.weights = tensors["ema"]
+    restore_optimizers(resumed.optimizers, tensors["optimizer"])
+    assert [state.step for state in resumed.train(encoder, saved["step"])] == [3, 4]
+    for name, expected in through.tensors().items():
+        assert same(resumed.tensors()[name], expected), name
+    assert not same(tensors["weights"], resumed.stage.net.state_dict())
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(encoder, awaken, accumulate):
+    def gradients(parts):
+        run = Run(replace(CONFIG, accumulate=parts, clip=1e9))
+        awaken(run.stage)
+        state = next(run.train(encoder))
+        return state, {name: p.grad for name, p in run.stage.named_parameters()}
+
+    (whole, expected), (parts, got) = gradients(1), gradients(accumulate)
+    assert parts.loss.item() == pytest.approx(whole.loss.item(), rel=1e-5)
+    assert parts.gradient_norm.item() == pytest.approx(whole.gradient_norm.item(), rel=1e-4)
+    scale = max(g.abs().max() for g in expected.values())
+    assert all(torch.allclose(got[name], expected[name], rtol=1e-3, atol=1e-5 * scale.item()) for name in expected)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_loss_falls_when_one_batch_is_seen_again_and_again(encoder, monkeypatch, optimizer):
+    batch = scene_batch(Stage(PRESETS["tiny"]["base"]), CONFIG, 0, "cpu")
+    monkeypatch.setattr(imagen_mini.training, "scene_batch", lambda *_: batch)
+    losses = [s.loss.item() for s in Run(replace(CONFIG, steps=60, learning_rate=4e-3, optimizer=optimizer)).train(encoder)]
+    assert sum(losses[-10:]) < 0.4 * sum(losses[:10]), losses
+
+
+def test_a_loss_that_is_not_finite_is_an_error_and_leaves_the_weights_as_they_were(encoder, monkeypatch):
+    run = Run(CONFIG)
+    steps = run.train(encoder)
+    next(steps)
+    before = {part: {k: v.clone() for k, v in tensors.items()} for part, tensors in run.tensors().items()}
+    render = imagen_mini.training.render
+    monkeypatch.setattr(imagen_mini.training, "render", lambda *args: render(*args) * float("nan"))
+    with pytest.raises(FloatingPointError, match="step 1 of stage base: loss nan.*weights were left as they were"):
+        next(steps)
+    assert all(same(before[part], tensors) for part, tensors in run.tensors().items())
+
+
+def test_the_gradient_is_clipped_to_its_norm_and_the_norm_before_is_reported(encoder, awaken):
+    run = Run(replace(CONFIG, clip=0.01))
+    awaken(run.stage)
+    state = next(run.train(encoder))
+    norm = torch.stack([p.grad.norm() for p in run.stage.parameters()]).norm()
+    assert norm.item() == pytest.approx(0.01, rel=1e-3) and state.gradient_norm > 0.02
+
+
+def test_the_average_lies_between_the_weights_it_has_seen_and_follows_them():
+    net = torch.nn.Linear(1, 1, bias=False)
+    net.weight.data.fill_(0.0)
+    ema = EMA(net, half_life=4)
+    net.weight.data.fill_(1.0)
+    for step in range(100, 104):                       # late in a run its memory is the half-life
+        ema.update(step)
+    assert ema.weights["weight"].item() == pytest.approx(0.5)
+    early = EMA(net, half_life=1000)
+    net.weight.data.fill_(2.0)
+    early.update(1)                                    # early it is short, and forgets the initial weights
+    assert early.weights["weight"].item() == pytest.approx(1.5)
+    assert net.weight.item() == 2
+
+
+# ---------------------------------------------------------------- optimizers
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 40), (40, 8), (1, 9)])
+def test_orthogonalize_pushes_every_singular_value_to_about_one(shape):
+    torch.manual_seed(0)
+    u, s, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    matrix = u @ torch.diag(torch.linspace(1, 0.05, len(s))) @ v
+    for scale in (1e-3, 1.0, 1e3):
+        values = torch.linalg.svdvals(orthogonalize(matrix * scale))
+        assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_orthogonalize_keeps_the_singular_vectors():
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(6, 6))
+    rotated = u.T @ orthogonalize(u @ torch.diag(torch.linspace(1, 0.3, 6)) @ v) @ v.T
+    assert (rotated - torch.diag(rotated.diag())).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_every_parameter_has_exactly_one_optimizer_and_only_kernels_decay(name):
+    net = Stage(PRESETS["tiny"]["sr_256"]).net
+    groups = [g for o in make_optimizers(net, name, 1e-3, (0.9, 0.99), 0.01).values() for g in o.param_groups]
+    given = [id(p) for g in groups for p in g["params"]]
+    assert sorted(given) == sorted(id(p) for p in net.parameters())
+    assert all(p.ndim >= 2 for g in groups if g["weight_decay"] for p in g["params"])
+
+
+def test_an_unknown_optimizer_is_an_error():
+    with pytest.raises(ValueError, match="'sgd'; expected 'adamw' or 'muon'"):
+        make_optimizers(Stage(PRESETS["tiny"]["base"]).net, "sgd", 1e-3, (0.9, 0.99), 0.01)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+def save_some(run, steps):
+    for step in steps:
+        tensors = {name: {"x": torch.full((50,), float(step))} for name in ("weights", "ema", "optimizer")}
+        save_checkpoint(run, step, tensors, {"step": step})
+
+
+def test_the_newest_checkpoint_is_loaded_and_older_ones_are_removed_but_the_last_two(tmp_path):
+    save_some(tmp_path, (1, 2, 10))
+    tensors, state, notes = load_checkpoint(tmp_path)
+    assert state == {"step": 10} and tensors["ema"]["x"][0] == 10 and notes == []
+    assert [c.name for c in checkpoints(tmp_path)] == ["step_00000002", "step_00000010"]
+    assert len(list(tmp_path.iterdir())) == 2          # nothing is left lying aside
+
+
+def flip(data):
+    return data[:-20] + bytes([data[-20] ^ 1]) + data[-19:]
+
+
+@pytest.mark.parametrize("file, damage, message", [
+    ("weights.safetensors", lambda data: data[:-7], "weights.safetensors has .* bytes, expected"),
+    ("ema.safetensors", flip, "ema.safetensors has the right size and the wrong checksum"),
+    ("optimizer.safetensors", None, "optimizer.safetensors is missing"),
+    ("state.json", lambda data: b"", "state.json has 0 bytes"),
+    ("manifest.json", None, "manifest.json"),
+    ("manifest.json", lambda data: data[:30], "manifest.json"),
+    ("manifest.json", lambda data: b"{}", "weights.safetensors is not in the manifest"),
+    ("manifest.json", lambda data: b"[]", "manifest"),
+], ids=["truncated", "flipped bit", "missing", "emptied", "no manifest", "cut manifest", "empty manifest", "other manifest"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_note(tmp_path, file, damage, message):
+    save_some(tmp_path, (1, 2))
+    path = tmp_path / "step_00000002" / file
+    path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
+    _, state, notes = load_checkpoint(tmp_path)
+    assert state == {"step": 1} and len(notes) == 1
+    assert re.search(f"passed over step_00000002: .*{message}", notes[0])
+
+
+def test_without_a_usable_checkpoint_there_is_an_error_with_the_reasons(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no usable checkpoint"):
+        load_checkpoint(tmp_path / "nothing")
+    save_some(tmp_path, (1,))
+    (tmp_path / "step_00000001" / "ema.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="no usable checkpoint.*\n.*ema.safetensors is missing"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_that_could_not_be_written_leaves_the_older_ones(tmp_path):
+    save_some(tmp_path, (1,))
+    with pytest.raises(TypeError):
+        save_checkpoint(tmp_path, 2, {"weights": {"x": torch.zeros(2)}}, {"step": object()})
+    assert [p.name for p in tmp_path.iterdir()] == ["step_00000001"]
+    assert load_checkpoint(tmp_path)[1] == {"step": 1}
+
+
+# ---------------------------------------------------------------- configuration
+
+def test_overrides_set_fields_by_name_also_nested_ones():
+    config = override(PRESETS["tiny"]["base"], ["unet.channels=[48,96]", "unet.head_width=16", "guidance_scale=5", "prediction=v"])
+    assert config.unet.channels == (48, 96) and config.guidance_scale == 5.0 and config.prediction == "v"
+    assert replace(config, unet=PRESETS["tiny"]["base"].unet, guidance_scale=3.0, prediction="x_0") == PRESETS["tiny"]["base"]
+
+
+@pytest.mark.parametrize("config, assignment, message", [
+    (TrainConfig(), "stepz=3", "unknown setting 'stepz'; TrainConfig has steps,"),
+    (TrainConfig(), "steps=many", "TrainConfig.steps: expected int; got 'many'"),
+    (TrainConfig(), "steps=2.5", "TrainConfig.steps: expected int; got 2.5"),
+    (TrainConfig(), "steps=true", "TrainConfig.steps: expected int; got True"),
+    (TrainConfig(), "betas=0.9", "TrainConfig.betas: expected a list"),
+    (TrainConfig(), "steps", "'steps' is no override; expected key=value"),
+    (TrainConfig(), "optimizer=sgd", "optimizer 'sgd'; expected one of muon, adamw"),
+    (TrainConfig(), "accumulate=3", "batch_size 64 cannot be split into accumulate=3"),
+    (TrainConfig(), "accumulate=0", "accumulate"),
+    (StageConfig(), "unet.depth=3", "unknown setting 'unet.depth'; unet has image_size,"),
+    (StageConfig(), "net.depth=3", "StageConfig has no group 'net'"),
+    (StageConfig(), "unet.channels=[48,\"a\"]", "UNetConfig.channels: expected int; got 'a'"),
+    (StageConfig(), "unet=3", "UNetConfig: expected an object"),
+])
+def test_overrides_refuse_unknown_names_and_wrong_types(config, assignment, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        override(config, [assignment])
+
+
+def test_a_training_configuration_survives_json():
+    config = dataclasses.replace(TrainConfig(), steps=7, betas=(0.5, 0.6))
+    assert from_dict(TrainConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+# ---------------------------------------------------------------- the script
+
+def arguments(run, encoder_folder, *more, steps=3):
+    overrides = [m for m in more if "=" in m]
+    return ["--stage", "base", "--preset", "tiny", "--output-dir", str(run), "--text-encoder", str(encoder_folder), "--device", "cpu",
+            *(m for m in more if m not in overrides), f"steps={steps}", "batch_size=4", "warmup=1", "sample_every=0", "save_every=1", "log_every=1", "precision=fp32", *overrides]
+
+
+def test_the_script_trains_stops_at_its_time_limit_and_resumes_as_if_it_had_not_stopped(tmp_path, encoder_folder, capsys):
+    stopped, through = tmp_path / "a run with spaces, ü", tmp_path / "through"
+    main(arguments(stopped, encoder_folder, "--time-limit", "0"))
+    assert "time limit reached at step 1" in capsys.readouterr().out
+    main(["--stage", "base", "--output-dir", str(stopped), "--text-encoder", str(encoder_folder), "--device", "cpu", "--resume"])
+    main(arguments(through, encoder_folder))
+    (a, state, _), (b, _, _) = load_checkpoint(stopped), load_checkpoint(through)
+    assert state["step"] == 3 and all(same(a[name], b[name]) for name in a)
+    lines = [json.loads(line) for line in (stopped / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3] and all(line["loss"] > 0 for line in lines)
+    stage = load_stage(stopped / "stage")
+    assert same(stage.net.state_dict(), a["ema"]) and stage.config == PRESETS["tiny"]["base"]
+
+
+def test_the_script_resumes_from_the_checkpoint_before_a_damaged_one_and_says_so(tmp_path, encoder_folder, capsys):
+    main(arguments(tmp_path, encoder_folder))
+    whole = {name: value.clone() for name, value in load_checkpoint(tmp_path)[0]["weights"].items()}     # apart from the file
+    file = checkpoints(tmp_path)[-1] / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    main(arguments(tmp_path, encoder_folder, "--resume"))
+    assert "passed over step_00000003: weights.safetensors" in capsys.readouterr().out
+    again = load_checkpoint(tmp_path)[0]["weights"]
+    print([(k, (again[k]-whole[k]).abs().max()) for k in again if not torch.equal(again[k], whole[k])])
+    assert same(load_checkpoint(tmp_path)[0]["weights"], whole)
+
+
+def test_the_script_does_not_overwrite_a_run(tmp_path, encoder_folder):
+    main(arguments(tmp_path, encoder_folder, steps=1))
+    with pytest.raises(SystemExit, match="already holds a run: pass --resume"):
+        main(arguments(tmp_path, encoder_folder))
+
+
+def test_the_script_can_start_from_the_weights_of_a_stage(tmp_path, encoder_folder):
+    main(arguments(tmp_path / "first", encoder_folder, steps=2))
+    main(arguments(tmp_path / "second", encoder_folder, "--init-from", str(tmp_path / "first" / "stage"), "learning_rate=0.0", steps=1))
+    first, second = (load_stage(tmp_path / name / "stage").net.state_dict() for name in ("first", "second"))
+    assert same(first, second)
+
+
+def test_the_script_draws_a_sample_grid(tmp_path, encoder_folder):
+    main(arguments(tmp_path, encoder_folder, "sample_every=1", steps=1))
+    assert list(tmp_path.rglob("*.png"))
