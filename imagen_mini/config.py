@@ -63,6 +63,9 @@ class TrainConfig:
         object.__setattr__(self, "betas", tuple(self.betas))
         _one_of("optimizer", self.optimizer, ("muon", "adamw"))
         _one_of("precision", self.precision, ("auto", "bf16", "fp32"))
+        for name in ("steps", "batch_size", "accumulate", "ema_half_life", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} cannot be split into accumulate={self.accumulate} equal parts")
 

@@ -66,6 +66,15 @@ def _held_out_relation(d: Description) -> bool:
     return bool(pairs & HELD_OUT_RELATIONS)
 
 
+def _conflicting(rng: random.Random) -> Description:
+    """A large thing above a small one: against the training set's one regularity, and against nothing else."""
+    while True:
+        a, b = _two(rng, "color")
+        d = Description((Thing(a.shape, a.color, "large"), Thing(b.shape, b.color, "small")), "above")
+        if not _held_out_relation(d):
+            return d
+
+
 def _pick(rng: random.Random, pairs: frozenset) -> tuple:
     return rng.choice(sorted(pairs))
 
@@ -86,7 +95,7 @@ HELD_OUT_CATEGORIES: dict[str, Callable[[random.Random], Description]] = {
     "held-out relation": lambda r: Description((Thing((p := _pick(r, HELD_OUT_RELATIONS))[0], "orange"), Thing(p[2], "pink")), p[1]),
     "held-out count": lambda r: Description((_thing(r, "color"),) * HELD_OUT_COUNT),
     "held-out phrase": _related,
-    "conflicting": lambda r: Description(tuple(Thing(t.shape, t.color, size) for t, size in zip(_two(r, "color"), ("large", "small"))), "above"),
+    "conflicting": _conflicting,
 }
 
 

@@ -126,7 +126,7 @@ class ImagenPipeline(nn.Module):
         others are its targets, all from one seed.
         """
         prompts = check_prompts(prompts)
-        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        seeds = [int(s) for s in seed] if isinstance(seed, (list, tuple, range)) else [int(seed)] * len(prompts)
         if len(seeds) != len(prompts):
             raise ValueError(f"got {len(seeds)} seeds for {len(prompts)} prompts; give one for each, or a single number")
         if edit is not None and len(set(seeds)) > 1:

@@ -30,7 +30,7 @@ def replaced_words(source: Tokens, target: Tokens) -> list[int]:
     """Numbers of the words in which two prompts of equally many words differ (capitals aside)."""
     if len(source.words) != len(target.words):
         raise ValueError(f"Replace swaps words one for one, but {' '.join(source.words)!r} has {len(source.words)} words and "
-                         f"{' '.join(target.words)!r} has {len(target.words)}; use Refine for prompts of different length")
+                         f"{' '.join(target.words)!r} has {len(target.words)} words. It cannot add or remove words")
     changed = [i for i, (a, b) in enumerate(zip(source.words, target.words)) if a.lower() != b.lower()]
     if not changed:
         raise ValueError(f"nothing to replace: both prompts read {' '.join(source.words)!r}")

@@ -11,14 +11,11 @@ from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text import Text, TextEncoder
 from imagen_mini.weights import WEIGHTS
 
-SHIPPED = WEIGHTS / "text_encoder"
-
 
 @pytest.fixture(scope="session")
 def encoder_folder() -> Path:
-    """The shipped text encoder; while there is none, the one that was trained last."""
-    trained = sorted(f.parent for f in (Path(__file__).parents[1] / "runs").glob("text_encoder*/model.safetensors"))
-    return SHIPPED if SHIPPED.is_dir() else trained[-1]
+    """The shipped text encoder."""
+    return WEIGHTS / "text_encoder"
 
 
 @pytest.fixture(scope="session")

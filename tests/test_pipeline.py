@@ -70,7 +70,8 @@ def test_super_resolution_sees_the_base_picture_augmented_by_the_one_augment_at_
 
 def test_every_option_changes_the_picture(tiny_pipe):
     plain = tiny_pipe("a red circle", **QUIET).images[0]
-    for option in ({"num_inference_steps": 3}, {"guidance_scale": 9.0}, {"threshold": "none"}, {"aug_level": 0.5}, {"sampler": "ddpm"}, {"seed": 1}):
+    for option in ({"num_inference_steps": 3}, {"guidance_scale": 9.0}, {"threshold": "none"}, {"aug_level": 0.5}, {"sampler": "ddpm"},
+                   {"seed": 1}):
         assert (tiny_pipe("a red circle", **option, **QUIET).images[0] - plain).abs().max() > 1e-3, option
 
 
@@ -104,7 +105,8 @@ def test_an_empty_caption_gives_a_finite_picture(tiny_pipe):
 
 
 def test_the_output_types_show_the_same_picture(tiny_pipe):
-    pt, array, pil = (tiny_pipe(["ring", "star"], stages=("base",), output_type=kind, progress=False).images for kind in ("pt", "np", "pil"))
+    pt, array, pil = (tiny_pipe(["ring", "star"], stages=("base",), output_type=kind, progress=False).images
+                      for kind in ("pt", "np", "pil"))
     assert [len(x) for x in (pt, array, pil)] == [2, 2, 2]
     assert isinstance(pil[0], Image.Image) and pil[0].mode == "RGB" and pt[0].shape == (3, 64, 64)
     assert array[0].shape == (64, 64, 3) and array[0].min() >= 0 and array[0].max() <= 1
@@ -216,7 +218,8 @@ def test_a_folder_that_is_not_there_is_an_error_that_says_what_may_stand_there(t
         ImagenPipeline.from_pretrained(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("missing", ["model_index.json", "text_encoder", "text_encoder/config.json", "sr_256", "base/config.json", "base/model.safetensors"])
+@pytest.mark.parametrize("missing", ["model_index.json", "text_encoder", "text_encoder/config.json", "sr_256", "base/config.json",
+                                     "base/model.safetensors"])
 def test_a_missing_part_is_an_error_that_names_it(copy, missing):
     path = copy / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -70,8 +70,11 @@ def test_what_is_no_text_is_an_error_that_says_so(encoder, prompt, error, messag
         encoder(prompt)
 
 
+ODD = ("a 🔴 circle", "ein grüner Kreis", "赤い円", "a\tred\ncircle", "\x00\x7f", "x" * 500, "<unk> </s>", "é", "🏳️‍🌈")
+
+
 @pytest.mark.filterwarnings("ignore:the prompt has more")
-@pytest.mark.parametrize("prompt", ["a 🔴 circle", "ein grüner Kreis", "赤い円", "a\tred\ncircle", "\x00\x7f", "x" * 500, "<unk> </s>", "é", "🏳️‍🌈"])
+@pytest.mark.parametrize("prompt", ODD)
 def test_no_character_is_unknown(encoder, prompt):
     ids = encoder.tokens(prompt).ids
     unknown = encoder.tokenizer.unk_token_id
@@ -90,7 +93,8 @@ def joined(pieces):
     return raw.decode().replace("▁", "")
 
 
-@pytest.mark.parametrize("prompt", [*PROMPTS, "A Crimson hexagonal circle, above an azure star!", "  two   red  circles ", "ein grüner 🔴 Kreis"])
+@pytest.mark.parametrize("prompt", [*PROMPTS, "A Crimson hexagonal circle, above an azure star!",
+                                    "  two   red  circles ", "ein grüner 🔴 Kreis"])
 def test_the_pieces_of_a_word_join_back_to_the_word(encoder, prompt):
     tokens = encoder.tokens(prompt)
     assert len(tokens.ids) == len(tokens.pieces) == len(tokens.word_ids)
@@ -160,7 +164,6 @@ def test_pre_training_binds_attributes_and_relations_to_their_things(encoder):
 
     torch.manual_seed(0)
     random = TextEncoder(T5EncoderModel(encoder.model.config), encoder.tokenizer)
-    trained, untrained = probe(encoder, captions=1500), probe(random, captions=1500)
+    trained, untrained = probe(encoder, captions=600), probe(random, captions=600)
     print("trained", trained, "random", untrained)
-    for task, margin in (("color", 0.15), ("relation", 0.05)):
-        assert trained[task] > untrained[task] + margin, task
+    assert all(trained[task] > untrained[task] + 0.2 for task in ("color", "relation"))

@@ -169,7 +169,8 @@ def test_low_res_and_aug_level_belong_together_and_to_super_resolution_only(conf
     if len(given) == (0 if config is BASE else 2):
         UNet(config)(**inputs)
     else:
-        with pytest.raises(ValueError, match="belong together"):
+        message = "for super-resolution only" if config is BASE else "both needed"
+        with pytest.raises(ValueError, match=f"low_res and aug_level are {message}"):
             UNet(config)(**inputs)
 
 

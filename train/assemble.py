@@ -20,12 +20,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--base", type=Path, required=True, help="run folder of the base stage, or a stage folder")
     parser.add_argument("--sr", type=Path, help="run folder of the super-resolution stage, or a stage folder")
     parser.add_argument("--text-encoder", type=Path, default=WEIGHTS / "text_encoder", help="the text encoder they were trained with")
+    parser.add_argument("--half", action="store_true", help="store the stages in float16: half the size, rounded to 3 digits")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pipeline")
     args = parser.parse_args(arguments)
     folders = [path / "stage" if (path / "stage").is_dir() else path for path in (args.base, args.sr) if path is not None]
     stages = [load_stage(folder) for folder in folders]
     training = {s.config.name: json.loads((folder / "config.json").read_text())["training"] for s, folder in zip(stages, folders)}
     pipe = ImagenPipeline(TextEncoder.from_pretrained(args.text_encoder), stages)
+    if args.half:
+        pipe.stages.half()
     pipe.save_pretrained(args.out, training)
     for name, how in training.items():
         print(f"{name}: {how.get('step')} steps, {how.get('seconds')} s on {how.get('device')}")

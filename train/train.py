@@ -41,7 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads to compute with (default: torch's choice)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training (see imagen_mini/config.py, TrainConfig) or, "
                         "with 'stage.' before them, of the stage: steps=3000 stage.unet.channels=[48,96,144]")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
