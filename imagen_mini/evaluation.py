@@ -165,11 +165,11 @@ def table(results: list[Result]) -> dict[str, dict]:
     return out
 
 
-def preview(stage: Stage, encoder: TextEncoder, n: int = 4) -> list[Result]:
+def preview(stage: Stage, encoder: TextEncoder, n: int = 4, categories: list[str] | None = None) -> list[Result]:
     """A quick look at one stage: `n` captions of some categories. Super-resolution enlarges true low-resolution pictures."""
     size, low = stage.config.unet.image_size, stage.config.unet.low_res_size
-    chosen = ["one object", "binding", "counting", "positional"] if low is None else ["texture", "two textures"]
-    prompts = benchmark(n, seed=1, categories=chosen)
+    usual = ["one object", "binding", "counting", "positional"] if low is None else ["texture", "two textures"]
+    prompts = benchmark(n, seed=1, categories=categories or usual)
     device = next(stage.parameters()).device
 
     def draw(captions: list[str], seeds: list[int]) -> Tensor:

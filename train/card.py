@@ -39,6 +39,8 @@ def model_card(folder: Path, report: dict, commit: str) -> str:
                     f"{how['device']} | {how['seconds'] / 60:.0f} min |")
     recipes = "\n".join(f"    python -m train.train --stage {name} --preset mini" for name in stages)
     table = "\n".join(rows)
+    legs = json.loads((folder / "text_encoder" / "training.json").read_text()) if (folder / "text_encoder" / "training.json").is_file() else []
+    encoder = ", then ".join(f"{leg['steps']} steps of {leg['batch']} lines in {leg['seconds']} s (rate {leg['learning_rate']:g}, {leg['device']})" for leg in legs)
     return f"""# The shipped cascade: `scenes`
 
 Text to 256 x 256 pixels, on the built-in world: one to four plain shapes on a plain background. It knows nothing else, and it is not for
@@ -52,8 +54,8 @@ anything but learning and testing. Data: `imagen_mini/scenes/`, generated, no pi
 
 {recipes}
 
-with the settings in each stage's `config.json`. The text encoder (`python -m train.text_encoder`) is a T5 of 0.9 million parameters,
-pre-trained on text alone, and frozen.
+with the settings in each stage's `config.json`. The text encoder is a T5 of 0.9 million parameters, pre-trained on text alone
+(`python -m train.text_encoder`, and `--init-from` the run before) and then frozen: {encoder}.
 
 ## Score
 

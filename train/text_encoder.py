@@ -26,6 +26,7 @@ from imagen_mini.scenes.scene import COLORS, SHAPES, training_scene
 from imagen_mini.text import TextEncoder
 
 SENTINELS = 16
+LEGS = "training.json"                                 # beside the encoder: how it was trained, run by run
 
 
 def train_tokenizer(vocab_size: int = 768, lines: int = 20_000) -> PreTrainedTokenizerFast:
@@ -178,6 +179,9 @@ def main(arguments: list[str] | None = None) -> None:
     assert not missing.missing_keys, missing
     trained = TextEncoder(encoder, tokenizer)
     trained.save_pretrained(args.out)
+    legs = json.loads((args.init_from / LEGS).read_text()) if args.init_from and (args.init_from / LEGS).is_file() else []
+    legs.append(log | {"batch": args.batch, "learning_rate": args.lr, "seed": args.seed, "device": f"CPU, {torch.get_num_threads()} threads"})
+    (args.out / LEGS).write_text(json.dumps(legs, indent=1) + "\n")
     print(f"{sum(p.numel() for p in encoder.parameters()):,} parameters, {log}, saved in {args.out}")
     print("probe, trained:", probe(trained))
     torch.manual_seed(args.seed)
