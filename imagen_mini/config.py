@@ -27,12 +27,12 @@ class StageConfig:
     num_inference_steps: int = 40                      # network calls (guided ones count once)
     guidance_scale: float = 3.0                        # w; 1 is off
     threshold: str = "dynamic"                         # none, static or dynamic
-    sampler: str = "ddim"                              # ddim or ddpm
+    sampler: str = "ddim"                              # ddim, ddpm or dpmpp_2m
 
     def __post_init__(self):
         _one_of("prediction", self.prediction, PREDICTIONS)
         _one_of("threshold", self.threshold, THRESHOLDS)
-        _one_of("sampler", self.sampler, tuple(SAMPLERS))
+        _one_of("sampler", self.sampler, SAMPLERS)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 # ---------------------------------------------------------------- presets
 
 _TINY = UNetConfig(image_size=64, patch=8, channels=(32, 32), blocks=(1, 1), attention=("", "self+cross"), emb_width=64)
-_MINI = UNetConfig(image_size=64, patch=2, channels=(64, 128, 192), blocks=(1, 1, 2), attention=("", "cross", "self+cross"))
+_MINI = UNetConfig()
 _MINI_SR = UNetConfig(image_size=256, low_res_size=64, patch=4, channels=(64, 96, 128), blocks=(1, 1, 2),
                       attention=("", "", "self+cross"), skip="sum", skip_scale=0.5 ** 0.5)
 

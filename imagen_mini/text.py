@@ -102,10 +102,13 @@ class TextEncoder(nn.Module):
         float16 is refused: T5's feed-forward overflows in it.
         """
         from transformers import AutoTokenizer, T5EncoderModel
+        from transformers.utils import logging
 
         if dtype == torch.float16:
             raise ValueError(NO_FLOAT16)
         local = Path(path).is_dir()
+        if local:
+            logging.disable_progress_bar()             # nothing to wait for
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
         model = T5EncoderModel.from_pretrained(path, dtype=dtype, local_files_only=local, use_safetensors=True)
         return cls(model, tokenizer, max_length)

@@ -26,8 +26,8 @@ class UNetConfig:
     low_res_size: int | None = None                    # size of the conditioning picture of a super-resolution stage
     patch: int = 2                                     # patch x patch pixels become one position with patch^2 * 3 channels
     channels: tuple[int, ...] = (64, 128, 192)         # per level; each level's grid is half of the one before
-    blocks: tuple[int, ...] = (1, 2, 2)                # residual blocks per level, on the way down and on the way up
-    attention: tuple[str, ...] = ("", "self+cross", "self+cross")  # per level: "", "self", "cross", "self+cross", "hybrid"
+    blocks: tuple[int, ...] = (1, 1, 2)                # residual blocks per level, on the way down and on the way up
+    attention: tuple[str, ...] = ("", "cross", "self+cross")  # per level: "", "self", "cross", "self+cross", "hybrid"
     mid_blocks: int = 1                                # residual blocks in the middle, on the smallest grid
     head_width: int = 32                               # channels per attention head
     emb_width: int = 256                               # width of the summed embedding

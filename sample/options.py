@@ -17,7 +17,7 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="network calls per stage (default: the stage's own)")
     parser.add_argument("--guidance-scale", type=float, help="w of classifier-free guidance; 1 is off (default: the stage's own)")
     parser.add_argument("--threshold", choices=THRESHOLDS, help="how x_0 is kept in range (default: the stage's own)")
-    parser.add_argument("--sampler", choices=tuple(SAMPLERS), help="(default: the stage's own)")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="(default: the stage's own)")
     parser.add_argument("--aug-level", type=float, help="noise added to the low-resolution picture before super-resolution")
     parser.add_argument("--base-only", action="store_true", help="stop after the first stage")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from imagen_mini.randomness import generator, randn
-from imagen_mini.samplers import SAMPLERS, ddim_step, ddpm_step, posterior_variance, sample
-from imagen_mini.schedule import alpha_sigma, cosine_log_snr, uniform_times
+from imagen_mini.samplers import SAMPLERS, ddim_step, ddpm_step, dpmpp_2m_step, posterior_variance, sample
+from imagen_mini.schedule import alpha_sigma, cosine_log_snr, cosine_t, uniform_times
 
 MEAN, STD = 0.3, 0.5
 
@@ -41,6 +41,29 @@ def test_ddim_follows_the_probability_flow_and_its_error_falls_at_first_order():
     assert error[-1] < 0.01
 
 
+@pytest.mark.parametrize("sampler, order", [("ddim", 1), ("dpmpp_2m", 2)])
+def test_the_error_falls_at_the_order_of_the_method_when_log_snr_is_evenly_spaced(sampler, order):
+    x_T = noise64(4, "x_T")
+    steps = torch.tensor([32, 64, 128, 256])
+    start, end = (cosine_log_snr(torch.tensor(t, dtype=torch.float64)) for t in (1.0, 0.0))
+    error = []
+    for n in steps:
+        times = cosine_t(torch.linspace(start, end, int(n) + 1, dtype=torch.float64))
+        *_, last = sample(gaussian_denoiser, x_T, times, cosine_log_snr, sampler)
+        error.append((last.x - gaussian_flow(x_T)).abs().mean())
+    slopes = torch.stack(error).log2().diff()
+    assert ((-order - 0.35 < slopes) & (slopes < -order + 0.35)).all(), (error, slopes)
+
+
+def test_dpmpp_without_a_step_before_or_with_an_unchanged_estimate_is_ddim():
+    x_t, x_0_hat = noise64(2, "x_t"), noise64(2, "x_0")
+    r, t, s = (torch.tensor(v, dtype=torch.float64) for v in (-3.0, -1.0, 0.5))
+    expected = ddim_step(x_t, x_0_hat, t, s)
+    assert torch.equal(dpmpp_2m_step(x_t, x_0_hat, t, s), expected)
+    assert torch.equal(dpmpp_2m_step(x_t, x_0_hat, t, s, (x_0_hat, r)), expected)
+    assert not torch.allclose(dpmpp_2m_step(x_t, x_0_hat, t, s, (x_0_hat + 1, r)), expected)
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_samples_of_a_normal_distribution_have_its_mean_and_deviation(sampler):
     x_T = noise64(1000, "x_T")
@@ -49,7 +72,7 @@ def test_samples_of_a_normal_distribution_have_its_mean_and_deviation(sampler):
     assert out.std().item() == pytest.approx(STD, rel=0.03)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samples_of_a_finite_data_set_are_its_points_each_as_often_as_it_should_be(sampler):
     points = torch.tensor([[-0.8, 0.6, 0.1], [0.7, 0.7, -0.9], [0.0, -0.7, 0.8]], dtype=torch.float64)
 
@@ -93,7 +116,7 @@ def test_a_step_with_the_true_x_0_and_ddim_stays_on_the_forward_process():
     assert torch.allclose(x_s, alpha_s * x_0 + sigma_s * eps, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("sampler", tuple(SAMPLERS))
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_one_step_gives_the_denoiser_s_estimate_from_pure_noise(sampler):
     x_T = noise64(2, "x_T")
     states = list(sample(gaussian_denoiser, x_T, uniform_times(1), cosine_log_snr, sampler, lambda step: noise64(2, step)))
@@ -126,7 +149,7 @@ def test_after_step_changes_what_the_next_step_starts_from():
 
 
 def test_only_ddpm_asks_for_noise_once_a_step():
-    for sampler, expected in (("ddim", []), ("ddpm", [0, 1, 2])):
+    for sampler, expected in (("ddim", []), ("dpmpp_2m", []), ("ddpm", [0, 1, 2])):
         asked = []
         list(sample(lambda x, t: x, torch.zeros(1, 3, 2, 2), uniform_times(3), cosine_log_snr, sampler,
                     lambda step: asked.append(step) or torch.zeros(1, 3, 2, 2)))
