@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from .diffusion import PREDICTIONS
 from .guidance import THRESHOLDS
+from .precision import PRECISIONS
 from .samplers import SAMPLERS
 from .unet import UNetConfig
 
@@ -62,7 +63,7 @@ class TrainConfig:
     def __post_init__(self):
         object.__setattr__(self, "betas", tuple(self.betas))
         _one_of("optimizer", self.optimizer, ("muon", "adamw"))
-        _one_of("precision", self.precision, ("auto", "bf16", "fp32"))
+        _one_of("precision", self.precision, PRECISIONS)
         for name in ("steps", "batch_size", "accumulate", "ema_half_life", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")

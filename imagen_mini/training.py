@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .cascade import Stage
 from .config import TrainConfig
+from .precision import compute_dtype
 from .randomness import generator
 from .scenes.captions import training_caption
 from .scenes.render import render
@@ -41,24 +42,6 @@ class EMA:
         decay = 0.5 ** (1 / min(self.half_life, max(1.0, 0.1 * step)))
         current = self.net.state_dict()
         torch._foreach_lerp_(list(self.weights.values()), [current[k].detach() for k in self.weights], 1 - decay)
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where asked for, or, with "auto", where the processor computes in it; None is float32."""
-    if precision == "fp32":
-        return None
-    if precision == "bf16" or device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16()
-    return torch.bfloat16 if native else None
-
-
-def _cpu_has_bf16() -> bool:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return any(flag in file.read() for flag in ("avx512_bf16", "amx_bf16", "bf16"))
-    except OSError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -102,7 +85,7 @@ def step_randomness(stage: Stage, config: TrainConfig, step: int, shape: torch.S
 def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0) -> Iterator[TrainState]:
     """Train from step `start` to `config.steps`; yields after every step. Raises FloatingPointError before a bad update."""
     device = next(stage.parameters()).device
-    dtype = autocast_dtype(config.precision, device)
+    dtype = compute_dtype(config.precision, device)
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     stage.train()
     for step in range(start, config.steps):
@@ -115,7 +98,7 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
         stage.zero_grad(set_to_none=True)
         total = torch.zeros((), device=device)
         for rows in torch.arange(config.batch_size, device=device).chunk(config.accumulate):
-            with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 loss = stage.loss(x_0[rows], text[rows], low_res=None if low_res is None else low_res[rows], cap=config.loss_cap,
                                   **{k: v[rows] for k, v in random.items()}).mean() / config.accumulate
             loss.backward()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from imagen_mini import ImagenPipeline
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.prompt_to_prompt import Replace
 
 from .generate import judge
+from .options import add_pipeline_options, load_pipeline, sampling_options
 
 CAPTION = "a red circle to the left of a blue square"
 CAPTIONS = [
@@ -33,18 +33,17 @@ EDIT = ("a red circle to the left of a blue square", "a yellow circle to the lef
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pipeline", default="scenes", help="a pipeline folder or hub id (default: the shipped weights)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_pipeline_options(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder for the pictures")
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    pipe = ImagenPipeline.from_pretrained(args.pipeline).to(args.device)
+    pipe, options = load_pipeline(args), sampling_options(args)
     print(f"loaded in {time.perf_counter() - start:.1f} s, {sum(p.numel() for p in pipe.parameters()):,} parameters, on {args.device}")
 
     def draw(name: str, prompts: list[str], edit=None) -> torch.Tensor:
-        out = pipe(prompts, seed=args.seed, edit=edit)
+        out = pipe(prompts, seed=args.seed, edit=edit, **options)
         print(f"\n{name}: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in out.seconds.items()))
         pictures = out.stages[list(out.stages)[-1]]
         for prompt, picture in zip(prompts, pictures):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation import verdict
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.scenes.captions import read
@@ -37,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
 
-    pipe: ImagenPipeline = load_pipeline(args)
+    pipe = load_pipeline(args)
     prompts = [p for p in args.prompts for _ in range(args.count)]
     seeds = [args.seed + i for _ in args.prompts for i in range(args.count)]
     out = pipe(prompts, seed=seeds, **sampling_options(args))

@@ -8,6 +8,7 @@ import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.guidance import THRESHOLDS
+from imagen_mini.precision import PRECISIONS, compute_dtype
 from imagen_mini.samplers import SAMPLERS
 
 
@@ -19,11 +20,15 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold", choices=THRESHOLDS, help="how x_0 is kept in range (default: the stage's own)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="(default: the stage's own)")
     parser.add_argument("--aug-level", type=float, help="noise added to the low-resolution picture before super-resolution")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the networks; auto is bf16 where the processor computes in it")
     parser.add_argument("--base-only", action="store_true", help="stop after the first stage")
 
 
 def load_pipeline(args: argparse.Namespace) -> ImagenPipeline:
-    return ImagenPipeline.from_pretrained(args.pipeline).to(args.device)
+    """The pipeline on its device. The text encoder stays in float32, as it was in training."""
+    pipe = ImagenPipeline.from_pretrained(args.pipeline).to(args.device)
+    pipe.stages.to(compute_dtype(args.precision, torch.device(args.device)))
+    return pipe
 
 
 def sampling_options(args: argparse.Namespace) -> dict:

@@ -28,7 +28,7 @@ def score_tables(report: dict) -> str:
     return "\n".join(lines)
 
 
-def model_card(folder: Path, report: dict, commit: str) -> str:
+def model_card(folder: Path, report: dict, commit: str, note: str = "") -> str:
     """The README.md of a pipeline folder."""
     stages = json.loads((folder / "model_index.json").read_text())["stages"]
     rows = []
@@ -56,6 +56,7 @@ anything but learning and testing. Data: `imagen_mini/scenes/`, generated, no pi
 
 with the settings in each stage's `config.json`. The text encoder is a T5 of 0.9 million parameters, pre-trained on text alone
 (`python -m train.text_encoder`, and `--init-from` the run before) and then frozen: {encoder}.
+{note}
 
 ## Score
 
@@ -68,11 +69,12 @@ By the exact parser, on prompts and seeds not used in training (`python -m sampl
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", type=Path, default=WEIGHTS, help="the pipeline's folder; its report.json is read")
+    parser.add_argument("--note", default="", help="a sentence on the recipe that the configurations do not tell")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="its score table is renewed")
     args = parser.parse_args(arguments)
     report = json.loads((args.pipeline / "report.json").read_text())
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    (args.pipeline / "README.md").write_text(model_card(args.pipeline, report, commit))
+    (args.pipeline / "README.md").write_text(model_card(args.pipeline, report, commit, args.note))
     text = args.readme.read_text()
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
     args.readme.write_text(f"{before}{BEGIN}\n{score_tables(report)}\n{END}{after}")

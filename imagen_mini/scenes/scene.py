@@ -124,13 +124,13 @@ def free_place(rng: random.Random, reach: float, placed: list[Object], tries: in
     return None
 
 
-def random_scene(rng: random.Random, count: int | None = None, same: float = 0.25, exclude_held_out: bool = True) -> Scene:
+def random_scene(rng: random.Random, count: int | None = None, same: float = 0.2, exclude_held_out: bool = True) -> Scene:
     """A random scene of `count` objects (by default 1 to 4, fewer more often).
 
     `same` is the probability that the objects are alike in shape and colour, as captions with numbers need.
     With `exclude_held_out`, scenes of a held-out split are drawn again: the training distribution.
     """
-    n = count or rng.choices((1, 2, 3, 4), (30, 40, 18, 12))[0]
+    n = count or rng.choices((1, 2, 3, 4), (22, 50, 17, 11))[0]
     while True:
         alike = n > 1 and rng.random() < same
         shape, color = rng.choice(tuple(SHAPES)), rng.choice(tuple(COLORS))
