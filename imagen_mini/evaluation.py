@@ -180,7 +180,8 @@ def preview(stage: Stage, encoder: TextEncoder, n: int = 4, categories: list[str
             low_res = augment(render(scenes, low, device), level, randn(seeds, (3, low, low), "preview", device=device))
         x_T = randn(seeds, (3, size, size), stage.config.name, "x_T", device=device)
         times = uniform_times(stage.config.num_inference_steps, device)
-        *_, last = sample(stage.denoiser(encoder(captions), low_res, level), x_T, times, stage.log_snr_of)
+        *_, last = sample(stage.denoiser(encoder(captions), low_res, level), x_T, times, stage.log_snr_of, stage.config.sampler,
+                          lambda step: randn(seeds, (3, size, size), stage.config.name, "step", step, device=device))
         return last.x_0_hat.clamp(-1, 1)
 
     return list(evaluate(draw, prompts, batch=len(prompts)))

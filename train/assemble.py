@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from imagen_mini.cascade import load_stage
+from imagen_mini.config import override
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text import TextEncoder
 from imagen_mini.weights import WEIGHTS
@@ -22,9 +23,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--text-encoder", type=Path, default=WEIGHTS / "text_encoder", help="the text encoder they were trained with")
     parser.add_argument("--half", action="store_true", help="store the stages in float16: half the size, rounded to 3 digits")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pipeline")
-    args = parser.parse_args(arguments)
+    parser.add_argument("overrides", nargs="*", metavar="stage.key=value", help="change how a stage is sampled by default: base.num_inference_steps=20")
+    args = parser.parse_intermixed_args(arguments)
     folders = [path / "stage" if (path / "stage").is_dir() else path for path in (args.base, args.sr) if path is not None]
     stages = [load_stage(folder) for folder in folders]
+    for stage in stages:
+        prefix = stage.config.name + "."
+        stage.config = override(stage.config, [o.removeprefix(prefix) for o in args.overrides if o.startswith(prefix)])
+    if unknown := [o for o in args.overrides if o.partition(".")[0] not in {s.config.name for s in stages}]:
+        raise SystemExit(f"{unknown[0]!r} names no stage; there are {', '.join(s.config.name for s in stages)}")
     training = {s.config.name: json.loads((folder / "config.json").read_text())["training"] for s, folder in zip(stages, folders)}
     pipe = ImagenPipeline(TextEncoder.from_pretrained(args.text_encoder), stages)
     if args.half:
