@@ -274,12 +274,13 @@ def score_edit(swap: Swap, source: Reading, edited: Reading) -> EditScore:
     return EditScore(True, success, kept)
 
 
-def evaluate_edits(draw_pair: Callable[[list[str], int], Tensor], list_of_swaps: list[Swap]) -> Iterator[tuple[Swap, Tensor, EditScore]]:
-    """Draw source and target of each swap, [2, 3, h, w], with `draw_pair(prompts, seed)`, and judge them."""
+def evaluate_edits(draw: Callable[[list[str], int], Tensor], list_of_swaps: list[Swap]) -> Iterator[tuple[Swap, Tensor, tuple[EditScore, ...]]]:
+    """Draw each swap and judge it. `draw([source, target], seed)` gives the source's picture, then the target's by each method that
+    is compared, [1 + methods, 3, h, w]; yields one score a method."""
     for swap in list_of_swaps:
-        images = draw_pair([swap.source.text, swap.target.text], swap.seed)
-        source, edited = parse(images.float().cpu())
-        yield swap, images, score_edit(swap, source, edited)
+        images = draw([swap.source.text, swap.target.text], swap.seed)
+        source, *edited = parse(images.float().cpu())
+        yield swap, images, tuple(score_edit(swap, source, reading) for reading in edited)
 
 
 def edit_table(scores: list[EditScore]) -> dict[str, float]:

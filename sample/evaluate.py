@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,8 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
         stages = pipe(prompts, seed=seeds, progress=False, output_type="pt", **options | more).stages
         return stages[list(stages)[-1]]
 
-    def draw_pair(prompts: list[str], seed: int, edit) -> torch.Tensor:
-        return draw(prompts, seed, edit=edit, stages=("base",))
+    def draw_edits(prompts: list[str], seed: int) -> torch.Tensor:
+        """The source, its target by Prompt-to-Prompt, and by the same seed with the new prompt."""
+        return torch.cat([draw(prompts, seed, edit=Replace(), stages=("base",)), draw(prompts[1:], seed, stages=("base",))])
 
     prompts = benchmark(args.n, args.seed, args.categories)
     results = list(tqdm(evaluate(draw, prompts, args.batch), total=len(prompts), desc="text alignment"))
@@ -65,10 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:28} {row['right']:>4}/{row['n']:<4} {row['accuracy']:>9.1%}   {row['low']:.1%} - {row['high']:.1%}   {row['unreadable']:>6}")
 
     for attribute in ("color", "shape") if args.edits else ():
-        for method, edit in (("prompt-to-prompt", Replace()), ("same seed, new prompt", None)):
-            todo = swaps(attribute, args.edits, args.seed)
-            scores = [s for _, _, s in tqdm(evaluate_edits(partial(draw_pair, edit=edit), todo), total=len(todo), desc=f"{attribute} swap, {method}")]
-            row = report["edits"][f"{attribute} swap, {method}"] = edit_table(scores)
+        todo = swaps(attribute, args.edits, args.seed)
+        scores = [of for _, _, of in tqdm(evaluate_edits(draw_edits, todo), total=len(todo), desc=f"{attribute} swap")]
+        for method, of in zip(("prompt-to-prompt", "same seed, new prompt"), zip(*scores)):
+            row = report["edits"][f"{attribute} swap, {method}"] = edit_table(of)
             print(f"{attribute} swap, {method:22} of {row['source_right']} right sources: success {row['success']:.1%}, layout kept {row['kept']:.1%}, "
                   f"both {row['good']:.1%} ({row['good_low']:.1%} - {row['good_high']:.1%})")
     report["seconds"] = round(time.perf_counter() - start, 1)

@@ -283,10 +283,10 @@ def test_perfect_edits_score_one_and_unedited_pictures_zero():
             objects[s.thing] = replace(objects[s.thing], color=s.target.description.things[s.thing].color)
         return render([source, replace(source, objects=tuple(objects))], 64)
 
-    perfect = edit_table([score for _, _, score in evaluate_edits(draw, list_of_swaps)])
+    perfect = edit_table([score for _, _, (score,) in evaluate_edits(draw, list_of_swaps)])
     assert perfect["n"] == perfect["source_right"] == 8
     assert perfect["good"] == perfect["success"] == perfect["kept"] == perfect["good_high"] == 1
-    unedited = edit_table([score for _, _, score in evaluate_edits(lambda p, seed: draw(p, seed, False), list_of_swaps)])
+    unedited = edit_table([score for _, _, (score,) in evaluate_edits(lambda p, seed: draw(p, seed, False), list_of_swaps)])
     assert unedited["success"] == unedited["good"] == 0 and unedited["kept"] == 1
 
 
