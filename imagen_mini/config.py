@@ -89,8 +89,8 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
         "sr_256": StageConfig("sr_256", replace(_TINY, image_size=256, low_res_size=64, patch=32), num_inference_steps=2),
     },
     "mini": {                                          # for a laptop: the shipped cascade
-        "base": StageConfig("base", _MINI, log_snr_shift=-1.0, num_inference_steps=40, guidance_scale=3.0),
-        "sr_256": StageConfig("sr_256", _MINI_SR, log_snr_shift=-2.0, num_inference_steps=20, guidance_scale=2.0),
+        "base": StageConfig("base", _MINI, log_snr_shift=-1.0, num_inference_steps=20, guidance_scale=2.0, sampler="dpmpp_2m"),
+        "sr_256": StageConfig("sr_256", _MINI_SR, log_snr_shift=-2.0, num_inference_steps=10, guidance_scale=2.0, sampler="dpmpp_2m"),
     },
 }
 
