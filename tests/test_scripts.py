@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 
+from imagen_mini.cascade import load_stage
 from imagen_mini.config import PRESETS
 from sample import demo, edit, evaluate, generate
 from train import assemble, card, progress, train
@@ -89,6 +91,14 @@ def test_training_both_stages_then_assembling_gives_a_pipeline_that_draws(encode
                    "--out", str(tmp_path / "pipe")])
     generate.main(["a red circle", "--pipeline", str(tmp_path / "pipe"), "--steps", "1", "--out", str(tmp_path / "a.png")])
     assert size(tmp_path / "a.png") == (256, 256)
+
+
+def test_training_may_start_from_the_weights_of_a_stage(encoder_folder, tmp_path):
+    common = ["--stage", "base", "--preset", "tiny", "--text-encoder", str(encoder_folder), "batch_size=2", "sample_every=0"]
+    train.main([*common, "--output-dir", str(tmp_path / "first"), "steps=3"])
+    train.main([*common, "--output-dir", str(tmp_path / "second"), "--init-from", str(tmp_path / "first" / "stage"), "steps=1", "learning_rate=0.0"])
+    first, second = (load_stage(tmp_path / name / "stage").net.state_dict() for name in ("first", "second"))
+    assert all(torch.equal(first[k], second[k]) for k in first)
 
 
 @pytest.mark.parametrize("script, arguments", [(generate, ["a ring", "--pipeline", "nowhere"]), (evaluate, ["--pipeline", "nowhere"])])
