@@ -7,12 +7,15 @@ Pictures are [b, c, h, w]; `log_snr` is [b] (or a scalar).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from .schedule import alpha_sigma
 
 PREDICTIONS = ("eps", "x_0", "v")
+NO_EPS = "log_snr {}: there x_t is pure noise, and eps says nothing of x_0. With zero terminal SNR, predict 'x_0' or 'v'"
 
 
 def coefficients(log_snr: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,8 +38,10 @@ def eps_from_x_0(x_0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
 
 
 def x_0_from_eps(eps: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
-    """x_0 = (x_t - sigma eps) / alpha."""
+    """x_0 = (x_t - sigma eps) / alpha. An error where alpha = 0: pure noise minus noise leaves no picture."""
     alpha, sigma = coefficients(log_snr, x_t)
+    if not alpha.all():
+        raise ValueError(NO_EPS.format(log_snr.min()))
     return (x_t - sigma * eps) / alpha
 
 
@@ -75,6 +80,27 @@ def from_x_0(x_0: Tensor, kind: str, x_t: Tensor, log_snr: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------- loss
+#
+# A loss weight is a function of the log-SNR: the factor of || x_0_hat - x_0 ||^2. `weight_in` says what it is for eps or v.
+
+def simple_weight(log_snr: Tensor) -> Tensor:
+    """w = SNR, which makes it the plain squared error of eps. Source: DDPM (2020), Eq. (14)."""
+    return torch.exp(log_snr)
+
+
+def min_snr_weight(log_snr: Tensor, gamma: float = 5.0) -> Tensor:
+    """w = min(SNR, gamma). Source: Hang et al. (2023), "Efficient Diffusion Training via Min-SNR Weighting Strategy"."""
+    return torch.exp(log_snr).clamp(max=gamma)
+
+
+def p2_weight(log_snr: Tensor, gamma: float = 1.0, k: float = 1.0) -> Tensor:
+    """w = SNR / (k + SNR)^gamma: less of what is nearly clean, whose errors nobody sees. gamma = 0 is `simple_weight`.
+
+    Source: Choi et al. (2022), "Perception Prioritized Training of Diffusion Models".
+    """
+    log_k = torch.full_like(log_snr, k).log()
+    return torch.exp(log_snr - gamma * torch.logaddexp(log_k, log_snr))          # in logarithms: SNR^gamma may overflow
+
 
 def capped_v_weight(log_snr: Tensor, cap: float) -> Tensor:
     """w = min(1 / sigma^2, cap), the weight of the squared error of x_0.
@@ -91,13 +117,22 @@ def x_0_error_in(kind: str, log_snr: Tensor) -> Tensor:
     return {"x_0": torch.ones_like(snr), "eps": snr, "v": snr + 1}[kind]
 
 
-def denoising_loss(prediction: Tensor, kind: str, x_0: Tensor, x_t: Tensor, log_snr: Tensor, cap: float = 5.0) -> Tensor:
-    """w_t || x_0_hat - x_0 ||^2 per example, [b]: mean over pixels, w_t = `capped_v_weight`.
+def weight_in(kind: str, weight: Tensor, log_snr: Tensor) -> Tensor:
+    """The weight of the squared error of what the network predicts that is `weight` for the squared error of x_0."""
+    growth = x_0_error_in(kind, log_snr)
+    if kind == "eps" and not growth.all():
+        raise ValueError(NO_EPS.format(log_snr.min()))
+    return weight / growth
+
+
+def denoising_loss(prediction: Tensor, kind: str, x_0: Tensor, x_t: Tensor, log_snr: Tensor, cap: float = 5.0,
+                   weight: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """w_t || x_0_hat - x_0 ||^2 per example, [b]: mean over pixels, w_t = weight(log_snr), or `capped_v_weight` if there is none.
 
     The error is taken in the space of the prediction, where it is well scaled, and weighted accordingly.
 
-    Source: Imagen (2022), Eq. (1). Differs from the paper: its weight is that of the error in eps (w_t = SNR).
+    Source: Imagen (2022), Eq. (1). Differs from the paper: its weight is that of the error in eps (`simple_weight`).
     """
     target = from_x_0(x_0, kind, x_t, log_snr)
     error = (prediction.float() - target.float()).square().flatten(1).mean(1)
-    return error * capped_v_weight(log_snr, cap) / x_0_error_in(kind, log_snr)
+    return error * weight_in(kind, capped_v_weight(log_snr, cap) if weight is None else weight(log_snr), log_snr)

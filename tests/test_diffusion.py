@@ -1,11 +1,14 @@
 """The forward process, the three parameterisations and the loss, in float64."""
 
 import itertools
+import math
+from functools import partial
 
 import pytest
 import torch
 
-from imagen_mini.diffusion import PREDICTIONS, capped_v_weight, denoising_loss, from_x_0, q_sample, to_x_0, x_0_error_in
+from imagen_mini.diffusion import (PREDICTIONS, capped_v_weight, denoising_loss, from_x_0, min_snr_weight, p2_weight, q_sample, simple_weight,
+                                   to_x_0, weight_in, x_0_error_in)
 from imagen_mini.schedule import LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma
 
 LOG_SNR = torch.linspace(LOG_SNR_MIN, LOG_SNR_MAX, 49, dtype=torch.float64)
@@ -63,6 +66,35 @@ def test_an_unknown_parameterisation_is_an_error_that_lists_the_known_ones(conve
         convert(x_0, "epsilon", x_t, LOG_SNR)
 
 
+@pytest.mark.parametrize("b", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batches_of_one_and_scalars_keep_shape_and_dtype(b, dtype):
+    x_0, eps = torch.ones(b, 3, 4, 4, dtype=dtype), torch.zeros(b, 3, 4, 4, dtype=dtype)
+    for log_snr in (torch.tensor(0.5, dtype=dtype), torch.full((b,), 0.5, dtype=dtype)):
+        x_t = q_sample(x_0, eps, log_snr)
+        for kind in PREDICTIONS:
+            there = from_x_0(x_0, kind, x_t, log_snr)
+            back = to_x_0(there, kind, x_t, log_snr)
+            assert there.shape == back.shape == x_0.shape and there.dtype == back.dtype == dtype
+            assert torch.allclose(back, x_0, atol=1e-5)
+
+
+def test_from_pure_noise_v_and_x_0_say_what_the_picture_is_and_eps_is_refused():
+    x_0, eps = torch.rand(2, 3, 2, 2, dtype=torch.float64), torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    log_snr = torch.tensor([-math.inf, 0.0], dtype=torch.float64)
+    x_t = q_sample(x_0, eps, log_snr)
+    assert torch.equal(x_t[0], eps[0])
+    for kind in PREDICTIONS:
+        assert from_x_0(x_0, kind, x_t, log_snr).isfinite().all(), kind
+    for kind in ("x_0", "v"):
+        assert torch.allclose(to_x_0(from_x_0(x_0, kind, x_t, log_snr), kind, x_t, log_snr), x_0, rtol=0, atol=1e-12), kind
+        assert denoising_loss(torch.zeros_like(x_0), kind, x_0, x_t, log_snr).isfinite().all()
+    with pytest.raises(ValueError, match="log_snr -inf.*predict 'x_0' or 'v'"):
+        to_x_0(eps, "eps", x_t, log_snr)
+    with pytest.raises(ValueError, match="log_snr -inf.*predict 'x_0' or 'v'"):
+        denoising_loss(eps, "eps", x_0, x_t, log_snr)
+
+
 # ---------------------------------------------------------------- loss
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
@@ -99,3 +131,48 @@ def test_without_its_cap_the_loss_is_the_plain_squared_error_of_v(pictures):
 def test_the_weight_never_exceeds_its_cap_and_reaches_it():
     weight = capped_v_weight(LOG_SNR, 5.0)
     assert weight.max() == 5 and weight.min() == pytest.approx(1, abs=1e-4)
+
+
+# ---------------------------------------------------------------- weights
+
+SNR = LOG_SNR.exp()
+WEIGHTS = {"simple": simple_weight, "min-SNR": min_snr_weight, "p2": p2_weight, "capped": partial(capped_v_weight, cap=5.0)}
+
+
+@pytest.mark.parametrize("kind, expected", [("eps", SNR.clamp(max=5) / SNR), ("x_0", SNR.clamp(max=5)), ("v", SNR.clamp(max=5) / (SNR + 1))])
+def test_min_snr_is_the_weight_that_its_paper_gives_for_each_parameterisation(kind, expected):
+    assert torch.allclose(weight_in(kind, min_snr_weight(LOG_SNR), LOG_SNR), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("gamma, k", [(0.5, 1.0), (1.0, 1.0), (2.0, 0.3)])
+def test_p2_divides_the_plain_loss_on_eps(gamma, k):
+    assert torch.allclose(weight_in("eps", p2_weight(LOG_SNR, gamma, k), LOG_SNR), (k + SNR) ** -gamma, rtol=1e-10)
+
+
+def test_p2_with_gamma_zero_and_min_snr_without_a_bound_are_the_plain_loss_on_eps():
+    assert torch.allclose(p2_weight(LOG_SNR, gamma=0.0), simple_weight(LOG_SNR), rtol=1e-12)
+    assert torch.equal(min_snr_weight(LOG_SNR, gamma=math.inf), simple_weight(LOG_SNR))
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_loss_is_the_same_in_every_parameterisation(kind, name, pictures):
+    x_0, eps, x_t = pictures
+    x_0_hat = x_0 + torch.linspace(-0.5, 0.5, x_0[0].numel(), dtype=torch.float64).view(x_0[0].shape)
+    expected = WEIGHTS[name](LOG_SNR) * (x_0_hat - x_0).square().mean((1, 2, 3))
+    loss = denoising_loss(from_x_0(x_0_hat, kind, x_t, LOG_SNR), kind, x_0, x_t, LOG_SNR, weight=WEIGHTS[name])
+    assert torch.allclose(loss, expected, rtol=2e-3)                            # the error itself is taken in float32
+
+
+def test_the_simple_weight_is_the_plain_squared_error_of_eps(pictures):
+    x_0, eps, x_t = pictures
+    plain = eps.square().mean((1, 2, 3))
+    assert torch.allclose(denoising_loss(torch.zeros_like(eps), "eps", x_0, x_t, LOG_SNR, weight=simple_weight), plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_stay_finite_and_positive_far_beyond_the_schedules(kind, name):
+    log_snr = torch.tensor([-60.0, -12.0, 0.0, 12.0, 60.0])
+    weight = weight_in(kind, WEIGHTS[name](log_snr), log_snr)
+    assert weight.dtype == torch.float32 and weight.isfinite().all() and (weight > 0).all()

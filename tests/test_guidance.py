@@ -5,8 +5,9 @@ import torch
 
 from imagen_mini.attention import Control
 from imagen_mini.diffusion import PREDICTIONS, from_x_0, to_x_0
-from imagen_mini.guidance import apply_threshold, classifier_free_guidance, dynamic_threshold, make_denoiser, static_threshold
-from imagen_mini.schedule import cosine_log_snr
+from imagen_mini.guidance import (apply_threshold, classifier_free_guidance, dynamic_threshold, guidance_interval, make_denoiser,
+                                  static_threshold)
+from imagen_mini.schedule import cosine_log_snr, cosine_t, zero_terminal_snr
 
 
 class Network:
@@ -68,6 +69,82 @@ def test_the_control_is_asked_for_at_the_time_of_the_step(setting):
     for t in (0.75, 0.25):
         denoise(x_t, torch.tensor(t))
     assert asked == [0.75, 0.25]
+
+
+def test_the_guidance_scale_may_be_a_function_of_t_and_where_it_is_one_the_network_is_called_once(setting):
+    x_t, _, text = setting
+    network, asked = Network(), []
+
+    def scale(t):
+        asked.append(t)
+        return 1.0 if t < 0.5 else 4.0
+
+    scheduled = make_denoiser(network, text, cosine_log_snr, "x_0", scale, "none")
+    for t, w in ((0.75, 4.0), (0.25, 1.0)):
+        fixed = make_denoiser(Network(), text, cosine_log_snr, "x_0", w, "none")
+        assert torch.equal(scheduled(x_t, torch.tensor(t).double()), fixed(x_t, torch.tensor(t).double()))
+    assert asked == [0.75, 0.25] and [size for size, _, _ in network.calls] == [4, 2]
+
+
+def test_the_guidance_interval_is_one_of_noise_levels():
+    scale = guidance_interval(3.0, 0.5, 2.0, cosine_log_snr)
+    at = {noise_level: scale(cosine_t(torch.tensor(noise_level, dtype=torch.float64).log() * -2).item())
+          for noise_level in (0.01, 0.49, 0.51, 1.0, 1.99, 2.01, 100.0)}
+    assert at == {0.01: 1, 0.49: 1, 0.51: 3, 1.0: 3, 1.99: 3, 2.01: 1, 100.0: 1}
+    assert scale(0.5) == 3 and guidance_interval(3.0, 0.5, 2.0, lambda t: cosine_log_snr(t, -4.0))(0.5) == 1
+    assert guidance_interval(3.0, 0.5, float("inf"), zero_terminal_snr(cosine_log_snr))(1.0) == 3
+
+
+def test_outside_the_guidance_interval_there_is_no_second_call(setting):
+    x_t, _, text = setting
+    network = Network()
+    denoise = make_denoiser(network, text, cosine_log_snr, "x_0", guidance_interval(3.0, 0.5, 2.0, cosine_log_snr), "none")
+    for t in (0.9, 0.5, 0.1):
+        denoise(x_t, torch.tensor(t))
+    assert [size for size, _, _ in network.calls] == [2, 4, 2]
+
+
+@pytest.mark.parametrize("low, high", [(2.0, 0.5), (1.0, 1.0), (-1.0, 1.0)])
+def test_an_empty_guidance_interval_is_an_error(low, high):
+    with pytest.raises(ValueError, match=rf"\({low}, {high}\].*low < high"):
+        guidance_interval(3.0, low, high, cosine_log_snr)
+
+
+def test_a_negative_prompt_takes_the_place_of_the_null_text(setting, random_text):
+    x_t, t, text = setting
+    negative = random_text([2, 7], dtype=torch.float64, seed=1)                 # longer than the prompts: one of them is padded
+    log_snr = cosine_log_snr(t).expand(2)
+    network = lambda x, log_snr, text, control: x * 0.5 + text.emb.sum((1, 2))[:, None, None, None]     # padding adds nothing
+    expected = 3 * network(x_t, log_snr, text, None) - 2 * network(x_t, log_snr, negative, None)
+    out = make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", negative=negative)(x_t, t)
+    split = make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", lambda t: Control(), negative)(x_t, t)
+    assert torch.allclose(out, expected, rtol=0, atol=1e-9) and torch.allclose(split, expected, rtol=0, atol=1e-9)
+    null = make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", negative=text.null())(x_t, t)
+    assert torch.equal(null, make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none")(x_t, t))
+    assert not torch.allclose(null, out)
+
+
+def test_the_prompt_as_its_own_negative_prompt_is_no_guidance(setting):
+    x_t, t, text = setting
+    own = make_denoiser(Network(), text, cosine_log_snr, "x_0", 5.0, "none", negative=text)(x_t, t)
+    assert torch.allclose(own, make_denoiser(Network(), text, cosine_log_snr, "x_0", 1.0, "none")(x_t, t), rtol=0, atol=1e-12)
+
+
+def test_a_negative_prompt_that_nobody_looks_at_or_of_another_number_is_an_error(setting):
+    _, _, text = setting
+    with pytest.raises(ValueError, match="guidance_scale 1 never looks at the negative prompt"):
+        make_denoiser(Network(), text, cosine_log_snr, "x_0", 1.0, "none", negative=text)
+    with pytest.raises(ValueError, match="1 negative prompts for 2 prompts"):
+        make_denoiser(Network(), text, cosine_log_snr, "x_0", 3.0, "none", negative=text[:1])
+
+
+def test_eps_from_pure_noise_is_refused_by_the_denoiser_too(setting):
+    x_t, _, text = setting
+    schedule = zero_terminal_snr(cosine_log_snr)
+    network = lambda x, log_snr, text, control: x
+    with pytest.raises(ValueError, match="predict 'x_0' or 'v'"):
+        make_denoiser(network, text, schedule, "eps")(x_t, torch.tensor(1.0))
+    assert make_denoiser(network, text, schedule, "v")(x_t, torch.tensor(1.0)).isfinite().all()
 
 
 def test_guidance_before_and_after_the_conversion_to_x_0_are_equal(setting):

@@ -1,13 +1,30 @@
-"""The noise schedule, in float64."""
+"""Noise schedules, in float64."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image, ImageColor
 
-from imagen_mini.schedule import LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma, cosine_log_snr, cosine_t, uniform_times
+from imagen_mini.schedule import (LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma, betas_from_log_snr, cosine_log_snr, cosine_t, interpolated_log_snr,
+                                  karras_times, linear_log_snr, linear_t, log_snr_from_betas, log_snr_times, numeric_t, rescale_terminal_snr,
+                                  resolution_shift, sigmoid_log_snr, sigmoid_t, uniform_times, zero_terminal_snr)
+from sample import plot_schedules
 
 T = torch.linspace(0, 1, 1001, dtype=torch.float64)
+interpolated = partial(interpolated_log_snr, size=256, low=32, high=128)
+SCHEDULES = {                                          # each with its inverse
+    "cosine": (cosine_log_snr, cosine_t),
+    "cosine, shifted": (partial(cosine_log_snr, shift=-2.0), partial(cosine_t, shift=-2.0)),
+    "linear": (linear_log_snr, linear_t),
+    "linear, shifted": (partial(linear_log_snr, shift=1.5), partial(linear_t, shift=1.5)),
+    "sigmoid": (sigmoid_log_snr, sigmoid_t),
+    "sigmoid, other numbers": (partial(sigmoid_log_snr, shift=-1.0, start=0, end=3, tau=0.7), partial(sigmoid_t, shift=-1.0, start=0, end=3, tau=0.7)),
+    "interpolated": (interpolated, partial(numeric_t, log_snr_of=interpolated)),
+}
+every_schedule = pytest.mark.parametrize("log_snr_of, t_of", SCHEDULES.values(), ids=SCHEDULES)
 
 
 @pytest.mark.parametrize("shift", [0.0, -1.0, 2.5])
@@ -22,14 +39,30 @@ def test_alpha_and_sigma_have_the_log_snr_they_were_made_from():
     assert torch.allclose(torch.log(alpha ** 2 / sigma ** 2), log_snr, rtol=0, atol=1e-9)
 
 
-def test_log_snr_falls_strictly_in_t():
-    assert (cosine_log_snr(T).diff() < 0).all()
+@every_schedule
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_log_snr_falls_strictly_in_t(log_snr_of, t_of, dtype):
+    log_snr = log_snr_of(T.to(dtype))
+    assert log_snr.dtype == dtype and (log_snr.diff() < 0).all()
 
 
-def test_the_ends_are_clipped_and_finite_in_float32_too():
-    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-2)):
-        ends = cosine_log_snr(torch.tensor([0.0, 1.0], dtype=dtype))
-        assert ends.tolist() == pytest.approx([LOG_SNR_MAX, LOG_SNR_MIN], abs=tolerance)
+@every_schedule
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 3e-6)])
+def test_the_inverse_finds_the_time_of_a_log_snr(log_snr_of, t_of, dtype, tolerance):
+    t = T.to(dtype)
+    assert t_of(log_snr_of(t)).dtype == dtype and (t_of(log_snr_of(t)) - t).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("log_snr_of, last", [(cosine_log_snr, LOG_SNR_MIN), (sigmoid_log_snr, LOG_SNR_MIN), (linear_log_snr, -10.05)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-4), (torch.float32, 1e-2)])
+def test_the_ends_are_clipped_and_an_end_inside_the_range_is_kept(log_snr_of, last, dtype, tolerance):
+    ends = log_snr_of(torch.tensor([0.0, 1.0], dtype=dtype))
+    assert ends.tolist() == pytest.approx([LOG_SNR_MAX, last], abs=tolerance)
+
+
+@pytest.mark.parametrize("log_snr_of", [linear_log_snr, sigmoid_log_snr])
+def test_the_shift_is_added_after_the_clipping(log_snr_of):
+    assert torch.allclose(log_snr_of(T, shift=-1.25), log_snr_of(T) - 1.25, rtol=0, atol=1e-12)
 
 
 def test_between_the_ends_it_is_the_cosine_up_to_the_clipping():
@@ -43,9 +76,16 @@ def test_it_is_symmetric_alpha_at_t_is_sigma_at_one_minus_t():
     assert torch.allclose(alpha, sigma.flip(0), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("shift", [0.0, -2.0, 1.5])
-def test_cosine_t_inverts_cosine_log_snr(shift):
-    assert torch.allclose(cosine_t(cosine_log_snr(T, shift), shift), T, rtol=0, atol=1e-10)
+def test_between_the_ends_linear_and_sigmoid_are_their_formulas_up_to_the_clipping():
+    linear, sigmoid = (alpha_sigma(log_snr_of(T))[0] ** 2 for log_snr_of in (linear_log_snr, sigmoid_log_snr))
+    g = torch.sigmoid(6 * T - 3)
+    assert (linear - torch.exp(-0.1 * T - 9.95 * T ** 2)).abs().max() < 3e-4
+    assert (sigmoid - (g[-1] - g) / (g[-1] - g[0])).abs().max() < 3e-5
+
+
+def test_a_large_tau_makes_the_sigmoid_schedule_a_straight_line_of_alpha_squared():
+    assert (alpha_sigma(sigmoid_log_snr(T, tau=100.0))[0] ** 2 - (1 - T)).abs().max() < 1e-3
+    assert (alpha_sigma(sigmoid_log_snr(T, tau=1.0))[0] ** 2 - (1 - T)).abs().max() > 0.05
 
 
 def test_the_shift_is_added_to_the_log_snr():
@@ -55,6 +95,95 @@ def test_the_shift_is_added_to_the_log_snr():
 def test_a_negative_shift_is_noisier_at_every_t():
     assert (alpha_sigma(cosine_log_snr(T, -1.0))[1] > alpha_sigma(cosine_log_snr(T))[1]).all()
 
+
+# ---------------------------------------------------------------- larger pictures, pure noise
+
+def test_the_resolution_shift_makes_up_for_the_noise_that_averaging_removes():
+    noise = torch.randn(4, 3, 256, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left = F.avg_pool2d(noise, 4).std()                # of one unit of noise, in the same picture at 64 px
+    alpha, sigma = alpha_sigma(cosine_log_snr(T, resolution_shift(256)))
+    assert torch.allclose(torch.log(alpha ** 2 / (left * sigma) ** 2), cosine_log_snr(T), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("log_snr_of", [cosine_log_snr, linear_log_snr])
+def test_the_interpolated_schedule_goes_from_the_larger_picture_s_to_the_smaller_one_s(log_snr_of):
+    log_snr = interpolated_log_snr(T, 512, low=32, high=256, log_snr_of=log_snr_of)
+    low, high = (log_snr_of(T, shift=2 * math.log(reference / 512)) for reference in (32, 256))
+    assert torch.allclose(log_snr, T * low + (1 - T) * high, rtol=0, atol=1e-12)
+    assert log_snr[0] == high[0] and log_snr[-1] == low[-1] and (low < high).all()
+
+
+def test_an_interpolation_that_need_not_fall_is_refused():
+    with pytest.raises(ValueError, match="low 256 is larger than high 32"):
+        interpolated_log_snr(T, 512, low=256, high=32)
+
+
+@pytest.mark.parametrize("log_snr_of", [cosine_log_snr, linear_log_snr, sigmoid_log_snr])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_zero_terminal_snr_ends_in_pure_noise_keeps_the_first_and_is_invertible(log_snr_of, dtype):
+    t, schedule = T.to(dtype), zero_terminal_snr(log_snr_of)
+    log_snr = schedule(t)
+    assert log_snr.dtype == dtype and log_snr[-1] == -math.inf and log_snr[:-1].isfinite().all() and (log_snr.diff() < 0).all()
+    assert schedule(t[-1]) == -math.inf                                        # of a scalar, too
+    assert log_snr[0].item() == pytest.approx(log_snr_of(T[0]).item(), abs=1e-5)
+    assert [c.item() for c in alpha_sigma(log_snr[-1])] == [0, 1]
+    assert (numeric_t(log_snr, schedule) - t).abs().max() < (1e-9 if dtype == torch.float64 else 1e-6)
+
+
+def test_zero_terminal_snr_moves_alpha_along_a_straight_line():
+    before, after = (alpha_sigma(schedule(T))[0] for schedule in (linear_log_snr, zero_terminal_snr(linear_log_snr)))
+    slope = (after[0] - after[-1]) / (before[0] - before[-1])
+    assert torch.allclose(after, slope * (before - before[-1]), rtol=0, atol=1e-9)
+
+
+# ---------------------------------------------------------------- DDPM's discrete steps
+
+BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+
+
+def test_alpha_bar_is_alpha_squared():
+    alpha_bar = torch.cumprod(1 - BETAS, 0)
+    alpha, sigma = alpha_sigma(log_snr_from_betas(BETAS))
+    assert torch.allclose(alpha ** 2, alpha_bar, rtol=1e-12) and torch.allclose(sigma ** 2, 1 - alpha_bar, rtol=1e-12)
+
+
+def test_betas_to_log_snr_and_back():
+    assert torch.allclose(betas_from_log_snr(log_snr_from_betas(BETAS)), BETAS, rtol=1e-9)
+
+
+@every_schedule
+def test_log_snr_to_betas_and_back(log_snr_of, t_of):
+    log_snr = log_snr_of(T[1:])
+    betas = betas_from_log_snr(log_snr)
+    assert ((0 < betas) & (betas < 1)).all()
+    assert torch.allclose(log_snr_from_betas(betas), log_snr, rtol=0, atol=1e-8)
+
+
+def test_a_last_beta_of_one_is_pure_noise():
+    log_snr = log_snr_from_betas(torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64))
+    assert log_snr[-1] == -math.inf and betas_from_log_snr(log_snr).tolist() == pytest.approx([0.1, 0.5, 1.0])
+
+
+def test_the_linear_schedule_is_ddpm_s_in_continuous_time():
+    error = (linear_log_snr(T[1:]) - log_snr_from_betas(BETAS)).abs()
+    assert error.max() < 0.16 and error[5:].max() < 0.1
+    assert (log_snr_from_betas(BETAS)[:-1] - linear_log_snr(T[2:])).abs()[:9].max() > 0.16         # an index off by one shows
+
+
+def test_rescaling_discrete_steps_leaves_the_first_and_empties_the_last():
+    log_snr = log_snr_from_betas(BETAS)
+    rescaled = rescale_terminal_snr(log_snr, log_snr[0], log_snr[-1])
+    assert rescaled[0].item() == pytest.approx(log_snr[0].item(), abs=1e-9) and rescaled[-1] == -math.inf
+    assert (rescaled[1:] < log_snr[1:]).all()
+
+
+def test_rescaling_takes_what_rounding_makes_of_the_last_for_the_last():
+    first, last = torch.tensor(5.0).double(), torch.tensor(-9.0).double()
+    rounded = torch.stack([torch.nextafter(last, end) for end in (first, last - 1)])
+    assert rescale_terminal_snr(rounded, first, last).tolist() == [-math.inf] * 2 and rescale_terminal_snr(last + 1e-6, first, last).isfinite()
+
+
+# ---------------------------------------------------------------- where the sampler stops
 
 def test_uniform_times_walk_from_one_to_zero_in_equal_steps():
     times = uniform_times(8)
@@ -66,3 +195,49 @@ def test_uniform_times_walk_from_one_to_zero_in_equal_steps():
 def test_fewer_than_one_step_is_refused(steps):
     with pytest.raises(ValueError, match=f"at least 1; got {steps}"):
         uniform_times(steps)
+
+
+@every_schedule
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_other_spacings_also_walk_from_one_to_zero(log_snr_of, t_of, steps):
+    for times in (log_snr_times(steps, log_snr_of, t_of), karras_times(steps, log_snr_of, t_of)):
+        assert times.dtype == uniform_times(steps).dtype and len(times) == steps + 1
+        assert times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
+
+
+@every_schedule
+def test_the_spacings_are_even_in_what_they_say(log_snr_of, t_of):
+    def even(values):                                  # up to the float32 of the times
+        return torch.allclose(values.diff(), values.diff().mean(), rtol=0, atol=0.01 * values.diff().abs().mean().item())
+
+    log_snr = log_snr_of(log_snr_times(12, log_snr_of, t_of).double())
+    assert even(log_snr) and not even(log_snr_of(uniform_times(12).double()))
+    for rho in (1.0, 7.0):
+        alpha, sigma = alpha_sigma(log_snr_of(karras_times(12, log_snr_of, t_of, rho).double()))
+        assert even((sigma / alpha) ** (1 / rho)) and not even((sigma / alpha) ** (1 / (rho + 3)))
+
+
+@pytest.mark.parametrize("spacing", [log_snr_times, karras_times])
+def test_infinity_cannot_be_divided_into_steps(spacing):
+    schedule = zero_terminal_snr(cosine_log_snr)
+    with pytest.raises(ValueError, match="from log_snr -inf to 12.*uniform_times"):
+        spacing(5, schedule, partial(numeric_t, log_snr_of=schedule))
+
+
+@pytest.mark.parametrize("spacing", [log_snr_times, karras_times])
+def test_fewer_than_one_step_is_refused_by_every_spacing(spacing):
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        spacing(0, cosine_log_snr, cosine_t)
+
+
+# ---------------------------------------------------------------- the picture of them
+
+def test_the_picture_shows_every_schedule(tmp_path):
+    plot_schedules.main(["--out", str(tmp_path / "of" / "schedules.png")])
+    with Image.open(tmp_path / "of" / "schedules.png") as image:
+        size, margin = plot_schedules.WIDTH - 4, plot_schedules.MARGIN + 2
+        chart = torch.frombuffer(bytearray(image.crop((margin, margin, margin + size, margin + plot_schedules.HEIGHT - 4)).tobytes()), dtype=torch.uint8)
+    pixels = chart.view(-1, 3).float()
+    for name, colour in zip(plot_schedules.SCHEDULES, plot_schedules.COLOURS, strict=True):
+        distance = (pixels - torch.tensor(ImageColor.getrgb(colour)).float()).abs().amax(1)
+        assert (distance < 12).sum() > 150, name
