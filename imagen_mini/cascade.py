@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from .config import StageConfig, from_dict, to_dict
 from .diffusion import denoising_loss, q_sample
-from .guidance import Denoiser, make_denoiser
-from .schedule import cosine_log_snr
+from .guidance import Denoiser, GuidanceScale, make_denoiser
+from .schedule import SCHEDULES, cosine_log_snr
 from .text import Text
 from .unet import UNet
 
@@ -43,7 +43,7 @@ class Stage(nn.Module):
 
     def log_snr_of(self, t: Tensor) -> Tensor:
         """The stage's noise schedule."""
-        return cosine_log_snr(t, self.config.log_snr_shift)
+        return SCHEDULES[self.config.schedule](t, self.config.log_snr_shift)
 
     def loss(self, x_0: Tensor, text: Text, t: Tensor, eps: Tensor, low_res: Tensor | None = None, aug_level: Tensor | None = None,
              low_res_noise: Tensor | None = None, use_pooled: Tensor | None = None, cap: float = 5.0) -> Tensor:
@@ -55,9 +55,12 @@ class Stage(nn.Module):
         prediction = self.net(x_t, log_snr, text, low_res, aug_level, use_pooled=use_pooled)
         return denoising_loss(prediction, self.config.prediction, x_0, x_t, log_snr, cap)
 
-    def denoiser(self, text: Text, low_res: Tensor | None = None, aug_level: Tensor | None = None, guidance_scale: float | None = None,
-                 threshold: str | None = None, control_at: Callable[[float], object] | None = None) -> Denoiser:
-        """(x_t, t) -> x_0_hat for these prompts; `low_res` is already augmented, by `aug_level` [b]. None: the stage's default."""
+    def denoiser(self, text: Text, low_res: Tensor | None = None, aug_level: Tensor | None = None, guidance_scale: GuidanceScale | None = None,
+                 threshold: str | None = None, control_at: Callable[[float], object] | None = None, negative: Text | None = None) -> Denoiser:
+        """(x_t, t) -> x_0_hat for these prompts; `low_res` is already augmented, by `aug_level` [b]. None: the stage's default.
+
+        The rest as in `make_denoiser`.
+        """
         c, dtype = self.config, self.net.out.weight.dtype
 
         def network(x_t: Tensor, log_snr: Tensor, text: Text, control) -> Tensor:
@@ -67,7 +70,8 @@ class Stage(nn.Module):
 
         return make_denoiser(network, text.to(dtype), self.log_snr_of, c.prediction,
                              c.guidance_scale if guidance_scale is None else guidance_scale,
-                             c.threshold if threshold is None else threshold, control_at)
+                             c.threshold if threshold is None else threshold, control_at,
+                             None if negative is None else negative.to(dtype))
 
 
 # ---------------------------------------------------------------- on disk

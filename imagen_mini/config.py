@@ -12,6 +12,7 @@ from .diffusion import PREDICTIONS
 from .guidance import THRESHOLDS
 from .precision import PRECISIONS
 from .samplers import SAMPLERS
+from .schedule import SCHEDULES
 from .unet import UNetConfig
 
 
@@ -22,16 +23,18 @@ class StageConfig:
     name: str = "base"                                 # "base" or "sr_<size>"
     unet: UNetConfig = field(default_factory=UNetConfig)
     prediction: str = "x_0"                            # what the network predicts: eps, x_0 or v
-    log_snr_shift: float = 0.0                         # added to the cosine schedule's log-SNR; negative is noisier
+    schedule: str = "cosine"                           # of the noise: cosine, linear or sigmoid
+    log_snr_shift: float = 0.0                         # added to the schedule's log-SNR; negative is noisier
     max_aug_level: float = 0.5                         # super-resolution: training draws the augmentation level from [0, this]
     aug_level: float = 0.1                             # super-resolution: the level when sampling
-    num_inference_steps: int = 40                      # network calls (guided ones count once)
+    num_inference_steps: int = 40                      # steps of one network call each; heun's take two
     guidance_scale: float = 3.0                        # w; 1 is off
     threshold: str = "dynamic"                         # none, static or dynamic
-    sampler: str = "ddim"                              # ddim, ddpm or dpmpp_2m
+    sampler: str = "ddim"                              # ddim, ddpm, dpmpp_2m or heun
 
     def __post_init__(self):
         _one_of("prediction", self.prediction, PREDICTIONS)
+        _one_of("schedule", self.schedule, tuple(SCHEDULES))
         _one_of("threshold", self.threshold, THRESHOLDS)
         _one_of("sampler", self.sampler, SAMPLERS)
 

@@ -153,16 +153,17 @@ def evaluate(draw: Callable[[list[str], list[int]], Tensor], prompts: list[tuple
             yield Result(category, seed, caption, image, reading)
 
 
-def table(results: list[Result]) -> dict[str, dict]:
-    """Per category: n, right, accuracy, its Wilson 95 % interval, and how many pictures could not be read."""
-    out = {}
-    for category in dict.fromkeys(r.category for r in results):
-        of = [r for r in results if r.category == category]
-        right = sum(r.right for r in of)
-        low, high = wilson_interval(right, len(of))
-        out[category] = {"n": len(of), "right": right, "accuracy": round(right / len(of), 4), "low": round(low, 4), "high": round(high, 4),
-                         "unreadable": sum(r.reading.scene is None for r in of)}
-    return out
+def score(results: list[Result]) -> dict[str, float]:
+    """n, right, accuracy, its Wilson 95 % interval, and how many pictures could not be read."""
+    right = sum(r.right for r in results)
+    low, high = wilson_interval(right, len(results))
+    return {"n": len(results), "right": right, "accuracy": round(right / len(results), 4), "low": round(low, 4), "high": round(high, 4),
+            "unreadable": sum(r.reading.scene is None for r in results)}
+
+
+def table(results: list[Result]) -> dict[str, dict[str, float]]:
+    """`score` of each category."""
+    return {category: score([r for r in results if r.category == category]) for category in dict.fromkeys(r.category for r in results)}
 
 
 def preview(stage: Stage, encoder: TextEncoder, n: int = 4, categories: list[str] | None = None) -> list[Result]:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .cascade import Stage, augment, load_stage, save_stage
+from .guidance import GuidanceScale, guidance_interval as limited_to
 from .randomness import randn
-from .samplers import sample
+from .samplers import NOISE_OPTIONS, check_options, sample
 from .schedule import uniform_times
-from .text import Text, TextEncoder, check_prompts
+from .text import Text, TextEncoder, check_prompts, concatenate
 from .weights import WEIGHTS
 
 FORMAT_VERSION = 1
@@ -43,6 +44,64 @@ def to_numpy(images: Tensor) -> np.ndarray:
     """[b, 3, h, w] in [-1, 1] -> [b, h, w, 3] in [0, 1]."""
     return (images.float().cpu().clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
 
+
+# ---------------------------------------------------------------- how a stage is sampled
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one stage is sampled in one call: what was asked for, and the stage's own defaults for the rest."""
+
+    num_inference_steps: int
+    guidance_scale: GuidanceScale                      # w, or a function of t that gives it
+    threshold: str
+    sampler: str
+    eta: float
+    gamma: float
+    aug_level: float                                   # super-resolution only
+
+
+def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, guidance_scale: GuidanceScale | dict | None = None,
+                guidance_interval: tuple[float, float] | dict | None = None, threshold: str | dict | None = None,
+                sampler: str | dict | None = None, eta: float | dict = 0.0, gamma: float | dict = 0.0, aug_level: float | None = None) -> Sampling:
+    """The options of the pipeline's call, as they are for one stage. ValueError if they do not go together there.
+
+    One eta or gamma for all stages holds for those whose sampler uses it; a dict by stage name means what it says.
+    """
+    c = stage.config
+
+    def here(value, default):
+        value = value.get(c.name) if isinstance(value, dict) else value
+        return default if value is None else value
+
+    sampler = here(sampler, c.sampler)
+    eta, gamma = (here(value, 0.0) if isinstance(value, dict) or sampler == NOISE_OPTIONS[option] else 0.0
+                  for option, value in (("eta", eta), ("gamma", gamma)))
+    check_options(sampler, eta, gamma)
+    w, interval = here(guidance_scale, c.guidance_scale), here(guidance_interval, None)
+    if interval is not None and callable(w):
+        raise ValueError(f"guidance_interval {interval} and a guidance_scale that is a function of t: give a number, or let the function be 1 outside")
+    if interval is not None and w != 1:
+        w = limited_to(w, *interval, stage.log_snr_of)
+    level = c.aug_level if aug_level is None else aug_level
+    if stage.is_super_resolution and not 0 <= level <= c.max_aug_level:
+        raise ValueError(f"aug_level {level}: stage {c.name} was trained with levels from 0 to {c.max_aug_level}")
+    return Sampling(here(num_inference_steps, c.num_inference_steps), w, here(threshold, c.threshold), sampler, eta, gamma, level)
+
+
+def check_used(plans: dict[str, Sampling], eta: float | dict, gamma: float | dict, negative_prompt, guidance_interval) -> None:
+    """A ValueError for an option that no stage uses: it would change nothing, and nobody would know."""
+    for option, value in (("eta", eta), ("gamma", gamma)):
+        owner = NOISE_OPTIONS[option]
+        if not isinstance(value, dict) and value != 0 and all(plan.sampler != owner for plan in plans.values()):
+            samplers = ", ".join(f"{name} with {plan.sampler}" for name, plan in plans.items())
+            raise ValueError(f"{option} {value} is not used: it belongs to the {owner} sampler, and the stages are sampled {samplers}; "
+                             f"pass sampler={owner!r}, or leave it at 0")
+    for option, value in (("negative_prompt", negative_prompt), ("guidance_interval", guidance_interval)):
+        if value is not None and all(plan.guidance_scale == 1 for plan in plans.values()):
+            raise ValueError(f"{option} {value!r} is not used: guidance is off (guidance_scale 1) at every stage; raise guidance_scale, or leave it out")
+
+
+# ---------------------------------------------------------------- the pipeline
 
 class ImagenPipeline(nn.Module):
     """A text encoder and the stages of a cascade, the base stage first.
@@ -115,15 +174,21 @@ class ImagenPipeline(nn.Module):
     # ------------------------------------------------------------ sampling
 
     @torch.no_grad()
-    def __call__(self, prompts: str | Sequence[str], seed: int | Sequence[int] = 0, *, num_inference_steps: int | dict | None = None,
-                 guidance_scale: float | dict | None = None, threshold: str | dict | None = None, aug_level: float | None = None,
-                 sampler: str | dict | None = None, stages: Sequence[str] | None = None, output_type: str = "pil", edit=None,
-                 progress: bool = True) -> ImagenOutput:
+    def __call__(self, prompts: str | Sequence[str], seed: int | Sequence[int] = 0, *, negative_prompt: str | Sequence[str] | None = None,
+                 num_inference_steps: int | dict | None = None, guidance_scale: GuidanceScale | dict | None = None,
+                 guidance_interval: tuple[float, float] | dict | None = None, threshold: str | dict | None = None,
+                 aug_level: float | None = None, sampler: str | dict | None = None, eta: float | dict = 0.0, gamma: float | dict = 0.0,
+                 stages: Sequence[str] | None = None, output_type: str = "pil", edit=None, progress: bool = True) -> ImagenOutput:
         """Draw a picture for each prompt.
 
         A picture depends on its own prompt and seed alone. `seed` is one number for all prompts, or one for each. What is left None
         is the stage's own default; a dict by stage name sets a value per stage. With `edit`, the first prompt is the source and the
         others are its targets, all from one seed.
+
+        `negative_prompt`: what guidance leads away from in place of the null text, at every guided stage; one for all prompts, or one
+        for each ("": none). `guidance_scale`: w, or a function of t that gives it; `guidance_interval`: the noise levels (low, high] of
+        sigma / alpha between which there is guidance at all (see `imagen_mini.guidance`). `eta` is the fresh noise of ddim and `gamma`
+        the variance of ddpm (see `imagen_mini.samplers`), at the stages with that sampler. One of these that no stage uses is an error.
         """
         prompts = check_prompts(prompts)
         seeds = [int(s) for s in seed] if isinstance(seed, (list, tuple, range)) else [int(seed)] * len(prompts)
@@ -136,47 +201,59 @@ class ImagenPipeline(nn.Module):
         names = list(self.stages) if stages is None else list(stages)
         if names != list(self.stages)[:len(names)] or not names:
             raise ValueError(f"stages {names}; expected {list(self.stages)} or its beginning")
-        for option, value in (("num_inference_steps", num_inference_steps), ("guidance_scale", guidance_scale), ("threshold", threshold), ("sampler", sampler)):
+        options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "guidance_interval": guidance_interval,
+                   "threshold": threshold, "sampler": sampler, "eta": eta, "gamma": gamma}
+        for option, value in options.items():
             if isinstance(value, dict) and set(value) - set(self.stages):
                 raise ValueError(f"{option}: no stage {sorted(set(value) - set(self.stages))}; there are {list(self.stages)}")
+        plans = {name: sampling_of(self.stages[name], aug_level=aug_level, **options) for name in names}
+        check_used(plans, eta, gamma, negative_prompt, guidance_interval)
         text = self.text_encoder(prompts)
+        negative = None if negative_prompt is None else self.encode_negative(negative_prompt, text)
         pictures: dict[str, Tensor] = {}
         seconds: dict[str, float] = {}
-        for name in names:
+        for name, plan in plans.items():
             start = time.perf_counter()
             previous = pictures[list(pictures)[-1]] if pictures else None
-            pictures[name] = self.run_stage(
-                name, prompts, text, seeds, previous, _for_stage(num_inference_steps, name), _for_stage(guidance_scale, name),
-                _for_stage(threshold, name), aug_level, _for_stage(sampler, name), edit if name == names[0] else None, progress)
+            x_0_hat = self.run_stage(name, plan, prompts, text, negative, seeds, previous, edit if name == names[0] else None, progress)
+            pictures[name] = x_0_hat.clamp(-1, 1)
             seconds[name] = time.perf_counter() - start
         last = pictures[names[-1]]
         images = to_pil(last) if output_type == "pil" else list(to_numpy(last)) if output_type == "np" else list(last)
         return ImagenOutput(images, pictures, seconds)
 
-    def run_stage(self, name: str, prompts: list[str], text: Text, seeds: list[int], previous: Tensor | None, steps: int | None,
-                  guidance_scale: float | None, threshold: str | None, aug_level: float | None, sampler: str | None, edit, progress: bool) -> Tensor:
-        """Sample one stage: [b, 3, size, size] in [-1, 1]. `previous` holds the pictures of the stage before."""
+    def encode_negative(self, negative_prompt: str | Sequence[str], text: Text) -> Text | None:
+        """The negative prompts as text, one for each row of `text`; an empty one is the null text, and None stands for all empty."""
+        negatives = check_prompts(negative_prompt)
+        if isinstance(negative_prompt, str):
+            negatives = negatives * len(text)
+        if len(negatives) != len(text):
+            raise ValueError(f"got {len(negatives)} negative prompts for {len(text)} prompts; give one for each, or a single string")
+        if not any(negatives):
+            return None
+        null_then_encoded = concatenate([text.null(), self.text_encoder(negatives)])
+        return null_then_encoded[[len(text) + i if negative else i for i, negative in enumerate(negatives)]]
+
+    def run_stage(self, name: str, plan: Sampling, prompts: list[str], text: Text, negative: Text | None, seeds: list[int],
+                  previous: Tensor | None, edit=None, progress: bool = True) -> Tensor:
+        """Sample one stage: the last step's x_0_hat [b, 3, size, size], which is the picture once it is clamped to [-1, 1].
+
+        `previous` holds the pictures of the stage before. Where guidance is off, `negative` is not looked at.
+        """
         stage: Stage = self.stages[name]
-        c, device = stage.config, self.device
+        device, size = self.device, stage.config.unet.image_size
         low_res = level = None
         if stage.is_super_resolution:
-            value = c.aug_level if aug_level is None else aug_level
-            if not 0 <= value <= c.max_aug_level:
-                raise ValueError(f"aug_level {value}: stage {name} was trained with levels from 0 to {c.max_aug_level}")
-            level = torch.full((len(seeds),), float(value), device=device)
+            level = torch.full((len(seeds),), float(plan.aug_level), device=device)
             low_res = augment(previous, level, randn(seeds, previous.shape[1:], name, "aug", device=device))
         injection = None
         if edit is not None:
             injection = edit.bind([self.text_encoder.tokens(p) for p in prompts], stage.net.sites, text.mask.shape[1])
-        denoise = stage.denoiser(text, low_res, level, guidance_scale, threshold, injection.control_at if injection else None)
-        size = c.unet.image_size
-        steps = c.num_inference_steps if steps is None else steps
-        states = sample(denoise, randn(seeds, (3, size, size), name, "x_T", device=device), uniform_times(steps, device), stage.log_snr_of,
-                        c.sampler if sampler is None else sampler, lambda step: randn(seeds, (3, size, size), name, "step", step, device=device))
-        for state in tqdm(states, total=steps, desc=name, disable=not progress, leave=False):
+        denoise = stage.denoiser(text, low_res, level, plan.guidance_scale, plan.threshold, injection.control_at if injection else None,
+                                 None if plan.guidance_scale == 1 else negative)
+        states = sample(denoise, randn(seeds, (3, size, size), name, "x_T", device=device), uniform_times(plan.num_inference_steps, device),
+                        stage.log_snr_of, plan.sampler, lambda step: randn(seeds, (3, size, size), name, "step", step, device=device),
+                        eta=plan.eta, gamma=plan.gamma)
+        for state in tqdm(states, total=plan.num_inference_steps, desc=name, disable=not progress, leave=False):
             pass
-        return state.x_0_hat.clamp(-1, 1)
-
-
-def _for_stage(value, name: str):
-    return value.get(name) if isinstance(value, dict) else value
+        return state.x_0_hat

@@ -94,6 +94,7 @@ def heun_step(x_t: Tensor, x_0_hat: Tensor, log_snr_t: Tensor, log_snr_s: Tensor
 
 
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m", "heun")
+NOISE_OPTIONS = {"eta": "ddim", "gamma": "ddpm"}       # options of `sample`, and the one sampler that uses each
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,9 @@ def sample(denoise: Denoiser, x_T: Tensor, times: Tensor, log_snr_of: Callable[[
     `noise(step)` is asked for fresh noise by a sampler that needs it: ddpm, whose variance `gamma` chooses, and ddim with `eta` > 0.
     `after_step(x, step, s)` may change x, as edits do. The last state's `x_0_hat` is the picture.
     """
-    check_options(sampler, noise, eta, gamma)
+    check_options(sampler, eta, gamma)
+    if noise is None and (sampler == "ddpm" or eta > 0):
+        raise ValueError(f"the {sampler} sampler{f' with eta {eta}' if eta > 0 else ''} adds fresh noise at every step: pass noise=")
     x, steps, previous = x_T, len(times) - 1, None
     log_snr = log_snr_of(times.double()).to(times.dtype)
     for step in range(steps):
@@ -138,17 +141,15 @@ def sample(denoise: Denoiser, x_T: Tensor, times: Tensor, log_snr_of: Callable[[
         yield SamplingState(step, steps, float(times[step]), float(times[step + 1]), x, x_0_hat)
 
 
-def check_options(sampler: str, noise: Callable[[int], Tensor] | None, eta: float, gamma: float) -> None:
+def check_options(sampler: str, eta: float = 0.0, gamma: float = 0.0) -> None:
     """A ValueError for options of `sample` that do not go together."""
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler {sampler!r}; expected one of {', '.join(SAMPLERS)}")
-    for name, value, owner in (("eta", eta, "ddim"), ("gamma", gamma, "ddpm")):
+    for name, value in (("eta", eta), ("gamma", gamma)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} {value}; expected a number from 0 to 1")
-        if value > 0 and sampler != owner:
-            raise ValueError(f"{name} {value} with the {sampler} sampler, which does not use it: leave it at 0, or use sampler={owner!r}")
-    if noise is None and (sampler == "ddpm" or eta > 0):
-        raise ValueError(f"the {sampler} sampler{f' with eta {eta}' if eta > 0 else ''} adds fresh noise at every step: pass noise=")
+        if value > 0 and sampler != NOISE_OPTIONS[name]:
+            raise ValueError(f"{name} {value} with the {sampler} sampler, which does not use it: leave it at 0, or use sampler={NOISE_OPTIONS[name]!r}")
 
 
 def invert(denoise: Denoiser, x_0: Tensor, times: Tensor, log_snr_of: Callable[[Tensor], Tensor]) -> Iterator[SamplingState]:

@@ -139,6 +139,10 @@ def _logistic(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
+# what a stage may be trained with, by the name in its configuration; each is called with (t, shift)
+SCHEDULES = {"cosine": cosine_log_snr, "linear": linear_log_snr, "sigmoid": sigmoid_log_snr}
+
+
 # ---------------------------------------------------------------- larger pictures, pure noise
 
 def resolution_shift(size: int, reference: int = 64) -> float:

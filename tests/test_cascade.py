@@ -11,7 +11,7 @@ import imagen_mini.cascade
 from imagen_mini.cascade import Stage, augment, load_stage, save_stage
 from imagen_mini.config import PRESETS, from_dict, to_dict
 from imagen_mini.diffusion import from_x_0, q_sample
-from imagen_mini.schedule import cosine_log_snr
+from imagen_mini.schedule import SCHEDULES, cosine_log_snr
 
 TINY = PRESETS["tiny"]
 
@@ -55,10 +55,11 @@ def batch(random_text, pictures):
             "aug_level": torch.tensor([0.1, 0.4]), "low_res_noise": pictures[1][:2]}
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("prediction", ["x_0", "eps", "v"])
-def test_the_loss_of_a_stage_is_zero_for_the_true_answer_and_positive_for_another(prediction, batch, monkeypatch):
-    stage = Stage(replace(TINY["sr_256"], prediction=prediction, log_snr_shift=-1.0))
-    log_snr = cosine_log_snr(batch["t"], -1.0)
+def test_the_loss_of_a_stage_is_zero_for_the_true_answer_and_positive_for_another(prediction, schedule, batch, monkeypatch):
+    stage = Stage(replace(TINY["sr_256"], prediction=prediction, schedule=schedule, log_snr_shift=-1.0))
+    log_snr = SCHEDULES[schedule](batch["t"], -1.0)
     x_t = q_sample(batch["x_0"], batch["eps"], log_snr)
     answer = from_x_0(batch["x_0"], prediction, x_t, log_snr)
 
@@ -98,10 +99,13 @@ def test_the_loss_is_a_function_of_its_arguments_alone(batch, awaken):
     assert torch.equal(stage.loss(**batch), first)
 
 
-def test_a_stage_s_schedule_is_shifted_by_its_configuration():
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_stage_s_schedule_is_the_one_of_its_configuration_shifted(schedule):
     t = torch.linspace(0, 1, 5)
-    stage = Stage(replace(TINY["base"], log_snr_shift=-1.5))
-    assert torch.allclose(stage.log_snr_of(t), cosine_log_snr(t) - 1.5)
+    stage = Stage(replace(TINY["base"], schedule=schedule, log_snr_shift=-1.5))
+    assert torch.allclose(stage.log_snr_of(t), SCHEDULES[schedule](t) - 1.5)
+    others = [other(t) - 1.5 for name, other in SCHEDULES.items() if name != schedule]
+    assert not any(torch.allclose(stage.log_snr_of(t), other, atol=0.1) for other in others)
 
 
 # ---------------------------------------------------------------- on disk
@@ -155,12 +159,18 @@ def change_config(folder, change):
     ("unet", "blocks", [], "blocks"),
     ("stage", "unet", [1], "expected an object"),
     ("stage", "prediction", "noise", "prediction 'noise'; expected one of eps, x_0, v"),
+    ("stage", "schedule", "quadratic", "schedule 'quadratic'; expected one of cosine, linear, sigmoid"),
     ("unet", "image_size", None, "image_size: expected int; got None"),
 ])
 def test_a_changed_configuration_is_an_error_that_names_the_field(folder, where, key, value, message):
     change_config(folder, lambda stage: (stage if where == "stage" else stage["unet"]).update({key: value}))
     with pytest.raises(ValueError, match=f"config.json is no stage configuration: .*{message}"):
         load_stage(folder)
+
+
+def test_a_configuration_from_before_there_was_a_choice_of_schedule_means_cosine(folder):
+    change_config(folder, lambda stage: stage.pop("schedule"))
+    assert load_stage(folder).config == replace(TINY["base"], schedule="cosine")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"unet": {}}', '{"stage": null}', '"stage"', "\ufeff{}"])

@@ -14,6 +14,8 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.cascade import Stage, augment
 from imagen_mini.config import PRESETS
 from imagen_mini.randomness import randn
+from imagen_mini.samplers import SAMPLERS
+from imagen_mini.schedule import SCHEDULES
 from imagen_mini.text import Text
 
 QUIET = {"progress": False, "output_type": "pt"}
@@ -38,12 +40,15 @@ def test_the_picture_depends_on_the_caption_the_seed_and_nothing_else(tiny_pipe)
     assert (draw("two small blue stars", 3) - first).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_the_same_seed_in_another_batch_gives_the_same_picture(tiny_pipe, sampler):
+@pytest.mark.parametrize("options, negatives", [
+    ({"sampler": "ddim"}, None), ({"sampler": "ddpm"}, None), ({"sampler": "ddim", "eta": 0.7}, None), ({"sampler": "ddpm", "gamma": 0.7}, None),
+    ({"sampler": "heun"}, None), ({}, ["blue", "a large star on a striped white background, or below a pink ring", ""]),
+])
+def test_the_same_seed_in_another_batch_gives_the_same_picture(tiny_pipe, options, negatives):
     prompts = ["a red circle", "a large striped blue square to the left of a small pink star on a white background", "ring"]
-    together = tiny_pipe(prompts, seed=[5, 6, 7], sampler=sampler, **QUIET).stages
+    together = tiny_pipe(prompts, seed=[5, 6, 7], negative_prompt=negatives, **options, **QUIET).stages
     for i, prompt in enumerate(prompts):
-        alone = tiny_pipe(prompt, seed=5 + i, sampler=sampler, **QUIET).stages
+        alone = tiny_pipe(prompt, seed=5 + i, negative_prompt=negatives and negatives[i], **options, **QUIET).stages
         for name in together:
             assert torch.allclose(alone[name][0], together[name][i], rtol=0, atol=1e-4)
 
@@ -71,26 +76,29 @@ def test_super_resolution_sees_the_base_picture_augmented_by_the_one_augment_at_
 def test_every_option_changes_the_picture(tiny_pipe):
     plain = tiny_pipe("a red circle", **QUIET).images[0]
     for option in ({"num_inference_steps": 3}, {"guidance_scale": 9.0}, {"threshold": "none"}, {"aug_level": 0.5}, {"sampler": "ddpm"},
-                   {"seed": 1}):
+                   {"sampler": "heun"}, {"seed": 1}, {"eta": 1.0}, {"negative_prompt": "a blue square"},
+                   {"guidance_interval": (0.5, 2.0)}, {"guidance_scale": lambda t: 1 + 8 * t}):
         assert (tiny_pipe("a red circle", **option, **QUIET).images[0] - plain).abs().max() > 1e-3, option
 
 
 def test_a_dict_by_stage_sets_an_option_of_that_stage_alone(tiny_pipe):
     plain = tiny_pipe("a red circle", **QUIET).stages
-    for option in ({"num_inference_steps": {"sr_256": 3}}, {"guidance_scale": {"sr_256": 9.0}}, {"sampler": {"sr_256": "ddpm"}}):
+    for option in ({"num_inference_steps": {"sr_256": 3}}, {"guidance_scale": {"sr_256": 9.0}}, {"sampler": {"sr_256": "ddpm"}}, {"eta": {"sr_256": 1.0}},
+                   {"guidance_scale": {"sr_256": lambda t: 9.0}}, {"guidance_interval": {"sr_256": (0.5, 2.0)}}):
         out = tiny_pipe("a red circle", **option, **QUIET).stages
         assert torch.equal(out["base"], plain["base"]) and not torch.allclose(out["sr_256"], plain["sr_256"], atol=1e-3), option
     same = tiny_pipe("a red circle", num_inference_steps={name: c.num_inference_steps for name, c in TINY.items()}, **QUIET).stages
     assert torch.equal(same["sr_256"], plain["sr_256"])
 
 
-def test_the_number_of_steps_is_the_number_of_network_calls(tiny_pipe):
+@pytest.mark.parametrize("sampler, base_calls", [("ddim", 5), ("ddpm", 5), ("dpmpp_2m", 5), ("heun", 9)])
+def test_a_step_is_one_network_call_and_with_heun_two_except_the_last(tiny_pipe, sampler, base_calls):
     calls = []
     hooks = [s.net.register_forward_pre_hook(lambda m, args, name=name: calls.append(name)) for name, s in tiny_pipe.stages.items()]
-    tiny_pipe("a red circle", num_inference_steps={"base": 5, "sr_256": 1}, **QUIET)
+    tiny_pipe("a red circle", num_inference_steps={"base": 5, "sr_256": 1}, sampler=sampler, **QUIET)
     for hook in hooks:
         hook.remove()
-    assert calls == ["base"] * 5 + ["sr_256"]
+    assert calls == ["base"] * base_calls + ["sr_256"]
 
 
 def test_stages_can_stop_after_the_base(tiny_pipe):
@@ -131,15 +139,126 @@ def test_black_and_white_become_0_and_255():
     ({"stages": ()}, "or its beginning"),
     ({"stages": ("base", "sr_1024")}, "or its beginning"),
     ({"guidance_scale": {"sr": 2.0}}, r"guidance_scale: no stage \['sr'\]; there are \['base', 'sr_256'\]"),
+    ({"eta": {"sr": 0.5}}, r"eta: no stage \['sr'\]"),
+    ({"eta": 1.5}, "eta 1.5; expected a number from 0 to 1"),
+    ({"gamma": 0.5}, "gamma 0.5 is not used: it belongs to the ddpm sampler.*base with ddim, sr_256 with ddim; pass sampler='ddpm'"),
+    ({"eta": 0.5, "sampler": "dpmpp_2m"}, "eta 0.5 is not used: it belongs to the ddim sampler.*sampler='ddim'"),
+    ({"eta": {"sr_256": 0.5}, "sampler": {"sr_256": "heun"}}, "eta 0.5 with the heun sampler, which does not use it"),
+    ({"negative_prompt": "ring", "guidance_scale": 1.0}, "negative_prompt 'ring' is not used: guidance is off"),
+    ({"negative_prompt": ["ring", "star"]}, "2 negative prompts for 1 prompts"),
+    ({"guidance_interval": (0.5, 2.0), "guidance_scale": 1.0}, r"guidance_interval \(0.5, 2.0\) is not used: guidance is off"),
+    ({"guidance_interval": (2.0, 0.5)}, r"the guidance interval is \(2.0, 0.5\]"),
+    ({"guidance_interval": (0.5, 2.0), "guidance_scale": lambda t: 3.0}, r"guidance_interval \(0.5, 2.0\) and a guidance_scale that is a function"),
 ])
 def test_an_option_out_of_range_is_an_error_that_names_it(tiny_pipe, options, message):
     with pytest.raises(ValueError, match=message):
         tiny_pipe("a red circle", **{"output_type": "pt", "progress": False} | options)
 
 
+def test_an_option_that_does_not_fit_a_later_stage_is_an_error_before_anything_is_drawn(tiny_pipe):
+    calls = []
+    hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda *_: calls.append(1))
+    for options in ({"eta": {"sr_256": 0.5}, "sampler": {"sr_256": "heun"}}, {"aug_level": 0.9}, {"guidance_interval": {"sr_256": (2.0, 0.5)}}):
+        with pytest.raises(ValueError):
+            tiny_pipe("a red circle", **options, **QUIET)
+    hook.remove()
+    assert not calls
+
+
 def test_prompts_that_are_no_text_are_an_error(tiny_pipe):
     with pytest.raises(TypeError, match="must be a string"):
         tiny_pipe(b"a red circle")
+    with pytest.raises(TypeError, match="must be a string"):
+        tiny_pipe("a red circle", negative_prompt=b"a ring")
+
+
+# ---------------------------------------------------------------- guidance and fresh noise
+
+def test_a_negative_prompt_is_what_guidance_leads_away_from(tiny_pipe):
+    def draw(prompt, **options):                       # one step: the picture is what guidance made of the network's two answers
+        return tiny_pipe(prompt, seed=3, num_inference_steps=1, threshold="none", stages=("base",), **options, **QUIET).images[0]
+
+    prompt, negative = "a red circle", "two small blue stars above a ring"
+    cond, away_from = draw(prompt, guidance_scale=1.0), draw(negative, guidance_scale=1.0)
+    out = draw(prompt, guidance_scale=2.5, negative_prompt=negative)
+    inside = (cond.abs() < 1) & (away_from.abs() < 1)  # of the clamp at the end
+    assert inside.float().mean() > 0.5
+    assert torch.allclose(out[inside], (2.5 * cond - 1.5 * away_from).clamp(-1, 1)[inside], rtol=0, atol=1e-4)
+    assert (out - draw(prompt, guidance_scale=2.5)).abs().max() > 1e-3
+
+
+def test_one_negative_prompt_holds_for_all_prompts_and_an_empty_one_is_none(tiny_pipe):
+    def draw(negative):
+        return tiny_pipe(["a red circle", "ring"], seed=[1, 2], negative_prompt=negative, **QUIET).images
+
+    plain, one, each, second, empty = map(draw, (None, "a blue star", ["a blue star"] * 2, ["", "a blue star"], ""))
+    assert all(torch.equal(a, b) for a, b in zip(one, each)) and all(torch.equal(a, b) for a, b in zip(plain, empty))
+    assert torch.allclose(second[0], plain[0], rtol=0, atol=1e-4) and torch.allclose(second[1], one[1], rtol=0, atol=1e-4)
+    assert all((a - b).abs().max() > 1e-3 for a, b in zip(plain, one))
+
+
+def test_a_negative_prompt_acts_where_there_is_guidance_and_leaves_the_other_stages(tiny_pipe):
+    def draw(**options):
+        return tiny_pipe("a red circle", guidance_scale={"base": 1.0, "sr_256": 3.0}, **options, **QUIET).stages
+
+    plain, out = draw(), draw(negative_prompt="a blue star")
+    assert torch.equal(out["base"], plain["base"]) and (out["sr_256"] - plain["sr_256"]).abs().max() > 1e-3
+
+
+def test_the_guidance_scale_may_be_a_function_of_t_and_an_interval_is_one(tiny_pipe):
+    def draw(**options):
+        return tiny_pipe("a red circle", **options, **QUIET).images[0]
+
+    assert torch.equal(draw(guidance_scale=lambda t: 4.0), draw(guidance_scale=4.0))
+    assert torch.equal(draw(guidance_scale=4.0, guidance_interval=(0.0, float("inf"))), draw(guidance_scale=4.0))
+    assert torch.equal(draw(guidance_scale=4.0, guidance_interval=(1e7, 1e8)), draw(guidance_scale=1.0))
+
+
+def test_outside_the_guidance_interval_a_step_costs_half(tiny_pipe):
+    sizes = []
+    hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda m, args: sizes.append(len(args[0])))
+    tiny_pipe("a red circle", num_inference_steps=4, guidance_interval=(0.5, 2.0), stages=("base",), **QUIET)
+    hook.remove()
+    assert sizes == [1, 1, 2, 1]                       # sigma / alpha is tan(pi t / 2): 403 (where it is clipped), 2.4, 1, 0.4
+
+
+def test_fresh_noise_is_a_function_of_the_seed_and_in_ddim_there_is_none_by_default(tiny_pipe):
+    def draw(sampler="ddim", **options):
+        return tiny_pipe("a red circle", seed=3, sampler=sampler, stages=("base",), **options, **QUIET).images[0]
+
+    assert torch.equal(draw(eta=0.0), draw()) and torch.equal(draw(eta=0.8), draw(eta=0.8))
+    assert (draw(eta=0.8) - draw()).abs().max() > 1e-2
+    assert torch.allclose(draw(eta=1.0), draw("ddpm"), rtol=0, atol=1e-4)
+    assert (draw("ddpm", gamma=1.0) - draw("ddpm")).abs().max() > 1e-2
+
+
+def test_one_eta_for_all_stages_reaches_those_that_use_it(tiny_pipe):
+    def draw(**options):
+        return tiny_pipe("a red circle", sampler={"base": "ddim", "sr_256": "dpmpp_2m"}, **options, **QUIET).stages
+
+    everywhere, there, plain = draw(eta=1.0), draw(eta={"base": 1.0}), draw()
+    assert all(torch.equal(everywhere[name], there[name]) for name in there)
+    assert (everywhere["base"] - plain["base"]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_pipeline_with_any_schedule_draws(encoder, awaken, schedule, sampler):
+    torch.manual_seed(0)
+    pipe = ImagenPipeline(encoder, [awaken(Stage(replace(TINY[name], schedule=schedule))) for name in TINY])
+    out = pipe("a red circle", sampler=sampler, **QUIET).stages
+    assert all(x.isfinite().all() and x.std() > 0.01 for x in out.values())
+
+
+def test_schedules_draw_different_pictures(encoder, awaken):
+    torch.manual_seed(0)
+    stage = awaken(Stage(TINY["base"]))
+    pictures = []
+    for schedule in SCHEDULES:
+        stage.config = replace(TINY["base"], schedule=schedule)
+        pictures.append(ImagenPipeline(encoder, [stage])("a red circle", **QUIET).images[0])
+    for i in range(len(pictures)):
+        assert (pictures[i] - pictures[i - 1]).abs().max() > 1e-2
 
 
 # ---------------------------------------------------------------- assembling

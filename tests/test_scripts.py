@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from imagen_mini import ImagenPipeline
 from imagen_mini.cascade import load_stage
 from imagen_mini.config import PRESETS
-from sample import demo, edit, evaluate, generate
+from sample import demo, edit, evaluate, generate, plot_schedules, sweep
 from train import assemble, card, progress, train
-
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,29 @@ def test_generate_draws_several_captions_and_seeds_on_one_sheet(folder, tmp_path
     assert [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()[:4]] == [
         "'a red circle', seed 0", "'a red circle', seed 1", "'two rings', seed 0", "'two rings', seed 1"]
     assert size(tmp_path / "a.png")[0] > 4 * 128
+
+
+def test_the_options_of_generate_reach_the_pipeline(folder, tmp_path):
+    def draw(*options):
+        generate.main(["a red circle", "--pipeline", folder, "--steps", "4", "--base-only", "--precision", "fp32", "--out", str(tmp_path / "a.png"), *options])
+        with Image.open(tmp_path / "a.png") as image:
+            return image.tobytes()
+
+    pictures = [draw(), draw("--negative-prompt", "a blue star"), draw("--eta", "1"), draw("--guidance-interval", "0.5,2"), draw("--sampler", "ddpm"),
+                draw("--sampler", "ddpm", "--gamma", "1"), draw("--sampler", "heun")]
+    assert len(set(pictures)) == len(pictures)
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--guidance-interval", "0.5"], "'0.5' is no interval; expected two noise levels like 0.2,5"),
+    (["--guidance-interval", "a,b"], "'a,b' is no interval"),
+    (["--guidance-interval", "1,2,3"], "'1,2,3' is no interval"),
+    (["--eta", "high"], "--eta: invalid float value: 'high'"),
+])
+def test_an_option_that_cannot_be_read_is_explained(options, message, capsys):
+    with pytest.raises(SystemExit):
+        generate.main(["a red circle", *options])
+    assert message in capsys.readouterr().err
 
 
 def test_edit_shows_source_edit_and_baseline(folder, tmp_path, capsys):
@@ -78,6 +101,51 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
         assert expected in file.read()
 
 
+def read(path):
+    with open(path) as file:
+        return json.load(file)
+
+
+def test_sweep_draws_two_figures_and_writes_their_numbers(folder, tmp_path, capsys):
+    sweep.main(["--pipeline", folder, "--n", "1", "--steps", "3", "1", "--samplers", "ddim", "heun", "--scales", "1", "20", "--precision", "fp32",
+                "--out", str(tmp_path / "s")])
+    report = read(tmp_path / "s" / "sweeps.json")
+    assert report["stage"] == "base" and report["categories"] == ["one object", "binding", "positional", "counting"]
+    assert {name: [row["calls"] for row in rows] for name, rows in report["samplers"].items()} == {"ddim": [1, 3], "heun": [1, 5]}
+    assert {name: [row["w"] for row in rows] for name, rows in report["thresholds"].items()} == {name: [1, 20] for name in ("none", "static", "dynamic")}
+    for row in sum([*report["samplers"].values(), *report["thresholds"].values()], []):
+        assert row["all"]["n"] == 4 and row["all"]["right"] == sum(row[category]["right"] for category in report["categories"])
+        assert row["all"]["low"] <= row["all"]["accuracy"] <= row["all"]["high"]
+    high = {name: rows[1] for name, rows in report["thresholds"].items()}        # at w = 20
+    assert high["none"]["mean_abs"] > 1 >= high["static"]["mean_abs"] > high["dynamic"]["mean_abs"]
+    assert high["static"]["saturated"] > high["dynamic"]["saturated"]
+    assert size(tmp_path / "s" / "samplers.png")[0] > 1500 and size(tmp_path / "s" / "thresholds.png")[0] > 1500
+    assert "heun" in capsys.readouterr().out
+
+
+def test_sweep_of_super_resolution_judges_textures_on_base_pictures_drawn_once(folder, tmp_path, monkeypatch):
+    drawn = []
+    run_stage = ImagenPipeline.run_stage
+    monkeypatch.setattr(ImagenPipeline, "run_stage", lambda self, name, *args, **options: drawn.append(name) or run_stage(self, name, *args, **options))
+    sweep.main(["--pipeline", folder, "--stage", "sr_256", "--n", "1", "--steps", "1", "2", "--samplers", "ddim", "--scales", "1", "--thresholds", "none",
+                "--out", str(tmp_path)])
+    report = read(tmp_path / "sweeps.json")
+    assert report["categories"] == ["texture", "two textures"] and [row["calls"] for row in report["samplers"]["ddim"]] == [1, 2]
+    assert sorted(drawn) == ["base", "sr_256", "sr_256", "sr_256"]
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "0"], ["--scales", "0", "1"], ["--n", "0"]])
+def test_sweep_refuses_what_has_no_place_on_its_axes(arguments, capsys):
+    with pytest.raises(SystemExit):
+        sweep.main(arguments)
+    assert "expected n and steps of at least 1, and scales above 0" in capsys.readouterr().err
+
+
+def test_sweep_of_a_stage_that_is_not_there_is_an_error_that_lists_the_stages(folder):
+    with pytest.raises(ValueError, match="--stage sr_1024: .* has base, sr_256"):
+        sweep.main(["--pipeline", folder, "--stage", "sr_1024"])
+
+
 def test_training_both_stages_then_assembling_gives_a_pipeline_that_draws(encoder_folder, tmp_path):
     common = ["--preset", "tiny", "--text-encoder", str(encoder_folder), "steps=2", "batch_size=2", "sample_every=2", "log_every=1"]
     for name in PRESETS["tiny"]:
@@ -101,13 +169,14 @@ def test_training_may_start_from_the_weights_of_a_stage(encoder_folder, tmp_path
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
-@pytest.mark.parametrize("script, arguments", [(generate, ["a ring", "--pipeline", "nowhere"]), (evaluate, ["--pipeline", "nowhere"])])
+@pytest.mark.parametrize("script, arguments", [(generate, ["a ring", "--pipeline", "nowhere"]), (evaluate, ["--pipeline", "nowhere"]),
+                                               (sweep, ["--pipeline", "nowhere"])])
 def test_a_pipeline_that_is_not_there_is_named(script, arguments):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         script.main(arguments)
 
 
-@pytest.mark.parametrize("script", [generate, edit, evaluate, demo, train, assemble, card, progress])
+@pytest.mark.parametrize("script", [generate, edit, evaluate, demo, sweep, plot_schedules, train, assemble, card, progress])
 def test_every_script_has_help(script, capsys):
     with pytest.raises(SystemExit) as stop:
         script.main(["--help"])

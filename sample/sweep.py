@@ -1,0 +1,181 @@
+"""Which sampler, how many steps, how much guidance? Two figures with their numbers.
+
+    python -m sample.sweep --out outputs/sweeps
+
+samplers.png     how many pictures are right, against the number of network calls, for each sampler
+thresholds.png   how many are right, and how saturated they are, against the guidance scale w, for each way of thresholding
+sweeps.json      the numbers of both, with 95 % intervals
+
+One stage is swept; what a figure does not vary is that stage's default. Right or wrong is the exact parser's verdict, on prompts and seeds that
+do not occur in training. Saturation is read off the last x_0_hat, before it is clamped to make a picture: the share of its values at
+|x| >= 0.99, and the mean of |x|. White and black backgrounds are saturated by nature, so true pictures of the same captions stand beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from imagen_mini import ImagenPipeline
+from imagen_mini.charts import STYLES, Axis, Chart, Panel, Style, axis_from_zero, log_axis
+from imagen_mini.evaluation import benchmark, evaluate, score, scene_of, table
+from imagen_mini.guidance import THRESHOLDS
+from imagen_mini.pipeline import Sampling, sampling_of
+from imagen_mini.samplers import SAMPLERS
+from imagen_mini.scenes.captions import Caption
+from imagen_mini.scenes.render import render
+
+from .options import add_model_options, load_pipeline
+
+BASE_CATEGORIES = ["one object", "binding", "positional", "counting"]
+SR_CATEGORIES = ["texture", "two textures"]            # all that super-resolution decides
+SATURATED = 0.99
+TRUE_PICTURES = STYLES[5]
+
+
+# ---------------------------------------------------------------- numbers
+
+def saturation(x_0_hat: Tensor) -> dict[str, float]:
+    """The share of values with |x| >= SATURATED, and the mean of |x|."""
+    magnitude = x_0_hat.float().abs()
+    return {"saturated": round((magnitude >= SATURATED).float().mean().item(), 4), "mean_abs": round(magnitude.mean().item(), 4)}
+
+
+def measurer(pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Caption]], batch: int, bar: tqdm) -> Callable[[Sampling], dict]:
+    """A function that draws all prompts with stage `name` as a plan says, and judges them: network calls per picture, saturation,
+    and the score in all and per category."""
+    earlier = list(pipe.stages)[:list(pipe.stages).index(name)]
+
+    @cache
+    def previous(captions: tuple[str, ...], seeds: tuple[int, ...]) -> Tensor | None:
+        """What super-resolution starts from: drawn once, with the defaults of the stages before."""
+        return pipe(list(captions), seed=seeds, stages=earlier, output_type="pt", progress=False).stages[earlier[-1]] if earlier else None
+
+    def measure(plan: Sampling) -> dict:
+        calls, x_0_hats, results = [], [], []
+        counter = pipe.stages[name].net.register_forward_pre_hook(lambda *_: calls.append(1))
+
+        def draw(captions: list[str], seeds: list[int]) -> Tensor:
+            x_0_hats.append(pipe.run_stage(name, plan, captions, pipe.text_encoder(captions), None, seeds, previous(tuple(captions), tuple(seeds)),
+                                           progress=False))
+            return x_0_hats[-1].clamp(-1, 1)
+
+        for result in evaluate(draw, prompts, batch):
+            results.append(result)
+            bar.update()
+        counter.remove()
+        return {"calls": len(calls) // len(x_0_hats), **saturation(torch.cat(x_0_hats)), "all": score(results), **table(results)}
+
+    return measure
+
+
+# ---------------------------------------------------------------- figures
+
+def accuracy_line(panel: Panel, xs: list[float], rates: list[dict], style: Style, shift: float) -> None:
+    """The accuracies, with their intervals."""
+    panel.intervals(xs, [r["low"] for r in rates], [r["high"] for r in rates], style, shift)
+    panel.line(xs, [r["accuracy"] for r in rates], style, marks=True)
+
+
+def side_by_side(i: int, n: int) -> float:
+    """By how many pixels the intervals of line i of n stand aside."""
+    return 5 * (i - (n - 1) / 2)
+
+
+def draw_samplers(report: dict) -> Image.Image:
+    """Accuracy against network calls: a panel for all categories and one for each."""
+    lines, percent = report["samplers"], Axis("", 0, 1, (0, 0.25, 0.5, 0.75, 1), numbers="{:.0%}")
+    styles = dict(zip(lines, STYLES))
+    calls = log_axis("network calls per picture", [row["calls"] for rows in lines.values() for row in rows])
+    names, first = ["all", *report["categories"]], next(iter(lines.values()))[0]
+    chart = Chart([(f"{name}: share right of {first[name]['n']}", calls, percent) for name in names], list(styles.items()), marks=True)
+    for panel, name in zip(chart.panels, names):
+        for i, (sampler, rows) in enumerate(lines.items()):
+            accuracy_line(panel, [row["calls"] for row in rows], [row[name] for row in rows], styles[sampler], side_by_side(i, len(lines)))
+    return chart.picture()
+
+
+def draw_thresholds(report: dict) -> Image.Image:
+    """Accuracy, the share of saturated values and the mean of |x|, against w."""
+    lines, true = report["thresholds"], report["true_pictures"]
+    styles = dict(zip(lines, STYLES))
+    every_row = [row for rows in lines.values() for row in rows]
+    w = log_axis("guidance scale w   (1 is off)", [row["w"] for row in every_row])
+    chart = Chart([(f"all: share right of {every_row[0]['all']['n']}", w, Axis("", 0, 1, (0, 0.25, 0.5, 0.75, 1), numbers="{:.0%}")),
+                   (f"share of values at |x| >= {SATURATED}, in %", w, axis_from_zero("", [100 * row["saturated"] for row in [*every_row, true]])),
+                   ("mean |x|", w, axis_from_zero("", [row["mean_abs"] for row in [*every_row, true]]))],
+                  [*((f"threshold: {name}", style) for name, style in styles.items()), ("true pictures", TRUE_PICTURES)])
+    accuracy, saturated, mean = chart.panels
+    for i, (threshold, rows) in enumerate(lines.items()):
+        xs, style = [row["w"] for row in rows], styles[threshold]
+        accuracy_line(accuracy, xs, [row["all"] for row in rows], style, side_by_side(i, len(lines)))
+        saturated.line(xs, [100 * row["saturated"] for row in rows], style, marks=True)
+        mean.line(xs, [row["mean_abs"] for row in rows], style, marks=True)
+    saturated.line([w.low, w.high], [100 * true["saturated"]] * 2, TRUE_PICTURES)
+    mean.line([w.low, w.high], [true["mean_abs"]] * 2, TRUE_PICTURES)
+    return chart.picture()
+
+
+# ---------------------------------------------------------------- the script
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("outputs/sweeps"), help="folder for the figures and the numbers")
+    parser.add_argument("--stage", help="the stage to sweep, for example sr_256 (default: the first)")
+    parser.add_argument("--n", type=int, default=10, help="captions per category (default: 10)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8, 12, 16, 24, 32],
+                        help="numbers of steps for each sampler; heun takes two calls a step")
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="only these (default: all)")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1, 1.5, 2, 3, 4, 6, 8, 12, 16], help="values of w for each threshold")
+    parser.add_argument("--thresholds", nargs="+", choices=THRESHOLDS, default=list(THRESHOLDS), help="only these (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")
+    parser.add_argument("--batch", type=int, default=16)
+    add_model_options(parser)
+    args = parser.parse_args(arguments)
+    steps, scales = sorted(set(args.steps)), sorted(set(args.scales))
+    if args.n < 1 or steps[0] < 1 or scales[0] <= 0:
+        parser.error(f"--n {args.n}, --steps {steps}, --scales {scales}: expected n and steps of at least 1, and scales above 0")
+
+    start = time.perf_counter()
+    pipe = load_pipeline(args)
+    name = args.stage or next(iter(pipe.stages))
+    if name not in pipe.stages:
+        raise ValueError(f"--stage {name}: {args.pipeline} has {', '.join(pipe.stages)}")
+    stage = pipe.stages[name]
+    own = sampling_of(stage)
+    categories = SR_CATEGORIES if stage.is_super_resolution else BASE_CATEGORIES
+    prompts = benchmark(args.n, args.seed, categories)
+    truth = render([scene_of(caption.description, random.Random(caption.text)) for _, _, caption in prompts], stage.config.unet.image_size)
+    report = {"pipeline": args.pipeline, "stage": name, "n": args.n, "benchmark_seed": args.seed, "categories": categories, "defaults": asdict(own),
+              "true_pictures": saturation(truth), "samplers": {}, "thresholds": {}}
+    with tqdm(total=len(prompts) * (len(args.samplers) * len(steps) + len(args.thresholds) * len(scales)), desc="pictures") as bar:
+        measure = measurer(pipe, name, prompts, args.batch, bar)
+        for sampler in args.samplers:
+            report["samplers"][sampler] = [{"steps": n, **measure(replace(own, sampler=sampler, num_inference_steps=n))} for n in steps]
+        for threshold in args.thresholds:
+            report["thresholds"][threshold] = [{"w": w, **measure(replace(own, threshold=threshold, guidance_scale=w))} for w in scales]
+    report["seconds"] = round(time.perf_counter() - start, 1)
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "sweeps.json").write_text(json.dumps(report, indent=1) + "\n")
+    draw_samplers(report).save(args.out / "samplers.png")
+    draw_thresholds(report).save(args.out / "thresholds.png")
+    for kind, key in (("samplers", "calls"), ("thresholds", "w")):
+        for line, rows in report[kind].items():
+            print(f"{line:9}" + ", ".join(f"{key} {row[key]:g}: {row['all']['accuracy']:.0%}" for row in rows))
+    print(f"{report['seconds']:.0f} s; {args.out}/samplers.png, thresholds.png, sweeps.json")
+
+
+if __name__ == "__main__":
+    main()
