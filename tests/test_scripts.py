@@ -7,16 +7,16 @@ import torch
 from PIL import Image
 
 from imagen_mini.cascade import load_stage
-from imagen_mini.config import PRESETS
+from imagen_mini.config import PRESETS, TrainConfig, to_dict
 from sample import demo, edit, evaluate, generate
 from train import assemble, card, progress, train
-
 
 
 @pytest.fixture(scope="module")
 def folder(tiny_pipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
-    tiny_pipe.save_pretrained(folder, {name: {"step": 3, "seconds": 60, "device": "CPU", "train": {"batch_size": 2}} for name in tiny_pipe.stages})
+    leg = {"steps": 3, "seconds": 60, "device": "CPU", "train": to_dict(TrainConfig())}
+    tiny_pipe.save_pretrained(folder, {name: {"legs": [leg]} for name in tiny_pipe.stages})
     return str(folder)
 
 
