@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .layers import positions
 from .text import Text
 
 
@@ -35,6 +36,10 @@ class AttnSite:
 class Control:
     """What an edit or a recorder does inside attention. The base class does nothing; methods return, they do not store
     into the network. Heads are kept: q, k, v are [b, heads, tokens, d], probs [b, heads, queries, keys]."""
+
+    def text(self, text: Text) -> Text:
+        """Change what the network reads, before anything reads it."""
+        return text
 
     def qkv(self, site: AttnSite, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Change queries, keys or values; the fast path is kept."""
@@ -60,6 +65,9 @@ class Attention(nn.Module):
             raise ValueError(f"attention {site.name}: kind {site.kind!r}; expected 'self', 'cross' or 'hybrid'")
         self.site, self.heads = site, channels // head_width
         self.norm = nn.GroupNorm(channels // head_width, channels)
+        # 'To the left' means nothing to a pixel that does not know where it stands. Learnt, from sines and cosines, as in ViT.
+        # Differs from the paper, whose U-Net knows places by the padding of its convolutions alone.
+        self.position = nn.Parameter(positions(site.size, channels))
         self.to_q = nn.Linear(channels, channels, bias=False)
         # QK norm keeps q k^T in range at any learning rate (ViT-22B, 2023). Differs from the paper, which has none.
         self.q_norm, self.k_norm = nn.LayerNorm(head_width, bias=False), nn.LayerNorm(head_width, bias=False)
@@ -88,7 +96,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, text: Text | None = None, control: Control | None = None) -> Tensor:
         height, width = x.shape[-2:]
-        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c") + self.position
         q = rearrange(self.to_q(pixels), "b n (h d) -> b h n d", h=self.heads)
         k, v, mask, n_text = self.keys_and_values(pixels, text)
         q, k = self.q_norm(q), self.k_norm(k)

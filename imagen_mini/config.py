@@ -56,6 +56,8 @@ class TrainConfig:
     ema_half_life: int = 400                           # steps after which a weight counts half; shorter at the start
     drop_text: float = 0.1                             # captions dropped for classifier-free guidance (Imagen: 0.1)
     drop_pooled: float = 0.3                           # pooled text dropped on its own, so that the words are used too
+    counts: tuple[float, ...] = (22, 50, 17, 11)       # how often a scene has 1, 2, 3, 4 things
+    time_power: float = 1.0                            # times are drawn with density t^(time_power - 1): above 1, more noise
     loss_cap: float = 5.0                              # cap of the loss weight 1 / sigma^2
     seed: int = 0                                      # of everything random
     precision: str = "auto"                            # auto (bf16 where the processor has it), bf16 or fp32
@@ -64,12 +66,17 @@ class TrainConfig:
     log_every: int = 10                                # steps between lines of the log
 
     def __post_init__(self):
-        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("betas", "counts"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         _one_of("optimizer", self.optimizer, ("muon", "adamw"))
         _one_of("precision", self.precision, PRECISIONS)
         for name in ("steps", "batch_size", "accumulate", "ema_half_life", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if not 1 <= len(self.counts) <= 4 or min(self.counts) < 0 or not sum(self.counts):
+            raise ValueError(f"counts {self.counts}: expected up to four weights, of scenes of 1, 2, 3 and 4 things, not all 0")
+        if self.time_power <= 0:
+            raise ValueError(f"time_power must be above 0; got {self.time_power}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} cannot be split into accumulate={self.accumulate} equal parts")
 
@@ -95,6 +102,13 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
         "base": StageConfig("base", _MINI, log_snr_shift=-1.0, num_inference_steps=20, guidance_scale=2.0, sampler="dpmpp_2m"),
         "sr_256": StageConfig("sr_256", _MINI_SR, log_snr_shift=-2.0, num_inference_steps=10, guidance_scale=2.0, sampler="dpmpp_2m"),
     },
+}
+
+# How each stage is trained unless told otherwise. Where things lie is decided in the noisiest part of the walk, and only pictures of several
+# things tell: the base stage sees more of both than super-resolution needs.
+RECIPES: dict[str, TrainConfig] = {
+    "base": TrainConfig(time_power=2.0, counts=(20, 55, 15, 10), drop_pooled=0.5),
+    "sr_256": TrainConfig(steps=5_000, batch_size=16),
 }
 
 

@@ -1,4 +1,4 @@
-"""The U-Net's small parts: the embedding of the noise level, the residual block, changes of resolution, pooled text."""
+"""The U-Net's small parts: the embedding of the noise level, text layers and pooled text, the residual block, changes of resolution."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .text import Text
+
+
+def positions(size: int, width: int) -> Tensor:
+    """Where each pixel of a grid is, in reading order: [size^2, width], half of it for y and half for x."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return torch.cat([sinusoids(axis.flatten(), width // 2, 4.0, 2.0 * size) for axis in (y, x)], dim=1)
 
 
 def sinusoids(value: Tensor, width: int, shortest: float, longest: float) -> Tensor:
@@ -31,6 +38,42 @@ class NumberEmbedding(nn.Module):
         return self.mlp(sinusoids(value, 64, self.shortest, self.longest).to(self.mlp[0].weight.dtype))
 
 
+class TextLayer(nn.Module):
+    """A transformer layer over the words, [b, n, width] -> [b, n, width], trained with the U-Net.
+
+    What a word means in its sentence is the frozen encoder's to say; what the picture needs to know of each word (is this the thing
+    on the left?) is not what a language model must keep in it. Here the loss on pictures decides. Differs from the paper, which
+    has no such layers; later models on frozen language models do ("token refiner": HunyuanVideo, 2024).
+    """
+
+    REACH = 8                                          # words further apart than this share one relative bias, as in T5
+
+    def __init__(self, width: int, head_width: int = 32):
+        super().__init__()
+        self.heads = width // head_width
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
+        # Half of the heads start out looking back, half ahead: 'left of' makes what is before it the left thing.
+        offset, direction = torch.arange(-self.REACH, self.REACH + 1), torch.ones(self.heads, 1)
+        direction[::2] = -1
+        self.relative_bias = nn.Parameter(-3.0 * (offset * direction > 0))
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+        for last in (self.out, self.mlp[-1]):
+            nn.init.normal_(last.weight, std=0.2 / math.sqrt(last.in_features))
+            nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x [b, n, width], mask bool [b, n]."""
+        q, k, v = rearrange(self.to_qkv(self.norm1(x)), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        at = torch.arange(x.shape[1], device=x.device)
+        offset = (at[None, :] - at[:, None]).clamp(-self.REACH, self.REACH) + self.REACH
+        scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1]) + self.relative_bias[:, offset]
+        probs = scores.masked_fill(~mask[:, None, None, :], -math.inf).softmax(-1).to(v.dtype)
+        x = x + self.out(rearrange(probs @ v, "b h n d -> b n (h d)"))
+        return x + self.mlp(self.norm2(x))
+
+
 class PooledText(nn.Module):
     """One vector for the whole prompt, [b, width]: attention pooling over the real tokens.
 
@@ -40,7 +83,7 @@ class PooledText(nn.Module):
     def __init__(self, text_width: int, width: int):
         super().__init__()
         self.norm = nn.LayerNorm(text_width)
-        self.score = nn.Linear(text_width, 1)
+        self.score = nn.Linear(text_width, 1, bias=False)      # a softmax does not see what is added to all of its scores
         self.mlp = nn.Sequential(nn.Linear(text_width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, text: Text) -> Tensor:

@@ -52,9 +52,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(net: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float) -> dict[str, torch.optim.Optimizer]:
-    """The optimizers of a U-Net, by name. Norms, biases and (with Muon) the first and last layers always go to AdamW."""
+    """The optimizers of a U-Net, by name. Norms, biases, positions and (with Muon) the first and last layers always go to AdamW."""
     edges = {id(net.stem.weight), id(net.out.weight), id(net.pooled_text.score.weight)}
-    kernels = [p for p in net.parameters() if p.ndim >= 2 and not (name == "muon" and id(p) in edges)]
+    kernels = [p for key, p in net.named_parameters() if p.ndim >= 2 and key.endswith("weight") and not (name == "muon" and id(p) in edges)]
     chosen = {id(p) for p in kernels}
     others = [p for p in net.parameters() if id(p) not in chosen]
     if name == "muon":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .attention import AttnSite, Control
-from .text import Tokens
+from .text import Text, Tokens
 
 Window = float | tuple[float, float]
 
@@ -59,16 +59,19 @@ class Replace:
     """Word swap: the targets differ from the source in single words.
 
     `cross_steps`: during which share of the steps the source's cross-attention is injected (a number f means from 0 to f);
-    `self_steps`: the same for self-attention, on grids of at most `self_size` x `self_size`.
+    `self_steps`: the same for self-attention, on grids of at most `self_size` x `self_size`; `source_steps`: the same for reading the
+    source's whole prompt, so that source and target share their very first steps. Differs from the paper, which has only the first two:
+    a small pixel model places things more finely than its attention maps can tell.
     """
 
     cross_steps: Window = 0.8
     self_steps: Window = 0.4
     self_size: int = 16
+    source_steps: Window = 0.0
 
     def __post_init__(self):
-        object.__setattr__(self, "cross_steps", _window(self.cross_steps, "cross_steps"))
-        object.__setattr__(self, "self_steps", _window(self.self_steps, "self_steps"))
+        for name in ("cross_steps", "self_steps", "source_steps"):
+            object.__setattr__(self, name, _window(getattr(self, name), name))
 
     def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> Injection:
         """Make the edit ready for prompts (the first is the source) and for a network with these attention sites."""
@@ -94,9 +97,17 @@ class Injection:
 
     def control_at(self, t: float) -> Control | None:
         done = 1 - t + 1e-6                            # share of the steps, as times are evenly spaced; t is rounded
-        cross = self.edit.cross_steps[0] <= done < self.edit.cross_steps[1]
-        own = self.edit.self_steps[0] <= done < self.edit.self_steps[1]
+        source, cross, own = (start <= done < end for start, end in (self.edit.source_steps, self.edit.cross_steps, self.edit.self_steps))
+        if source:
+            return ReadSource()
         return InjectMaps(self.matrices, cross, own, self.edit.self_size) if cross or own else None
+
+
+class ReadSource(Control):
+    """Every row of the batch reads the prompt of row 0."""
+
+    def text(self, text: Text) -> Text:
+        return Text(text.emb[:1].expand_as(text.emb), text.mask[:1].expand_as(text.mask))
 
 
 @dataclass(frozen=True)

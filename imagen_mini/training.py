@@ -58,7 +58,7 @@ def scene_batch(stage: Stage, config: TrainConfig, step: int, device) -> tuple[T
     """The pictures of a step, their low-resolution pictures (super-resolution only), and their captions."""
     size, low = stage.config.unet.image_size, stage.config.unet.low_res_size
     numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
-    scenes = [training_scene(TRAINING_SET + config.seed, i) for i in numbers]
+    scenes = [training_scene(TRAINING_SET + config.seed, i, config.counts) for i in numbers]
     captions = [training_caption(s, TRAINING_SET + config.seed, i).text for s, i in zip(scenes, numbers)]
     return render(scenes, size, device), None if low is None else render(scenes, low, device), captions
 
@@ -66,11 +66,12 @@ def scene_batch(stage: Stage, config: TrainConfig, step: int, device) -> tuple[T
 def step_randomness(stage: Stage, config: TrainConfig, step: int, shape: torch.Size, low_res_shape: torch.Size | None, device) -> dict[str, Tensor]:
     """Everything random of one step, as arguments of the loss and of the dropping of text.
 
-    Times are stratified: one in each of b equal parts of [0, 1], which lowers the variance of the loss and keeps t ~ U(0, 1).
+    Times are stratified: one in each of b equally likely parts of [0, 1], which lowers the variance of the loss and leaves each t
+    its density, t^(time_power - 1).
     """
     g = generator(config.seed, "train", stage.config.name, step)
     b = shape[0]
-    t = (torch.randperm(b, generator=g) + torch.rand(b, generator=g)) / b
+    t = ((torch.randperm(b, generator=g) + torch.rand(b, generator=g)) / b) ** (1 / config.time_power)
     drop = torch.rand(b, generator=g) < config.drop_text
     out = {"t": t, "drop": drop, "use_pooled": (torch.rand(b, generator=g) >= config.drop_pooled).float()}
     if device.type == "cuda":                          # millions of numbers: drawn on the device, still a function of the step

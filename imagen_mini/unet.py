@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Attention, AttnSite, Control
-from .layers import Downsample, NumberEmbedding, PooledText, ResBlock, Upsample
+from .layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
 from .text import Text
 
 
@@ -27,11 +27,12 @@ class UNetConfig:
     patch: int = 2                                     # patch x patch pixels become one position with patch^2 * 3 channels
     channels: tuple[int, ...] = (64, 128, 192)         # per level; each level's grid is half of the one before
     blocks: tuple[int, ...] = (1, 1, 2)                # residual blocks per level, on the way down and on the way up
-    attention: tuple[str, ...] = ("", "cross", "self+cross")  # per level: "", "self", "cross", "self+cross", "hybrid"
+    attention: tuple[str, ...] = ("cross", "cross", "self+cross")  # per level: "", "self", "cross", "self+cross", "hybrid"
     mid_blocks: int = 1                                # residual blocks in the middle, on the smallest grid
     head_width: int = 32                               # channels per attention head
     emb_width: int = 256                               # width of the summed embedding
     text_width: int = 128                              # width of the text encoder's embeddings
+    text_layers: int = 2                               # transformer layers over the words, before anything reads them
     skip: str = "concat"                               # how an up block takes the down block's output: "concat" or "sum"
     skip_scale: float = 1.0                            # factor on each residual sum; 1/sqrt(2) in the Efficient U-Net
 
@@ -42,8 +43,9 @@ class UNetConfig:
             value = getattr(self, name)
             if value is not None and (value == () or min(value if isinstance(value, tuple) else (value,)) < 1):
                 raise ValueError(f"{name} {value}: expected at least 1")
-        if self.mid_blocks < 0:
-            raise ValueError(f"mid_blocks {self.mid_blocks}: expected at least 0")
+        for name in ("mid_blocks", "text_layers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} {getattr(self, name)}: expected at least 0")
         if not len(self.channels) == len(self.blocks) == len(self.attention):
             raise ValueError(f"channels, blocks and attention need one value a level; got {len(self.channels)}, "
                              f"{len(self.blocks)} and {len(self.attention)}")
@@ -53,6 +55,8 @@ class UNetConfig:
         bad = [c for c in self.channels if c % self.head_width or c % 16]
         if bad:
             raise ValueError(f"channels {bad} are no multiples of 16 and of head_width {self.head_width}")
+        if self.text_layers and self.text_width % self.head_width:
+            raise ValueError(f"text_width {self.text_width} is no multiple of head_width {self.head_width}, as text_layers need")
         unknown = {k for kinds in self.attention for k in kinds.split("+") if k} - {"self", "cross", "hybrid"}
         if unknown:
             raise ValueError(f"unknown attention {sorted(unknown)}; expected '', 'self', 'cross', 'hybrid' or a sum like 'self+cross'")
@@ -97,6 +101,7 @@ class UNet(nn.Module):
         self.config = config
         channels, last = config.channels, len(config.channels) - 1
         self.log_snr_embedding = NumberEmbedding(config.emb_width, shortest=1.0, longest=60.0)
+        self.text_layers = nn.ModuleList(TextLayer(config.text_width, config.head_width) for _ in range(config.text_layers))
         self.pooled_text = PooledText(config.text_width, config.emb_width)
         if config.low_res_size is not None:
             self.aug_level_embedding = NumberEmbedding(config.emb_width, shortest=0.1, longest=4.0)
@@ -127,7 +132,7 @@ class UNet(nn.Module):
         pooled = self.pooled_text(text)
         if use_pooled is not None:
             pooled = pooled * use_pooled[:, None]
-        emb = self.log_snr_embedding(log_snr) + pooled
+        emb = self.log_snr_embedding(log_snr.clamp(-20, 20)) + pooled          # finite where a schedule ends in pure noise
         if aug_level is not None:
             emb = emb + self.aug_level_embedding(aug_level)
         return F.silu(emb)
@@ -144,6 +149,10 @@ class UNet(nn.Module):
         x = x_t
         if low_res is not None:
             x = torch.cat([x, F.interpolate(low_res, size=x.shape[-2:], mode="bilinear", antialias=False)], dim=1)
+        if control is not None:
+            text = control.text(text)
+        for layer in self.text_layers:
+            text = Text(layer(text.emb, text.mask), text.mask)
         emb = self.embed(log_snr, text, aug_level, use_pooled)
         x = self.stem(F.pixel_unshuffle(x, self.config.patch).contiguous(memory_format=torch.channels_last))
         skips = []

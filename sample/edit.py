@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     replace.add_argument("target", help="the same caption with one or more words swapped")
     replace.add_argument("--cross-steps", type=window, default=Replace.cross_steps, help="share of the steps in which the source's cross-attention is used")
     replace.add_argument("--self-steps", type=window, default=Replace.self_steps, help="share of the steps in which the source's self-attention is used")
+    replace.add_argument("--source-steps", type=window, default=Replace.source_steps, help="share of the steps in which the source's whole prompt is read")
     replace.add_argument("--seed", type=int, default=0)
     replace.add_argument("--out", type=Path, default=Path("edit.png"), help="the picture to write")
     add_pipeline_options(replace)
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     pipe = load_pipeline(args)
     prompts, options = [args.source, args.target], sampling_options(args)
-    out = pipe(prompts, seed=args.seed, edit=Replace(args.cross_steps, args.self_steps), **options)
+    out = pipe(prompts, seed=args.seed, edit=Replace(args.cross_steps, args.self_steps, source_steps=args.source_steps), **options)
     plain = pipe(args.target, seed=args.seed, **options)
     source, edit = out.stages[list(out.stages)[-1]]
     baseline = plain.stages[list(plain.stages)[-1]][0]

@@ -1,4 +1,4 @@
-"""Draw the noise schedules: log-SNR, alpha and sigma over t, as one picture.
+"""Draw the noise schedules: log-SNR, alpha and sigma over t, as one picture (.png, .svg, .pdf).
 
     python -m sample.plot_schedules --out schedules.png
 """
@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from imagen_mini.charts import STYLES, Axis, Chart
 from imagen_mini.schedule import (alpha_sigma, cosine_log_snr, interpolated_log_snr, linear_log_snr, resolution_shift, sigmoid_log_snr,
                                   zero_terminal_snr)
+
+from .charts import STYLES, figure, save
 
 SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
     "cosine": cosine_log_snr,
@@ -28,27 +29,23 @@ SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def plot(schedules: dict[str, Callable[[Tensor], Tensor]]) -> Image.Image:
-    """Three panels side by side, and which line is which below them."""
-    time = Axis("t   (0 picture, 1 noise)", 0, 1, (0, 0.25, 0.5, 0.75, 1))
-    one = Axis("", 0, 1, (0, 0.25, 0.5, 0.75, 1))
-    styles = dict(zip(schedules, STYLES))
-    chart = Chart([("log-SNR", time, Axis("", -16, 16, range(-16, 17, 4))), ("alpha, of the picture", time, one), ("sigma, of the noise", time, one)],
-                  list(styles.items()))
-    t = torch.linspace(0, 1, 4001, dtype=torch.float64)
-    for name, log_snr_of in schedules.items():
+def plot(schedules: dict[str, Callable[[Tensor], Tensor]]) -> Figure:
+    """Three panels, over t from 0 (picture) to 1 (noise)."""
+    sheet, panels = figure(["log-SNR", "alpha, of the picture", "sigma, of the noise"], "t   (0 picture, 1 noise)")
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    for (name, log_snr_of), style in zip(schedules.items(), STYLES):
         log_snr = log_snr_of(t)
-        for panel, values in zip(chart.panels, (log_snr, *alpha_sigma(log_snr))):
-            panel.line(t.tolist(), values.tolist(), styles[name])
-    return chart.picture()
+        for panel, values in zip(panels, (log_snr, *alpha_sigma(log_snr))):
+            panel.plot(t, values, label=name, **style | {"marker": ""})
+    panels[0].set_ylim(-16, 16)
+    return sheet
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("schedules.png"), help="the picture to write (default: schedules.png)")
     args = parser.parse_args(arguments)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    plot(SCHEDULES).save(args.out)
+    save(plot(SCHEDULES), args.out)
     print(args.out)
 
 

@@ -23,12 +23,12 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from PIL import Image
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.charts import STYLES, Axis, Chart, Panel, Style, axis_from_zero, log_axis
 from imagen_mini.evaluation import benchmark, evaluate, score, scene_of, table
 from imagen_mini.guidance import THRESHOLDS
 from imagen_mini.pipeline import Sampling, sampling_of
@@ -36,12 +36,13 @@ from imagen_mini.samplers import SAMPLERS
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.render import render
 
+from .charts import STYLES, figure, log_axis, percent_axis, save
 from .options import add_model_options, load_pipeline
 
 BASE_CATEGORIES = ["one object", "binding", "positional", "counting"]
 SR_CATEGORIES = ["texture", "two textures"]            # all that super-resolution decides
 SATURATED = 0.99
-TRUE_PICTURES = STYLES[5]
+TRUE_PICTURES = {"color": "#777777", "linestyle": ":"}
 
 
 # ---------------------------------------------------------------- numbers
@@ -82,49 +83,46 @@ def measurer(pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Capt
 
 # ---------------------------------------------------------------- figures
 
-def accuracy_line(panel: Panel, xs: list[float], rates: list[dict], style: Style, shift: float) -> None:
-    """The accuracies, with their intervals."""
-    panel.intervals(xs, [r["low"] for r in rates], [r["high"] for r in rates], style, shift)
-    panel.line(xs, [r["accuracy"] for r in rates], style, marks=True)
+def accuracy_line(panel: Axes, xs: list[float], rates: list[dict], name: str, style: dict) -> None:
+    """The accuracies, and their 95 % intervals as a band."""
+    panel.plot(xs, [r["accuracy"] for r in rates], label=name, **style)
+    panel.fill_between(xs, [r["low"] for r in rates], [r["high"] for r in rates], color=style["color"], alpha=0.1, linewidth=0)
 
 
-def side_by_side(i: int, n: int) -> float:
-    """By how many pixels the intervals of line i of n stand aside."""
-    return 5 * (i - (n - 1) / 2)
-
-
-def draw_samplers(report: dict) -> Image.Image:
+def draw_samplers(report: dict) -> Figure:
     """Accuracy against network calls: a panel for all categories and one for each."""
-    lines, percent = report["samplers"], Axis("", 0, 1, (0, 0.25, 0.5, 0.75, 1), numbers="{:.0%}")
-    styles = dict(zip(lines, STYLES))
-    calls = log_axis("network calls per picture", [row["calls"] for rows in lines.values() for row in rows])
-    names, first = ["all", *report["categories"]], next(iter(lines.values()))[0]
-    chart = Chart([(f"{name}: share right of {first[name]['n']}", calls, percent) for name in names], list(styles.items()), marks=True)
-    for panel, name in zip(chart.panels, names):
-        for i, (sampler, rows) in enumerate(lines.items()):
-            accuracy_line(panel, [row["calls"] for row in rows], [row[name] for row in rows], styles[sampler], side_by_side(i, len(lines)))
-    return chart.picture()
+    lines, names = report["samplers"], ["all", *report["categories"]]
+    n = {name: next(iter(lines.values()))[0][name]["n"] for name in names}
+    sheet, panels = figure([f"{name}: share right of {n[name]}" for name in names], "network calls per picture")
+    for panel, name in zip(panels, names):
+        for (sampler, rows), style in zip(lines.items(), STYLES):
+            accuracy_line(panel, [row["calls"] for row in rows], [row[name] for row in rows], sampler, style)
+        log_axis(panel, [1, 2, 4, 8, 16, 32, 64])
+        percent_axis(panel)
+    return sheet
 
 
-def draw_thresholds(report: dict) -> Image.Image:
+def draw_thresholds(report: dict) -> Figure:
     """Accuracy, the share of saturated values and the mean of |x|, against w."""
     lines, true = report["thresholds"], report["true_pictures"]
-    styles = dict(zip(lines, STYLES))
-    every_row = [row for rows in lines.values() for row in rows]
-    w = log_axis("guidance scale w   (1 is off)", [row["w"] for row in every_row])
-    chart = Chart([(f"all: share right of {every_row[0]['all']['n']}", w, Axis("", 0, 1, (0, 0.25, 0.5, 0.75, 1), numbers="{:.0%}")),
-                   (f"share of values at |x| >= {SATURATED}, in %", w, axis_from_zero("", [100 * row["saturated"] for row in [*every_row, true]])),
-                   ("mean |x|", w, axis_from_zero("", [row["mean_abs"] for row in [*every_row, true]]))],
-                  [*((f"threshold: {name}", style) for name, style in styles.items()), ("true pictures", TRUE_PICTURES)])
-    accuracy, saturated, mean = chart.panels
-    for i, (threshold, rows) in enumerate(lines.items()):
-        xs, style = [row["w"] for row in rows], styles[threshold]
-        accuracy_line(accuracy, xs, [row["all"] for row in rows], style, side_by_side(i, len(lines)))
-        saturated.line(xs, [100 * row["saturated"] for row in rows], style, marks=True)
-        mean.line(xs, [row["mean_abs"] for row in rows], style, marks=True)
-    saturated.line([w.low, w.high], [100 * true["saturated"]] * 2, TRUE_PICTURES)
-    mean.line([w.low, w.high], [true["mean_abs"]] * 2, TRUE_PICTURES)
-    return chart.picture()
+    scales = [row["w"] for row in next(iter(lines.values()))]
+    n = next(iter(lines.values()))[0]["all"]["n"]
+    sheet, (accuracy, saturated, mean) = figure([f"all: share right of {n}", f"share of values at |x| >= {SATURATED}", "mean |x|"],
+                                                "guidance scale w   (1 is off)")
+    for (threshold, rows), style in zip(lines.items(), STYLES):
+        accuracy_line(accuracy, scales, [row["all"] for row in rows], f"threshold: {threshold}", style)
+        saturated.plot(scales, [row["saturated"] for row in rows], **style)
+        mean.plot(scales, [row["mean_abs"] for row in rows], **style)
+    accuracy.plot([], [], label="true pictures", **TRUE_PICTURES)
+    saturated.axhline(true["saturated"], **TRUE_PICTURES)
+    mean.axhline(true["mean_abs"], **TRUE_PICTURES)
+    for panel in (accuracy, saturated, mean):
+        log_axis(panel, scales)
+    percent_axis(accuracy)
+    percent_axis(saturated)
+    saturated.set_ylim(0, None)
+    mean.set_ylim(0, None)
+    return sheet
 
 
 # ---------------------------------------------------------------- the script
@@ -167,10 +165,9 @@ def main(arguments: list[str] | None = None) -> None:
             report["thresholds"][threshold] = [{"w": w, **measure(replace(own, threshold=threshold, guidance_scale=w))} for w in scales]
     report["seconds"] = round(time.perf_counter() - start, 1)
 
-    args.out.mkdir(parents=True, exist_ok=True)
+    save(draw_samplers(report), args.out / "samplers.png")
+    save(draw_thresholds(report), args.out / "thresholds.png")
     (args.out / "sweeps.json").write_text(json.dumps(report, indent=1) + "\n")
-    draw_samplers(report).save(args.out / "samplers.png")
-    draw_thresholds(report).save(args.out / "thresholds.png")
     for kind, key in (("samplers", "calls"), ("thresholds", "w")):
         for line, rows in report[kind].items():
             print(f"{line:9}" + ", ".join(f"{key} {row[key]:g}: {row['all']['accuracy']:.0%}" for row in rows))

@@ -115,7 +115,7 @@ def test_an_edit_from_two_seeds_is_an_error(tiny_pipe):
         tiny_pipe([SOURCE, TARGET], seed=[0, 1], edit=Replace(), **QUIET)
 
 
-@pytest.mark.parametrize("name", ["cross_steps", "self_steps"])
+@pytest.mark.parametrize("name", ["cross_steps", "self_steps", "source_steps"])
 @pytest.mark.parametrize("window", [1.5, -0.1, (0.5, 0.2), (0.2, 1.2), (-1, 0.5), float("nan")])
 def test_a_window_outside_the_steps_is_an_error(name, window):
     with pytest.raises(ValueError, match=f"{name}=.*expected a share of the steps"):
@@ -202,6 +202,16 @@ def test_the_edit_changes_the_target_and_leaves_the_source(tiny_pipe, edit, guid
     assert torch.allclose(edited[0], plain[0], rtol=0, atol=1e-4)
     assert (edited[1] - plain[1]).abs().max() > 1e-3
     assert (edited[1] - edited[0]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("target", [TARGET, "a crimson circle above a blue square"])        # of as many tokens, and of more
+def test_while_the_source_s_prompt_is_read_the_target_is_the_source_and_no_longer(tiny_pipe, target):
+    options = {"seed": 1, "stages": ("base",), "num_inference_steps": 4} | QUIET
+    source, edited = tiny_pipe([SOURCE, target], edit=Replace(0.0, 0.0, source_steps=1.0), **options).images
+    assert torch.allclose(source, edited, rtol=0, atol=1e-4)
+    source, edited = tiny_pipe([SOURCE, target], edit=Replace(0.0, 0.0, source_steps=0.5), **options).images
+    plain = tiny_pipe(target, **options).images[0]
+    assert (source - edited).abs().max() > 1e-3 and (plain - edited).abs().max() > 1e-3
 
 
 def test_several_targets_are_edited_as_each_would_be_alone(tiny_pipe):

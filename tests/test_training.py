@@ -15,6 +15,7 @@ from imagen_mini.config import PRESETS, StageConfig, TrainConfig, from_dict, ove
 from imagen_mini.optimizers import make_optimizers, orthogonalize
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.scene import training_scene
 from imagen_mini.training import EMA, learning_rate, scene_batch, step_randomness, train
 from train.train import main
 
@@ -80,6 +81,19 @@ def test_times_are_stratified_and_text_is_dropped_as_often_as_asked():
     assert all((d["t"] * 64).long().sort().values.tolist() == list(range(64)) for d in draws)
     assert torch.cat([d["drop"] for d in draws]).float().mean().item() == pytest.approx(0.1, abs=0.015)
     assert torch.cat([1 - d["use_pooled"] for d in draws]).mean().item() == pytest.approx(0.3, abs=0.025)
+
+
+@pytest.mark.parametrize("power", [1.0, 4.0])
+def test_times_have_the_density_asked_for(power):
+    stage, config = Run(CONFIG).stage, TrainConfig(time_power=power)
+    t = torch.cat([step_randomness(stage, config, step, torch.Size((64, 1)), None, torch.device("cpu"))["t"] for step in range(50)])
+    for x in (0.3, 0.5, 0.9):                          # density p t^(p - 1), so P(t < x) = x^p
+        assert (t < x).float().mean().item() == pytest.approx(x ** power, abs=0.02)
+
+
+def test_scenes_have_as_many_things_as_asked_for():
+    for counts, expected in (((0, 1), {2}), ((1, 0, 1), {1, 3})):
+        assert {len(training_scene(0, i, counts).objects) for i in range(60)} == expected
 
 
 def test_pictures_and_low_resolution_pictures_of_a_batch_show_the_captions_scenes():
@@ -198,7 +212,8 @@ def test_every_parameter_has_exactly_one_optimizer_and_only_kernels_decay(name):
     groups = [g for o in make_optimizers(net, name, 1e-3, (0.9, 0.99), 0.01).values() for g in o.param_groups]
     given = [id(p) for g in groups for p in g["params"]]
     assert sorted(given) == sorted(id(p) for p in net.parameters())
-    assert all(p.ndim >= 2 for g in groups if g["weight_decay"] for p in g["params"])
+    decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
+    assert all(key.endswith("weight") and p.ndim >= 2 for key, p in net.named_parameters() if id(p) in decayed)
 
 
 def test_an_unknown_optimizer_is_an_error():
@@ -278,6 +293,9 @@ def test_overrides_set_fields_by_name_also_nested_ones():
     (TrainConfig(), "betas=0.9", "TrainConfig.betas: expected a list"),
     (TrainConfig(), "steps", "'steps' is no override; expected key=value"),
     (TrainConfig(), "optimizer=sgd", "optimizer 'sgd'; expected one of muon, adamw"),
+    (TrainConfig(), "counts=[1,1,1,1,1]", "up to four weights"),
+    (TrainConfig(), "counts=[0,0]", "not all 0"),
+    (TrainConfig(), "time_power=0", "time_power must be above 0; got 0"),
     (TrainConfig(), "accumulate=3", "batch_size 64 cannot be split into accumulate=3"),
     (TrainConfig(), "accumulate=0", "accumulate"),
     (StageConfig(), "unet.depth=3", "unknown setting 'unet.depth'; unet has image_size,"),
@@ -332,6 +350,22 @@ def test_the_script_does_not_overwrite_a_run(tmp_path, encoder_folder):
     main(arguments(tmp_path, encoder_folder, steps=1))
     with pytest.raises(SystemExit, match="already holds a run: pass --resume"):
         main(arguments(tmp_path, encoder_folder))
+
+
+def test_the_legs_of_a_training_are_told_apart_by_their_settings_and_handed_on(tmp_path, encoder_folder):
+    def legs():
+        with open(run / "stage" / "config.json") as file:
+            return [(leg["steps"], leg["train"]["learning_rate"]) for leg in json.load(file)["training"]["legs"]]
+
+    run = tmp_path / "first"
+    main(arguments(run, encoder_folder, "--time-limit", "0"))
+    main(arguments(run, encoder_folder, "--resume"))
+    assert legs() == [(3, 1e-3)]                       # one leg, though it was interrupted
+    main(arguments(run, encoder_folder, "--resume", "learning_rate=0.0005", steps=5))
+    assert legs() == [(3, 1e-3), (2, 5e-4)]
+    initial, run = run / "stage", tmp_path / "second"
+    main(arguments(run, encoder_folder, "--init-from", str(initial), steps=1))
+    assert legs() == [(3, 1e-3), (2, 5e-4), (1, 1e-3)]
 
 
 def test_the_script_can_start_from_the_weights_of_a_stage(tmp_path, encoder_folder):

@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
         pipe.stages.half()
     pipe.save_pretrained(args.out, training)
     for name, how in training.items():
-        print(f"{name}: {how.get('step')} steps, {how.get('seconds')} s on {how.get('device')}")
+        for leg in how["legs"]:
+            print(f"{name}: {leg['steps']} steps of {leg['train']['batch_size']} in {leg['seconds']} s on {leg['device']}")
     print(args.out)
 
 

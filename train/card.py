@@ -33,11 +33,11 @@ def model_card(folder: Path, report: dict, commit: str, note: str = "") -> str:
     stages = json.loads((folder / "model_index.json").read_text())["stages"]
     rows = []
     for name in stages:
-        config = json.loads((folder / name / "config.json").read_text())
-        how, train = config["training"], config["training"].get("train", {})
-        rows.append(f"| {name} | {config['stage']['prediction']} | {how['step']:,} | {train.get('batch_size')} | {train.get('optimizer')}, {train.get('learning_rate')} | "
-                    f"{how['device']} | {how['seconds'] / 60:.0f} min |")
-    recipes = "\n".join(f"    python -m train.train --stage {name} --preset mini" for name in stages)
+        for number, leg in enumerate(json.loads((folder / name / "config.json").read_text())["training"]["legs"], 1):
+            how = leg["train"]
+            rows.append(f"| {name}, {number} | {leg['steps']:,} | {how['batch_size']} | {how['optimizer']}, {how['learning_rate']} | "
+                        f"{':'.join(f'{c:g}' for c in how['counts'])} | {how['time_power']:g} | {how['drop_pooled']:.0%} | {leg['device']} | {leg['seconds'] / 60:.0f} min |")
+    recipes = "\n".join(f"    python -m train.train --stage {name} --preset mini [--init-from ...] [key=value ...]" for name in stages)
     table = "\n".join(rows)
     legs = json.loads((folder / "text_encoder" / "training.json").read_text()) if (folder / "text_encoder" / "training.json").is_file() else []
     encoder = ", then ".join(f"{leg['steps']} steps of {leg['batch']} lines in {leg['seconds']} s (rate {leg['learning_rate']:g}, {leg['device']})" for leg in legs)
@@ -48,13 +48,16 @@ anything but learning and testing. Data: `imagen_mini/scenes/`, generated, no pi
 
 ## Recipe
 
-| stage | predicts | steps | batch | optimizer, rate | hardware | time |
-|---|---|---|---|---|---|---|
+| stage, leg | steps | batch | optimizer, rate | scenes of 1, 2, 3, 4 things | time_power | pooled text dropped | hardware | time |
+|---|---|---|---|---|---|---|---|---|
 {table}
+
+A leg is a stretch of training under one set of settings, all of which stand in the stage's `config.json`; each starts from the weights of the
+one before (`--resume` or `--init-from`):
 
 {recipes}
 
-with the settings in each stage's `config.json`. The text encoder is a T5 of 0.9 million parameters, pre-trained on text alone
+The text encoder is a T5 of 0.9 million parameters, pre-trained on text alone
 (`python -m train.text_encoder`, and `--init-from` the run before) and then frozen: {encoder}.
 {note}
 

@@ -28,12 +28,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("training.png"))
     args = parser.parse_args(arguments)
     encoder = TextEncoder.from_pretrained(args.text_encoder)
-    rows = sorted(((json.loads((folder / "config.json").read_text())["training"], folder) for folder in args.stages), key=lambda row: row[0]["step"])
+    rows = []
+    for folder in args.stages:
+        legs = json.loads((folder / "config.json").read_text())["training"]["legs"]
+        rows.append((sum(leg["steps"] for leg in legs), sum(leg["seconds"] for leg in legs), folder))
     pictures, labels, frames = [], [], []
-    for how, folder in tqdm(rows, desc="stages"):
+    for steps, seconds, folder in tqdm(sorted(rows), desc="stages"):
         results = preview(load_stage(folder), encoder, args.n)
         pictures += [r.image for r in results]
-        labels += [f"step {how['step']}, {how['seconds'] / 60:.0f} min: {r.caption.text}" for r in results]
+        labels += [f"step {steps:,}, {seconds / 60:.0f} min: {r.caption.text}" for r in results]
         frames += ["#2a9d2a" if r.right else "#d03030" for r in results]
     labelled_grid(pictures, labels, columns=len(pictures) // len(rows), cell=128, frames=frames).save(args.out)
     print(args.out)

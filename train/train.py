@@ -1,7 +1,7 @@
 """Train one stage of the cascade on the built-in world.
 
     python -m train.train --stage base --preset mini --output-dir runs/base
-    python -m train.train --stage sr_256 --output-dir runs/sr_256 steps=3000 batch_size=16
+    python -m train.train --stage sr_256 --output-dir runs/sr_256 steps=3000 batch_size=32
 
 Stop it at any time; `--resume` goes on from the newest checkpoint. The EMA weights are written to OUTPUT_DIR/stage, from
 where `python -m train.assemble` makes a pipeline.
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini.cascade import Stage, load_stage, save_stage
 from imagen_mini.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
-from imagen_mini.config import PRESETS, TrainConfig, from_dict, override, to_dict
+from imagen_mini.config import PRESETS, RECIPES, TrainConfig, from_dict, override, to_dict
 from imagen_mini.evaluation import preview
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid
@@ -39,7 +39,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--time-limit", type=float, default=float("inf"), help="stop, with a checkpoint, after so many seconds")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads to compute with (default: torch's choice)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training (see imagen_mini/config.py, TrainConfig) or, "
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training (see imagen_mini/config.py, TrainConfig and RECIPES) or, "
                         "with 'stage.' before them, of the stage: steps=3000 stage.unet.channels=[48,96,144]")
     return parser.parse_intermixed_args(arguments)
 
@@ -53,8 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     ours = [o for o in args.overrides if not o.startswith("stage.")]
     theirs = [o.removeprefix("stage.") for o in args.overrides if o.startswith("stage.")]
     device = torch.device(args.device)
-    tensors, notes, saved = None, [], {"step": 0, "seconds": 0.0}
-    config, stage_config = TrainConfig(), PRESETS[args.preset][args.stage]
+    tensors, notes, saved = None, [], {"step": 0, "legs": []}
+    config, stage_config = RECIPES[args.stage], PRESETS[args.preset][args.stage]
     if args.resume:
         tensors, saved, notes = load_checkpoint(run)
         config, stage_config = from_dict(TrainConfig, saved["train"]), from_dict(type(stage_config), saved["stage"])
@@ -62,7 +62,13 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"{run} already holds a run: pass --resume to go on with it, or another --output-dir")
     elif args.init_from:
         stage_config = load_stage(args.init_from).config
+        saved["legs"] = json.loads((args.init_from / "config.json").read_text())["training"].get("legs", [])
     config, stage_config = override(config, ours), override(stage_config, theirs)
+    # A leg is a stretch of training under one set of settings; together they tell how a network came about.
+    legs, settings = saved["legs"], {"device": _device_name(device), "train": json.loads(json.dumps(to_dict(config)))}
+    if not args.resume or settings != {name: legs[-1][name] for name in settings}:
+        legs.append({"steps": 0, "seconds": 0.0, **settings})
+    steps_before, seconds_before = saved["step"] - legs[-1]["steps"], legs[-1]["seconds"]
     for note in notes:
         print(note)
 
@@ -81,17 +87,18 @@ def main(arguments: list[str] | None = None) -> None:
     run.mkdir(parents=True, exist_ok=True)
 
     def seconds() -> float:
-        return saved["seconds"] + time.monotonic() - started
+        return sum(leg["seconds"] for leg in legs[:-1]) + seconds_before + time.monotonic() - started
 
     def save(step: int) -> None:
-        state = {"step": step, "seconds": round(seconds(), 1), "device": _device_name(device), "train": to_dict(config), "stage": to_dict(stage_config)}
+        legs[-1] |= {"steps": step - steps_before, "seconds": round(seconds_before + time.monotonic() - started, 1)}
+        state = {"step": step, "legs": legs, "train": to_dict(config), "stage": to_dict(stage_config)}
         save_checkpoint(run, step, {"weights": stage.net.state_dict(), "ema": ema.weights, "optimizer": optimizer_tensors(optimizers)}, state)
         averaged = Stage(stage_config)
         averaged.net.load_state_dict(ema.weights)
-        save_stage(averaged, run / "stage", {k: state[k] for k in ("step", "seconds", "device", "train")})
+        save_stage(averaged, run / "stage", {"legs": legs})
 
     parameters = sum(p.numel() for p in stage.parameters())
-    print(f"stage {stage_config.name}: {parameters:,} parameters, {config.steps:,} steps of {config.batch_size} pictures on {_device_name(device)}")
+    print(f"stage {stage_config.name}: {parameters:,} parameters, {config.steps:,} steps of {config.batch_size} pictures on {settings['device']}")
     step = saved["step"]
     since, mark = 0.0, time.monotonic()
     with tqdm(total=config.steps, initial=step, desc=stage_config.name, unit="step") as bar, open(run / "log.jsonl", "a") as log:
@@ -136,7 +143,8 @@ def _sample_grid(run: Path, stage: Stage, ema: EMA, encoder: TextEncoder, step: 
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} thread{'s'[:threads - 1]}"
 
 
 if __name__ == "__main__":

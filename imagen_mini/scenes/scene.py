@@ -7,6 +7,7 @@ A `Scene` is complete: every attribute of every object is decided, so it can be 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 GRID = 64                                              # places are multiples of 1 / GRID of the picture's width
@@ -124,13 +125,14 @@ def free_place(rng: random.Random, reach: float, placed: list[Object], tries: in
     return None
 
 
-def random_scene(rng: random.Random, count: int | None = None, same: float = 0.2, exclude_held_out: bool = True) -> Scene:
-    """A random scene of `count` objects (by default 1 to 4, fewer more often).
+def random_scene(rng: random.Random, count: int | None = None, same: float = 0.2, exclude_held_out: bool = True,
+                 counts: Sequence[float] = (22, 50, 17, 11)) -> Scene:
+    """A random scene of `count` objects (by default 1, 2, 3 or 4, as often as `counts` says).
 
     `same` is the probability that the objects are alike in shape and colour, as captions with numbers need.
     With `exclude_held_out`, scenes of a held-out split are drawn again: the training distribution.
     """
-    n = count or rng.choices((1, 2, 3, 4), (22, 50, 17, 11))[0]
+    n = count or rng.choices(range(1, len(counts) + 1), counts)[0]
     while True:
         alike = n > 1 and rng.random() < same
         shape, color = rng.choice(tuple(SHAPES)), rng.choice(tuple(COLORS))
@@ -150,6 +152,6 @@ def random_scene(rng: random.Random, count: int | None = None, same: float = 0.2
                 return scene
 
 
-def training_scene(seed: int, index: int) -> Scene:
-    """Scene number `index` of the endless training set `seed`: a pure function of both."""
-    return random_scene(random.Random(f"scene/{seed}/{index}"))
+def training_scene(seed: int, index: int, counts: Sequence[float] = (22, 50, 17, 11)) -> Scene:
+    """Scene number `index` of the endless training set `seed`: a pure function of its arguments."""
+    return random_scene(random.Random(f"scene/{seed}/{index}"), counts=counts)
