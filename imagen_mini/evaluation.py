@@ -241,16 +241,17 @@ def swaps(attribute: str, n: int, seed: int = 0) -> list[Swap]:
 
 @dataclass(frozen=True)
 class EditScore:
-    """How one edit went. `success`: the target caption holds. `kept`: the layout, and every attribute but the edited one, is the
-    source picture's."""
+    """How one edit went. `success`: the target caption holds. `layout`: every other object is unchanged and every place is, the edited
+    object's too. `kept`: what is more, the background and the edited object's other attributes are unchanged (its size, say)."""
 
     source_right: bool
     success: bool
+    layout: bool
     kept: bool
 
     @property
     def good(self) -> bool:
-        return self.success and self.kept
+        return self.success and self.layout
 
 
 def same_place(a, b) -> bool:
@@ -262,17 +263,19 @@ def score_edit(swap: Swap, source: Reading, edited: Reading) -> EditScore:
     objects = swap.source.description.assign(source.scene) if source.scene is not None else None
     success = swap.target.description.fits(edited.scene)
     if objects is None or edited.scene is None or len(edited.scene.objects) != len(objects):
-        return EditScore(objects is not None, success, False)
-    kept = edited.scene.background == source.scene.background
-    remaining = list(edited.scene.objects)
-    for i, before in enumerate(objects):
-        free = {swap.attribute} if i == swap.thing else set()
-        same = [o for o in remaining if same_place(before, o) and all(
-            getattr(before, name) == getattr(o, name) for name in ("shape", "color", "size", "texture") if name not in free)]
-        kept = kept and bool(same)
-        if same:
-            remaining.remove(same[0])
-    return EditScore(True, success, kept)
+        return EditScore(objects is not None, success, False, False)
+    attributes, remaining = ("shape", "color", "size", "texture"), list(edited.scene.objects)
+    before = objects[swap.thing]
+    for other in (o for i, o in enumerate(objects) if i != swap.thing):
+        same = [o for o in remaining if same_place(other, o) and all(getattr(other, name) == getattr(o, name) for name in attributes)]
+        if not same:
+            return EditScore(True, success, False, False)
+        remaining.remove(same[0])
+    (after,) = remaining
+    layout = same_place(before, after)
+    kept = edited.scene.background == source.scene.background and all(
+        getattr(before, name) == getattr(after, name) for name in attributes if name != swap.attribute)
+    return EditScore(True, success, layout, layout and kept)
 
 
 def evaluate_edits(draw: Callable[[list[str], int], Tensor], list_of_swaps: list[Swap]) -> Iterator[tuple[Swap, Tensor, tuple[EditScore, ...]]]:
@@ -293,5 +296,6 @@ def edit_table(scores: list[EditScore]) -> dict[str, float]:
     def rate(values) -> float:
         return round(sum(values) / max(1, len(of)), 4)
 
-    return {"n": len(scores), "source_right": len(of), "success": rate(s.success for s in of), "kept": rate(s.kept for s in of),
-            "good": rate(s.good for s in of), "good_low": round(low, 4), "good_high": round(high, 4)}
+    return {"n": len(scores), "source_right": len(of), "success": rate(s.success for s in of), "layout": rate(s.layout for s in of),
+            "good": rate(s.good for s in of), "good_low": round(low, 4), "good_high": round(high, 4),
+            "all_kept": rate(s.success and s.kept for s in of)}

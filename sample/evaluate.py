@@ -69,8 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
         scores = [of for _, _, of in tqdm(evaluate_edits(draw_edits, todo), total=len(todo), desc=f"{attribute} swap")]
         for method, of in zip(("prompt-to-prompt", "same seed, new prompt"), zip(*scores)):
             row = report["edits"][f"{attribute} swap, {method}"] = edit_table(of)
-            print(f"{attribute} swap, {method:22} of {row['source_right']} right sources: success {row['success']:.1%}, layout kept {row['kept']:.1%}, "
-                  f"both {row['good']:.1%} ({row['good_low']:.1%} - {row['good_high']:.1%})")
+            print(f"{attribute} swap, {method:22} of {row['source_right']} right sources: success {row['success']:.1%}, layout kept {row['layout']:.1%}, "
+                  f"both {row['good']:.1%} ({row['good_low']:.1%} - {row['good_high']:.1%}), and nothing else changed {row['all_kept']:.1%}")
     report["seconds"] = round(time.perf_counter() - start, 1)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")

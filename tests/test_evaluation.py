@@ -204,33 +204,36 @@ def edited(circle=None, star=None, background="gray"):
 
 @pytest.mark.parametrize("size", [64, 256])
 def test_an_edit_that_changes_what_was_asked_for_and_nothing_else_is_good(size):
-    assert judged(edited(), size=size) == EditScore(True, True, True) and judged(edited(), size=size).good
+    assert judged(edited(), size=size) == EditScore(True, True, True, True) and judged(edited(), size=size).good
 
 
 def test_an_edit_may_move_things_by_a_little():
     assert judged(edited(circle={"x": 22, "y": 31}, star={"x": 46})).good
 
 
-@pytest.mark.parametrize("after", [
-    edited(star={"y": 45}), edited(circle={"x": 12}), edited(star={"color": "pink"}), edited(star={"shape": "ring"}),
-    edited(star={"size": "large"}),
-    edited(circle={"size": "small"}), edited(circle={"shape": "square", "color": "pink"}), edited(background="white"),
-], ids=["moved", "itself moved", "recolored", "reshaped", "resized", "itself resized", "itself reshaped", "background"])
-def test_an_edit_that_changes_anything_else_has_not_kept_it(after):
-    assert judged(after).source_right and not judged(after).kept and not judged(after).good
+@pytest.mark.parametrize("after, success", [
+    (edited(star={"y": 45}), True), (edited(circle={"x": 12}), True), (edited(star={"color": "pink"}), False), (edited(star={"shape": "ring"}), False),
+    (edited(star={"size": "large"}), True),
+], ids=["moved", "itself moved", "recolored", "reshaped", "resized"])
+def test_an_edit_that_moves_anything_or_changes_another_thing_has_not_kept_the_layout(after, success):
+    assert judged(after) == EditScore(True, success, False, False)
+
+
+@pytest.mark.parametrize("after, success", [
+    (edited(circle={"size": "small"}), True), (edited(background="white"), True), (edited(circle={"shape": "square"}), False),
+], ids=["itself resized", "background", "itself reshaped"])
+def test_an_edit_that_changes_more_in_its_place_has_kept_the_layout_but_not_all_else(after, success):
+    assert judged(after) == EditScore(True, success, True, False)
 
 
 def test_a_texture_that_changes_is_seen_in_the_large_picture():
-    assert not judged(edited(star={"texture": "striped"}), size=256).kept
-
-
-def test_another_place_alone_does_not_make_an_edit_fail_but_it_is_not_kept():
-    assert judged(edited(star={"y": 45})) == EditScore(True, True, False)
+    assert not judged(edited(star={"texture": "striped"}), size=256).layout
+    assert judged(edited(circle={"texture": "striped"}), size=256) == EditScore(True, True, True, False)
 
 
 @pytest.mark.parametrize("circle", [{"color": "red"}, {"color": "orange"}, {"color": "blue"}])
 def test_an_edit_to_another_color_than_asked_for_is_kept_but_no_success(circle):
-    assert judged(edited(circle=circle)) == EditScore(True, False, True)
+    assert judged(edited(circle=circle)) == EditScore(True, False, True, True)
 
 
 ONE_MORE = (*edited().objects, one("ring", "pink", "small", x=34, y=10))
@@ -239,15 +242,15 @@ ONE_MORE = (*edited().objects, one("ring", "pink", "small", x=34, y=10))
 @pytest.mark.parametrize("objects", [(), BEFORE.objects[:1], ONE_MORE], ids=["none", "one gone", "one more"])
 def test_an_edit_that_loses_or_adds_a_thing_is_neither(objects):
     score = judged(Scene(objects, "gray"))
-    assert not score.success and not score.kept
+    assert not score.success and not score.layout and not score.kept
 
 
 def test_an_edit_of_a_source_that_is_wrong_already_does_not_count():
     score = judged(edited(), before=Scene(BEFORE.objects[:1], "gray"))
-    assert not score.source_right and not score.kept
+    assert not score.source_right and not score.layout
     unreadable = Reading(None, None, (), ("noise",))
-    assert score_edit(SWAP, unreadable, parse(render(edited(), 64))[0]) == EditScore(False, True, False)
-    assert score_edit(SWAP, parse(render(BEFORE, 64))[0], unreadable) == EditScore(True, False, False)
+    assert score_edit(SWAP, unreadable, parse(render(edited(), 64))[0]) == EditScore(False, True, False, False)
+    assert score_edit(SWAP, parse(render(BEFORE, 64))[0], unreadable) == EditScore(True, False, False, False)
 
 
 def test_one_of_two_like_things_can_be_edited():
@@ -285,15 +288,15 @@ def test_perfect_edits_score_one_and_unedited_pictures_zero():
 
     perfect = edit_table([score for _, _, (score,) in evaluate_edits(draw, list_of_swaps)])
     assert perfect["n"] == perfect["source_right"] == 8
-    assert perfect["good"] == perfect["success"] == perfect["kept"] == perfect["good_high"] == 1
+    assert perfect["good"] == perfect["success"] == perfect["all_kept"] == perfect["good_high"] == 1
     unedited = edit_table([score for _, _, (score,) in evaluate_edits(lambda p, seed: draw(p, seed, False), list_of_swaps)])
-    assert unedited["success"] == unedited["good"] == 0 and unedited["kept"] == 1
+    assert unedited["success"] == unedited["good"] == unedited["all_kept"] == 0 and unedited["layout"] == 1
 
 
 def test_rates_are_taken_over_the_edits_whose_source_was_right():
-    row = edit_table([EditScore(True, True, True), EditScore(True, True, False), EditScore(True, False, True),
-                      EditScore(True, False, False), EditScore(False, True, False)])
-    assert (row["n"], row["source_right"], row["success"], row["kept"], row["good"]) == (5, 4, 0.5, 0.5, 0.25)
+    row = edit_table([EditScore(True, True, True, True), EditScore(True, True, True, False), EditScore(True, False, True, True),
+                      EditScore(True, True, False, False), EditScore(False, True, False, False)])
+    assert (row["n"], row["source_right"], row["success"], row["layout"], row["good"], row["all_kept"]) == (5, 4, 0.75, 0.75, 0.5, 0.25)
     assert edit_table([])["n"] == 0
 
 

@@ -21,10 +21,10 @@ def score_tables(report: dict) -> str:
     lines = ["| category | right | accuracy | 95 % interval | unreadable |", "|---|---|---|---|---|"]
     for name, row in report["text_alignment"].items():
         lines.append(f"| {name} | {row['right']} of {row['n']} | {row['accuracy']:.0%} | {row['low']:.0%} - {row['high']:.0%} | {row['unreadable']} |")
-    lines += ["", "| edit | right sources | success | layout kept | both | 95 % interval |", "|---|---|---|---|---|---|"]
+    lines += ["", "| edit | right sources | success | layout kept | both | 95 % interval | and nothing else changed |", "|---|---|---|---|---|---|---|"]
     for name, row in report["edits"].items():
-        lines.append(f"| {name} | {row['source_right']} of {row['n']} | {row['success']:.0%} | {row['kept']:.0%} | {row['good']:.0%} | "
-                     f"{row['good_low']:.0%} - {row['good_high']:.0%} |")
+        lines.append(f"| {name} | {row['source_right']} of {row['n']} | {row['success']:.0%} | {row['layout']:.0%} | {row['good']:.0%} | "
+                     f"{row['good_low']:.0%} - {row['good_high']:.0%} | {row['all_kept']:.0%} |")
     return "\n".join(lines)
 
 
