@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .config import StageConfig, from_dict, to_dict
 from .diffusion import denoising_loss, q_sample
 from .guidance import Denoiser, GuidanceScale, make_denoiser
-from .schedule import SCHEDULES, cosine_log_snr
+from .schedule import SCHEDULES, cosine_log_snr, spaced_times
 from .text import Text
 from .unet import UNet
 
@@ -44,6 +44,11 @@ class Stage(nn.Module):
     def log_snr_of(self, t: Tensor) -> Tensor:
         """The stage's noise schedule."""
         return SCHEDULES[self.config.schedule](t, self.config.log_snr_shift)
+
+    def times(self, steps: int | None = None, spacing: str | None = None) -> Tensor:
+        """The times at which a sampler stops [steps + 1], from 1 down to 0. None: the stage's default."""
+        device = self.net.out.weight.device
+        return spaced_times(spacing or self.config.spacing, self.config.num_inference_steps if steps is None else steps, self.log_snr_of, device)
 
     def loss(self, x_0: Tensor, text: Text, t: Tensor, eps: Tensor, low_res: Tensor | None = None, aug_level: Tensor | None = None,
              low_res_noise: Tensor | None = None, use_pooled: Tensor | None = None, cap: float = 5.0) -> Tensor:

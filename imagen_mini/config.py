@@ -12,7 +12,7 @@ from .diffusion import PREDICTIONS
 from .guidance import THRESHOLDS
 from .precision import PRECISIONS
 from .samplers import SAMPLERS
-from .schedule import SCHEDULES
+from .schedule import SCHEDULES, SPACINGS
 from .unet import UNetConfig
 
 
@@ -31,12 +31,14 @@ class StageConfig:
     guidance_scale: float = 3.0                        # w; 1 is off
     threshold: str = "dynamic"                         # none, static or dynamic
     sampler: str = "ddim"                              # ddim, ddpm, dpmpp_2m or heun
+    spacing: str = "uniform"                           # of the steps: uniform (in t), log_snr or karras
 
     def __post_init__(self):
         _one_of("prediction", self.prediction, PREDICTIONS)
         _one_of("schedule", self.schedule, tuple(SCHEDULES))
         _one_of("threshold", self.threshold, THRESHOLDS)
         _one_of("sampler", self.sampler, SAMPLERS)
+        _one_of("spacing", self.spacing, SPACINGS)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from torch import Tensor
 from .cascade import Stage, augment
 from .randomness import randn
 from .samplers import sample
-from .schedule import uniform_times
 from .scenes.captions import Caption, Description, Thing, write
 from .scenes.parse import Reading, parse
 from .scenes.render import render
@@ -180,8 +179,7 @@ def preview(stage: Stage, encoder: TextEncoder, n: int = 4, categories: list[str
             level = torch.full((len(scenes),), stage.config.aug_level, device=device)
             low_res = augment(render(scenes, low, device), level, randn(seeds, (3, low, low), "preview", device=device))
         x_T = randn(seeds, (3, size, size), stage.config.name, "x_T", device=device)
-        times = uniform_times(stage.config.num_inference_steps, device)
-        *_, last = sample(stage.denoiser(encoder(captions), low_res, level), x_T, times, stage.log_snr_of, stage.config.sampler,
+        *_, last = sample(stage.denoiser(encoder(captions), low_res, level), x_T, stage.times(), stage.log_snr_of, stage.config.sampler,
                           lambda step: randn(seeds, (3, size, size), stage.config.name, "step", step, device=device))
         return last.x_0_hat.clamp(-1, 1)
 

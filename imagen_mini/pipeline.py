@@ -18,7 +18,6 @@ from .cascade import Stage, augment, load_stage, save_stage
 from .guidance import GuidanceScale, guidance_interval as limited_to
 from .randomness import randn
 from .samplers import NOISE_OPTIONS, check_options, sample
-from .schedule import uniform_times
 from .text import Text, TextEncoder, check_prompts, concatenate
 from .weights import WEIGHTS
 
@@ -55,6 +54,7 @@ class Sampling:
     guidance_scale: GuidanceScale                      # w, or a function of t that gives it
     threshold: str
     sampler: str
+    spacing: str
     eta: float
     gamma: float
     aug_level: float                                   # super-resolution only
@@ -62,7 +62,8 @@ class Sampling:
 
 def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, guidance_scale: GuidanceScale | dict | None = None,
                 guidance_interval: tuple[float, float] | dict | None = None, threshold: str | dict | None = None,
-                sampler: str | dict | None = None, eta: float | dict = 0.0, gamma: float | dict = 0.0, aug_level: float | None = None) -> Sampling:
+                sampler: str | dict | None = None, spacing: str | dict | None = None, eta: float | dict = 0.0, gamma: float | dict = 0.0,
+                aug_level: float | None = None) -> Sampling:
     """The options of the pipeline's call, as they are for one stage. ValueError if they do not go together there.
 
     One eta or gamma for all stages holds for those whose sampler uses it; a dict by stage name means what it says.
@@ -85,7 +86,8 @@ def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, 
     level = c.aug_level if aug_level is None else aug_level
     if stage.is_super_resolution and not 0 <= level <= c.max_aug_level:
         raise ValueError(f"aug_level {level}: stage {c.name} was trained with levels from 0 to {c.max_aug_level}")
-    return Sampling(here(num_inference_steps, c.num_inference_steps), w, here(threshold, c.threshold), sampler, eta, gamma, level)
+    return Sampling(here(num_inference_steps, c.num_inference_steps), w, here(threshold, c.threshold), sampler,
+                    here(spacing, c.spacing), eta, gamma, level)
 
 
 def check_used(plans: dict[str, Sampling], eta: float | dict, gamma: float | dict, negative_prompt, guidance_interval) -> None:
@@ -177,8 +179,9 @@ class ImagenPipeline(nn.Module):
     def __call__(self, prompts: str | Sequence[str], seed: int | Sequence[int] = 0, *, negative_prompt: str | Sequence[str] | None = None,
                  num_inference_steps: int | dict | None = None, guidance_scale: GuidanceScale | dict | None = None,
                  guidance_interval: tuple[float, float] | dict | None = None, threshold: str | dict | None = None,
-                 aug_level: float | None = None, sampler: str | dict | None = None, eta: float | dict = 0.0, gamma: float | dict = 0.0,
-                 stages: Sequence[str] | None = None, output_type: str = "pil", edit=None, progress: bool = True) -> ImagenOutput:
+                 aug_level: float | None = None, sampler: str | dict | None = None, spacing: str | dict | None = None,
+                 eta: float | dict = 0.0, gamma: float | dict = 0.0, stages: Sequence[str] | None = None, output_type: str = "pil",
+                 edit=None, progress: bool = True) -> ImagenOutput:
         """Draw a picture for each prompt.
 
         A picture depends on its own prompt and seed alone. `seed` is one number for all prompts, or one for each. What is left None
@@ -202,7 +205,7 @@ class ImagenPipeline(nn.Module):
         if names != list(self.stages)[:len(names)] or not names:
             raise ValueError(f"stages {names}; expected {list(self.stages)} or its beginning")
         options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "guidance_interval": guidance_interval,
-                   "threshold": threshold, "sampler": sampler, "eta": eta, "gamma": gamma}
+                   "threshold": threshold, "sampler": sampler, "spacing": spacing, "eta": eta, "gamma": gamma}
         for option, value in options.items():
             if isinstance(value, dict) and set(value) - set(self.stages):
                 raise ValueError(f"{option}: no stage {sorted(set(value) - set(self.stages))}; there are {list(self.stages)}")
@@ -251,7 +254,7 @@ class ImagenPipeline(nn.Module):
             injection = edit.bind([self.text_encoder.tokens(p) for p in prompts], stage.net.sites, text.mask.shape[1])
         denoise = stage.denoiser(text, low_res, level, plan.guidance_scale, plan.threshold, injection.control_at if injection else None,
                                  None if plan.guidance_scale == 1 else negative)
-        states = sample(denoise, randn(seeds, (3, size, size), name, "x_T", device=device), uniform_times(plan.num_inference_steps, device),
+        states = sample(denoise, randn(seeds, (3, size, size), name, "x_T", device=device), stage.times(plan.num_inference_steps, plan.spacing),
                         stage.log_snr_of, plan.sampler, lambda step: randn(seeds, (3, size, size), name, "step", step, device=device),
                         eta=plan.eta, gamma=plan.gamma)
         for state in tqdm(states, total=plan.num_inference_steps, desc=name, disable=not progress, leave=False):

@@ -96,7 +96,7 @@ class Injection:
     matrices: Tensor                                   # [targets, source tokens, target tokens]
 
     def control_at(self, t: float) -> Control | None:
-        done = 1 - t + 1e-6                            # share of the steps, as times are evenly spaced; t is rounded
+        done = 1 - t + 1e-6                            # share of the walk, and of the steps where they are even in t; t is rounded
         source, cross, own = (start <= done < end for start, end in (self.edit.source_steps, self.edit.cross_steps, self.edit.self_steps))
         if source:
             return ReadSource()

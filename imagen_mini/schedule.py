@@ -249,6 +249,19 @@ def karras_times(steps: int, log_snr_of: Schedule, t_of: Schedule, rho: float = 
     return _times_at(-2 * rho * torch.log(root), t_of, device)
 
 
+SPACINGS = ("uniform", "log_snr", "karras")
+
+
+def spaced_times(spacing: str, steps: int, log_snr_of: Schedule, device=None) -> Tensor:
+    """`steps` + 1 times from 1 to 0 for any schedule; `spacing` is one of SPACINGS."""
+    if spacing not in SPACINGS:
+        raise ValueError(f"spacing {spacing!r}; expected one of {', '.join(SPACINGS)}")
+    if spacing == "uniform":
+        return uniform_times(steps, device)
+    times = log_snr_times if spacing == "log_snr" else karras_times
+    return times(steps, log_snr_of, lambda log_snr: numeric_t(log_snr, log_snr_of), device=device)
+
+
 def _finite_ends(log_snr_of: Schedule) -> tuple[float, float]:
     noisy, clean = log_snr_of(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
     if not math.isfinite(noisy) or not math.isfinite(clean):

@@ -10,6 +10,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.guidance import THRESHOLDS
 from imagen_mini.precision import PRECISIONS, compute_dtype
 from imagen_mini.samplers import SAMPLERS
+from imagen_mini.schedule import SPACINGS
 
 
 def noise_levels(text: str) -> tuple[float, float]:
@@ -38,6 +39,7 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what the pictures should not show: guidance leads away from it")
     parser.add_argument("--threshold", choices=THRESHOLDS, help="how x_0 is kept in range (default: the stage's own)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="(default: the stage's own)")
+    parser.add_argument("--spacing", choices=SPACINGS, help="of the steps: even in t, in log-SNR, or Karras et al.'s (default: the stage's own)")
     parser.add_argument("--eta", type=float, default=0.0, help="fresh noise in every step of the ddim sampler, from 0 (none, the default) to 1")
     parser.add_argument("--gamma", type=float, default=0.0, help="variance of the ddpm sampler, from 0 (the smaller one, the default) to 1 (the larger one)")
     parser.add_argument("--aug-level", type=float, help="noise added to the low-resolution picture before super-resolution")
@@ -54,5 +56,5 @@ def load_pipeline(args: argparse.Namespace) -> ImagenPipeline:
 def sampling_options(args: argparse.Namespace) -> dict:
     """The options as arguments of the pipeline's call."""
     return {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale, "guidance_interval": args.guidance_interval,
-            "negative_prompt": args.negative_prompt, "threshold": args.threshold, "sampler": args.sampler, "eta": args.eta, "gamma": args.gamma,
-            "aug_level": args.aug_level, "stages": ("base",) if args.base_only else None}
+            "negative_prompt": args.negative_prompt, "threshold": args.threshold, "sampler": args.sampler, "spacing": args.spacing,
+            "eta": args.eta, "gamma": args.gamma, "aug_level": args.aug_level, "stages": ("base",) if args.base_only else None}

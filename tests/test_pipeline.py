@@ -76,7 +76,7 @@ def test_super_resolution_sees_the_base_picture_augmented_by_the_one_augment_at_
 def test_every_option_changes_the_picture(tiny_pipe):
     plain = tiny_pipe("a red circle", **QUIET).images[0]
     for option in ({"num_inference_steps": 3}, {"guidance_scale": 9.0}, {"threshold": "none"}, {"aug_level": 0.5}, {"sampler": "ddpm"},
-                   {"sampler": "heun"}, {"seed": 1}, {"eta": 1.0}, {"negative_prompt": "a blue square"},
+                   {"sampler": "heun"}, {"spacing": "karras", "num_inference_steps": 3}, {"seed": 1}, {"eta": 1.0}, {"negative_prompt": "a blue square"},
                    {"guidance_interval": (0.5, 2.0)}, {"guidance_scale": lambda t: 1 + 8 * t}):
         assert (tiny_pipe("a red circle", **option, **QUIET).images[0] - plain).abs().max() > 1e-3, option
 
@@ -134,6 +134,7 @@ def test_black_and_white_become_0_and_255():
     ({"aug_level": -0.1}, "aug_level -0.1"),
     ({"threshold": "clip"}, "'clip'; expected one of"),
     ({"sampler": "euler"}, "'euler'; expected one of"),
+    ({"spacing": "cosine"}, "spacing 'cosine'; expected one of uniform, log_snr, karras"),
     ({"output_type": "jpg"}, "'jpg'; expected 'pil', 'np' or 'pt'"),
     ({"stages": ("sr_256",)}, r"\['base', 'sr_256'\] or its beginning"),
     ({"stages": ()}, "or its beginning"),

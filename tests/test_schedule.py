@@ -10,7 +10,7 @@ from PIL import Image
 
 from imagen_mini.schedule import (LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma, betas_from_log_snr, cosine_log_snr, cosine_t, interpolated_log_snr,
                                   karras_times, linear_log_snr, linear_t, log_snr_from_betas, log_snr_times, numeric_t, rescale_terminal_snr,
-                                  resolution_shift, sigmoid_log_snr, sigmoid_t, uniform_times, zero_terminal_snr)
+                                  resolution_shift, sigmoid_log_snr, sigmoid_t, spaced_times, uniform_times, zero_terminal_snr)
 from sample import plot_schedules
 
 T = torch.linspace(0, 1, 1001, dtype=torch.float64)
@@ -215,6 +215,12 @@ def test_the_spacings_are_even_in_what_they_say(log_snr_of, t_of):
     for rho in (1.0, 7.0):
         alpha, sigma = alpha_sigma(log_snr_of(karras_times(12, log_snr_of, t_of, rho).double()))
         assert even((sigma / alpha) ** (1 / rho)) and not even((sigma / alpha) ** (1 / (rho + 3)))
+
+
+@every_schedule
+def test_a_spacing_by_its_name_needs_no_inverse(log_snr_of, t_of):
+    for spacing, expected in (("uniform", uniform_times(9)), ("log_snr", log_snr_times(9, log_snr_of, t_of)), ("karras", karras_times(9, log_snr_of, t_of))):
+        assert torch.allclose(spaced_times(spacing, 9, log_snr_of), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("spacing", [log_snr_times, karras_times])
