@@ -58,16 +58,16 @@ def replacement_matrix(source: Tokens, target: Tokens) -> Tensor:
 class Replace:
     """Word swap: the targets differ from the source in single words.
 
-    `cross_steps`: during which share of the steps the source's cross-attention is injected (a number f means from 0 to f);
-    `self_steps`: the same for self-attention, on grids of at most `self_size` x `self_size`; `source_steps`: the same for reading the
-    source's whole prompt, so that source and target share their very first steps. Differs from the paper, which has only the first two:
-    a small pixel model places things more finely than its attention maps can tell.
+    `cross_steps`: during which share of the walk from t = 1 to 0 the source's cross-attention is injected (a number f means from 0 to
+    f); `self_steps`: the same for self-attention, on grids of at most `self_size` x `self_size`; `source_steps`: the same for reading
+    the source's whole prompt, so that source and target share the noisiest part of the walk. Differs from the paper, which has only the
+    first two: a small pixel model places things more finely than its attention maps can tell.
     """
 
     cross_steps: Window = 0.8
     self_steps: Window = 0.4
     self_size: int = 16
-    source_steps: Window = 0.0
+    source_steps: Window = 0.15
 
     def __post_init__(self):
         for name in ("cross_steps", "self_steps", "source_steps"):

@@ -125,7 +125,7 @@ def test_a_window_outside_the_steps_is_an_error(name, window):
 # ---------------------------------------------------------------- when it is active
 
 def test_a_window_is_a_share_of_the_steps_from_its_start_up_to_its_end():
-    bound = Replace(cross_steps=(0.25, 0.75), self_steps=0.5).bind([tokens("red"), tokens("blue")], SITES, 2)
+    bound = Replace(cross_steps=(0.25, 0.75), self_steps=0.5, source_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
     controls = [bound.control_at(1 - step / 8) for step in range(8)]
     assert [bool(c and c.cross) for c in controls] == [False, False, True, True, True, True, False, False]
     assert [bool(c and c.own) for c in controls] == [True, True, True, True, False, False, False, False]
@@ -134,7 +134,7 @@ def test_a_window_is_a_share_of_the_steps_from_its_start_up_to_its_end():
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
 def test_a_share_of_the_steps_that_is_a_whole_number_is_that_many_steps(share):
-    bound = Replace(cross_steps=share, self_steps=(share, 1.0)).bind([tokens("red"), tokens("blue")], SITES, 2)
+    bound = Replace(cross_steps=share, self_steps=(share, 1.0), source_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
     for steps in range(10, 210, 10):
         controls = [bound.control_at(float(t)) for t in uniform_times(steps)[:-1]]
         assert (sum(c.cross for c in controls), sum(c.own for c in controls)) == (round(share * steps), round((1 - share) * steps)), steps
@@ -142,7 +142,7 @@ def test_a_share_of_the_steps_that_is_a_whole_number_is_that_many_steps(share):
 
 def test_a_window_of_one_covers_every_step_and_of_zero_none():
     for window, expected in ((1.0, True), (0.0, False)):
-        bound = Replace(cross_steps=window, self_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
+        bound = Replace(cross_steps=window, self_steps=0.0, source_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
         assert all((bound.control_at(1 - step / 10) is not None) == expected for step in range(10))
 
 
@@ -188,12 +188,12 @@ def test_injecting_the_maps_of_the_same_prompt_and_noise_changes_nothing(tiny_pi
 # ---------------------------------------------------------------- what it does to the pictures
 
 def test_with_an_empty_window_source_and_target_are_drawn_as_without_an_edit(tiny_pipe):
-    edited = tiny_pipe([SOURCE, TARGET], seed=1, edit=Replace(cross_steps=0.0, self_steps=0.0), **QUIET).stages
+    edited = tiny_pipe([SOURCE, TARGET], seed=1, edit=Replace(cross_steps=0.0, self_steps=0.0, source_steps=0.0), **QUIET).stages
     plain = tiny_pipe([SOURCE, TARGET], seed=1, **QUIET).stages
     assert all(torch.equal(edited[name], plain[name]) for name in plain)
 
 
-@pytest.mark.parametrize("edit", [Replace(1.0, 0.0), Replace(0.0, 1.0), Replace()], ids=["cross", "self", "both"])
+@pytest.mark.parametrize("edit", [Replace(1.0, 0.0, source_steps=0.0), Replace(0.0, 1.0, source_steps=0.0), Replace()], ids=["cross", "self", "both"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_the_edit_changes_the_target_and_leaves_the_source(tiny_pipe, edit, guidance_scale):
     options = {"guidance_scale": guidance_scale, "seed": 1, "stages": ("base",)} | QUIET
@@ -229,7 +229,7 @@ def test_the_unconditional_branch_never_sees_a_control_and_the_other_does_in_its
         calls.append((len(args[0]), bool(args[2].emb.any()), kwargs.get("control")))
 
     hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(note, with_kwargs=True)
-    tiny_pipe([SOURCE, TARGET], edit=Replace(0.5, 0.0), num_inference_steps=4, stages=("base",), **QUIET)
+    tiny_pipe([SOURCE, TARGET], edit=Replace(0.5, 0.0, source_steps=0.0), num_inference_steps=4, stages=("base",), **QUIET)
     hook.remove()
     assert [(n, prompt, control is not None) for n, prompt, control in calls] == [
         (2, True, True), (2, False, False), (2, True, True), (2, False, False), (4, True, False), (4, True, False)]

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
+from imagen_mini.config import PRESETS
 from imagen_mini.diffusion import PREDICTIONS, from_x_0
 from imagen_mini.guidance import make_denoiser
 from imagen_mini.randomness import generator, randn
 from imagen_mini.samplers import SAMPLERS, ddim_step, ddpm_step, dpmpp_2m_step, heun_step, invert, posterior_variance, sample
-from imagen_mini.schedule import (alpha_sigma, cosine_log_snr, cosine_t, karras_times, linear_log_snr, log_snr_times, sigmoid_log_snr,
+from imagen_mini.schedule import (alpha_sigma, cosine_log_snr, cosine_t, karras_times, linear_log_snr, log_snr_times, sigmoid_log_snr, spaced_times,
                                   uniform_times, zero_terminal_snr)
 
 MEAN, STD = 0.3, 0.5
@@ -208,6 +209,27 @@ def test_steps_at_extreme_log_snrs_are_finite_in_float32(log_snr_t, log_snr_s):
     for x_s in (ddim_step(x, x_0_hat, t, s), ddim_step(x, x_0_hat, t, s, x, 0.5), ddpm_step(x, x_0_hat, t, s, x), ddpm_step(x, x_0_hat, t, s, x, 1.0),
                 dpmpp_2m_step(x, x_0_hat, t, s), heun_step(x, x_0_hat, t, s, None)):
         assert x_s.isfinite().all() and x_s.dtype == torch.float32 and x_s.abs().max() < 10
+
+
+@pytest.mark.parametrize("spacing, fair", [(PRESETS["mini"]["base"].spacing, True), ("karras", True), ("uniform", False)])
+def test_backgrounds_come_out_as_often_as_they_are_in_the_data_only_if_the_noisiest_times_are_not_leapt_over(spacing, fair):
+    """A finite data set of plain pictures, with the shipped base stage's schedule, sampler and number of steps."""
+    c, n, levels = PRESETS["mini"]["base"], 128, torch.tensor([-1.0, -0.3, 0.3, 1.0], dtype=torch.float64)
+    pixels = 3 * c.unet.image_size ** 2
+
+    def log_snr_of(t):
+        return SCHEDULES[c.schedule](t, c.log_snr_shift)
+
+    def denoise(x_t, t):                               # in two numbers a picture, its mean and one other direction: all that a plain picture changes
+        alpha, sigma = alpha_sigma(log_snr_of(t.double()))
+        posterior = (-(x_t[:, :1] - alpha * levels) ** 2 * pixels / (2 * sigma ** 2)).softmax(1)
+        return torch.cat([posterior @ levels[:, None], torch.zeros(n, 1, dtype=torch.float64)], dim=1)
+
+    x_T = torch.randn(n, 2, generator=generator(0), dtype=torch.float64) / pixels ** 0.5
+    *_, last = sample(denoise, x_T, spaced_times(spacing, c.num_inference_steps, log_snr_of).double(), log_snr_of, c.sampler)
+    shares = [((last.x_0_hat[:, 0] - level).abs() < 0.05).double().mean().item() for level in levels]
+    print(spacing, shares)
+    assert (min(shares) > 0.15 and max(shares) < 0.35) == fair
 
 
 # ---------------------------------------------------------------- inversion
