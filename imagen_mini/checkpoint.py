@@ -10,9 +10,12 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,30 +35,51 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int = 2) -> Path:
-    """Write checkpoint `step` of a run: `tensors` by file name (without ending), `state` as JSON. Older ones but `keep` are removed."""
-    run.mkdir(parents=True, exist_ok=True)
-    target, aside = run / f"step_{step:08d}", run / f".step_{step:08d}.tmp"
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new folder to write into. It takes the place of `target`, synced to the disk, once all is written; an error or a kill before
+    that leaves `target` as it was. An OSError says that nothing is lost, and how much room there is."""
+    aside = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
     try:
+        aside.mkdir(parents=True)
+        yield aside
+        for file in aside.iterdir():
+            os.chmod(file, 0o644)                      # safetensors writes files that only their owner can read
+            _sync(file)
+        _sync(aside)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(aside, target)
+        _sync(target.parent)
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise OSError(f"{target} could not be written: {error}. Its disk has {_free_megabytes(target):,} MB left; "
+                          "what was written before is untouched, so make room and go on with --resume") from error
+        raise
+
+
+def _free_megabytes(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free // 10 ** 6
+
+
+def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int = 2) -> Path:
+    """Write checkpoint `step` of a run: `tensors` by file name (without ending), `state` as JSON.
+
+    Older ones but `keep`, and what a kill left half written, are removed once the new one is found whole.
+    """
+    target = run / f"step_{step:08d}"
+    with replacing(target) as aside:
         for name, values in tensors.items():
             save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, aside / f"{name}.safetensors")
         (aside / "state.json").write_text(json.dumps(state, indent=1))
-        files = sorted(aside.iterdir())
-        for file in files:
-            os.chmod(file, 0o644)
-            _sync(file)
-        manifest = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in files}
+        manifest = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        _sync(aside / MANIFEST)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(aside, target)
-        _sync(run)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    for old in checkpoints(run)[:-keep]:
+    if wrong := problems(target):
+        raise OSError(f"{target} was not written as it should be ({'; '.join(wrong)}): the disk may be failing. Older checkpoints were kept")
+    for old in (*checkpoints(run)[:-keep], *run.glob(".step_*.tmp")):
         shutil.rmtree(old)
     return target
 

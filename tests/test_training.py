@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import re
+
 from dataclasses import replace
 
 import pytest
@@ -219,62 +219,6 @@ def test_every_parameter_has_exactly_one_optimizer_and_only_kernels_decay(name):
 def test_an_unknown_optimizer_is_an_error():
     with pytest.raises(ValueError, match="'sgd'; expected 'adamw' or 'muon'"):
         make_optimizers(Stage(PRESETS["tiny"]["base"]).net, "sgd", 1e-3, (0.9, 0.99), 0.01)
-
-
-# ---------------------------------------------------------------- checkpoints
-
-def save_some(run, steps):
-    for step in steps:
-        tensors = {name: {"x": torch.full((50,), float(step))} for name in ("weights", "ema", "optimizer")}
-        save_checkpoint(run, step, tensors, {"step": step})
-
-
-def test_the_newest_checkpoint_is_loaded_and_older_ones_are_removed_but_the_last_two(tmp_path):
-    save_some(tmp_path, (1, 2, 10))
-    tensors, state, notes = load_checkpoint(tmp_path)
-    assert state == {"step": 10} and tensors["ema"]["x"][0] == 10 and notes == []
-    assert [c.name for c in checkpoints(tmp_path)] == ["step_00000002", "step_00000010"]
-    assert len(list(tmp_path.iterdir())) == 2          # nothing is left lying aside
-
-
-def flip(data):
-    return data[:-20] + bytes([data[-20] ^ 1]) + data[-19:]
-
-
-@pytest.mark.parametrize("file, damage, message", [
-    ("weights.safetensors", lambda data: data[:-7], "weights.safetensors has .* bytes, expected"),
-    ("ema.safetensors", flip, "ema.safetensors has the right size and the wrong checksum"),
-    ("optimizer.safetensors", None, "optimizer.safetensors is missing"),
-    ("state.json", lambda data: b"", "state.json has 0 bytes"),
-    ("manifest.json", None, "manifest.json"),
-    ("manifest.json", lambda data: data[:30], "manifest.json"),
-    ("manifest.json", lambda data: b"{}", "weights.safetensors is not in the manifest"),
-    ("manifest.json", lambda data: b"[]", "manifest"),
-], ids=["truncated", "flipped bit", "missing", "emptied", "no manifest", "cut manifest", "empty manifest", "other manifest"])
-def test_a_damaged_checkpoint_is_passed_over_with_a_note(tmp_path, file, damage, message):
-    save_some(tmp_path, (1, 2))
-    path = tmp_path / "step_00000002" / file
-    path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
-    _, state, notes = load_checkpoint(tmp_path)
-    assert state == {"step": 1} and len(notes) == 1
-    assert re.search(f"passed over step_00000002: .*{message}", notes[0])
-
-
-def test_without_a_usable_checkpoint_there_is_an_error_with_the_reasons(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no usable checkpoint"):
-        load_checkpoint(tmp_path / "nothing")
-    save_some(tmp_path, (1,))
-    (tmp_path / "step_00000001" / "ema.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="no usable checkpoint.*\n.*ema.safetensors is missing"):
-        load_checkpoint(tmp_path)
-
-
-def test_a_checkpoint_that_could_not_be_written_leaves_the_older_ones(tmp_path):
-    save_some(tmp_path, (1,))
-    with pytest.raises(TypeError):
-        save_checkpoint(tmp_path, 2, {"weights": {"x": torch.zeros(2)}}, {"step": object()})
-    assert [p.name for p in tmp_path.iterdir()] == ["step_00000001"]
-    assert load_checkpoint(tmp_path)[1] == {"step": 1}
 
 
 # ---------------------------------------------------------------- configuration
