@@ -11,13 +11,13 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from .randomness import generator
 from .scenes.captions import training_caption
 from .scenes.render import render
 from .scenes.scene import training_scene
+
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -120,7 +122,7 @@ def _permutation(n: int, seed: int, epoch: int) -> list[int]:
 # ---------------------------------------------------------------- the prepared pictures
 
 PREPARATION = 1                                        # counts the ways of cropping and resizing; another one, another cache
-CHUNK = 256                                            # pictures decoded before any is written
+CHUNK = 256                                            # pictures that may be decoded and wait in memory
 
 
 class Prepared(NamedTuple):
@@ -174,25 +176,30 @@ def _decode_all(rows: Sequence[Row], folder: Path, sizes: Sequence[int], skip_br
     checksums, broken = [], {}
     with ExitStack() as stack:
         files = [stack.enter_context(open(folder / f"{size}.npy", "wb")) for size in sizes]
-        pool = stack.enter_context(ThreadPoolExecutor(min(8, os.cpu_count() or 1)))
-        bar = stack.enter_context(tqdm(total=len(rows), desc="preparing pictures", unit="picture", disable=not progress))
         for file, size in zip(files, sizes):           # written in order, not through a memory map: a full disk is then an error and no crash
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, 3)})
-        for start in range(0, len(rows), CHUNK):
-            for result in pool.map(decode, rows[start:start + CHUNK]):
-                if isinstance(result, PictureError):
-                    broken[len(checksums)] = str(result)
-                    _refuse_broken(broken, len(rows), skip_broken)
-                    result = "", [bytes(size * size * 3) for size in sizes]
-                checksums.append(result[0])
-                for file, pixels in zip(files, result[1]):
-                    file.write(pixels)
-                bar.update()
+        for i, result in enumerate(in_parallel(decode, rows, "preparing pictures", progress)):
+            if isinstance(result, PictureError):
+                broken[i] = str(result)
+                _refuse_broken(broken, len(rows), skip_broken)
+                result = "", [bytes(size * size * 3) for size in sizes]
+            checksums.append(result[0])
+            for file, pixels in zip(files, result[1]):
+                file.write(pixels)
         info = stack.enter_context(open(folder / "info.json", "w"))
         json.dump({"checksums": checksums, "broken": broken}, info)
         for file in (info, *files):
             file.flush()
             os.fsync(file.fileno())
+
+
+def in_parallel(function: Callable[[Row], T], rows: Sequence[Row], what: str, progress: bool = True) -> Iterator[T]:
+    """function(row) for each row, in order, by several threads (Pillow decodes outside Python's lock), never far ahead of who takes them."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, tqdm(total=len(rows), desc=what, unit="picture", disable=not progress) as bar:
+        for start in range(0, len(rows), CHUNK):
+            for result in pool.map(function, rows[start:start + CHUNK]):
+                yield result
+                bar.update()
 
 
 def _refuse_broken(broken: dict[int, str], n: int, skip_broken: bool) -> None:

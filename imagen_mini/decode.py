@@ -54,4 +54,4 @@ def central_square(image: Image.Image, size: int) -> np.ndarray:
     """The largest square at the centre of an RGB picture, resized with anti-aliasing: uint8 [size, size, 3]."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)))
+    return np.asarray(image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS))
