@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -174,6 +175,22 @@ def test_a_broken_picture_is_an_error_that_names_the_file(tmp_path, content):
     (tmp_path / "a broken one, ü.png").write_bytes(content)
     with pytest.raises(PictureError, match=r"a broken one, ü.png.* (is no picture; expected PNG|cannot be decoded)"):
         open_rgb(tmp_path / "a broken one, ü.png")
+
+
+@pytest.mark.parametrize("format", decode.FORMATS)
+def test_a_damaged_picture_is_decoded_or_refused_with_our_own_error(tmp_path, format):
+    rng, content = random.Random(0), encoded(NOISE.resize((16, 16)), format)
+    outcomes = set()
+    for _ in range(40):
+        damaged = bytearray(content)
+        for _ in range(4):
+            damaged[rng.randrange(min(len(damaged), 100))] = rng.randrange(256)
+        (tmp_path / "a").write_bytes(damaged)
+        try:
+            outcomes.add(open_rgb(tmp_path / "a").mode)
+        except PictureError:
+            outcomes.add("refused")
+    assert "refused" in outcomes and outcomes <= {"RGB", "refused"}
 
 
 def test_what_is_no_file_is_an_error_that_says_what_it_is(tmp_path):
