@@ -69,8 +69,8 @@ class Scenes:
 class Folder:
     """A captioned image folder (see `image_folder`), its pictures cropped to their central squares and resized once, at each of `sizes`.
 
-    Every picture is seen once an epoch, in an order drawn anew for each. What is prepared is kept in `cache` (`path/.prepared`, or a folder that is
-    for this data alone) until the pictures change. Captions are read afresh.
+    Every picture is seen once an epoch, in an order drawn anew for each. What is prepared is kept until the pictures change: in `path/.prepared`, or
+    in a subfolder of `cache`. Captions are read afresh.
 
     Raises ValueError for bad metadata and PictureError for a picture that cannot be read; with `skip_broken` such pictures are left out, up to 1 %.
     """
@@ -82,7 +82,8 @@ class Folder:
         if problems or not rows:
             raise ValueError(f"{self.path}: {len(problems)} of {len(rows) + len(problems)} rows cannot be used" + "".join(f"\n  {p}" for p in problems[:5])
                              + f"\nAll problems: python -m train.check_data {self.path}")
-        prepared = prepare(rows, Path(cache or self.path / ".prepared"), sizes, skip_broken, progress)
+        subfolder = f"{self.path.name}-{hashlib.sha256(bytes(self.path)).hexdigest()[:8]}"
+        prepared = prepare(rows, self.path / ".prepared" if cache is None else Path(cache, subfolder), sizes, skip_broken, progress)
         self.pictures, self.broken = prepared.pictures, prepared.broken
         self.rows = [i for i in range(len(rows)) if i not in self.broken]        # of the prepared pictures, those that are there
         self.captions = [row.captions for row in rows]
@@ -134,14 +135,14 @@ class Prepared(NamedTuple):
 def prepare(rows: Sequence[Row], cache: Path, sizes: Sequence[int], skip_broken: bool = False, progress: bool = True) -> Prepared:
     """Crop and resize all pictures, unless the cache has them.
 
-    CACHE/KEY/64.npy, 256.npy and info.json; KEY tells names, sizes and times of the files. Written aside and renamed, so they are whole or not
-    there; a lock lets a second process wait and then find the work done.
+    CACHE/pictures-KEY/64.npy, 256.npy and info.json; KEY tells names, sizes and times of the files. Written aside and renamed, so they are whole or
+    not there; a lock lets a second process wait and then find the work done.
     """
     stats = [(row.name, stat.st_size, stat.st_mtime_ns) for row in rows for stat in [row.path.stat()]]
-    key = hashlib.sha256(json.dumps([PREPARATION, stats]).encode()).hexdigest()[:16]
+    folder = cache / f"pictures-{hashlib.sha256(json.dumps([PREPARATION, stats]).encode()).hexdigest()[:16]}"
 
     def missing() -> list[int]:
-        return [size for size in sizes if not (cache / key / f"{size}.npy").is_file()]
+        return [size for size in sizes if not (folder / f"{size}.npy").is_file()]
 
     if missing():
         try:
@@ -150,18 +151,18 @@ def prepare(rows: Sequence[Row], cache: Path, sizes: Sequence[int], skip_broken:
         except OSError as error:
             raise OSError(f"cannot write the prepared pictures to {cache} ({error.strerror}); name another folder for them (--data-cache)") from error
         with FileLock(cache / "lock"):
-            for old in (p for p in cache.iterdir() if p.is_dir() and p.name != key):
-                shutil.rmtree(old)                     # of a killed process, or of the folder as it was
+            for old in set(cache.glob("pictures-*")) - {folder}:
+                shutil.rmtree(old)                     # of a killed process, or of the pictures as they were
             if todo := missing():                      # and not done by another process in the meantime
-                with TemporaryDirectory(dir=cache) as aside:
+                with TemporaryDirectory(dir=cache, prefix="pictures-") as aside:
                     _decode_all(rows, Path(aside), todo, skip_broken, progress)
-                    (cache / key).mkdir(exist_ok=True)
+                    folder.mkdir(exist_ok=True)
                     for name in ("info.json", *(f"{size}.npy" for size in todo)):
-                        os.replace(Path(aside, name), cache / key / name)
-    info = json.loads((cache / key / "info.json").read_text())
+                        os.replace(Path(aside, name), folder / name)
+    info = json.loads((folder / "info.json").read_text())
     broken = {int(i): why for i, why in info["broken"].items()}
     _refuse_broken(broken, len(rows), skip_broken)
-    return Prepared({size: np.lib.format.open_memmap(cache / key / f"{size}.npy", mode="r") for size in sizes}, info["checksums"], broken)
+    return Prepared({size: np.lib.format.open_memmap(folder / f"{size}.npy", mode="r") for size in sizes}, info["checksums"], broken)
 
 
 def _decode_all(rows: Sequence[Row], folder: Path, sizes: Sequence[int], skip_broken: bool, progress: bool) -> None:

@@ -30,7 +30,6 @@ from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
 
 ROOT = Path(__file__).parents[1]
-ORIENTATION = 0x0112                                   # the EXIF tag
 
 
 def encoded(image, format="PNG", **options):
@@ -71,13 +70,18 @@ def palette(transparency=None):
     return encoded(image, **{} if transparency is None else {"transparency": transparency})
 
 
+def orientation(value):
+    """EXIF data; 6: to be turned by 90 degrees clockwise."""
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
 def turned(format):
     """Red above blue, stored lying on its side, as EXIF says."""
     image = Image.new("RGB", (32, 32), (255, 0, 0))
     image.paste((0, 0, 255), (0, 16, 32, 32))
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6                              # to be turned by 90 degrees clockwise
-    return encoded(image.transpose(Image.Transpose.ROTATE_90), format, exif=exif, **{"lossless": True} if format == "WEBP" else {})
+    return encoded(image.transpose(Image.Transpose.ROTATE_90), format, exif=orientation(6), **{"lossless": True} if format == "WEBP" else {})
 
 
 def several(format):
@@ -110,6 +114,8 @@ MODES = {
     "turned PNG": (turned("PNG"), RED_ABOVE_BLUE),
     "turned WebP": (turned("WEBP"), RED_ABOVE_BLUE),
     "turned TIFF": (turned("TIFF"), RED_ABOVE_BLUE),
+    "turned 16-bit grey": (encoded(Image.fromarray(np.repeat(np.array([[51400, 514]], np.uint16), 2, 0)).transpose(Image.Transpose.ROTATE_180),
+                                   exif=orientation(6)), [(2, 2, 2), (200, 200, 200)]),
     "BMP": (encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "BMP"), [(1, 2, 3)] * 2),
     "animated GIF": (several("GIF"), [(255, 0, 0)] * 2),
     "animated PNG": (several("PNG"), [(255, 0, 0)] * 2),
@@ -177,6 +183,7 @@ def test_a_broken_picture_is_an_error_that_names_the_file(tmp_path, content):
         open_rgb(tmp_path / "a broken one, ü.png")
 
 
+@pytest.mark.filterwarnings("ignore")                 # of Pillow, about what it found
 @pytest.mark.parametrize("format", decode.FORMATS)
 def test_a_damaged_picture_is_decoded_or_refused_with_our_own_error(tmp_path, format):
     rng, content = random.Random(0), encoded(NOISE.resize((16, 16)), format)
@@ -497,12 +504,16 @@ def test_a_full_disk_is_an_error_and_leaves_no_litter(folder, monkeypatch):
     assert not any(p.is_dir() for p in (folder / ".prepared").iterdir())
 
 
-def test_a_folder_that_cannot_be_written_to_is_read_with_the_cache_elsewhere(folder):
+def test_a_folder_that_cannot_be_written_to_is_read_with_the_cache_elsewhere(folder, decoded):
     (folder / ".prepared").touch()                     # as good as read-only, also for root
     with pytest.raises(OSError, match=r"cannot write the prepared pictures to .*\.prepared .*--data-cache"):
         opened(folder)
-    assert len(opened(folder, cache=folder.parent / "elsewhere")) == 10
-    assert not [name for name in os.listdir(folder) if name.endswith(".npy")]
+    elsewhere, copy = folder.parent / "elsewhere", folder.parent / "copies" / folder.name
+    (elsewhere / "of somebody else").mkdir(parents=True)
+    shutil.copytree(folder, copy)
+    for path in (folder, copy, folder, copy):          # several folders may share it, and it may hold other things
+        assert len(opened(path, cache=elsewhere)) == 10
+    assert len(decoded) == 20 and (elsewhere / "of somebody else").is_dir() and not list(folder.rglob("*.npy"))
 
 
 def test_prepared_pictures_can_be_used_where_nothing_can_be_written(folder, monkeypatch):

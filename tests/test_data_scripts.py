@@ -156,7 +156,7 @@ def test_the_emoji_of_the_system_become_a_folder_that_passes_its_check(tmp_path,
 class FakeRows(list):
     """As much of a stream of `datasets` as is used."""
 
-    features = {"image": None, "caption": None}
+    column_names = ["image", "caption"]
 
     def cast_column(self, name, to):
         assert to == {"decode": False}

@@ -26,8 +26,9 @@ def from_hub(name: str, out: str | Path, split: str = "train", image: str = "ima
     except ImportError:
         raise ImportError('fetching from the hub needs the package datasets: pip install -e ".[hub]"') from None
     rows = load_dataset(name, split=split, streaming=True)
-    if missing := {image, text} - set(rows.features or rows.column_names or ()):
-        raise ValueError(f"{name} has no column {', '.join(sorted(missing))}; it has {', '.join(rows.features or rows.column_names or ())}")
+    columns = rows.column_names or [image, text]        # not always known
+    if missing := {image, text} - set(columns):
+        raise ValueError(f"{name} has no column {', '.join(sorted(missing))}; it has {', '.join(columns)}")
     rows = rows.cast_column(image, Image(decode=False))      # decoding is ours, with its checks
 
     def pictures() -> Iterator[tuple[str, bytes, str | list[str]]]:

@@ -41,7 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, help="the run's folder (default: runs/STAGE)")
     parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"), help="a T5 encoder: folder or hub name (default: the shipped one)")
     parser.add_argument("--data", type=Path, help="train on this folder of pictures and metadata.jsonl (default: the built-in world)")
-    parser.add_argument("--data-cache", type=Path, help="where its cropped and resized pictures are kept (default: DATA/.prepared)")
+    parser.add_argument("--data-cache", type=Path, help="a folder to keep its cropped and resized pictures in (default: DATA/.prepared)")
     parser.add_argument("--skip-broken", action="store_true", help="leave broken pictures out, up to 1 %% of all (default: stop at the first)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
     parser.add_argument("--init-from", type=Path, help="start from the weights of a stage folder, for example the shipped one")
