@@ -208,4 +208,5 @@ def _refuse_broken(broken: dict[int, str], n: int, skip_broken: bool) -> None:
     if broken and not skip_broken:
         raise PictureError(f"{next(iter(broken.values()))}\nAll problems: python -m train.check_data; to go on without such pictures: --skip-broken")
     if len(broken) > n / 100:
-        raise PictureError(f"{len(broken)} of {n} pictures are broken, more than the 1 % that may be skipped:" + "".join(f"\n  {b}" for b in [*broken.values()][:5]))
+        raise PictureError(f"{len(broken)} of {n} pictures are broken, more than the 1 % that may be skipped:"
+                           + "".join(f"\n  {why}" for why in [*broken.values()][:5]))
