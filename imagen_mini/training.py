@@ -14,14 +14,10 @@ from torch import Tensor
 
 from .cascade import Stage
 from .config import TrainConfig
+from .data import Data, Scenes
 from .precision import compute_dtype
 from .randomness import generator
-from .scenes.captions import training_caption
-from .scenes.render import render
-from .scenes.scene import training_scene
 from .text import TextEncoder
-
-TRAINING_SET = 0                                       # seed of the training scenes; evaluation uses others
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -54,15 +50,6 @@ class TrainState:
     learning_rate: float
 
 
-def scene_batch(stage: Stage, config: TrainConfig, step: int, device) -> tuple[Tensor, Tensor | None, list[str]]:
-    """The pictures of a step, their low-resolution pictures (super-resolution only), and their captions."""
-    size, low = stage.config.unet.image_size, stage.config.unet.low_res_size
-    numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
-    scenes = [training_scene(TRAINING_SET + config.seed, i, config.counts) for i in numbers]
-    captions = [training_caption(s, TRAINING_SET + config.seed, i).text for s, i in zip(scenes, numbers)]
-    return render(scenes, size, device), None if low is None else render(scenes, low, device), captions
-
-
 def step_randomness(stage: Stage, config: TrainConfig, step: int, shape: torch.Size, low_res_shape: torch.Size | None, device) -> dict[str, Tensor]:
     """Everything random of one step, as arguments of the loss and of the dropping of text.
 
@@ -83,14 +70,20 @@ def step_randomness(stage: Stage, config: TrainConfig, step: int, shape: torch.S
     return {k: v.to(device) for k, v in out.items()}
 
 
-def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0) -> Iterator[TrainState]:
-    """Train from step `start` to `config.steps`; yields after every step. Raises FloatingPointError before a bad update."""
+def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0,
+          data: Data | None = None) -> Iterator[TrainState]:
+    """Train from step `start` to `config.steps` on `data` (None: the built-in world); yields after every step.
+
+    Raises FloatingPointError before a bad update.
+    """
+    data = Scenes(config.seed, config.counts) if data is None else data
+    size, low = stage.config.unet.image_size, stage.config.unet.low_res_size
     device = next(stage.parameters()).device
     dtype = compute_dtype(config.precision, device)
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     stage.train()
     for step in range(start, config.steps):
-        x_0, low_res, captions = scene_batch(stage, config, step, device)
+        x_0, low_res, captions = data.batch(range(step * config.batch_size, (step + 1) * config.batch_size), size, low, device)
         random = step_randomness(stage, config, step, x_0.shape, None if low_res is None else low_res.shape, device)
         text = encoder(captions).drop(random.pop("drop"))
         lr = learning_rate(config, step)

@@ -8,15 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-import imagen_mini.training
+import imagen_mini.data
 from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
 from imagen_mini.config import PRESETS, StageConfig, TrainConfig, from_dict, override, to_dict
+from imagen_mini.data import Scenes
 from imagen_mini.optimizers import make_optimizers, orthogonalize
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.scene import training_scene
-from imagen_mini.training import EMA, learning_rate, scene_batch, step_randomness, train
+from imagen_mini.training import EMA, learning_rate, step_randomness, train
 from train.train import main
 
 CONFIG = TrainConfig(steps=6, batch_size=4, warmup=2, learning_rate=1e-2, precision="fp32", optimizer="adamw", ema_half_life=3)
@@ -31,8 +32,8 @@ class Run:
         self.optimizers = make_optimizers(self.stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
         self.ema = EMA(self.stage.net, config.ema_half_life)
 
-    def train(self, encoder, start=0):
-        return train(self.stage, encoder, self.config, self.optimizers, self.ema, start)
+    def train(self, encoder, start=0, data=None):
+        return train(self.stage, encoder, self.config, self.optimizers, self.ema, start, data)
 
     def tensors(self):
         return {"weights": self.stage.net.state_dict(), "ema": self.ema.weights, "optimizer": optimizer_tensors(self.optimizers)}
@@ -61,18 +62,34 @@ def test_the_loop_sets_the_learning_rate_of_the_step(encoder):
         assert {g["lr"] for o in run.optimizers.values() for g in o.param_groups} == {expected}
 
 
+def scene_batch(config, step, size=64, low=None):
+    """The pictures of a step, as the loop asks for them."""
+    return Scenes(config.seed, config.counts).batch(range(step * config.batch_size, (step + 1) * config.batch_size), size, low)
+
+
 def test_the_batch_and_the_noise_of_a_step_depend_on_seed_and_step_alone():
     stage = Run(CONFIG, "sr_256").stage
     for i, (config, step) in enumerate([(CONFIG, 2), (CONFIG, 3), (replace(CONFIG, seed=1), 2)]):
-        x_0, low_res, captions = scene_batch(stage, config, step, "cpu")
+        x_0, low_res, captions = scene_batch(config, step, 256, 64)
         noise = step_randomness(stage, config, step, x_0.shape, low_res.shape, torch.device("cpu"))
         torch.manual_seed(i)
-        again = scene_batch(stage, config, step, "cpu"), step_randomness(stage, config, step, x_0.shape, low_res.shape, torch.device("cpu"))
+        again = scene_batch(config, step, 256, 64), step_randomness(stage, config, step, x_0.shape, low_res.shape, torch.device("cpu"))
         assert captions == again[0][2] and torch.equal(x_0, again[0][0]) and torch.equal(low_res, again[0][1]) and same(noise, again[1])
         if i:
             assert captions != first[0] and all(not torch.equal(noise[k], first[1][k]) for k in ("t", "eps", "low_res_noise", "aug_level"))
         else:
             first = captions, noise
+
+
+def test_the_loop_trains_on_the_samples_of_its_step(encoder):
+    class Watched(Scenes):
+        def batch(self, numbers, *sizes):
+            asked.append((list(numbers), *sizes[:2]))
+            return super().batch(numbers, *sizes)
+
+    asked = []
+    list(Run(replace(CONFIG, steps=3), "sr_256").train(encoder, start=1, data=Watched(CONFIG.seed, CONFIG.counts)))
+    assert asked == [([4, 5, 6, 7], 256, 64), ([8, 9, 10, 11], 256, 64)]
 
 
 def test_times_are_stratified_and_text_is_dropped_as_often_as_asked():
@@ -97,7 +114,7 @@ def test_scenes_have_as_many_things_as_asked_for():
 
 
 def test_pictures_and_low_resolution_pictures_of_a_batch_show_the_captions_scenes():
-    x_0, low_res, captions = scene_batch(Stage(PRESETS["tiny"]["sr_256"]), CONFIG, 0, "cpu")
+    x_0, low_res, captions = scene_batch(CONFIG, 0, 256, 64)
     for large, small, caption in zip(parse(x_0), parse(low_res), captions):
         assert read(caption).fits(large.scene) and large.scene.without_texture() == small.scene
 
@@ -139,10 +156,12 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(encoder, awaken, accum
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_the_loss_falls_when_one_batch_is_seen_again_and_again(encoder, monkeypatch, optimizer):
-    batch = scene_batch(Stage(PRESETS["tiny"]["base"]), CONFIG, 0, "cpu")
-    monkeypatch.setattr(imagen_mini.training, "scene_batch", lambda *_: batch)
-    losses = [s.loss.item() for s in Run(replace(CONFIG, steps=60, learning_rate=4e-3, optimizer=optimizer)).train(encoder)]
+def test_the_loss_falls_when_one_batch_is_seen_again_and_again(encoder, optimizer):
+    class Again:
+        def batch(self, *_):
+            return scene_batch(CONFIG, 0)
+
+    losses = [s.loss.item() for s in Run(replace(CONFIG, steps=60, learning_rate=4e-3, optimizer=optimizer)).train(encoder, data=Again())]
     assert sum(losses[-10:]) < 0.4 * sum(losses[:10]), losses
 
 
@@ -151,8 +170,8 @@ def test_a_loss_that_is_not_finite_is_an_error_and_leaves_the_weights_as_they_we
     steps = run.train(encoder)
     next(steps)
     before = {part: {k: v.clone() for k, v in tensors.items()} for part, tensors in run.tensors().items()}
-    render = imagen_mini.training.render
-    monkeypatch.setattr(imagen_mini.training, "render", lambda *args: render(*args) * float("nan"))
+    render = imagen_mini.data.render
+    monkeypatch.setattr(imagen_mini.data, "render", lambda *args: render(*args) * float("nan"))
     with pytest.raises(FloatingPointError, match="step 1 of stage base: loss nan.*weights were left as they were"):
         next(steps)
     assert all(same(before[part], tensors) for part, tensors in run.tensors().items())

@@ -1,0 +1,57 @@
+"""Picture files of any origin -> RGB. Few formats, a cap on the pixels that is checked before any is decoded, and no picture is ever made up:
+what cannot be read is a PictureError that names the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_PIXELS = 64 * 2 ** 20                              # a file of a few kB can declare billions
+
+
+class PictureError(ValueError):
+    """A file that is no picture, or none that we read."""
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """The picture in a file, upright, as RGB. Of an animation, or of several pages, the first.
+
+    The format is told by the content, not by the name. EXIF orientation is applied; transparent pixels are put on white; 16 bits are scaled
+    to 8; colour profiles are not applied.
+    """
+    if not path.is_file():                             # a pipe or a device would wait for ever
+        raise PictureError(f"{path} is {'a folder' if path.is_dir() else 'no file'}; expected a picture")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            return to_rgb(ImageOps.exif_transpose(image), sixteen_bit=image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG"))
+    except UnidentifiedImageError:
+        raise PictureError(f"{path} ({path.stat().st_size:,} bytes) is no picture; expected {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{path} is too large: {error}; at most {MAX_PIXELS:,} pixels are decoded. Make it smaller") from None
+    except Exception as error:                         # decoders meet broken files with all kinds of exceptions
+        raise PictureError(f"{path} cannot be decoded: {error}. Save it again, or leave it out") from error
+
+
+def to_rgb(image: Image.Image, sixteen_bit: bool = False) -> Image.Image:
+    """Any mode of Pillow -> RGB on white. `sixteen_bit`: the one channel goes up to 65,535, which would be clipped at 255 otherwise."""
+    if sixteen_bit:
+        return Image.fromarray((np.asarray(image, np.float32) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"which of the values of mode {image.mode} (32 bits a pixel) is white is not known; expected 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def central_square(image: Image.Image, size: int) -> np.ndarray:
+    """The largest square at the centre of an RGB picture, resized with anti-aliasing: uint8 [size, size, 3]."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS))
