@@ -24,6 +24,7 @@ from imagen_mini.evaluation import preview
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.text import TextEncoder
+from imagen_mini.text_cache import CachedTextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
 
@@ -34,6 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="sizes of the network (default: mini)")
     parser.add_argument("--output-dir", type=Path, help="the run's folder (default: runs/STAGE)")
     parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"), help="a T5 encoder: folder or hub name (default: the shipped one)")
+    parser.add_argument("--text-cache", type=Path, metavar="DIR", help="keep encoded captions in this folder, which any number of runs may share")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
     parser.add_argument("--init-from", type=Path, help="start from the weights of a stage folder, for example the shipped one")
     parser.add_argument("--time-limit", type=float, default=float("inf"), help="stop, with a checkpoint, after so many seconds")
@@ -78,6 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
         stage.load_state_dict(load_stage(args.init_from).state_dict())
     stage = stage.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
     encoder = TextEncoder.from_pretrained(args.text_encoder).to(device)
+    if args.text_cache:
+        encoder = CachedTextEncoder(encoder, args.text_cache)
     optimizers = make_optimizers(stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
     ema = EMA(stage.net, config.ema_half_life)
     if tensors is not None:
