@@ -31,8 +31,9 @@ from imagen_mini.weights import WEIGHTS
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("base", "sr_256"), required=True)
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="sizes of the network (default: mini)")
+    parser.add_argument("--stage", choices=("base", "sr_256", "sr_1024"), required=True)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="sizes of the network and its recipe: tiny for tests, mini for a laptop, small for one "
+                        "GPU, paper for Imagen's own (default: mini)")
     parser.add_argument("--output-dir", type=Path, help="the run's folder (default: runs/STAGE)")
     parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"), help="a T5 encoder: folder or hub name (default: the shipped one)")
     parser.add_argument("--text-cache", type=Path, metavar="DIR", help="keep encoded captions in this folder, which any number of runs may share")
@@ -41,6 +42,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--time-limit", type=float, default=float("inf"), help="stop, with a checkpoint, after so many seconds")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads to compute with (default: torch's choice)")
+    parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile: slow to start, then faster on a GPU")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training (see imagen_mini/config.py, TrainConfig and RECIPES) or, "
                         "with 'stage.' before them, of the stage: steps=3000 stage.unet.channels=[48,96,144]")
     return parser.parse_intermixed_args(arguments)
@@ -56,7 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
     theirs = [o.removeprefix("stage.") for o in args.overrides if o.startswith("stage.")]
     device = torch.device(args.device)
     tensors, notes, saved = None, [], {"step": 0, "legs": []}
-    config, stage_config = RECIPES[args.stage], PRESETS[args.preset][args.stage]
+    if args.stage not in PRESETS[args.preset]:
+        raise SystemExit(f"the preset {args.preset} has no stage {args.stage}; it has {', '.join(PRESETS[args.preset])}")
+    config, stage_config = RECIPES[args.preset][args.stage], PRESETS[args.preset][args.stage]
     if args.resume:
         tensors, saved, notes = load_checkpoint(run)
         config, stage_config = from_dict(TrainConfig, saved["train"]), from_dict(type(stage_config), saved["stage"])
@@ -84,6 +88,8 @@ def main(arguments: list[str] | None = None) -> None:
         encoder = CachedTextEncoder(encoder, args.text_cache)
     optimizers = make_optimizers(stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
     ema = EMA(stage.net, config.ema_half_life)
+    if args.compile:
+        stage.net.compile()                            # in place: its weights keep their names
     if tensors is not None:
         stage.net.load_state_dict(tensors["weights"])
         ema.weights = {k: v.to(device) for k, v in tensors["ema"].items()}
