@@ -6,7 +6,7 @@ Nothing random is kept between steps: data, times and noise of a step are functi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -92,15 +92,19 @@ def step_randomness(stage: Stage, config: TrainConfig, step: int, shape: torch.S
     return {k: v.to(device) for k, v in out.items()}
 
 
-def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0) -> Iterator[TrainState]:
-    """Train from step `start` to `config.steps`; yields after every step. Raises FloatingPointError before a bad update."""
+def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0,
+          data: Callable | None = None) -> Iterator[TrainState]:
+    """Train from step `start` to `config.steps`; yields after every step. Raises FloatingPointError before a bad update.
+
+    `data` gives the pictures and captions of a step, as `scene_batch` does, which is the default.
+    """
     device = next(stage.parameters()).device
     dtype = compute_dtype(config.precision, device)
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     stage.train()
     stage.net.checkpoint_gradients(config.gradient_checkpointing)
     for step in range(start, config.steps):
-        x_0, low_res, captions = scene_batch(stage, config, step, device)
+        x_0, low_res, captions = (data or scene_batch)(stage, config, step, device)
         random = step_randomness(stage, config, step, x_0.shape, None if low_res is None else low_res.shape, device)
         text = encoder(captions).drop(random.pop("drop"))
         lr = learning_rate(config, step)
