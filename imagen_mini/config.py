@@ -150,13 +150,13 @@ _MINI_RECIPES = {"base": TrainConfig(time_power=2.0, counts=(20, 55, 15, 10), dr
 _LONGER = {"steps": 100_000, "learning_rate": 2e-4, "rate_schedule": "cosine", "warmup": 1000, "optimizer": "adamw", "ema_half_life": 5_000, "save_every": 2_000}
 # Appendix F and Section 4.1: 1e-4 after 10,000 steps, a cosine, 2.5 M steps of 2048 pictures, Adafactor for the base stage, Adam for the others.
 # An average of the weights is not mentioned there; ours is as long as the usual decay of 0.9999.
-_PAPER_SR_RECIPE = TrainConfig(steps=2_500_000, batch_size=2048, accumulate=64, learning_rate=1e-4, rate_schedule="cosine", warmup=10_000, optimizer="adamw",
-                               betas=(0.9, 0.999), weight_decay=0.0, ema_half_life=7_000, drop_pooled=0.0, gradient_checkpointing=True)
+_PAPER_RECIPE = TrainConfig(steps=2_500_000, batch_size=2048, accumulate=64, learning_rate=1e-4, rate_schedule="cosine", warmup=10_000, optimizer="adamw",
+                            betas=(0.9, 0.999), weight_decay=0.0, ema_half_life=7_000, drop_pooled=0.0, gradient_checkpointing=True)
 RECIPES: dict[str, dict[str, TrainConfig]] = {
     "tiny": _MINI_RECIPES,
     "mini": _MINI_RECIPES,
     "small": {"base": replace(_MINI_RECIPES["base"], batch_size=256, **_LONGER), "sr_256": TrainConfig(batch_size=64, **_LONGER)},
-    "paper": {"base": replace(_PAPER_SR_RECIPE, optimizer="adafactor"), "sr_256": _PAPER_SR_RECIPE, "sr_1024": _PAPER_SR_RECIPE},
+    "paper": {"base": replace(_PAPER_RECIPE, optimizer="adafactor"), "sr_256": _PAPER_RECIPE, "sr_1024": _PAPER_RECIPE},
 }
 
 

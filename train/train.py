@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini.cascade import Stage, load_stage, save_stage
 from imagen_mini.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
-from imagen_mini.config import PRESETS, RECIPES, TrainConfig, from_dict, override, to_dict
+from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, from_dict, override, to_dict
 from imagen_mini.evaluation import preview
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid
@@ -58,12 +58,12 @@ def main(arguments: list[str] | None = None) -> None:
     theirs = [o.removeprefix("stage.") for o in args.overrides if o.startswith("stage.")]
     device = torch.device(args.device)
     tensors, notes, saved = None, [], {"step": 0, "legs": []}
-    if args.stage not in PRESETS[args.preset]:
-        raise SystemExit(f"the preset {args.preset} has no stage {args.stage}; it has {', '.join(PRESETS[args.preset])}")
-    config, stage_config = RECIPES[args.preset][args.stage], PRESETS[args.preset][args.stage]
+    config, stage_config = RECIPES[args.preset].get(args.stage), PRESETS[args.preset].get(args.stage)
     if args.resume:
         tensors, saved, notes = load_checkpoint(run)
-        config, stage_config = from_dict(TrainConfig, saved["train"]), from_dict(type(stage_config), saved["stage"])
+        config, stage_config = from_dict(TrainConfig, saved["train"]), from_dict(StageConfig, saved["stage"])
+    elif config is None:
+        raise SystemExit(f"the preset {args.preset} has no stage {args.stage}; it has {', '.join(PRESETS[args.preset])}")
     elif any(run.glob("step_*")):
         raise SystemExit(f"{run} already holds a run: pass --resume to go on with it, or another --output-dir")
     elif args.init_from:
