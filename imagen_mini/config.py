@@ -10,10 +10,13 @@ from dataclasses import dataclass, field, replace
 
 from .diffusion import PREDICTIONS
 from .guidance import THRESHOLDS
+from .optimizers import OPTIMIZERS
 from .precision import PRECISIONS
 from .samplers import SAMPLERS
 from .schedule import SCHEDULES, SPACINGS
 from .unet import UNetConfig
+
+RATE_SCHEDULES = ("cooldown", "cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,11 @@ class TrainConfig:
     steps: int = 10_000                                # optimizer steps in all
     batch_size: int = 64                               # pictures a step
     accumulate: int = 1                                # the batch is computed in this many parts
-    learning_rate: float = 1e-3                        # after warm-up, before cool-down
+    learning_rate: float = 1e-3                        # the highest: after warm-up, before it falls; Adafactor's is relative to the weights
+    rate_schedule: str = "cooldown"                    # after warm-up: cooldown (constant, then linear to 0), cosine (to 0) or constant
     warmup: int = 200                                  # steps of linear warm-up
-    cooldown: float = 0.3                              # share of the steps, at the end, in which the rate falls to 0
-    optimizer: str = "muon"                            # muon (for kernels, AdamW for the rest) or adamw
+    cooldown: float = 0.3                              # cooldown: share of the steps, at the end, in which the rate falls to 0
+    optimizer: str = "muon"                            # muon (for kernels, AdamW for the rest), adamw or adafactor
     betas: tuple[float, float] = (0.9, 0.99)           # AdamW
     weight_decay: float = 0.01                         # of kernels
     clip: float = 1.0                                  # gradients are clipped to this norm
@@ -63,6 +67,7 @@ class TrainConfig:
     loss_cap: float = 5.0                              # cap of the loss weight 1 / sigma^2
     seed: int = 0                                      # of everything random
     precision: str = "auto"                            # auto (bf16 where the processor has it), bf16 or fp32
+    gradient_checkpointing: bool = False               # activations are computed again in the backward pass: less memory, more time
     save_every: int = 500                              # steps between checkpoints
     sample_every: int = 1000                           # steps between sample grids with their score; 0: never
     log_every: int = 10                                # steps between lines of the log
@@ -70,7 +75,8 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("betas", "counts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _one_of("optimizer", self.optimizer, ("muon", "adamw"))
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("rate_schedule", self.rate_schedule, RATE_SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
         for name in ("steps", "batch_size", "accumulate", "ema_half_life", "save_every", "log_every"):
             if getattr(self, name) < 1:
@@ -95,6 +101,27 @@ _MINI = UNetConfig()
 _MINI_SR = UNetConfig(image_size=256, low_res_size=64, patch=4, channels=(64, 96, 128), blocks=(1, 1, 2),
                       attention=("", "", "self+cross"), skip="sum", skip_scale=0.5 ** 0.5)
 
+# A quarter of Imagen's base in width, with its proportions (1 : 2 : 3 : 4, on pixels, attention at 32, 16 and 8) and two of its three blocks
+# a level: 66 M parameters, which with their average, gradients and AdamW's two moments take 1.3 GB and leave a GPU's memory to activations.
+# Super-resolution is half of Imagen's in width and in blocks: 70 M.
+_SMALL = UNetConfig(patch=1, channels=(128, 256, 384, 512), blocks=(2, 2, 2, 2), attention=("", "self+cross", "self+cross", "self+cross"),
+                    head_width=64, emb_width=512)
+_SMALL_SR = UNetConfig(image_size=256, low_res_size=64, patch=2, channels=(64, 128, 256, 512), blocks=(1, 2, 4, 4), attention=("", "", "", "self+cross"),
+                       head_width=64, emb_width=512, skip="sum", skip_scale=0.5 ** 0.5)
+
+# Imagen's own sizes (2022, Appendix F.1 to F.3), for T5-XXL, as far as this U-Net can say them.
+# Base, 1.49 B here, "2B" in Section 4.1. Missing: attention after every residual block (here once a level), a fourth block a level on the
+# way up, and changes of resolution inside residual blocks ("biggan"); with these it would hold 2.4 B.
+# Super-resolution, 467 M and 472 M here, "600M" and "400M" in Section 4.1. The two listings differ by self-attention in one block, which is
+# a few per cent, so no reading of them gives both numbers. The paper's attention is twice as wide inside; ours has, and theirs may not,
+# an attention layer in the middle. Their first stride of 2 is here the patch.
+# Ours alone: learnt positions (3 M, 1 M and 13 M), QK norm. The 1024 px stage is trained on crops in the paper, whole here.
+_PAPER = UNetConfig(patch=1, channels=(512, 1024, 1536, 2048), blocks=(3, 3, 3, 3), attention=("", "hybrid", "hybrid", "hybrid"), mid_blocks=2,
+                    head_width=64, emb_width=2048, text_width=4096, text_layers=0)
+_PAPER_SR = UNetConfig(image_size=256, low_res_size=64, patch=2, channels=(128, 256, 512, 1024), blocks=(2, 4, 8, 8), attention=("", "", "", "hybrid"),
+                       mid_blocks=0, head_width=128, emb_width=512, text_width=4096, text_layers=0, skip="sum", skip_scale=0.5 ** 0.5)
+_PAPER_SR_1024 = replace(_PAPER_SR, image_size=1024, low_res_size=256, attention=("", "", "", "cross"))
+
 PRESETS: dict[str, dict[str, StageConfig]] = {
     "tiny": {                                          # for tests: seconds
         "base": StageConfig("base", _TINY, num_inference_steps=4),
@@ -106,13 +133,32 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
         "base": StageConfig("base", _MINI, log_snr_shift=-1.0, num_inference_steps=20, guidance_scale=2.0, sampler="dpmpp_2m", spacing="log_snr"),
         "sr_256": StageConfig("sr_256", _MINI_SR, log_snr_shift=-2.0, num_inference_steps=10, guidance_scale=2.0, sampler="dpmpp_2m"),
     },
+    "small": {                                         # for one GPU; not trained yet
+        "base": StageConfig("base", _SMALL, log_snr_shift=-1.0, num_inference_steps=20, guidance_scale=2.0, sampler="dpmpp_2m"),
+        "sr_256": StageConfig("sr_256", _SMALL_SR, log_snr_shift=-2.0, num_inference_steps=10, guidance_scale=2.0, sampler="dpmpp_2m"),
+    },
+    # For many GPUs; not trained here. v, not the paper's eps: our loss is weighted for x_0, which gives eps no bound at pure noise. Guidance is
+    # that of Table 1 (1.35 and 8; none is given for 1024 px). The paper does not state the number of sampling steps.
+    "paper": {
+        "base": StageConfig("base", _PAPER, prediction="v", num_inference_steps=250, guidance_scale=1.35, sampler="ddpm"),
+        "sr_256": StageConfig("sr_256", _PAPER_SR, prediction="v", max_aug_level=1.0, num_inference_steps=100, guidance_scale=8.0, sampler="ddpm"),
+        "sr_1024": StageConfig("sr_1024", _PAPER_SR_1024, prediction="v", schedule="linear", max_aug_level=1.0, num_inference_steps=50, sampler="ddpm"),
+    },
 }
 
 # How each stage is trained unless told otherwise. Where things lie is decided in the noisiest part of the walk, and only pictures of several
 # things tell: the base stage sees more of both than super-resolution needs.
-RECIPES: dict[str, TrainConfig] = {
-    "base": TrainConfig(time_power=2.0, counts=(20, 55, 15, 10), drop_pooled=0.5),
-    "sr_256": TrainConfig(steps=5_000, batch_size=16),
+_MINI_RECIPES = {"base": TrainConfig(time_power=2.0, counts=(20, 55, 15, 10), drop_pooled=0.5), "sr_256": TrainConfig(steps=5_000, batch_size=16)}
+_LONGER = {"steps": 100_000, "learning_rate": 2e-4, "rate_schedule": "cosine", "warmup": 1000, "optimizer": "adamw", "ema_half_life": 5_000, "save_every": 2_000}
+# Appendix F and Section 4.1: 1e-4 after 10,000 steps, a cosine, 2.5 M steps of 2048 pictures, Adafactor for the base stage, Adam for the others.
+# An average of the weights is not mentioned there; ours is as long as the usual decay of 0.9999.
+_PAPER_RECIPE = TrainConfig(steps=2_500_000, batch_size=2048, accumulate=64, learning_rate=1e-4, rate_schedule="cosine", warmup=10_000, optimizer="adamw",
+                            betas=(0.9, 0.999), weight_decay=0.0, ema_half_life=7_000, drop_pooled=0.0, gradient_checkpointing=True)
+RECIPES: dict[str, dict[str, TrainConfig]] = {
+    "tiny": _MINI_RECIPES,
+    "mini": _MINI_RECIPES,
+    "small": {"base": replace(_MINI_RECIPES["base"], batch_size=256, **_LONGER), "sr_256": TrainConfig(batch_size=64, **_LONGER)},
+    "paper": {"base": replace(_PAPER_RECIPE, optimizer="adafactor"), "sr_256": _PAPER_RECIPE, "sr_1024": _PAPER_RECIPE},
 }
 
 

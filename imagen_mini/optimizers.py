@@ -1,4 +1,4 @@
-"""Optimizers: AdamW throughout, or Muon for the kernels and AdamW for the rest."""
+"""Optimizers: AdamW or Adafactor throughout, or Muon for the kernels and AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import torch
 from torch import Tensor, nn
+
+OPTIMIZERS = ("muon", "adamw", "adafactor")
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -52,14 +54,22 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(net: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float) -> dict[str, torch.optim.Optimizer]:
-    """The optimizers of a U-Net, by name. Norms, biases, positions and (with Muon) the first and last layers always go to AdamW."""
+    """The optimizers of a U-Net, by name. With Muon, norms, biases, positions and the first and last layers go to AdamW.
+
+    Adafactor (Shazeer and Stern, 2018) keeps row and column means of the squared gradient in place of AdamW's two moments; its rate
+    is relative to the size of each parameter. Imagen trains its base stage with it and finds that it hurts super-resolution
+    (Section 4.1). torch's factors the last two axes, which saves memory in linear layers; of a convolution these are 3 x 3.
+    """
     edges = {id(net.stem.weight), id(net.out.weight), id(net.pooled_text.score.weight)}
     kernels = [p for key, p in net.named_parameters() if p.ndim >= 2 and key.endswith("weight") and not (name == "muon" and id(p) in edges)]
     chosen = {id(p) for p in kernels}
     others = [p for p in net.parameters() if id(p) not in chosen]
+    groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    fused = net.out.weight.device.type in ("cpu", "cuda")                     # one kernel for all parameters
     if name == "muon":
-        return {"muon": Muon(kernels, lr, weight_decay=weight_decay), "adamw": torch.optim.AdamW(others, lr, betas, weight_decay=0.0, fused=True)}
+        return {"muon": Muon(kernels, lr, weight_decay=weight_decay), "adamw": torch.optim.AdamW(others, lr, betas, weight_decay=0.0, fused=fused)}
     if name == "adamw":
-        groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        return {"adamw": torch.optim.AdamW(groups, lr, betas, fused=True)}
-    raise ValueError(f"optimizer {name!r}; expected 'adamw' or 'muon'")
+        return {"adamw": torch.optim.AdamW(groups, lr, betas, fused=fused)}
+    if name == "adafactor":
+        return {"adafactor": torch.optim.Adafactor(groups, lr)}
+    raise ValueError(f"optimizer {name!r}; expected one of {', '.join(OPTIMIZERS)}")

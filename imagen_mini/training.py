@@ -21,9 +21,18 @@ from .text import TextEncoder
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, constant, then linear cool-down to 0 over the last `cooldown` of all steps."""
+    """Linear warm-up; then constant with a linear cool-down to 0 over the last `cooldown` of all steps, a cosine to 0, or constant.
+
+    Imagen (2022), Appendix F: the cosine, with 10,000 steps of warm-up out of 2,500,000.
+    """
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    if config.rate_schedule == "constant":
+        return config.learning_rate * warm
+    if config.rate_schedule == "cosine":
+        progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+        return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
     left = (config.steps - step) / max(1.0, config.cooldown * config.steps)
-    return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup), max(0.0, left))
+    return config.learning_rate * min(warm, max(0.0, left))
 
 
 class EMA:
@@ -82,6 +91,7 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
     dtype = compute_dtype(config.precision, device)
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     stage.train()
+    stage.net.checkpoint_gradients(config.gradient_checkpointing)
     for step in range(start, config.steps):
         x_0, low_res, captions = data.batch(range(step * config.batch_size, (step + 1) * config.batch_size), size, low, device)
         random = step_randomness(stage, config, step, x_0.shape, None if low_res is None else low_res.shape, device)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .attention import Attention, AttnSite, Control
 from .layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
@@ -81,8 +82,14 @@ class Stack(nn.Module):
         self.attention = nn.ModuleList(
             Attention(AttnSite(f"{name}.{kind}", place, kind, config.grids[level]), channels, config.text_width, config.head_width)
             for kind in kinds)
+        self.gradient_checkpointing = False
 
     def forward(self, x: Tensor, emb: Tensor, text: Text, control: Control | None) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.run, x, emb, text, control, use_reentrant=False, preserve_rng_state=False)      # nothing here is random
+        return self.run(x, emb, text, control)
+
+    def run(self, x: Tensor, emb: Tensor, text: Text, control: Control | None) -> Tensor:
         for block in self.blocks:
             x = block(x, emb)
         for attention in self.attention:
@@ -126,6 +133,11 @@ class UNet(nn.Module):
     def sites(self) -> list[AttnSite]:
         """Every attention layer's site, in order."""
         return [m.site for m in self.modules() if isinstance(m, Attention)]
+
+    def checkpoint_gradients(self, on: bool) -> None:
+        """Keep only what goes into each stack for the backward pass, which then computes the stack again. Source: Chen et al. (2016)."""
+        for stack in (*self.down, self.mid, *self.up):
+            stack.gradient_checkpointing = on
 
     def embed(self, log_snr: Tensor, text: Text, aug_level: Tensor | None, use_pooled: Tensor | None) -> Tensor:
         """The summed embedding [b, emb_width], after the swish that every block would apply."""

@@ -10,7 +10,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.cascade import load_stage
 from imagen_mini.config import PRESETS, TrainConfig, to_dict
 from sample import demo, edit, evaluate, generate, plot_schedules, sweep
-from train import assemble, card, check_data, emoji, from_hub, progress, train
+from train import assemble, card, check_data, emoji, from_hub, overfit, progress, train
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_a_pipeline_that_is_not_there_is_named(script, arguments):
         script.main(arguments)
 
 
-@pytest.mark.parametrize("script", [generate, edit, evaluate, demo, sweep, plot_schedules, train, assemble, card, progress, check_data, emoji, from_hub])
+@pytest.mark.parametrize("script", [generate, edit, evaluate, demo, sweep, plot_schedules, train, overfit, assemble, card, progress, check_data, emoji, from_hub])
 def test_every_script_has_help(script, capsys):
     with pytest.raises(SystemExit) as stop:
         script.main(["--help"])

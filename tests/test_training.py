@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,13 +11,15 @@ import torch
 import imagen_mini.data
 from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
-from imagen_mini.config import PRESETS, StageConfig, TrainConfig, from_dict, override, to_dict
+from imagen_mini.config import PRESETS, RATE_SCHEDULES, StageConfig, TrainConfig, from_dict, override, to_dict
 from imagen_mini.data import Scenes
-from imagen_mini.optimizers import make_optimizers, orthogonalize
+from imagen_mini.optimizers import OPTIMIZERS, make_optimizers, orthogonalize
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.scene import training_scene
+from imagen_mini.text import TextEncoder
 from imagen_mini.training import EMA, learning_rate, step_randomness, train
+from imagen_mini.unet import Stack
 from train.train import main
 
 CONFIG = TrainConfig(steps=6, batch_size=4, warmup=2, learning_rate=1e-2, precision="fp32", optimizer="adamw", ema_half_life=3)
@@ -28,7 +30,7 @@ class Run:
 
     def __init__(self, config, stage="base"):
         torch.manual_seed(config.seed)
-        self.config, self.stage = config, Stage(PRESETS["tiny"][stage])
+        self.config, self.stage = config, Stage(PRESETS["tiny"][stage]).to(memory_format=torch.channels_last)
         self.optimizers = make_optimizers(self.stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
         self.ema = EMA(self.stage.net, config.ema_half_life)
 
@@ -52,6 +54,17 @@ def test_the_learning_rate_warms_up_stays_and_cools_down_to_nearly_zero():
     assert rates[10:81] == [2.0] * 71
     assert rates[80:] == pytest.approx([2.0 * (20 - i) / 20 for i in range(20)])
     assert learning_rate(config, 100) == 0 == learning_rate(config, 150)
+
+
+def test_the_learning_rate_may_fall_by_a_cosine_or_stay():
+    config = TrainConfig(steps=110, warmup=10, rate_schedule="cosine", learning_rate=2.0)
+    rates = [learning_rate(config, step) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert rates[10:] == pytest.approx([1 + math.cos(math.pi * i / 100) for i in range(100)])
+    assert learning_rate(config, 110) == pytest.approx(0) and learning_rate(config, 999) == pytest.approx(0)
+    constant = replace(config, rate_schedule="constant")
+    assert [learning_rate(constant, step) for step in (4, 10, 60, 109, 999)] == [1.0, 2.0, 2.0, 2.0, 2.0]
+    assert all(learning_rate(replace(config, warmup=0, rate_schedule=name), 0) == 2.0 for name in RATE_SCHEDULES)
 
 
 def test_the_loop_sets_the_learning_rate_of_the_step(encoder):
@@ -121,7 +134,7 @@ def test_pictures_and_low_resolution_pictures_of_a_batch_show_the_captions_scene
 
 # ---------------------------------------------------------------- the loop
 
-@pytest.mark.parametrize("optimizer, stage", [("adamw", "base"), ("muon", "base"), ("muon", "sr_256")])
+@pytest.mark.parametrize("optimizer, stage", [("adamw", "base"), ("adafactor", "base"), ("muon", "base"), ("muon", "sr_256")])
 def test_stopping_and_resuming_from_a_checkpoint_changes_no_bit(encoder, tmp_path, optimizer, stage):
     config = replace(CONFIG, optimizer=optimizer, steps=4)
     through = Run(config, stage)
@@ -155,13 +168,33 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(encoder, awaken, accum
     assert all(torch.allclose(got[name], expected[name], rtol=1e-3, atol=1e-5 * scale.item()) for name in expected)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_gradient_checkpointing_computes_every_stack_twice_and_gives_the_same_loss_and_gradients(encoder, awaken, monkeypatch):
+    calls, run_stack = [], Stack.run
+    monkeypatch.setattr(Stack, "run", lambda self, *args: calls.append(self) or run_stack(self, *args))
+
+    def step(on):
+        calls.clear()
+        run = Run(replace(CONFIG, gradient_checkpointing=on))
+        awaken(run.stage)
+        state = next(run.train(encoder))
+        return len(calls), state.loss, {name: p.grad for name, p in run.stage.named_parameters()}, run.stage
+
+    (once, loss, gradients, _), (twice, same_loss, same_gradients, stage) = step(False), step(True)
+    assert twice == 2 * once and torch.equal(loss, same_loss) and same(gradients, same_gradients)
+    calls.clear()
+    with torch.no_grad():
+        stage.net(torch.zeros(1, 3, 64, 64), torch.zeros(1), encoder("a ring"))
+    assert len(calls) == once                          # nothing to compute again where there is no backward pass
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_loss_falls_when_one_batch_is_seen_again_and_again(encoder, optimizer):
     class Again:
         def batch(self, *_):
             return scene_batch(CONFIG, 0)
 
-    losses = [s.loss.item() for s in Run(replace(CONFIG, steps=60, learning_rate=4e-3, optimizer=optimizer)).train(encoder, data=Again())]
+    rate = 0.1 if optimizer == "adafactor" else 4e-3   # Adafactor's is relative to the size of the weights
+    losses = [s.loss.item() for s in Run(replace(CONFIG, steps=60, learning_rate=rate, optimizer=optimizer)).train(encoder, data=Again())]
     assert sum(losses[-10:]) < 0.4 * sum(losses[:10]), losses
 
 
@@ -225,7 +258,7 @@ def test_orthogonalize_keeps_the_singular_vectors():
     assert (rotated - torch.diag(rotated.diag())).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_parameter_has_exactly_one_optimizer_and_only_kernels_decay(name):
     net = Stage(PRESETS["tiny"]["sr_256"]).net
     groups = [g for o in make_optimizers(net, name, 1e-3, (0.9, 0.99), 0.01).values() for g in o.param_groups]
@@ -236,7 +269,7 @@ def test_every_parameter_has_exactly_one_optimizer_and_only_kernels_decay(name):
 
 
 def test_an_unknown_optimizer_is_an_error():
-    with pytest.raises(ValueError, match="'sgd'; expected 'adamw' or 'muon'"):
+    with pytest.raises(ValueError, match="'sgd'; expected one of muon, adamw, adafactor"):
         make_optimizers(Stage(PRESETS["tiny"]["base"]).net, "sgd", 1e-3, (0.9, 0.99), 0.01)
 
 
@@ -255,7 +288,8 @@ def test_overrides_set_fields_by_name_also_nested_ones():
     (TrainConfig(), "steps=true", "TrainConfig.steps: expected int; got True"),
     (TrainConfig(), "betas=0.9", "TrainConfig.betas: expected a list"),
     (TrainConfig(), "steps", "'steps' is no override; expected key=value"),
-    (TrainConfig(), "optimizer=sgd", "optimizer 'sgd'; expected one of muon, adamw"),
+    (TrainConfig(), "optimizer=sgd", "optimizer 'sgd'; expected one of muon, adamw, adafactor"),
+    (TrainConfig(), "rate_schedule=step", "rate_schedule 'step'; expected one of cooldown, cosine, constant"),
     (TrainConfig(), "counts=[1,1,1,1,1]", "up to four weights"),
     (TrainConfig(), "counts=[0,0]", "not all 0"),
     (TrainConfig(), "time_power=0", "time_power must be above 0; got 0"),
@@ -341,3 +375,28 @@ def test_the_script_can_start_from_the_weights_of_a_stage(tmp_path, encoder_fold
 def test_the_script_draws_a_sample_grid(tmp_path, encoder_folder):
     main(arguments(tmp_path, encoder_folder, "sample_every=1", steps=1))
     assert list(tmp_path.rglob("*.png"))
+
+
+def test_a_text_cache_changes_no_bit_of_a_training_and_spares_the_next_one_the_encoder(tmp_path, encoder_folder, monkeypatch):
+    main(arguments(tmp_path / "plain", encoder_folder))
+    main(arguments(tmp_path / "first", encoder_folder, "--text-cache", str(tmp_path / "cache")))
+    monkeypatch.setattr(TextEncoder, "forward", None)
+    main(arguments(tmp_path / "second", encoder_folder, "--text-cache", str(tmp_path / "cache")))
+    plain, first, second = (load_checkpoint(tmp_path / name)[0]["weights"] for name in ("plain", "first", "second"))
+    assert same(plain, first) and same(first, second)
+
+
+def test_the_network_is_compiled_if_asked_and_trains_to_the_same_weights(tmp_path, encoder_folder, monkeypatch):
+    compiled, compile = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compiled.append(model) or compile(model, backend="eager"))
+    main(arguments(tmp_path / "eager", encoder_folder, steps=2))
+    assert not compiled
+    main(arguments(tmp_path / "compiled", encoder_folder, "--compile", steps=2))
+    assert len(compiled) == 1
+    eager, traced = (load_checkpoint(tmp_path / name)[0]["weights"] for name in ("eager", "compiled"))
+    assert set(eager) == set(traced) and all(torch.allclose(eager[k], traced[k], atol=1e-5) for k in eager)
+
+
+def test_a_stage_that_a_preset_lacks_is_an_error_that_names_what_it_has():
+    with pytest.raises(SystemExit, match="the preset tiny has no stage sr_1024; it has base, sr_256"):
+        main(["--stage", "sr_1024", "--preset", "tiny"])

@@ -28,6 +28,7 @@ from imagen_mini.evaluation import draw_alone, preview
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.text import TextEncoder
+from imagen_mini.text_cache import CachedTextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
 
@@ -36,18 +37,21 @@ SAMPLES = 16                                           # pictures of a sample gr
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("base", "sr_256"), required=True)
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="sizes of the network (default: mini)")
+    parser.add_argument("--stage", choices=("base", "sr_256", "sr_1024"), required=True)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="sizes of the network and its recipe: tiny for tests, mini for a laptop, small for one "
+                        "GPU, paper for Imagen's own (default: mini)")
     parser.add_argument("--output-dir", type=Path, help="the run's folder (default: runs/STAGE)")
     parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"), help="a T5 encoder: folder or hub name (default: the shipped one)")
     parser.add_argument("--data", type=Path, help="train on this folder of pictures and metadata.jsonl (default: the built-in world)")
     parser.add_argument("--data-cache", type=Path, help="a folder to keep its cropped and resized pictures in (default: DATA/.prepared)")
     parser.add_argument("--skip-broken", action="store_true", help="leave broken pictures out, up to 1 %% of all (default: stop at the first)")
+    parser.add_argument("--text-cache", type=Path, metavar="DIR", help="keep encoded captions in this folder, which any number of runs may share")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
     parser.add_argument("--init-from", type=Path, help="start from the weights of a stage folder, for example the shipped one")
     parser.add_argument("--time-limit", type=float, default=float("inf"), help="stop, with a checkpoint, after so many seconds")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads to compute with (default: torch's choice)")
+    parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile: slow to start, then faster on a GPU")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training (see imagen_mini/config.py, TrainConfig and RECIPES) or, "
                         "with 'stage.' before them, of the stage: steps=3000 stage.unet.channels=[48,96,144]")
     return parser.parse_intermixed_args(arguments)
@@ -63,10 +67,12 @@ def main(arguments: list[str] | None = None) -> None:
     theirs = [o.removeprefix("stage.") for o in args.overrides if o.startswith("stage.")]
     device = torch.device(args.device)
     tensors, notes, saved = None, [], {"step": 0, "legs": []}
-    config, stage_config = RECIPES[args.stage], PRESETS[args.preset][args.stage]
+    config, stage_config = RECIPES[args.preset].get(args.stage), PRESETS[args.preset].get(args.stage)
     if args.resume:
         tensors, saved, notes = load_checkpoint(run)
-        config, stage_config = from_dict(TrainConfig, saved["train"]), from_dict(type(stage_config), saved["stage"])
+        config, stage_config = from_dict(TrainConfig, saved["train"]), from_dict(StageConfig, saved["stage"])
+    elif config is None:
+        raise SystemExit(f"the preset {args.preset} has no stage {args.stage}; it has {', '.join(PRESETS[args.preset])}")
     elif any(run.glob("step_*")):
         raise SystemExit(f"{run} already holds a run: pass --resume to go on with it, or another --output-dir")
     elif args.init_from:
@@ -91,8 +97,12 @@ def main(arguments: list[str] | None = None) -> None:
     if encoder.width != stage_config.unet.text_width:
         raise SystemExit(f"{args.text_encoder} gives text of width {encoder.width}, the stage takes {stage_config.unet.text_width}; "
                          f"for a new stage, add stage.unet.text_width={encoder.width}")
+    if args.text_cache:
+        encoder = CachedTextEncoder(encoder, args.text_cache)
     optimizers = make_optimizers(stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
     ema = EMA(stage.net, config.ema_half_life)
+    if args.compile:
+        stage.net.compile()                            # in place: its weights keep their names
     if tensors is not None:
         stage.net.load_state_dict(tensors["weights"])
         ema.weights = {k: v.to(device) for k, v in tensors["ema"].items()}

@@ -1,0 +1,74 @@
+"""The overfit check: it passes on the network as it is, and fails when something is wrong."""
+
+import pytest
+import torch
+from PIL import Image
+
+from imagen_mini.scenes.captions import training_caption
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import training_scene
+from train import overfit
+
+
+def check(tmp_path, capsys, *options):
+    """(exit status, what it printed, size of the picture)."""
+    try:
+        overfit.main(["--device", "cpu", "--out", str(tmp_path / "o.png"), *options])
+        status = 0
+    except SystemExit as stop:
+        status = stop.code
+    with Image.open(tmp_path / "o.png") as image:
+        image.load()
+    return status, capsys.readouterr().out, image.size
+
+
+def test_a_small_network_learns_eight_pictures_by_heart(tmp_path, capsys):
+    status, out, size = check(tmp_path, capsys)
+    assert status == 0 and "PASS: 8 of 8 pictures learnt" in out and out.count(": right\n") == 8, out
+    assert size[0] > 8 * 128 and size[1] > 2 * 128
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["--shuffle-captions"], ["--learning-rate", "0"], ["--optimizer", "adamw", "--learning-rate", "1"]])
+def test_it_fails_when_captions_tell_nothing_or_nothing_is_learnt(tmp_path, capsys, options):
+    status, out, _ = check(tmp_path, capsys, *options)
+    assert status == 1 and "FAIL: 0 of 8 pictures learnt" in out, out
+
+
+@pytest.mark.slow
+def test_the_other_optimizers_learn_them_too(tmp_path, capsys):
+    for options in (["--optimizer", "adamw", "--learning-rate", "2e-3"], ["--optimizer", "adafactor", "--learning-rate", "0.1"]):
+        assert check(tmp_path, capsys, *options, "--steps", "300")[0] == 0, options
+
+
+def test_it_fails_early_on(tmp_path, capsys):
+    status, out, _ = check(tmp_path, capsys, "--steps", "3")
+    assert status == 1 and "FAIL: 0 of 8" in out
+
+
+@pytest.fixture
+def eight():
+    scenes = [training_scene(0, i) for i in range(8)]
+    return [training_caption(scene, 0, i) for i, scene in enumerate(scenes)], render(scenes, 64)
+
+
+def test_the_pictures_themselves_are_learnt_and_each_others_are_not(eight):
+    captions, pictures = eight
+    assert all(o.learnt and o.verdict == "right" and o.psnr > 100 for o in overfit.judge(captions, pictures, pictures))
+    swapped = overfit.judge(captions, pictures, pictures.roll(1, 0))
+    assert not any(o.learnt for o in swapped) and not any(o.verdict == "right" for o in swapped)
+
+
+def test_a_right_picture_of_another_place_and_a_wrong_one_that_is_near_are_not_learnt(eight):
+    captions, pictures = eight
+    moved, = overfit.judge(captions[:1], pictures[:1], pictures[:1].roll(3, -1))           # the caption still holds
+    assert moved.verdict == "right" and moved.psnr < overfit.LEARNT and not moved.learnt
+    near = pictures[1:2].clone()
+    near[0, :, 30:46, 52:64] = near[0, :, :1, :1]                              # part of the triangle is painted over
+    cut, = overfit.judge(captions[1:2], pictures[1:2], near)
+    assert cut.psnr > overfit.LEARNT and cut.verdict != "right" and not cut.learnt
+
+
+def test_psnr_is_twenty_for_an_error_of_a_tenth_of_the_range():
+    a = torch.rand(2, 3, 8, 8)
+    assert overfit.psnr(a, a + torch.tensor([0.2, -0.02]).view(2, 1, 1, 1)).tolist() == pytest.approx([20, 40], abs=1e-3)

@@ -1,0 +1,132 @@
+"""The overfit check: can the network and the training loop learn eight pictures by heart, each by its caption?
+
+    python -m train.overfit --out overfit.png
+    python -m train.overfit --shuffle-captions       # what it looks like when it must fail
+
+Whatever cannot do this in a minute will not learn a world in a day: run it first after every change to the network, the loss, the
+optimizer or the sampler. Exits with 1 if it fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from imagen_mini.cascade import Stage
+from imagen_mini.config import StageConfig, TrainConfig
+from imagen_mini.data import Batch
+from imagen_mini.evaluation import verdict
+from imagen_mini.optimizers import make_optimizers
+from imagen_mini.pictures import labelled_grid
+from imagen_mini.randomness import generator, randn
+from imagen_mini.samplers import sample
+from imagen_mini.scenes.captions import Caption, training_caption
+from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import training_scene
+from imagen_mini.text import TextEncoder
+from imagen_mini.training import EMA, train
+from imagen_mini.unet import UNetConfig
+from imagen_mini.weights import WEIGHTS
+
+PICTURES = 8
+LEARNT = 20.0                                          # dB: an error of a tenth of the range from black to white
+NETWORK = StageConfig("base", UNetConfig(patch=8, channels=(96, 128), blocks=(1, 1), attention=("cross", "self+cross")), log_snr_shift=-1.0,
+                      num_inference_steps=10, guidance_scale=1.0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One caption's picture, what was drawn for it [3, 64, 64], how near that is in dB, and the parser's verdict on it."""
+
+    caption: Caption
+    target: Tensor
+    sample: Tensor
+    psnr: float
+    verdict: str
+
+    @property
+    def learnt(self) -> bool:
+        return self.psnr >= LEARNT and self.verdict == "right"
+
+
+class Few:
+    """Training data of a few pictures [n, 3, h, w], in turn, without end."""
+
+    def __init__(self, captions: list[str], pictures: Tensor, shuffle_captions: bool):
+        self.captions, self.pictures, self.shuffle_captions = captions, pictures, shuffle_captions
+
+    def batch(self, numbers: Sequence[int], *_) -> Batch:
+        of = [divmod(number, len(self.captions)) for number in numbers]
+        said = [torch.randperm(len(self.captions), generator=generator(turn, "shuffle"))[i] if self.shuffle_captions else i for turn, i in of]
+        return Batch(self.pictures[[i for _, i in of]], None, [self.captions[i] for i in said])
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, [b], of pictures [b, 3, h, w] in [-1, 1], whose range is 2: 10 log10(2^2 / mean squared error)."""
+    return 10 * torch.log10(4 / (a - b).square().flatten(1).mean(1))
+
+
+def judge(captions: list[Caption], targets: Tensor, samples: Tensor) -> list[Outcome]:
+    """Compare what was drawn with what was to be learnt, both [b, 3, 64, 64]."""
+    return [Outcome(caption, target, drawn, value.item(), verdict(caption.description, reading))
+            for caption, target, drawn, value, reading in zip(captions, targets, samples, psnr(targets, samples), parse(samples))]
+
+
+def overfit(encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = False) -> list[Outcome]:
+    """Train a small network on eight pictures, then draw their captions with its average weights.
+
+    `shuffle_captions` gives each picture another's caption, drawn anew at each step, so that captions tell nothing.
+    """
+    device = encoder.model.device
+    scenes = [training_scene(config.seed, i) for i in range(PICTURES)]
+    captions = [training_caption(scene, config.seed, i) for i, scene in enumerate(scenes)]
+    texts, targets = [caption.text for caption in captions], render(scenes, NETWORK.unet.image_size, device)
+    torch.manual_seed(config.seed)
+    stage = Stage(NETWORK).to(device, memory_format=torch.channels_last)
+    optimizers = make_optimizers(stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
+    ema = EMA(stage.net, config.ema_half_life)
+    steps = tqdm(train(stage, encoder, config, optimizers, ema, data=Few(texts, targets, shuffle_captions)), total=config.steps, desc="overfit", unit="step")
+    for state in steps:
+        if state.step % 10 == 0:
+            steps.set_postfix(loss=f"{state.loss.item():.4f}")
+    stage.net.load_state_dict(ema.weights)
+    stage.eval()
+    x_T = randn(range(PICTURES), targets.shape[1:], "overfit", device=device)
+    *_, last = sample(stage.denoiser(encoder(texts)), x_T, stage.times(), stage.log_snr_of)
+    return judge(captions, targets.cpu(), last.x_0_hat.clamp(-1, 1).float().cpu())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=150, help="of 16 pictures, two of each (default: 150)")
+    parser.add_argument("--optimizer", default="muon", help="muon, adamw or adafactor (default: muon)")
+    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--shuffle-captions", action="store_true", help="sabotage: at each step, each picture gets the caption of any of the eight")
+    parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"), help="a T5 encoder: folder or hub name (default: the shipped one)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path("overfit.png"), help="the pictures, and below each what was drawn (default: overfit.png)")
+    args = parser.parse_args(arguments)
+    config = TrainConfig(steps=args.steps, batch_size=2 * PICTURES, optimizer=args.optimizer, learning_rate=args.learning_rate, rate_schedule="cosine",
+                         warmup=20, ema_half_life=20, drop_text=0.0, drop_pooled=0.0)
+    outcomes = overfit(TextEncoder.from_pretrained(args.text_encoder).to(args.device), config, args.shuffle_captions)
+    for o in outcomes:
+        print(f"{o.psnr:5.1f} dB  {o.caption.text!r}: {o.verdict}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    labels = [o.caption.text for o in outcomes] + [f"{o.psnr:.1f} dB" for o in outcomes]
+    frames = [None] * PICTURES + ["#2a9d2a" if o.learnt else "#d03030" for o in outcomes]
+    labelled_grid([o.target for o in outcomes] + [o.sample for o in outcomes], labels, columns=PICTURES, cell=128, frames=frames).save(args.out)
+    learnt = sum(o.learnt for o in outcomes)
+    print(f"{'PASS' if learnt == PICTURES else 'FAIL'}: {learnt} of {PICTURES} pictures learnt (at least {LEARNT:.0f} dB, and right by the parser); {args.out}")
+    if learnt < PICTURES:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
