@@ -130,7 +130,7 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
     "mini": {                                          # for a laptop: the shipped cascade
         # What all pixels share, as the background, shows through almost pure noise: it is decided within the first hundredths of t, and
         # steps even in t leap over that. (A base picture's, that is: super-resolution is given the background.)
-        "base": StageConfig("base", _MINI, log_snr_shift=-1.0, num_inference_steps=20, guidance_scale=2.0, sampler="dpmpp_2m", spacing="log_snr"),
+        "base": StageConfig("base", _MINI, log_snr_shift=-1.0, num_inference_steps=16, guidance_scale=2.0, sampler="dpmpp_2m", spacing="log_snr"),
         "sr_256": StageConfig("sr_256", _MINI_SR, log_snr_shift=-2.0, num_inference_steps=10, guidance_scale=2.0, sampler="dpmpp_2m"),
     },
     "small": {                                         # for one GPU; not trained yet
