@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -60,6 +61,8 @@ class Stage(nn.Module):
         prediction = self.net(x_t, log_snr, text, low_res, aug_level, use_pooled=use_pooled)
         return denoising_loss(prediction, self.config.prediction, x_0, x_t, log_snr, cap)
 
+    forward = loss                                     # what wrappers such as DistributedDataParallel call
+
     def denoiser(self, text: Text, low_res: Tensor | None = None, aug_level: Tensor | None = None, guidance_scale: GuidanceScale | None = None,
                  threshold: str | None = None, control_at: Callable[[float], object] | None = None, negative: Text | None = None) -> Denoiser:
         """(x_t, t) -> x_0_hat for these prompts; `low_res` is already augmented, by `aug_level` [b]. None: the stage's default.
@@ -108,7 +111,7 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
             raise ValueError(f"{index} is no index of shards: {error!r}") from error
     weights: dict[str, Tensor] = {}
     for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
+        if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is no stage: it has no {name}")
         try:
             weights |= load_file(folder / name)
@@ -127,10 +130,11 @@ def load_stage(folder: str | Path) -> Stage:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'config.json'} is no stage configuration: {error}") from error
     weights = load_weights(folder)
-    stage = Stage(config)
-    expected = stage.net.state_dict()
+    with torch.device("meta"):                         # nothing is allocated for a configuration that the weights do not fit
+        expected = Stage(config).net.state_dict()
     wrong = sorted(set(weights) ^ set(expected)) or [k for k in expected if weights[k].shape != expected[k].shape]
     if wrong:
         raise ValueError(f"{folder}: the weights are not those of config.json: {len(wrong)} tensors differ, the first is {wrong[0]!r}")
+    stage = Stage(config)
     stage.net.load_state_dict(weights)
     return stage.eval()

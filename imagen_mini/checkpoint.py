@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .distributed import as_placed
+
 MANIFEST = "manifest.json"
 
 
@@ -138,4 +140,4 @@ def restore_optimizers(optimizers: dict[str, torch.optim.Optimizer], tensors: di
                 state.setdefault(int(number), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         for p, slots in optimizer.state.items():       # laid out in memory as their parameter: fused kernels take that for granted
-            slots.update({name: torch.empty_like(p).copy_(v) for name, v in slots.items() if v.shape == p.shape})
+            slots.update({name: torch.empty_like(p).copy_(as_placed(v, p)) for name, v in slots.items() if v.shape == p.shape})

@@ -25,6 +25,7 @@ class StageConfig:
 
     name: str = "base"                                 # "base" or "sr_<size>"
     unet: UNetConfig = field(default_factory=UNetConfig)
+    text_encoder: str | None = None                    # identity of the one it was trained with; None: not known
     prediction: str = "x_0"                            # what the network predicts: eps, x_0 or v
     schedule: str = "cosine"                           # of the noise: cosine, linear or sigmoid
     log_snr_shift: float = 0.0                         # added to the schedule's log-SNR; negative is noisier
@@ -50,7 +51,8 @@ class TrainConfig:
 
     steps: int = 10_000                                # optimizer steps in all
     batch_size: int = 64                               # pictures a step
-    accumulate: int = 1                                # the batch is computed in this many parts
+    accumulate: int = 1                                # the batch (of each rank) is computed in this many parts
+    workers: int = 0                                   # processes that make batches ahead of time; 0: made when needed, on the device
     learning_rate: float = 1e-3                        # the highest: after warm-up, before it falls; Adafactor's is relative to the weights
     rate_schedule: str = "cooldown"                    # after warm-up: cooldown (constant, then linear to 0), cosine (to 0) or constant
     warmup: int = 200                                  # steps of linear warm-up
@@ -134,7 +136,7 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
         "sr_256": StageConfig("sr_256", _MINI_SR, log_snr_shift=-2.0, num_inference_steps=10, guidance_scale=2.0, sampler="dpmpp_2m"),
     },
     "small": {                                         # for one GPU; not trained yet
-        "base": StageConfig("base", _SMALL, log_snr_shift=-1.0, num_inference_steps=20, guidance_scale=2.0, sampler="dpmpp_2m"),
+        "base": StageConfig("base", _SMALL, log_snr_shift=-1.0, num_inference_steps=16, guidance_scale=2.0, sampler="dpmpp_2m", spacing="log_snr"),
         "sr_256": StageConfig("sr_256", _SMALL_SR, log_snr_shift=-2.0, num_inference_steps=10, guidance_scale=2.0, sampler="dpmpp_2m"),
     },
     # For many GPUs; not trained here. v, not the paper's eps: our loss is weighted for x_0, which gives eps no bound at pure noise. Guidance is

@@ -115,12 +115,15 @@ class ImagenPipeline(nn.Module):
     def __init__(self, text_encoder: TextEncoder, stages: Sequence[Stage]):
         super().__init__()
         stages = sorted(stages, key=lambda s: s.config.unet.image_size)
+        identity = text_encoder.identity() if any(s.config.text_encoder for s in stages) else None
         if len(names := [s.config.name for s in stages]) > len(set(names)):
             raise ValueError(f"each stage needs a name of its own; got {names}")
         for previous, stage in zip([None, *stages], stages):
             c = stage.config
             if c.unet.text_width != text_encoder.width:
                 raise ValueError(f"stage {c.name} was trained for text of width {c.unet.text_width}, the text encoder gives {text_encoder.width}")
+            if c.text_encoder not in (None, identity):
+                raise ValueError(f"stage {c.name} was trained with text encoder {c.text_encoder}, this one is {identity}: take the one it was trained with")
             expected = None if previous is None else previous.config.unet.image_size
             if c.unet.low_res_size != expected:
                 raise ValueError(f"stage {c.name} takes a low-resolution picture of size {c.unet.low_res_size}, but what comes before it makes {expected}")

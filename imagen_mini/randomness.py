@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 
-def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A fresh CPU generator for this seed and purpose. On the CPU always, so that every device draws the same numbers."""
+def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator for this seed and purpose. Those of a CPU and of a GPU draw different numbers."""
     digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
-def randn(seeds: Sequence[int], shape: Sequence[int], *purpose: str | int, device=None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard normal noise [len(seeds), *shape]; row i depends on seeds[i] and the purpose alone."""
-    return torch.stack([torch.randn(shape, generator=generator(s, *purpose)) for s in seeds]).to(device, dtype)
+def randn(seeds: Sequence[int], shape: Sequence[int], *purpose: str | int, device=None, dtype: torch.dtype = torch.float32,
+          drawn_on: torch.device | str = "cpu") -> Tensor:
+    """Standard normal noise [len(seeds), *shape]; row i depends on seeds[i] and the purpose alone.
+
+    Drawn on the CPU unless told otherwise, so that every device gets the same numbers.
+    """
+    return torch.stack([torch.randn(shape, generator=generator(s, *purpose, device=drawn_on), device=drawn_on) for s in seeds]).to(device, dtype)

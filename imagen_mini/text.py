@@ -5,6 +5,8 @@ Source: Imagen (2022), Section 2.1: a large frozen language model trained on tex
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,7 +101,7 @@ class TextEncoder(nn.Module):
     def from_pretrained(cls, path: str | Path, dtype: torch.dtype = torch.float32, max_length: int = MAX_LENGTH) -> TextEncoder:
         """Load any T5 encoder in Hugging Face format: a local folder (no network is touched) or a hub name.
 
-        float16 is refused: T5's feed-forward overflows in it.
+        float16 is refused: T5's feed-forward overflows in it. A local folder that is no T5 encoder, or not all of one, is a ValueError.
         """
         from transformers import AutoTokenizer, T5EncoderModel
         from transformers.utils import logging
@@ -109,8 +111,15 @@ class TextEncoder(nn.Module):
         local = Path(path).is_dir()
         if local:
             logging.disable_progress_bar()             # nothing to wait for
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
-        model = T5EncoderModel.from_pretrained(path, dtype=dtype, local_files_only=local, use_safetensors=True)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
+            model, info = T5EncoderModel.from_pretrained(path, dtype=dtype, local_files_only=local, use_safetensors=True, output_loading_info=True)
+        except Exception as error:                     # a folder may hold anything, and so may what the library raises
+            if not local:
+                raise
+            raise ValueError(f"{path} cannot be read as a T5 text encoder ({type(error).__name__}: {error})") from error
+        if missing := sorted(info["missing_keys"]):    # which the library would fill with random numbers
+            raise ValueError(f"{path} is not all of a T5 text encoder: {len(missing)} tensors are missing, the first is {missing[0]!r}")
         return cls(model, tokenizer, max_length)
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -121,6 +130,15 @@ class TextEncoder(nn.Module):
     def width(self) -> int:
         """Size of a token's embedding."""
         return self.model.config.d_model
+
+    def identity(self) -> str:
+        """A short hash of the vocabulary and of the weights, rounded to bfloat16: the same in float32 and bfloat16, and with any library that loads
+        them. A stage says by it which text encoder it was trained with."""
+        digest = hashlib.sha256(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
+        tensors = {hashlib.sha256(t.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy()).digest() for t in self.model.state_dict().values()}
+        for tensor in sorted(tensors):                 # their names are the library's; a tied one may come twice
+            digest.update(tensor)
+        return digest.hexdigest()[:16]
 
     def train(self, mode: bool = True) -> TextEncoder:
         return super().train(False)                    # frozen: never in training mode, so never with dropout

@@ -1,23 +1,31 @@
 """The training loop, as a generator: `for state in train(...)` may log, draw, save, or stop at any step.
 
-Nothing random is kept between steps: data, times and noise of a step are functions of (seed, stage, step).
+Nothing random is kept between steps. What a sample is, is a function of its number; when it is noised and whether its text is
+dropped, of the step; its noise, of its number again. So neither resuming nor the number of processes changes anything.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from .cascade import Stage
 from .config import TrainConfig
-from .data import Data, Scenes
+from .data import Batch, Data, Scenes
+from .distributed import ALONE, Ranks, only_adding_up, replicate, whole
 from .precision import compute_dtype
-from .randomness import generator
+from .randomness import generator, randn
 from .text import TextEncoder
+
+LEVELS = 10                                            # of noise, equal parts of t in [0, 1], for which losses are told apart
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -48,70 +56,139 @@ class EMA:
         current = self.net.state_dict()
         torch._foreach_lerp_(list(self.weights.values()), [current[k].detach() for k in self.weights], 1 - decay)
 
+    @contextmanager
+    @torch.no_grad()
+    def in_place(self) -> Iterator[None]:
+        """Within this, the network has the average weights; after it, its own again."""
+        names, own = zip(*self.net.state_dict().items())
+        kept = [w.detach().clone() for w in own]
+        torch._foreach_copy_(own, [self.weights[name] for name in names])
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(own, kept)
 
-@dataclass(frozen=True)
-class TrainState:
-    """What the loop yields after each step."""
 
-    step: int                                          # steps done
-    loss: Tensor                                       # mean weighted loss of the step (a scalar on the device)
-    gradient_norm: Tensor                              # before clipping
-    learning_rate: float
+# ---------------------------------------------------------------- what a step is a function of
 
-
-def step_randomness(stage: Stage, config: TrainConfig, step: int, shape: torch.Size, low_res_shape: torch.Size | None, device) -> dict[str, Tensor]:
-    """Everything random of one step, as arguments of the loss and of the dropping of text.
+def step_randomness(config: TrainConfig, stage: Stage, step: int) -> dict[str, Tensor]:
+    """What is random in a step but the noise, for its whole batch: t, whose text is dropped, whether the pooled text is used, aug_level; each [b].
 
     Times are stratified: one in each of b equally likely parts of [0, 1], which lowers the variance of the loss and leaves each t
     its density, t^(time_power - 1).
     """
-    g = generator(config.seed, "train", stage.config.name, step)
-    b = shape[0]
-    t = ((torch.randperm(b, generator=g) + torch.rand(b, generator=g)) / b) ** (1 / config.time_power)
-    drop = torch.rand(b, generator=g) < config.drop_text
-    out = {"t": t, "drop": drop, "use_pooled": (torch.rand(b, generator=g) >= config.drop_pooled).float()}
-    if device.type == "cuda":                          # millions of numbers: drawn on the device, still a function of the step
-        g = torch.Generator(device).manual_seed(int(torch.randint(2 ** 62, (1,), generator=g)))
-    out["eps"] = torch.randn(shape, generator=g, device=g.device)
-    if low_res_shape is not None:
-        out["aug_level"] = torch.rand(b, generator=g, device=g.device) * stage.config.max_aug_level
-        out["low_res_noise"] = torch.randn(low_res_shape, generator=g, device=g.device)
-    return {k: v.to(device) for k, v in out.items()}
+    g, b = generator(config.seed, "train", stage.config.name, step), config.batch_size
+    out = {"t": ((torch.randperm(b, generator=g) + torch.rand(b, generator=g)) / b) ** (1 / config.time_power),
+           "drop": torch.rand(b, generator=g) < config.drop_text,
+           "use_pooled": (torch.rand(b, generator=g) >= config.drop_pooled).float()}
+    if stage.is_super_resolution:
+        out["aug_level"] = torch.rand(b, generator=g) * stage.config.max_aug_level
+    return out
+
+
+def sample_noise(config: TrainConfig, stage: Stage, numbers: Sequence[int], batch: Batch) -> dict[str, Tensor]:
+    """The noise of the samples of these numbers. On a GPU it is drawn there: other numbers than a CPU's, but still functions of each sample's."""
+    device = batch.pictures.device
+
+    def noise(of: Tensor, purpose: str) -> Tensor:
+        return randn(numbers, of.shape[1:], "train", config.seed, stage.config.name, purpose, device=device, drawn_on=device)
+
+    return {"eps": noise(batch.pictures, "eps")} | ({} if batch.low_res is None else {"low_res_noise": noise(batch.low_res, "low_res")})
+
+
+# ---------------------------------------------------------------- the loop
+
+@dataclass(frozen=True)
+class TrainState:
+    """What the loop yields after each step. Losses are those of the whole batch, on every rank."""
+
+    step: int                                          # steps done
+    loss: float                                        # mean weighted loss of the step
+    gradient_norm: float                               # before clipping
+    learning_rate: float
+    level_losses: list[float]                          # by level of noise, LEVELS of them: the sum of the losses,
+    level_counts: list[int]                            # and of how many samples
+    waited: float                                      # seconds that this rank waited for pictures and captions
 
 
 def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0,
-          data: Data | None = None) -> Iterator[TrainState]:
+          data: Data | None = None, ranks: Ranks = ALONE) -> Iterator[TrainState]:
     """Train from step `start` to `config.steps` on `data` (None: the built-in world); yields after every step.
 
-    Raises FloatingPointError before a bad update.
+    Raises FloatingPointError before a bad update, on all ranks together. If a process that reads data dies, DataLoader raises RuntimeError at any point.
     """
-    data = Scenes(config.seed, config.counts) if data is None else data
-    size, low = stage.config.unet.image_size, stage.config.unet.low_res_size
-    device = next(stage.parameters()).device
+    device, b = next(stage.parameters()).device, config.batch_size
+    if b < ranks.world * config.accumulate:
+        raise ValueError(f"a batch of {b} cannot be shared out among {ranks.world} ranks in {config.accumulate} parts each: raise batch_size")
     dtype = compute_dtype(config.precision, device)
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     stage.train()
     stage.net.checkpoint_gradients(config.gradient_checkpointing)
+    model = replicate(stage, ranks)
+    mine = ranks.share(b)
+    parts = [mine[p[0]:p[-1] + 1] for p in torch.arange(len(mine)).tensor_split(config.accumulate)]
+    batches = _batches(Scenes(config.seed, config.counts) if data is None else data, stage, config, parts, start, device)
     for step in range(start, config.steps):
-        x_0, low_res, captions = data.batch(range(step * config.batch_size, (step + 1) * config.batch_size), size, low, device)
-        random = step_randomness(stage, config, step, x_0.shape, None if low_res is None else low_res.shape, device)
-        text = encoder(captions).drop(random.pop("drop"))
-        lr = learning_rate(config, step)
+        random = step_randomness(config, stage, step)
+        drop, level = random.pop("drop").to(device), (random["t"] * LEVELS).long().clamp(max=LEVELS - 1).to(device)
+        random = {k: v.to(device) for k, v in random.items()}
+        rate = learning_rate(config, step)
         for group in groups:
-            group["lr"] = lr
+            group["lr"] = rate
         stage.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=device)
-        for rows in torch.arange(config.batch_size, device=device).chunk(config.accumulate):
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                loss = stage.loss(x_0[rows], text[rows], low_res=None if low_res is None else low_res[rows], cap=config.loss_cap,
-                                  **{k: v[rows] for k, v in random.items()}).mean() / config.accumulate
-            loss.backward()
-            total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(stage.parameters(), config.clip)
-        if not math.isfinite(norm.item()):
-            raise FloatingPointError(f"step {step} of stage {stage.config.name}: loss {total.item()}, gradient norm {norm.item()} at "
-                                     f"learning rate {lr:g}; the weights were left as they were. A lower learning_rate is the usual cure")
+        levels, waited = torch.zeros(2, LEVELS, device=device), 0.0
+        for i, part in enumerate(parts):
+            began = time.perf_counter()
+            numbers, batch = next(batches)
+            waited += time.perf_counter() - began
+            rows = slice(part.start, part.stop)
+            text = encoder(batch.captions).drop(drop[rows]).to(torch.float32)
+            with only_adding_up(model, i < len(parts) - 1):
+                with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                    losses = model(batch.pictures, text, low_res=batch.low_res, cap=config.loss_cap, **{k: v[rows] for k, v in random.items()},
+                                   **sample_noise(config, stage, numbers, batch))
+                (losses.sum() * (ranks.world / b)).backward()          # ranks average their gradients
+            levels.index_add_(1, level[rows], torch.stack([losses.detach().float(), torch.ones_like(losses, dtype=torch.float32)]))
+        sums, counts = ranks.sum(levels).tolist()
+        norm = float(whole({"norm": torch.nn.utils.clip_grad_norm_(stage.parameters(), config.clip)})["norm"])
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"step {step} of stage {stage.config.name}: loss {sum(sums) / b}, gradient norm {norm} at "
+                                     f"learning rate {rate:g}; the weights were left as they were. A lower learning_rate is the usual cure")
         for optimizer in optimizers.values():
             optimizer.step()
         ema.update(step + 1)
-        yield TrainState(step + 1, total, norm, lr)
+        yield TrainState(step + 1, sum(sums) / b, norm, rate, sums, [int(n) for n in counts], waited)
+
+
+class _Parts(Dataset):
+    """Asked for the numbers of some samples, gives these and their batch."""
+
+    def __init__(self, data: Data, stage: Stage):
+        self.data, self.size, self.low = data, stage.config.unet.image_size, stage.config.unet.low_res_size
+
+    def __getitem__(self, numbers: range, device=None) -> tuple[range, Batch]:
+        return numbers, self.data.batch(numbers, self.size, self.low, device)
+
+
+def _batches(data: Data, stage: Stage, config: TrainConfig, parts: list[range], start: int, device: torch.device) -> Iterator[tuple[range, Batch]]:
+    """This rank's parts of every step: made here, on the device, or ahead of time by `config.workers` processes."""
+    dataset, b = _Parts(data, stage), config.batch_size
+    asked = (range(step * b + part.start, step * b + part.stop) for step in range(start, config.steps) for part in parts)
+    if not config.workers:
+        for numbers in asked:
+            yield dataset.__getitem__(numbers, device)
+        return
+    loader = DataLoader(dataset, batch_size=None, sampler=asked, num_workers=config.workers, collate_fn=_as_it_is, worker_init_fn=_leave_signals_to_parent,
+                        pin_memory=device.type == "cuda")
+    for numbers, batch in loader:
+        pictures, low_res = (None if x is None else x.to(device, non_blocking=True) for x in batch[:2])
+        yield numbers, Batch(pictures, low_res, batch.captions)
+
+
+def _as_it_is(part):
+    return part
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -21,6 +21,11 @@ from .layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer
 from .text import Text
 
 
+# What may stand in a configuration: far beyond any use, and small enough to be refused or built in a moment.
+RANGES = {"image_size": (1, 8192), "low_res_size": (1, 8192), "patch": (1, 256), "channels": (1, 65536), "blocks": (1, 64), "mid_blocks": (0, 64),
+          "head_width": (1, 65536), "emb_width": (1, 65536), "text_width": (1, 65536), "text_layers": (0, 64)}
+
+
 @dataclass(frozen=True)
 class UNetConfig:
     image_size: int = 64                               # pixels on a side
@@ -40,13 +45,10 @@ class UNetConfig:
     def __post_init__(self):
         for name in ("channels", "blocks", "attention"):
             object.__setattr__(self, name, tuple(getattr(self, name)))     # lists come from JSON
-        for name in ("image_size", "low_res_size", "patch", "channels", "blocks", "head_width", "emb_width", "text_width"):
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and (value == () or min(value if isinstance(value, tuple) else (value,)) < 1):
-                raise ValueError(f"{name} {value}: expected at least 1")
-        for name in ("mid_blocks", "text_layers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)}: expected at least 0")
+            if value is not None and (value == () or not all(low <= v <= high for v in (value if isinstance(value, tuple) else (value,)))):
+                raise ValueError(f"{name} {value}: expected {low} to {high}")
         if not len(self.channels) == len(self.blocks) == len(self.attention):
             raise ValueError(f"channels, blocks and attention need one value a level; got {len(self.channels)}, "
                              f"{len(self.blocks)} and {len(self.attention)}")
@@ -134,9 +136,13 @@ class UNet(nn.Module):
         """Every attention layer's site, in order."""
         return [m.site for m in self.modules() if isinstance(m, Attention)]
 
+    def stacks(self) -> list[Stack]:
+        """In the order of the forward pass."""
+        return [*self.down, self.mid, *self.up]
+
     def checkpoint_gradients(self, on: bool) -> None:
         """Keep only what goes into each stack for the backward pass, which then computes the stack again. Source: Chen et al. (2016)."""
-        for stack in (*self.down, self.mid, *self.up):
+        for stack in self.stacks():
             stack.gradient_checkpointing = on
 
     def embed(self, log_snr: Tensor, text: Text, aug_level: Tensor | None, use_pooled: Tensor | None) -> Tensor:

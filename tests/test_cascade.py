@@ -11,7 +11,7 @@ import imagen_mini.cascade
 from imagen_mini.cascade import Stage, augment, load_stage, save_stage
 from imagen_mini.config import PRESETS, from_dict, to_dict
 from imagen_mini.diffusion import from_x_0, q_sample
-from imagen_mini.schedule import SCHEDULES, cosine_log_snr
+from imagen_mini.schedule import SCHEDULES
 
 TINY = PRESETS["tiny"]
 

@@ -1,11 +1,13 @@
 """Checkpoints are whole or not there, one process holds a run, and a run can be asked to end."""
 
 import errno
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -51,6 +53,40 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_note(tmp_path, file, damage,
     _, state, notes = load_checkpoint(tmp_path)
     assert state == {"step": 1} and len(notes) == 1
     assert re.search(f"passed over step_00000002: .*{message}", notes[0])
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_every_file_may_be_cut_or_flipped_anywhere(tmp_path, file):
+    save_some(tmp_path, (1, 2))
+    path = tmp_path / "step_00000002" / file
+    whole = path.read_bytes()
+    places = sorted({round(i * (len(whole) - 1) / 23) for i in range(24)})
+    damaged = [whole[:n] for n in places] + [whole[:n] + bytes([whole[n] ^ 1 << n % 8]) + whole[n + 1:] for n in places] + [whole + b"x"]
+    for data in damaged:
+        path.write_bytes(data)
+        tensors, state, notes = load_checkpoint(tmp_path)
+        unharmed = file == "manifest.json" and json_equal(data, whole)         # white space may change
+        assert unharmed or state == {"step": 1} and tensors["weights"]["x"][0] == 1 and "passed over step_00000002" in notes[0]
+    path.write_bytes(whole)
+    assert load_checkpoint(tmp_path)[1] == {"step": 2}
+
+
+def json_equal(a, b):
+    try:
+        return json.loads(a) == json.loads(b)
+    except ValueError:
+        return False
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_plain_error(tmp_path, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(type(tmp_path), "mkdir", read_only)                     # root may write anywhere: no chmod will do
+    with pytest.raises(OSError, match="step_00000001 could not be written: .*Read-only file system"):
+        save_some(tmp_path, (1,))
+    with pytest.raises(OSError, match="run cannot be written to: .*Read-only file system.*--output-dir"), only_one(tmp_path / "run"):
+        pass
 
 
 def test_without_a_usable_checkpoint_there_is_an_error_with_the_reasons(tmp_path):
@@ -166,7 +202,7 @@ def test_a_second_process_in_the_same_run_is_refused_until_the_first_is_gone_eve
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(RuntimeError, match="läuft schon is in use by another process"), only_one(run):
+        with pytest.raises(BlockingIOError, match="läuft schon is in use by another process"), only_one(run):
             pass
     finally:
         holder.kill()
@@ -181,7 +217,25 @@ def test_a_second_process_in_the_same_run_is_refused_until_the_first_is_gone_eve
 def test_the_first_signal_asks_and_the_second_ends(number):
     before = signal.getsignal(number)
     with StopRequest() as stop:
-        assert not stop.asked
+        assert not stop.asked()
         os.kill(os.getpid(), number)
-        assert stop.asked and signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        assert stop.asked() and signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     assert signal.getsignal(number) is before
+
+
+STUCK = """
+import os, signal, sys, time
+from imagen_mini.interruption import StopRequest
+with StopRequest(grace=1) as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    if sys.argv[1] == "asks":
+        assert stop.asked()
+    time.sleep(2.5)
+"""
+
+
+@pytest.mark.parametrize("does, status", [("asks", 0), ("is stuck", -signal.SIGALRM)])
+def test_a_step_that_never_ends_is_ended_and_one_that_does_may_take_its_time_to_save(does, status):
+    began = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", STUCK, does]).returncode == status
+    assert status == 0 or time.monotonic() - began < 2.4

@@ -12,13 +12,13 @@ import imagen_mini.data
 from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
 from imagen_mini.config import PRESETS, RATE_SCHEDULES, StageConfig, TrainConfig, from_dict, override, to_dict
-from imagen_mini.data import Scenes
+from imagen_mini.data import Batch, Scenes
 from imagen_mini.optimizers import OPTIMIZERS, make_optimizers, orthogonalize
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text import TextEncoder
-from imagen_mini.training import EMA, learning_rate, step_randomness, train
+from imagen_mini.training import EMA, learning_rate, sample_noise, step_randomness, train
 from imagen_mini.unet import Stack
 from train.train import main
 
@@ -80,18 +80,30 @@ def scene_batch(config, step, size=64, low=None):
     return Scenes(config.seed, config.counts).batch(range(step * config.batch_size, (step + 1) * config.batch_size), size, low)
 
 
-def test_the_batch_and_the_noise_of_a_step_depend_on_seed_and_step_alone():
+def test_everything_random_is_a_function_of_seed_step_and_sample_number(monkeypatch):
     stage = Run(CONFIG, "sr_256").stage
-    for i, (config, step) in enumerate([(CONFIG, 2), (CONFIG, 3), (replace(CONFIG, seed=1), 2)]):
-        x_0, low_res, captions = scene_batch(config, step, 256, 64)
-        noise = step_randomness(stage, config, step, x_0.shape, low_res.shape, torch.device("cpu"))
-        torch.manual_seed(i)
-        again = scene_batch(config, step, 256, 64), step_randomness(stage, config, step, x_0.shape, low_res.shape, torch.device("cpu"))
-        assert captions == again[0][2] and torch.equal(x_0, again[0][0]) and torch.equal(low_res, again[0][1]) and same(noise, again[1])
-        if i:
-            assert captions != first[0] and all(not torch.equal(noise[k], first[1][k]) for k in ("t", "eps", "low_res_noise", "aug_level"))
-        else:
-            first = captions, noise
+
+    def all_of(config, step, seed_of_nothing):
+        torch.manual_seed(seed_of_nothing)
+        numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
+        batch = scene_batch(config, step, 256, 64)
+        return {"pictures": batch.pictures, "low_res": batch.low_res, **step_randomness(config, stage, step), **sample_noise(config, stage, numbers, batch)}
+
+    one = all_of(CONFIG, 2, 0)
+    assert set(one) == {"pictures", "low_res", "t", "drop", "use_pooled", "aug_level", "eps", "low_res_noise"}
+    assert same(one, all_of(CONFIG, 2, 1))
+    for other in (all_of(CONFIG, 3, 0), all_of(replace(CONFIG, seed=1), 2, 0)):
+        assert not any(torch.equal(one[k], other[k]) for k in one if k not in ("drop", "use_pooled"))
+
+
+def test_a_sample_has_the_same_noise_in_any_batch():
+    stage, batch = Run(CONFIG, "sr_256").stage, scene_batch(CONFIG, 0, 256, 64)
+    together = sample_noise(CONFIG, stage, range(4), batch)
+    alone = sample_noise(CONFIG, stage, [2], Batch(batch.pictures[2:3], batch.low_res[2:3], batch.captions[2:3]))
+    assert all(torch.equal(together[k][2:3], alone[k]) for k in together)
+    drawn = torch.cat([x.flatten() for x in together.values()])
+    assert abs(drawn.mean()) < 0.01 and abs(drawn.std() - 1) < 0.01
+    assert not torch.equal(together["eps"][0], together["eps"][1]) and not torch.equal(together["eps"][0, :, :64, :64], together["low_res_noise"][0])
 
 
 def test_the_loop_trains_on_the_samples_of_its_step(encoder):
@@ -107,7 +119,7 @@ def test_the_loop_trains_on_the_samples_of_its_step(encoder):
 
 def test_times_are_stratified_and_text_is_dropped_as_often_as_asked():
     stage, config = Run(CONFIG).stage, TrainConfig(drop_text=0.1, drop_pooled=0.3)
-    draws = [step_randomness(stage, config, step, torch.Size((64, 1)), None, torch.device("cpu")) for step in range(100)]
+    draws = [step_randomness(config, stage, step) for step in range(100)]
     assert all((d["t"] * 64).long().sort().values.tolist() == list(range(64)) for d in draws)
     assert torch.cat([d["drop"] for d in draws]).float().mean().item() == pytest.approx(0.1, abs=0.015)
     assert torch.cat([1 - d["use_pooled"] for d in draws]).mean().item() == pytest.approx(0.3, abs=0.025)
@@ -116,7 +128,7 @@ def test_times_are_stratified_and_text_is_dropped_as_often_as_asked():
 @pytest.mark.parametrize("power", [1.0, 4.0])
 def test_times_have_the_density_asked_for(power):
     stage, config = Run(CONFIG).stage, TrainConfig(time_power=power)
-    t = torch.cat([step_randomness(stage, config, step, torch.Size((64, 1)), None, torch.device("cpu"))["t"] for step in range(50)])
+    t = torch.cat([step_randomness(config, stage, step)["t"] for step in range(50)])
     for x in (0.3, 0.5, 0.9):                          # density p t^(p - 1), so P(t < x) = x^p
         assert (t < x).float().mean().item() == pytest.approx(x ** power, abs=0.02)
 
@@ -162,8 +174,8 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(encoder, awaken, accum
         return state, {name: p.grad for name, p in run.stage.named_parameters()}
 
     (whole, expected), (parts, got) = gradients(1), gradients(accumulate)
-    assert parts.loss.item() == pytest.approx(whole.loss.item(), rel=1e-5)
-    assert parts.gradient_norm.item() == pytest.approx(whole.gradient_norm.item(), rel=1e-4)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert parts.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-4)
     scale = max(g.abs().max() for g in expected.values())
     assert all(torch.allclose(got[name], expected[name], rtol=1e-3, atol=1e-5 * scale.item()) for name in expected)
 
@@ -180,7 +192,7 @@ def test_gradient_checkpointing_computes_every_stack_twice_and_gives_the_same_lo
         return len(calls), state.loss, {name: p.grad for name, p in run.stage.named_parameters()}, run.stage
 
     (once, loss, gradients, _), (twice, same_loss, same_gradients, stage) = step(False), step(True)
-    assert twice == 2 * once and torch.equal(loss, same_loss) and same(gradients, same_gradients)
+    assert twice == 2 * once and loss == same_loss and same(gradients, same_gradients)
     calls.clear()
     with torch.no_grad():
         stage.net(torch.zeros(1, 3, 64, 64), torch.zeros(1), encoder("a ring"))
@@ -194,7 +206,7 @@ def test_the_loss_falls_when_one_batch_is_seen_again_and_again(encoder, optimize
             return scene_batch(CONFIG, 0)
 
     rate = 0.1 if optimizer == "adafactor" else 4e-3   # Adafactor's is relative to the size of the weights
-    losses = [s.loss.item() for s in Run(replace(CONFIG, steps=60, learning_rate=rate, optimizer=optimizer)).train(encoder, data=Again())]
+    losses = [s.loss for s in Run(replace(CONFIG, steps=60, learning_rate=rate, optimizer=optimizer)).train(encoder, data=Again())]
     assert sum(losses[-10:]) < 0.4 * sum(losses[:10]), losses
 
 
@@ -319,7 +331,7 @@ def arguments(run, encoder_folder, *more, steps=3):
             "log_every=1", "precision=fp32", *overrides]
 
 
-def test_the_script_trains_stops_at_its_time_limit_and_resumes_as_if_it_had_not_stopped(tmp_path, encoder_folder, capsys):
+def test_the_script_trains_stops_at_its_time_limit_and_resumes_as_if_it_had_not_stopped(tmp_path, encoder, encoder_folder, capsys):
     stopped, through = tmp_path / "a run with spaces, ü", tmp_path / "through"
     main(arguments(stopped, encoder_folder, "--time-limit", "0"))
     assert "time limit reached at step 1" in capsys.readouterr().out
@@ -330,7 +342,8 @@ def test_the_script_trains_stops_at_its_time_limit_and_resumes_as_if_it_had_not_
     lines = [json.loads(line) for line in (stopped / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3] and all(line["loss"] > 0 for line in lines)
     stage = load_stage(stopped / "stage")
-    assert same(stage.net.state_dict(), a["ema"]) and stage.config == PRESETS["tiny"]["base"]
+    assert same(stage.net.state_dict(), a["ema"]) and replace(stage.config, text_encoder=None) == PRESETS["tiny"]["base"]
+    assert stage.config.text_encoder == encoder.identity()
 
 
 def test_the_script_resumes_from_the_checkpoint_before_a_damaged_one_and_says_so(tmp_path, encoder_folder, capsys):

@@ -95,7 +95,7 @@ def overfit(encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = 
     steps = tqdm(train(stage, encoder, config, optimizers, ema, data=Few(texts, targets, shuffle_captions)), total=config.steps, desc="overfit", unit="step")
     for state in steps:
         if state.step % 10 == 0:
-            steps.set_postfix(loss=f"{state.loss.item():.4f}")
+            steps.set_postfix(loss=f"{state.loss:.4f}")
     stage.net.load_state_dict(ema.weights)
     stage.eval()
     x_T = randn(range(PICTURES), targets.shape[1:], "overfit", device=device)
