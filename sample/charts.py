@@ -44,8 +44,8 @@ def percent_axis(panel: Axes) -> None:
 
 
 def save(sheet: Figure, path: Path) -> None:
-    """Write a figure, with the legend of its first panel below it; the name's ending says how (.png, .svg, .pdf)."""
-    lines, names = sheet.axes[0].get_legend_handles_labels()
+    """Write a figure, with the legend of the first panel that has labels below it; the name's ending says how (.png, .svg, .pdf)."""
+    lines, names = next(legend for axes in sheet.axes if (legend := axes.get_legend_handles_labels())[0])
     sheet.legend(lines, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.savefig(path, dpi=110)

@@ -1,0 +1,220 @@
+"""Is a training run healthy? Measurements on a stage in training, each a number with a verdict in plain words.
+
+All are made on held-out samples with the same times and noise, so that what differs is what is asked about.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cascade import Stage, augment
+from .data import Batch, Data
+from .diffusion import denoising_loss, q_sample, to_x_0
+from .precision import compute_dtype
+from .randomness import randn
+from .text import TextEncoder
+from .training import LEVELS
+
+FINE, LOOK, BAD = "fine", "look", "bad"
+AUG_LEVEL = 0.1                                        # of super-resolution's low-resolution pictures, as in sampling
+GAP = 2.0                                              # standard errors from which a difference is taken to be one
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One question about a run, its verdict (fine, look or bad), and the answer in words with its numbers."""
+
+    about: str
+    verdict: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a stage does with held-out samples, by level of noise (LEVELS of them, equal parts of t, from little to much)."""
+
+    losses: dict[str, list[float]]                     # of each kind of caption (true, shuffled, none): mean loss by level
+    gaps: dict[str, tuple[float, float]]               # loss with the caption of another picture, or none, over the loss with its own: mean, standard error
+    color: list[list[float]]                           # by level: the mean of x_0_hat less that of x_0, of each channel
+    saturated: list[float]                             # by level: the share of x_0_hat beyond [-1, 1] by more than a hundredth
+
+
+@torch.no_grad()
+def probe(stage: Stage, encoder: TextEncoder, data: Data, numbers: Sequence[int], batch_size: int = 64) -> Probe:
+    """Look at samples `numbers` of `data`, with times spread evenly over [0, 1] and noise that depends on each sample's number alone.
+
+    Times as in training's plain form: the weighting of levels by a recipe (time_power) does not enter.
+    """
+    device, unet = stage.net.out.weight.device, stage.config.unet
+    dtype = compute_dtype("auto", device)
+    n = len(numbers)
+    times = (torch.arange(n) * 0.6180339887 + 0.5 / n) % 1                      # evenly spread, in any part of the samples too (golden ratio)
+    per_sample: dict[str, list[Tensor]] = {"true": [], "shuffled": [], "none": []}
+    color, beyond = [], []
+    was_training = stage.training
+    stage.eval()
+    for at in range(0, n, batch_size):
+        chosen = list(numbers[at:at + batch_size])
+        batch: Batch = data.batch(chosen, unet.image_size, unet.low_res_size, device)
+        t = times[at:at + len(chosen)].to(device)
+        log_snr = stage.log_snr_of(t)
+        x_t = q_sample(batch.pictures, randn(chosen, batch.pictures.shape[1:], "probe", device=device), log_snr)
+        aug_level = low_res = None
+        if batch.low_res is not None:
+            aug_level = torch.full_like(t, AUG_LEVEL)
+            low_res = augment(batch.low_res, aug_level, randn(chosen, batch.low_res.shape[1:], "probe", "low", device=device))
+        text = encoder(batch.captions)
+        others = text[torch.arange(len(chosen), device=device).roll(1)]
+        for kind, said in (("true", text), ("shuffled", others), ("none", text.drop(torch.ones_like(t, dtype=torch.bool)))):
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                prediction = stage.net(x_t, log_snr, said, low_res, aug_level)
+            per_sample[kind].append(denoising_loss(prediction, stage.config.prediction, batch.pictures, x_t, log_snr).cpu())
+            if kind == "true":
+                x_0_hat = to_x_0(prediction.float(), stage.config.prediction, x_t, log_snr)
+                color.append((x_0_hat - batch.pictures).mean((2, 3)).cpu())
+                beyond.append((x_0_hat.abs() > 1.01).float().mean((1, 2, 3)).cpu())
+    stage.train(was_training)
+    losses = {kind: torch.cat(values) for kind, values in per_sample.items()}
+    level = (times * LEVELS).long().clamp(max=LEVELS - 1)
+
+    def by_level(values: Tensor) -> list:
+        return [values[level == i].mean(0).tolist() if (level == i).any() else math.nan for i in range(LEVELS)]
+
+    gaps = {}
+    for kind in ("shuffled", "none"):
+        difference = losses[kind] - losses["true"]     # of the same picture, noise and time: paired
+        gaps[kind] = difference.mean().item(), (difference.std() / n ** 0.5).item()
+    return Probe({kind: by_level(values) for kind, values in losses.items()}, gaps, by_level(torch.cat(color)), by_level(torch.cat(beyond)))
+
+
+def gradient_norms(stage: Stage, encoder: TextEncoder, data: Data, numbers: Sequence[int]) -> dict[str, float]:
+    """The norm of each parameter's gradient on one batch, by name; NaN if no gradient reaches it."""
+    device, unet = stage.net.out.weight.device, stage.config.unet
+    batch = data.batch(numbers, unet.image_size, unet.low_res_size, device)
+    t = (torch.arange(len(numbers), device=device) + 0.5) / len(numbers)
+    low = {} if batch.low_res is None else {"low_res": batch.low_res, "aug_level": torch.full_like(t, AUG_LEVEL),
+                                            "low_res_noise": randn(numbers, batch.low_res.shape[1:], "probe", "low", device=device)}
+    stage.zero_grad(set_to_none=True)
+    stage.loss(batch.pictures, encoder(batch.captions), t, randn(numbers, batch.pictures.shape[1:], "probe", device=device), **low).mean().backward()
+    norms = {name: math.nan if p.grad is None else p.grad.norm().item() for name, p in stage.net.named_parameters()}
+    stage.zero_grad(set_to_none=True)
+    return norms
+
+
+# ---------------------------------------------------------------- verdicts
+
+def judge_loss(log: list[dict], from_trained: bool = False) -> Finding:
+    """Does the loss fall? By the medians of the first and last tenths of the log. A run that began with trained weights may keep it level."""
+    losses = [line["loss"] for line in log if "loss" in line]
+    if len(losses) < 10:
+        return Finding("loss", LOOK, f"only {len(losses)} lines in the log so far: too early to say")
+    tenth = max(1, len(losses) // 10)
+    first, last, before = _median(losses[:tenth]), _median(losses[-tenth:]), _median(losses[-2 * tenth:-tenth])
+    words = f"{first:.4f} in the first tenth, {before:.4f} and {last:.4f} in the last two"
+    if last > (1.1 if from_trained else 0.9) * first:
+        return Finding("loss", BAD, words + ": it does not fall. Try the overfit check (python -m train.overfit); if that passes, a lower learning_rate")
+    if last > 1.5 * before:
+        return Finding("loss", BAD, words + ": it is rising again. A lower learning_rate, and --resume from before the rise")
+    return Finding("loss", FINE, words)
+
+
+def judge_gradients(log: list[dict]) -> Finding:
+    """Spikes of the gradient norm, in the second half of the log."""
+    norms = [line["gradient_norm"] for line in log if "gradient_norm" in line]
+    late = norms[len(norms) // 2:]
+    if len(late) < 10:
+        return Finding("gradient norm", LOOK, "too few lines in the log to say")
+    middle, spikes = _median(late), sum(v > 10 * _median(late) for v in late)
+    words = f"median {middle:.3g}, highest {max(late):.3g}; {spikes} of {len(late)} lines above ten times the median"
+    if spikes > 0.02 * len(late):
+        return Finding("gradient norm", BAD, words + ": unstable. A lower learning_rate, or a longer warm-up")
+    return Finding("gradient norm", LOOK if spikes else FINE, words)
+
+
+def judge_conditioning(probe: Probe) -> Finding:
+    """Is the loss lower with a picture's own caption than with another's, and with none?"""
+    own = _mean(probe.losses["true"])
+    (other, se), (none, _) = probe.gaps["shuffled"], probe.gaps["none"]
+    words = f"loss {own:.4f} with each picture's caption, {100 * other / own:+.1f} % with another's (standard error {100 * se / own:.1f}), {100 * none / own:+.1f} % with none"
+    if other <= GAP * se:
+        return Finding("captions", BAD, words + ": captions are not used. Early on that is so for some thousand steps; later, look at the captions "
+                       "(python -m train.check_data) and at drop_text")
+    if none < 0:
+        return Finding("captions", LOOK, words + ": better without captions than with them, so guidance will hurt")
+    return Finding("captions", FINE, words)
+
+
+def judge_color(probe: Probe) -> Finding:
+    """Do the channel means of x_0_hat fit the data? A network that misses them paints everything in a tint."""
+    worst, level, channel = max((abs(v), i, c) for i, of in enumerate(probe.color) if isinstance(of, list) for c, v in enumerate(of))
+    words = f"the mean of x_0_hat is off by at most {worst:.3f} of 2 ({('red', 'green', 'blue')[channel]}, t {level / LEVELS:.1f} to {(level + 1) / LEVELS:.1f})"
+    return Finding("colour", FINE if worst < 0.05 else LOOK if worst < 0.15 else BAD,
+                   words + ("" if worst < 0.05 else ": pictures will have a tint; train longer, and use the average weights"))
+
+
+def judge_saturation(probe: Probe) -> Finding:
+    """How much of x_0_hat lies outside the range of a picture."""
+    worst = max(v for v in probe.saturated if not math.isnan(v))
+    return Finding("saturation", FINE if worst < 0.25 else LOOK, f"at most {worst:.1%} of x_0_hat lies beyond [-1, 1] (by level of noise)"
+                   + ("" if worst < 0.25 else ": thresholding will have much to cut"))
+
+
+def judge_average(own: Probe, averaged: Probe, distance: float) -> Finding:
+    """Is the average of the weights ahead of the weights, as it should be, or does it lag?"""
+    a, b = _mean(own.losses["true"]), _mean(averaged.losses["true"])
+    words = f"loss {b:.4f} with the average weights, {a:.4f} with the latest; they are {distance:.1%} apart"
+    if b > 1.05 * a:
+        return Finding("average", LOOK, words + ": the average lags behind, as it does early on. If it stays so: a shorter ema_half_life")
+    return Finding("average", FINE, words)
+
+
+def judge_dead(norms: dict[str, float]) -> Finding:
+    """Parameters that no gradient reaches."""
+    dead = [name for name, norm in norms.items() if math.isnan(norm) or norm == 0]
+    words = f"{len(dead)} of {len(norms)} tensors have none" + (f": {', '.join(dead[:4])}" + (", ..." if len(dead) > 4 else "") if dead else "")
+    return Finding("dead gradients", FINE if len(dead) <= 1 else LOOK if len(dead) < 0.1 * len(norms) else BAD, words)
+
+
+def judge_throughput(log: list[dict]) -> Finding:
+    """Does the network wait for data?"""
+    timed = [line for line in log if "waited" in line][-100:]
+    if not timed:
+        return Finding("data", LOOK, "the log has no times")
+    waited, rate = _median([line["waited"] for line in timed]), _median([line["pictures_per_second"] for line in timed])
+    words = f"{rate:.1f} pictures a second; {waited:.0%} of the time is spent waiting for pictures and captions"
+    return Finding("data", FINE if waited < 0.1 else LOOK, words + ("" if waited < 0.1 else ": more workers (workers=4) would help"))
+
+
+def judge_reference(probe: Probe, steps: int, reference: list[dict]) -> Finding:
+    """The loss beside that of the run behind the shipped weights, as it was after as many steps."""
+    own, expected = _mean(probe.losses["true"]), _interpolate(steps, [(r["steps"], _mean(r["losses"]["true"])) for r in reference])
+    words = f"{own:.4f} after {steps:,} steps; that of the shipped weights was {expected:.4f} by then"
+    if own > 1.25 * expected:
+        return Finding("reference", LOOK, words + ". Another network, batch size or learning rate may be the reason; on the built-in world with preset mini it should not be so")
+    return Finding("reference", FINE, words)
+
+
+def _interpolate(x: float, points: list[tuple[float, float]]) -> float:
+    """Linear in log x and log y between the points, constant beyond them."""
+    points = sorted(points)
+    if x <= points[0][0] or len(points) == 1:
+        return points[0][1]
+    for (x0, y0), (x1, y1) in zip(points, points[1:]):
+        if x <= x1:
+            share = math.log(x / x0) / math.log(x1 / x0)
+            return math.exp((1 - share) * math.log(y0) + share * math.log(y1))
+    return points[-1][1]
+
+
+def _mean(values: list[float]) -> float:
+    values = [v for v in values if not math.isnan(v)]
+    return sum(values) / len(values)
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]

@@ -1,0 +1,157 @@
+"""Is my run healthy? One picture and a page of text.
+
+    python -m train.report runs/base                   # the built-in world
+    python -m train.report runs/mine --data my_pictures
+
+Reads the newest checkpoint and the log, measures on samples that the run was not trained on (of a folder: on its own pictures), and says of each
+thing whether it is fine, worth a look or bad. Of the built-in world it shows the run behind the shipped weights beside it, as that was after as
+many steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from imagen_mini.cascade import Stage, load_stage
+from imagen_mini.checkpoint import load_checkpoint
+from imagen_mini.config import StageConfig, TrainConfig, from_dict
+from imagen_mini.data import Data, Folder, Scenes
+from imagen_mini.health import (Finding, Probe, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss,
+                                judge_reference, judge_saturation, judge_throughput, probe)
+from imagen_mini.text import TextEncoder
+from imagen_mini.training import LEVELS
+from imagen_mini.weights import WEIGHTS
+from sample.charts import STYLES, figure, percent_axis, save
+
+REFERENCE = WEIGHTS / "reference.json"                 # {stage: [{"steps": ..., "losses": {...}}]}: what `probe` found as the shipped weights came about
+UNSEEN = 1_000_003                                     # seed of the scenes looked at; no training uses it
+CHANNELS = ("red", "green", "blue")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--data", type=Path, help="the folder of pictures it is trained on (default: as the run says)")
+    parser.add_argument("--text-encoder", help="the text encoder it is trained with (default: as the run says)")
+    parser.add_argument("--n", type=int, default=512, help="samples to look at (default: 512)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="the picture; the text is written beside it as .txt (default: RUN/report.png)")
+    parser.add_argument("--reference-from", type=Path, nargs="+", metavar="STAGE", help="instead: measure these stage folders and write what they show to --out, as JSON")
+    args = parser.parse_args(arguments)
+    if args.reference_from:
+        write_reference(args)
+        return
+    try:
+        tensors, saved, notes = load_checkpoint(args.run)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
+    config, stage_config = from_dict(TrainConfig, saved["train"]), from_dict(StageConfig, saved["stage"])
+    encoder = TextEncoder.from_pretrained(args.text_encoder or saved.get("text_encoder") or WEIGHTS / "text_encoder").to(args.device)
+    log = [json.loads(line) for line in (args.run / "log.jsonl").read_text().splitlines()]
+    steps = sum(leg["steps"] for leg in saved["legs"])
+    on_scenes = args.data is None and saved.get("data", {}).get("path") is None
+    data, numbers = open_data(args.data or saved.get("data", {}).get("path"), config, stage_config, args.n)
+    stages = {}
+    for name in ("weights", "ema"):
+        stages[name] = Stage(stage_config)
+        stages[name].net.load_state_dict(tensors[name])
+        stages[name].to(args.device)
+    probes = {name: probe(stage, encoder, data, numbers) for name, stage in stages.items()}
+    difference = sum((tensors["weights"][k] - v).square().sum() for k, v in tensors["ema"].items()).sqrt()
+    distance = float(difference / sum(v.square().sum() for v in tensors["ema"].values()).sqrt())
+    reference = json.loads(REFERENCE.read_text()).get(stage_config.name, []) if on_scenes and REFERENCE.is_file() else []
+    averaged = probes["ema"]
+    findings = [judge_loss(log, from_trained=steps > saved["step"]), judge_gradients(log), judge_conditioning(averaged), judge_color(averaged), judge_saturation(averaged),
+                judge_average(probes["weights"], averaged, distance), judge_dead(gradient_norms(stages["weights"], encoder, data, numbers[:16])),
+                judge_throughput(log)] + ([judge_reference(averaged, steps, reference)] if reference else [])
+    out = args.out or args.run / "report.png"
+    save(draw(log, averaged, nearest(reference, steps), steps), out)
+    heading = f"{args.run}: stage {stage_config.name}, step {saved['step']:,} of {config.steps:,}, {saved['legs'][-1]['device']}"
+    text = page(heading, notes, findings)
+    out.with_suffix(".txt").write_text(text)
+    print(text + f"\n{out}")
+
+
+def open_data(path: str | Path | None, config: TrainConfig, stage: StageConfig, n: int) -> tuple[Data, range]:
+    """What to look at: scenes that no training sees, or the first pictures of a folder."""
+    if path is None:
+        return Scenes(UNSEEN, config.counts), range(n)
+    sizes = [size for size in (stage.unet.image_size, stage.unet.low_res_size) if size is not None]
+    return Folder(path, sizes, config.seed, skip_broken=True), range(n)
+
+
+def write_reference(args: argparse.Namespace) -> None:
+    """Measure stages of different ages and write them down by name of stage."""
+    if args.out is None:
+        raise SystemExit("--reference-from needs --out, the JSON file to write")
+    encoder = TextEncoder.from_pretrained(args.text_encoder or WEIGHTS / "text_encoder").to(args.device)
+    out: dict[str, list[dict]] = {}
+    for folder in args.reference_from:
+        stage = load_stage(folder).to(args.device)
+        legs = json.loads((folder / "config.json").read_text())["training"]["legs"]
+        found = probe(stage, encoder, *open_data(None, TrainConfig(), stage.config, args.n))
+        out.setdefault(stage.config.name, []).append({"steps": sum(leg["steps"] for leg in legs), **asdict(found)})
+        print(f"{folder}: {out[stage.config.name][-1]['steps']:,} steps, loss by level {[round(v, 4) for v in found.losses['true']]}", flush=True)
+    for of in out.values():
+        of.sort(key=lambda r: r["steps"])
+    args.out.write_text(json.dumps(out, indent=1) + "\n")
+
+
+def nearest(reference: list[dict], steps: int) -> dict | None:
+    return min(reference, key=lambda r: abs(r["steps"] - steps), default=None)
+
+
+def page(heading: str, notes: list[str], findings: list[Finding]) -> str:
+    """The text: the worst first."""
+    order = {"bad": 0, "look": 1, "fine": 2}
+    lines = [heading, *notes, ""]
+    lines += [f"{f.verdict.upper() if f.verdict != 'fine' else f.verdict:<5} {f.about:<15} {f.words}" for f in sorted(findings, key=lambda f: order[f.verdict])]
+    worst = min((f.verdict for f in findings), key=order.__getitem__)
+    lines += ["", {"bad": "Not healthy: see the first lines.", "look": "Running, with something to look at.", "fine": "Healthy."}[worst]]
+    return "\n".join(lines) + "\n"
+
+
+def draw(log: list[dict], found: Probe, reference: dict | None, steps: int) -> Figure:
+    """The picture: loss, gradient norm, score over the steps; losses, what captions are worth, colour and saturation over t."""
+    titles = ["loss", "gradient norm", "score of the sample grids", "loss by t, with own and other captions", "what another or no caption costs, by t",
+              "x_0_hat by t: colour is off by, and saturation"]
+    sheet, (loss, norm, scores, levels, costs, colors) = figure(titles, "t (1 is pure noise)")
+    lines = [line for line in log if "loss" in line]
+    for panel, key in ((loss, "loss"), (norm, "gradient_norm")):
+        panel.plot([line["step"] for line in lines], [line[key] for line in lines], color=STYLES[0]["color"], linewidth=0.8)
+        panel.set_yscale("log")
+    scored = [line for line in log if "score" in line]
+    scores.plot([line["step"] for line in scored], [line["score"] for line in scored], **STYLES[0])
+    scores.set_xlim(loss.get_xlim())
+    percent_axis(scores)
+    if not scored:
+        scores.text(0.5, 0.5, "no grids with a score", ha="center", transform=scores.transAxes)
+    for panel in (loss, norm, scores):
+        panel.set_xlabel("step")
+    at = [(i + 0.5) / LEVELS for i in range(LEVELS)]
+    for kind, style in zip(("true", "shuffled", "none"), STYLES):
+        label = {"true": "own caption", "shuffled": "another's", "none": "no caption"}[kind]
+        levels.plot(at, found.losses[kind], **style, label=label)
+        if kind != "true":
+            costs.plot(at, [100 * (b / a - 1) for a, b in zip(found.losses["true"], found.losses[kind])], **style)
+            if reference:
+                costs.plot(at, [100 * (b / a - 1) for a, b in zip(reference["losses"]["true"], reference["losses"][kind])], color=style["color"], alpha=0.35)
+    if reference:
+        levels.plot(at, reference["losses"]["true"], color="#777777", linestyle=":", label=f"shipped weights at step {reference['steps']:,}")
+    levels.set_yscale("log")
+    costs.set_ylabel("% of the loss")
+    for i, color in enumerate(("#c03030", "#2a8a2a", "#3050c0")):
+        colors.plot(at, [of[i] if isinstance(of, list) else float("nan") for of in found.color], color=color, label=CHANNELS[i])
+    colors.plot(at, found.saturated, color="#000000", linestyle=":", label="share beyond [-1, 1]")
+    colors.legend(frameon=False, fontsize=8)
+    return sheet
+
+
+if __name__ == "__main__":
+    main()
