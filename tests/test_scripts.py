@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade import load_stage
+from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.config import PRESETS, TrainConfig, to_dict
-from sample import demo, edit, evaluate, generate, plot_schedules, sweep
-from train import assemble, card, check_data, emoji, from_hub, overfit, progress, train
+from sample import benchmark as sample_benchmark, demo, edit, evaluate, generate, plot_schedules, sweep
+from train import assemble, benchmark as train_benchmark, card, check_data, emoji, from_hub, overfit, progress, report, train, verify
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,49 @@ def test_a_pipeline_that_is_not_there_is_named(script, arguments):
         script.main(arguments)
 
 
-@pytest.mark.parametrize("script", [generate, edit, evaluate, demo, sweep, plot_schedules, train, overfit, assemble, card, progress, check_data, emoji, from_hub])
+def test_the_sampling_benchmark_counts_calls_and_times_them(folder, tmp_path, capsys):
+    sample_benchmark.main(["--pipeline", folder, "--device", "cpu", "--rounds", "2", "--batch", "1", "2", "--steps", "2", "3", "--out", str(tmp_path / "b.json")])
+    found = json.loads((tmp_path / "b.json").read_text())
+    plain = [r for r in found["rows"] if r["what"] == "plain"]
+    assert [(r["batch"], r["steps"]) for r in plain] == [(1, 2), (1, 3), (2, 2), (2, 3)]
+    for r in plain:
+        for stage in ("base", "sr_256"):               # DDIM calls the network once a step
+            assert r[stage]["seconds"] / r[stage]["seconds_per_call"] == pytest.approx(r["steps"], rel=0.02)
+        assert r["seconds_per_picture"] * r["batch"] > r["base"]["seconds"] > 0
+    assert "source and edit take" in capsys.readouterr().out and found["edit_over_plain"] > 0
+
+
+def test_the_training_benchmark_counts_flops_and_holds_them_against_a_matrix_product(tmp_path, capsys):
+    train_benchmark.main(["--preset", "tiny", "--device", "cpu", "--stages", "base", "sr_256", "--batch", "2", "4", "--text-length", "0", "40", "--rounds", "1", "--round", "1",
+                          "--precision", "fp32", "--no-diffusers", "--out", str(tmp_path / "b.json")])
+    found = json.loads((tmp_path / "b.json").read_text())
+    rows = found["rows"]
+    assert len(rows) == 8 and all(r["pictures_per_second"] > 0 for r in rows)
+    for r in rows:
+        assert r["mfu"] == pytest.approx(r["pictures_per_second"] * r["gflop_per_picture"] / found["matrix_product_gflop_per_second"], abs=0.01)
+    flops = {(r["network"], r["batch"], r["text_length"]): r["gflop_per_picture"] for r in rows}
+    assert flops["base", 2, None] == flops["base", 4, None] < flops["base", 2, 40]
+    assert "MFU" in capsys.readouterr().out
+
+
+def test_flops_are_those_of_a_known_layer():
+    class Known(torch.nn.Module):
+        """One matrix product, 12,288 x 100, whose input needs no gradient: forward and one backward product."""
+
+        def __init__(self):
+            super().__init__()
+            self.out = torch.nn.Linear(3 * 64 * 64, 100, bias=False)
+
+        def forward(self, x_t, *_, **__):
+            return x_t + self.out(x_t.flatten(1)).mean()
+
+    stage = Stage(PRESETS["tiny"]["base"])
+    stage.net = Known()
+    assert train_benchmark.flops_per_picture(stage, lambda captions: None) == 2 * 2 * 12_288 * 100
+
+
+@pytest.mark.parametrize("script", [generate, edit, evaluate, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,
+                                    progress, check_data, emoji, from_hub, report, verify, train_benchmark])
 def test_every_script_has_help(script, capsys):
     with pytest.raises(SystemExit) as stop:
         script.main(["--help"])
