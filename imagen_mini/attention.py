@@ -33,6 +33,17 @@ class AttnSite:
     size: int
 
 
+@dataclass(frozen=True)
+class ReadText(Text):
+    """Text as a network has read it (`UNet.read`): what does not change from step to step, computed once for a picture.
+
+    `emb` and `mask`: after the network's own text layers; `pooled` [b, emb_width]; `kv`: by site, the words' keys and values [b, n, 2 channels].
+    """
+
+    pooled: Tensor
+    kv: dict[str, Tensor]
+
+
 class Control:
     """What an edit or a recorder does inside attention. The base class does nothing; methods return, they do not store
     into the network. Heads are kept: q, k, v are [b, heads, tokens, d], probs [b, heads, queries, keys]."""
@@ -81,11 +92,15 @@ class Attention(nn.Module):
         nn.init.normal_(self.out.weight, std=0.2 / math.sqrt(channels))
         nn.init.zeros_(self.out.bias)
 
+    def read(self, text: Text) -> Tensor:
+        """The words' keys and values, beside one another: [b, n, 2 channels]."""
+        return self.text_to_kv(self.text_norm(text.emb))
+
     def keys_and_values(self, pixels: Tensor, text: Text | None) -> tuple[Tensor, Tensor, Tensor | None, int]:
         """k and v [b, heads, keys, d], which keys are there (bool [b, 1, 1, keys], None: all), and how many are words."""
         kv, mask, n_text = [], None, 0
         if self.site.kind != "self":
-            kv.append(self.text_to_kv(self.text_norm(text.emb)))
+            kv.append(text.kv[self.site.name] if isinstance(text, ReadText) else self.read(text))
             mask, n_text = text.mask, text.mask.shape[1]
         if self.site.kind != "cross":
             kv.append(self.pixels_to_kv(pixels))

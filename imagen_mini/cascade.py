@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -70,8 +71,11 @@ class Stage(nn.Module):
         The rest as in `make_denoiser`.
         """
         c, dtype = self.config, self.net.out.weight.dtype
+        read = cache(self.net.read)                    # the same text is read once, and not in every step
 
         def network(x_t: Tensor, log_snr: Tensor, text: Text, control) -> Tensor:
+            if control is None:                        # which may change text before it is read
+                text = read(text)
             copies = len(x_t) // len(low_res) if low_res is not None else 1      # guidance doubles the batch
             conditioning = (low_res.repeat(copies, 1, 1, 1).to(dtype), aug_level.repeat(copies)) if low_res is not None else (None, None)
             return self.net(x_t.to(dtype), log_snr, text, *conditioning, control=control).to(x_t.dtype)

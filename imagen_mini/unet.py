@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import Attention, AttnSite, Control
+from .attention import Attention, AttnSite, Control, ReadText
 from .layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
 from .text import Text
 
@@ -145,9 +145,20 @@ class UNet(nn.Module):
         for stack in self.stacks():
             stack.gradient_checkpointing = on
 
+    def read(self, text: Text) -> ReadText:
+        """All that the network makes of text alone. Sampling does this once for a picture; training, where each text is read once, in `forward`."""
+        text = self.through_text_layers(text)
+        attention = [m for m in self.modules() if isinstance(m, Attention) and m.site.kind != "self"]
+        return ReadText(text.emb, text.mask, self.pooled_text(text), {m.site.name: m.read(text) for m in attention})
+
+    def through_text_layers(self, text: Text) -> Text:
+        for layer in self.text_layers:
+            text = Text(layer(text.emb, text.mask), text.mask)
+        return text
+
     def embed(self, log_snr: Tensor, text: Text, aug_level: Tensor | None, use_pooled: Tensor | None) -> Tensor:
         """The summed embedding [b, emb_width], after the swish that every block would apply."""
-        pooled = self.pooled_text(text)
+        pooled = text.pooled if isinstance(text, ReadText) else self.pooled_text(text)
         if use_pooled is not None:
             pooled = pooled * use_pooled[:, None]
         emb = self.log_snr_embedding(log_snr.clamp(-20, 20)) + pooled          # finite where a schedule ends in pure noise
@@ -159,7 +170,7 @@ class UNet(nn.Module):
                 control: Control | None = None, use_pooled: Tensor | None = None) -> Tensor:
         """Predict.
 
-        x_t [b, 3, h, w]; log_snr [b]; text: b rows; low_res [b, 3, size, size] in [-1, 1], already augmented, and aug_level [b]
+        x_t [b, 3, h, w]; log_snr [b]; text: b rows, or `read` of them; low_res [b, 3, size, size] in [-1, 1], already augmented, and aug_level [b]
         in [0, 1], for a super-resolution U-Net only; control: see `attention.Control`; use_pooled [b], 0 or 1: leave the pooled text
         out, as training does at times so that the words are used too. Returns [b, 3, h, w].
         """
@@ -169,8 +180,8 @@ class UNet(nn.Module):
             x = torch.cat([x, F.interpolate(low_res, size=x.shape[-2:], mode="bilinear", antialias=False)], dim=1)
         if control is not None:
             text = control.text(text)
-        for layer in self.text_layers:
-            text = Text(layer(text.emb, text.mask), text.mask)
+        if not isinstance(text, ReadText):
+            text = self.through_text_layers(text)
         emb = self.embed(log_snr, text, aug_level, use_pooled)
         x = self.stem(F.pixel_unshuffle(x, self.config.patch).contiguous(memory_format=torch.channels_last))
         skips = []

@@ -75,6 +75,14 @@ def test_a_picture_depends_on_nothing_else_in_the_batch(config, net_of, text):
 
 
 @CONFIGS
+def test_text_that_was_read_before_gives_what_text_gives(config, net_of, text):
+    net, inputs = net_of(config), inputs_for(config, text)
+    read = net.read(text)
+    assert torch.equal(net(**inputs | {"text": read}), net(**inputs))
+    assert {name for name in read.kv} == {site.name for site in net.sites if site.kind != "self"} and read.pooled.shape == (2, config.emb_width)
+
+
+@CONFIGS
 def test_padding_of_the_text_does_not_change_the_output(config, net_of, text, random_text):
     net, inputs = net_of(config), inputs_for(config, text)
     padded = concatenate([text, random_text([11], width=32)])[:2]
