@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from imagen_mini.errors import confusions, error_table
 from imagen_mini.evaluation import CATEGORIES, HELD_OUT_CATEGORIES, Result, benchmark, edit_table, evaluate, evaluate_edits, in_words, swaps, table
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.prompt_to_prompt import Replace
@@ -59,10 +60,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     prompts = benchmark(args.n, args.seed, args.categories)
     results = list(tqdm(evaluate(draw, prompts, args.batch), total=len(prompts), desc="text alignment"))
-    report = {"pipeline": str(args.pipeline), "options": options, "benchmark_seed": args.seed, "text_alignment": table(results), "edits": {}}
-    print(f"{'category':28} {'right':>9} {'accuracy':>9}   95 % interval   unreadable")
+    report = {"pipeline": str(args.pipeline), "options": options, "benchmark_seed": args.seed, "text_alignment": table(results),
+              "errors": error_table(results), "confusions": confusions(results), "edits": {}}
+    print(f"{'category':28} {'right':>9} {'accuracy':>9}   {'95 % interval':16} errors")
     for name, row in report["text_alignment"].items():
-        print(f"{name:28} {row['right']:>4}/{row['n']:<4} {row['accuracy']:>9.1%}   {row['low']:.1%} - {row['high']:.1%}   {row['unreadable']:>6}")
+        errors = ", ".join(f"{n} {kind}" for kind, n in report["errors"][name].items() if kind != "right")
+        print(f"{name:28} {row['right']:>4}/{row['n']:<4} {row['accuracy']:>9.1%}   {row['low']:6.1%} - {row['high']:6.1%}  {errors}")
 
     for attribute in ("color", "shape") if args.edits else ():
         todo = swaps(attribute, args.edits, args.seed)

@@ -9,7 +9,7 @@ from PIL import Image
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.config import PRESETS, TrainConfig, to_dict
-from sample import benchmark as sample_benchmark, demo, edit, evaluate, generate, plot_schedules, sweep
+from sample import benchmark as sample_benchmark, compare, demo, edit, evaluate, generate, plot_schedules, sweep
 from train import assemble, benchmark as train_benchmark, card, check_data, emoji, from_hub, overfit, progress, report, train, verify
 
 
@@ -218,7 +218,7 @@ def test_flops_are_those_of_a_known_layer():
     assert train_benchmark.flops_per_picture(stage, lambda captions: None) == 2 * 2 * 12_288 * 100
 
 
-@pytest.mark.parametrize("script", [generate, edit, evaluate, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,
+@pytest.mark.parametrize("script", [generate, edit, evaluate, compare, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,
                                     progress, check_data, emoji, from_hub, report, verify, train_benchmark])
 def test_every_script_has_help(script, capsys):
     with pytest.raises(SystemExit) as stop:

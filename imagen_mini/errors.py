@@ -1,0 +1,82 @@
+"""What is wrong with a picture, in one word; and what is drawn in place of what was said.
+
+A score says how often a network fails, these say at what: a network that draws both colours on the wrong things needs something else than one that
+draws a wrong colour.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+
+from .evaluation import Result, wilson_interval
+from .scenes.captions import Description, Thing
+from .scenes.parse import Reading
+from .scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Object
+
+ATTRIBUTES = {"shape": tuple(SHAPES), "color": tuple(COLORS), "size": tuple(SIZES), "texture": tuple(TEXTURES)}
+KINDS = ("right", "unreadable", "too few", "too many", *ATTRIBUTES, "binding", "relation", "background")
+
+
+def kind_of_error(description: Description, reading: Reading) -> str:
+    """One of KINDS: the first that applies.
+
+    unreadable            no scene explains the picture
+    too few, too many     the number of things
+    shape, color, ...     an attribute that was said is nowhere, whichever way things are told apart
+    binding               every attribute that was said is there, but not on its thing
+    relation, background  all things are right, but not where they are, or on what
+    """
+    scene = reading.scene
+    if scene is None:
+        return "unreadable"
+    if len(scene.objects) != len(description.things):
+        return "too few" if len(scene.objects) < len(description.things) else "too many"
+    if description.fits(scene):
+        return "right"
+    orders = list(itertools.permutations(scene.objects))
+    if any(all(thing.fits(o) for thing, o in zip(description.things, objects)) for objects in orders):
+        return "background" if Description(description.things, description.relation).fits(scene) else "relation"
+    for name in ATTRIBUTES:
+        if not any(all(_says_so(thing, o, name) for thing, o in zip(description.things, objects)) for objects in orders):
+            return name
+    return "binding"
+
+
+def _says_so(thing: Thing, o: Object, attribute: str) -> bool:
+    return getattr(thing, attribute) is None or getattr(o, attribute) in (None, getattr(thing, attribute))
+
+
+def error_table(results: Iterable[Result]) -> dict[str, dict[str, int]]:
+    """Of each category, how many pictures are of which kind; kinds that do not occur are left out."""
+    counts: dict[str, Counter] = {}
+    for r in results:
+        counts.setdefault(r.category, Counter())[kind_of_error(r.caption.description, r.reading)] += 1
+    return {category: {kind: of[kind] for kind in KINDS if of[kind]} for category, of in counts.items()}
+
+
+def confusions(results: Iterable[Result]) -> dict[str, dict[str, dict[str, int]]]:
+    """What was drawn (inner) for what was said (outer), by attribute and for the background; of attributes only captions of one thing and pictures
+    that show one, where there is no question which thing is meant."""
+    found = {name: {said: dict.fromkeys(values, 0) for said in values} for name, values in {**ATTRIBUTES, "background": tuple(BACKGROUNDS)}.items()}
+    for r in results:
+        scene, description = r.reading.scene, r.caption.description
+        if scene is None:
+            continue
+        if description.background is not None:
+            found["background"][description.background][scene.background] += 1
+        if len(description.things) == len(scene.objects) == 1:
+            for name in ATTRIBUTES:
+                said, drawn = getattr(description.things[0], name), getattr(scene.objects[0], name)
+                if said is not None and drawn is not None:
+                    found[name][said][drawn] += 1
+    return found
+
+
+def difference_of_shares(right_a: int, n_a: int, right_b: int, n_b: int) -> tuple[float, float, float]:
+    """b's share less a's, and its 95 % interval. Source: Newcombe (1998), method 10, from two Wilson intervals."""
+    (low_a, high_a), (low_b, high_b) = wilson_interval(right_a, n_a), wilson_interval(right_b, n_b)
+    a, b = right_a / n_a, right_b / n_b
+    difference = b - a
+    return difference, difference - ((b - low_b) ** 2 + (high_a - a) ** 2) ** 0.5, difference + ((high_b - b) ** 2 + (a - low_a) ** 2) ** 0.5

@@ -1,0 +1,55 @@
+"""Is one model better than another? Two reports of `sample.evaluate`, category by category, with 95 % intervals of the difference.
+
+    python -m sample.compare before.json after.json
+
+A difference whose interval holds 0 may be chance. Both reports should be of the same prompts; if they are not, it says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from imagen_mini.errors import difference_of_shares
+
+
+def read(path: Path) -> dict:
+    try:
+        report = json.loads(path.read_text())
+        return {"seed": report["benchmark_seed"], "rows": {**{name: (row["right"], row["n"]) for name, row in report["text_alignment"].items()},
+                **{name: (round(row["good"] * row["source_right"]), row["source_right"]) for name, row in report["edits"].items()}}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SystemExit(f"{path} is no report of sample.evaluate: {error!r}") from error
+
+
+def compare(before: dict, after: dict) -> list[dict]:
+    """One row for each category that both have, and one for all but the edits."""
+    rows = []
+    for name in (n for n in before["rows"] if n in after["rows"]):
+        (a, n_a), (b, n_b) = before["rows"][name], after["rows"][name]
+        if n_a and n_b:
+            difference, low, high = difference_of_shares(a, n_a, b, n_b)
+            rows.append({"category": name, "before": a / n_a, "after": b / n_b, "difference": difference, "low": low, "high": high,
+                         "verdict": "better" if low > 0 else "worse" if high < 0 else "may be chance"})
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    args = parser.parse_args(arguments)
+    before, after = read(args.before), read(args.after)
+    if before["seed"] != after["seed"]:
+        print(f"the reports are of different prompts (seeds {before['seed']} and {after['seed']})")
+    rows = compare(before, after)
+    if not rows:
+        raise SystemExit("the reports have no category in common")
+    print(f"{'category':40}{'before':>8}{'after':>8}{'difference':>12}   95 % interval")
+    for r in rows:
+        print(f"{r['category']:40}{r['before']:>8.1%}{r['after']:>8.1%}{100 * r['difference']:>+11.1f} %   {100 * r['low']:+.1f} to {100 * r['high']:+.1f}: {r['verdict']}")
+
+
+if __name__ == "__main__":
+    main()
