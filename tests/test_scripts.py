@@ -10,7 +10,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.config import PRESETS, TrainConfig, to_dict
 from sample import benchmark as sample_benchmark, compare, demo, edit, evaluate, generate, plot_schedules, sweep
-from train import assemble, benchmark as train_benchmark, card, check_data, emoji, from_hub, overfit, progress, report, train, verify
+from train import assemble, benchmark as train_benchmark, card, check_data, emoji, from_hub, overfit, peers, progress, report, time_to_score, train, verify
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +202,32 @@ def test_the_training_benchmark_counts_flops_and_holds_them_against_a_matrix_pro
     assert "MFU" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("network", ["ours", "diffusers"])
+def test_the_score_after_minutes_is_measured_and_drawn(network, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("diffusers")
+    monkeypatch.setattr(time_to_score, "DiffusersNet", lambda width: TinyPeer(width))
+    out = tmp_path / "score.json"
+    time_to_score.main(["--network", network, "--preset", "tiny", "--device", "cpu", "--minutes", "0.01", "--at", "0.5", "--n", "1", "--edits", "1", "--out", str(out),
+                        "batch_size=2", "precision=fp32"])
+    found = json.loads(out.read_text())
+    assert [set(time_to_score.CATEGORIES) <= set(point) for point in found["curve"]] == [True] * len(found["curve"]) and len(found["curve"]) >= 1
+    assert found["curve"][-1]["step"] == found["recipe"]["steps"] and ("edits" in found) == (network == "ours")
+    time_to_score.main(["--plot", str(out), str(out), "--out", str(tmp_path / "curve.png")])
+    assert size(tmp_path / "curve.png")[0] > 800
+
+
+class TinyPeer(peers.DiffusersNet):
+    """As large as a test can wait for."""
+
+    def __init__(self, text_width):
+        from diffusers import UNet2DConditionModel
+        torch.nn.Module.__init__(self)
+        self.unet = UNet2DConditionModel(sample_size=64, in_channels=3, out_channels=3, block_out_channels=(8, 8), layers_per_block=1, cross_attention_dim=text_width,
+                                         attention_head_dim=8, norm_num_groups=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                                         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
+        self.out = self.unet.conv_out
+
+
 def test_flops_are_those_of_a_known_layer():
     class Known(torch.nn.Module):
         """One matrix product, 12,288 x 100, whose input needs no gradient: forward and one backward product."""
@@ -219,7 +245,7 @@ def test_flops_are_those_of_a_known_layer():
 
 
 @pytest.mark.parametrize("script", [generate, edit, evaluate, compare, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,
-                                    progress, check_data, emoji, from_hub, report, verify, train_benchmark])
+                                    progress, check_data, emoji, from_hub, report, verify, train_benchmark, time_to_score])
 def test_every_script_has_help(script, capsys):
     with pytest.raises(SystemExit) as stop:
         script.main(["--help"])

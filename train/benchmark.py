@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
@@ -36,6 +36,8 @@ from imagen_mini.precision import PRECISIONS
 from imagen_mini.text import Text, TextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
+
+from .peers import DiffusersNet
 
 MATRIX = {"cpu": 2048, "cuda": 8192}                   # side of the matrices whose product sets the pace
 
@@ -51,26 +53,6 @@ class WithLength(nn.Module):
         text = self.encoder(prompts)
         emb = text.emb.repeat(1, -(-self.length // text.emb.shape[1]), 1)[:, :self.length]
         return Text(emb, torch.ones(emb.shape[:2], dtype=torch.bool, device=emb.device))
-
-
-class DiffusersNet(nn.Module):
-    """diffusers' UNet2DConditionModel where the training loop expects our U-Net; of about its own tutorials' size."""
-
-    def __init__(self, text_width: int):
-        super().__init__()
-        from diffusers import UNet2DConditionModel
-        self.unet = UNet2DConditionModel(
-            sample_size=64, in_channels=3, out_channels=3, block_out_channels=(64, 128, 192), layers_per_block=1, cross_attention_dim=text_width,
-            attention_head_dim=32, norm_num_groups=16, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
-        self.out = self.unet.conv_out                  # where the stage looks for its device
-
-    def forward(self, x_t: Tensor, log_snr: Tensor, text: Text, low_res=None, aug_level=None, use_pooled=None) -> Tensor:
-        return self.unet(x_t, 50 * log_snr, text.emb, encoder_attention_mask=text.mask).sample
-
-    def checkpoint_gradients(self, on: bool) -> None:
-        if on:
-            self.unet.enable_gradient_checkpointing()
 
 
 class Run:

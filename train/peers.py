@@ -1,0 +1,30 @@
+"""Networks of other libraries, where our training and sampling expect our U-Net: to be held against it on equal terms."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from imagen_mini.text import Text
+
+
+class DiffusersNet(nn.Module):
+    """diffusers' UNet2DConditionModel where the training loop expects our U-Net; of about its own tutorials' size."""
+
+    def __init__(self, text_width: int):
+        super().__init__()
+        from diffusers import UNet2DConditionModel
+        self.unet = UNet2DConditionModel(
+            sample_size=64, in_channels=3, out_channels=3, block_out_channels=(64, 128, 192), layers_per_block=1, cross_attention_dim=text_width,
+            attention_head_dim=32, norm_num_groups=16, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
+        self.out = self.unet.conv_out                  # where the stage looks for its device
+
+    def forward(self, x_t: Tensor, log_snr: Tensor, text: Text, low_res=None, aug_level=None, control=None, use_pooled=None) -> Tensor:
+        return self.unet(x_t, 50 * log_snr, text.emb, encoder_attention_mask=text.mask).sample
+
+    def read(self, text: Text) -> Text:
+        return text                                    # it reads text anew in every step
+
+    def checkpoint_gradients(self, on: bool) -> None:
+        if on:
+            self.unet.enable_gradient_checkpointing()

@@ -1,0 +1,151 @@
+"""How good is a network after so many minutes of training, from nothing?
+
+    python -m train.time_to_score --network ours --minutes 60 --out runs/score_ours.json
+    python -m train.time_to_score --network diffusers --minutes 60 --out runs/score_diffusers.json
+    python -m train.time_to_score --plot runs/score_ours.json runs/score_diffusers.json --out curve.png
+
+What counts is not pictures a second but score per second of training. The base stage is trained with the recipe of its preset (`key=value` changes it)
+for as many steps as fit into the minutes, at the speed of a short trial before. At times its average weights draw the benchmark's captions and the
+parser counts; drawing is not training time. With ours, word swaps by Prompt-to-Prompt are scored at the end: a network that cannot be edited
+is of no use here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from imagen_mini import ImagenPipeline
+from imagen_mini.cascade import Stage
+from imagen_mini.config import PRESETS, RECIPES, TrainConfig, override, to_dict
+from imagen_mini.evaluation import benchmark, draw_alone, edit_table, evaluate, evaluate_edits, score, swaps, table
+from imagen_mini.optimizers import make_optimizers
+from imagen_mini.prompt_to_prompt import Replace
+from imagen_mini.text import TextEncoder
+from imagen_mini.training import EMA, train
+from imagen_mini.weights import WEIGHTS
+from sample.charts import STYLES, figure, percent_axis, save
+
+from .peers import DiffusersNet
+
+CATEGORIES = ["one object", "binding", "positional", "counting"]
+NETWORKS = ("ours", "diffusers")
+
+
+class Trainee:
+    """A base stage in training, its optimizers and its average."""
+
+    def __init__(self, network: str, preset: str, config: TrainConfig, encoder: TextEncoder, device: torch.device):
+        torch.manual_seed(config.seed)
+        self.stage, self.encoder, self.config = Stage(PRESETS[preset]["base"]), encoder, config
+        if network == "diffusers":
+            self.stage.net = DiffusersNet(self.stage.config.unet.text_width)
+        self.stage.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
+        if network == "diffusers":
+            self.optimizers = {"adamw": torch.optim.AdamW(self.stage.parameters(), config.learning_rate, config.betas, fused=True)}
+        else:
+            self.optimizers = make_optimizers(self.stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
+        self.ema = EMA(self.stage.net, config.ema_half_life)
+
+    def train(self):
+        return train(self.stage, self.encoder, self.config, self.optimizers, self.ema)
+
+    def scores(self, n: int) -> dict:
+        """Of the average weights: all, and by category."""
+        self.stage.eval()
+        with torch.no_grad(), self.ema.in_place():
+            results = list(evaluate(lambda captions, seeds: draw_alone(self.stage, self.encoder, captions, seeds), benchmark(n, categories=CATEGORIES), batch=32))
+        self.stage.train()
+        return {"all": score(results), **table(results)}
+
+    def edits(self, n: int) -> dict:
+        """Word swaps by Prompt-to-Prompt, of colours and of shapes."""
+        with self.ema.in_place():
+            pipe = ImagenPipeline(self.encoder, [self.stage])
+            found = {attribute: edit_table([of for _, _, (of,) in evaluate_edits(
+                lambda prompts, seed: pipe(prompts, seed=seed, edit=Replace(), output_type="pt", progress=False).stages["base"], swaps(attribute, n))])
+                for attribute in ("color", "shape")}
+        return found
+
+
+def seconds_per_step(trainee: Trainee, steps: int = 8) -> float:
+    """Of the fastest half of a few steps, after a first one that allocates."""
+    times, mark = [], None
+    for _, _ in zip(range(steps + 1), trainee.train()):
+        now = time.perf_counter()
+        if mark is not None:
+            times.append(now - mark)
+        mark = now
+    return sum(sorted(times)[:len(times) // 2]) / (len(times) // 2)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=NETWORKS, default="ours")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
+    parser.add_argument("--minutes", type=float, default=60, help="of training (default: 60)")
+    parser.add_argument("--at", type=float, nargs="+", default=[0.1, 0.2, 0.35, 0.5, 0.7], metavar="SHARE", help="of the minutes, when it is scored, besides at the end")
+    parser.add_argument("--n", type=int, default=25, help="captions of each of four categories (default: 25)")
+    parser.add_argument("--edits", type=int, default=25, help="word swaps of each kind, at the end (default: 25)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--plot", type=Path, nargs="+", metavar="JSON", help="instead: draw the curves of these")
+    parser.add_argument("--out", type=Path, default=Path("score.json"))
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the recipe")
+    args = parser.parse_intermixed_args(arguments)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    if args.plot:
+        plot([json.loads(path.read_text()) for path in args.plot], args.out)
+        return
+    device = torch.device(args.device)
+    encoder = TextEncoder.from_pretrained(WEIGHTS / "text_encoder").to(device)
+    recipe = RECIPES[args.preset]["base"]
+    if args.network == "diffusers":
+        recipe = replace(recipe, optimizer="adamw")
+    config = override(recipe, args.overrides)
+    pace = seconds_per_step(Trainee(args.network, args.preset, config, encoder, device))
+    config = replace(config, steps=max(1, int(args.minutes * 60 / pace)))
+    trainee = Trainee(args.network, args.preset, config, encoder, device)
+    parameters = sum(p.numel() for p in trainee.stage.parameters())
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    found = {"network": args.network, "parameters": parameters, "hardware": hardware, "recipe": to_dict(config), "curve": []}
+    print(f"{args.network}: {parameters:,} parameters, {config.steps:,} steps of {config.batch_size} in {args.minutes:g} minutes on {hardware}")
+    trained, mark, due = 0.0, time.perf_counter(), [share * args.minutes for share in sorted(args.at)]
+    for state in tqdm(trainee.train(), total=config.steps, unit="step"):
+        trained += time.perf_counter() - mark
+        if due and trained / 60 >= due[0] or state.step == config.steps:
+            due = [minutes for minutes in due if minutes > trained / 60]
+            found["curve"].append({"minutes": round(trained / 60, 2), "step": state.step, **trainee.scores(args.n)})
+            args.out.write_text(json.dumps(found, indent=1) + "\n")
+            tqdm.write(f"{trained / 60:.1f} min, step {state.step:,}: " + ", ".join(f"{k} {v['accuracy']:.0%}" for k, v in found["curve"][-1].items() if isinstance(v, dict)))
+        mark = time.perf_counter()
+    if args.network == "ours" and args.edits:
+        found["edits"] = trainee.edits(args.edits)
+        for attribute, row in found["edits"].items():
+            print(f"{attribute} swap: success {row['success']:.0%}, with the layout kept {row['good']:.0%} of {row['source_right']}")
+    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(args.out)
+
+
+def plot(runs: list[dict], out: Path) -> None:
+    """Accuracy against minutes, a panel for each category, a line for each run, with 95 % intervals."""
+    names = ["all", *CATEGORIES]
+    sheet, panels = figure(names, "minutes of training")
+    for panel, name in zip(panels, names):
+        for run, style in zip(runs, STYLES):
+            minutes, rows = [point["minutes"] for point in run["curve"]], [point[name] for point in run["curve"]]
+            panel.plot(minutes, [row["accuracy"] for row in rows], **style, label=f"{run['network']}, {run['parameters'] / 1e6:.1f} M parameters")
+            panel.fill_between(minutes, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"], alpha=0.1, linewidth=0)
+        panel.set_xlim(left=0)
+        percent_axis(panel)
+    save(sheet, out)
+    print(out)
+
+
+if __name__ == "__main__":
+    main()
