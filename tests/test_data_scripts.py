@@ -48,7 +48,7 @@ def test_training_on_a_folder_resumes_on_it_and_says_what_it_was_trained_on(enco
     assert leg["data"] == source == {"source": "folder", "name": "my pictures", "pictures": 6, "fingerprint": source["fingerprint"]}
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2] and not any("score" in line for line in lines)
-    assert all((tmp_path / "run" / f"samples_0000000{step}.png").is_file() for step in (1, 2))
+    assert [file.name for file in (tmp_path / "run").glob("samples_*")] == ["samples_00000002.png"]
     assert sorted(p.stem for p in (pictures / ".prepared").rglob("*.npy")) == sorted({"64", str(size)})
 
     (pictures / "0.png").write_bytes(png((300, 300), "blue"))

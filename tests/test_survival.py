@@ -39,7 +39,7 @@ def pictures(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage, options", [
-    ("base", ["precision=fp32"]),
+    ("base", ["precision=fp32", "sample_every=2"]),
     ("base", ["precision=bf16", "accumulate=2", "optimizer=adamw"]),
     ("base", ["workers=2"]),
     ("base", ["own", "workers=2", "accumulate=2"]),
@@ -54,7 +54,7 @@ def test_a_run_that_stops_after_every_step_ends_as_one_that_never_stops(tmp_path
     train(tmp_path / "often", *options, "--time-limit", "0", stage=stage)
     for step in range(2, steps + 1):
         assert checkpoints(tmp_path / "often")[-1].name == f"step_{step - 1:08d}"
-        train(tmp_path / "often", "--resume", "--time-limit", "0", stage=stage)
+        train(tmp_path / "often", *options, "--resume", "--time-limit", "0", stage=stage)
     assert_same_end(tmp_path / "through", tmp_path / "often")
 
 

@@ -181,7 +181,7 @@ class Run:
                 log.step(state)
                 out_of_time = time.monotonic() - self.started > self.args.time_limit
                 last = self.ranks.any(stop.asked() or out_of_time, self.device) or self.step == config.steps
-                if config.sample_every and (self.step % config.sample_every == 0 or last):
+                if config.sample_every and (self.step % config.sample_every == 0 or self.step == config.steps):
                     self.draw_samples(log)
                 if self.step % config.save_every == 0 or last:
                     self.save(log.carried)
