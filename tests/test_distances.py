@@ -38,7 +38,7 @@ def test_it_is_the_distance_of_the_general_formula_where_that_can_be_computed_an
     overlap = torch.linalg.eigvals(a @ b).real.clamp(min=0).sqrt().sum()         # the trace of the root of a b, without symmetry
     expected = (a.trace() + b.trace() - 2 * overlap).item()
     assert frechet_distance(zero, a, zero, b) == pytest.approx(expected, rel=1e-3 if rank < d else 1e-6)
-    assert frechet_distance(zero, a, zero, b) == pytest.approx(frechet_distance(zero, b, zero, a), rel=1e-9)
+    assert frechet_distance(zero, a, zero, b) == pytest.approx(frechet_distance(zero, b, zero, a), rel=1e-6)             # the root of a zero that is not quite one
     assert frechet_distance(zero, a, zero, a) < 1e-5 * a.trace()
     ab, bc, ac = (math.sqrt(frechet_distance(zero, x, zero, y)) for x, y in ((a, b), (b, c), (a, c)))
     assert ac <= ab + bc and ab > 0
