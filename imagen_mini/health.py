@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 
 import torch
 from torch import Tensor
@@ -114,7 +115,7 @@ def judge_loss(log: list[dict], from_trained: bool = False) -> Finding:
     if len(losses) < 10:
         return Finding("loss", LOOK, f"only {len(losses)} lines in the log so far: too early to say")
     tenth = max(1, len(losses) // 10)
-    first, last, before = _median(losses[:tenth]), _median(losses[-tenth:]), _median(losses[-2 * tenth:-tenth])
+    first, last, before = median(losses[:tenth]), median(losses[-tenth:]), median(losses[-2 * tenth:-tenth])
     words = f"{first:.4f} in the first tenth, {before:.4f} and {last:.4f} in the last two"
     if last > (1.1 if from_trained else 0.9) * first:
         return Finding("loss", BAD, words + ": it does not fall. Try the overfit check (python -m train.overfit); if that passes, a lower learning_rate")
@@ -129,7 +130,7 @@ def judge_gradients(log: list[dict]) -> Finding:
     late = norms[len(norms) // 2:]
     if len(late) < 10:
         return Finding("gradient norm", LOOK, "too few lines in the log to say")
-    middle, spikes = _median(late), sum(v > 10 * _median(late) for v in late)
+    middle, spikes = median(late), sum(v > 10 * median(late) for v in late)
     words = f"median {middle:.3g}, highest {max(late):.3g}; {spikes} of {len(late)} lines above ten times the median"
     if spikes > 0.02 * len(late):
         return Finding("gradient norm", BAD, words + ": unstable. A lower learning_rate, or a longer warm-up")
@@ -177,7 +178,7 @@ def judge_dead(norms: dict[str, float]) -> Finding:
     """Parameters that no gradient reaches."""
     dead = [name for name, norm in norms.items() if math.isnan(norm) or norm == 0]
     words = f"{len(dead)} of {len(norms)} tensors have none" + (f": {', '.join(dead[:4])}" + (", ..." if len(dead) > 4 else "") if dead else "")
-    return Finding("dead gradients", FINE if len(dead) <= 1 else LOOK if len(dead) < 0.1 * len(norms) else BAD, words)
+    return Finding("dead gradients", FINE if not dead else LOOK if len(dead) < 0.1 * len(norms) else BAD, words)
 
 
 def judge_throughput(log: list[dict]) -> Finding:
@@ -185,7 +186,7 @@ def judge_throughput(log: list[dict]) -> Finding:
     timed = [line for line in log if "waited" in line][-100:]
     if not timed:
         return Finding("data", LOOK, "the log has no times")
-    waited, rate = _median([line["waited"] for line in timed]), _median([line["pictures_per_second"] for line in timed])
+    waited, rate = median([line["waited"] for line in timed]), median([line["pictures_per_second"] for line in timed])
     words = f"{rate:.1f} pictures a second; {waited:.0%} of the time is spent waiting for pictures and captions"
     return Finding("data", FINE if waited < 0.1 else LOOK, words + ("" if waited < 0.1 else ": more workers (workers=4) would help"))
 
@@ -212,9 +213,4 @@ def _interpolate(x: float, points: list[tuple[float, float]]) -> float:
 
 
 def _mean(values: list[float]) -> float:
-    values = [v for v in values if not math.isnan(v)]
-    return sum(values) / len(values)
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
+    return fmean(v for v in values if not math.isnan(v))           # a level without a sample has none

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from imagen_mini.training import LEVELS, TrainState
-from train.log import Log
+from train.log import Log, read_log
 
 
 def state(step, loss=1.0):
@@ -42,6 +42,7 @@ def test_going_on_from_an_earlier_checkpoint_drops_what_comes_again_and_what_was
     write(tmp_path, range(1, 9))
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"step": 10, "lo')
+    assert [line["step"] for line in read_log(tmp_path)] == [2, 4, 6, 8] and read_log(tmp_path / "nothing") == []
     write(tmp_path, range(5, 7), start=4)
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
 

@@ -205,7 +205,7 @@ def test_the_training_benchmark_counts_flops_and_holds_them_against_a_matrix_pro
 @pytest.mark.parametrize("network", ["ours", "diffusers"])
 def test_the_score_after_minutes_is_measured_and_drawn(network, tmp_path, capsys, monkeypatch):
     pytest.importorskip("diffusers")
-    monkeypatch.setattr(time_to_score, "DiffusersNet", lambda width: TinyPeer(width))
+    monkeypatch.setattr(peers, "DiffusersNet", lambda width: TinyPeer(width))
     out = tmp_path / "score.json"
     time_to_score.main(["--network", network, "--preset", "tiny", "--device", "cpu", "--minutes", "0.01", "--at", "0.5", "--n", "1", "--edits", "1", "--out", str(out),
                         "batch_size=2", "precision=fp32"])

@@ -31,13 +31,12 @@ from tqdm.auto import tqdm
 from imagen_mini.cascade import Stage
 from imagen_mini.config import PRESETS, RECIPES
 from imagen_mini.data import Scenes
-from imagen_mini.optimizers import make_optimizers
 from imagen_mini.precision import PRECISIONS
 from imagen_mini.text import Text, TextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
 
-from .peers import DiffusersNet
+from .peers import to_train
 
 MATRIX = {"cpu": 2048, "cuda": 8192}                   # side of the matrices whose product sets the pace
 
@@ -61,16 +60,8 @@ class Run:
     def __init__(self, network: str, precision: str, batch: int, compiled: bool, length: int, encoder: TextEncoder, args: argparse.Namespace):
         name, device = "base" if network == "diffusers" else network, torch.device(args.device)
         self.what = {"network": network, "precision": precision, "batch": batch, "compiled": compiled, "text_length": length or None}
-        torch.manual_seed(0)
-        stage, config = Stage(PRESETS[args.preset][name]), RECIPES[args.preset][name]
-        if network == "diffusers":
-            stage.net = DiffusersNet(stage.config.unet.text_width)
-        stage.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
-        config = replace(config, steps=10 ** 9, batch_size=batch, accumulate=1, precision=precision)
-        if network == "diffusers":
-            optimizers = {"adamw": torch.optim.AdamW(stage.parameters(), 1e-4, fused=True)}
-        else:
-            optimizers = make_optimizers(stage.net, config.optimizer, 1e-4, config.betas, config.weight_decay)
+        config = replace(RECIPES[args.preset][name], steps=10 ** 9, batch_size=batch, accumulate=1, precision=precision)
+        stage, optimizers = to_train(network, args.preset, config, device)
         encoder = WithLength(encoder, length) if length else encoder
         self.parameters, self.batch, self.round, self.device, self.times = sum(p.numel() for p in stage.parameters()), batch, args.round, device, []
         self.flops = flops_per_picture(stage, encoder)

@@ -28,8 +28,7 @@ class Log:
         self.bar = tqdm(total=steps, initial=start, desc=name, unit="step", disable=not on)
         if on:
             path = folder / "log.jsonl"
-            kept = [line for line in (path.read_text().splitlines() if path.is_file() else []) if _step_of(line) <= start]
-            path.write_text("".join(line + "\n" for line in kept))
+            path.write_text("".join(json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= start))
             self.file, self.board = open(path, "a"), _tensorboard(folder / "tensorboard", start)
 
     def __enter__(self) -> Log:
@@ -82,11 +81,15 @@ class Log:
         self.mark, self.marked, self.waited = time.monotonic(), step, 0.0
 
 
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return float("inf")                            # cut off by a kill or a full disk
+def read_log(folder: Path) -> list[dict]:
+    """The lines of a run's log.jsonl, but for one that a kill, a full disk or a reader's haste has cut off; none if there is no log."""
+    path, lines = folder / "log.jsonl", []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
 
 
 def _tensorboard(folder: Path, start: int):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from imagen_mini.cascade import Stage
+from imagen_mini.config import PRESETS, TrainConfig
+from imagen_mini.optimizers import make_optimizers
 from imagen_mini.text import Text
 
 
 class DiffusersNet(nn.Module):
-    """diffusers' UNet2DConditionModel where the training loop expects our U-Net; of about its own tutorials' size."""
+    """diffusers' UNet2DConditionModel where the training loop expects our U-Net: on pixels, three levels, attention to words on two."""
 
     def __init__(self, text_width: int):
         super().__init__()
@@ -28,3 +32,15 @@ class DiffusersNet(nn.Module):
     def checkpoint_gradients(self, on: bool) -> None:
         if on:
             self.unet.enable_gradient_checkpointing()
+
+
+def to_train(network: str, preset: str, config: TrainConfig, device: torch.device) -> tuple[Stage, dict[str, torch.optim.Optimizer]]:
+    """A fresh stage and its optimizers: one of ours by its name, or the base stage with "diffusers"' network and AdamW in place of ours."""
+    torch.manual_seed(config.seed)
+    stage = Stage(PRESETS[preset]["base" if network == "diffusers" else network])
+    if network == "diffusers":
+        stage.net = DiffusersNet(stage.config.unet.text_width)
+    stage.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
+    if network == "diffusers":
+        return stage, {"adamw": torch.optim.AdamW(stage.parameters(), config.learning_rate, config.betas, fused=True)}
+    return stage, make_optimizers(stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)

@@ -29,6 +29,8 @@ from imagen_mini.training import LEVELS
 from imagen_mini.weights import WEIGHTS
 from sample.charts import STYLES, figure, percent_axis, save
 
+from .log import read_log
+
 REFERENCE = WEIGHTS / "reference.json"                 # {stage: [{"steps": ..., "losses": {...}}]}: what `probe` found as the shipped weights came about
 UNSEEN = 1_000_003                                     # seed of the scenes looked at; no training uses it
 CHANNELS = ("red", "green", "blue")
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(str(error)) from error
     config, stage_config = from_dict(TrainConfig, saved["train"]), from_dict(StageConfig, saved["stage"])
     encoder = TextEncoder.from_pretrained(args.text_encoder or saved.get("text_encoder") or WEIGHTS / "text_encoder").to(args.device)
-    log = [json.loads(line) for line in (args.run / "log.jsonl").read_text().splitlines()]
+    log = read_log(args.run)
     steps = sum(leg["steps"] for leg in saved["legs"])
     on_scenes = args.data is None and saved.get("data", {}).get("path") is None
     data, numbers = open_data(args.data or saved.get("data", {}).get("path"), config, stage_config, args.n)

@@ -22,17 +22,15 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade import Stage
 from imagen_mini.config import PRESETS, RECIPES, TrainConfig, override, to_dict
 from imagen_mini.evaluation import benchmark, draw_alone, edit_table, evaluate, evaluate_edits, score, swaps, table
-from imagen_mini.optimizers import make_optimizers
 from imagen_mini.prompt_to_prompt import Replace
 from imagen_mini.text import TextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
 from sample.charts import STYLES, figure, percent_axis, save
 
-from .peers import DiffusersNet
+from .peers import to_train
 
 CATEGORIES = ["one object", "binding", "positional", "counting"]
 NETWORKS = ("ours", "diffusers")
@@ -42,15 +40,8 @@ class Trainee:
     """A base stage in training, its optimizers and its average."""
 
     def __init__(self, network: str, preset: str, config: TrainConfig, encoder: TextEncoder, device: torch.device):
-        torch.manual_seed(config.seed)
-        self.stage, self.encoder, self.config = Stage(PRESETS[preset]["base"]), encoder, config
-        if network == "diffusers":
-            self.stage.net = DiffusersNet(self.stage.config.unet.text_width)
-        self.stage.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
-        if network == "diffusers":
-            self.optimizers = {"adamw": torch.optim.AdamW(self.stage.parameters(), config.learning_rate, config.betas, fused=True)}
-        else:
-            self.optimizers = make_optimizers(self.stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
+        self.stage, self.optimizers = to_train("base" if network == "ours" else network, preset, config, device)
+        self.encoder, self.config = encoder, config
         self.ema = EMA(self.stage.net, config.ema_half_life)
 
     def train(self):
