@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from imagen_mini.cascade import Stage
-from imagen_mini.config import PRESETS, RECIPES
+from imagen_mini.config import PRESETS, RECIPES, override_run
 from imagen_mini.data import Scenes
 from imagen_mini.precision import PRECISIONS
 from imagen_mini.text import Text, TextEncoder
@@ -60,8 +60,9 @@ class Run:
     def __init__(self, network: str, precision: str, batch: int, compiled: bool, length: int, encoder: TextEncoder, args: argparse.Namespace):
         name, device = "base" if network == "diffusers" else network, torch.device(args.device)
         self.what = {"network": network, "precision": precision, "batch": batch, "compiled": compiled, "text_length": length or None}
-        config = replace(RECIPES[args.preset][name], steps=10 ** 9, batch_size=batch, accumulate=1, precision=precision)
-        stage, optimizers = to_train(network, args.preset, config, device)
+        config, stage_config = override_run(RECIPES[args.preset][name], PRESETS[args.preset][name], args.overrides)
+        config = replace(config, steps=10 ** 9, batch_size=batch, accumulate=1, precision=precision)
+        stage, optimizers = to_train("diffusers" if network == "diffusers" else "ours", stage_config, config, device)
         encoder = WithLength(encoder, length) if length else encoder
         self.parameters, self.batch, self.round, self.device, self.times = sum(p.numel() for p in stage.parameters()), batch, args.round, device, []
         self.flops = flops_per_picture(stage, encoder)
@@ -137,7 +138,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"))
-    args = parser.parse_args(arguments)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the recipe or, with 'stage.' before them, of the stage: optimizer=adamw "
+                        "stage.unet.image_size=128")
+    args = parser.parse_intermixed_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from imagen_mini.cascade import Stage
-from imagen_mini.config import PRESETS, TrainConfig
+from imagen_mini.config import StageConfig, TrainConfig
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.text import Text
 
@@ -34,10 +34,13 @@ class DiffusersNet(nn.Module):
             self.unet.enable_gradient_checkpointing()
 
 
-def to_train(network: str, preset: str, config: TrainConfig, device: torch.device) -> tuple[Stage, dict[str, torch.optim.Optimizer]]:
-    """A fresh stage and its optimizers: one of ours by its name, or the base stage with "diffusers"' network and AdamW in place of ours."""
+NETWORKS = ("ours", "diffusers")
+
+
+def to_train(network: str, stage_config: StageConfig, config: TrainConfig, device: torch.device) -> tuple[Stage, dict[str, torch.optim.Optimizer]]:
+    """A fresh stage and its optimizers; with network "diffusers", theirs and AdamW in place of ours."""
     torch.manual_seed(config.seed)
-    stage = Stage(PRESETS[preset]["base" if network == "diffusers" else network])
+    stage = Stage(stage_config)
     if network == "diffusers":
         stage.net = DiffusersNet(stage.config.unet.text_width)
     stage.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)

@@ -22,7 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.config import PRESETS, RECIPES, TrainConfig, override, to_dict
+from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run, to_dict
 from imagen_mini.evaluation import benchmark, draw_alone, edit_table, evaluate, evaluate_edits, score, swaps, table
 from imagen_mini.prompt_to_prompt import Replace
 from imagen_mini.text import TextEncoder
@@ -30,17 +30,16 @@ from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
 from sample.charts import STYLES, figure, percent_axis, save
 
-from .peers import to_train
+from .peers import NETWORKS, to_train
 
 CATEGORIES = ["one object", "binding", "positional", "counting"]
-NETWORKS = ("ours", "diffusers")
 
 
 class Trainee:
     """A base stage in training, its optimizers and its average."""
 
-    def __init__(self, network: str, preset: str, config: TrainConfig, encoder: TextEncoder, device: torch.device):
-        self.stage, self.optimizers = to_train("base" if network == "ours" else network, preset, config, device)
+    def __init__(self, network: str, stage_config: StageConfig, config: TrainConfig, encoder: TextEncoder, device: torch.device):
+        self.stage, self.optimizers = to_train(network, stage_config, config, device)
         self.encoder, self.config = encoder, config
         self.ema = EMA(self.stage.net, config.ema_half_life)
 
@@ -87,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--plot", type=Path, nargs="+", metavar="JSON", help="instead: draw the curves of these")
     parser.add_argument("--out", type=Path, default=Path("score.json"))
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the recipe or, with 'stage.' before them, of the stage: steps=3000 stage.unet.patch=4")
     args = parser.parse_intermixed_args(arguments)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.plot:
@@ -98,13 +97,13 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = RECIPES[args.preset]["base"]
     if args.network == "diffusers":
         recipe = replace(recipe, optimizer="adamw")
-    config = override(recipe, args.overrides)
-    pace = seconds_per_step(Trainee(args.network, args.preset, config, encoder, device))
+    config, stage_config = override_run(recipe, PRESETS[args.preset]["base"], args.overrides)
+    pace = seconds_per_step(Trainee(args.network, stage_config, config, encoder, device))
     config = replace(config, steps=max(1, int(args.minutes * 60 / pace)))
-    trainee = Trainee(args.network, args.preset, config, encoder, device)
+    trainee = Trainee(args.network, stage_config, config, encoder, device)
     parameters = sum(p.numel() for p in trainee.stage.parameters())
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    found = {"network": args.network, "parameters": parameters, "hardware": hardware, "recipe": to_dict(config), "curve": []}
+    found = {"network": args.network, "parameters": parameters, "hardware": hardware, "recipe": to_dict(config), "stage": to_dict(stage_config), "curve": []}
     print(f"{args.network}: {parameters:,} parameters, {config.steps:,} steps of {config.batch_size} in {args.minutes:g} minutes on {hardware}")
     trained, mark, due = 0.0, time.perf_counter(), [share * args.minutes for share in sorted(args.at)]
     for state in tqdm(trainee.train(), total=config.steps, unit="step"):

@@ -25,13 +25,14 @@ import torch
 
 from imagen_mini.cascade import Stage, load_stage, save_stage
 from imagen_mini.checkpoint import load_checkpoint, optimizer_tensors, replacing, restore_optimizers, save_checkpoint
-from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, from_dict, override, to_dict
+from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, from_dict, override_run, to_dict
 from imagen_mini.data import Data, Folder, Scenes
 from imagen_mini.distributed import Ranks, as_placed, join_ranks, shard, whole
 from imagen_mini.evaluation import draw_alone, preview
 from imagen_mini.interruption import StopRequest, only_one
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid
+from imagen_mini.precision import DTYPES, resolve_precision
 from imagen_mini.text import TextEncoder
 from imagen_mini.text_cache import CachedTextEncoder
 from imagen_mini.training import EMA, train
@@ -40,7 +41,6 @@ from imagen_mini.weights import WEIGHTS
 from .log import Log
 
 SAMPLES = 16                                           # pictures of a sample grid
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GRACE = 8                                              # seconds that a rank which is asked to stop has for its step
 
 
@@ -115,8 +115,8 @@ class Run:
         elif args.init_from:
             stage_config = load_stage(args.init_from).config
             saved["legs"] = json.loads((args.init_from / "config.json").read_text())["training"].get("legs", [])
-        self.config = override(config, [o for o in args.overrides if not o.startswith("stage.")])
-        self.stage_config = override(stage_config, [o.removeprefix("stage.") for o in args.overrides if o.startswith("stage.")])
+        config, self.stage_config = override_run(config, stage_config, args.overrides)
+        self.config = replace(config, precision=resolve_precision(config.precision, self.device))      # once for all: going on must not depend on a measurement
         self.data, self.step, self.saved = self._open_data(saved.get("data")), saved["step"], saved
         # A leg is a stretch of training under one set of settings; together they tell how a network came about.
         settings = {"device": self._hardware(), "train": json.loads(json.dumps(to_dict(self.config))), "data": self.data.describe()}
