@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .config import StageConfig, from_dict, to_dict
-from .diffusion import denoising_loss, q_sample
+from .diffusion import capped_v_weight, denoising_loss, q_sample
 from .guidance import Denoiser, GuidanceScale, make_denoiser
 from .schedule import SCHEDULES, cosine_log_snr, spaced_times
 from .text import Text
@@ -53,14 +53,14 @@ class Stage(nn.Module):
         return spaced_times(spacing or self.config.spacing, self.config.num_inference_steps if steps is None else steps, self.log_snr_of, device)
 
     def loss(self, x_0: Tensor, text: Text, t: Tensor, eps: Tensor, low_res: Tensor | None = None, aug_level: Tensor | None = None,
-             low_res_noise: Tensor | None = None, use_pooled: Tensor | None = None, cap: float = 5.0) -> Tensor:
-        """Denoising loss per example, [b], at given times t [b] with given noise: nothing here is random."""
+             low_res_noise: Tensor | None = None, use_pooled: Tensor | None = None, weight: Callable[[Tensor], Tensor] = capped_v_weight) -> Tensor:
+        """Denoising loss per example, [b], at given times t [b] with given noise, weighted by a function of the log-SNR: nothing here is random."""
         log_snr = self.log_snr_of(t)
         x_t = q_sample(x_0, eps, log_snr)
         if low_res is not None:
             low_res = augment(low_res, aug_level, low_res_noise)
         prediction = self.net(x_t, log_snr, text, low_res, aug_level, use_pooled=use_pooled)
-        return denoising_loss(prediction, self.config.prediction, x_0, x_t, log_snr, cap)
+        return denoising_loss(prediction, self.config.prediction, x_0, x_t, log_snr, weight)
 
     forward = loss                                     # what wrappers such as DistributedDataParallel call
 

@@ -8,7 +8,7 @@ import types
 import typing
 from dataclasses import dataclass, field, replace
 
-from .diffusion import PREDICTIONS
+from .diffusion import LOSS_WEIGHTS, PREDICTIONS
 from .guidance import THRESHOLDS
 from .optimizers import OPTIMIZERS
 from .precision import PRECISIONS
@@ -66,7 +66,8 @@ class TrainConfig:
     drop_pooled: float = 0.3                           # pooled text dropped on its own, so that the words are used too
     counts: tuple[float, ...] = (22, 50, 17, 11)       # how often a scene has 1, 2, 3, 4 things
     time_power: float = 1.0                            # times are drawn with density t^(time_power - 1): above 1, more noise
-    loss_cap: float = 5.0                              # cap of the loss weight 1 / sigma^2
+    loss_weight: str = "capped_v"                      # of the squared error of x_0, by log-SNR: capped_v, balanced or min_snr
+    loss_cap: float = 5.0                              # the loss weight is at most this
     seed: int = 0                                      # of everything random
     precision: str = "auto"                            # auto (bf16 where it is found to be faster), bf16 or fp32
     gradient_checkpointing: bool = False               # activations are computed again in the backward pass: less memory, more time
@@ -80,6 +81,7 @@ class TrainConfig:
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("rate_schedule", self.rate_schedule, RATE_SCHEDULES)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("loss_weight", self.loss_weight, tuple(LOSS_WEIGHTS))
         for name in ("steps", "batch_size", "accumulate", "ema_half_life", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")

@@ -102,13 +102,27 @@ def p2_weight(log_snr: Tensor, gamma: float = 1.0, k: float = 1.0) -> Tensor:
     return torch.exp(log_snr - gamma * torch.logaddexp(log_k, log_snr))          # in logarithms: SNR^gamma may overflow
 
 
-def capped_v_weight(log_snr: Tensor, cap: float) -> Tensor:
+def capped_v_weight(log_snr: Tensor, cap: float = 5.0) -> Tensor:
     """w = min(1 / sigma^2, cap), the weight of the squared error of x_0.
 
     Uncapped, 1 / sigma^2 = SNR + 1 is the weight that the plain loss on v gives to the error of x_0. The cap keeps nearly clean
     pictures from taking over.
     """
     return torch.clamp(1 + torch.exp(log_snr), max=cap)
+
+
+def balanced_weight(log_snr: Tensor, cap: float = 60.0, knee: float = -5.0) -> Tensor:
+    """w = min(sqrt(1 + SNR / e^knee), cap): every level of noise counts about the same.
+
+    The error of x_0 that a trained network cannot avoid falls like SNR^-1/2 on the built-in world, from a log-SNR of about -5 (`knee`) on, where
+    things begin to show. A weight that grows like its inverse leaves no level to drown the others: neither by its size nor by its noise. Measured for
+    every level during training, and inverted, this is the uncertainty weighting of EDM2 (Karras et al., 2024).
+    """
+    return torch.sqrt(1 + torch.exp(log_snr - knee)).clamp(max=cap)
+
+
+# what a stage may be trained with, by the name in its recipe; each is called with (log_snr, cap)
+LOSS_WEIGHTS = {"capped_v": capped_v_weight, "balanced": balanced_weight, "min_snr": min_snr_weight}
 
 
 def x_0_error_in(kind: str, log_snr: Tensor) -> Tensor:
@@ -125,9 +139,9 @@ def weight_in(kind: str, weight: Tensor, log_snr: Tensor) -> Tensor:
     return weight / growth
 
 
-def denoising_loss(prediction: Tensor, kind: str, x_0: Tensor, x_t: Tensor, log_snr: Tensor, cap: float = 5.0,
-                   weight: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """w_t || x_0_hat - x_0 ||^2 per example, [b]: mean over pixels, w_t = weight(log_snr), or `capped_v_weight` if there is none.
+def denoising_loss(prediction: Tensor, kind: str, x_0: Tensor, x_t: Tensor, log_snr: Tensor,
+                   weight: Callable[[Tensor], Tensor] = capped_v_weight) -> Tensor:
+    """w_t || x_0_hat - x_0 ||^2 per example, [b]: mean over pixels, w_t = weight(log_snr).
 
     The error is taken in the space of the prediction, where it is well scaled, and weighted accordingly.
 
@@ -135,4 +149,4 @@ def denoising_loss(prediction: Tensor, kind: str, x_0: Tensor, x_t: Tensor, log_
     """
     target = from_x_0(x_0, kind, x_t, log_snr)
     error = (prediction.float() - target.float()).square().flatten(1).mean(1)
-    return error * weight_in(kind, capped_v_weight(log_snr, cap) if weight is None else weight(log_snr), log_snr)
+    return error * weight_in(kind, weight(log_snr), log_snr)

@@ -20,10 +20,10 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    for _ in range(steps):
+    x = x.T.contiguous() if tall else x
+    for _ in range(steps):                             # x <- a x + (b g + c g^2) x,  g = x x^T
         gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if tall else x
 
 

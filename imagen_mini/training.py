@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from .cascade import Stage
 from .config import TrainConfig
 from .data import Batch, Data, Scenes
+from .diffusion import LOSS_WEIGHTS
 from .distributed import ALONE, Ranks, only_adding_up, replicate, whole
 from .precision import compute_dtype
 from .randomness import generator, randn
@@ -127,6 +128,10 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
     model = replicate(stage, ranks)
     mine = ranks.share(b)
     parts = [mine[p[0]:p[-1] + 1] for p in torch.arange(len(mine)).tensor_split(config.accumulate)]
+
+    def weight(log_snr: Tensor) -> Tensor:
+        return LOSS_WEIGHTS[config.loss_weight](log_snr, config.loss_cap)
+
     batches = _batches(Scenes(config.seed, config.counts) if data is None else data, stage, config, parts, start, device)
     for step in range(start, config.steps):
         random = step_randomness(config, stage, step)
@@ -145,7 +150,7 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
             text = encoder(batch.captions).drop(drop[rows]).to(torch.float32)
             with only_adding_up(model, i < len(parts) - 1):
                 with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                    losses = model(batch.pictures, text, low_res=batch.low_res, cap=config.loss_cap, **{k: v[rows] for k, v in random.items()},
+                    losses = model(batch.pictures, text, low_res=batch.low_res, weight=weight, **{k: v[rows] for k, v in random.items()},
                                    **sample_noise(config, stage, numbers, batch))
                 (losses.sum() * (ranks.world / b)).backward()          # ranks average their gradients
             levels.index_add_(1, level[rows], torch.stack([losses.detach().float(), torch.ones_like(losses, dtype=torch.float32)]))

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from imagen_mini.diffusion import (PREDICTIONS, capped_v_weight, denoising_loss, from_x_0, min_snr_weight, p2_weight, q_sample, simple_weight,
-                                   to_x_0, weight_in, x_0_error_in)
+from imagen_mini.diffusion import (LOSS_WEIGHTS, PREDICTIONS, balanced_weight, capped_v_weight, denoising_loss, from_x_0, min_snr_weight, p2_weight,
+                                   q_sample, simple_weight, to_x_0, weight_in, x_0_error_in)
 from imagen_mini.schedule import LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma
 
 LOG_SNR = torch.linspace(LOG_SNR_MIN, LOG_SNR_MAX, 49, dtype=torch.float64)
@@ -110,7 +110,7 @@ def test_the_loss_is_the_weighted_squared_error_of_x_0_in_every_parameterisation
     sigma = alpha_sigma(LOG_SNR)[1]
     expected = torch.minimum(1 / sigma ** 2, torch.tensor(5.0)) * (x_0_hat - x_0).square().mean((1, 2, 3))
     for kind in PREDICTIONS:
-        loss = denoising_loss(from_x_0(x_0_hat, kind, x_t, LOG_SNR), kind, x_0, x_t, LOG_SNR, cap=5.0)
+        loss = denoising_loss(from_x_0(x_0_hat, kind, x_t, LOG_SNR), kind, x_0, x_t, LOG_SNR)
         assert torch.allclose(loss, expected, rtol=2e-3), kind          # the error itself is taken in float32
 
 
@@ -125,7 +125,7 @@ def test_without_its_cap_the_loss_is_the_plain_squared_error_of_v(pictures):
     x_0, _, x_t = pictures
     v = torch.zeros_like(x_0)
     plain = (v - from_x_0(x_0, "v", x_t, LOG_SNR)).square().mean((1, 2, 3))
-    assert torch.allclose(denoising_loss(v, "v", x_0, x_t, LOG_SNR, cap=float("inf")), plain, rtol=1e-5)
+    assert torch.allclose(denoising_loss(v, "v", x_0, x_t, LOG_SNR, weight=partial(capped_v_weight, cap=math.inf)), plain, rtol=1e-5)
 
 
 def test_the_weight_never_exceeds_its_cap_and_reaches_it():
@@ -136,7 +136,13 @@ def test_the_weight_never_exceeds_its_cap_and_reaches_it():
 # ---------------------------------------------------------------- weights
 
 SNR = LOG_SNR.exp()
-WEIGHTS = {"simple": simple_weight, "min-SNR": min_snr_weight, "p2": p2_weight, "capped": partial(capped_v_weight, cap=5.0)}
+WEIGHTS = {"simple": simple_weight, "p2": p2_weight, **LOSS_WEIGHTS}
+
+
+def test_the_balanced_weight_is_one_in_noise_grows_like_the_root_of_the_snr_from_its_knee_on_and_is_capped():
+    at = torch.tensor([-20.0, -5.0, 0.0, 2.0, 12.0], dtype=torch.float64)
+    assert torch.allclose(balanced_weight(at, cap=60.0), torch.tensor([1.0, 2 ** 0.5, math.exp(2.5), math.exp(3.5), 60.0], dtype=torch.float64), rtol=1e-2)
+    assert torch.allclose(balanced_weight(at, math.inf, knee=0.0)[3:], (at[3:] / 2).exp(), rtol=0.08)
 
 
 @pytest.mark.parametrize("kind, expected", [("eps", SNR.clamp(max=5) / SNR), ("x_0", SNR.clamp(max=5)), ("v", SNR.clamp(max=5) / (SNR + 1))])
