@@ -208,12 +208,20 @@ def test_the_score_after_minutes_is_measured_and_drawn(network, tmp_path, capsys
     monkeypatch.setattr(peers, "DiffusersNet", lambda width: TinyPeer(width))
     out = tmp_path / "score.json"
     time_to_score.main(["--network", network, "--preset", "tiny", "--device", "cpu", "--minutes", "0.01", "--at", "0.5", "--n", "1", "--edits", "1", "--out", str(out),
-                        "batch_size=2", "precision=fp32"])
+                        "batch_size=2", "precision=fp32", "stage.guidance_scale=1.5", *(["--save", str(tmp_path / "stage")] if network == "ours" else [])])
     found = json.loads(out.read_text())
+    assert found["stage"]["guidance_scale"] == 1.5
+    if network == "ours":
+        assert json.loads(json.dumps(to_dict(load_stage(tmp_path / "stage").config))) == found["stage"]
     assert [set(time_to_score.CATEGORIES) <= set(point) for point in found["curve"]] == [True] * len(found["curve"]) and len(found["curve"]) >= 1
     assert found["curve"][-1]["step"] == found["recipe"]["steps"] and ("edits" in found) == (network == "ours")
     time_to_score.main(["--plot", str(out), str(out), "--out", str(tmp_path / "curve.png")])
     assert size(tmp_path / "curve.png")[0] > 800
+
+
+def test_the_network_of_another_library_is_not_saved_as_a_stage_of_ours(tmp_path):
+    with pytest.raises(SystemExit, match="diffusers's is no stage"):
+        time_to_score.main(["--network", "diffusers", "--save", str(tmp_path), "--out", str(tmp_path / "a.json")])
 
 
 class TinyPeer(peers.DiffusersNet):

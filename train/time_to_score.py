@@ -22,6 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
+from imagen_mini.cascade import save_stage
 from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run, to_dict
 from imagen_mini.evaluation import benchmark, draw_alone, edit_table, evaluate, evaluate_edits, score, swaps, table
 from imagen_mini.prompt_to_prompt import Replace
@@ -78,12 +79,14 @@ def seconds_per_step(trainee: Trainee, steps: int = 8) -> float:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=NETWORKS, default="ours")
+    parser.add_argument("--name", help="what a plot calls it (default: the network)")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
     parser.add_argument("--minutes", type=float, default=60, help="of training (default: 60)")
     parser.add_argument("--at", type=float, nargs="+", default=[0.1, 0.2, 0.35, 0.5, 0.7], metavar="SHARE", help="of the minutes, when it is scored, besides at the end")
     parser.add_argument("--n", type=int, default=25, help="captions of each of four categories (default: 25)")
     parser.add_argument("--edits", type=int, default=25, help="word swaps of each kind, at the end (default: 25)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save", type=Path, metavar="STAGE", help="keep the network at the end, as a stage folder")
     parser.add_argument("--plot", type=Path, nargs="+", metavar="JSON", help="instead: draw the curves of these")
     parser.add_argument("--out", type=Path, default=Path("score.json"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the recipe or, with 'stage.' before them, of the stage: steps=3000 stage.unet.patch=4")
@@ -92,18 +95,21 @@ def main(arguments: list[str] | None = None) -> None:
     if args.plot:
         plot([json.loads(path.read_text()) for path in args.plot], args.out)
         return
+    if args.save and args.network != "ours":
+        raise SystemExit(f"--save keeps networks of ours; {args.network}'s is no stage")
     device = torch.device(args.device)
     encoder = TextEncoder.from_pretrained(WEIGHTS / "text_encoder").to(device)
     recipe = RECIPES[args.preset]["base"]
     if args.network == "diffusers":
         recipe = replace(recipe, optimizer="adamw")
     config, stage_config = override_run(recipe, PRESETS[args.preset]["base"], args.overrides)
+    stage_config = replace(stage_config, text_encoder=encoder.identity())
     pace = seconds_per_step(Trainee(args.network, stage_config, config, encoder, device))
     config = replace(config, steps=max(1, int(args.minutes * 60 / pace)))
     trainee = Trainee(args.network, stage_config, config, encoder, device)
     parameters = sum(p.numel() for p in trainee.stage.parameters())
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    found = {"network": args.network, "parameters": parameters, "hardware": hardware, "recipe": to_dict(config), "stage": to_dict(stage_config), "curve": []}
+    found = {"name": args.name or args.network, "network": args.network, "parameters": parameters, "hardware": hardware, "recipe": to_dict(config), "stage": to_dict(stage_config), "curve": []}
     print(f"{args.network}: {parameters:,} parameters, {config.steps:,} steps of {config.batch_size} in {args.minutes:g} minutes on {hardware}")
     trained, mark, due = 0.0, time.perf_counter(), [share * args.minutes for share in sorted(args.at)]
     for state in tqdm(trainee.train(), total=config.steps, unit="step"):
@@ -114,6 +120,9 @@ def main(arguments: list[str] | None = None) -> None:
             args.out.write_text(json.dumps(found, indent=1) + "\n")
             tqdm.write(f"{trained / 60:.1f} min, step {state.step:,}: " + ", ".join(f"{k} {v['accuracy']:.0%}" for k, v in found["curve"][-1].items() if isinstance(v, dict)))
         mark = time.perf_counter()
+    if args.save:
+        with trainee.ema.in_place():
+            save_stage(trainee.stage, args.save, {"legs": [{"steps": config.steps, "seconds": round(trained, 1), "device": hardware, "train": to_dict(config)}]})
     if args.network == "ours" and args.edits:
         found["edits"] = trainee.edits(args.edits)
         for attribute, row in found["edits"].items():
@@ -129,7 +138,7 @@ def plot(runs: list[dict], out: Path) -> None:
     for panel, name in zip(panels, names):
         for run, style in zip(runs, STYLES):
             minutes, rows = [point["minutes"] for point in run["curve"]], [point[name] for point in run["curve"]]
-            panel.plot(minutes, [row["accuracy"] for row in rows], **style, label=f"{run['network']}, {run['parameters'] / 1e6:.1f} M parameters")
+            panel.plot(minutes, [row["accuracy"] for row in rows], **style, label=f"{run['name']}, {run['parameters'] / 1e6:.1f} M parameters")
             panel.fill_between(minutes, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"], alpha=0.1, linewidth=0)
         panel.set_xlim(left=0)
         percent_axis(panel)
