@@ -140,6 +140,17 @@ def test_the_report_of_a_run_is_a_picture_and_a_page(tmp_path, capsys):
         assert image.size[0] > 800
 
 
+def test_a_run_is_held_only_against_a_reference_of_its_own_schedule(tmp_path, monkeypatch):
+    train(tmp_path / "run", "steps=2", "sample_every=0")
+    report.main(["-", "--reference-from", str(tmp_path / "run" / "stage"), "--n", "10", "--out", str(tmp_path / "reference.json"), "--device", "cpu"])
+    entry, = json.loads((tmp_path / "reference.json").read_text())["base"]
+    monkeypatch.setattr(report, "REFERENCE", tmp_path / "reference.json")
+    for schedule, judged in ((entry["schedule"], True), (["cosine", -7.0], False)):
+        (tmp_path / "reference.json").write_text(json.dumps({"base": [entry | {"schedule": schedule}]}))
+        report.main([str(tmp_path / "run"), "--n", "24", "--device", "cpu"])
+        assert (" reference " in (tmp_path / "run" / "report.txt").read_text()) == judged
+
+
 def test_a_reference_can_be_measured_and_a_run_without_checkpoint_is_an_error(tmp_path, capsys):
     report.main(["-", "--reference-from", str(WEIGHTS / "base"), "--n", "10", "--out", str(tmp_path / "reference.json"), "--device", "cpu"])
     entry, = json.loads((tmp_path / "reference.json").read_text())["base"]

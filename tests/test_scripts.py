@@ -9,8 +9,10 @@ from PIL import Image
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.config import PRESETS, TrainConfig, to_dict
+from imagen_mini.text import TextEncoder
+from imagen_mini.weights import WEIGHTS
 from sample import benchmark as sample_benchmark, compare, demo, edit, evaluate, generate, plot_schedules, sweep
-from train import assemble, benchmark as train_benchmark, card, check_data, emoji, from_hub, overfit, peers, progress, report, time_to_score, train, verify
+from train import assemble, benchmark as train_benchmark, breakdown, card, check_data, emoji, from_hub, overfit, peers, progress, report, scale, time_to_score, train, verify
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +221,18 @@ def test_the_score_after_minutes_is_measured_and_drawn(network, tmp_path, capsys
     assert size(tmp_path / "curve.png")[0] > 800
 
 
+def test_recipes_are_compared_early_by_errors_alone(tmp_path, capsys):
+    out = tmp_path / "early.json"
+    time_to_score.main(["--preset", "tiny", "--device", "cpu", "--stop", "2", "--n", "0", "--edits", "0", "--out", str(out), "steps=4", "batch_size=2", "precision=fp32"])
+    found = json.loads(out.read_text())
+    point, = found["curve"]
+    assert found["recipe"]["steps"] == 4 and point["step"] == 2 and "all" not in point
+    # A network that has learnt nothing says about 0 whatever the noise and the caption, and errs by the mean square of the pictures.
+    assert len(set(point["errors"]["own"])) > 1 and all(0.2 < e < 0.8 for e in point["errors"]["own"])
+    assert point["errors"]["own"] == pytest.approx(point["errors"]["other"], rel=0.05)
+    assert "error by log-SNR" in capsys.readouterr().out
+
+
 def test_the_network_of_another_library_is_not_saved_as_a_stage_of_ours(tmp_path):
     with pytest.raises(SystemExit, match="diffusers's is no stage"):
         time_to_score.main(["--network", "diffusers", "--save", str(tmp_path), "--out", str(tmp_path / "a.json")])
@@ -234,6 +248,17 @@ class TinyPeer(peers.DiffusersNet):
                                          attention_head_dim=8, norm_num_groups=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
                                          up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
         self.out = self.unet.conv_out
+
+
+def test_the_parts_of_a_step_hold_all_its_arithmetic(capsys):
+    breakdown.main(["--preset", "tiny", "--batch", "2", "--rounds", "2", "--device", "cpu", "precision=fp32"])
+    _, _, table = capsys.readouterr().out.partition("of it\n")
+    rows = {line[:34].strip(): line[34:].split() for line in table.splitlines()}
+    stage, encoder = Stage(PRESETS["tiny"]["base"]), TextEncoder.from_pretrained(WEIGHTS / "text_encoder")
+    assert float(rows["a whole step"][3]) == pytest.approx(2 * train_benchmark.flops_per_picture(stage, encoder) / 1e9, abs=0.01)
+    times = [float(row[1]) for name, row in rows.items() if name != "a whole step"]
+    assert sum(times) == pytest.approx(float(rows["a whole step"][1]), abs=0.1 * len(times))
+    assert {"cross attention, 4 x 4", "residual blocks, 8 x 8", "optimizer, muon", "optimizer, adamw", "text encoder", "pictures", "noise", "text layers"} <= set(rows)
 
 
 def test_flops_are_those_of_a_known_layer():
@@ -253,7 +278,7 @@ def test_flops_are_those_of_a_known_layer():
 
 
 @pytest.mark.parametrize("script", [generate, edit, evaluate, compare, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,
-                                    progress, check_data, emoji, from_hub, report, verify, train_benchmark, time_to_score])
+                                    progress, check_data, emoji, from_hub, report, verify, train_benchmark, time_to_score, breakdown, scale])
 def test_every_script_has_help(script, capsys):
     with pytest.raises(SystemExit) as stop:
         script.main(["--help"])

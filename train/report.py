@@ -31,7 +31,7 @@ from sample.charts import STYLES, figure, percent_axis, save
 
 from .log import read_log
 
-REFERENCE = WEIGHTS / "reference.json"                 # {stage: [{"steps": ..., "losses": {...}}]}: what `probe` found as the shipped weights came about
+REFERENCE = WEIGHTS / "reference.json"                 # {stage: [{"steps": ..., "schedule": ..., "losses": {...}}]}: what `probe` found as the shipped weights came about
 UNSEEN = 1_000_003                                     # seed of the scenes looked at; no training uses it
 CHANNELS = ("red", "green", "blue")
 
@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
     probes = {name: probe(stage, encoder, data, numbers) for name, stage in stages.items()}
     difference = sum((tensors["weights"][k] - v).square().sum() for k, v in tensors["ema"].items()).sqrt()
     distance = float(difference / sum(v.square().sum() for v in tensors["ema"].values()).sqrt())
-    reference = json.loads(REFERENCE.read_text()).get(stage_config.name, []) if on_scenes and REFERENCE.is_file() else []
+    known = json.loads(REFERENCE.read_text()).get(stage_config.name, []) if on_scenes and REFERENCE.is_file() else []
+    reference = [r for r in known if r["schedule"] == schedule_of(stage_config)]          # else the same t is not the same noise
     averaged = probes["ema"]
     findings = [judge_loss(log, from_trained=steps > saved["step"]), judge_gradients(log), judge_conditioning(averaged), judge_color(averaged), judge_saturation(averaged),
                 judge_average(probes["weights"], averaged, distance), judge_dead(gradient_norms(stages["weights"], encoder, data, numbers[:16])),
@@ -98,11 +99,15 @@ def write_reference(args: argparse.Namespace) -> None:
         stage = load_stage(folder).to(args.device)
         legs = json.loads((folder / "config.json").read_text())["training"]["legs"]
         found = probe(stage, encoder, *open_data(None, TrainConfig(), stage.config, args.n))
-        out.setdefault(stage.config.name, []).append({"steps": sum(leg["steps"] for leg in legs), **asdict(found)})
+        out.setdefault(stage.config.name, []).append({"steps": sum(leg["steps"] for leg in legs), "schedule": schedule_of(stage.config), **asdict(found)})
         print(f"{folder}: {out[stage.config.name][-1]['steps']:,} steps, loss by level {[round(v, 4) for v in found.losses['true']]}", flush=True)
     for of in out.values():
         of.sort(key=lambda r: r["steps"])
     args.out.write_text(json.dumps(out, indent=1) + "\n")
+
+
+def schedule_of(stage: StageConfig) -> list:
+    return [stage.schedule, stage.log_snr_shift]
 
 
 def nearest(reference: list[dict], steps: int) -> dict | None:

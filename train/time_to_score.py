@@ -5,9 +5,9 @@
     python -m train.time_to_score --plot runs/score_ours.json runs/score_diffusers.json --out curve.png
 
 What counts is not pictures a second but score per second of training. The base stage is trained with the recipe of its preset (`key=value` changes it)
-for as many steps as fit into the minutes, at the speed of a short trial before. At times its average weights draw the benchmark's captions and the
-parser counts; drawing is not training time. With ours, word swaps by Prompt-to-Prompt are scored at the end: a network that cannot be edited
-is of no use here.
+for as many steps as fit into the minutes, at the speed of a short trial before, or for `steps=N`. At times its average weights denoise held-out
+pictures and draw the benchmark's captions, and the parser counts; neither is training time. With ours, word swaps by Prompt-to-Prompt are scored at
+the end: a network that cannot be edited is of no use here.
 """
 
 from __future__ import annotations
@@ -24,16 +24,21 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade import save_stage
 from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run, to_dict
+from imagen_mini.data import Scenes
+from imagen_mini.diffusion import q_sample, to_x_0
 from imagen_mini.evaluation import benchmark, draw_alone, edit_table, evaluate, evaluate_edits, score, swaps, table
 from imagen_mini.prompt_to_prompt import Replace
+from imagen_mini.randomness import randn
 from imagen_mini.text import TextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
 from sample.charts import STYLES, figure, percent_axis, save
 
 from .peers import NETWORKS, to_train
+from .report import UNSEEN
 
 CATEGORIES = ["one object", "binding", "positional", "counting"]
+LOG_SNRS = range(-10, 5)
 
 
 class Trainee:
@@ -54,6 +59,21 @@ class Trainee:
             results = list(evaluate(lambda captions, seeds: draw_alone(self.stage, self.encoder, captions, seeds), benchmark(n, categories=CATEGORIES), batch=32))
         self.stage.train()
         return {"all": score(results), **table(results)}
+
+    @torch.no_grad()
+    def errors(self, n: int = 64) -> dict[str, list[float]]:
+        """Of the average weights: mean squared error of x_0_hat on held-out scenes, by log-SNR, with each picture's own caption and with another's."""
+        device = self.stage.net.out.weight.device
+        x_0, _, captions = Scenes(UNSEEN).batch(range(n), self.stage.config.unet.image_size, None, device)
+        eps, found = randn(range(n), x_0.shape[1:], "errors", device=device), {"log_snr": list(LOG_SNRS), "own": [], "other": []}
+        with self.ema.in_place():
+            for key, text in (("own", self.encoder(captions)), ("other", self.encoder(captions[1:] + captions[:1]))):
+                for level in LOG_SNRS:
+                    log_snr = torch.full((n,), float(level), device=device)
+                    x_t = q_sample(x_0, eps, log_snr)
+                    x_0_hat = to_x_0(self.stage.net(x_t, log_snr, text), self.stage.config.prediction, x_t, log_snr)
+                    found[key].append(round((x_0_hat - x_0).square().mean().item(), 5))
+        return found
 
     def edits(self, n: int) -> dict:
         """Word swaps by Prompt-to-Prompt, of colours and of shapes."""
@@ -83,7 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
     parser.add_argument("--minutes", type=float, default=60, help="of training (default: 60)")
     parser.add_argument("--at", type=float, nargs="+", default=[0.1, 0.2, 0.35, 0.5, 0.7], metavar="SHARE", help="of the minutes, when it is scored, besides at the end")
-    parser.add_argument("--n", type=int, default=25, help="captions of each of four categories (default: 25)")
+    parser.add_argument("--stop", type=int, metavar="STEP", help="leave off after this step: for comparing recipes early")
+    parser.add_argument("--n", type=int, default=25, help="captions of each of four categories; 0: no score, only errors (default: 25)")
     parser.add_argument("--edits", type=int, default=25, help="word swaps of each kind, at the end (default: 25)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save", type=Path, metavar="STAGE", help="keep the network at the end, as a stage folder")
@@ -104,8 +125,9 @@ def main(arguments: list[str] | None = None) -> None:
         recipe = replace(recipe, optimizer="adamw")
     config, stage_config = override_run(recipe, PRESETS[args.preset]["base"], args.overrides)
     stage_config = replace(stage_config, text_encoder=encoder.identity())
-    pace = seconds_per_step(Trainee(args.network, stage_config, config, encoder, device))
-    config = replace(config, steps=max(1, int(args.minutes * 60 / pace)))
+    if not any(o.startswith("steps=") for o in args.overrides):
+        pace = seconds_per_step(Trainee(args.network, stage_config, config, encoder, device))
+        config = replace(config, steps=max(1, int(args.minutes * 60 / pace)))
     trainee = Trainee(args.network, stage_config, config, encoder, device)
     parameters = sum(p.numel() for p in trainee.stage.parameters())
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
@@ -114,11 +136,14 @@ def main(arguments: list[str] | None = None) -> None:
     trained, mark, due = 0.0, time.perf_counter(), [share * args.minutes for share in sorted(args.at)]
     for state in tqdm(trainee.train(), total=config.steps, unit="step"):
         trained += time.perf_counter() - mark
-        if due and trained / 60 >= due[0] or state.step == config.steps:
+        last = state.step in (config.steps, args.stop)
+        if due and trained / 60 >= due[0] or last:
             due = [minutes for minutes in due if minutes > trained / 60]
-            found["curve"].append({"minutes": round(trained / 60, 2), "step": state.step, **trainee.scores(args.n)})
+            found["curve"].append({"minutes": round(trained / 60, 2), "step": state.step, "errors": trainee.errors(), **(trainee.scores(args.n) if args.n else {})})
             args.out.write_text(json.dumps(found, indent=1) + "\n")
-            tqdm.write(f"{trained / 60:.1f} min, step {state.step:,}: " + ", ".join(f"{k} {v['accuracy']:.0%}" for k, v in found["curve"][-1].items() if isinstance(v, dict)))
+            tqdm.write(line(found["curve"][-1]))
+        if last:
+            break
         mark = time.perf_counter()
     if args.save:
         with trainee.ema.in_place():
@@ -129,6 +154,14 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{attribute} swap: success {row['success']:.0%}, with the layout kept {row['good']:.0%} of {row['source_right']}")
     args.out.write_text(json.dumps(found, indent=1) + "\n")
     print(args.out)
+
+
+def line(point: dict) -> str:
+    """A point of the curve in words."""
+    errors = dict(zip(point["errors"]["log_snr"], zip(point["errors"]["own"], point["errors"]["other"])))
+    shown = ", ".join(f"{level}: {own:.4f} ({other - own:+.4f})" for level, (own, other) in errors.items() if level % 2 == 0)
+    scores = ", ".join(f"{name} {point[name]['accuracy']:.0%}" for name in ["all", *CATEGORIES] if name in point)
+    return f"{point['minutes']:.1f} min, step {point['step']:,}: {scores}\n  error by log-SNR (more with another caption): {shown}"
 
 
 def plot(runs: list[dict], out: Path) -> None:
