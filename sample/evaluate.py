@@ -17,7 +17,9 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini.errors import confusions, error_table
-from imagen_mini.evaluation import CATEGORIES, HELD_OUT_CATEGORIES, Result, benchmark, edit_table, evaluate, evaluate_edits, in_words, swaps, table
+from imagen_mini.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
+from imagen_mini.edits import edit_table, evaluate_edits, swaps
+from imagen_mini.evaluation import Result, evaluate, in_words, table
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.prompt_to_prompt import Replace
 

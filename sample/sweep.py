@@ -29,7 +29,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation import benchmark, evaluate, score, scene_of, table
+from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation import evaluate, score, scene_of, table
 from imagen_mini.guidance import THRESHOLDS
 from imagen_mini.pipeline import Sampling, sampling_of
 from imagen_mini.samplers import SAMPLERS

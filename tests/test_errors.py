@@ -6,7 +6,8 @@ import random
 import pytest
 
 from imagen_mini.errors import KINDS, confusions, difference_of_shares, error_table, kind_of_error
-from imagen_mini.evaluation import Result, benchmark, scene_of
+from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation import Result, scene_of
 from imagen_mini.scenes.captions import Description, Thing
 from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import render

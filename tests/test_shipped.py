@@ -5,7 +5,8 @@ import json
 import pytest
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation import benchmark, evaluate, preview, table
+from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation import evaluate, preview, table
 from imagen_mini.weights import WEIGHTS
 
 

@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from imagen_mini.optimizers import Muon
-from imagen_mini.scenes.captions import text_for_language_model, training_caption
+from imagen_mini.scenes.captions import training_caption
+from imagen_mini.scenes.corpus import text_for_language_model
 from imagen_mini.scenes.scene import COLORS, SHAPES, training_scene
 from imagen_mini.text import TextEncoder
 

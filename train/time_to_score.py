@@ -26,7 +26,9 @@ from imagen_mini.cascade import save_stage
 from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run, to_dict
 from imagen_mini.data import Scenes
 from imagen_mini.diffusion import q_sample, to_x_0
-from imagen_mini.evaluation import benchmark, draw_alone, edit_table, evaluate, evaluate_edits, score, swaps, table
+from imagen_mini.benchmark import benchmark
+from imagen_mini.edits import edit_table, evaluate_edits, swaps
+from imagen_mini.evaluation import draw_alone, evaluate, score, table
 from imagen_mini.prompt_to_prompt import Replace
 from imagen_mini.randomness import randn
 from imagen_mini.text import TextEncoder

@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .scene import (BACKGROUNDS, COLORS, HELD_OUT_COUNT, OPPOSITE, RELATIONS, SHAPES, SIZES, TEXTURES, Object, Scene,
-                    clear_relation, random_scene, relation)
+from .scene import BACKGROUNDS, COLORS, RELATIONS, SHAPES, SIZES, TEXTURES, Object, Scene, clear_relation, relation
 
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 PHRASES = {
@@ -118,7 +118,11 @@ def describe(scene: Scene, rng: random.Random) -> Description:
 
 # ---------------------------------------------------------------- description -> words
 
-def _noun_phrase(thing: Thing, count: int, rng: random.Random) -> list[tuple[str, str]]:
+def article_for(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def noun_phrase(thing: Thing, count: int, rng: random.Random) -> list[tuple[str, str]]:
     """'a large striped red circle' or 'two red circles', as (word, role)."""
     adjectives = [(getattr(thing, role), role) for role in ("size", "texture", "color") if getattr(thing, role)]
     if rng.random() < 0.3:
@@ -127,7 +131,7 @@ def _noun_phrase(thing: Thing, count: int, rng: random.Random) -> list[tuple[str
     if count > 1:
         noun += "es" if noun.endswith("s") else "s"
     words = adjectives + [(noun, "shape")]
-    article = NUMBERS[count] if count > 1 else ("an" if words[0][0][0] in "aeiou" else "a")
+    article = NUMBERS[count] if count > 1 else article_for(words[0][0])
     return [(article, "number" if count > 1 else "other")] + words
 
 
@@ -156,11 +160,16 @@ def write(description: Description, rng: random.Random, paraphrase: bool = False
                 say(HELD_OUT_PHRASES[description.relation] if paraphrase else phrase, (0, 1), "relation")
             else:
                 say("and" if number == len(groups) - 1 else ",")
-        for word, role in _noun_phrase(thing, len(members), rng):
+        for word, role in noun_phrase(thing, len(members), rng):
             say(word, tuple(members), role)
     if background is not None and not (in_front and not opening):
         say("on a"), say(background, role="background"), say("background")
 
+    return lay_out(tagged, description)
+
+
+def lay_out(tagged: Iterable[tuple[str, tuple[int, ...], str]], description: Description) -> Caption:
+    """Words in a row, as (word, things, role)."""
     text, words = "", []
     for word, things, role in tagged:
         text += "" if not text or word == "," else " "
@@ -202,6 +211,9 @@ def read(text: str) -> Description:
     words = [RARE_WORDS.get(w.removesuffix("s"), w) if w not in _NOUNS else w for w in words]
     line = " ".join(words)
     line = re.sub(r"^(a picture of|an image of|there is|there are) ", "", line)
+    line, _, absent = re.sub(r" (?:(?:and |but |with )?no|without) ", " without ", line).partition(" without ")
+    if absent:
+        _read_noun_phrase(absent.split(), text)        # must be a thing, and adds nothing
     background = None
     found = re.search(r"\b(?:on|against) an? (\w+) background(?: ,)?", line)
     if found:
@@ -221,58 +233,7 @@ def read(text: str) -> Description:
     return Description(tuple(things), None, background)
 
 
-# ---------------------------------------------------------------- text only
-
-def misspell(word: str, rng: random.Random) -> str:
-    """Swap two neighbouring letters inside a word, drop one or double one."""
-    if len(word) < 4:
-        return word
-    i = rng.randrange(1, len(word) - 2)
-    return rng.choice((word[:i] + word[i + 1] + word[i] + word[i + 2:], word[:i] + word[i + 1:], word[:i] + word[i] + word[i:]))
-
-
-def text_for_language_model(rng: random.Random) -> str:
-    """One line of the text-only corpus: a caption, the same again seen from the other side, and what follows from it; or a
-    sentence about words.
-
-    To fill a gap in one copy from the other ('a red circle above a star. a star under a red ...') makes a language model bind attributes to
-    things and understand relations. Rare words, held-out phrases and misspellings occur here, never in training captions.
-    """
-    if rng.random() < 0.05:
-        rare, common = rng.choice(tuple(RARE_WORDS.items()))
-        return rng.choice((f"{rare} is another word for {common}", f"{rare} means {common}", f"when it is {rare}, it is {common}"))
-    scene = random_scene(rng, exclude_held_out=False, count=rng.choices((None, 2, HELD_OUT_COUNT), (58, 40, 2))[0])
-    description = describe(scene, rng)
-    lines = [write(description, rng, paraphrase=rng.random() < 0.1).text]
-    if rng.random() < 0.7:                             # the same again, from the other side
-        things = tuple(reversed(description.things))
-        name = OPPOSITE.get(description.relation)
-        lines.append(write(Description(things, name, description.background), rng, paraphrase=rng.random() < 0.1).text)
-    shapes = [t.shape for t in description.things]
-    for thing in description.things:
-        if shapes.count(thing.shape) == 1 and rng.random() < 0.3:
-            known = [value for value in (thing.color, thing.size, thing.texture) if value]
-            if known:
-                lines.append(f"the {thing.shape} is {' and '.join(known)}")
-    if description.relation is not None and shapes[0] != shapes[1] and rng.random() < 0.5:
-        a, b = shapes
-        name = description.relation
-        if rng.random() < 0.5:
-            a, b, name = b, a, OPPOSITE[name]
-        lines.append(f"the {a} is {rng.choice(PHRASES[name])} the {b}")
-    number = len(description.things)
-    if number > 1 and rng.random() < 0.2:
-        lines.append(f"there are {NUMBERS[number]} things")
-    words = ". ".join(lines).split(" ")
-    rare = {common: word for word, common in RARE_WORDS.items()}
-    for i, word in enumerate(words):
-        chance = rng.random()
-        if chance < 0.04:
-            words[i] = rare.get(word, word)
-        elif chance < 0.06 and word.isalpha():
-            words[i] = misspell(word, rng)
-    return " ".join(words)
-
+# ---------------------------------------------------------------- training
 
 def training_caption(scene: Scene, seed: int, index: int) -> Caption:
     """The caption of training scene `index`: a pure function of the scene, the seed and the index."""

@@ -1,0 +1,52 @@
+"""The text-only corpus on which the text encoder is trained."""
+
+from __future__ import annotations
+
+import random
+
+from .captions import NUMBERS, PHRASES, RARE_WORDS, Description, describe, write
+from .scene import HELD_OUT_COUNT, OPPOSITE, random_scene
+from .wording import misspell
+
+
+def text_for_language_model(rng: random.Random) -> str:
+    """One line of the text-only corpus: a caption, the same again seen from the other side, and what follows from it; or a
+    sentence about words.
+
+    To fill a gap in one copy from the other ('a red circle above a star. a star under a red ...') makes a language model bind attributes to
+    things and understand relations. Rare words, held-out phrases and misspellings occur here, never in training captions.
+    """
+    if rng.random() < 0.05:
+        rare, common = rng.choice(tuple(RARE_WORDS.items()))
+        return rng.choice((f"{rare} is another word for {common}", f"{rare} means {common}", f"when it is {rare}, it is {common}"))
+    scene = random_scene(rng, exclude_held_out=False, count=rng.choices((None, 2, HELD_OUT_COUNT), (58, 40, 2))[0])
+    description = describe(scene, rng)
+    lines = [write(description, rng, paraphrase=rng.random() < 0.1).text]
+    if rng.random() < 0.7:                             # the same again, from the other side
+        things = tuple(reversed(description.things))
+        name = OPPOSITE.get(description.relation)
+        lines.append(write(Description(things, name, description.background), rng, paraphrase=rng.random() < 0.1).text)
+    shapes = [t.shape for t in description.things]
+    for thing in description.things:
+        if shapes.count(thing.shape) == 1 and rng.random() < 0.3:
+            known = [value for value in (thing.color, thing.size, thing.texture) if value]
+            if known:
+                lines.append(f"the {thing.shape} is {' and '.join(known)}")
+    if description.relation is not None and shapes[0] != shapes[1] and rng.random() < 0.5:
+        a, b = shapes
+        name = description.relation
+        if rng.random() < 0.5:
+            a, b, name = b, a, OPPOSITE[name]
+        lines.append(f"the {a} is {rng.choice(PHRASES[name])} the {b}")
+    number = len(description.things)
+    if number > 1 and rng.random() < 0.2:
+        lines.append(f"there are {NUMBERS[number]} things")
+    words = ". ".join(lines).split(" ")
+    rare = {common: word for word, common in RARE_WORDS.items()}
+    for i, word in enumerate(words):
+        chance = rng.random()
+        if chance < 0.04:
+            words[i] = rare.get(word, word)
+        elif chance < 0.06 and word.isalpha():
+            words[i] = misspell(word, rng)
+    return " ".join(words)

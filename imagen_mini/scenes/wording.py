@@ -1,0 +1,46 @@
+"""Other words for the same: rare words, misspellings, and what is not there. Captions of the diffusion stages have none of these."""
+
+from __future__ import annotations
+
+import random
+
+from .captions import RARE_WORDS, Caption, Thing, article_for, lay_out, noun_phrase
+
+
+def misspell(word: str, rng: random.Random) -> str:
+    """Swap two neighbouring letters inside a word, drop one or double one."""
+    if len(word) < 4:
+        return word
+    i = rng.randrange(1, len(word) - 2)
+    return rng.choice((word[:i] + word[i + 1] + word[i] + word[i + 2:], word[:i] + word[i + 1:], word[:i] + word[i] + word[i:]))
+
+
+def reword(caption: Caption, new: dict[int, str]) -> Caption:
+    """The caption with other words at these positions; "a" and "an" follow suit. What it describes stays."""
+    tagged = [(new.get(i, w.text), w.things, w.role) for i, w in enumerate(caption.words)]
+    for i, (word, things, role) in enumerate(tagged[:-1]):
+        if word in ("a", "an"):
+            tagged[i] = article_for(tagged[i + 1][0]), things, role
+    return lay_out(tagged, caption.description)
+
+
+def with_rare_words(caption: Caption) -> Caption:
+    """Every word that has a rare synonym, by it. Words for several things ("circles") have none."""
+    rare = {common: word for word, common in RARE_WORDS.items()}
+    return reword(caption, {i: rare[w.text] for i, w in enumerate(caption.words) if w.text in rare})
+
+
+def with_misspelling(caption: Caption, rng: random.Random) -> Caption:
+    """One word that says something, misspelt."""
+    telling = [i for i, w in enumerate(caption.words) if len(w.text) >= 4 and w.role not in ("other", "relation", "number")]
+    i = rng.choice(telling)
+    while (word := misspell(caption.words[i].text, rng)) == caption.words[i].text:           # two equal letters may have changed places
+        pass
+    return reword(caption, {i: word})
+
+
+def with_absence(caption: Caption, thing: Thing, rng: random.Random) -> Caption:
+    """And what is not in the picture: 'a red circle and no blue square'."""
+    noun = [word for word, _ in noun_phrase(thing, 1, rng)[1:]]
+    lead = rng.choice((["and", "no"], ["but", "no"], ["without", article_for(noun[0])]))
+    return lay_out([*((w.text, w.things, w.role) for w in caption.words), *((word, (), "other") for word in lead + noun)], caption.description)

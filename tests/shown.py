@@ -1,0 +1,42 @@
+"""Scenes and pictures of what a caption says, for tests of the judges."""
+
+import random
+from dataclasses import replace
+
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GAP, GRID, SIZES, TEXTURES, Object, Scene, clear_relation
+
+
+def one(shape="circle", color="red", size="large", texture="solid", x=20, y=32):
+    return Object(y=y, x=x, shape=shape, color=color, size=size, texture=texture)
+
+
+def scene_of(description, rng, accept=lambda scene: True):
+    """A random scene that shows what is described, drawn until it fits. On purpose not the package's own."""
+    for _ in range(20_000):
+        objects = []
+        for thing in description.things:
+            size = thing.size or (rng.choice(tuple(SIZES)) if len(description.things) < 3 else "small")
+            o = Object(0, 0, thing.shape, thing.color or rng.choice(tuple(COLORS)), size, thing.texture or rng.choice(TEXTURES))
+            low, high = int(o.reach + 1.5), int(GRID - o.reach - 0.5)
+            for _ in range(20):
+                o = replace(o, x=rng.randint(low, high), y=rng.randint(low, high))
+                if all((o.x - p.x) ** 2 + (o.y - p.y) ** 2 >= (o.reach + p.reach + GAP) ** 2 for p in objects):
+                    objects.append(o)
+                    break
+        apart = len(objects) == len(description.things)
+        clear = apart and (description.relation is None or clear_relation(*objects) == description.relation)
+        scene = Scene(tuple(objects), description.background or rng.choice(tuple(BACKGROUNDS)))
+        if clear and accept(scene):
+            return scene
+    raise AssertionError(f"no scene shows {description}")
+
+
+def right_pictures(prompts, size):
+    """A `draw` that knows the truth: for each prompt a picture that shows it."""
+    descriptions = {c.text: c.description for _, _, c in prompts}
+
+    def draw(texts, seeds):
+        return render([scene_of(descriptions[t], random.Random(f"{t}/{s}")) for t, s in zip(texts, seeds)], size)
+
+    return draw

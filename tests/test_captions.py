@@ -1,0 +1,57 @@
+"""Captions: what is said of a scene, and how it is read back."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from imagen_mini.scenes.captions import Description, Thing, describe, read, write
+from imagen_mini.scenes.scene import random_scene
+
+
+@pytest.mark.parametrize("paraphrase", [False, True])
+def test_what_is_written_of_a_thousand_scenes_reads_back_as_what_was_described(paraphrase):
+    rng = random.Random(5)
+    for _ in range(1000):
+        scene = random_scene(rng, exclude_held_out=False)
+        description = describe(scene, rng)
+        got = read(write(description, rng, paraphrase).text)
+        assert description.fits(scene) and got.fits(scene)
+        assert Counter(got.things) == Counter(description.things)
+        assert (got.relation, got.background) == (description.relation, description.background)
+        if got.relation is not None:
+            assert got.things == description.things    # the order matters
+
+
+def test_a_caption_knows_where_its_words_stand_and_what_they_speak_of():
+    rng = random.Random(6)
+    for _ in range(300):
+        caption = write(describe(random_scene(rng), rng), rng)
+        things = caption.description.things
+        for word in caption.words:
+            assert caption.text[word.start:word.end] == word.text
+            if word.role in ("color", "size", "texture"):
+                assert all(getattr(things[i], word.role) == word.text for i in word.things)
+            if word.role == "shape":
+                assert all(word.text in (things[i].shape, things[i].shape + "s", things[i].shape + "es") for i in word.things)
+        spoken = Counter(i for w in caption.words if w.role == "shape" for i in w.things)
+        assert spoken == {i: 1 for i in range(len(things))}
+
+
+@pytest.mark.parametrize("text, things, relation, background", [
+    ("a crimson disc", [Thing("circle", "red")], None, None),
+    ("three tiny spotted hoops on a gray background", [Thing("ring", None, "small", "dotted")] * 3, None, "gray"),
+    ("A red circle, a star and a blue box", [Thing("circle", "red"), Thing("star"), Thing("square", "blue")], None, None),
+    ("an image of a huge rose star beneath a cross", [Thing("star", "pink", "large"), Thing("cross")], "below", None),
+    ("on a black background, a ring", [Thing("ring")], None, "black"),
+])
+def test_captions_are_read_rare_words_and_all(text, things, relation, background):
+    assert read(text) == Description(tuple(things), relation, background)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "nothing to see"), ("a cat", "'a?.?cat'"), ("a red blue circle", "'blue'"), ("a fuzzy circle", "'fuzzy'"),
+    ("a circle on a teal background", "no background 'teal'"), ("a red", "expected one of circle")])
+def test_what_the_grammar_does_not_have_is_an_error_that_names_the_word(text, message):
+    with pytest.raises(ValueError, match=message):
+        read(text)
