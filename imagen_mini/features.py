@@ -1,0 +1,98 @@
+"""Features of pictures of the built-in world, for distances between sets of them: what a small classifier of scenes makes of a picture.
+
+Inception's features, which FID takes, know photographs of a thousand kinds of things and cannot tell our shapes apart. These were trained to tell what is
+in a scene (`train.features`) and are frozen. Distances by them are comparable with one another, for pictures of one size, and with nothing else.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .scenes.scene import BACKGROUNDS, COLORS, GRID, MAX_OBJECTS, SHAPES, SIZES, TEXTURES, Scene
+from .weights import WEIGHTS
+
+WIDTH = 48                                             # features of a picture
+CELLS = 4                                              # places are told apart on a grid of CELLS x CELLS
+
+
+def facts(scene: Scene) -> Tensor:
+    """What a scene holds, as zeros and ones: how many things; the background; which shapes, colours, sizes, textures, pairs of colour and shape occur;
+    in which cells of the picture there is a thing's middle."""
+    def occur(values, found) -> list[float]:
+        return [float(v in found) for v in values]
+
+    objects = scene.objects
+    cells = {(o.y * CELLS // GRID, o.x * CELLS // GRID) for o in objects}
+    return torch.tensor([
+        *occur(range(1, MAX_OBJECTS + 1), {len(objects)}), *occur(BACKGROUNDS, {scene.background}), *occur(SHAPES, {o.shape for o in objects}),
+        *occur(COLORS, {o.color for o in objects}), *occur(SIZES, {o.size for o in objects}), *occur(TEXTURES, {o.texture for o in objects}),
+        *occur([(c, s) for c in COLORS for s in SHAPES], {(o.color, o.shape) for o in objects}),
+        *occur([(y, x) for y in range(CELLS) for x in range(CELLS)], cells)])
+
+
+FACTS = len(facts(Scene((), "white")))
+
+
+class SceneClassifier(nn.Module):
+    """Pictures [b, 3, size, size] in [-1, 1] -> logits of `facts` [b, FACTS]; `features` [b, WIDTH] are all that these are computed from."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        if size % 32:
+            raise ValueError(f"size {size}: expected a multiple of 32")
+        self.size, self.patch = size, size // 32
+        widths = (48, 64, 96)
+        self.stem = nn.Conv2d(3 * self.patch ** 2 + 2, widths[0], 3, padding=1)       # two channels say where a pixel is
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=stride, padding=1) for a, b, stride in (
+            (widths[0], widths[0], 1), (widths[0], widths[1], 2), (widths[1], widths[1], 1), (widths[1], widths[2], 2), (widths[2], widths[2], 1)))
+        self.norms = nn.ModuleList(nn.GroupNorm(8, conv.in_channels) for conv in self.convs)
+        self.to_features = nn.Linear(2 * widths[-1], WIDTH)
+        self.to_facts = nn.Linear(WIDTH, FACTS)
+
+    def features(self, pictures: Tensor) -> Tensor:
+        if pictures.shape[1:] != (3, self.size, self.size):
+            raise ValueError(f"these features are of pictures [b, 3, {self.size}, {self.size}]; got {list(pictures.shape)}")
+        x = F.pixel_unshuffle(pictures, self.patch)
+        place = torch.linspace(-1, 1, 32, device=x.device, dtype=x.dtype)
+        where = torch.stack(torch.meshgrid(place, place, indexing="ij")).expand(len(x), -1, -1, -1)
+        x = self.stem(torch.cat([x, where], dim=1))
+        for norm, conv in zip(self.norms, self.convs):
+            x = conv(F.silu(norm(x)))
+        x = F.silu(x)
+        return self.to_features(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.to_facts(self.features(pictures))
+
+
+def weights_of(size: int) -> Path:
+    return WEIGHTS / "features" / f"{size}.safetensors"
+
+
+def save_classifier(net: SceneClassifier, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, path)
+
+
+@cache
+def classifier(size: int) -> SceneClassifier:
+    """The shipped one for pictures of `size` (64 or 256), frozen."""
+    path = weights_of(size)
+    if not path.is_file():
+        raise FileNotFoundError(f"no features for pictures of {size} px: {path} is missing; train them with python -m train.features --size {size}")
+    net = SceneClassifier(size)
+    net.load_state_dict(load_file(path))
+    return net.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def features(pictures: Tensor, batch: int = 128) -> Tensor:
+    """Features [n, WIDTH] of pictures [n, 3, size, size] in [-1, 1], by the shipped classifier for their size."""
+    net = classifier(pictures.shape[-1]).to(pictures.device)
+    return torch.cat([net.features(part.float()) for part in pictures.split(batch)])
