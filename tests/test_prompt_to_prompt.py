@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from imagen_mini.alignment import common_words, find_word, refinement_matrix, replaced_words, replacement_matrix
 from imagen_mini.attention import AttnSite
-from imagen_mini.prompt_to_prompt import InjectMaps, Replace, replaced_words, replacement_matrix
+from imagen_mini.prompt_to_prompt import Chain, InjectMaps, ReadSource, Refine, Replace, Reweight
 from imagen_mini.schedule import uniform_times
 from imagen_mini.text import Tokens
 from imagen_mini.unet import UNet
@@ -22,6 +23,12 @@ def tokens(text):
     pieces = [p for w in words for p in w]
     word_ids = [i for i, w in enumerate(words) for _ in w]
     return Tokens(tuple(range(len(pieces) + 1)), (*pieces, "</s>"), (*word_ids, None), tuple("".join(w) for w in words))
+
+
+def inject(matrices, cross=True, own=False, self_size=16):
+    """Every column, unscaled."""
+    ones = torch.ones(matrices.shape[0], matrices.shape[2])
+    return InjectMaps(matrices, ones.bool(), ones, cross, own, self_size)
 
 
 def matrix(source, target):
@@ -90,7 +97,7 @@ def test_the_words_that_differ_are_found_by_number(encoder, source, target, chan
 
 @pytest.mark.parametrize("target", ["a large red circle", "a red circle.", "circle", ""])
 def test_prompts_of_different_length_are_an_error_that_names_both(encoder, target):
-    with pytest.raises(ValueError, match="'a red circle' has 3 words and '.*' has [0-9] words. It cannot add or remove"):
+    with pytest.raises(ValueError, match="'a red circle' has 3 words and '.*' has [0-9] words. Refine adds and removes"):
         replaced_words(encoder.tokens("a red circle"), encoder.tokens(target))
 
 
@@ -147,7 +154,7 @@ def test_a_window_of_one_covers_every_step_and_of_zero_none():
 
 
 def test_self_attention_is_injected_on_small_grids_only():
-    control = InjectMaps(torch.eye(2)[None], cross=False, own=True, self_size=16)
+    control = inject(torch.eye(2)[None], cross=False, own=True)
     assert control.wants(AttnSite("a", "mid", "self", 16)) and not control.wants(AttnSite("b", "up", "self", 32))
     assert not control.wants(AttnSite("c", "mid", "cross", 8))
 
@@ -157,7 +164,7 @@ def test_self_attention_is_injected_on_small_grids_only():
 def test_the_source_row_is_left_alone_and_targets_take_its_words_but_keep_their_pixels():
     m = torch.stack([replacement_matrix(tokens("red ring"), tokens("blue ring")), torch.eye(3).roll(1, 1)])
     probs = torch.rand(3, 2, 4, 3 + 5, generator=torch.Generator().manual_seed(0))
-    out = InjectMaps(m, True, False, 16).probs(AttnSite("mid.hybrid", "mid", "hybrid", 4), probs, 3)
+    out = inject(m).probs(AttnSite("mid.hybrid", "mid", "hybrid", 4), probs, 3)
     assert torch.equal(out[0], probs[0])
     assert torch.allclose(out[1, :, :, :3], probs[0, :, :, :3])
     assert torch.allclose(out[2, :, :, :3], probs[0, :, :, :3].roll(1, -1))
@@ -166,7 +173,7 @@ def test_the_source_row_is_left_alone_and_targets_take_its_words_but_keep_their_
 
 def test_targets_take_the_self_attention_of_the_source():
     probs = torch.rand(3, 2, 4, 4)
-    out = InjectMaps(torch.eye(2).expand(2, 2, 2), False, True, 16).probs(SITES[1], probs, 0)
+    out = inject(torch.eye(2).expand(2, 2, 2), cross=False, own=True).probs(SITES[1], probs, 0)
     assert all(torch.equal(row, probs[0]) for row in out)
 
 
@@ -177,7 +184,7 @@ def test_injecting_the_maps_of_the_same_prompt_and_noise_changes_nothing(tiny_pi
     net = awaken(UNet(replace(config, attention=("", "hybrid") if hybrid else config.attention)))
     x = torch.randn(1, 3, 64, 64).repeat(2, 1, 1, 1)
     text = random_text([5, 5])[[0, 0]]
-    control = InjectMaps(torch.eye(5)[None], cross=True, own=True, self_size=64)
+    control = inject(torch.eye(5)[None], own=True, self_size=64)
     plain, controlled = net(x, torch.zeros(2), text), net(x, torch.zeros(2), text, control=control)
     assert torch.allclose(plain, controlled, rtol=0, atol=1e-5)
     x[1] += 0.5                                        # and from another noise it does
@@ -242,3 +249,179 @@ def test_super_resolution_is_not_controlled(tiny_pipe):
     tiny_pipe([SOURCE, TARGET], edit=Replace(), **QUIET)
     hook.remove()
     assert controls and set(controls) == {None}
+
+
+# ---------------------------------------------------------------- added words
+
+@pytest.mark.parametrize("source, target, pairs", [
+    ("a red circle", "a large red circle", [(0, 0), (1, 2), (2, 3)]),
+    ("a red circle", "a red circle on a white background", [(0, 0), (1, 1), (2, 2)]),
+    ("a blue square", "a red circle above a blue square", [(0, 4), (1, 5), (2, 6)]),            # the longest run, not the first "a"
+    ("a large red circle", "a red circle", [(0, 0), (2, 1), (3, 2)]),                            # removed
+    ("a red circle", "a small blue circle", [(0, 0), (2, 3)]),                                   # swapped and added
+    ("A Red circle", "a red CIRCLE", [(0, 0), (1, 1), (2, 2)]),
+    ("a red ring and a red star", "a red ring and a small red star", [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (6, 7)]),
+    ("ring", "star", [])])
+def test_words_in_common_are_paired_in_order(source, target, pairs):
+    assert common_words(tokens(source), tokens(target)) == pairs
+
+
+def test_new_words_have_no_column_and_all_others_keep_theirs_pieces_and_all():
+    m = refinement_matrix(tokens("a cr-im-son ring"), tokens("a sm-all cr-im-son ring"))
+    assert m.tolist() == [[1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1, 0],
+                          [0, 0, 0, 0, 0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("source, target", [(SOURCE, SOURCE.replace("blue", "small blue")), (SOURCE, SOURCE + " on a white background"),
+                                            (SOURCE, TARGET), ("a red ring", "two hexagonal 🔴 rings"), (SOURCE, SOURCE)])
+def test_each_column_is_a_distribution_over_the_source_or_nothing_and_equal_prompts_are_the_identity(encoder, source, target):
+    a, b = encoder.tokens(source), encoder.tokens(target)
+    m = refinement_matrix(a, b)
+    answered = {position for _, word in common_words(a, b) for position in b.of_word(word)} | {len(b.ids) - 1}
+    assert [i for i, column in enumerate(m.T) if column.any()] == sorted(answered)
+    assert all(column.sum() == 1 for i, column in enumerate(m.T) if i in answered)               # words in common have equal pieces
+    if source == target:
+        assert torch.equal(m, torch.eye(len(a.ids)))
+
+
+def test_new_words_keep_their_own_attention_and_common_words_take_the_source_s():
+    source, target = tokens("a ring"), tokens("a red ring")
+    bound = Refine(1.0, 0.0, source_steps=0.0).bind([source, target], SITES, 4)
+    probs = torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    out = bound.control_at(1.0).probs(SITES[0], probs, 4)
+    assert torch.equal(out[0], probs[0])
+    assert torch.equal(out[1][..., 1], probs[1][..., 1])                                         # "red"
+    assert torch.equal(out[1][..., [0, 2, 3]], probs[0][..., [0, 1, 2]])                         # "a", "ring", the end
+
+
+# ---------------------------------------------------------------- windows of single words
+
+def test_a_word_may_have_a_window_of_its_own():
+    bound = Replace({"default": 0.5, "star": (0.25, 0.75)}, 0.0, source_steps=0.0).bind([tokens("a red ring"), tokens("a red star")], SITES, 4)
+    at = [bound.control_at(1 - step / 8) for step in range(8)]
+    assert [bool(c and c.injected[0, 2]) for c in at] == [False, False, True, True, True, True, False, False]
+    assert [bool(c and c.injected[0, 1]) for c in at] == [True, True, True, True, False, False, False, False]
+    assert at[6] is None
+
+
+def test_words_without_a_window_are_not_injected_where_no_default_is_given():
+    bound = Replace({"star": 1.0}, 0.0, source_steps=0.0).bind([tokens("a ring"), tokens("a star")], SITES, 3)
+    assert bound.control_at(1.0).injected.tolist() == [[False, True, False]]
+
+
+def test_a_window_of_an_unknown_word_is_an_error_that_lists_the_words():
+    with pytest.raises(ValueError, match="no word 'circle' in 'a star'; its words are 0 'a', 1 'star'"):
+        Replace({"circle": 0.5}).bind([tokens("a ring"), tokens("a star")], SITES, 3)
+
+
+# ---------------------------------------------------------------- weights
+
+def scaled(edit, source, *targets):
+    prompts = [tokens(p) for p in (source, *targets)]
+    n = max(len(p.ids) for p in prompts)
+    return edit.bind(prompts, SITES, n).control_at(1.0).scale.tolist()
+
+
+def test_every_piece_of_every_such_word_is_scaled_and_nothing_else():
+    assert scaled(Reweight({"crimson": -1.5}), *["a cr-im-son ring and a crimson star"] * 2) == [[1, -1.5, -1.5, -1.5, 1, 1, 1, -1.5, 1, 1]]
+    assert scaled(Reweight({1: 2}), *["red red ring"] * 2) == [[1, 2, 1, 1]]
+    assert scaled(Reweight({"Red": 2, "ring": 0}), *["a red ring"] * 2) == [[1, 2, 0, 1]]
+    assert scaled(Reweight({"red": [0, 2]}), *["a red ring"] * 3) == [[1, 0, 1, 1], [1, 2, 1, 1]]
+
+
+def test_the_source_s_columns_are_scaled_and_not_renormalised():
+    probs = torch.rand(2, 2, 4, 3, generator=torch.Generator().manual_seed(0))
+    out = Reweight({"ring": -2}).bind([tokens("red ring")] * 2, SITES, 3).control_at(1.0).probs(SITES[0], probs, 3)
+    assert torch.equal(out[0], probs[0])
+    assert torch.allclose(out[1], probs[0] * torch.tensor([1.0, -2.0, 1.0]))
+
+
+def test_weights_act_in_their_window_alone():
+    bound = Chain(Reweight({"ring": 2}, steps=(0.5, 1.0)), Refine(0.0, 0.0, source_steps=0.0)).bind([tokens("red ring")] * 2, SITES, 3)
+    assert [None if (c := bound.control_at(1 - step / 4)) is None else c.scale[0, 1].item() for step in range(4)] == [None, None, 2, 2]
+
+
+def test_edits_may_be_chained_in_any_order():
+    prompts, probs = [tokens("a red ring"), tokens("a red star")], torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    edits = Replace(1.0, 0.0, source_steps=0.0), Reweight({"red": 2}), Reweight({"star": 0.5})
+    one, other = (Chain(*e).bind(prompts, SITES, 4).control_at(1.0).probs(SITES[0], probs, 4) for e in (edits, edits[::-1]))
+    assert torch.equal(one, other)
+    assert torch.allclose(one[1], probs[0] * torch.tensor([1, 2, 0.5, 1]))
+
+
+def test_a_weight_of_one_is_no_edit():
+    assert torch.equal(Reweight({"ring": 1}).bind([tokens("red ring")] * 2, SITES, 3).control_at(1.0).scale, torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("edit, targets, message", [
+    (lambda: Reweight({"blue": 2}), ["a red ring"], "no word 'blue' in 'a red ring'"),
+    (lambda: Reweight({7: 2}), ["a red ring"], "no word 7 in 'a red ring'"),
+    (lambda: Reweight({"red": 3}), ["a red ring"], "weight 3 of 'red': expected numbers from -2 to 2"),
+    (lambda: Reweight({"red": [1, -2.5]}), ["a red ring"], r"weight \[1, -2.5\] of 'red'"),
+    (lambda: Reweight({"red": float("nan")}), ["a red ring"], "weight nan of 'red'"),
+    (lambda: Reweight({}), ["a red ring"], r"needs weights, for example"),
+    (lambda: Reweight({"red": [1, 2]}), ["a red ring"], "2 weights of 'red' for 1 targets"),
+    (lambda: Reweight({"red": 2}), ["a red star"], r"Reweight alone needs the same prompt again, but 'a red ring' became 'a red star': add a Replace\(\) or Refine\(\)"),
+    (lambda: Chain(Replace(), Refine()), ["a red star"], "at most one Replace or Refine"),
+    (lambda: Chain(), ["a red star"], "at most one Replace or Refine"),
+    (lambda: Chain(Replace(), 0.5), ["a red star"], "at most one Replace or Refine"),
+])
+def test_what_an_edit_cannot_do_is_an_error_that_says_so(edit, targets, message):
+    with pytest.raises(ValueError, match=message):
+        edit().bind([tokens("a red ring"), *map(tokens, targets)], SITES, 4)
+
+
+def test_a_word_is_found_by_its_text_or_its_number():
+    assert find_word(tokens("a cr-im-son Ring"), "ring") == [4] and find_word(tokens("a cr-im-son ring"), 1) == [1, 2, 3]
+
+
+# ---------------------------------------------------------------- identities, in float64
+
+@pytest.fixture(scope="module")
+def exact_pipe(tiny_pipe):
+    from copy import deepcopy
+    pipe = deepcopy(tiny_pipe)
+    pipe.stages["base"].double()
+    return pipe
+
+
+EXACT = {"seed": 1, "stages": ("base",), "num_inference_steps": 5} | QUIET
+OFF = {"cross_steps": 0.0, "self_steps": 0.0, "source_steps": 0.0}
+
+
+def drawn(pipe, prompts, edit=None, **options):
+    return pipe(prompts, edit=edit, **EXACT | options).stages["base"]
+
+
+def test_the_same_prompt_twice_is_the_same_picture_whatever_is_injected(exact_pipe):
+    source, target = drawn(exact_pipe, [SOURCE, SOURCE], Refine(1.0, 1.0, source_steps=0.0))
+    assert (source - target).abs().max() < 1e-9
+
+
+def test_a_weight_of_one_leaves_the_source(exact_pipe):
+    source, target = drawn(exact_pipe, [SOURCE, SOURCE], Reweight({"red": 1}))
+    assert (source - target).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("edit", [Refine(**OFF), Chain(Refine(**OFF), Reweight({"red": 1}))], ids=["refine", "with a weight of 1"])
+def test_an_empty_window_leaves_the_plain_target(exact_pipe, edit):
+    target = SOURCE.replace("red", "large red")
+    assert torch.equal(drawn(exact_pipe, [SOURCE, target], edit), drawn(exact_pipe, [SOURCE, target]))
+
+
+@pytest.mark.parametrize("edit, target", [(Refine(source_steps=0.0), SOURCE.replace("red", "large red")), (Reweight({"red": 2}), SOURCE),
+                                          (Chain(Replace(source_steps=0.0), Reweight({"star": -1})), TARGET)], ids=["refine", "reweight", "chain"])
+def test_the_edits_change_the_target_and_leave_the_source(exact_pipe, edit, target):
+    edited, plain = drawn(exact_pipe, [SOURCE, target], edit), drawn(exact_pipe, [SOURCE, target])
+    assert (edited[0] - plain[0]).abs().max() < 1e-9 and (edited[1] - plain[1]).abs().max() > 1e-4
+
+
+def test_a_stronger_weight_moves_the_picture_further(exact_pipe):
+    source, *targets = drawn(exact_pipe, [SOURCE] * 5, Reweight({"red": [1, 1.25, 1.5, 2]}))
+    moved = [(t - source).square().mean().item() for t in targets]
+    assert moved == sorted(moved) and moved[0] < 1e-15 < moved[1]
+
+
+def test_while_the_source_is_read_nothing_is_scaled():
+    bound = Chain(Refine(source_steps=0.5), Reweight({"ring": 2})).bind([tokens("red ring")] * 2, SITES, 3)
+    assert isinstance(bound.control_at(1.0), ReadSource) and isinstance(bound.control_at(0.4), InjectMaps)

@@ -78,6 +78,17 @@ def test_edit_shows_source_edit_and_baseline(folder, tmp_path, capsys):
     assert size(tmp_path / "e.png")[0] > 3 * 256
 
 
+def test_edit_refines_and_reweights(folder, tmp_path, capsys):
+    edit.main(["refine", "a red circle", "a red circle on a black background", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path / "r.png")])
+    assert size(tmp_path / "r.png")[0] > 3 * 256 and "same seed, new prompt: " in capsys.readouterr().out
+    edit.main(["reweight", "a small red circle", "--word", "small", "--scale", "-1", "0", "2", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path / "w.png")])
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("source: ", "small x -1: ", "small x 0: ", "small x 2: ")) and "same seed" not in out
+    assert size(tmp_path / "w.png")[0] > 4 * 256
+    with pytest.raises(ValueError, match="no word 'blue' in 'a small red circle'"):
+        edit.main(["reweight", "a small red circle", "--word", "blue", "--pipeline", folder, "--out", str(tmp_path / "x.png")])
+
+
 def test_demo_writes_its_three_pictures(folder, tmp_path, capsys):
     demo.main(["--pipeline", folder, "--out", str(tmp_path)])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["caption.png", "captions.png", "edit.png"]
