@@ -40,7 +40,8 @@ FACTS = len(facts(Scene((), "white")))
 
 
 class SceneClassifier(nn.Module):
-    """Pictures [b, 3, size, size] in [-1, 1] -> logits of `facts` [b, FACTS]; `features` [b, WIDTH] are all that these are computed from."""
+    """Pictures [b, 3, size, size] in [-1, 1] -> logits of `facts` [b, FACTS]; `features` [b, WIDTH] are all that these are computed from, of mean 0 and
+    variance 1 over true pictures."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -78,6 +79,7 @@ def weights_of(size: int) -> Path:
 def save_classifier(net: SceneClassifier, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, path)
+    path.chmod(0o644)
 
 
 @cache

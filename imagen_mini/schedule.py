@@ -249,7 +249,18 @@ def karras_times(steps: int, log_snr_of: Schedule, t_of: Schedule, rho: float = 
     return _times_at(-2 * rho * torch.log(root), t_of, device)
 
 
-SPACINGS = ("uniform", "log_snr", "karras")
+def mixed_times(steps: int, log_snr_of: Schedule, t_of: Schedule, share: float = 0.3, device=None) -> Tensor:
+    """As `uniform_times`, but each time's log-SNR is a mean: `share` of that of `log_snr_times` and the rest of that of `uniform_times`.
+
+    Steps even in t leap over the noisiest part, where what all pixels share is decided; steps even in log-SNR are long where shapes are. This does
+    neither.
+    """
+    noisy, clean = _finite_ends(log_snr_of)
+    t = uniform_times(steps).double()
+    return _times_at((1 - share) * log_snr_of(t) + share * (noisy + (1 - t) * (clean - noisy)), t_of, device)
+
+
+SPACINGS = ("uniform", "log_snr", "karras", "mixed")
 
 
 def spaced_times(spacing: str, steps: int, log_snr_of: Schedule, device=None) -> Tensor:
@@ -258,7 +269,7 @@ def spaced_times(spacing: str, steps: int, log_snr_of: Schedule, device=None) ->
         raise ValueError(f"spacing {spacing!r}; expected one of {', '.join(SPACINGS)}")
     if spacing == "uniform":
         return uniform_times(steps, device)
-    times = log_snr_times if spacing == "log_snr" else karras_times
+    times = {"log_snr": log_snr_times, "karras": karras_times, "mixed": mixed_times}[spacing]
     return times(steps, log_snr_of, lambda log_snr: numeric_t(log_snr, log_snr_of), device=device)
 
 

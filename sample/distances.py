@@ -1,11 +1,11 @@
 """Do the pictures come from the right distribution? Fréchet distance, precision and recall, and whether pictures were learnt by heart.
 
     python -m sample.distances --out outputs/distances
-    python -m sample.distances --stage sr_256 --n 100 --scales 1 2 4 --out outputs/distances_sr
 
 Captions of unseen scenes as training has them are drawn at each guidance scale w, for each way of thresholding, and held against true pictures by the
-features of `imagen_mini.features`. The figure sets text alignment against distance, as the papers do (Imagen's Fig. 4), with w along the lines. For
-comparison stand as many true pictures of other scenes: no model can be expected to do better than they do.
+features of `imagen_mini.features` (shipped for 64 px; for `--stage sr_256` run `python -m train.features --size 256` first). The figure sets text
+alignment against distance, as the papers do, with w along the lines. For comparison stand as many true pictures of other scenes: no model can be
+expected to do better than they do.
 
 These distances can be compared with one another, for one size and one n. They are not FID as published for photographs, and say nothing beside it.
 """

@@ -28,7 +28,7 @@ def test_flops_are_those_of_a_step_on_real_pictures(name):
 
 def test_four_times_the_pixels_are_four_times_the_activations_and_twice_the_channels_twice():
     narrow = replace(PRESETS["mini"]["base"].unet, attention=("", "", ""), text_layers=0)      # attention keeps more than its grid
-    once, large, wide = (cost(c).activations for c in (narrow, replace(narrow, image_size=128), replace(narrow, channels=(128, 256, 384))))
+    once, large, wide = (cost(c).activations for c in (narrow, replace(narrow, image_size=128), replace(narrow, channels=tuple(2 * c for c in narrow.channels))))
     assert large / once == pytest.approx(4, rel=0.05)
     assert wide / once == pytest.approx(2, rel=0.05)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from imagen_mini.schedule import (LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma, betas_from_log_snr, cosine_log_snr, cosine_t, interpolated_log_snr,
-                                  karras_times, linear_log_snr, linear_t, log_snr_from_betas, log_snr_times, numeric_t, rescale_terminal_snr,
+                                  karras_times, linear_log_snr, linear_t, log_snr_from_betas, log_snr_times, mixed_times, numeric_t, rescale_terminal_snr,
                                   resolution_shift, sigmoid_log_snr, sigmoid_t, spaced_times, uniform_times, zero_terminal_snr)
 from sample import plot_schedules
 
@@ -200,7 +200,7 @@ def test_fewer_than_one_step_is_refused(steps):
 @every_schedule
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_other_spacings_also_walk_from_one_to_zero(log_snr_of, t_of, steps):
-    for times in (log_snr_times(steps, log_snr_of, t_of), karras_times(steps, log_snr_of, t_of)):
+    for times in (spacing(steps, log_snr_of, t_of) for spacing in (log_snr_times, karras_times, mixed_times)):
         assert times.dtype == uniform_times(steps).dtype and len(times) == steps + 1
         assert times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
 
@@ -219,18 +219,26 @@ def test_the_spacings_are_even_in_what_they_say(log_snr_of, t_of):
 
 @every_schedule
 def test_a_spacing_by_its_name_needs_no_inverse(log_snr_of, t_of):
-    for spacing, expected in (("uniform", uniform_times(9)), ("log_snr", log_snr_times(9, log_snr_of, t_of)), ("karras", karras_times(9, log_snr_of, t_of))):
+    for spacing, expected in (("uniform", uniform_times(9)), ("log_snr", log_snr_times(9, log_snr_of, t_of)), ("karras", karras_times(9, log_snr_of, t_of)),
+                              ("mixed", mixed_times(9, log_snr_of, t_of))):
         assert torch.allclose(spaced_times(spacing, 9, log_snr_of), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("spacing", [log_snr_times, karras_times])
+def test_mixed_times_have_the_mean_of_both_log_snrs_and_their_ends():
+    even_in_t, even_in_log_snr = (cosine_log_snr(times.double()) for times in (uniform_times(10), log_snr_times(10, cosine_log_snr, cosine_t)))
+    for share in (0.0, 0.3, 1.0):
+        mixed = cosine_log_snr(mixed_times(10, cosine_log_snr, cosine_t, share).double())
+        assert torch.allclose(mixed, (1 - share) * even_in_t + share * even_in_log_snr, atol=1e-2)
+
+
+@pytest.mark.parametrize("spacing", [log_snr_times, karras_times, mixed_times])
 def test_infinity_cannot_be_divided_into_steps(spacing):
     schedule = zero_terminal_snr(cosine_log_snr)
     with pytest.raises(ValueError, match="from log_snr -inf to 12.*uniform_times"):
         spacing(5, schedule, partial(numeric_t, log_snr_of=schedule))
 
 
-@pytest.mark.parametrize("spacing", [log_snr_times, karras_times])
+@pytest.mark.parametrize("spacing", [log_snr_times, karras_times, mixed_times])
 def test_fewer_than_one_step_is_refused_by_every_spacing(spacing):
     with pytest.raises(ValueError, match="at least 1; got 0"):
         spacing(0, cosine_log_snr, cosine_t)

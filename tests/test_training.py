@@ -370,12 +370,12 @@ def test_the_legs_of_a_training_are_told_apart_by_their_settings_and_handed_on(t
     run = tmp_path / "first"
     main(arguments(run, encoder_folder, "--time-limit", "0"))
     main(arguments(run, encoder_folder, "--resume"))
-    assert legs() == [(3, 1e-3)]                       # one leg, though it was interrupted
+    assert legs() == [(3, 3e-3)]                       # one leg, though it was interrupted
     main(arguments(run, encoder_folder, "--resume", "learning_rate=0.0005", steps=5))
-    assert legs() == [(3, 1e-3), (2, 5e-4)]
+    assert legs() == [(3, 3e-3), (2, 5e-4)]
     initial, run = run / "stage", tmp_path / "second"
     main(arguments(run, encoder_folder, "--init-from", str(initial), steps=1))
-    assert legs() == [(3, 1e-3), (2, 5e-4), (1, 1e-3)]
+    assert legs() == [(3, 3e-3), (2, 5e-4), (1, 3e-3)]
 
 
 def test_the_script_can_start_from_the_weights_of_a_stage(tmp_path, encoder_folder):
