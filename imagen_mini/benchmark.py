@@ -11,7 +11,7 @@ from itertools import combinations
 
 from .scenes.captions import RARE_WORDS, Caption, Description, Thing, write
 from .scenes.scene import (BACKGROUNDS, COLORS, HELD_OUT_COLOR_SHAPE, HELD_OUT_COUNT, HELD_OUT_RELATIONS, HELD_OUT_TEXTURE_SHAPE, RELATIONS, SHAPES,
-                           SIZES, TEXTURES)
+                           SIZES, TEXTURES, conflicts)
 from .scenes.wording import with_absence, with_misspelling, with_rare_words
 
 
@@ -52,7 +52,7 @@ def _said_of_two(rng: random.Random, groups: tuple[str, ...]) -> Description:
         a, b = _two(rng, *(g for g in groups if g in ("color", "size", "texture")))
         d = Description((a, b), rng.choice(RELATIONS) if "relation" in groups else None, rng.choice(tuple(BACKGROUNDS)) if "background" in groups else None)
         upper, lower = (b, a) if d.relation == "below" else (a, b)
-        conflicting = d.relation in ("above", "below") and (upper.size, lower.size) == ("large", "small")
+        conflicting = d.relation in ("above", "below") and conflicts(upper, lower)
         if not (conflicting or d.relation and held_out_relation(d)):
             return d
 

@@ -176,13 +176,13 @@ class Bound:
         def within(window: tuple[float, float]) -> bool:
             return window[0] <= done < window[1]
 
+        if within(self.injection.source_steps):        # source and targets read one prompt: their maps are the same
+            return ReadSource()
         scale = torch.ones(self.windows.shape[1:])
         for window, factors in self.weights:
             scale = scale * factors if within(window) else scale
         injected = (self.windows[0] <= done) & (done < self.windows[1]) & (self.matrices.sum(1) > 0)
-        shared, own = within(self.injection.source_steps), within(self.injection.self_steps)
-        if shared:                                     # source and targets read one prompt: their maps are the same
-            return ReadSource()
+        own = within(self.injection.self_steps)
         cross = bool(injected.any() or (scale != 1).any())
         return InjectMaps(self.matrices, injected, scale, cross, own, self.injection.self_size) if cross or own else None
 

@@ -28,12 +28,11 @@ from imagen_mini.guidance import THRESHOLDS
 from imagen_mini.scenes.captions import Caption, training_caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import training_scene
+from imagen_mini.scenes.scene import UNSEEN, training_scene
 
 from .charts import STYLES, figure, percent_axis, save
 from .options import add_model_options, load_pipeline
 
-UNSEEN = 1_000_003                                     # seed of scenes that no training uses
 TRAINED = 0                                            # seed of those that it does
 
 

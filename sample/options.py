@@ -26,7 +26,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Which pipeline, and where it runs."""
     parser.add_argument("--pipeline", default="scenes", help="a pipeline folder or hub id (default: the shipped weights)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, mps (default: cuda if there is one)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the networks; auto is bf16 where the processor computes in it")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the networks; auto is bf16 where that is found to be faster")
 
 
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:

@@ -27,14 +27,13 @@ from imagen_mini.pictures import labelled_grid, to_image
 from imagen_mini.randomness import randn
 from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import Scene, training_scene
+from imagen_mini.scenes.scene import UNSEEN, Scene, training_scene
 
 from .charts import STYLES, figure, percent_axis, save
 from .options import add_pipeline_options, load_pipeline, sampling_options
 
 SIZES = (64, 256)
 OUTCOMES = ("right", "unreadable", "misread")
-HELD_OUT_SEED = 1_000_003                              # of scenes that no training uses
 
 
 def add_noise(pictures: Tensor, sigma: float) -> Tensor:
@@ -81,7 +80,7 @@ def outcome(scene: Scene, reading: Reading, size: int) -> str:
 def measure(n: int, size: int, way: str, batch: int = 64) -> list[dict]:
     """For each strength of one way to spoil pictures: how often they are right, unreadable and misread."""
     spoil, strengths = WAYS[way]
-    scenes, rows = [training_scene(HELD_OUT_SEED, i) for i in range(n)], []
+    scenes, rows = [training_scene(UNSEEN, i) for i in range(n)], []
     for strength in strengths:
         found: list[str] = []
         for at in range(0, n, batch):

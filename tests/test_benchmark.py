@@ -111,6 +111,13 @@ def test_what_a_negation_names_is_not_in_the_picture():
         assert read(caption.text).things == (thing,) and any(w in ("no", "without") for w in caption.text.split())
 
 
+@pytest.mark.parametrize("text", ["a red circle without a star on a white background", "a red circle on a white background and no star",
+                                  "on a white background , a red circle but no star"])
+def test_a_negation_may_stand_before_or_after_a_background(text):
+    d = read(text)
+    assert [t.shape for t in d.things] == ["circle"] and d.background == "white"
+
+
 @pytest.mark.parametrize("text", ["a red circle and no elephant", "a red circle without a", "no red circle"])
 def test_a_negation_that_names_nothing_known_or_leaves_nothing_is_not_read(text):
     with pytest.raises(ValueError, match="cannot read|nothing to see"):

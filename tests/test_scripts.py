@@ -242,6 +242,8 @@ def test_recipes_are_compared_early_by_errors_alone(tmp_path, capsys):
     assert len(set(point["errors"]["own"])) > 1 and all(0.2 < e < 0.8 for e in point["errors"]["own"])
     assert point["errors"]["own"] == pytest.approx(point["errors"]["other"], rel=0.05)
     assert "error by log-SNR" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no scores of ours to draw"):
+        time_to_score.main(["--plot", str(out), "--out", str(tmp_path / "curve.png")])
 
 
 def test_the_network_of_another_library_is_not_saved_as_a_stage_of_ours(tmp_path):
@@ -259,6 +261,14 @@ class TinyPeer(peers.DiffusersNet):
                                          attention_head_dim=8, norm_num_groups=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
                                          up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
         self.out = self.unet.conv_out
+
+
+@pytest.mark.parametrize("arguments", [(breakdown, ["--stage", "sr_512"]), (train_benchmark, ["--stages", "base", "sr_512"])], ids=["breakdown", "benchmark"])
+def test_a_stage_that_the_preset_lacks_is_refused_with_those_it_has(arguments, capsys):
+    script, options = arguments
+    with pytest.raises(SystemExit):
+        script.main(["--preset", "tiny", *options])
+    assert "sr_512: the preset tiny has base, sr_256" in capsys.readouterr().err
 
 
 def test_the_parts_of_a_step_hold_all_its_arithmetic(capsys):

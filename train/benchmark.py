@@ -143,6 +143,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if unknown := set(args.stages) - set(PRESETS[args.preset]):
+        parser.error(f"--stages {', '.join(sorted(unknown))}: the preset {args.preset} has {', '.join(PRESETS[args.preset])}")
     device = torch.device(args.device)
     encoder = TextEncoder.from_pretrained(WEIGHTS / "text_encoder").to(device)
     networks = list(args.stages)

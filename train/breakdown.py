@@ -120,6 +120,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the recipe or, with 'stage.' before them, of the stage")
     args = parser.parse_intermixed_args(arguments)
+    if args.stage not in PRESETS[args.preset]:
+        parser.error(f"--stage {args.stage}: the preset {args.preset} has {', '.join(PRESETS[args.preset])}")
     device = torch.device(args.device)
     config, stage_config = override_run(RECIPES[args.preset][args.stage], PRESETS[args.preset][args.stage], args.overrides)
     config = replace(config, batch_size=args.batch, steps=10 ** 9)

@@ -24,6 +24,7 @@ from imagen_mini.config import StageConfig, TrainConfig, from_dict
 from imagen_mini.data import Data, Folder, Scenes
 from imagen_mini.health import (Finding, Probe, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss,
                                 judge_reference, judge_saturation, judge_throughput, probe)
+from imagen_mini.scenes.scene import UNSEEN
 from imagen_mini.text import TextEncoder
 from imagen_mini.training import LEVELS
 from imagen_mini.weights import WEIGHTS
@@ -32,7 +33,6 @@ from sample.charts import STYLES, figure, percent_axis, save
 from .log import read_log
 
 REFERENCE = WEIGHTS / "reference.json"                 # {stage: [{"steps": ..., "schedule": ..., "losses": {...}}]}: what `probe` found as the shipped weights came about
-UNSEEN = 1_000_003                                     # seed of the scenes looked at; no training uses it
 CHANNELS = ("red", "green", "blue")
 
 

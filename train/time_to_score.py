@@ -22,22 +22,22 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
+from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import save_stage
 from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run, to_dict
 from imagen_mini.data import Scenes
 from imagen_mini.diffusion import q_sample, to_x_0
-from imagen_mini.benchmark import benchmark
 from imagen_mini.edits import edit_table, evaluate_edits, swaps
 from imagen_mini.evaluation import draw_alone, evaluate, score, table
 from imagen_mini.prompt_to_prompt import Replace
 from imagen_mini.randomness import randn
+from imagen_mini.scenes.scene import UNSEEN
 from imagen_mini.text import TextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
 from sample.charts import STYLES, figure, percent_axis, save
 
 from .peers import NETWORKS, to_train
-from .report import UNSEEN
 
 CATEGORIES = ["one object", "binding", "positional", "counting"]
 LOG_SNRS = range(-10, 5)
@@ -133,7 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
     trainee = Trainee(args.network, stage_config, config, encoder, device)
     parameters = sum(p.numel() for p in trainee.stage.parameters())
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    found = {"name": args.name or args.network, "network": args.network, "parameters": parameters, "hardware": hardware, "recipe": to_dict(config), "stage": to_dict(stage_config), "curve": []}
+    found = {"name": args.name or args.network, "network": args.network, "parameters": parameters, "hardware": hardware, "recipe": to_dict(config),
+             "stage": to_dict(stage_config), "curve": []}
     print(f"{args.network}: {parameters:,} parameters, {config.steps:,} steps of {config.batch_size} in {args.minutes:g} minutes on {hardware}")
     trained, mark, due = 0.0, time.perf_counter(), [share * args.minutes for share in sorted(args.at)]
     for state in tqdm(trainee.train(), total=config.steps, unit="step"):
@@ -149,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
         mark = time.perf_counter()
     if args.save:
         with trainee.ema.in_place():
-            save_stage(trainee.stage, args.save, {"legs": [{"steps": config.steps, "seconds": round(trained, 1), "device": hardware, "train": to_dict(config)}]})
+            save_stage(trainee.stage, args.save, {"legs": [{"steps": state.step, "seconds": round(trained, 1), "device": hardware, "train": to_dict(config)}]})
     if args.network == "ours" and args.edits:
         found["edits"] = trainee.edits(args.edits)
         for attribute, row in found["edits"].items():
@@ -169,6 +170,8 @@ def line(point: dict) -> str:
 def plot(runs: list[dict], out: Path) -> None:
     """Accuracy against minutes, a panel for each category, a line for each run, with 95 % intervals."""
     names = ["all", *CATEGORIES]
+    if unscored := [run["name"] for run in runs if "all" not in run["curve"][-1]]:
+        raise SystemExit(f"no scores of {', '.join(unscored)} to draw: they were made with --n 0")
     sheet, panels = figure(names, "minutes of training")
     for panel, name in zip(panels, names):
         for run, style in zip(runs, STYLES):

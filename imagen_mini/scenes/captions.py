@@ -211,9 +211,6 @@ def read(text: str) -> Description:
     words = [RARE_WORDS.get(w.removesuffix("s"), w) if w not in _NOUNS else w for w in words]
     line = " ".join(words)
     line = re.sub(r"^(a picture of|an image of|there is|there are) ", "", line)
-    line, _, absent = re.sub(r" (?:(?:and |but |with )?no|without) ", " without ", line).partition(" without ")
-    if absent:
-        _read_noun_phrase(absent.split(), text)        # must be a thing, and adds nothing
     background = None
     found = re.search(r"\b(?:on|against) an? (\w+) background(?: ,)?", line)
     if found:
@@ -221,6 +218,9 @@ def read(text: str) -> Description:
         if background not in BACKGROUNDS:
             raise ValueError(f"no background {background!r} in {text!r}: expected one of {', '.join(BACKGROUNDS)}")
         line = (line[:found.start()] + line[found.end():]).strip()
+    line, _, absent = re.sub(r" (?:(?:and |but |with )?no|without) ", " without ", line).partition(" without ")
+    if absent:
+        _read_noun_phrase(absent.split(), text)        # must be a thing, and adds nothing
     for phrase, name in _ALL_PHRASES:
         first, middle, second = line.partition(f" {phrase} ")
         if middle:

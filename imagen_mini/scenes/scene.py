@@ -42,6 +42,7 @@ HELD_OUT_TEXTURE_SHAPE = frozenset({("striped", "star"), ("dotted", "triangle"),
 HELD_OUT_RELATIONS = frozenset({("star", "left of", "cross"), ("ring", "above", "square"), ("triangle", "left of", "circle")})
 HELD_OUT_COUNT = 5
 MAX_OBJECTS = 5
+UNSEEN = 1_000_003                                     # seed of scenes to measure on: no training uses it
 
 
 @dataclass(frozen=True, order=True)
@@ -91,7 +92,7 @@ def clear_relation(a, b) -> str | None:
     return relation(a, b) if abs(abs(a.x - b.x) - abs(a.y - b.y)) >= 6 else None
 
 
-def conflicts(upper: Object, lower: Object) -> bool:
+def conflicts(upper, lower) -> bool:
     """The training set's one regularity: a large object never stands above a small one."""
     return upper.size == "large" and lower.size == "small"
 
