@@ -57,9 +57,14 @@ def _matrix(source: Tokens, target: Tokens, pairs: list[tuple[int, int]]) -> Ten
     return matrix
 
 
+def word_numbers(tokens: Tokens, word: str | int) -> list[int]:
+    """Numbers of the words that read so (capitals aside), or `word` itself if it is the number of one; none if there is no such word."""
+    return [i for i, w in enumerate(tokens.words) if (i == word if isinstance(word, int) else w.lower() == word.lower())]
+
+
 def find_word(tokens: Tokens, word: str | int) -> list[int]:
     """Positions of the tokens of a word: of every one that reads so (capitals aside), or of word number `word`."""
-    numbers = [i for i, w in enumerate(tokens.words) if (i == word if isinstance(word, int) else w.lower() == word.lower())]
+    numbers = word_numbers(tokens, word)
     if not numbers:
         raise ValueError(f"no word {word!r} in {' '.join(tokens.words)!r}; its words are " + ", ".join(f"{i} {w!r}" for i, w in enumerate(tokens.words)))
     return [position for number in numbers for position in tokens.of_word(number)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .attention_maps import AttentionMaps
 from .cascade import Stage, augment, load_stage, save_stage
 from .guidance import GuidanceScale, guidance_interval as limited_to
 from .randomness import randn
-from .samplers import NOISE_OPTIONS, check_options, sample
+from .samplers import NOISE_OPTIONS, SamplingState, check_options, sample
 from .text import Text, TextEncoder, check_prompts, concatenate
 from .weights import WEIGHTS
 
@@ -184,12 +185,15 @@ class ImagenPipeline(nn.Module):
                  guidance_interval: tuple[float, float] | dict | None = None, threshold: str | dict | None = None,
                  aug_level: float | None = None, sampler: str | dict | None = None, spacing: str | dict | None = None,
                  eta: float | dict = 0.0, gamma: float | dict = 0.0, stages: Sequence[str] | None = None, output_type: str = "pil",
-                 edit=None, progress: bool = True) -> ImagenOutput:
+                 edit=None, edit_stages: Sequence[str] | None = None, record: AttentionMaps | None = None,
+                 on_step: Callable[[str, SamplingState], None] | None = None, progress: bool = True) -> ImagenOutput:
         """Draw a picture for each prompt.
 
         A picture depends on its own prompt and seed alone. `seed` is one number for all prompts, or one for each. What is left None
         is the stage's own default; a dict by stage name sets a value per stage. With `edit`, the first prompt is the source and the
-        others are its targets, all from one seed.
+        others are its targets, all from one seed; `edit_stages` are those that are edited (None: the first, as in the paper; the others
+        read each its own prompt). `record` writes down attention (see `imagen_mini.attention_maps`); `on_step(stage, state)` is called after
+        every step.
 
         `negative_prompt`: what guidance leads away from in place of the null text, at every guided stage; one for all prompts, or one
         for each ("": none). `guidance_scale`: w, or a function of t that gives it; `guidance_interval`: the noise levels (low, high] of
@@ -202,11 +206,17 @@ class ImagenPipeline(nn.Module):
             raise ValueError(f"got {len(seeds)} seeds for {len(prompts)} prompts; give one for each, or a single number")
         if edit is not None and len(set(seeds)) > 1:
             raise ValueError(f"an edit draws source and target from one noise: give one seed; got {seeds}")
+        if edit is None and edit_stages is not None:
+            raise ValueError(f"edit_stages {list(edit_stages)} without an edit: pass edit=, or leave it out")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type {output_type!r}; expected 'pil', 'np' or 'pt'")
         names = list(self.stages) if stages is None else list(stages)
         if names != list(self.stages)[:len(names)] or not names:
             raise ValueError(f"stages {names}; expected {list(self.stages)} or its beginning")
+        edit_stages = names[:1] if edit_stages is None else list(edit_stages)
+        for option, chosen in (("edit_stages", edit_stages), ("record.stage", [record.stage] if record and record.stage else [])):
+            if unknown := set(chosen) - set(names):
+                raise ValueError(f"{option}: no stage {sorted(unknown)} is drawn; expected of {names}")
         options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "guidance_interval": guidance_interval,
                    "threshold": threshold, "sampler": sampler, "spacing": spacing, "eta": eta, "gamma": gamma}
         for option, value in options.items():
@@ -221,7 +231,8 @@ class ImagenPipeline(nn.Module):
         for name, plan in plans.items():
             start = time.perf_counter()
             previous = pictures[list(pictures)[-1]] if pictures else None
-            x_0_hat = self.run_stage(name, plan, prompts, text, negative, seeds, previous, edit if name == names[0] else None, progress)
+            x_0_hat = self.run_stage(name, plan, prompts, text, negative, seeds, previous, edit if name in edit_stages else None,
+                                     record if record and name == (record.stage or names[0]) else None, on_step, progress)
             pictures[name] = x_0_hat.clamp(-1, 1)
             seconds[name] = time.perf_counter() - start
         last = pictures[names[-1]]
@@ -241,7 +252,8 @@ class ImagenPipeline(nn.Module):
         return null_then_encoded[[len(text) + i if negative else i for i, negative in enumerate(negatives)]]
 
     def run_stage(self, name: str, plan: Sampling, prompts: list[str], text: Text, negative: Text | None, seeds: list[int],
-                  previous: Tensor | None, edit=None, progress: bool = True) -> Tensor:
+                  previous: Tensor | None, edit=None, record: AttentionMaps | None = None,
+                  on_step: Callable[[str, SamplingState], None] | None = None, progress: bool = True) -> Tensor:
         """Sample one stage: the last step's x_0_hat [b, 3, size, size], which is the picture once it is clamped to [-1, 1].
 
         `previous` holds the pictures of the stage before. Where guidance is off, `negative` is not looked at.
@@ -252,14 +264,19 @@ class ImagenPipeline(nn.Module):
         if stage.is_super_resolution:
             level = torch.full((len(seeds),), float(plan.aug_level), device=device)
             low_res = augment(previous, level, randn(seeds, previous.shape[1:], name, "aug", device=device))
-        injection = None
-        if edit is not None:
-            injection = edit.bind([self.text_encoder.tokens(p) for p in prompts], stage.net.sites, text.mask.shape[1])
-        denoise = stage.denoiser(text, low_res, level, plan.guidance_scale, plan.threshold, injection.control_at if injection else None,
-                                 None if plan.guidance_scale == 1 else negative)
-        states = sample(denoise, randn(seeds, (3, size, size), name, "x_T", device=device), stage.times(plan.num_inference_steps, plan.spacing),
+        tokens, n_text = [self.text_encoder.tokens(p) for p in prompts], text.mask.shape[1]
+        bound = None if edit is None else edit.bind(tokens, stage.net.sites, n_text)
+        control_at = None if bound is None else bound.control_at
+        if record is not None:
+            record.check_memory(stage.net.attention_layers, len(prompts), n_text, plan.num_inference_steps, edit is not None)
+            record.start(tokens, stage.net.sites)
+            control_at = record.around(control_at)
+        denoise = stage.denoiser(text, low_res, level, plan.guidance_scale, plan.threshold, control_at, None if plan.guidance_scale == 1 else negative)
+        edited = denoise if bound is None else lambda x_t, t: bound.after_denoising(denoise(x_t, t), float(t))
+        states = sample(edited, randn(seeds, (3, size, size), name, "x_T", device=device), stage.times(plan.num_inference_steps, plan.spacing),
                         stage.log_snr_of, plan.sampler, lambda step: randn(seeds, (3, size, size), name, "step", step, device=device),
                         eta=plan.eta, gamma=plan.gamma)
         for state in tqdm(states, total=plan.num_inference_steps, desc=name, disable=not progress, leave=False):
-            pass
+            if on_step is not None:
+                on_step(name, state)
         return state.x_0_hat

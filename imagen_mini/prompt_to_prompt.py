@@ -6,8 +6,9 @@ word; what a word *means* (its values) stays the target's. Only the conditional 
     Replace     a word is swapped for another:   M_t while t is in the window, then M*_t
     Refine      words are added:                 the source's column A(j) where there is one, else the target's own
     Reweight    a word counts more or less:      column j* times c
+    LocalBlend  a word's place alone changes:    elsewhere the source's picture
 
-Source: Prompt-to-Prompt (Hertz et al., 2022), Algorithm 1 and Section 3.2.
+Source: Prompt-to-Prompt (Hertz et al., 2022), Algorithm 1 and Section 3.2; LocalBlend is in its revised preprint.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .alignment import find_word, refinement_matrix, replaced_words, replacement_matrix
+from .alignment import find_word, refinement_matrix, replaced_words, replacement_matrix, word_numbers
 from .attention import AttnSite, Control
+from .attention_maps import AttentionMaps
 from .text import Text, Tokens
 
 Window = float | tuple[float, float]
@@ -46,7 +49,8 @@ class Edit:
 
 @dataclass(frozen=True)
 class Chain(Edit):
-    """Several edits together: Chain(Replace(), Reweight({"red": 2})). Their order does not matter: the source's attention comes first, weights act on it."""
+    """Several edits together: Chain(Replace(), Reweight({"red": 2}), LocalBlend("circle", "star")). Their order does not matter: the source's attention
+    comes first, weights act on it, and the picture that comes of it is blended."""
 
     edits: tuple[Edit, ...]
 
@@ -130,23 +134,63 @@ class Reweight(Edit):
         return out
 
 
+@dataclass(frozen=True)
+class LocalBlend(Edit):
+    """Only where the named words look does the picture change; elsewhere it stays the source's:
+
+        x_0_hat* <- x_0_hat + mask (x_0_hat* - x_0_hat)
+
+    The mask is where the maps of `words`, in the source or in the target, reach `threshold` of their highest value, less where those of `exclude` do;
+    both are grown by one place on all sides. A map is a mean over heads, over the layers with a grid of `size` x `size` (None: the largest), and over the
+    steps so far. `steps`: in which share of the walk pictures are blended.
+    Differs from the code of the paper, which blends x: the end of our walk is x_0_hat, and a multi-step sampler remembers it.
+    """
+
+    words: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    threshold: float = 0.3
+    size: int | None = None
+    steps: Window = (0.2, 1.0)
+
+    def __init__(self, *words: str, exclude: str | Sequence[str] = (), threshold: float = 0.3, size: int | None = None, steps: Window = (0.2, 1.0)):
+        if not words:
+            raise ValueError('LocalBlend needs the words whose places may change, for example LocalBlend("circle", "star")')
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold {threshold}: expected a share of a map's highest value, above 0 and below 1")
+        for name, value in {"words": words, "exclude": (exclude,) if isinstance(exclude, str) else tuple(exclude), "threshold": threshold, "size": size,
+                            "steps": _window(steps, "steps")}.items():
+            object.__setattr__(self, name, value)
+
+    def mask(self, maps: AttentionMaps, target: int) -> Tensor:
+        """Where prompt number `target` may differ from the source, number 0, by maps of one size: bool [size, size]."""
+        def looked_at(words: Sequence[str]) -> Tensor:
+            found = torch.tensor(False)
+            for row in (0, target):
+                if tokens := [i for word in words for n in word_numbers(maps.tokens[row], word) for i in maps.tokens[row].of_word(n)]:
+                    heat = F.max_pool2d(maps.of_tokens(tokens, row)[None], 3, 1, 1)[0]
+                    found = found.to(heat.device) | (heat > self.threshold * heat.max())
+            return found
+
+        return looked_at(self.words) & ~looked_at(self.exclude)
+
+
 def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> Bound:
     """Make edits ready, together, for prompts (the first is the source) and for a network with these attention sites."""
     if len(tokens) < 2:
         raise ValueError(f"an edit needs a source and at least one target prompt; got {len(tokens)} prompt")
     if not any(s.kind in ("cross", "hybrid") for s in sites):
         raise ValueError("this network has no attention to words, so the edit would change nothing")
-    injections, weights = [e for e in edits if isinstance(e, Injection)], [e for e in edits if isinstance(e, Reweight)]
-    if len(injections) > 1 or len(injections) + len(weights) != len(edits) or not edits:
-        raise ValueError(f"edits {[type(e).__name__ for e in edits]}: expected at most one Replace or Refine, and any number of Reweight. "
-                         "Refine also aligns prompts in which words were swapped")
+    injections, weights, blends = ([e for e in edits if isinstance(e, kind)] for kind in (Injection, Reweight, LocalBlend))
+    if len(injections) > 1 or len(blends) > 1 or len(injections) + len(weights) + len(blends) != len(edits) or not edits:
+        raise ValueError(f"edits {[type(e).__name__ for e in edits]}: expected at most one Replace or Refine, at most one LocalBlend, and any number of "
+                         "Reweight. Refine also aligns prompts in which words were swapped")
     source, targets = tokens[0], tokens[1:]
-    if not injections:
+    if weights and not injections:
         for target in targets:
             if [w.lower() for w in target.words] != [w.lower() for w in source.words]:
                 raise ValueError(f"Reweight alone needs the same prompt again, but {' '.join(source.words)!r} became {' '.join(target.words)!r}: "
                                  "add a Replace() or Refine()")
-    injection = injections[0] if injections else Refine(source_steps=0.0)
+    injection = injections[0] if injections else Refine(source_steps=0.0) if weights else Refine(0.0, 0.0, source_steps=0.0)
     matrices = torch.zeros(len(targets), batch_tokens, batch_tokens)
     windows = torch.zeros(2, len(targets), batch_tokens)
     for row, target in enumerate(targets):
@@ -156,35 +200,70 @@ def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], bat
         for word, window in injection.cross_steps.items():
             if word != DEFAULT:
                 windows[:, row, find_word(target, word)] = torch.tensor(window)[:, None]
-    return Bound(injection, matrices, windows, [(w.steps, w.scale(targets, batch_tokens)) for w in weights])
+    return Bound(injection, matrices, windows, [(w.steps, w.scale(targets, batch_tokens)) for w in weights],
+                 *[Blending(blend, tokens, sites) for blend in blends])
 
 
 # ---------------------------------------------------------------- what is done
 
 @dataclass(frozen=True)
 class Bound:
-    """An edit that knows its prompts: says which control is active at time t."""
+    """An edit that knows its prompts: says which control is active at time t, and what becomes of x_0_hat then."""
 
     injection: Injection
     matrices: Tensor                                   # [targets, source tokens, target tokens]
     windows: Tensor                                    # [2, targets, target tokens]: start and end of injection
     weights: list[tuple[tuple[float, float], Tensor]]  # window, and factors [targets, target tokens]
+    blending: Blending | None = None
 
     def control_at(self, t: float) -> Control | None:
-        done = 1 - t + 1e-6                            # share of the walk, and of the steps where they are even in t; t is rounded
+        control = self._injection_at(t)
+        return control if self.blending is None else self.blending.maps.watch(control, t)
 
-        def within(window: tuple[float, float]) -> bool:
-            return window[0] <= done < window[1]
+    def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
+        """x_0_hat [1 + targets, 3, h, w] at time t, with the source's picture wherever the targets may not differ from it."""
+        return x_0_hat if self.blending is None else self.blending(x_0_hat, t)
 
-        if within(self.injection.source_steps):        # source and targets read one prompt: their maps are the same
+    def _injection_at(self, t: float) -> Control | None:
+        if _within(self.injection.source_steps, t):    # source and targets read one prompt: their maps are the same
             return ReadSource()
         scale = torch.ones(self.windows.shape[1:])
         for window, factors in self.weights:
-            scale = scale * factors if within(window) else scale
-        injected = (self.windows[0] <= done) & (done < self.windows[1]) & (self.matrices.sum(1) > 0)
-        own = within(self.injection.self_steps)
+            scale = scale * factors if _within(window, t) else scale
+        injected = _within(self.windows, t) & (self.matrices.sum(1) > 0)
+        own = bool(_within(self.injection.self_steps, t))
         cross = bool(injected.any() or (scale != 1).any())
         return InjectMaps(self.matrices, injected, scale, cross, own, self.injection.self_size) if cross or own else None
+
+
+def _within(window, t: float):
+    """Is the share of the walk that is done at t within (start, end)? It is the share of the steps, too, where they are even in t, which is rounded."""
+    done = 1 - t + 1e-6
+    return (window[0] <= done) & (done < window[1])
+
+
+class Blending:
+    """A LocalBlend at work: it watches the maps of the words."""
+
+    def __init__(self, blend: LocalBlend, tokens: list[Tokens], sites: list[AttnSite]):
+        self.blend, self.maps = blend, AttentionMaps()
+        of_words = [site for site in sites if site.kind != "self"]
+        sizes = sorted({site.size for site in of_words})
+        size = sizes[-1] if blend.size is None else blend.size
+        if size not in sizes:
+            raise ValueError(f"LocalBlend(size={size}): this network attends to words on grids of {', '.join(map(str, sizes))}; pass one of these")
+        for word in blend.words + blend.exclude:
+            for target in tokens[1:]:
+                if not word_numbers(tokens[0], word):
+                    find_word(target, word)            # an error that says what words there are
+        self.maps.start(tokens, [site for site in of_words if site.size == size])
+
+    def __call__(self, x_0_hat: Tensor, t: float) -> Tensor:
+        if not _within(self.blend.steps, t) or not self.maps.after:      # nothing recorded yet: source and targets read one prompt
+            return x_0_hat
+        masks = torch.stack([self.blend.mask(self.maps, target) for target in range(1, len(x_0_hat))])
+        masks = F.interpolate(masks[:, None].to(x_0_hat), size=x_0_hat.shape[-2:], mode="nearest")
+        return torch.cat([x_0_hat[:1], torch.where(masks > 0, x_0_hat[1:], x_0_hat[:1])])
 
 
 class ReadSource(Control):

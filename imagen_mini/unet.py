@@ -132,9 +132,14 @@ class UNet(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     @property
+    def attention_layers(self) -> list[Attention]:
+        """In order."""
+        return [m for m in self.modules() if isinstance(m, Attention)]
+
+    @property
     def sites(self) -> list[AttnSite]:
         """Every attention layer's site, in order."""
-        return [m.site for m in self.modules() if isinstance(m, Attention)]
+        return [layer.site for layer in self.attention_layers]
 
     def stacks(self) -> list[Stack]:
         """In the order of the forward pass."""
@@ -148,8 +153,7 @@ class UNet(nn.Module):
     def read(self, text: Text) -> ReadText:
         """All that the network makes of text alone. Sampling does this once for a picture; training, where each text is read once, in `forward`."""
         text = self.through_text_layers(text)
-        attention = [m for m in self.modules() if isinstance(m, Attention) and m.site.kind != "self"]
-        return ReadText(text.emb, text.mask, self.pooled_text(text), {m.site.name: m.read(text) for m in attention})
+        return ReadText(text.emb, text.mask, self.pooled_text(text), {m.site.name: m.read(text) for m in self.attention_layers if m.site.kind != "self"})
 
     def through_text_layers(self, text: Text) -> Text:
         for layer in self.text_layers:

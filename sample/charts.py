@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter, PercentFormatter
 # Colours: Okabe and Ito (2008).
 STYLES = tuple({"color": color, "linestyle": dashes, "marker": mark, "markersize": 5} for color, dashes, mark in (
     ("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"), ("#CC79A7", (0, (1, 1)), "D"), ("#000000", (0, (5, 1, 1, 1)), "v"),
-    ("#E69F00", (0, (3, 3)), "P")))
+    ("#E69F00", (0, (3, 3)), "P"), ("#56B4E9", (0, (4, 1, 1, 1, 1, 1)), "X")))
 
 
 def figure(titles: Sequence[str], xlabel: str, columns: int = 3) -> tuple[Figure, list[Axes]]:

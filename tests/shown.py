@@ -1,10 +1,11 @@
-"""Scenes and pictures of what a caption says, for tests of the judges."""
+"""Scenes and pictures of what a caption says, and prompts taken apart by hand."""
 
 import random
 from dataclasses import replace
 
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GAP, GRID, SIZES, TEXTURES, Object, Scene, clear_relation
+from imagen_mini.text import Tokens
 
 
 def one(shape="circle", color="red", size="large", texture="solid", x=20, y=32):
@@ -40,3 +41,11 @@ def right_pictures(prompts, size):
         return render([scene_of(descriptions[t], random.Random(f"{t}/{s}")) for t, s in zip(texts, seeds)], size)
 
     return draw
+
+
+def tokens(text):
+    """Tokens by hand: words apart by spaces, pieces of a word apart by hyphens, and the end token."""
+    words = [w.split("-") for w in text.split()]
+    pieces = [p for w in words for p in w]
+    word_ids = [i for i, w in enumerate(words) for _ in w]
+    return Tokens(tuple(range(len(pieces) + 1)), (*pieces, "</s>"), (*word_ids, None), tuple("".join(w) for w in words))

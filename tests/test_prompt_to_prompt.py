@@ -1,28 +1,20 @@
-"""Word swap: which token answers which, and what the injected attention does and leaves alone."""
+"""Edits: when they act, what the injected attention does, and what they leave alone."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from imagen_mini.alignment import common_words, find_word, refinement_matrix, replaced_words, replacement_matrix
+from imagen_mini.alignment import replacement_matrix
 from imagen_mini.attention import AttnSite
-from imagen_mini.prompt_to_prompt import Chain, InjectMaps, ReadSource, Refine, Replace, Reweight
+from imagen_mini.prompt_to_prompt import Chain, InjectMaps, LocalBlend, ReadSource, Refine, Replace, Reweight
 from imagen_mini.schedule import uniform_times
-from imagen_mini.text import Tokens
 from imagen_mini.unet import UNet
+from shown import tokens
 
 QUIET = {"progress": False, "output_type": "pt"}
 SITES = [AttnSite("mid.cross", "mid", "cross", 4), AttnSite("mid.self", "mid", "self", 4)]
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
-
-
-def tokens(text):
-    """Tokens by hand: words apart by spaces, pieces of a word apart by hyphens, and the end token."""
-    words = [w.split("-") for w in text.split()]
-    pieces = [p for w in words for p in w]
-    word_ids = [i for i, w in enumerate(words) for _ in w]
-    return Tokens(tuple(range(len(pieces) + 1)), (*pieces, "</s>"), (*word_ids, None), tuple("".join(w) for w in words))
 
 
 def inject(matrices, cross=True, own=False, self_size=16):
@@ -31,81 +23,7 @@ def inject(matrices, cross=True, own=False, self_size=16):
     return InjectMaps(matrices, ones.bool(), ones, cross, own, self_size)
 
 
-def matrix(source, target):
-    return replacement_matrix(tokens(source), tokens(target)).tolist()
-
-
-# ---------------------------------------------------------------- which token answers which
-
-def test_words_of_one_piece_answer_one_to_one():
-    assert matrix("a red ring", "a blue ring") == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
-
-
-def test_one_piece_is_spread_evenly_over_several_and_what_follows_stays_aligned():
-    third = pytest.approx([1 / 3, 1 / 3, 1 / 3, 0, 0])
-    assert matrix("red ring", "cr-im-son ring") == [third, [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
-
-
-def test_several_pieces_are_added_up_for_one_and_what_follows_stays_aligned():
-    assert matrix("cr-im-son ring", "red ring") == [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
-
-
-def test_two_pieces_give_their_sum_in_equal_parts_to_three():
-    third = pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
-    assert matrix("vio-let", "cr-im-son") == [third, third, [0, 0, 0, 1]]
-
-
-def test_as_many_pieces_answer_one_to_one():
-    assert matrix("vio-let", "az-ure") == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
-
-
-def test_a_repeated_word_is_aligned_by_its_place():
-    assert matrix("a red ring above a red star", "a red ring above a blue star") == torch.eye(8).tolist()
-    assert matrix("red red", "cr-im red") == [[0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
-
-
-def test_punctuation_is_a_word_of_its_own_and_stays_aligned():
-    assert matrix("red , ring", "cr-im , ring")[1:] == [[0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
-
-
-PAIRS = [(SOURCE, TARGET), ("a red circle, and a star", "a hexagonal circle, and a star"), ("a Crimson ring", "a red ring"),
-         ("a red circle above a red star", "an emerald circle over a red pentagram"), ("a 🔴 ring", "a red ring")]
-
-
-@pytest.mark.parametrize("source, target", [pair for p in PAIRS for pair in (p, p[::-1])])
-def test_attention_is_neither_lost_nor_made_and_the_end_answers_the_end(encoder, source, target):
-    a, b = encoder.tokens(source), encoder.tokens(target)
-    m = replacement_matrix(a, b)
-    probs = torch.rand(len(a.ids)).softmax(0)
-    moved = probs @ m
-    assert moved.sum().item() == pytest.approx(1)
-    for word in range(len(a.words)):                   # each word keeps its share of the attention
-        assert moved[b.of_word(word)].sum().item() == pytest.approx(probs[a.of_word(word)].sum().item())
-        if a.words[word].lower() == b.words[word].lower():
-            assert torch.equal(moved[b.of_word(word)], probs[a.of_word(word)])
-    assert m[-1, -1] == m[-1].sum() == m[:, -1].sum() == 1
-
-
-@pytest.mark.parametrize("source, target, changed", [
-    (SOURCE, TARGET, [2]), (SOURCE, "a blue circle above a red square", [1, 5]),
-    ("A red circle.", "a red star.", [2]), ("ring", "hexagonal", [0])])
-def test_the_words_that_differ_are_found_by_number(encoder, source, target, changed):
-    assert replaced_words(encoder.tokens(source), encoder.tokens(target)) == changed
-
-
-# ---------------------------------------------------------------- what cannot be swapped
-
-@pytest.mark.parametrize("target", ["a large red circle", "a red circle.", "circle", ""])
-def test_prompts_of_different_length_are_an_error_that_names_both(encoder, target):
-    with pytest.raises(ValueError, match="'a red circle' has 3 words and '.*' has [0-9] words. Refine adds and removes"):
-        replaced_words(encoder.tokens("a red circle"), encoder.tokens(target))
-
-
-@pytest.mark.parametrize("target", [SOURCE, SOURCE.upper(), f"  {SOURCE} "])
-def test_the_same_prompt_is_an_error(encoder, target):
-    with pytest.raises(ValueError, match="nothing to replace: both prompts read 'a red circle above"):
-        replaced_words(encoder.tokens(SOURCE), encoder.tokens(target))
-
+# ---------------------------------------------------------------- what cannot be edited
 
 def test_a_network_without_attention_to_words_is_an_error():
     with pytest.raises(ValueError, match="no attention to words"):
@@ -253,37 +171,6 @@ def test_super_resolution_is_not_controlled(tiny_pipe):
 
 # ---------------------------------------------------------------- added words
 
-@pytest.mark.parametrize("source, target, pairs", [
-    ("a red circle", "a large red circle", [(0, 0), (1, 2), (2, 3)]),
-    ("a red circle", "a red circle on a white background", [(0, 0), (1, 1), (2, 2)]),
-    ("a blue square", "a red circle above a blue square", [(0, 4), (1, 5), (2, 6)]),            # the longest run, not the first "a"
-    ("a large red circle", "a red circle", [(0, 0), (2, 1), (3, 2)]),                            # removed
-    ("a red circle", "a small blue circle", [(0, 0), (2, 3)]),                                   # swapped and added
-    ("A Red circle", "a red CIRCLE", [(0, 0), (1, 1), (2, 2)]),
-    ("a red ring and a red star", "a red ring and a small red star", [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (6, 7)]),
-    ("ring", "star", [])])
-def test_words_in_common_are_paired_in_order(source, target, pairs):
-    assert common_words(tokens(source), tokens(target)) == pairs
-
-
-def test_new_words_have_no_column_and_all_others_keep_theirs_pieces_and_all():
-    m = refinement_matrix(tokens("a cr-im-son ring"), tokens("a sm-all cr-im-son ring"))
-    assert m.tolist() == [[1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1, 0],
-                          [0, 0, 0, 0, 0, 0, 0, 1]]
-
-
-@pytest.mark.parametrize("source, target", [(SOURCE, SOURCE.replace("blue", "small blue")), (SOURCE, SOURCE + " on a white background"),
-                                            (SOURCE, TARGET), ("a red ring", "two hexagonal 🔴 rings"), (SOURCE, SOURCE)])
-def test_each_column_is_a_distribution_over_the_source_or_nothing_and_equal_prompts_are_the_identity(encoder, source, target):
-    a, b = encoder.tokens(source), encoder.tokens(target)
-    m = refinement_matrix(a, b)
-    answered = {position for _, word in common_words(a, b) for position in b.of_word(word)} | {len(b.ids) - 1}
-    assert [i for i, column in enumerate(m.T) if column.any()] == sorted(answered)
-    assert all(column.sum() == 1 for i, column in enumerate(m.T) if i in answered)               # words in common have equal pieces
-    if source == target:
-        assert torch.equal(m, torch.eye(len(a.ids)))
-
-
 def test_new_words_keep_their_own_attention_and_common_words_take_the_source_s():
     source, target = tokens("a ring"), tokens("a red ring")
     bound = Refine(1.0, 0.0, source_steps=0.0).bind([source, target], SITES, 4)
@@ -371,10 +258,6 @@ def test_what_an_edit_cannot_do_is_an_error_that_says_so(edit, targets, message)
         edit().bind([tokens("a red ring"), *map(tokens, targets)], SITES, 4)
 
 
-def test_a_word_is_found_by_its_text_or_its_number():
-    assert find_word(tokens("a cr-im-son Ring"), "ring") == [4] and find_word(tokens("a cr-im-son ring"), 1) == [1, 2, 3]
-
-
 # ---------------------------------------------------------------- identities, in float64
 
 @pytest.fixture(scope="module")
@@ -425,3 +308,76 @@ def test_a_stronger_weight_moves_the_picture_further(exact_pipe):
 def test_while_the_source_is_read_nothing_is_scaled():
     bound = Chain(Refine(source_steps=0.5), Reweight({"ring": 2})).bind([tokens("red ring")] * 2, SITES, 3)
     assert isinstance(bound.control_at(1.0), ReadSource) and isinstance(bound.control_at(0.4), InjectMaps)
+
+
+# ---------------------------------------------------------------- blending by place
+
+PLACES = [AttnSite("up.cross", "up", "cross", 2), AttnSite("mid.cross", "mid", "cross", 1)]
+AT_ONCE = {"steps": (0.0, 1.0)}
+
+
+def looked_at(bound, t, **places):
+    """Show a bound edit attention on a 2 x 2 grid: for each row of the batch the place at which each word is looked at, all others getting the rest."""
+    probs = torch.zeros(2, 1, 4, 3)
+    for row in range(2):
+        for column, word in enumerate(("a", "ring")):
+            probs[row, 0, places[word][row], column] = 1
+    bound.control_at(t).probs(PLACES[0], probs, 3)
+
+
+def test_pictures_differ_where_source_or_target_look_at_the_words_and_nowhere_else(monkeypatch):
+    monkeypatch.setattr("imagen_mini.prompt_to_prompt.F.max_pool2d", lambda heat, *_: heat)       # a 2 x 2 grid would be grown all over
+    bound = LocalBlend("ring", **AT_ONCE).bind([tokens("a ring"), tokens("a ring")], PLACES, 3)
+    looked_at(bound, 1.0, a=(3, 3), ring=(0, 1))
+    x_0_hat = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
+    blended = bound.after_denoising(x_0_hat, 1.0)
+    assert torch.equal(blended[0], x_0_hat[0])
+    assert blended[1, 0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]     # places 0 and 1: the upper half
+    bound = LocalBlend("ring", exclude="a", **AT_ONCE).bind([tokens("a ring"), tokens("a ring")], PLACES, 3)
+    looked_at(bound, 1.0, a=(1, 3), ring=(0, 1))
+    assert bound.after_denoising(x_0_hat, 1.0)[1, 0].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.fixture
+def blended():
+    """A function that shows a LocalBlend of "ring" one place of an 8 x 8 grid, row 3 and column 3, and gives what becomes of a black and a white picture."""
+    def blended(t, **options):
+        site = AttnSite("up.cross", "up", "cross", 8)
+        bound = LocalBlend("ring", **options).bind([tokens("a ring"), tokens("a ring")], [site], 3)
+        probs = torch.zeros(2, 1, 64, 3)
+        probs[:, :, 27, 1] = 1
+        bound.control_at(t).probs(site, probs, 3)
+        return bound.after_denoising(torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), t)[1, 0]
+    return blended
+
+
+def test_masks_are_grown_by_one_place(blended):
+    picture = blended(1.0, **AT_ONCE)
+    assert picture.sum() == 9 and picture[2:5, 2:5].all()
+
+
+@pytest.mark.parametrize("t, blends", [(0.9, False), (0.5, True), (0.3, True), (0.2, False)])
+def test_pictures_are_blended_in_the_window_alone(blended, t, blends):
+    assert blended(t, steps=(0.5, 0.75)).sum() == (9 if blends else 64)
+
+
+def test_blended_pictures_are_the_source_s_where_nobody_looks(exact_pipe):
+    """At a threshold that only the highest places reach, most of the picture is the source's to the last bit; alone, and with other edits."""
+    blend = LocalBlend("circle", "star", threshold=0.999, **AT_ONCE)
+    for edit in (blend, Chain(Replace(0.5, 0.0, source_steps=0.0), blend), Chain(Replace(), Reweight({"red": 2}), blend)):
+        source, target = drawn(exact_pipe, [SOURCE, TARGET], edit)
+        same = (source == target).all(0).float().mean()
+        assert 0 < same < 1, same
+    source, plain = drawn(exact_pipe, [SOURCE, TARGET])
+    assert not (source == plain).all(0).any()
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: LocalBlend(), "needs the words"), (lambda: LocalBlend("ring", threshold=1.0), "threshold 1.0"), (lambda: LocalBlend("ring", steps=1.5), "steps=1.5"),
+    (lambda: LocalBlend("star").bind([tokens("a ring")] * 2, PLACES, 3), "no word 'star'"),
+    (lambda: LocalBlend("ring", exclude="star").bind([tokens("a ring")] * 2, PLACES, 3), "no word 'star'"),
+    (lambda: LocalBlend("ring", size=16).bind([tokens("a ring")] * 2, PLACES, 3), "grids of 1, 2; pass one"),
+    (lambda: Chain(LocalBlend("ring"), LocalBlend("a")).bind([tokens("a ring")] * 2, PLACES, 3), "at most one LocalBlend")])
+def test_what_cannot_be_blended_is_an_error_that_says_so(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -132,8 +133,9 @@ def render(scenes: Sequence[Scene] | Scene, size: int = 64, device=None) -> Tens
 
 
 def masks(scene: Scene, size: int = 64, device=None) -> Tensor:
-    """Ground truth: which pixels belong to each object, bool [n, size, size], in the order of `scene.objects`."""
-    cover, rows, columns = coverage(pack([scene], device)[0], size)
+    """Ground truth: which pixels belong to each object, bool [n, size, size], in the order of `scene.objects`, whose textures need not be known."""
+    solid = Scene(tuple(replace(o, texture="solid") for o in scene.objects), scene.background)
+    cover, rows, columns = coverage(pack([solid], device)[0], size)
     out = torch.zeros(len(scene.objects), size, size, dtype=torch.bool, device=device)
     which = torch.arange(len(out), device=device)[:, None, None]
     out[which, rows[:, :, None], columns[:, None, :]] = cover > 0.5

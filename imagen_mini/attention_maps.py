@@ -1,0 +1,180 @@
+"""What pixels look at: attention maps, recorded while pictures are drawn, and read by word, layer, head and step.
+
+    maps = AttentionMaps()
+    out = pipe("a red circle above a blue square", seed=0, record=maps)
+    maps.of_word("circle", size=16)                    # [16, 16]: how much each place looks at the word
+
+A map is a column of the attention's probabilities: softmax over the words of the prompt, of every query, that is of every place on the grid. Only
+the conditional branch is recorded. With an edit, both what the network computed and what the edit made of it are kept.
+
+Source: Prompt-to-Prompt (Hertz et al., 2022), Section 3 and Figure 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from .alignment import find_word
+from .attention import Attention, AttnSite, Control
+from .text import Tokens
+
+
+def bytes_needed(layers: Sequence[Attention], rows: int, n_text: int, steps: int, copies: int = 1) -> int:
+    """What recording takes in memory, in float32: heads x queries x keys for each attention layer, row of the batch, step, and copy (2 with an edit).
+    Keys are the words; of self-attention, the places."""
+    def keys(site: AttnSite) -> int:
+        return site.size ** 2 if site.kind == "self" else n_text
+
+    return 4 * rows * steps * copies * sum(layer.heads * layer.site.size ** 2 * keys(layer.site) for layer in layers)
+
+
+@dataclass
+class AttentionMaps:
+    """A record of attention, filled by the pipeline's call and then asked.
+
+    `stage`: whose (None: the first's); `kinds` and `max_size`: which sites are recorded, by kind and by grid; `max_bytes`: how much memory they may
+    take, checked before anything is drawn. Steps in which an edit lets the targets read the source's prompt are left out: there they have no maps of
+    their own.
+
+    `before` and `after` hold, by time t and by the site's name, the probabilities [b, heads, queries, words] (of self-attention [b, heads,
+    queries, queries]) as the network computed them and as an edit left them; without an edit they are the same tensors.
+    """
+
+    stage: str | None = None
+    kinds: tuple[str, ...] = ("cross", "hybrid")
+    max_size: int = 64
+    max_bytes: int = 2 ** 30
+    sites: list[AttnSite] = field(default_factory=list, init=False)
+    tokens: list[Tokens] = field(default_factory=list, init=False)
+    before: dict[float, dict[str, Tensor]] = field(default_factory=dict, init=False)
+    after: dict[float, dict[str, Tensor]] = field(default_factory=dict, init=False)
+
+    # ------------------------------------------------------------ recording
+
+    def check_memory(self, layers: Sequence[Attention], rows: int, n_text: int, steps: int, edited: bool) -> None:
+        """A ValueError if recording a walk would take more than `max_bytes`."""
+        chosen = [layer for layer in layers if self.wants(layer.site)]
+        needed = bytes_needed(chosen, rows, n_text, steps, 1 + edited)
+        if needed > self.max_bytes:
+            raise ValueError(f"recording {len(chosen)} attention layers of {rows} pictures over {steps} steps takes {needed / 2 ** 20:,.1f} MiB, max_bytes "
+                             f"allows {self.max_bytes / 2 ** 20:,.1f}: draw fewer pictures, lower max_size ({self.max_size}), or raise max_bytes")
+
+    def wants(self, site: AttnSite) -> bool:
+        return site.kind in self.kinds and site.size <= self.max_size
+
+    def start(self, tokens: list[Tokens], sites: Sequence[AttnSite]) -> None:
+        """Forget what was recorded before and get ready for these prompts and sites. ValueError if there is nothing to record."""
+        self.sites, self.tokens, self.before, self.after = [s for s in sites if self.wants(s)], tokens, {}, {}
+        if not self.sites:
+            raise ValueError(f"no attention to record: kinds {', '.join(self.kinds)} on grids of at most {self.max_size} were asked for, the network has "
+                             + (", ".join(f"{s.name} ({s.kind}, {s.size} x {s.size})" for s in sites) or "none"))
+
+    def around(self, control_at: Callable[[float], Control | None] | None) -> Callable[[float], Control]:
+        """`control_at`, with every control it gives watched."""
+        return lambda t: self.watch(control_at(t) if control_at else None, t)
+
+    def watch(self, control: Control | None, t: float) -> Control:
+        """A control that does what `control` does and writes down the probabilities at time t."""
+        control = control or Control()
+        return control if type(control).text is not Control.text else Recording(control, self, t)
+
+    def keep(self, t: float, site: AttnSite, before: Tensor, after: Tensor, n_text: int) -> None:
+        columns = slice(None) if site.kind == "self" else slice(n_text)
+        stored = before[..., columns].detach().float()
+        self.before.setdefault(t, {})[site.name] = stored
+        self.after.setdefault(t, {})[site.name] = stored if after is before else after[..., columns].detach().float()
+
+    # ------------------------------------------------------------ asking
+
+    @property
+    def times(self) -> list[float]:
+        """The times of the steps recorded, from noise to picture."""
+        return sorted(self.after, reverse=True)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The grids recorded, largest first."""
+        return sorted({s.size for s in self.sites}, reverse=True)
+
+    def probs(self, size: int | None = None, site: str | None = None, times: Sequence[float] | None = None, head: int | None = None,
+              edited: bool = True) -> Tensor:
+        """Probabilities [b, places, words] on one grid, averaged over what is not named: attention layers, steps, heads.
+
+        `size`: the grid (default: that of `site`, else the largest recorded); `times`: some of `self.times`; `edited`: as an edit left them, or
+        (False) as the network computed them.
+        """
+        if not self.after:
+            raise ValueError("nothing is recorded yet: pass this object as record= to the pipeline's call")
+        if site is not None and site not in {s.name for s in self.sites}:
+            raise ValueError(f"no attention layer {site!r} is recorded; there are {', '.join(s.name for s in self.sites)}")
+        chosen = [s for s in self.sites if s.kind != "self" and (s.name == site or site is None)]
+        size = size or max((s.size for s in chosen), default=None)
+        chosen = [s for s in chosen if s.size == size]
+        if not chosen:
+            raise ValueError(f"no attention to words on a grid of {size} is recorded; there are grids of {', '.join(map(str, self.sizes))}")
+        recorded = self.after if edited else self.before
+        each = [recorded[t][s.name] for t in (self.times if times is None else times) for s in chosen]
+        return torch.stack([(p.mean(1) if head is None else p[:, head]) for p in each]).mean(0)
+
+    def of_tokens(self, positions: Sequence[int], row: int = 0, **chosen) -> Tensor:
+        """The map [size, size] of some tokens of prompt number `row`, together. `chosen`: see `probs`."""
+        column = self.probs(**chosen)[row, :, list(positions)].sum(-1)
+        return rearrange(column, "(h w) -> h w", h=int(len(column) ** 0.5))
+
+    def of_word(self, word: str | int, row: int = 0, **chosen) -> Tensor:
+        """The map [size, size] of a word (every one that reads so, or word number `word`) of prompt number `row`. `chosen`: see `probs`."""
+        return self.of_tokens(find_word(self.tokens[row], word), row, **chosen)
+
+    def shares(self, row: int = 0, **chosen) -> Tensor:
+        """How much of all attention each token of prompt number `row` gets, the end token included: [tokens], which add up to 1 but for hybrid
+        attention, where pixels take the rest. A token that gets much everywhere is where attention sinks."""
+        return self.probs(**chosen)[row].mean(0)[:len(self.tokens[row].ids)]
+
+
+@dataclass(frozen=True)
+class Recording(Control):
+    """Does what `inner` does, and writes down the probabilities before and after it."""
+
+    inner: Control
+    maps: AttentionMaps
+    t: float
+
+    def qkv(self, site: AttnSite, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.inner.qkv(site, q, k, v)
+
+    def wants(self, site: AttnSite) -> bool:
+        return site in self.maps.sites or self.inner.wants(site)
+
+    def probs(self, site: AttnSite, probs: Tensor, n_text: int) -> Tensor:
+        after = self.inner.probs(site, probs, n_text) if self.inner.wants(site) else probs
+        if site in self.maps.sites:
+            self.maps.keep(self.t, site, probs, after, n_text)
+        return after
+
+
+# ---------------------------------------------------------------- does a word find its thing?
+
+def overlap(heat: Tensor, mask: Tensor) -> float:
+    """Intersection over union of a map [h, w] and a thing: of the places where the map is highest, as many as the thing covers, against the thing.
+
+    `mask` [H, W] in [0, 1] is the thing's, at any resolution; it is brought to the map's, and places that it covers by half or more count. If there
+    is none, the one that it covers most counts. No threshold to choose: 1 is a map that is highest exactly on the thing.
+    """
+    cells = F.interpolate(mask[None, None].float(), size=heat.shape, mode="area")[0, 0].flatten()
+    thing = cells >= min(0.5, cells.max().item())
+    highest = torch.zeros_like(thing)
+    highest[heat.flatten().topk(int(thing.sum())).indices] = True
+    return ((highest & thing).sum() / (highest | thing).sum()).item()
+
+
+def chance_overlap(mask: Tensor, size: int) -> float:
+    """What `overlap` would be, about, of a map that knows nothing: the share p of the grid that the thing covers gives p / (2 - p)."""
+    cells = F.interpolate(mask[None, None].float(), size=(size, size), mode="area")[0, 0].flatten()
+    p = (cells >= min(0.5, cells.max().item())).float().mean().item()
+    return p / (2 - p)
