@@ -1,36 +1,44 @@
-"""Edits by the exact parser: does a word swap change what it should, and nothing else?"""
+"""Edits by the exact parser: does a changed prompt change what it should, and nothing else?"""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .benchmark import held_out_relation, random_thing, related
 from .evaluation import wilson_interval
 from .scenes.captions import Caption, Description, Thing, write
 from .scenes.parse import Reading, parse
-from .scenes.scene import HELD_OUT_COLOR_SHAPE
+from .scenes.render import masks
+from .scenes.scene import BACKGROUNDS, HELD_OUT_COLOR_SHAPE, Object
 
 TOLERANCE = 3                                          # in 1/64 of the width: what counts as the same place
 
 
-@dataclass(frozen=True)
-class Swap:
-    """A word swap on a caption of one or two things: in thing `thing`, `attribute` becomes another value."""
+SWAPPED, ADDED = ("color", "shape"), ("color", "size", "background")
 
-    attribute: str                                     # color or shape
-    thing: int
+
+@dataclass(frozen=True)
+class EditTask:
+    """An edit to be made and judged: from prompt `source` to prompt `target`, `attribute` of thing `thing` becomes another value, or is said where it
+    was not; of the whole picture (thing None) its background."""
+
+    attribute: str                                     # color, shape, size or background
+    thing: int | None
     seed: int
     source: Caption
     target: Caption
 
 
-def swaps(attribute: str, n: int, seed: int = 0) -> list[Swap]:
+def swaps(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
     """`n` swaps of colours or shapes, half on one thing, half on two related ones. Source and target differ in one word."""
-    out: list[Swap] = []
+    out: list[EditTask] = []
     while len(out) < n:
         i = len(out)
         rng = random.Random(f"swap/{seed}/{attribute}/{i}")
@@ -48,19 +56,57 @@ def swaps(attribute: str, n: int, seed: int = 0) -> list[Swap]:
                     break
         style = rng.random()
         captions = [write(d, random.Random(style)) for d in (source, target)]
-        out.append(Swap(attribute, which, seed * 1000 + i, *captions))
+        out.append(EditTask(attribute, which, seed * 1000 + i, *captions))
     return out
+
+
+def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
+    """`n` prompts to which a colour, a size or a background is added, half on one thing, half on two related ones. What was not said before was drawn
+    somehow, and may by chance be what is now asked for."""
+    out = []
+    for i in range(n):
+        rng = random.Random(f"addition/{seed}/{attribute}/{i}")
+        target = Description((random_thing(rng, "color"),)) if i % 2 == 0 else related(rng)
+        which = None if attribute == "background" else rng.randrange(len(target.things))
+        if attribute == "background":
+            target = replace(target, background=rng.choice(tuple(BACKGROUNDS)))
+            source = replace(target, background=None)
+        else:
+            said = getattr(random_thing(rng, attribute), attribute) if attribute == "size" else target.things[which].color
+            source, target = (replace(target, things=tuple(replace(t, **{attribute: value}) if k == which else t for k, t in enumerate(target.things)))
+                              for value in (None, said))
+        while True:                                    # put both in the same words
+            style = rng.random()
+            captions = [write(d, random.Random(style)) for d in (source, target)]
+            before, after = (c.text.replace(",", "").split() for c in captions)
+            if _is_part_of(before, after) and len(after) - len(before) == (4 if attribute == "background" else 1):
+                break
+        out.append(EditTask(attribute, which, seed * 1000 + i, *captions))
+    return out
+
+
+def edit_tasks(n: int, seed: int = 0) -> dict[str, list[EditTask]]:
+    """`n` edits of each kind, by its name; `edits.tsv` holds the first 30 of each."""
+    return {f"{a} swap": swaps(a, n, seed) for a in SWAPPED} | {f"{a} added": additions(a, n, seed) for a in ADDED}
+
+
+def _is_part_of(words: list[str], longer: list[str]) -> bool:
+    """Are these words all in the longer list, in this order? "a" and "an" are one word: a new adjective may change it."""
+    rest = iter("a" if w == "an" else w for w in longer)
+    return all(("a" if w == "an" else w) in rest for w in words)
 
 
 @dataclass(frozen=True)
 class EditScore:
     """How one edit went. `success`: the target caption holds. `layout`: every other object is unchanged and every place is, the edited
-    object's too. `kept`: what is more, the background and the edited object's other attributes are unchanged (its size, say)."""
+    object's too. `kept`: what is more, the background and the edited object's other attributes are unchanged (its size, say). `psnr`: how alike the
+    pictures are in dB away from what was to be edited; None if one of them cannot be read."""
 
     source_right: bool
     success: bool
     layout: bool
     kept: bool
+    psnr: float | None = field(default=None, compare=False)
 
     @property
     def good(self) -> bool:
@@ -71,44 +117,71 @@ def same_place(a, b) -> bool:
     return abs(a.x - b.x) <= TOLERANCE and abs(a.y - b.y) <= TOLERANCE
 
 
-def score_edit(swap: Swap, source: Reading, edited: Reading) -> EditScore:
+def score_edit(task: EditTask, source: Reading, edited: Reading) -> EditScore:
     """Judge an edit by the readings of both pictures."""
-    objects = swap.source.description.assign(source.scene) if source.scene is not None else None
-    success = swap.target.description.fits(edited.scene)
+    objects = task.source.description.assign(source.scene) if source.scene is not None else None
+    success = task.target.description.fits(edited.scene)
     if objects is None or edited.scene is None or len(edited.scene.objects) != len(objects):
         return EditScore(objects is not None, success, False, False)
     attributes, remaining = ("shape", "color", "size", "texture"), list(edited.scene.objects)
-    before = objects[swap.thing]
-    for other in (o for i, o in enumerate(objects) if i != swap.thing):
+    for other in (o for i, o in enumerate(objects) if i != task.thing):
         same = [o for o in remaining if same_place(other, o) and all(getattr(other, name) == getattr(o, name) for name in attributes)]
         if not same:
             return EditScore(True, success, False, False)
         remaining.remove(same[0])
-    (after,) = remaining
+    same_background = task.attribute == "background" or edited.scene.background == source.scene.background
+    if task.thing is None:
+        return EditScore(True, success, True, same_background)
+    before, (after,) = objects[task.thing], remaining
     layout = same_place(before, after)
-    kept = edited.scene.background == source.scene.background and all(
-        getattr(before, name) == getattr(after, name) for name in attributes if name != swap.attribute)
-    return EditScore(True, success, layout, layout and kept)
+    return EditScore(True, success, layout, layout and same_background and all(
+        getattr(before, name) == getattr(after, name) for name in attributes if name != task.attribute))
 
 
-def evaluate_edits(draw: Callable[[list[str], int], Tensor], list_of_swaps: list[Swap]) -> Iterator[tuple[Swap, Tensor, tuple[EditScore, ...]]]:
-    """Draw each swap and judge it. `draw([source, target], seed)` gives the source's picture, then the target's by each method that
+def unedited_psnr(task: EditTask, source: Reading, edited: Reading, images: Tensor) -> float | None:
+    """Peak signal to noise ratio in dB of two pictures [2, 3, h, w] in [-1, 1], at most 60, over the pixels that the edit should have left alone: all
+    but those of the edited object, before and after, and a rim of one pixel in 64; of an edit of the background, those of the objects.
+    None if a picture cannot be read, or if the source does not show its prompt."""
+    objects = task.source.description.assign(source.scene) if source.scene is not None else None
+    if objects is None or edited.scene is None:
+        return None
+    size = images.shape[-1]
+
+    def covered(scene, chosen: list[Object], rim: int) -> Tensor:
+        own = masks(scene, size)[[scene.objects.index(o) for o in chosen]].any(0)
+        return F.max_pool2d(own[None].float(), 2 * rim + 1, 1, rim)[0] > 0
+
+    rim = size // 64
+    if task.thing is None:
+        left_alone = ~(F.max_pool2d((~covered(source.scene, list(objects), 0))[None].float(), 2 * rim + 1, 1, rim)[0] > 0)
+    else:
+        before = objects[task.thing]
+        nearest = sorted(edited.scene.objects, key=lambda o: math.dist((o.x, o.y), (before.x, before.y)))[:1]
+        left_alone = ~(covered(source.scene, [before], rim) | covered(edited.scene, nearest, rim))
+    error = (images[0] - images[1]).square().mean(0)[left_alone].mean().item()
+    return min(60.0, 10 * math.log10(4 / max(error, 1e-12)))
+
+
+def evaluate_edits(draw: Callable[[list[str], int], Tensor], tasks: list[EditTask]) -> Iterator[tuple[EditTask, Tensor, tuple[EditScore, ...]]]:
+    """Make each edit and judge it. `draw([source, target], seed)` gives the source's picture, then the target's by each method that
     is compared, [1 + methods, 3, h, w]; yields one score a method."""
-    for swap in list_of_swaps:
-        images = draw([swap.source.text, swap.target.text], swap.seed)
-        source, *edited = parse(images.float().cpu())
-        yield swap, images, tuple(score_edit(swap, source, reading) for reading in edited)
+    for task in tasks:
+        images = draw([task.source.text, task.target.text], task.seed).float().cpu()
+        source, *edited = parse(images)
+        yield task, images, tuple(replace(score_edit(task, source, reading), psnr=unedited_psnr(task, source, reading, torch.stack([images[0], image])))
+                                  for reading, image in zip(edited, images[1:]))
 
 
-def edit_table(scores: list[EditScore]) -> dict[str, float]:
-    """Rates over the edits whose source picture was right to begin with, and the interval of `good`."""
+def edit_table(scores: list[EditScore]) -> dict[str, float | None]:
+    """Rates over the edits whose source picture was right to begin with, the interval of `good`, and the mean PSNR of what was to be left alone."""
     of = [s for s in scores if s.source_right]
     good = sum(s.good for s in of)
     low, high = wilson_interval(good, len(of))
+    pixels = [s.psnr for s in of if s.psnr is not None]
 
     def rate(values) -> float:
         return round(sum(values) / max(1, len(of)), 4)
 
     return {"n": len(scores), "source_right": len(of), "success": rate(s.success for s in of), "layout": rate(s.layout for s in of),
             "good": rate(s.good for s in of), "good_low": round(low, 4), "good_high": round(high, 4),
-            "all_kept": rate(s.success and s.kept for s in of)}
+            "all_kept": rate(s.success and s.kept for s in of), "psnr": None if not pixels else round(sum(pixels) / len(pixels), 1)}

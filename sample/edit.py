@@ -4,8 +4,8 @@
     python -m sample.edit refine "a red circle" "a red circle on a black background" --out edit.png
     python -m sample.edit reweight "a small red circle" --word small --scale -1 0 1 2 --out edit.png
 
-Source and edit stand side by side, with what the parser reads in each; "same seed, new prompt" beside them shows what the attention
-maps are for.
+The figure shows the source and the edit with what the parser reads in each, where they differ, "same seed, new prompt" (which shows what the attention
+maps are for), and below them the attention maps of the words that changed: the source's, the target's own, and what the edit made of it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from imagen_mini.pictures import labelled_grid
-from imagen_mini.prompt_to_prompt import Edit, Injection, Refine, Replace, Reweight
+import torch
+from PIL import Image
+from torch import Tensor
 
+from imagen_mini.alignment import refinement_matrix, replacement_matrix
+from imagen_mini.attention_maps import AttentionMaps
+from imagen_mini.pictures import labelled_grid
+from imagen_mini.prompt_to_prompt import Chain, Edit, Injection, LocalBlend, Refine, Replace, Reweight
+from imagen_mini.text import Tokens
+
+from .attention import heat_over, names_of
+from .charts import figure
 from .generate import judge
 from .options import add_pipeline_options, load_pipeline, sampling_options
 
@@ -34,15 +43,60 @@ def add_kind(kinds, name: str, about: str, target: str) -> argparse.ArgumentPars
     parser.add_argument("--cross-steps", type=window, default=Injection.cross_steps, help="share of the steps in which the source's cross-attention is used")
     parser.add_argument("--self-steps", type=window, default=Injection.self_steps, help="share of the steps in which the source's self-attention is used")
     parser.add_argument("--source-steps", type=window, default=Injection.source_steps, help="share of the steps in which the source's whole prompt is read")
+    parser.add_argument("--local-blend", nargs="+", metavar="WORD", help="let the picture change only where these words look")
+    parser.add_argument("--show-alignment", action="store_true", help="also draw which token answers which, to OUT with _alignment in its name")
     return parser
 
 
-def what_to_draw(args: argparse.Namespace) -> tuple[list[str], Edit, list[str], bool]:
-    """Prompts, the first the source; the edit; a name for each target; whether a plain picture of the target is worth showing."""
+def what_to_draw(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
+    """Prompts, the first the source; the edit; a name for each target."""
     if args.kind == "reweight":
-        return ([args.prompt] * (1 + len(args.scale)), Reweight({args.word: args.scale}, args.weight_steps), [f"{args.word} x {c:g}" for c in args.scale], False)
-    kind = Replace if args.kind == "replace" else Refine
-    return [args.source, args.target], kind(args.cross_steps, args.self_steps, source_steps=args.source_steps), ["edit"], True
+        return [args.prompt] * (1 + len(args.scale)), Reweight({args.word: args.scale}, args.weight_steps), [f"{args.word} x {c:g}" for c in args.scale]
+    edit = (Replace if args.kind == "replace" else Refine)(args.cross_steps, args.self_steps, source_steps=args.source_steps)
+    return [args.source, args.target], Chain(edit, LocalBlend(*args.local_blend)) if args.local_blend else edit, ["edit"]
+
+
+def difference(source: Tensor, edited: Tensor) -> Tensor:
+    """Where two pictures [3, h, w] differ, and by how much: black is nowhere, white is from one end of the range to the other in some colour."""
+    return ((edited - source).abs().amax(0, keepdim=True) - 1).expand(3, -1, -1)
+
+
+def changed_tokens(source: Tokens, target: Tokens) -> tuple[list[int], list[int]]:
+    """Positions of the tokens of each prompt that the other does not have."""
+    matrix = refinement_matrix(source, target)
+    return [i for i, row in enumerate(matrix) if not row.any()], [i for i, column in enumerate(matrix.T) if not column.any()]
+
+
+def map_tiles(maps: AttentionMaps, base: list[Tensor], word: str | None) -> tuple[list[Tensor], list[str]]:
+    """Attention maps on the largest grid over the base stage's pictures [3, h, w]: of `word`, in each picture; without it of the words that changed, in
+    the source and in the target before and after the edit. A row's brightness can be compared."""
+    if word is not None:
+        heats = [maps.of_word(word, row) for row in range(len(base))]
+        top = max(h.max().item() for h in heats)
+        return [heat_over(picture, heat, top) for picture, heat in zip(base, heats)], [f"where {word!r} is looked at"] * len(heats)
+    tiles, labels = [], []
+    for row, positions in enumerate(changed_tokens(*maps.tokens[:2])):
+        for position in positions:
+            name, heat, own = names_of(maps, row)[position], maps.of_tokens([position], row), maps.of_tokens([position], row, edited=False)
+            top = max(heat.max().item(), own.max().item())
+            tiles += [heat_over(base[row], h, top) for h in ([heat] if row == 0 else [own, heat])]
+            labels += [f"{name!r} in the source"] if row == 0 else [f"{name!r} by itself", f"{name!r} as edited"]
+    return tiles, labels
+
+
+def draw_alignment(source: Tokens, target: Tokens, kind: str, path: Path) -> None:
+    """The matrix that lays the source's attention on the target's tokens, as a chart: a row a token of the source, a column one of the target."""
+    matrix = (replacement_matrix if kind == "replace" else refinement_matrix)(source, target)
+    sheet, (panel,) = figure([f"{kind}: whose attention does each token of the target take?"], "target")
+    panel.imshow(matrix.numpy(), cmap="Blues", vmin=0, vmax=1.4)
+    for i, j in matrix.nonzero().tolist():
+        panel.text(j, i, f"{matrix[i, j]:.2g}", ha="center", va="center", fontsize=8)
+    panel.set_xticks(range(len(target.pieces)), target.pieces, rotation=60)
+    panel.set_yticks(range(len(source.pieces)), source.pieces)
+    panel.set_ylabel("source")
+    panel.grid(False)
+    sheet.set_size_inches(2.5 + 0.4 * len(target.pieces), 2 + 0.4 * len(source.pieces))
+    sheet.savefig(path, dpi=110)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,17 +115,31 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
 
     pipe, options = load_pipeline(args), sampling_options(args)
-    prompts, edit, names, compare = what_to_draw(args)
-    out = pipe(prompts, seed=args.seed, edit=edit, **options)
-    pictures = out.stages[list(out.stages)[-1]]
-    rows = list(zip(["source", *names], prompts, pictures))
-    if compare:
-        plain = pipe(prompts[1], seed=args.seed, **options)
-        rows.append(("same seed, new prompt", prompts[1], plain.stages[list(plain.stages)[-1]][0]))
-    for name, prompt, image in rows:
+    prompts, edit, names = what_to_draw(args)
+    maps, word = AttentionMaps(), args.word if args.kind == "reweight" else None
+    out = pipe(prompts, seed=args.seed, edit=edit, record=maps, **options)
+    pictures, base = ([p.float().cpu() for p in out.stages[stage]] for stage in (list(out.stages)[-1], list(out.stages)[0]))
+    tiles, labels = pictures, [f"{name}: {prompt}" for name, prompt in zip(["source", *names], prompts)]
+    verdicts = list(zip(["source", *names], prompts, pictures))
+    if word is None:
+        plain = pipe(prompts[1], seed=args.seed, **options).stages
+        verdicts.append(("same seed, new prompt", prompts[1], plain[list(plain)[-1]][0].float().cpu()))
+        tiles = [*tiles, difference(*pictures), verdicts[-1][2]]
+        labels = [*labels, "difference of source and edit", f"same seed, new prompt: {prompts[1]}"]
+    for name, prompt, image in verdicts:
         print(f"{name}: {prompt!r}: {judge(prompt, image)}")
+    columns = min(5, len(tiles))
+    filler = -len(tiles) % columns                      # the maps begin a row of their own
+    more, more_labels = map_tiles(maps, base, word)
+    frames = [None] * len(tiles) + ["white"] * filler + [None] * len(more)
+    tiles, labels = [*tiles, *[torch.ones_like(tiles[0])] * filler, *more], [*labels, *[""] * filler, *more_labels]
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    labelled_grid([image for _, _, image in rows], [f"{name}: {prompt}" for name, prompt, _ in rows], columns=min(5, len(rows)), cell=256).save(args.out)
+    sheet: Image.Image = labelled_grid(tiles, labels, columns=columns, cell=256, frames=frames)
+    sheet.save(args.out)
+    if word is None and args.show_alignment:
+        path = args.out.with_stem(args.out.stem + "_alignment")
+        draw_alignment(*maps.tokens[:2], args.kind, path)
+        print(path)
     print(args.out)
 
 

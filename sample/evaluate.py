@@ -1,9 +1,10 @@
-"""Score a pipeline on the built-in world: text alignment by category, held-out compositions, and word-swap edits.
+"""Score a pipeline on the built-in world: text alignment by category, held-out compositions, and edits.
 
     python -m sample.evaluate --out report.json
 
 Prompts and seeds are fixed and none occurs in training. Alignment is judged on the last stage's pictures, edits on the base stage's, where
-Prompt-to-Prompt acts. Writes the JSON report and a picture of successes and failures, and prints the table.
+Prompt-to-Prompt acts: words swapped (Replace) and added (Refine), against the same seed with the new prompt, and against injecting all of the source's
+attention in every step. Writes the JSON report and a picture of successes and failures, and prints the table.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,12 +20,15 @@ from tqdm.auto import tqdm
 
 from imagen_mini.errors import confusions, error_table
 from imagen_mini.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
-from imagen_mini.edits import edit_table, evaluate_edits, swaps
+from imagen_mini.edits import edit_table, edit_tasks, evaluate_edits
 from imagen_mini.evaluation import Result, evaluate, in_words, table
 from imagen_mini.pictures import labelled_grid
-from imagen_mini.prompt_to_prompt import Replace
+from imagen_mini.prompt_to_prompt import Edit, Refine, Replace
 
 from .options import add_pipeline_options, load_pipeline, sampling_options
+
+
+METHODS = ("prompt-to-prompt", "same seed, new prompt", "all attention injected")
 
 
 def gallery(results: list[Result], per_category: int = 2):
@@ -42,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("report.json"), help="the report; its picture is written beside it")
     parser.add_argument("--picture", type=Path, help="the picture (default: beside the report)")
     parser.add_argument("--n", type=int, default=30, help="captions per category (default: 30)")
-    parser.add_argument("--edits", type=int, default=50, help="word swaps per kind (default: 50); 0 leaves them out")
+    parser.add_argument("--edits", type=int, default=50, help="edits of each of five kinds (default: 50); 0 leaves them out")
     parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")
     parser.add_argument("--categories", nargs="*", choices=(*CATEGORIES, *HELD_OUT_CATEGORIES), help="only these (default: all)")
     parser.add_argument("--batch", type=int, default=16)
@@ -56,9 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
         stages = pipe(prompts, seed=seeds, progress=False, output_type="pt", **options | more).stages
         return stages[list(stages)[-1]]
 
-    def draw_edits(prompts: list[str], seed: int) -> torch.Tensor:
-        """The source, its target by Prompt-to-Prompt, and by the same seed with the new prompt."""
-        return torch.cat([draw(prompts, seed, edit=Replace(), stages=("base",)), draw(prompts[1:], seed, stages=("base",))])
+    def draw_edits(kind: type[Edit], prompts: list[str], seed: int) -> torch.Tensor:
+        """The source, and its target by each of METHODS."""
+        base = {"stages": list(pipe.stages)[:1]}
+        return torch.cat([draw(prompts, seed, edit=kind(), **base), draw(prompts[1:], seed, **base), draw(prompts, seed, edit=kind(1.0, 1.0, source_steps=0.0), **base)[1:]])
 
     prompts = benchmark(args.n, args.seed, args.categories)
     results = list(tqdm(evaluate(draw, prompts, args.batch), total=len(prompts), desc="text alignment"))
@@ -69,19 +75,19 @@ def main(arguments: list[str] | None = None) -> None:
         errors = ", ".join(f"{n} {kind}" for kind, n in report["errors"][name].items() if kind != "right")
         print(f"{name:28} {row['right']:>4}/{row['n']:<4} {row['accuracy']:>9.1%}   {row['low']:6.1%} - {row['high']:6.1%}  {errors}")
 
-    for attribute in ("color", "shape") if args.edits else ():
-        todo = swaps(attribute, args.edits, args.seed)
-        scores = [of for _, _, of in tqdm(evaluate_edits(draw_edits, todo), total=len(todo), desc=f"{attribute} swap")]
-        for method, of in zip(("prompt-to-prompt", "same seed, new prompt"), zip(*scores)):
-            row = report["edits"][f"{attribute} swap, {method}"] = edit_table(of)
-            print(f"{attribute} swap, {method:22} of {row['source_right']} right sources: success {row['success']:.1%}, layout kept {row['layout']:.1%}, "
-                  f"both {row['good']:.1%} ({row['good_low']:.1%} - {row['good_high']:.1%}), and nothing else changed {row['all_kept']:.1%}")
+    for name, tasks in edit_tasks(args.edits, args.seed).items() if args.edits else ():
+        kind = Replace if name.endswith("swap") else Refine
+        scores = [of for _, _, of in tqdm(evaluate_edits(partial(draw_edits, kind), tasks), total=len(tasks), desc=name)]
+        for method, of in zip(METHODS, zip(*scores)):
+            row = report["edits"][f"{name}, {method}"] = edit_table(of)
+            print(f"{name + ', ' + method:40} of {row['source_right']} right sources: success {row['success']:.1%}, layout kept {row['layout']:.1%}, both "
+                  f"{row['good']:.1%} ({row['good_low']:.1%} - {row['good_high']:.1%}), nothing else changed {row['all_kept']:.1%}, {row['psnr'] or 0:.1f} dB")
     report["seconds"] = round(time.perf_counter() - start, 1)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
     picture = args.picture or args.out.with_suffix(".png")
     picture.parent.mkdir(parents=True, exist_ok=True)
-    gallery(results).quantize(256).save(picture)       # flat colours: a palette is enough, at a third of the size
+    gallery(results).save(picture, optimize=True)
     print(f"{report['seconds']:.0f} s; {args.out}, {picture}")
 
 

@@ -1,13 +1,16 @@
 """Judging edits: what counts as success, as a kept layout, and as nothing else changed."""
 
+import math
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import imagen_mini
 from shown import one, scene_of
 
-from imagen_mini.edits import EditScore, Swap, edit_table, evaluate_edits, score_edit, swaps
+from imagen_mini.edits import ADDED, EditScore, EditTask, additions, edit_table, edit_tasks, evaluate_edits, score_edit, swaps, unedited_psnr
 from imagen_mini.scenes.captions import Caption, read
 from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import render
@@ -15,7 +18,7 @@ from imagen_mini.scenes.scene import Scene
 
 
 FROM_TO = [f"a {color} circle to the left of a blue star" for color in ("red", "green")]
-SWAP = Swap("color", 0, 0, *(Caption(text, (), read(text)) for text in FROM_TO))
+SWAP = EditTask("color", 0, 0, *(Caption(text, (), read(text)) for text in FROM_TO))
 BEFORE = Scene((one(), one("star", "blue", "small", x=48, y=30)), "gray")
 
 
@@ -82,7 +85,7 @@ def test_an_edit_of_a_source_that_is_wrong_already_does_not_count():
 
 
 def test_one_of_two_like_things_can_be_edited():
-    swap = Swap("color", 0, 0, *(Caption(t, (), read(t)) for t in ("two red circles", "a green circle and a red circle")))
+    swap = EditTask("color", 0, 0, *(Caption(t, (), read(t)) for t in ("two red circles", "a green circle and a red circle")))
     before = Scene((one(x=20), one(x=45)), "white")
     assert judged(Scene((one(x=20, color="green"), one(x=45)), "white"), before, swap).good
     assert not judged(before, before, swap).success
@@ -100,6 +103,46 @@ def test_a_swap_changes_one_word_of_one_thing(attribute):
         assert replace(before, **{attribute: ""}) == replace(after, **{attribute: ""})
         assert read(s.target.text) == s.target.description
     assert swaps(attribute, 5) == list_of_swaps[:5]
+
+
+@pytest.mark.parametrize("attribute", ADDED)
+def test_an_addition_says_one_thing_more_in_the_same_words(attribute):
+    tasks = additions(attribute, 40)
+    assert [len(t.source.description.things) for t in tasks] == [1, 2] * 20 and tasks[:5] == additions(attribute, 5)
+    for t in tasks:
+        a, b = ([w for w in c.text.replace(",", "").split() if w not in ("a", "an")] for c in (t.source, t.target))
+        new = [w for w in b if w not in a]
+        assert [w for w in b if w not in new] == a and read(t.target.text) == t.target.description
+        if attribute == "background":
+            assert t.thing is None and new == ["on", t.target.description.background, "background"] and t.source.description.background is None
+            assert replace(t.target.description, background=None) == t.source.description
+        else:
+            before, after = (d.things[t.thing] for d in (t.source.description, t.target.description))
+            assert getattr(before, attribute) is None and new == [getattr(after, attribute)] and replace(after, **{attribute: None}) == before
+
+
+@pytest.mark.parametrize("after, score", [
+    (Scene(BEFORE.objects, "white"), (True, True, True)), (Scene(BEFORE.objects, "gray"), (False, True, True)), (Scene(edited().objects, "white"), (False, False, False)),
+    (Scene(BEFORE.objects[:1], "white"), (False, False, False))], ids=["done", "not done", "a thing recolored", "a thing gone"])
+def test_a_new_background_is_to_leave_every_thing_alone(after, score):
+    task = EditTask("background", None, 0, *(Caption(t, (), read(t)) for t in (FROM_TO[0], FROM_TO[0] + " on a white background")))
+    assert judged(after, swap=task) == EditScore(True, *score)
+
+
+def test_pixels_count_where_the_edit_should_have_left_them_alone():
+    """A new colour of the edited thing costs nothing; noise elsewhere costs what it is worth; a moved thing of the rest a lot."""
+    def psnr(after, task=SWAP, noise=0.0):
+        images = torch.cat([render(BEFORE, 64), render(after, 64)])
+        images[1] += noise * torch.randn(images[1].shape, generator=torch.Generator().manual_seed(0))
+        return unedited_psnr(task, *parse(images), images)
+
+    assert psnr(edited()) == psnr(BEFORE) == psnr(edited(circle={"size": "small", "x": 22})) == 60
+    assert psnr(edited(), noise=0.02) == pytest.approx(20 * math.log10(2 / 0.02), abs=0.2)
+    assert psnr(edited(star={"y": 45})) < 25 and psnr(edited(background="white")) < 15
+    new_ground = EditTask("background", None, 0, *(Caption(t, (), read(t)) for t in (FROM_TO[0], FROM_TO[0] + " on a white background")))
+    assert psnr(Scene(BEFORE.objects, "white"), new_ground) == 60 > 30 > psnr(Scene(edited().objects, "white"), new_ground)
+    images = torch.cat([render(BEFORE, 64), torch.zeros(1, 3, 64, 64)])
+    assert unedited_psnr(SWAP, parse(images)[0], Reading(None, None, (), ("noise",)), images) is None
 
 
 def test_perfect_edits_score_one_and_unedited_pictures_zero():
@@ -126,3 +169,8 @@ def test_rates_are_taken_over_the_edits_whose_source_was_right():
                       EditScore(True, True, False, False), EditScore(False, True, False, False)])
     assert (row["n"], row["source_right"], row["success"], row["layout"], row["good"], row["all_kept"]) == (5, 4, 0.75, 0.75, 0.5, 0.25)
     assert edit_table([])["n"] == 0
+
+
+def test_the_committed_list_of_edits_is_what_is_evaluated():
+    rows = [f"{name}\t{t.seed}\t{t.source.text}\t{t.target.text}" for name, tasks in edit_tasks(30).items() for t in tasks]
+    assert (Path(imagen_mini.__file__).parent / "edits.tsv").read_text().splitlines() == ["kind\tseed\tsource\ttarget", *rows]

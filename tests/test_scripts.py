@@ -7,11 +7,16 @@ import torch
 from PIL import Image
 
 from imagen_mini import ImagenPipeline
+from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.config import PRESETS, TrainConfig, to_dict
+from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.render import masks
 from imagen_mini.text import TextEncoder
 from imagen_mini.weights import WEIGHTS
-from sample import benchmark as sample_benchmark, compare, demo, edit, evaluate, generate, plot_schedules, sweep
+from sample import attention, benchmark as sample_benchmark, compare, demo, edit, evaluate, generate, paths, plot_schedules, sweep
+from sample.claims import __main__ as claims
+from shown import right_pictures
 from train import assemble, benchmark as train_benchmark, breakdown, card, check_data, emoji, from_hub, overfit, peers, progress, report, scale, time_to_score, train, verify
 
 
@@ -101,7 +106,7 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
     evaluate.main(["--pipeline", folder, "--n", "2", "--edits", "1", "--steps", "2", "--categories", "one object", "texture", "--out", report])
     with open(report) as file:
         values = json.load(file)
-    assert list(values["text_alignment"]) == ["one object", "texture"] and len(values["edits"]) == 4
+    assert list(values["text_alignment"]) == ["one object", "texture"] and len(values["edits"]) == 15
     assert all(row["n"] == 2 and row["low"] <= row["accuracy"] <= row["high"] for row in values["text_alignment"].values())
     assert size(f"{folder}/report.png")[0] > 0
     readme = tmp_path / "README.md"
@@ -118,6 +123,61 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
 def read(path):
     with open(path) as file:
         return json.load(file)
+
+
+def test_edit_shows_the_alignment_and_blends(folder, tmp_path, capsys):
+    edit.main(["refine", "a red circle", "a small red star", "--local-blend", "circle", "star", "--show-alignment", "--pipeline", folder, "--steps", "2",
+               "--out", str(tmp_path / "e.png")])
+    assert size(tmp_path / "e.png")[0] > 4 * 256 and size(tmp_path / "e_alignment.png")[0] > 300
+    assert "e_alignment.png" in capsys.readouterr().out
+
+
+def test_attention_draws_its_sheets_and_says_where_attention_goes(folder, tmp_path, capsys):
+    attention.main(["a red circle", "--pipeline", folder, "--steps", "3", "--out", str(tmp_path)])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["heads.png", "layers.png", "steps.gif", "steps.png", "tokens.png"]
+    shares = [float(line.split()[1].rstrip("%")) for line in capsys.readouterr().out.splitlines() if "of the attention" in line]
+    assert len(shares) == 4 and sum(shares) == pytest.approx(100, abs=0.3)                        # "a", "red", "circle", the end
+    with Image.open(tmp_path / "steps.gif") as moving:
+        assert moving.n_frames == 3
+
+
+def test_attention_says_that_pictures_which_show_nothing_cannot_be_judged(folder, tmp_path):
+    with pytest.raises(SystemExit, match="none of 2 pictures shows what was said"):
+        attention.main(["--find", "1", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path)])
+    assert read(tmp_path / "find.json")["judged"] == 0
+
+
+def test_maps_are_held_against_the_things_their_words_speak_of(folder, tmp_path, monkeypatch):
+    """Pictures that show what was said, and for the maps of the first layer one that is highest on the first thing of every caption."""
+    prompts = benchmark(2, categories=attention.CATEGORIES)
+    truth = right_pictures(prompts, 64)
+    pipe = ImagenPipeline.from_pretrained(folder)
+    monkeypatch.setattr(pipe, "run_stage", lambda *args: plain(*args) * 0 + truth(args[2], args[5]))
+    plain = type(pipe).run_stage.__get__(pipe)
+    site = next(s.name for s in pipe.stages["base"].net.sites if s.kind == "cross")
+
+    def of_word(maps, number, row, site, times):
+        caption = prompts[row][2]
+        (scene,) = [r.scene for r in parse(truth([caption.text], [prompts[row][1]]))]
+        things = dict(zip(scene.objects, masks(scene)))
+        heat = things[caption.description.assign(scene)[0]].float()
+        return torch.nn.functional.interpolate(heat[None, None], size=(8, 8), mode="area")[0, 0] if site == first else torch.rand(8, 8)
+
+    first = site
+    monkeypatch.setattr(attention.AttentionMaps, "of_word", of_word)
+    report = attention.find(pipe, prompts, {"stages": ["base"], "output_type": "pt", "num_inference_steps": 2})
+    assert report["judged"] == 4
+    shapes = report["overlap"]["shape"]
+    assert all(0.4 < step < 0.65 for step in shapes[site])                                        # the first thing of two is found, the second is not
+    attention.draw_find(report, tmp_path / "find.png")
+    assert size(tmp_path / "find.png")[0] > 500
+
+
+def test_paths_counts_pictures_that_show_either_prompt(folder, tmp_path, capsys):
+    paths.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
+    found = read(tmp_path / "paths.json")
+    assert set(found["color"]["ways"]) == {"maps", "values", "pooled", "maps + values", "maps + pooled", "values + pooled"}
+    assert found["shape"]["both_right"] == 0 and "still its own" in capsys.readouterr().out
 
 
 def test_sweep_draws_two_figures_and_writes_their_numbers(folder, tmp_path, capsys):
@@ -298,7 +358,7 @@ def test_flops_are_those_of_a_known_layer():
     assert train_benchmark.flops_per_picture(stage, lambda captions: None) == 2 * 2 * 12_288 * 100
 
 
-@pytest.mark.parametrize("script", [generate, edit, evaluate, compare, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,
+@pytest.mark.parametrize("script", [generate, edit, attention, paths, claims, evaluate, compare, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,
                                     progress, check_data, emoji, from_hub, report, verify, train_benchmark, time_to_score, breakdown, scale])
 def test_every_script_has_help(script, capsys):
     with pytest.raises(SystemExit) as stop:

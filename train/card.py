@@ -16,15 +16,19 @@ from imagen_mini.weights import WEIGHTS
 BEGIN, END = "<!-- score: written by python -m train.card -->", "<!-- end of score -->"
 
 
+def decibels(psnr: float | None) -> str:
+    return "" if psnr is None else f"{psnr:.0f} dB"
+
+
 def score_tables(report: dict) -> str:
     """The report as Markdown."""
     lines = ["| category | right | accuracy | 95 % interval | unreadable |", "|---|---|---|---|---|"]
     for name, row in report["text_alignment"].items():
         lines.append(f"| {name} | {row['right']} of {row['n']} | {row['accuracy']:.0%} | {row['low']:.0%} - {row['high']:.0%} | {row['unreadable']} |")
-    lines += ["", "| edit | right sources | success | layout kept | both | 95 % interval | and nothing else changed |", "|---|---|---|---|---|---|---|"]
+    lines += ["", "| edit | right sources | success | layout kept | both | 95 % interval | and nothing else changed | the rest of the picture |", "|---|---|---|---|---|---|---|---|"]
     for name, row in report["edits"].items():
         lines.append(f"| {name} | {row['source_right']} of {row['n']} | {row['success']:.0%} | {row['layout']:.0%} | {row['good']:.0%} | "
-                     f"{row['good_low']:.0%} - {row['good_high']:.0%} | {row['all_kept']:.0%} |")
+                     f"{row['good_low']:.0%} - {row['good_high']:.0%} | {row['all_kept']:.0%} | {decibels(row.get('psnr'))} |")
     return "\n".join(lines)
 
 

@@ -1,0 +1,138 @@
+"""The papers' claims in miniature: does each hold here? One page with a figure and a verdict for every claim, and all numbers.
+
+    python -m sample.claims                        # the claims that need no training: about 15 minutes on two idle cores
+    python -m sample.claims --train 30             # all of them: nine networks are trained, 30 minutes each
+    python -m sample.claims --only thresholding early-steps --n 10
+
+claims.md      the page: each claim, its verdict (holds, does not hold, or cannot be told at this scale) and the intervals that it follows from
+claims.json    all numbers
+NAME.png, NAME_pictures.png    the figure of an experiment, and pictures from it
+
+Experiments that are done are kept: the same command goes on where it was stopped, and one with another pipeline or --n measures anew. Training runs lie in
+OUT/runs and go on as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import time
+from pathlib import Path
+
+from imagen_mini import ImagenPipeline
+from imagen_mini.config import PRESETS
+
+from ..options import add_model_options, load_pipeline
+from . import report
+from .cascade import AUGMENTATION, SUPER_RESOLUTION_TEXT
+from .claim import Experiment
+from .editing import EARLY_STEPS, FIXED_ATTENTION
+from .guidance import DIVERSITY, THRESHOLDING
+from .trained import CROSS_ATTENTION, EFFICIENT_UNET, ENCODER_OR_UNET, TEXT_ENCODER, TRAINING_AUGMENTATION
+from .variants import Runs, Variant
+
+EXPERIMENTS = (THRESHOLDING, DIVERSITY, AUGMENTATION, SUPER_RESOLUTION_TEXT, FIXED_ATTENTION, EARLY_STEPS, CROSS_ATTENTION, TEXT_ENCODER, ENCODER_OR_UNET,
+               EFFICIENT_UNET, TRAINING_AUGMENTATION)
+NAMES = tuple(e.name for e in EXPERIMENTS)
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    what = "\n".join(f"  {e.name}{' (needs --train)' if e.variants else ''}\n" + "\n".join(f"      {c.sentence}" for c in e.claims) for e in EXPERIMENTS)
+    parser = argparse.ArgumentParser(prog="python -m sample.claims", description=__doc__, epilog=f"experiments, and the claims that they decide:\n{what}",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help="only these experiments; their names are listed below")
+    parser.add_argument("--n", type=int, help="prompts of each kind (default: each experiment's own, 8 to 30)")
+    parser.add_argument("--train", type=float, metavar="MINUTES", help="also those that need networks trained for them, each for so many minutes")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="of the networks that are trained (default: mini)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/claims"), help="a folder")
+    parser.add_argument("--fresh", action="store_true", help="measure anew what was kept; with --train, also delete OUT/runs and train anew")
+    add_model_options(parser)
+    args = parser.parse_args(arguments)
+    if args.n is not None and args.n < 2 or args.train is not None and args.train <= 0:
+        parser.error(f"--n {args.n}, --train {args.train}: expected at least 2 prompts, and more than 0 minutes")
+    if args.only and args.train is None and (untrained := [e.name for e in EXPERIMENTS if e.name in args.only and e.variants]):
+        parser.error(f"--only {' '.join(untrained)} needs networks trained for it: add --train MINUTES")
+    return args
+
+
+def chosen(args: argparse.Namespace, pipe: ImagenPipeline) -> list[Experiment]:
+    """What is asked for and can be measured. SystemExit if something was named that this pipeline cannot show."""
+    asked = [e for e in EXPERIMENTS if (e.name in args.only if args.only else args.train is not None or not e.variants)]
+    impossible = [e for e in asked if e.cascade and len(pipe.stages) < 2]
+    if impossible and args.only:
+        raise SystemExit(f"{', '.join(e.name for e in impossible)}: {args.pipeline} has no super-resolution, only {', '.join(pipe.stages)}")
+    return [e for e in asked if e not in impossible]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    pipe = load_pipeline(args)
+    todo = chosen(args, pipe)
+    args.out.mkdir(parents=True, exist_ok=True)
+    found = report.read(args.out / "claims.json", or_else_empty=args.fresh)
+    if args.fresh:
+        found = {name: of for name, of in found.items() if name not in [e.name for e in todo]}
+    if args.fresh and args.train is not None:
+        shutil.rmtree(args.out / "runs", ignore_errors=True)
+    pipeline = {"pipeline": args.pipeline, "identity": report.pipeline_identity(pipe)}
+    settings = {e.name: settings_of(e, args) | pipeline for e in todo}
+    runs = None
+    if waiting := [e for e in todo if not is_kept(e, settings[e.name], found, args.out)]:
+        runs = prepare_training(args, pipe, waiting)
+    for e in todo:
+        if e in waiting:
+            print(f"{e.name}: {'; '.join(c.sentence for c in e.claims)}")
+            start = time.perf_counter()
+            if e.variants:
+                runs.networks(e.variants)              # training is not the experiment's time
+                start = time.perf_counter()
+            numbers, pictures = e.measure(runs if e.variants else pipe, args.n or e.n)
+            pictures.save(args.out / f"{e.name}_pictures.png")
+            e.draw(numbers, args.out / f"{e.name}.png")
+            found[e.name] = {"settings": settings[e.name], "command": command_of(e, args), "seconds": round(time.perf_counter() - start, 1), "numbers": numbers}
+        else:
+            print(f"{e.name}: kept from before")
+        found[e.name] = report.with_verdicts(e, found[e.name])
+        report.write(args.out / "claims.json", found)
+        (args.out / "claims.md").write_text(report.page(EXPERIMENTS, found))
+        for verdict in found[e.name]["verdicts"]:
+            print(f"  {verdict['claim']} -> {verdict['outcome'].upper()}\n    {verdict['numbers']}")
+    print(f"{args.out}/claims.md, claims.json")
+
+
+def settings_of(e: Experiment, args: argparse.Namespace) -> dict:
+    """What an experiment's numbers depend on, besides the pipeline: others ask for measuring anew."""
+    return {"n": args.n or e.n} | ({"preset": args.preset, "minutes": args.train} if e.variants else {})
+
+
+def command_of(e: Experiment, args: argparse.Namespace) -> str:
+    """What to type for this experiment alone."""
+    words = ["python", "-m", "sample.claims", "--only", e.name, "--n", str(args.n or e.n)]
+    if e.variants:
+        words += ["--train", f"{args.train:g}", "--preset", args.preset]
+    return shlex.join(words + ([] if args.pipeline == "scenes" else ["--pipeline", args.pipeline]))
+
+
+def is_kept(e: Experiment, settings: dict, found: dict, out: Path) -> bool:
+    return e.name in found and found[e.name]["settings"] == settings and all((out / f"{e.name}{end}.png").is_file() for end in ("", "_pictures"))
+
+
+def prepare_training(args: argparse.Namespace, pipe: ImagenPipeline, waiting: list[Experiment]) -> Runs | None:
+    """The folder of trained networks; says what the training will take."""
+    needed: dict[str, Variant] = {v.name: v for e in waiting for v in e.variants}
+    if not needed:
+        return None
+    try:
+        runs = Runs(args.out / "runs", args.preset, args.train, pipe)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    left = [v for v in needed.values() if not runs.is_done(v)]
+    print(f"training: {len(left)} of {len(needed)} networks ({', '.join(v.name for v in left) or 'none'}), about {args.train:g} minutes each at the speed that is "
+          f"measured first, {len(left) * args.train:g} minutes in all; runs that are done are kept in {runs.folder}")
+    runs.settle(list(needed.values()))
+    return runs
+
+
+if __name__ == "__main__":
+    main()

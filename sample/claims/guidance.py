@@ -1,0 +1,223 @@
+"""Claims about guidance: what large weights ask of thresholding, and what guidance costs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from imagen_mini import ImagenPipeline
+from imagen_mini.benchmark import benchmark
+from imagen_mini.distances import precision_and_recall
+from imagen_mini.evaluation import evaluate, scene_of
+from imagen_mini.features import features
+from imagen_mini.guidance import THRESHOLDS
+from imagen_mini.pictures import labelled_grid
+from imagen_mini.pipeline import sampling_of
+from imagen_mini.scenes.captions import Caption
+from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.render import render
+
+from ..charts import STYLES, figure, log_axis, percent_axis, save
+from ..sweep import BASE_CATEGORIES, TRUE_PICTURES, saturation
+from .claim import UNCLEAR, Claim, Experiment, Verdict, all_of, beats, difference_of_means, difference_of_shares, gain, is_above, is_enough, percent, tally
+
+BATCH = 16
+SHOWN = 8                                              # examples in a row
+GREEN, RED = "#2a9d2a", "#d03030"                      # frames of pictures that are right, and that are not
+
+
+def base_of(pipe: ImagenPipeline) -> str:
+    return next(iter(pipe.stages))
+
+
+def sheet(shown: Sequence[tuple[Tensor, bool | None, str]], columns: int, cell: int = 128) -> Image.Image:
+    """Example pictures with their labels; a frame says whether they are right (None: not judged)."""
+    return labelled_grid([p for p, _, _ in shown], [label for _, _, label in shown], columns, cell,
+                         [{True: GREEN, False: RED, None: None}[right] for _, right, _ in shown])
+
+
+def evenly(things: Sequence, n: int) -> list:
+    """n of them (all, if they are fewer), from first to last."""
+    n = min(n, len(things))
+    return [things[i * len(things) // n] for i in range(n)]
+
+
+# ---------------------------------------------------------------- thresholding
+
+SCALES = (2.0, 5.0, 10.0)
+LARGE = SCALES[-1]                                     # the largest in the paper's sweep of the base stage (Figs. A.8, A.11)
+
+
+def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
+    """Each threshold at each w, on the same prompts and seeds."""
+    base, prompts = base_of(pipe), benchmark(n, categories=BASE_CATEGORIES)
+    truth = render([scene_of(c.description, random.Random(c.text)) for _, _, c in prompts], pipe.stages[base].config.unet.image_size)
+    found, shown = {"categories": BASE_CATEGORIES, "true_pictures": saturation(truth), "lines": {name: [] for name in THRESHOLDS}}, []
+    with tqdm(total=len(prompts) * len(THRESHOLDS) * len(SCALES), desc="thresholding") as bar:
+        for threshold in THRESHOLDS:
+            for w in SCALES:
+                plan, x_0_hats, results = replace(sampling_of(pipe.stages[base]), guidance_scale=w, threshold=threshold), [], []
+
+                def draw(captions: list[str], seeds: list[int]) -> Tensor:
+                    x_0_hats.append(pipe.run_stage(base, plan, captions, pipe.text_encoder(captions), None, seeds, None, progress=False))
+                    return x_0_hats[-1].clamp(-1, 1)
+
+                for result in evaluate(draw, prompts, BATCH):
+                    results.append(result)
+                    bar.update()
+                found["lines"][threshold].append({"w": w, **tally([r.right for r in results]), **saturation(torch.cat(x_0_hats))})
+                shown += [(r.image, r.right, f"{threshold}, w = {w:g}: {r.caption.text}") for r in evenly(results, SHOWN) if w == LARGE]
+    return found, sheet(shown, columns=len(shown) // len(THRESHOLDS))
+
+
+def draw_thresholds(numbers: dict, path: Path) -> None:
+    n = numbers["lines"]["none"][0]["n"]
+    chart, (right, saturated, mean) = figure([f"share right of {n}", "share of values at |x| >= 0.99", "mean |x|"], "guidance scale w   (1 is off)")
+    for (threshold, rows), style in zip(numbers["lines"].items(), STYLES):
+        scales = [row["w"] for row in rows]
+        right.plot(scales, [row["accuracy"] for row in rows], label=f"threshold: {threshold}", **style)
+        right.fill_between(scales, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"], alpha=0.1, linewidth=0)
+        saturated.plot(scales, [row["saturated"] for row in rows], **style)
+        mean.plot(scales, [row["mean_abs"] for row in rows], **style)
+    right.plot([], [], label="true pictures", **TRUE_PICTURES)
+    saturated.axhline(numbers["true_pictures"]["saturated"], **TRUE_PICTURES)
+    mean.axhline(numbers["true_pictures"]["mean_abs"], **TRUE_PICTURES)
+    for panel in (right, saturated, mean):
+        log_axis(panel, SCALES)
+    for panel in (right, saturated):
+        percent_axis(panel)
+    mean.set_ylim(0, None)
+    save(chart, path)
+
+
+def judge_thresholds(numbers: dict, worse: str, better: str) -> Verdict:
+    """At the largest w: by the parser. Saturation stands beside it, for a picture may be right and gray."""
+    rows = {name: numbers["lines"][name][-1] for name in (worse, better)}
+    d, w, true = gain(rows[worse], rows[better]), rows[better]["w"], numbers["true_pictures"]
+    return Verdict(beats(rows[worse], rows[better]), f"At w = {w:g} {better} is right {percent(rows[better])}, {worse} {percent(rows[worse])}, of {d.n}: {d}. Mean |x| "
+                   f"{rows[better]['mean_abs']:.2f} ({better}) and {rows[worse]['mean_abs']:.2f} ({worse}), of true pictures {true['mean_abs']:.2f}; values at "
+                   f"|x| >= 0.99: {rows[better]['saturated']:.0%} and {rows[worse]['saturated']:.0%}, of true pictures {true['saturated']:.0%}.")
+
+
+THRESHOLDING = Experiment(
+    "thresholding", f"The base stage draws n captions of each of {len(BASE_CATEGORIES)} categories at w = {', '.join(f'{w:g}' for w in SCALES)}, with each way of "
+    f"keeping x_0_hat in range. The verdict is of the parser's score at w = {LARGE:g}.", 20,
+    (Claim("At large w, dynamic thresholding beats static thresholding.", "Imagen (2022), Section 2.3",
+           lambda numbers: judge_thresholds(numbers, "static", "dynamic")),
+     Claim("At large w, static thresholding beats none.", "Imagen (2022), Section 2.3", lambda numbers: judge_thresholds(numbers, "none", "static"))),
+    measure_thresholds, draw_thresholds)
+
+
+# ---------------------------------------------------------------- diversity against alignment
+
+WEIGHTS = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
+SEEDS = 6                                              # pictures of each caption
+
+
+def spread(found: Tensor) -> float | None:
+    """The mean distance between two of these pictures, by their features [m, d]; None if there are not two."""
+    return round(torch.pdist(found).mean().item(), 4) if len(found) > 1 else None
+
+
+def spreads(found: Tensor, right: Sequence[bool]) -> list[float | None]:
+    """By caption: how far its right pictures are from one another."""
+    return [spread(part[keep]) for part, keep in zip(found.split(SEEDS), torch.tensor(right).split(SEEDS))]
+
+
+def measure_diversity(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
+    """SEEDS pictures of each caption, at each w: how many are right, and how different they are."""
+    base = base_of(pipe)
+    captions = [caption for _, _, caption in benchmark(n, categories=BASE_CATEGORIES)]
+    drawn = [(caption, 100_000 * k + i) for i, caption in enumerate(captions) for k in range(SEEDS)]
+    scenes = [scene_of(caption.description, random.Random(f"{caption.text}/{seed}")) for caption, seed in drawn]
+    true = features(render(scenes, pipe.stages[base].config.unet.image_size))
+    found = {"own_w": pipe.stages[base].config.guidance_scale, "seeds": SEEDS, "true_pictures": {"spread": spreads(true, [True] * len(true))},
+             "rows": []}
+    shown: list[tuple[Tensor, bool, str]] = []
+    with tqdm(total=len(drawn) * len(WEIGHTS), desc="diversity") as bar:
+        for w in sorted({*WEIGHTS, judged_w(found)}):
+            pictures, right = _draw_at(pipe, base, drawn, w, bar)
+            made = features(pictures)
+            precision, recall = precision_and_recall(true, made)
+            found["rows"].append({"w": w, **tally(right), "spread": spreads(made, right), "precision": round(precision, 4), "recall": round(recall, 4)})
+            if w in (1, judged_w(found), WEIGHTS[-1]):
+                shown += [(pictures[i], right[i], f"w = {w:g}: {drawn[i][0].text}") for i in range(SEEDS)]
+    return found, sheet(shown, columns=SEEDS)
+
+
+def _draw_at(pipe: ImagenPipeline, base: str, drawn: list[tuple[Caption, int]], w: float, bar: tqdm) -> tuple[Tensor, list[bool]]:
+    pictures, right = [], []
+    for at in range(0, len(drawn), BATCH):
+        part = drawn[at:at + BATCH]
+        pictures.append(pipe([c.text for c, _ in part], seed=[s for _, s in part], stages=(base,), guidance_scale={base: w}, output_type="pt",
+                             progress=False).stages[base].float().cpu())
+        right += [c.description.fits(reading.scene) for (c, _), reading in zip(part, parse(pictures[-1]))]
+        bar.update(len(part))
+    return torch.cat(pictures), right
+
+
+def judged_w(numbers: dict) -> float:
+    """The w that is held against w = 1: the stage's own, for which it was found good."""
+    return numbers["own_w"] if numbers["own_w"] > 1 else 2.0
+
+
+def by_caption(row: dict, seeds: int) -> list[float]:
+    """The share right of each caption's pictures."""
+    return [row["each"][i:i + seeds].count("1") / seeds for i in range(0, row["n"], seeds)]
+
+
+def judge_diversity(numbers: dict) -> Verdict:
+    """Both must be seen: more pictures right, and the right ones more alike. Pictures that are wrong differ, too; they would pass for diversity."""
+    rows, w, seeds = {row["w"]: row for row in numbers["rows"]}, judged_w(numbers), numbers["seeds"]
+    off, on, last = rows[1.0], rows[w], numbers["rows"][-1]
+    alignment = difference_of_shares([b - a for a, b in zip(by_caption(off, seeds), by_caption(on, seeds))])
+    pairs = [(a, b) for a, b in zip(off["spread"], on["spread"]) if a is not None and b is not None]
+    loss = difference_of_means([a - b for a, b in pairs])
+    without, with_w = (sum(column) / max(1, len(pairs)) for column in (zip(*pairs) if pairs else ((), ())))
+    aligned = is_above(alignment) if is_enough(off, on) else UNCLEAR
+    return Verdict(all_of(aligned, is_above(loss, meaningful=0.05 * without)),
+                   f"From w = 1 to w = {w:g} the share right goes from {percent(off)} to {percent(on)}: {alignment}, {alignment.n} captions. The mean distance "
+                   f"between right pictures of a caption goes from {without:.2f} to {with_w:.2f}: {-loss.mean:+.2f} ({-loss.high:+.2f} to {-loss.low:+.2f}), "
+                   f"{loss.n} captions; recall from {off['recall']:.0%} to {on['recall']:.0%}. At w = {last['w']:g}: {percent(last)} right, recall {last['recall']:.0%}.")
+
+
+def mean_of(values: Sequence[float | None]) -> float:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def draw_diversity(numbers: dict, path: Path) -> None:
+    rows = numbers["rows"]
+    scales = [row["w"] for row in rows]
+    chart, (right, alike, manifold) = figure([f"share right of {rows[0]['n']}", "distance between right pictures of a caption", "precision and recall"],
+                                             "guidance scale w   (1 is off)")
+    right.plot(scales, [row["accuracy"] for row in rows], label="drawn", **STYLES[0])
+    right.fill_between(scales, [row["low"] for row in rows], [row["high"] for row in rows], color=STYLES[0]["color"], alpha=0.1, linewidth=0)
+    distances, true = [mean_of(row["spread"]) for row in rows], mean_of(numbers["true_pictures"]["spread"])
+    alike.plot(scales, distances, **STYLES[0])
+    alike.axhline(true, **TRUE_PICTURES)
+    alike.set_ylim(0, 1.1 * max([true, *(d for d in distances if d == d)]))
+    right.plot([], [], label="true pictures of the same captions", **TRUE_PICTURES)
+    for name, style in (("precision", STYLES[1]), ("recall", STYLES[2])):
+        manifold.plot(scales, [row[name] for row in rows], **style)
+        right.plot([], [], label=name, **style)
+    for panel in (right, alike, manifold):
+        log_axis(panel, scales)
+    percent_axis(right)
+    percent_axis(manifold)
+    save(chart, path)
+
+
+DIVERSITY = Experiment(
+    "guidance", f"The base stage draws {SEEDS} pictures of each of n captions of {len(BASE_CATEGORIES)} categories at each w. Diversity is the mean distance between two "
+    "right pictures of one caption, by the features of the shipped classifier of scenes; precision and recall are against true pictures of the same captions. The "
+    "verdict compares w = 1 with the stage's own w; a fall of less than 5 % of the distance counts as none.", 8,
+    (Claim("Guidance trades diversity for alignment.", "Imagen (2022), Figs. A.8, A.11 and A.13: alignment against distance, over w", judge_diversity),),
+    measure_diversity, draw_diversity)

@@ -1,0 +1,92 @@
+"""What was found, on disk: claims.json, which is added to as experiments end, and claims.md, which is written from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from imagen_mini import ImagenPipeline
+from imagen_mini.config import to_dict
+
+from .claim import FAILS, HOLDS, MEANINGFUL, UNCLEAR, Experiment, Verdict
+
+INTRODUCTION = f"""# The papers' claims in miniature
+
+Measured on a built-in world of plain shapes, whose pictures an exact parser can read. What is found here need not be so for photographs, nor the other
+way round.
+
+- **{HOLDS}**: the 95 % interval of the difference lies on the claim's side of 0.
+- **{FAILS}**: it lies on the other side, or excludes even a gain of {100 * MEANINGFUL:.0f} points (or of what the text below names).
+- **{UNCLEAR}**: neither.
+
+Both sides of a comparison draw the same prompts from the same seeds; intervals are of differences prompt by prompt (shares: Agresti and Min, 2005; means:
+Student's t). `python -m sample.claims` measures what needs no training; the command of each experiment stands in its section. There are several
+claims, and each interval errs once in twenty times: one verdict among these may well be chance.
+"""
+
+
+def pipeline_identity(pipe: ImagenPipeline) -> str:
+    """A short hash of weights, configuration and number format: what results of a pipeline are the results of."""
+    configurations = [pipe.text_encoder.identity(), str(pipe.dtype), *(to_dict(stage.config) for stage in pipe.stages.values())]
+    digest = hashlib.sha256(json.dumps(configurations).encode())
+    for name, tensor in pipe.stages.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read(path: Path, or_else_empty: bool = False) -> dict:
+    """The experiments that claims.json holds, by name. SystemExit if the file is something else, unless that is to pass for none."""
+    if not path.is_file():
+        return {}
+    try:
+        experiments = json.loads(path.read_text())["experiments"]
+        if all({"settings", "numbers", "seconds", "command"} <= set(of) for of in experiments.values()):
+            return experiments
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    if or_else_empty:
+        return {}
+    raise SystemExit(f"{path} is no claims.json of this command; pass --fresh to write it anew, or another --out")
+
+
+def write(path: Path, experiments: dict) -> None:
+    """Aside first, and then in its place: whoever is interrupted keeps what was there."""
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps({"experiments": experiments}, indent=1) + "\n")
+    os.replace(aside, path)
+
+
+def verdicts(experiment: Experiment, numbers: dict) -> list[Verdict]:
+    return [claim.judge(numbers) for claim in experiment.claims]
+
+
+def with_verdicts(experiment: Experiment, entry: dict) -> dict:
+    """An entry of claims.json with what follows from its numbers today."""
+    return {**entry, "verdicts": [{"claim": c.sentence, **asdict(v)} for c, v in zip(experiment.claims, verdicts(experiment, entry["numbers"]))]}
+
+
+def page(experiments: tuple[Experiment, ...], found: dict) -> str:
+    """claims.md: a table of verdicts, then a section for each experiment."""
+    rows, sections, missing = [], [], []
+    for e in experiments:
+        if e.name not in found:
+            missing += [f"- {c.sentence} (`{e.name}`{', needs `--train MINUTES`' if e.variants else ''})" for c in e.claims]
+            continue
+        entry = found[e.name]
+        settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry["settings"].items() if name != "n")
+        time = f"It took {entry['seconds']:.0f} s{', besides training' if e.variants else ''}."
+        parts = [f"## {e.name}", f"{e.method} Here n = {entry['settings']['n']} ({settings}). {time}", f"    {entry['command']}"]
+        for claim, verdict in zip(e.claims, verdicts(e, entry["numbers"])):
+            rows.append(f"| {claim.sentence} | **{verdict.outcome}** | [{e.name}](#{e.name}) |")
+            parts.append(f"**{claim.sentence}** ({claim.source}): **{verdict.outcome}**. {verdict.numbers}")
+        parts += [f"![{e.name}: the numbers]({e.name}.png)", f"![{e.name}: pictures]({e.name}_pictures.png)"]
+        sections.append("\n\n".join(parts))
+    blocks = [INTRODUCTION, "\n".join(["| claim | verdict | how |", "|---|---|---|", *rows]), *sections]
+    if missing:
+        blocks.append("\n".join(["## Not measured", "", *missing]))
+    return "\n\n".join(block.strip("\n") for block in blocks) + "\n"
