@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 
 from .attention_maps import AttentionMaps
 from .cascade import Stage, augment, load_stage, save_stage
-from .guidance import GuidanceScale, guidance_interval as limited_to
+from .guidance import GuidanceScale
 from .randomness import randn
-from .samplers import NOISE_OPTIONS, SamplingState, check_options, sample
+from .samplers import SamplingState, sample
+from .sampling import Sampling, check_used, sampling_of
 from .text import Text, TextEncoder, check_prompts, concatenate
 from .weights import WEIGHTS
 
@@ -43,65 +44,6 @@ def to_pil(images: Tensor) -> list[Image.Image]:
 def to_numpy(images: Tensor) -> np.ndarray:
     """[b, 3, h, w] in [-1, 1] -> [b, h, w, 3] in [0, 1]."""
     return (images.float().cpu().clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
-
-
-# ---------------------------------------------------------------- how a stage is sampled
-
-@dataclass(frozen=True)
-class Sampling:
-    """How one stage is sampled in one call: what was asked for, and the stage's own defaults for the rest."""
-
-    num_inference_steps: int
-    guidance_scale: GuidanceScale                      # w, or a function of t that gives it
-    threshold: str
-    sampler: str
-    spacing: str
-    eta: float
-    gamma: float
-    aug_level: float                                   # super-resolution only
-
-
-def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, guidance_scale: GuidanceScale | dict | None = None,
-                guidance_interval: tuple[float, float] | dict | None = None, threshold: str | dict | None = None,
-                sampler: str | dict | None = None, spacing: str | dict | None = None, eta: float | dict = 0.0, gamma: float | dict = 0.0,
-                aug_level: float | None = None) -> Sampling:
-    """The options of the pipeline's call, as they are for one stage. ValueError if they do not go together there.
-
-    One eta or gamma for all stages holds for those whose sampler uses it; a dict by stage name means what it says.
-    """
-    c = stage.config
-
-    def here(value, default):
-        value = value.get(c.name) if isinstance(value, dict) else value
-        return default if value is None else value
-
-    sampler = here(sampler, c.sampler)
-    eta, gamma = (here(value, 0.0) if isinstance(value, dict) or sampler == NOISE_OPTIONS[option] else 0.0
-                  for option, value in (("eta", eta), ("gamma", gamma)))
-    check_options(sampler, eta, gamma)
-    w, interval = here(guidance_scale, c.guidance_scale), here(guidance_interval, None)
-    if interval is not None and callable(w):
-        raise ValueError(f"guidance_interval {interval} and a guidance_scale that is a function of t: give a number, or let the function be 1 outside")
-    if interval is not None and w != 1:
-        w = limited_to(w, *interval, stage.log_snr_of)
-    level = c.aug_level if aug_level is None else aug_level
-    if stage.is_super_resolution and not 0 <= level <= c.max_aug_level:
-        raise ValueError(f"aug_level {level}: stage {c.name} was trained with levels from 0 to {c.max_aug_level}")
-    return Sampling(here(num_inference_steps, c.num_inference_steps), w, here(threshold, c.threshold), sampler,
-                    here(spacing, c.spacing), eta, gamma, level)
-
-
-def check_used(plans: dict[str, Sampling], eta: float | dict, gamma: float | dict, negative_prompt, guidance_interval) -> None:
-    """A ValueError for an option that no stage uses: it would change nothing, and nobody would know."""
-    for option, value in (("eta", eta), ("gamma", gamma)):
-        owner = NOISE_OPTIONS[option]
-        if not isinstance(value, dict) and value != 0 and all(plan.sampler != owner for plan in plans.values()):
-            samplers = ", ".join(f"{name} with {plan.sampler}" for name, plan in plans.items())
-            raise ValueError(f"{option} {value} is not used: it belongs to the {owner} sampler, and the stages are sampled {samplers}; "
-                             f"pass sampler={owner!r}, or leave it at 0")
-    for option, value in (("negative_prompt", negative_prompt), ("guidance_interval", guidance_interval)):
-        if value is not None and all(plan.guidance_scale == 1 for plan in plans.values()):
-            raise ValueError(f"{option} {value!r} is not used: guidance is off (guidance_scale 1) at every stage; raise guidance_scale, or leave it out")
 
 
 # ---------------------------------------------------------------- the pipeline
@@ -184,10 +126,14 @@ class ImagenPipeline(nn.Module):
                  num_inference_steps: int | dict | None = None, guidance_scale: GuidanceScale | dict | None = None,
                  guidance_interval: tuple[float, float] | dict | None = None, threshold: str | dict | None = None,
                  aug_level: float | None = None, sampler: str | dict | None = None, spacing: str | dict | None = None,
-                 eta: float | dict = 0.0, gamma: float | dict = 0.0, stages: Sequence[str] | None = None, output_type: str = "pil",
+                 eta: float | dict = 0.0, gamma: float | dict = 0.0, stages: Sequence[str] | None = None,
+                 low_res: Tensor | None = None, output_type: str = "pil",
                  edit=None, edit_stages: Sequence[str] | None = None, record: AttentionMaps | None = None,
                  on_step: Callable[[str, SamplingState], None] | None = None, progress: bool = True) -> ImagenOutput:
         """Draw a picture for each prompt.
+
+        `stages`: only these (default: all). `low_res`: pictures [b, 3, h, w] in [-1, 1] of a stage's size, one for each prompt, to be enlarged by the
+        stages after it in place of drawing anew.
 
         A picture depends on its own prompt and seed alone. `seed` is one number for all prompts, or one for each. What is left None
         is the stage's own default; a dict by stage name sets a value per stage. With `edit`, the first prompt is the source and the
@@ -210,9 +156,10 @@ class ImagenPipeline(nn.Module):
             raise ValueError(f"edit_stages {list(edit_stages)} without an edit: pass edit=, or leave it out")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type {output_type!r}; expected 'pil', 'np' or 'pt'")
-        names = list(self.stages) if stages is None else list(stages)
-        if names != list(self.stages)[:len(names)] or not names:
-            raise ValueError(f"stages {names}; expected {list(self.stages)} or its beginning")
+        available = list(self.stages) if low_res is None else self._after(low_res, len(prompts))
+        names = available if stages is None else list(stages)
+        if names != available[:len(names)] or not names:
+            raise ValueError(f"stages {names}; expected {available} or its beginning")
         edit_stages = names[:1] if edit_stages is None else list(edit_stages)
         for option, chosen in (("edit_stages", edit_stages), ("record.stage", [record.stage] if record and record.stage else [])):
             if unknown := set(chosen) - set(names):
@@ -230,7 +177,7 @@ class ImagenPipeline(nn.Module):
         seconds: dict[str, float] = {}
         for name, plan in plans.items():
             start = time.perf_counter()
-            previous = pictures[list(pictures)[-1]] if pictures else None
+            previous = pictures[list(pictures)[-1]] if pictures else None if low_res is None else low_res.to(self.device, torch.float32)
             x_0_hat = self.run_stage(name, plan, prompts, text, negative, seeds, previous, edit if name in edit_stages else None,
                                      record if record and name == (record.stage or names[0]) else None, on_step, progress)
             pictures[name] = x_0_hat.clamp(-1, 1)
@@ -238,6 +185,14 @@ class ImagenPipeline(nn.Module):
         last = pictures[names[-1]]
         images = to_pil(last) if output_type == "pil" else list(to_numpy(last)) if output_type == "np" else list(last)
         return ImagenOutput(images, pictures, seconds)
+
+    def _after(self, low_res: Tensor, n: int) -> list[str]:
+        """The stages that enlarge such pictures, and those after."""
+        sizes = {stage.config.unet.low_res_size: name for name, stage in self.stages.items() if stage.is_super_resolution}
+        if low_res.shape[:2] != (n, 3) or low_res.shape[2:] not in [(size, size) for size in sizes]:
+            raise ValueError(f"low_res {list(low_res.shape)}: expected a picture for each of {n} prompts, [{n}, 3, size, size] with size one of {sorted(sizes)}")
+        names = list(self.stages)
+        return names[names.index(sizes[low_res.shape[-1]]):]
 
     def encode_negative(self, negative_prompt: str | Sequence[str], text: Text) -> Text | None:
         """The negative prompts as text, one for each row of `text`; an empty one is the null text, and None stands for all empty."""

@@ -32,8 +32,8 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.evaluation import evaluate, score, scene_of, table
 from imagen_mini.guidance import THRESHOLDS
-from imagen_mini.pipeline import Sampling, sampling_of
 from imagen_mini.samplers import SAMPLERS
+from imagen_mini.sampling import Sampling, sampling_of
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.render import render
 

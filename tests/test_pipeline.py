@@ -379,3 +379,48 @@ def test_text_is_read_once_for_a_picture_and_the_unconditional_branch_reads_the_
     text, = texts
     assert torch.equal(text.emb[0], prompt.emb[0]) and not text.emb[1].any() and torch.equal(text.mask[1], prompt.mask[0])
 
+
+
+# ---------------------------------------------------------------- enlarging pictures, editing stages, looking on
+
+def test_pictures_are_enlarged_as_the_cascade_would_enlarge_its_own(tiny_pipe):
+    both = tiny_pipe(["a ring", "a star"], seed=[3, 4], progress=False)
+    again = tiny_pipe(["a ring", "a star"], seed=[3, 4], low_res=both.stages["base"], progress=False)
+    assert list(again.stages) == ["sr_256"] and torch.equal(again.stages["sr_256"], both.stages["sr_256"])
+    assert not torch.equal(tiny_pipe(["a ring", "a star"], seed=[3, 4], low_res=-both.stages["base"], progress=False).stages["sr_256"], both.stages["sr_256"])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 32, 32), (1, 1, 64, 64), (3, 64, 64), (1, 3, 64, 32)])
+def test_pictures_of_another_shape_are_an_error_that_says_which_is_expected(tiny_pipe, shape):
+    with pytest.raises(ValueError, match=r"expected a picture for each of 1 prompts, \[1, 3, size, size\] with size one of \[64\]"):
+        tiny_pipe("a ring", low_res=torch.zeros(shape), progress=False)
+
+
+def test_pictures_are_not_enlarged_by_the_stage_that_draws_such(tiny_pipe):
+    with pytest.raises(ValueError, match=r"stages \['base'\]; expected \['sr_256'\] or its beginning"):
+        tiny_pipe("a ring", low_res=torch.zeros(1, 3, 64, 64), stages=("base",), progress=False)
+
+
+def test_super_resolution_is_edited_where_that_is_asked_for(tiny_pipe):
+    from imagen_mini.prompt_to_prompt import Replace
+    prompts, edit = ["a red ring", "a red star"], Replace(1.0, 1.0, source_steps=0.0)
+
+    def drawn(**options):
+        return tiny_pipe(prompts, edit=edit, progress=False, **options).stages
+
+    first, both = drawn(), drawn(edit_stages=("base", "sr_256"))
+    assert torch.equal(first["base"], both["base"]) and (first["sr_256"][0] - both["sr_256"][0]).abs().max() < 1e-3
+    assert (first["sr_256"][1] - both["sr_256"][1]).abs().max() > 1e-3
+    assert torch.equal(drawn(edit_stages=())["base"], tiny_pipe(prompts, progress=False).stages["base"])     # none
+    with pytest.raises(ValueError, match=r"edit_stages: no stage \['sr'\] is drawn"):
+        drawn(edit_stages=("sr",))
+    with pytest.raises(ValueError, match="without an edit"):
+        tiny_pipe("a ring", edit_stages=("base",), progress=False)
+
+
+def test_every_step_of_every_stage_can_be_looked_at(tiny_pipe):
+    seen = []
+    out = tiny_pipe("a ring", progress=False, on_step=lambda stage, state: seen.append((stage, state.step, state.x_0_hat.clamp(-1, 1))))
+    steps = {name: stage.config.num_inference_steps for name, stage in tiny_pipe.stages.items()}
+    assert [(stage, step) for stage, step, _ in seen] == [(name, i) for name, n in steps.items() for i in range(n)]
+    assert torch.equal(seen[-1][2], out.stages["sr_256"]) and torch.equal(seen[steps["base"] - 1][2], out.stages["base"])

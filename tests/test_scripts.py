@@ -10,11 +10,12 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.config import PRESETS, TrainConfig, to_dict
+from imagen_mini.edits import swaps
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import masks
 from imagen_mini.text import TextEncoder
 from imagen_mini.weights import WEIGHTS
-from sample import attention, benchmark as sample_benchmark, compare, demo, edit, evaluate, generate, paths, plot_schedules, sweep
+from sample import attention, benchmark as sample_benchmark, compare, demo, edit, edit_cascade, evaluate, generate, paths, plot_schedules, sweep
 from sample.claims import __main__ as claims
 from shown import right_pictures
 from train import assemble, benchmark as train_benchmark, breakdown, card, check_data, emoji, from_hub, overfit, peers, progress, report, scale, time_to_score, train, verify
@@ -171,6 +172,18 @@ def test_maps_are_held_against_the_things_their_words_speak_of(folder, tmp_path,
     assert all(0.4 < step < 0.65 for step in shapes[site])                                        # the first thing of two is found, the second is not
     attention.draw_find(report, tmp_path / "find.png")
     assert size(tmp_path / "find.png")[0] > 500
+
+
+def test_edit_cascade_judges_each_way_of_enlarging_an_edit(folder, tmp_path, capsys, monkeypatch):
+    edit_cascade.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
+    assert list(read(tmp_path / "edit_cascade.json")["ways"]) == list(edit_cascade.WAYS) and "no source was right" in capsys.readouterr().out
+    pipe = ImagenPipeline.from_pretrained(folder)
+    source, own, read_source, other_noise, edited = edit_cascade.draw_all(pipe, ["a red ring", "a red star"], 1)
+    assert len({picture.numpy().tobytes() for picture in (source, own, read_source, other_noise, edited)}) == 5
+    true = right_pictures([("", t.seed, c) for t in swaps("color", 1) + swaps("shape", 1) for c in (t.source, t.target)], 256)
+    monkeypatch.setattr(edit_cascade, "draw_all", lambda pipe, prompts, seed: true([*prompts, *[prompts[1]] * 3], [seed] * 5))
+    edit_cascade.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
+    assert all(row["success"] == 1 for row in read(tmp_path / "edit_cascade.json")["ways"].values()) and size(tmp_path / "edit_cascade.png")[0] > 5 * 192
 
 
 def test_paths_counts_pictures_that_show_either_prompt(folder, tmp_path, capsys):
@@ -358,7 +371,7 @@ def test_flops_are_those_of_a_known_layer():
     assert train_benchmark.flops_per_picture(stage, lambda captions: None) == 2 * 2 * 12_288 * 100
 
 
-@pytest.mark.parametrize("script", [generate, edit, attention, paths, claims, evaluate, compare, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,
+@pytest.mark.parametrize("script", [generate, edit, edit_cascade, attention, paths, claims, evaluate, compare, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,
                                     progress, check_data, emoji, from_hub, report, verify, train_benchmark, time_to_score, breakdown, scale])
 def test_every_script_has_help(script, capsys):
     with pytest.raises(SystemExit) as stop:

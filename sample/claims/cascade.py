@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
-from imagen_mini.pipeline import sampling_of
+from imagen_mini.sampling import sampling_of
 from imagen_mini.scenes.captions import Caption, Description, write
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render

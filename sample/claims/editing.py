@@ -12,10 +12,10 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.edits import EditTask, evaluate_edits, score_edit, swaps
-from imagen_mini.pipeline import sampling_of
 from imagen_mini.prompt_to_prompt import Replace
 from imagen_mini.randomness import randn
 from imagen_mini.samplers import sample
+from imagen_mini.sampling import sampling_of
 from imagen_mini.scenes.parse import parse
 
 from ..charts import STYLES, figure, percent_axis, save

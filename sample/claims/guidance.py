@@ -19,7 +19,7 @@ from imagen_mini.evaluation import evaluate, scene_of
 from imagen_mini.features import features
 from imagen_mini.guidance import THRESHOLDS
 from imagen_mini.pictures import labelled_grid
-from imagen_mini.pipeline import sampling_of
+from imagen_mini.sampling import sampling_of
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
