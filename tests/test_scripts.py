@@ -10,14 +10,15 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.config import PRESETS, TrainConfig, to_dict
-from imagen_mini.edits import swaps
+from imagen_mini.edits import edit_tasks, evaluate_edits, swaps
 from imagen_mini.scenes.parse import parse
-from imagen_mini.scenes.render import masks
+from imagen_mini.scenes.render import masks, render
+from imagen_mini.scenes.scene import Scene
 from imagen_mini.text import TextEncoder
 from imagen_mini.weights import WEIGHTS
-from sample import attention, benchmark as sample_benchmark, compare, demo, edit, edit_cascade, evaluate, generate, paths, plot_schedules, sweep
+from sample import attention, benchmark as sample_benchmark, compare, demo, edit, edit_cascade, edit_sweep, evaluate, generate, paths, plot_schedules, reweight, sweep
 from sample.claims import __main__ as claims
-from shown import right_pictures
+from shown import one, right_pictures
 from train import assemble, benchmark as train_benchmark, breakdown, card, check_data, emoji, from_hub, overfit, peers, progress, report, scale, time_to_score, train, verify
 
 
@@ -184,6 +185,31 @@ def test_edit_cascade_judges_each_way_of_enlarging_an_edit(folder, tmp_path, cap
     monkeypatch.setattr(edit_cascade, "draw_all", lambda pipe, prompts, seed: true([*prompts, *[prompts[1]] * 3], [seed] * 5))
     edit_cascade.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
     assert all(row["success"] == 1 for row in read(tmp_path / "edit_cascade.json")["ways"].values()) and size(tmp_path / "edit_cascade.png")[0] > 5 * 192
+
+
+def test_edit_sweep_judges_every_kind_at_every_length(folder, tmp_path, monkeypatch, capsys):
+    edit_sweep.main(["--n", "1", "--shares", "1", "0", "--pipeline", folder, "--out", str(tmp_path)])
+    report = read(tmp_path / "edit_sweep.json")
+    assert report["shares"] == [0, 1] and list(report["kinds"]) == list(edit_tasks(0)) and "no source was right" in capsys.readouterr().out
+    assert all(len(rows) == 2 for of in report["kinds"].values() for rows in of.values()) and size(tmp_path / "edit_sweep.png")[0] > 500
+    pipe = ImagenPipeline.from_pretrained(folder)
+    _, edited = pipe(["a ring", "a star"], seed=1, edit=edit_sweep.SWEEPS["attention injected"](edit_sweep.Replace, 0.0), stages=("base",), progress=False).stages["base"]
+    _, plain = pipe(["a ring", "a star"], seed=1, stages=("base",), progress=False).stages["base"]
+    assert torch.equal(edited, plain)
+    (task,) = edit_tasks(1, 1)["color swap"]
+    true = right_pictures([("", 0, c) for c in (task.source, task.target)], 64)
+    monkeypatch.setattr(edit_sweep, "evaluate_edits", lambda draw, tasks: evaluate_edits(lambda p, seed: true([p[0], p[1], p[1], p[0], p[0]], [seed] * 5), tasks))
+    rows, (shown, pictures) = edit_sweep.measure(pipe, "color swap", [task], [0.0, 1.0])
+    assert [[row["success"] for row in of] for of in rows.values()] == [[1, 1], [0, 0]] and shown == task and len(pictures) == 5
+
+
+def test_reweight_measures_what_a_thing_covers(folder, tmp_path, capsys):
+    reweight.main(["--n", "2", "--pipeline", folder, "--out", str(tmp_path)])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["reweight.json", "reweight.png", "reweight_pictures.png"]
+    assert list(read(tmp_path / "reweight.json")["words"]) == ["small", "large"] and "rank correlation" in capsys.readouterr().out
+    scene = Scene((one(),), "white")
+    assert reweight.covered(render(scene, 64)[0]) == pytest.approx(masks(scene).float().mean().item(), rel=0.15)
+    assert reweight.monotone(torch.tensor([1.0, 2.0, 5.0])) == 1 and reweight.monotone(torch.tensor([3.0, 2.0, 0.0])) == -1
 
 
 def test_paths_counts_pictures_that_show_either_prompt(folder, tmp_path, capsys):
@@ -371,7 +397,7 @@ def test_flops_are_those_of_a_known_layer():
     assert train_benchmark.flops_per_picture(stage, lambda captions: None) == 2 * 2 * 12_288 * 100
 
 
-@pytest.mark.parametrize("script", [generate, edit, edit_cascade, attention, paths, claims, evaluate, compare, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,
+@pytest.mark.parametrize("script", [generate, edit, edit_cascade, edit_sweep, reweight, attention, paths, claims, evaluate, compare, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,
                                     progress, check_data, emoji, from_hub, report, verify, train_benchmark, time_to_score, breakdown, scale])
 def test_every_script_has_help(script, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -1,0 +1,112 @@
+"""Fading a word up and down: does the picture answer to the weight of a word?
+
+    python -m sample.reweight --n 24 --out outputs/reweight
+
+Captions of one thing that say its size; the attention to "small" or "large" is multiplied by c, from -2 to 2, and what the thing covers of the picture is
+measured: by its pixels, without the parser, which knows small and large alone. If the answer is monotone, re-weighting is a slider. reweight.png shows the
+curves with pictures' 95 % intervals, reweight_pictures.png a row for each of some captions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from imagen_mini import ImagenPipeline
+from imagen_mini.benchmark import random_thing
+from imagen_mini.pictures import labelled_grid
+from imagen_mini.prompt_to_prompt import Reweight
+from imagen_mini.scenes.captions import article_for
+from imagen_mini.scenes.scene import SIZES
+
+from .charts import STYLES, figure, percent_axis, save
+from .options import add_model_options, load_pipeline
+
+WEIGHTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
+DIFFERS = 0.3                                          # from the background, in some channel of [-1, 1]
+
+
+def covered(picture: Tensor) -> float:
+    """The share of a picture [3, h, w] in [-1, 1] that is not background, whose colour is the median."""
+    background = picture.flatten(1).median(1).values[:, None, None]
+    return ((picture - background).abs().amax(0) > DIFFERS).float().mean().item()
+
+
+def captions(n: int, word: str) -> list[str]:
+    """`n` captions of one thing that say its colour and that it is `word`."""
+    rng = random.Random(f"reweight/{word}")
+    things = [random_thing(rng, "color") for _ in range(n)]
+    return [f"{article_for(word)} {word} {t.color} {t.shape}" for t in things]
+
+
+def measure(pipe: ImagenPipeline, word: str, n: int) -> tuple[dict, list[Tensor]]:
+    """What things cover at each weight of the word, and the pictures [weights, 3, h, w] of each caption."""
+    base = next(iter(pipe.stages))
+    pictures = [pipe([caption] * (1 + len(WEIGHTS)), seed=seed, edit=Reweight({word: WEIGHTS}), stages=(base,), progress=False, output_type="pt")
+                .stages[base][1:].float().cpu() for seed, caption in enumerate(tqdm(captions(n, word), desc=word))]
+    areas = torch.tensor([[covered(picture) for picture in row] for row in pictures])
+    mean, error = areas.mean(0), 1.96 * areas.std(0) / len(areas) ** 0.5
+    steps = areas.diff(dim=1)
+    return {"weights": list(WEIGHTS), "mean": [round(v, 4) for v in mean.tolist()], "half_interval": [round(v, 4) for v in error.tolist()],
+            "monotone": round(float(monotone(mean)), 4), "end_to_end": interval(areas[:, -1] - areas[:, 0]),
+            "captions_that_follow": int((areas[:, -1] - areas[:, 0] < 0 if word == "small" else areas[:, -1] - areas[:, 0] > 0).sum()),
+            "largest_step_back": round((steps.mean(0) * (1 if word == "small" else -1)).clamp(min=0).max().item(), 4)}, pictures
+
+
+def monotone(values: Tensor) -> Tensor:
+    """Spearman's rank correlation with the order they stand in: 1 rises all the way, -1 falls."""
+    ranks = values.argsort().argsort().double()
+    order = torch.arange(len(values), dtype=torch.float64)
+    return torch.corrcoef(torch.stack([ranks, order]))[0, 1]
+
+
+def interval(differences: Tensor) -> dict[str, float]:
+    """Mean and 95 % interval (normal)."""
+    mean, half = differences.mean().item(), 1.96 * differences.std().item() / len(differences) ** 0.5
+    return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
+
+
+def draw(report: dict, path: Path) -> None:
+    sheet, (panel,) = figure([f"what the thing covers of the picture ({report['n']} captions)"], "weight c of the word   (1 changes nothing)")
+    for (word, row), style in zip(report["words"].items(), STYLES):
+        panel.plot(row["weights"], row["mean"], **style, label=f'"{word}"')
+        low, high = ([m + sign * e for m, e in zip(row["mean"], row["half_interval"])] for sign in (-1, 1))
+        panel.fill_between(row["weights"], low, high, color=style["color"], alpha=0.1, linewidth=0)
+    percent_axis(panel)
+    panel.set_ylim(0, 1.2 * max(m + e for row in report["words"].values() for m, e in zip(row["mean"], row["half_interval"])))
+    save(sheet, path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=24, help="captions for each word (default: 24)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/reweight"), help="a folder")
+    add_model_options(parser)
+    args = parser.parse_args(arguments)
+    if args.n < 2:
+        parser.error(f"--n {args.n}: expected at least 2")
+    pipe = load_pipeline(args)
+    report, tiles, labels = {"pipeline": args.pipeline, "n": args.n, "words": {}}, [], []
+    for word in SIZES:
+        report["words"][word], pictures = measure(pipe, word, args.n)
+        for caption, row in list(zip(captions(args.n, word), pictures))[:3]:
+            tiles, labels = [*tiles, *row], [*labels, *(f"{caption}, c = {c:g}" for c in WEIGHTS)]
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "reweight.json").write_text(json.dumps(report, indent=1) + "\n")
+    draw(report, args.out / "reweight.png")
+    labelled_grid(tiles, labels, columns=len(WEIGHTS), cell=96).save(args.out / "reweight_pictures.png", optimize=True)
+    for word, row in report["words"].items():
+        end = row["end_to_end"]
+        print(f"{word}: from c = {WEIGHTS[0]:g} to {WEIGHTS[-1]:g} the thing covers {row['mean'][0]:.1%} to {row['mean'][-1]:.1%} of the picture: {100 * end['mean']:+.1f} points "
+              f"({100 * end['low']:+.1f} to {100 * end['high']:+.1f}); {row['captions_that_follow']} of {args.n} captions go that way; rank correlation {row['monotone']:+.2f}")
+    print(f"{args.out}/reweight.png, reweight_pictures.png, reweight.json")
+
+
+if __name__ == "__main__":
+    main()
