@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 from PIL import Image
+from shown import one
 
-from imagen_mini.scenes.parse import Reading
+from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import training_scene
+from imagen_mini.scenes.scene import TEXTURES, Scene, training_scene
 from sample import parser_check
 from sample.parser_check import WAYS, add_noise, blur, jpeg, measure, outcome
 
@@ -69,3 +70,13 @@ def test_the_script_leaves_a_figure_its_numbers_and_a_sheet(tiny_pipe, tmp_path,
     for name in ("parser.png", "audit.png"):
         with Image.open(tmp_path / "out" / name) as image:
             assert image.width > 600
+
+
+@pytest.mark.parametrize("texture", TEXTURES[1:])
+def test_a_texture_that_fades_is_read_or_not_but_not_taken_for_another_or_for_solid(texture):
+    """Blurred up to where its eye can still tell it is there, at an RMS of 0.01 or more; noise alone makes no texture of a solid thing."""
+    picture = render(Scene((one(texture=texture),), "white"), 256)
+    readings = [parse(blur(picture, sigma))[0].scene for sigma in (0, 0.1, 0.2, 0.25)]
+    assert readings[0] is not None and all(scene is None or scene.objects[0].texture == texture for scene in readings)
+    solid = add_noise(render(Scene((one(),), "white"), 256).expand(20, -1, -1, -1), 0.3)
+    assert all(reading.scene is not None and reading.scene.objects[0].texture == "solid" for reading in parse(solid))

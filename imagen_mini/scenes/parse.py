@@ -25,6 +25,7 @@ SPECK = 12                     # pixels; anything smaller is dirt. The smallest 
 # of random ellipses, which can be near circles, 0.75 takes 18.
 LEAST_OVERLAP = 0.75
 FLAT = 0.03                    # RMS of a texture, below which it is solid; the weakest, dotted, has 0.127
+FAINT = 0.01                   # but from here on not if it is one beyond doubt, blurred: then it is neither
 LEAST_CORRELATION = 0.75       # between the texture seen and a known one; two known ones reach 0.58 at most
 WINDOW = 36                    # holds the largest object, moved by SHIFT to any side
 SHIFT = 2                      # how far a thing's centre may lie from where its bounding box puts it
@@ -244,7 +245,10 @@ def _parse(images: Tensor) -> list[Reading]:
         elif extra >= SPECK:
             problems[i].append(f"{thing} is more than a {length} {shape}: {extra} pixels lie outside of it")
         else:
-            if texture not in (None, "solid") and correlation < LEAST_CORRELATION:
+            if texture == "solid" and strength >= FAINT and correlation >= LEAST_CORRELATION:
+                problems[i].append(f"{thing} is neither solid nor {TEXTURES[t]}: it shows that texture at an RMS of {strength:.3f}")
+                texture = None
+            elif texture not in (None, "solid") and correlation < LEAST_CORRELATION:
                 problems[i].append(f"{thing} has no known texture (best: {texture}, correlation {correlation:.2f})")
                 texture = None
             objects[i].append(Object(x=px, y=py, shape=shape, color=color, size=length, texture=texture))
