@@ -91,3 +91,12 @@ def test_the_tables_have_a_row_for_each_stage_and_each_variant(capsys, monkeypat
     out = capsys.readouterr().out.splitlines()
     assert sum("sr_256" in line for line in out) == 1
     assert sum(" GFLOP " not in line and " MB" in line for line in out) == 2 + 4 + 3 + 3 + 4
+
+
+def test_growth_is_measured_beside_what_is_computed(capsys):
+    scale.main(["--preset", "tiny", "--growth", "--measure", "--device", "cpu"])
+    head, *rows = [line for line in capsys.readouterr().out.splitlines() if "ms a picture" in line or " MB" in line]
+    assert "ms a picture" in head and len(rows) == 4 + 3 + 3 + 4 + 4
+    took, rate, computed = zip(*((float(r.split()[-2]), float(r.split()[-1]), float(r.split(" M ")[1].split()[0])) for r in rows))
+    assert took[3] > took[0] and took[14] > took[17]   # larger pictures take longer; many at once take less time each
+    assert all(t * r == pytest.approx(1000 * c, rel=0.25, abs=40) for t, r, c in zip(took, rate, computed))

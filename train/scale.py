@@ -1,7 +1,8 @@
-"""What would it take? The cost of training, computed: nothing is allocated, so any size will do.
+"""What would it take? The cost of training, computed: nothing is allocated, so any size will do. And measured, where it fits.
 
     python -m train.scale                                  # every stage of every preset: parameters, FLOPs, memory
     python -m train.scale --growth                         # how cost grows with pictures, width, depth, words and batch
+    python -m train.scale --growth --measure               # the same, and how long it takes here
     python -m train.scale --preset paper --gpus 64         # the recipe on so many GPUs: how long, and what each must hold, with the arithmetic
 
 FLOPs are torch's own count, forward and backward. Memory of activations is what autograd keeps for the backward pass in bf16, counted on shapes alone
@@ -12,6 +13,7 @@ training reaches (MFU).
 from __future__ import annotations
 
 import argparse
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from unittest.mock import patch
@@ -23,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_mini.config import PRESETS, RECIPES, override_run
+from imagen_mini.precision import compute_dtype
 from imagen_mini.text import Text
 from imagen_mini.unet import UNet, UNetConfig
 
@@ -61,10 +64,10 @@ def _one_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 def _forward(net: UNet, batch: int, text_length: int) -> Tensor:
     """The loss."""
-    c = net.config
-    x, number = torch.zeros(batch, 3, c.image_size, c.image_size), torch.zeros(batch)
-    text = Text(torch.zeros(batch, text_length, c.text_width), torch.ones(batch, text_length, dtype=torch.bool))
-    low = () if c.low_res_size is None else (torch.zeros(batch, 3, c.low_res_size, c.low_res_size), number)
+    c, at = net.config, {"device": net.out.weight.device}
+    x, number = torch.zeros(batch, 3, c.image_size, c.image_size, **at), torch.zeros(batch, **at)
+    text = Text(torch.zeros(batch, text_length, c.text_width, **at), torch.ones(batch, text_length, dtype=torch.bool, **at))
+    low = () if c.low_res_size is None else (torch.zeros(batch, 3, c.low_res_size, c.low_res_size, **at), number)
     return (net(x, number, text, *low, use_pooled=number).float() - x).square().mean()
 
 
@@ -108,19 +111,38 @@ def sizes() -> None:
             print(f"{preset:8} {name:8} {of.parameters / 1e6:10.1f} M {of.flops / 1e9:16.2f} {of.activations / 1e6:9.1f} MB {of.checkpointed / 1e6:10.1f} MB")
 
 
-def growth(preset: str, assignments: list[str]) -> None:
-    """One thing at a time, from the base stage of a preset."""
+def milliseconds(config: UNetConfig, text_length: int, batch: int, device: torch.device) -> float:
+    """Of a forward and a backward pass, a picture: the fastest of a few, after one that warms up."""
+    net = UNet(config).to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype("auto", device) == torch.bfloat16):
+            loss = _forward(net, batch, text_length)
+        loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return 1000 * min(times[1:]) / batch
+
+
+def growth(preset: str, assignments: list[str], measure_on: torch.device | None = None) -> None:
+    """One thing at a time, from the base stage of a preset; measured as well, if a device is given."""
     unet = override_run(RECIPES[preset]["base"], PRESETS[preset]["base"], assignments)[1].unet
-    variants = {"pictures of (pixels)": [(size, replace(unet, image_size=size), 24) for size in (32, 64, 128, 256)],
-                "channels times": [(f, replace(unet, channels=tuple(c * f for c in unet.channels)), 24) for f in (1, 2, 4)],
-                "blocks times": [(f, replace(unet, blocks=tuple(b * f for b in unet.blocks)), 24) for f in (1, 2, 4)],
-                "tokens of text": [(n, unet, n) for n in (8, 24, 64, 256)]}
-    print(f"base stage of {preset}, by\n")
-    print(f"{'':22} {'':>5} {'parameters':>12} {'GFLOP a picture':>16} {'activations':>12} {'checkpointed':>13}")
+    variants = {"pictures of (pixels)": [(size, replace(unet, image_size=size), 24, 8) for size in (32, 64, 128, 256)],
+                "channels times": [(f, replace(unet, channels=tuple(c * f for c in unet.channels)), 24, 8) for f in (1, 2, 4)],
+                "blocks times": [(f, replace(unet, blocks=tuple(b * f for b in unet.blocks)), 24, 8) for f in (1, 2, 4)],
+                "tokens of text": [(n, unet, n, 8) for n in (8, 24, 64, 256)]}
+    if measure_on is not None:                         # computed, a batch costs what its pictures cost
+        variants["pictures at once"] = [(batch, unet, 24, batch) for batch in (1, 8, 32, 128)]
+    print(f"base stage of {preset}" + ("" if measure_on is None else f", measured on {measure_on}, 8 pictures at once") + ", by\n")
+    print(f"{'':22} {'':>5} {'parameters':>12} {'GFLOP a picture':>16} {'activations':>12} {'checkpointed':>13}" + (f"{'ms a picture':>14} {'GFLOP/s':>9}" if measure_on else ""))
     for what, rows in variants.items():
-        for value, config, length in rows:
+        for value, config, length, batch in rows:
             of = cost(config, length)
-            print(f"{what:22} {value:>5} {of.parameters / 1e6:10.1f} M {of.flops / 1e9:16.2f} {of.activations / 1e6:9.1f} MB {of.checkpointed / 1e6:10.1f} MB")
+            took = milliseconds(config, length, batch, measure_on) if measure_on else None
+            print(f"{what:22} {value:>5} {of.parameters / 1e6:10.1f} M {of.flops / 1e9:16.2f} {of.activations / 1e6:9.1f} MB {of.checkpointed / 1e6:10.1f} MB"
+                  + ("" if took is None else f"{took:14.2f} {of.flops / 1e6 / took:9.0f}"), flush=True)
             what = ""
 
 
@@ -153,6 +175,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
     parser.add_argument("--growth", action="store_true", help="how cost grows, from the base stage of --preset")
+    parser.add_argument("--measure", action="store_true", help="with --growth: also how long a forward and a backward pass take on --device")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--gpus", type=int, metavar="N", help="the recipe of --preset on N GPUs")
     parser.add_argument("--rate", type=float, default=H100, help="of one GPU in FLOP/s (default: an H100's, 989e12)")
     parser.add_argument("--mfu", type=float, default=0.4, help="share of it that training reaches (default: 0.4, an assumption)")
@@ -164,7 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.gpus is not None:
         on_gpus(args.preset, args.gpus, args.rate, args.mfu, args.overrides)
     elif args.growth:
-        growth(args.preset, args.overrides)
+        growth(args.preset, args.overrides, torch.device(args.device) if args.measure else None)
     else:
         sizes()
 
