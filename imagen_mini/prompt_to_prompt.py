@@ -69,13 +69,13 @@ class Injection(Edit):
     (start, end), and a dict gives words of the target windows of their own, {"default": 0.8, "star": 0.3}; `self_steps`: the same for self-attention, on
     grids of at most `self_size` x `self_size`; `source_steps`: the same for reading the source's whole prompt, so that source and target share the
     noisiest part of the walk. Differs from the paper, which has only the first two: a small pixel model places things more finely than its attention
-    maps can tell.
+    maps can tell. The defaults are those of `sample.edit_sweep` that do best by the shipped weights.
     """
 
-    cross_steps: WindowByWord = 0.8
-    self_steps: Window = 0.4
+    cross_steps: WindowByWord = 1.0
+    self_steps: Window = 1.0
     self_size: int = 16
-    source_steps: Window = 0.15
+    source_steps: Window = 0.4
 
     def __post_init__(self):
         by_word = self.cross_steps if isinstance(self.cross_steps, dict) else {DEFAULT: self.cross_steps}
@@ -95,8 +95,11 @@ class Replace(Injection):
         return replacement_matrix(source, target)
 
 
+@dataclass(frozen=True)
 class Refine(Injection):
     """Added (or removed) words: what prompts have in common keeps the source's attention, new words have their own."""
+
+    source_steps: Window = 0.6
 
     def matrix(self, source: Tokens, target: Tokens) -> Tensor:
         return refinement_matrix(source, target)
@@ -107,8 +110,8 @@ class Reweight(Edit):
     """Words that count more, less, or against: their columns of attention are multiplied by c, in [-2, 2], and not renormalised, as in the paper.
 
     `weights`: c by word, {"red": 2}, or by number of the word; a list has one c for each target, so that one call draws a row of them. `steps`: in
-    which share of the walk. Alone it needs targets that read as the source does, and takes the source's attention as `Refine(source_steps=0)` would; with
-    a Replace or Refine it acts on what these make, once their `source_steps` are over.
+    which share of the walk. Alone it needs targets that read as the source does, and takes the source's attention as `Refine(0.8, 0.4, source_steps=0)`
+    would, which leaves things room to answer (held on to all the way, they hardly do); with a Replace or Refine it acts on what these make, once their `source_steps` are over.
     """
 
     weights: dict[str | int, float | Sequence[float]] = field(default_factory=dict)
@@ -190,7 +193,7 @@ def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], bat
             if [w.lower() for w in target.words] != [w.lower() for w in source.words]:
                 raise ValueError(f"Reweight alone needs the same prompt again, but {' '.join(source.words)!r} became {' '.join(target.words)!r}: "
                                  "add a Replace() or Refine()")
-    injection = injections[0] if injections else Refine(source_steps=0.0) if weights else Refine(0.0, 0.0, source_steps=0.0)
+    injection = injections[0] if injections else Refine(0.8, 0.4, source_steps=0.0) if weights else Refine(0.0, 0.0, source_steps=0.0)
     matrices = torch.zeros(len(targets), batch_tokens, batch_tokens)
     windows = torch.zeros(2, len(targets), batch_tokens)
     for row, target in enumerate(targets):

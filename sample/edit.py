@@ -35,14 +35,14 @@ def window(text: str) -> float | tuple[float, float]:
     return values[0] if len(values) == 1 else values
 
 
-def add_kind(kinds, name: str, about: str, target: str) -> argparse.ArgumentParser:
+def add_kind(kinds, name: str, edit: type[Injection], about: str, target: str) -> argparse.ArgumentParser:
     """A subcommand that takes a source and a target."""
     parser = kinds.add_parser(name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("source", help="the caption of the picture")
     parser.add_argument("target", help=target)
-    parser.add_argument("--cross-steps", type=window, default=Injection.cross_steps, help="share of the steps in which the source's cross-attention is used")
-    parser.add_argument("--self-steps", type=window, default=Injection.self_steps, help="share of the steps in which the source's self-attention is used")
-    parser.add_argument("--source-steps", type=window, default=Injection.source_steps, help="share of the steps in which the source's whole prompt is read")
+    parser.add_argument("--cross-steps", type=window, default=edit.cross_steps, help="share of the steps in which the source's cross-attention is used")
+    parser.add_argument("--self-steps", type=window, default=edit.self_steps, help="share of the steps in which the source's self-attention is used")
+    parser.add_argument("--source-steps", type=window, default=edit.source_steps, help="share of the steps in which the source's whole prompt is read")
     parser.add_argument("--local-blend", nargs="+", metavar="WORD", help="let the picture change only where these words look")
     parser.add_argument("--show-alignment", action="store_true", help="also draw which token answers which, to OUT with _alignment in its name")
     return parser
@@ -107,8 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
     reweight.add_argument("--word", required=True, help="the word")
     reweight.add_argument("--scale", type=float, nargs="+", default=[-1.0, 0.0, 2.0], help="its attention is multiplied by this, from -2 to 2; a picture for each")
     reweight.add_argument("--weight-steps", type=window, default=Reweight.steps, help="share of the steps in which it is")
-    for kind in (add_kind(kinds, "replace", "swap words, one for one", "the same caption with one or more words swapped"),
-                 add_kind(kinds, "refine", "add or remove words", "the same caption with words added, removed or swapped"), reweight):
+    for kind in (add_kind(kinds, "replace", Replace, "swap words, one for one", "the same caption with one or more words swapped"),
+                 add_kind(kinds, "refine", Refine, "add or remove words", "the same caption with words added, removed or swapped"), reweight):
         kind.add_argument("--seed", type=int, default=0)
         kind.add_argument("--out", type=Path, default=Path("edit.png"), help="the picture to write")
         add_pipeline_options(kind)
