@@ -111,7 +111,7 @@ def describe(scene: Scene, rng: random.Random) -> Description:
     things = tuple(Thing(o.shape, *(getattr(o, key) if said[key] else None for key in ("color", "size", "texture")))
                    for o in objects)
     between = None
-    if len(objects) == 2 and things[0] != things[1] and rng.random() < 0.9:
+    if len(objects) == 2 and things[0] != things[1] and rng.random() < 0.6:      # more, and shapes are bound to places instead of to colours
         between = clear_relation(*objects)
     return Description(things, between, scene.background if rng.random() < 0.4 else None)
 
