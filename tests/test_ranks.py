@@ -33,7 +33,7 @@ def assert_nearly_same_end(one, other, rate=1e-4):
     for part in ("weights", "ema"):
         assert set(a[part]) == set(b[part])
         far = max((a[part][k] - b[part][k]).abs().max().item() for k in a[part])
-        assert far < 1e-4, (part, far)
+        assert far < 5e-4, (part, far)                 # the order of sums; another sample in one step moves weights by the rate, 3e-3 and more
     assert set(a["optimizer"]) == set(b["optimizer"]) and all(v.shape == b["optimizer"][k].shape for k, v in a["optimizer"].items())
 
 
