@@ -43,7 +43,7 @@ class Probe:
     gaps: dict[str, tuple[float, float]]               # loss with the caption of another picture, or none, over the loss with its own: mean, standard error
     color: list[list[float]]                           # by level: the mean of x_0_hat less that of x_0, of each channel
     saturated: list[float]                             # by level: the share of x_0_hat beyond [-1, 1] by more than a hundredth
-    color_errors: list[list[float]] | None = None      # standard errors of `color`: in much noise, no caption tells the background (None: not known)
+    color_errors: list[list[float]]                    # standard errors of `color`: in much noise, no caption tells the background
 
 
 @torch.no_grad()
@@ -158,10 +158,9 @@ def judge_conditioning(probe: Probe) -> Finding:
 
 def judge_color(probe: Probe) -> Finding:
     """Do the channel means of x_0_hat fit the data? A network that misses them paints everything in a tint."""
-    errors = probe.color_errors or [[0.0] * 3] * LEVELS
     # What the pictures at hand may do by chance (1 of 80 such means lies beyond 2.5 standard errors) is no tint.
     worst, off, level, channel = max((abs(v) - 2.5 * e, abs(v), i, c) for i, of in enumerate(probe.color) if isinstance(of, list)
-                                     for c, (v, e) in enumerate(zip(of, errors[i])))
+                                     for c, (v, e) in enumerate(zip(of, probe.color_errors[i])))
     words = f"the mean of x_0_hat is off by at most {off:.3f} of 2 ({('red', 'green', 'blue')[channel]}, t {level / LEVELS:.1f} to {(level + 1) / LEVELS:.1f})"
     return Finding("colour", FINE if worst < 0.05 else LOOK if worst < 0.15 else BAD,
                    words + ("" if worst < 0.05 else ": pictures will have a tint; train longer, and use the average weights"))

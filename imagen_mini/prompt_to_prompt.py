@@ -69,7 +69,7 @@ class Injection(Edit):
     (start, end), and a dict gives words of the target windows of their own, {"default": 0.8, "star": 0.3}; `self_steps`: the same for self-attention, on
     grids of at most `self_size` x `self_size`; `source_steps`: the same for reading the source's whole prompt, so that source and target share the
     noisiest part of the walk. Differs from the paper, which has only the first two: a small pixel model places things more finely than its attention
-    maps can tell. The defaults are those of `sample.edit_sweep` that do best by the shipped weights.
+    maps can tell. `sample.edit_sweep` shows what other windows do.
     """
 
     cross_steps: WindowByWord = 1.0

@@ -114,7 +114,7 @@ def test_spikes_of_the_gradient_and_waiting_for_data_are_judged():
 
 def of_losses(value, other=1.0):
     return Probe({"true": [value] * LEVELS, "shuffled": [value + other] * LEVELS, "none": [value + other] * LEVELS}, {"shuffled": (other, 0.1), "none": (other, 0.1)},
-                 [[0.0] * 3] * LEVELS, [0.0] * LEVELS)
+                 [[0.0] * 3] * LEVELS, [0.0] * LEVELS, [[0.0] * 3] * LEVELS)
 
 
 def test_the_average_and_the_reference_are_judged():

@@ -12,7 +12,7 @@ from imagen_mini.checkpoint import load_checkpoint
 from imagen_mini.distributed import Ranks
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
-STEPS = ["steps=6", "log_every=1", "precision=fp32", "optimizer=adamw"]
+STEPS = ["steps=6", "log_every=1", "precision=fp32", "optimizer=adamw", "learning_rate=1e-3"]      # the rate that the bounds are for: AdamW turns rounding into steps
 
 
 def torchrun(folder, *options, script=("-m", "train.train"), world=2):
@@ -33,7 +33,7 @@ def assert_nearly_same_end(one, other, rate=1e-4):
     for part in ("weights", "ema"):
         assert set(a[part]) == set(b[part])
         far = max((a[part][k] - b[part][k]).abs().max().item() for k in a[part])
-        assert far < 5e-4, (part, far)                 # the order of sums; another sample in one step moves weights by the rate, 3e-3 and more
+        assert far < 1e-4, (part, far)
     assert set(a["optimizer"]) == set(b["optimizer"]) and all(v.shape == b["optimizer"][k].shape for k, v in a["optimizer"].items())
 
 
