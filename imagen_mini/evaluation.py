@@ -14,7 +14,7 @@ from .benchmark import benchmark
 from .cascade import Stage, augment
 from .randomness import randn
 from .samplers import sample
-from .scenes.captions import Caption, Description
+from .scenes.captions import Caption, Description, read
 from .scenes.parse import Reading, parse
 from .scenes.render import render
 from .scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Object, Scene, free_place
@@ -52,6 +52,15 @@ def verdict(description: Description, reading: Reading) -> str:
     if reading.scene is None:
         return "unreadable: " + "; ".join(reading.problems)
     return "right" if description.fits(reading.scene) else "wrong: shows " + in_words(reading.scene)
+
+
+def judge(prompt: str, image: Tensor) -> str:
+    """The parser's verdict on a picture [3, h, w] in [-1, 1], or why there is none: the prompt is not of the world's grammar."""
+    try:
+        description = read(prompt)
+    except ValueError as error:
+        return f"not judged: {error}"
+    return verdict(description, parse(image[None].float().cpu())[0])
 
 
 def in_words(scene: Scene) -> str:

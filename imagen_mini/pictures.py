@@ -10,6 +10,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+FRAMES = {True: "#009E73", False: "#D55E00", None: "#bbbbbb"}      # right, wrong, not judged: green and vermilion of Okabe and Ito (2008)
+MARGIN = 6                                             # pixels around a picture
+Frame = bool | str | None                              # right or wrong, a colour, or None: no frame
+
 
 def to_image(picture: Tensor, size: int | None = None) -> Image.Image:
     """[3, h, w] in [-1, 1] -> a PIL picture, enlarged without smoothing to `size`."""
@@ -19,20 +23,47 @@ def to_image(picture: Tensor, size: int | None = None) -> Image.Image:
 
 
 def labelled_grid(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None = None, cell: int = 192,
-                  frames: Sequence[str | None] | None = None) -> Image.Image:
-    """Pictures [3, h, w] in rows, each with its label below; `frames` gives each a coloured frame (None: no frame)."""
+                  frames: Sequence[Frame] | None = None) -> Image.Image:
+    """Pictures [3, h, w] in rows, each with its label below; `frames` says of each whether it is right (True, False; None: not judged), or gives a
+    colour."""
     n = len(pictures)
     columns = columns or min(n, 4)
     font = ImageFont.load_default(size=12)
     lines = [textwrap.wrap(label, width=cell // 6) or [""] for label in labels]
-    margin, text_height = 6, 15 * max(map(len, lines)) + 4
-    width, height = cell + 2 * margin, cell + 2 * margin + text_height
+    width, height = cell + 2 * MARGIN, cell + 2 * MARGIN + 15 * max(map(len, lines)) + 4
     sheet = Image.new("RGB", (columns * width, -(-n // columns) * height), "white")
-    draw = ImageDraw.Draw(sheet)
     for i, (picture, text) in enumerate(zip(pictures, lines)):
-        x, y = i % columns * width + margin, i // columns * height + margin
-        frame = (frames[i] if frames else None) or "#bbbbbb"
-        draw.rectangle((x - 2, y - 2, x + cell + 1, y + cell + 1), fill=frame)
-        sheet.paste(to_image(picture, cell), (x, y))
-        draw.multiline_text((x, y + cell + 4), "\n".join(text), fill="black", font=font, spacing=2)
+        x, y = i % columns * width + MARGIN, i // columns * height + MARGIN
+        _paste(sheet, picture, x, y, cell, frames[i] if frames else None)
+        ImageDraw.Draw(sheet).multiline_text((x, y + cell + 4), "\n".join(text), fill="black", font=font, spacing=2)
     return sheet
+
+
+def picture_table(rows: Sequence[Sequence[Tensor | None]], row_names: Sequence[str], column_names: Sequence[str], cell: int = 112,
+                  frames: Sequence[Sequence[Frame]] | None = None) -> Image.Image:
+    """Pictures [3, h, w] as a table: names of rows to the left, of columns above; None leaves a place empty. `frames` as in `labelled_grid`, row by row.
+    ValueError if names and pictures are not as many."""
+    if len(rows) != len(row_names) or any(len(row) != len(column_names) for row in rows):
+        raise ValueError(f"rows of {[len(row) for row in rows]} pictures; expected {len(row_names)} rows ({', '.join(row_names)}) of {len(column_names)}")
+    font = ImageFont.load_default(size=12)
+    names = [textwrap.wrap(name, width=16) or [""] for name in row_names]
+    heads = [textwrap.wrap(name, width=max(6, cell // 6)) or [""] for name in column_names]
+    left = int(max((font.getlength(line) for name in names for line in name), default=0)) + 2 * MARGIN
+    top, step = 15 * max(map(len, heads)) + MARGIN, cell + MARGIN
+    sheet = Image.new("RGB", (left + len(heads) * step + MARGIN, top + len(names) * step + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, head in enumerate(heads):
+        draw.multiline_text((left + i * step + cell / 2, top - 2), "\n".join(head), fill="black", font=font, spacing=2, anchor="md", align="center")
+    for j, (name, row) in enumerate(zip(names, rows)):
+        draw.multiline_text((MARGIN, top + j * step + cell / 2), "\n".join(name), fill="black", font=font, spacing=2, anchor="lm")
+        for i, picture in enumerate(row):
+            if picture is not None:
+                _paste(sheet, picture, left + i * step, top + j * step, cell, frames[j][i] if frames else None)
+    return sheet
+
+
+def _paste(sheet: Image.Image, picture: Tensor, x: int, y: int, cell: int, frame: Frame) -> None:
+    """A picture at (x, y), `cell` wide, in its frame."""
+    color = frame if isinstance(frame, str) else FRAMES[frame]
+    ImageDraw.Draw(sheet).rectangle((x - 2, y - 2, x + cell + 1, y + cell + 1), fill=color)
+    sheet.paste(to_image(picture, cell), (x, y))

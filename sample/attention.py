@@ -30,12 +30,12 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.attention_maps import AttentionMaps, chance_overlap, overlap
 from imagen_mini.benchmark import benchmark
+from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import masks
 
-from .charts import STYLES, figure, percent_axis, save
 from .options import add_pipeline_options, load_pipeline, sampling_options
 
 ROLES = ("color", "shape", "size")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
+from imagen_mini.evaluation import judge
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.prompt_to_prompt import Replace
 
-from .generate import judge
 from .options import add_pipeline_options, load_pipeline, sampling_options
 
 CAPTION = "a red circle to the left of a blue square"

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.distances import frechet_distance, moments, nearest, precision_and_recall
 from imagen_mini.evaluation import wilson_interval
 from imagen_mini.features import features
@@ -30,7 +31,6 @@ from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, training_scene
 
-from .charts import STYLES, figure, percent_axis, save
 from .options import add_model_options, load_pipeline
 
 TRAINED = 0                                            # seed of those that it does

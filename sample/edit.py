@@ -19,13 +19,13 @@ from torch import Tensor
 
 from imagen_mini.alignment import refinement_matrix, replacement_matrix
 from imagen_mini.attention_maps import AttentionMaps
+from imagen_mini.charts import figure
+from imagen_mini.evaluation import judge
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.prompt_to_prompt import Chain, Edit, Injection, LocalBlend, Refine, Replace, Reweight
 from imagen_mini.text import Tokens
 
 from .attention import heat_over, names_of
-from .charts import figure
-from .generate import judge
 from .options import add_pipeline_options, load_pipeline, sampling_options
 
 

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         if of[0].source_right and len(tiles) < args.shown * len(pictures):
             tiles += pictures
             labels += [task.source.text, *(f"{task.target.text} ({way})" for way in WAYS)]
-            frames += [None, *("#2a9d2a" if s.success and s.kept else "#d03030" for s in of)]
+            frames += [None, *(s.success and s.kept for s in of)]
     report = {"pipeline": args.pipeline, "n": len(tasks), "ways": {way: edit_table(list(of)) for way, of in zip(WAYS, zip(*scores))}}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "edit_cascade.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -23,11 +23,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
+from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.edits import EditTask, edit_table, edit_tasks, evaluate_edits
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.prompt_to_prompt import Injection, Refine, Replace
 
-from .charts import STYLES, figure, percent_axis, save
 from .options import add_model_options, load_pipeline
 
 SWEEPS: dict[str, Callable[[type[Injection], float], Injection]] = {

@@ -40,7 +40,7 @@ def gallery(results: list[Result], per_category: int = 2):
         chosen += [r for r in of if r.right][:per_category] + [r for r in of if not r.right][:per_category]
     labels = [f"[{r.category}] {r.caption.text}" + ("" if r.right else " -> " + (in_words(r.reading.scene) if r.reading.scene else r.reading.problems[0]))
               for r in chosen]
-    return labelled_grid([r.image for r in chosen], labels, columns=6, frames=["#2a9d2a" if r.right else "#d03030" for r in chosen])
+    return labelled_grid([r.image for r in chosen], labels, columns=6, frames=[r.right for r in chosen])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,23 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
-from imagen_mini.evaluation import verdict
+from imagen_mini.evaluation import judge
 from imagen_mini.pictures import labelled_grid
-from imagen_mini.scenes.captions import read
-from imagen_mini.scenes.parse import parse
 
 from .options import add_pipeline_options, load_pipeline, sampling_options
-
-
-def judge(prompt: str, image: torch.Tensor) -> str:
-    """The parser's verdict on a picture [3, h, w], or why there is none."""
-    try:
-        description = read(prompt)
-    except ValueError as error:
-        return f"not judged: {error}"
-    return verdict(description, parse(image[None].float().cpu())[0])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini.benchmark import benchmark
+from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.evaluation import evaluate, verdict, wilson_interval
 from imagen_mini.pictures import labelled_grid, to_image
 from imagen_mini.randomness import randn
@@ -29,7 +30,6 @@ from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, Scene, training_scene
 
-from .charts import STYLES, figure, percent_axis, save
 from .options import add_pipeline_options, load_pipeline, sampling_options
 
 SIZES = (64, 256)
@@ -115,7 +115,7 @@ def audit(args: argparse.Namespace, path: Path) -> None:
 
     results = list(tqdm(evaluate(pictures, prompts), total=len(prompts), desc="pictures"))
     labelled_grid([r.image for r in results], [f"{r.caption.text} -> {verdict(r.caption.description, r.reading)}" for r in results], columns=10, cell=160,
-                  frames=["#2a9d2a" if r.right else "#d03030" for r in results]).quantize(256).save(path)
+                  frames=[r.right for r in results]).quantize(256).save(path)
     print(path)
 
 

@@ -14,10 +14,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from imagen_mini.charts import STYLES, figure, save
 from imagen_mini.schedule import (alpha_sigma, cosine_log_snr, interpolated_log_snr, linear_log_snr, resolution_shift, sigmoid_log_snr,
                                   zero_terminal_snr)
-
-from .charts import STYLES, figure, save
 
 SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
     "cosine": cosine_log_snr,

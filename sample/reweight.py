@@ -20,12 +20,12 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import random_thing
+from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.prompt_to_prompt import Reweight
 from imagen_mini.scenes.captions import article_for
 from imagen_mini.scenes.scene import SIZES
 
-from .charts import STYLES, figure, percent_axis, save
 from .options import add_model_options, load_pipeline
 
 WEIGHTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)

@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
+from imagen_mini.charts import STYLES, figure, log_axis, percent_axis, save
 from imagen_mini.evaluation import evaluate, score, scene_of, table
 from imagen_mini.guidance import THRESHOLDS
 from imagen_mini.samplers import SAMPLERS
@@ -37,7 +38,6 @@ from imagen_mini.sampling import Sampling, sampling_of
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.render import render
 
-from .charts import STYLES, figure, log_axis, percent_axis, save
 from .options import add_model_options, load_pipeline
 
 BASE_CATEGORIES = ["one object", "binding", "positional", "counting"]

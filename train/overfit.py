@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{o.psnr:5.1f} dB  {o.caption.text!r}: {o.verdict}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     labels = [o.caption.text for o in outcomes] + [f"{o.psnr:.1f} dB" for o in outcomes]
-    frames = [None] * PICTURES + ["#2a9d2a" if o.learnt else "#d03030" for o in outcomes]
+    frames = [None] * PICTURES + [o.learnt for o in outcomes]
     labelled_grid([o.target for o in outcomes] + [o.sample for o in outcomes], labels, columns=PICTURES, cell=128, frames=frames).save(args.out)
     learnt = sum(o.learnt for o in outcomes)
     print(f"{'PASS' if learnt == PICTURES else 'FAIL'}: {learnt} of {PICTURES} pictures learnt (at least {LEARNT:.0f} dB, and right by the parser); {args.out}")

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         results = preview(load_stage(folder), encoder, args.n)
         pictures += [r.image for r in results]
         labels += [f"step {steps:,}, {seconds / 60:.0f} min: {r.caption.text}" for r in results]
-        frames += ["#2a9d2a" if r.right else "#d03030" for r in results]
+        frames += [r.right for r in results]
     labelled_grid(pictures, labels, columns=len(pictures) // len(rows), cell=128, frames=frames).save(args.out)
     print(args.out)
 

@@ -19,6 +19,7 @@ import torch
 from matplotlib.figure import Figure
 
 from imagen_mini.cascade import Stage, load_stage
+from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.checkpoint import load_checkpoint
 from imagen_mini.config import StageConfig, TrainConfig, from_dict
 from imagen_mini.data import Data, Folder, Scenes
@@ -28,7 +29,6 @@ from imagen_mini.scenes.scene import UNSEEN
 from imagen_mini.text import TextEncoder
 from imagen_mini.training import LEVELS
 from imagen_mini.weights import WEIGHTS
-from sample.charts import STYLES, figure, percent_axis, save
 
 from .log import read_log
 

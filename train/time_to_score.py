@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import save_stage
+from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run, to_dict
 from imagen_mini.data import Scenes
 from imagen_mini.diffusion import q_sample, to_x_0
@@ -37,7 +38,6 @@ from imagen_mini.scenes.scene import UNSEEN
 from imagen_mini.text import TextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
-from sample.charts import STYLES, figure, percent_axis, save
 
 from .peers import NETWORKS, to_train
 

@@ -231,7 +231,7 @@ class Run:
         if not self.ranks.first:
             return
         file = self.folder / f"samples_{self.step:08d}.png"
-        labelled_grid(pictures, captions, columns=8, cell=128, frames=right and ["#2a9d2a" if r else "#d03030" for r in right]).save(file)
+        labelled_grid(pictures, captions, columns=8, cell=128, frames=right).save(file)
         if right:
             score = sum(right) / len(right)
             log.write(self.step, {"score": round(score, 4)})

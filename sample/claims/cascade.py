@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
+from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.sampling import sampling_of
 from imagen_mini.scenes.captions import Caption, Description, write
 from imagen_mini.scenes.parse import parse
@@ -23,7 +24,6 @@ from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_TEXTURE_SHAPE, TEXTURES, Scene
 from imagen_mini.text import Text
 
-from ..charts import STYLES, figure, percent_axis, save
 from ..sweep import SR_CATEGORIES, accuracy_line
 from .claim import FAILS, HOLDS, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, beats, difference_of_shares, gain, is_above, is_enough, percent, tally
 from .guidance import BATCH, base_of, evenly, sheet

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
+from imagen_mini.charts import STYLES, figure, log_axis, percent_axis, save
 from imagen_mini.distances import precision_and_recall
 from imagen_mini.evaluation import evaluate, scene_of
 from imagen_mini.features import features
@@ -24,13 +25,11 @@ from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
 
-from ..charts import STYLES, figure, log_axis, percent_axis, save
 from ..sweep import BASE_CATEGORIES, TRUE_PICTURES, saturation
 from .claim import UNCLEAR, Claim, Experiment, Verdict, all_of, beats, difference_of_means, difference_of_shares, gain, is_above, is_enough, percent, tally
 
 BATCH = 16
 SHOWN = 8                                              # examples in a row
-GREEN, RED = "#2a9d2a", "#d03030"                      # frames of pictures that are right, and that are not
 
 
 def base_of(pipe: ImagenPipeline) -> str:
@@ -40,7 +39,7 @@ def base_of(pipe: ImagenPipeline) -> str:
 def sheet(shown: Sequence[tuple[Tensor, bool | None, str]], columns: int, cell: int = 128) -> Image.Image:
     """Example pictures with their labels; a frame says whether they are right (None: not judged)."""
     return labelled_grid([p for p, _, _ in shown], [label for _, _, label in shown], columns, cell,
-                         [{True: GREEN, False: RED, None: None}[right] for _, right, _ in shown])
+                         [right for _, right, _ in shown])
 
 
 def evenly(things: Sequence, n: int) -> list:

@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import Stage
+from imagen_mini.charts import STYLES, figure, save
 from imagen_mini.evaluation import Result, draw_alone, evaluate, scene_of
 from imagen_mini.scenes.render import render
 from imagen_mini.text import TextEncoder
 
-from ..charts import STYLES, figure, save
 from ..sweep import BASE_CATEGORIES, SR_CATEGORIES
 from .cascade import at_level, closing, measure_augmentation
 from .claim import (FAILS, HOLDS, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, difference_of_means, difference_of_shares, gain, is_above,

@@ -1,0 +1,184 @@
+# %% [markdown]
+# # 00 Tour: a caption becomes 256 pixels
+#
+# **Objective:** follow one caption through every part of the cascade, and see which part decides what.
+#
+# **Before this:** nothing but PyTorch
+#
+# An Imagen-style cascade turns a caption into a picture in three stages:
+#
+# 1. a **frozen text encoder** (T5) turns words into vectors;
+# 2. a **base diffusion model** turns 64 x 64 pixels of noise into a small picture, reading the words at every step;
+# 3. a **super-resolution diffusion model** turns 256 x 256 pixels of noise into a large picture, reading the small one and the words.
+#
+# We run them one at a time and look at what goes from one to the next. The networks here are small and were trained on a world of plain shapes. That world has a
+# *parser* that reads a picture back into a list of things, so whether a picture shows its caption is not a matter of taste: it is computed.
+
+# %%
+# Colab only: install the package from a clone. Where it is installed already, this cell does nothing.
+import importlib.util
+import subprocess
+import sys
+
+REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+if importlib.util.find_spec("imagen_mini") is None:
+    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+
+# %%
+import torch
+
+from imagen_mini import ImagenPipeline
+from imagen_mini.cascade import augment
+from imagen_mini.charts import STYLES, figure
+from imagen_mini.evaluation import in_words, judge
+from imagen_mini.exercises import nb00
+from imagen_mini.lesson import begin, show_judged, source, verdicts
+from imagen_mini.pictures import picture_table, to_image
+from imagen_mini.randomness import randn
+from imagen_mini.samplers import sample
+from imagen_mini.scenes.parse import parse
+
+begin()
+pipe = ImagenPipeline.from_pretrained("scenes")
+caption, seed = "a striped red circle to the left of a blue square", 3
+
+# %% [markdown]
+# What is in the box? The text encoder is frozen: it was trained on text alone, before there was any picture. The two stages are diffusion models of the same class.
+
+# %%
+for name, part in [("text encoder", pipe.text_encoder), *pipe.stages.items()]:
+    print(f"{name:13} {sum(p.numel() for p in part.parameters()) / 1e6:5.2f} million parameters")
+
+# %% [markdown]
+# ## 1. Words become vectors
+#
+# The tokenizer cuts the caption into *pieces*, and T5 gives each piece a vector that depends on all the others. Nothing is pooled: the U-Net will look at
+# every one of these vectors.
+
+# %%
+tokens = pipe.text_encoder.tokens(caption)
+text = pipe.text_encoder(caption)
+print(" | ".join(tokens.pieces))
+print(f"emb {list(text.emb.shape)} (prompts, pieces, width), mask {text.mask.sum().item()} real pieces of {text.mask.numel()}")
+
+# %% [markdown]
+# ## 2. Noise becomes a small picture
+#
+# A diffusion model walks from time $t = 1$ (noise) to $t = 0$ (picture). At every step the U-Net looks at the noisy picture
+#
+# $$x_t = \alpha_t\, x_0 + \sigma_t\, \epsilon$$
+#
+# and says what clean picture it suspects behind it, $\hat x_0$. Then a *sampler* takes a small step in that direction, and asks again.
+#
+# **Predict:** the walk has 20 steps. In which of them will $\hat x_0$ first show two things? In which the right shapes? Does the layout come before the colours?
+
+# %%
+base = pipe.stages["base"]
+denoise = base.denoiser(text)
+x_T = randn([seed], (3, 64, 64), "base", "x_T")        # all randomness here is a function of the seed and of what it is for
+states = list(sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler))
+
+shown = [0, 1, 2, 3, 4, 6, 8, 11, 15, 19]
+picture_table([[states[i].x[0].clamp(-1, 1) for i in shown], [states[i].x_0_hat[0] for i in shown]],
+              ["after the step: x", "suspected picture: x_0_hat"], [f"step {i}\nt {states[i].t:.2f}" for i in shown], cell=96,
+              frames=[[None] * len(shown), [verdicts([caption], states[i].x_0_hat)[0] for i in shown]])
+
+# %% [markdown]
+# The lower row is framed in green where the parser reads the caption's scene from it, in orange where it does not. At first $\hat x_0$ is a blur: the mean of all pictures
+# that this noise could hide. Red is left and blue is right from the very first step, before there is any shape: the words say so. Then places settle, then outlines.
+# What it says at the end is the base stage's picture.
+#
+# The whole walk is this generator; the samplers themselves are notebook 09.
+
+# %%
+source(sample)
+
+# %% [markdown]
+# ## 3. A small picture becomes a large one
+#
+# The second stage does the same on 256 x 256 pixels, but it is shown the small picture. On purpose not the clean one: a little noise is added first
+# (*noise-conditioning augmentation*, `aug_level`), so that the stage does not trust the base's last mistake, and it is told how much.
+#
+# **Predict:** the caption says *striped*. The stripes are finer than a pixel of the small picture. Where does the second stage learn of them?
+
+# %%
+sr = pipe.stages["sr_256"]
+small = states[-1].x_0_hat.clamp(-1, 1)
+level = torch.tensor([sr.config.aug_level])
+seen = augment(small, level, randn([seed], (3, 64, 64), "sr_256", "aug"))
+x_T = randn([seed], (3, 256, 256), "sr_256", "x_T")
+sr_states = list(sample(sr.denoiser(text, seen, level), x_T, sr.times(), sr.log_snr_of, sr.config.sampler))
+large = sr_states[-1].x_0_hat.clamp(-1, 1)
+
+shown = [0, 1, 3, 5, 9]
+picture_table([[small[0], seen[0].clamp(-1, 1), *(sr_states[i].x_0_hat[0] for i in shown)]], [""],
+              ["the base's picture", "what this stage is shown", *(f"x_0_hat, step {i}" for i in shown)], cell=192)
+
+# %% [markdown]
+# The base's picture cannot show a texture: in this world all four have the same mean colour within one of its pixels. The stage read it in the caption. That is
+# why super-resolution needs the text, too.
+#
+# ## 4. The verdict
+
+# %%
+reading, = parse(large)
+print("read from the picture:", in_words(reading.scene) if reading.scene else reading.problems)
+print("the caption:          ", caption)
+print("verdict:              ", judge(caption, large[0]))
+to_image(large[0])
+
+# %% [markdown]
+# ## All at once
+#
+# `pipe(...)` does the above, for any number of prompts. Here are eight, one seed each. Some are hard: *three* things, two things of which nobody says where they
+# are, a yellow cross, which no training picture ever showed.
+
+# %%
+prompts = ["a large striped orange star on a black background", "a yellow ring above a purple cross", "three green circles", "a small pink triangle below a large cyan square",
+           "a checkered red square on a white background", "a blue ring and a yellow star", "a yellow cross", "a purple star left of a green ring on a gray background"]
+out = pipe(prompts, seed=list(range(8)), progress=False)
+show_judged(prompts, out.stages["sr_256"], columns=4)
+print(", ".join(f"{name}: {seconds:.1f} s for {len(prompts)} pictures" for name, seconds in out.seconds.items()))
+
+# %% [markdown]
+# More than half of them should be right; the README's table says how often for each kind of caption, over 30 seeds.
+#
+# ## Exercise: when is a picture decided?
+#
+# Take the verdict on $\hat x_0$ after every step. A picture is *decided* at the first step from which on every verdict is right. Write that function; if the last
+# verdict is wrong, return the number of steps.
+
+# %%
+def decided_at(verdicts: list[bool]) -> int:
+    ...                                                # your answer
+
+
+nb00.check(decided_at)
+
+# %% [markdown]
+# With it, the figure below shows how many of 32 pictures are decided after each step, for two kinds of captions. Until you have answered, it has the number of steps after
+# which the last verdict stood. **Predict** first: which is decided later, one thing or two?
+
+# %%
+from imagen_mini.benchmark import benchmark
+
+answered = nb00.check(decided_at).right
+sheet, (panel,) = figure(["decided pictures" if answered else "pictures whose estimate is right (exercise open)"], "step")
+for category, style in zip(("one object", "positional"), STYLES):
+    prompts = [c.text for _, _, c in benchmark(16, categories=[category])]
+    by_step = []                                       # of each step, the verdicts of all pictures
+    pipe(prompts, seed=list(range(16)), stages=("base",), progress=False, on_step=lambda _, state: by_step.append(verdicts(prompts, state.x_0_hat)))
+    steps, by_picture = range(len(by_step)), list(zip(*by_step))
+    done = [sum(decided_at(v) <= i if answered else v[i] for v in by_picture) / len(prompts) for i in steps]
+    panel.plot(steps, done, label=category, **style)
+    print(f"{category}: {done[-1]:.0%} right at the end, half of these after step {next(i for i in steps if done[i] >= done[-1] / 2)}")
+panel.set_ylim(0, 1)
+panel.legend(frameon=False)
+sheet
+
+# %% [markdown]
+# **What you should have seen.** Hardly any estimate is right before step 10, nearly all are by step 15: the parser wants outlines, and these come in the second half, while
+# layout and colours, in the strip above, came in the first. Notebook 11 lives on this: to keep a layout, an edit must hold on to the early steps.
+#
+# Next: [01, noise schedules](01_noise_schedules.ipynb).

@@ -1,0 +1,115 @@
+"""Make the notebooks: run each source NN_*.py and write it, with its pictures, as NN_*.ipynb.
+
+    python -m notebooks.make                # all of them
+    python -m notebooks.make 03 07          # some
+    python -m notebooks.make --convert 03   # without running: keeps the outputs of cells that are unchanged
+
+A source is a Python file in the py:percent form of Jupytext, which editors and diffs can read. Edit that, never the .ipynb. Seconds are written into
+the table of notebooks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellTimeoutError
+from tqdm import tqdm
+
+FOLDER = Path(__file__).parent
+CELL_SECONDS = 150                                     # the longest that a cell may take, on a machine that does other work, too
+TABLE = re.compile(r"(<!-- table: .*? -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def sources(names: list[str] | None = None) -> list[Path]:
+    """The notebooks' sources, in order; of these numbers only, if any are given."""
+    found = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+    chosen = [p for p in found if not names or p.name[:2] in names]
+    if unknown := set(names or []) - {p.name[:2] for p in found}:
+        raise SystemExit(f"no notebook {', '.join(sorted(unknown))}; there are {', '.join(p.name[:2] for p in found)}")
+    return chosen
+
+
+def read(source: Path) -> nbformat.NotebookNode:
+    """A source as a notebook without outputs; its cells are numbered, so that the same source gives the same file."""
+    notebook = jupytext.read(source)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata = {}
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+    return notebook
+
+
+def run(notebook: nbformat.NotebookNode, cell_seconds: int = CELL_SECONDS) -> float:
+    """Run all cells in place; returns the seconds it took. TimeoutError, naming the cell, if one takes too long."""
+    client = NotebookClient(notebook, timeout=cell_seconds, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}, record_timing=False)
+    start = time.perf_counter()
+    try:
+        client.execute()
+    except CellTimeoutError:
+        number = max(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.execution_count is not None)
+        raise TimeoutError(f"cell {number} takes more than {cell_seconds} s: {notebook.cells[number].source[:200]!r}") from None
+    return time.perf_counter() - start
+
+
+def keep_outputs(notebook: nbformat.NotebookNode, old: nbformat.NotebookNode) -> None:
+    """Give code cells the outputs of the old notebook's cells with the same source."""
+    known = {cell.source: cell for cell in old.cells if cell.cell_type == "code"}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.source in known:
+            cell.outputs, cell.execution_count = known[cell.source].outputs, known[cell.source].execution_count
+
+
+def facts(notebook: nbformat.NotebookNode) -> tuple[str, str, str]:
+    """Title, objective and prerequisites, as a notebook's first cell says them."""
+    first = notebook.cells[0].source
+    title = re.search(r"^# (.+)$", first, re.MULTILINE)
+    objective, before = (re.search(rf"^\*\*{name}:\*\* (.+)$", first, re.MULTILINE) for name in ("Objective", "Before this"))
+    if not (title and objective and before):
+        raise ValueError(f"the first cell needs a title, **Objective:** and **Before this:**; it is {first[:200]!r}")
+    return title[1], objective[1], before[1]
+
+
+def table() -> str:
+    """All notebooks that are made: what for, what before, how long."""
+    lines = ["| notebook | objective | before this | seconds |", "|---|---|---|---|"]
+    total = 0.0
+    for source in sources():
+        made = source.with_suffix(".ipynb")
+        if made.is_file():
+            notebook = nbformat.read(made, as_version=4)
+            title, objective, before = facts(notebook)
+            seconds = notebook.metadata.get("seconds", 0)
+            total += seconds
+            lines.append(f"| [{title}]({made.name}) | {objective} | {before} | {seconds:.0f} |")
+    return "\n".join([*lines, f"| all | | | {total:.0f} |", ""])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m notebooks.make", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NN", help="numbers of notebooks (default: all)")
+    parser.add_argument("--convert", action="store_true", help="do not run, only convert; outputs of unchanged cells are kept")
+    parser.add_argument("--cell-seconds", type=int, default=CELL_SECONDS, help=f"time limit for a cell (default: {CELL_SECONDS})")
+    args = parser.parse_args(arguments)
+    for source in tqdm(sources(args.names), desc="notebooks"):
+        made, notebook = source.with_suffix(".ipynb"), read(source)
+        facts(notebook)
+        if args.convert and made.is_file():
+            old = nbformat.read(made, as_version=4)
+            keep_outputs(notebook, old)
+            notebook.metadata["seconds"] = old.metadata.get("seconds", 0)
+        elif not args.convert:
+            notebook.metadata["seconds"] = round(run(notebook, args.cell_seconds), 1)
+            tqdm.write(f"{made.name}: {notebook.metadata['seconds']:.0f} s")
+        nbformat.write(notebook, made)
+    readme = FOLDER / "README.md"
+    readme.write_text(TABLE.sub(lambda found: found[1] + table() + found[2], readme.read_text()))
+
+
+if __name__ == "__main__":
+    main()
