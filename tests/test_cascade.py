@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import imagen_mini.cascade
-from imagen_mini.cascade import Stage, augment, load_stage, save_stage
+from imagen_mini.cascade import Stage, augment, load_stage, save_stage, take_over
 from imagen_mini.config import PRESETS, from_dict, to_dict
 from imagen_mini.diffusion import from_x_0, q_sample
 from imagen_mini.schedule import SCHEDULES
@@ -20,6 +20,34 @@ TINY = PRESETS["tiny"]
 def pictures():
     g = torch.Generator().manual_seed(0)
     return torch.rand(4, 3, 64, 64, generator=g) * 2 - 1, torch.randn(4, 3, 64, 64, generator=g)
+
+
+# ---------------------------------------------------------------- layers that are added
+
+def with_unet(config, **changes):
+    return replace(config, unet=replace(config.unet, **changes))
+
+
+def test_added_layers_add_nothing_at_first_and_learn(pictures, random_text, awaken):
+    trained = awaken(Stage(with_unet(TINY["base"], text_layers=1, attention=("", "cross"))))
+    stage = Stage(with_unet(TINY["base"], text_layers=2, attention=("cross", "cross+self")))
+    new = take_over(stage, trained)
+    assert set(new) == {"text_layers.1", "down.0.attention.0", "up.0.attention.0", "down.1.attention.1", "mid.attention.1", "up.1.attention.1"}
+    x_t, text, log_snr = pictures[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
+    torch.testing.assert_close(stage.net(x_t, log_snr, text), trained.net(x_t, log_snr, text), rtol=0, atol=0)
+    stage.net(x_t, log_snr, text).square().sum().backward()
+    assert all(stage.net.get_submodule(name).out.weight.grad.any() for name in new)
+
+
+def test_the_same_layers_take_over_all_weights():
+    trained, stage = Stage(TINY["base"]), Stage(TINY["base"])
+    assert take_over(stage, trained) == [] and all(torch.equal(a, b) for a, b in zip(stage.state_dict().values(), trained.state_dict().values()))
+
+
+@pytest.mark.parametrize("changes", [{"channels": (32, 64)}, {"text_layers": 1}, {"attention": ("", "cross+self")}, {"attention": ("", "hybrid")}, {"blocks": (1, 2)}])
+def test_what_is_more_than_added_layers_is_refused(changes):
+    with pytest.raises(ValueError, match="do not fit.* the first is '"):
+        take_over(Stage(with_unet(TINY["base"], **changes)), Stage(TINY["base"]))
 
 
 # ---------------------------------------------------------------- augmentation

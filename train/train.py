@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from imagen_mini.cascade import Stage, load_stage, save_stage
+from imagen_mini.cascade import Stage, load_stage, save_stage, take_over
 from imagen_mini.checkpoint import load_checkpoint, optimizer_tensors, replacing, restore_optimizers, save_checkpoint
 from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, from_dict, override_run, to_dict
 from imagen_mini.data import Data, Folder, Scenes
@@ -57,7 +57,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data-cache", type=Path, help="a folder to keep its cropped and resized pictures in (default: DATA/.prepared)")
     parser.add_argument("--skip-broken", action="store_true", help="leave broken pictures out, up to 1 %% of all (default: stop at the first)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
-    parser.add_argument("--init-from", type=Path, help="start from the weights of a stage folder, for example the shipped one")
+    parser.add_argument("--init-from", type=Path, help="start from the weights of a stage folder, for example the shipped one; "
+                        "attention and text layers may be added: stage.unet.text_layers=2")
     parser.add_argument("--time-limit", type=float, default=float("inf"), help="stop, with a checkpoint, after so many seconds")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads to compute with (default: torch's choice)")
@@ -147,7 +148,8 @@ class Run:
         torch.manual_seed(config.seed)                 # the initial weights
         self.stage = Stage(self.stage_config)
         if args.init_from and not args.resume:
-            self.stage.load_state_dict(load_stage(args.init_from).state_dict())
+            if new := take_over(self.stage, load_stage(args.init_from)):
+                self.say(f"new layers, which add nothing at first: {', '.join(new)}")
         elif tensors is not None:
             self.stage.net.load_state_dict(tensors["weights"])
         if args.text_cache:
