@@ -199,7 +199,7 @@ def numeric_t(log_snr: Tensor, log_snr_of: Schedule) -> Tensor:
         middle = (low + high) / 2
         too_clean = log_snr_of(middle) > log_snr
         low, high = torch.where(too_clean, middle, low), torch.where(too_clean, high, middle)
-    return ((low + high) / 2).to(log_snr.dtype)
+    return ((low + high) / 2).to(torch.promote_types(log_snr.dtype, torch.float32))
 
 
 # ---------------------------------------------------------------- DDPM's discrete steps

@@ -15,17 +15,15 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from imagen_mini.alignment import refinement_matrix, replacement_matrix
 from imagen_mini.attention_maps import AttentionMaps
-from imagen_mini.charts import figure
 from imagen_mini.evaluation import judge
+from imagen_mini.figures.edits import alignment_sheet, difference, map_tiles
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.prompt_to_prompt import Chain, Edit, Injection, LocalBlend, Refine, Replace, Reweight
 from imagen_mini.text import Tokens
 
-from .attention import heat_over, names_of
 from .options import add_pipeline_options, load_pipeline, sampling_options
 
 
@@ -56,47 +54,10 @@ def what_to_draw(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
     return [args.source, args.target], Chain(edit, LocalBlend(*args.local_blend)) if args.local_blend else edit, ["edit"]
 
 
-def difference(source: Tensor, edited: Tensor) -> Tensor:
-    """Where two pictures [3, h, w] differ, and by how much: black is nowhere, white is from one end of the range to the other in some colour."""
-    return ((edited - source).abs().amax(0, keepdim=True) - 1).expand(3, -1, -1)
-
-
-def changed_tokens(source: Tokens, target: Tokens) -> tuple[list[int], list[int]]:
-    """Positions of the tokens of each prompt that the other does not have."""
-    matrix = refinement_matrix(source, target)
-    return [i for i, row in enumerate(matrix) if not row.any()], [i for i, column in enumerate(matrix.T) if not column.any()]
-
-
-def map_tiles(maps: AttentionMaps, base: list[Tensor], word: str | None) -> tuple[list[Tensor], list[str]]:
-    """Attention maps on the largest grid over the base stage's pictures [3, h, w]: of `word`, in each picture; without it of the words that changed, in
-    the source and in the target before and after the edit. A row's brightness can be compared."""
-    if word is not None:
-        heats = [maps.of_word(word, row) for row in range(len(base))]
-        top = max(h.max().item() for h in heats)
-        return [heat_over(picture, heat, top) for picture, heat in zip(base, heats)], [f"where {word!r} is looked at"] * len(heats)
-    tiles, labels = [], []
-    for row, positions in enumerate(changed_tokens(*maps.tokens[:2])):
-        for position in positions:
-            name, heat, own = names_of(maps, row)[position], maps.of_tokens([position], row), maps.of_tokens([position], row, edited=False)
-            top = max(heat.max().item(), own.max().item())
-            tiles += [heat_over(base[row], h, top) for h in ([heat] if row == 0 else [own, heat])]
-            labels += [f"{name!r} in the source"] if row == 0 else [f"{name!r} by itself", f"{name!r} as edited"]
-    return tiles, labels
-
-
 def draw_alignment(source: Tokens, target: Tokens, kind: str, path: Path) -> None:
     """The matrix that lays the source's attention on the target's tokens, as a chart: a row a token of the source, a column one of the target."""
     matrix = (replacement_matrix if kind == "replace" else refinement_matrix)(source, target)
-    sheet, (panel,) = figure([f"{kind}: whose attention does each token of the target take?"], "target")
-    panel.imshow(matrix.numpy(), cmap="Blues", vmin=0, vmax=1.4)
-    for i, j in matrix.nonzero().tolist():
-        panel.text(j, i, f"{matrix[i, j]:.2g}", ha="center", va="center", fontsize=8)
-    panel.set_xticks(range(len(target.pieces)), target.pieces, rotation=60)
-    panel.set_yticks(range(len(source.pieces)), source.pieces)
-    panel.set_ylabel("source")
-    panel.grid(False)
-    sheet.set_size_inches(2.5 + 0.4 * len(target.pieces), 2 + 0.4 * len(source.pieces))
-    sheet.savefig(path, dpi=110)
+    alignment_sheet(source, target, {f"{kind}: whose attention does each token of the target take?": matrix}).savefig(path, dpi=110)
 
 
 def main(arguments: list[str] | None = None) -> None:

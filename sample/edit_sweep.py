@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,14 +24,11 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.edits import EditTask, edit_table, edit_tasks, evaluate_edits
+from imagen_mini.figures.edits import SWEEPS
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.prompt_to_prompt import Injection, Refine, Replace
 
 from .options import add_model_options, load_pipeline
-
-SWEEPS: dict[str, Callable[[type[Injection], float], Injection]] = {
-    "attention injected": lambda kind, share: kind(share, share, source_steps=0.0),
-    "source's prompt read": lambda kind, share: kind(1.0, 1.0, source_steps=share)}
 
 
 def edit_of(name: str) -> type[Injection]:

@@ -16,31 +16,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
 
 from imagen_mini.errors import confusions, error_table
 from imagen_mini.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
 from imagen_mini.edits import edit_table, edit_tasks, evaluate_edits
-from imagen_mini.evaluation import Result, evaluate, in_words, table
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.evaluation import evaluate, table
+from imagen_mini.figures.measuring import gallery
 from imagen_mini.prompt_to_prompt import Edit, Refine, Replace
 
 from .options import add_pipeline_options, load_pipeline, sampling_options
 
 
 METHODS = ("prompt-to-prompt", "same seed, new prompt", "all attention injected")
-
-
-def gallery(results: list[Result], per_category: int = 2):
-    """Of each category some pictures that are right (green) and some that are wrong (red), with what was read."""
-    chosen = []
-    for category in dict.fromkeys(r.category for r in results):
-        of = [r for r in results if r.category == category]
-        chosen += [r for r in of if r.right][:per_category] + [r for r in of if not r.right][:per_category]
-    labels = [f"[{r.category}] {r.caption.text}" + ("" if r.right else " -> " + (in_words(r.reading.scene) if r.reading.scene else r.reading.problems[0]))
-              for r in chosen]
-    return labelled_grid([r.image for r in chosen], labels, columns=6, frames=[r.right for r in chosen])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -88,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.write_text(json.dumps(report, indent=1) + "\n")
     picture = args.picture or args.out.with_suffix(".png")
     picture.parent.mkdir(parents=True, exist_ok=True)
-    gallery(results).quantize(256, kmeans=2, dither=Image.Dither.NONE).save(picture, optimize=True)   # a third of the size; without kmeans, colours change
+    gallery(results).save(picture, optimize=True)
     print(f"{report['seconds']:.0f} s; {args.out}, {picture}")
 
 

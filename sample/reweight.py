@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 from pathlib import Path
 
 import torch
@@ -19,37 +18,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.benchmark import random_thing
 from imagen_mini.charts import STYLES, figure, percent_axis, save
+from imagen_mini.figures.edits import covered, monotone, sized_captions
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.prompt_to_prompt import Reweight
-from imagen_mini.scenes.captions import article_for
 from imagen_mini.scenes.scene import SIZES
 
 from .options import add_model_options, load_pipeline
 
 WEIGHTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
-DIFFERS = 0.3                                          # from the background, in some channel of [-1, 1]
-
-
-def covered(picture: Tensor) -> float:
-    """The share of a picture [3, h, w] in [-1, 1] that is not background, whose colour is the median."""
-    background = picture.flatten(1).median(1).values[:, None, None]
-    return ((picture - background).abs().amax(0) > DIFFERS).float().mean().item()
-
-
-def captions(n: int, word: str) -> list[str]:
-    """`n` captions of one thing that say its colour and that it is `word`."""
-    rng = random.Random(f"reweight/{word}")
-    things = [random_thing(rng, "color") for _ in range(n)]
-    return [f"{article_for(word)} {word} {t.color} {t.shape}" for t in things]
 
 
 def measure(pipe: ImagenPipeline, word: str, n: int) -> tuple[dict, list[Tensor]]:
     """What things cover at each weight of the word, and the pictures [weights, 3, h, w] of each caption."""
     base = next(iter(pipe.stages))
     pictures = [pipe([caption] * (1 + len(WEIGHTS)), seed=seed, edit=Reweight({word: WEIGHTS}), stages=(base,), progress=False, output_type="pt")
-                .stages[base][1:].float().cpu() for seed, caption in enumerate(tqdm(captions(n, word), desc=word))]
+                .stages[base][1:].float().cpu() for seed, caption in enumerate(tqdm(sized_captions(n, word), desc=word))]
     areas = torch.tensor([[covered(picture) for picture in row] for row in pictures])
     mean, error = areas.mean(0), 1.96 * areas.std(0) / len(areas) ** 0.5
     steps = areas.diff(dim=1)
@@ -57,13 +41,6 @@ def measure(pipe: ImagenPipeline, word: str, n: int) -> tuple[dict, list[Tensor]
             "monotone": round(float(monotone(mean)), 4), "end_to_end": interval(areas[:, -1] - areas[:, 0]),
             "captions_that_follow": int((areas[:, -1] - areas[:, 0] < 0 if word == "small" else areas[:, -1] - areas[:, 0] > 0).sum()),
             "largest_step_back": round((steps.mean(0) * (1 if word == "small" else -1)).clamp(min=0).max().item(), 4)}, pictures
-
-
-def monotone(values: Tensor) -> Tensor:
-    """Spearman's rank correlation with the order they stand in: 1 rises all the way, -1 falls."""
-    ranks = values.argsort().argsort().double()
-    order = torch.arange(len(values), dtype=torch.float64)
-    return torch.corrcoef(torch.stack([ranks, order]))[0, 1]
 
 
 def interval(differences: Tensor) -> dict[str, float]:
@@ -95,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     report, tiles, labels = {"pipeline": args.pipeline, "n": args.n, "words": {}}, [], []
     for word in SIZES:
         report["words"][word], pictures = measure(pipe, word, args.n)
-        for caption, row in list(zip(captions(args.n, word), pictures))[:3]:
+        for caption, row in list(zip(sized_captions(args.n, word), pictures))[:3]:
             tiles, labels = [*tiles, *row], [*labels, *(f"{caption}, c = {c:g}" for c in WEIGHTS)]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "reweight.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -23,7 +23,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -32,6 +31,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.charts import STYLES, figure, log_axis, percent_axis, save
 from imagen_mini.evaluation import evaluate, score, scene_of, table
+from imagen_mini.figures.guidance import accuracy_line, draw_scales, saturation
 from imagen_mini.guidance import THRESHOLDS
 from imagen_mini.samplers import SAMPLERS
 from imagen_mini.sampling import Sampling, sampling_of
@@ -42,17 +42,9 @@ from .options import add_model_options, load_pipeline
 
 BASE_CATEGORIES = ["one object", "binding", "positional", "counting"]
 SR_CATEGORIES = ["texture", "two textures"]            # all that super-resolution decides
-SATURATED = 0.99
-TRUE_PICTURES = {"color": "#777777", "linestyle": ":"}
 
 
 # ---------------------------------------------------------------- numbers
-
-def saturation(x_0_hat: Tensor) -> dict[str, float]:
-    """The share of values with |x| >= SATURATED, and the mean of |x|."""
-    magnitude = x_0_hat.float().abs()
-    return {"saturated": round((magnitude >= SATURATED).float().mean().item(), 4), "mean_abs": round(magnitude.mean().item(), 4)}
-
 
 def measurer(pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Caption]], batch: int, bar: tqdm) -> Callable[[Sampling], dict]:
     """A function that draws all prompts with stage `name` as a plan says, and judges them: network calls per picture, saturation,
@@ -84,12 +76,6 @@ def measurer(pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Capt
 
 # ---------------------------------------------------------------- figures
 
-def accuracy_line(panel: Axes, xs: list[float], rates: list[dict], name: str, style: dict) -> None:
-    """The accuracies, and their 95 % intervals as a band."""
-    panel.plot(xs, [r["accuracy"] for r in rates], label=name, **style)
-    panel.fill_between(xs, [r["low"] for r in rates], [r["high"] for r in rates], color=style["color"], alpha=0.1, linewidth=0)
-
-
 def draw_samplers(report: dict) -> Figure:
     """Accuracy against network calls: a panel for all categories and one for each."""
     lines, names = report["samplers"], ["all", *report["categories"]]
@@ -104,26 +90,9 @@ def draw_samplers(report: dict) -> Figure:
 
 
 def draw_thresholds(report: dict) -> Figure:
-    """Accuracy, the share of saturated values and the mean of |x|, against w."""
-    lines, true = report["thresholds"], report["true_pictures"]
-    scales = [row["w"] for row in next(iter(lines.values()))]
-    n = next(iter(lines.values()))[0]["all"]["n"]
-    sheet, (accuracy, saturated, mean) = figure([f"all: share right of {n}", f"share of values at |x| >= {SATURATED}", "mean |x|"],
-                                                "guidance scale w   (1 is off)")
-    for (threshold, rows), style in zip(lines.items(), STYLES):
-        accuracy_line(accuracy, scales, [row["all"] for row in rows], f"threshold: {threshold}", style)
-        saturated.plot(scales, [row["saturated"] for row in rows], **style)
-        mean.plot(scales, [row["mean_abs"] for row in rows], **style)
-    accuracy.plot([], [], label="true pictures", **TRUE_PICTURES)
-    saturated.axhline(true["saturated"], **TRUE_PICTURES)
-    mean.axhline(true["mean_abs"], **TRUE_PICTURES)
-    for panel in (accuracy, saturated, mean):
-        log_axis(panel, scales)
-    percent_axis(accuracy)
-    percent_axis(saturated)
-    saturated.set_ylim(0, None)
-    mean.set_ylim(0, None)
-    return sheet
+    """Accuracy, the share of saturated values and the mean of |x|, against w, for each way of thresholding."""
+    lines = {f"threshold: {name}": [row["all"] | row for row in rows] for name, rows in report["thresholds"].items()}
+    return draw_scales(lines, report["true_pictures"])
 
 
 # ---------------------------------------------------------------- the script

@@ -123,9 +123,15 @@ imagen_mini.ImagenPipeline
 
 
 def test_importing_everything_touches_no_network_no_device_and_no_large_library_it_does_not_need():
-    modules = ", ".join(m for m in IMPORTS if m.startswith("imagen_mini"))
+    modules = ", ".join(m for m in IMPORTS if m.startswith("imagen_mini") and "imagen_mini.charts" not in reached_from(m) | {m})
     done = subprocess.run([sys.executable, "-c", PROBE % modules], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_charts_are_reached_by_figures_alone():
+    drawing = {m for m in IMPORTS if m.startswith("imagen_mini") and "imagen_mini.charts" in reached_from(m)}
+    assert {m for m in drawing if not m.startswith("imagen_mini.figures.")} == set()
+    assert {m for m in IMPORTS if m.startswith("imagen_mini") and any(n.split(".")[0] == "matplotlib" for n in IMPORTS[m])} <= drawing | {"imagen_mini.charts"}
 
 
 def test_an_unknown_name_of_the_package_is_an_attribute_error():

@@ -10,8 +10,10 @@ from shown import one
 from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import TEXTURES, Scene, training_scene
+from imagen_mini.figures.measuring import outcome
+from imagen_mini.spoil import add_noise, blur, jpeg
 from sample import parser_check
-from sample.parser_check import WAYS, add_noise, blur, jpeg, measure, outcome
+from sample.parser_check import WAYS, measure
 
 SCENES = [training_scene(0, i) for i in range(4)]
 

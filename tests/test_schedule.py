@@ -250,7 +250,7 @@ def test_the_picture_shows_every_schedule(tmp_path):
     plot_schedules.main(["--out", str(tmp_path / "of" / "schedules.png")])
     with Image.open(tmp_path / "of" / "schedules.png") as image:
         image.load()
-    log_snr, alpha, sigma = plot_schedules.plot(plot_schedules.SCHEDULES).axes
+    log_snr, alpha, sigma = plot_schedules.curves(plot_schedules.SCHEDULES).axes
     for curves in zip(log_snr.lines, alpha.lines, sigma.lines, strict=True):
         t, expected = torch.as_tensor(curves[0].get_xdata()), plot_schedules.SCHEDULES[curves[0].get_label()]
         values = [torch.as_tensor(curve.get_ydata()) for curve in curves]

@@ -345,6 +345,30 @@ def test_recipes_are_compared_early_by_errors_alone(tmp_path, capsys):
         time_to_score.main(["--plot", str(out), "--out", str(tmp_path / "curve.png")])
 
 
+@pytest.mark.parametrize("network", ["ours", "diffusers"])
+def test_a_training_for_a_score_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
+    pytest.importorskip("diffusers")
+    monkeypatch.setattr(peers, "DiffusersNet", lambda width: TinyPeer(width))
+    monkeypatch.setattr(time_to_score, "LOG_SNRS", range(-2, 0))
+
+    def measure(out, *options):
+        torch.manual_seed(0)
+        time_to_score.main(["--network", network, "--preset", "tiny", "--device", "cpu", "--n", "0", "--edits", "0", "--minutes", "0.1", "--pace", "1.5", "--at", "0.5",
+                            "--out", str(out), "batch_size=2", "precision=fp32", *options])
+        return json.loads(out.read_text())
+
+    kept = ["--keep", str(tmp_path / "kept")]
+    whole = measure(tmp_path / "whole.json")
+    assert [p["step"] for p in whole["curve"]] == [2, 4] and len({tuple(p["errors"]["own"]) for p in whole["curve"]}) == 2
+    measure(tmp_path / "parts.json", *kept, "--stop", "3")
+    parts = measure(tmp_path / "parts.json", *kept)
+    assert [p["step"] for p in parts["curve"]] == [2, 3, 4] and [parts["curve"][i] for i in (0, 2)] == whole["curve"]
+    with pytest.raises(SystemExit, match="at its end"):
+        measure(tmp_path / "parts.json", *kept)
+    with pytest.raises(SystemExit, match="another recipe"):
+        measure(tmp_path / "parts.json", *kept, "weight_decay=0.5")
+
+
 def test_the_network_of_another_library_is_not_saved_as_a_stage_of_ours(tmp_path):
     with pytest.raises(SystemExit, match="diffusers's is no stage"):
         time_to_score.main(["--network", "diffusers", "--save", str(tmp_path), "--out", str(tmp_path / "a.json")])
@@ -359,7 +383,6 @@ class TinyPeer(peers.DiffusersNet):
         self.unet = UNet2DConditionModel(sample_size=64, in_channels=3, out_channels=3, block_out_channels=(8, 8), layers_per_block=1, cross_attention_dim=text_width,
                                          attention_head_dim=8, norm_num_groups=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
                                          up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
-        self.out = self.unet.conv_out
 
 
 @pytest.mark.parametrize("arguments", [(breakdown, ["--stage", "sr_512"]), (train_benchmark, ["--stages", "base", "sr_512"])], ids=["breakdown", "benchmark"])

@@ -21,7 +21,11 @@ class DiffusersNet(nn.Module):
             sample_size=64, in_channels=3, out_channels=3, block_out_channels=(64, 128, 192), layers_per_block=1, cross_attention_dim=text_width,
             attention_head_dim=32, norm_num_groups=16, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
-        self.out = self.unet.conv_out                  # where the stage looks for its device
+
+    @property
+    def out(self) -> nn.Module:
+        """Where the stage looks for its device."""
+        return self.unet.conv_out
 
     def forward(self, x_t: Tensor, log_snr: Tensor, text: Text, low_res=None, aug_level=None, control=None, use_pooled=None) -> Tensor:
         return self.unet(x_t, 50 * log_snr, text.emb, encoder_attention_mask=text.mask).sample

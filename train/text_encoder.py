@@ -20,10 +20,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
+from imagen_mini.figures.text_encoder import probe
 from imagen_mini.optimizers import Muon
-from imagen_mini.scenes.captions import training_caption
 from imagen_mini.scenes.corpus import text_for_language_model
-from imagen_mini.scenes.scene import COLORS, SHAPES, training_scene
 from imagen_mini.text import TextEncoder
 
 SENTINELS = 16
@@ -103,55 +102,6 @@ def pretrain(tokenizer, config: T5Config, steps: int, batch: int, lr: float, see
         if step % 20 == 0:
             bar.set_postfix(loss=f"{average:.3f}")
     return model, {"steps": step + 1, "seconds": round(time.monotonic() - start), "loss": round(average, 4)}
-
-
-# ---------------------------------------------------------------- what the encoder knows
-
-def probe(encoder: TextEncoder, captions: int = 1000) -> dict[str, float]:
-    """Accuracy of linear probes on single tokens of held-out captions of two related things.
-
-    `color`, from the token of a thing's shape: which colour has this thing, though the other's colour stands in the caption too?
-    `relation`, from the token of 'left', 'above', ...: what shape has the thing of which it is said?
-    """
-    features: dict[str, list[Tensor]] = {"color": [], "relation": []}
-    answers: dict[str, list[int]] = {"color": [], "relation": []}
-    index = 0
-    while len(answers["relation"]) < captions:
-        scene = training_scene(10_001, index)
-        caption = training_caption(scene, 10_001, index)
-        index += 1
-        d = caption.description
-        if d.relation is None or d.things[0].color in (None, d.things[1].color):
-            continue
-        tokens, emb = encoder.tokens(caption.text), encoder(caption.text).emb[0]
-        starts = [_word_start(caption.text, tokens.words, k) for k in range(len(tokens.words))]
-        for word in caption.words:
-            token = tokens.of_word(starts.index(word.start))[-1] if word.start in starts else None
-            if word.role == "shape":
-                features["color"].append(emb[token])
-                answers["color"].append(list(COLORS).index(d.things[word.things[0]].color))
-            elif word.text in ("left", "right", "above", "over", "below", "under"):
-                features["relation"].append(emb[token])
-                answers["relation"].append(list(SHAPES).index(d.things[0].shape))
-    return {task: _linear_probe(torch.stack(features[task]), torch.tensor(answers[task])) for task in features}
-
-
-def _word_start(text: str, words: tuple[str, ...], k: int) -> int:
-    """Where word number k begins in the text."""
-    at = 0
-    for word in words[:k]:
-        at = text.index(word, at) + len(word)
-    return text.index(words[k], at)
-
-
-def _linear_probe(x: Tensor, y: Tensor, ridge: float = 1e-2) -> float:
-    """Ridge regression onto one-hot answers, fitted on 3/4, accuracy on the other 1/4."""
-    x = torch.cat([(x - x.mean(0)) / (x.std(0) + 1e-6), torch.ones(len(x), 1)], 1).double()
-    split = len(x) * 3 // 4
-    target = torch.nn.functional.one_hot(y).double()
-    a = x[:split].T @ x[:split] + ridge * split * torch.eye(x.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(a, x[:split].T @ target[:split])
-    return ((x[split:] @ weights).argmax(1) == y[split:]).double().mean().item()
 
 
 def small_config(vocab_size: int) -> T5Config:

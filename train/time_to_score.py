@@ -9,6 +9,7 @@ for as many steps as fit into the minutes, at the speed of a short trial before,
 pictures and draw the benchmark's captions, and the parser counts; neither is training time. With ours, word swaps by Prompt-to-Prompt are scored at
 the end: a network that cannot be edited is of no use here.
 
+With `--keep FOLDER` the training is kept there every few minutes, and the same command goes on where it was stopped.
 On a machine that does other work too, give the time of a step as measured when it was idle (it is printed first, before the training): `--pace 0.3`.
 """
 
@@ -27,6 +28,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import save_stage
 from imagen_mini.charts import STYLES, figure, percent_axis, save
+from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
 from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run, to_dict
 from imagen_mini.data import Scenes
 from imagen_mini.diffusion import q_sample, to_x_0
@@ -43,6 +45,7 @@ from .peers import NETWORKS, to_train
 
 CATEGORIES = ["one object", "binding", "positional", "counting"]
 LOG_SNRS = range(-10, 5)
+KEEP_SECONDS = 300
 
 
 class Trainee:
@@ -53,8 +56,20 @@ class Trainee:
         self.encoder, self.config = encoder, config
         self.ema = EMA(self.stage.net, config.ema_half_life)
 
-    def train(self):
-        return train(self.stage, self.encoder, self.config, self.optimizers, self.ema)
+    def train(self, start: int = 0):
+        return train(self.stage, self.encoder, self.config, self.optimizers, self.ema, start)
+
+    def keep(self, folder: Path, step: int, state: dict) -> None:
+        """Write all that going on needs."""
+        save_checkpoint(folder, step, {"weights": self.stage.net.state_dict(), "ema": self.ema.weights, "optimizer": optimizer_tensors(self.optimizers)},
+                        {"step": step, **state}, keep=1)
+
+    def go_on(self, folder: Path) -> None:
+        """Take up what was kept."""
+        tensors, _, _ = load_checkpoint(folder)
+        self.stage.net.load_state_dict(tensors["weights"])
+        self.ema.weights = {name: tensors["ema"][name].to(w) for name, w in self.ema.weights.items()}
+        restore_optimizers(self.optimizers, tensors["optimizer"])
 
     def scores(self, n: int) -> dict:
         """Of the average weights: all, and by category."""
@@ -112,6 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=25, help="captions of each of four categories; 0: no score, only errors (default: 25)")
     parser.add_argument("--edits", type=int, default=25, help="word swaps of each kind, at the end (default: 25)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help=f"keep the training here every {KEEP_SECONDS // 60} minutes, and go on from what is there")
     parser.add_argument("--save", type=Path, metavar="STAGE", help="keep the network at the end, as a stage folder")
     parser.add_argument("--plot", type=Path, nargs="+", metavar="JSON", help="instead: draw the curves of these")
     parser.add_argument("--out", type=Path, default=Path("score.json"))
@@ -130,7 +146,10 @@ def main(arguments: list[str] | None = None) -> None:
         recipe = replace(recipe, optimizer="adamw", learning_rate=5e-4, warmup=50)     # ours is Muon's, and high for a network without QK norm
     config, stage_config = override_run(recipe, PRESETS[args.preset]["base"], args.overrides)
     stage_config = replace(stage_config, text_encoder=encoder.identity())
-    if not any(o.startswith("steps=") for o in args.overrides):
+    kept = load_checkpoint(args.keep)[1] if args.keep and checkpoints(args.keep) else None
+    if kept and args.pace is None:
+        config = replace(config, steps=kept["found"]["recipe"]["steps"])
+    elif not any(o.startswith("steps=") for o in args.overrides):
         pace = args.pace or seconds_per_step(Trainee(args.network, stage_config, config, encoder, device))
         config = replace(config, steps=max(1, int(args.minutes * 60 / pace)))
     trainee = Trainee(args.network, stage_config, config, encoder, device)
@@ -139,8 +158,19 @@ def main(arguments: list[str] | None = None) -> None:
     found = {"name": args.name or args.network, "network": args.network, "parameters": parameters, "hardware": hardware, "pace": args.pace, "recipe": to_dict(config),
              "stage": to_dict(stage_config), "curve": []}
     print(f"{args.network}: {parameters:,} parameters, {config.steps:,} steps of {config.batch_size}, {args.minutes * 60 / config.steps:.2f} s each, in {args.minutes:g} minutes on {hardware}")
-    trained, mark, due = 0.0, time.perf_counter(), [share * args.minutes for share in sorted(args.at)]
-    for state in tqdm(trainee.train(), total=config.steps, unit="step"):
+    start, trained = 0, 0.0
+    if kept:
+        different = [name for name in ("network", "pace", "recipe", "stage") if kept["found"][name] != json.loads(json.dumps(found[name]))]
+        if different:
+            raise SystemExit(f"{args.keep} holds a training with another {' and '.join(different)}: give the same options, or another folder")
+        trainee.go_on(args.keep)
+        found, start, trained = kept["found"], kept["step"], kept["trained"]
+        print(f"going on from step {start:,}")
+        if start in (config.steps, args.stop):
+            raise SystemExit(f"{args.keep} is at its end: nothing is left to train")
+    due = [minutes for share in sorted(args.at) if (minutes := share * args.minutes) > trained / 60]
+    mark = saved = time.perf_counter()
+    for state in tqdm(trainee.train(start), initial=start, total=config.steps, unit="step"):
         trained += args.pace or time.perf_counter() - mark
         last = state.step in (config.steps, args.stop)
         if due and trained / 60 >= due[0] or last:
@@ -148,6 +178,9 @@ def main(arguments: list[str] | None = None) -> None:
             found["curve"].append({"minutes": round(trained / 60, 2), "step": state.step, "errors": trainee.errors(), **(trainee.scores(args.n) if args.n else {})})
             args.out.write_text(json.dumps(found, indent=1) + "\n")
             tqdm.write(line(found["curve"][-1]))
+        if args.keep and (last or time.perf_counter() - saved > KEEP_SECONDS):
+            trainee.keep(args.keep, state.step, {"found": found, "trained": trained})
+            saved = time.perf_counter()
         if last:
             break
         mark = time.perf_counter()

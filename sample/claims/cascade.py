@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.charts import STYLES, figure, percent_axis, save
+from imagen_mini.figures.guidance import accuracy_line
 from imagen_mini.sampling import sampling_of
 from imagen_mini.scenes.captions import Caption, Description, write
 from imagen_mini.scenes.parse import parse
@@ -24,7 +25,7 @@ from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_TEXTURE_SHAPE, TEXTURES, Scene
 from imagen_mini.text import Text
 
-from ..sweep import SR_CATEGORIES, accuracy_line
+from ..sweep import SR_CATEGORIES
 from .claim import FAILS, HOLDS, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, beats, difference_of_shares, gain, is_above, is_enough, percent, tally
 from .guidance import BATCH, base_of, evenly, sheet
 

@@ -18,6 +18,7 @@ from imagen_mini.charts import STYLES, figure, log_axis, percent_axis, save
 from imagen_mini.distances import precision_and_recall
 from imagen_mini.evaluation import evaluate, scene_of
 from imagen_mini.features import features
+from imagen_mini.figures.guidance import TRUE_PICTURES, draw_scales, saturation
 from imagen_mini.guidance import THRESHOLDS
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.sampling import sampling_of
@@ -25,7 +26,7 @@ from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
 
-from ..sweep import BASE_CATEGORIES, TRUE_PICTURES, saturation
+from ..sweep import BASE_CATEGORIES
 from .claim import UNCLEAR, Claim, Experiment, Verdict, all_of, beats, difference_of_means, difference_of_shares, gain, is_above, is_enough, percent, tally
 
 BATCH = 16
@@ -77,23 +78,7 @@ def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]
 
 
 def draw_thresholds(numbers: dict, path: Path) -> None:
-    n = numbers["lines"]["none"][0]["n"]
-    chart, (right, saturated, mean) = figure([f"share right of {n}", "share of values at |x| >= 0.99", "mean |x|"], "guidance scale w   (1 is off)")
-    for (threshold, rows), style in zip(numbers["lines"].items(), STYLES):
-        scales = [row["w"] for row in rows]
-        right.plot(scales, [row["accuracy"] for row in rows], label=f"threshold: {threshold}", **style)
-        right.fill_between(scales, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"], alpha=0.1, linewidth=0)
-        saturated.plot(scales, [row["saturated"] for row in rows], **style)
-        mean.plot(scales, [row["mean_abs"] for row in rows], **style)
-    right.plot([], [], label="true pictures", **TRUE_PICTURES)
-    saturated.axhline(numbers["true_pictures"]["saturated"], **TRUE_PICTURES)
-    mean.axhline(numbers["true_pictures"]["mean_abs"], **TRUE_PICTURES)
-    for panel in (right, saturated, mean):
-        log_axis(panel, SCALES)
-    for panel in (right, saturated):
-        percent_axis(panel)
-    mean.set_ylim(0, None)
-    save(chart, path)
+    save(draw_scales({f"threshold: {name}": rows for name, rows in numbers["lines"].items()}, numbers["true_pictures"]), path)
 
 
 def judge_thresholds(numbers: dict, worse: str, better: str) -> Verdict:

@@ -1,0 +1,47 @@
+"""Notebook 08: dynamic thresholding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..guidance import dynamic_threshold, static_threshold
+from ..randomness import randn
+from . import Wrong, checks, expect_close
+
+SHAPE = (3, 3, 89)                                     # 801 values: their 99.5 % is one of them, however one interpolates
+
+
+def pictures() -> Tensor:
+    """Four pictures [4, *SHAPE] in float64: within the range; far out of it; farther; out of it on the dark side only."""
+    x = randn(range(4), SHAPE, "nb08", dtype=torch.float64)
+    return torch.stack([0.2 * x[0], 1.5 * x[1], 3 * x[2], torch.where(x[3] < 0, 4 * x[3], 0.3 * x[3])])
+
+
+@checks
+def check(threshold) -> str:
+    """`threshold(x_0_hat, percentile)`: s = percentile of |x_0_hat|, per picture, at least 1; clipped to [-s, s] and divided by s; in float64."""
+    x = pictures()
+    for percentile in (0.995, 0.9):
+        expected, seen = dynamic_threshold(x, percentile), threshold(x.clone(), percentile)
+        if isinstance(seen, Tensor) and seen.shape == expected.shape:
+            for wrong, message in mistakes(x, percentile):
+                if torch.allclose(seen.double(), wrong, rtol=0, atol=1e-6):
+                    raise Wrong(message)
+        expect_close(seen, expected, f"the picture thresholded at {percentile:.1%}", "s = max(1, percentile of |x_0_hat|) of each picture; clip(x_0_hat, -s, s) / s")
+    return "A picture in range is left alone; any other is divided by its own s."
+
+
+def mistakes(x: Tensor, percentile: float):
+    """What common mistakes would give, and what to say of them."""
+    def by(s: Tensor) -> Tensor:
+        return x.clamp(-s, s) / s
+
+    s = x.abs().flatten(1).quantile(percentile, dim=1)[:, None, None, None]
+    yield static_threshold(x), "this is static thresholding: s should depend on the picture"
+    yield by(x.abs().flatten().quantile(percentile).clamp(min=1)), "all pictures have one s: it should be the percentile of each picture's own values, not over the batch"
+    yield by(s), "picture 0 was in range, and you made it larger: there should be no s below 1, or every flat picture is stretched until it is black and white"
+    yield by(x.flatten(1).quantile(percentile, dim=1).clamp(min=1)[:, None, None, None]), (
+        "picture 3 goes out of range on the dark side only, and you did not see it: take the percentile of |x_0_hat|, not of x_0_hat")
+    yield x.clamp(-s.clamp(min=1), s.clamp(min=1)), "you clip to [-s, s] and do not divide by s: the picture is still out of range"
+    yield x / s.clamp(min=1), "you divide by s and do not clip: the largest values are still out of range"

@@ -1,0 +1,1 @@
+"""Figures and measurements that notebooks and scripts share, by subject."""

@@ -1,0 +1,34 @@
+"""Rows of pictures, each judged by its own caption: what the toys of the playground are shown in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from PIL import Image
+from torch import Tensor
+
+from ..lesson import verdicts
+from ..pictures import picture_table
+from ..scenes.parse import parse
+from .measuring import in_palette
+
+
+def judged_rows(rows: Sequence[tuple[str, str, Tensor]], columns: Sequence[str] | None = None, cell: int = 128) -> Image.Image:
+    """A row for each (name, caption, pictures [b, 3, h, w] in [-1, 1]), framed by whether the pictures show that caption, by the parser; a caption that is empty
+    is not judged. `columns`: their names (default: numbers)."""
+    n = len(rows[0][2])
+    frames = [verdicts([caption] * n, pictures) if caption else [None] * n for _, caption, pictures in rows]
+    columns = columns or [f"{i}" for i in range(n)]
+    return in_palette(picture_table([list(pictures) for _, _, pictures in rows], [name for name, _, _ in rows], columns, cell=cell, frames=frames))
+
+
+def shapes_read(pictures: Tensor) -> Counter:
+    """How many of the pictures are read as which shape; those that cannot be read, or show several things, under these words."""
+    names = []
+    for reading in parse(pictures.float().cpu()):
+        if reading.scene is None:
+            names.append("unreadable")
+        else:
+            names.append(reading.scene.objects[0].shape if len(reading.scene.objects) == 1 else "several things")
+    return Counter(names)

@@ -1,0 +1,90 @@
+"""Small training runs: a corner of the built-in world that is learnt in half a minute, and how such a run is looked at."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from ..cascade import Stage
+from ..config import StageConfig, TrainConfig
+from ..data import Batch, Data
+from ..health import (Finding, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss, judge_saturation,
+                      probe)
+from ..optimizers import make_optimizers
+from ..randomness import randn
+from ..scenes.render import render
+from ..scenes.scene import SHAPES as REACHES
+from ..scenes.scene import SIZES, Object, Scene, free_place, held_out
+from ..text import TextEncoder
+from ..training import EMA, LEVELS, TrainState
+
+COLORS, SHAPES = ("red", "yellow", "green", "blue"), ("circle", "square", "ring")
+
+
+class Corner:
+    """A corner of the built-in world: one large thing of few colours and shapes, anywhere on gray. Captions say all but the place.
+
+    `shuffled` gives each picture of a batch the caption of the one after it: a fault that no error message reports.
+    """
+
+    def __init__(self, seed: int = 0, shuffled: bool = False):
+        self.seed, self.shuffled = seed, shuffled
+
+    def scene(self, number: int) -> Scene:
+        """Scene `number`: a function of the seed and the number. Pairs that the world holds out are held out here, too."""
+        rng = random.Random(f"corner/{self.seed}/{number}")
+        while True:
+            color, shape = rng.choice(COLORS), rng.choice(SHAPES)
+            x, y = free_place(rng, SIZES["large"] * REACHES[shape], [])
+            scene = Scene((Object(x=x, y=y, shape=shape, color=color, size="large", texture="solid"),), "gray")
+            if not held_out(scene):
+                return scene
+
+    def batch(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Batch:
+        scenes = [self.scene(number) for number in numbers]
+        captions = [f"a large {thing.color} {thing.shape} on a {scene.background} background" for scene in scenes for thing in scene.objects]
+        if self.shuffled:
+            captions = captions[1:] + captions[:1]
+        return Batch(render(scenes, size, device), None if low is None else render(scenes, low, device), captions)
+
+    def describe(self) -> dict:
+        return {"source": "a corner of the scenes", "seed": self.seed, "shuffled": self.shuffled}
+
+
+def start(stage_config: StageConfig, config: TrainConfig) -> tuple[Stage, dict[str, torch.optim.Optimizer], EMA]:
+    """What a run needs besides its data: a stage whose weights are a function of the seed, its optimizers, and the average of its weights."""
+    torch.manual_seed(config.seed)                     # of the initial weights: all else that is random has numbers of its own
+    stage = Stage(stage_config).to(memory_format=torch.channels_last)
+    optimizers = make_optimizers(stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
+    return stage, optimizers, EMA(stage.net, config.ema_half_life)
+
+
+def losses_by_level(states: Sequence[TrainState]) -> list[float]:
+    """The mean loss of these steps at each level of noise [LEVELS], from little to much; NaN where there was no sample."""
+    sums, counts = ([sum(getattr(state, name)[i] for state in states) for i in range(LEVELS)] for name in ("level_losses", "level_counts"))
+    return [total / n if n else float("nan") for total, n in zip(sums, counts)]
+
+
+@torch.no_grad()
+def errors_at(stage: Stage, encoder: TextEncoder, data: Data, times: Tensor, n: int = 24) -> Tensor:
+    """The mean squared error of x_0_hat on the first n pictures of `data`, at each of these times [k]: [k]. Unweighted; the noise depends on the picture
+    alone."""
+    pictures, _, captions = data.batch(range(n), stage.config.unet.image_size)
+    text, eps = encoder(captions), randn(range(n), pictures.shape[1:], "errors_at")
+    return torch.stack([stage.loss(pictures, text, t.expand(n), eps, weight=torch.ones_like).mean() for t in times])
+
+
+def examine(stage: Stage, ema: EMA, encoder: TextEncoder, data: Data, states: Sequence[TrainState], n: int = 128) -> list[Finding]:
+    """Is this run healthy? What `python -m train.report` asks of a run on disk: of its log, and of n held-out samples of `data`."""
+    log = [asdict(state) for state in states]
+    own, numbers = probe(stage, encoder, data, range(n)), range(min(n, 8))
+    with ema.in_place():
+        averaged = probe(stage, encoder, data, range(n))
+    weights = stage.net.state_dict()
+    apart = sum((weights[name] - average).square().sum() for name, average in ema.weights.items()) / sum(w.square().sum() for w in ema.weights.values())
+    return [judge_loss(log), judge_gradients(log), judge_conditioning(averaged), judge_color(averaged), judge_saturation(averaged),
+            judge_average(own, averaged, apart.sqrt().item()), judge_dead(gradient_norms(stage, encoder, data, numbers))]

@@ -1,0 +1,175 @@
+"""Toys on trained denoisers, none of which needs training: SDEdit, inpainting, visual anagrams, hybrid images.
+
+Two of them are walks that begin elsewhere or are held on to (`sdedit`, `repaint`), two are denoisers made of denoisers (`anagram`, `factorized`), to be
+handed to `sample`. None knows anything of networks: a denoiser is (x_t, t) -> x_0_hat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .decode import central_square, to_rgb
+from .diffusion import coefficients, q_sample
+from .guidance import Denoiser
+from .samplers import SamplingState, sample
+from .spoil import blur
+
+Part = Callable[[Tensor], Tensor]                      # a linear map of pictures [b, 3, h, w]
+
+
+def as_picture(image: Image.Image, size: int = 64) -> Tensor:
+    """A PIL picture, its middle square, as [3, size, size] in [-1, 1]."""
+    return torch.from_numpy(central_square(to_rgb(image), size).copy()).permute(2, 0, 1) / 127.5 - 1
+
+
+# ---------------------------------------------------------------- from a drawing
+
+def times_from(t: float, times: Tensor) -> Tensor:
+    """The rest of a walk through `times` (falling) for one who joins it at t: t itself, and all times below it."""
+    return torch.cat([times.new_tensor([t]), times[times < t]])
+
+
+def sdedit(denoise: Denoiser, drawing: Tensor, t: float, eps: Tensor, times: Tensor, log_snr_of: Callable[[Tensor], Tensor], sampler: str = "ddim",
+           noise: Callable[[int], Tensor] | None = None) -> Iterator[SamplingState]:
+    """SDEdit: noise a drawing up to time t, and walk from there instead of from t = 1:
+
+        x_t = alpha_t drawing + sigma_t eps,   then `sample` through the times that are left
+
+    `drawing` and `eps` are [b, 3, h, w]. At t = 1 nothing of the drawing is left (as far as the schedule leaves nothing), at t = 0 there is no step to
+    take: the one state holds the drawing as it is.
+
+    Source: SDEdit (Meng et al., 2022), Algorithm 1. Differs from the paper: any of the samplers, not the reverse SDE alone.
+    """
+    if not 0 <= t <= 1:
+        raise ValueError(f"t {t}; expected a time from 0 (the drawing) to 1 (noise)")
+    if t == 0:
+        yield SamplingState(0, 0, 0.0, 0.0, drawing, drawing)
+        return
+    left = times_from(t, times)
+    x_t = q_sample(drawing, eps, log_snr_of(left[0].double()).to(drawing.dtype))
+    yield from sample(denoise, x_t, left, log_snr_of, sampler, noise)
+
+
+# ---------------------------------------------------------------- what is known stays
+
+def with_known(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
+    """A denoiser that need not guess what is known: x_0_hat is `known` where the mask [b or 1, 1, h, w] is 1, and the denoiser's where it is 0."""
+    return lambda x_t, t: mask * known + (1 - mask) * denoise(x_t, t)
+
+
+def keep_known(known: Tensor, mask: Tensor, noise: Callable[[int], Tensor], log_snr_of: Callable[[Tensor], Tensor]) -> Callable[[Tensor, int, float], Tensor]:
+    """An `after_step` for `sample` that paints over what the step did where the picture is known, with as much noise as there should be at time s:
+
+        x_s = mask (alpha_s known + sigma_s noise) + (1 - mask) x_s
+
+    Source: Song et al. (2021), "Score-Based Generative Modeling through Stochastic Differential Equations", on imputation; RePaint (Lugmayr et al., 2022).
+    """
+    def after_step(x: Tensor, step: int, s: float) -> Tensor:
+        log_snr = log_snr_of(torch.tensor(s, dtype=torch.float64)).to(x)
+        return mask * q_sample(known, noise(step), log_snr) + (1 - mask) * x
+
+    return after_step
+
+
+def add_noise_back(x_s: Tensor, log_snr_s: Tensor, log_snr_t: Tensor, noise: Tensor) -> Tensor:
+    """The forward process from s up to t > s:  x_t = (alpha_t / alpha_s) x_s + sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2) noise."""
+    alpha_t, sigma_t = coefficients(log_snr_t, x_s)
+    alpha_s, sigma_s = coefficients(log_snr_s, x_s)
+    ratio = alpha_t / alpha_s
+    return ratio * x_s + (sigma_t ** 2 - (ratio * sigma_s) ** 2).clamp(min=0).sqrt() * noise
+
+
+def repaint(denoise: Denoiser, known: Tensor, mask: Tensor, x_T: Tensor, times: Tensor, log_snr_of: Callable[[Tensor], Tensor],
+            noise: Callable[[str, int], Tensor], rounds: int = 1, sampler: str = "ddim") -> Iterator[SamplingState]:
+    """Inpainting: paint where the mask is 0, so that it goes with what is known where it is 1. Every step is taken `rounds` times:
+
+        a step of the sampler, t -> s;   what is known is put in (`keep_known`);   but for the last round, noise leads back, s -> t (`add_noise_back`)
+
+    Why again? In a step the new part saw a known part that it could not influence and that did not yet go with it; with every round the two agree better. A
+    state is yielded after a step's last round. `noise(purpose, number)` gives fresh noise [b, 3, h, w]. The sampler is ddim or ddpm, which need no step before.
+
+    Source: RePaint (Lugmayr et al., 2022), Algorithm 1, with jumps of one step.
+    """
+    if sampler not in ("ddim", "ddpm") or rounds < 1:
+        raise ValueError(f"sampler {sampler!r}, rounds {rounds}; expected ddim or ddpm, and at least one round")
+    x, number, log_snr = x_T, 0, log_snr_of(times.double()).to(x_T.dtype)
+    partly_known = with_known(denoise, known, mask)
+    for step in range(len(times) - 1):
+        for again in reversed(range(rounds)):
+            state, = sample(partly_known, x, times[step:step + 2], log_snr_of, sampler, lambda _: noise("step", number),
+                            keep_known(known, mask, lambda _: noise("known", number), log_snr_of))
+            x = state.x
+            if again:
+                x = add_noise_back(x, log_snr[step + 1], log_snr[step], noise("again", number))
+            number += 1
+        yield replace(state, step=step, steps=len(times) - 1)
+
+
+# ---------------------------------------------------------------- several views of one picture
+
+class View(NamedTuple):
+    """A way to look at pictures [b, 3, h, w], and the way back. To leave noise normal it must be orthogonal: it may move pixels, and change signs."""
+
+    there: Part
+    back: Part
+
+
+VIEWS = {
+    "upright": View(lambda x: x, lambda x: x),
+    "turned": View(lambda x: x.rot90(2, (-2, -1)), lambda x: x.rot90(2, (-2, -1))),
+    "quarter turn": View(lambda x: x.rot90(1, (-2, -1)), lambda x: x.rot90(-1, (-2, -1))),
+    "upside down": View(lambda x: x.flip(-2), lambda x: x.flip(-2)),
+    "mirrored": View(lambda x: x.flip(-1), lambda x: x.flip(-1)),
+    "negative": View(lambda x: -x, lambda x: -x),
+}
+
+
+def anagram(denoisers: Sequence[Denoiser], views: Sequence[View]) -> Denoiser:
+    """A picture that each denoiser sees in its own view: look, denoise, look back, and take the mean.
+
+        x_0_hat = mean over i of back_i(denoise_i(there_i(x_t), t))
+
+    The paper takes the mean of eps_hat. As eps_hat = (x_t - alpha x_0_hat) / sigma and views are linear, that is the same.
+
+    Source: Geng et al. (2024), "Visual Anagrams: Generating Multi-View Optical Illusions with Diffusion Models".
+    """
+    if len(denoisers) != len(views) or not views:
+        raise ValueError(f"{len(denoisers)} denoisers for {len(views)} views; expected one for each")
+    return lambda x_t, t: torch.stack([view.back(denoise(view.there(x_t), t)) for denoise, view in zip(denoisers, views)]).mean(0)
+
+
+# ---------------------------------------------------------------- several parts of one picture
+
+def frequency_parts(sigma: float) -> tuple[Part, Part]:
+    """Low and high frequencies: what a blur by `sigma` (in 1/64 of the width) leaves, and what it takes away."""
+    return lambda x: blur(x, sigma), lambda x: x - blur(x, sigma)
+
+
+def color_parts() -> tuple[Part, Part]:
+    """Brightness and colour: the mean of the three channels, and what is left."""
+    return lambda x: x.mean(1, keepdim=True).expand_as(x), lambda x: x - x.mean(1, keepdim=True)
+
+
+def place_parts(mask: Tensor) -> tuple[Part, Part]:
+    """Where the mask [h, w] is 1, and where it is 0."""
+    return lambda x: mask * x, lambda x: (1 - mask) * x
+
+
+def factorized(denoisers: Sequence[Denoiser], parts: Sequence[Part]) -> Denoiser:
+    """A picture of which each denoiser draws one part:
+
+        x_0_hat = sum over i of part_i(denoise_i(x_t, t)),   where the parts of a picture sum to the picture
+
+    The paper puts eps_hat together. As the parts are linear and sum to x_t, too, that is the same.
+
+    Source: Geng et al. (2024), "Factorized Diffusion: Perceptual Illusions by Noise Decomposition".
+    """
+    if len(denoisers) != len(parts) or not parts:
+        raise ValueError(f"{len(denoisers)} denoisers for {len(parts)} parts; expected one for each")
+    return lambda x_t, t: sum(part(denoise(x_t, t)) for denoise, part in zip(denoisers, parts))

@@ -1,0 +1,41 @@
+import torch
+
+
+def make(spread=lambda from_, to: 1 / len(to), end=True, pairs=True):
+    def answer(source, target):
+        matrix = torch.zeros(len(source.ids), len(target.ids))
+        for word in range(len(source.words)):
+            from_, to = source.of_word(word), target.of_word(word)
+            for i, a in enumerate(from_):
+                for j, b in enumerate(to):
+                    if pairs and len(from_) == len(to):
+                        matrix[a, b] = float(i == j)
+                    else:
+                        matrix[a, b] = spread(from_, to)
+        if end:
+            matrix[-1, -1] = 1
+        return matrix
+    return answer
+
+
+reference = make()
+
+
+def counted_by_the_target(source, target):
+    """After a word with another number of pieces, the target's own positions are looked up in the source."""
+    matrix = torch.zeros(len(source.ids), len(target.ids))
+    for word in range(len(source.words)):
+        to = target.of_word(word)
+        for b in to:
+            changed = source.words[word] != target.words[word]
+            matrix[min(source.of_word(word)[0] if changed else b, len(source.ids) - 1), b] = 1 / len(to)
+    matrix[-1, -1] = 1
+    return matrix
+
+
+def transposed(source, target):
+    return reference(source, target).T
+
+
+WRONG = [(counted_by_the_target, "everything moves on"), (make(lambda from_, to: 1.0), "1 / 2 each"), (make(lambda from_, to: 1 / len(from_)), "1 / 2 each"),
+         (make(end=False), "end token"), (make(pairs=False), "one to one"), (transposed, "transposed")]

@@ -1,0 +1,72 @@
+"""Super-resolution by itself: what is given, what is true, and how it is judged."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from imagen_mini.figures.super_resolution import Enlarged, around, enlarge, in_few_colors, level_lines, level_sheet, psnr, rate, true_scenes
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import Object, Scene
+
+STRIPED = Scene((Object(20, 40, "circle", "red", "large", "striped"),), "white")
+TWO = Scene((Object(44, 14, "star", "pink", "small", "dotted"), Object(20, 40, "ring", "green", "small", "solid")), "gray")
+PROMPTS = ["a striped red circle", "a dotted pink star and a green ring"]
+
+
+def test_true_scenes_have_the_places_of_the_picture_and_the_textures_of_the_prompt():
+    assert true_scenes(PROMPTS, render([STRIPED, TWO], 64)) == [STRIPED, TWO]
+    assert true_scenes(["a red circle"], render([STRIPED], 64))[0].objects[0].texture == "solid"
+
+
+@pytest.mark.parametrize("prompt", ["a blue circle", "a red elephant"])
+def test_a_picture_that_does_not_show_its_prompt_has_no_true_scene(prompt):
+    with pytest.raises(ValueError, match=f"{prompt}.*keep those whose verdict is right"):
+        true_scenes([prompt], render([STRIPED], 64))
+
+
+def test_likeness_in_decibels():
+    truth = torch.zeros(2, 3, 4, 4)
+    assert psnr(truth + torch.tensor([0.2, 0.1]).reshape(2, 1, 1, 1), truth).tolist() == pytest.approx([20.0, 26.02], abs=0.01)
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_the_part_around_a_thing_holds_it(size):
+    picture = render([STRIPED], size)
+    part = around(picture, [STRIPED])
+    assert part.shape == (1, 3, 3 * size // 8, 3 * size // 8)
+    assert ((part < 0.9).sum() == (picture < 0.9).sum()) and (part < 0.9).any()
+    corner = Scene((replace(STRIPED.objects[0], x=12, y=12),), "white")
+    assert torch.equal(around(render([corner], size), [corner])[0], render([corner], size)[0, :, :3 * size // 8, :3 * size // 8])
+
+
+def test_few_colors_stay_near_and_are_few():
+    sheet = Image.fromarray((torch.rand(40, 40, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy())
+    seen = in_few_colors(sheet)
+    assert seen.mode == "P" and seen.size == sheet.size and len(seen.getcolors()) <= 256
+    flat = Image.new("RGB", (8, 8), (200, 57, 57))
+    assert all(abs(a - b) <= 8 for a, b in zip(in_few_colors(flat).convert("RGB").getpixel((3, 3)), (200, 57, 57)))
+
+
+def test_enlarging_judges_what_it_draws(tiny_pipe, monkeypatch):
+    small, large = render([STRIPED, TWO], 64), render([STRIPED, TWO], 256)
+    given = {}
+
+    def call(prompts, **options):
+        given.update(options)
+        return type("Out", (), {"stages": {"sr_256": torch.stack([large[0], torch.zeros_like(large[0])])}})()
+
+    seen = enlarge(call, PROMPTS, [3, 4], small, large, 0.2, steps=5)
+    assert seen.right == [True, False] and seen.readable == [True, True] and seen.psnr[0] > 100 > seen.psnr[1]
+    assert given["seed"] == [3, 4] and given["aug_level"] == 0.2 and given["num_inference_steps"] == 5 and given["low_res"] is small
+
+
+def test_levels_are_written_and_drawn():
+    rows = [Enlarged(level, torch.zeros(2, 3, 4, 4), [True, level < 0.2], [True, True], torch.tensor([30.0, 20.0])) for level in (0.0, 0.3)]
+    assert rate([True] * 7 + [False]) == "7 of 8 (53 to 98 %)"
+    lines = level_lines({"clean": rows}).splitlines()
+    assert len(lines) == 3 and "2 of 2" in lines[1] and "1 of 2" in lines[2] and "25.0 dB" in lines[1]
+    shares, likeness = level_sheet({"clean": rows, "generated": rows}).axes
+    assert [c.lines[0].get_ydata().tolist() for c in shares.containers] == [[1.0, 0.5]] * 2
+    assert [t.get_text() for t in likeness.get_xticklabels()] == ["0", "0.3"]
