@@ -103,7 +103,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 _TINY = UNetConfig(image_size=64, patch=8, channels=(32, 32), blocks=(1, 1), attention=("", "self+cross"), emb_width=64)
 _MINI = UNetConfig(channels=(48, 80, 128), head_width=16)            # what learns fastest on a CPU: train/VARIANTS.md
 _MINI_SR = UNetConfig(image_size=256, low_res_size=64, patch=4, channels=(64, 96, 128), blocks=(1, 1, 2),
-                      attention=("", "", "self+cross"), skip="sum", skip_scale=0.5 ** 0.5)
+                      attention=("", "cross", "self+cross"), skip="sum", skip_scale=0.5 ** 0.5)
 
 # A quarter of Imagen's base in width, with its proportions (1 : 2 : 3 : 4, on pixels, attention at 32, 16 and 8) and two of its three blocks
 # a level: 66 M parameters, which with their average, gradients and AdamW's two moments take 1.3 GB and leave a GPU's memory to activations.
@@ -153,7 +153,7 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
 # How each stage is trained unless told otherwise. What lies where is told by captions of several things only: the base stage sees more of these than
 # super-resolution needs. Its recipe was searched for the best score after an hour on two cores: train/VARIANTS.md.
 _MINI_RECIPES = {"base": TrainConfig(steps=12_000, batch_size=32, learning_rate=3e-3, loss_weight="balanced", loss_cap=60.0, counts=(20, 55, 15, 10), drop_pooled=0.5),
-                 "sr_256": TrainConfig(steps=5_000, batch_size=16)}
+                 "sr_256": TrainConfig(steps=6_000, batch_size=16, learning_rate=2e-3, counts=(15, 60, 15, 10), drop_pooled=0.5)}
 _LONGER = {"steps": 100_000, "learning_rate": 2e-4, "rate_schedule": "cosine", "warmup": 1000, "optimizer": "adamw", "ema_half_life": 5_000, "save_every": 2_000}
 # Appendix F and Section 4.1: 1e-4 after 10,000 steps, a cosine, 2.5 M steps of 2048 pictures, Adafactor for the base stage, Adam for the others.
 # An average of the weights is not mentioned there; ours is as long as the usual decay of 0.9999.

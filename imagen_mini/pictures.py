@@ -16,9 +16,9 @@ Frame = bool | str | None                              # right or wrong, a colou
 
 
 def to_image(picture: Tensor, size: int | None = None) -> Image.Image:
-    """[3, h, w] in [-1, 1] -> a PIL picture, enlarged without smoothing to `size`."""
+    """[3, h, w] in [-1, 1] -> a PIL picture of `size`: enlarged without smoothing, made smaller by averages (a fine texture would become another one)."""
     if size is not None and size != picture.shape[-1]:
-        picture = F.interpolate(picture[None].float(), size=(size, size), mode="nearest")[0]
+        picture = F.interpolate(picture[None].float(), size=(size, size), mode="nearest" if size > picture.shape[-1] else "area")[0]
     return Image.fromarray(((picture.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 

@@ -5,19 +5,19 @@
 #
 # **Before this:** 00, 02
 #
-# In training, one caption in ten was replaced by nothing. So the network can answer two questions about the same noisy picture: *what picture is this, given the
-# caption?* and *what picture is this, given no caption at all?* Where the two answers differ, the difference is what the caption says about this very pixel. Guidance
-# exaggerates it:
+# In training, one caption in ten was replaced by nothing. So the network can answer two questions about the same noisy picture: *what picture is this, given
+# the caption?* and *what picture is this, given no caption at all?* Where the two answers differ, the difference is what the caption says about this very
+# pixel. Guidance exaggerates it:
 #
 # $$\tilde x_0 = w\, \hat x_0(x_t, c) + (1 - w)\, \hat x_0(x_t) = \hat x_0(x_t) + w\, \bigl(\hat x_0(x_t, c) - \hat x_0(x_t)\bigr)$$
 #
-# $w = 1$ is the network's own answer to the caption, $w = 0$ forgets the caption, and $w > 1$ goes beyond what the network was trained to say. Why should that help? By Bayes' rule, for
-# an ideal network,
+# $w = 1$ is the network's own answer to the caption, $w = 0$ forgets the caption, and $w > 1$ goes beyond what the network was trained to say. Why should
+# that help? By Bayes' rule, for an ideal network,
 #
 # $$\hat x_0(x_t, c) - \hat x_0(x_t) = \frac{\sigma_t^2}{\alpha_t}\, \nabla_{x_t} \log p(c \mid x_t)$$
 #
-# so guidance climbs towards pictures from which a reader would guess the caption: it is a classifier, without a classifier. It may be applied to $\hat x_0$, to
-# $\epsilon$ or to $v$: each is a multiple of the others plus a multiple of $x_t$, and the weights add up to 1.
+# so guidance climbs towards pictures from which a reader would guess the caption: it is a classifier, without a classifier. It may be applied to $\hat x_0$,
+# to $\epsilon$ or to $v$: each is a multiple of the others plus a multiple of $x_t$, and the weights add up to 1.
 
 # %%
 # Colab only: install the package from a clone. Where it is installed already, this cell does nothing.
@@ -55,8 +55,8 @@ source(classifier_free_guidance)
 # %% [markdown]
 # ## 1. One walk: what does the caption add?
 #
-# We walk once with $w = 2$, and at every noisy picture on the way we ask both questions. Without a caption the network is given text whose vectors are all zero
-# (`text.null()`).
+# We walk once with $w = 2$, and at every noisy picture on the way we ask both questions. Without a caption the network is given text whose vectors are all
+# zero (`text.null()`).
 #
 # **Predict:** at which times do the two answers differ most: where there is most noise, in the middle, or at the end? And where in the picture?
 
@@ -80,7 +80,8 @@ guided = [classifier_free_guidance(c, u, 2.0) for c, u in zip(cond, uncond)]
 shown = [0, 3, 6, 8, 10, 14, 19]
 rows = [[x[i][0].clamp(-1, 1) for i in shown] for x in (uncond, cond, difference, guided)]
 rows.insert(0, [noisy[i][0].clamp(-1, 1) if i in (0, 14, 19) else None for i in shown])
-picture_table(rows, ["x_t", "without caption", "with caption", "their difference (gray is 0)", "guided, w = 2"], [f"step {i}\nt {times[i]:.2f}" for i in shown], cell=96)
+picture_table(rows, ["x_t", "without caption", "with caption", "their difference (gray is 0)", "guided, w = 2"],
+              [f"step {i}\nt {times[i]:.2f}" for i in shown], cell=96)
 
 # %%
 size = [d.square().mean().sqrt().item() for d in difference]
@@ -94,9 +95,10 @@ print(f"the difference is largest at step {size.index(max(size))} ({max(size):.2
 sheet
 
 # %% [markdown]
-# **What you should have seen.** At first there is nothing but the caption to go by: the difference is a reddish upper and a bluish lower half, weak, because both answers
-# are near the mean of all pictures. It grows while things find their places, and is then confined to the things: their colours, their outlines. At the end it is
-# nearly nothing: by then the noisy picture itself says what it shows, and the caption adds no news. Guidance is strong only while there is something to decide, and then stops by itself.
+# **What you should have seen.** At first there is nothing but the caption to go by: the difference is a reddish upper and a bluish lower half, weak, because
+# both answers are near the mean of all pictures. It grows while things find their places, and is then confined to the things: their colours, their outlines.
+# At the end it is nearly nothing: by then the noisy picture itself says what it shows, and the caption adds no news. Guidance is strong only while there is
+# something to decide, and then stops by itself.
 #
 # ## 2. One seed, many weights
 #
@@ -113,15 +115,15 @@ picture_table([[pictures[i] for pictures in by_scale] for i in range(len(prompts
               frames=[[found[i] for found in right] for i in range(len(prompts))])
 
 # %% [markdown]
-# At $w = 0$ the caption is not read: the first column shows pictures of the world, but not these. From $w = 1$ on, the same noise keeps its layout more or less while $w$ grows, until at some
-# weight something flips: a thing too many, another background. At the largest weights colours leave the world's and outlines break up. (Thresholding, the remedy for values out of range, is
-# switched off here: it is notebook 08.)
+# At $w = 0$ the caption is not read: the first column shows pictures of the world, but not these. From $w = 1$ on, the same noise keeps its layout more or
+# less while $w$ grows, until at some weight something flips: a thing too many, another background. At the largest weights colours leave the world's and
+# outlines break up. (Thresholding, the remedy for values out of range, is switched off here: it is notebook 08.)
 #
 # ## 3. How much is best?
 #
-# The same captions and seeds at every $w$; the parser judges. *Binding* is like "a pink star and a cyan ring": which colour belongs to which shape? *Counting* is like "three green
-# circles". The second panel is about the values of $\hat x_0$ on the way: pictures lie in $[-1, 1]$, so what is outside is nobody's picture. We take 12 steps instead of 20, to save
-# time.
+# The same captions and seeds at every $w$; the parser judges. *Binding* is like "a pink star and a cyan ring": which colour belongs to which shape?
+# *Counting* is like "three green circles". The second panel is about the values of $\hat x_0$ on the way: pictures lie in $[-1, 1]$, so what is outside is
+# nobody's picture. We take 12 steps instead of 20, to save time.
 #
 # **Predict:** is the best $w$ at 1? At 8? Where does the second curve start to rise?
 
@@ -137,11 +139,13 @@ sheet.legend(loc="outside lower center", ncols=2, frameon=False)
 sheet
 
 # %% [markdown]
-# **What you should have seen.** A hill: at $w = 8$ most pictures are wrong, and the best weight lies somewhere from 1.5 to 3 with these weights. The intervals of 16 pictures reach some 20 %
-# to either side, so do not tell 2 from 3 by them. The share of values outside is near nothing without guidance, and grows with $w$: we add, at each step, something
-# that points away from the mean picture, and nothing holds it back. Models of photographs are used with larger weights; a world of flat colours shows sooner that colours are off.
+# **What you should have seen.** A hill: at $w = 8$ most pictures are wrong, and the best weight lies somewhere from 1.5 to 3 with these weights. The
+# intervals of 16 pictures reach some 20 % to either side, so do not tell 2 from 3 by them. The share of values outside is near nothing without guidance, and
+# grows with $w$: we add, at each step, something that points away from the mean picture, and nothing holds it back. Models of photographs are used with
+# larger weights; a world of flat colours shows sooner that colours are off.
 #
-# Guidance has a second price: the network is called twice, or on a doubled batch. That is the `concatenate` and `chunk` below; where $w = 1$ it is called once.
+# Guidance has a second price: the network is called twice, or on a doubled batch. That is the `concatenate` and `chunk` below; where $w = 1$ it is called
+# once.
 
 # %%
 source(make_denoiser)
@@ -149,8 +153,8 @@ source(make_denoiser)
 # %% [markdown]
 # ## 4. What guidance costs: diversity
 #
-# The caption says nothing of sizes, of the background, or of where exactly the two things lie. A good model would draw all of that at random. Each panel shows
-# the places of all things in 24 pictures, from the same 24 seeds; small marks are small things.
+# The caption says nothing of sizes, of the background, or of where exactly the two things lie. A good model would draw all of that at random. Each panel
+# shows the places of all things in 24 pictures, from the same 24 seeds; small marks are small things.
 #
 # **Predict:** what becomes of the clouds when $w$ grows?
 
@@ -163,15 +167,17 @@ for w in (1.0, 2.0, 4.0):
     found[f"w = {w:g}, {len(scenes)} pictures"] = scenes
     x, y = scatter(scenes, "circle")
     backgrounds = ", ".join(f"{name} {count}" for name, count in sorted(Counter(scene.background for scene in scenes).items()))
-    print(f"w = {w:g}: {score_line(right)}\n       circles scatter by {x:.1f} across and {y:.1f} down; {share_large(scenes):.0%} of all things are large; backgrounds: {backgrounds}")
+    print(f"w = {w:g}: {score_line(right)}")
+    print(f"       circles scatter by {x:.1f} across and {y:.1f} down; {share_large(scenes):.0%} of all things are large; backgrounds: {backgrounds}")
 draw_places(found, ["circle", "square"])
 
 # %% [markdown]
-# **What you should have seen.** More guidance, less choice: the clouds draw together, and hardly a thing is small any more. Nobody asked for large things. But the network is a little surer
-# that it sees a red circle when the circle is large, and guidance climbs towards what it is surest of. The backgrounds, of which the caption is no evidence at all, stay more mixed.
+# **What you should have seen.** More guidance, less choice: the clouds draw together, and hardly a thing is small any more. Nobody asked for large things.
+# But the network is a little surer that it sees a red circle when the circle is large, and guidance climbs towards what it is surest of. The backgrounds, of
+# which the caption is no evidence at all, stay more mixed.
 #
-# In an ideal network of this world nothing should narrow, since a caption is written with equal probability for every picture that it fits. It is the network's own doubts that
-# are exaggerated. In photographs it is worse: there, some pictures of a dog really are more "dog" than others.
+# In an ideal network of this world nothing should narrow, since a caption is written with equal probability for every picture that it fits. It is the
+# network's own doubts that are exaggerated. In photographs it is worse: there, some pictures of a dog really are more "dog" than others.
 #
 # ## 5. Two conventions
 #
@@ -195,7 +201,8 @@ print(f"Ho and Salimans, w = 3:    {(1 + w) * c - w * u:.2f}   one too many")
 # %% [markdown]
 # ## 6. Away from something else: a negative prompt
 #
-# Nothing says that the second answer has to be that of *no* caption. With a negative prompt it is the answer to what one does not want: $w\,\hat x_0(x_t, c) + (1 - w)\,\hat x_0(x_t, c_-)$.
+# Nothing says that the second answer has to be that of *no* caption. With a negative prompt it is the answer to what one does not want: $w\,\hat x_0(x_t, c)
+# + (1 - w)\,\hat x_0(x_t, c_-)$.
 #
 # **Predict:** the caption leaves the background open. Which backgrounds come out if guidance leads away from a white one?
 
@@ -211,13 +218,14 @@ for negative in negatives:
 picture_table(rows, ["no negative prompt", "away from white", "away from black"], [f"seed {i}" for i in range(n)], cell=72, frames=frames)
 
 # %% [markdown]
-# **What you should have seen.** Away from white: nearly all are black now, which is as far from white as one can go, and all still show a blue square. Away from black: something near white, with
-# clouds, and the parser reads none. A negative prompt is not the word "not". It is another direction to walk in, and nobody trained the network to stay in the world on that way.
+# **What you should have seen.** Away from white: nearly all are black now, which is as far from white as one can go, and all still show a blue square. Away
+# from black: something near white, with clouds, and the parser reads none. A negative prompt is not the word "not". It is another direction to walk in, and
+# nobody trained the network to stay in the world on that way.
 #
 # ## Exercise: one weight for each picture
 #
-# Write guidance in Imagen's convention, with a weight of its own for every picture of the batch: `cond` and `uncond` are `[b, 3, h, w]`, and `w` is a tensor `[b]`. Mind how
-# shapes meet: PyTorch lines up the *last* dimensions.
+# Write guidance in Imagen's convention, with a weight of its own for every picture of the batch: `cond` and `uncond` are `[b, 3, h, w]`, and `w` is a tensor
+# `[b]`. Mind how shapes meet: PyTorch lines up the *last* dimensions.
 
 # %%
 def guide(cond: torch.Tensor, uncond: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -227,8 +235,8 @@ def guide(cond: torch.Tensor, uncond: torch.Tensor, w: torch.Tensor) -> torch.Te
 nb07.check(guide)
 
 # %% [markdown]
-# With it, one batch shows a whole range of weights, from one seed. Until you have answered, all are drawn with $w = 1$. **Predict** first: what does a *negative* weight do, which
-# leads away from the caption?
+# With it, one batch shows a whole range of weights, from one seed. Until you have answered, all are drawn with $w = 1$. **Predict** first: what does a
+# *negative* weight do, which leads away from the caption?
 
 # %%
 answered = nb07.check(guide).right
@@ -249,6 +257,7 @@ print(f"right at w = {', '.join(f'{w:g}' for w, is_right in zip(weights, right) 
 picture_table([list(last.x_0_hat)], [caption], [f"w = {w:g}" if answered else "w = 1" for w in weights], cell=96, frames=[right])
 
 # %% [markdown]
-# **What you should have seen** (once answered). At $w = 0$ nobody reads the caption, and below it the pictures avoid what it says. The caption comes true at about $w = 1$.
+# **What you should have seen** (once answered). At $w = 0$ nobody reads the caption, and below it the pictures avoid what it says. The caption comes true at
+# about $w = 1$.
 #
 # Next: [08, static and dynamic thresholding](08_thresholding.ipynb).

@@ -5,12 +5,13 @@
 #
 # **Before this:** 02, 07
 #
-# Pictures have values in $[-1, 1]$. The network learnt to estimate pictures, so without guidance its $\hat x_0$ stays about there. Guidance adds to it, and nothing keeps the sum in range:
+# Pictures have values in $[-1, 1]$. The network learnt to estimate pictures, so without guidance its $\hat x_0$ stays about there. Guidance adds to it, and
+# nothing keeps the sum in range:
 #
 # $$\tilde x_0 = \hat x_0(x_t) + w\, \bigl(\hat x_0(x_t, c) - \hat x_0(x_t)\bigr)$$
 #
-# The sampler takes this for a picture and steps towards it, so the next $x_t$ is one that no training picture leads to, and the network's answer to it is a guess. Imagen pushes
-# the estimate back into range after every step, in one of two ways:
+# The sampler takes this for a picture and steps towards it, so the next $x_t$ is one that no training picture leads to, and the network's answer to it is a
+# guess. Imagen pushes the estimate back into range after every step, in one of two ways:
 #
 # * **static**: clip to $[-1, 1]$;
 # * **dynamic**: let $s$ be a high percentile of $|\tilde x_0|$ over the values of *one* picture, here 99.5 %. Where $s > 1$, clip to $[-s, s]$ and divide by $s$.
@@ -48,11 +49,11 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 # %% [markdown]
 # ## 1. Out of range
 #
-# Four captions, without any thresholding, at two weights. `estimates` runs the base stage and keeps $\tilde x_0$ after each of its 20 steps, as it is. The left panels are
-# histograms of its values; gray is the range of pictures.
+# Four captions, without any thresholding, at four weights. `estimates` runs the base stage and keeps $\tilde x_0$ after each of its 20 steps, as it is. The
+# left panels are histograms of its values; gray is the range of pictures.
 #
-# **Predict:** at $w = 8$, in which part of the walk are most values out of range: at its beginning, in the middle, or at its end? (Notebook 07 has seen where the
-# caption says most.)
+# **Predict:** at $w = 8$, in which part of the walk are most values out of range: at its beginning, in the middle, or at its end? (Notebook 07 has seen where
+# the caption says most.)
 
 # %%
 captions, seeds = ["a red star to the left of a blue circle", "a large green ring", "two pink squares", "a yellow circle above a purple cross"], [3, 5, 7, 2]
@@ -79,13 +80,14 @@ for w, walk in walks.items():
 sheet
 
 # %% [markdown]
-# **What you should have seen.** Without guidance the estimate begins as a narrow heap around gray, and opens to the colours of these scenes (the spikes are their backgrounds); all stays in
-# range. At $w = 8$ the heap is wide from the start, and by the middle of the walk, where the caption says most, values are two or three times too large. At the end the caption has no more to
-# say, and most come back.
+# **What you should have seen.** Without guidance the estimate begins as a narrow heap around gray, and opens to the colours of these scenes (the spikes are
+# their backgrounds); all stays in range. At $w = 8$ the heap is wide from the start, and by the middle of the walk, where the caption says most, values are
+# two or three times too large. At the end the caption has no more to say, and most come back.
 #
 # ## 2. Two ways back
 #
-# Thresholding is the last of the four things a denoiser does, and the sampler computes $\epsilon$ anew from what it leaves. Here are all three on the same ramp of values from -3 to 3.
+# Thresholding is the last of the four things a denoiser does, and the sampler computes $\epsilon$ anew from what it leaves. Here are all three on the same
+# ramp of values from -3 to 3.
 #
 # **Predict:** which of them changes a value of 0.5? Which keeps 2 and 3 apart?
 
@@ -105,8 +107,8 @@ sheet
 source(static_threshold, apply_threshold)
 
 # %% [markdown]
-# Static thresholding leaves what is in range alone, and makes everything beyond the same: it loses the differences between large values. Dynamic thresholding keeps all differences but
-# makes all of them smaller, down to the last gray pixel. Remember the second half of that sentence.
+# Static thresholding leaves what is in range alone, and makes everything beyond the same: it loses the differences between large values. Dynamic thresholding
+# keeps all differences but makes all of them smaller, down to the last gray pixel. Remember the second half of that sentence.
 #
 # ## 3. The papers' figure, to be run
 #
@@ -126,7 +128,8 @@ print(f"A: {captions[0]}\nB: {captions[1]}")
 picture_table(rows, THRESHOLDS, [f"{name}: w = {w:g}" for name in "AB" for w in scales], cell=96, frames=frames)
 
 # %% [markdown]
-# Now with numbers: 16 captions (single things, relations, bindings, counts) at each weight, in each way. Dotted is what true pictures of the same captions have.
+# Now with numbers: 16 captions (single things, relations, bindings, counts) at each weight, in each way. Dotted is what true pictures of the same captions
+# have.
 #
 # **Predict:** the order of the three lines in the first panel.
 
@@ -135,16 +138,18 @@ prompts = [c.text for _, _, c in benchmark(4, categories=["one object", "positio
 lines = {}
 for threshold in THRESHOLDS:
     lines[threshold] = [at_scale(pipe, prompts, range(16), w, threshold=threshold, num_inference_steps=12) for w in (2.0, 5.0, 10.0)]
-    print(f"{threshold:8}", ", ".join(f"w = {row['w']:g}: {row['right']} of {row['n']} ({row['low']:.0%} to {row['high']:.0%}), mean |x| {row['mean_abs']:.2f}" for row in lines[threshold]))
+    print(f"{threshold:8}", ", ".join(f"w = {row['w']:g}: {row['right']} of {row['n']} ({row['low']:.0%} to {row['high']:.0%}), mean |x| {row['mean_abs']:.2f}"
+                                      for row in lines[threshold]))
 
 sheet = draw_scales(lines, saturation(true_pictures(prompts)))
 sheet.legend(loc="outside lower center", ncols=4, frameon=False)
 sheet
 
 # %% [markdown]
-# **What you should have seen.** In the score, nothing: the three lines lie within one another's intervals, and all fall. In this world *no* way of thresholding rescues a large weight.
-# The other panels tell them apart. Dynamic thresholding takes the values off the rim, as it is meant to, the white and black of true backgrounds included, and it takes all the rest along: the
-# mean of $|x|$ falls far below that of true pictures, which is to say that pictures turn gray. At small weights it makes little difference, and that is where one should be.
+# **What you should have seen.** In the score, nothing: the three lines lie within one another's intervals, and all fall. In this world *no* way of
+# thresholding rescues a large weight. The other panels tell them apart. Dynamic thresholding takes the values off the rim, as it is meant to, the white and
+# black of true backgrounds included, and it takes all the rest along: the mean of $|x|$ falls far below that of true pictures, which is to say that pictures
+# turn gray. At small weights it makes little difference, and that is where one should be.
 #
 # ## 4. Why gray?
 #
@@ -157,22 +162,23 @@ estimate = walks[8.0][10][:1]
 s = estimate.abs().flatten().quantile(0.995)
 largest = (estimate.abs() >= s).any(1, keepdim=True).float().expand(1, 3, 64, 64) * 2 - 1
 pictures = [estimate[0].clamp(-1, 1), largest[0], static_threshold(estimate)[0], dynamic_threshold(estimate)[0]]
-print(f"step 10 at w = 8: s = {s:.2f}; mean |x| before {estimate.abs().mean():.2f}, static {pictures[2].abs().mean():.2f}, dynamic {pictures[3].abs().mean():.2f}")
+before, static, dynamic = (x.abs().mean() for x in (estimate, pictures[2], pictures[3]))
+print(f"step 10 at w = 8: s = {s:.2f}; mean |x| before {before:.2f}, static {static:.2f}, dynamic {dynamic:.2f}")
 picture_table([pictures], ["one estimate"], ["x_0_hat, clipped to be shown", "the largest 0.5 %", "static", "dynamic"], cell=128)
 
 # %% [markdown]
-# **What you should have seen.** A few pixels of the things decide for all: their colours are what the caption is about, so it is there that guidance pushes hardest. The background, which was right, pays
-# for it: black has become gray. And the sampler steps towards the gray one, over and over.
+# **What you should have seen.** A few pixels of the things decide for all: their colours are what the caption is about, so it is there that guidance pushes
+# hardest. The background, which was right, pays for it: black has become gray. And the sampler steps towards the gray one, over and over.
 #
-# In a photograph it is another story. There, a large weight drives large parts of the picture beyond the range. Clipping makes of these one flat patch of pure colour, and the
-# next step starts from that; dividing keeps the differences within them, and in a photograph the differences are the picture. Imagen's authors report better photographs by it, and better agreement
-# with the text, above all at very large weights (Section 2.3). Here a thing *is* a flat patch of colour: clipping has nothing to lose in it, and dividing has. A method is good for a kind
-# of data: measure it on yours.
+# In a photograph it is another story. There, a large weight drives large parts of the picture beyond the range. Clipping makes of these one flat patch of
+# pure colour, and the next step starts from that; dividing keeps the differences within them, and in a photograph the differences are the picture. Imagen's
+# authors report better photographs by it, and better agreement with the text, above all at very large weights (Section 2.3). Here a thing *is* a flat patch
+# of colour: clipping has nothing to lose in it, and dividing has. A method is good for a kind of data: measure it on yours.
 #
 # ## Exercise: dynamic thresholding by hand
 #
-# Write it from the equation at the top, for a batch `[b, 3, h, w]`. `torch.quantile` is allowed. (The package's own, which is shown below, does without: `torch.quantile` refuses large
-# tensors.)
+# Write it from the equation at the top, for a batch `[b, 3, h, w]`. `torch.quantile` is allowed. (The package's own, which is shown below, does without:
+# `torch.quantile` refuses large tensors.)
 
 # %%
 def threshold(x_0_hat: torch.Tensor, percentile: float = 0.995) -> torch.Tensor:
@@ -189,7 +195,8 @@ answered = nb08.check(threshold).right
 before = walks[8.0][8]
 after = threshold(before) if answered else static_threshold(before)
 print("mean |x| before:", [round(x.abs().mean().item(), 2) for x in before], "  after:", [round(x.abs().mean().item(), 2) for x in after])
-picture_table([list(before.clamp(-1, 1)), list(after)], ["x_0_hat, w = 8, step 8", "your threshold" if answered else "static (exercise open)"], [f"picture {i}" for i in range(4)], cell=112)
+names = ["x_0_hat, w = 8, step 8", "your threshold" if answered else "static (exercise open)"]
+picture_table([list(before.clamp(-1, 1)), list(after)], names, [f"picture {i}" for i in range(4)], cell=112)
 
 # %%
 source(dynamic_threshold)

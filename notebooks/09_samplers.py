@@ -5,12 +5,14 @@
 #
 # **Before this:** 01, 02, 08
 #
-# A trained denoiser says, for any noisy picture, which clean one it suspects. It does not say how to get there. A **sampler** does: from $x_t$ and $\hat x_0$ it makes
-# the next, less noisy $x_s$. Training knows nothing of it, so it can be exchanged at will. The simplest one splits $x_t$ into the suspected picture and the suspected noise, and mixes the two anew for time $s$:
+# A trained denoiser says, for any noisy picture, which clean one it suspects. It does not say how to get there. A **sampler** does: from $x_t$ and $\hat x_0$
+# it makes the next, less noisy $x_s$. Training knows nothing of it, so it can be exchanged at will. The simplest one splits $x_t$ into the suspected picture
+# and the suspected noise, and mixes the two anew for time $s$:
 #
 # $$\hat\epsilon = \frac{x_t - \alpha_t \hat x_0}{\sigma_t}, \qquad x_s = \alpha_s\, \hat x_0 + \sigma_s\, \hat\epsilon \qquad\qquad \text{(DDIM)}$$
 #
-# The others add fresh noise (**DDPM**, the ancestral sampler), or use two estimates per step to see where the way bends: the last one again (**DPM-Solver++ 2M**), or one more (**Heun**).
+# The others add fresh noise (**DDPM**, the ancestral sampler), or use two estimates per step to see where the way bends: the last one again (**DPM-Solver++
+# 2M**), or one more (**Heun**).
 
 # %%
 # Colab only: install the package from a clone. Where it is installed already, this cell does nothing.
@@ -50,8 +52,8 @@ source(ddim_step)
 # %% [markdown]
 # ## 1. Walks that one can draw
 #
-# Pictures have 12,288 values, too many to plot. So here is a world whose "pictures" are single numbers, and there are just three of them. Its best denoiser is a formula: the mean of
-# the three, weighted by how likely each led to $x_t$. `sample` does not care that no network is involved.
+# Pictures have 12,288 values, too many to plot. So here is a world whose "pictures" are single numbers, and there are just three of them. Its best denoiser
+# is a formula: the mean of the three, weighted by how likely each led to $x_t$. `sample` does not care that no network is involved.
 #
 # **Predict:** DDIM adds no noise on the way, DDPM does. What do 16 walks from the same 16 places look like? Can DDIM walks cross?
 
@@ -66,13 +68,15 @@ for name, sampler in (("ddim: no noise on the way", "ddim"), ("ddpm: fresh noise
 draw_walks(walks, points.flatten().tolist())
 
 # %% [markdown]
-# **What you should have seen.** DDIM's walks are smooth and do not cross: in one dimension, the order of the starting places is the order of the ends. They follow a differential equation, and
-# DDIM is the simplest way to solve one, Euler's. DDPM's walks are jagged; where one ends is not decided where it starts. Both reach every point.
+# **What you should have seen.** DDIM's walks are smooth and do not cross: in one dimension, the order of the starting places is the order of the ends. They
+# follow a differential equation, and DDIM is the simplest way to solve one, Euler's. DDPM's walks are jagged; where one ends is not decided where it starts.
+# Both reach every point.
 #
 # ## 2. The order of a method
 #
-# Where there is a differential equation there is a true end, which infinitely many steps would reach. For normally distributed data it is a formula, so we can measure how far off a sampler ends.
-# A method is of *first order* if twice as many steps halve the error, of *second order* if they quarter it: lines of slope -1 and -2 on two logarithmic axes.
+# Where there is a differential equation there is a true end, which infinitely many steps would reach. For normally distributed data it is a formula, so we
+# can measure how far off a sampler ends. A method is of *first order* if twice as many steps halve the error, of *second order* if they quarter it: lines of
+# slope -1 and -2 on two logarithmic axes.
 
 # %%
 source(gaussian_denoiser, gaussian_flow)
@@ -88,8 +92,9 @@ for sampler, found in lines.items():
 draw_errors(lines)
 
 # %% [markdown]
-# **What you should have seen.** DDIM is of order 1, the other two of order 2: the fitted numbers should be within 0.2 of that, and the tests of this package hold the samplers to it. But the order
-# says what happens when steps are *many*. At the left end, where one wants to be, Heun is the worst of all per call, and DPM-Solver++ is ahead by reusing an estimate that it has paid for.
+# **What you should have seen.** DDIM is of order 1, the other two of order 2: the fitted numbers should be within 0.2 of that, and the tests of this package
+# hold the samplers to it. But the order says what happens when steps are *many*. At the left end, where one wants to be, Heun is the worst of all per call,
+# and DPM-Solver++ is ahead by reusing an estimate that it has paid for.
 
 # %%
 source(dpmpp_2m_step, heun_step)
@@ -123,9 +128,10 @@ print(prompts[5])
 picture_table(rows, SAMPLERS, [f"{n} calls" for n in calls], cell=96, frames=frames)
 
 # %% [markdown]
-# **What you should have seen.** Three calls draw blurs, five already much, and from nine on all four lie within one another's intervals: more calls buy little. Heun is last where calls are few, as it was with
-# the exact denoiser: 3 calls are only 2 of its steps. Whichever one is ahead by a picture or two at 15 calls, 16 captions cannot tell. Look at the pictures, too: the same noise does not become the
-# same picture with more steps, for at 3 or 5 calls no sampler is anywhere near the true end of its walk.
+# **What you should have seen.** Three calls draw blurs, five already much, and from nine on all four lie within one another's intervals: more calls buy
+# little. Heun is last where calls are few, as it was with the exact denoiser: 3 calls are only 2 of its steps. Whichever one is ahead by a picture or two at
+# 15 calls, 16 captions cannot tell. Look at the pictures, too: the same noise need not become the same picture with more steps, for at 3 or 5 calls no
+# sampler is anywhere near the true end of its walk. DDPM adds noise of its own, and draws another picture anyway.
 #
 # ## 4. Where to stop on the way
 #
@@ -135,8 +141,8 @@ picture_table(rows, SAMPLERS, [f"{n} calls" for n in calls], cell=96, frames=fra
 draw_spacings(20, base.log_snr_of)
 
 # %% [markdown]
-# Does it matter? Take a world of four plain pictures, white, black, gray and beige, all equally frequent, and its exact denoiser (the one of section 1, now with 12,288 values). 200 walks of 20 steps should
-# end at each of them about 50 times, give or take 12.
+# Does it matter? Take a world of four plain pictures, white, black, gray and beige, all equally frequent, and its exact denoiser (the one of section 1, now
+# with 12,288 values). 200 walks of 20 steps should end at each of them about 50 times, give or take 12.
 #
 # **Predict:** is there a spacing with which they do not, although the denoiser is perfect?
 
@@ -157,15 +163,17 @@ panel.legend(frameon=False, fontsize=8, ncols=2)
 sheet
 
 # %% [markdown]
-# **What you should have seen.** Steps even in $t$ favour some backgrounds over others. What all pixels share shows through the most noise, so it is decided at the very beginning, and this spacing
-# leaps over it with its first step, from log-SNR -16 to -9. The other three come about as close to even as 200 walks can show; `mixed`, this stage's default, also keeps many steps for the middle, where
-# shapes are drawn. No score that looks at one picture at a time would ever notice.
+# **What you should have seen.** Steps even in $t$ favour some backgrounds over others. What all pixels share shows through the most noise, so it is decided
+# at the very beginning, and this spacing leaps over it with its first step, from log-SNR -16 to -9. The other three come about as close to even as 200 walks
+# can show; `mixed`, this stage's default, also keeps many steps for the middle, where shapes are drawn. No score that looks at one picture at a time would
+# ever notice.
 #
 # ## 5. Between DDIM and DDPM: eta
 #
 # $$x_s = \alpha_s\, \hat x_0 + \sqrt{\sigma_s^2 - \eta^2 v}\; \hat\epsilon + \eta \sqrt{v}\; \text{noise}, \qquad v = \text{the variance of } x_s \text{ given } x_t \text{ and } x_0$$
 #
-# $\eta = 0$ is DDIM, $\eta = 1$ is DDPM. All pictures below start from one and the same $x_T$; what differs along a row is the noise that is added on the way.
+# $\eta = 0$ is DDIM, $\eta = 1$ is DDPM. All pictures below start from one and the same $x_T$; what differs along a row is the noise that is added on the
+# way.
 #
 # **Predict:** what does the top row look like? How much $\eta$ does it take to lose the layout that $x_T$ decided?
 
@@ -181,12 +189,14 @@ print(f"{caption}; with fresh noise: {score_line(sum(frames[1:], []))}")
 picture_table(rows, [f"eta = {eta:g}" for eta in etas], [f"noise {i}" for i in range(n)], cell=84, frames=frames)
 
 # %% [markdown]
-# **What you should have seen.** Without fresh noise the picture is a function of $x_T$, mistakes included. A little of it changes things and places, much of it the background as well: at $\eta = 1$ the
-# start is forgotten. Hence editing and interpolation want $\eta = 0$. In exchange, fresh noise gives a walk the chance to leave a bad beginning.
+# **What you should have seen.** Without fresh noise the picture is a function of $x_T$, mistakes included. A little of it changes things and places, much of
+# it the background as well: at $\eta = 1$ the start is forgotten. Hence editing and interpolation want $\eta = 0$. In exchange, fresh noise gives a walk the
+# chance to leave a bad beginning.
 #
 # ## 6. Between two noises
 #
-# With $\eta = 0$, is there a path of pictures between two pictures? Mix their noises. One has to be careful how: the mean of two independent noises $a$ and $b$ has deviation $\sqrt{1/2}$, not 1,
+# With $\eta = 0$, is there a path of pictures between two pictures? Mix their noises. One has to be careful how: the mean of two independent noises $a$ and
+# $b$ has deviation $\sqrt{1/2}$, not 1,
 #
 # $$\mathrm{std}\bigl((1 - u)\, a + u\, b\bigr) = \sqrt{(1 - u)^2 + u^2},$$
 #
@@ -216,15 +226,16 @@ factors = [0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0]
 picture_table([list(last.x_0_hat)], [caption], [f"{factor:g} x_T" for factor in factors], cell=96, frames=[verdicts([caption] * len(factors), last.x_0_hat)])
 
 # %% [markdown]
-# **What you should have seen.** Things do not glide from one place to the other; they stay, and then jump: a picture of half a ring here and half a ring there is not of this world. And the linear row is *not*
-# worse, although its noise is too short by a third. The second figure says why: the direction of the noise decides, and the network forgives half or twice its length, but for the background. Only when
-# hardly any noise is left (that is what a mean of a hundred noises has: a tenth of the length) do all starts lead to one picture. So take `slerp`, which is right at no cost,
-# but do not believe that everything would break without it: measure it on your network.
+# **What you should have seen.** Things do not glide from one place to the other; they stay, and then jump: a picture of half a ring here and half a ring
+# there is not of this world. And the linear row is *not* worse, although its noise is too short by a third. The second figure says why: the direction of the
+# noise decides, and the network forgives half or twice its length, but for the background. Only when hardly any noise is left (that is what a mean of a
+# hundred noises has: a tenth of the length) do all starts lead to one picture. So take `slerp`, which is right at no cost, but do not believe that everything
+# would break without it: measure it on your network.
 #
 # ## 7. Backwards: which noise belongs to a picture?
 #
-# A walk without fresh noise can be walked backwards: the same step, with $s > t$. `invert` does that, so a picture gets a noise from which the sampler should lead back to it. Editing of given pictures
-# starts from there. Each step assumes that $\hat\epsilon$ stays what it was, so the way back is not exact.
+# A walk without fresh noise can be walked backwards: the same step, with $s > t$. `invert` does that, so a picture gets a noise from which the sampler should
+# lead back to it. Editing of given pictures starts from there. Each step assumes that $\hat\epsilon$ stays what it was, so the way back is not exact.
 #
 # We draw two pictures, walk back to their noise, and forth again. We know the true noise: it is what we started from.
 #
@@ -246,14 +257,15 @@ for steps in counts:
 picture_table(rows, [f"{steps} steps" for steps in counts], ["drawn", "and again", "drawn", "and again"], cell=84)
 
 # %% [markdown]
-# **What you should have seen.** Twice the steps, half the error of the noise: first order again, with a trained network. The picture does not follow. Colours and the relation come back at once, but the
-# background and the sizes may be others even where the noise is off by a few percent: they hang on very small sums over all of $x_T$, as section 4 has shown, and a small error tips them over. In this world
-# one has to be very near for the picture to come back. So this is not how edits are made here: they start from a noise that is known (notebook 11).
+# **What you should have seen.** Twice the steps, half the error of the noise: first order again, with a trained network. The picture does not follow. Colours
+# and the relation come back at once, but the background and the sizes may be others even where the noise is off by a few percent: they hang on very small
+# sums over all of $x_T$, as section 4 has shown, and a small error tips them over. In this world one has to be very near for the picture to come back. So
+# this is not how edits are made here: they start from a noise that is known (notebook 11).
 #
 # ## Exercise: one step by hand, with thresholding in it
 #
-# Most networks elsewhere predict $\epsilon$. Write one DDIM step for them: from `x_t` and `eps_hat`, get $\hat x_0$, clip it to $[-1, 1]$ (static thresholding), and take the step. Careful: once
-# $\hat x_0$ is clipped, which noise is in $x_t$? The four coefficients are numbers. Checked in float64.
+# Most networks elsewhere predict $\epsilon$. Write one DDIM step for them: from `x_t` and `eps_hat`, get $\hat x_0$, clip it to $[-1, 1]$ (static
+# thresholding), and take the step. Careful: once $\hat x_0$ is clipped, which noise is in $x_t$? The four coefficients are numbers. Checked in float64.
 
 # %%
 def my_step(x_t: torch.Tensor, eps_hat: torch.Tensor, alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> torch.Tensor:
@@ -263,7 +275,8 @@ def my_step(x_t: torch.Tensor, eps_hat: torch.Tensor, alpha_t: float, sigma_t: f
 nb09.check(my_step)
 
 # %% [markdown]
-# With it, the loop below is a sampler. It should end at the same picture as the package's `ddim` with static thresholding. Until you have answered, the figure holds that one alone.
+# With it, the loop below is a sampler. It should end at the same picture as the package's `ddim` with static thresholding. Until you have answered, the
+# figure holds that one alone.
 
 # %%
 answered = nb09.check(my_step).right

@@ -124,8 +124,11 @@ print("the texture that was said, and all else:", score_line(found))
 # (Only the part around the thing is shown.) One small picture, four large ones. Without a word the stage makes up a texture of its own, or a mixture. So in
 # this world the text is not a luxury for super-resolution, as it may seem with photographs, where the small picture says nearly everything.
 #
-# What it cannot do: **two different textures in one picture**. It has to find out which thing has which, and over 30 captions it is right only in 23 % (the
-# README's table).
+# Harder: **two different textures in one picture**. The stage has to find out which thing has which. The frozen text encoder does not tell it: until this
+# stage had text layers of its own (`text_layers` in its configuration, two small transformer layers over the words, trained with the pictures), it knew both
+# textures and gave them to the wrong things; 7 of 30 captions were right.
+#
+# **Predict:** and if the base stage has drawn a wrong thing? Whose mistakes will you see below?
 
 # %%
 category = benchmark(6, categories=["two textures"])
@@ -137,9 +140,9 @@ display(in_few_colors(labelled_grid(list(large), labels, columns=3, cell=256, fr
 print(score_line(right))
 
 # %% [markdown]
-# Mostly the colours are right, and a texture is not: both things get the same one, or each gets the other's. At times the base stage has a shape wrong
-# already, for nobody told it where the two things are. A low score is to be expected here (of six, none to three). The stage has a short training behind it,
-# and attention to the words on a 16 x 16 grid only.
+# What is wrong here is mostly wrong already in the small picture: one of the two things is drawn twice, for nobody told the base stage where they are. Which
+# texture belongs to which thing is right nearly always, as far as these things are there. About half of such captions come out right (the README's table has
+# 30 of them).
 #
 # ## 3. What the noise hides
 #

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_mini.charts import figure
 from imagen_mini.config import PRESETS
-from imagen_mini.figures.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, forward, stations, total
+from imagen_mini.figures.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, forward, stations, total, values_kept, what_ifs
 from imagen_mini.layers import ResBlock
 from imagen_mini.unet import UNet
 
@@ -60,9 +60,28 @@ def test_convolutions_cost_as_many_products_as_they_have_weights_and_places():
     assert flops_of_layer("self", 64) / flops_of_layer("self", 32) > 8 > flops_of_layer("cross", 64) / flops_of_layer("cross", 32)
 
 
-def test_blocks_at_low_resolution_are_cheap():
-    high, low = (total(costs(replace(SR, blocks=blocks)), "flops") for blocks in ((2, 1, 1), (1, 1, 2)))
-    assert low < high
+def test_counting_does_not_depend_on_whether_gradients_are_wanted():
+    with torch.no_grad():
+        assert costs(BASE) == costs(BASE) and flops_of_layer("cross", 8) > 0
+        without = costs(BASE), flops_of_layer("cross", 8)
+    assert without == (costs(BASE), flops_of_layer("cross", 8))
+
+
+def test_what_makes_the_efficient_unet_cheap():
+    variants = {name: (total(costs(config), "flops"), total(costs(config), "parameters"), values_kept(config)) for name, config in what_ifs(SR).items()}
+    whole = variants.pop("as it is")
+    assert all(flops > whole[0] for flops, _, _ in variants.values())
+    assert variants["patches of half the side"][0] > 3.5 * whole[0] and variants["patches of half the side"][2] == 4 * whole[2]
+    assert variants["most blocks on the finest grid"][1] < whole[1] and variants["most blocks on the finest grid"][2] > whole[2]
+
+
+def test_values_kept_are_those_that_the_blocks_give():
+    net, given = UNet(BASE), []
+    for module in net.modules():
+        if isinstance(module, ResBlock):
+            module.register_forward_hook(lambda m, i, out: given.append(out.numel()))
+    forward(net)
+    assert sum(given) == values_kept(BASE)
 
 
 def test_the_drawn_u_has_a_box_for_every_stack_and_shares_that_do_not_exceed_the_whole():

@@ -31,8 +31,8 @@ def check(guide) -> str:
 def mistakes(cond, uncond, w):
     """What common mistakes would give, and what to say of them."""
     each = w[:, None, None, None]
-    yield (1 + each) * cond - each * uncond, ("at w = 1 you do not return the conditional prediction: this is (1 + w) cond - w uncond, the convention of Ho and Salimans, whose w is "
-                                              "one less; see section 5")
+    yield (1 + each) * cond - each * uncond, ("at w = 1 you do not return the conditional prediction: this is (1 + w) cond - w uncond, the convention of "
+                                              "Ho and Salimans, whose w is one less; see section 5")
     yield each * uncond + (1 - each) * cond, "at w = 1 you return the unconditional prediction: cond and uncond have changed places"
-    yield w * cond + (1 - w) * uncond, (f"w [{len(w)}] met the last dimension, the columns of pixels, which happen to be {len(w)} as well: every column had a weight of its own. "
-                                        "Each picture should have: give w three more dimensions of size 1")
+    yield w * cond + (1 - w) * uncond, (f"w [{len(w)}] met the last dimension, the columns of pixels, which happen to be {len(w)} as well: every column "
+                                        "had a weight of its own. Each picture should have: give w three more dimensions of size 1")

@@ -28,7 +28,8 @@ def check(threshold) -> str:
             for wrong, message in mistakes(x, percentile):
                 if torch.allclose(seen.double(), wrong, rtol=0, atol=1e-6):
                     raise Wrong(message)
-        expect_close(seen, expected, f"the picture thresholded at {percentile:.1%}", "s = max(1, percentile of |x_0_hat|) of each picture; clip(x_0_hat, -s, s) / s")
+        expect_close(seen, expected, f"the picture thresholded at {percentile:.1%}",
+                     "s = max(1, percentile of |x_0_hat|) of each picture; clip(x_0_hat, -s, s) / s")
     return "A picture in range is left alone; any other is divided by its own s."
 
 
@@ -39,7 +40,8 @@ def mistakes(x: Tensor, percentile: float):
 
     s = x.abs().flatten(1).quantile(percentile, dim=1)[:, None, None, None]
     yield static_threshold(x), "this is static thresholding: s should depend on the picture"
-    yield by(x.abs().flatten().quantile(percentile).clamp(min=1)), "all pictures have one s: it should be the percentile of each picture's own values, not over the batch"
+    yield by(x.abs().flatten().quantile(percentile).clamp(min=1)), (
+        "all pictures have one s: it should be the percentile of each picture's own values, not over the batch")
     yield by(s), "picture 0 was in range, and you made it larger: there should be no s below 1, or every flat picture is stretched until it is black and white"
     yield by(x.flatten(1).quantile(percentile, dim=1).clamp(min=1)[:, None, None, None]), (
         "picture 3 goes out of range on the dark side only, and you did not see it: take the percentile of |x_0_hat|, not of x_0_hat")

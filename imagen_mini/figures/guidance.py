@@ -58,8 +58,8 @@ def rate(found: Sequence[bool]) -> dict[str, float]:
 
 
 def at_scale(pipe: ImagenPipeline, prompts: Sequence[str], seeds: Sequence[int], w: float, **options) -> dict[str, float]:
-    """One point of a curve over w: how many pictures are right (by the parser, with the 95 % interval), how saturated they are, and what lies outside the range at the
-    step where most does."""
+    """One point of a curve over w: how many pictures are right (by the parser, with the 95 % interval), how saturated they are, and what lies
+    outside the range at the step where most does."""
     walk = estimates(pipe, prompts, seeds, guidance_scale=w, **options)
     picture = walk[-1]
     return {"w": w, **rate(verdicts(prompts, picture.clamp(-1, 1))), **saturation(picture), "outside": max(map(outside, walk))}

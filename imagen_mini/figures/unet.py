@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from matplotlib.axes import Axes
@@ -45,6 +45,7 @@ class Cost:
     flops: int
 
 
+@torch.enable_grad()                                   # attention is then written as products, which are counted
 def costs(config: UNetConfig) -> list[Cost]:
     """Every part of the network that such a configuration describes, counted on shapes alone: nothing is allocated, so any size will do.
 
@@ -55,7 +56,7 @@ def costs(config: UNetConfig) -> list[Cost]:
         net = UNet(config)
         grids = _grids(net)
         with FlopCounterMode(display=False) as counter:
-            forward(net)                               # with gradients on: attention is then written as products that are counted
+            forward(net)
     by_module = {name.removeprefix("UNet."): sum(flops.values()) for name, flops in counter.get_flop_counts().items()}
     return [Cost(name, kind, grids.get(name), sum(p.numel() for p in module.parameters()), by_module.get(name, 0)) for name, module, kind in _parts(net)]
 
@@ -105,6 +106,7 @@ def total(parts: Sequence[Cost], what: str, kind: str | None = None, grid: int |
     return sum(getattr(part, what) for part in parts if kind in (None, part.kind) and grid in (None, part.grid))
 
 
+@torch.enable_grad()
 def flops_of_layer(kind: str, grid: int, channels: int = 128, text_width: int = 128) -> int:
     """What one layer costs on a grid of this side, one picture: "residual block", or attention of kind "self", "cross" or "hybrid"."""
     with FakeTensorMode():
@@ -116,6 +118,21 @@ def flops_of_layer(kind: str, grid: int, channels: int = 128, text_width: int = 
         with FlopCounterMode(display=False) as counter:
             module(*inputs)
     return counter.get_total_flops()
+
+
+def what_ifs(config: UNetConfig) -> dict[str, UNetConfig]:
+    """An Efficient U-Net with one thing changed at a time. Patches of half the side make every grid twice as fine."""
+    return {"as it is": config,
+            "patches of half the side": replace(config, patch=config.patch // 2),
+            "most blocks on the finest grid": replace(config, blocks=config.blocks[::-1]),
+            "skips laid beside, not added": replace(config, skip="concat"),
+            "all attention on every grid": replace(config, attention=("self+cross",) * len(config.blocks))}
+
+
+def values_kept(config: UNetConfig) -> int:
+    """How many values the residual blocks give, all together, for one picture: what a backward pass must find again is a small multiple of it."""
+    levels = list(zip(config.blocks, config.channels, config.grids))
+    return sum(2 * blocks * channels * grid ** 2 for blocks, channels, grid in levels) + config.mid_blocks * config.channels[-1] * config.grids[-1] ** 2
 
 
 # ---------------------------------------------------------------- the drawn U
