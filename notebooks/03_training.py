@@ -5,8 +5,8 @@
 #
 # **Before this:** 01, 02
 #
-# Training a diffusion model is one small step, many times over. Take a picture $x_0$ and its caption $c$. Draw a time $t$ and noise $\epsilon$. Make
-# $x_t = \alpha_t x_0 + \sigma_t \epsilon$, ask the network which $x_0$ it suspects, and lower
+# Training a diffusion model is one small step, many times over. Take a picture $x_0$ and its caption $c$. Draw a time $t$ and noise $\epsilon$. Make $x_t =
+# \alpha_t x_0 + \sigma_t \epsilon$, ask the network which $x_0$ it suspects, and lower
 #
 # $$L = w(\lambda_t)\; \big\| \hat x_0(x_t, \lambda_t, c) - x_0 \big\|^2 , \qquad \lambda_t = \log(\alpha_t^2 / \sigma_t^2)$$
 #
@@ -85,9 +85,9 @@ recipe = TrainConfig(steps=240, batch_size=16, learning_rate=8e-3, warmup=20, co
 source(learning_rate, start)
 
 # %% [markdown]
-# `train` is a generator: it does one step, hands over what it saw, and waits. So the loop below may draw pictures, measure or stop whenever it likes.
-# At some steps we draw six captions, always from the same noise, and measure the error on pictures that the run never sees: once with the weights as they
-# are, once with their moving average (section 5).
+# `train` is a generator: it does one step, hands over what it saw, and waits. So the loop below may draw pictures, measure or stop whenever it likes. At some
+# steps we draw six captions, always from the same noise, and measure the error on pictures that the run never sees: once with the weights as they are, once
+# with their moving average (section 5).
 #
 # **Predict:** what will the pictures look like after 25 steps, after 100, after 240? What comes first: background, colour, place or shape?
 
@@ -121,9 +121,9 @@ as_jpeg(picture_table([list(pictures) for pictures in shown], [f"step {step}" fo
 print(f"after {looks[-1]} steps: {score_line(frames[-1])}")
 
 # %% [markdown]
-# **What you should have seen.** First a gray fog: the background is there before anything else. Then *several patches of several colours*. Somewhere about step
-# 100 the patches take the colour that the caption asks for, and most become one. What they lack is an outline, so the parser, which wants the shape as well, is
-# hardly ever content yet. Coarse comes before fine, as in the walk of notebook 00.
+# **What you should have seen.** First a gray fog: the background is there before anything else. Then *several patches of several colours*. Somewhere about
+# step 100 the patches take the colour that the caption asks for, and most become one. What they lack is an outline, so the parser, which wants the shape as
+# well, is hardly ever content yet. Coarse comes before fine, as in the walk of notebook 00.
 #
 # What would come next? This is the history of a base stage of the whole world, from its first minutes to its last (an older, larger network than the one
 # shipped today; the README tells its story). The frame is green where the parser reads the caption's scene.
@@ -132,8 +132,8 @@ print(f"after {looks[-1]} steps: {score_line(frames[-1])}")
 as_jpeg(Image.open(WEIGHTS / "pictures" / "training.png").convert("RGB"))
 
 # %% [markdown]
-# Blobs after some hundred steps are *healthy*. If your own run looks like the first row after as many steps, wait. What belongs to what, and what lies
-# where, came last, after thousands of steps.
+# Blobs after some hundred steps are *healthy*. If your own run looks like the first row after as many steps, wait. What belongs to what, and what lies where,
+# came last, after thousands of steps.
 #
 # ## 3. The loss is a poor witness
 #
@@ -162,8 +162,9 @@ print("first 25 steps / last 100 steps, by level of t:", ", ".join(f"{a / b:.0f}
 print(f"spread of single steps around their mean, last 100 steps: {100 * torch.tensor(losses[-100:]).std() / fmean(losses[-100:]):.0f} %")
 
 # %% [markdown]
-# The curve falls, ever more slowly, under a noise of its own that hides progress of a few per cent. And most of the fall is at little noise. To see why, take the weight away and hold the plain error of $\hat x_0$ against two others on the same unseen pictures: the *mean picture*,
-# which is the best answer that knows nothing of picture and caption, and the shipped stage.
+# The curve falls, ever more slowly, under a noise of its own that hides progress of a few per cent. And most of the fall is at little noise. To see why, take
+# the weight away and hold the plain error of $\hat x_0$ against two others on the same unseen pictures: the *mean picture*, which is the best answer that
+# knows nothing of picture and caption, and the shipped stage.
 #
 # **Predict:** the shipped stage draws this corner nearly without fault. At $t$ near 1, how much lower is its error than that of our half-minute run?
 
@@ -187,14 +188,15 @@ sheet
 # %%
 ours = errors["average"][looks[-1]]
 for i in (0, 2, 4, 6, 8, 9):
-    print(f"t {times[i]:.2f}, log-SNR {shipped.log_snr_of(times[i]):5.1f}: our error {ours[i]:.4f}, shipped {errors_shipped[i]:.4f}, ratio {ours[i] / errors_shipped[i]:5.1f}")
-print(f"mean over all t:         our error {ours.mean():.4f}, shipped {errors_shipped.mean():.4f}, ratio {ours.mean() / errors_shipped.mean():5.1f}")
+    level = f"t {times[i]:.2f}, log-SNR {shipped.log_snr_of(times[i]):5.1f}"
+    print(f"{level}: our error {ours[i]:.4f}, shipped {errors_shipped[i]:.4f}, ratio {ours[i] / errors_shipped[i]:5.1f}")
+print(f"mean over all t      : our error {ours.mean():.4f}, shipped {errors_shipped.mean():.4f}, ratio {ours.mean() / errors_shipped.mean():5.1f}")
 print(f"share of the shipped stage's error that lies at t > 0.7: {errors_shipped[7:].sum() / errors_shipped.sum():.0%}")
 
 # %% [markdown]
 # **What you should have seen.** At much noise the two are nearly equal, and not far from the mean picture: *where* the thing lies cannot be known from noise,
-# and no training will change that (notebook 02). At little noise they differ many times over. Yet of a plain mean over all $t$, more than half may be
-# error at high noise, which nobody can lower: by that number, blobs are almost as good as finished pictures. So:
+# and no training will change that (notebook 02). At little noise they differ many times over. Yet of a plain mean over all $t$, more than half may be error
+# at high noise, which nobody can lower: by that number, blobs are almost as good as finished pictures. So:
 #
 # - **the loss at high noise says little about pictures**: nearly all of it is what cannot be known, though its last few per cent are where captions and
 #   layout are learnt;
@@ -202,8 +204,8 @@ print(f"share of the shipped stage's error that lies at t > 0.7: {errors_shipped
 #
 # ## 4. The loss weight
 #
-# The weight $w(\lambda)$ decides what the network spends itself on. DDPM's plain error of $\epsilon$ is, in terms of $x_0$, the weight SNR
-# (notebook 02); others cap it. The shipped base stage was trained with `balanced`.
+# The weight $w(\lambda)$ decides what the network spends itself on. DDPM's plain error of $\epsilon$ is, in terms of $x_0$, the weight SNR (notebook 02);
+# others cap it. The shipped base stage was trained with `balanced`.
 
 # %%
 source(balanced_weight)
@@ -232,10 +234,10 @@ for name, weight in weights.items():
     print(f"{name:25} t below 0.1: {parts[:4].sum():4.0%}, t from 0.1 to 0.7: {parts[4:28].sum():4.0%}, t above 0.7: {parts[28:].sum():4.0%}")
 
 # %% [markdown]
-# **What you should have seen.** Plain SNR spends a third of the loss on the 40th of $t$ with the least noise, and next to nothing where layout and captions are
-# decided. A cap (`min_snr`) takes off the peak, no more. `capped_v` leaves most of the loss with noise that nobody can see through. `balanced` is the flattest of
-# the four, by construction: it is about the inverse of the error that is left. That is a choice for *this* world and this schedule; other data leave other
-# errors, and some recipes measure them during training.
+# **What you should have seen.** Plain SNR spends a third of the loss on the 40th of $t$ with the least noise, and next to nothing where layout and captions
+# are decided. A cap (`min_snr`) takes off the peak, no more. `capped_v` leaves most of the loss with noise that nobody can see through. `balanced` is the
+# flattest of the four, by construction: it is about the inverse of the error that is left. That is a choice for *this* world and this schedule; other data
+# leave other errors, and some recipes measure them during training.
 #
 # ## 5. The average of the weights
 #
@@ -243,8 +245,8 @@ for name, weight in weights.items():
 #
 # $$\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta, \qquad d = 2^{-1/h}$$
 #
-# so that a step counts half after $h$ steps. A long memory would remember the random start, so here it grows with the run: $h$ is at most a tenth of
-# the steps done.
+# so that a step counts half after $h$ steps. A long memory would remember the random start, so here it grows with the run: $h$ is at most a tenth of the
+# steps done.
 
 # %%
 source(EMA.update)
@@ -271,15 +273,15 @@ rows = [[drawn[kind][step][i] for step in middle for i in range(3)] for kind in 
 as_jpeg(picture_table(rows, ["latest weights", "average weights"], [f"step {step}" for step in middle for _ in range(3)], cell=96))
 
 # %% [markdown]
-# **What you should have seen.** At the high rate the average is ahead by some per cent, and its pictures lack the speckle of the latest weights, which are those
-# of one moment. It also lags behind: what was learnt in the last steps it knows only in part. By the end the rate has fallen to zero, the weights stand still, and
-# the two are the same. An average and a falling rate are two ways to the same end, and shipped weights are averages.
+# **What you should have seen.** At the high rate the average is ahead by some per cent, and its pictures lack the speckle of the latest weights, which are
+# those of one moment. It also lags behind: what was learnt in the last steps it knows only in part. By the end the rate has fallen to zero, the weights stand
+# still, and the two are the same. An average and a falling rate are two ways to the same end, and shipped weights are averages.
 #
 # ## 6. Is my run healthy?
 #
-# A sound run and a broken one often have the same loss curve. So ask separate questions, each with a number: does the loss fall? Is the gradient calm? *Are the
-# captions used?* (The loss with each picture's own caption against that with another's, at the same noise.) Are the colours right? Does a gradient reach every
-# parameter? For runs on disk, `python -m train.report RUN` asks all of them.
+# A sound run and a broken one often have the same loss curve. So ask separate questions, each with a number: does the loss fall? Is the gradient calm? *Are
+# the captions used?* (The loss with each picture's own caption against that with another's, at the same noise.) Are the colours right? Does a gradient reach
+# every parameter? For runs on disk, `python -m train.report RUN` asks all of them.
 
 # %%
 for finding in examine(stage, ema, encoder, held_out, states):
@@ -324,19 +326,19 @@ with its_ema.in_place():
 as_jpeg(picture_table([list(drawn["average"][100]), list(confused)], ["as it should be, step 100", "captions shuffled, step 100"], captions, cell=104))
 
 # %% [markdown]
-# **What you should have seen.** A rate that is far too high shows at once, and `train` stops by itself when a gradient is no longer a number, before the weights
-# are harmed. The other fault is the dangerous one: **its loss curve is that of the sound run**. The gradient is calm, the colours are right *on average*, nothing
-# is dead, and the pictures are of the same kind, only that they show any colour at all. Only the question that asks about captions finds it. (A sound run
-# fails that question, too, while it is young: ask again later.)
+# **What you should have seen.** A rate that is far too high shows at once, and `train` stops by itself when a gradient is no longer a number, before the
+# weights are harmed. The other fault is the dangerous one: **its loss curve is that of the sound run**. The gradient is calm, the colours are right *on
+# average*, nothing is dead, and the pictures are of the same kind, only that they show any colour at all. Only the question that asks about captions finds
+# it. (A sound run fails that question, too, while it is young: ask again later.)
 #
-# The first thing to run after every change of code is smaller still: `python -m train.overfit` learns eight pictures by heart in half a minute, and fails
-# if the network, the loss, the optimizer or the sampler is broken.
+# The first thing to run after every change of code is smaller still: `python -m train.overfit` learns eight pictures by heart in half a minute, and fails if
+# the network, the loss, the optimizer or the sampler is broken.
 #
 # ## Exercise: the loss of one step, by hand
 #
 # Write the training loss of a network that predicts $x_0$: per picture, the mean over its channels and pixels of the squared error, times the weight. You are
-# given times `t` [b] and noise `eps`; `log_snr_of(t)` is the schedule, `net(x_t, log_snr, text)` the network, `weight(log_snr)` the weight. Recall
-# $\alpha^2 = \mathrm{sigmoid}(\lambda)$ and $\sigma^2 = \mathrm{sigmoid}(-\lambda)$. Pictures are [b, 3, h, w]; return [b].
+# given times `t` [b] and noise `eps`; `log_snr_of(t)` is the schedule, `net(x_t, log_snr, text)` the network, `weight(log_snr)` the weight. Recall $\alpha^2
+# = \mathrm{sigmoid}(\lambda)$ and $\sigma^2 = \mathrm{sigmoid}(-\lambda)$. Pictures are [b, 3, h, w]; return [b].
 
 # %%
 def training_loss(net: Callable, x_0: torch.Tensor, text, t: torch.Tensor, eps: torch.Tensor, log_snr_of: Callable, weight: Callable) -> torch.Tensor:
@@ -346,8 +348,8 @@ def training_loss(net: Callable, x_0: torch.Tensor, text, t: torch.Tensor, eps: 
 nb03.check(training_loss)
 
 # %% [markdown]
-# With it, the figure below shows what a single step sees: **one** picture and the shipped stage, at 32 times with four noises each. Until you have answered, the
-# package's own loss draws it. **Predict:** why is the curve of section 3 so noisy, though every step sees 16 pictures?
+# With it, the figure below shows what a single step sees: **one** picture and the shipped stage, at 32 times with four noises each. Until you have answered,
+# the package's own loss draws it. **Predict:** why is the curve of section 3 so noisy, though every step sees 16 pictures?
 
 # %%
 answered = nb03.check(training_loss).right
@@ -361,21 +363,21 @@ with torch.no_grad():
         eps = randn([draw] * 32, (3, 64, 64), "exercise")
         loss = shipped.loss(picture, text, t, eps, weight=balanced_weight)
         if answered:
-            own = training_loss(shipped.net, picture, text, t, eps, shipped.log_snr_of, balanced_weight)
-            print(f"noise {draw + 1}: largest difference from the package {(own - loss).abs().max():.0e}")
-            loss = own
+            by_package, loss = loss, training_loss(shipped.net, picture, text, t, eps, shipped.log_snr_of, balanced_weight)
+            print(f"noise {draw + 1}: largest difference from the package {(loss - by_package).abs().max():.0e}")
         found.append(loss)
         panel.plot(t, loss, label=f"noise {draw + 1}", **style)
 panel.set_yscale("log")
 panel.set_ylabel("weighted loss")
 panel.legend(frameon=False)
 found = torch.stack(found)
-print(f"largest loss / smallest: {found.max() / found.min():.0f}; between the four noises at the same t, on average: {(found.amax(0) / found.amin(0)).mean():.1f}")
+between = (found.amax(0) / found.amin(0)).mean()
+print(f"largest loss / smallest: {found.max() / found.min():.0f}; between the four noises at the same t, on average: {between:.1f}")
 sheet
 
 # %% [markdown]
-# **What you should have seen.** At pure noise it does not matter which noise it is: the answer is the same mean, and so is its cost. In between, the same picture
-# costs several times more or less, depending on whether this noise happens to hide it. `train` spreads the times of a batch evenly over [0, 1] instead of
-# drawing them freely, and still the luck of a step is larger than its progress.
+# **What you should have seen.** At pure noise it does not matter which noise it is: the answer is the same mean, and so is its cost. In between, the same
+# picture costs several times more or less, depending on whether this noise happens to hide it. `train` spreads the times of a batch evenly over [0, 1]
+# instead of drawing them freely, and still the luck of a step is larger than its progress.
 #
 # Next: [04, anatomy of the U-Net](04_unet.ipynb).

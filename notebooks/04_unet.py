@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 04 Anatomy of the U-Net
 #
-# **Objective:** know what passes through a text-conditioned U-Net, where its parameters and its work sit, and by which three ways noise level, words and the small picture get in.
+# **Objective:** know what passes through a U-Net, where its parameters and its work sit, and how noise level, words and the small picture get in.
 #
 # **Before this:** 02
 #
-# The denoiser of a diffusion model maps pictures to pictures of the same size. A *U-Net* goes down to a small grid, where every place can be told about all others
-# cheaply, and up again, where outlines are drawn. On each grid it keeps what it saw on the way down (the *skip*) and reads it on the way up:
+# The denoiser of a diffusion model maps pictures to pictures of the same size. A *U-Net* goes down to a small grid, where every place can be told about all
+# others cheaply, and up again, where outlines are drawn. On each grid it keeps what it saw on the way down (the *skip*) and reads it on the way up:
 #
 # $$h_i = \mathrm{down}_i(\mathrm{halve}(h_{i-1})), \qquad u_i = \mathrm{up}_i\big([\,\mathrm{double}(u_{i+1}),\; h_i\,]\big)$$
 #
@@ -58,12 +58,13 @@ base, sr = pipe.stages["base"], pipe.stages["sr_256"]
 # A *hook* is a function that a module calls whenever it has run. We hang one on every station of the U, send one noisy picture through, and read off the
 # shapes.
 #
-# **Predict:** the base stage sees 64 x 64 pixels with 3 channels. It has three levels, with 48, 80 and 128 channels. On how many places does the lowest work? Where
-# is there the most data, and how many channels does a stack on the way *up* take in?
+# **Predict:** the base stage sees 64 x 64 pixels with 3 channels. It has three levels, with 48, 80 and 128 channels. On how many places does the lowest work?
+# Where is there the most data, and how many channels does a stack on the way *up* take in?
 
 # %%
-things = Object(x=20, y=24, shape="ring", color="red", size="large", texture="solid"), Object(x=44, y=42, shape="star", color="yellow", size="small", texture="solid")
-scene = Scene(things, "gray")
+ring = Object(x=20, y=24, shape="ring", color="red", size="large", texture="solid")
+star = Object(x=44, y=42, shape="star", color="yellow", size="small", texture="solid")
+scene = Scene((ring, star), "gray")
 caption = "a large red ring and a small yellow star on a gray background"
 text = pipe.text_encoder([caption])
 x_0, eps = render([scene], 64), randn([0], (3, 64, 64), "eps")
@@ -84,11 +85,10 @@ for (name, module), (_, shape_in, shape_out) in zip(stations(base.net), seen):
 picture_table([[x_t[0].clamp(-1, 1), x_0_hat[0], x_0[0]]], [""], ["x_t, in", "x_0_hat, out", "truth"], cell=128)
 
 # %% [markdown]
-# **What you should have seen.** The first thing is no convolution: 2 x 2 pixels with 3 channels become one place with 12 (a *patch*; `pixel_unshuffle`), and at
-# the end 12 channels become 2 x 2 pixels again. On the way down the places become a quarter each time while the channels grow less than twofold, so that the
-# data shrinks: most of it is on the finest grid, four times as much as in the picture itself, and the lowest level says in 64 places what the picture said in
-# 4,096 pixels. On the way up a stack takes in twice its channels: those
-# from below *and* the skip.
+# **What you should have seen.** The first thing is no convolution: 2 x 2 pixels with 3 channels become one place with 12 (a *patch*; `pixel_unshuffle`), and
+# at the end 12 channels become 2 x 2 pixels again. On the way down the places become a quarter each time while the channels grow less than twofold, so that
+# the data shrinks: most of it is on the finest grid, four times as much as in the picture itself, and the lowest level says in 64 places what the picture
+# said in 4,096 pixels. On the way up a stack takes in twice its channels: those from below *and* the skip.
 #
 # The forward pass in full is not much longer than that:
 
@@ -98,8 +98,8 @@ source(UNet.forward)
 # %% [markdown]
 # ## 2. Where the parameters sit, and where the work
 #
-# Both can be counted without running anything: `costs` builds the network of *shapes alone* and lets torch count the products of matrices and convolutions
-# (a FLOP is an addition or a multiplication). So it can count networks that would fit no laptop.
+# Both can be counted without running anything: `costs` builds the network of *shapes alone* and lets torch count the products of matrices and convolutions (a
+# FLOP is an addition or a multiplication). So it can count networks that would fit no laptop.
 #
 # **Predict:** which grid holds most parameters? Does it do most of the work? Which share of either belongs to attention, the part most papers are about?
 
@@ -127,23 +127,24 @@ sheet
 # %%
 for name, of in parts.items():
     grids = pipe.stages[name].config.unet.grids
-    shares = [f"{g} x {g}: {total(of, 'parameters', grid=g) / total(of, 'parameters'):.0%} of parameters, {total(of, 'flops', grid=g) / total(of, 'flops'):.0%} of FLOPs"
-              for g in grids]
-    print(f"{name:7}" + "; ".join(shares))
+    for grid in grids:
+        shares = [total(of, what, grid=grid) / total(of, what) for what in ("parameters", "flops")]
+        print(f"{name:7}{grid:3} x {grid:<3} {shares[0]:4.0%} of parameters, {shares[1]:4.0%} of FLOPs")
 
 # %% [markdown]
-# **What you should have seen.** A convolution from $c$ to $c$ channels has $9c^2$ weights, and uses each of them once *at every place*: $2 \cdot 9c^2 \cdot n^2$
-# FLOPs on an $n \times n$ grid. So parameters gather where channels are many, at the bottom, and work is spread over all levels: half the grid takes a
-# quarter, and twice the channels would give four times as much. Residual blocks have most of both. Attention to the words is a small part of either, and is all the
-# network is told of the sentence, word by word.
+# **What you should have seen.** A convolution from $c$ to $c$ channels has $9c^2$ weights, and uses each of them once *at every place*: $2 \cdot 9c^2 \cdot
+# n^2$ FLOPs on an $n \times n$ grid. So parameters gather where channels are many, at the bottom, and work is spread over all levels: half the grid takes a
+# quarter, and twice the channels would give four times as much. Residual blocks have most of both. Attention to the words is a small part of either, and is
+# all the network is told of the sentence, word by word.
 #
 # ## 3. Base and Efficient U-Net, side by side
 #
-# Super-resolution sees 16 times as many pixels. Imagen's answer is the *Efficient U-Net* (Appendix B.1): more residual blocks on the small grids; halve the grid
-# *before* a level's convolutions and double it *after* them; scale skip connections by $1/\sqrt 2$ (which ones exactly, the paper does not say; here it is every
-# residual sum). Ours follows it, with larger patches, and adds what comes across the U instead of laying it beside.
+# Super-resolution sees 16 times as many pixels. Imagen's answer is the *Efficient U-Net* (Appendix B.1): more residual blocks on the small grids; halve the
+# grid *before* a level's convolutions and double it *after* them; scale skip connections by $1/\sqrt 2$ (which ones exactly, the paper does not say; here it
+# is every residual sum). Ours follows it, with larger patches, and adds what comes across the U instead of laying it beside.
 #
-# Below, a box is as wide as its stack has channels. What the boxes lack of 100 % is in the first and last convolution, the changes of the grid and the text layers.
+# Below, a box is as wide as its stack has channels. What the boxes lack of 100 % is in the first and last convolution, the changes of the grid and the text
+# layers.
 
 # %%
 sheet = Figure(figsize=(11, 5.6), layout="constrained")
@@ -159,11 +160,12 @@ for row in rows:
     print(f"{row:13}" + "".join(f"{str(getattr(stage.config.unet, row)):36}" for stage in (base, sr)))
 
 # %% [markdown]
-# The same class, about as many parameters, 16 times the pixels, and yet only about five times the work. What makes it cheap? Change one thing at a time and count again.
-# Beside our network stands Imagen's own super-resolution stage in this package's terms (preset `paper`, 467 million parameters): it is counted, not built.
+# The same class, about as many parameters, 16 times the pixels, and yet only about five times the work. What makes it cheap? Change one thing at a time and
+# count again. Beside our network stands Imagen's own super-resolution stage in this package's terms (preset `paper`, 467 million parameters): it is counted,
+# not built.
 #
-# **Predict:** which change costs most: larger pictures for the blocks (patches of half the side make every grid twice as fine, which is what halving
-# *after* each level's convolutions would do); turning the order of the blocks around, most on the *finest* grid; or attention everywhere?
+# **Predict:** which change costs most: larger pictures for the blocks (patches of half the side make every grid twice as fine, which is what halving *after*
+# each level's convolutions would do); turning the order of the blocks around, most on the *finest* grid; or attention everywhere?
 
 # %%
 imagens, lines = PRESETS["paper"]["sr_256"].unet, []
@@ -175,19 +177,19 @@ for name, unet in (("ours", sr.config.unet), ("Imagen's, 64 to 256", imagens)):
 print("\n".join(lines))
 
 # %% [markdown]
-# **What you should have seen.** Working at half the resolution throughout is what saves most: about four times the work, and four times the values that the blocks
-# give (and that training must keep). Attention between places on fine grids is the next dear thing; in our network, whose channels are few, it would cost
-# nearly as much.
+# **What you should have seen.** Working at half the resolution throughout is what saves most: about four times the work, and four times the values that the
+# blocks give (and that training must keep). Attention between places on fine grids is the next dear thing; in our network, whose channels are few, it would
+# cost nearly as much.
 #
-# Where the blocks stand is more subtle. In Imagen's network the channels double from level to level, so a block costs the **same** FLOPs on each: turned around,
-# the network takes just as many. But then it holds less than half the parameters, and must keep nearly twice the values. So moving blocks down buys parameters and
-# saves memory, and costs no work. That is the paper's argument: more capacity where it is cheap. (Ours widens by less than two a level; there blocks on
-# small grids take fewer FLOPs as well.)
+# Where the blocks stand is more subtle. In Imagen's network the channels double from level to level, so a block costs the **same** FLOPs on each: turned
+# around, the network takes just as many. But then it holds less than half the parameters, and must keep nearly twice the values. So moving blocks down buys
+# parameters and saves memory, and costs no work. That is the paper's argument: more capacity where it is cheap. (Ours widens by less than two a level; there
+# blocks on small grids take fewer FLOPs as well.)
 #
 # ## 4. How the noise level gets in
 #
-# The network is told $\lambda = \log \mathrm{SNR}$, one number. Sines and cosines make it 64, two linear layers make an *embedding*, to which the pooled text is
-# added. In every residual block a linear layer turns it into a scale $s$ and a shift $b$ for each channel, the same at every place (FiLM):
+# The network is told $\lambda = \log \mathrm{SNR}$, one number. Sines and cosines make it 64, two linear layers make an *embedding*, to which the pooled text
+# is added. In every residual block a linear layer turns it into a scale $s$ and a shift $b$ for each channel, the same at every place (FiLM):
 #
 # $$h \leftarrow (1 + s)\, \mathrm{norm}(h) + b, \qquad [s, b] = W\, e(\lambda, c) + a$$
 
@@ -195,8 +197,8 @@ print("\n".join(lines))
 source(ResBlock.forward)
 
 # %% [markdown]
-# Is one number strong enough? **Predict:** below, each row shows the network the *same* $x_t$. Only what it is *told* changes from left to right. What will it answer
-# when it is told that there is far more noise than there is? When it is told that there is hardly any?
+# Is one number strong enough? **Predict:** below, each row shows the network the *same* $x_t$. Only what it is *told* changes from left to right. What will
+# it answer when it is told that there is far more noise than there is? When it is told that there is hardly any?
 
 # %%
 true_levels, told = [1.0, -2.0, -5.0], [8.0, 3.0, 1.0, -2.0, -5.0, -8.0, -14.0]
@@ -214,9 +216,10 @@ for level, of in errors.items():
     print(f"log-SNR {level:2g}: squared error " + ", ".join(f"told {said:g}: {error:.4f}" for said, error in zip(told, of)))
 
 # %% [markdown]
-# **What you should have seen.** (Framed in blue: told the truth.) Told of more noise than there is, the network melts what it could plainly see: the answer goes to the mean picture, whatever $x_t$
-# shows. Told of less noise, it believes in the noise, and draws sharp pieces of things where there is only chance. (Where there is so little noise that all
-# is plain, it does not mind. And of a single picture the truth need not give the smallest error, as in the last row: only on average it does.) So one number decides how far $x_t$ is believed. How it does so can be read off the blocks:
+# **What you should have seen.** (Framed in blue: told the truth.) Told of more noise than there is, the network melts what it could plainly see: the answer
+# goes to the mean picture, whatever $x_t$ shows. Told of less noise, it believes in the noise, and draws sharp pieces of things where there is only chance.
+# (Where there is so little noise that all is plain, it does not mind. And of a single picture the truth need not give the smallest error, as in the last row:
+# only on average it does.) So one number decides how far $x_t$ is believed. How it does so can be read off the blocks:
 
 # %%
 levels = torch.linspace(-14, 8, 89)
@@ -226,7 +229,8 @@ blocks = {"first block, 32 x 32": base.net.down[0].blocks[0], "middle, 8 x 8": b
           "last block, 32 x 32": base.net.up[0].blocks[0]}
 factors = {name: 1 + block.emb(emb).chunk(2, dim=1)[0] for name, block in blocks.items()}              # 1 + s: [89, channels]
 
-sheet, (channels, sizes) = figure(["1 + s of the first block's 48 channels", "size of 1 + s, mean over channels"], "log-SNR that the network is told", columns=2)
+titles = ["1 + s of the first block's 48 channels", "size of 1 + s, mean over channels"]
+sheet, (channels, sizes) = figure(titles, "log-SNR that the network is told")
 first = factors["first block, 32 x 32"]
 shade = channels.imshow(first.T[first.mean(0).argsort()], aspect="auto", extent=(-14, 8, 48, 0), cmap="PuOr", vmin=-12, vmax=12)
 channels.set_ylabel("channel, in order of the mean")
@@ -244,8 +248,8 @@ for name, values in factors.items():
     print(f"{name:22} mean size of 1 + s: {size[:20].mean():5.1f} below log-SNR -9, {size[-28:].mean():5.1f} above 1")
 
 # %% [markdown]
-# **What you should have seen.** Hardly a channel stays as it is. Between log-SNR -5 and 0, where shapes begin to show, the blocks are turned up, most of all those on
-# the way up, which draw outlines: what they add then outweighs what passes by them.
+# **What you should have seen.** Hardly a channel stays as it is. Between log-SNR -5 and 0, where shapes begin to show, the blocks are turned up, most of all
+# those on the way up, which draw outlines: what they add then outweighs what passes by them.
 #
 # ### Zero to begin with
 #
@@ -258,18 +262,19 @@ torch.manual_seed(0)
 fresh = UNet(base.config.unet)
 answer = fresh(x_t, log_snr, text)
 block, h = fresh.down[0].blocks[0], torch.randn(1, 48, 32, 32)
-print(f"largest value that a fresh network answers: {answer.abs().max():.1f}; its squared error: {(answer - x_0).square().mean():.3f}, mean of x_0 squared: {x_0.square().mean():.3f}")
+print(f"largest value that a fresh network answers: {answer.abs().max():.1f}")
+print(f"its squared error: {(answer - x_0).square().mean():.3f}; the mean of x_0 squared: {x_0.square().mean():.3f}")
 print(f"a fresh residual block changes what passes by {(block(h, torch.randn(1, 256)) - h).abs().max():.1f}")
 print(f"norm of the last convolution's weights: fresh {fresh.out.weight.norm():.2f}, trained {base.net.out.weight.norm():.2f}")
 
 # %% [markdown]
-# A fresh network answers mid gray, everywhere and to everything, and its blocks pass on what they get. So training starts from a known loss (the mean square of
-# the pictures), however deep the network is, and each block grows from doing nothing. If your first loss is another, look there.
+# A fresh network answers mid gray, everywhere and to everything, and its blocks pass on what they get. So training starts from a known loss (the mean square
+# of the pictures), however deep the network is, and each block grows from doing nothing. If your first loss is another, look there.
 #
 # ## 5. How the words get in: where attention sits
 #
-# Scale and shift are the same at every place. They can say *how noisy* and, by the pooled text, *what it is about*; they cannot say *there, red*. That is attention's
-# part: each place asks, words (cross) or other places (self) answer. The network lists its own:
+# Scale and shift are the same at every place. They can say *how noisy* and, by the pooled text, *what it is about*; they cannot say *there, red*. That is
+# attention's part: each place asks, words (cross) or other places (self) answer. The network lists its own:
 
 # %%
 for name, stage in pipe.stages.items():
@@ -283,13 +288,14 @@ for name, stage in pipe.stages.items():
 # grow, if the grid's side is doubled?
 
 # %%
-sides, lines = [8, 16, 32, 64, 128], []
+sides = [8, 16, 32, 64, 128]
+lines = [f"{'MFLOP':20}" + "".join(f"{f'{side} x {side}':>11}" for side in sides)]
 sheet, (panel,) = figure([f"one layer of 128 channels, {WORDS} words"], "side of the grid")
 sheet.set_size_inches(6, 4)
 for (label, kind), style in zip({"residual block": "residual block", "attention to words": "cross", "attention to places": "self"}.items(), STYLES):
     work = [flops_of_layer(kind, side) / 1e6 for side in sides]
     panel.plot(sides, work, label=label, **style)
-    lines.append(f"{label:20}" + ", ".join(f"{side}: {flops:,.0f}" for side, flops in zip(sides, work)) + f" MFLOP; from 64 to 128: {work[-1] / work[-2]:.1f} times")
+    lines.append(f"{label:20}" + "".join(f"{flops:11,.0f}" for flops in work) + f"   from 64 to 128: {work[-1] / work[-2]:.1f} times")
 log_axis(panel, sides)
 panel.set_yscale("log")
 panel.set_ylabel("MFLOP")
@@ -298,19 +304,19 @@ print("\n".join(lines))
 sheet
 
 # %% [markdown]
-# **What you should have seen.** Residual blocks and attention to words grow with the number of places, four times for twice the side. Attention between places grows
-# with its square, up to 16 times: a bargain on 8 x 8, dearer than a residual block from 32 x 32 on, out of the question at 128. So it stands at the bottom, where 64 places
-# are the whole picture. (Imagen's base has attention on its 32, 16 and 8 grids: Appendix F.1.)
+# **What you should have seen.** Residual blocks and attention to words grow with the number of places, four times for twice the side. Attention between
+# places grows with its square, up to 16 times: a bargain on 8 x 8, dearer than a residual block from 32 x 32 on, out of the question at 128. So it stands at
+# the bottom, where 64 places are the whole picture. (Imagen's base has attention on its 32, 16 and 8 grids: Appendix F.1.)
 #
 # ## 6. How the small picture gets in
 #
-# In super-resolution, the small picture is enlarged by interpolation and laid beside the noisy one: six channels in place of three. It is noised a little, and its
-# `aug_level` goes into the embedding, beside the noise level (notebook 10).
+# In super-resolution, the small picture is enlarged by interpolation and laid beside the noisy one: six channels in place of three. It is noised a little,
+# and its `aug_level` goes into the embedding, beside the noise level (notebook 10).
 #
 # **Predict:** pure noise in, one answer out. What does the stage draw from the words and *another* small picture? From its words and a gray one?
 
 # %%
-other = Scene(tuple(replace(thing, x=64 - thing.x, color="blue") for thing in things), "white")
+other = Scene(tuple(replace(thing, x=64 - thing.x, color="blue") for thing in scene.objects), "white")
 level = torch.tensor([sr.config.aug_level])
 smalls = {"its small picture": x_0, "another": render([other], 64), "gray": torch.zeros_like(x_0)}
 noise = randn([0], (3, 256, 256), "x_T")
@@ -323,17 +329,18 @@ as_jpeg(picture_table(list(zip(*columns)), ["small picture", "as it is shown", "
 
 # %%
 for name, (small, _, answer) in zip(smalls, columns):
-    print(f"{name:18} the answer, averaged down to 64 px, differs from the small picture by {(F.avg_pool2d(answer, 4) - small).square().mean().sqrt():.3f} (root mean square)")
+    difference = (F.avg_pool2d(answer, 4) - small).square().mean().sqrt()
+    print(f"{name:18} the answer, averaged down to 64 px, differs from the small picture by {difference:.3f} (root mean square)")
 
 # %% [markdown]
-# **What you should have seen.** Already the first answer, from pure noise, is the small picture, drawn larger: places, colours and background are taken from it even
-# where they contradict the words, and from a gray one nothing is made, whatever the words say. What the words are for, then, is what the small picture
-# cannot show: notebook 10.
+# **What you should have seen.** Already the first answer, from pure noise, is the small picture, drawn larger: places, colours and background are taken from
+# it even where they contradict the words, and from a gray one nothing is made, whatever the words say. What the words are for, then, is what the small
+# picture cannot show: notebook 10.
 #
 # ## Exercise: scale and shift
 #
-# Write the modulation of a residual block. `h` [b, c, h, w] is already normalised, `emb` [b, e] is the embedding, `weight` [2c, e] and `bias` [2c] are those of the
-# linear layer, whose first half of outputs is the scale $s$ and whose second half is the shift.
+# Write the modulation of a residual block. `h` [b, c, h, w] is already normalised, `emb` [b, e] is the embedding, `weight` [2c, e] and `bias` [2c] are those
+# of the linear layer, whose first half of outputs is the scale $s$ and whose second half is the shift.
 
 # %%
 def modulate(h: torch.Tensor, emb: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -364,7 +371,7 @@ print("modulated by your function" if answered else "not modulated (exercise ope
 picture_table(rows, [f"channel {channel}" for channel in chosen], [f"log-SNR {level:g}" for level in asked.tolist()], cell=96)
 
 # %% [markdown]
-# With your function, the same features are turned up, down or off, as the noise level says: nothing else has changed from one column to the next. (Each row is
-# shown in shades of its own, gray is zero.)
+# With your function, the same features are turned up, down or off, as the noise level says: nothing else has changed from one column to the next. (Each row
+# is shown in shades of its own, gray is zero.)
 #
 # Next: [05, the frozen text encoder](05_text_encoder.ipynb).

@@ -1,7 +1,5 @@
 """Counting a U-Net by its parts: they must add up to the whole, of networks that exist and of networks that do not."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode

@@ -21,10 +21,10 @@ def check(modulate) -> str:
     seen = modulate(h.clone(), emb.clone(), weight.clone(), bias.clone())
     without = [part[:, :, None, None] for part in linear(emb, weight).chunk(2, dim=1)]
     for name, other, hint in (("scale times h", h * scale + shift, "The factor is 1 + s: where the layer says 0, h must pass unchanged"),
-                              ("the halves the other way round", h * (1 + shift) + scale, "The first half of the outputs is the scale, the second half is the shift"),
+                              ("the halves the other way round", h * (1 + shift) + scale, "The first half is the scale, the second half is the shift"),
                               ("the layer without its bias", h * (1 + without[0]) + without[1], "A linear layer is emb @ weight.T + bias"),
                               ("h shifted first and then scaled", (h + shift) * (1 + scale), "Scale first, then shift")):
         if isinstance(seen, torch.Tensor) and seen.shape == expected.shape and torch.allclose(seen.double(), other):
             raise Wrong(f"this is {name}: {seen[0, 0, 0, 0]:.4g} at [0, 0, 0, 0], expected {expected[0, 0, 0, 0]:.4g}. {hint}")
-    expect_close(seen, expected, "the modulated h", "Each picture has a scale and a shift for each channel, the same at every place: [b, c] becomes [b, c, 1, 1]")
+    expect_close(seen, expected, "the modulated h", "A picture has one scale and one shift for each channel, the same at every place: [b, c, 1, 1]")
     return "One number, the noise level, reaches every channel of every block in this way."
