@@ -177,6 +177,8 @@ def judge_average(own: Probe, averaged: Probe, distance: float) -> Finding:
     """Is the average of the weights ahead of the weights, as it should be, or does it lag?"""
     a, b = _mean(own.losses["true"]), _mean(averaged.losses["true"])
     words = f"loss {b:.4f} with the average weights, {a:.4f} with the latest; they are {distance:.1%} apart"
+    if math.isnan(a + b):
+        return Finding("average", BAD, words + ": there are weights that are no numbers. A lower learning_rate, from the start or a checkpoint before")
     if b > 1.05 * a:
         return Finding("average", LOOK, words + ": the average lags behind, as it does early on. If it stays so: a shorter ema_half_life")
     return Finding("average", FINE, words)
@@ -221,4 +223,5 @@ def _interpolate(x: float, points: list[tuple[float, float]]) -> float:
 
 
 def _mean(values: list[float]) -> float:
-    return fmean(v for v in values if not math.isnan(v))           # a level without a sample has none
+    there = [v for v in values if not math.isnan(v)]               # a level without a sample has none
+    return fmean(there) if there else math.nan

@@ -121,15 +121,15 @@ as_jpeg(picture_table([list(pictures) for pictures in shown], [f"step {step}" fo
 print(f"after {looks[-1]} steps: {score_line(frames[-1])}")
 
 # %% [markdown]
-# **What you should have seen.** First a gray fog: the background is there before anything else. Then *several patches of several colours*. Somewhere about
-# step 100 the patches take the colour that the caption asks for, and most become one. What they lack is an outline, so the parser, which wants the shape as
+# **What you should have seen.** First a gray fog: the background is there before anything else. Then *several patches of several colours*. Between steps 100
+# and 150 the patches take the colour that the caption asks for, and some become one. What they lack is an outline, so the parser, which wants the shape as
 # well, is hardly ever content yet. Coarse comes before fine, as in the walk of notebook 00.
 #
 # What would come next? This is the history of a base stage of the whole world, from its first minutes to its last (an older, larger network than the one
 # shipped today; the README tells its story). The frame is green where the parser reads the caption's scene.
 
 # %%
-as_jpeg(Image.open(WEIGHTS / "pictures" / "training.png").convert("RGB"))
+as_jpeg(Image.open(WEIGHTS / "pictures" / "training.png").convert("RGB"), quality=55)
 
 # %% [markdown]
 # Blobs after some hundred steps are *healthy*. If your own run looks like the first row after as many steps, wait. What belongs to what, and what lies where,
@@ -327,9 +327,9 @@ as_jpeg(picture_table([list(drawn["average"][100]), list(confused)], ["as it sho
 
 # %% [markdown]
 # **What you should have seen.** A rate that is far too high shows at once, and `train` stops by itself when a gradient is no longer a number, before the
-# weights are harmed. The other fault is the dangerous one: **its loss curve is that of the sound run**. The gradient is calm, the colours are right *on
-# average*, nothing is dead, and the pictures are of the same kind, only that they show any colour at all. Only the question that asks about captions finds
-# it. (A sound run fails that question, too, while it is young: ask again later.)
+# weights are no numbers either. The other fault is the dangerous one: **its loss curve is that of the sound run**. The gradient is calm, the colours are
+# right *on average*, nothing is dead, and the pictures are of the same kind, only that they show any colour at all. Only the question that asks about
+# captions finds it. (A sound run fails that question, too, while it is young: ask again later.)
 #
 # The first thing to run after every change of code is smaller still: `python -m train.overfit` learns eight pictures by heart in half a minute, and fails if
 # the network, the loss, the optimizer or the sampler is broken.

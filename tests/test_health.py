@@ -120,6 +120,7 @@ def of_losses(value, other=1.0):
 def test_the_average_and_the_reference_are_judged():
     assert health.judge_average(of_losses(1.0), of_losses(0.9), 0.1).verdict == FINE
     assert health.judge_average(of_losses(1.0), of_losses(1.2), 0.1).verdict == LOOK
+    assert health.judge_average(of_losses(math.nan), of_losses(1.0), 0.1).verdict == BAD
     reference = [{"steps": 100, "losses": {"true": [0.4] * LEVELS}}, {"steps": 10_000, "losses": {"true": [0.1] * LEVELS}}]
     for steps, expected in ((50, 0.4), (100, 0.4), (1000, 0.2), (10_000, 0.1), (99_999, 0.1)):        # half way in log steps: the geometric mean
         finding = health.judge_reference(of_losses(expected), steps, reference)
