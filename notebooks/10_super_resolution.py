@@ -126,7 +126,7 @@ print("the texture that was said, and all else:", score_line(found))
 #
 # Harder: **two different textures in one picture**. The stage has to find out which thing has which. The frozen text encoder does not tell it: until this
 # stage had text layers of its own (`text_layers` in its configuration, two small transformer layers over the words, trained with the pictures), it knew both
-# textures and gave them to the wrong things; 7 of 30 captions were right.
+# textures and gave them to the wrong things; 7 of 30 captions were right then.
 #
 # **Predict:** and if the base stage has drawn a wrong thing? Whose mistakes will you see below?
 
@@ -199,8 +199,8 @@ level_sheet(found)
 # %% [markdown]
 # **What you should have seen.** Not what the story promised. Up to level 0.3 all pictures are right or nearly all, from clean and from generated pictures
 # alike: with eight pictures, a gap of less than a third could hide, but over 30 captions textures are right in 100 % too, at the default 0.1. The likeness
-# does show a gap of some dB. Noise closes it only from above: *clean* gets worse, *generated* does not get better. Part of that gap no noise can close, since
-# the drawn outline is the only thing that tells the stage where the true one is.
+# shows a gap of a dB or less at level 0, if any: look at the interval. Noise closes it mostly from above: at 0.5 *clean* is worse, *generated* no better. Part of
+# such a gap no noise can close, since the drawn outline is the only thing that tells the stage where the true one is.
 #
 # Why is there so little to repair? Because the remedy already worked, in training. This stage saw levels from 0 to 0.5 all the time, so it never learned to
 # copy pixels, and with level 0 in use it does not either. Imagen reports something alike: for its score on photographs level 0 was best in use, and its best
@@ -232,11 +232,11 @@ interval = f"95 % interval {gain.mean() - half:+.1f} to {gain.mean() + half:+.1f
 print(f"from level 0 to {levels[2]:g} the likeness to the true picture changes by {gain.mean():+.1f} dB ({interval})")
 
 # %% [markdown]
-# **What you should have seen.** First, how much is repaired at any level: out of a few squares and the word *star* comes a star. Then the dial. At level 0
-# the stage takes blocks seriously, and a small circle may come out as a square, neatly textured. By 0.3 it tends to be a circle again. At 0.5 the stage
-# trusts so little that it may bend a thing, or make another one of it. What it draws is less and less like what it was given, the likeness to the truth rises
-# a little and then falls. On eight pictures no level wins for certain: look at the interval. The rule for `aug_level`: as high as the mistakes are large, and
-# no higher.
+# **What you should have seen.** First, how much is repaired at any level: out of a few squares and the word *star* comes a star. The words do a good part of
+# this: before the stage had text layers, it took blocks seriously at level 0, and a small circle came out as a square, neatly textured. Then the dial. The higher
+# the level, the less what is drawn is like what was given: at 0.3 and 0.5 the stage trusts so little that it may bend a thing, or make another one of it. So here
+# the likeness to the truth falls with the level, or stays: little is left for noise to repair, and detail is lost. The rule for `aug_level`: as high as the
+# mistakes are large, and no higher.
 #
 # The level does two things: it makes noise, and it tells the network. Which of them makes the stage distrust? We can lie to it: noise of one level, and
 # another level told.
@@ -260,9 +260,8 @@ names = ["no noise, told 0", "no noise, told 0.5", "noise 0.5, told 0", "noise 0
 in_few_colors(picture_table(rows, names, [prompts[i] for i in chosen], cell=96))
 
 # %% [markdown]
-# With the noise but without the message hardly any noise is enlarged, there is only some dirt: the network can see for itself how noisy the picture is. With
-# the message but without the noise it does trust less, and repairs. Both act, and here the noise itself acts more: it takes away what the message only asks
-# to ignore. On pictures that are spoilt in some other way than by noise, to lie may even be the better choice.
+# With the noise but without the message hardly any noise is enlarged, there is only some dirt at most: the network can see for itself how noisy the picture
+# is. The message without the noise changes little. So here it is the noise itself that acts: it takes away what the message only asks to ignore.
 #
 # ## Exercise: augmentation by hand
 #
