@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-from pathlib import Path
 
 import nbformat
 import pytest

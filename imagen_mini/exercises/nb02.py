@@ -6,7 +6,7 @@ import torch
 
 from ..randomness import randn
 from ..schedule import alpha_sigma
-from . import Wrong, checks, expect_close
+from . import checks, expect_close
 
 STEPS = ((-6.0, -4.5), (-1.0, 2.0), (3.0, 12.0))       # log-SNR at t and at s
 
