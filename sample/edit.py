@@ -91,7 +91,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name}: {prompt!r}: {judge(prompt, image)}")
     columns = min(5, len(tiles))
     filler = -len(tiles) % columns                      # the maps begin a row of their own
-    more, more_labels = map_tiles(maps, base, word)
+    more, more_labels = map_tiles(maps, base, word) if maps.times else ([], [])
+    if not maps.times:
+        print("no attention maps to show: source and target read the source's prompt in every step; take more --steps, or lower --source-steps")
     frames = [None] * len(tiles) + ["white"] * filler + [None] * len(more)
     tiles, labels = [*tiles, *[torch.ones_like(tiles[0])] * filler, *more], [*labels, *[""] * filler, *more_labels]
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Every script, run as a newcomer would, on a tiny untrained pipeline: it ends with the files it promises."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -82,7 +83,10 @@ def test_edit_shows_source_edit_and_baseline(folder, tmp_path, capsys):
     edit.main(["replace", "a red circle", "a blue circle", "--pipeline", folder, "--steps", "2", "--cross-steps", "0.1,0.9", "--out", str(tmp_path / "e.png")])
     out = capsys.readouterr().out
     assert all(name in out for name in ("source: ", "edit: ", "same seed, new prompt: "))
-    assert size(tmp_path / "e.png")[0] > 3 * 256
+    assert size(tmp_path / "e.png")[0] > 3 * 256 and "no attention maps to show" in out
+    height = size(tmp_path / "e.png")[1]
+    edit.main(["replace", "a red circle", "a blue circle", "--pipeline", folder, "--steps", "4", "--out", str(tmp_path / "e.png")])
+    assert size(tmp_path / "e.png")[1] > height + 256 and "no attention maps" not in capsys.readouterr().out
 
 
 def test_edit_refines_and_reweights(folder, tmp_path, capsys):
@@ -179,6 +183,8 @@ def test_edit_cascade_judges_each_way_of_enlarging_an_edit(folder, tmp_path, cap
     edit_cascade.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
     assert list(read(tmp_path / "edit_cascade.json")["ways"]) == list(edit_cascade.WAYS) and "no source was right" in capsys.readouterr().out
     pipe = ImagenPipeline.from_pretrained(folder)
+    for stage in pipe.stages.values():                 # enough for some to come after those in which the source's prompt is read
+        stage.config = replace(stage.config, num_inference_steps=4)
     source, own, read_source, other_noise, edited = edit_cascade.draw_all(pipe, ["a red ring", "a red star"], 1)
     assert len({picture.numpy().tobytes() for picture in (source, own, read_source, other_noise, edited)}) == 5
     true = right_pictures([("", t.seed, c) for t in swaps("color", 1) + swaps("shape", 1) for c in (t.source, t.target)], 256)
