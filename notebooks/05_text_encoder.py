@@ -24,6 +24,7 @@ import sys
 
 REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
+    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
 
