@@ -51,6 +51,12 @@ def score_line(found: Sequence[bool | None]) -> str:
     return f"{right} of {n} right ({100 * right / max(1, n):.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
 
 
+def share(found: Sequence[bool]) -> str:
+    """'7 of 8 (53 to 98 %)', for tables: the 95 % interval in brackets."""
+    low, high = wilson_interval(sum(found), len(found))
+    return f"{sum(found)} of {len(found)} ({100 * low:.0f} to {100 * high:.0f} %)"
+
+
 def show_judged(prompts: Sequence[str], pictures: Tensor, columns: int | None = None, cell: int = 160) -> None:
     """Display pictures [b, 3, h, w] in [-1, 1] with their prompts and what is wrong with them, framed by right and wrong, and the score below."""
     from IPython.display import display

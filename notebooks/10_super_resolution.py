@@ -35,8 +35,8 @@ from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import augment
 from imagen_mini.evaluation import judge
 from imagen_mini.exercises import nb10
-from imagen_mini.figures.super_resolution import around, enlarge, in_few_colors, level_lines, level_sheet, psnr, rate, true_scenes
-from imagen_mini.lesson import begin, score_line, source, verdicts
+from imagen_mini.figures.super_resolution import around, enlarge, in_few_colors, level_lines, level_sheet, psnr, true_scenes
+from imagen_mini.lesson import begin, score_line, share, source, verdicts
 from imagen_mini.pictures import labelled_grid, picture_table
 from imagen_mini.randomness import randn
 from imagen_mini.samplers import sample
@@ -226,7 +226,7 @@ in_few_colors(picture_table(list(zip(*columns)), prompts, ["drawn", "spoilt", *(
 for result in found["blocks"]:
     obeys = psnr(F.avg_pool2d(result.pictures, 4), blocks).mean()
     likeness = f"{obeys:.1f} dB alike with the spoilt picture it was given, {result.psnr.mean():.1f} dB with the true one"
-    print(f"level {result.level:g}: {rate(result.right)} right; {likeness}")
+    print(f"level {result.level:g}: {share(result.right)} right; {likeness}")
 gain = found["blocks"][2].psnr - found["blocks"][0].psnr
 half = 1.96 * gain.std() / len(gain) ** 0.5
 interval = f"95 % interval {gain.mean() - half:+.1f} to {gain.mean() + half:+.1f}"

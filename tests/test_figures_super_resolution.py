@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from imagen_mini.figures.super_resolution import Enlarged, around, enlarge, in_few_colors, level_lines, level_sheet, psnr, rate, true_scenes
+from imagen_mini.figures.super_resolution import Enlarged, around, enlarge, in_few_colors, level_lines, level_sheet, psnr, true_scenes
+from imagen_mini.lesson import share
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene
 
@@ -64,7 +65,7 @@ def test_enlarging_judges_what_it_draws(tiny_pipe, monkeypatch):
 
 def test_levels_are_written_and_drawn():
     rows = [Enlarged(level, torch.zeros(2, 3, 4, 4), [True, level < 0.2], [True, True], torch.tensor([30.0, 20.0])) for level in (0.0, 0.3)]
-    assert rate([True] * 7 + [False]) == "7 of 8 (53 to 98 %)"
+    assert share([True] * 7 + [False]) == "7 of 8 (53 to 98 %)"
     lines = level_lines({"clean": rows}).splitlines()
     assert len(lines) == 3 and "2 of 2" in lines[1] and "1 of 2" in lines[2] and "25.0 dB" in lines[1]
     shares, likeness = level_sheet({"clean": rows, "generated": rows}).axes

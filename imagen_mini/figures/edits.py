@@ -16,6 +16,7 @@ from ..benchmark import random_thing
 from ..charts import STYLES, figure, percent_axis
 from ..edits import EditScore, EditTask, evaluate_edits
 from ..evaluation import wilson_interval
+from ..lesson import share
 from ..pipeline import ImagenPipeline
 from ..prompt_to_prompt import Edit, Injection
 from ..scenes.captions import article_for
@@ -107,12 +108,6 @@ def compare(pipe: ImagenPipeline, tasks: Sequence[EditTask], methods: dict[str, 
     kept = [found for found in evaluate_edits(draw, list(tasks)) if found[2][0].source_right]
     return Compared([task for task, _, _ in kept], [pictures for _, pictures, _ in kept],
                     {name: [scores[i] for _, _, scores in kept] for i, name in enumerate(methods)})
-
-
-def share(flags: Sequence[bool]) -> str:
-    """'7 of 8 (53 to 98 %)': the 95 % interval in brackets."""
-    low, high = wilson_interval(sum(flags), len(flags))
-    return f"{sum(flags)} of {len(flags)} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
 def compared_lines(scores: dict[str, list[EditScore]]) -> str:

@@ -13,6 +13,7 @@ from ..charts import STYLES, figure, log_axis
 from ..guidance import Denoiser
 from ..samplers import sample
 from ..schedule import SPACINGS, Schedule, alpha_sigma, numeric_t, spaced_times
+from .denoising import posterior_mean
 
 # ---------------------------------------------------------------- data whose best denoiser is a formula
 
@@ -41,17 +42,8 @@ def gaussian_flow(x_T: Tensor, mean: float, std: float, log_snr_of: Schedule) ->
 
 
 def mixture_denoiser(pictures: Tensor, log_snr_of: Schedule) -> Denoiser:
-    """The best denoiser where the data are these pictures [n, ...], each as frequent as the others: their mean, weighted by how likely each led to x_t,
-
-        x_0_hat = sum_i p_i pictures_i,   p = softmax over i of -|x_t - alpha pictures_i|^2 / (2 sigma^2)
-    """
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = alpha_sigma(log_snr_of(t.double()))
-        points, x = pictures.flatten(1).double(), x_t.flatten(1).double()
-        match = (alpha * x @ points.T - alpha ** 2 * points.square().sum(1) / 2) / sigma ** 2      # |x|^2 is the same for all i
-        return (match.softmax(1) @ points).reshape(x_t.shape).to(x_t.dtype)
-
-    return denoise
+    """The best denoiser where the data are these pictures [n, ...], each as frequent as the others: `posterior_mean`, in float64."""
+    return lambda x_t, t: posterior_mean(x_t.double(), log_snr_of(t.double()), pictures.double()).to(x_t.dtype)
 
 
 # ---------------------------------------------------------------- numbers

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..charts import STYLES, figure, percent_axis
 from ..evaluation import wilson_interval
-from ..lesson import description_of, verdicts
+from ..lesson import description_of, share, verdicts
 from ..pipeline import ImagenPipeline
 from ..scenes.parse import parse
 from ..scenes.scene import GRID, Scene
@@ -77,17 +77,11 @@ def enlarge(pipe: ImagenPipeline, prompts: Sequence[str], seeds: Sequence[int], 
     return Enlarged(level, pictures, [bool(v) for v in verdicts(prompts, pictures)], readable, psnr(pictures, truth))
 
 
-def rate(right: Sequence[bool]) -> str:
-    """'7 of 8 (53 to 98 %)': the 95 % interval in brackets."""
-    low, high = wilson_interval(sum(right), len(right))
-    return f"{sum(right)} of {len(right)} ({100 * low:.0f} to {100 * high:.0f} %)"
-
-
 def level_lines(found: dict[str, list[Enlarged]]) -> str:
     """What was `found` for each kind of small picture, by level: a line each."""
     lines = [f"{'given':12}{'aug_level':>10}   {'right':22}{'readable':22}likeness to the true picture"]
     for kind, rows in found.items():
-        lines += [f"{kind:12}{r.level:>10g}   {rate(r.right):22}{rate(r.readable):22}{r.psnr.mean():.1f} dB" for r in rows]
+        lines += [f"{kind:12}{r.level:>10g}   {share(r.right):22}{share(r.readable):22}{r.psnr.mean():.1f} dB" for r in rows]
     return "\n".join(lines)
 
 
