@@ -58,20 +58,22 @@ def ddim_step(x_t: Tensor, x_0_hat: Tensor, log_snr_t: Tensor, log_snr_s: Tensor
     return alpha_s * x_0_hat + (sigma_s ** 2 - variance).clamp(min=0).sqrt() * eps_hat + variance.sqrt() * noise
 
 
-def dpmpp_2m_step(x_t: Tensor, x_0_hat: Tensor, log_snr_t: Tensor, log_snr_s: Tensor, previous: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def dpmpp_2m_step(x_t: Tensor, x_0_hat: Tensor, log_snr_t: Tensor, log_snr_s: Tensor, previous: tuple[Tensor, Tensor] | None = None,
+                  noise: Tensor | None = None, eta: float = 0.0) -> Tensor:
     """One step of DPM-Solver++ 2M: a DDIM step whose x_0_hat is extrapolated to the middle of the step,
 
         x_0_mid = x_0_hat + (x_0_hat - x_0_hat_r) h / (2 h_r),   h = log_snr_s - log_snr_t,   h_r = log_snr_t - log_snr_r
 
-    `previous` holds x_0_hat_r and log_snr_r of the step before; without it this is a plain DDIM step.
+    `previous` holds x_0_hat_r and log_snr_r of the step before; without it this is a plain DDIM step. eta as in `ddim_step`: 0 is deterministic,
+    1 is the paper's SDE-DPM-Solver++ 2M, an ancestral step.
 
     Source: DPM-Solver++ (Lu et al., 2022), Algorithm 2.
     """
     if previous is None:
-        return ddim_step(x_t, x_0_hat, log_snr_t, log_snr_s)
+        return ddim_step(x_t, x_0_hat, log_snr_t, log_snr_s, noise, eta)
     x_0_hat_r, log_snr_r = previous
     ratio = ((log_snr_s - log_snr_t) / (2 * (log_snr_t - log_snr_r))).to(x_t.dtype)
-    return ddim_step(x_t, x_0_hat + ratio * (x_0_hat - x_0_hat_r), log_snr_t, log_snr_s)
+    return ddim_step(x_t, x_0_hat + ratio * (x_0_hat - x_0_hat_r), log_snr_t, log_snr_s, noise, eta)
 
 
 def heun_step(x_t: Tensor, x_0_hat: Tensor, log_snr_t: Tensor, log_snr_s: Tensor, denoise_s: Callable[[Tensor], Tensor] | None) -> Tensor:
@@ -94,7 +96,7 @@ def heun_step(x_t: Tensor, x_0_hat: Tensor, log_snr_t: Tensor, log_snr_s: Tensor
 
 
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m", "heun")
-NOISE_OPTIONS = {"eta": "ddim", "gamma": "ddpm"}       # options of `sample`, and the one sampler that uses each
+NOISE_OPTIONS = {"eta": ("ddim", "dpmpp_2m"), "gamma": ("ddpm",)}      # options of `sample`, and the samplers that use each
 
 
 @dataclass(frozen=True)
@@ -115,27 +117,28 @@ def sample(denoise: Denoiser, x_T: Tensor, times: Tensor, log_snr_of: Callable[[
            eta: float = 0.0, gamma: float = 0.0) -> Iterator[SamplingState]:
     """Walk from x_T through `times` (falling, from 1 to 0) and yield a state after every step.
 
-    `noise(step)` is asked for fresh noise by a sampler that needs it: ddpm, whose variance `gamma` chooses, and ddim with `eta` > 0.
+    `noise(step)` is asked for fresh noise by a sampler that needs it: ddpm, whose variance `gamma` chooses, and ddim and dpmpp_2m with `eta` > 0.
     `after_step(x, step, s)` may change x, as edits do. The last state's `x_0_hat` is the picture.
     """
     check_options(sampler, eta, gamma)
     if noise is None and (sampler == "ddpm" or eta > 0):
         raise ValueError(f"the {sampler} sampler{f' with eta {eta}' if eta > 0 else ''} adds fresh noise at every step: pass noise=")
     x, steps, previous = x_T, len(times) - 1, None
+    fresh = noise if sampler == "ddpm" or eta > 0 else lambda step: None
     log_snr = log_snr_of(times.double()).to(times.dtype)
     for step in range(steps):
         x_0_hat = denoise(x, times[step])
         log_snr_t, log_snr_s = log_snr[step], log_snr[step + 1]
         last = step == steps - 1                       # it leaps to almost no noise: too far to extrapolate or to look back from
         if sampler == "ddpm":
-            x = ddpm_step(x, x_0_hat, log_snr_t, log_snr_s, noise(step), gamma)
+            x = ddpm_step(x, x_0_hat, log_snr_t, log_snr_s, fresh(step), gamma)
         elif sampler == "dpmpp_2m":
-            x = dpmpp_2m_step(x, x_0_hat, log_snr_t, log_snr_s, None if last else previous)
+            x = dpmpp_2m_step(x, x_0_hat, log_snr_t, log_snr_s, None if last else previous, fresh(step), eta)
             previous = x_0_hat, log_snr_t
         elif sampler == "heun":
             x = heun_step(x, x_0_hat, log_snr_t, log_snr_s, None if last else lambda x_s: denoise(x_s, times[step + 1]))
         else:
-            x = ddim_step(x, x_0_hat, log_snr_t, log_snr_s, noise(step) if eta > 0 else None, eta)
+            x = ddim_step(x, x_0_hat, log_snr_t, log_snr_s, fresh(step), eta)
         if after_step is not None:
             x = after_step(x, step, float(times[step + 1]))
         yield SamplingState(step, steps, float(times[step]), float(times[step + 1]), x, x_0_hat)
@@ -148,8 +151,9 @@ def check_options(sampler: str, eta: float = 0.0, gamma: float = 0.0) -> None:
     for name, value in (("eta", eta), ("gamma", gamma)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} {value}; expected a number from 0 to 1")
-        if value > 0 and sampler != NOISE_OPTIONS[name]:
-            raise ValueError(f"{name} {value} with the {sampler} sampler, which does not use it: leave it at 0, or use sampler={NOISE_OPTIONS[name]!r}")
+        if value > 0 and sampler not in NOISE_OPTIONS[name]:
+            raise ValueError(f"{name} {value} with the {sampler} sampler, which does not use it: leave it at 0, or use "
+                             f"sampler={' or '.join(map(repr, NOISE_OPTIONS[name]))}")
 
 
 def invert(denoise: Denoiser, x_0: Tensor, times: Tensor, log_snr_of: Callable[[Tensor], Tensor]) -> Iterator[SamplingState]:

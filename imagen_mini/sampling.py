@@ -38,7 +38,7 @@ def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, 
         return default if value is None else value
 
     sampler = here(sampler, c.sampler)
-    eta, gamma = (here(value, 0.0) if isinstance(value, dict) or sampler == NOISE_OPTIONS[option] else 0.0
+    eta, gamma = (here(value, 0.0) if isinstance(value, dict) or sampler in NOISE_OPTIONS[option] else 0.0
                   for option, value in (("eta", eta), ("gamma", gamma)))
     check_options(sampler, eta, gamma)
     w, interval = here(guidance_scale, c.guidance_scale), here(guidance_interval, None)
@@ -56,11 +56,10 @@ def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, 
 def check_used(plans: dict[str, Sampling], eta: float | dict, gamma: float | dict, negative_prompt, guidance_interval) -> None:
     """A ValueError for an option that no stage uses: it would change nothing, and nobody would know."""
     for option, value in (("eta", eta), ("gamma", gamma)):
-        owner = NOISE_OPTIONS[option]
-        if not isinstance(value, dict) and value != 0 and all(plan.sampler != owner for plan in plans.values()):
+        if not isinstance(value, dict) and value != 0 and all(plan.sampler not in NOISE_OPTIONS[option] for plan in plans.values()):
             samplers = ", ".join(f"{name} with {plan.sampler}" for name, plan in plans.items())
-            raise ValueError(f"{option} {value} is not used: it belongs to the {owner} sampler, and the stages are sampled {samplers}; "
-                             f"pass sampler={owner!r}, or leave it at 0")
+            raise ValueError(f"{option} {value} is not used: the stages are sampled {samplers}; "
+                             f"pass sampler={' or '.join(map(repr, NOISE_OPTIONS[option]))}, or leave it at 0")
     for option, value in (("negative_prompt", negative_prompt), ("guidance_interval", guidance_interval)):
         if value is not None and all(plan.guidance_scale == 1 for plan in plans.values()):
             raise ValueError(f"{option} {value!r} is not used: guidance is off (guidance_scale 1) at every stage; raise guidance_scale, or leave it out")

@@ -117,6 +117,18 @@ def test_dpm_solver_pp_2m(kind, n):
         assert torch.allclose(a, b, rtol=0, atol=2e-5)
 
 
+def test_sde_dpm_solver_pp_2m(monkeypatch):
+    # Differs: as above, and diffusers draws its noise itself
+    draws = iter(range(10))
+    monkeypatch.setattr("diffusers.schedulers.scheduling_dpmsolver_multistep.randn_tensor", lambda *args, **options: noise(next(draws)))
+    scheduler = with_exact_noise_levels(make("DPMSolverMultistepScheduler", "eps", 10, algorithm_type="sde-dpmsolver++", solver_order=2,
+                                             solver_type="midpoint"))
+    walks = list(zip(theirs(scheduler, "eps", lambda step: {}), ours(scheduler, "dpmpp_2m", eta=1.0)))
+    assert len(walks) == 10
+    for a, b in walks:
+        assert torch.allclose(a, b, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("n", [1, 2, 10, 25])
 def test_heun(n):
     # Differs: diffusers walks y = x_t / alpha_t with EDM's noise level sigma / alpha, and lists each middle time twice, once for each of

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from imagen_mini.diffusion import PREDICTIONS, from_x_0, q_sample, to_x_0
 from imagen_mini.guidance import classifier_free_guidance, dynamic_threshold
 from imagen_mini.randomness import generator
-from imagen_mini.samplers import SAMPLERS, ddim_step, sample
+from imagen_mini.samplers import NOISE_OPTIONS, SAMPLERS, ddim_step, sample
 from imagen_mini.schedule import SCHEDULES, SPACINGS, alpha_sigma, spaced_times
 
 settings.register_profile("imagen_mini", deadline=None, max_examples=60, derandomize=True)
@@ -75,7 +75,7 @@ def test_every_spacing_of_every_schedule_falls_from_one_to_zero(schedule, steps,
 def test_every_walk_towards_a_known_picture_ends_at_it(seed, shape, schedule, steps, spacing, sampler, eta):
     x_0 = normal(seed, shape, "x_0")
     states = list(sample(lambda x, t: x_0.expand_as(x), normal(seed, shape, "x_T"), spaced_times(spacing, steps, schedule).double(), schedule, sampler,
-                         lambda step: normal(seed, shape, step), eta=eta if sampler == "ddim" else 0.0))
+                         lambda step: normal(seed, shape, step), eta=eta if sampler in NOISE_OPTIONS["eta"] else 0.0))
     assert len(states) == steps and torch.equal(states[-1].x_0_hat, x_0)
     alpha, sigma = alpha_sigma(schedule(torch.zeros((), dtype=torch.float64)))             # where the schedule ends, a little noise is left
     assert (states[-1].x - alpha * x_0).abs().max() < 8 * sigma < 0.1

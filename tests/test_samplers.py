@@ -15,7 +15,7 @@ from imagen_mini.schedule import (alpha_sigma, cosine_log_snr, cosine_t, karras_
 
 MEAN, STD = 0.3, 0.5
 DETERMINISTIC = ("ddim", "dpmpp_2m", "heun")
-EVERY_WALK = [("ddim", {}), ("ddim", {"eta": 0.5}), ("ddim", {"eta": 1.0}), ("ddpm", {}), ("ddpm", {"gamma": 1.0}), ("dpmpp_2m", {}), ("heun", {})]
+EVERY_WALK = [("ddim", {}), ("ddim", {"eta": 0.5}), ("ddim", {"eta": 1.0}), ("ddpm", {}), ("ddpm", {"gamma": 1.0}), ("dpmpp_2m", {}), ("dpmpp_2m", {"eta": 1.0}), ("heun", {})]
 SCHEDULES = {"cosine": cosine_log_snr, "linear": linear_log_snr, "sigmoid": sigmoid_log_snr, "zero terminal": zero_terminal_snr(linear_log_snr)}
 every_schedule = pytest.mark.parametrize("log_snr_of", SCHEDULES.values(), ids=SCHEDULES)
 
@@ -126,6 +126,9 @@ def test_dpmpp_without_a_step_before_or_with_an_unchanged_estimate_is_ddim():
     assert torch.equal(dpmpp_2m_step(x_t, x_0_hat, t, s), expected)
     assert torch.equal(dpmpp_2m_step(x_t, x_0_hat, t, s, (x_0_hat, r)), expected)
     assert not torch.allclose(dpmpp_2m_step(x_t, x_0_hat, t, s, (x_0_hat + 1, r)), expected)
+    noise = noise64(2, "noise")
+    for previous in (None, (x_0_hat, r)):
+        assert torch.equal(dpmpp_2m_step(x_t, x_0_hat, t, s, previous, noise, eta=0.7), ddim_step(x_t, x_0_hat, t, s, noise, eta=0.7))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -329,7 +332,7 @@ def test_noise_is_missed_where_it_is_needed(sampler, eta, message):
 
 
 @pytest.mark.parametrize("sampler, options, message", [
-    ("heun", {"eta": 0.5}, "eta 0.5 with the heun sampler.*sampler='ddim'"), ("ddim", {"gamma": 0.5}, "gamma 0.5 with the ddim sampler.*sampler='ddpm'"),
+    ("heun", {"eta": 0.5}, "eta 0.5 with the heun sampler.*sampler='ddim' or 'dpmpp_2m'"), ("ddim", {"gamma": 0.5}, "gamma 0.5 with the ddim sampler.*sampler='ddpm'"),
     ("ddim", {"eta": 1.5}, "eta 1.5; expected a number from 0 to 1"), ("ddpm", {"gamma": -0.1}, "gamma -0.1; expected a number from 0 to 1")])
 def test_an_option_that_would_be_ignored_or_is_out_of_range_is_an_error(sampler, options, message):
     with pytest.raises(ValueError, match=message):

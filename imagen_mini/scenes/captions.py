@@ -104,14 +104,14 @@ def describe(scene: Scene, rng: random.Random) -> Description:
     """
     objects = list(scene.objects)
     rng.shuffle(objects)
-    said = {"color": rng.random() < 0.9, "size": rng.random() < 0.4, "texture": rng.random() < 0.5}
+    said = {"color": rng.random() < 0.8, "size": rng.random() < 0.4, "texture": rng.random() < 0.5}
     alike = len(objects) > 1 and len({(o.shape, o.color) for o in objects}) == 1
     if alike and rng.random() < 0.75:                  # keep only what holds for all of them, so that they can be counted
         said = {key: value and len({getattr(o, key) for o in objects}) == 1 for key, value in said.items()}
     things = tuple(Thing(o.shape, *(getattr(o, key) if said[key] else None for key in ("color", "size", "texture")))
                    for o in objects)
     between = None
-    if len(objects) == 2 and things[0] != things[1] and rng.random() < 0.6:      # more, and shapes are bound to places instead of to colours
+    if len(objects) == 2 and things[0] != things[1] and rng.random() < 0.4:      # more, and shapes are bound to places instead of to colours
         between = clear_relation(*objects)
     return Description(things, between, scene.background if rng.random() < 0.4 else None)
 
