@@ -33,13 +33,13 @@ from imagen_mini.charts import STYLES, figure, log_axis, percent_axis
 from imagen_mini.data import Scenes
 from imagen_mini.diffusion import PREDICTIONS, from_x_0, q_sample, to_x_0, v_from_x_0, x_0_from_v
 from imagen_mini.exercises import nb02
-from imagen_mini.figures.denoising import best_blur, everywhere, posterior, posterior_mean, psnr
+from imagen_mini.figures.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
 from imagen_mini.lesson import begin, score_line, show_judged, source, verdicts
 from imagen_mini.pictures import picture_table
 from imagen_mini.randomness import generator, randn
 from imagen_mini.samplers import sample
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import UNSEEN, Object, Scene
+from imagen_mini.scenes.scene import UNSEEN, Object
 from imagen_mini.schedule import alpha_sigma, numeric_t
 
 begin()
@@ -95,7 +95,7 @@ for level in chosen:
     print(f"log-SNR {level:g}")
     for name in names:
         found = answers[level][name]
-        print(f"    {name:9} {psnr(found, x_0):5.1f} dB, {score_line(verdicts(captions, found.clamp(-1, 1)))}")
+        print(f"    {name:9} {mean_psnr(found, x_0):5.1f} dB, {score_line(verdicts(captions, found.clamp(-1, 1)))}")
 
 # %% [markdown]
 # And over all levels:
@@ -103,7 +103,7 @@ for level in chosen:
 # %%
 sheet, (nearness, meaning) = figure(["how near to the true picture?", "does it show its caption?"], "log-SNR   (right: more noise)")
 for name, style in zip(["blur", "one step, no words", "one step", "walk"], STYLES):
-    nearness.plot(levels, [psnr(answers[level][name], x_0) for level in levels], label=name, **style)
+    nearness.plot(levels, [mean_psnr(answers[level][name], x_0) for level in levels], label=name, **style)
     meaning.plot(levels, [sum(verdicts(captions, answers[level][name].clamp(-1, 1))) / n for level in levels], label=name, **style)
 for panel in (nearness, meaning):
     panel.invert_xaxis()
@@ -159,8 +159,8 @@ for level in few_levels:
     log_snr = torch.tensor(level)
     p = posterior(q_sample(hidden, noise, log_snr), log_snr, candidates)
     places = torch.exp(-torch.special.xlogy(p, p).sum(1)).mean()                       # the exponential of the entropy
-    print(f"log-SNR {level:g}: some {places:6.1f} of {len(candidates)} places possible {psnr(best[level], hidden):12.1f} {psnr(network[level], hidden):9.1f}"
-          f" {psnr(best[level], network[level]):14.1f}")
+    print(f"log-SNR {level:g}: some {places:6.1f} of {len(candidates)} places possible {mean_psnr(best[level], hidden):12.1f} {mean_psnr(network[level], hidden):9.1f}"
+          f" {mean_psnr(best[level], network[level]):14.1f}")
 
 # %% [markdown]
 # **What you should have seen.** The two agree in nearly everything: where the answer is sharp, where it melts, even in which other places they suspect the

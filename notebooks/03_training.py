@@ -41,10 +41,9 @@ from imagen_mini.config import PRESETS, TrainConfig
 from imagen_mini.diffusion import LOSS_WEIGHTS, balanced_weight, simple_weight
 from imagen_mini.evaluation import draw_alone
 from imagen_mini.exercises import nb03
-from imagen_mini.figures.attention_maps import as_jpeg
 from imagen_mini.figures.training import Corner, errors_at, examine, losses_by_level, start
 from imagen_mini.lesson import begin, score_line, source, verdicts
-from imagen_mini.pictures import picture_table
+from imagen_mini.pictures import as_jpeg, picture_table
 from imagen_mini.randomness import randn
 from imagen_mini.training import EMA, LEVELS, learning_rate, train
 from imagen_mini.unet import UNetConfig

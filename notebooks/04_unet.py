@@ -38,11 +38,10 @@ from imagen_mini.charts import STYLES, figure, log_axis
 from imagen_mini.config import PRESETS
 from imagen_mini.diffusion import q_sample
 from imagen_mini.exercises import nb04
-from imagen_mini.figures.attention_maps import as_jpeg
 from imagen_mini.figures.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, stations, total, values_kept, what_ifs
 from imagen_mini.layers import ResBlock
 from imagen_mini.lesson import begin, source
-from imagen_mini.pictures import picture_table
+from imagen_mini.pictures import as_jpeg, picture_table
 from imagen_mini.randomness import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene

@@ -31,6 +31,7 @@ if importlib.util.find_spec("imagen_mini") is None:
 # %%
 import torch
 import torch.nn.functional as F
+from IPython.display import display
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark

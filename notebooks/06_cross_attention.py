@@ -35,9 +35,9 @@ from imagen_mini.attention_maps import AttentionMaps, chance_overlap, overlap
 from imagen_mini.benchmark import benchmark
 from imagen_mini.charts import STYLES, figure
 from imagen_mini.exercises import nb06
-from imagen_mini.figures.attention_maps import Catch, Columns, as_jpeg, exchanged, find, find_lines, find_sheet, heat_over, names_of, silenced, with_words
+from imagen_mini.figures.attention_maps import Catch, Columns, exchanged, find, find_lines, find_sheet, heat_over, names_of, silenced, with_words
 from imagen_mini.lesson import begin, score_line, source, verdicts
-from imagen_mini.pictures import picture_table
+from imagen_mini.pictures import as_jpeg, picture_table
 from imagen_mini.randomness import randn
 from imagen_mini.samplers import sample
 from imagen_mini.scenes.parse import parse

@@ -33,11 +33,12 @@ from IPython.display import display
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import augment
+from imagen_mini.distances import psnr
 from imagen_mini.evaluation import judge
 from imagen_mini.exercises import nb10
-from imagen_mini.figures.super_resolution import around, enlarge, in_few_colors, level_lines, level_sheet, psnr, true_scenes
+from imagen_mini.figures.super_resolution import around, enlarge, level_lines, level_sheet, true_scenes
 from imagen_mini.lesson import begin, score_line, share, source, verdicts
-from imagen_mini.pictures import labelled_grid, picture_table
+from imagen_mini.pictures import in_few_colors, labelled_grid, picture_table
 from imagen_mini.randomness import randn
 from imagen_mini.samplers import sample
 from imagen_mini.scenes.render import render

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from imagen_mini.distances import frechet_distance, moments, nearest, precision_and_recall
+from imagen_mini.distances import frechet_distance, moments, nearest, precision_and_recall, psnr
 
 
 def covariance(d, seed, rank=None):
@@ -92,3 +92,8 @@ def test_what_was_copied_is_found():
     known = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
     distances, which = nearest(torch.stack([known[7], known[3] + 10, known[9]]), known)
     assert distances[0] == 0 == distances[2] and distances[1] > 1 and which[0] == 7 and which[2] == 9
+
+
+def test_psnr_is_twenty_for_an_error_of_a_tenth_of_the_range():
+    pictures = torch.rand(2, 3, 8, 8)
+    assert psnr(pictures, pictures + torch.tensor([0.2, -0.02]).view(2, 1, 1, 1)).tolist() == pytest.approx([20, 40], abs=1e-3)

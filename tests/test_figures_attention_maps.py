@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from imagen_mini.attention import AttnSite, attention_probs
 from imagen_mini.attention_maps import AttentionMaps
-from imagen_mini.figures.attention_maps import Catch, Columns, as_jpeg, exchanged, find_lines, find_sheet, heat_over, names_of, silenced, with_words, words_of
-from imagen_mini.pictures import picture_table
+from imagen_mini.figures.attention_maps import Catch, Columns, exchanged, find_lines, find_sheet, heat_over, names_of, silenced, with_words, words_of
 from imagen_mini.randomness import randn
 from shown import tokens
 
@@ -105,12 +104,3 @@ def test_the_table_and_the_chart_show_the_report():
     assert found == [["layer", "grid", "color", "shape", "chance"], ["up0.cross", "32", "40%", "20%", "3%"]]
     color, shape = find_sheet(report).axes
     assert list(color.lines[0].get_ydata()) == [0.2, 0.6] and list(shape.lines[0].get_ydata()) == [0.1, 0.3] and color.lines[1].get_ydata()[0] == 0.03
-
-
-def test_a_jpeg_holds_the_sheet():
-    from io import BytesIO
-
-    from PIL import Image
-    sheet = picture_table([[torch.zeros(3, 8, 8)]], ["row"], ["column"])
-    shown = as_jpeg(sheet)
-    assert shown.format == "jpeg" and Image.open(BytesIO(shown.data)).size == sheet.size

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
 
-from imagen_mini.figures.super_resolution import Enlarged, around, enlarge, in_few_colors, level_lines, level_sheet, psnr, true_scenes
+from imagen_mini.figures.super_resolution import Enlarged, around, enlarge, level_lines, level_sheet, true_scenes
 from imagen_mini.lesson import share
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene
@@ -27,11 +26,6 @@ def test_a_picture_that_does_not_show_its_prompt_has_no_true_scene(prompt):
         true_scenes([prompt], render([STRIPED], 64))
 
 
-def test_likeness_in_decibels():
-    truth = torch.zeros(2, 3, 4, 4)
-    assert psnr(truth + torch.tensor([0.2, 0.1]).reshape(2, 1, 1, 1), truth).tolist() == pytest.approx([20.0, 26.02], abs=0.01)
-
-
 @pytest.mark.parametrize("size", [64, 256])
 def test_the_part_around_a_thing_holds_it(size):
     picture = render([STRIPED], size)
@@ -40,14 +34,6 @@ def test_the_part_around_a_thing_holds_it(size):
     assert ((part < 0.9).sum() == (picture < 0.9).sum()) and (part < 0.9).any()
     corner = Scene((replace(STRIPED.objects[0], x=12, y=12),), "white")
     assert torch.equal(around(render([corner], size), [corner])[0], render([corner], size)[0, :, :3 * size // 8, :3 * size // 8])
-
-
-def test_few_colors_stay_near_and_are_few():
-    sheet = Image.fromarray((torch.rand(40, 40, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy())
-    seen = in_few_colors(sheet)
-    assert seen.mode == "P" and seen.size == sheet.size and len(seen.getcolors()) <= 256
-    flat = Image.new("RGB", (8, 8), (200, 57, 57))
-    assert all(abs(a - b) <= 8 for a, b in zip(in_few_colors(flat).convert("RGB").getpixel((3, 3)), (200, 57, 57)))
 
 
 def test_enlarging_judges_what_it_draws(tiny_pipe, monkeypatch):

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from imagen_mini.cascade import Stage
 from imagen_mini.config import StageConfig, TrainConfig
 from imagen_mini.data import Batch
+from imagen_mini.distances import psnr
 from imagen_mini.evaluation import verdict
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid
@@ -66,11 +67,6 @@ class Few:
         of = [divmod(number, len(self.captions)) for number in numbers]
         said = [torch.randperm(len(self.captions), generator=generator(turn, "shuffle"))[i] if self.shuffle_captions else i for turn, i in of]
         return Batch(self.pictures[[i for _, i in of]], None, [self.captions[i] for i in said])
-
-
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, [b], of pictures [b, 3, h, w] in [-1, 1], whose range is 2: 10 log10(2^2 / mean squared error)."""
-    return 10 * torch.log10(4 / (a - b).square().flatten(1).mean(1))
 
 
 def judge(captions: list[Caption], targets: Tensor, samples: Tensor) -> list[Outcome]:

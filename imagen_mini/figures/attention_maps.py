@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -45,15 +44,6 @@ def names_of(maps: AttentionMaps, row: int = 0) -> list[str]:
 def words_of(maps: AttentionMaps, row: int = 0) -> list[str]:
     """The words that mean something: all but the articles."""
     return [w for w in dict.fromkeys(maps.tokens[row].words) if w.lower() not in ("a", "an", "the")]
-
-
-def as_jpeg(sheet: Image.Image, quality: int = 85):
-    """A sheet as a notebook displays it, but a third as large: maps are soft, and soft pictures make large PNG files."""
-    from IPython.display import Image as Shown
-
-    file = io.BytesIO()
-    sheet.save(file, "JPEG", quality=quality)
-    return Shown(data=file.getvalue(), format="jpeg")
 
 
 # ---------------------------------------------------------------- pictures of one prompt

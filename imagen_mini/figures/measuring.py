@@ -14,7 +14,7 @@ from torch import Tensor
 from ..charts import STYLES, figure, percent_axis
 from ..errors import difference_of_shares, kind_of_error
 from ..evaluation import Result, in_words, verdict, wilson_interval
-from ..pictures import labelled_grid
+from ..pictures import in_few_colors, labelled_grid
 from ..scenes.captions import Description
 from ..scenes.parse import Reading, parse
 from ..scenes.render import render
@@ -26,18 +26,13 @@ Interval = Callable[[int, int], tuple[float, float]]   # (successes, n) -> (low,
 
 # ---------------------------------------------------------------- pictures with verdicts
 
-def in_palette(image: Image.Image) -> Image.Image:
-    """The picture in the 256 colours that suit it best: a third of the size as a file. Without kmeans, colours would change."""
-    return image.quantize(256, kmeans=2, dither=Image.Dither.NONE)
-
-
 def gallery(results: Sequence[Result], right: int = 2, wrong: int = 2, columns: int = 6, cell: int = 192) -> Image.Image:
     """Of each category up to `right` pictures that are right and `wrong` that are not, these with the kind of their error and what was read."""
     chosen = []
     for category in dict.fromkeys(r.category for r in results):
         of = [r for r in results if r.category == category]
         chosen += [r for r in of if r.right][:right] + [r for r in of if not r.right][:wrong]
-    return in_palette(labelled_grid([r.image for r in chosen], [_label(r) for r in chosen], columns=columns, cell=cell, frames=[r.right for r in chosen]))
+    return in_few_colors(labelled_grid([r.image for r in chosen], [_label(r) for r in chosen], columns=columns, cell=cell, frames=[r.right for r in chosen]))
 
 
 def _label(r: Result) -> str:
@@ -48,7 +43,7 @@ def _label(r: Result) -> str:
 def audit_sheet(results: Sequence[Result], judged: bool = True, columns: int = 10, cell: int = 160) -> Image.Image:
     """Numbered pictures with their captions, for a person to judge; with `judged`, what the parser says of each, too."""
     labels = [f"{i}: {r.caption.text}" + (f" -> {verdict(r.caption.description, r.reading)}" if judged else "") for i, r in enumerate(results)]
-    return in_palette(labelled_grid([r.image for r in results], labels, columns=columns, cell=cell, frames=[r.right for r in results] if judged else None))
+    return in_few_colors(labelled_grid([r.image for r in results], labels, columns=columns, cell=cell, frames=[r.right for r in results] if judged else None))
 
 
 def mixed(results: Sequence[Result], n: int, seed: int = 0) -> list[Result]:

@@ -9,9 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..lesson import verdicts
-from ..pictures import picture_table
+from ..pictures import in_few_colors, picture_table
 from ..scenes.parse import parse
-from .measuring import in_palette
 
 
 def judged_rows(rows: Sequence[tuple[str, str, Tensor]], columns: Sequence[str] | None = None, cell: int = 128) -> Image.Image:
@@ -20,7 +19,7 @@ def judged_rows(rows: Sequence[tuple[str, str, Tensor]], columns: Sequence[str] 
     n = len(rows[0][2])
     frames = [verdicts([caption] * n, pictures) if caption else [None] * n for _, caption, pictures in rows]
     columns = columns or [f"{i}" for i in range(n)]
-    return in_palette(picture_table([list(pictures) for _, _, pictures in rows], [name for name, _, _ in rows], columns, cell=cell, frames=frames))
+    return in_few_colors(picture_table([list(pictures) for _, _, pictures in rows], [name for name, _, _ in rows], columns, cell=cell, frames=frames))
 
 
 def shapes_read(pictures: Tensor) -> Counter:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from ..charts import STYLES, figure, percent_axis
+from ..distances import psnr
 from ..evaluation import wilson_interval
 from ..lesson import description_of, share, verdicts
 from ..pipeline import ImagenPipeline
@@ -35,12 +35,6 @@ def true_scenes(prompts: Sequence[str], pictures: Tensor) -> list[Scene]:
     return out
 
 
-def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
-    """How alike pictures [b, 3, h, w] in [-1, 1] are, in dB, [b]: 10 log10(2^2 / mean squared difference). Twice the error in each pixel costs 6 dB."""
-    error = (pictures.float().cpu() - truth).square().mean((1, 2, 3))
-    return 10 * torch.log10(4 / error.clamp(min=1e-12))
-
-
 def around(pictures: Tensor, scenes: Sequence[Scene], share: float = 0.375) -> Tensor:
     """The part of each picture [b, 3, size, size] around the first thing of its scene, `share` of the width, [b, 3, k, k]: to look at textures from near. At
     the rim the part is moved inside."""
@@ -48,11 +42,6 @@ def around(pictures: Tensor, scenes: Sequence[Scene], share: float = 0.375) -> T
     k, scale = round(share * size), size / GRID
     corners = [[min(max(0, round(place * scale) - k // 2), size - k) for place in (scene.objects[0].x, scene.objects[0].y)] for scene in scenes]
     return torch.stack([picture[:, y:y + k, x:x + k] for picture, (x, y) in zip(pictures, corners, strict=True)])
-
-
-def in_few_colors(sheet: Image.Image) -> Image.Image:
-    """A sheet in 256 colours: the eye hardly sees it, and the file is a fifth as large, since plain backgrounds become plain."""
-    return sheet.quantize(256, Image.Quantize.FASTOCTREE)
 
 
 @dataclass(frozen=True)
