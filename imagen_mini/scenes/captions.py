@@ -97,6 +97,9 @@ class Caption:
 
 # ---------------------------------------------------------------- scene -> description
 
+RELATION_SAID = 0.4                                    # where there is a clear one. More, and shapes are bound to places instead of to colours
+
+
 def describe(scene: Scene, rng: random.Random) -> Description:
     """Say some of what the scene holds: every thing with its shape, mostly its colour, at times size and texture.
 
@@ -111,7 +114,7 @@ def describe(scene: Scene, rng: random.Random) -> Description:
     things = tuple(Thing(o.shape, *(getattr(o, key) if said[key] else None for key in ("color", "size", "texture")))
                    for o in objects)
     between = None
-    if len(objects) == 2 and things[0] != things[1] and rng.random() < 0.4:      # more, and shapes are bound to places instead of to colours
+    if len(objects) == 2 and things[0] != things[1] and rng.random() < RELATION_SAID:
         between = clear_relation(*objects)
     return Description(things, between, scene.background if rng.random() < 0.4 else None)
 
