@@ -20,7 +20,7 @@ from imagen_mini.weights import WEIGHTS
 from sample import attention, benchmark as sample_benchmark, compare, demo, edit, edit_cascade, edit_sweep, evaluate, generate, paths, plot_schedules, reweight, sweep
 from sample.claims import __main__ as claims
 from shown import one, right_pictures
-from train import assemble, benchmark as train_benchmark, breakdown, card, check_data, emoji, from_hub, overfit, peers, progress, report, scale, time_to_score, train, verify
+from train import assemble, benchmark as train_benchmark, breakdown, card, check_data, emoji, from_hub, overfit, peers, progress, regret, report, scale, time_to_score, train, verify
 
 
 @pytest.fixture(scope="module")
@@ -432,3 +432,12 @@ def test_every_script_has_help(script, capsys):
     with pytest.raises(SystemExit) as stop:
         script.main(["--help"])
     assert stop.value.code == 0 and len(capsys.readouterr().out) > 200
+
+
+def test_regret_holds_a_stage_against_the_best_denoiser(folder, tmp_path, capsys):
+    regret.main([f"{folder}/base", "--text-encoder", f"{folder}/text_encoder", "--n", "1", "--out", str(tmp_path / "regret.png")])
+    header, best, own, path = capsys.readouterr().out.splitlines()
+    best, own = ([float(word) for word in line.split()[1:]] for line in (best, own))
+    assert header.split()[1:] == [str(level) for level in regret.LOG_SNRS] and len(best) == len(own) == len(regret.LOG_SNRS)
+    assert best[-1] < 0.01 < sum(own) - sum(best)                              # an untrained network
+    assert size(path)

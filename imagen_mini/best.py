@@ -1,0 +1,110 @@
+"""The best denoiser there can be for a caption of two things: E[x_0 | x_t, caption], computed instead of learnt. What a network is held against.
+
+Things do not overlap, so of every picture that fits the caption the likelihood is a product of one factor for each thing:
+
+    log p(x_t | x_0) = const + g_1(place, size of the first) + g_2(place, size of the second)
+    g(p) = (alpha <x_t - alpha b, d_p> - alpha^2 ||d||^2 / 2) / sigma^2
+
+where b is the plain background and d_p what the thing adds to it at place p. All pairs of places can be gone through, with the world's own rules for
+where two things may stand. No network's mean squared error can be lower; how much higher it is (its regret) is what training could still win.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .scenes.captions import RELATION_SAID, Description
+from .scenes.render import render
+from .scenes.scene import GAP, GRID, SIZES, Object, Scene, clear_relation, held_out
+from .schedule import alpha_sigma
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A thing of one size: where it may stand, as rows (y, x), and what it adds to the background, [1, 3, k, k], its centre in the middle."""
+
+    thing: Object
+    places: Tensor
+    added: Tensor
+
+    @property
+    def radius(self) -> int:
+        return self.added.shape[-1] // 2
+
+    def scores(self, rest: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """g at every place [b, places], of what x_t has over its background, rest [b, 3, 64, 64]."""
+        match = F.conv2d(rest, self.added, padding=self.radius)[:, 0, self.places[:, 0], self.places[:, 1]]
+        return (alpha * match - alpha ** 2 * self.added.square().sum() / 2) / sigma ** 2
+
+    def expected(self, chances: Tensor) -> Tensor:
+        """The mean of what it adds, [3, 64, 64], if it stands at each place with these chances [places]."""
+        where = chances.new_zeros(1, 1, GRID, GRID)
+        where[0, 0, self.places[:, 0], self.places[:, 1]] = chances
+        return F.conv_transpose2d(where, self.added, padding=self.radius)[0]
+
+
+class BestDenoiser:
+    """x_0_hat = E[x_0 | x_t, caption] for one caption: `description` has two things with colour and shape, and a background; sizes, a relation if it likes.
+
+    The scenes are those of training that such a caption could have been written for; the time is that of a few million pairs of places for each picture.
+    ValueError for other descriptions.
+    """
+
+    def __init__(self, description: Description):
+        if len(description.things) != 2 or description.background is None or any(t.color is None or t.texture is not None for t in description.things):
+            raise ValueError(f"{description}: expected two things with their colours, without textures, and a background")
+        self.background = description.background
+        self.ground = self._seen()
+        self.kinds = [[self._kind(thing.shape, thing.color, size) for size in ([thing.size] if thing.size else SIZES)] for thing in description.things]
+        self.log_prior = {(i, j): self._prior(a, b, description.relation).log() for i, a in enumerate(self.kinds[0]) for j, b in enumerate(self.kinds[1])}
+
+    def _seen(self, *things: Object) -> Tensor:
+        return render([Scene(things, self.background)], GRID)[0].double()
+
+    def _kind(self, shape: str, color: str, size: str) -> Kind:
+        middle = GRID // 2
+        thing = Object(middle, middle, shape, color, size, "solid")       # at 64 px no texture shows
+        k, line = math.ceil(thing.reach) + 1, torch.arange(int(thing.reach + 1.5), int(GRID - thing.reach - 0.5) + 1)     # as `free_place` draws
+        added = (self._seen(thing) - self.ground)[None, :, middle - k:middle + k + 1, middle - k:middle + k + 1]
+        return Kind(thing, torch.cartesian_prod(line, line), added)
+
+    def _prior(self, a: Kind, b: Kind, relation: str | None) -> Tensor:
+        """How likely each pair of places is, and then this caption, [places of a, places of b]: either thing may have been placed first."""
+        offset = b.places[None] - a.places[:, None]
+        apart = (offset.square().sum(-1) >= (a.thing.reach + b.thing.reach + GAP) ** 2).double()
+        rules = torch.tensor([[self._said(a.thing, replace(b.thing, x=a.thing.x + dx, y=a.thing.y + dy), relation) for dx in range(1 - GRID, GRID)]
+                              for dy in range(1 - GRID, GRID)], dtype=torch.float64)
+        free_b, free_a = (apart.sum(side, keepdim=True).clamp(min=1) for side in (1, 0))
+        placed = apart / (len(a.places) * free_b) + apart / (len(b.places) * free_a)
+        return placed * rules[offset[..., 0] + GRID - 1, offset[..., 1] + GRID - 1]
+
+    def _said(self, a: Object, b: Object, relation: str | None) -> float:
+        """The chance that training has this pair, and that its caption says this relation or none."""
+        if held_out(Scene((a, b), self.background)):
+            return 0.0
+        clear = clear_relation(a, b)
+        return RELATION_SAID * (clear == relation) if relation else 1 - RELATION_SAID * (clear is not None)
+
+    def __call__(self, x_t: Tensor, log_snr: float) -> Tensor:
+        """x_t [b, 3, 64, 64] -> x_0_hat of the same shape, computed in float64."""
+        alpha, sigma = alpha_sigma(torch.tensor(float(log_snr), dtype=torch.float64))
+        rest = x_t.double().cpu() - alpha * self.ground
+        scores = [[kind.scores(rest, alpha, sigma) for kind in kinds] for kinds in self.kinds]
+        return torch.stack([self._mean([[score[n] for score in of] for of in scores]) for n in range(len(x_t))]).to(x_t)
+
+    def _mean(self, scores: list[list[Tensor]]) -> Tensor:
+        """Of one picture: its expectation [3, 64, 64], by the scores of each thing's kinds at their places."""
+        logs = {(i, j): scores[0][i][:, None] + scores[1][j] + log_prior for (i, j), log_prior in self.log_prior.items()}
+        highest = max(log.max() for log in logs.values())
+        chances = {pair: (log - highest).exp() for pair, log in logs.items()}
+        total = sum(c.sum() for c in chances.values())
+        mean = self.ground.clone()
+        for which in (0, 1):
+            for (pair, c) in chances.items():
+                mean += self.kinds[which][pair[which]].expected(c.sum(1 - which) / total)
+        return mean

@@ -1,0 +1,88 @@
+"""How far is a base stage from the best denoiser that there can be?
+
+    python -m train.regret runs/base                       # one run, or several, or stage folders; without any: the shipped weights
+    python -m train.regret runs/a runs/b --n 24 --out regret.png
+
+For captions of two things the best answer E[x_0 | x_t, caption] can be computed (`imagen_mini.best`). Prints the mean squared error of x_0_hat by log-SNR,
+of the best and of each network, on the same scenes and noise. A network's error less the best is its regret: all that training can still win, and where.
+The error itself is mostly noise that nobody can know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from imagen_mini.best import BestDenoiser
+from imagen_mini.cascade import Stage, load_stage
+from imagen_mini.charts import STYLES, figure, save
+from imagen_mini.diffusion import q_sample, to_x_0
+from imagen_mini.randomness import randn
+from imagen_mini.scenes.captions import RELATION_SAID, read
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import UNSEEN, clear_relation, training_scene
+from imagen_mini.text import TextEncoder
+from imagen_mini.weights import WEIGHTS
+
+LOG_SNRS = (-8, -6, -5, -4, -3, -2, -1, 0)
+
+
+def scenes_and_captions(n: int) -> list[tuple]:
+    """`n` unseen scenes of two different things, each with a caption that says shapes, colours and background; as often as such a caption is written."""
+    out, index = [], 0
+    while len(out) < n:
+        scene = training_scene(UNSEEN, index, (0, 1))
+        index += 1
+        a, b = scene.objects
+        related = clear_relation(a, b) is not None and random.Random(f"regret/{index}").random() < RELATION_SAID
+        if a.shape != b.shape and a.color != b.color and not related:
+            out.append((scene, f"a {a.color} {a.shape} and a {b.color} {b.shape} on a {scene.background} background"))
+    return out
+
+
+@torch.no_grad()
+def errors(stages: dict[str, Stage], encoder: TextEncoder, n: int) -> dict[str, list[float]]:
+    """Mean squared errors by LOG_SNRS: of the best denoiser, under "best", and of each stage."""
+    totals = {name: [0.0] * len(LOG_SNRS) for name in ("best", *stages)}
+    for i, (scene, caption) in enumerate(tqdm(scenes_and_captions(n), desc="scenes")):
+        best, x_0, text = BestDenoiser(read(caption)), render([scene], 64), encoder([caption])
+        for at, level in enumerate(LOG_SNRS):
+            log_snr = torch.tensor([float(level)])
+            x_t = q_sample(x_0, randn([i], (3, 64, 64), "regret", level), log_snr)
+            answers = {"best": best(x_t, level)} | {name: to_x_0(stage.net(x_t, log_snr, text), stage.config.prediction, x_t, log_snr)
+                                                    for name, stage in stages.items()}
+            for name, x_0_hat in answers.items():
+                totals[name][at] += (x_0_hat - x_0).square().mean().item() / n
+    return totals
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", type=Path, nargs="*", metavar="RUN", help="run folders of base stages, or stage folders (default: the shipped one)")
+    parser.add_argument("--text-encoder", type=Path, default=WEIGHTS / "text_encoder", help="the one that they were trained with")
+    parser.add_argument("--n", type=int, default=24, help="scenes (default: 24)")
+    parser.add_argument("--out", type=Path, help="a figure of the regret by log-SNR")
+    args = parser.parse_args(arguments)
+    if args.n < 1:
+        parser.error(f"--n {args.n}: expected at least 1")
+    stages = {str(path): load_stage(path / "stage" if (path / "stage").is_dir() else path).eval() for path in args.stages or [WEIGHTS / "base"]}
+    found = errors(stages, TextEncoder.from_pretrained(args.text_encoder), args.n)
+    width = max(map(len, found))
+    print(f"{'log-SNR':{width}}", *(f"{level:8}" for level in LOG_SNRS))
+    for name, row in found.items():
+        print(f"{name:{width}}", *(f"{error:8.4f}" for error in row))
+    if args.out:
+        sheet, (panel,) = figure(["error of x_0_hat, less the best"], "log-SNR   (left: more noise)")
+        for name, style in zip(stages, STYLES):
+            panel.plot(LOG_SNRS, [error - best for error, best in zip(found[name], found["best"])], **style, label="/".join(Path(name).parts[-2:]))
+        panel.set_ylim(bottom=0)
+        save(sheet, args.out)
+        print(args.out)
+
+
+if __name__ == "__main__":
+    main()
