@@ -56,12 +56,15 @@ class BestDenoiser:
     """
 
     def __init__(self, description: Description):
-        if len(description.things) != 2 or description.background is None or any(t.color is None or t.texture is not None for t in description.things):
-            raise ValueError(f"{description}: expected two things with their colours, without textures, and a background")
+        if len(description.things) != 2 or description.background is None or any(t.color is None or t.texture is not None for t in description.things) \
+                or len(set(description.things)) < 2:
+            raise ValueError(f"{description}: expected two things with their colours, without textures, and a background; not twice the same")
         self.background = description.background
         self.ground = self._seen()
         self.kinds = [[self._kind(thing.shape, thing.color, size) for size in ([thing.size] if thing.size else SIZES)] for thing in description.things]
         self.log_prior = {(i, j): self._prior(a, b, description.relation).log() for i, a in enumerate(self.kinds[0]) for j, b in enumerate(self.kinds[1])}
+        if all(log.isneginf().all() for log in self.log_prior.values()):
+            raise ValueError(f"{description}: training has no such scene; it holds out some pairs of colour and shape, and some relations")
 
     def _seen(self, *things: Object) -> Tensor:
         return render([Scene(things, self.background)], GRID)[0].double()
@@ -105,6 +108,6 @@ class BestDenoiser:
         total = sum(c.sum() for c in chances.values())
         mean = self.ground.clone()
         for which in (0, 1):
-            for (pair, c) in chances.items():
+            for pair, c in chances.items():
                 mean += self.kinds[which][pair[which]].expected(c.sum(1 - which) / total)
         return mean

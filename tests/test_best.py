@@ -63,7 +63,13 @@ def test_a_walk_with_it_draws_what_is_said():
 
 
 @pytest.mark.parametrize("caption", ["a red circle on a white background", "a red circle and a blue square", "a circle and a blue square on a white background",
-                                     "a striped red circle and a blue square on a white background"])
+                                     "a striped red circle and a blue square on a white background", "two red circles on a white background"])
 def test_other_captions_are_refused(caption):
     with pytest.raises(ValueError, match="expected two things with their colours, without textures, and a background"):
+        BestDenoiser(read(caption))
+
+
+@pytest.mark.parametrize("caption", ["a red triangle and a blue square on a white background", "a red star to the left of a blue cross on a white background"])
+def test_what_training_never_has_has_no_best_answer(caption):
+    with pytest.raises(ValueError, match="training has no such scene"):
         BestDenoiser(read(caption))

@@ -70,6 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.n < 1:
         parser.error(f"--n {args.n}: expected at least 1")
     stages = {str(path): load_stage(path / "stage" if (path / "stage").is_dir() else path).eval() for path in args.stages or [WEIGHTS / "base"]}
+    for path, stage in stages.items():
+        if stage.is_super_resolution or stage.config.unet.image_size != 64:
+            raise SystemExit(f"{path} is stage {stage.config.name} of {stage.config.unet.image_size} px; expected a base stage of 64 px")
     found = errors(stages, TextEncoder.from_pretrained(args.text_encoder), args.n)
     width = max(map(len, found))
     print(f"{'log-SNR':{width}}", *(f"{level:8}" for level in LOG_SNRS))
