@@ -16,7 +16,7 @@ from .attention import Attention
 from .config import StageConfig, from_dict, to_dict
 from .diffusion import capped_v_weight, denoising_loss, q_sample
 from .guidance import Denoiser, GuidanceScale, make_denoiser
-from .layers import TextLayer
+from .layers import ResBlock, TextLayer
 from .schedule import SCHEDULES, cosine_log_snr, spaced_times
 from .text import Text
 from .unet import UNet
@@ -89,24 +89,38 @@ class Stage(nn.Module):
 
 
 def take_over(stage: Stage, trained: Stage) -> list[str]:
-    """Give `stage` the weights of a trained stage that has fewer attention or text layers, and is else the same. Gives the names of the layers that are new.
+    """Give `stage` the weights of a trained stage that has fewer layers, and is else the same. Gives the names of the layers that are new.
 
-    A new layer adds nothing at first: what it adds to its input goes through a last projection, which is set to 0. So the network says what the trained one
-    said, and learns from there. ValueError if the networks differ in more.
+    New may be attention, text layers, and residual blocks at the end of a level or of the middle. A new layer adds nothing at first: what it adds to its
+    input goes through a last projection, which is set to 0. So the network says what the trained one said, and learns from there. ValueError if the
+    networks differ in more.
     """
     weights, own = trained.net.state_dict(), stage.net.state_dict()
-    new = [name for name, layer in stage.net.named_modules() if isinstance(layer, (Attention, TextLayer)) and not any(k.startswith(f"{name}.") for k in weights)]
+    new = {name: last for name, layer in stage.net.named_modules()
+           if (last := _what_it_adds(layer)) and not any(k.startswith(f"{name}.") for k in weights)}
     wrong = sorted(k for k in set(weights) | set(own) if not any(k.startswith(f"{name}.") for name in new)
                    and (k not in own or k not in weights or own[k].shape != weights[k].shape))
     if wrong:
         raise ValueError(f"the weights of the trained stage {trained.config.name} do not fit: {len(wrong)} tensors differ, the first is {wrong[0]!r}. Only "
-                         "text layers can be added, and attention, after what a level has: 'cross' may become 'cross+self'")
+                         "text layers can be added, residual blocks at the end of a level, and attention, after what a level has: 'cross' may become 'cross+self'")
     stage.net.load_state_dict(weights, strict=False)
-    for name in new:
-        layer = stage.net.get_submodule(name)
-        for last in (layer.out, layer.mlp[-1]) if isinstance(layer, TextLayer) else (layer.out,):
-            nn.init.zeros_(last.weight)
-    return new
+    for last in new.values():
+        for projection in last:
+            nn.init.zeros_(projection.weight)
+            nn.init.zeros_(projection.bias)
+    return list(new)
+
+
+def _what_it_adds(layer: nn.Module) -> list[nn.Module]:
+    """The projections through which a layer adds to its input; none for what does not, or not only, add."""
+    match layer:
+        case Attention():
+            return [layer.out]
+        case TextLayer():
+            return [layer.out, layer.mlp[-1]]
+        case ResBlock(skip_scale=1.0, shortcut=nn.Identity()):
+            return [layer.conv2]
+    return []
 
 
 # ---------------------------------------------------------------- on disk

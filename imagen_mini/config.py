@@ -114,14 +114,14 @@ _SMALL_SR = UNetConfig(image_size=256, low_res_size=64, patch=2, channels=(64, 1
                        head_width=64, emb_width=512, skip="sum", skip_scale=0.5 ** 0.5)
 
 # Imagen's own sizes (2022, Appendix F.1 to F.3), for T5-XXL, as far as this U-Net can say them.
-# Base, 1.49 B here, "2B" in Section 4.1. Missing: attention after every residual block (here once a level), a fourth block a level on the
-# way up, and changes of resolution inside residual blocks ("biggan"); with these it would hold 2.4 B.
+# Base, 1.80 B here, "2B" in Section 4.1. Missing: a fourth block a level on the way up, and changes of resolution inside residual blocks ("biggan");
+# with these it would hold 2.5 B.
 # Super-resolution, 467 M and 472 M here, "600M" and "400M" in Section 4.1. The two listings differ by self-attention in one block, which is
 # a few per cent, so no reading of them gives both numbers. The paper's attention is twice as wide inside; ours has, and theirs may not,
 # an attention layer in the middle. Their first stride of 2 is here the patch.
 # Ours alone: learnt positions (3 M, 1 M and 13 M), QK norm. The 1024 px stage is trained on crops in the paper, whole here.
 _PAPER = UNetConfig(patch=1, channels=(512, 1024, 1536, 2048), blocks=(3, 3, 3, 3), attention=("", "hybrid", "hybrid", "hybrid"), mid_blocks=2,
-                    head_width=64, emb_width=2048, text_width=4096, text_layers=0)
+                    attend_each=True, head_width=64, emb_width=2048, text_width=4096, text_layers=0)
 _PAPER_SR = UNetConfig(image_size=256, low_res_size=64, patch=2, channels=(128, 256, 512, 1024), blocks=(2, 4, 8, 8), attention=("", "", "", "hybrid"),
                        mid_blocks=0, head_width=128, emb_width=512, text_width=4096, text_layers=0, skip="sum", skip_scale=0.5 ** 0.5)
 _PAPER_SR_1024 = replace(_PAPER_SR, image_size=1024, low_res_size=256, attention=("", "", "", "cross"))

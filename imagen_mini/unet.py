@@ -35,6 +35,7 @@ class UNetConfig:
     blocks: tuple[int, ...] = (1, 1, 2)                # residual blocks per level, on the way down and on the way up
     attention: tuple[str, ...] = ("cross", "cross", "self+cross")  # per level: "", "self", "cross", "self+cross", "hybrid"
     mid_blocks: int = 1                                # residual blocks in the middle, on the smallest grid
+    attend_each: bool = False                          # attention after every residual block, as in Imagen's base; else after a level's last
     head_width: int = 32                               # channels per attention head
     emb_width: int = 256                               # width of the summed embedding
     text_width: int = 128                              # width of the text encoder's embeddings
@@ -73,17 +74,21 @@ class UNetConfig:
 
 
 class Stack(nn.Module):
-    """Residual blocks, then attention, on one grid."""
+    """Residual blocks on one grid, and attention: after the last of them, or, with `attend_each`, after every one."""
 
     def __init__(self, config: UNetConfig, name: str, place: str, level: int, channels_in: int, blocks: int):
         super().__init__()
         channels = config.channels[level]
         self.blocks = nn.ModuleList(ResBlock(channels_in if i == 0 else channels, channels, config.emb_width, config.skip_scale)
                                     for i in range(blocks))
-        kinds = [k for k in config.attention[level].split("+") if k]
-        self.attention = nn.ModuleList(
-            Attention(AttnSite(f"{name}.{kind}", place, kind, config.grids[level]), channels, config.text_width, config.head_width)
-            for kind in kinds)
+
+        def attention(after: str = "") -> nn.ModuleList:
+            kinds = [k for k in config.attention[level].split("+") if k]
+            return nn.ModuleList(Attention(AttnSite(f"{name}{after}.{kind}", place, kind, config.grids[level]), channels, config.text_width, config.head_width)
+                                 for kind in kinds)
+
+        self.between = nn.ModuleList(attention(f".block{i}") for i in range(blocks - 1) if config.attend_each)
+        self.attention = attention()
         self.gradient_checkpointing = False
 
     def forward(self, x: Tensor, emb: Tensor, text: Text, control: Control | None) -> Tensor:
@@ -92,8 +97,10 @@ class Stack(nn.Module):
         return self.run(x, emb, text, control)
 
     def run(self, x: Tensor, emb: Tensor, text: Text, control: Control | None) -> Tensor:
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             x = block(x, emb)
+            for attention in self.between[i] if i < len(self.between) else ():
+                x = attention(x, text, control)
         for attention in self.attention:
             x = attention(x, text, control)
         return x

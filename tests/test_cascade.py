@@ -31,12 +31,26 @@ def with_unet(config, **changes):
 def test_added_layers_add_nothing_at_first_and_learn(pictures, random_text, awaken):
     trained = awaken(Stage(with_unet(TINY["base"], text_layers=1, attention=("", "cross"))))
     stage = Stage(with_unet(TINY["base"], text_layers=2, attention=("cross", "cross+self")))
+    assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, trained, pictures, random_text, {"text_layers.1", "down.0.attention.0", "up.0.attention.0", "down.1.attention.1", "mid.attention.1", "up.1.attention.1"})
+
+
+def test_added_blocks_and_attention_between_them_add_nothing_at_first_and_learn(pictures, random_text, awaken):
+    trained = awaken(Stage(TINY["base"]))
+    stage = Stage(with_unet(TINY["base"], blocks=(1, 2), mid_blocks=2, attend_each=True))
+    between = {f"{place}.between.0.{i}" for place in ("down.1", "mid", "up.1") for i in (0, 1)}
+    assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(
+        stage, trained, pictures, random_text, {"down.1.blocks.1", "mid.blocks.1", "up.1.blocks.1", *between})
+
+
+def assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, trained, pictures, random_text, expected):
     new = take_over(stage, trained)
-    assert set(new) == {"text_layers.1", "down.0.attention.0", "up.0.attention.0", "down.1.attention.1", "mid.attention.1", "up.1.attention.1"}
+    assert set(new) == expected
     x_t, text, log_snr = pictures[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
     torch.testing.assert_close(stage.net(x_t, log_snr, text), trained.net(x_t, log_snr, text), rtol=0, atol=0)
     stage.net(x_t, log_snr, text).square().sum().backward()
-    assert all(stage.net.get_submodule(name).out.weight.grad.any() for name in new)
+    for name in new:
+        layer = stage.net.get_submodule(name)
+        assert (layer.conv2 if name.rpartition(".")[0].endswith("blocks") else layer.out).weight.grad.any(), name
 
 
 def test_the_same_layers_take_over_all_weights():
@@ -44,7 +58,7 @@ def test_the_same_layers_take_over_all_weights():
     assert take_over(stage, trained) == [] and all(torch.equal(a, b) for a, b in zip(stage.state_dict().values(), trained.state_dict().values()))
 
 
-@pytest.mark.parametrize("changes", [{"channels": (32, 64)}, {"text_layers": 1}, {"attention": ("", "cross+self")}, {"attention": ("", "hybrid")}, {"blocks": (1, 2)}])
+@pytest.mark.parametrize("changes", [{"channels": (32, 64)}, {"text_layers": 1}, {"attention": ("", "cross+self")}, {"attention": ("", "hybrid")}, {"blocks": (1, 2), "skip_scale": 0.5}])
 def test_what_is_more_than_added_layers_is_refused(changes):
     with pytest.raises(ValueError, match="do not fit.* the first is '"):
         take_over(Stage(with_unet(TINY["base"], **changes)), Stage(TINY["base"]))

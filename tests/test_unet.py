@@ -12,7 +12,8 @@ from imagen_mini.unet import UNet, UNetConfig
 
 BASE = UNetConfig(image_size=16, patch=2, channels=(32, 64), blocks=(1, 2), attention=("cross", "self+cross"), emb_width=32, text_width=32)
 SR = replace(BASE, image_size=32, low_res_size=16, patch=4, skip="sum", skip_scale=0.5 ** 0.5)
-CONFIGS = pytest.mark.parametrize("config", [BASE, SR, replace(BASE, attention=("", "hybrid"))], ids=["base", "sr", "hybrid"])
+EACH = replace(BASE, mid_blocks=3, attend_each=True)
+CONFIGS = pytest.mark.parametrize("config", [BASE, SR, replace(BASE, attention=("", "hybrid")), EACH], ids=["base", "sr", "hybrid", "attention after each block"])
 
 
 @pytest.fixture
@@ -93,11 +94,21 @@ def test_padding_of_the_text_does_not_change_the_output(config, net_of, text, ra
 @CONFIGS
 def test_attention_sites_have_unique_names_and_say_where_they_stand(config, net_of):
     sites = net_of(config).sites
-    kinds = [k for kind in config.attention for k in kind.split("+") if k]
-    assert len(sites) == len({s.name for s in sites}) == 2 * len(kinds) + len(config.attention[-1].split("+"))
+    rounds = [*config.blocks * 2, config.mid_blocks] if config.attend_each else [1] * (2 * len(config.blocks) + 1)
+    kinds = [len([k for k in level.split("+") if k]) for level in (*config.attention * 2, config.attention[-1])]
+    assert len(sites) == len({s.name for s in sites}) == sum(n * k for n, k in zip(rounds, kinds))
     for site in sites:
         assert site.name.startswith(site.place) and site.name.endswith(site.kind)
         assert site.size == config.grids[-1 if site.place == "mid" else int(site.name[len(site.place)])]
+
+
+def test_attention_after_each_block_comes_before_the_next_block(net_of, text):
+    net, order = net_of(EACH), []
+    for name, module in net.mid.named_modules():
+        if name.rpartition(".")[0] in ("blocks", "attention", *(f"between.{i}" for i in range(2))):
+            module.register_forward_hook(lambda m, i, out, name=name: order.append(name))
+    net(**inputs_for(EACH, text))
+    assert order == ["blocks.0", "between.0.0", "between.0.1", "blocks.1", "between.1.0", "between.1.1", "blocks.2", "attention.0", "attention.1"]
 
 
 def test_a_control_reaches_every_site_once_in_the_order_of_the_sites(net_of, text):

@@ -19,7 +19,7 @@ class DiffusersNet(nn.Module):
         from diffusers import UNet2DConditionModel
         self.unet = UNet2DConditionModel(
             sample_size=64, in_channels=3, out_channels=3, block_out_channels=(64, 128, 192), layers_per_block=1, cross_attention_dim=text_width,
-            attention_head_dim=32, norm_num_groups=16, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            attention_head_dim=(2, 4, 6), norm_num_groups=16, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
 
     @property
