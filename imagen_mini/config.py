@@ -12,7 +12,7 @@ from .diffusion import LOSS_WEIGHTS, PREDICTIONS
 from .guidance import THRESHOLDS
 from .optimizers import OPTIMIZERS
 from .precision import PRECISIONS
-from .samplers import SAMPLERS
+from .samplers import SAMPLERS, check_options
 from .schedule import SCHEDULES, SPACINGS
 from .unet import UNetConfig
 
@@ -35,6 +35,7 @@ class StageConfig:
     guidance_scale: float = 3.0                        # w; 1 is off
     threshold: str = "dynamic"                         # none, static or dynamic
     sampler: str = "ddim"                              # ddim, ddpm, dpmpp_2m or heun
+    eta: float = 0.0                                   # of ddim and dpmpp_2m: fresh noise in every step, from 0 (none) to 1
     spacing: str = "uniform"                           # of the steps: uniform (in t), log_snr, karras or mixed
 
     def __post_init__(self):
@@ -43,6 +44,7 @@ class StageConfig:
         _one_of("threshold", self.threshold, THRESHOLDS)
         _one_of("sampler", self.sampler, SAMPLERS)
         _one_of("spacing", self.spacing, SPACINGS)
+        check_options(self.sampler, self.eta)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def draw_alone(stage: Stage, encoder: TextEncoder, captions: list[str], seeds: l
         level = torch.full((len(captions),), stage.config.aug_level, device=device)
         low_res = augment(low_res, level, randn(seeds, low_res.shape[1:], "preview", device=device))
     *_, last = sample(stage.denoiser(encoder(captions), low_res, level), randn(seeds, (3, size, size), name, "x_T", device=device), stage.times(),
-                      stage.log_snr_of, stage.config.sampler, lambda step: randn(seeds, (3, size, size), name, "step", step, device=device))
+                      stage.log_snr_of, stage.config.sampler, lambda step: randn(seeds, (3, size, size), name, "step", step, device=device), eta=stage.config.eta)
     return last.x_0_hat.clamp(-1, 1)
 
 

@@ -126,7 +126,7 @@ class ImagenPipeline(nn.Module):
                  num_inference_steps: int | dict | None = None, guidance_scale: GuidanceScale | dict | None = None,
                  guidance_interval: tuple[float, float] | dict | None = None, threshold: str | dict | None = None,
                  aug_level: float | None = None, sampler: str | dict | None = None, spacing: str | dict | None = None,
-                 eta: float | dict = 0.0, gamma: float | dict = 0.0, stages: Sequence[str] | None = None,
+                 eta: float | dict | None = None, gamma: float | dict = 0.0, stages: Sequence[str] | None = None,
                  low_res: Tensor | None = None, output_type: str = "pil",
                  edit=None, edit_stages: Sequence[str] | None = None, record: AttentionMaps | None = None,
                  on_step: Callable[[str, SamplingState], None] | None = None, progress: bool = True) -> ImagenOutput:

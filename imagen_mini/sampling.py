@@ -25,11 +25,12 @@ class Sampling:
 
 def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, guidance_scale: GuidanceScale | dict | None = None,
                 guidance_interval: tuple[float, float] | dict | None = None, threshold: str | dict | None = None,
-                sampler: str | dict | None = None, spacing: str | dict | None = None, eta: float | dict = 0.0, gamma: float | dict = 0.0,
+                sampler: str | dict | None = None, spacing: str | dict | None = None, eta: float | dict | None = None, gamma: float | dict = 0.0,
                 aug_level: float | None = None) -> Sampling:
     """The options of the pipeline's call, as they are for one stage. ValueError if they do not go together there.
 
-    One eta or gamma for all stages holds for those whose sampler uses it; a dict by stage name means what it says.
+    One eta or gamma for all stages holds for those whose sampler uses it; a dict by stage name means what it says. A stage's own eta goes with its own
+    sampler: another one adds no noise unless it is asked to.
     """
     c = stage.config
 
@@ -38,7 +39,8 @@ def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, 
         return default if value is None else value
 
     sampler = here(sampler, c.sampler)
-    eta, gamma = (here(value, 0.0) if isinstance(value, dict) or sampler in NOISE_OPTIONS[option] else 0.0
+    own = {"eta": c.eta if sampler == c.sampler else 0.0, "gamma": 0.0}
+    eta, gamma = (here(value, own[option]) if isinstance(value, dict) or sampler in NOISE_OPTIONS[option] else 0.0
                   for option, value in (("eta", eta), ("gamma", gamma)))
     check_options(sampler, eta, gamma)
     w, interval = here(guidance_scale, c.guidance_scale), here(guidance_interval, None)
@@ -53,10 +55,10 @@ def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, 
                     here(spacing, c.spacing), eta, gamma, level)
 
 
-def check_used(plans: dict[str, Sampling], eta: float | dict, gamma: float | dict, negative_prompt, guidance_interval) -> None:
+def check_used(plans: dict[str, Sampling], eta: float | dict | None, gamma: float | dict, negative_prompt, guidance_interval) -> None:
     """A ValueError for an option that no stage uses: it would change nothing, and nobody would know."""
     for option, value in (("eta", eta), ("gamma", gamma)):
-        if not isinstance(value, dict) and value != 0 and all(plan.sampler not in NOISE_OPTIONS[option] for plan in plans.values()):
+        if value and not isinstance(value, dict) and all(plan.sampler not in NOISE_OPTIONS[option] for plan in plans.values()):
             samplers = ", ".join(f"{name} with {plan.sampler}" for name, plan in plans.items())
             raise ValueError(f"{option} {value} is not used: the stages are sampled {samplers}; "
                              f"pass sampler={' or '.join(map(repr, NOISE_OPTIONS[option]))}, or leave it at 0")

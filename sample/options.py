@@ -40,7 +40,7 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold", choices=THRESHOLDS, help="how x_0 is kept in range (default: the stage's own)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="(default: the stage's own)")
     parser.add_argument("--spacing", choices=SPACINGS, help="of the steps: even in t, in log-SNR, Karras et al.'s, or a mean of the first two (default: the stage's own)")
-    parser.add_argument("--eta", type=float, default=0.0, help="fresh noise in every step of the ddim and dpmpp_2m samplers, from 0 (none, the default) to 1")
+    parser.add_argument("--eta", type=float, help="fresh noise in every step of the ddim and dpmpp_2m samplers, from 0 (none) to 1 (default: the stage's own)")
     parser.add_argument("--gamma", type=float, default=0.0, help="variance of the ddpm sampler, from 0 (the smaller one, the default) to 1 (the larger one)")
     parser.add_argument("--aug-level", type=float, help="noise added to the low-resolution picture before super-resolution")
     parser.add_argument("--base-only", action="store_true", help="stop after the first stage")

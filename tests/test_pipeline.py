@@ -13,6 +13,7 @@ import imagen_mini.pipeline
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade import Stage, augment
 from imagen_mini.config import PRESETS
+from imagen_mini.evaluation import draw_alone
 from imagen_mini.randomness import randn
 from imagen_mini.samplers import SAMPLERS
 from imagen_mini.schedule import SCHEDULES
@@ -231,6 +232,21 @@ def test_fresh_noise_is_a_function_of_the_seed_and_in_ddim_there_is_none_by_defa
     assert (draw(eta=0.8) - draw()).abs().max() > 1e-2
     assert torch.allclose(draw(eta=1.0), draw("ddpm"), rtol=0, atol=1e-4)
     assert (draw("ddpm", gamma=1.0) - draw("ddpm")).abs().max() > 1e-2
+
+
+def test_a_stage_has_an_eta_of_its_own_which_goes_with_its_own_sampler(tiny_pipe, monkeypatch):
+    base = tiny_pipe.stages["base"]
+
+    def draw(**options):
+        return tiny_pipe("a red circle", stages=("base",), **options, **QUIET).images[0]
+
+    plain = draw()
+    monkeypatch.setattr(base, "config", replace(base.config, eta=1.0))
+    assert torch.equal(draw(), draw(eta=1.0)) and torch.equal(draw(eta=0.0), plain) and (draw() - plain).abs().max() > 1e-2
+    assert torch.equal(draw(sampler="dpmpp_2m"), draw(sampler="dpmpp_2m", eta=0.0))
+    assert torch.equal(draw_alone(base, tiny_pipe.text_encoder, ["a red circle"], [0])[0], draw())
+    with pytest.raises(ValueError, match="eta 1.0 with the heun sampler, which does not use it"):
+        replace(base.config, sampler="heun")
 
 
 def test_one_eta_for_all_stages_reaches_those_that_use_it(tiny_pipe):

@@ -29,7 +29,7 @@ from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import save_stage
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
-from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run, to_dict
+from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, from_dict, override_run, to_dict
 from imagen_mini.data import Scenes
 from imagen_mini.diffusion import q_sample, to_x_0
 from imagen_mini.edits import edit_table, evaluate_edits, swaps
@@ -160,7 +160,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{args.network}: {parameters:,} parameters, {config.steps:,} steps of {config.batch_size}, {args.minutes * 60 / config.steps:.2f} s each, in {args.minutes:g} minutes on {hardware}")
     start, trained = 0, 0.0
     if kept:
-        different = [name for name in ("network", "pace", "recipe", "stage") if kept["found"][name] != json.loads(json.dumps(found[name]))]
+        before = kept["found"] | {"recipe": to_dict(from_dict(TrainConfig, kept["found"]["recipe"])), "stage": to_dict(from_dict(StageConfig, kept["found"]["stage"]))}
+        different = [name for name in ("network", "pace", "recipe", "stage") if before[name] != found[name]]      # fields that are newer have their defaults
         if different:
             raise SystemExit(f"{args.keep} holds a training with another {' and '.join(different)}: give the same options, or another folder")
         trainee.go_on(args.keep)

@@ -114,7 +114,7 @@ def draw_switched(pipe: ImagenPipeline, first: list[str], then: list[str], seeds
         return late(x_t, t) if t <= times[steps] else early(x_t, t)
 
     *_, last = sample(denoise, randn(seeds, shape, name, "x_T", device=pipe.device), times, stage.log_snr_of, plan.sampler,
-                      lambda step: randn(seeds, shape, name, "step", step, device=pipe.device))
+                      lambda step: randn(seeds, shape, name, "step", step, device=pipe.device), eta=plan.eta)
     return last.x_0_hat.clamp(-1, 1).float().cpu()
 
 
