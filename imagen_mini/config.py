@@ -136,7 +136,7 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
     "mini": {                                          # for a laptop: the shipped cascade
         # Few things on plain ground show what they are through much noise: the layout is decided at log-SNRs from -8 to -5, shapes from -4 to -1.
         # The shift puts half of all times between -5.8 and -2.2.
-        "base": StageConfig("base", _MINI, log_snr_shift=-4.0, num_inference_steps=20, guidance_scale=2.0, sampler="dpmpp_2m", spacing="mixed"),
+        "base": StageConfig("base", _MINI, log_snr_shift=-4.0, num_inference_steps=32, guidance_scale=2.0, sampler="dpmpp_2m", eta=1.0, spacing="mixed"),
         "sr_256": StageConfig("sr_256", _MINI_SR, log_snr_shift=-2.0, num_inference_steps=10, guidance_scale=2.0, sampler="dpmpp_2m"),
     },
     "small": {                                         # for one GPU; not trained yet

@@ -72,15 +72,16 @@ print(f"emb {list(text.emb.shape)} (prompts, pieces, width), mask {text.mask.sum
 #
 # and says what clean picture it suspects behind it, $\hat x_0$. Then a *sampler* takes a small step in that direction, and asks again.
 #
-# **Predict:** the walk has 20 steps. In which of them will $\hat x_0$ first show two things? In which the right shapes? Does the layout come before the colours?
+# **Predict:** the walk has 32 steps. In which of them will $\hat x_0$ first show two things? In which the right shapes? Does the layout come before the colours?
 
 # %%
 base = pipe.stages["base"]
 denoise = base.denoiser(text)
 x_T = randn([seed], (3, 64, 64), "base", "x_T")        # all randomness here is a function of the seed and of what it is for
-states = list(sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler))
+states = list(sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler,
+                     lambda step: randn([seed], (3, 64, 64), "base", "step", step), eta=base.config.eta))      # a little fresh noise at every step
 
-shown = [0, 1, 2, 3, 4, 6, 8, 11, 15, 19]
+shown = [0, 1, 3, 5, 8, 11, 14, 18, 24, 31]
 picture_table([[states[i].x[0].clamp(-1, 1) for i in shown], [states[i].x_0_hat[0] for i in shown]],
               ["after the step: x", "suspected picture: x_0_hat"], [f"step {i}\nt {states[i].t:.2f}" for i in shown], cell=96,
               frames=[[None] * len(shown), [verdicts([caption], states[i].x_0_hat)[0] for i in shown]])
@@ -179,7 +180,7 @@ panel.legend(frameon=False)
 sheet
 
 # %% [markdown]
-# **What you should have seen.** Hardly any estimate is right before step 10, nearly all are by step 15: the parser wants outlines, and these come in the second half, while
+# **What you should have seen.** Half of the pictures are decided after two thirds of the steps, and hardly any before the middle: the parser wants outlines, and these come in the second half, while
 # layout and colours, in the strip above, came in the first. Notebook 11 lives on this: to keep a layout, an edit must hold on to the early steps.
 #
 # Next: [01, noise schedules](01_noise_schedules.ipynb).

@@ -50,7 +50,7 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 # %% [markdown]
 # ## 1. Out of range
 #
-# Four captions, without any thresholding, at four weights. `estimates` runs the base stage and keeps $\tilde x_0$ after each of its 20 steps, as it is. The
+# Four captions, without any thresholding, at four weights. `estimates` runs the base stage and keeps $\tilde x_0$ after each of its 32 steps, as it is. The
 # left panels are histograms of its values; gray is the range of pictures.
 #
 # **Predict:** at $w = 8$, in which part of the walk are most values out of range: at its beginning, in the middle, or at its end? (Notebook 07 has seen where
@@ -63,7 +63,7 @@ walks = {w: estimates(pipe, captions, seeds, guidance_scale=w, threshold="none")
 sheet, panels = figure(["w = 1: values of x_0_hat", "w = 8: values of x_0_hat", "99.5 % of |x_0_hat| are below"], "x_0_hat")
 for panel, w in zip(panels, (1.0, 8.0)):
     panel.axvspan(-1, 1, color="#e2e2e2", zorder=0)
-    for step, style in zip((0, 4, 8, 12, 19), STYLES):
+    for step, style in zip((0, 7, 13, 20, 31), STYLES):
         density, edges = torch.histogram(walks[w][step].flatten(), bins=60, range=(-4.0, 4.0), density=True)
         panel.plot((edges[1:] + edges[:-1]) / 2, density, label=f"step {step}", **style | {"marker": ""})
     panel.set(yscale="log", ylim=(1e-3, 20), ylabel="density")
@@ -193,10 +193,10 @@ nb08.check(threshold)
 
 # %%
 answered = nb08.check(threshold).right
-before = walks[8.0][8]
+before = walks[8.0][13]
 after = threshold(before) if answered else static_threshold(before)
 print("mean |x| before:", [round(x.abs().mean().item(), 2) for x in before], "  after:", [round(x.abs().mean().item(), 2) for x in after])
-names = ["x_0_hat, w = 8, step 8", "your threshold" if answered else "static (exercise open)"]
+names = ["x_0_hat, w = 8, step 13", "your threshold" if answered else "static (exercise open)"]
 picture_table([list(before.clamp(-1, 1)), list(after)], names, [f"picture {i}" for i in range(4)], cell=112)
 
 # %%

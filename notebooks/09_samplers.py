@@ -297,6 +297,6 @@ if answered:
 picture_table([row], [""], names, cell=128, frames=[verdicts([caption] * len(row), torch.stack(row))])
 
 # %% [markdown]
-# Yours and the package's should differ by less than 0.01, which is rounding in float32, grown over 20 steps.
+# Yours and the package's should differ by less than 0.01, which is rounding in float32, grown over 32 steps.
 #
 # Next: [10, super-resolution with noise augmentation](10_super_resolution.ipynb).
