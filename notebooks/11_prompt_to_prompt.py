@@ -74,7 +74,7 @@ print(compared_lines(found.scores))
 # **What you should have seen.** The same seed with a new caption nearly always shows the new word, and mostly somewhere else. So a fixed seed alone does not
 # fix the picture. With the source's attention the thing stays where it was. Where an edit fails, look how: often by a second thing or a blot, and this stands
 # about where the same seed with the new caption has put the thing. Few edits give wide intervals; over 30 of each kind (the README's second table) colour
-# swaps succeed in 97 % with 90 % of layouts kept, against 28 % kept by the same seed alone. **Shape swaps** are worse, 90 and 69 %, against 45 %: a new shape
+# swaps succeed in 100 % with 93 % of layouts kept, against 31 % kept by the same seed alone. **Shape swaps** are worse, 97 and 77 %, against 37 %: a new shape
 # has another outline, and moves by some pixels.
 #
 # ## 2. What is injected
@@ -187,9 +187,9 @@ window_sheet({"attention injected": by_attention, "source's caption read (attent
 
 # %% [markdown]
 # **What you should have seen.** Attention for half of the walk keeps hardly more layouts than none: let go in the middle, the thing still moves. Held all the
-# way it mostly stays, and now and then the edit fails. So for this network the early steps are needed, and are not enough; the paper's larger one decides
-# layouts earlier. To read the source's caption first helps, although source and target are then one picture for more than half of the walk. Too long, and the new
-# word comes too late: first a shape can no longer be changed, then a colour (at 1 the target is the source itself). Eight edits cannot tell 0.5 from 0.6:
+# way it mostly stays, and now and then, over more edits than these, the edit fails. So for this network the early steps are needed, and are not enough; the paper's larger one decides
+# layouts earlier. Reading the source's caption first makes source and target one picture for so long; too long, and the new
+# word comes too late: first a shape can no longer be changed, then a colour (at 1 the target is the source itself). Eight edits cannot tell 0.3 from 0.6:
 # `python -m sample.edit_sweep` measures with more, and for added words too. The default of `Replace`, 0.6, comes from there.
 #
 # ## 6. Fading a word
@@ -213,8 +213,8 @@ fading_sheet("small", weights, areas, captions)
 
 # %% [markdown]
 # The frames are the parser's verdicts on *small*. Turned down, the thing grows, mostly in one leap, at a weight that differs from picture to picture: this
-# world has two sizes, and the network learned two. On average over many captions it is a slider: over 16 of them the area falls from 9.2 % at -2 to 3.0 % at
-# 2, at every step on the way, and in 16 of 16. With *large* it is weaker (5.8 to 8.5 %, in 12 of 16). At -2 pictures begin to fall apart, and a second thing
+# world has two sizes, and the network learned two. On average over many captions it is a slider: over 16 of them the area falls from 7.4 % at -2 to 3.1 % at
+# 2, in 14 of 16. With *large* it is weaker (7.0 to 8.5 %, in 15 of 16). At -2 pictures begin to fall apart, and a second thing
 # may appear.
 #
 # ## What does not work well
