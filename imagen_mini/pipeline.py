@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .attention_maps import AttentionMaps
 from .cascade import Stage, augment, load_stage, save_stage
-from .guidance import GuidanceScale
+from .guidance import Denoiser, GuidanceScale
 from .randomness import randn
 from .samplers import SamplingState, sample
 from .sampling import Sampling, check_used, sampling_of
@@ -226,12 +226,25 @@ class ImagenPipeline(nn.Module):
             record.check_memory(stage.net.attention_layers, len(prompts), n_text, plan.num_inference_steps, edit is not None)
             record.start(tokens, stage.net.sites)
             control_at = record.around(control_at)
-        denoise = stage.denoiser(text, low_res, level, plan.guidance_scale, plan.threshold, control_at, None if plan.guidance_scale == 1 else negative)
-        edited = denoise if bound is None else lambda x_t, t: bound.after_denoising(denoise(x_t, t), float(t))
-        states = sample(edited, randn(seeds, (3, size, size), name, "x_T", device=device), stage.times(plan.num_inference_steps, plan.spacing),
+        negative = None if plan.guidance_scale == 1 else negative
+        denoise = stage.denoiser(text, low_res, level, plan.guidance_scale, plan.threshold, control_at, negative)
+        if bound is not None:
+            alike = low_res is None and negative is None                 # rows differ in their prompts alone
+            denoise = _edited(bound, denoise, stage.denoiser(text[:1], None, None, plan.guidance_scale, plan.threshold) if alike else None)
+        states = sample(denoise, randn(seeds, (3, size, size), name, "x_T", device=device), stage.times(plan.num_inference_steps, plan.spacing),
                         stage.log_snr_of, plan.sampler, lambda step: randn(seeds, (3, size, size), name, "step", step, device=device),
                         eta=plan.eta, gamma=plan.gamma)
         for state in tqdm(states, total=plan.num_inference_steps, desc=name, disable=not progress, leave=False):
             if on_step is not None:
                 on_step(name, state)
         return state.x_0_hat
+
+
+def _edited(bound, denoise: Denoiser, denoise_source: Denoiser | None) -> Denoiser:
+    """The denoiser of an edit: `denoise`, or `denoise_source`, one row for all, where that is the same and costs less."""
+    def edited(x_t: Tensor, t: Tensor) -> Tensor:
+        if denoise_source is not None and bound.is_one_picture(float(t)):
+            return denoise_source(x_t[:1], t).expand_as(x_t)
+        return bound.after_denoising(denoise(x_t, t), float(t))
+
+    return edited

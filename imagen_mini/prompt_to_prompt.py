@@ -23,7 +23,8 @@ from torch import Tensor
 from .alignment import find_word, refinement_matrix, replaced_words, replacement_matrix, word_numbers
 from .attention import AttnSite, Control
 from .attention_maps import AttentionMaps
-from .text import Text, Tokens
+from .injection import InjectMaps, ReadSource
+from .text import Tokens
 
 Window = float | tuple[float, float]
 WindowByWord = Window | dict[str, Window]
@@ -42,7 +43,7 @@ def _window(window: Window, name: str) -> tuple[float, float]:
 class Edit:
     """What the pipeline takes as `edit`: anything with this method."""
 
-    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> Bound:
+    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundEdit:
         """Make the edit ready for prompts (the first is the source) and for a network with these attention sites."""
         return bind([self], tokens, sites, batch_tokens)
 
@@ -211,9 +212,25 @@ def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], bat
 
 # ---------------------------------------------------------------- what is done
 
+class BoundEdit:
+    """An edit that knows its prompts: what the pipeline asks at time t. The base class changes nothing."""
+
+    def control_at(self, t: float) -> Control | None:
+        """The control of attention that is active."""
+        return None
+
+    def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
+        """What becomes of x_0_hat [1 + targets, 3, h, w]."""
+        return x_0_hat
+
+    def is_one_picture(self, t: float) -> bool:
+        """Are source and targets still the same, from x_T on? Then one of them is drawn for all, without control, of the source's prompt."""
+        return False
+
+
 @dataclass(frozen=True)
-class Bound:
-    """An edit that knows its prompts: says which control is active at time t, and what becomes of x_0_hat then."""
+class Bound(BoundEdit):
+    """Prompt-to-Prompt, ready."""
 
     injection: Injection
     matrices: Tensor                                   # [targets, source tokens, target tokens]
@@ -226,8 +243,12 @@ class Bound:
         return control if self.blending is None else self.blending.maps.watch(control, t)
 
     def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
-        """x_0_hat [1 + targets, 3, h, w] at time t, with the source's picture wherever the targets may not differ from it."""
+        """With the source's picture wherever the targets may not differ from it."""
         return x_0_hat if self.blending is None else self.blending(x_0_hat, t)
+
+    def is_one_picture(self, t: float) -> bool:
+        """One noise and one prompt give one picture: as long as `source_steps` last, if they began at the start."""
+        return self.injection.source_steps[0] == 0 and bool(_within(self.injection.source_steps, t))
 
     def _injection_at(self, t: float) -> Control | None:
         if _within(self.injection.source_steps, t):    # source and targets read one prompt: their maps are the same
@@ -269,33 +290,3 @@ class Blending:
         masks = torch.stack([self.blend.mask(self.maps, target) for target in range(1, len(x_0_hat))])
         masks = F.interpolate(masks[:, None].to(x_0_hat), size=x_0_hat.shape[-2:], mode="nearest")
         return torch.cat([x_0_hat[:1], torch.where(masks > 0, x_0_hat[1:], x_0_hat[:1])])
-
-
-class ReadSource(Control):
-    """Every row of the batch reads the prompt of row 0."""
-
-    def text(self, text: Text) -> Text:
-        return Text(text.emb[:1].expand_as(text.emb), text.mask[:1].expand_as(text.mask))
-
-
-@dataclass(frozen=True)
-class InjectMaps(Control):
-    """Row 0 of the batch is the source; the other rows take its probabilities, column by column through `matrices`, where `injected` [targets, tokens]
-    says so; then columns are multiplied by `scale` [targets, tokens]."""
-
-    matrices: Tensor
-    injected: Tensor
-    scale: Tensor
-    cross: bool
-    own: bool
-    self_size: int
-
-    def wants(self, site: AttnSite) -> bool:
-        return self.own and site.size <= self.self_size if site.kind == "self" else self.cross
-
-    def probs(self, site: AttnSite, probs: Tensor, n_text: int) -> Tensor:
-        if site.kind == "self":
-            return probs[:1].expand_as(probs)
-        of_source = torch.einsum("hps,bst->bhpt", probs[0, :, :, :n_text], self.matrices.to(probs))
-        words = torch.where(self.injected[:, None, None].to(probs.device), of_source, probs[1:, :, :, :n_text]) * self.scale[:, None, None].to(probs)
-        return torch.cat([probs[:1], torch.cat([words, probs[1:, :, :, n_text:]], dim=-1)])

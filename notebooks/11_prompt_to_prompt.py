@@ -36,9 +36,10 @@ from imagen_mini.evaluation import judge
 from imagen_mini.exercises import nb11
 from imagen_mini.figures.edits import (alignment_sheet, beside_seed, compare, compared_lines, covered, difference, fading_sheet, map_tiles,
                                        sized_captions, window_sheet)
+from imagen_mini.injection import InjectMaps
 from imagen_mini.lesson import begin, source, verdicts
 from imagen_mini.pictures import in_few_colors, labelled_grid, picture_table
-from imagen_mini.prompt_to_prompt import Chain, InjectMaps, LocalBlend, Refine, Replace, Reweight
+from imagen_mini.prompt_to_prompt import Chain, LocalBlend, Refine, Replace, Reweight
 from imagen_mini.text import Tokens
 
 begin()

@@ -31,6 +31,7 @@ from imagen_mini.alignment import replacement_matrix
 from imagen_mini.attention import AttnSite, Control, ReadText
 from imagen_mini.edits import SWAPPED, swaps
 from imagen_mini.evaluation import wilson_interval
+from imagen_mini.prompt_to_prompt import BoundEdit
 from imagen_mini.scenes.parse import parse
 from imagen_mini.text import Text, Tokens
 
@@ -90,14 +91,11 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class _Bound:
+class _Bound(BoundEdit):
     control: Control
 
     def control_at(self, t: float) -> Control:
         return self.control
-
-    def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
-        return x_0_hat
 
 
 def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:

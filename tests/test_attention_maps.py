@@ -7,7 +7,8 @@ import torch
 
 from imagen_mini.attention import AttnSite, Control, attention_probs
 from imagen_mini.attention_maps import AttentionMaps, Recording, bytes_needed, chance_overlap, overlap
-from imagen_mini.prompt_to_prompt import ReadSource, Refine, Replace
+from imagen_mini.injection import ReadSource
+from imagen_mini.prompt_to_prompt import BoundEdit, Refine, Replace
 from shown import tokens
 
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
@@ -120,15 +121,12 @@ def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
                 seen.append((q, k))
             return q, k, v
 
-    class Edit:
+    class Edit(BoundEdit):
         def bind(self, *_):
             return self
 
         def control_at(self, t):
             return Peek()
-
-        def after_denoising(self, x_0_hat, t):
-            return x_0_hat
 
     tiny_pipe([SOURCE, SOURCE], record=maps, edit=Edit(), **QUIET | {"guidance_scale": 1.0})
     expected = [attention_probs(q, k, None) for q, k in seen]

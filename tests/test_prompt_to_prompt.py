@@ -7,7 +7,8 @@ import torch
 
 from imagen_mini.alignment import replacement_matrix
 from imagen_mini.attention import AttnSite
-from imagen_mini.prompt_to_prompt import Chain, InjectMaps, LocalBlend, ReadSource, Refine, Replace, Reweight
+from imagen_mini.injection import InjectMaps, ReadSource
+from imagen_mini.prompt_to_prompt import Bound, Chain, LocalBlend, Refine, Replace, Reweight
 from imagen_mini.schedule import uniform_times
 from imagen_mini.unet import UNet
 from shown import tokens
@@ -303,6 +304,22 @@ def test_a_stronger_weight_moves_the_picture_further(exact_pipe):
     source, *targets = drawn(exact_pipe, [SOURCE] * 5, Reweight({"red": [1, 1.25, 1.5, 2]}))
     moved = [(t - source).square().mean().item() for t in targets]
     assert moved == sorted(moved) and moved[0] < 1e-15 < moved[1]
+
+
+@pytest.mark.parametrize("options, rows", [({}, [2, 2, 2, 2, 2, 2, 2]), ({"negative_prompt": "a blue ring"}, [2] * 10)], ids=["alone", "with a negative prompt"])
+def test_as_long_as_source_and_target_are_one_picture_one_row_is_drawn_for_both(exact_pipe, monkeypatch, options, rows):
+    seen = []
+    hook = exact_pipe.stages["base"].net.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    edited = drawn(exact_pipe, [SOURCE, TARGET], Replace(source_steps=0.6), **options)
+    hook.remove()
+    assert seen == rows                                # guided in one call for three steps of five, then in a call with a control and one without
+    monkeypatch.setattr(Bound, "is_one_picture", lambda *_: False)
+    assert (edited - drawn(exact_pipe, [SOURCE, TARGET], Replace(source_steps=0.6), **options)).abs().max() < 1e-9
+
+
+def test_rows_that_differ_before_their_prompts_are_shared_are_drawn_each(exact_pipe):
+    bound = Replace(source_steps=(0.2, 0.6)).bind([tokens("a ring"), tokens("a star")], SITES, 3)
+    assert isinstance(bound.control_at(0.5), ReadSource) and not bound.is_one_picture(0.5) and not bound.is_one_picture(1.0)
 
 
 def test_while_the_source_is_read_nothing_is_scaled():
