@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .attention import Attention
 from .config import StageConfig, from_dict, to_dict
-from .diffusion import capped_v_weight, denoising_loss, q_sample
+from .diffusion import capped_v_weight, denoising_loss, expected_of_two, q_sample
 from .guidance import Denoiser, GuidanceScale, make_denoiser
 from .layers import ResBlock, TextLayer
 from .schedule import SCHEDULES, cosine_log_snr, spaced_times
@@ -55,10 +55,17 @@ class Stage(nn.Module):
         return spaced_times(spacing or self.config.spacing, self.config.num_inference_steps if steps is None else steps, self.log_snr_of, device)
 
     def loss(self, x_0: Tensor, text: Text, t: Tensor, eps: Tensor, low_res: Tensor | None = None, aug_level: Tensor | None = None,
-             low_res_noise: Tensor | None = None, use_pooled: Tensor | None = None, weight: Callable[[Tensor], Tensor] = capped_v_weight) -> Tensor:
-        """Denoising loss per example, [b], at given times t [b] with given noise, weighted by a function of the log-SNR: nothing here is random."""
+             low_res_noise: Tensor | None = None, use_pooled: Tensor | None = None, weight: Callable[[Tensor], Tensor] = capped_v_weight,
+             shown: Tensor | None = None, other: Tensor | None = None) -> Tensor:
+        """Denoising loss per example, [b], at given times t [b] with given noise, weighted by a function of the log-SNR: nothing here is random.
+
+        `shown` [b, 3, h, w]: pictures to be noised in place of x_0; `other` [b, 3, h, w]: pictures as likely as x_0 for the same text, so that the target
+        is what x_t says of the two.
+        """
         log_snr = self.log_snr_of(t)
-        x_t = q_sample(x_0, eps, log_snr)
+        x_t = q_sample(x_0 if shown is None else shown, eps, log_snr)
+        if other is not None:
+            x_0 = expected_of_two(x_0, other, x_t, log_snr)
         if low_res is not None:
             low_res = augment(low_res, aug_level, low_res_noise)
         prediction = self.net(x_t, log_snr, text, low_res, aug_level, use_pooled=use_pooled)

@@ -29,6 +29,7 @@ from .decode import PictureError, central_square, open_rgb
 from .image_folder import Row, read_metadata
 from .randomness import generator
 from .scenes.captions import training_caption
+from .scenes.exchange import exchange
 from .scenes.render import render
 from .scenes.scene import training_scene
 
@@ -39,6 +40,13 @@ class Batch(NamedTuple):
     pictures: Tensor                                   # [b, 3, size, size] in [-1, 1]
     low_res: Tensor | None                             # [b, 3, low, low], the same pictures smaller; for super-resolution
     captions: list[str]
+
+
+class Twins(NamedTuple):
+    """For each picture a second one that its caption describes as well, with two things exchanged (see `scenes.exchange`)."""
+
+    pictures: Tensor                                   # [b, 3, size, size]; the picture itself where there is no second
+    side: Tensor                                       # [b, 1, size, size]: 1 on the side of the first of the two things, 0 on that of the second
 
 
 class Data(Protocol):
@@ -61,6 +69,17 @@ class Scenes:
         scenes = [training_scene(self.seed, i, self.counts) for i in numbers]
         captions = [training_caption(scene, self.seed, i).text for scene, i in zip(scenes, numbers)]
         return Batch(render(scenes, size, device), None if low is None else render(scenes, low, device), captions)
+
+    def twins(self, numbers: Sequence[int], size: int, device=None) -> Twins:
+        """The twins of the samples of these numbers."""
+        scenes, sides = [], torch.zeros(len(numbers), 1, size, size)
+        for i, side in zip(numbers, sides):
+            scene = training_scene(self.seed, i, self.counts)
+            other = exchange(scene, training_caption(scene, self.seed, i).description, random.Random(f"exchange/{self.seed}/{i}"))
+            scenes.append(scene if other is None else other.scene)
+            if other is not None:
+                side[0] = other.side(size)
+        return Twins(render(scenes, size, device), sides.to(device))
 
     def describe(self) -> dict:
         return {"source": "scenes"}

@@ -79,6 +79,18 @@ def from_x_0(x_0: Tensor, kind: str, x_t: Tensor, log_snr: Tensor) -> Tensor:
     raise ValueError(f"prediction {kind!r}; expected one of {PREDICTIONS}")
 
 
+def expected_of_two(x_0: Tensor, other: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
+    """E[x_0 | x_t] if it was one of two pictures, each as likely before x_t was seen:
+
+        p x_0 + (1 - p) other,   p = sigmoid((||x_t - alpha other||^2 - ||x_t - alpha x_0||^2) / (2 sigma^2))
+
+    As a target of training it has the mean of x_0 itself, and less variance: the stable target field (Xu et al., 2023) with a reference batch of two.
+    """
+    alpha, sigma = coefficients(log_snr, x_t)
+    far, near = ((x_t - alpha * x).square().sum((1, 2, 3), keepdim=True) for x in (other, x_0))
+    return torch.lerp(other, x_0, torch.sigmoid((far - near) / (2 * sigma ** 2)))
+
+
 # ---------------------------------------------------------------- loss
 #
 # A loss weight is a function of the log-SNR: the factor of || x_0_hat - x_0 ||^2. `weight_in` says what it is for eps or v.

@@ -436,8 +436,10 @@ def test_every_script_has_help(script, capsys):
 
 def test_regret_holds_a_stage_against_the_best_denoiser(folder, tmp_path, capsys):
     regret.main([f"{folder}/base", "--text-encoder", f"{folder}/text_encoder", "--n", "1", "--out", str(tmp_path / "regret.png")])
-    header, best, own, path = capsys.readouterr().out.splitlines()
-    best, own = ([float(word) for word in line.split()[1:]] for line in (best, own))
-    assert header.split()[1:] == [str(level) for level in regret.LOG_SNRS] and len(best) == len(own) == len(regret.LOG_SNRS)
-    assert best[-1] < 0.01 < sum(own) - sum(best)                              # an untrained network
+    lines = capsys.readouterr().out.splitlines()
+    path = lines.pop()
+    assert [lines[i].split()[1:] for i in (1, 5)] == [[str(level) for level in regret.LOG_SNRS]] * 2
+    best, own, best_told, own_told = ([float(word) for word in lines[i].split()[1:]] for i in (2, 3, 6, 7))
+    assert len(best) == len(own) == len(regret.LOG_SNRS) and best[-1] < 0.01 < sum(own) - sum(best)               # an untrained network
+    assert max(map(abs, own_told)) < 0.1 and best_told[0] < 0.05 < 0.2 < best_told[-1]
     assert size(path)

@@ -13,12 +13,13 @@ from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
 from imagen_mini.config import PRESETS, RATE_SCHEDULES, StageConfig, TrainConfig, from_dict, override, to_dict
 from imagen_mini.data import Batch, Scenes
+from imagen_mini.diffusion import LOSS_WEIGHTS
 from imagen_mini.optimizers import OPTIMIZERS, make_optimizers, orthogonalize
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text import TextEncoder
-from imagen_mini.training import EMA, learning_rate, sample_noise, step_randomness, train
+from imagen_mini.training import EMA, learning_rate, on_the_way, sample_noise, step_randomness, train
 from imagen_mini.unet import Stack
 from train.train import main
 
@@ -115,6 +116,28 @@ def test_the_loop_trains_on_the_samples_of_its_step(encoder):
     asked = []
     list(Run(replace(CONFIG, steps=3), "sr_256").train(encoder, start=1, data=Watched(CONFIG.seed, CONFIG.counts)))
     assert asked == [([4, 5, 6, 7], 256, 64), ([8, 9, 10, 11], 256, 64)]
+
+
+@pytest.mark.parametrize("accumulate, workers", [(1, 0), (2, 1)])
+def test_with_twins_every_loss_is_that_of_the_pictures_shown_and_of_two_targets(encoder, accumulate, workers):
+    config = replace(CONFIG, exchanged=0.8, steps=1, accumulate=accumulate, workers=workers)
+    run = Run(config)
+    before = {k: v.clone() for k, v in run.stage.state_dict().items()}
+    state, = run.train(encoder)
+    run.stage.load_state_dict(before)
+    random, numbers = step_randomness(config, run.stage, 0), range(4)
+    batch, twins = Scenes(config.seed, config.counts).batch(numbers, 64), Scenes(config.seed, config.counts).twins(numbers, 64)
+    assert random["exchanged"].any() and {k: v for k, v in random.items() if k != "exchanged"}.keys() == step_randomness(CONFIG, run.stage, 0).keys()
+    shown = on_the_way(batch.pictures, twins, random["exchanged"], run.stage.log_snr_of(random["t"]))
+    losses = run.stage.loss(batch.pictures, encoder(batch.captions).drop(random["drop"]), random["t"], **sample_noise(config, run.stage, numbers, batch),
+                            use_pooled=random["use_pooled"], shown=shown, other=twins.pictures,
+                            weight=lambda log_snr: LOSS_WEIGHTS[config.loss_weight](log_snr, config.loss_cap))
+    assert state.loss == pytest.approx(losses.mean().item(), rel=2e-2)
+
+
+def test_twins_where_there_are_none_are_an_error(encoder):
+    with pytest.raises(ValueError, match="only a base stage decides what stands where"):
+        next(Run(replace(CONFIG, exchanged=0.5), "sr_256").train(encoder))
 
 
 def test_times_are_stratified_and_text_is_dropped_as_often_as_asked():

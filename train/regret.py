@@ -6,15 +6,20 @@
 For captions of two things the best answer E[x_0 | x_t, caption] can be computed (`imagen_mini.best`). Prints the mean squared error of x_0_hat by log-SNR,
 of the best and of each network, on the same scenes and noise. A network's error less the best is its regret: all that training can still win, and where.
 The error itself is mostly noise that nobody can know.
+
+Then, how much one place knows of the other: of two things one is shown half way to the other, so that nothing at its place says which of them it is, and
+x_0_hat there is compared for the two things that the second place may show. 0: it does not matter what the second place shows; 1: the first one shows the other.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini.best import BestDenoiser
@@ -24,7 +29,7 @@ from imagen_mini.diffusion import q_sample, to_x_0
 from imagen_mini.randomness import randn
 from imagen_mini.scenes.captions import RELATION_SAID, read
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import UNSEEN, clear_relation, training_scene
+from imagen_mini.scenes.scene import UNSEEN, Object, Scene, clear_relation, training_scene
 from imagen_mini.text import TextEncoder
 from imagen_mini.weights import WEIGHTS
 
@@ -60,6 +65,30 @@ def errors(stages: dict[str, Stage], encoder: TextEncoder, n: int) -> dict[str, 
     return totals
 
 
+@torch.no_grad()
+def exclusion(stages: dict[str, Stage], encoder: TextEncoder, n: int) -> dict[str, list[float]]:
+    """How much x_0_hat at a place that could be either thing follows from the other place, by LOG_SNRS: of the best denoiser, under "best", and of each stage."""
+    totals = {name: [0.0] * len(LOG_SNRS) for name in ("best", *stages)}
+    for i, (scene, caption) in enumerate(tqdm(scenes_and_captions(n), desc="scenes")):
+        a, b = scene.objects
+
+        def drawn(here: Object, there: Object) -> Tensor:
+            """With the looks of one thing in the place of the first, and of one in the place of the second."""
+            return render([Scene(tuple(replace(at, shape=looks.shape, color=looks.color) for at, looks in ((a, here), (b, there))), scene.background)], 64)
+
+        undecided = torch.cat([(drawn(a, there) + drawn(b, there)) / 2 for there in (a, b)])
+        between = drawn(b, b) - drawn(a, b)            # from the one thing to the other, in the first place
+        best, text = BestDenoiser(read(caption)), encoder([caption, caption])
+        for at, level in enumerate(LOG_SNRS):
+            log_snr = torch.full((2,), float(level))
+            x_t = q_sample(undecided, randn([i, i], (3, 64, 64), "exclusion", level), log_snr)
+            answers = {"best": best(x_t, level)} | {name: to_x_0(stage.net(x_t, log_snr, text), stage.config.prediction, x_t, log_snr)
+                                                    for name, stage in stages.items()}
+            for name, (if_a, if_b) in answers.items():
+                totals[name][at] += (((if_a - if_b) * between).sum() / between.square().sum()).item() / n
+    return totals
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stages", type=Path, nargs="*", metavar="RUN", help="run folders of base stages, or stage folders (default: the shipped one)")
@@ -73,11 +102,14 @@ def main(arguments: list[str] | None = None) -> None:
     for path, stage in stages.items():
         if stage.is_super_resolution or stage.config.unet.image_size != 64:
             raise SystemExit(f"{path} is stage {stage.config.name} of {stage.config.unet.image_size} px; expected a base stage of 64 px")
-    found = errors(stages, TextEncoder.from_pretrained(args.text_encoder), args.n)
+    encoder = TextEncoder.from_pretrained(args.text_encoder)
+    found, told = errors(stages, encoder, args.n), exclusion(stages, encoder, args.n)
     width = max(map(len, found))
-    print(f"{'log-SNR':{width}}", *(f"{level:8}" for level in LOG_SNRS))
-    for name, row in found.items():
-        print(f"{name:{width}}", *(f"{error:8.4f}" for error in row))
+    for title, table, digits in (("mean squared error of x_0_hat", found, 4), ("how much one place knows of the other", told, 2)):
+        print(title)
+        print(f"{'log-SNR':{width}}", *(f"{level:8}" for level in LOG_SNRS))
+        for name, row in table.items():
+            print(f"{name:{width}}", *(f"{number:8.{digits}f}" for number in row))
     if args.out:
         sheet, (panel,) = figure(["error of x_0_hat, less the best"], "log-SNR   (left: more noise)")
         for name, style in zip(stages, STYLES):
