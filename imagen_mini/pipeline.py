@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from .attention_maps import AttentionMaps
 from .cascade import Stage, augment, load_stage, save_stage
+from .diffusion import q_sample
 from .guidance import Denoiser, GuidanceScale
 from .randomness import randn
 from .samplers import SamplingState, sample
@@ -229,6 +230,8 @@ class ImagenPipeline(nn.Module):
         negative = None if plan.guidance_scale == 1 else negative
         denoise = stage.denoiser(text, low_res, level, plan.guidance_scale, plan.threshold, control_at, negative)
         if bound is not None:
+            if bound.needs_source:
+                self._show_source(bound, name, plan, prompts, text, negative, seeds, previous, low_res, level)
             alike = low_res is None and negative is None                 # rows differ in their prompts alone
             denoise = _edited(bound, denoise, stage.denoiser(text[:1], None, None, plan.guidance_scale, plan.threshold) if alike else None)
         states = sample(denoise, randn(seeds, (3, size, size), name, "x_T", device=device), stage.times(plan.num_inference_steps, plan.spacing),
@@ -238,6 +241,20 @@ class ImagenPipeline(nn.Module):
             if on_step is not None:
                 on_step(name, state)
         return state.x_0_hat
+
+    def _show_source(self, bound, name: str, plan: Sampling, prompts: list[str], text: Text, negative: Text | None, seeds: list[int], previous: Tensor | None,
+                     low_res: Tensor | None, level: Tensor | None) -> None:
+        """Draw an edit's source alone, and let the edit look at it, and at what each prompt makes of it once it is noised again."""
+        stage: Stage = self.stages[name]
+        source = self.run_stage(name, plan, prompts[:1], text[:1], None if negative is None else negative[:1], seeds[:1], None if previous is None else previous[:1], progress=False)
+        denoise = stage.denoiser(text, low_res, level, 1.0, plan.threshold)
+
+        def reread(t: float, number: int) -> Tensor:
+            at = torch.tensor(t, device=self.device)
+            return denoise(q_sample(source, randn(seeds[:1], source.shape[1:], name, "reread", number, device=self.device), stage.log_snr_of(at)
+                                    ).expand(len(seeds), *source.shape[1:]), at)
+
+        bound.look_at(source.clamp(-1, 1), reread)
 
 
 def _edited(bound, denoise: Denoiser, denoise_source: Denoiser | None) -> Denoiser:

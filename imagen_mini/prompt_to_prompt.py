@@ -7,13 +7,14 @@ word; what a word *means* (its values) stays the target's. Only the conditional 
     Refine      words are added:                 the source's column A(j) where there is one, else the target's own
     Reweight    a word counts more or less:      column j* times c
     LocalBlend  a word's place alone changes:    elsewhere the source's picture
+    DiffBlend   what the prompts disagree about alone changes
 
 Source: Prompt-to-Prompt (Hertz et al., 2022), Algorithm 1 and Section 3.2; LocalBlend is in its revised preprint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from .alignment import find_word, refinement_matrix, replaced_words, replacement_matrix, word_numbers
 from .attention import AttnSite, Control
 from .attention_maps import AttentionMaps
+from .blending import Blending, DiffBlending
 from .injection import InjectMaps, ReadSource
 from .text import Tokens
 
@@ -180,15 +182,40 @@ class LocalBlend(Edit):
         return looked_at(self.words) & ~looked_at(self.exclude)
 
 
+@dataclass(frozen=True)
+class DiffBlend(Edit):
+    """Only where the prompts disagree about the source does the picture change; elsewhere it is the source's, as it came out.
+
+    The source is drawn first, noised to time `at`, and read again by source and target prompt, `noises` times. The mask is where the two x_0_hat, on the
+    mean, differ by `threshold` of the most that they do; gaps are closed, and it is grown by `grow` / 64 of the width. Once source and targets
+    part, what lies outside it is known to the last bit. `steps`: in which share of the walk pictures are blended.
+
+    Source: DiffEdit (Couairon et al., 2022), Section 3.2, for the mask; its edit starts from inverted noise, ours from the source's own.
+    """
+
+    threshold: float = 0.3
+    at: float = 0.25
+    grow: int = 2
+    noises: int = 4
+    steps: Window = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "steps", _window(self.steps, "steps"))
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold {self.threshold}: expected a share of the largest difference, above 0 and below 1")
+        if not 0 < self.at < 1 or self.noises < 1 or self.grow < 0:
+            raise ValueError(f"at {self.at}, noises {self.noises}, grow {self.grow}: expected a time between 0 and 1, at least one noise, and no negative growth")
+
+
 def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> Bound:
     """Make edits ready, together, for prompts (the first is the source) and for a network with these attention sites."""
     if len(tokens) < 2:
         raise ValueError(f"an edit needs a source and at least one target prompt; got {len(tokens)} prompt")
     if not any(s.kind in ("cross", "hybrid") for s in sites):
         raise ValueError("this network has no attention to words, so the edit would change nothing")
-    injections, weights, blends = ([e for e in edits if isinstance(e, kind)] for kind in (Injection, Reweight, LocalBlend))
+    injections, weights, blends = ([e for e in edits if isinstance(e, kind)] for kind in (Injection, Reweight, LocalBlend | DiffBlend))
     if len(injections) > 1 or len(blends) > 1 or len(injections) + len(weights) + len(blends) != len(edits) or not edits:
-        raise ValueError(f"edits {[type(e).__name__ for e in edits]}: expected at most one Replace or Refine, at most one LocalBlend, and any number of "
+        raise ValueError(f"edits {[type(e).__name__ for e in edits]}: expected at most one Replace or Refine, at most one LocalBlend or DiffBlend, and any number of "
                          "Reweight. Refine also aligns prompts in which words were swapped")
     source, targets = tokens[0], tokens[1:]
     if weights and not injections:
@@ -207,7 +234,7 @@ def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], bat
             if word != DEFAULT:
                 windows[:, row, find_word(target, word)] = torch.tensor(window)[:, None]
     return Bound(injection, matrices, windows, [(w.steps, w.scale(targets, batch_tokens)) for w in weights],
-                 *[Blending(blend, tokens, sites) for blend in blends])
+                 *[DiffBlending(blend) if isinstance(blend, DiffBlend) else Blending(blend, tokens, sites) for blend in blends])
 
 
 # ---------------------------------------------------------------- what is done
@@ -223,6 +250,14 @@ class BoundEdit:
         """What becomes of x_0_hat [1 + targets, 3, h, w]."""
         return x_0_hat
 
+    @property
+    def needs_source(self) -> bool:
+        """Must the source be finished before the walk of the targets?"""
+        return False
+
+    def look_at(self, source: Tensor, reread: Callable[[float, int], Tensor]) -> None:
+        """The finished source (see `blending.DiffBlending`)."""
+
     def is_one_picture(self, t: float) -> bool:
         """Are source and targets still the same, from x_T on? Then one of them is drawn for all, without control, of the source's prompt."""
         return False
@@ -236,15 +271,22 @@ class Bound(BoundEdit):
     matrices: Tensor                                   # [targets, source tokens, target tokens]
     windows: Tensor                                    # [2, targets, target tokens]: start and end of injection
     weights: list[tuple[tuple[float, float], Tensor]]  # window, and factors [targets, target tokens]
-    blending: Blending | None = None
+    blending: Blending | DiffBlending | None = None
 
     def control_at(self, t: float) -> Control | None:
         control = self._injection_at(t)
-        return control if self.blending is None else self.blending.maps.watch(control, t)
+        return control if self.blending is None else self.blending.watch(control, t)
 
     def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
         """With the source's picture wherever the targets may not differ from it."""
-        return x_0_hat if self.blending is None else self.blending(x_0_hat, t)
+        return x_0_hat if self.blending is None else self.blending(x_0_hat, bool(_within(self.blending.blend.steps, t)))
+
+    @property
+    def needs_source(self) -> bool:
+        return self.blending is not None and self.blending.needs_source
+
+    def look_at(self, source: Tensor, reread: Callable[[float, int], Tensor]) -> None:
+        self.blending.look_at(source, reread)
 
     def is_one_picture(self, t: float) -> bool:
         """One noise and one prompt give one picture: as long as `source_steps` last, if they began at the start."""
@@ -266,27 +308,3 @@ def _within(window, t: float):
     """Is the share of the walk that is done at t within (start, end)? It is the share of the steps, too, where they are even in t, which is rounded."""
     done = 1 - t + 1e-6
     return (window[0] <= done) & (done < window[1])
-
-
-class Blending:
-    """A LocalBlend at work: it watches the maps of the words."""
-
-    def __init__(self, blend: LocalBlend, tokens: list[Tokens], sites: list[AttnSite]):
-        self.blend, self.maps = blend, AttentionMaps()
-        of_words = [site for site in sites if site.kind != "self"]
-        sizes = sorted({site.size for site in of_words})
-        size = sizes[-1] if blend.size is None else blend.size
-        if size not in sizes:
-            raise ValueError(f"LocalBlend(size={size}): this network attends to words on grids of {', '.join(map(str, sizes))}; pass one of these")
-        for word in blend.words + blend.exclude:
-            for target in tokens[1:]:
-                if not word_numbers(tokens[0], word):
-                    find_word(target, word)            # an error that says what words there are
-        self.maps.start(tokens, [site for site in of_words if site.size == size])
-
-    def __call__(self, x_0_hat: Tensor, t: float) -> Tensor:
-        if not _within(self.blend.steps, t) or not self.maps.after:      # nothing recorded yet: source and targets read one prompt
-            return x_0_hat
-        masks = torch.stack([self.blend.mask(self.maps, target) for target in range(1, len(x_0_hat))])
-        masks = F.interpolate(masks[:, None].to(x_0_hat), size=x_0_hat.shape[-2:], mode="nearest")
-        return torch.cat([x_0_hat[:1], torch.where(masks > 0, x_0_hat[1:], x_0_hat[:1])])

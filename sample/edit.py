@@ -21,7 +21,7 @@ from imagen_mini.attention_maps import AttentionMaps
 from imagen_mini.evaluation import judge
 from imagen_mini.figures.edits import alignment_sheet, difference, map_tiles
 from imagen_mini.pictures import labelled_grid
-from imagen_mini.prompt_to_prompt import Chain, Edit, Injection, LocalBlend, Refine, Replace, Reweight
+from imagen_mini.prompt_to_prompt import Chain, DiffBlend, Edit, Injection, LocalBlend, Refine, Replace, Reweight
 from imagen_mini.text import Tokens
 
 from .options import add_pipeline_options, load_pipeline, sampling_options
@@ -41,7 +41,9 @@ def add_kind(kinds, name: str, edit: type[Injection], about: str, target: str) -
     parser.add_argument("--cross-steps", type=window, default=edit.cross_steps, help="share of the steps in which the source's cross-attention is used")
     parser.add_argument("--self-steps", type=window, default=edit.self_steps, help="share of the steps in which the source's self-attention is used")
     parser.add_argument("--source-steps", type=window, default=edit.source_steps, help="share of the steps in which the source's whole prompt is read")
-    parser.add_argument("--local-blend", nargs="+", metavar="WORD", help="let the picture change only where these words look")
+    blends = parser.add_mutually_exclusive_group()
+    blends.add_argument("--local-blend", nargs="+", metavar="WORD", help="let the picture change only where these words look")
+    blends.add_argument("--diff-blend", action="store_true", help="let the picture change only where the two prompts disagree about the source's")
     parser.add_argument("--show-alignment", action="store_true", help="also draw which token answers which, to OUT with _alignment in its name")
     return parser
 
@@ -51,7 +53,8 @@ def what_to_draw(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
     if args.kind == "reweight":
         return [args.prompt] * (1 + len(args.scale)), Reweight({args.word: args.scale}, args.weight_steps), [f"{args.word} x {c:g}" for c in args.scale]
     edit = (Replace if args.kind == "replace" else Refine)(args.cross_steps, args.self_steps, source_steps=args.source_steps)
-    return [args.source, args.target], Chain(edit, LocalBlend(*args.local_blend)) if args.local_blend else edit, ["edit"]
+    blend = LocalBlend(*args.local_blend) if args.local_blend else DiffBlend() if args.diff_blend else None
+    return [args.source, args.target], edit if blend is None else Chain(edit, blend), ["edit"]
 
 
 def draw_alignment(source: Tokens, target: Tokens, kind: str, path: Path) -> None:

@@ -3,8 +3,8 @@
     python -m sample.evaluate --out report.json
 
 Prompts and seeds are fixed and none occurs in training. Alignment is judged on the last stage's pictures, edits on the base stage's, where
-Prompt-to-Prompt acts: words swapped (Replace) and added (Refine), against the same seed with the new prompt, and against injecting all of the source's
-attention in every step. Writes the JSON report and a picture of successes and failures, and prints the table.
+Prompt-to-Prompt acts: words swapped (Replace) and added (Refine), alone and with `DiffBlend`, against the same seed with the new prompt, and against
+injecting all of the source's attention in every step. Writes the JSON report and a picture of successes and failures, and prints the table.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from imagen_mini.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
 from imagen_mini.edits import edit_table, edit_tasks, evaluate_edits
 from imagen_mini.evaluation import evaluate, table
 from imagen_mini.figures.measuring import gallery
-from imagen_mini.prompt_to_prompt import Edit, Refine, Replace
+from imagen_mini.prompt_to_prompt import Chain, DiffBlend, Edit, Refine, Replace
 
 from .options import add_pipeline_options, load_pipeline, sampling_options
 
 
-METHODS = ("prompt-to-prompt", "same seed, new prompt", "all attention injected")
+METHODS = ("prompt-to-prompt", "and only where prompts disagree", "same seed, new prompt", "all attention injected")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     def draw_edits(kind: type[Edit], prompts: list[str], seed: int) -> torch.Tensor:
         """The source, and its target by each of METHODS."""
         base = {"stages": list(pipe.stages)[:1]}
-        return torch.cat([draw(prompts, seed, edit=kind(), **base), draw(prompts[1:], seed, **base), draw(prompts, seed, edit=kind(1.0, 1.0, source_steps=0.0), **base)[1:]])
+        return torch.cat([draw(prompts, seed, edit=kind(), **base), draw(prompts, seed, edit=Chain(kind(), DiffBlend()), **base)[1:], draw(prompts[1:], seed, **base), draw(prompts, seed, edit=kind(1.0, 1.0, source_steps=0.0), **base)[1:]])
 
     prompts = benchmark(args.n, args.seed, args.categories)
     results = list(tqdm(evaluate(draw, prompts, args.batch), total=len(prompts), desc="text alignment"))

@@ -8,7 +8,7 @@ import torch
 from imagen_mini.alignment import replacement_matrix
 from imagen_mini.attention import AttnSite
 from imagen_mini.injection import InjectMaps, ReadSource
-from imagen_mini.prompt_to_prompt import Bound, Chain, LocalBlend, Refine, Replace, Reweight
+from imagen_mini.prompt_to_prompt import Bound, Chain, DiffBlend, LocalBlend, Refine, Replace, Reweight
 from imagen_mini.schedule import uniform_times
 from imagen_mini.unet import UNet
 from shown import tokens
@@ -398,3 +398,82 @@ def test_blended_pictures_are_the_source_s_where_nobody_looks(exact_pipe):
 def test_what_cannot_be_blended_is_an_error_that_says_so(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ---------------------------------------------------------------- blending where the prompts disagree
+
+def disagreeing(blend, *readings, source=None):
+    """A bound DiffBlend that was shown a source, and x_0_hat of it by source and target prompt, one pair for each noise."""
+    bound = Chain(Replace(source_steps=0.0), blend).bind([tokens("a ring"), tokens("a star")], SITES, 3)
+    assert bound.needs_source and not Replace().bind([tokens("a ring"), tokens("a star")], SITES, 3).needs_source
+    bound.look_at(torch.zeros(1, 3, 16, 16) if source is None else source, lambda t, i: readings[i])
+    return bound
+
+
+def reading(*places, by=1.0):
+    """What two prompts make of a source of 16 x 16 pixels: the second differs at these places, in one channel."""
+    x_0_hat = torch.zeros(2, 3, 16, 16)
+    for y, x in places:
+        x_0_hat[1, 1, y, x] = by
+    return x_0_hat
+
+
+def changed(bound, t=1.0):
+    """Where a white target shows in a black source, as (top, bottom, left, right) of the places, and how many they are."""
+    y, x = torch.where(bound.after_denoising(torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)]), t)[1, 0] == 1)
+    return (y.min().item(), y.max().item(), x.min().item(), x.max().item(), len(y)) if len(y) else None
+
+
+def test_the_target_changes_where_the_prompts_disagree_and_by_some_places_around():
+    at_once = DiffBlend(grow=1, noises=1)
+    assert changed(disagreeing(at_once, reading((8, 8)))) == (6, 10, 6, 10, 25)           # smoothed by one place, grown by one
+    assert changed(disagreeing(DiffBlend(grow=2, noises=1), reading((8, 8)))) == (5, 11, 5, 11, 49)
+    assert changed(disagreeing(at_once, reading((8, 5), (8, 11)))) == (6, 10, 3, 13, 55)  # the gap between is closed
+    weak = reading((8, 8)) + reading((2, 2), by=0.2)
+    assert changed(disagreeing(at_once, weak)) == (6, 10, 6, 10, 25)                      # too little beside the largest
+    assert changed(disagreeing(DiffBlend(grow=1, noises=2), reading((8, 8)), reading((8, 8), (2, 2), by=0.6))) is not None
+
+
+def test_differences_are_means_over_noises():
+    bound = disagreeing(DiffBlend(grow=0, noises=2, threshold=0.4), reading((12, 12)) + reading((4, 4), by=0.9), reading((12, 12)) - reading((4, 4), by=0.2))
+    assert changed(bound)[:4] == (3, 13, 3, 13)                               # 1 and (0.9 + 0.2) / 2
+    bound = disagreeing(DiffBlend(grow=0, noises=2, threshold=0.4), reading((12, 12)) + reading((4, 4), by=0.5), reading((12, 12)))
+    assert changed(bound) == (11, 13, 11, 13, 9)
+
+
+def test_elsewhere_the_target_is_the_finished_source_in_its_window():
+    source = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    bound = disagreeing(DiffBlend(grow=0, noises=1, steps=(0.5, 1.0)), reading((8, 8)), source=source)
+    x_0_hat = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
+    assert torch.equal(bound.after_denoising(x_0_hat, 0.8), x_0_hat)
+    blended = bound.after_denoising(x_0_hat, 0.4)
+    inside = torch.zeros(16, 16, dtype=torch.bool)
+    inside[7:10, 7:10] = True
+    assert torch.equal(blended[0], x_0_hat[0]) and torch.equal(blended[1], torch.where(inside, x_0_hat[1], source[0]))
+
+
+@pytest.mark.parametrize("options", [{}, {"negative_prompt": "a blue ring"}])
+def test_with_a_diff_blend_the_source_is_drawn_as_ever_and_most_of_the_target_is_its_own(exact_pipe, options):
+    source = drawn(exact_pipe, [SOURCE], **options)[0]
+    edited = drawn(exact_pipe, [SOURCE, TARGET], Chain(Replace(source_steps=0.0), DiffBlend(threshold=0.9, grow=0)), **options)
+    assert (edited[0] - source).abs().max() < 1e-9
+    same = (edited[1] - edited[0]).abs().amax(0) < 1e-9
+    assert 0.1 < same.double().mean() < 1
+    assert (drawn(exact_pipe, [SOURCE, SOURCE], Chain(Refine(), DiffBlend()), **options)[1] - source).abs().max() < 1e-9
+
+
+def test_super_resolution_may_be_edited_with_a_diff_blend(tiny_pipe):
+    options = {"edit_stages": ("sr_256",), "seed": 2} | QUIET
+    edited = tiny_pipe([SOURCE, TARGET], edit=Chain(Replace(), DiffBlend()), **options).images
+    assert edited[1].shape == (3, 256, 256) and torch.isfinite(edited[1]).all()
+
+
+@pytest.mark.parametrize("options", [{"threshold": 0.0}, {"threshold": 1.0}, {"at": 0.0}, {"at": 1.0}, {"noises": 0}, {"grow": -1}, {"steps": 1.5}])
+def test_a_diff_blend_out_of_range_is_an_error(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}.*expected"):
+        DiffBlend(**options)
+
+
+def test_two_blends_are_an_error():
+    with pytest.raises(ValueError, match="at most one LocalBlend or DiffBlend"):
+        Chain(Replace(), LocalBlend("ring"), DiffBlend()).bind([tokens("a ring"), tokens("a star")], SITES, 3)

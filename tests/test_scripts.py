@@ -136,6 +136,8 @@ def test_edit_shows_the_alignment_and_blends(folder, tmp_path, capsys):
                "--out", str(tmp_path / "e.png")])
     assert size(tmp_path / "e.png")[0] > 4 * 256 and size(tmp_path / "e_alignment.png")[0] > 300
     assert "e_alignment.png" in capsys.readouterr().out
+    edit.main(["replace", "a red circle", "a red star", "--diff-blend", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path / "d.png")])
+    assert size(tmp_path / "d.png")[0] > 4 * 256
 
 
 def test_attention_draws_its_sheets_and_says_where_attention_goes(folder, tmp_path, capsys):
