@@ -39,7 +39,7 @@ from imagen_mini.figures.edits import (alignment_sheet, beside_seed, compare, co
 from imagen_mini.injection import InjectMaps
 from imagen_mini.lesson import begin, source, verdicts
 from imagen_mini.pictures import in_few_colors, labelled_grid, picture_table
-from imagen_mini.prompt_to_prompt import Chain, LocalBlend, Refine, Replace, Reweight
+from imagen_mini.prompt_to_prompt import Chain, DiffBlend, LocalBlend, Refine, Replace, Reweight
 from imagen_mini.text import Tokens
 
 begin()
@@ -138,10 +138,10 @@ for a, b, matrix_of, name in [("a red ring above a star", "a blue ring above a s
 # paper). A word that the small vocabulary does not know falls into pieces; the attention of *red* is spread over them evenly, so that its sum stays, and
 # **all that comes after moves on**.
 #
-# ## 4. Four kinds of edits
+# ## 4. Kinds of edits
 #
-# `Replace` swaps words, `Refine` adds them, `Reweight` lets a word count more or less, `LocalBlend` lets the picture change only where the named words look.
-# `Chain` puts them together.
+# `Replace` swaps words, `Refine` adds them, `Reweight` lets a word count more or less, `LocalBlend` lets the picture change only where the named words look, and
+# `DiffBlend` only where the two captions, read on the finished source with some noise on it, disagree. `Chain` puts them together.
 #
 # **Predict:** the last example has *small* count -1 times. What will be drawn?
 
@@ -149,6 +149,7 @@ for a, b, matrix_of, name in [("a red ring above a star", "a blue ring above a s
 one, other = "a pink square right of a red ring", "a pink square right of a green ring"
 examples = [("Replace", one, other, 3, Replace()),
             ("Replace and LocalBlend", one, other, 3, Chain(Replace(), LocalBlend("ring"))),
+            ("Replace and DiffBlend", one, other, 3, Chain(Replace(), DiffBlend())),
             ("Refine", "a cross over a green ring", "a pink cross over a green ring", 1, Refine()),
             ("Reweight: small x -1", "a small orange square", "a small orange square", 0, Reweight({"small": -1.0}))]
 
@@ -164,7 +165,8 @@ in_few_colors(picture_table(rows, [name for name, *_ in examples], columns, cell
 
 # %% [markdown]
 # Green and orange are the verdicts on the caption alone. `Replace` recolours the ring and leaves the square alone, but for traces that the count shows and
-# the eye does not. With `LocalBlend` fewer pixels differ, only those where *ring* looks and a margin: elsewhere they are the source's own. `Refine` gives the
+# the eye does not. With `LocalBlend` fewer pixels differ, only those where *ring* looks and a margin: elsewhere they are the source's own; with
+# `DiffBlend` it is the ring as it came out, and the margin is narrower. `Refine` gives the
 # cross a colour that the source had left open. And `Reweight` turns *small* against itself: the caption is as before, the thing is large, so the parser says
 # wrong, and it should.
 #
