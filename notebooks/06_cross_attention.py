@@ -174,7 +174,7 @@ find_sheet(report)
 
 # %% [markdown]
 # **What you should have seen.** Words of colour find their things best, on the fine grid: near 90 % at the end on `up0`, where a map that knows nothing has 3
-# %, and 50 % in the mean over all steps (README, 58 pictures; here it may be few points more or less). Words of shape find them on `down1`, up to about 50 %.
+# %, and 51 % in the mean over all steps (README, 60 pictures; here it may be few points more or less). Words of shape find them on `down1`, up to about 50 %.
 # Words of size find theirs in the middle, on the coarse grid, and late. Many layers are at the level of chance: their attention to this word serves something
 # else, or nothing. So a claim like "the network looks at the word here" needs the layer, the step and a number.
 #

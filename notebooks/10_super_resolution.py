@@ -142,8 +142,8 @@ display(in_few_colors(labelled_grid(list(large), labels, columns=3, cell=256, fr
 print(score_line(right))
 
 # %% [markdown]
-# What is wrong here is mostly wrong already in the small picture: one of the two things is drawn twice, for nobody told the base stage where they are. Which
-# texture belongs to which thing is right nearly always, as far as these things are there. About half of such captions come out right (the README's table has
+# What is wrong is mostly wrong already in the small picture, where at times one of the two things is drawn twice: nobody told the base stage where they are. Which
+# texture belongs to which thing is right nearly always, as far as these things are there. Nearly all such captions come out right (the README's table has
 # 30 of them).
 #
 # ## 3. What the noise hides
