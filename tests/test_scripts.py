@@ -112,7 +112,7 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
     evaluate.main(["--pipeline", folder, "--n", "2", "--edits", "1", "--steps", "2", "--categories", "one object", "texture", "--out", report])
     with open(report) as file:
         values = json.load(file)
-    assert list(values["text_alignment"]) == ["one object", "texture"] and len(values["edits"]) == 15
+    assert list(values["text_alignment"]) == ["one object", "texture"] and len(values["edits"]) == 20
     assert all(row["n"] == 2 and row["low"] <= row["accuracy"] <= row["high"] for row in values["text_alignment"].values())
     assert size(f"{folder}/report.png")[0] > 0
     readme = tmp_path / "README.md"
