@@ -73,7 +73,8 @@ class EMA:
 # ---------------------------------------------------------------- what a step is a function of
 
 def step_randomness(config: TrainConfig, stage: Stage, step: int) -> dict[str, Tensor]:
-    """What is random in a step but the noise, for its whole batch: t, whose text is dropped, whether the pooled text is used, aug_level; each [b].
+    """What is random in a step but the noise, for its whole batch: t, whose text is dropped, whether the pooled text is used, aug_level; each [b];
+    and, [b, 2], how far the two things of a picture and its twin are exchanged.
 
     Times are stratified: one in each of b equally likely parts of [0, 1], which lowers the variance of the loss and leaves each t
     its density, t^(time_power - 1).
@@ -173,7 +174,9 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
             waited += time.perf_counter() - began
             rows = slice(part.start, part.stop)
             text = encoder(batch.captions).drop(drop[rows]).to(torch.float32)
-            two = {} if twins is None else {"shown": on_the_way(batch.pictures, twins, exchanged[rows], stage.log_snr_of(random["t"][rows])), "other": twins.pictures}
+            two = {}
+            if twins is not None:
+                two = {"shown": on_the_way(batch.pictures, twins, exchanged[rows], stage.log_snr_of(random["t"][rows])), "other": twins.pictures}
             with only_adding_up(model, i < len(parts) - 1):
                 with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                     losses = model(batch.pictures, text, low_res=batch.low_res, weight=weight, **{k: v[rows] for k, v in random.items()},

@@ -53,7 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     def draw_edits(kind: type[Edit], prompts: list[str], seed: int) -> torch.Tensor:
         """The source, and its target by each of METHODS."""
         base = {"stages": list(pipe.stages)[:1]}
-        return torch.cat([draw(prompts, seed, edit=kind(), **base), draw(prompts, seed, edit=Chain(kind(), DiffBlend()), **base)[1:], draw(prompts[1:], seed, **base), draw(prompts, seed, edit=kind(1.0, 1.0, source_steps=0.0), **base)[1:]])
+        edited, blended, injected = (draw(prompts, seed, edit=edit, **base) for edit in (kind(), Chain(kind(), DiffBlend()), kind(1.0, 1.0, source_steps=0.0)))
+        return torch.cat([edited, blended[1:], draw(prompts[1:], seed, **base), injected[1:]])
 
     prompts = benchmark(args.n, args.seed, args.categories)
     results = list(tqdm(evaluate(draw, prompts, args.batch), total=len(prompts), desc="text alignment"))
