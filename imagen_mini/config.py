@@ -67,7 +67,8 @@ class TrainConfig:
     drop_text: float = 0.1                             # captions dropped for classifier-free guidance (Imagen: 0.1)
     drop_pooled: float = 0.3                           # pooled text dropped on its own, so that the words are used too
     counts: tuple[float, ...] = (22, 50, 17, 11)       # how often a scene has 1, 2, 3, 4 things
-    exchanged: float = 0.0                             # of pictures whose caption fits as well with two things exchanged, how many are shown on the way there
+    twins: float = 0.0                                 # how many pictures are shown on the way to a second one that their caption describes as well,
+    mistakes: float = 0.0                              # and how many on the way from one that it says is wrong (see scenes.twins, scenes.mistakes)
     time_power: float = 1.0                            # times are drawn with density t^(time_power - 1): above 1, more noise
     loss_weight: str = "capped_v"                      # of the squared error of x_0, by log-SNR: capped_v, balanced or min_snr
     loss_cap: float = 5.0                              # the loss weight is at most this
@@ -92,8 +93,8 @@ class TrainConfig:
             raise ValueError(f"counts {self.counts}: expected up to four weights, of scenes of 1, 2, 3 and 4 things, not all 0")
         if self.time_power <= 0:
             raise ValueError(f"time_power must be above 0; got {self.time_power}")
-        if not 0 <= self.exchanged <= 1:
-            raise ValueError(f"exchanged {self.exchanged}: expected a share from 0 to 1")
+        if self.twins < 0 or self.mistakes < 0 or self.twins + self.mistakes > 1:
+            raise ValueError(f"twins {self.twins}, mistakes {self.mistakes}: expected shares of all pictures, from 0 to 1 together")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} cannot be split into accumulate={self.accumulate} equal parts")
 

@@ -29,9 +29,10 @@ from .decode import PictureError, central_square, open_rgb
 from .image_folder import Row, read_metadata
 from .randomness import generator
 from .scenes.captions import training_caption
-from .scenes.exchange import exchange
+from .scenes.mistakes import mistaken
 from .scenes.render import render
 from .scenes.scene import training_scene
+from .scenes.twins import twin
 
 T = TypeVar("T")
 
@@ -42,11 +43,12 @@ class Batch(NamedTuple):
     captions: list[str]
 
 
-class Twins(NamedTuple):
-    """For each picture a second one that its caption describes as well, with two things exchanged (see `scenes.exchange`)."""
+class Alternatives(NamedTuple):
+    """For each picture two others, or itself where there is none of a kind."""
 
-    pictures: Tensor                                   # [b, 3, size, size]; the picture itself where there is no second
-    side: Tensor                                       # [b, 1, size, size]: 1 on the side of the first of the two things, 0 on that of the second
+    twins: Tensor                                      # [b, 3, size, size]; its caption describes this as well (see `scenes.twins`)
+    side: Tensor                                       # [b, 1, size, size]: 1 on the side of the first of the two places in which these differ, else 0
+    mistaken: Tensor                                   # [b, 3, size, size]; its caption says that this is wrong (see `scenes.mistakes`)
 
 
 class Data(Protocol):
@@ -70,16 +72,18 @@ class Scenes:
         captions = [training_caption(scene, self.seed, i).text for scene, i in zip(scenes, numbers)]
         return Batch(render(scenes, size, device), None if low is None else render(scenes, low, device), captions)
 
-    def twins(self, numbers: Sequence[int], size: int, device=None) -> Twins:
-        """The twins of the samples of these numbers."""
-        scenes, sides = [], torch.zeros(len(numbers), 1, size, size)
+    def alternatives(self, numbers: Sequence[int], size: int, device=None) -> Alternatives:
+        """Twins and mistakes of the samples of these numbers."""
+        twins, mistakes, sides = [], [], torch.zeros(len(numbers), 1, size, size)
         for i, side in zip(numbers, sides):
             scene = training_scene(self.seed, i, self.counts)
-            other = exchange(scene, training_caption(scene, self.seed, i).description, random.Random(f"exchange/{self.seed}/{i}"))
-            scenes.append(scene if other is None else other.scene)
+            description = training_caption(scene, self.seed, i).description
+            other = twin(scene, description, random.Random(f"twin/{self.seed}/{i}"))
+            twins.append(scene if other is None else other.scene)
+            mistakes.append(mistaken(scene, description, random.Random(f"mistake/{self.seed}/{i}")) or scene)
             if other is not None:
                 side[0] = other.side(size)
-        return Twins(render(scenes, size, device), sides.to(device))
+        return Alternatives(render(twins, size, device), sides.to(device), render(mistakes, size, device))
 
     def describe(self) -> dict:
         return {"source": "scenes"}

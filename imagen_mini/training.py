@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .cascade import Stage
 from .config import TrainConfig
-from .data import Batch, Data, Scenes, Twins
+from .data import Batch, Data, Scenes, Alternatives
 from .diffusion import LOSS_WEIGHTS
 from .distributed import ALONE, Ranks, only_adding_up, replicate, whole
 from .precision import compute_dtype
@@ -74,7 +74,7 @@ class EMA:
 
 def step_randomness(config: TrainConfig, stage: Stage, step: int) -> dict[str, Tensor]:
     """What is random in a step but the noise, for its whole batch: t, whose text is dropped, whether the pooled text is used, aug_level; each [b];
-    and, [b, 2], how far the two things of a picture and its twin are exchanged.
+    and how far each of the two places is on its way to a twin, [b, 2], or the picture to a mistake, [b].
 
     Times are stratified: one in each of b equally likely parts of [0, 1], which lowers the variance of the loss and leaves each t
     its density, t^(time_power - 1).
@@ -85,28 +85,36 @@ def step_randomness(config: TrainConfig, stage: Stage, step: int) -> dict[str, T
            "use_pooled": (torch.rand(b, generator=g) >= config.drop_pooled).float()}
     if stage.is_super_resolution:
         out["aug_level"] = torch.rand(b, generator=g) * stage.config.max_aug_level
-    if config.exchanged:
-        out["exchanged"] = how_far_exchanged(b, g) * (torch.rand(b, 1, generator=g) < config.exchanged)
+    if config.twins or config.mistakes:
+        which = torch.rand(b, 1, generator=g)
+        out["towards_twin"] = how_far_towards_twin(b, g) * (which < config.twins)
+        mistake = torch.where(torch.rand(b, generator=g) < 0.5, 1.0, torch.rand(b, generator=g))
+        out["mistake"] = mistake * ((which >= config.twins) & (which < config.twins + config.mistakes)).squeeze(1) * ~out["drop"]
     return out
 
 
-def how_far_exchanged(b: int, g: torch.Generator) -> Tensor:
-    """[b, 2] in [0, 1]: half of the time one thing is half way and the other itself, and else both are anywhere."""
+def how_far_towards_twin(b: int, g: torch.Generator) -> Tensor:
+    """[b, 2] in [0, 1]: half of the time one place is half way and the other itself, and else both are anywhere."""
     one = torch.eye(2)[torch.randint(2, (b,), generator=g)] / 2
     return torch.where(torch.rand(b, 1, generator=g) < 0.5, one, torch.rand(b, 2, generator=g))
 
 
-EXCHANGED_BELOW = 1.0                                  # the log-SNR above which no walk is undecided any more
+UNDECIDED_BELOW = 1.0                                  # the log-SNR above which no walk is undecided any more
 
 
-def on_the_way(x_0: Tensor, twins: Twins, exchanged: Tensor, log_snr: Tensor) -> Tensor:
-    """Pictures [b, 3, size, size] in which each of two things is so far, `exchanged` [b, 2] in [0, 1], on its way to being the other.
+def on_the_way(x_0: Tensor, alternatives: Alternatives, towards_twin: Tensor, mistake: Tensor, log_snr: Tensor) -> dict[str, Tensor]:
+    """What `Stage.loss` is to show in place of x_0, and which second picture is as likely.
 
-    A walk from noise comes through such pictures as long as x_0_hat has not decided which thing stands where; plain training sees none. Where one
-    place is half way, only the other tells what belongs there. At less noise than `EXCHANGED_BELOW` they are x_0.
+    Towards twins: each of the two places is so far, `towards_twin` [b, 2] in [0, 1], on its way. A walk from noise comes through such pictures as long as
+    x_0_hat has not decided what stands where; plain training sees none. Where one place is half way, only the other tells what belongs there.
+    With a mistake: the whole picture is so far, `mistake` [b] in [0, 1], one that the caption says is wrong; what is right is still x_0.
+    At less noise than `UNDECIDED_BELOW` pictures are x_0.
     """
-    first, second = (exchanged * (log_snr < EXCHANGED_BELOW)[:, None])[:, :, None, None, None].unbind(1)
-    return torch.lerp(x_0, twins.pictures, twins.side * first + (1 - twins.side) * second)
+    undecided = (log_snr < UNDECIDED_BELOW).to(x_0.dtype)[:, None, None, None]
+    first, second = towards_twin[:, :, None, None, None].unbind(1)
+    mistake = mistake[:, None, None, None]
+    shown = torch.lerp(x_0, alternatives.twins, undecided * torch.lerp(second, first, alternatives.side))
+    return {"shown": torch.lerp(shown, alternatives.mistaken, undecided * mistake), "other": torch.where(mistake > 0, x_0, alternatives.twins)}
 
 
 def sample_noise(config: TrainConfig, stage: Stage, numbers: Sequence[int], batch: Batch) -> dict[str, Tensor]:
@@ -155,14 +163,15 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
         return LOSS_WEIGHTS[config.loss_weight](log_snr, config.loss_cap)
 
     data = Scenes(config.seed, config.counts) if data is None else data
-    if config.exchanged and (stage.is_super_resolution or not isinstance(data, Scenes)):
-        raise ValueError(f"exchanged={config.exchanged}: only the built-in world has twins, and only a base stage decides what stands where; expected 0 here")
+    if (config.twins or config.mistakes) and (stage.is_super_resolution or not isinstance(data, Scenes)):
+        raise ValueError(f"twins={config.twins}, mistakes={config.mistakes}: only the built-in world has these, and only a base stage decides "
+                         "what stands where; expected 0 here")
     batches = _batches(data, stage, config, parts, start, device)
     for step in range(start, config.steps):
         random = step_randomness(config, stage, step)
         drop, level = random.pop("drop").to(device), (random["t"] * LEVELS).long().clamp(max=LEVELS - 1).to(device)
         random = {k: v.to(device) for k, v in random.items()}
-        exchanged = random.pop("exchanged", None)
+        way = {name: random.pop(name) for name in ("towards_twin", "mistake") if name in random}
         rate = learning_rate(config, step)
         for group in groups:
             group["lr"] = rate
@@ -170,13 +179,13 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
         levels, waited = torch.zeros(2, LEVELS, device=device), 0.0
         for i, part in enumerate(parts):
             began = time.perf_counter()
-            numbers, batch, twins = next(batches)
+            numbers, batch, alternatives = next(batches)
             waited += time.perf_counter() - began
             rows = slice(part.start, part.stop)
             text = encoder(batch.captions).drop(drop[rows]).to(torch.float32)
             two = {}
-            if twins is not None:
-                two = {"shown": on_the_way(batch.pictures, twins, exchanged[rows], stage.log_snr_of(random["t"][rows])), "other": twins.pictures}
+            if alternatives is not None:
+                two = on_the_way(batch.pictures, alternatives, **{k: v[rows] for k, v in way.items()}, log_snr=stage.log_snr_of(random["t"][rows]))
             with only_adding_up(model, i < len(parts) - 1):
                 with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                     losses = model(batch.pictures, text, low_res=batch.low_res, weight=weight, **{k: v[rows] for k, v in random.items()},
@@ -195,18 +204,19 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
 
 
 class _Parts(Dataset):
-    """Asked for the numbers of some samples, gives these, their batch, and their twins if these are needed."""
+    """Asked for the numbers of some samples, gives these, their batch, and their alternatives if these are needed."""
 
-    def __init__(self, data: Data, stage: Stage, twins: bool):
-        self.data, self.size, self.low, self.twins = data, stage.config.unet.image_size, stage.config.unet.low_res_size, twins
+    def __init__(self, data: Data, stage: Stage, alternatives: bool):
+        self.data, self.size, self.low, self.alternatives = data, stage.config.unet.image_size, stage.config.unet.low_res_size, alternatives
 
-    def __getitem__(self, numbers: range, device=None) -> tuple[range, Batch, Twins | None]:
-        return numbers, self.data.batch(numbers, self.size, self.low, device), self.data.twins(numbers, self.size, device) if self.twins else None
+    def __getitem__(self, numbers: range, device=None) -> tuple[range, Batch, Alternatives | None]:
+        return numbers, self.data.batch(numbers, self.size, self.low, device), self.data.alternatives(numbers, self.size, device) if self.alternatives else None
 
 
-def _batches(data: Data, stage: Stage, config: TrainConfig, parts: list[range], start: int, device: torch.device) -> Iterator[tuple[range, Batch, Twins | None]]:
+def _batches(data: Data, stage: Stage, config: TrainConfig, parts: list[range], start: int,
+             device: torch.device) -> Iterator[tuple[range, Batch, Alternatives | None]]:
     """This rank's parts of every step: made here, on the device, or ahead of time by `config.workers` processes."""
-    dataset, b = _Parts(data, stage, config.exchanged > 0), config.batch_size
+    dataset, b = _Parts(data, stage, config.twins + config.mistakes > 0), config.batch_size
     asked = (range(step * b + part.start, step * b + part.stop) for step in range(start, config.steps) for part in parts)
     if not config.workers:
         for numbers in asked:
@@ -214,9 +224,10 @@ def _batches(data: Data, stage: Stage, config: TrainConfig, parts: list[range], 
         return
     loader = DataLoader(dataset, batch_size=None, sampler=asked, num_workers=config.workers, collate_fn=_as_it_is, worker_init_fn=_leave_signals_to_parent,
                         pin_memory=device.type == "cuda")
-    for numbers, batch, twins in loader:
+    for numbers, batch, alternatives in loader:
         pictures, low_res = (None if x is None else x.to(device, non_blocking=True) for x in batch[:2])
-        yield numbers, Batch(pictures, low_res, batch.captions), None if twins is None else Twins(*(x.to(device, non_blocking=True) for x in twins))
+        alternatives = None if alternatives is None else Alternatives(*(x.to(device, non_blocking=True) for x in alternatives))
+        yield numbers, Batch(pictures, low_res, batch.captions), alternatives
 
 
 def _as_it_is(part):

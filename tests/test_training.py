@@ -120,24 +120,25 @@ def test_the_loop_trains_on_the_samples_of_its_step(encoder):
 
 @pytest.mark.parametrize("accumulate, workers", [(1, 0), (2, 1)])
 def test_with_twins_every_loss_is_that_of_the_pictures_shown_and_of_two_targets(encoder, accumulate, workers):
-    config = replace(CONFIG, exchanged=0.8, steps=1, accumulate=accumulate, workers=workers)
+    config = replace(CONFIG, twins=0.5, mistakes=0.4, steps=1, accumulate=accumulate, workers=workers)
     run = Run(config)
     before = {k: v.clone() for k, v in run.stage.state_dict().items()}
     state, = run.train(encoder)
     run.stage.load_state_dict(before)
     random, numbers = step_randomness(config, run.stage, 0), range(4)
-    batch, twins = Scenes(config.seed, config.counts).batch(numbers, 64), Scenes(config.seed, config.counts).twins(numbers, 64)
-    assert random["exchanged"].any() and {k: v for k, v in random.items() if k != "exchanged"}.keys() == step_randomness(CONFIG, run.stage, 0).keys()
-    shown = on_the_way(batch.pictures, twins, random["exchanged"], run.stage.log_snr_of(random["t"]))
+    batch, alternatives = Scenes(config.seed, config.counts).batch(numbers, 64), Scenes(config.seed, config.counts).alternatives(numbers, 64)
+    assert random["towards_twin"].any() and random["mistake"].any()
+    assert random.keys() - {"towards_twin", "mistake"} == step_randomness(CONFIG, run.stage, 0).keys()
+    way = on_the_way(batch.pictures, alternatives, random["towards_twin"], random["mistake"], run.stage.log_snr_of(random["t"]))
     losses = run.stage.loss(batch.pictures, encoder(batch.captions).drop(random["drop"]), random["t"], **sample_noise(config, run.stage, numbers, batch),
-                            use_pooled=random["use_pooled"], shown=shown, other=twins.pictures,
+                            use_pooled=random["use_pooled"], **way,
                             weight=lambda log_snr: LOSS_WEIGHTS[config.loss_weight](log_snr, config.loss_cap))
     assert state.loss == pytest.approx(losses.mean().item(), rel=2e-2)
 
 
 def test_twins_where_there_are_none_are_an_error(encoder):
     with pytest.raises(ValueError, match="only a base stage decides what stands where"):
-        next(Run(replace(CONFIG, exchanged=0.5), "sr_256").train(encoder))
+        next(Run(replace(CONFIG, twins=0.5), "sr_256").train(encoder))
 
 
 def test_times_are_stratified_and_text_is_dropped_as_often_as_asked():

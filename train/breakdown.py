@@ -53,7 +53,7 @@ def parts_of(stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict,
     net, unet, numbers = stage.net, stage.config.unet, range(config.batch_size)
     data = Scenes(config.seed, config.counts)
     batch = data.batch(numbers, unet.image_size, unet.low_res_size, device)
-    random = {k: v.to(device) for k, v in step_randomness(config, stage, 0).items() if k not in ("drop", "exchanged")}
+    random = {k: v.to(device) for k, v in step_randomness(config, stage, 0).items() if k not in ("drop", "towards_twin", "mistake")}
     text = encoder(batch.captions).to(torch.float32)
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype(config.precision, device) == torch.bfloat16)
     seen: list[tuple[str, nn.Module, tuple]] = []

@@ -1,0 +1,90 @@
+"""Twins: a second scene that a caption describes as well as the first, and that differs from it in two places which must agree.
+
+"A red circle and a blue square" does not say which of the two is on the left. What a network must know is that if one place shows the circle, the other
+shows the square. "Four stars" does not say where: if one place has a star less, another has one more. "A star" does not say its colour: if one half of it
+is red, so is the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .captions import Description
+from .scene import COLORS, GAP, GRID, Object, Scene, free_place, held_out
+
+
+@dataclass(frozen=True)
+class Twin:
+    """`scene` is the second one; `places` are the two points (x, y), in 1/64 of the width, around which it differs from the first."""
+
+    scene: Scene
+    places: tuple[tuple[float, float], tuple[float, float]]
+
+    def side(self, size: int) -> Tensor:
+        """1 where a pixel is nearer to the first place than to the second, else 0: [size, size]."""
+        line = (torch.arange(size) + 0.5) * GRID / size
+        y, x = torch.meshgrid(line, line, indexing="ij")
+        first, second = ((x - px) ** 2 + (y - py) ** 2 for px, py in self.places)
+        return (first < second).float()
+
+
+def twin(scene: Scene, description: Description, rng: random.Random) -> Twin | None:
+    """Another scene of training that fits the description: with a thing in another colour, two things exchanged, or a thing elsewhere, by chance
+    among what is possible. None if nothing is."""
+    for way in rng.choice(ORDERS):
+        for other in way(scene, rng):
+            differs = other.scene.without_texture() != scene.without_texture()
+            if differs and description.fits(other.scene) and is_free(other.scene) and not held_out(other.scene):
+                return other
+    return None
+
+
+def exchanged(scene: Scene, rng: random.Random) -> Iterator[Twin]:
+    """Two things in each other's place, with their sizes or, as well, without."""
+    pairs = list(itertools.combinations(scene.objects, 2))
+    for a, b in rng.sample(pairs, len(pairs)):
+        for kept in rng.sample([("x", "y"), ("x", "y", "size")], 2):
+            yield Twin(_with(scene, {a: _in_place_of(b, a, kept), b: _in_place_of(a, b, kept)}), ((a.x, a.y), (b.x, b.y)))
+
+
+def moved(scene: Scene, rng: random.Random) -> Iterator[Twin]:
+    """A thing at another place, clear of its first one."""
+    for thing in rng.sample(scene.objects, len(scene.objects)):
+        if (place := free_place(rng, thing.reach, list(scene.objects))) is not None:
+            yield Twin(_with(scene, {thing: replace(thing, x=place[0], y=place[1])}), ((thing.x, thing.y), place))
+
+
+def recolored(scene: Scene, rng: random.Random) -> Iterator[Twin]:
+    """A thing in another colour; the two places are halves of it. Not of things that are all alike: those are alike in colour, too."""
+    if len(scene.objects) > 1 and len({(o.shape, o.color) for o in scene.objects}) == 1:
+        return
+    for thing in rng.sample(scene.objects, len(scene.objects)):
+        angle = rng.uniform(0, 2 * math.pi)
+        dx, dy = math.cos(angle), math.sin(angle)
+        color = rng.choice([name for name in COLORS if name != thing.color])
+        yield Twin(_with(scene, {thing: replace(thing, color=color)}), ((thing.x + dx, thing.y + dy), (thing.x - dx, thing.y - dy)))
+
+
+# In which order they are tried: what is possible less often comes first more often.
+ORDERS = ((exchanged, moved, recolored), (recolored, exchanged, moved), (recolored, exchanged, moved), (moved, exchanged, recolored))
+
+
+def is_free(scene: Scene) -> bool:
+    """Do all things lie inside the picture and apart, as `random_scene` places them?"""
+    inside = all(int(o.reach + 1.5) <= at <= int(GRID - o.reach - 0.5) for o in scene.objects for at in (o.x, o.y))
+    return inside and all((a.x - b.x) ** 2 + (a.y - b.y) ** 2 >= (a.reach + b.reach + GAP) ** 2 for a, b in itertools.combinations(scene.objects, 2))
+
+
+def _with(scene: Scene, changed: dict[Object, Object]) -> Scene:
+    return Scene(tuple(changed.get(o, o) for o in scene.objects), scene.background)
+
+
+def _in_place_of(thing: Object, other: Object, kept: tuple[str, ...]) -> Object:
+    return replace(thing, **{name: getattr(other, name) for name in kept})

@@ -1,0 +1,212 @@
+"""Twins: second scenes that a caption describes as well, and training on what lies between."""
+
+import itertools
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from imagen_mini.cascade import Stage
+from imagen_mini.config import PRESETS, TrainConfig
+from imagen_mini.data import Alternatives, Scenes
+from imagen_mini.diffusion import expected_of_two, q_sample
+from imagen_mini.scenes.captions import read, training_caption
+from imagen_mini.scenes.scene import COLORS, SIZES, Object, Scene, held_out, training_scene
+from imagen_mini.scenes.twins import exchanged, is_free, moved, recolored, twin
+from imagen_mini.training import how_far_towards_twin, on_the_way, step_randomness
+
+CIRCLE = Object(x=16, y=30, shape="circle", color="red", size="small", texture="solid")
+SQUARE = Object(x=46, y=34, shape="square", color="blue", size="large", texture="dotted")
+PAIR = Scene((CIRCLE, SQUARE), "white")
+
+
+def twins(scene, caption, n=40):
+    """The different ones of n."""
+    return {found.scene for seed in range(n) if (found := twin(scene, read(caption), random.Random(seed))) is not None}
+
+
+def ways(scene, other):
+    """What became of the scene: things exchanged, moved or recolored."""
+    places, colors = (sorted(of) for of in zip(*(((o.x, o.y), (o.shape, o.color)) for o in scene.objects)))
+    other_places, other_colors = (sorted(of) for of in zip(*(((o.x, o.y), (o.shape, o.color)) for o in other.objects)))
+    return "exchanged" if (places, colors) == (other_places, other_colors) else "moved" if colors == other_colors else "recolored" if places == other_places else "?"
+
+
+# ---------------------------------------------------------------- the three ways
+
+def test_things_are_exchanged_and_sizes_stay_with_the_place_or_go_along():
+    seen = {found.scene for seed in range(20) for found in exchanged(PAIR, random.Random(seed))}
+    assert seen == {Scene((replace(CIRCLE, x=46, y=34, size=circle), replace(SQUARE, x=16, y=30, size=square)), "white")
+                    for circle, square in (("small", "large"), ("large", "small"))}
+
+
+def test_a_thing_is_moved_clear_of_its_first_place_and_of_all_others():
+    for seed in range(50):
+        for found in moved(PAIR, random.Random(seed)):
+            old, = set(PAIR.objects) - set(found.scene.objects)
+            new, = set(found.scene.objects) - set(PAIR.objects)
+            assert found.places == ((old.x, old.y), (new.x, new.y)) and replace(new, x=old.x, y=old.y) == old
+            assert is_free(Scene((*PAIR.objects, new), "white"))
+
+
+def test_a_thing_takes_another_colour_and_the_two_places_are_halves_of_it():
+    seen = Counter()
+    for seed in range(100):
+        for found in recolored(PAIR, random.Random(seed)):
+            old, = set(PAIR.objects) - set(found.scene.objects)
+            new, = set(found.scene.objects) - set(PAIR.objects)
+            assert replace(new, color=old.color) == old
+            seen[old.shape, new.color] += 1
+            inside = [(x, y) for x in range(64) for y in range(64) if (x + 0.5 - old.x) ** 2 + (y + 0.5 - old.y) ** 2 < 36]
+            side = found.side(64)
+            assert 0.35 < sum(side[y, x].item() for x, y in inside) / len(inside) < 0.65
+    assert seen.keys() == {(o.shape, color) for o in PAIR.objects for color in COLORS if color != o.color}
+
+
+def test_like_things_stay_alike():
+    three = Scene((CIRCLE, replace(CIRCLE, x=46), replace(CIRCLE, y=50)), "white")
+    assert not list(recolored(three, random.Random(0)))
+    assert {ways(three, other) for other in twins(three, "three circles")} == {"moved"}
+
+
+# ---------------------------------------------------------------- what fits the caption
+
+@pytest.mark.parametrize("caption, expected", [
+    ("a red circle and a blue square", {"exchanged", "moved"}),
+    ("a red circle to the left of a blue square", {"moved"}),
+    ("a circle to the left of a square", {"moved", "recolored"}),
+    ("a circle and a square", {"exchanged", "moved", "recolored"}),
+])
+def test_a_twin_changes_only_what_the_caption_leaves_open(caption, expected):
+    assert {ways(PAIR, other) for other in twins(PAIR, caption)} == expected
+
+
+@pytest.mark.parametrize("caption", ["a small red circle and a blue square", "a red circle and a large blue square on a white background"])
+def test_sizes_go_along_where_the_caption_says_them(caption):
+    found = {other for other in twins(PAIR, caption) if ways(PAIR, other) == "exchanged"}
+    assert found == {Scene((replace(CIRCLE, x=46, y=34), replace(SQUARE, x=16, y=30)), "white")}
+
+
+def test_textures_alone_make_no_twin():
+    pair = Scene((CIRCLE, replace(CIRCLE, x=46, texture="striped")), "white")        # exchanged, they look the same at 64 px
+    assert {ways(pair, other) for other in twins(pair, "two red circles")} == {"moved"}
+
+
+def test_there_is_no_twin_that_the_caption_does_not_describe():
+    assert not twins(PAIR, "a ring")
+
+
+def test_twins_are_of_training_and_fit_the_caption():
+    seen = Counter()
+    for index in range(400):
+        scene = training_scene(5, index)
+        assert is_free(scene)
+        caption = training_caption(scene, 5, index)
+        other = twin(scene, caption.description, random.Random(index))
+        if other is None:
+            seen["none"] += 1
+            continue
+        seen[ways(scene, other.scene)] += 1
+        assert other.scene != scene and caption.description.fits(other.scene) and is_free(other.scene) and not held_out(other.scene)
+        assert other.scene.background == scene.background and len(other.scene.objects) == len(scene.objects)
+    assert seen["?"] == 0 and seen["none"] < 60 and seen["exchanged"] > 80 and seen["moved"] > 80 and seen["recolored"] > 10
+
+
+def test_a_scene_is_not_free_if_a_thing_leaves_the_picture_or_touches_another():
+    assert is_free(PAIR)
+    assert not is_free(Scene((replace(CIRCLE, x=5), SQUARE), "white"))
+    assert not is_free(Scene((replace(CIRCLE, x=30), SQUARE), "white"))
+    assert SIZES["large"] > 5
+
+
+def test_is_free_agrees_with_random_scenes_of_every_size():
+    for index, count in itertools.product(range(20), (1, 2, 3, 4)):
+        assert is_free(training_scene(9, index, [float(k + 1 == count) for k in range(4)]))
+
+
+def test_the_twins_of_samples_are_their_second_scenes_and_differ_on_both_sides():
+    data, numbers = Scenes(3), range(12)
+    batch, found = data.batch(numbers, 64), data.alternatives(numbers, 64)
+    differ = (batch.pictures - found.twins).abs().amax((1, 2, 3)) > 0.1
+    assert 3 < differ.sum() < 12
+    assert torch.equal(differ, found.side.amax((1, 2, 3)) > 0)           # no second picture, no sides
+    for x_0, other, side, does in zip(batch.pictures, found.twins, found.side, differ):
+        if does:
+            change = (x_0 - other).abs().amax(0)
+            assert (change * side[0]).max() > 0.1 and (change * (1 - side[0])).max() > 0.1
+    again = data.alternatives([7], 64)
+    assert torch.equal(again.twins[0], found.twins[7]) and torch.equal(again.side[0], found.side[7])
+
+
+# ---------------------------------------------------------------- the target
+
+def test_the_expectation_of_two_pictures_leaves_nothing_to_be_known():
+    """x_0 less E[x_0 | x_t] is uncorrelated with whatever is computed from x_t, and x_0 less x_0 of the other kind is not."""
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 1, 3, 2, 2, generator=g, dtype=torch.float64)
+    n = 40_000
+    first = (torch.rand(n, 1, 1, 1, generator=g) < 0.5)
+    x_0, other = torch.where(first, a, b), torch.where(first, b, a)
+    log_snr = torch.full((n,), -2.0, dtype=torch.float64)
+    x_t = q_sample(x_0, torch.randn(n, 3, 2, 2, generator=g, dtype=torch.float64), log_snr)
+    expected = expected_of_two(x_0, other, x_t, log_snr)
+    assert torch.allclose(expected, expected_of_two(other, x_0, x_t, log_snr))                         # which of the two it was cannot be seen in it
+    for of in (torch.ones_like(x_t), x_t, x_t.tanh(), (x_t * (a - b)).sum((1, 2, 3), keepdim=True).sin()):
+        product = ((x_0 - expected) * of).flatten(1)
+        assert (product.mean(0).abs() < 5 * product.std(0) / n ** 0.5).all()
+    assert (expected - a).square().mean() < (x_0 - a).square().mean()
+
+
+@pytest.mark.parametrize("log_snr, p", [(10.0, 1.0), (-30.0, 0.5)])
+def test_what_is_seen_clearly_is_known_and_what_is_not_seen_is_either(log_snr, p):
+    a, b = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), -0.5)
+    log_snr = torch.tensor([log_snr])
+    x_t = q_sample(a, torch.zeros_like(a), log_snr)
+    assert torch.allclose(expected_of_two(a, b, x_t, log_snr), p * a + (1 - p) * b, atol=1e-3)
+
+
+# ---------------------------------------------------------------- what is shown
+
+def alternatives(n):
+    side = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).expand(n, 1, 2, 2)
+    return Alternatives(torch.ones(n, 3, 2, 2), side, torch.full((n, 3, 2, 2), -1.0))
+
+
+def test_pictures_on_the_way_to_twins_are_between_the_two_each_side_by_its_own_share():
+    x_0, seconds = torch.zeros(4, 3, 2, 2), alternatives(4)
+    shares = torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.2, 0.7], [0.5, 0.5]])
+    out = on_the_way(x_0, seconds, shares, torch.zeros(4), torch.tensor([-3.0, -3.0, -3.0, 2.0]))
+    assert torch.allclose(out["shown"][:3, 0, 0], shares[:3])
+    assert torch.equal(out["shown"][3], x_0[3])        # with little noise things are decided
+    assert torch.equal(out["other"], seconds.twins)
+
+
+def test_pictures_with_a_mistake_are_between_the_two_and_what_is_right_stays_x_0():
+    x_0, seconds = torch.zeros(3, 3, 2, 2), alternatives(3)
+    out = on_the_way(x_0, seconds, torch.zeros(3, 2), torch.tensor([1.0, 0.25, 1.0]), torch.tensor([-3.0, -3.0, 2.0]))
+    assert [x.unique().tolist() for x in out["shown"]] == [[-1.0], [-0.25], [0.0]]
+    assert torch.equal(out["other"], x_0)
+
+
+def test_half_of_the_time_one_place_is_half_way_and_the_other_itself():
+    shares = how_far_towards_twin(4000, torch.Generator().manual_seed(0))
+    one = ((shares == torch.tensor([0.5, 0.0])).all(1) | (shares == torch.tensor([0.0, 0.5])).all(1))
+    assert one.float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert shares[~one].mean().item() == pytest.approx(0.5, abs=0.02) and 0 <= shares.min() and shares.max() <= 1
+
+
+def test_each_picture_has_a_twin_or_a_mistake_or_neither_and_none_is_called_wrong_without_its_caption():
+    config = TrainConfig(batch_size=20_000, twins=0.5, mistakes=0.3, drop_text=0.1)
+    found = step_randomness(config, Stage(PRESETS["tiny"]["base"]), 0)
+    twin, mistake = found["towards_twin"].any(1), found["mistake"] > 0
+    assert not (twin & mistake).any() and not (mistake & found["drop"]).any()
+    assert twin.float().mean().item() == pytest.approx(0.5, abs=0.02) and mistake.float().mean().item() == pytest.approx(0.3 * 0.9, abs=0.02)
+    assert (found["mistake"][mistake] == 1).float().mean().item() == pytest.approx(0.5, abs=0.03) and found["mistake"].max() <= 1
+
+
+@pytest.mark.parametrize("twins, mistakes", [(-0.1, 0.0), (0.0, -0.1), (0.6, 0.5)])
+def test_shares_that_are_none_are_an_error(twins, mistakes):
+    with pytest.raises(ValueError, match="twins .*, mistakes .*: expected shares of all pictures"):
+        TrainConfig(twins=twins, mistakes=mistakes)
