@@ -3,7 +3,7 @@
     python -m sample.distances --out outputs/distances
 
 Captions of unseen scenes as training has them are drawn at each guidance scale w, for each way of thresholding, and held against true pictures by the
-features of `imagen_mini.features` (shipped for 64 px; for `--stage sr_256` run `python -m train.features --size 256` first). The figure sets text
+features of `imagen_mini.features` (of 64 px pictures; with `--stage sr_256`, of 256 px). The figure sets text
 alignment against distance, as the papers do, with w along the lines. For comparison stand as many true pictures of other scenes: no model can be
 expected to do better than they do.
 
