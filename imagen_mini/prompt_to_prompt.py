@@ -78,7 +78,7 @@ class Injection(Edit):
     cross_steps: WindowByWord = 1.0
     self_steps: Window = 1.0
     self_size: int = 16
-    source_steps: Window = 0.6
+    source_steps: Window = 0.8
 
     def __post_init__(self):
         by_word = self.cross_steps if isinstance(self.cross_steps, dict) else {DEFAULT: self.cross_steps}
@@ -102,9 +102,7 @@ class Replace(Injection):
 class Refine(Injection):
     """Added (or removed) words: what prompts have in common keeps the source's attention, new words have their own."""
 
-    cross_steps: WindowByWord = 0.8
     self_steps: Window = 0.4
-    source_steps: Window = 0.5
 
     def matrix(self, source: Tokens, target: Tokens) -> Tensor:
         return refinement_matrix(source, target)
@@ -115,7 +113,7 @@ class Reweight(Edit):
     """Words that count more, less, or against: their columns of attention are multiplied by c, in [-2, 2], and not renormalised, as in the paper.
 
     `weights`: c by word, {"red": 2}, or by number of the word; a list has one c for each target, so that one call draws a row of them. `steps`: in
-    which share of the walk. Alone it needs targets that read as the source does, and takes the source's attention as `Refine(source_steps=0)` would; with
+    which share of the walk. Alone it needs targets that read as the source does, and takes the source's attention as `Refine(0.8, 0.4, source_steps=0)` would; with
     a Replace or Refine it acts on what these make, once their `source_steps` are over. Things that are held on to all the way hardly answer.
     """
 
@@ -223,7 +221,7 @@ def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], bat
             if [w.lower() for w in target.words] != [w.lower() for w in source.words]:
                 raise ValueError(f"Reweight alone needs the same prompt again, but {' '.join(source.words)!r} became {' '.join(target.words)!r}: "
                                  "add a Replace() or Refine()")
-    injection = injections[0] if injections else Refine(source_steps=0.0) if weights else Refine(0.0, 0.0, source_steps=0.0)
+    injection = injections[0] if injections else Refine(0.8, 0.4, source_steps=0.0) if weights else Refine(0.0, 0.0, source_steps=0.0)
     matrices = torch.zeros(len(targets), batch_tokens, batch_tokens)
     windows = torch.zeros(2, len(targets), batch_tokens)
     for row, target in enumerate(targets):

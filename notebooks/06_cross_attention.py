@@ -92,7 +92,7 @@ for layer in base.net.attention_layers:
 # `AttentionMaps` is a `Control` that asks for the probabilities at every step and writes them down. Pass it to the pipeline as `record=`. First all steps and
 # heads together.
 #
-# **Predict:** there are seven layers that look at words, on grids from 32 x 32 down to 8 x 8. On which will "red" find the red thing best? And "circle"?
+# **Predict:** there are eleven layers that look at words, on grids from 32 x 32 down to 8 x 8. On which will "red" find the red thing best? And "circle"?
 
 # %%
 caption, seed = "a red circle above a blue square", 3

@@ -124,7 +124,7 @@ picture_table([[pictures[i] for pictures in by_scale] for i in range(len(prompts
 #
 # The same captions and seeds at every $w$; the parser judges. *Binding* is like "a pink star and a cyan ring": which colour belongs to which shape?
 # *Counting* is like "three green circles". The second panel is about the values of $\hat x_0$ on the way: pictures lie in $[-1, 1]$, so what is outside is
-# nobody's picture. We take 12 steps instead of 20, to save time.
+# nobody's picture. We take 12 steps instead of 32, to save time.
 #
 # **Predict:** is the best $w$ at 1? At 8? Where does the second curve start to rise?
 
@@ -219,9 +219,9 @@ for negative in negatives:
 picture_table(rows, ["no negative prompt", "away from white", "away from black"], [f"seed {i}" for i in range(n)], cell=72, frames=frames)
 
 # %% [markdown]
-# **What you should have seen.** Away from white: nearly all are black now, which is as far from white as one can go, and all still show a blue square. Away
-# from black: something near white, with clouds, and the parser reads none. A negative prompt is not the word "not". It is another direction to walk in, and
-# nobody trained the network to stay in the world on that way.
+# **What you should have seen.** Away from white: all are black now, which is as far from white as one can go. Away from black: white. But the negative prompts
+# speak of a blue square, too, and guidance leads away from all that they say: the squares are gray with a trace of blue, a colour that this world has not, and the parser reads none. A
+# negative prompt is not the word "not". It is another direction to walk in, and nobody trained the network to stay in the world on that way.
 #
 # ## Exercise: one weight for each picture
 #

@@ -147,7 +147,7 @@ print(f"binding: of {len(read_wrong)} wrong pictures that can be read, {len(twic
 gallery([*results, *results_50[10:]], right=0, wrong=4, columns=4, cell=128)
 
 # %% [markdown]
-# With these weights, what goes wrong with two things is mostly called *shape*, because that is what `kind_of_error` asks first. Look closer: often one of the two is drawn twice, and the other is missing. That two colours change
+# With these weights little goes wrong with two things. What is called *shape* is so because that is what `kind_of_error` asks first; look closer: then one of the two is often drawn twice, and the other is missing. That two colours change
 # places, which is what "binding" makes one think of, hardly occurs. And where a caption says "no", the thing is there all the same: *too many*. The name of a category is a guess at a cause; count, and then look.
 #
 # ## 5. Judge the judge, by eye
