@@ -164,11 +164,10 @@ columns = ["source", "same seed, new caption", "edit", "difference of source and
 in_few_colors(picture_table(rows, [name for name, *_ in examples], columns, cell=128, frames=frames))
 
 # %% [markdown]
-# Green and orange are the verdicts on the caption alone. `Replace` recolours the ring and leaves the square alone, and makes the white background
-# beige: guidance takes white over the rim, dynamic thresholding divides all of the picture by it, and nothing in the caption says white (with `threshold="static"` it stays white). With `LocalBlend` fewer pixels differ, only those where *ring* looks and a margin: elsewhere they are the source's own; with
-# `DiffBlend` it is the ring as it came out, and the margin is narrower. `Refine` gives the
-# cross a colour that the source had left open. And `Reweight` turns *small* against itself: the caption is as before, the thing is large, so the parser says
-# wrong, and it should.
+# Green and orange are the verdicts on the caption alone. `Replace` recolours the ring and leaves the square alone, but for a few pixels of its rim. With `LocalBlend` fewer
+# pixels differ, only those where *ring* looks and a margin: elsewhere they are the source's own; with `DiffBlend` it is the ring as it came out. `Refine` gives the
+# cross a colour that the source had left open, and makes it small, which the caption left open as well: the verdict is right, the layout is kept, and an editor of pictures would not be pleased. And
+# `Reweight` turns *small* against itself: the caption is as before, the thing is large, so the parser says wrong, and it should.
 #
 # ## 5. The injection window
 #
