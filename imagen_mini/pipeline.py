@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,14 +230,17 @@ class ImagenPipeline(nn.Module):
             control_at = record.around(control_at)
         negative = None if plan.guidance_scale == 1 else negative
         denoise = stage.denoiser(text, low_res, level, plan.guidance_scale, plan.threshold, control_at, negative)
+        times = stage.times(plan.num_inference_steps, plan.spacing)
         if bound is not None:
+            if all(bound.is_one_picture(float(t)) for t in times[:-1]):
+                warnings.warn(f"the edit changes nothing: in all {plan.num_inference_steps} steps of {name}, source and targets read the source's prompt. Take more "
+                              "steps, or a smaller source_steps", stacklevel=3)
             if bound.needs_source:
                 self._show_source(bound, name, plan, prompts, text, negative, seeds, previous, low_res, level)
             alike = low_res is None and negative is None                 # rows differ in their prompts alone
             denoise = _edited(bound, denoise, stage.denoiser(text[:1], None, None, plan.guidance_scale, plan.threshold) if alike else None)
-        states = sample(denoise, randn(seeds, (3, size, size), name, "x_T", device=device), stage.times(plan.num_inference_steps, plan.spacing),
-                        stage.log_snr_of, plan.sampler, lambda step: randn(seeds, (3, size, size), name, "step", step, device=device),
-                        eta=plan.eta, gamma=plan.gamma)
+        states = sample(denoise, randn(seeds, (3, size, size), name, "x_T", device=device), times, stage.log_snr_of, plan.sampler,
+                        lambda step: randn(seeds, (3, size, size), name, "step", step, device=device), eta=plan.eta, gamma=plan.gamma)
         for state in tqdm(states, total=plan.num_inference_steps, desc=name, disable=not progress, leave=False):
             if on_step is not None:
                 on_step(name, state)
