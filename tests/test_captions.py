@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from imagen_mini.scenes.captions import Description, Thing, describe, read, write
+from imagen_mini.scenes.captions import EACH_ITS_OWN, SAID, Description, Thing, describe, read, write
 from imagen_mini.scenes.scene import random_scene
 
 
@@ -36,6 +36,16 @@ def test_a_caption_knows_where_its_words_stand_and_what_they_speak_of():
                 assert all(word.text in (things[i].shape, things[i].shape + "s", things[i].shape + "es") for i in word.things)
         spoken = Counter(i for w in caption.words if w.role == "shape" for i in w.things)
         assert spoken == {i: 1 for i in range(len(things))}
+
+
+def test_what_is_said_of_one_thing_is_at_times_not_said_of_the_other():
+    rng = random.Random(7)
+    scenes = [scene for scene in (random_scene(rng, count=2) for _ in range(2000)) if len({(o.shape, o.color) for o in scene.objects}) == 2]
+    pairs = [describe(scene, rng).things for scene in scenes]
+    for key, often in SAID.items():
+        said = [sum(getattr(thing, key) is not None for thing in things) for things in pairs]
+        assert said.count(1) / len(pairs) == pytest.approx(EACH_ITS_OWN / 2, abs=0.03)
+        assert said.count(2) / len(pairs) == pytest.approx((1 - EACH_ITS_OWN) * often + EACH_ITS_OWN / 4, abs=0.04)
 
 
 @pytest.mark.parametrize("text, things, relation, background", [

@@ -336,6 +336,21 @@ def test_other_weights_of_the_same_shapes_are_another_pipeline(folder, tiny_pipe
     assert len({report.pipeline_identity(p) for p in (tiny_pipe, other, ImagenPipeline.from_pretrained(folder))}) == 2
 
 
+def test_what_depends_on_the_text_encoder_alone_is_kept_when_other_stages_come(tiny_pipe, awaken, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trained, "PICTURES", {"base": 4, "sr_256": 4})
+    monkeypatch.setattr(variants, "PACE_ROUNDS", 1)
+    folder = tmp_path / "pipeline"
+    tiny_pipe.save_pretrained(folder)
+    todo = options(folder, tmp_path / "claims", "--only", "cross-attention", "early-steps", "--preset", "tiny", "--train", "0.0001")
+    claims.main(todo)
+    assert "kept from before" not in capsys.readouterr().out
+    torch.manual_seed(2)
+    ImagenPipeline(tiny_pipe.text_encoder, [awaken(Stage(stage.config)) for stage in tiny_pipe.stages.values()]).save_pretrained(folder)
+    claims.main(todo)
+    out = capsys.readouterr().out
+    assert "cross-attention: kept from before" in out and "early-steps: kept" not in out
+
+
 def test_what_needs_training_is_trained_once_and_a_changed_plan_is_refused(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(trained, "PICTURES", {"base": 4, "sr_256": 4})
     monkeypatch.setattr(trained, "ROUNDS", 2)

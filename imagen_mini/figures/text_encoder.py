@@ -172,7 +172,7 @@ def probe(encoder: TextEncoder, captions: int = 1000, read: Callable[[Text], Tex
         caption = training_caption(training_scene(10_001, index), 10_001, index)
         index += 1
         d = caption.description
-        if d.relation is not None and d.things[0].color not in (None, d.things[1].color):
+        if d.relation is not None and None not in (colors := [t.color for t in d.things]) and colors[0] != colors[1]:
             chosen.append(caption)
     text = encoder([caption.text for caption in chosen])
     with torch.no_grad():

@@ -97,22 +97,28 @@ class Caption:
 
 # ---------------------------------------------------------------- scene -> description
 
+SAID = {"color": 0.8, "size": 0.4, "texture": 0.5}     # how often, of all things of a scene together
+EACH_ITS_OWN = 0.3                                     # how often each thing is said something else of instead: only so is learned whose a word is
 RELATION_SAID = 0.4                                    # where there is a clear one. More, and shapes are bound to places instead of to colours
 
 
 def describe(scene: Scene, rng: random.Random) -> Description:
-    """Say some of what the scene holds: every thing with its shape, mostly its colour, at times size and texture.
+    """Say some of what the scene holds: every thing with its shape, mostly its colour, at times size and texture; of all things, or of each as it comes.
 
     Two things are related if one clearly lies beside the other; like things are often counted, and then described alike.
     """
     objects = list(scene.objects)
     rng.shuffle(objects)
-    said = {"color": rng.random() < 0.8, "size": rng.random() < 0.4, "texture": rng.random() < 0.5}
+    said = {key: rng.random() < often for key, often in SAID.items()}
     alike = len(objects) > 1 and len({(o.shape, o.color) for o in objects}) == 1
     if alike and rng.random() < 0.75:                  # keep only what holds for all of them, so that they can be counted
         said = {key: value and len({getattr(o, key) for o in objects}) == 1 for key, value in said.items()}
-    things = tuple(Thing(o.shape, *(getattr(o, key) if said[key] else None for key in ("color", "size", "texture")))
-                   for o in objects)
+        said_of = [said] * len(objects)
+    elif rng.random() < EACH_ITS_OWN:
+        said_of = [{key: rng.random() < 0.5 for key in SAID} for _ in objects]
+    else:
+        said_of = [said] * len(objects)
+    things = tuple(Thing(o.shape, **{key: getattr(o, key) for key in SAID if said[key]}) for o, said in zip(objects, said_of))
     between = None
     if len(objects) == 2 and things[0] != things[1] and rng.random() < RELATION_SAID:
         between = clear_relation(*objects)

@@ -75,8 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
         found = {name: of for name, of in found.items() if name not in [e.name for e in todo]}
     if args.fresh and args.train is not None:
         shutil.rmtree(args.out / "runs", ignore_errors=True)
-    pipeline = {"pipeline": args.pipeline, "identity": report.pipeline_identity(pipe)}
-    settings = {e.name: settings_of(e, args) | pipeline for e in todo}
+    whole = report.pipeline_identity(pipe)
+    settings = {e.name: settings_of(e, args) | {"pipeline": args.pipeline, "identity": pipe.text_encoder.identity() if e.of_text_encoder else whole} for e in todo}
     runs = None
     if waiting := [e for e in todo if not is_kept(e, settings[e.name], found, args.out)]:
         runs = prepare_training(args, pipe, waiting)

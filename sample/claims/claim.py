@@ -52,6 +52,7 @@ class Experiment:
     draw: Callable[[dict, Path], None]
     cascade: bool = False                              # needs super-resolution
     variants: tuple = ()
+    of_text_encoder: bool = False                      # of the pipeline, its numbers depend on the text encoder alone
 
 
 # ---------------------------------------------------------------- statistics

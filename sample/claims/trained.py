@@ -196,13 +196,13 @@ CROSS_ATTENTION = Experiment(
     "cross-attention", COMMON + "The reference attends to the words and has the pooled text added to the time embedding, as in the paper; pooled-only has "
     "the latter alone.", 10,
     (Claim("Cross-attention to the words beats pooled text.", "Imagen (2022), Section 2.5", lambda numbers: compare_gains(numbers, POOLED, REFERENCE)),),
-    lambda runs, n: measure(runs, n, (POOLED, REFERENCE)), draw_networks, variants=(POOLED, REFERENCE))
+    lambda runs, n: measure(runs, n, (POOLED, REFERENCE)), draw_networks, variants=(POOLED, REFERENCE), of_text_encoder=True)
 
 TEXT_ENCODER = Experiment(
     "text-encoder", COMMON + "The random text encoder has the trained one's shape and tokenizer.", 10,
     (Claim("A text encoder trained on text beats a random one.", "Imagen (2022), Section 2.1: a frozen language model trained on text only; in this form the "
            "claim is ours", lambda numbers: compare_gains(numbers, RANDOM_ENCODER, REFERENCE)),),
-    lambda runs, n: measure(runs, n, (RANDOM_ENCODER, REFERENCE)), draw_networks, variants=(RANDOM_ENCODER, REFERENCE))
+    lambda runs, n: measure(runs, n, (RANDOM_ENCODER, REFERENCE)), draw_networks, variants=(RANDOM_ENCODER, REFERENCE), of_text_encoder=True)
 
 ENCODER_OR_UNET = Experiment(
     "encoder-or-unet", COMMON + "Of the reference, once the text encoder is cut to its first layers, a quarter of them (which were never trained to be read by "
@@ -210,14 +210,14 @@ ENCODER_OR_UNET = Experiment(
     "first does more harm.", 10,
     (Claim("A larger text encoder matters more than a larger U-Net.", "Imagen (2022), Section 2.1",
            lambda numbers: compare_gains(numbers, SMALL_ENCODER, SMALL_UNET)),),
-    lambda runs, n: measure(runs, n, (SMALL_ENCODER, SMALL_UNET, REFERENCE)), draw_networks, variants=(SMALL_ENCODER, SMALL_UNET, REFERENCE))
+    lambda runs, n: measure(runs, n, (SMALL_ENCODER, SMALL_UNET, REFERENCE)), draw_networks, variants=(SMALL_ENCODER, SMALL_UNET, REFERENCE), of_text_encoder=True)
 
 EFFICIENT_UNET = Experiment(
     "efficient-unet", COMMON + "Super-resolution, from true low-resolution pictures: as many blocks on all grids and concatenated skips, against more blocks on "
     "small grids and residual sums times 1/sqrt(2). Both change resolution outside of their blocks: the order of the paper's third change is built into this "
     "U-Net.", 20,
     (Claim("The Efficient U-Net is faster at equal score.", "Imagen (2022), Appendix B.1", judge_efficient),),
-    measure_efficient, draw_networks, variants=(STANDARD, EFFICIENT))
+    measure_efficient, draw_networks, variants=(STANDARD, EFFICIENT), of_text_encoder=True)
 
 TRAINING_AUGMENTATION = Experiment(
     "training-augmentation", "Super-resolution trained with augmentation levels from 0 to 0.5, and with clean pictures alone, equally many steps, one run each. "
