@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	$(PY) -m sample.demo --device $(DEVICE) --out outputs/demo
 
 test: $(VENV)/.installed
-	$(PY) -m pytest -m "not slow and not gpu"
+	$(PY) -m pytest -m "not slow and not gpu" -n auto --maxprocesses 8 --dist worksteal
 
 notebooks: $(VENV)/.installed
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[notebooks]"

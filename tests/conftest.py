@@ -1,5 +1,6 @@
 """What the tests share: the text encoder, networks that do not start at zero, and a tiny cascade."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ from imagen_mini.config import PRESETS
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text import Text, TextEncoder
 from imagen_mini.weights import WEIGHTS
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):         # each process has its share of the cores, and so have the programs that it starts
+    threads = max(1, (os.cpu_count() or 1) // int(workers))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -29,17 +29,20 @@ def twins(scene, caption, n=40):
 
 def ways(scene, other):
     """What became of the scene: things exchanged, moved or recolored."""
-    places, colors = (sorted(of) for of in zip(*(((o.x, o.y), (o.shape, o.color)) for o in scene.objects)))
-    other_places, other_colors = (sorted(of) for of in zip(*(((o.x, o.y), (o.shape, o.color)) for o in other.objects)))
-    return "exchanged" if (places, colors) == (other_places, other_colors) else "moved" if colors == other_colors else "recolored" if places == other_places else "?"
+    def all_of(of, *names):
+        return sorted(tuple(getattr(o, name) for name in names) for o in of.objects)
+
+    if all_of(scene, "x", "y") != all_of(other, "x", "y"):
+        return "moved" if all_of(scene, "shape", "color") == all_of(other, "shape", "color") else "?"
+    return "exchanged" if all_of(scene, "color") == all_of(other, "color") else "recolored"
 
 
 # ---------------------------------------------------------------- the three ways
 
-def test_things_are_exchanged_and_sizes_stay_with_the_place_or_go_along():
-    seen = {found.scene for seed in range(20) for found in exchanged(PAIR, random.Random(seed))}
-    assert seen == {Scene((replace(CIRCLE, x=46, y=34, size=circle), replace(SQUARE, x=16, y=30, size=square)), "white")
-                    for circle, square in (("small", "large"), ("large", "small"))}
+def test_things_are_exchanged_and_sizes_and_colours_stay_with_the_place_or_go_along():
+    seen = {found.scene for seed in range(40) for found in exchanged(PAIR, random.Random(seed))}
+    assert seen == {Scene((replace(CIRCLE, x=46, y=34, size=size, color=color), replace(SQUARE, x=16, y=30, size=other_size, color=other_color)), "white")
+                    for size, other_size in (("small", "large"), ("large", "small")) for color, other_color in (("red", "blue"), ("blue", "red"))}
 
 
 def test_a_thing_is_moved_clear_of_its_first_place_and_of_all_others():
@@ -87,6 +90,14 @@ def test_a_twin_changes_only_what_the_caption_leaves_open(caption, expected):
 def test_sizes_go_along_where_the_caption_says_them(caption):
     found = {other for other in twins(PAIR, caption) if ways(PAIR, other) == "exchanged"}
     assert found == {Scene((replace(CIRCLE, x=46, y=34), replace(SQUARE, x=16, y=30)), "white")}
+
+
+def test_colours_stay_or_go_along_only_where_the_caption_leaves_them_open():
+    def colors(caption):
+        return {(o.color, o.x) for other in twins(PAIR, caption) if ways(PAIR, other) == "exchanged" for o in other.objects if o.shape == "circle"}
+
+    assert colors("a circle and a square") == {("red", 46), ("blue", 46)}
+    assert colors("a red circle and a square") == colors("a red circle and a blue square") == {("red", 46)}
 
 
 def test_textures_alone_make_no_twin():

@@ -47,10 +47,12 @@ def twin(scene: Scene, description: Description, rng: random.Random) -> Twin | N
 
 
 def exchanged(scene: Scene, rng: random.Random) -> Iterator[Twin]:
-    """Two things in each other's place, with their sizes or, as well, without."""
+    """Two things in each other's place; sizes and colours go along or stay where they are, each by chance. A walk often decides on colours before shapes:
+    where the caption leaves them open, it then does not know which of the two shapes stands in which colour."""
     pairs = list(itertools.combinations(scene.objects, 2))
     for a, b in rng.sample(pairs, len(pairs)):
-        for kept in rng.sample([("x", "y"), ("x", "y", "size")], 2):
+        for staying in rng.sample([(), ("size",), ("color",), ("size", "color")], 4):
+            kept = ("x", "y", *staying)
             yield Twin(_with(scene, {a: _in_place_of(b, a, kept), b: _in_place_of(a, b, kept)}), ((a.x, a.y), (b.x, b.y)))
 
 
