@@ -118,6 +118,7 @@ def augmentation(clean_0, made_0, clean, made, largest=50):
 def test_where_hardly_a_picture_is_right_nothing_can_be_told():
     numbers = augmentation(1, 1, 1, 1, largest=1)
     assert cascade.judge_gap(numbers).outcome == cascade.judge_sweep(numbers).outcome == UNCLEAR
+    assert cascade.judge_gap(augmentation(25, 25, 25, 25)).outcome == UNCLEAR        # solid every time: one of four textures
     numbers = {"own caption": share(1), "no text": share(0), "other textures": share(0), "as told otherwise": share(1)}
     assert cascade.judge_text(numbers).outcome == UNCLEAR
     assert guidance.judge_diversity(diversity(2, 2, 4.0, 3.0)).outcome == UNCLEAR

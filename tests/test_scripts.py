@@ -116,8 +116,12 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
     assert all(row["n"] == 2 and row["low"] <= row["accuracy"] <= row["high"] for row in values["text_alignment"].values())
     assert size(f"{folder}/report.png")[0] > 0
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{card.BEGIN}\nold\n{card.END}\nafter\n")
+    readme.write_text(f"before\n{card.CLAIMS_BEGIN}\nolder\n{card.CLAIMS_END}\nbetween\n{card.BEGIN}\nold\n{card.END}\nafter\n")
+    claimed = tmp_path.joinpath(folder, "claims")
+    claimed.mkdir()
+    claimed.joinpath("claims.json").write_text(json.dumps({"experiments": {"seeds": {"verdicts": [{"claim": "All is one.", "outcome": "unclear"}]}}}))
     card.main(["--pipeline", folder, "--readme", str(readme)])
+    assert "| All is one. | **unclear** |\n<!-- end of claims -->\nbetween\n" in readme.read_text()
     row = values["text_alignment"]["texture"]
     expected = f"| texture | {row['right']} of 2 |"
     assert expected in readme.read_text() and readme.read_text().startswith("before\n") and readme.read_text().endswith("\nafter\n")

@@ -1,6 +1,7 @@
 """The shipped weights work: what is drawn is what the caption says, far above chance. (The score itself: python -m sample.evaluate.)"""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,11 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.evaluation import evaluate, preview, table
 from imagen_mini.weights import WEIGHTS
+from sample.claims import report as claims
+from sample.claims.__main__ import EXPERIMENTS
+from train.card import claims_table
+
+README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +42,14 @@ def test_the_report_beside_the_weights_is_of_these_weights():
     card = (WEIGHTS / "README.md").read_text()
     for name, row in report["text_alignment"].items():
         assert f"| {name} | {row['right']} of {row['n']} |" in card
+
+
+def test_verdicts_of_claims_follow_from_the_numbers_beside_the_weights_and_are_those_of_page_and_readme():
+    found = claims.read(WEIGHTS / "claims" / "claims.json")
+    assert set(found) == {e.name for e in EXPERIMENTS}
+    table = claims_table({e.name: claims.with_verdicts(e, found[e.name]) for e in EXPERIMENTS})
+    assert all(row in README.read_text() for row in table.splitlines())
+    assert claims.page(EXPERIMENTS, found) == (WEIGHTS / "claims" / "claims.md").read_text()
 
 
 def test_no_shipped_file_is_larger_than_15_mb():

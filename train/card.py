@@ -1,6 +1,7 @@
-"""Write the model card of a pipeline, and the score table of the README, from what was measured: numbers are never typed.
+"""Write the model card of a pipeline, and the tables of the README, from what was measured: numbers are never typed.
 
     python -m sample.evaluate --out imagen_mini/weights/scenes/report.json
+    python -m sample.claims --out imagen_mini/weights/scenes/claims
     python -m train.card
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from imagen_mini.weights import WEIGHTS
 
 BEGIN, END = "<!-- score: written by python -m train.card -->", "<!-- end of score -->"
+CLAIMS_BEGIN, CLAIMS_END = "<!-- claims: written by python -m train.card -->", "<!-- end of claims -->"
 
 
 def decibels(psnr: float | None) -> str:
@@ -30,6 +32,17 @@ def score_tables(report: dict) -> str:
         lines.append(f"| {name} | {row['source_right']} of {row['n']} | {row['success']:.0%} | {row['layout']:.0%} | {row['good']:.0%} | "
                      f"{row['good_low']:.0%} - {row['good_high']:.0%} | {row['all_kept']:.0%} | {decibels(row.get('psnr'))} |")
     return "\n".join(lines)
+
+
+def claims_table(experiments: dict) -> str:
+    """The verdicts of claims.json as Markdown."""
+    verdicts = [verdict for experiment in experiments.values() for verdict in experiment["verdicts"]]
+    return "\n".join(["| claim | verdict |", "|---|---|", *(f"| {v['claim']} | **{v['outcome']}** |" for v in verdicts)])
+
+
+def renewed(text: str, begin: str, end: str, content: str) -> str:
+    """The text with something else between two marks."""
+    return f"{text.partition(begin)[0]}{begin}\n{content}\n{end}{text.partition(end)[2]}"
 
 
 def model_card(folder: Path, report: dict, commit: str, note: str = "") -> str:
@@ -77,14 +90,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", type=Path, default=WEIGHTS, help="the pipeline's folder; its report.json is read")
     parser.add_argument("--note", default="", help="a sentence on the recipe that the configurations do not tell")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="its score table is renewed")
+    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="its tables are renewed")
     args = parser.parse_args(arguments)
     report = json.loads((args.pipeline / "report.json").read_text())
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     (args.pipeline / "README.md").write_text(model_card(args.pipeline, report, commit, args.note))
-    text = args.readme.read_text()
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    args.readme.write_text(f"{before}{BEGIN}\n{score_tables(report)}\n{END}{after}")
+    text = renewed(args.readme.read_text(), BEGIN, END, score_tables(report))
+    if (claims := args.pipeline / "claims" / "claims.json").is_file():
+        text = renewed(text, CLAIMS_BEGIN, CLAIMS_END, claims_table(json.loads(claims.read_text())["experiments"]))
+    args.readme.write_text(text)
 
 
 if __name__ == "__main__":

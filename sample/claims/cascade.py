@@ -26,11 +26,13 @@ from imagen_mini.scenes.scene import HELD_OUT_TEXTURE_SHAPE, TEXTURES, Scene
 from imagen_mini.text import Text
 
 from ..sweep import SR_CATEGORIES
-from .claim import FAILS, HOLDS, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, beats, difference_of_shares, gain, is_above, is_enough, percent, tally
+from .claim import (FAILS, HOLDS, MEANINGFUL, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, beats, difference_of_shares, gain, is_above, is_enough, percent,
+                    tally)
 from .guidance import BATCH, base_of, evenly, sheet
 
 LEVELS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 SHOWN = 5                                              # examples in a row
+CHANCE = 1 / len(TEXTURES)                             # what a network is right that always draws the same texture
 RECOMMENDED = (0.1, 0.3)                               # Imagen (2022), Appendix D.2: generally used for the best samples
 
 
@@ -100,9 +102,9 @@ def judge_gap(numbers: dict) -> Verdict:
 
 
 def closing(clean: dict, gap: Difference, closed: Difference, sentence: str) -> Verdict:
-    """Of a gap that is there, whether it becomes smaller. A network that cannot do with clean pictures has none to show."""
-    if not is_enough(clean):
-        return Verdict(UNCLEAR, "Hardly any picture is right, even from clean ones. " + sentence)
+    """Of a gap that is there, whether it becomes smaller. A network that draws no more textures right than chance would, from clean pictures, has none to show."""
+    if clean["low"] <= CHANCE + MEANINGFUL:
+        return Verdict(UNCLEAR, "Even from clean pictures hardly more are right than textures drawn at random would be. " + sentence)
     if is_above(gap) == FAILS:
         return Verdict(FAILS, "There is no gap of 10 points to close. " + sentence)
     return Verdict(is_above(closed) if is_above(gap) == HOLDS else UNCLEAR, sentence)
