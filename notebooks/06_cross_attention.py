@@ -267,7 +267,7 @@ as_jpeg(picture_table([list(pictures[:8]) for pictures in drawn.values()], list(
 # - A thing whose colour word is silent takes a colour all the same, mostly that of the *other* thing, and at times its shape with it: it listens to what is
 #   left.
 # - Without its shape word a thing keeps its shape or takes some other: the words beside it know something of it, too.
-# - Exchanging the shapes gives the picture of the other caption, nearly always.
+# - Exchanging the shapes gives the picture of the other caption, mostly.
 # - Exchanging the colours does not: things come out in mixtures of both. Why? The maps of colours **follow the picture** (section 5: late in the walk they
 #   lie on whatever has the colour). As soon as the circle turns blue, its places look at "blue", which the exchange makes say "red". The walk fights itself.
 # - With held maps this loop is cut, and the exchange works nearly always.

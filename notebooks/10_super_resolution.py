@@ -201,7 +201,7 @@ level_sheet(found)
 # %% [markdown]
 # **What you should have seen.** Not what the story promised. Up to level 0.3 all pictures are right or nearly all, from clean and from generated pictures
 # alike: with eight pictures, a gap of less than a third could hide, but over 30 captions textures are right in 100 % too, at the default 0.1. The likeness
-# shows a gap of a few dB at level 0, more or less certain: look at the interval. Noise closes it mostly from above: at 0.5 *clean* is worse, *generated* no better. Part of
+# shows a gap of a few dB at level 0, more or less certain: look at the interval. Noise does not close it: at 0.5 *clean* and *generated* are both worse. Part of
 # such a gap no noise can close, since the drawn outline is the only thing that tells the stage where the true one is.
 #
 # Why is there so little to repair? Because the remedy already worked, in training. This stage saw levels from 0 to 0.5 all the time, so it never learned to
