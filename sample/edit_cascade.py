@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.edits import SWAPPED, edit_table, evaluate_edits, swaps
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.pictures import in_few_colors, labelled_grid
 from imagen_mini.prompt_to_prompt import Replace
 
 from .options import add_model_options, load_pipeline
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "edit_cascade.json").write_text(json.dumps(report, indent=1) + "\n")
     if tiles:
-        labelled_grid(tiles, labels, columns=1 + len(WAYS), cell=192, frames=frames).save(args.out / "edit_cascade.png", optimize=True)
+        in_few_colors(labelled_grid(tiles, labels, columns=1 + len(WAYS), cell=192, frames=frames)).save(args.out / "edit_cascade.png", optimize=True)
     for way, row in report["ways"].items():
         print(f"{way:24}of {row['source_right']} right sources: success {row['success']:.0%}, layout kept {row['layout']:.0%}, nothing else changed "
               f"{row['all_kept']:.0%}, rest of the picture {row['psnr'] or 0:.1f} dB")

@@ -25,7 +25,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.edits import EditTask, edit_table, edit_tasks, evaluate_edits
 from imagen_mini.figures.edits import SWEEPS
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.pictures import in_few_colors, labelled_grid
 from imagen_mini.prompt_to_prompt import Injection, Refine, Replace
 
 from .options import add_model_options, load_pipeline
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     (args.out / "edit_sweep.json").write_text(json.dumps(report, indent=1) + "\n")
     draw_figure(report, args.out / "edit_sweep.png")
     if tiles:
-        labelled_grid(tiles, labels, columns=1 + len(shares), cell=112).save(args.out / "edit_sweep_pictures.png", optimize=True)
+        in_few_colors(labelled_grid(tiles, labels, columns=1 + len(shares), cell=112)).save(args.out / "edit_sweep_pictures.png", optimize=True)
     print("after each share: shows the new prompt, keeps the layout, both")
     print(f"{args.out}/edit_sweep.png, edit_sweep.json" + (", edit_sweep_pictures.png" if tiles else "; no source was right, so there are no pictures"))
 

@@ -28,7 +28,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def of_shipped(shipped, encoder):
-    return probe(shipped, encoder, UNSEEN, range(96))
+    return probe(shipped, encoder, UNSEEN, range(288))                # about 29 at each level of noise: with ten, chance decides at one
 
 
 def test_the_shipped_weights_use_their_captions_most_where_noise_is_high_and_paint_in_the_right_colours(of_shipped):
