@@ -122,6 +122,14 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
     claimed.joinpath("claims.json").write_text(json.dumps({"experiments": {"seeds": {"verdicts": [{"claim": "All is one.", "outcome": "unclear"}]}}}))
     card.main(["--pipeline", folder, "--readme", str(readme)])
     assert "| All is one. | **unclear** |\n<!-- end of claims -->\nbetween\n" in readme.read_text()
+    with open(f"{folder}/README.md") as file:
+        written = file.read()
+    assert "`python -m sample.evaluate --n 2 --edits 1`" in written
+    readme.with_name("other.md").write_text(f"mine {card.BEGIN} and more")
+    with pytest.raises(SystemExit, match="other.md: the README has no place for a table"):
+        card.main(["--pipeline", folder, "--readme", str(readme.with_name("other.md")), "--note", "lost"])
+    with open(f"{folder}/README.md") as file:
+        assert file.read() == written and readme.with_name("other.md").read_text() == f"mine {card.BEGIN} and more"
     row = values["text_alignment"]["texture"]
     expected = f"| texture | {row['right']} of 2 |"
     assert expected in readme.read_text() and readme.read_text().startswith("before\n") and readme.read_text().endswith("\nafter\n")

@@ -41,8 +41,12 @@ def claims_table(experiments: dict) -> str:
 
 
 def renewed(text: str, begin: str, end: str, content: str) -> str:
-    """The text with something else between two marks."""
-    return f"{text.partition(begin)[0]}{begin}\n{content}\n{end}{text.partition(end)[2]}"
+    """The text with something else between two marks. ValueError if it has not both, in this order."""
+    before, opened, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (opened and closed):
+        raise ValueError(f"the README has no place for a table: expected the lines {begin} and, after it, {end}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def model_card(folder: Path, report: dict, commit: str, note: str = "") -> str:
@@ -58,6 +62,7 @@ def model_card(folder: Path, report: dict, commit: str, note: str = "") -> str:
     table = "\n".join(rows)
     legs = json.loads((folder / "text_encoder" / "training.json").read_text()) if (folder / "text_encoder" / "training.json").is_file() else []
     encoder = ", then ".join(f"{leg['steps']} steps of {leg['batch']} lines in {leg['seconds']} s (rate {leg['learning_rate']:g}, {leg['device']})" for leg in legs)
+    sizes = "".join(f" --{option} {next(iter(report[rows].values()))['n']}" for option, rows in (("n", "text_alignment"), ("edits", "edits")) if report[rows])
     return f"""# The shipped cascade: `scenes`
 
 Text to 256 x 256 pixels, on the built-in world: one to four plain shapes on a plain background. It knows nothing else, and it is not for
@@ -80,7 +85,7 @@ The text encoder is a T5 of 0.9 million parameters, pre-trained on text alone
 
 ## Score
 
-By the exact parser, on prompts and seeds not used in training (`python -m sample.evaluate`, {report['seconds']:.0f} s). Commit {commit}.
+By the exact parser, on prompts and seeds not used in training (`python -m sample.evaluate{sizes}`, {report['seconds']:.0f} s). Commit {commit}.
 
 {score_tables(report)}
 """
@@ -94,10 +99,13 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     report = json.loads((args.pipeline / "report.json").read_text())
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        text = renewed(args.readme.read_text(), BEGIN, END, score_tables(report))
+        if (claims := args.pipeline / "claims" / "claims.json").is_file():
+            text = renewed(text, CLAIMS_BEGIN, CLAIMS_END, claims_table(json.loads(claims.read_text())["experiments"]))
+    except ValueError as error:
+        raise SystemExit(f"{args.readme}: {error}") from error
     (args.pipeline / "README.md").write_text(model_card(args.pipeline, report, commit, args.note))
-    text = renewed(args.readme.read_text(), BEGIN, END, score_tables(report))
-    if (claims := args.pipeline / "claims" / "claims.json").is_file():
-        text = renewed(text, CLAIMS_BEGIN, CLAIMS_END, claims_table(json.loads(claims.read_text())["experiments"]))
     args.readme.write_text(text)
 
 

@@ -98,7 +98,7 @@ class Caption:
 # ---------------------------------------------------------------- scene -> description
 
 SAID = {"color": 0.8, "size": 0.4, "texture": 0.5}     # how often, of all things of a scene together
-EACH_ITS_OWN = 0.3                                     # how often each thing is said something else of instead: only so is learned whose a word is
+EACH_ITS_OWN = 0.3                                     # how often, instead, a coin decides for each thing: only so is learned whose a word is
 RELATION_SAID = 0.4                                    # where there is a clear one. More, and shapes are bound to places instead of to colours
 
 
@@ -110,14 +110,12 @@ def describe(scene: Scene, rng: random.Random) -> Description:
     objects = list(scene.objects)
     rng.shuffle(objects)
     said = {key: rng.random() < often for key, often in SAID.items()}
+    said_of = [said] * len(objects)
     alike = len(objects) > 1 and len({(o.shape, o.color) for o in objects}) == 1
     if alike and rng.random() < 0.75:                  # keep only what holds for all of them, so that they can be counted
-        said = {key: value and len({getattr(o, key) for o in objects}) == 1 for key, value in said.items()}
-        said_of = [said] * len(objects)
+        said_of = [{key: value and len({getattr(o, key) for o in objects}) == 1 for key, value in said.items()}] * len(objects)
     elif rng.random() < EACH_ITS_OWN:
         said_of = [{key: rng.random() < 0.5 for key in SAID} for _ in objects]
-    else:
-        said_of = [said] * len(objects)
     things = tuple(Thing(o.shape, **{key: getattr(o, key) for key in SAID if said[key]}) for o, said in zip(objects, said_of))
     between = None
     if len(objects) == 2 and things[0] != things[1] and rng.random() < RELATION_SAID:

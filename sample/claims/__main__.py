@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
             found[e.name] = {"settings": settings[e.name], "command": command_of(e, args), "seconds": round(time.perf_counter() - start, 1), "numbers": numbers}
         else:
             print(f"{e.name}: kept from before")
-        found = {of.name: report.with_verdicts(of, found[of.name]) for of in EXPERIMENTS if of.name in found}        # rules may have changed since
+        found |= {of.name: report.with_verdicts(of, found[of.name]) for of in EXPERIMENTS if of.name in found}        # rules may have changed since
         report.write(args.out / "claims.json", found)
         (args.out / "claims.md").write_text(report.page(EXPERIMENTS, found))
         for verdict in found[e.name]["verdicts"]:
