@@ -2,12 +2,16 @@
 
 Both are endless sequences of numbered samples. Sample `number` is a function of the seed and the number alone, whoever asks for it and whenever,
 so step s of batch size b is made of the samples s * b ... s * b + b - 1, and resuming needs no state.
+
+The two here make a batch in two steps: `draft` decides what is in it, on the CPU, in any process; `Draft.on` makes the pictures, on the device that
+needs them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -28,11 +32,11 @@ from tqdm.auto import tqdm
 from .decode import PictureError, central_square, open_rgb
 from .image_folder import Row, read_metadata
 from .randomness import generator
-from .scenes.captions import training_caption
+from .scenes.captions import Description, training_caption
 from .scenes.mistakes import mistaken
-from .scenes.render import render
-from .scenes.scene import training_scene
-from .scenes.twins import twin
+from .scenes.render import Packed, draw, pack
+from .scenes.scene import Scene, training_scene
+from .scenes.twins import sides, twin
 
 T = TypeVar("T")
 
@@ -51,6 +55,13 @@ class Alternatives(NamedTuple):
     mistaken: Tensor                                   # [b, 3, size, size]; its caption says that this is wrong (see `scenes.mistakes`)
 
 
+class Draft(Protocol):
+    """A batch whose pictures are still to be made. Small, and may be pickled."""
+
+    def on(self, device) -> tuple[Batch, Alternatives | None]:
+        """Make them."""
+
+
 class Data(Protocol):
     """What a training loop needs to know of its data."""
 
@@ -67,26 +78,46 @@ class Scenes:
     def __init__(self, seed: int = 0, counts: Sequence[float] = (22, 50, 17, 11)):
         self.seed, self.counts = seed, counts
 
-    def batch(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Batch:
+    def draft(self, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False) -> SceneDraft:
         scenes = [training_scene(self.seed, i, self.counts) for i in numbers]
-        captions = [training_caption(scene, self.seed, i).text for scene, i in zip(scenes, numbers)]
-        return Batch(render(scenes, size, device), None if low is None else render(scenes, low, device), captions)
+        captions = [training_caption(scene, self.seed, i) for scene, i in zip(scenes, numbers)]
+        others = self._others(numbers, scenes, [c.description for c in captions], textures=low is not None) if alternatives else None
+        return SceneDraft(pack(scenes), [c.text for c in captions], others, size, low)
 
-    def alternatives(self, numbers: Sequence[int], size: int, device=None) -> Alternatives:
-        """Twins and mistakes of the samples of these numbers."""
-        twins, mistakes, sides = [], [], torch.zeros(len(numbers), 1, size, size)
-        for i, side in zip(numbers, sides):
-            scene = training_scene(self.seed, i, self.counts)
-            description = training_caption(scene, self.seed, i).description
-            other = twin(scene, description, random.Random(f"twin/{self.seed}/{i}"))
-            twins.append(scene if other is None else other.scene)
-            mistakes.append(mistaken(scene, description, random.Random(f"mistake/{self.seed}/{i}")) or scene)
-            if other is not None:
-                side[0] = other.side(size)
-        return Alternatives(render(twins, size, device), sides.to(device), render(mistakes, size, device))
+    def _others(self, numbers: Sequence[int], scenes: list[Scene], descriptions: list[Description], textures: bool) -> tuple[Packed, Tensor, Packed]:
+        """Twins, of textures alone if what stands where is given, the two places of each (NaN: there is no twin), and mistakes."""
+        twins = [twin(scene, said, random.Random(f"twin/{self.seed}/{i}"), textures) for i, scene, said in zip(numbers, scenes, descriptions)]
+        nowhere = ((math.nan, math.nan),) * 2
+        mistakes = scenes if textures else [mistaken(scene, said, random.Random(f"mistake/{self.seed}/{i}")) or scene
+                                            for i, scene, said in zip(numbers, scenes, descriptions)]
+        return (pack([scene if other is None else other.scene for scene, other in zip(scenes, twins)]),
+                torch.tensor([nowhere if other is None else other.places for other in twins]), pack(mistakes))
+
+    def batch(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Batch:
+        return self.draft(numbers, size, low).on(device)[0]
+
+    def alternatives(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Alternatives:
+        """Twins and mistakes of the samples of these numbers; for super-resolution (`low`), twins in texture, and no mistakes."""
+        return self.draft(numbers, size, low, alternatives=True).on(device)[1]
 
     def describe(self) -> dict:
         return {"source": "scenes"}
+
+
+class SceneDraft(NamedTuple):
+    scenes: Packed
+    captions: list[str]
+    others: tuple[Packed, Tensor, Packed] | None       # twins, their places, mistakes
+    size: int
+    low: int | None
+
+    def on(self, device) -> tuple[Batch, Alternatives | None]:
+        pictures, low_res = (None if size is None else draw(self.scenes, size, device) for size in (self.size, self.low))
+        batch = Batch(pictures, low_res, self.captions)
+        if self.others is None:
+            return batch, None
+        twins, places, mistakes = self.others
+        return batch, Alternatives(draw(twins, self.size, device), sides(places.to(device), self.size), draw(mistakes, self.size, device))
 
 
 class Folder:
@@ -116,18 +147,48 @@ class Folder:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Batch:
+    def draft(self, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False) -> FolderDraft:
+        if alternatives:
+            raise ValueError("only the built-in world has twins and mistakes; expected twins=0 and mistakes=0")
         rows = [self.rows[row_of(number, len(self), self.seed)] for number in numbers]
         captions = [random.Random(f"caption/{self.seed}/{number}").choice(self.captions[row]) for number, row in zip(numbers, rows)]
-        return Batch(self._read(rows, size, device), None if low is None else self._read(rows, low, device), captions)
+        return FolderDraft(self._read(rows, size), None if low is None else self._read(rows, low), captions)
 
-    def _read(self, rows: list[int], size: int, device) -> Tensor:
+    def _read(self, rows: list[int], size: int) -> Tensor:
         if size not in self.pictures:
             raise ValueError(f"the pictures of {self.path} were prepared at {', '.join(map(str, self.pictures))} px, not at {size}; name it in `sizes`")
-        return torch.from_numpy(self.pictures[size][rows]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return torch.from_numpy(self.pictures[size][rows])
+
+    def batch(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Batch:
+        return self.draft(numbers, size, low).on(device)[0]
 
     def describe(self) -> dict:
         return {"source": "folder", "name": self.path.name, "pictures": len(self), "fingerprint": self.fingerprint}
+
+
+class FolderDraft(NamedTuple):
+    pictures: Tensor                                   # uint8 [b, size, size, 3]
+    low_res: Tensor | None
+    captions: list[str]
+
+    def on(self, device) -> tuple[Batch, None]:
+        pictures, low_res = (None if x is None else x.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in self[:2])
+        return Batch(pictures, low_res, self.captions), None
+
+
+class Drawn(NamedTuple):
+    """The draft of data that has none of its own."""
+
+    batch: Batch
+
+    def on(self, device) -> tuple[Batch, None]:
+        pictures, low_res = (None if x is None else x.to(device, non_blocking=True) for x in self.batch[:2])
+        return Batch(pictures, low_res, self.batch.captions), None
+
+
+def draft_of(data: Data, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False) -> Draft:
+    """The samples of these numbers, perhaps with alternatives to them, as far as they can be made on the CPU in reasonable time."""
+    return data.draft(numbers, size, low, alternatives) if hasattr(data, "draft") else Drawn(data.batch(numbers, size, low))
 
 
 # ---------------------------------------------------------------- order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +14,19 @@ OPTIMIZERS = ("muon", "adamw", "adafactor")
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly: its singular values are pushed to about 1 by Newton-Schulz iteration.
 
-    matrix [rows, columns]. The quintic's coefficients are chosen for speed, not for convergence to exactly 1.
+    matrix [..., rows, columns], one or several. The quintic's coefficients are chosen for speed, not for convergence to exactly 1.
 
     Source: Muon (Jordan et al., 2024).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / (matrix.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T.contiguous() if tall else x
+    x = matrix / (matrix.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT.contiguous() if tall else x
+    add = torch.addmm if x.ndim == 2 else torch.baddbmm
     for _ in range(steps):                             # x <- a x + (b g + c g^2) x,  g = x x^T
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = add(x, add(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -40,17 +42,25 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
+            alike = defaultdict(list)                  # by shape: those of one shape are orthogonalized together
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = torch.lerp(p.grad, state["momentum"], group["momentum"]).flatten(1)      # Nesterov's look ahead
-                update = orthogonalize(update.bfloat16()).to(p.dtype) * 0.2 * math.sqrt(max(update.shape))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.view(p.shape), alpha=-group["lr"])
+                if p.grad is not None:
+                    alike[p.shape].append(p)
+            for params in alike.values():
+                self._update(params, **{name: group[name] for name in ("lr", "momentum", "weight_decay")})
+
+    def _update(self, params: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+        gradients, states = [p.grad for p in params], [self.state[p] for p in params]
+        for p, state in zip(params, states):
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(p)
+        moments = [state["momentum"] for state in states]
+        torch._foreach_lerp_(moments, gradients, 1 - momentum)
+        ahead = torch._foreach_lerp(gradients, moments, momentum)                                 # Nesterov's look ahead
+        matrices = torch.stack([m.flatten(1) for m in ahead]).bfloat16()
+        updates = orthogonalize(matrices).to(params[0].dtype) * 0.2 * math.sqrt(max(matrices.shape[1:]))
+        torch._foreach_mul_(params, 1 - lr * weight_decay)
+        torch._foreach_add_(params, [u.view(p.shape) for u, p in zip(updates, params)], alpha=-lr)
 
 
 def make_optimizers(net: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float) -> dict[str, torch.optim.Optimizer]:

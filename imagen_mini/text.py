@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -153,24 +154,34 @@ class TextEncoder(nn.Module):
         return Tokens(tuple(encoding["input_ids"]), tuple(self.tokenizer.convert_ids_to_tokens(encoding["input_ids"])),
                       tuple(word_ids), tuple(prompt[s.start:s.end].strip() for s in spans))
 
-    @torch.no_grad()
     def forward(self, prompts: str | Sequence[str]) -> Text:
         """Encode prompts, padded to the longest of them: Text with emb [b, n, d]. Embeddings at padding are zero.
 
         A prompt of more than `max_length` tokens is cut, with a warning that shows the text removed.
         """
-        prompts = check_prompts(prompts)
+        return self.encode(*tokenize(self.tokenizer, self.max_length, prompts))
+
+    def tokenizing(self) -> Callable[[Sequence[str]], tuple[Tensor, Tensor]] | None:
+        """prompts -> what `encode` takes, for another process to call: reading words can take longer than the network. None: give the prompts themselves."""
+        return partial(tokenize, self.tokenizer, self.max_length)
+
+    @torch.no_grad()
+    def encode(self, ids: Tensor, mask: Tensor) -> Text:
+        """Encode tokens [b, n], of which `mask` (bool) says which are real."""
         if self.model.dtype == torch.float16:
             raise ValueError(NO_FLOAT16)
-        encoding = self.tokenizer(prompts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt",
-                                  return_offsets_mapping=True)
-        if encoding["input_ids"].shape[1] == self.max_length:
-            for prompt, offsets in zip(prompts, encoding["offset_mapping"].tolist()):
-                rest = prompt[max(end for _, end in offsets):].strip()
-                if rest:
-                    warnings.warn(f"the prompt has more than {self.max_length} tokens; left out: {rest[:60]!r}"
-                                  f"{' ...' if len(rest) > 60 else ''}", stacklevel=2)
-        device = self.model.device
-        ids, mask = encoding["input_ids"].to(device), encoding["attention_mask"].to(device).bool()
+        ids, mask = (x.to(self.model.device, non_blocking=True) for x in (ids, mask))
         emb = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         return Text(emb * mask[:, :, None], mask)
+
+
+def tokenize(tokenizer, max_length: int, prompts: str | Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Tokens [b, n] and which of them are real, bool [b, n]; a prompt that is too long is cut, with a warning."""
+    prompts = check_prompts(prompts)
+    encoding = tokenizer(prompts, truncation=True, max_length=max_length, padding=True, return_tensors="pt", return_offsets_mapping=True)
+    if encoding["input_ids"].shape[1] == max_length:
+        for prompt, offsets in zip(prompts, encoding["offset_mapping"].tolist()):
+            rest = prompt[max(end for _, end in offsets):].strip()
+            if rest:
+                warnings.warn(f"the prompt has more than {max_length} tokens; left out: {rest[:60]!r}{' ...' if len(rest) > 60 else ''}", stacklevel=3)
+    return encoding["input_ids"], encoding["attention_mask"].bool()

@@ -57,6 +57,9 @@ class CachedTextEncoder(TextEncoder):
         mask = torch.arange(emb.shape[1]) < torch.tensor([len(found[p]) for p in prompts])[:, None]
         return Text(emb, mask).to(self.model.device, self.model.dtype)
 
+    def tokenizing(self) -> None:
+        """Prompts are looked up as they are, here: a connection to the file is one process's own."""
+
     def _read(self, prompts: list[str]) -> dict[str, Tensor]:
         """The embeddings [tokens, d] of those prompts that the file holds. Rows with a wrong checksum are removed."""
         found = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from .cascade import Stage
 from .config import TrainConfig
-from .data import Batch, Data, Scenes, Alternatives
+from .data import Alternatives, Batch, Data, Draft, Scenes, draft_of
 from .diffusion import LOSS_WEIGHTS
 from .distributed import ALONE, Ranks, only_adding_up, replicate, whole
 from .precision import compute_dtype
-from .randomness import generator, randn
-from .text import TextEncoder
+from .randomness import generator, randn_in_blocks
+from .text import Text, TextEncoder
 
 LEVELS = 10                                            # of noise, equal parts of t in [0, 1], for which losses are told apart
 
@@ -122,9 +122,10 @@ def sample_noise(config: TrainConfig, stage: Stage, numbers: Sequence[int], batc
     device = batch.pictures.device
 
     def noise(of: Tensor, purpose: str) -> Tensor:
-        return randn(numbers, of.shape[1:], "train", config.seed, stage.config.name, purpose, device=device, drawn_on=device)
+        return randn_in_blocks(numbers, of.shape[1:], "train", config.seed, stage.config.name, purpose, device=device)
 
     return {"eps": noise(batch.pictures, "eps")} | ({} if batch.low_res is None else {"low_res_noise": noise(batch.low_res, "low_res")})
+
 
 
 # ---------------------------------------------------------------- the loop
@@ -163,10 +164,11 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
         return LOSS_WEIGHTS[config.loss_weight](log_snr, config.loss_cap)
 
     data = Scenes(config.seed, config.counts) if data is None else data
-    if (config.twins or config.mistakes) and (stage.is_super_resolution or not isinstance(data, Scenes)):
-        raise ValueError(f"twins={config.twins}, mistakes={config.mistakes}: only the built-in world has these, and only a base stage decides "
-                         "what stands where; expected 0 here")
-    batches = _batches(data, stage, config, parts, start, device)
+    if (config.twins or config.mistakes) and not isinstance(data, Scenes):
+        raise ValueError(f"twins={config.twins}, mistakes={config.mistakes}: only the built-in world has these; expected 0 here")
+    if config.mistakes and stage.is_super_resolution:
+        raise ValueError(f"mistakes={config.mistakes}: only a base stage decides what stands where; expected 0 for super-resolution")
+    batches = _batches(data, encoder, stage, config, parts, start, device)
     for step in range(start, config.steps):
         random = step_randomness(config, stage, step)
         drop, level = random.pop("drop").to(device), (random["t"] * LEVELS).long().clamp(max=LEVELS - 1).to(device)
@@ -179,10 +181,10 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
         levels, waited = torch.zeros(2, LEVELS, device=device), 0.0
         for i, part in enumerate(parts):
             began = time.perf_counter()
-            numbers, batch, alternatives = next(batches)
+            numbers, batch, alternatives, text = next(batches)
             waited += time.perf_counter() - began
             rows = slice(part.start, part.stop)
-            text = encoder(batch.captions).drop(drop[rows]).to(torch.float32)
+            text = text.drop(drop[rows]).to(torch.float32)
             two = {}
             if alternatives is not None:
                 two = on_the_way(batch.pictures, alternatives, **{k: v[rows] for k, v in way.items()}, log_snr=stage.log_snr_of(random["t"][rows]))
@@ -204,30 +206,28 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
 
 
 class _Parts(Dataset):
-    """Asked for the numbers of some samples, gives these, their batch, and their alternatives if these are needed."""
+    """Asked for the numbers of some samples, gives these, their draft, and their captions as the text encoder takes them."""
 
-    def __init__(self, data: Data, stage: Stage, alternatives: bool):
-        self.data, self.size, self.low, self.alternatives = data, stage.config.unet.image_size, stage.config.unet.low_res_size, alternatives
+    def __init__(self, data: Data, tokenize: Callable | None, stage: Stage, alternatives: bool):
+        self.data, self.tokenize, self.alternatives = data, tokenize, alternatives
+        self.size, self.low = stage.config.unet.image_size, stage.config.unet.low_res_size
 
-    def __getitem__(self, numbers: range, device=None) -> tuple[range, Batch, Alternatives | None]:
-        return numbers, self.data.batch(numbers, self.size, self.low, device), self.data.alternatives(numbers, self.size, device) if self.alternatives else None
+    def __getitem__(self, numbers: range) -> tuple[range, Draft, tuple[Tensor, Tensor] | None]:
+        draft = draft_of(self.data, numbers, self.size, self.low, self.alternatives)
+        return numbers, draft, None if self.tokenize is None else self.tokenize(draft.captions)
 
 
-def _batches(data: Data, stage: Stage, config: TrainConfig, parts: list[range], start: int,
-             device: torch.device) -> Iterator[tuple[range, Batch, Alternatives | None]]:
-    """This rank's parts of every step: made here, on the device, or ahead of time by `config.workers` processes."""
-    dataset, b = _Parts(data, stage, config.twins + config.mistakes > 0), config.batch_size
+def _batches(data: Data, encoder: TextEncoder, stage: Stage, config: TrainConfig, parts: list[range], start: int,
+             device: torch.device) -> Iterator[tuple[range, Batch, Alternatives | None, Text]]:
+    """This rank's parts of every step, with their encoded captions. What is in them is decided here, or ahead of time by `config.workers` processes."""
+    tokenize = encoder.tokenizing() if config.workers and isinstance(encoder, TextEncoder) else None
+    dataset, b = _Parts(data, tokenize, stage, config.twins + config.mistakes > 0), config.batch_size
     asked = (range(step * b + part.start, step * b + part.stop) for step in range(start, config.steps) for part in parts)
-    if not config.workers:
-        for numbers in asked:
-            yield dataset.__getitem__(numbers, device)
-        return
-    loader = DataLoader(dataset, batch_size=None, sampler=asked, num_workers=config.workers, collate_fn=_as_it_is, worker_init_fn=_leave_signals_to_parent,
-                        pin_memory=device.type == "cuda")
-    for numbers, batch, alternatives in loader:
-        pictures, low_res = (None if x is None else x.to(device, non_blocking=True) for x in batch[:2])
-        alternatives = None if alternatives is None else Alternatives(*(x.to(device, non_blocking=True) for x in alternatives))
-        yield numbers, Batch(pictures, low_res, batch.captions), alternatives
+    drafts = map(dataset.__getitem__, asked) if not config.workers else DataLoader(
+        dataset, batch_size=None, sampler=asked, num_workers=config.workers, collate_fn=_as_it_is, worker_init_fn=_leave_signals_to_parent)
+    for numbers, draft, tokens in drafts:
+        batch, alternatives = draft.on(device)
+        yield numbers, batch, alternatives, encoder(batch.captions) if tokens is None else encoder.encode(*tokens)
 
 
 def _as_it_is(part):

@@ -21,17 +21,17 @@ NAN = float("nan")
 def asked_for(step: int, batch_size: int = 4) -> type:
     """The built-in world, with the fault when the batch of `step` is asked for."""
     class Broken(Scenes):
-        def batch(self, numbers, *args):
-            batch = super().batch(numbers, *args)
+        def draft(self, numbers, *args):
+            draft = super().draft(numbers, *args)
             if numbers[0] // batch_size == step:
-                return fault(batch)
-            return batch
+                return fault(draft)
+            return draft
     return Broken
 
 
-def fault(batch):
+def fault(draft):
     if FAULT == "nan in a picture":
-        batch.pictures[0, 0, 0, 0] = NAN
+        draft.scenes.backgrounds[0, 0] = NAN
     elif FAULT == "nan in a loss":
         loss = Stage.forward
         Stage.forward = lambda *args, **options: loss(*args, **options) * NAN
@@ -47,7 +47,7 @@ def fault(batch):
     elif FAULT == "is killed as a worker":
         assert torch.utils.data.get_worker_info() is not None
         os.kill(os.getpid(), signal.SIGKILL)
-    return batch
+    return draft
 
 
 if __name__ == "__main__":

@@ -109,36 +109,38 @@ def test_a_sample_has_the_same_noise_in_any_batch():
 
 def test_the_loop_trains_on_the_samples_of_its_step(encoder):
     class Watched(Scenes):
-        def batch(self, numbers, *sizes):
+        def draft(self, numbers, *sizes):
             asked.append((list(numbers), *sizes[:2]))
-            return super().batch(numbers, *sizes)
+            return super().draft(numbers, *sizes)
 
     asked = []
     list(Run(replace(CONFIG, steps=3), "sr_256").train(encoder, start=1, data=Watched(CONFIG.seed, CONFIG.counts)))
     assert asked == [([4, 5, 6, 7], 256, 64), ([8, 9, 10, 11], 256, 64)]
 
 
-@pytest.mark.parametrize("accumulate, workers", [(1, 0), (2, 1)])
-def test_with_twins_every_loss_is_that_of_the_pictures_shown_and_of_two_targets(encoder, accumulate, workers):
-    config = replace(CONFIG, twins=0.5, mistakes=0.4, steps=1, accumulate=accumulate, workers=workers)
-    run = Run(config)
+@pytest.mark.parametrize("stage, accumulate, workers", [("base", 1, 0), ("base", 2, 1), ("sr_256", 2, 1)])
+def test_with_twins_every_loss_is_that_of_the_pictures_shown_and_of_two_targets(encoder, stage, accumulate, workers):
+    config = replace(CONFIG, twins=0.6, mistakes=0.4 * (stage == "base"), steps=1, accumulate=accumulate, workers=workers)
+    run, size, low = Run(config, stage), *((64, None) if stage == "base" else (256, 64))
     before = {k: v.clone() for k, v in run.stage.state_dict().items()}
     state, = run.train(encoder)
     run.stage.load_state_dict(before)
     random, numbers = step_randomness(config, run.stage, 0), range(4)
-    batch, alternatives = Scenes(config.seed, config.counts).batch(numbers, 64), Scenes(config.seed, config.counts).alternatives(numbers, 64)
-    assert random["towards_twin"].any() and random["mistake"].any()
+    batch, alternatives = Scenes(config.seed, config.counts).batch(numbers, size, low), Scenes(config.seed, config.counts).alternatives(numbers, size, low)
+    assert random["towards_twin"].any() and random["mistake"].any() == (stage == "base")
     assert random.keys() - {"towards_twin", "mistake"} == step_randomness(CONFIG, run.stage, 0).keys()
     way = on_the_way(batch.pictures, alternatives, random["towards_twin"], random["mistake"], run.stage.log_snr_of(random["t"]))
     losses = run.stage.loss(batch.pictures, encoder(batch.captions).drop(random["drop"]), random["t"], **sample_noise(config, run.stage, numbers, batch),
-                            use_pooled=random["use_pooled"], **way,
+                            use_pooled=random["use_pooled"], low_res=batch.low_res, aug_level=random.get("aug_level"), **way,
                             weight=lambda log_snr: LOSS_WEIGHTS[config.loss_weight](log_snr, config.loss_cap))
     assert state.loss == pytest.approx(losses.mean().item(), rel=2e-2)
 
 
-def test_twins_where_there_are_none_are_an_error(encoder):
+def test_twins_and_mistakes_where_there_are_none_are_an_error(encoder):
     with pytest.raises(ValueError, match="only a base stage decides what stands where"):
-        next(Run(replace(CONFIG, twins=0.5), "sr_256").train(encoder))
+        next(Run(replace(CONFIG, mistakes=0.5), "sr_256").train(encoder))
+    with pytest.raises(ValueError, match="only the built-in world has these"):
+        next(Run(replace(CONFIG, twins=0.5)).train(encoder, data=object()))
 
 
 def test_times_are_stratified_and_text_is_dropped_as_often_as_asked():
@@ -239,8 +241,8 @@ def test_a_loss_that_is_not_finite_is_an_error_and_leaves_the_weights_as_they_we
     steps = run.train(encoder)
     next(steps)
     before = {part: {k: v.clone() for k, v in tensors.items()} for part, tensors in run.tensors().items()}
-    render = imagen_mini.data.render
-    monkeypatch.setattr(imagen_mini.data, "render", lambda *args: render(*args) * float("nan"))
+    render = imagen_mini.data.draw
+    monkeypatch.setattr(imagen_mini.data, "draw", lambda *args: render(*args) * float("nan"))
     with pytest.raises(FloatingPointError, match="step 1 of stage base: loss nan.*weights were left as they were"):
         next(steps)
     assert all(same(before[part], tensors) for part, tensors in run.tensors().items())

@@ -13,8 +13,9 @@ from imagen_mini.config import PRESETS, TrainConfig
 from imagen_mini.data import Alternatives, Scenes
 from imagen_mini.diffusion import expected_of_two, q_sample
 from imagen_mini.scenes.captions import read, training_caption
+from imagen_mini.scenes.render import draw
 from imagen_mini.scenes.scene import COLORS, SIZES, Object, Scene, held_out, training_scene
-from imagen_mini.scenes.twins import exchanged, is_free, moved, recolored, twin
+from imagen_mini.scenes.twins import exchanged, is_free, moved, recolored, retextured, sides, twin
 from imagen_mini.training import how_far_towards_twin, on_the_way, step_randomness
 
 CIRCLE = Object(x=16, y=30, shape="circle", color="red", size="small", texture="solid")
@@ -63,7 +64,7 @@ def test_a_thing_takes_another_colour_and_the_two_places_are_halves_of_it():
             assert replace(new, color=old.color) == old
             seen[old.shape, new.color] += 1
             inside = [(x, y) for x in range(64) for y in range(64) if (x + 0.5 - old.x) ** 2 + (y + 0.5 - old.y) ** 2 < 36]
-            side = found.side(64)
+            side = sides(torch.tensor([found.places]), 64)[0, 0]
             assert 0.35 < sum(side[y, x].item() for x, y in inside) / len(inside) < 0.65
     assert seen.keys() == {(o.shape, color) for o in PAIR.objects for color in COLORS if color != o.color}
 
@@ -135,6 +136,30 @@ def test_a_scene_is_not_free_if_a_thing_leaves_the_picture_or_touches_another():
 def test_is_free_agrees_with_random_scenes_of_every_size():
     for index, count in itertools.product(range(20), (1, 2, 3, 4)):
         assert is_free(training_scene(9, index, [float(k + 1 == count) for k in range(4)]))
+
+
+def test_a_thing_whose_texture_is_not_said_takes_another_and_the_small_picture_stays_as_it_is():
+    seen = Counter()
+    for seed in range(100):
+        found = twin(PAIR, read("a red circle and a dotted square"), random.Random(seed), textures=True)
+        new, = set(found.scene.objects) - set(PAIR.objects)
+        assert new == replace(CIRCLE, texture=new.texture) and new.texture != "solid"
+        seen[new.texture] += 1
+        (x, y), (u, v) = found.places
+        assert (x + u, y + v) == pytest.approx((2 * CIRCLE.x, 2 * CIRCLE.y))
+    assert len(seen) == 3
+    assert twin(PAIR, read("a solid circle and a dotted square"), random.Random(0), textures=True) is None
+
+
+def test_twins_for_super_resolution_differ_in_texture_alone_and_on_both_sides():
+    data, numbers = Scenes(3), range(12)
+    batch, found = data.batch(numbers, 256, 64), data.alternatives(numbers, 256, 64)
+    twins, *_ = data.draft(numbers, 256, 64, alternatives=True).others
+    assert torch.equal(draw(twins, 64), batch.low_res) and torch.equal(draw(twins, 256), found.twins) and torch.equal(found.mistaken, batch.pictures)
+    differ = (batch.pictures - found.twins).abs().amax((1, 2, 3)) > 0.1
+    assert 3 < differ.sum() < 12 and torch.equal(differ, found.side.amax((1, 2, 3)) > 0)
+    for change, side in zip((batch.pictures - found.twins).abs().amax(1)[differ], found.side[differ]):
+        assert (change * side[0]).max() > 0.1 and (change * (1 - side[0])).max() > 0.1
 
 
 def test_the_twins_of_samples_are_their_second_scenes_and_differ_on_both_sides():

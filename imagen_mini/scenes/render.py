@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,12 +75,20 @@ def texture_pattern(texture: str, size: int, device=None) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(fine[None], size)[0]
 
 
-def pack(scenes: Sequence[Scene], device=None) -> tuple[Tensor, Tensor, Tensor]:
-    """All objects of a batch in one table, and the backgrounds.
+class Packed(NamedTuple):
+    """All objects of a batch of scenes in one table, and the backgrounds: a few numbers, which another process or a GPU is sent in no time."""
 
-    Returns `numbers` [n, 5] float (x, y, radius in 1/64; index of shape, index of texture), `index` [n] (its scene),
-    `colors` [n, 3] of the objects in [0, 1].
-    """
+    numbers: Tensor                                    # [n, 5]: x, y, radius in 1/64; index of shape, index of texture
+    index: Tensor                                      # [n], whole: the object's scene
+    colors: Tensor                                     # [n, 3], of the objects, in [0, 1]
+    backgrounds: Tensor                                # [scenes, 3] in [0, 1]
+
+    def to(self, device) -> Packed:
+        return Packed(*(x.to(device, non_blocking=True) for x in self))
+
+
+def pack(scenes: Sequence[Scene]) -> Packed:
+    """On the CPU; objects in the order of their scenes."""
     shapes, textures = tuple(SHAPES), TEXTURES
     rows, index, colors = [], [], []
     for i, scene in enumerate(scenes):
@@ -87,19 +96,20 @@ def pack(scenes: Sequence[Scene], device=None) -> tuple[Tensor, Tensor, Tensor]:
             rows.append((o.x, o.y, SIZES[o.size], shapes.index(o.shape), textures.index(o.texture)))
             index.append(i)
             colors.append(COLORS[o.color])
-    return (torch.tensor(rows, dtype=torch.float32, device=device).reshape(-1, 5),
-            torch.tensor(index, dtype=torch.long, device=device),
-            torch.tensor(colors, dtype=torch.float32, device=device).reshape(-1, 3))
+    return Packed(torch.tensor(rows, dtype=torch.float32).reshape(-1, 5), torch.tensor(index, dtype=torch.long),
+                  torch.tensor(colors, dtype=torch.float32).reshape(-1, 3), torch.tensor([BACKGROUNDS[s.background] for s in scenes]))
 
 
-def coverage(numbers: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """How much of each pixel each object covers, in a window that holds the object.
+def coverage(numbers: Tensor, size: int, device=None) -> tuple[Tensor, Tensor, Tensor]:
+    """How much of each pixel each object covers, in a window that holds the object. Computed on `device`, by default where `numbers` are.
 
     The distance at the pixel's centre, in pixels, is turned into a coverage from 0 to 1 over the width of one pixel.
 
     Returns `cover` [n, k, k] and the picture's rows and columns of the windows, `rows` [n, k] and `columns` [n, k].
     """
     scale = size / GRID
+    of_shape = [(numbers[:, 3] == number).nonzero()[:, 0].to(device or numbers.device) for number in range(len(DISTANCE))]     # so that no GPU is asked how many
+    numbers = numbers.to(device)
     k = min(size, math.ceil((2 * max(SHAPES.values()) * max(SIZES.values()) + 2) * scale))
     corner = ((numbers[:, :2] * scale).round() - k // 2).clamp_(0, size - k)             # x, y
     columns, rows = (corner[:, :, None] + torch.arange(k, device=numbers.device)).unbind(1)
@@ -107,35 +117,37 @@ def coverage(numbers: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     dy = ((rows + 0.5) / scale - numbers[:, 1:2])[:, :, None]
     radius = numbers[:, 2, None, None]
     cover = torch.empty(len(numbers), k, k, device=numbers.device)
-    for number, distance in enumerate(DISTANCE.values()):
-        of = (numbers[:, 3] == number).nonzero()[:, 0]
+    for of, distance in zip(of_shape, DISTANCE.values()):
         cover[of] = (0.5 - distance(dx[of] / radius[of], dy[of] / radius[of]) * radius[of] * scale).clamp_(0, 1)
     return cover, rows.long(), columns.long()
 
 
 def render(scenes: Sequence[Scene] | Scene, size: int = 64, device=None) -> Tensor:
     """Draw scenes: [b, 3, size, size] in [-1, 1]. Objects of a scene do not overlap, so their order does not matter."""
-    if isinstance(scenes, Scene):
-        scenes = [scenes]
-    background = torch.tensor([BACKGROUNDS[s.background] for s in scenes], device=device)
-    image = background[:, :, None, None].repeat(1, 1, size, size)
-    numbers, index, colors = pack(scenes, device)
-    cover, rows, columns = coverage(numbers, size)
-    paint = (colors - background[index])[:, :, None, None]
+    return draw(pack([scenes] if isinstance(scenes, Scene) else scenes), size, device)
+
+
+def draw(scenes: Packed, size: int, device=None) -> Tensor:
+    """`render`, of packed scenes."""
+    cover, rows, columns = coverage(scenes.numbers, size, device)
+    numbers, index, colors, backgrounds = scenes.to(device)
+    image = backgrounds[:, :, None, None].repeat(1, 1, size, size)
+    paint = (colors - backgrounds[index])[:, :, None, None]
     if size > GRID:
         patterns = torch.stack([texture_pattern(t, size, device) for t in TEXTURES])
         texture = numbers[:, 4].long()[:, None, None]
         paint = paint + patterns[texture, rows[:, :, None], columns[:, None, :]][:, None]
     change = cover[:, None] * paint                                                     # [n, 3, k, k]
     channel = torch.arange(3, device=device)
-    where = (index[:, None, None, None], channel[None, :, None, None], rows[:, None, :, None], columns[:, None, None, :])
-    return image.index_put_(where, change, accumulate=True).mul_(2).sub_(1)
+    where = ((index[:, None] * 3 + channel)[:, :, None, None] * size + rows[:, None, :, None]) * size + columns[:, None, None, :]
+    image.view(-1).scatter_add_(0, where.flatten(), change.flatten())
+    return image.mul_(2).sub_(1)
 
 
 def masks(scene: Scene, size: int = 64, device=None) -> Tensor:
     """Ground truth: which pixels belong to each object, bool [n, size, size], in the order of `scene.objects`, whose textures need not be known."""
     solid = Scene(tuple(replace(o, texture="solid") for o in scene.objects), scene.background)
-    cover, rows, columns = coverage(pack([solid], device)[0], size)
+    cover, rows, columns = coverage(pack([solid]).numbers, size, device)
     out = torch.zeros(len(scene.objects), size, size, dtype=torch.bool, device=device)
     which = torch.arange(len(out), device=device)[:, None, None]
     out[which, rows[:, :, None], columns[:, None, :]] = cover > 0.5

@@ -2,7 +2,7 @@
 
 "A red circle and a blue square" does not say which of the two is on the left. What a network must know is that if one place shows the circle, the other
 shows the square. "Four stars" does not say where: if one place has a star less, another has one more. "A star" does not say its colour: if one half of it
-is red, so is the other.
+is red, so is the other. Nor does it say its texture, which only super-resolution draws.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .captions import Description
-from .scene import COLORS, GAP, GRID, Object, Scene, free_place, held_out
+from .scene import COLORS, GAP, GRID, TEXTURES, Object, Scene, free_place, held_out
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,21 @@ class Twin:
     scene: Scene
     places: tuple[tuple[float, float], tuple[float, float]]
 
-    def side(self, size: int) -> Tensor:
-        """1 where a pixel is nearer to the first place than to the second, else 0: [size, size]."""
-        line = (torch.arange(size) + 0.5) * GRID / size
-        y, x = torch.meshgrid(line, line, indexing="ij")
-        first, second = ((x - px) ** 2 + (y - py) ** 2 for px, py in self.places)
-        return (first < second).float()
+
+def sides(places: Tensor, size: int) -> Tensor:
+    """For pairs of places [b, 2, 2]: 1 where a pixel is nearer to the first than to the second, else 0, [b, 1, size, size]. 0 where places are NaN."""
+    line = (torch.arange(size, device=places.device) + 0.5) * GRID / size
+    x, y = places[:, :, :, None, None].unbind(2)
+    first, second = ((line - x) ** 2 + (line[:, None] - y) ** 2).unbind(1)
+    return (first < second).float()[:, None]
 
 
-def twin(scene: Scene, description: Description, rng: random.Random) -> Twin | None:
+def twin(scene: Scene, description: Description, rng: random.Random, textures: bool = False) -> Twin | None:
     """Another scene of training that fits the description: with a thing in another colour, two things exchanged, or a thing elsewhere, by chance
-    among what is possible. None if nothing is."""
-    for way in rng.choice(ORDERS):
+    among what is possible; with `textures`, one that is the same but for a thing's texture. None if nothing is."""
+    for way in (retextured,) if textures else rng.choice(ORDERS):
         for other in way(scene, rng):
-            differs = other.scene.without_texture() != scene.without_texture()
+            differs = textures or other.scene.without_texture() != scene.without_texture()
             if differs and description.fits(other.scene) and is_free(other.scene) and not held_out(other.scene):
                 return other
     return None
@@ -68,10 +69,15 @@ def recolored(scene: Scene, rng: random.Random) -> Iterator[Twin]:
     if len(scene.objects) > 1 and len({(o.shape, o.color) for o in scene.objects}) == 1:
         return
     for thing in rng.sample(scene.objects, len(scene.objects)):
-        angle = rng.uniform(0, 2 * math.pi)
-        dx, dy = math.cos(angle), math.sin(angle)
         color = rng.choice([name for name in COLORS if name != thing.color])
-        yield Twin(_with(scene, {thing: replace(thing, color=color)}), ((thing.x + dx, thing.y + dy), (thing.x - dx, thing.y - dy)))
+        yield Twin(_with(scene, {thing: replace(thing, color=color)}), _halves(thing, rng))
+
+
+def retextured(scene: Scene, rng: random.Random) -> Iterator[Twin]:
+    """A thing in another texture; the two places are halves of it. Its 64 px picture is the same."""
+    for thing in rng.sample(scene.objects, len(scene.objects)):
+        texture = rng.choice([name for name in TEXTURES if name != thing.texture])
+        yield Twin(_with(scene, {thing: replace(thing, texture=texture)}), _halves(thing, rng))
 
 
 # In which order they are tried: what is possible less often comes first more often.
@@ -82,6 +88,13 @@ def is_free(scene: Scene) -> bool:
     """Do all things lie inside the picture and apart, as `random_scene` places them?"""
     inside = all(int(o.reach + 1.5) <= at <= int(GRID - o.reach - 0.5) for o in scene.objects for at in (o.x, o.y))
     return inside and all((a.x - b.x) ** 2 + (a.y - b.y) ** 2 >= (a.reach + b.reach + GAP) ** 2 for a, b in itertools.combinations(scene.objects, 2))
+
+
+def _halves(thing: Object, rng: random.Random) -> tuple[tuple[float, float], tuple[float, float]]:
+    """A place on either side of a line through the thing's middle."""
+    angle = rng.uniform(0, 2 * math.pi)
+    dx, dy = math.cos(angle), math.sin(angle)
+    return (thing.x + dx, thing.y + dy), (thing.x - dx, thing.y - dy)
 
 
 def _with(scene: Scene, changed: dict[Object, Object]) -> Scene:
