@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import positions
+from .layers import GroupNorm, LayerNorm, positions
 from .text import Text
 
 
@@ -75,13 +75,13 @@ class Attention(nn.Module):
         if site.kind not in ("self", "cross", "hybrid"):
             raise ValueError(f"attention {site.name}: kind {site.kind!r}; expected 'self', 'cross' or 'hybrid'")
         self.site, self.heads = site, channels // head_width
-        self.norm = nn.GroupNorm(channels // head_width, channels)
+        self.norm = GroupNorm(channels // head_width, channels)
         # 'To the left' means nothing to a pixel that does not know where it stands. Learnt, from sines and cosines, as in ViT.
         # Differs from the paper, whose U-Net knows places by the padding of its convolutions alone.
         self.position = nn.Parameter(positions(site.size, channels))
         self.to_q = nn.Linear(channels, channels, bias=False)
         # QK norm keeps q k^T in range at any learning rate (ViT-22B, 2023). Differs from the paper, which has none.
-        self.q_norm, self.k_norm = nn.LayerNorm(head_width, bias=False), nn.LayerNorm(head_width, bias=False)
+        self.q_norm, self.k_norm = LayerNorm(head_width), LayerNorm(head_width)
         if site.kind != "cross":
             self.pixels_to_kv = nn.Linear(channels, 2 * channels, bias=False)
         if site.kind != "self":
@@ -111,7 +111,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, text: Text | None = None, control: Control | None = None) -> Tensor:
         height, width = x.shape[-2:]
-        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c") + self.position
+        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        pixels = pixels + self.position.to(pixels.dtype)
         q = rearrange(self.to_q(pixels), "b n (h d) -> b h n d", h=self.heads)
         k, v, mask, n_text = self.keys_and_values(pixels, text)
         q, k = self.q_norm(q), self.k_norm(k)

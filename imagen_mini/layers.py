@@ -26,6 +26,29 @@ def sinusoids(value: Tensor, width: int, shortest: float, longest: float) -> Ten
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+class GroupNorm(nn.GroupNorm):
+    """nn.GroupNorm that hands on the number format that it is given. Autocast has a GPU hand on float32, twice the bytes, though it computes in it anyway."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cuda:
+            return super().forward(x)
+        with torch.autocast("cuda", enabled=False):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm without a bias, as `GroupNorm`."""
+
+    def __init__(self, width: int):
+        super().__init__(width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cuda:
+            return super().forward(x)
+        with torch.autocast("cuda", enabled=False):
+            return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), None, self.eps)
+
+
 class NumberEmbedding(nn.Module):
     """A number that conditions the network, [b] -> [b, width]: sinusoids, then two linear layers."""
 
@@ -102,10 +125,10 @@ class ResBlock(nn.Module):
     def __init__(self, channels_in: int, channels: int, emb_width: int, skip_scale: float = 1.0):
         super().__init__()
         self.skip_scale = skip_scale
-        self.norm1 = nn.GroupNorm(channels_in // 16, channels_in)
+        self.norm1 = GroupNorm(channels_in // 16, channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.emb = nn.Linear(emb_width, 2 * channels)
-        self.norm2 = nn.GroupNorm(channels // 16, channels)
+        self.norm2 = GroupNorm(channels // 16, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
         nn.init.zeros_(self.conv2.weight)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import defaultdict
 
 import torch
 from torch import Tensor, nn
@@ -42,25 +42,20 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
-            alike = defaultdict(list)                  # by shape: those of one shape are orthogonalized together
-            for p in group["params"]:
-                if p.grad is not None:
-                    alike[p.shape].append(p)
-            for params in alike.values():
-                self._update(params, **{name: group[name] for name in ("lr", "momentum", "weight_decay")})
-
-    def _update(self, params: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
-        gradients, states = [p.grad for p in params], [self.state[p] for p in params]
-        for p, state in zip(params, states):
-            if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(p)
-        moments = [state["momentum"] for state in states]
-        torch._foreach_lerp_(moments, gradients, 1 - momentum)
-        ahead = torch._foreach_lerp(gradients, moments, momentum)                                 # Nesterov's look ahead
-        matrices = torch.stack([m.flatten(1) for m in ahead]).bfloat16()
-        updates = orthogonalize(matrices).to(params[0].dtype) * 0.2 * math.sqrt(max(matrices.shape[1:]))
-        torch._foreach_mul_(params, 1 - lr * weight_decay)
-        torch._foreach_add_(params, [u.view(p.shape) for u, p in zip(updates, params)], alpha=-lr)
+            params = sorted((p for p in group["params"] if p.grad is not None), key=lambda p: p.shape)
+            if not params:
+                continue
+            for p in params:
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            gradients, moments = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
+            torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
+            updates = []
+            for _, alike in itertools.groupby(torch._foreach_lerp(gradients, moments, group["momentum"]), key=lambda m: m.shape):      # Nesterov's look ahead
+                matrices = torch.stack([m.flatten(1) for m in alike])                             # those of one shape together
+                updates += (orthogonalize(matrices.bfloat16()).to(matrices.dtype) * 0.2 * math.sqrt(max(matrices.shape[1:]))).unbind()
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(params, [u.view(p.shape) for u, p in zip(updates, params)], alpha=-group["lr"])
 
 
 def make_optimizers(net: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float) -> dict[str, torch.optim.Optimizer]:

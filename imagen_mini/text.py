@@ -41,6 +41,10 @@ class Text:
         """The unconditional text: embeddings zeroed (Imagen, Section 4.1: conditioning is dropped by zeroing)."""
         return Text(torch.zeros_like(self.emb), self.mask)
 
+    def pad(self, n: int) -> Text:
+        """`n` more tokens, which are not there."""
+        return Text(nn.functional.pad(self.emb, (0, 0, 0, n)), nn.functional.pad(self.mask, (0, n)))
+
     def drop(self, dropped: Tensor) -> Text:
         """Zero the embeddings of the rows where `dropped` [b] (bool) is True."""
         return Text(self.emb.masked_fill(dropped[:, None, None], 0), self.mask)
@@ -49,9 +53,8 @@ class Text:
 def concatenate(texts: Sequence[Text]) -> Text:
     """Stack texts along the batch; shorter ones are padded, masked, to the longest."""
     n = max(t.emb.shape[1] for t in texts)
-    pad = [n - t.emb.shape[1] for t in texts]
-    return Text(torch.cat([nn.functional.pad(t.emb, (0, 0, 0, p)) for t, p in zip(texts, pad)]),
-                torch.cat([nn.functional.pad(t.mask, (0, p)) for t, p in zip(texts, pad)]))
+    texts = [t.pad(n - t.emb.shape[1]) for t in texts]
+    return Text(torch.cat([t.emb for t in texts]), torch.cat([t.mask for t in texts]))
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,13 @@ from .config import TrainConfig
 from .data import Alternatives, Batch, Data, Draft, Scenes, draft_of
 from .diffusion import LOSS_WEIGHTS
 from .distributed import ALONE, Ranks, only_adding_up, replicate, whole
+from .graphs import Graphed
 from .precision import compute_dtype
 from .randomness import generator, randn_in_blocks
 from .text import Text, TextEncoder
 
 LEVELS = 10                                            # of noise, equal parts of t in [0, 1], for which losses are told apart
+FIXED_LENGTH = 32                                      # tokens; the longest caption of the built-in world has 31
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -144,8 +146,10 @@ class TrainState:
 
 
 def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0,
-          data: Data | None = None, ranks: Ranks = ALONE) -> Iterator[TrainState]:
+          data: Data | None = None, ranks: Ranks = ALONE, graph: bool = False) -> Iterator[TrainState]:
     """Train from step `start` to `config.steps` on `data` (None: the built-in world); yields after every step.
+
+    `graph`: record forward and backward once and replay them, on one GPU (see `graphs`); the next batch is made while it computes.
 
     Raises FloatingPointError before a bad update, on all ranks together. If a process that reads data dies, DataLoader raises RuntimeError at any point.
     """
@@ -168,32 +172,36 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
         raise ValueError(f"twins={config.twins}, mistakes={config.mistakes}: only the built-in world has these; expected 0 here")
     if config.mistakes and stage.is_super_resolution:
         raise ValueError(f"mistakes={config.mistakes}: only a base stage decides what stands where; expected 0 for super-resolution")
-    batches = _batches(data, encoder, stage, config, parts, start, device)
+    if graph and (device.type != "cuda" or ranks.world > 1 or config.accumulate > 1):
+        raise ValueError(f"a graph of a step needs one GPU and accumulate=1; this is {ranks.world} x {device.type} with accumulate={config.accumulate}")
+
+    def forward_and_backward(inputs: dict[str, Tensor]) -> Tensor:
+        """The losses of a part. Gradients stay in the parameters; ranks average them."""
+        inputs = dict(inputs)
+        text = Text(inputs.pop("emb"), inputs.pop("mask"))
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            losses = model(text=text, weight=weight, **inputs)
+        (losses.sum() * (ranks.world / b)).backward()
+        return losses.detach()
+
+    if graph:
+        forward_and_backward = Graphed(forward_and_backward, list(stage.parameters()))
+    parts_of_steps, inputs = _inputs(data, encoder, stage, config, parts, start, device, graph), None
     for step in range(start, config.steps):
-        random = step_randomness(config, stage, step)
-        drop, level = random.pop("drop").to(device), (random["t"] * LEVELS).long().clamp(max=LEVELS - 1).to(device)
-        random = {k: v.to(device) for k, v in random.items()}
-        way = {name: random.pop(name) for name in ("towards_twin", "mistake") if name in random}
         rate = learning_rate(config, step)
         for group in groups:
             group["lr"] = rate
         stage.zero_grad(set_to_none=True)
         levels, waited = torch.zeros(2, LEVELS, device=device), 0.0
-        for i, part in enumerate(parts):
+        for i in range(len(parts)):
             began = time.perf_counter()
-            numbers, batch, alternatives, text = next(batches)
+            inputs = next(parts_of_steps) if inputs is None else inputs
             waited += time.perf_counter() - began
-            rows = slice(part.start, part.stop)
-            text = text.drop(drop[rows]).to(torch.float32)
-            two = {}
-            if alternatives is not None:
-                two = on_the_way(batch.pictures, alternatives, **{k: v[rows] for k, v in way.items()}, log_snr=stage.log_snr_of(random["t"][rows]))
             with only_adding_up(model, i < len(parts) - 1):
-                with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                    losses = model(batch.pictures, text, low_res=batch.low_res, weight=weight, **{k: v[rows] for k, v in random.items()},
-                                   **sample_noise(config, stage, numbers, batch), **two)
-                (losses.sum() * (ranks.world / b)).backward()          # ranks average their gradients
-            levels.index_add_(1, level[rows], torch.stack([losses.detach().float(), torch.ones_like(losses, dtype=torch.float32)]))
+                losses = forward_and_backward(inputs)
+            level = (inputs["t"] * LEVELS).long().clamp(max=LEVELS - 1)
+            levels.index_add_(1, level, torch.stack([losses.float(), torch.ones_like(losses, dtype=torch.float32)]))
+            inputs = next(parts_of_steps, None) if graph else None
         sums, counts = ranks.sum(levels).tolist()
         norm = float(whole({"norm": torch.nn.utils.clip_grad_norm_(stage.parameters(), config.clip)})["norm"])
         if not math.isfinite(norm):
@@ -217,9 +225,12 @@ class _Parts(Dataset):
         return numbers, draft, None if self.tokenize is None else self.tokenize(draft.captions)
 
 
-def _batches(data: Data, encoder: TextEncoder, stage: Stage, config: TrainConfig, parts: list[range], start: int,
-             device: torch.device) -> Iterator[tuple[range, Batch, Alternatives | None, Text]]:
-    """This rank's parts of every step, with their encoded captions. What is in them is decided here, or ahead of time by `config.workers` processes."""
+def _inputs(data: Data, encoder: TextEncoder, stage: Stage, config: TrainConfig, parts: list[range], start: int, device: torch.device,
+            fixed_length: bool) -> Iterator[dict[str, Tensor]]:
+    """What `Stage.loss` is given for each of this rank's parts of every step, with text as `emb` and `mask`.
+
+    What is in a batch is decided here, or ahead of time by `config.workers` processes. With `fixed_length` texts are padded, to nearly always the same length.
+    """
     tokenize = encoder.tokenizing() if config.workers and isinstance(encoder, TextEncoder) else None
     dataset, b = _Parts(data, tokenize, stage, config.twins + config.mistakes > 0), config.batch_size
     asked = (range(step * b + part.start, step * b + part.stop) for step in range(start, config.steps) for part in parts)
@@ -227,7 +238,18 @@ def _batches(data: Data, encoder: TextEncoder, stage: Stage, config: TrainConfig
         dataset, batch_size=None, sampler=asked, num_workers=config.workers, collate_fn=_as_it_is, worker_init_fn=_leave_signals_to_parent)
     for numbers, draft, tokens in drafts:
         batch, alternatives = draft.on(device)
-        yield numbers, batch, alternatives, encoder(batch.captions) if tokens is None else encoder.encode(*tokens)
+        text = encoder(batch.captions) if tokens is None else encoder.encode(*tokens)
+        step, first = divmod(numbers[0], b)
+        random = {k: v[first:first + len(numbers)].to(device) for k, v in step_randomness(config, stage, step).items()}
+        way = {name: random.pop(name) for name in ("towards_twin", "mistake") if name in random}
+        text = text.drop(random.pop("drop")).to(torch.float32)
+        text = text.pad(-len(text.mask[0]) % FIXED_LENGTH) if fixed_length else text
+        inputs = {"x_0": batch.pictures, "emb": text.emb, "mask": text.mask} | random | sample_noise(config, stage, numbers, batch)
+        if batch.low_res is not None:
+            inputs["low_res"] = batch.low_res
+        if alternatives is not None:
+            inputs |= on_the_way(batch.pictures, alternatives, **way, log_snr=stage.log_snr_of(random["t"]))
+        yield inputs
 
 
 def _as_it_is(part):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import Attention, AttnSite, Control, ReadText
-from .layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
+from .layers import Downsample, GroupNorm, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
 from .text import Text
 
 
@@ -133,7 +133,7 @@ class UNet(nn.Module):
             width = channels[i] * (2 if config.skip == "concat" else 1)
             self.up.append(Stack(config, f"up{i}", "up", i, width, config.blocks[i]))
             self.upsample.append(Upsample(channels[i], channels[i - 1]) if i else nn.Identity())
-        self.out_norm = nn.GroupNorm(channels[0] // 16, channels[0])
+        self.out_norm = GroupNorm(channels[0] // 16, channels[0])
         self.out = nn.Conv2d(channels[0], 3 * config.patch ** 2, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)

@@ -96,6 +96,26 @@ def test_the_loop_trains_on_a_gpu(workers, gpu_encoder):
     assert not torch.equal(stage.net.out.weight, ema.weights["out.weight"]) and ema.weights["out.weight"].any()
 
 
+@pytest.mark.parametrize("name, precision", [("base", "fp32"), ("sr_256", "fp32"), ("base", "bf16")])
+def test_a_recorded_step_is_the_same_step(name, precision, gpu_encoder, awaken):
+    """Losses, gradient norms and weights of eight steps, with captions of differing lengths and different samples in each."""
+    found = []
+    for graph in (False, True):
+        config = TrainConfig(steps=8, batch_size=8, learning_rate=1e-3, warmup=2, twins=0.5, precision=precision)
+        torch.manual_seed(0)
+        stage = awaken(Stage(PRESETS["tiny"][name])).to(GPU)
+        ema = EMA(stage.net, config.ema_half_life)
+        optimizers = make_optimizers(stage.net, "muon", config.learning_rate, config.betas, config.weight_decay)
+        states = list(train(stage, gpu_encoder, config, optimizers, ema, graph=graph))
+        found.append((states, [p.detach().clone() for p in stage.parameters()]))
+    (plain, weights), (recorded, same) = found
+    few = 1e-3 if precision == "fp32" else 2e-2
+    assert [s.loss for s in recorded] == pytest.approx([s.loss for s in plain], rel=few)
+    assert [s.gradient_norm for s in recorded] == pytest.approx([s.gradient_norm for s in plain], rel=10 * few)
+    assert len({s.loss for s in recorded}) == 8
+    assert sum((a - b).square().sum() for a, b in zip(weights, same)) < few * sum(a.square().sum() for a in weights)
+
+
 def test_bf16_is_found_to_be_faster():
     assert resolve_precision("auto", GPU) == "bf16"
 

@@ -19,7 +19,8 @@ from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text import TextEncoder
-from imagen_mini.training import EMA, learning_rate, on_the_way, sample_noise, step_randomness, train
+from imagen_mini.text import Text
+from imagen_mini.training import EMA, _inputs, learning_rate, on_the_way, sample_noise, step_randomness, train
 from imagen_mini.unet import Stack
 from train.train import main
 
@@ -141,6 +142,21 @@ def test_twins_and_mistakes_where_there_are_none_are_an_error(encoder):
         next(Run(replace(CONFIG, mistakes=0.5), "sr_256").train(encoder))
     with pytest.raises(ValueError, match="only the built-in world has these"):
         next(Run(replace(CONFIG, twins=0.5)).train(encoder, data=object()))
+
+
+def test_a_graph_of_a_step_without_a_gpu_is_an_error(encoder):
+    with pytest.raises(ValueError, match="a graph of a step needs one GPU and accumulate=1; this is 1 x cpu"):
+        next(train(Run(CONFIG).stage, encoder, CONFIG, {}, None, graph=True))
+
+
+def test_padded_text_trains_as_it_does_without_padding(encoder, awaken):
+    """What a recorded step does: texts are padded to one length."""
+    run = Run(CONFIG)
+    awaken(run.stage)
+    plain, padded = (next(_inputs(Scenes(), encoder, run.stage, CONFIG, [range(4)], 0, torch.device("cpu"), fixed)) for fixed in (False, True))
+    assert padded["mask"].shape[1] == 32 > plain["mask"].shape[1] and torch.equal(padded["mask"].sum(1), plain["mask"].sum(1))
+    losses = [run.stage.loss(text=Text(i.pop("emb"), i.pop("mask")), **i) for i in (plain, padded)]
+    assert torch.allclose(*losses, rtol=1e-5)
 
 
 def test_times_are_stratified_and_text_is_dropped_as_often_as_asked():

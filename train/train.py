@@ -63,6 +63,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads to compute with (default: torch's choice)")
     parser.add_argument("--compile", action="store_true", help="compile the network with torch.compile: slow to start, then faster on a GPU")
+    parser.add_argument("--graph", action="store_true", help="on one GPU: record a step's kernels once and replay them, so that Python does not keep it waiting")
     parser.add_argument("--shard", action="store_true", help="under torchrun: each rank holds a part of the weights, for networks and text encoders that do "
                         "not fit on one device (needs optimizer=adamw)")
     parser.add_argument("--rank-timeout", type=float, default=600, help="under torchrun: end after waiting so many seconds for another rank (default: 600)")
@@ -178,7 +179,7 @@ class Run:
         seconds_before = sum(leg["seconds"] for leg in self.legs[:-1]) + self.leg_before[1]
         with Log(self.folder, config.log_every, config.batch_size, self.step, config.steps, self.saved.get("carried"), seconds_before,
                  self.stage_config.name, on=self.ranks.first) as log:
-            for state in train(self.stage, self.encoder, config, self.optimizers, self.ema, self.step, self.data, self.ranks):
+            for state in train(self.stage, self.encoder, config, self.optimizers, self.ema, self.step, self.data, self.ranks, self.args.graph):
                 self.step = state.step
                 log.step(state)
                 out_of_time = time.monotonic() - self.started > self.args.time_limit
