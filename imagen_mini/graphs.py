@@ -1,11 +1,11 @@
-"""A function whose GPU kernels are recorded once and then replayed: a CUDA graph.
+"""Keeping a GPU busy: a step's kernels recorded once and then replayed (a CUDA graph), while the next step's inputs are made on a stream of their own.
 
 A small network is thousands of short kernels, and a GPU can be done with each before Python has started the next. Replaying starts them all at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -52,3 +52,17 @@ class Graphed:
     def _forget(self) -> None:
         for p in self.parameters:
             p.grad = None
+
+
+def aside(items: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The same items, made on another CUDA stream, so that making one does not wait for what computes with the one before."""
+    stream = torch.cuda.Stream()
+    while True:
+        with torch.cuda.stream(stream):
+            item = next(items, None)
+        if item is None:
+            return
+        torch.cuda.current_stream().wait_stream(stream)
+        for x in item.values():
+            x.record_stream(torch.cuda.current_stream())
+        yield item

@@ -37,16 +37,21 @@ class GroupNorm(nn.GroupNorm):
 
 
 class LayerNorm(nn.LayerNorm):
-    """nn.LayerNorm without a bias, as `GroupNorm`."""
+    """nn.LayerNorm without a bias, as `GroupNorm`. On a GPU in single operations: torch's kernel starts a block of threads for every row, and millions of
+    rows of 16 numbers, as an attention head has, are faster without it."""
 
     def __init__(self, width: int):
         super().__init__(width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cuda:
-            return super().forward(x)
-        with torch.autocast("cuda", enabled=False):
-            return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), None, self.eps)
+        return layer_norm(x, self.weight, self.eps) if x.is_cuda else super().forward(x)
+
+
+def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight along the last axis, computed in float32 at least. Source: Ba et al. (2016), without its bias."""
+    centered = x.to(torch.promote_types(x.dtype, torch.float32))
+    centered = centered - centered.mean(-1, keepdim=True)
+    return (centered * (torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps) * weight)).to(x.dtype)
 
 
 class NumberEmbedding(nn.Module):

@@ -22,7 +22,7 @@ from .config import TrainConfig
 from .data import Alternatives, Batch, Data, Draft, Scenes, draft_of
 from .diffusion import LOSS_WEIGHTS
 from .distributed import ALONE, Ranks, only_adding_up, replicate, whole
-from .graphs import Graphed
+from .graphs import Graphed, aside
 from .precision import compute_dtype
 from .randomness import generator, randn_in_blocks
 from .text import Text, TextEncoder
@@ -184,9 +184,9 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
         (losses.sum() * (ranks.world / b)).backward()
         return losses.detach()
 
-    if graph:
-        forward_and_backward = Graphed(forward_and_backward, list(stage.parameters()))
     parts_of_steps, inputs = _inputs(data, encoder, stage, config, parts, start, device, graph), None
+    if graph:
+        forward_and_backward, parts_of_steps = Graphed(forward_and_backward, list(stage.parameters())), aside(parts_of_steps)
     for step in range(start, config.steps):
         rate = learning_rate(config, step)
         for group in groups:

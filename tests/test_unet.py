@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imagen_mini.attention import Attention, AttnSite, Control
-from imagen_mini.layers import TextLayer, positions
+from imagen_mini.layers import layer_norm, TextLayer, positions
 from imagen_mini.text import concatenate
 from imagen_mini.unet import UNet, UNetConfig
 
@@ -236,3 +236,14 @@ def test_low_res_and_aug_level_belong_together_and_to_super_resolution_only(conf
 def test_a_low_resolution_picture_of_another_size_is_an_error(text):
     with pytest.raises(ValueError, match=r"enlarges pictures \[b, 3, 16, 16\]; got \[2, 3, 8, 8\]"):
         UNet(SR)(**inputs_for(SR, text) | {"low_res": torch.zeros(2, 3, 8, 8)})
+
+
+def test_layer_norm_in_single_operations_is_torchs():
+    x, weight = torch.randn(3, 5, 16, dtype=torch.float64, requires_grad=True), torch.randn(16, dtype=torch.float64, requires_grad=True)
+    ours, theirs = layer_norm(x, weight, 1e-5), torch.nn.functional.layer_norm(x, (16,), weight, None, 1e-5)
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    out = torch.randn_like(ours)
+    for a, b in zip(torch.autograd.grad((ours * out).sum(), (x, weight)), torch.autograd.grad((theirs * out).sum(), (x, weight))):
+        assert torch.allclose(a, b, atol=1e-10)
+    half = layer_norm(x.detach().bfloat16(), weight.detach().float(), 1e-5)
+    assert half.dtype == torch.bfloat16 and (half - theirs).abs().max() < 0.05
