@@ -58,6 +58,8 @@ class Alternatives(NamedTuple):
 class Draft(Protocol):
     """A batch whose pictures are still to be made. Small, and may be pickled."""
 
+    captions: list[str]
+
     def on(self, device) -> tuple[Batch, Alternatives | None]:
         """Make them."""
 
@@ -176,19 +178,17 @@ class FolderDraft(NamedTuple):
         return Batch(pictures, low_res, self.captions), None
 
 
-class Drawn(NamedTuple):
+class Drawn(Batch):
     """The draft of data that has none of its own."""
 
-    batch: Batch
-
     def on(self, device) -> tuple[Batch, None]:
-        pictures, low_res = (None if x is None else x.to(device, non_blocking=True) for x in self.batch[:2])
-        return Batch(pictures, low_res, self.batch.captions), None
+        pictures, low_res = (None if x is None else x.to(device, non_blocking=True) for x in self[:2])
+        return Batch(pictures, low_res, self.captions), None
 
 
 def draft_of(data: Data, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False) -> Draft:
-    """The samples of these numbers, perhaps with alternatives to them, as far as they can be made on the CPU in reasonable time."""
-    return data.draft(numbers, size, low, alternatives) if hasattr(data, "draft") else Drawn(data.batch(numbers, size, low))
+    """The draft of the samples of these numbers, perhaps with alternatives; of data that has no drafts, the batch itself."""
+    return data.draft(numbers, size, low, alternatives) if hasattr(data, "draft") else Drawn(*data.batch(numbers, size, low))
 
 
 # ---------------------------------------------------------------- order

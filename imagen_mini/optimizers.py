@@ -50,9 +50,9 @@ class Muon(torch.optim.Optimizer):
                     self.state[p]["momentum"] = torch.zeros_like(p)
             gradients, moments = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
             torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
-            updates = []
-            for _, alike in itertools.groupby(torch._foreach_lerp(gradients, moments, group["momentum"]), key=lambda m: m.shape):      # Nesterov's look ahead
-                matrices = torch.stack([m.flatten(1) for m in alike])                             # those of one shape together
+            ahead, updates = torch._foreach_lerp(gradients, moments, group["momentum"]), []       # Nesterov's
+            for _, alike in itertools.groupby(ahead, key=lambda m: m.shape):                      # those of one shape are orthogonalized together
+                matrices = torch.stack([m.flatten(1) for m in alike])
                 updates += (orthogonalize(matrices.bfloat16()).to(matrices.dtype) * 0.2 * math.sqrt(max(matrices.shape[1:]))).unbind()
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(params, [u.view(p.shape) for u, p in zip(updates, params)], alpha=-group["lr"])

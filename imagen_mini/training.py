@@ -142,7 +142,7 @@ class TrainState:
     learning_rate: float
     level_losses: list[float]                          # by level of noise, LEVELS of them: the sum of the losses,
     level_counts: list[int]                            # and of how many samples
-    waited: float                                      # seconds that this rank waited for pictures and captions
+    waited: float                                      # seconds that this rank waited for pictures and captions; with `graph` not counted
 
 
 def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0,

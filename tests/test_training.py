@@ -119,6 +119,17 @@ def test_the_loop_trains_on_the_samples_of_its_step(encoder):
     assert asked == [([4, 5, 6, 7], 256, 64), ([8, 9, 10, 11], 256, 64)]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_of_ones_own_needs_batches_and_no_drafts(encoder, workers):
+    class Own:
+        def batch(self, numbers, size, low=None, device=None):
+            return Scenes(CONFIG.seed, CONFIG.counts).batch(numbers, size, low, device)
+
+    config = replace(CONFIG, workers=workers)
+    own, built_in = ([state.loss for state in Run(config).train(encoder, data=data)] for data in (Own(), None))
+    assert own == pytest.approx(built_in, rel=1e-6) and len(own) == CONFIG.steps
+
+
 @pytest.mark.parametrize("stage, accumulate, workers", [("base", 1, 0), ("base", 2, 1), ("sr_256", 2, 1)])
 def test_with_twins_every_loss_is_that_of_the_pictures_shown_and_of_two_targets(encoder, stage, accumulate, workers):
     config = replace(CONFIG, twins=0.6, mistakes=0.4 * (stage == "base"), steps=1, accumulate=accumulate, workers=workers)

@@ -2,6 +2,7 @@
 
     python -m train.benchmark
     python -m train.benchmark --stages base sr_256 --batch 16 64 --precision bf16 fp32 --compile off on --out benchmark.json
+    python -m train.benchmark --stages base sr_256 --batch 512 --graph workers=10        # a GPU does not wait: batches come from other processes
 
 Times steps of the training loop itself, as `train.train` runs it, in rounds that take turns, so that a busy machine is busy for all of them; the
 median round counts. FLOPs are counted by torch (matrix products and convolutions, forward and backward), and held against the rate of a
@@ -68,7 +69,7 @@ class Run:
         self.flops = flops_per_picture(stage, encoder)
         if compiled:
             stage.net.compile()
-        self.steps = train(stage, encoder, config, optimizers, EMA(stage.net, config.ema_half_life))
+        self.steps = train(stage, encoder, config, optimizers, EMA(stage.net, config.ema_half_life), graph=args.graph)
         next(self.steps)                               # the first step allocates, compiles, picks kernels
 
     def time(self) -> None:
@@ -131,6 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[32])
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["auto"])
     parser.add_argument("--compile", nargs="+", choices=("off", "on"), default=["off"])
+    parser.add_argument("--graph", action="store_true", help="on a GPU: a step recorded once and replayed")
     parser.add_argument("--text-length", nargs="+", type=int, default=[0], help="tokens of every prompt; 0: as the captions are (default)")
     parser.add_argument("--no-diffusers", action="store_true", help="leave diffusers' network out")
     parser.add_argument("--rounds", type=int, default=5)

@@ -34,6 +34,10 @@ def score_tables(report: dict) -> str:
     return "\n".join(lines)
 
 
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
+
+
 def claims_table(experiments: dict) -> str:
     """The verdicts of claims.json as Markdown."""
     verdicts = [verdict for experiment in experiments.values() for verdict in experiment["verdicts"]]
@@ -52,12 +56,15 @@ def renewed(text: str, begin: str, end: str, content: str) -> str:
 def model_card(folder: Path, report: dict, commit: str, note: str = "") -> str:
     """The README.md of a pipeline folder."""
     stages = json.loads((folder / "model_index.json").read_text())["stages"]
-    rows = []
+    rows, mixed = [], ""
     for name in stages:
         for number, leg in enumerate(json.loads((folder / name / "config.json").read_text())["training"]["legs"], 1):
             how = leg["train"]
+            if way := leg.get("interpolated"):
+                mixed += (f"\nThe weights of {name} after leg {number} are {way['share']:.0%} of those that training had come to and {1 - way['share']:.0%} of those after leg "
+                          f"{way['from_leg']} (`python -m train.interpolate`).")
             rows.append(f"| {name}, {number} | {leg['steps']:,} | {how['batch_size']} | {how['optimizer']}, {how['learning_rate']} | "
-                        f"{':'.join(f'{c:g}' for c in how['counts'])} | {how['time_power']:g} | {how['drop_pooled']:.0%} | {leg['device']} | {leg['seconds'] / 60:.0f} min |")
+                        f"{':'.join(f'{c:g}' for c in how['counts'])} | {how['time_power']:g} | {how['drop_pooled']:.0%} | {leg['device']} | {duration(leg['seconds'])} |")
     recipes = "\n".join(f"    python -m train.train --stage {name} --preset mini [--init-from ...] [key=value ...]" for name in stages)
     table = "\n".join(rows)
     legs = json.loads((folder / "text_encoder" / "training.json").read_text()) if (folder / "text_encoder" / "training.json").is_file() else []
@@ -78,6 +85,7 @@ A leg is a stretch of training under one set of settings, all of which stand in 
 one before (`--resume` or `--init-from`):
 
 {recipes}
+{mixed}
 
 The text encoder is a T5 of 0.9 million parameters, pre-trained on text alone
 (`python -m train.text_encoder`, and `--init-from` the run before) and then frozen: {encoder}.
