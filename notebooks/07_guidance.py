@@ -140,8 +140,9 @@ sheet.legend(loc="outside lower center", ncols=2, frameon=False)
 sheet
 
 # %% [markdown]
-# **What you should have seen.** A hill: at $w = 8$ most pictures are wrong, and the best weight lies somewhere from 1.5 to 3 with these weights. The
-# intervals of 16 pictures reach some 20 % to either side, so do not tell 2 from 3 by them. The share of values outside is near nothing without guidance, and
+# **What you should have seen.** A slope: at $w = 8$ most pictures are wrong, and without guidance, at $w = 1$, as many are right as at 2. So these weights hardly
+# need it any more: a network that has seen fewer pictures does, and its curve is a hill with the top from 1.5 to 3. The
+# intervals of 16 pictures reach some 20 % to either side, so do not tell 1 from 2 by them. The share of values outside is near nothing without guidance, and
 # grows with $w$: we add, at each step, something that points away from the mean picture, and nothing holds it back. Models of photographs are used with
 # larger weights; a world of flat colours shows sooner that colours are off.
 #

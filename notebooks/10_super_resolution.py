@@ -201,7 +201,7 @@ level_sheet(found)
 # %% [markdown]
 # **What you should have seen.** Not what the story promised. Up to level 0.3 all pictures are right or nearly all, from clean and from generated pictures
 # alike: with eight pictures, a gap of less than a third could hide, but over 30 captions textures are right in 100 % too, at the default 0.1. The likeness
-# shows a gap of a few dB at level 0, more or less certain: look at the interval. Noise does not close it: at 0.5 *clean* and *generated* are both worse. Part of
+# shows hardly a gap at level 0, half a decibel. Noise does not close it: at 0.5 *clean* and *generated* are both worse. Part of
 # such a gap no noise can close, since the drawn outline is the only thing that tells the stage where the true one is.
 #
 # Why is there so little to repair? Because the remedy already worked, in training. This stage saw levels from 0 to 0.5 all the time, so it never learned to
@@ -236,7 +236,7 @@ print(f"from level 0 to {levels[2]:g} the likeness to the true picture changes b
 # %% [markdown]
 # **What you should have seen.** First, how much is repaired at any level: out of a few squares and the word *star* comes a star. The words do a good part of
 # this: before the stage had text layers, it took blocks seriously at level 0, and a small circle came out as a square, neatly textured. Then the dial. The higher
-# the level, the less what is drawn is like what was given: at 0.3 and 0.5 the stage trusts so little that it may bend a thing, or make another one of it. So here
+# the level, the less what is drawn is like what was given: at 0.5 the stage trusts so little that it may bend a thing, or make another one of it. So here
 # the likeness to the truth falls with the level, or stays: little is left for noise to repair, and detail is lost. The rule for `aug_level`: as high as the
 # mistakes are large, and no higher.
 #
