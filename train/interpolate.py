@@ -2,8 +2,8 @@
 
     python -m train.interpolate before runs/sr_256 --share 0.5 --out runs/halfway
 
-What training on wins is often kept half way back, and what it costs is not: a network that has seen more of the training set draws what is never in it
-less well. Source: WiSE-FT (Wortsman et al., 2022).
+A network that has seen more of the training set can draw what is never in it less well. Part of the way back, what was won may be kept and what was lost be
+there again: measured in train/VARIANTS.md. Source: WiSE-FT (Wortsman et al., 2022).
 """
 
 from __future__ import annotations
