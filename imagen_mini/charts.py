@@ -15,6 +15,11 @@ STYLES = tuple({"color": color, "linestyle": dashes, "marker": mark, "markersize
     ("#E69F00", (0, (3, 3)), "P"), ("#56B4E9", (0, (4, 1, 1, 1, 1, 1)), "X")))
 
 
+def style(number: int) -> dict:
+    """How line `number` of a panel looks; from the eighth on, as the first ones, with hollow marks."""
+    return STYLES[number % len(STYLES)] | ({} if number < len(STYLES) else {"markerfacecolor": "white"})
+
+
 def figure(titles: Sequence[str], xlabel: str, columns: int = 3) -> tuple[Figure, list[Axes]]:
     """A sheet of panels with these titles, row by row."""
     columns = min(columns, len(titles))

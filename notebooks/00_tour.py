@@ -144,7 +144,7 @@ show_judged(prompts, out.stages["sr_256"], columns=4)
 print(", ".join(f"{name}: {seconds:.1f} s for {len(prompts)} pictures" for name, seconds in out.seconds.items()))
 
 # %% [markdown]
-# More than half of them should be right; the README's table says how often for each kind of caption, over 30 seeds.
+# All or nearly all of them should be right; the README's table says how often for each kind of caption, over 30 seeds.
 #
 # ## Exercise: when is a picture decided?
 #
@@ -159,8 +159,8 @@ def decided_at(verdicts: list[bool]) -> int:
 nb00.check(decided_at)
 
 # %% [markdown]
-# With it, the figure below shows how many of 32 pictures are decided after each step, for two kinds of captions. Until you have answered, it has the number of steps after
-# which the last verdict stood. **Predict** first: which is decided later, one thing or two?
+# With it, the figure below shows how many of 32 pictures are decided after each step, for two kinds of captions. Until you have answered, it shows how many estimates are right
+# after each step, whether they stay so or not. **Predict** first: which is decided later, one thing or two?
 
 # %%
 from imagen_mini.benchmark import benchmark
@@ -181,6 +181,6 @@ sheet
 
 # %% [markdown]
 # **What you should have seen.** Half of the pictures are decided after two thirds of the steps, and hardly any before the middle: the parser wants outlines, and these come in the second half, while
-# layout and colours, in the strip above, came in the first. Notebook 11 lives on this: to keep a layout, an edit must hold on to the early steps.
+# the layout and the colours of the things, in the strip above, came in the first. (The background took until the middle: after step 14 it was still white, from step 18 on it is beige.) Notebook 11 lives on this: to keep a layout, an edit must hold on to the early steps.
 #
 # Next: [01, noise schedules](01_noise_schedules.ipynb).

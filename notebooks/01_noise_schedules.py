@@ -281,7 +281,7 @@ for name, found in right.items():
     print(f"{name:32} half of the scenes are read up to t = {last:.2f}; at t = {times[5]:.2f}: {score_line(found[5])}")
 
 # %% [markdown]
-# **What you should have seen.** The large picture can be read for three times as long, and the shift brings its curve back onto that of the small one. An
+# **What you should have seen.** The large picture can be read for more than three times as long, and the shift brings its curve back onto that of the small one. An
 # unshifted schedule at 256 px would spend most of its times on pictures whose layout is plain to see.
 #
 # ## 6. And noise augmentation?

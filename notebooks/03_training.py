@@ -51,7 +51,7 @@ from imagen_mini.weights import WEIGHTS
 
 begin()
 pipe = ImagenPipeline.from_pretrained("scenes")
-encoder, shipped = pipe.text_encoder, pipe.stages["base"]              # the encoder is frozen; `shipped` is a base stage after some three hours of training
+encoder, shipped = pipe.text_encoder, pipe.stages["base"]              # the encoder is frozen; `shipped` is a base stage after some eight hours on a CPU and three minutes on a GPU
 
 # %% [markdown]
 # ## 1. A corner of the world
@@ -121,9 +121,9 @@ as_jpeg(picture_table([list(pictures) for pictures in shown], [f"step {step}" fo
 print(f"after {looks[-1]} steps: {score_line(frames[-1])}")
 
 # %% [markdown]
-# **What you should have seen.** First a gray fog: the background is there before anything else. Then *several patches of several colours*. Between steps 100
-# and 150 the patches take the colour that the caption asks for, and some become one. What they lack is an outline, so the parser, which wants the shape as
-# well, is hardly ever content yet. Coarse comes before fine, as in the walk of notebook 00.
+# **What you should have seen.** First a gray fog: the background is there before anything else. Then *several patches of several colours*. Between steps 50
+# and 100 the patches take the colour that the caption asks for, and most become one. What they lack is an outline, so the parser, which wants the shape as
+# well, is content with a circle at best: that is what a blob comes nearest to. Coarse comes before fine, as in the walk of notebook 00.
 #
 # What would come next? This is the history of a base stage of the whole world, from its first minutes to its last (an older, larger network than the one
 # shipped today; the README tells its story). The frame is green where the parser reads the caption's scene.
@@ -162,7 +162,7 @@ print("first 25 steps / last 100 steps, by level of t:", ", ".join(f"{a / b:.0f}
 print(f"spread of single steps around their mean, last 100 steps: {100 * torch.tensor(losses[-100:]).std() / fmean(losses[-100:]):.0f} %")
 
 # %% [markdown]
-# The curve falls, ever more slowly, under a noise of its own that hides progress of a few per cent. And most of the fall is at little noise. To see why, take
+# The curve falls, ever more slowly, under a noise of its own: single steps scatter by a fifth, and even the mean of 21 steps goes back now and then. And most of the fall is at little noise. To see why, take
 # the weight away and hold the plain error of $\hat x_0$ against two others on the same unseen pictures: the *mean picture*, which is the best answer that
 # knows nothing of picture and caption, and the shipped stage.
 #
@@ -234,7 +234,7 @@ for name, weight in weights.items():
     print(f"{name:25} t below 0.1: {parts[:4].sum():4.0%}, t from 0.1 to 0.7: {parts[4:28].sum():4.0%}, t above 0.7: {parts[28:].sum():4.0%}")
 
 # %% [markdown]
-# **What you should have seen.** Plain SNR spends a third of the loss on the 40th of $t$ with the least noise, and next to nothing where layout and captions
+# **What you should have seen.** Plain SNR spends nearly a third of the loss on the 40th of $t$ with the least noise, and next to nothing where layout and captions
 # are decided. A cap (`min_snr`) takes off the peak, no more. `capped_v` leaves most of the loss with noise that nobody can see through. `balanced` is the
 # flattest of the four, by construction: it is about the inverse of the error that is left. That is a choice for *this* world and this schedule; other data
 # leave other errors, and some recipes measure them during training.
@@ -273,8 +273,9 @@ rows = [[drawn[kind][step][i] for step in middle for i in range(3)] for kind in 
 as_jpeg(picture_table(rows, ["latest weights", "average weights"], [f"step {step}" for step in middle for _ in range(3)], cell=96))
 
 # %% [markdown]
-# **What you should have seen.** At the high rate the average is ahead by some per cent, and its pictures lack the speckle of the latest weights, which are
-# those of one moment. It also lags behind: what was learnt in the last steps it knows only in part. By the end the rate has fallen to zero, the weights stand
+# **What you should have seen.** At the high rate the two take turns. Here the average is ahead by 5 to 12 per cent at steps 10, 25 and 150, and behind by
+# 1 to 3 at steps 50 and 100, where the network learns fast: what was learnt in the last steps the average knows only in part. But its pictures lack the
+# speckle of the latest weights, which are those of one moment. By the end the rate has fallen to zero, the weights stand
 # still, and the two are the same. An average and a falling rate are two ways to the same end, and shipped weights are averages.
 #
 # ## 6. Is my run healthy?
@@ -327,8 +328,9 @@ as_jpeg(picture_table([list(drawn["average"][100]), list(confused)], ["as it sho
 
 # %% [markdown]
 # **What you should have seen.** A rate that is far too high shows at once, and `train` stops by itself when a gradient is no longer a number, before the
-# weights are no numbers either. The other fault is the dangerous one: **its loss curve is that of the sound run**. The gradient is calm, the colours are
-# right *on average*, nothing is dead, and the pictures are of the same kind, only that they show any colour at all. Only the question that asks about
+# weights are no numbers either. The other fault is the dangerous one: **for nearly 90 steps its loss curve is as good as that of the sound
+# run**, at times better; only then does the sound one fall below it, and who has no sound run beside it does not see that. The gradient is calm, the colours
+# are right *on average*, nothing is dead, and the pictures are of the same kind, only that their colour has nothing to do with the caption. Only the question that asks about
 # captions finds it. (A sound run fails that question, too, while it is young: ask again later.)
 #
 # The first thing to run after every change of code is smaller still: `python -m train.overfit` learns eight pictures by heart in half a minute, and fails if

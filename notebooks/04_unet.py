@@ -160,7 +160,7 @@ for row in rows:
     print(f"{row:13}" + "".join(f"{str(getattr(stage.config.unet, row)):36}" for stage in (base, sr)))
 
 # %% [markdown]
-# The same class, about as many parameters, 16 times the pixels, and yet only about five times the work. What makes it cheap? Change one thing at a time and
+# The same class, a fifth fewer parameters, 16 times the pixels, and yet only about four times the work. What makes it cheap? Change one thing at a time and
 # count again. Beside our network stands Imagen's own super-resolution stage in this package's terms (preset `paper`, 467 million parameters): it is counted,
 # not built.
 #
@@ -248,8 +248,9 @@ for name, values in factors.items():
     print(f"{name:22} mean size of 1 + s: {size[:20].mean():5.1f} below log-SNR -9, {size[-28:].mean():5.1f} above 1")
 
 # %% [markdown]
-# **What you should have seen.** Hardly a channel stays as it is. Between log-SNR -5 and 0, where shapes begin to show, the blocks are turned up, most of all
-# those on the way up, which draw outlines: what they add then outweighs what passes by them.
+# **What you should have seen.** Hardly a channel stays as it is. From log-SNR -7 to 0, where shapes begin to show, the blocks on the way up, which draw
+# outlines, are turned up three times and more; the first block hardly changes there. And at log-SNR 1 all of them jump, to about twice the size. That is
+# probably the mark of this training: below 1 it also showed pictures that were still undecided or wrong, above it only true ones.
 #
 # ### Zero to begin with
 #

@@ -91,8 +91,8 @@ for category in ("one object", "misspellings", "rare words"):
     display(labelled_grid(list(pictures), [c.text for c in captions], columns=7, cell=96, frames=found))
 
 # %% [markdown]
-# **What you should have seen.** Plain words are drawn right nearly always. Rare words are right at times (over 30 captions: 40 %), misspelt ones rarely
-# (20 %): the frozen encoder has read both, but the U-Net was never shown what their vectors look like. Misspellings and rare words are categories of
+# **What you should have seen.** Plain words are drawn right nearly always. Rare words are right about every second time (over 30 captions: 47 %), misspelt ones
+# rarely (20 %): the frozen encoder has read both, but the U-Net was never shown what their vectors look like. Misspellings and rare words are categories of
 # DrawBench, too, the list of prompts on which Imagen was compared with others.
 #
 # ## 2. Padding changes nothing
@@ -245,8 +245,9 @@ matrix_sheet([[list(of[rare].values()) for rare in rows] for of in colors.values
 
 # %% [markdown]
 # **What you should have seen.** The frames mark what each word stands for. Trained, about half of all rare words have the right neighbour, several times as
-# many as with random weights, where it is a matter of luck. That is better than nothing and far from good: all colours are fairly near to every rare colour,
-# because what the model learnt best is *that a colour stands here*. It agrees with the pictures of section 1. How good the text encoder is limits how good
+# many as with random weights, where it is a matter of luck. That is better than nothing and far from good: most colours are fairly near to most rare ones,
+# because what the model learnt best is *that a colour stands here*. The share agrees with the pictures of section 1, though not word by word: "crimson" is
+# found here, and was drawn in purple there. How good the text encoder is limits how good
 # the pictures can be, which is one of Imagen's main findings: a larger text encoder helped more than a larger U-Net.
 #
 # ## 6. Nothing said
@@ -280,7 +281,7 @@ labelled_grid(list(pictures), labels, columns=8, cell=96)
 
 # %% [markdown]
 # **What you should have seen.** All tokens of the null text are one and the same vector, so attention reads the same from any number of them: nothing leaks.
-# And with nothing said the network draws *some* picture of its world: this or that number of things, of all shapes and colours, now and then one of two
+# And with nothing said the network draws *some* picture of its world: this or that number of things, of all shapes and colours, and often one of two
 # colours at once. It is what guidance leads away from.
 #
 # Other code encodes the empty prompt instead, or learns a vector. Either works; what does not is to train with one and to sample with another.

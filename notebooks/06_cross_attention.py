@@ -33,7 +33,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.attention import Control, attention_probs
 from imagen_mini.attention_maps import AttentionMaps, chance_overlap, overlap
 from imagen_mini.benchmark import benchmark
-from imagen_mini.charts import STYLES, figure
+from imagen_mini.charts import figure, style
 from imagen_mini.exercises import nb06
 from imagen_mini.figures.attention_maps import Catch, Columns, exchanged, find, find_lines, find_sheet, heat_over, names_of, silenced, with_words
 from imagen_mini.lesson import begin, score_line, source, verdicts
@@ -109,7 +109,8 @@ as_jpeg(picture_table(rows, [f"{site.name[:-6]}, {site.size} x {site.size}" for 
 # %% [markdown]
 # Each map has its own scale: bright is where *this* piece gets most. Look down a column. The maps of the colours lie on their things in the layers of the
 # finest grid, `down0` and above all `up0`. Those of the shapes lie on or around things in `down1`. On the 8 x 8 grids a thing is a place or two, and one sees
-# little. Other maps are bright all round the things, on the ground, or on one side of the picture. Section 5 counts what here is only seen.
+# little; four layers there, those with `block` in their names, are bright all over: each place gives all tokens the same share, or nearly, and what such a
+# layer hands on is the mean of all words. Other maps are bright all round the things, on the ground, or on one side of the picture. Section 5 counts what here is only seen.
 #
 # ## 3. And which head?
 #
@@ -148,7 +149,7 @@ source(overlap)
 # **Predict:** the walk goes from pure noise to the picture. Are the maps there from the first step on, or do they follow the picture?
 
 # %%
-times = [maps.times[i] for i in (0, 2, 4, 6, 8, 10, 12, 15, 19)]
+times = [maps.times[i] for i in (0, 3, 6, 9, 12, 15, 19, 24, 31)]
 rows, row_names = [[estimates[t] for t in times]], ["suspected picture"]
 for word, name in [*shown, (None, "up0.cross")]:
     heats = [maps.of_word(word, site=name, times=[t]) if word else maps.of_tokens([len(names) - 1], site=name, times=[t]) for t in times]
@@ -174,9 +175,10 @@ find_sheet(report)
 
 # %% [markdown]
 # **What you should have seen.** Words of colour find their things best, on the fine grid: near 90 % at the end on `up0`, where a map that knows nothing has 3
-# %, and 51 % in the mean over all steps (README, 60 pictures; here it may be few points more or less). Words of shape find them on `down1`, up to about 50 %.
-# Words of size find theirs in the middle, on the coarse grid, and late. Many layers are at the level of chance: their attention to this word serves something
-# else, or nothing. So a claim like "the network looks at the word here" needs the layer, the step and a number.
+# %, and 53 % in the mean over all steps (README, 60 pictures; here it may be few points more or less). Words of shape find them on `down1`, up to about 60 %.
+# Words of size find theirs on the coarse grid, on the way down, in the middle and on the way up alike, and only from the middle of the walk on. Many layers are
+# at the level of chance: their attention to this word serves something else, or nothing. (The 8 % of `mid.block0` and `mid.block1`, the same for all words,
+# are no finding: of a map that is even everywhere, the highest places are just any.) So a claim like "the network looks at the word here" needs the layer, the step and a number.
 #
 # ## 6. Where attention goes that has nothing to say
 #
@@ -184,9 +186,9 @@ find_sheet(report)
 
 # %%
 sheet, (panel,) = figure(["attention that the end token </s> gets"], "t   (1 is noise)")
-for site, style in zip(maps.sites, STYLES):
+for i, site in enumerate(maps.sites):
     of_end = [maps.shares(site=site.name, times=[t])[-1].item() for t in maps.times]
-    panel.plot(maps.times, of_end, label=f"{site.name[:-6]}, {site.size} x {site.size}", **style | {"markersize": 3})
+    panel.plot(maps.times, of_end, label=f"{site.name[:-6]}, {site.size} x {site.size}", **style(i) | {"markersize": 3})
 panel.axhline(1 / len(names), color="#777777", linestyle=":", label="its even share")
 panel.set_ylabel("share of all attention")
 panel.set_ylim(0, 1)
@@ -201,7 +203,7 @@ print("on up0, each token:", ", ".join(f"{name} {share:.0%}" for name, share in 
 sheet
 
 # %% [markdown]
-# **What you should have seen.** On the finest grid the end token gets far more than its even share, and gets it on the ground: it is the *sink* for places
+# **What you should have seen.** On the finest grid the end token gets far more than its even share, and on `up0` gets it on the ground: it is the *sink* for places
 # that no word speaks of. CLIP puts a token at the beginning, too, which can serve as the sink; T5 has only this one. It is no waste, either: the end token
 # has a value like all others. Mind it in edits: what is taken from a word must go somewhere.
 #
@@ -223,7 +225,7 @@ source(Columns)
 # - **exchange the colours in held maps**: the maps are not those of this walk, but those written down while the untouched picture was drawn.
 #
 # Exchanging two columns of `probs` is exactly the same as exchanging the two values: (probs S) v = probs (S v). So this is about what is *said*, not about
-# what is looked at.
+# what is looked at. All pictures are drawn without fresh noise, so that nothing but this differs.
 #
 # **Predict:** what colour will a thing have whose word is silent? And which of the exchanges will work?
 
@@ -264,13 +266,14 @@ as_jpeg(picture_table([list(pictures[:8]) for pictures in drawn.values()], list(
 # %% [markdown]
 # **What you should have seen.**
 #
-# - A thing whose colour word is silent takes a colour all the same, mostly that of the *other* thing, and at times its shape with it: it listens to what is
-#   left.
+# - A thing whose colour word is silent takes a colour all the same: in 4 of 10 that of the *other* thing, else a mixture, a third colour, or now and then its
+#   own. It listens to what is left.
 # - Without its shape word a thing keeps its shape or takes some other: the words beside it know something of it, too.
-# - Exchanging the shapes gives the picture of the other caption, mostly.
-# - Exchanging the colours does not: things come out in mixtures of both. Why? The maps of colours **follow the picture** (section 5: late in the walk they
+# - Exchanging the shapes gives the picture of the other caption in 4 of 10. In most of the others the two things change places, colours and all: after the
+#   U-Net's text layers the vector of a shape word knows where its thing lies and what colour it has (notebook 05, section 4), and all of that goes with it.
+# - Exchanging the colours rarely does (2 of 10): most things come out in mixtures of both. Why? The maps of colours **follow the picture** (section 5: late in the walk they
 #   lie on whatever has the colour). As soon as the circle turns blue, its places look at "blue", which the exchange makes say "red". The walk fights itself.
-# - With held maps this loop is cut, and the exchange works nearly always.
+# - With held maps this loop is cut, and the exchange works in all 10.
 #
 # So maps say *where* and values say *what*, and maps are no fixed layout but one half of a loop with the picture. Whoever wants to change what is said and
 # keep where, must hold the maps. That is Prompt-to-Prompt, notebook 11.
@@ -296,18 +299,21 @@ nb06.check(attention)
 answered = nb06.check(attention).right
 own_attention = attention if answered else lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 text, catch = pipe.text_encoder(caption), Catch()
-step = maps.times[15]
-x_t = randn([seed], (3, 64, 64), "base", "x_T")
-denoise = base.denoiser(text, control_at=lambda t: catch if t == step else None)
+moment = maps.times[15]
+x_T = randn([seed], (3, 64, 64), "base", "x_T")
+denoise = base.denoiser(text, control_at=lambda t: catch if t == moment else None)
 with torch.no_grad():
-    for state in sample(denoise, x_t, base.times(), base.log_snr_of, base.config.sampler):
+    for state in sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler,
+                        lambda step: randn([seed], (3, 64, 64), "base", "step", step), eta=base.config.eta):        # the pipeline's noise, so its walk
         if catch.caught:                               # the step that we waited for
             break
 q, k, _ = catch.caught["up0.cross"]
 unit = torch.eye(k.shape[2]).expand(1, k.shape[1], -1, -1)
 columns = own_attention(q, k, unit, text.mask[:, None, None, :])[0].mean(0)                  # [places, words], the mean over heads
 print("by", "your attention" if answered else "PyTorch's kernel (exercise open)")
-print(f"largest difference from what was recorded: {(columns - maps.probs(site='up0.cross', times=[step])[0]).abs().max():.0e}")
+far = (columns - maps.probs(site="up0.cross", times=[moment])[0]).abs().max()
+print(f"largest difference from what was recorded: {far:.0e}")
+assert far < 1e-3, "this is not the walk that was recorded"
 as_jpeg(picture_table([[heat_over(state.x_0_hat[0], column.view(32, 32)) for column in columns.T]], ["up0, step 15"], names, cell=88))
 
 # %% [markdown]

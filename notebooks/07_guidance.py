@@ -78,9 +78,9 @@ with torch.no_grad():
 difference = [c - u for c, u in zip(cond, uncond)]
 guided = [classifier_free_guidance(c, u, 2.0) for c, u in zip(cond, uncond)]
 
-shown = [0, 3, 6, 8, 10, 14, 19]
+shown = [0, 4, 8, 12, 16, 20, 31]
 rows = [[x[i][0].clamp(-1, 1) for i in shown] for x in (uncond, cond, difference, guided)]
-rows.insert(0, [noisy[i][0].clamp(-1, 1) if i in (0, 14, 19) else None for i in shown])
+rows.insert(0, [noisy[i][0].clamp(-1, 1) if i in (0, 16, 31) else None for i in shown])
 picture_table(rows, ["x_t", "without caption", "with caption", "their difference (gray is 0)", "guided, w = 2"],
               [f"step {i}\nt {times[i]:.2f}" for i in shown], cell=96)
 
@@ -96,7 +96,7 @@ print(f"the difference is largest at step {size.index(max(size))} ({max(size):.2
 sheet
 
 # %% [markdown]
-# **What you should have seen.** At first there is nothing but the caption to go by: the difference is a reddish upper and a bluish lower half, weak, because
+# **What you should have seen.** ($x_t$ is shown three times only.) At first there is nothing but the caption to go by: the difference is a reddish upper and a bluish lower half, weak, because
 # both answers are near the mean of all pictures. It grows while things find their places, and is then confined to the things: their colours, their outlines.
 # At the end it is nearly nothing: by then the noisy picture itself says what it shows, and the caption adds no news. Guidance is strong only while there is
 # something to decide, and then stops by itself.
@@ -117,7 +117,7 @@ picture_table([[pictures[i] for pictures in by_scale] for i in range(len(prompts
 
 # %% [markdown]
 # At $w = 0$ the caption is not read: the first column shows pictures of the world, but not these. From $w = 1$ on, the same noise keeps its layout more or
-# less while $w$ grows, until at some weight something flips: a thing too many, another background. At the largest weights colours leave the world's and
+# less while $w$ grows, until at some weight something flips: a small thing is large, a thing lies elsewhere, the background is another. At the largest weights colours leave the world's and
 # outlines break up. (Thresholding, the remedy for values out of range, is switched off here: it is notebook 08.)
 #
 # ## 3. How much is best?
@@ -156,7 +156,7 @@ source(make_denoiser)
 # ## 4. What guidance costs: diversity
 #
 # The caption says nothing of sizes, of the background, or of where exactly the two things lie. A good model would draw all of that at random. Each panel
-# shows the places of all things in 24 pictures, from the same 24 seeds; small marks are small things.
+# shows the places of all things in those of 24 pictures that are right, from the same 24 seeds; small marks are small things.
 #
 # **Predict:** what becomes of the clouds when $w$ grows?
 

@@ -82,7 +82,7 @@ sheet
 
 # %% [markdown]
 # **What you should have seen.** Without guidance the estimate begins as a narrow heap around gray, and opens to the colours of these scenes (the spikes are
-# their backgrounds); all stays in range. At $w = 8$ the heap is wide from the start, and by the middle of the walk, where the caption says most, values are
+# their backgrounds); nearly all stays in range. At $w = 8$ the heap is wide from the start, and by the middle of the walk, where the caption says most, values are
 # two or three times too large. At the end the caption has no more to say, and most come back.
 #
 # ## 2. Two ways back
@@ -129,7 +129,7 @@ print(f"A: {captions[0]}\nB: {captions[1]}")
 picture_table(rows, THRESHOLDS, [f"{name}: w = {w:g}" for name in "AB" for w in scales], cell=96, frames=frames)
 
 # %% [markdown]
-# Now with numbers: 16 captions (single things, relations, bindings, counts) at each weight, in each way. Dotted is what true pictures of the same captions
+# Now with numbers: 16 captions (single things, relations, bindings, counts) at each weight, in each way, and 12 steps instead of 32, to save time. Dotted is what true pictures of the same captions
 # have.
 #
 # **Predict:** the order of the three lines in the first panel.
@@ -147,10 +147,12 @@ sheet.legend(loc="outside lower center", ncols=4, frameon=False)
 sheet
 
 # %% [markdown]
-# **What you should have seen.** In the score, nothing: the three lines lie within one another's intervals, and all fall. In this world *no* way of
+# **What you should have seen.** In the score, little: all three lines fall. At $w = 5$ clipping is ahead (8 of 16; dividing has 4, none 2), which 16 captions can
+# hardly tell; at $w = 10$ hardly a picture is right in any way. In this world *no* way of
 # thresholding rescues a large weight. The other panels tell them apart. Dynamic thresholding takes the values off the rim, as it is meant to, the white and
 # black of true backgrounds included, and it takes all the rest along: the mean of $|x|$ falls far below that of true pictures, which is to say that pictures
-# turn gray. At small weights it makes little difference, and that is where one should be.
+# turn gray. At $w = 2$ it costs no right picture, though even there it takes nearly all values off the rim, and may draw another picture. Small weights are
+# where one should be.
 #
 # ## 4. Why gray?
 #
@@ -169,7 +171,7 @@ picture_table([pictures], ["one estimate"], ["x_0_hat, clipped to be shown", "th
 
 # %% [markdown]
 # **What you should have seen.** A few pixels of the things decide for all: their colours are what the caption is about, so it is there that guidance pushes
-# hardest. The background, which was right, pays for it: black has become gray. And the sampler steps towards the gray one, over and over.
+# hardest. The background, which clipping alone would have left white, pays for it: it has become gray. And the sampler steps towards the gray one, over and over.
 #
 # In a photograph it is another story. There, a large weight drives large parts of the picture beyond the range. Clipping makes of these one flat patch of
 # pure colour, and the next step starts from that; dividing keeps the differences within them, and in a photograph the differences are the picture. Imagen's

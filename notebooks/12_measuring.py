@@ -60,7 +60,7 @@ for title, categories in (("of the kind that training has", CATEGORIES), ("held 
 # Draw every caption once, read the picture, compare. An answer is right only if the *whole* picture is as described: the right things, no others, each attribute, each relation.
 # We take five categories, ten captions each, and only the base stage, whose 64 pixels show all but textures.
 #
-# **Predict:** which of these will be nearly perfect, and which nearly hopeless?
+# **Predict:** which of these will be nearly perfect, and which will fail most often?
 
 # %%
 chosen = ["one object", "positional", "counting", "binding", "negation"]
@@ -75,17 +75,17 @@ for category, row in rows.items():
 
 # %% [markdown]
 # With these weights one thing, and two things in a relation, are drawn nearly always; "no" is not understood: the thing that should be absent is often drawn. That much ten
-# pictures can tell. They cannot tell whether counting is better than binding: look how far the intervals overlap. The README has all categories, with thirty captions each.
+# pictures can tell. They cannot tell whether relations (9 of 10) are harder than counts (10 of 10): look how far the intervals overlap. The README has all categories, with thirty captions each.
 #
 # ## 3. Why an interval?
 #
-# We have seen $k$ of $n$ right. What we want is the share $p$ that would be right of *all* captions of the kind. Take fifty captions of one category, and pretend that five people
+# We have seen $k$ of $n$ right. What we want is the share $p$ that would be right of *all* captions of the kind. Take fifty captions of "negation", and pretend that five people
 # measured the same model, each with ten.
 #
 # **Predict:** how far apart will the five results lie?
 
 # %%
-results_50 = [r for r in results if r.category == "binding"] + list(evaluate(draw, benchmark(50, categories=["binding"])[10:]))
+results_50 = [r for r in results if r.category == "negation"] + list(evaluate(draw, benchmark(50, categories=["negation"])[10:]))
 groups = [(sum(r.right for r in results_50[i:i + 10]), 10) for i in range(0, 50, 10)]
 draw_groups(groups, {"Wilson's interval": wilson_interval, "the naive interval": naive_interval})
 
@@ -94,7 +94,7 @@ print("right in each group of ten:", ", ".join(str(k) for k, _ in groups))
 print("all:", score_line([r.right for r in results_50]))
 
 # %% [markdown]
-# One model, one kind of captions, and still results that differ by 20 percent or more are nothing unusual: with $n = 10$ the deviation is $\sqrt{p(1-p)/n}$, up to 16 percent. Somebody
+# One model, one kind of captions, and still results from 3 to 6 of ten: with so few, 20 percent more or less are nothing unusual. The deviation is $\sqrt{p(1-p)/n}$, with $n = 10$ up to 16 percent. Somebody
 # who shows only the best group has "improved" the model.
 #
 # An interval says so honestly. The **naive** one is $\hat p \pm 1.96 \sqrt{\hat p (1 - \hat p)/n}$ with $\hat p = k/n$. Its mistake: it takes the deviation at the share that was *seen*. With 10 of 10
@@ -133,7 +133,7 @@ for name, interval in {"Wilson": wilson_interval, "naive": naive_interval}.items
 #
 # A score says how often, not at what. So each wrong picture is put into one of a few kinds; the first that applies counts.
 #
-# **Predict:** a caption of "binding" names two things and their colours. Which kind of error will be the most frequent there?
+# **Predict:** a caption of "negation" names a thing, and one that should not be there. Which kind of error will be the most frequent?
 
 # %%
 source(kind_of_error)
@@ -141,21 +141,18 @@ source(kind_of_error)
 # %%
 for category, kinds in error_table([*results, *results_50[10:]]).items():
     print(f"{category:12}", ", ".join(f"{n} {kind}" for kind, n in kinds.items()))
-read_wrong = [r.reading.scene.objects for r in results_50 if not r.right and r.reading.scene]
-twice = [objects for objects in read_wrong if len(objects) == 2 and len({(o.shape, o.color) for o in objects}) == 1]
-print(f"binding: of {len(read_wrong)} wrong pictures that can be read, {len(twice)} show one thing twice")
 gallery([*results, *results_50[10:]], right=0, wrong=4, columns=4, cell=128)
 
 # %% [markdown]
-# With these weights little goes wrong with two things. What is called *shape* is so because that is what `kind_of_error` asks first; look closer: then one of the two is often drawn twice, and the other is missing. That two colours change
-# places, which is what "binding" makes one think of, hardly occurs. And where a caption says "no", the thing is there all the same: *too many*. The name of a category is a guess at a cause; count, and then look.
+# Where a caption says "no", the thing is there all the same, mostly beside the other one: *too many*. What is called *shape* is so because that is what `kind_of_error` asks first; look closer: it is the same mistake, only that the thing which
+# should be absent is there alone. And in the one relation that is wrong, the ring does lie to the left, but further below than to the left, and the larger of the two counts. The name of an error is a guess at a cause; count, and then look.
 #
 # ## 5. Judge the judge, by eye
 #
-# Here are fifteen of the pictures, with their captions, in random order. **Judge first:** write down the numbers of those that do *not* show exactly what is said.
+# Here are fifteen of the pictures, with their captions, in random order; at least four of them are wrong. **Judge first:** write down the numbers of those that do *not* show exactly what is said.
 
 # %%
-audited = mixed([*results, *results_50[10:]], 15)
+audited = mixed([*results, *results_50[10:]], 15, wrong=4)
 audit_sheet(audited, judged=False, columns=5, cell=128)
 
 # %%
@@ -169,7 +166,7 @@ print("you disagree on:", sorted(set(wrong_by_eye) ^ set(wrong_by_parser)) if wr
 
 # %% [markdown]
 # Where you disagree, look again, with what the parser saw. It is strict: a thing that is only nearly a star is *unreadable*, and counts as wrong. That costs the model a picture, but deceives nobody. In one way it is lenient: a
-# thing has the colour that most of its inside has, so a square with one corner in another colour may pass. Is there one on your sheet?
+# thing has the colour that most of its inside has, so a square with one corner in another colour may pass. On this sheet there is none: none is unreadable, and what is wrong is plain to see.
 #
 # Worse would be to read another scene with confidence. How often does that happen when pictures get worse? Render true scenes, spoil them, and read again.
 #
@@ -244,7 +241,7 @@ print(f"difference {difference:+.0%}, 95 % interval {low:+.0%} to {high:+.0%}:",
 print(f"picture by picture: {sum(a and not b for a, b in zip(off, on))} only right at w = 1, {sum(b and not a for a, b in zip(off, on))} only at w = {w:g}")
 
 # %% [markdown]
-# Around the difference lie some 15 to 20 percent on either side, so fifty pictures show only large differences. To show 5 percent takes about a thousand. As captions and seeds are shared, the last line says more: only the pictures
+# Around the difference lie almost 20 percent on either side, so fifty pictures show only large differences. To show 5 percent takes some 800 pictures for each setting, where half is right. As captions and seeds are shared, the last line says more: only the pictures
 # on which the two *differ* can decide. And beware of many comparisons: of twenty settings that are all alike, one will look better "with 95 %".
 #
 # ## 8. A measure without captions: the Fréchet distance

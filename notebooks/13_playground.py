@@ -50,8 +50,8 @@ last_of = lambda walk: list(walk)[-1].x_0_hat.clamp(-1, 1)
 # %% [markdown]
 # ## 1. SDEdit: from a drawing
 #
-# Draw something badly. Put noise on it, up to a time $t$: $x_t = \alpha_t\, x_{drawing} + \sigma_t\, \epsilon$. Noise drowns what is fine before what is coarse, so the wobbly edges are gone and the layout is still there. Then walk from $t$ to 0
-# as always. The smaller $t$, the more *faithful* to the drawing; the larger, the more like a picture of the caption.
+# Draw something badly. Put noise on it, up to a time $t$: $x_t = \alpha_t\, x_{drawing} + \sigma_t\, \epsilon$. Noise drowns what is fine before what is coarse, so the wobbly edges are gone and the layout is still there. Then walk from $t$ to 0,
+# here without fresh noise. The smaller $t$, the more *faithful* to the drawing; the larger, the more like a picture of the caption.
 
 # %%
 source(sdedit)
@@ -94,9 +94,9 @@ distance.legend(frameon=False, loc="lower right", fontsize=8)
 sheet
 
 # %% [markdown]
-# The matching caption needs hardly any noise: a hundredth of the way, and the blobs are proper things on one of the four backgrounds of this world. Up to $t = 0.5$ and beyond they stay near where they were drawn; at $t = 1$ they are
-# anywhere. That is SDEdit's bargain: between the two lies a broad range of $t$ that is realistic *and* faithful. The contradicting caption has to fight for it: at $t = 0.1$ its colours run over the drawing's shapes, at $t = 0.3$ its
-# shapes appear in the drawing's places, and only from about $t = 0.5$ on, where the layout drowns, it mostly gets all it wants. Coarse things are drowned last, so they are kept longest.
+# The matching caption needs hardly any noise: a hundredth of the way, and the blobs are proper things; at a tenth they stand on one of the four backgrounds of this world. Up to $t = 0.5$ and beyond they stay near where they were drawn; at $t = 1$ they are
+# anywhere. That is SDEdit's bargain: between the two lies a broad range of $t$ that is realistic *and* faithful. The contradicting caption has to fight for it: at $t = 0.01$ its colours run over the drawing's shapes, at $t = 0.1$
+# and 0.3 its shapes stand in the drawing's places, side by side; at $t = 0.5$, where the layout drowns, half of the pictures show all that it says, and from 0.85 on nearly all. Coarse things are drowned last, so they are kept longest.
 #
 # The distance jumps up at once, with hardly any noise: the gray paper and the dark outline are not of this world, and go first.
 #
@@ -153,8 +153,8 @@ for r, pictures in repainted.items():
 judged_rows([("known", "", (mask * known).expand(n, -1, -1, -1)), *((f"{r} round{'s' * (r > 1)} a step", one_star, p) for r, p in repainted.items())])
 
 # %% [markdown]
-# With one round many pictures have the known half *and* a whole star beside it: the model has decided early, in the noise, where its star is, and that decision does not move. With more rounds it moves over and completes the
-# half. Each round costs a walk. The same shows in the test of `repaint` with two correlated numbers, where the truth is known: the second, given the first, has the right mean only with many rounds.
+# With one round half of the pictures have the known half *and* a whole star beside it: the model has decided early, in the noise, where its star is, and that decision does not move. With three rounds it mostly moves over and
+# completes the half, though not in all (in picture 5 a star stands beside it only now). Each round costs a walk. The same shows in the test of `repaint` with two correlated numbers, where the truth is known: the second, given the first, has the right mean only with many rounds.
 #
 # **Try:** a mask that hides the middle. A cut further to the left, so that little of the star is seen. A caption that contradicts the known part.
 #
@@ -173,7 +173,7 @@ source(anagram)
 # First two captions that are both true of one picture: upright *above*, after a quarter turn *to the left of*. Then a photographic negative: in this world's palette the negative of red is nearly cyan, and that of
 # yellow nearly blue, so a picture can be proper both ways.
 #
-# **Predict:** what happens to the size of things, and to the background, of which the captions do not speak?
+# **Predict:** what happens to the size of things, and, in the first pair, to the background, of which the captions do not speak?
 
 # %%
 pairs = [("quarter turn", "a red circle above a blue square", "a red circle to the left of a blue square"),
@@ -238,7 +238,8 @@ print("control, true crosses from afar:", dict(shapes_read(blur(crosses, 2))))
 judged_rows([row for sigma, p in hybrids.items() for row in ((f"near, sigma {sigma}", near, p), ("from afar", far, blur(p, 2)))], cell=64)
 
 # %% [markdown]
-# With a small `sigma` the circle's caption draws everything, with a large one the cross's does. In between lies a narrow band in which both are there: a cross with a pale disc around it. True crosses stay crosses from afar, so it is not the blur
+# With a small `sigma` the parser reads the circle, near and from afar; look closely, and a cross is drawn on the disc. With a large one the cross is left, with hardly a trace of the disc. In between both are there, a cross with a pale
+# disc around it, and the parser reads neither. True crosses stay crosses from afar, so it is not the blur
 # that makes the circle. It works in few pictures, if in any: the world is flat, and each network pulls its estimate towards a clean picture of its own caption. With photographs, where there is always some texture to hide things in, the paper's hybrids are far better.
 #
 # Other parts work as well. Brightness from one caption, colour from another:
@@ -254,7 +255,8 @@ gray = pictures.mean(1, keepdim=True).expand(-1, 3, -1, -1)
 judged_rows([(f"wanted: {mixture}", mixture, pictures), ("its brightness", "", gray)])
 
 # %% [markdown]
-# **What you should have seen.** Colours come from one caption, shapes mostly from the brightness of the other, where the two agree about places. Where they do not, there are ghosts.
+# **What you should have seen.** Colours come from one caption, shapes mostly from the brightness of the other. But the first one's shapes show through as ghosts: the ring's hole in the circle, the cross in the square. On gray there is hardly any brightness to
+# tell shapes by, and there the colours' caption draws them, too. One picture of six passes.
 #
 # All four games were a few lines around a denoiser that knew nothing of them. That is the lesson: a diffusion model is not a machine that makes pictures, but one that says what is likely. What to make of it is up to the one who asks.
 #

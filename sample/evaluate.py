@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("report.json"), help="the report; its picture is written beside it")
     parser.add_argument("--picture", type=Path, help="the picture (default: beside the report)")
     parser.add_argument("--n", type=int, default=30, help="captions per category (default: 30)")
-    parser.add_argument("--edits", type=int, default=50, help="edits of each of five kinds (default: 50); 0 leaves them out")
+    parser.add_argument("--edits", type=int, default=30, help="edits of each of five kinds (default: 30); 0 leaves them out")
     parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")
     parser.add_argument("--categories", nargs="*", choices=(*CATEGORIES, *HELD_OUT_CATEGORIES), help="only these (default: all)")
     parser.add_argument("--batch", type=int, default=16)

@@ -170,10 +170,13 @@ def network(gain, own=0.1, right=50, n=60, noise=0.1):
 
 
 @pytest.mark.parametrize("worse, better, outcome", [(network(0.01), network(0.02), HOLDS), (network(0.02), network(0.01), FAILS), (network(0.02), network(0.021), UNCLEAR),
-                                                    (network(0.01), network(0.02, right=5), UNCLEAR), (network(0.0005), network(0.001), UNCLEAR)],
-                         ids=["more", "less", "within the margin", "the score says the opposite", "nothing learnt"])
-def test_text_gains_decide_beyond_a_margin(worse, better, outcome):
-    assert trained.compare_gains({"networks": {"pooled-only": worse, "reference": better}}, variants.POOLED, variants.REFERENCE).outcome == outcome
+                                                    (network(0.01), network(0.02, right=5), UNCLEAR), (network(0.0005), network(0.001), UNCLEAR),
+                                                    (network(0.02, right=10), network(0.0201), HOLDS), (network(0.02), network(0.0199, right=10), FAILS),
+                                                    (network(0.02, right=40), network(0.0201), UNCLEAR), (network(0.02, right=10), network(0.019, noise=0.01), UNCLEAR)],
+                         ids=["more", "less", "within the margin", "the score says the opposite", "nothing learnt", "more right", "fewer right",
+                              "hardly more right", "the gain says the opposite"])
+def test_text_gains_and_scores_decide_beyond_a_margin(worse, better, outcome):
+    assert trained.compare_networks({"networks": {"pooled-only": worse, "reference": better}}, variants.POOLED, variants.REFERENCE).outcome == outcome
 
 
 @pytest.mark.parametrize("seconds, error, outcome", [(0.8, 0.1, HOLDS), (0.8, 0.09, HOLDS), (0.8, 0.12, FAILS), (1.2, 0.1, FAILS), (1.0, 0.1, FAILS)])

@@ -93,6 +93,14 @@ def test_mixed_results_are_some_of_them_in_another_order():
     assert len({id(r) for r in some}) == 12 and {id(r) for r in some} <= {id(r) for r in results} and [id(r) for r in some] != [id(r) for r in results[:12]]
 
 
+def test_mixed_results_hold_as_many_mistakes_as_are_asked_for():
+    results = results_of(every=5)
+    mistakes = [r for r in results if not r.right]
+    for wrong in (2, len(mistakes) + 3):
+        some = mixed(results, 12, wrong=wrong)
+        assert len({id(r) for r in some}) == 12 and sum(not r.right for r in some) >= min(wrong, len(mistakes))
+
+
 def test_charts_show_the_numbers_they_are_given():
     rows = table(results_of(every=5))
     panel, = draw_shares(rows).axes

@@ -147,13 +147,13 @@ def find_lines(report: dict) -> str:
 
 def find_sheet(report: dict):
     """The report of `find` as a chart: overlap against time, a panel for each role of words, a line for each layer. A matplotlib Figure."""
-    from ..charts import STYLES, figure, percent_axis
+    from ..charts import figure, percent_axis, style
 
     sheet, panels = figure([f"words of {role}" for role in report["overlap"]], "t   (1 is noise)")
     for panel, layers in zip(panels, report["overlap"].values()):
         for i, (name, steps) in enumerate(layers.items()):
             size = report["layers"][name]
-            panel.plot(report["times"], steps, **STYLES[i % len(STYLES)] | {"markersize": 3}, label=f"{name}, {size} x {size}")
+            panel.plot(report["times"], steps, **style(i) | {"markersize": 3}, label=f"{name}, {size} x {size}")
         panel.axhline(max(report["chance"].values()), color="#777777", linestyle=":", label="a map that knows nothing")
         panel.invert_xaxis()
         percent_axis(panel)

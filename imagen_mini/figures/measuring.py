@@ -46,9 +46,13 @@ def audit_sheet(results: Sequence[Result], judged: bool = True, columns: int = 1
     return in_few_colors(labelled_grid([r.image for r in results], labels, columns=columns, cell=cell, frames=[r.right for r in results] if judged else None))
 
 
-def mixed(results: Sequence[Result], n: int, seed: int = 0) -> list[Result]:
-    """`n` of the results, in random order: so that a reader does not know what comes."""
-    return random.Random(seed).sample(list(results), n)
+def mixed(results: Sequence[Result], n: int, wrong: int = 0, seed: int = 0) -> list[Result]:
+    """`n` of the results in random order, so that a reader does not know what comes; `wrong` of them at least, if there are so many, are wrong ones."""
+    rng = random.Random(seed)
+    mistakes = [r for r in results if not r.right]
+    chosen = rng.sample(mistakes, min(wrong, len(mistakes)))
+    rest = [r for r in results if not any(r is c for c in chosen)]
+    return rng.sample(chosen + rng.sample(rest, n - len(chosen)), n)
 
 
 # ---------------------------------------------------------------- controls: what is known beforehand
