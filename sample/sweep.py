@@ -2,7 +2,8 @@
 
     python -m sample.sweep --out outputs/sweeps
 
-samplers.png     how many pictures are right, against the number of network calls, for each sampler
+samplers.png     how many pictures are right, against the number of network calls, for each sampler without fresh noise where it can do without,
+                 and for the stage's own, if it adds some
 thresholds.png   how many are right, and how saturated they are, against the guidance scale w, for each way of thresholding
 sweeps.json      the numbers of both, with 95 % intervals
 
@@ -17,7 +18,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -74,6 +75,12 @@ def measurer(pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Capt
     return measure
 
 
+def plans_of(own: Sampling, samplers: Sequence[str]) -> dict[str, Sampling]:
+    """A plan for each line of the first figure: every sampler without the fresh noise that it could do without, and the stage's own way with it."""
+    plans = {sampler: replace(own, sampler=sampler, eta=0.0) for sampler in samplers}
+    return plans | ({f"{own.sampler}, eta {own.eta:g}": own} if own.eta > 0 and own.sampler in samplers else {})
+
+
 # ---------------------------------------------------------------- figures
 
 def draw_samplers(report: dict) -> Figure:
@@ -127,10 +134,11 @@ def main(arguments: list[str] | None = None) -> None:
     truth = render([scene_of(caption.description, random.Random(caption.text)) for _, _, caption in prompts], stage.config.unet.image_size)
     report = {"pipeline": args.pipeline, "stage": name, "n": args.n, "benchmark_seed": args.seed, "categories": categories, "defaults": asdict(own),
               "true_pictures": saturation(truth), "samplers": {}, "thresholds": {}}
-    with tqdm(total=len(prompts) * (len(args.samplers) * len(steps) + len(args.thresholds) * len(scales)), desc="pictures") as bar:
+    plans = plans_of(own, args.samplers)
+    with tqdm(total=len(prompts) * (len(plans) * len(steps) + len(args.thresholds) * len(scales)), desc="pictures") as bar:
         measure = measurer(pipe, name, prompts, args.batch, bar)
-        for sampler in args.samplers:
-            report["samplers"][sampler] = [{"steps": n, **measure(replace(own, sampler=sampler, num_inference_steps=n))} for n in steps]
+        for line, plan in plans.items():
+            report["samplers"][line] = [{"steps": n, **measure(replace(plan, num_inference_steps=n))} for n in steps]
         for threshold in args.thresholds:
             report["thresholds"][threshold] = [{"w": w, **measure(replace(own, threshold=threshold, guidance_scale=w))} for w in scales]
     report["seconds"] = round(time.perf_counter() - start, 1)
@@ -140,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
     (args.out / "sweeps.json").write_text(json.dumps(report, indent=1) + "\n")
     for kind, key in (("samplers", "calls"), ("thresholds", "w")):
         for line, rows in report[kind].items():
-            print(f"{line:9}" + ", ".join(f"{key} {row[key]:g}: {row['all']['accuracy']:.0%}" for row in rows))
+            print(f"{line:16} " + ", ".join(f"{key} {row[key]:g}: {row['all']['accuracy']:.0%}" for row in rows))
     print(f"{report['seconds']:.0f} s; {args.out}/samplers.png, thresholds.png, sweeps.json")
 
 
