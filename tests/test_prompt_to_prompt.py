@@ -119,7 +119,7 @@ def test_with_an_empty_window_source_and_target_are_drawn_as_without_an_edit(tin
     assert all(torch.equal(edited[name], plain[name]) for name in plain)
 
 
-@pytest.mark.parametrize("edit", [Replace(1.0, 0.0, source_steps=0.0), Replace(0.0, 1.0, source_steps=0.0), Replace()], ids=["cross", "self", "both"])
+@pytest.mark.parametrize("edit", [Replace(1.0, 0.0, source_steps=0.0), Replace(0.0, 1.0, source_steps=0.0), Replace(source_steps=0.8)], ids=["cross", "self", "both"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_the_edit_changes_the_target_and_leaves_the_source(tiny_pipe, edit, guidance_scale):
     options = {"guidance_scale": guidance_scale, "seed": 1, "stages": ("base",), "num_inference_steps": 8} | QUIET
@@ -382,7 +382,7 @@ def test_pictures_are_blended_in_the_window_alone(blended, t, blends):
 def test_blended_pictures_are_the_source_s_where_nobody_looks(exact_pipe):
     """At a threshold that only the highest places reach, most of the picture is the source's to the last bit; alone, and with other edits."""
     blend = LocalBlend("circle", "star", threshold=0.999, **AT_ONCE)
-    for edit in (blend, Chain(Replace(0.5, 0.0, source_steps=0.0), blend), Chain(Replace(), Reweight({"red": 2}), blend)):
+    for edit in (blend, Chain(Replace(0.5, 0.0, source_steps=0.0), blend), Chain(Replace(source_steps=0.8), Reweight({"red": 2}), blend)):
         source, target = drawn(exact_pipe, [SOURCE, TARGET], edit)
         same = (source == target).all(0).float().mean()
         assert 0 < same < 1, same
