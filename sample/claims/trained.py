@@ -188,7 +188,7 @@ def draw_training_augmentation(numbers: dict, path: Path) -> None:
 # ---------------------------------------------------------------- the claims
 
 COMMON = ("Networks that differ in one thing, trained equally many steps on the same pictures from the same seed, one run each. Errors are of unseen "
-          f"unseen scenes at {len(LOG_SNRS)} levels of noise; most of what a caption saves, it saves "
+          f"scenes at {len(LOG_SNRS)} levels of noise; most of what a caption saves, it saves "
           "where there is much noise, in backgrounds and places. n captions of each category are drawn. ")
 
 CROSS_ATTENTION = Experiment(
