@@ -181,7 +181,7 @@ in_few_colors(picture_table(rows, [name for name, *_ in examples], columns, cell
 more = {"attention 0.5": Replace(0.5, 0.5, source_steps=0.0), "source 0.3": Replace(source_steps=0.3), "source 0.6": Replace(source_steps=0.6)}
 scores = found.scores | compare(pipe, found.tasks, more).scores
 by_attention = {0.0: scores["same seed"], 0.5: scores["attention 0.5"], 1.0: scores["attention"]}
-by_source = {0.0: scores["attention"], 0.3: scores["source 0.3"], 0.6: scores["source 0.6"], 0.9: scores["default"]}
+by_source = {0.0: scores["attention"], 0.3: scores["source 0.3"], 0.6: scores["source 0.6"], 0.85: scores["default"]}
 
 print(compared_lines({f"attention {length:g}": of for length, of in by_attention.items()}))
 print(compared_lines({f"caption {length:g}": of for length, of in by_source.items()}))
