@@ -113,8 +113,8 @@ class Reweight(Edit):
     """Words that count more, less, or against: their columns of attention are multiplied by c, in [-2, 2], and not renormalised, as in the paper.
 
     `weights`: c by word, {"red": 2}, or by number of the word; a list has one c for each target, so that one call draws a row of them. `steps`: in
-    which share of the walk. Alone it needs targets that read as the source does, and takes the source's attention as `Refine(0.8, 0.4, source_steps=0)` would; with
-    a Replace or Refine it acts on what these make, once their `source_steps` are over. Things that are held on to all the way hardly answer.
+    which share of the walk. Alone it needs targets that read as the source does, and holds on to the source as `Refine(0.8, 0.4, source_steps=0.5)` would; with
+    a Replace or Refine it acts on what these make, once their `source_steps` are over. Things that are held on to nearly all the way hardly answer.
     """
 
     weights: dict[str | int, float | Sequence[float]] = field(default_factory=dict)
@@ -221,7 +221,7 @@ def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], bat
             if [w.lower() for w in target.words] != [w.lower() for w in source.words]:
                 raise ValueError(f"Reweight alone needs the same prompt again, but {' '.join(source.words)!r} became {' '.join(target.words)!r}: "
                                  "add a Replace() or Refine()")
-    injection = injections[0] if injections else Refine(0.8, 0.4, source_steps=0.0) if weights else Refine(0.0, 0.0, source_steps=0.0)
+    injection = injections[0] if injections else Refine(0.8, 0.4, source_steps=0.5) if weights else Refine(0.0, 0.0, source_steps=0.0)
     matrices = torch.zeros(len(targets), batch_tokens, batch_tokens)
     windows = torch.zeros(2, len(targets), batch_tokens)
     for row, target in enumerate(targets):
