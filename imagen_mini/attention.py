@@ -65,6 +65,9 @@ class Control:
         return probs
 
 
+ASLEEP = 1e-4                                          # gains below this have no say: the product of two adds nothing to logits
+
+
 class Attention(nn.Module):
     """x + out(attention(norm(x))). Pixels [b, c, h, w] are the queries; the site's kind says what the keys are."""
 
@@ -91,6 +94,18 @@ class Attention(nn.Module):
         self.out = nn.Linear(channels, channels)
         nn.init.normal_(self.out.weight, std=0.2 / math.sqrt(channels))
         nn.init.zeros_(self.out.bias)
+
+    @torch.no_grad()
+    def wake(self) -> int:
+        """Let channels learn again whose queries and keys have both lost their gain. Returns how many there were.
+
+        A channel adds g_q g_k q_hat k_hat to the logits, so the gradient of either gain is a multiple of the other one. A layer that is put into a trained
+        network may first learn to keep still, and once both are 0, nothing brings them back: it looks everywhere alike for ever. With g_q = 1 and g_k = 0 the
+        logits are what they were, and g_k can learn.
+        """
+        asleep = (self.q_norm.weight.abs() < ASLEEP) & (self.k_norm.weight.abs() < ASLEEP)
+        self.q_norm.weight[asleep], self.k_norm.weight[asleep] = 1.0, 0.0
+        return int(asleep.sum())
 
     def read(self, text: Text) -> Tensor:
         """The words' keys and values, beside one another: [b, n, 2 channels]."""

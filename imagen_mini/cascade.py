@@ -99,8 +99,8 @@ def take_over(stage: Stage, trained: Stage) -> list[str]:
     """Give `stage` the weights of a trained stage that has fewer layers, and is else the same. Gives the names of the layers that are new.
 
     New may be attention, text layers, and residual blocks at the end of a level or of the middle. A new layer adds nothing at first: what it adds to its
-    input goes through a last projection, which is set to 0. So the network says what the trained one said, and learns from there. ValueError if the
-    networks differ in more.
+    input goes through a last projection, which is set to 0. So the network says what the trained one said, and learns from there; attention in it that could
+    learn no more can again (`Attention.wake`). ValueError if the networks differ in more.
     """
     weights, own = trained.net.state_dict(), stage.net.state_dict()
     new = {name: last for name, layer in stage.net.named_modules()
@@ -115,6 +115,8 @@ def take_over(stage: Stage, trained: Stage) -> list[str]:
         for projection in last:
             nn.init.zeros_(projection.weight)
             nn.init.zeros_(projection.bias)
+    for layer in stage.net.attention_layers:
+        layer.wake()
     return list(new)
 
 

@@ -53,6 +53,23 @@ def assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, t
         assert (layer.conv2 if name.rpartition(".")[0].endswith("blocks") else layer.out).weight.grad.any(), name
 
 
+def test_attention_that_looks_everywhere_alike_can_learn_again(pictures, random_text, awaken):
+    """With both gains at 0 neither has a gradient, ever; taken over, the network says the same, and the keys' gains have one."""
+    trained, stage = awaken(Stage(TINY["base"])), Stage(TINY["base"])
+    with torch.no_grad():
+        for layer in trained.net.attention_layers:
+            layer.q_norm.weight[::2], layer.k_norm.weight[::2] = 0.0, 0.0
+    assert take_over(stage, trained) == []
+    x_t, text, log_snr = pictures[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
+    said = [net(x_t, log_snr, text) for net in (stage.net, trained.net)]
+    torch.testing.assert_close(*said, rtol=0, atol=1e-5)
+    for of in said:
+        of.square().sum().backward()
+    for woken, asleep in zip(stage.net.attention_layers, trained.net.attention_layers):
+        assert not asleep.k_norm.weight.grad[::2].any() and not asleep.q_norm.weight.grad[::2].any() and asleep.k_norm.weight.grad[1::2].all()
+        assert woken.k_norm.weight.grad.all(), woken.site.name
+
+
 def test_the_same_layers_take_over_all_weights():
     trained, stage = Stage(TINY["base"]), Stage(TINY["base"])
     assert take_over(stage, trained) == [] and all(torch.equal(a, b) for a, b in zip(stage.state_dict().values(), trained.state_dict().values()))
