@@ -8,6 +8,7 @@ alignment against distance, as the papers do, with w along the lines. For compar
 expected to do better than they do.
 
 These distances can be compared with one another, for one size and one n. They are not FID as published for photographs, and say nothing beside it.
+`--features inception` and `--features clip:NAME` take those of published papers instead, of weights that are not in the box; CLIP also scores captions.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from tqdm.auto import tqdm
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.distances import frechet_distance, moments, nearest, precision_and_recall
 from imagen_mini.evaluation import wilson_interval
-from imagen_mini.features import features
 from imagen_mini.guidance import THRESHOLDS
+from imagen_mini.other_features import CHOICES, Clip, extractor
 from imagen_mini.scenes.captions import Caption, training_caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
@@ -89,6 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--true", type=int, default=2000, help="true pictures to compare with (default: 2000)")
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 1.5, 2, 3, 5, 8], help="values of w")
     parser.add_argument("--thresholds", nargs="+", choices=THRESHOLDS, default=list(THRESHOLDS))
+    parser.add_argument("--features", default="scenes", metavar="WHICH", help=f"{CHOICES}; default: scenes, of our own classifier")
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--out", type=Path, default=Path("outputs/distances"), help="a folder")
     add_model_options(parser)
@@ -99,13 +101,17 @@ def main(arguments: list[str] | None = None) -> None:
     name = args.stage or next(iter(pipe.stages))
     if name not in pipe.stages:
         parser.error(f"--stage {name}: {args.pipeline} has {', '.join(pipe.stages)}")
+    try:
+        features = extractor(args.features)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        parser.error(f"--features {args.features}: {error}")
     stages, size = list(pipe.stages)[:list(pipe.stages).index(name) + 1], pipe.stages[name].config.unet.image_size
     numbers = range(args.n)
     captions = captions_of(UNSEEN, numbers)
     true = features(true_pictures(UNSEEN, range(args.n, args.n + args.true), size))
     others = features(true_pictures(UNSEEN, range(args.n + args.true, 2 * args.n + args.true), size))
     trained = features(true_pictures(TRAINED, range(args.true), size))
-    report = {"pipeline": args.pipeline, "stage": name, "n": args.n, "true": args.true, "lines": {},
+    report = {"pipeline": args.pipeline, "stage": name, "features": args.features, "n": args.n, "true": args.true, "lines": {},
               "true_pictures": {**compare(others, true), "nearest_trained": median_distance(others, trained)}}
     with tqdm(total=args.n * len(args.thresholds) * len(args.scales), desc="pictures") as bar:
         for threshold in args.thresholds:
@@ -120,6 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
                 pictures = torch.cat(drawn)
                 found = features(pictures)
                 rows.append({"w": w, **alignment(pictures, captions), **compare(found, true), "nearest_trained": median_distance(found, trained)})
+                if isinstance(features, Clip):
+                    rows[-1]["clip_score"] = round(features.score_of(found, [c.text for c in captions]).mean().item(), 2)
     report["seconds"] = round(time.perf_counter() - start, 1)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "distances.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -127,7 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{'threshold':10}{'w':>5}{'right':>8}{'Fréchet':>9}{'precision':>11}{'recall':>8}{'to the nearest trained scene':>30}")
     for threshold, rows in report["lines"].items():
         for r in rows:
-            print(f"{threshold:10}{r['w']:>5g}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}")
+            print(f"{threshold:10}{r['w']:>5g}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}"
+                  + (f"   CLIP score {r['clip_score']:.1f}" if "clip_score" in r else ""))
     true_row = report["true_pictures"]
     print(f"{'true pictures of other scenes':23}{true_row['frechet']:>9.3f}{true_row['precision']:>11.0%}{true_row['recall']:>8.0%}{true_row['nearest_trained']:>30.3f}")
     print(f"{report['seconds']:.0f} s; {args.out}/distances.png, distances.json")

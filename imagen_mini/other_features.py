@@ -1,0 +1,91 @@
+"""Features that papers take, for `distances`: Inception's, and CLIP's with its score of text and picture. Optional: their weights are not in the box.
+
+They know photographs, and can hardly tell our shapes apart; for pictures of your own they may be the better ones. Numbers by them can be compared with
+others by the same features, the same number of pictures and the same preparation of these, and with no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .features import features
+
+CHOICES = "scenes, inception, inception:WEIGHTS (a file), or clip:NAME (a folder or a hub id)"
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def extractor(which: str) -> Callable[[Tensor], Tensor]:
+    """One of CHOICES -> a function from pictures [n, 3, h, w] in [-1, 1] to features [n, d]. ValueError for another name."""
+    kind, _, where = which.partition(":")
+    if which == "scenes":
+        return features
+    if kind == "inception":
+        return Inception(where or None)
+    if kind == "clip" and where:
+        return Clip(where)
+    raise ValueError(f"features {which!r}; expected {CHOICES}")
+
+
+class Inception:
+    """The 2048 pooled features of Inception v3 that FID takes, by torch-fidelity through torchmetrics; pictures are enlarged to 299 x 299 in there.
+
+    `weights`: a file, None: downloaded. ModuleNotFoundError without these packages.
+    """
+
+    def __init__(self, weights: str | None = None):
+        try:
+            import torch_fidelity  # noqa: F401
+            from torchmetrics.image.fid import NoTrainInceptionV3
+        except ImportError as error:
+            raise ModuleNotFoundError('Inception needs torchmetrics and torch-fidelity: pip install "imagen_mini[metrics]"') from error
+        self.net = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights).eval()
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor, batch: int = 32) -> Tensor:
+        bytes_ = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+        net = self.net.to(pictures.device)
+        return torch.cat([net(part) for part in bytes_.split(batch)])
+
+
+class Clip:
+    """Features of pictures and texts by a CLIP of transformers, and how well a text fits a picture.
+
+    Source: Radford et al. (2021); its score: Hessel et al. (2021), here 100 max(cos, 0).
+    """
+
+    def __init__(self, name: str):
+        from transformers import AutoTokenizer, CLIPModel
+
+        self.model, self.tokenizer = CLIPModel.from_pretrained(name).eval().requires_grad_(False), AutoTokenizer.from_pretrained(name)
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor, batch: int = 32) -> Tensor:
+        """Pictures [n, 3, h, w] in [-1, 1] -> [n, d]."""
+        model, size = self.model.to(pictures.device), self.model.config.vision_config.image_size
+        mean, std = (torch.tensor(values, device=pictures.device)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+        found = []
+        for part in pictures.float().split(batch):
+            part = F.interpolate(part, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+            found.append(model.visual_projection(model.vision_model(pixel_values=((part + 1) / 2 - mean) / std).pooler_output))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def of_texts(self, texts: Sequence[str]) -> Tensor:
+        """[n, d]."""
+        model = self.model
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=model.config.text_config.max_position_embeddings, return_tensors="pt").to(model.device)
+        return model.text_projection(model.text_model(**tokens).pooler_output)
+
+    def score(self, pictures: Tensor, texts: Sequence[str]) -> Tensor:
+        """100 max(cos, 0) of each picture and its text, [n]."""
+        return self.score_of(self(pictures), texts)
+
+    def score_of(self, found: Tensor, texts: Sequence[str]) -> Tensor:
+        """The same, of pictures whose features are there."""
+        if len(found) != len(texts):
+            raise ValueError(f"{len(found)} pictures and {len(texts)} texts; expected one for each")
+        return 100 * F.cosine_similarity(found, self.of_texts(texts).to(found.device)).clamp(min=0)
