@@ -74,9 +74,9 @@ def test_the_built_in_world_knows_nothing_of_the_rest(module):
     assert {m for m in IMPORTS[module] if m.startswith("imagen_mini")} <= {m for m in IMPORTS[module] if m.startswith("imagen_mini.scenes")}
 
 
-def test_only_the_text_encoder_imports_transformers():
+def test_only_the_text_encoder_and_a_borrowed_clip_import_transformers():
     assert {m for m, names in IMPORTS.items() if any(n.split(".")[0] in ("transformers", "tokenizers") for n in names)} == {
-        "imagen_mini.text", "train.text_encoder"}
+        "imagen_mini.text", "imagen_mini.other_features", "train.text_encoder"}
 
 
 def test_the_package_does_not_import_its_scripts():
