@@ -18,17 +18,53 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from imagen_mini import ImagenPipeline
 from imagen_mini.errors import confusions, error_table
 from imagen_mini.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
-from imagen_mini.edits import edit_table, edit_tasks, evaluate_edits
-from imagen_mini.evaluation import evaluate, table
+from imagen_mini.edits import EditScore, EditTask, edit_table, edit_tasks, evaluate_edits
+from imagen_mini.evaluation import Result, evaluate, table
 from imagen_mini.figures.measuring import gallery
+from imagen_mini.precision import resolve_precision
 from imagen_mini.prompt_to_prompt import Chain, DiffBlend, Edit, Refine, Replace
+from imagen_mini.scenes.captions import Caption
 
 from .options import add_pipeline_options, load_pipeline, sampling_options
-
+from .workers import default_workers, spread
 
 METHODS = ("prompt-to-prompt", "and only where prompts disagree", "same seed, new prompt", "all attention injected")
+
+
+class Examiner:
+    """Draws pictures and edits by one pipeline, and judges them."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.pipe, self.options = load_pipeline(args), sampling_options(args)
+
+    def draw(self, prompts: list[str], seeds, **more) -> torch.Tensor:
+        stages = self.pipe(prompts, seed=seeds, progress=False, output_type="pt", **self.options | more).stages
+        return stages[list(stages)[-1]]
+
+    def draw_edits(self, kind: type[Edit], prompts: list[str], seed: int) -> torch.Tensor:
+        """The source, and its target by each of METHODS."""
+        base = {"stages": list(self.pipe.stages)[:1]}
+        edited, blended, injected = (self.draw(prompts, seed, edit=edit, **base) for edit in (kind(), Chain(kind(), DiffBlend()), kind(1.0, 1.0, source_steps=0.0)))
+        return torch.cat([edited, blended[1:], self.draw(prompts[1:], seed, **base), injected[1:]])
+
+    def captions(self, prompts: list[tuple[str, int, Caption]]) -> list[Result]:
+        return list(evaluate(self.draw, prompts, batch=len(prompts)))
+
+    def edit(self, job: tuple[type[Edit], EditTask]) -> tuple[EditScore, ...]:
+        """A score by each of METHODS."""
+        kind, task = job
+        (_, _, scores), = evaluate_edits(partial(self.draw_edits, kind), [task])
+        return scores
+
+
+def print_alignment(report: dict) -> None:
+    print(f"{'category':28} {'right':>9} {'accuracy':>9}   {'95 % interval':16} errors")
+    for name, row in report["text_alignment"].items():
+        errors = ", ".join(f"{n} {kind}" for kind, n in report["errors"][name].items() if kind != "right")
+        print(f"{name:28} {row['right']:>4}/{row['n']:<4} {row['accuracy']:>9.1%}   {row['low']:6.1%} - {row['high']:6.1%}  {errors}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,38 +76,34 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")
     parser.add_argument("--categories", nargs="*", choices=(*CATEGORIES, *HELD_OUT_CATEGORIES), help="only these (default: all)")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--workers", type=int, help="processes, of one thread each (default: on CPUs as many as torch would use threads, at most 8)")
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
+    args.workers = default_workers(args.device) if args.workers is None else args.workers
+    if args.workers < 1:
+        parser.error(f"--workers {args.workers}: expected 1 or more")
 
     start = time.perf_counter()
-    pipe, options = load_pipeline(args), sampling_options(args)
-
-    def draw(prompts: list[str], seeds, **more) -> torch.Tensor:
-        stages = pipe(prompts, seed=seeds, progress=False, output_type="pt", **options | more).stages
-        return stages[list(stages)[-1]]
-
-    def draw_edits(kind: type[Edit], prompts: list[str], seed: int) -> torch.Tensor:
-        """The source, and its target by each of METHODS."""
-        base = {"stages": list(pipe.stages)[:1]}
-        edited, blended, injected = (draw(prompts, seed, edit=edit, **base) for edit in (kind(), Chain(kind(), DiffBlend()), kind(1.0, 1.0, source_steps=0.0)))
-        return torch.cat([edited, blended[1:], draw(prompts[1:], seed, **base), injected[1:]])
-
-    prompts = benchmark(args.n, args.seed, args.categories)
-    results = list(tqdm(evaluate(draw, prompts, args.batch), total=len(prompts), desc="text alignment"))
-    report = {"pipeline": str(args.pipeline), "options": options, "benchmark_seed": args.seed, "text_alignment": table(results),
-              "errors": error_table(results), "confusions": confusions(results), "edits": {}}
-    print(f"{'category':28} {'right':>9} {'accuracy':>9}   {'95 % interval':16} errors")
-    for name, row in report["text_alignment"].items():
-        errors = ", ".join(f"{n} {kind}" for kind, n in report["errors"][name].items() if kind != "right")
-        print(f"{name:28} {row['right']:>4}/{row['n']:<4} {row['accuracy']:>9.1%}   {row['low']:6.1%} - {row['high']:6.1%}  {errors}")
-
-    for name, tasks in edit_tasks(args.edits, args.seed).items() if args.edits else ():
-        kind = Replace if name.endswith("swap") else Refine
-        scores = [of for _, _, of in tqdm(evaluate_edits(partial(draw_edits, kind), tasks), total=len(tasks), desc=name)]
-        for method, of in zip(METHODS, zip(*scores)):
-            row = report["edits"][f"{name}, {method}"] = edit_table(of)
-            print(f"{name + ', ' + method:40} of {row['source_right']} right sources: success {row['success']:.1%}, layout kept {row['layout']:.1%}, both "
-                  f"{row['good']:.1%} ({row['good_low']:.1%} - {row['good_high']:.1%}), nothing else changed {row['all_kept']:.1%}, {row['psnr'] or 0:.1f} dB")
+    args.precision = resolve_precision(args.precision, torch.device(args.device))      # once for all workers
+    prompts, edits = benchmark(args.n, args.seed, args.categories), edit_tasks(args.edits, args.seed) if args.edits else {}
+    batches = [prompts[i:i + args.batch] for i in range(0, len(prompts), args.batch)]
+    ImagenPipeline.from_pretrained(args.pipeline)      # if it cannot be loaded, say so here
+    with spread(partial(Examiner, args), args.workers) as each:
+        results = []
+        with tqdm(total=len(prompts), desc="text alignment") as bar:
+            for part in each(Examiner.captions, batches):
+                results += part
+                bar.update(len(part))
+        report = {"pipeline": str(args.pipeline), "options": sampling_options(args), "benchmark_seed": args.seed, "text_alignment": table(results),
+                  "errors": error_table(results), "confusions": confusions(results), "edits": {}}
+        print_alignment(report)
+        for name, tasks in edits.items():
+            kind = Replace if name.endswith("swap") else Refine
+            scores = list(tqdm(each(Examiner.edit, [(kind, task) for task in tasks]), total=len(tasks), desc=name))
+            for method, of in zip(METHODS, zip(*scores)):
+                row = report["edits"][f"{name}, {method}"] = edit_table(of)
+                print(f"{name + ', ' + method:40} of {row['source_right']} right sources: success {row['success']:.1%}, layout kept {row['layout']:.1%}, both "
+                      f"{row['good']:.1%} ({row['good_low']:.1%} - {row['good_high']:.1%}), nothing else changed {row['all_kept']:.1%}, {row['psnr'] or 0:.1f} dB")
     report["seconds"] = round(time.perf_counter() - start, 1)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -1,0 +1,46 @@
+"""Independent work spread over processes of one thread each: networks as small as ours gain little from a second thread."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from typing import TypeVar
+
+import torch
+
+Tool, Job, Done = TypeVar("Tool"), TypeVar("Job"), TypeVar("Done")
+Spread = Callable[[Callable[[Tool, Job], Done], Iterable[Job]], Iterator[Done]]
+
+
+def default_workers(device: str) -> int:
+    """A process for every thread that torch may use, at most 8; one on a GPU, which is shared badly."""
+    return min(8, torch.get_num_threads()) if torch.device(device).type == "cpu" else 1
+
+
+@contextmanager
+def spread(prepare: Callable[[], Tool], workers: int) -> Iterator[Spread]:
+    """Gives `each(work, jobs)`, which yields work(prepare(), job) for every job, in their order.
+
+    With one worker all happens in this process. Else each of them calls `prepare` once; then `prepare`, `work`, jobs and results must be picklable.
+    """
+    if workers == 1:
+        tool = prepare()
+        yield lambda work, jobs: (work(tool, job) for job in jobs)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (prepare,)) as pool:
+        yield lambda work, jobs: map(pickle.loads, pool.map(partial(_do, work), jobs))
+
+
+def _start(prepare: Callable[[], Tool]) -> None:
+    global _tool
+    torch.set_num_threads(1)
+    _tool = prepare()
+
+
+def _do(work: Callable[[Tool, Job], Done], job: Job) -> bytes:
+    """Pickled here: left to multiprocessing, each tensor of a result would hold a file open."""
+    return pickle.dumps(work(_tool, job))
