@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .config import StageConfig, from_dict, to_dict
 from .diffusion import capped_v_weight, denoising_loss, expected_of_two, q_sample
-from .guidance import Denoiser, GuidanceScale, make_denoiser
+from .guidance import Denoiser, GuidanceScale, guidance_interval, make_denoiser
 from .layers import ResBlock, TextLayer
 from .schedule import SCHEDULES, cosine_log_snr, spaced_times
 from .text import Text
@@ -54,6 +54,11 @@ class Stage(nn.Module):
         device = self.net.out.weight.device
         return spaced_times(spacing or self.config.spacing, self.config.num_inference_steps if steps is None else steps, self.log_snr_of, device)
 
+    def own_guidance(self) -> GuidanceScale:
+        """The stage's own w, at its own noise levels."""
+        w, interval = self.config.guidance_scale, self.config.guidance_interval
+        return w if interval is None or w == 1 else guidance_interval(w, *interval, self.log_snr_of)
+
     def loss(self, x_0: Tensor, text: Text, t: Tensor, eps: Tensor, low_res: Tensor | None = None, aug_level: Tensor | None = None,
              low_res_noise: Tensor | None = None, use_pooled: Tensor | None = None, weight: Callable[[Tensor], Tensor] = capped_v_weight,
              shown: Tensor | None = None, other: Tensor | None = None) -> Tensor:
@@ -90,7 +95,7 @@ class Stage(nn.Module):
             return self.net(x_t.to(dtype), log_snr, text, *conditioning, control=control).to(x_t.dtype)
 
         return make_denoiser(network, text.to(dtype), self.log_snr_of, c.prediction,
-                             c.guidance_scale if guidance_scale is None else guidance_scale,
+                             self.own_guidance() if guidance_scale is None else guidance_scale,
                              c.threshold if threshold is None else threshold, control_at,
                              None if negative is None else negative.to(dtype))
 

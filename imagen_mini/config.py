@@ -9,7 +9,7 @@ import typing
 from dataclasses import dataclass, field, replace
 
 from .diffusion import LOSS_WEIGHTS, PREDICTIONS
-from .guidance import THRESHOLDS
+from .guidance import THRESHOLDS, check_interval
 from .optimizers import OPTIMIZERS
 from .precision import PRECISIONS
 from .samplers import SAMPLERS, check_options
@@ -33,6 +33,7 @@ class StageConfig:
     aug_level: float = 0.1                             # super-resolution: the level when sampling
     num_inference_steps: int = 40                      # steps of one network call each; heun's take two
     guidance_scale: float = 3.0                        # w; 1 is off
+    guidance_interval: tuple[float, float] | None = None      # with that w: only at noise levels sigma / alpha in (low, high]; None: at all
     threshold: str = "dynamic"                         # none, static or dynamic
     sampler: str = "ddim"                              # ddim, ddpm, dpmpp_2m or heun
     eta: float = 0.0                                   # of ddim and dpmpp_2m: fresh noise in every step, from 0 (none) to 1
@@ -45,6 +46,8 @@ class StageConfig:
         _one_of("sampler", self.sampler, SAMPLERS)
         _one_of("spacing", self.spacing, SPACINGS)
         check_options(self.sampler, self.eta)
+        if self.guidance_interval is not None:
+            check_interval(self.guidance_interval)
 
 
 @dataclass(frozen=True)

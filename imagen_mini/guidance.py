@@ -31,14 +31,19 @@ def guidance_interval(w: float, low: float, high: float, log_snr_of: Callable[[T
 
     Source: Kynkäänniemi et al. (2024), "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality".
     """
-    if not 0 <= low < high:
-        raise ValueError(f"the guidance interval is ({low}, {high}]; expected noise levels sigma / alpha with 0 <= low < high")
+    check_interval((low, high))
 
     def scale(t: float) -> float:
         noise_level = torch.exp(-log_snr_of(torch.tensor(t, dtype=torch.float64)) / 2).item()
         return w if low < noise_level <= high else 1.0
 
     return scale
+
+
+def check_interval(interval: tuple[float, ...]) -> None:
+    """A ValueError for what is no interval of noise levels."""
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
+        raise ValueError(f"the guidance interval is ({', '.join(map(str, interval))}]; expected noise levels sigma / alpha with 0 <= low < high")
 
 
 def static_threshold(x_0_hat: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, 
                 aug_level: float | None = None) -> Sampling:
     """The options of the pipeline's call, as they are for one stage. ValueError if they do not go together there.
 
+    A stage's own guidance interval goes with its own w: another w is for all noise levels, unless an interval is asked for as well.
     One eta or gamma for all stages holds for those whose sampler uses it; a dict by stage name means what it says. A stage's own eta goes with its own
     sampler: another one adds no noise unless it is asked to.
     """
@@ -43,7 +44,9 @@ def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, 
     eta, gamma = (here(value, own[option]) if isinstance(value, dict) or sampler in NOISE_OPTIONS[option] else 0.0
                   for option, value in (("eta", eta), ("gamma", gamma)))
     check_options(sampler, eta, gamma)
-    w, interval = here(guidance_scale, c.guidance_scale), here(guidance_interval, None)
+    w, interval = here(guidance_scale, None), here(guidance_interval, None)
+    if w is None:
+        w = stage.own_guidance() if interval is None else c.guidance_scale
     if interval is not None and callable(w):
         raise ValueError(f"guidance_interval {interval} and a guidance_scale that is a function of t: give a number, or let the function be 1 outside")
     if interval is not None and w != 1:

@@ -132,7 +132,8 @@ def main(arguments: list[str] | None = None) -> None:
     categories = SR_CATEGORIES if stage.is_super_resolution else BASE_CATEGORIES
     prompts = benchmark(args.n, args.seed, categories)
     truth = render([scene_of(caption.description, random.Random(caption.text)) for _, _, caption in prompts], stage.config.unet.image_size)
-    report = {"pipeline": args.pipeline, "stage": name, "n": args.n, "benchmark_seed": args.seed, "categories": categories, "defaults": asdict(own),
+    report = {"pipeline": args.pipeline, "stage": name, "n": args.n, "benchmark_seed": args.seed, "categories": categories,
+              "defaults": asdict(own) | {option: getattr(stage.config, option) for option in ("guidance_scale", "guidance_interval")},
               "true_pictures": saturation(truth), "samplers": {}, "thresholds": {}}
     plans = plans_of(own, args.samplers)
     with tqdm(total=len(prompts) * (len(plans) * len(steps) + len(args.thresholds) * len(scales)), desc="pictures") as bar:

@@ -12,7 +12,7 @@ from PIL import Image
 import imagen_mini.pipeline
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade import Stage, augment
-from imagen_mini.config import PRESETS
+from imagen_mini.config import PRESETS, StageConfig
 from imagen_mini.evaluation import draw_alone
 from imagen_mini.randomness import randn
 from imagen_mini.samplers import SAMPLERS
@@ -214,6 +214,27 @@ def test_the_guidance_scale_may_be_a_function_of_t_and_an_interval_is_one(tiny_p
     assert torch.equal(draw(guidance_scale=lambda t: 4.0), draw(guidance_scale=4.0))
     assert torch.equal(draw(guidance_scale=4.0, guidance_interval=(0.0, float("inf"))), draw(guidance_scale=4.0))
     assert torch.equal(draw(guidance_scale=4.0, guidance_interval=(1e7, 1e8)), draw(guidance_scale=1.0))
+
+
+def test_a_stages_own_guidance_interval_goes_with_its_own_w(tiny_pipe, monkeypatch):
+    def draw(**options):
+        return tiny_pipe("a red circle", stages=("base",), **options, **QUIET).images[0]
+
+    stage, everywhere = tiny_pipe.stages["base"], (0.0, 1e9)
+    w, always, asked = stage.config.guidance_scale, draw(), draw(guidance_interval=(0.5, 2.0))
+    monkeypatch.setattr(stage, "config", replace(stage.config, guidance_interval=(0.5, 2.0)))
+    assert torch.equal(draw(), asked) and not torch.equal(asked, always)
+    assert torch.equal(draw(guidance_scale=w), always) and torch.equal(draw(guidance_interval=everywhere), always)
+    assert torch.equal(draw(guidance_scale=w, guidance_interval=(0.5, 2.0)), asked) and torch.equal(draw(guidance_scale=lambda t: w), always)
+    alone = draw_alone(stage, tiny_pipe.text_encoder, ["a red circle"], [0])
+    monkeypatch.setattr(stage, "config", replace(stage.config, guidance_interval=None))
+    assert not torch.equal(draw_alone(stage, tiny_pipe.text_encoder, ["a red circle"], [0]), alone)
+
+
+@pytest.mark.parametrize("interval", [(2.0, 0.5), (1.0,), (-1.0, 2.0), (1.0, 2.0, 3.0)])
+def test_a_stages_own_guidance_interval_is_one(interval):
+    with pytest.raises(ValueError, match="expected noise levels sigma / alpha with 0 <= low < high"):
+        StageConfig(guidance_interval=interval)
 
 
 def test_outside_the_guidance_interval_a_step_costs_half(tiny_pipe):
