@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -51,7 +52,8 @@ class Examiner:
         return torch.cat([edited, blended[1:], self.draw(prompts[1:], seed, **base), injected[1:]])
 
     def captions(self, prompts: list[tuple[str, int, Caption]]) -> list[Result]:
-        return list(evaluate(self.draw, prompts, batch=len(prompts)))
+        """With arrays for pictures, to be sent to another process."""
+        return [replace(result, image=result.image.float().cpu().numpy()) for result in evaluate(self.draw, prompts, batch=len(prompts))]
 
     def edit(self, job: tuple[type[Edit], EditTask]) -> tuple[EditScore, ...]:
         """A score by each of METHODS."""
@@ -92,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
         results = []
         with tqdm(total=len(prompts), desc="text alignment") as bar:
             for part in each(Examiner.captions, batches):
-                results += part
+                results += [replace(result, image=torch.from_numpy(result.image)) for result in part]
                 bar.update(len(part))
         report = {"pipeline": str(args.pipeline), "options": sampling_options(args), "benchmark_seed": args.seed, "text_alignment": table(results),
                   "errors": error_table(results), "confusions": confusions(results), "edits": {}}

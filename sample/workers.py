@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -25,14 +24,15 @@ def default_workers(device: str) -> int:
 def spread(prepare: Callable[[], Tool], workers: int) -> Iterator[Spread]:
     """Gives `each(work, jobs)`, which yields work(prepare(), job) for every job, in their order.
 
-    With one worker all happens in this process. Else each of them calls `prepare` once; then `prepare`, `work`, jobs and results must be picklable.
+    With one worker all happens in this process. Else each of them calls `prepare` once; then `prepare`, `work`, jobs and results must be picklable, and hold
+    arrays in place of tensors, each of which would keep a file open.
     """
     if workers == 1:
         tool = prepare()
         yield lambda work, jobs: (work(tool, job) for job in jobs)
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _start, (prepare,)) as pool:
-        yield lambda work, jobs: map(pickle.loads, pool.map(partial(_do, work), jobs))
+        yield lambda work, jobs: pool.map(partial(_do, work), jobs)
 
 
 def _start(prepare: Callable[[], Tool]) -> None:
@@ -41,6 +41,5 @@ def _start(prepare: Callable[[], Tool]) -> None:
     _tool = prepare()
 
 
-def _do(work: Callable[[Tool, Job], Done], job: Job) -> bytes:
-    """Pickled here: left to multiprocessing, each tensor of a result would hold a file open."""
-    return pickle.dumps(work(_tool, job))
+def _do(work: Callable[[Tool, Job], Done], job: Job) -> Done:
+    return work(_tool, job)

@@ -2,6 +2,7 @@ import json
 import os
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ def tool(start):
 def work(tool, job):
     if job == "bad":
         raise ValueError("a bad job")
-    return torch.full((2,), tool["start"] + job), tool["process"], torch.get_num_threads()
+    return np.full(2, tool["start"] + job), tool["process"], torch.get_num_threads()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
