@@ -33,7 +33,7 @@ class StageConfig:
     aug_level: float = 0.1                             # super-resolution: the level when sampling
     num_inference_steps: int = 40                      # steps of one network call each; heun's take two
     guidance_scale: float = 3.0                        # w; 1 is off
-    guidance_interval: tuple[float, float] | None = None      # with that w: only at noise levels sigma / alpha in (low, high]; None: at all
+    guidance_interval: tuple[float, float] | None = None      # with that w: only at noise levels sigma / alpha in (low, high]; None: at all of them
     threshold: str = "dynamic"                         # none, static or dynamic
     sampler: str = "ddim"                              # ddim, ddpm, dpmpp_2m or heun
     eta: float = 0.0                                   # of ddim and dpmpp_2m: fresh noise in every step, from 0 (none) to 1

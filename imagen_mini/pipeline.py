@@ -145,8 +145,8 @@ class ImagenPipeline(nn.Module):
 
         `negative_prompt`: what guidance leads away from in place of the null text, at every guided stage; one for all prompts, or one
         for each ("": none). `guidance_scale`: w, or a function of t that gives it; `guidance_interval`: the noise levels (low, high] of
-        sigma / alpha between which there is guidance at all (see `imagen_mini.guidance`; a stage's own goes with its own w). `eta` is the fresh noise of ddim and dpmpp_2m, `gamma`
-        the variance of ddpm (see `imagen_mini.samplers`), at the stages with that sampler. One of these that no stage uses is an error.
+        sigma / alpha between which there is guidance at all (see `imagen_mini.guidance`; a stage's own goes with its own w). `eta` is the
+        fresh noise of ddim and dpmpp_2m, `gamma` the variance of ddpm (see `imagen_mini.samplers`), at the stages with that sampler. One of these that no stage uses is an error.
         """
         prompts = check_prompts(prompts)
         seeds = [int(s) for s in seed] if isinstance(seed, (list, tuple, range)) else [int(seed)] * len(prompts)

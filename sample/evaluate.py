@@ -78,12 +78,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")
     parser.add_argument("--categories", nargs="*", choices=(*CATEGORIES, *HELD_OUT_CATEGORIES), help="only these (default: all)")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--workers", type=int, help="processes, of one thread each (default: on CPUs as many as torch would use threads, at most 8)")
+    parser.add_argument("--workers", type=int, help="processes, of one thread each (default: on CPUs as many as torch would use threads, at most 8; on a GPU 1)")
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
     args.workers = default_workers(args.device) if args.workers is None else args.workers
-    if args.workers < 1:
-        parser.error(f"--workers {args.workers}: expected 1 or more")
+    if args.workers < 1 or args.batch < 1:
+        parser.error(f"--workers {args.workers}, --batch {args.batch}: expected 1 or more of each")
 
     start = time.perf_counter()
     args.precision = resolve_precision(args.precision, torch.device(args.device))      # once for all workers

@@ -45,5 +45,6 @@ def test_two_processes_write_the_report_of_one(tiny_pipe, tmp_path):
 
 def test_workers_are_no_more_than_there_are_threads():
     assert 1 <= default_workers("cpu") <= torch.get_num_threads() and default_workers("cuda") == 1
-    with pytest.raises(SystemExit):
-        evaluate.main(["--workers", "0"])
+    for wrong in ("--workers", "--batch"):
+        with pytest.raises(SystemExit):
+            evaluate.main([wrong, "0"])
