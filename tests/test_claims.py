@@ -376,8 +376,28 @@ def test_what_needs_training_is_trained_once_and_a_changed_plan_is_refused(folde
     claims.main([*todo, "--train", "0.0001"])
     out = capsys.readouterr().out
     assert "training: 0 of 3 networks" in out and "python -m train.train" not in out
-    with pytest.raises(SystemExit, match="0.0001 minutes each, .* asked for are tiny, 1 and"):
+    with pytest.raises(SystemExit, match="0.0001 minutes each, .* asked for are preset tiny, 1 minutes"):
         claims.main([*todo, "--train", "1"])
+    with pytest.raises(SystemExit, match="asked for are preset tiny, 2 steps each"):
+        claims.main([*todo, "--train-steps", "2"])
+
+
+def test_networks_can_be_asked_for_by_steps_and_by_how_they_are_trained(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trained, "PICTURES", {"base": 4, "sr_256": 4})
+    todo = options(folder, tmp_path, "--only", "cross-attention", "--preset", "tiny", "--train-steps", "3", "--recipe", "batch_size=5", "seed=8")
+    claims.main(todo)
+    assert "2 of 2 networks (pooled-only, reference), 3 steps each" in capsys.readouterr().out
+    found = json.loads((tmp_path / "claims.json").read_text())["experiments"]["cross-attention"]
+    assert {of["steps"] for of in found["numbers"]["networks"].values()} == {3} and found["settings"]["recipe"] == "batch_size=5 seed=8"
+    assert found["command"].endswith(f"--train-steps 3 --preset tiny --recipe batch_size=5 seed=8 --pipeline {folder}")
+    for name in ("pooled-only", "reference"):
+        leg, = json.loads((tmp_path / "runs" / name / "stage" / "config.json").read_text())["training"]["legs"]
+        assert (leg["steps"], leg["train"]["batch_size"], leg["train"]["seed"]) == (3, 5, 8)
+    for changed in (["--recipe", "batch_size=6"], ["--train-steps", "4"]):
+        with pytest.raises(SystemExit, match="holds runs of preset tiny, 3 steps each, batch_size=5 seed=8.* asked for are"):
+            claims.main([*todo, *changed])
+    claims.main(todo)
+    assert "kept from before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -385,6 +405,8 @@ def test_what_needs_training_is_trained_once_and_a_changed_plan_is_refused(folde
     (["--only", "cross-attention"], "--only cross-attention needs networks trained for it: add --train MINUTES"),
     (["--n", "1"], "expected at least 2 prompts"),
     (["--train", "0"], "more than 0 minutes"),
+    (["--train", "1", "--train-steps", "9"], "expected one of them"),
+    (["--recipe", "batch_size=64"], "add --train MINUTES or --train-steps STEPS"),
 ])
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_loaded(arguments, message, capsys, monkeypatch):
     monkeypatch.setattr(claims, "load_pipeline", lambda _: pytest.fail("loaded"))

@@ -56,8 +56,8 @@ class Trainee:
         self.encoder, self.config = encoder, config
         self.ema = EMA(self.stage.net, config.ema_half_life)
 
-    def train(self, start: int = 0):
-        return train(self.stage, self.encoder, self.config, self.optimizers, self.ema, start)
+    def train(self, start: int = 0, graph: bool = False):
+        return train(self.stage, self.encoder, self.config, self.optimizers, self.ema, start, graph=graph)
 
     def keep(self, folder: Path, step: int, state: dict) -> None:
         """Write all that going on needs."""

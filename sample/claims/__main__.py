@@ -45,6 +45,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help="only these experiments; their names are listed below")
     parser.add_argument("--n", type=int, help="prompts of each kind (default: each experiment's own, 8 to 30)")
     parser.add_argument("--train", type=float, metavar="MINUTES", help="also those that need networks trained for them, each for so many minutes")
+    parser.add_argument("--train-steps", type=int, metavar="STEPS", help="the same, each for so many steps")
+    parser.add_argument("--recipe", nargs="+", default=[], metavar="KEY=VALUE", help="how all of these are trained, for example batch_size=256 precision=bf16")
+    parser.add_argument("--graph", action="store_true", help="train them on one GPU by recorded steps, as train.train does")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="of the networks that are trained (default: mini)")
     parser.add_argument("--out", type=Path, default=Path("outputs/claims"), help="a folder")
     parser.add_argument("--fresh", action="store_true", help="measure anew what was kept; with --train, also delete OUT/runs and train anew")
@@ -52,14 +55,19 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.n is not None and args.n < 2 or args.train is not None and args.train <= 0:
         parser.error(f"--n {args.n}, --train {args.train}: expected at least 2 prompts, and more than 0 minutes")
-    if args.only and args.train is None and (untrained := [e.name for e in EXPERIMENTS if e.name in args.only and e.variants]):
+    if args.train_steps is not None and (args.train is not None or args.train_steps < 2):
+        parser.error(f"--train {args.train}, --train-steps {args.train_steps}: expected one of them, and at least 2 steps")
+    args.trains = args.train is not None or args.train_steps is not None
+    if (args.recipe or args.graph) and not args.trains:
+        parser.error("--recipe and --graph say how networks are trained: add --train MINUTES or --train-steps STEPS")
+    if args.only and not args.trains and (untrained := [e.name for e in EXPERIMENTS if e.name in args.only and e.variants]):
         parser.error(f"--only {' '.join(untrained)} needs networks trained for it: add --train MINUTES")
     return args
 
 
 def chosen(args: argparse.Namespace, pipe: ImagenPipeline) -> list[Experiment]:
     """What is asked for and can be measured. SystemExit if something was named that this pipeline cannot show."""
-    asked = [e for e in EXPERIMENTS if (e.name in args.only if args.only else args.train is not None or not e.variants)]
+    asked = [e for e in EXPERIMENTS if (e.name in args.only if args.only else args.trains or not e.variants)]
     impossible = [e for e in asked if e.cascade and len(pipe.stages) < 2]
     if impossible and args.only:
         raise SystemExit(f"{', '.join(e.name for e in impossible)}: {args.pipeline} has no super-resolution, only {', '.join(pipe.stages)}")
@@ -74,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = report.read(args.out / "claims.json", or_else_empty=args.fresh)
     if args.fresh:
         found = {name: of for name, of in found.items() if name not in [e.name for e in todo]}
-    if args.fresh and args.train is not None:
+    if args.fresh and args.trains:
         shutil.rmtree(args.out / "runs", ignore_errors=True)
     whole = report.pipeline_identity(pipe)
     settings = {e.name: settings_of(e, args) | {"pipeline": args.pipeline, "identity": pipe.text_encoder.identity() if e.of_text_encoder else whole} for e in todo}
@@ -104,14 +112,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 def settings_of(e: Experiment, args: argparse.Namespace) -> dict:
     """What an experiment's numbers depend on, besides the pipeline: others ask for measuring anew."""
-    return {"n": args.n or e.n} | ({"preset": args.preset, "minutes": args.train} if e.variants else {})
+    if not e.variants:
+        return {"n": args.n or e.n}
+    long = {"minutes": args.train} if args.train else {"steps": args.train_steps}
+    return {"n": args.n or e.n, "preset": args.preset, **long, **({"recipe": " ".join(args.recipe)} if args.recipe else {})}
 
 
 def command_of(e: Experiment, args: argparse.Namespace) -> str:
     """What to type for this experiment alone."""
     words = ["python", "-m", "sample.claims", "--only", e.name, "--n", str(args.n or e.n)]
     if e.variants:
-        words += ["--train", f"{args.train:g}", "--preset", args.preset]
+        words += ["--train", f"{args.train:g}"] if args.train else ["--train-steps", str(args.train_steps)]
+        words += ["--preset", args.preset, *(["--graph"] if args.graph else []), *(["--recipe", *args.recipe] if args.recipe else [])]
     return shlex.join(words + ([] if args.pipeline == "scenes" else ["--pipeline", args.pipeline]))
 
 
@@ -125,12 +137,13 @@ def prepare_training(args: argparse.Namespace, pipe: ImagenPipeline, waiting: li
     if not needed:
         return None
     try:
-        runs = Runs(args.out / "runs", args.preset, args.train, pipe)
+        runs = Runs(args.out / "runs", args.preset, args.train, pipe, args.train_steps, args.recipe, args.graph)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     left = [v for v in needed.values() if not runs.is_done(v)]
-    print(f"training: {len(left)} of {len(needed)} networks ({', '.join(v.name for v in left) or 'none'}), about {args.train:g} minutes each at the speed that is "
-          f"measured first, {len(left) * args.train:g} minutes in all; runs that are done are kept in {runs.folder}")
+    long = f"{args.train_steps} steps each" if args.train is None else (f"about {args.train:g} minutes each at the speed that is measured first, "
+                                                                      f"{len(left) * args.train:g} minutes in all")
+    print(f"training: {len(left)} of {len(needed)} networks ({', '.join(v.name for v in left) or 'none'}), {long}; runs that are done are kept in {runs.folder}")
     runs.settle(list(needed.values()))
     return runs
 

@@ -96,21 +96,29 @@ def encoder_named(which: str, shipped: TextEncoder) -> TextEncoder:
     return TextEncoder(model.to(shipped.model.dtype), shipped.tokenizer, shipped.max_length)
 
 
-class Runs:
-    """The folder of all trained variants: one run each, of as many steps as the slowest of its stage does in `minutes`. `networks` gives them back."""
+def said(plan: dict) -> str:
+    """How runs were planned, in words."""
+    long = f"{plan['minutes']:g} minutes each" if plan["minutes"] else f"{next(iter(plan['steps'].values()))} steps each"
+    return f"preset {plan['preset']}, {long}, {' '.join(plan['recipe']) or 'its own recipe'}, with text encoder {plan['text_encoder']}"
 
-    def __init__(self, folder: Path, preset: str, minutes: float, pipe: ImagenPipeline):
+
+class Runs:
+    """The folder of all trained variants: one run each, of `steps` steps, or else of as many as the slowest of its stage does in `minutes`; `recipe` holds
+    changes of how all are trained (key=value, as train.train takes them). `networks` gives them back. ValueError if the folder holds other runs."""
+
+    def __init__(self, folder: Path, preset: str, minutes: float | None, pipe: ImagenPipeline, steps: int | None = None, recipe: Sequence[str] = (), graph: bool = False):
         self.folder, self.preset, self.minutes, self.pipe, self.encoder, self.device = folder, preset, minutes, pipe, pipe.text_encoder, pipe.device
-        self.plan = {"preset": preset, "minutes": minutes, "text_encoder": self.encoder.identity(), "steps": {}}
+        self.recipe, self.graph = list(recipe), graph
+        self.plan = {"preset": preset, "minutes": minutes, "recipe": self.recipe, "text_encoder": self.encoder.identity(),
+                     "steps": {} if steps is None else dict.fromkeys(PRESETS[preset], steps)}
         if (folder / "plan.json").is_file():
-            kept = json.loads((folder / "plan.json").read_text())
-            if {**kept, "steps": {}} != self.plan:
-                raise ValueError(f"{folder} holds runs of preset {kept['preset']}, {kept['minutes']:g} minutes each, with text encoder {kept['text_encoder']}; "
-                                 f"asked for are {preset}, {minutes:g} and {self.plan['text_encoder']}. Ask for the same, or pass --fresh or another --out")
+            kept = {"recipe": []} | json.loads((folder / "plan.json").read_text())
+            if {**kept, "steps": self.plan["steps"] if steps is None else kept["steps"]} != self.plan:
+                raise ValueError(f"{folder} holds runs of {said(kept)}; asked for are {said(self.plan)}. Ask for the same, or pass --fresh or another --out")
             self.plan = kept
 
     def overrides(self, variant: Variant) -> list[str]:
-        return variant.changes(PRESETS[self.preset][variant.stage])
+        return [*self.recipe, *variant.changes(PRESETS[self.preset][variant.stage])]
 
     def trainee(self, variant: Variant) -> Trainee:
         """The variant, untrained, for taking its time."""
@@ -127,8 +135,8 @@ class Runs:
         for stage in {v.stage: None for v in variants if v.stage not in self.plan["steps"]}:
             seconds = max(sorted(times)[len(times) // 2] for times in self.step_seconds([v for v in variants if v.stage == stage], PACE_ROUNDS).values())
             self.plan["steps"][stage] = max(2, int(self.minutes * 60 / seconds))
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "plan.json").write_text(json.dumps(self.plan, indent=1) + "\n")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "plan.json").write_text(json.dumps(self.plan, indent=1) + "\n")
 
     def train(self, variant: Variant) -> None:
         """Train a variant to its last step, going on from where it was left. SystemExit if it was asked to stop before."""
@@ -138,7 +146,7 @@ class Runs:
         if not (encoder / "config.json").is_file():
             encoder_named(variant.encoder, self.encoder).save_pretrained(encoder)
         run, steps = self.folder / variant.name, self.plan["steps"][variant.stage]
-        options = ["--stage", variant.stage, "--output-dir", str(run), "--device", str(self.device)]
+        options = ["--stage", variant.stage, "--output-dir", str(run), "--device", str(self.device), *(["--graph"] if self.graph else [])]
         if checkpoints(run):
             options.append("--resume")
         else:
@@ -158,12 +166,14 @@ class Runs:
 
     def step_seconds(self, variants: Sequence[Variant], rounds: int) -> dict[str, list[float]]:
         """Seconds of a training step of each, taking turns, so that other work on the machine meets them alike; without two first ones that allocate."""
-        steps = {v.name: self.trainee(v).train() for v in variants}
+        steps = {v.name: self.trainee(v).train(graph=self.graph) for v in variants}
         found: dict[str, list[float]] = {name: [] for name in steps}
         for _ in tqdm(range(rounds + 2), desc="timing a step", unit="round"):
             for name, step in steps.items():
                 start = time.perf_counter()
                 next(step)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
                 found[name].append(time.perf_counter() - start)
         return {name: [round(s, 5) for s in seconds[2:]] for name, seconds in found.items()}
 
@@ -171,10 +181,11 @@ class Runs:
 # ---------------------------------------------------------------- what a short training can be judged by
 
 @torch.no_grad()
-def errors(stage: Stage, encoder: TextEncoder, n: int, batch: int = 16) -> dict:
+def errors(stage: Stage, encoder: TextEncoder, n: int, batch: int | None = None) -> dict:
     """Mean squared errors of x_0_hat on n unseen scenes, with each one's own caption and with another's: by log-SNR, and by picture (`each`, the mean over all
     levels of noise). What the right caption saves is the text gain. Super-resolution is given true low-resolution pictures, augmented as when sampling."""
     unet, device = stage.config.unet, stage.net.out.weight.device
+    batch = batch or (16 if device.type == "cpu" else 128)
     table = {"own": torch.zeros(len(LOG_SNRS), n), "other": torch.zeros(len(LOG_SNRS), n)}
     for at in tqdm(range(0, n, batch), desc="errors", unit="batch"):
         numbers = range(at, min(n, at + batch))
