@@ -2,11 +2,14 @@
 
 import ast
 import importlib.util
+from io import BytesIO
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
-from notebooks.make import CELL_SECONDS, facts, keep_outputs, read, run, sources, table
+from notebooks.make import CELL_SECONDS, facts, keep_outputs, lighter, read, run, sources, table
 
 SOURCES = sources()
 NAMES = [p.stem for p in SOURCES]
@@ -91,6 +94,24 @@ def test_outputs_of_unchanged_cells_are_kept():
     keep_outputs(new, old)
     assert [cell.execution_count for cell in new.cells] == [1, None]
     assert new.cells[0].outputs[0].data["text/plain"] == "2"
+
+
+def test_a_picture_of_few_colours_becomes_light_and_one_of_noise_stays():
+    def as_png(pixels):
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return file.getvalue()
+
+    g = np.random.default_rng(0)
+    plain = np.full((96, 96, 3), (200, 60, 40), np.uint8)
+    plain[20:60, 30:80] = (20, 90, 220)
+    grainy = (plain + g.integers(-2, 3, plain.shape)).astype(np.uint8)                   # as networks draw plain things
+    noise = g.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    small = lighter(as_png(grainy))
+    with Image.open(BytesIO(small)) as picture:
+        assert np.abs(np.asarray(picture.convert("RGB")).astype(int) - grainy).mean() <= 4
+    assert len(small) < len(as_png(grainy)) / 2
+    assert lighter(as_png(noise)) == as_png(noise)
 
 
 def test_a_first_cell_without_an_objective_is_refused():

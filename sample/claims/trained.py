@@ -124,7 +124,7 @@ def draw_networks(numbers: dict, path: Path) -> None:
 def measure_efficient(runs: Runs, n: int) -> tuple[dict, Image.Image]:
     """As the others; and the time of a training step of both, taking turns."""
     found, pictures = measure(runs, n, (STANDARD, EFFICIENT))
-    return {**found, "step_seconds": runs.step_seconds((STANDARD, EFFICIENT), ROUNDS)}, pictures
+    return {**found, "step_seconds": runs.step_seconds((STANDARD, EFFICIENT), ROUNDS), "hardware": runs.hardware(EFFICIENT)}, pictures
 
 
 def judge_efficient(numbers: dict) -> Verdict:
@@ -138,10 +138,10 @@ def judge_efficient(numbers: dict) -> Verdict:
     if not is_enough(a["score"], b["score"]):
         as_good = UNCLEAR
     score = gain(a["score"], b["score"])
-    times = mean(seconds[EFFICIENT.name]), mean(seconds[STANDARD.name])
+    times, where = (mean(seconds[EFFICIENT.name]), mean(seconds[STANDARD.name])), f" ({numbers['hardware']})" if "hardware" in numbers else ""
     return Verdict(all_of(is_above(slower, meaningful=0.05), as_good),
-                   f"A training step takes {times[0]:.3f} s against {times[1]:.3f} s, {math.exp(slower.mean):.2f} times as fast ({math.exp(slower.low):.2f} to "
-                   f"{math.exp(slower.high):.2f}), with {b['parameters'] / 1e6:.1f} M against {a['parameters'] / 1e6:.1f} M parameters. After {a['steps']:,} steps "
+                   f"A training step takes {times[0]:.3f} s against {times[1]:.3f} s{where}, {math.exp(slower.mean):.2f} times as fast "
+                   f"({math.exp(slower.low):.2f} to {math.exp(slower.high):.2f}), with {b['parameters'] / 1e6:.1f} M against {a['parameters'] / 1e6:.1f} M parameters. After {a['steps']:,} steps "
                    f"its error differs by {more.mean:+.1%} ({more.low:+.1%} to {more.high:+.1%}), {more.n} pictures, where more than {ERROR_MARGIN:+.0%} is worse; right "
                    f"{percent(b['score'])} against {percent(a['score'])} of {score.n}: {score}.")
 

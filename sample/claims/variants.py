@@ -157,6 +157,10 @@ class Runs:
         if not self.is_done(variant):
             raise SystemExit(f"{variant.name} was stopped before its last step; the same command goes on with it")
 
+    def hardware(self, variant: Variant) -> str:
+        """What it was trained on."""
+        return json.loads((self.folder / variant.name / "stage" / "config.json").read_text())["training"]["legs"][-1]["device"]
+
     def networks(self, variants: Sequence[Variant]) -> dict[str, tuple[Stage, TextEncoder]]:
         """Train what is not trained yet; the networks with their text encoders, by name."""
         for variant in variants:
