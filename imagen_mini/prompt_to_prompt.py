@@ -78,7 +78,7 @@ class Injection(Edit):
     cross_steps: WindowByWord = 1.0
     self_steps: Window = 1.0
     self_size: int = 16
-    source_steps: Window = 0.85
+    source_steps: Window = 0.9
 
     def __post_init__(self):
         by_word = self.cross_steps if isinstance(self.cross_steps, dict) else {DEFAULT: self.cross_steps}

@@ -70,7 +70,9 @@ def draw(report: dict, path: Path) -> None:
         for r in rows:
             pareto.annotate(f"{r['w']:g}", (r["frechet"], r["accuracy"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
             recall.annotate(f"{r['w']:g}", (r["recall"], r["precision"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
-    true = report["true_pictures"]
+    true, own = report["true_pictures"], report["own"]
+    pareto.plot(own["frechet"], own["accuracy"], color="black", marker="D", linestyle="none", label="as the stage draws by default")
+    recall.plot(own["recall"], own["precision"], color="black", marker="D", linestyle="none")
     pareto.axvline(true["frechet"], color="#777777", linestyle=":", label="true pictures of other scenes")
     recall.plot(true["recall"], true["precision"], color="#777777", marker="*", linestyle="none", markersize=10)
     pareto.set_xlabel("Fréchet distance to true pictures")
@@ -113,30 +115,33 @@ def main(arguments: list[str] | None = None) -> None:
     trained = features(true_pictures(TRAINED, range(args.true), size))
     report = {"pipeline": args.pipeline, "stage": name, "features": args.features, "n": args.n, "true": args.true, "lines": {},
               "true_pictures": {**compare(others, true), "nearest_trained": median_distance(others, trained)}}
-    with tqdm(total=args.n * len(args.thresholds) * len(args.scales), desc="pictures") as bar:
+    with tqdm(total=args.n * (1 + len(args.thresholds) * len(args.scales)), desc="pictures") as bar:
+
+        def measured(**options) -> dict:
+            drawn = []
+            for at in range(0, args.n, args.batch):
+                part = numbers[at:at + args.batch]
+                drawn.append(pipe([captions[i].text for i in part], seed=list(part), stages=stages, output_type="pt", progress=False,
+                                  **{option: {name: value} for option, value in options.items()}).stages[name].float().cpu())
+                bar.update(len(part))
+            pictures = torch.cat(drawn)
+            found = features(pictures)
+            row = {**alignment(pictures, captions), **compare(found, true), "nearest_trained": median_distance(found, trained)}
+            return row | ({"clip_score": round(features.score_of(found, [c.text for c in captions]).mean().item(), 2)} if isinstance(features, Clip) else {})
+
+        own = pipe.stages[name].config
+        report["own"] = {option: getattr(own, option) for option in ("guidance_scale", "guidance_interval", "threshold")} | measured()
         for threshold in args.thresholds:
-            rows = report["lines"][threshold] = []
-            for w in args.scales:
-                drawn = []
-                for at in range(0, args.n, args.batch):
-                    part = numbers[at:at + args.batch]
-                    drawn.append(pipe([captions[i].text for i in part], seed=list(part), stages=stages, guidance_scale={name: w}, threshold={name: threshold},
-                                      output_type="pt", progress=False).stages[name].float().cpu())
-                    bar.update(len(part))
-                pictures = torch.cat(drawn)
-                found = features(pictures)
-                rows.append({"w": w, **alignment(pictures, captions), **compare(found, true), "nearest_trained": median_distance(found, trained)})
-                if isinstance(features, Clip):
-                    rows[-1]["clip_score"] = round(features.score_of(found, [c.text for c in captions]).mean().item(), 2)
+            report["lines"][threshold] = [{"w": w, **measured(guidance_scale=w, threshold=threshold)} for w in args.scales]
     report["seconds"] = round(time.perf_counter() - start, 1)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "distances.json").write_text(json.dumps(report, indent=1) + "\n")
     draw(report, args.out / "distances.png")
     print(f"{'threshold':10}{'w':>5}{'right':>8}{'Fréchet':>9}{'precision':>11}{'recall':>8}{'to the nearest trained scene':>30}")
-    for threshold, rows in report["lines"].items():
-        for r in rows:
-            print(f"{threshold:10}{r['w']:>5g}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}"
-                  + (f"   CLIP score {r['clip_score']:.1f}" if "clip_score" in r else ""))
+    rows = [("by default", report["own"]), *((f"{threshold:10}{r['w']:>5g}", r) for threshold, line in report["lines"].items() for r in line)]
+    for label, r in rows:
+        print(f"{label:15}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}"
+              + (f"   CLIP score {r['clip_score']:.1f}" if "clip_score" in r else ""))
     true_row = report["true_pictures"]
     print(f"{'true pictures of other scenes':23}{true_row['frechet']:>9.3f}{true_row['precision']:>11.0%}{true_row['recall']:>8.0%}{true_row['nearest_trained']:>30.3f}")
     print(f"{report['seconds']:.0f} s; {args.out}/distances.png, distances.json")

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=20, help="edits of each kind (default: 20)")
     parser.add_argument("--seed", type=int, default=1, help="of the list of edits; `sample.evaluate` has 0 (default: 1)")
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=list(kinds), help="only these (default: all)")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.3, 0.6, 0.85, 1], help="lengths of the windows")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.3, 0.6, 0.9, 1], help="lengths of the windows")
     parser.add_argument("--out", type=Path, default=Path("outputs/edit_sweep"), help="a folder")
     add_model_options(parser)
     args = parser.parse_args(arguments)

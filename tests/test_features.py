@@ -1,5 +1,6 @@
 """Features of pictures: they hold what is in a scene, and distances by them tell sets of pictures apart."""
 
+import json
 import random
 
 import pytest
@@ -101,10 +102,14 @@ def test_training_the_features_lowers_their_error_and_leaves_them_on_disk(tmp_pa
 
 def test_the_distances_of_a_pipeline_are_measured_and_drawn(tiny_pipe, tmp_path, capsys):
     tiny_pipe.save_pretrained(tmp_path / "pipe")
-    distances.main(["--pipeline", str(tmp_path / "pipe"), "--n", "6", "--true", "12", "--scales", "1", "3", "--thresholds", "static", "dynamic",
+    own = tiny_pipe.stages["base"].config
+    distances.main(["--pipeline", str(tmp_path / "pipe"), "--n", "6", "--true", "12", "--scales", f"{own.guidance_scale}", "1", "--thresholds", "static", "dynamic",
                     "--out", str(tmp_path / "out"), "--batch", "4"])
     page = capsys.readouterr().out
-    assert "true pictures of other scenes" in page
+    assert "true pictures of other scenes" in page and "by default" in page
+    found = json.loads((tmp_path / "out" / "distances.json").read_text())
+    alike = next(row for row in found["lines"][own.threshold] if row["w"] == own.guidance_scale)
+    assert own.guidance_interval is None and {"w": own.guidance_scale} | {k: v for k, v in found["own"].items() if k in alike} == alike
     with Image.open(tmp_path / "out" / "distances.png") as image:
         assert image.width > 600
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
@@ -291,8 +292,9 @@ def test_training_both_stages_then_assembling_gives_a_pipeline_that_draws(encode
         assert [line["step"] for line in lines] == [1, 2, 2] and 0 <= lines[-1]["score"] <= 1
     progress.main([str(tmp_path / "base" / "stage"), "--text-encoder", str(encoder_folder), "--n", "1", "--out", str(tmp_path / "p.png")])
     assert size(tmp_path / "p.png")[0] > 0
-    assemble.main(["--base", str(tmp_path / "base"), "--sr", str(tmp_path / "sr_256"), "--text-encoder", str(encoder_folder), "--half",
-                   "--out", str(tmp_path / "pipe")])
+    for flag, dtype in (("--bf16", torch.bfloat16), ("--half", torch.float16)):
+        assemble.main(["--base", str(tmp_path / "base"), "--sr", str(tmp_path / "sr_256"), "--text-encoder", str(encoder_folder), flag, "--out", str(tmp_path / "pipe")])
+        assert {w.dtype for w in load_file(tmp_path / "pipe" / "base" / "model.safetensors").values()} == {dtype}
     generate.main(["a red circle", "--pipeline", str(tmp_path / "pipe"), "--steps", "1", "--out", str(tmp_path / "a.png")])
     assert size(tmp_path / "a.png") == (256, 256)
 

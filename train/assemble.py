@@ -9,6 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
+
 from imagen_mini.cascade import load_stage
 from imagen_mini.config import override
 from imagen_mini.pipeline import ImagenPipeline
@@ -21,7 +23,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--base", type=Path, required=True, help="run folder of the base stage, or a stage folder")
     parser.add_argument("--sr", type=Path, help="run folder of the super-resolution stage, or a stage folder")
     parser.add_argument("--text-encoder", type=Path, default=WEIGHTS / "text_encoder", help="the text encoder they were trained with")
-    parser.add_argument("--half", action="store_true", help="store the stages in float16: half the size, rounded to 3 digits")
+    half = parser.add_mutually_exclusive_group()
+    half.add_argument("--half", action="store_true", help="store the stages in float16: half the size, rounded to 3 digits")
+    half.add_argument("--bf16", action="store_true", help="store them in bfloat16: rounded to 2 digits, and a fifth of it can be packed away")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pipeline")
     parser.add_argument("overrides", nargs="*", metavar="stage.key=value", help="change how a stage is sampled by default: base.num_inference_steps=20")
     args = parser.parse_intermixed_args(arguments)
@@ -34,8 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"{unknown[0]!r} names no stage; there are {', '.join(s.config.name for s in stages)}")
     training = {s.config.name: json.loads((folder / "config.json").read_text())["training"] for s, folder in zip(stages, folders)}
     pipe = ImagenPipeline(TextEncoder.from_pretrained(args.text_encoder), stages)
-    if args.half:
-        pipe.stages.half()
+    if args.half or args.bf16:
+        pipe.stages.to(torch.float16 if args.half else torch.bfloat16)
     pipe.save_pretrained(args.out, training)
     for name, how in training.items():
         for leg in how["legs"]:
