@@ -406,6 +406,7 @@ def test_networks_can_be_asked_for_by_steps_and_by_how_they_are_trained(folder, 
     (["--n", "1"], "expected at least 2 prompts"),
     (["--train", "0"], "more than 0 minutes"),
     (["--train", "1", "--train-steps", "9"], "expected one of them"),
+    (["--train-steps", "9", "--recipe", "steps=64"], "the number of steps is --train-steps"),
     (["--recipe", "batch_size=64"], "add --train MINUTES or --train-steps STEPS"),
 ])
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_loaded(arguments, message, capsys, monkeypatch):

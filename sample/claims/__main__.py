@@ -60,6 +60,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     args.trains = args.train is not None or args.train_steps is not None
     if (args.recipe or args.graph) and not args.trains:
         parser.error("--recipe and --graph say how networks are trained: add --train MINUTES or --train-steps STEPS")
+    if any(o.startswith("steps=") for o in args.recipe):
+        parser.error(f"--recipe {' '.join(args.recipe)}: the number of steps is --train-steps, equal for all networks of a stage")
     if args.only and not args.trains and (untrained := [e.name for e in EXPERIMENTS if e.name in args.only and e.variants]):
         parser.error(f"--only {' '.join(untrained)} needs networks trained for it: add --train MINUTES")
     return args
