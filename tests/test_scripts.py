@@ -89,7 +89,7 @@ def test_edit_shows_source_edit_and_baseline(folder, tmp_path, capsys):
     assert all(name in out for name in ("source: ", "edit: ", "same seed, new prompt: "))
     assert size(tmp_path / "e.png")[0] > 3 * 256 and "no attention maps to show" in out
     height = size(tmp_path / "e.png")[1]
-    edit.main(["replace", "a red circle", "a blue circle", "--pipeline", folder, "--steps", "8", "--out", str(tmp_path / "e.png")])
+    edit.main(["replace", "a red circle", "a blue circle", "--pipeline", folder, "--steps", "12", "--out", str(tmp_path / "e.png")])
     assert size(tmp_path / "e.png")[1] > height + 256 and "no attention maps" not in capsys.readouterr().out
 
 
@@ -202,7 +202,7 @@ def test_edit_cascade_judges_each_way_of_enlarging_an_edit(folder, tmp_path, cap
     assert list(read(tmp_path / "edit_cascade.json")["ways"]) == list(edit_cascade.WAYS) and "no source was right" in capsys.readouterr().out
     pipe = ImagenPipeline.from_pretrained(folder)
     for stage in pipe.stages.values():                 # enough for some to come after those in which the source's prompt is read
-        stage.config = replace(stage.config, num_inference_steps=8)
+        stage.config = replace(stage.config, num_inference_steps=12)
     source, own, read_source, other_noise, edited = edit_cascade.draw_all(pipe, ["a red ring", "a red star"], 1)
     assert len({picture.numpy().tobytes() for picture in (source, own, read_source, other_noise, edited)}) == 5
     true = right_pictures([("", t.seed, c) for t in swaps("color", 1) + swaps("shape", 1) for c in (t.source, t.target)], 256)
