@@ -181,6 +181,6 @@ sheet
 
 # %% [markdown]
 # **What you should have seen.** Half of the pictures are decided after two thirds of the steps, and hardly any before the middle: the parser wants outlines, and these come in the second half, while
-# the layout and the colours of the things, in the strip above, came in the first. (The background took until the middle: after step 14 it was still white, from step 18 on it is beige.) Notebook 11 lives on this: to keep a layout, an edit must hold on to the early steps.
+# the layout and the colours of the things, in the strip above, came in the first. (The background took until the middle: after step 8 it was still beige, from step 11 on it is white.) Notebook 11 lives on this: to keep a layout, an edit must hold on to the early steps.
 #
 # Next: [01, noise schedules](01_noise_schedules.ipynb).

@@ -51,7 +51,7 @@ from imagen_mini.weights import WEIGHTS
 
 begin()
 pipe = ImagenPipeline.from_pretrained("scenes")
-encoder, shipped = pipe.text_encoder, pipe.stages["base"]              # the encoder is frozen; `shipped` is a base stage after some eight hours on a CPU and three minutes on a GPU
+encoder, shipped = pipe.text_encoder, pipe.stages["base"]              # the encoder is frozen; `shipped` is a base stage after some eight hours on a CPU and eight minutes on a GPU
 
 # %% [markdown]
 # ## 1. A corner of the world
@@ -234,7 +234,7 @@ for name, weight in weights.items():
     print(f"{name:25} t below 0.1: {parts[:4].sum():4.0%}, t from 0.1 to 0.7: {parts[4:28].sum():4.0%}, t above 0.7: {parts[28:].sum():4.0%}")
 
 # %% [markdown]
-# **What you should have seen.** Plain SNR spends nearly a third of the loss on the 40th of $t$ with the least noise, and next to nothing where layout and captions
+# **What you should have seen.** Plain SNR spends two fifths of the loss on the 40th of $t$ with the least noise, and next to nothing where layout and captions
 # are decided. A cap (`min_snr`) takes off the peak, no more. `capped_v` leaves most of the loss with noise that nobody can see through. `balanced` is the
 # flattest of the four, by construction: it is about the inverse of the error that is left. That is a choice for *this* world and this schedule; other data
 # leave other errors, and some recipes measure them during training.

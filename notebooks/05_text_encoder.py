@@ -91,8 +91,8 @@ for category in ("one object", "misspellings", "rare words"):
     display(labelled_grid(list(pictures), [c.text for c in captions], columns=7, cell=96, frames=found))
 
 # %% [markdown]
-# **What you should have seen.** Plain words are drawn right nearly always. Rare words are right about every second time (over 30 captions: 47 %), misspelt ones
-# rarely (20 %): the frozen encoder has read both, but the U-Net was never shown what their vectors look like. Misspellings and rare words are categories of
+# **What you should have seen.** Plain words are drawn right nearly always. Rare words are right at best every second time (over 30 captions: 37 %), misspelt ones
+# less often (30 %): the frozen encoder has read both, but the U-Net was never shown what their vectors look like. Misspellings and rare words are categories of
 # DrawBench, too, the list of prompts on which Imagen was compared with others.
 #
 # ## 2. Padding changes nothing

@@ -177,8 +177,8 @@ find_sheet(report)
 # **What you should have seen.** Words of colour find their things best, on the fine grid: near 90 % at the end on `up0`, where a map that knows nothing has 3
 # %, and 53 % in the mean over all steps (README, 60 pictures; here it may be few points more or less). Words of shape find them on `down1`, up to about 60 %.
 # Words of size find theirs on the coarse grid, on the way down, in the middle and on the way up alike, and only from the middle of the walk on. Many layers are
-# at the level of chance: their attention to this word serves something else, or nothing. (The 8 % of `mid.block0` and `mid.block1`, the same for all words,
-# are no finding: of a map that is even everywhere, the highest places are just any.) So a claim like "the network looks at the word here" needs the layer, the step and a number.
+# at the level of chance: their attention to this word serves something else, or nothing. (Nor is every number above chance a finding, where layers are bright all over, those with `block` in their names:
+# of a map that is nearly even, the highest places are just any.) So a claim like "the network looks at the word here" needs the layer, the step and a number.
 #
 # ## 6. Where attention goes that has nothing to say
 #
@@ -269,9 +269,9 @@ as_jpeg(picture_table([list(pictures[:8]) for pictures in drawn.values()], list(
 # - A thing whose colour word is silent takes a colour all the same: in 4 of 10 that of the *other* thing, else a mixture, a third colour, or now and then its
 #   own. It listens to what is left.
 # - Without its shape word a thing keeps its shape or takes some other: the words beside it know something of it, too.
-# - Exchanging the shapes gives the picture of the other caption in 4 of 10. In most of the others the two things change places, colours and all: after the
+# - Exchanging the shapes gives the picture of the other caption in 3 of 10. In most of the others the two things change places, colours and all: after the
 #   U-Net's text layers the vector of a shape word knows where its thing lies and what colour it has (notebook 05, section 4), and all of that goes with it.
-# - Exchanging the colours rarely does (2 of 10): most things come out in mixtures of both. Why? The maps of colours **follow the picture** (section 5: late in the walk they
+# - Exchanging the colours does in 6 of 10; the other things come out in mixtures of both. Why? The maps of colours **follow the picture** (section 5: late in the walk they
 #   lie on whatever has the colour). As soon as the circle turns blue, its places look at "blue", which the exchange makes say "red". The walk fights itself.
 # - With held maps this loop is cut, and the exchange works in all 10.
 #

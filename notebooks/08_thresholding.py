@@ -147,7 +147,7 @@ sheet.legend(loc="outside lower center", ncols=4, frameon=False)
 sheet
 
 # %% [markdown]
-# **What you should have seen.** In the score, little: all three lines fall. At $w = 5$ clipping is ahead (8 of 16; dividing has 4, none 2), which 16 captions can
+# **What you should have seen.** In the score, little: all three lines fall. At $w = 5$ clipping is ahead (6 of 16; dividing and none have 4), which 16 captions can
 # hardly tell; at $w = 10$ hardly a picture is right in any way. In this world *no* way of
 # thresholding rescues a large weight. The other panels tell them apart. Dynamic thresholding takes the values off the rim, as it is meant to, the white and
 # black of true backgrounds included, and it takes all the rest along: the mean of $|x|$ falls far below that of true pictures, which is to say that pictures

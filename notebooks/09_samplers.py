@@ -130,7 +130,7 @@ print(prompts[5])
 picture_table(rows, SAMPLERS, [f"{n} calls" for n in calls], cell=96, frames=frames)
 
 # %% [markdown]
-# **What you should have seen.** Three calls draw blurs, five already much, and with nine three samplers of four have all 16 right: more calls buy nothing
+# **What you should have seen.** Three calls draw blurs, five already much, and with nine all four have 15 or 16 of 16 right: more calls buy nothing
 # that 16 captions would show. Heun is last where calls are few, as it was with the exact denoiser: 3 calls are only 2 of its steps. Look at the pictures, too.
 # DDIM and DPM-Solver++ draw one and the same from 3 calls to 15, Heun another, on another background: from one noise there is but one true end of the walk, so
 # at least one of them is still far from it. DDPM adds noise of its own, and draws another picture with every number of steps.
@@ -261,7 +261,7 @@ picture_table(rows, [f"{steps} steps" for steps in counts], ["drawn", "and again
 
 # %% [markdown]
 # **What you should have seen.** Twice the steps, half the error of the noise: first order again, with a trained network. The picture follows late: it
-# is off by 0.41, 0.32 and 0.08. Colours and the relation come back at once, but the background and the sizes may be others even where the noise is off by a few percent: they hang on very small
+# is off by 0.33, 0.19 and 0.09. Colours and the relation come back at once, but the background and the sizes may be others even where the noise is off by a few percent: they hang on very small
 # sums over all of $x_T$, as section 4 has shown, and a small error tips them over. In this world one has to be very near for the picture to come back. So
 # this is not how edits are made here: they start from a noise that is known (notebook 11).
 #

@@ -199,7 +199,7 @@ level_sheet(found)
 
 # %% [markdown]
 # **What you should have seen.** Not what the story promised. At every level all pictures are right, from clean and from generated ones alike: with eight pictures, a gap of less than a third could hide, but over 30 captions textures are right in 100 % too, at the default 0.1. The likeness
-# shows hardly a gap at level 0, half a decibel. Noise does not close it: at 0.5 *clean* and *generated* are both worse. Part of
+# shows a gap of 1.7 dB at level 0, which may be none (-1.5 to 4.8); at 0.3 it is closed, at 0.5 *clean* and *generated* are both worse. Part of
 # such a gap no noise can close, since the drawn outline is the only thing that tells the stage where the true one is.
 #
 # Why is there so little to repair? Because the remedy already worked, in training. This stage saw levels from 0 to 0.5 all the time, so it never learned to
@@ -232,11 +232,10 @@ interval = f"95 % interval {gain.mean() - half:+.1f} to {gain.mean() + half:+.1f
 print(f"from level 0 to {levels[2]:g} the likeness to the true picture changes by {gain.mean():+.1f} dB ({interval})")
 
 # %% [markdown]
-# **What you should have seen.** First, how much is repaired: out of a few squares and the word *star* comes a star, from level 0.1 on. At level 0 the stage
-# takes the blocks seriously, and draws a square there, neatly dotted. The words do a good part of the repair: before the stage had text layers, small circles
-# came out as squares, too. Then the dial. The higher
-# the level, the less what is drawn is like what was given: at 0.5 the stage trusts so little that it may bend a thing, or make another one of it. So here
-# the likeness to the truth falls with the level, or stays: little is left for noise to repair, and detail is lost. The rule for `aug_level`: as high as the
+# **What you should have seen.** First, how much is repaired: out of a few squares and the word *star* comes a star, and out of heaps of squares come circles, at level 0 already. The words do
+# a good part of the repair: before the stage had text layers, small circles came out as squares. Then the dial. The higher
+# the level, the less what is drawn is like what was given, by little: but at 0.5 the stage trusts so little that it bends a ring. So here
+# the likeness to the truth stays up to 0.3, and falls at 0.5: little is left for noise to repair, and detail is lost. The rule for `aug_level`: as high as the
 # mistakes are large, and no higher.
 #
 # The level does two things: it makes noise, and it tells the network. Which of them makes the stage distrust? We can lie to it: noise of one level, and
@@ -261,7 +260,7 @@ names = ["no noise, told 0", "no noise, told 0.5", "noise 0.5, told 0", "noise 0
 in_few_colors(picture_table(rows, names, [prompts[i] for i in chosen], cell=96))
 
 # %% [markdown]
-# With the noise but without the message hardly any noise is enlarged, there is only some dirt at most: the network can see for itself how noisy the picture
+# With the noise but without the message no noise is enlarged; a circle becomes a cross, as it does with the message: the network can see for itself how noisy the picture
 # is. The message without the noise changes little. So here it is the noise itself that acts: it takes away what the message only asks to ignore.
 #
 # ## Exercise: augmentation by hand

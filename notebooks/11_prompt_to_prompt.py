@@ -73,9 +73,9 @@ print(compared_lines(found.scores))
 # Green: the new caption holds *and* the layout is kept, every thing within 3/64 of the width of where it was.
 #
 # **What you should have seen.** The same seed with a new caption nearly always shows the new word, and mostly somewhere else. So a fixed seed alone does not
-# fix the picture. With the source's attention the thing stays where it was. Where an edit fails, look how: here by a second thing, and this
-# stands where the same seed with the new caption has put the thing. Few edits give wide intervals; over 30 of each kind (the README's second table) the
-# default keeps 100 % of layouts when colours are swapped, attention alone 97 %, the same seed 23 %; of **shapes** 93, 87 and 30 %: a new shape has another outline, and may
+# fix the picture. With the source's attention the thing mostly stays where it was. Where an edit fails, look how (the last column): attention alone puts the new thing where the same seed with the new caption puts
+# it, and the default draws it in its place and leaves half of another there. Few edits give wide intervals; over 30 of each kind (the README's second table) the
+# default keeps 100 % of layouts when colours are swapped, attention alone 93 %, the same seed 23 %; of **shapes** 97, 87 and 33 %: a new shape has another outline, and may
 # move by some pixels. (Sizes are not part of the layout: where no caption says it, the new thing may be larger than the old one.)
 #
 # ## 2. What is injected
@@ -165,8 +165,8 @@ in_few_colors(picture_table(rows, [name for name, *_ in examples], columns, cell
 
 # %% [markdown]
 # Green and orange are the verdicts on the caption alone. `Replace` recolours the ring and leaves the square alone, but for a few pixels of its rim. With `LocalBlend` fewer
-# pixels differ, only those where *ring* looks and a margin: elsewhere they are the source's own; with `DiffBlend` it is the ring as it came out. `Refine` gives the
-# cross a colour that the source had left open, where the new caption by itself moves it. And
+# pixels differ, only those where *ring* looks and a margin: elsewhere they are the source's own, and here the word does not look at all of its ring, part of which stays red; with `DiffBlend` it is the ring as it came out. `Refine` gives the
+# cross a colour that the source had left open (and has drawn in two), where the new caption by itself moves it. And
 # `Reweight` turns *small* against itself: the caption is as before, the thing is large, so the parser says wrong, and it should.
 #
 # ## 5. The injection window
@@ -189,7 +189,7 @@ window_sheet({"attention injected": by_attention, "source's caption read (attent
 
 # %% [markdown]
 # **What you should have seen.** Attention for half of the walk keeps hardly more layouts than none: let go in the middle, the thing still moves. Held all the
-# way it mostly stays, and now and then the edit fails, here one of eight. So for this network the early steps are needed, and are not enough; the paper's larger one decides
+# way it mostly stays, here in seven of eight. So for this network the early steps are needed, and are not enough; the paper's larger one decides
 # layouts earlier. Reading the source's caption first makes source and target one picture for so long; too long, and the new
 # word comes too late: first a shape can no longer be changed, then a colour (at 1 the target is the source itself). Eight edits cannot tell 0.3 from 0.9:
 # `python -m sample.edit_sweep` measures with more, and for added words too. That 0.9 is not too long is a matter of training: this network has seen pictures that
@@ -216,14 +216,13 @@ fading_sheet("small", weights, areas, captions)
 
 # %% [markdown]
 # The frames are the parser's verdicts on *small*. Turned down, the thing grows, mostly in one leap, at a weight that differs from picture to picture: this
-# world has two sizes, and the network learned two. On average over many captions it is a slider: over 16 of them the area falls from 7.8 % at -2 to 3.1 % at
-# 2, in all 16. With *large* it grows from 7.1 to 8.6 %, in 9 of 16. The background stays, since `Reweight` alone lets source and target share the first half
+# world has two sizes, and the network learned two. On average over many captions it is a slider: over 16 of them the area falls from 7.6 % at -2 to 3.1 % at
+# 2, in all 16. With *large* it grows from 7.1 to 8.5 %, in 11 of 16. The background mostly stays (not in the first row), since `Reweight` alone lets source and target share the first half
 # of the walk.
 #
 # ## What does not work well
 #
-# - **Added sizes** keep nine layouts of ten, not all (success 93 %): what the source left open was drawn in its own way, and 90 % of
-#   the walk may be too late for another. Until captions of training said things of one thing alone, a size said of one of two things was taken by both, and every fifth layout was lost.
+# - **Added colours** keep nine layouts of ten, not all: what the source left open was drawn in its own way, and the new word would have drawn it elsewhere. **Added sizes** keep 97 %. Until captions of training said things of one thing alone, a size said of one of two things was taken by both, and every fifth layout was lost.
 # - Without `source_steps` it works less well: this is a deviation from the paper, found by measuring, and a sign that maps of 8 to 32 places a side say less
 #   than a place.
 #

@@ -94,7 +94,7 @@ print("right in each group of ten:", ", ".join(str(k) for k, _ in groups))
 print("all:", score_line([r.right for r in results_50]))
 
 # %% [markdown]
-# One model, one kind of captions, and still results from 3 to 6 of ten: with so few, 20 percent more or less are nothing unusual. The deviation is $\sqrt{p(1-p)/n}$, with $n = 10$ up to 16 percent. Somebody
+# One model, one kind of captions, and still results from 2 to 4 of ten: with so few, 20 percent more or less are nothing unusual. The deviation is $\sqrt{p(1-p)/n}$, with $n = 10$ up to 16 percent. Somebody
 # who shows only the best group has "improved" the model.
 #
 # An interval says so honestly. The **naive** one is $\hat p \pm 1.96 \sqrt{\hat p (1 - \hat p)/n}$ with $\hat p = k/n$. Its mistake: it takes the deviation at the share that was *seen*. With 10 of 10

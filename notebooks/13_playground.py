@@ -96,7 +96,7 @@ sheet
 # %% [markdown]
 # The matching caption needs hardly any noise: a hundredth of the way, and the blobs are proper things; at a tenth they stand on one of the four backgrounds of this world. Up to $t = 0.5$ and beyond they stay near where they were drawn; at $t = 1$ they are
 # anywhere. That is SDEdit's bargain: between the two lies a broad range of $t$ that is realistic *and* faithful. The contradicting caption has to fight for it: at $t = 0.01$ its colours run over the drawing's shapes, at $t = 0.1$
-# and 0.3 its shapes stand in the drawing's places, side by side; at $t = 0.5$, where the layout drowns, half of the pictures show all that it says, and from 0.85 on nearly all. Coarse things are drowned last, so they are kept longest.
+# and 0.3 its shapes stand in the drawing's places, side by side; at $t = 0.5$, where the layout drowns, four of six pictures show all that it says, and from 0.85 on all. Coarse things are drowned last, so they are kept longest.
 #
 # The distance jumps up at once, with hardly any noise: the gray paper and the dark outline are not of this world, and go first.
 #
@@ -207,7 +207,7 @@ print("right in both views:", score_line(right))
 judged_rows([(upright, upright, pictures), (f"turned: {turned}", turned, seen)])
 
 # %% [markdown]
-# Something in between: a triangle with the ghost of a circle around it. In many of these, or all, the parser reads a triangle one way up and a circle the other way. That is an anagram indeed, and the paper's are like it: shapes that
+# Something in between: a triangle with round sides and the ghost of a circle around it, which the parser takes for a circle both ways up; the eye may see either. The paper's anagrams are like it: shapes that
 # can be read in two ways. No true picture of this world can. So it is also a picture that fools our judge, who takes what overlaps enough: an illusion works on the one who looks.
 #
 # **Try:** "a large pink star" and "a large pink ring", turned. Three views at once. "upside down" for a picture with its own mirror image.
@@ -239,8 +239,8 @@ judged_rows([row for sigma, p in hybrids.items() for row in ((f"near, sigma {sig
 
 # %% [markdown]
 # With a small `sigma` the parser reads the circle, near and from afar; look closely, and a cross is drawn on the disc. With a large one the cross is left, with hardly a trace of the disc. In between both are there, a cross with a pale
-# disc around it, and the parser reads neither. True crosses stay crosses from afar, so it is not the blur
-# that makes the circle. It works in few pictures, if in any: the world is flat, and each network pulls its estimate towards a clean picture of its own caption. With photographs, where there is always some texture to hide things in, the paper's hybrids are far better.
+# disc around it: in five of six the parser reads a cross near and a circle from afar, as it should. True crosses stay crosses from afar, so it is not the blur
+# that makes the circle. So it works, in a narrow range of `sigma`: the world is flat, and each network pulls its estimate towards a clean picture of its own caption. With photographs, where there is always some texture to hide things in, the paper's hybrids are far better.
 #
 # Other parts work as well. Brightness from one caption, colour from another:
 #
@@ -256,7 +256,7 @@ judged_rows([(f"wanted: {mixture}", mixture, pictures), ("its brightness", "", g
 
 # %% [markdown]
 # **What you should have seen.** Colours come from one caption, shapes mostly from the brightness of the other. But the first one's shapes show through as ghosts: the ring's hole in the circle, the cross in the square. On gray there is hardly any brightness to
-# tell shapes by, and there the colours' caption draws them, too. One picture of six passes.
+# tell shapes by, and there the colours' caption draws them, too. Two pictures of six pass.
 #
 # All four games were a few lines around a denoiser that knew nothing of them. That is the lesson: a diffusion model is not a machine that makes pictures, but one that says what is likely. What to make of it is up to the one who asks.
 #
