@@ -71,9 +71,9 @@ def draw(report: dict, path: Path) -> None:
             pareto.annotate(f"{r['w']:g}", (r["frechet"], r["accuracy"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
             recall.annotate(f"{r['w']:g}", (r["recall"], r["precision"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
     true, own = report["true_pictures"], report["own"]
-    pareto.plot(own["frechet"], own["accuracy"], color="black", marker="D", linestyle="none", label="as the stage draws by default")
+    pareto.plot(own["frechet"], own["accuracy"], color="black", marker="D", linestyle="none", label="by default")
     recall.plot(own["recall"], own["precision"], color="black", marker="D", linestyle="none")
-    pareto.axvline(true["frechet"], color="#777777", linestyle=":", label="true pictures of other scenes")
+    pareto.axvline(true["frechet"], color="#777777", linestyle=":", label="other true pictures")
     recall.plot(true["recall"], true["precision"], color="#777777", marker="*", linestyle="none", markersize=10)
     pareto.set_xlabel("Fréchet distance to true pictures")
     pareto.set_ylabel("share of captions drawn rightly")
