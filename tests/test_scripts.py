@@ -129,6 +129,10 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
     with open(f"{folder}/README.md") as file:
         written = file.read()
     assert "`python -m sample.evaluate --n 2 --edits 1`" in written
+    weak = {"text_alignment": {"one object": {"accuracy": 0.9}, "counting": {"accuracy": 0.5}, "texture": {"accuracy": 0.2}},
+            "errors": {name: {"right": 1, "unreadable": 2, "shape": 1} for name in ("one object", "counting", "texture")}}
+    assert card.weaknesses(weak) == "- texture: 20% right (2 unreadable, 1 shape)\n- counting: 50% right (2 unreadable, 1 shape)"
+    assert card.weaknesses(values) in written and "texture" in card.weaknesses(values)
     readme.with_name("other.md").write_text(f"mine {card.BEGIN} and more")
     with pytest.raises(SystemExit, match="other.md: the README has no place for a table"):
         card.main(["--pipeline", folder, "--readme", str(readme.with_name("other.md")), "--note", "lost"])

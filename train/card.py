@@ -53,6 +53,22 @@ def renewed(text: str, begin: str, end: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
+def weaknesses(report: dict, below: float = 0.9) -> str:
+    """The categories of which less is right, the worst first, with what goes wrong in them, as Markdown."""
+    rows = sorted((row["accuracy"], name) for name, row in report["text_alignment"].items() if row["accuracy"] < below)
+    errors = {name: ", ".join(f"{n} {kind}" for kind, n in report["errors"][name].items() if kind != "right") for _, name in rows}
+    return "\n".join(f"- {name}: {accuracy:.0%} right ({errors[name]})" for accuracy, name in rows) or f"Nothing in this benchmark has less than {below:.0%}."
+
+
+CURVES = {"time_to_score.png": "Score against minutes of training, for a base stage of preset mini from nothing (`python -m train.time_to_score --minutes 60`):",
+          "training.png": "Pictures at growing numbers of steps, of an older and larger base stage (`python -m train.progress`):"}
+
+
+def learning(folder: Path) -> str:
+    """The pictures of how such stages learn that lie beside the weights, as Markdown."""
+    return "\n\n".join(f"{what}\n\n![{name}](pictures/{name})" for name, what in CURVES.items() if (folder / "pictures" / name).is_file())
+
+
 def model_card(folder: Path, report: dict, commit: str, note: str = "") -> str:
     """The README.md of a pipeline folder."""
     stages = json.loads((folder / "model_index.json").read_text())["stages"]
@@ -96,6 +112,16 @@ The text encoder is a T5 of 0.9 million parameters, pre-trained on text alone
 By the exact parser, on prompts and seeds not used in training (`python -m sample.evaluate{sizes}`, {report['seconds']:.0f} s). Commit {commit}.
 
 {score_tables(report)}
+
+## What it cannot do
+
+It has learnt no other things, colours, textures or words than those of its world, and nothing of light or depth. In the benchmark, less than 90 % of these are right:
+
+{weaknesses(report)}
+
+## How it learnt
+
+{learning(folder)}
 """
 
 
