@@ -96,7 +96,7 @@ def test_outputs_of_unchanged_cells_are_kept():
     assert new.cells[0].outputs[0].data["text/plain"] == "2"
 
 
-def test_a_picture_of_few_colours_becomes_light_and_one_of_noise_stays():
+def test_a_picture_of_few_colours_becomes_light_and_noise_and_soft_transitions_stay():
     def as_png(pixels):
         file = BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
@@ -107,11 +107,13 @@ def test_a_picture_of_few_colours_becomes_light_and_one_of_noise_stays():
     plain[20:60, 30:80] = (20, 90, 220)
     grainy = (plain + g.integers(-2, 3, plain.shape)).astype(np.uint8)                   # as networks draw plain things
     noise = g.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    soft = np.full((96, 96, 3), 255, np.uint8)                                           # as blurs on a plain ground are
+    soft[:32, :, 1:] = np.linspace(255, 215, 96, dtype=np.uint8)[:, None]
     small = lighter(as_png(grainy))
     with Image.open(BytesIO(small)) as picture:
         assert np.abs(np.asarray(picture.convert("RGB")).astype(int) - grainy).mean() <= 4
     assert len(small) < len(as_png(grainy)) / 2
-    assert lighter(as_png(noise)) == as_png(noise)
+    assert lighter(as_png(noise)) == as_png(noise) and lighter(as_png(soft)) == as_png(soft)
 
 
 def test_a_first_cell_without_an_objective_is_refused():
