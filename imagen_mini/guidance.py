@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,10 +40,12 @@ def guidance_interval(w: float, low: float, high: float, log_snr_of: Callable[[T
     return scale
 
 
-def check_interval(interval: tuple[float, ...]) -> None:
+def check_interval(interval: Sequence[float]) -> None:
     """A ValueError for what is no interval of noise levels."""
-    if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
-        raise ValueError(f"the guidance interval is ({', '.join(map(str, interval))}]; expected noise levels sigma / alpha with 0 <= low < high")
+    numbers = isinstance(interval, (tuple, list)) and all(isinstance(level, (int, float)) for level in interval)
+    if not numbers or len(interval) != 2 or not 0 <= interval[0] < interval[1]:
+        shown = f"({', '.join(map(str, interval))}]" if numbers else repr(interval)
+        raise ValueError(f"the guidance interval is {shown}; expected noise levels sigma / alpha with 0 <= low < high, for example (2, 60)")
 
 
 def static_threshold(x_0_hat: Tensor) -> Tensor:

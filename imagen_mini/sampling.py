@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .cascade import Stage
-from .guidance import GuidanceScale, guidance_interval as limited_to
+from .guidance import GuidanceScale, check_interval, guidance_interval as limited_to
 from .samplers import NOISE_OPTIONS, check_options
 
 
@@ -47,10 +47,12 @@ def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, 
     w, interval = here(guidance_scale, None), here(guidance_interval, None)
     if w is None:
         w = stage.own_guidance() if interval is None else c.guidance_scale
-    if interval is not None and callable(w):
-        raise ValueError(f"guidance_interval {interval} and a guidance_scale that is a function of t: give a number, or let the function be 1 outside")
-    if interval is not None and w != 1:
-        w = limited_to(w, *interval, stage.log_snr_of)
+    if interval is not None:
+        check_interval(interval)
+        if callable(w):
+            raise ValueError(f"guidance_interval {interval} and a guidance_scale that is a function of t: give a number, or let the function be 1 outside")
+        if w != 1:
+            w = limited_to(w, *interval, stage.log_snr_of)
     level = c.aug_level if aug_level is None else aug_level
     if stage.is_super_resolution and not 0 <= level <= c.max_aug_level:
         raise ValueError(f"aug_level {level}: stage {c.name} was trained with levels from 0 to {c.max_aug_level}")

@@ -150,6 +150,9 @@ def test_black_and_white_become_0_and_255():
     ({"negative_prompt": ["ring", "star"]}, "2 negative prompts for 1 prompts"),
     ({"guidance_interval": (0.5, 2.0), "guidance_scale": 1.0}, r"guidance_interval \(0.5, 2.0\) is not used: guidance is off"),
     ({"guidance_interval": (2.0, 0.5)}, r"the guidance interval is \(2.0, 0.5\]"),
+    ({"guidance_interval": (2.0,)}, r"the guidance interval is \(2.0\]; expected noise levels"),
+    ({"guidance_interval": {"base": 2.0}}, "the guidance interval is 2.0; expected noise levels"),
+    ({"guidance_interval": {"base": {"base": (0.5, 2.0)}}}, "the guidance interval is {'base': .*; expected noise levels"),
     ({"guidance_interval": (0.5, 2.0), "guidance_scale": lambda t: 3.0}, r"guidance_interval \(0.5, 2.0\) and a guidance_scale that is a function"),
 ])
 def test_an_option_out_of_range_is_an_error_that_names_it(tiny_pipe, options, message):
