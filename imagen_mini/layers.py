@@ -27,11 +27,14 @@ def sinusoids(value: Tensor, width: int, shortest: float, longest: float) -> Ten
 
 
 class GroupNorm(nn.GroupNorm):
-    """nn.GroupNorm that hands on the number format that it is given. Autocast has a GPU hand on float32, twice the bytes, though it computes in it anyway."""
+    """nn.GroupNorm that hands on the number format that it is given. Autocast has a GPU hand on float32, twice the bytes, though it computes in it anyway.
+
+    And behind frozen layers: on a CPU, torch's backward pass for channels last ends the process (a write to address 0, PyTorch 2.13) if x needs no gradient.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.is_cuda:
-            return super().forward(x)
+            return super().forward(x.contiguous() if torch.is_grad_enabled() and not x.requires_grad else x)
         with torch.autocast("cuda", enabled=False):
             return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 

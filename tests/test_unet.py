@@ -57,6 +57,27 @@ def test_every_parameter_gets_a_gradient(config, net_of, text):
     assert not without
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_frozen_parts_leave_the_gradients_of_the_others_as_they_were(precision, net_of, text):
+    net = net_of(BASE).to(memory_format=torch.channels_last)
+
+    def gradients(frozen: str) -> dict[str, torch.Tensor]:
+        for name, p in net.named_parameters():
+            p.requires_grad_(not name.startswith(frozen))
+        net.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            out = net(**inputs_for(BASE, text))
+        out.float().square().sum().backward()
+        return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+    everything = gradients("nothing")
+    for frozen in ("stem", "down", "text_layers", "mid", "up"):          # of the stem, torch's GroupNorm alone would end the process
+        others = gradients(frozen)
+        assert set(others) == {name for name in everything if not name.startswith(frozen)}
+        for name, gradient in others.items():
+            assert torch.allclose(gradient, everything[name], rtol=0.02, atol=0.02 * float(everything[name].abs().max())), (frozen, name)
+
+
 @CONFIGS
 def test_the_output_depends_on_everything_that_goes_in(config, net_of, text, random_text):
     net, inputs = net_of(config), inputs_for(config, text)
