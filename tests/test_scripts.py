@@ -409,9 +409,9 @@ class TinyPeer(peers.DiffusersNet):
     def __init__(self, text_width):
         from diffusers import UNet2DConditionModel
         torch.nn.Module.__init__(self)
-        self.unet = UNet2DConditionModel(sample_size=64, in_channels=3, out_channels=3, block_out_channels=(8, 8), layers_per_block=1, cross_attention_dim=text_width,
-                                         attention_head_dim=8, norm_num_groups=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-                                         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
+        self.unet = UNet2DConditionModel(sample_size=64, in_channels=3, out_channels=3, block_out_channels=(8, 8, 8, 8), layers_per_block=1,
+                                         cross_attention_dim=text_width, attention_head_dim=8, norm_num_groups=4,
+                                         down_block_types=("DownBlock2D",) * 3 + ("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * 3)
 
 
 @pytest.mark.parametrize("arguments", [(breakdown, ["--stage", "sr_512"]), (train_benchmark, ["--stages", "base", "sr_512"])], ids=["breakdown", "benchmark"])
