@@ -29,7 +29,8 @@ def sinusoids(value: Tensor, width: int, shortest: float, longest: float) -> Ten
 class GroupNorm(nn.GroupNorm):
     """nn.GroupNorm that hands on the number format that it is given. Autocast has a GPU hand on float32, twice the bytes, though it computes in it anyway.
 
-    And behind frozen layers: on a CPU, torch's backward pass for channels last ends the process (a write to address 0, PyTorch 2.13) if x needs no gradient.
+    On a CPU, an x that needs no gradient, since all before it is frozen, is laid out channels first: torch's backward pass for channels last would write its
+    gradient to address 0 there, which ends the process (PyTorch 2.13).
     """
 
     def forward(self, x: Tensor) -> Tensor:
