@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import GroupNorm, LayerNorm, positions
-from .text import Text
+from imagen_mini.layers import GroupNorm, LayerNorm, positions
+from imagen_mini.text import Text
 
 
 @dataclass(frozen=True)

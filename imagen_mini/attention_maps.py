@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .alignment import find_word
-from .attention import Attention, AttnSite, Control
-from .text import Tokens
+from imagen_mini.alignment import find_word
+from imagen_mini.attention import Attention, AttnSite, Control
+from imagen_mini.text import Tokens
 
 
 def bytes_needed(layers: Sequence[Attention], rows: int, n_text: int, steps: int, copies: int = 1) -> int:

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .alignment import find_word, word_numbers
-from .attention import AttnSite, Control
-from .attention_maps import AttentionMaps
-from .text import Tokens
+from imagen_mini.alignment import find_word, word_numbers
+from imagen_mini.attention import AttnSite, Control
+from imagen_mini.attention_maps import AttentionMaps
+from imagen_mini.text import Tokens
 
 if TYPE_CHECKING:
-    from .prompt_to_prompt import DiffBlend, LocalBlend
+    from imagen_mini.prompt_to_prompt import DiffBlend, LocalBlend
 
 
 class Blending:

@@ -12,14 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .attention import Attention
-from .config import StageConfig, from_dict, to_dict
-from .diffusion import capped_v_weight, denoising_loss, expected_of_two, q_sample
-from .guidance import Denoiser, GuidanceScale, guidance_interval, make_denoiser
-from .layers import ResBlock, TextLayer
-from .schedule import SCHEDULES, cosine_log_snr, spaced_times
-from .text import Text
-from .unet import UNet
+from imagen_mini.attention import Attention
+from imagen_mini.config import StageConfig, from_dict, to_dict
+from imagen_mini.diffusion import capped_v_weight, denoising_loss, expected_of_two, q_sample
+from imagen_mini.guidance import Denoiser, GuidanceScale, guidance_interval, make_denoiser
+from imagen_mini.layers import ResBlock, TextLayer
+from imagen_mini.schedule import SCHEDULES, cosine_log_snr, spaced_times
+from imagen_mini.text import Text
+from imagen_mini.unet import UNet
 
 
 def augment(low_res: Tensor, aug_level: Tensor, noise: Tensor) -> Tensor:

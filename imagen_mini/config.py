@@ -8,13 +8,13 @@ import types
 import typing
 from dataclasses import dataclass, field, replace
 
-from .diffusion import LOSS_WEIGHTS, PREDICTIONS
-from .guidance import THRESHOLDS, check_interval
-from .optimizers import OPTIMIZERS
-from .precision import PRECISIONS
-from .samplers import SAMPLERS, check_options
-from .schedule import SCHEDULES, SPACINGS
-from .unet import UNetConfig
+from imagen_mini.diffusion import LOSS_WEIGHTS, PREDICTIONS
+from imagen_mini.guidance import THRESHOLDS, check_interval
+from imagen_mini.optimizers import OPTIMIZERS
+from imagen_mini.precision import PRECISIONS
+from imagen_mini.samplers import SAMPLERS, check_options
+from imagen_mini.schedule import SCHEDULES, SPACINGS
+from imagen_mini.unet import UNetConfig
 
 RATE_SCHEDULES = ("cooldown", "cosine", "constant")
 

@@ -29,14 +29,14 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .decode import PictureError, central_square, open_rgb
-from .image_folder import Row, read_metadata
-from .randomness import generator
-from .scenes.captions import Description, training_caption
-from .scenes.mistakes import mistaken
-from .scenes.render import Packed, draw, pack
-from .scenes.scene import Scene, training_scene
-from .scenes.twins import sides, twin
+from imagen_mini.decode import PictureError, central_square, open_rgb
+from imagen_mini.image_folder import Row, read_metadata
+from imagen_mini.randomness import generator
+from imagen_mini.scenes.captions import Description, training_caption
+from imagen_mini.scenes.mistakes import mistaken
+from imagen_mini.scenes.render import Packed, draw, pack
+from imagen_mini.scenes.scene import Scene, training_scene
+from imagen_mini.scenes.twins import sides, twin
 
 T = TypeVar("T")
 

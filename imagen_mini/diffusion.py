@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .schedule import alpha_sigma
+from imagen_mini.schedule import alpha_sigma
 
 PREDICTIONS = ("eps", "x_0", "v")
 NO_EPS = "log_snr {}: there x_t is pure noise, and eps says nothing of x_0. With zero terminal SNR, predict 'x_0' or 'v'"

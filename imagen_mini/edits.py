@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .benchmark import held_out_relation, random_thing, related
-from .evaluation import wilson_interval
-from .scenes.captions import Caption, Description, Thing, write
-from .scenes.parse import Reading, parse
-from .scenes.render import masks
-from .scenes.scene import BACKGROUNDS, HELD_OUT_COLOR_SHAPE, Object
+from imagen_mini.benchmark import held_out_relation, random_thing, related
+from imagen_mini.evaluation import wilson_interval
+from imagen_mini.scenes.captions import Caption, Description, Thing, write
+from imagen_mini.scenes.parse import Reading, parse
+from imagen_mini.scenes.render import masks
+from imagen_mini.scenes.scene import BACKGROUNDS, HELD_OUT_COLOR_SHAPE, Object
 
 TOLERANCE = 3                                          # in 1/64 of the width: what counts as the same place
 

@@ -10,10 +10,10 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable
 
-from .evaluation import Result, wilson_interval
-from .scenes.captions import Description, Thing
-from .scenes.parse import Reading
-from .scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Object
+from imagen_mini.evaluation import Result, wilson_interval
+from imagen_mini.scenes.captions import Description, Thing
+from imagen_mini.scenes.parse import Reading
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Object
 
 ATTRIBUTES = {"shape": tuple(SHAPES), "color": tuple(COLORS), "size": tuple(SIZES), "texture": tuple(TEXTURES)}
 KINDS = ("right", "unreadable", "too few", "too many", *ATTRIBUTES, "binding", "relation", "background")

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .benchmark import benchmark
-from .cascade import Stage, augment
-from .randomness import randn
-from .samplers import sample
-from .scenes.captions import Caption, Description, read
-from .scenes.parse import Reading, parse
-from .scenes.render import render
-from .scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Object, Scene, free_place
-from .text import TextEncoder
+from imagen_mini.benchmark import benchmark
+from imagen_mini.cascade import Stage, augment
+from imagen_mini.randomness import randn
+from imagen_mini.samplers import sample
+from imagen_mini.scenes.captions import Caption, Description, read
+from imagen_mini.scenes.parse import Reading, parse
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Object, Scene, free_place
+from imagen_mini.text import TextEncoder
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:

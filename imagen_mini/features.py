@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .scenes.scene import BACKGROUNDS, COLORS, GRID, MAX_OBJECTS, SHAPES, SIZES, TEXTURES, Scene
-from .weights import WEIGHTS
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GRID, MAX_OBJECTS, SHAPES, SIZES, TEXTURES, Scene
+from imagen_mini.weights import WEIGHTS
 
 WIDTH = 48                                             # features of a picture
 CELLS = 4                                              # places are told apart on a grid of CELLS x CELLS

@@ -13,13 +13,13 @@ from statistics import fmean, median
 import torch
 from torch import Tensor
 
-from .cascade import Stage, augment
-from .data import Batch, Data
-from .diffusion import denoising_loss, q_sample, to_x_0
-from .precision import compute_dtype
-from .randomness import randn
-from .text import TextEncoder
-from .training import LEVELS
+from imagen_mini.cascade import Stage, augment
+from imagen_mini.data import Batch, Data
+from imagen_mini.diffusion import denoising_loss, q_sample, to_x_0
+from imagen_mini.precision import compute_dtype
+from imagen_mini.randomness import randn
+from imagen_mini.text import TextEncoder
+from imagen_mini.training import LEVELS
 
 FINE, LOOK, BAD = "fine", "look", "bad"
 AUG_LEVEL = 0.1                                        # of super-resolution's low-resolution pictures, as in sampling

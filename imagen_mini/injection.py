@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .attention import AttnSite, Control
-from .text import Text
+from imagen_mini.attention import AttnSite, Control
+from imagen_mini.text import Text
 
 
 class ReadSource(Control):

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from .evaluation import judge, wilson_interval
-from .pictures import labelled_grid
-from .scenes.captions import Description, read
-from .scenes.parse import parse
+from imagen_mini.evaluation import judge, wilson_interval
+from imagen_mini.pictures import labelled_grid
+from imagen_mini.scenes.captions import Description, read
+from imagen_mini.scenes.parse import parse
 
 
 def begin() -> None:

@@ -15,15 +15,15 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .attention_maps import AttentionMaps
-from .cascade import Stage, augment, load_stage, save_stage
-from .diffusion import q_sample
-from .guidance import Denoiser, GuidanceScale
-from .randomness import randn
-from .samplers import SamplingState, sample
-from .sampling import Sampling, check_used, sampling_of
-from .text import Text, TextEncoder, check_prompts, concatenate
-from .weights import WEIGHTS
+from imagen_mini.attention_maps import AttentionMaps
+from imagen_mini.cascade import Stage, augment, load_stage, save_stage
+from imagen_mini.diffusion import q_sample
+from imagen_mini.guidance import Denoiser, GuidanceScale
+from imagen_mini.randomness import randn
+from imagen_mini.samplers import SamplingState, sample
+from imagen_mini.sampling import Sampling, check_used, sampling_of
+from imagen_mini.text import Text, TextEncoder, check_prompts, concatenate
+from imagen_mini.weights import WEIGHTS
 
 FORMAT_VERSION = 1
 

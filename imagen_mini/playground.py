@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .decode import central_square, to_rgb
-from .diffusion import coefficients, q_sample
-from .guidance import Denoiser
-from .samplers import SamplingState, sample
-from .spoil import blur
+from imagen_mini.decode import central_square, to_rgb
+from imagen_mini.diffusion import coefficients, q_sample
+from imagen_mini.guidance import Denoiser
+from imagen_mini.samplers import SamplingState, sample
+from imagen_mini.spoil import blur
 
 Part = Callable[[Tensor], Tensor]                      # a linear map of pictures [b, 3, h, w]
 

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .alignment import find_word, refinement_matrix, replaced_words, replacement_matrix, word_numbers
-from .attention import AttnSite, Control
-from .attention_maps import AttentionMaps
-from .blending import Blending, DiffBlending
-from .injection import InjectMaps, ReadSource
-from .text import Tokens
+from imagen_mini.alignment import find_word, refinement_matrix, replaced_words, replacement_matrix, word_numbers
+from imagen_mini.attention import AttnSite, Control
+from imagen_mini.attention_maps import AttentionMaps
+from imagen_mini.blending import Blending, DiffBlending
+from imagen_mini.injection import InjectMaps, ReadSource
+from imagen_mini.text import Tokens
 
 Window = float | tuple[float, float]
 WindowByWord = Window | dict[str, Window]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .pictures import to_image
-from .randomness import randn
+from imagen_mini.pictures import to_image
+from imagen_mini.randomness import randn
 
 
 def add_noise(pictures: Tensor, sigma: float) -> Tensor:

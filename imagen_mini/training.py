@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .cascade import Stage
-from .config import TrainConfig
-from .data import Alternatives, Batch, Data, Draft, Scenes, draft_of
-from .diffusion import LOSS_WEIGHTS
-from .distributed import ALONE, Ranks, only_adding_up, replicate, whole
-from .graphs import Graphed, aside
-from .precision import compute_dtype
-from .randomness import generator, randn_in_blocks
-from .text import Text, TextEncoder
+from imagen_mini.cascade import Stage
+from imagen_mini.config import TrainConfig
+from imagen_mini.data import Alternatives, Batch, Data, Draft, Scenes, draft_of
+from imagen_mini.diffusion import LOSS_WEIGHTS
+from imagen_mini.distributed import ALONE, Ranks, only_adding_up, replicate, whole
+from imagen_mini.graphs import Graphed, aside
+from imagen_mini.precision import compute_dtype
+from imagen_mini.randomness import generator, randn_in_blocks
+from imagen_mini.text import Text, TextEncoder
 
 LEVELS = 10                                            # of noise, equal parts of t in [0, 1], for which losses are told apart
 FIXED_LENGTH = 32                                      # tokens; the longest caption of the built-in world has 31

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import Attention, AttnSite, Control, ReadText
-from .layers import Downsample, GroupNorm, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
-from .text import Text
+from imagen_mini.attention import Attention, AttnSite, Control, ReadText
+from imagen_mini.layers import Downsample, GroupNorm, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
+from imagen_mini.text import Text
 
 
 # What may stand in a configuration: far beyond any use, and small enough to be refused or built in a moment.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..randomness import randn
-from ..schedule import alpha_sigma
-from . import checks, expect_close
+from imagen_mini.randomness import randn
+from imagen_mini.schedule import alpha_sigma
+from imagen_mini.exercises import checks, expect_close
 
 STEPS = ((-6.0, -4.5), (-1.0, 2.0), (3.0, 12.0))       # log-SNR at t and at s
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..diffusion import capped_v_weight, denoising_loss, q_sample
-from ..randomness import randn
-from ..schedule import cosine_log_snr
-from . import Wrong, checks, expect_close
+from imagen_mini.diffusion import capped_v_weight, denoising_loss, q_sample
+from imagen_mini.randomness import randn
+from imagen_mini.schedule import cosine_log_snr
+from imagen_mini.exercises import Wrong, checks, expect_close
 
 TIMES = (0.1, 0.4, 0.9)
 TEXT = "the caption"                                   # stands for an encoded one: it is only to be handed on

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import linear
 
-from ..randomness import randn
-from . import Wrong, checks, expect_close
+from imagen_mini.randomness import randn
+from imagen_mini.exercises import Wrong, checks, expect_close
 
 
 @checks

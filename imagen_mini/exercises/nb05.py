@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..randomness import generator
-from . import Wrong, checks, expect_close
+from imagen_mini.randomness import generator
+from imagen_mini.exercises import Wrong, checks, expect_close
 
 
 @checks

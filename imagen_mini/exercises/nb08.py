@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..guidance import dynamic_threshold, static_threshold
-from ..randomness import randn
-from . import Wrong, checks, expect_close
+from imagen_mini.guidance import dynamic_threshold, static_threshold
+from imagen_mini.randomness import randn
+from imagen_mini.exercises import Wrong, checks, expect_close
 
 SHAPE = (3, 3, 89)                                     # 801 values: their 99.5 % is one of them, however one interpolates
 

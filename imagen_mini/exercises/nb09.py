@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from ..diffusion import x_0_from_eps
-from ..guidance import static_threshold
-from ..randomness import randn
-from ..samplers import ddim_step
-from ..schedule import alpha_sigma
-from . import Wrong, checks, expect_close
+from imagen_mini.diffusion import x_0_from_eps
+from imagen_mini.guidance import static_threshold
+from imagen_mini.randomness import randn
+from imagen_mini.samplers import ddim_step
+from imagen_mini.schedule import alpha_sigma
+from imagen_mini.exercises import Wrong, checks, expect_close
 
 LOG_SNRS = ((-3.0, -1.5), (-0.5, 1.0), (1.0, 6.0))     # of t and of s
 KEPT, CHANGED = 0.05, 1.5                              # by how much eps_hat is off: x_0_hat stays in range, or leaves it

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..cascade import augment
-from ..randomness import randn
-from . import Wrong, checks, expect_close
+from imagen_mini.cascade import augment
+from imagen_mini.randomness import randn
+from imagen_mini.exercises import Wrong, checks, expect_close
 
 LEVELS = (0.2, 0.5, 0.8)
 

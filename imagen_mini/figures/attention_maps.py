@@ -11,15 +11,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..alignment import find_word
-from ..attention import AttnSite, Control
-from ..attention_maps import AttentionMaps, chance_overlap, overlap
-from ..pictures import labelled_grid
-from ..pipeline import ImagenPipeline
-from ..scenes.captions import Caption
-from ..scenes.parse import parse
-from ..scenes.render import masks
-from ..text import Tokens
+from imagen_mini.alignment import find_word
+from imagen_mini.attention import AttnSite, Control
+from imagen_mini.attention_maps import AttentionMaps, chance_overlap, overlap
+from imagen_mini.pictures import labelled_grid
+from imagen_mini.pipeline import ImagenPipeline
+from imagen_mini.scenes.captions import Caption
+from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.render import masks
+from imagen_mini.text import Tokens
 
 ROLES = ("color", "shape", "size")                     # words that speak of one thing
 
@@ -147,7 +147,7 @@ def find_lines(report: dict) -> str:
 
 def find_sheet(report: dict):
     """The report of `find` as a chart: overlap against time, a panel for each role of words, a line for each layer. A matplotlib Figure."""
-    from ..charts import figure, percent_axis, style
+    from imagen_mini.charts import figure, percent_axis, style
 
     sheet, panels = figure([f"words of {role}" for role in report["overlap"]], "t   (1 is noise)")
     for panel, layers in zip(panels, report["overlap"].values()):

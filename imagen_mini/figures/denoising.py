@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..distances import psnr
-from ..scenes.scene import GRID, Object, Scene
-from ..schedule import alpha_sigma
-from ..spoil import blur
+from imagen_mini.distances import psnr
+from imagen_mini.scenes.scene import GRID, Object, Scene
+from imagen_mini.schedule import alpha_sigma
+from imagen_mini.spoil import blur
 
 WIDTHS = (0, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)
 

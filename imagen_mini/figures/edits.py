@@ -10,18 +10,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..alignment import refinement_matrix
-from ..attention_maps import AttentionMaps
-from ..benchmark import random_thing
-from ..charts import STYLES, figure, percent_axis
-from ..edits import EditScore, EditTask, evaluate_edits
-from ..evaluation import wilson_interval
-from ..lesson import share
-from ..pipeline import ImagenPipeline
-from ..prompt_to_prompt import Edit, Injection
-from ..scenes.captions import article_for
-from ..text import Tokens
-from .attention_maps import heat_over, names_of
+from imagen_mini.alignment import refinement_matrix
+from imagen_mini.attention_maps import AttentionMaps
+from imagen_mini.benchmark import random_thing
+from imagen_mini.charts import STYLES, figure, percent_axis
+from imagen_mini.edits import EditScore, EditTask, evaluate_edits
+from imagen_mini.evaluation import wilson_interval
+from imagen_mini.lesson import share
+from imagen_mini.pipeline import ImagenPipeline
+from imagen_mini.prompt_to_prompt import Edit, Injection
+from imagen_mini.scenes.captions import article_for
+from imagen_mini.text import Tokens
+from imagen_mini.figures.attention_maps import heat_over, names_of
 
 SWEEPS: dict[str, Callable[[type[Injection], float], Injection]] = {
     "attention injected": lambda kind, share: kind(share, share, source_steps=0.0),

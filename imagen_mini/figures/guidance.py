@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from ..charts import STYLES, figure, log_axis, percent_axis
-from ..evaluation import scene_of, wilson_interval
-from ..lesson import verdicts
-from ..pipeline import ImagenPipeline
-from ..scenes.captions import read
-from ..scenes.render import render
-from ..scenes.scene import SIZES, Scene
+from imagen_mini.charts import STYLES, figure, log_axis, percent_axis
+from imagen_mini.evaluation import scene_of, wilson_interval
+from imagen_mini.lesson import verdicts
+from imagen_mini.pipeline import ImagenPipeline
+from imagen_mini.scenes.captions import read
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import SIZES, Scene
 
 SATURATED = 0.99
 TRUE_PICTURES = {"color": "#777777", "linestyle": ":"}

@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ..charts import STYLES, figure, percent_axis
-from ..errors import difference_of_shares, kind_of_error
-from ..evaluation import Result, in_words, verdict, wilson_interval
-from ..pictures import in_few_colors, labelled_grid
-from ..scenes.captions import Description
-from ..scenes.parse import Reading, parse
-from ..scenes.render import render
-from ..scenes.scene import COLORS, UNSEEN, Scene, training_scene
+from imagen_mini.charts import STYLES, figure, percent_axis
+from imagen_mini.errors import difference_of_shares, kind_of_error
+from imagen_mini.evaluation import Result, in_words, verdict, wilson_interval
+from imagen_mini.pictures import in_few_colors, labelled_grid
+from imagen_mini.scenes.captions import Description
+from imagen_mini.scenes.parse import Reading, parse
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import COLORS, UNSEEN, Scene, training_scene
 
 OUTCOMES = ("right", "unreadable", "misread")
 Interval = Callable[[int, int], tuple[float, float]]   # (successes, n) -> (low, high)

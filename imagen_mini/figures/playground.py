@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from PIL import Image
 from torch import Tensor
 
-from ..lesson import verdicts
-from ..pictures import in_few_colors, picture_table
-from ..scenes.parse import parse
+from imagen_mini.lesson import verdicts
+from imagen_mini.pictures import in_few_colors, picture_table
+from imagen_mini.scenes.parse import parse
 
 
 def judged_rows(rows: Sequence[tuple[str, str, Tensor]], columns: Sequence[str] | None = None, cell: int = 128) -> Image.Image:

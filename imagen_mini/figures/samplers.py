@@ -9,11 +9,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..charts import STYLES, figure, log_axis
-from ..guidance import Denoiser
-from ..samplers import sample
-from ..schedule import SPACINGS, Schedule, alpha_sigma, numeric_t, spaced_times
-from .denoising import posterior_mean
+from imagen_mini.charts import STYLES, figure, log_axis
+from imagen_mini.guidance import Denoiser
+from imagen_mini.samplers import sample
+from imagen_mini.schedule import SPACINGS, Schedule, alpha_sigma, numeric_t, spaced_times
+from imagen_mini.figures.denoising import posterior_mean
 
 # ---------------------------------------------------------------- data whose best denoiser is a formula
 

@@ -9,13 +9,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..charts import STYLES, figure, percent_axis
-from ..distances import psnr
-from ..evaluation import wilson_interval
-from ..lesson import description_of, share, verdicts
-from ..pipeline import ImagenPipeline
-from ..scenes.parse import parse
-from ..scenes.scene import GRID, Scene
+from imagen_mini.charts import STYLES, figure, percent_axis
+from imagen_mini.distances import psnr
+from imagen_mini.evaluation import wilson_interval
+from imagen_mini.lesson import description_of, share, verdicts
+from imagen_mini.pipeline import ImagenPipeline
+from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.scene import GRID, Scene
 
 
 def true_scenes(prompts: Sequence[str], pictures: Tensor) -> list[Scene]:

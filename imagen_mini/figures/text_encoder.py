@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..benchmark import related
-from ..scenes.captions import RARE_WORDS, article_for, training_caption
-from ..scenes.scene import BACKGROUNDS, COLORS, OPPOSITE, SHAPES, SIZES, TEXTURES, training_scene
-from ..text import Text, TextEncoder, Tokens
+from imagen_mini.benchmark import related
+from imagen_mini.scenes.captions import RARE_WORDS, article_for, training_caption
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, OPPOSITE, SHAPES, SIZES, TEXTURES, training_scene
+from imagen_mini.text import Text, TextEncoder, Tokens
 
 # For each kind of words that have rare synonyms: the words, and a caption to put one in.
 KINDS = {"color": (tuple(COLORS), "a {} circle"), "shape": (tuple(SHAPES), "a red {}"), "size": (tuple(SIZES), "a {} red circle"),
@@ -130,7 +130,7 @@ def matrix_sheet(matrices: Sequence[Tensor | Sequence[Sequence[float]]], titles:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    from ..charts import STYLES
+    from imagen_mini.charts import STYLES
 
     rows, columns = len(row_names), len(column_names)
     width = max(0.48 * columns, 0.085 * max(map(len, titles)))

@@ -9,18 +9,18 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from ..cascade import Stage
-from ..config import StageConfig, TrainConfig
-from ..data import Batch, Data
-from ..health import (Finding, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss, judge_saturation,
+from imagen_mini.cascade import Stage
+from imagen_mini.config import StageConfig, TrainConfig
+from imagen_mini.data import Batch, Data
+from imagen_mini.health import (Finding, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss, judge_saturation,
                       probe)
-from ..optimizers import make_optimizers
-from ..randomness import randn
-from ..scenes.render import render
-from ..scenes.scene import SHAPES as REACHES
-from ..scenes.scene import SIZES, Object, Scene, free_place, held_out
-from ..text import TextEncoder
-from ..training import EMA, LEVELS, TrainState
+from imagen_mini.optimizers import make_optimizers
+from imagen_mini.randomness import randn
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import SHAPES as REACHES
+from imagen_mini.scenes.scene import SIZES, Object, Scene, free_place, held_out
+from imagen_mini.text import TextEncoder
+from imagen_mini.training import EMA, LEVELS, TrainState
 
 COLORS, SHAPES = ("red", "yellow", "green", "blue"), ("circle", "square", "ring")
 

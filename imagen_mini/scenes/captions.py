@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .scene import BACKGROUNDS, COLORS, RELATIONS, SHAPES, SIZES, TEXTURES, Object, Scene, clear_relation, relation
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, RELATIONS, SHAPES, SIZES, TEXTURES, Object, Scene, clear_relation, relation
 
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 PHRASES = {

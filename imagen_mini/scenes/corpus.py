@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from .captions import NUMBERS, PHRASES, RARE_WORDS, Description, describe, write
-from .scene import HELD_OUT_COUNT, OPPOSITE, random_scene
-from .wording import misspell
+from imagen_mini.scenes.captions import NUMBERS, PHRASES, RARE_WORDS, Description, describe, write
+from imagen_mini.scenes.scene import HELD_OUT_COUNT, OPPOSITE, random_scene
+from imagen_mini.scenes.wording import misspell
 
 
 def text_for_language_model(rng: random.Random) -> str:

@@ -10,9 +10,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
-from .captions import Description
-from .scene import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene, held_out
-from .twins import is_free
+from imagen_mini.scenes.captions import Description
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene, held_out
+from imagen_mini.scenes.twins import is_free
 
 
 def mistaken(scene: Scene, description: Description, rng: random.Random) -> Scene | None:

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .render import coverage, texture_pattern
-from .scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, TEXTURES, Object, Scene
+from imagen_mini.scenes.render import coverage, texture_pattern
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, TEXTURES, Object, Scene
 
 # Colours are in [0, 1] here, and their differences are Euclidean.
 TOLERANCE = 0.14               # half of the least distance in the palette (red to orange, 0.28)

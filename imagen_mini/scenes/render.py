@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, TEXTURES, Scene
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, TEXTURES, Scene
 
 CONTRAST = 0.22                                        # half of the difference between a texture's light and dark
 

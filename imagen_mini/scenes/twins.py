@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .captions import Description
-from .scene import COLORS, GAP, GRID, TEXTURES, Object, Scene, free_place, held_out
+from imagen_mini.scenes.captions import Description
+from imagen_mini.scenes.scene import COLORS, GAP, GRID, TEXTURES, Object, Scene, free_place, held_out
 
 
 @dataclass(frozen=True)

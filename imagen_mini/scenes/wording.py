@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .captions import RARE_WORDS, Caption, Thing, article_for, lay_out, noun_phrase
+from imagen_mini.scenes.captions import RARE_WORDS, Caption, Thing, article_for, lay_out, noun_phrase
 
 
 def misspell(word: str, rng: random.Random) -> str:
