@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from imagen_mini.attention import Attention
-from imagen_mini.config import StageConfig, from_dict, to_dict
+from imagen_mini.config import StageConfig
+from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.diffusion import capped_v_weight, denoising_loss, expected_of_two, q_sample
 from imagen_mini.guidance import Denoiser, GuidanceScale, guidance_interval, make_denoiser
 from imagen_mini.layers import ResBlock, TextLayer

@@ -29,9 +29,10 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imagen_mini.decode import PictureError, central_square, open_rgb
+from imagen_mini.decode import PictureError, open_rgb
+from imagen_mini.utils.images import central_square
 from imagen_mini.image_folder import Row, read_metadata
-from imagen_mini.randomness import generator
+from imagen_mini.utils.rng import generator
 from imagen_mini.scenes.captions import Description, training_caption
 from imagen_mini.scenes.mistakes import mistaken
 from imagen_mini.scenes.render import Packed, draw, pack

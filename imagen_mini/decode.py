@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from imagen_mini.utils.images import to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64 * 2 ** 20                              # a file of a few kB can declare billions
@@ -38,20 +39,5 @@ def open_rgb(path: Path) -> Image.Image:
         raise PictureError(f"{path} cannot be decoded: {error}. Save it again, or leave it out") from error
 
 
-def to_rgb(image: Image.Image, sixteen_bit: bool = False) -> Image.Image:
-    """Any mode of Pillow -> RGB on white. `sixteen_bit`: the one channel goes up to 65,535, which would be clipped at 255 otherwise."""
-    if sixteen_bit:
-        return Image.fromarray((np.asarray(image, np.float32) / 257).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"which of the values of mode {image.mode} (32 bits a pixel) is white is not known; expected 8 or 16 bits a channel")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
-def central_square(image: Image.Image, size: int) -> np.ndarray:
-    """The largest square at the centre of an RGB picture, resized with anti-aliasing: uint8 [size, size, 3]."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return np.asarray(image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS))

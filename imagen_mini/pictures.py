@@ -6,21 +6,16 @@ import io
 import textwrap
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from imagen_mini.utils.images import to_image
 
 FRAMES = {True: "#009E73", False: "#D55E00", None: "#bbbbbb"}      # right, wrong, not judged: green and vermilion of Okabe and Ito (2008)
 MARGIN = 6                                             # pixels around a picture
 Frame = bool | str | None                              # right or wrong, a colour, or None: no frame
 
 
-def to_image(picture: Tensor, size: int | None = None) -> Image.Image:
-    """[3, h, w] in [-1, 1] -> a PIL picture of `size`: enlarged without smoothing, made smaller by averages (a fine texture would become another one)."""
-    if size is not None and size != picture.shape[-1]:
-        picture = F.interpolate(picture[None].float(), size=(size, size), mode="nearest" if size > picture.shape[-1] else "area")[0]
-    return Image.fromarray(((picture.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def labelled_grid(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None = None, cell: int = 192,

@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -19,10 +17,11 @@ from imagen_mini.attention_maps import AttentionMaps
 from imagen_mini.cascade import Stage, augment, load_stage, save_stage
 from imagen_mini.diffusion import q_sample
 from imagen_mini.guidance import Denoiser, GuidanceScale
-from imagen_mini.randomness import randn
 from imagen_mini.samplers import SamplingState, sample
 from imagen_mini.sampling import Sampling, check_used, sampling_of
 from imagen_mini.text import Text, TextEncoder, check_prompts, concatenate
+from imagen_mini.utils.images import to_numpy, to_pil
+from imagen_mini.utils.rng import randn
 from imagen_mini.weights import WEIGHTS
 
 FORMAT_VERSION = 1
@@ -38,14 +37,8 @@ class ImagenOutput:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def to_pil(images: Tensor) -> list[Image.Image]:
-    """[b, 3, h, w] in [-1, 1] -> PIL pictures."""
-    return [Image.fromarray(a) for a in ((to_numpy(images) * 255).round().astype(np.uint8))]
 
 
-def to_numpy(images: Tensor) -> np.ndarray:
-    """[b, 3, h, w] in [-1, 1] -> [b, h, w, 3] in [0, 1]."""
-    return (images.float().cpu().clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
 
 
 # ---------------------------------------------------------------- the pipeline

@@ -11,21 +11,16 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from imagen_mini.decode import central_square, to_rgb
 from imagen_mini.diffusion import coefficients, q_sample
 from imagen_mini.guidance import Denoiser
 from imagen_mini.samplers import SamplingState, sample
-from imagen_mini.spoil import blur
+from imagen_mini.utils.images import blur
 
 Part = Callable[[Tensor], Tensor]                      # a linear map of pictures [b, 3, h, w]
 
 
-def as_picture(image: Image.Image, size: int = 64) -> Tensor:
-    """A PIL picture, its middle square, as [3, size, size] in [-1, 1]."""
-    return torch.from_numpy(central_square(to_rgb(image), size).copy()).permute(2, 0, 1) / 127.5 - 1
 
 
 # ---------------------------------------------------------------- from a drawing

@@ -23,8 +23,8 @@ from imagen_mini.data import Alternatives, Batch, Data, Draft, Scenes, draft_of
 from imagen_mini.diffusion import LOSS_WEIGHTS
 from imagen_mini.distributed import ALONE, Ranks, only_adding_up, replicate, whole
 from imagen_mini.graphs import Graphed, aside
-from imagen_mini.precision import compute_dtype
-from imagen_mini.randomness import generator, randn_in_blocks
+from imagen_mini.utils.precision import compute_dtype
+from imagen_mini.utils.rng import generator, randn_in_blocks
 from imagen_mini.text import Text, TextEncoder
 
 LEVELS = 10                                            # of noise, equal parts of t in [0, 1], for which losses are told apart

@@ -35,8 +35,9 @@ from imagen_mini.charts import STYLES, figure
 from imagen_mini.evaluation import in_words, judge
 from imagen_mini.exercises import nb00
 from imagen_mini.lesson import begin, show_judged, source, verdicts
-from imagen_mini.pictures import picture_table, to_image
-from imagen_mini.randomness import randn
+from imagen_mini.pictures import picture_table
+from imagen_mini.utils.images import to_image
+from imagen_mini.utils.rng import randn
 from imagen_mini.samplers import sample
 from imagen_mini.scenes.parse import parse
 

@@ -36,7 +36,7 @@ from imagen_mini.exercises import nb02
 from imagen_mini.figures.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
 from imagen_mini.lesson import begin, score_line, show_judged, source, verdicts
 from imagen_mini.pictures import picture_table
-from imagen_mini.randomness import generator, randn
+from imagen_mini.utils.rng import generator, randn
 from imagen_mini.samplers import sample
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, Object

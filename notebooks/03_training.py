@@ -44,7 +44,7 @@ from imagen_mini.exercises import nb03
 from imagen_mini.figures.training import Corner, errors_at, examine, losses_by_level, start
 from imagen_mini.lesson import begin, score_line, source, verdicts
 from imagen_mini.pictures import as_jpeg, picture_table
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.training import EMA, LEVELS, learning_rate, train
 from imagen_mini.unet import UNetConfig
 from imagen_mini.weights import WEIGHTS

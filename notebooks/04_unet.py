@@ -42,7 +42,7 @@ from imagen_mini.figures.unet import KINDS, WORDS, costs, draw_u, flops_of_layer
 from imagen_mini.layers import ResBlock
 from imagen_mini.lesson import begin, source
 from imagen_mini.pictures import as_jpeg, picture_table
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene
 from imagen_mini.unet import UNet

@@ -42,7 +42,7 @@ from imagen_mini.figures.text_encoder import (common_part, cosines, masked_mean,
 from imagen_mini.layers import PooledText
 from imagen_mini.lesson import begin, score_line, source
 from imagen_mini.pictures import labelled_grid
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.samplers import sample
 from imagen_mini.scenes.captions import RARE_WORDS
 from imagen_mini.scenes.parse import parse

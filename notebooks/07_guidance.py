@@ -44,7 +44,7 @@ from imagen_mini.figures.guidance import at_scale, draw_places, draw_scales, est
 from imagen_mini.guidance import classifier_free_guidance, make_denoiser, static_threshold
 from imagen_mini.lesson import begin, score_line, source, verdicts
 from imagen_mini.pictures import picture_table
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.samplers import sample
 from imagen_mini.scenes.parse import parse
 

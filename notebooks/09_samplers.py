@@ -39,7 +39,7 @@ from imagen_mini.figures.samplers import (draw_errors, draw_spacings, draw_walks
                                           network_calls, shares, slerp)
 from imagen_mini.lesson import begin, score_line, source, verdicts
 from imagen_mini.pictures import picture_table
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.samplers import SAMPLERS, ddim_step, dpmpp_2m_step, heun_step, invert, sample
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import BACKGROUNDS, Scene

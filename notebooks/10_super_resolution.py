@@ -39,7 +39,7 @@ from imagen_mini.exercises import nb10
 from imagen_mini.figures.super_resolution import around, enlarge, level_lines, level_sheet, true_scenes
 from imagen_mini.lesson import begin, score_line, share, source, verdicts
 from imagen_mini.pictures import in_few_colors, labelled_grid, picture_table
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.samplers import sample
 from imagen_mini.scenes.render import render
 from imagen_mini.schedule import alpha_sigma, cosine_log_snr

@@ -37,7 +37,8 @@ from imagen_mini.figures.measuring import (audit_sheet, chance, coverage, draw_c
                                            draw_widths, gallery, judge_spoilt, mixed, naive_interval, swap_colors)
 from imagen_mini.lesson import begin, score_line, source, verdicts
 from imagen_mini.scenes.render import render
-from imagen_mini.spoil import add_noise, blur
+from imagen_mini.spoil import add_noise
+from imagen_mini.utils.images import blur
 
 begin()
 pipe = ImagenPipeline.from_pretrained("scenes")

@@ -29,13 +29,14 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.charts import STYLES, figure, percent_axis
 from imagen_mini.figures.playground import judged_rows, shapes_read
 from imagen_mini.lesson import begin, score_line, source, verdicts
-from imagen_mini.pictures import to_image
-from imagen_mini.playground import VIEWS, anagram, as_picture, color_parts, factorized, frequency_parts, keep_known, repaint, sdedit
-from imagen_mini.randomness import randn
+from imagen_mini.utils.images import to_image
+from imagen_mini.playground import VIEWS, anagram, color_parts, factorized, frequency_parts, keep_known, repaint, sdedit
+from imagen_mini.utils.images import as_picture
+from imagen_mini.utils.rng import randn
 from imagen_mini.samplers import sample
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene
-from imagen_mini.spoil import blur
+from imagen_mini.utils.images import blur
 
 begin()
 pipe = ImagenPipeline.from_pretrained("scenes")

@@ -25,7 +25,7 @@ from imagen_mini.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
 from imagen_mini.edits import EditScore, EditTask, edit_table, edit_tasks, evaluate_edits
 from imagen_mini.evaluation import Result, evaluate, table
 from imagen_mini.figures.measuring import gallery
-from imagen_mini.precision import resolve_precision
+from imagen_mini.utils.precision import resolve_precision
 from imagen_mini.prompt_to_prompt import Chain, DiffBlend, Edit, Refine, Replace
 from imagen_mini.scenes.captions import Caption
 

@@ -8,7 +8,7 @@ import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.guidance import THRESHOLDS
-from imagen_mini.precision import PRECISIONS, compute_dtype
+from imagen_mini.utils.precision import PRECISIONS, compute_dtype
 from imagen_mini.samplers import SAMPLERS
 from imagen_mini.schedule import SPACINGS
 

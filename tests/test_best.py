@@ -8,7 +8,7 @@ import torch
 from imagen_mini.best import BestDenoiser
 from imagen_mini.diffusion import q_sample
 from imagen_mini.figures.denoising import posterior_mean
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.samplers import sample
 from imagen_mini.scenes.captions import RELATION_SAID, read
 from imagen_mini.scenes.parse import parse

@@ -8,7 +8,7 @@ from shown import one
 
 from imagen_mini.diffusion import q_sample
 from imagen_mini.figures.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, free_place, training_scene
 from imagen_mini.schedule import alpha_sigma

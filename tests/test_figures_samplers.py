@@ -7,7 +7,7 @@ import torch
 
 from imagen_mini.figures.samplers import (draw_errors, draw_spacings, draw_walks, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser,
                                           network_calls, shares, slerp)
-from imagen_mini.randomness import generator, randn
+from imagen_mini.utils.rng import generator, randn
 from imagen_mini.samplers import SAMPLERS, sample
 from imagen_mini.schedule import alpha_sigma, cosine_log_snr, uniform_times
 

@@ -13,7 +13,7 @@ from imagen_mini import other_features
 from imagen_mini.distances import frechet_distance, moments
 from imagen_mini.features import WIDTH, features
 from imagen_mini.other_features import CLIP_MEAN, CLIP_STD, Clip, extractor
-from imagen_mini.pipeline import to_pil
+from imagen_mini.utils.images import to_pil
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
 from sample import distances

@@ -14,7 +14,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.cascade import Stage, augment
 from imagen_mini.config import PRESETS, StageConfig
 from imagen_mini.evaluation import draw_alone
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.samplers import SAMPLERS
 from imagen_mini.schedule import SCHEDULES
 from imagen_mini.text import Text
@@ -125,7 +125,7 @@ def test_the_output_types_show_the_same_picture(tiny_pipe):
 
 def test_black_and_white_become_0_and_255():
     images = torch.stack([torch.full((3, 2, 2), v) for v in (-1.0, 1.0, 0.0, 7.0)])
-    assert [np.asarray(i).flat[0] for i in imagen_mini.pipeline.to_pil(images)] == [0, 255, 128, 255]
+    assert [np.asarray(i).flat[0] for i in imagen_mini.utils.images.to_pil(images)] == [0, 255, 128, 255]
 
 
 @pytest.mark.parametrize("options, message", [

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from imagen_mini.diffusion import eps_from_x_0, q_sample
-from imagen_mini.playground import (VIEWS, add_noise_back, anagram, as_picture, color_parts, factorized, frequency_parts, keep_known, place_parts, repaint, sdedit,
-                                    times_from, with_known)
-from imagen_mini.randomness import randn
+from imagen_mini.playground import VIEWS, add_noise_back, anagram, color_parts, factorized, frequency_parts, keep_known, place_parts, repaint, sdedit, times_from, with_known
+from imagen_mini.utils.images import as_picture
+from imagen_mini.utils.rng import randn
 from imagen_mini.samplers import SAMPLERS, sample
 from imagen_mini.schedule import alpha_sigma, cosine_log_snr, linear_log_snr, uniform_times, zero_terminal_snr
 

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from imagen_mini import precision
-from imagen_mini.precision import compute_dtype, resolve_precision, speed_up_of_bf16
+from imagen_mini.utils import precision
+from imagen_mini.utils.precision import compute_dtype, resolve_precision, speed_up_of_bf16
 from train.train import main
 
 CPU = torch.device("cpu")

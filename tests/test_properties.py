@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from imagen_mini.diffusion import PREDICTIONS, from_x_0, q_sample, to_x_0
 from imagen_mini.guidance import classifier_free_guidance, dynamic_threshold
-from imagen_mini.randomness import generator
+from imagen_mini.utils.rng import generator
 from imagen_mini.samplers import NOISE_OPTIONS, SAMPLERS, ddim_step, sample
 from imagen_mini.schedule import SCHEDULES, SPACINGS, alpha_sigma, spaced_times
 

@@ -8,7 +8,7 @@ import torch
 from imagen_mini.config import PRESETS
 from imagen_mini.diffusion import PREDICTIONS, from_x_0
 from imagen_mini.guidance import make_denoiser
-from imagen_mini.randomness import generator, randn
+from imagen_mini.utils.rng import generator, randn
 from imagen_mini.samplers import SAMPLERS, ddim_step, ddpm_step, dpmpp_2m_step, heun_step, invert, posterior_variance, sample
 from imagen_mini.schedule import (alpha_sigma, cosine_log_snr, cosine_t, karras_times, linear_log_snr, log_snr_times, sigmoid_log_snr, spaced_times,
                                   uniform_times, zero_terminal_snr)

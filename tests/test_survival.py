@@ -28,7 +28,7 @@ def assert_same_end(one, other):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A folder of six pictures: an epoch ends in the middle of a batch of four."""
-    from imagen_mini.pictures import to_image
+    from imagen_mini.utils.images import to_image
     from imagen_mini.scenes.render import render
     from imagen_mini.scenes.scene import training_scene
     folder = tmp_path_factory.mktemp("eigene Bilder")

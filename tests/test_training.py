@@ -11,7 +11,8 @@ import torch
 import imagen_mini.data
 from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
-from imagen_mini.config import PRESETS, RATE_SCHEDULES, StageConfig, TrainConfig, from_dict, override, to_dict
+from imagen_mini.config import PRESETS, RATE_SCHEDULES, StageConfig, TrainConfig
+from imagen_mini.utils.configuration import from_dict, override, to_dict
 from imagen_mini.data import Batch, Scenes
 from imagen_mini.diffusion import LOSS_WEIGHTS
 from imagen_mini.optimizers import OPTIMIZERS, make_optimizers, orthogonalize

@@ -26,7 +26,7 @@ from imagen_mini.best import BestDenoiser
 from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.charts import STYLES, figure, save
 from imagen_mini.diffusion import q_sample, to_x_0
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.captions import RELATION_SAID, read
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, Object, Scene, clear_relation, training_scene

@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_mini.config import PRESETS, RECIPES, override_run
-from imagen_mini.precision import compute_dtype
+from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.text import Text
 from imagen_mini.unet import UNet, UNetConfig
 

@@ -29,13 +29,14 @@ from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import save_stage
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
-from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, from_dict, override_run, to_dict
+from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run
+from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.data import Scenes
 from imagen_mini.diffusion import q_sample, to_x_0
 from imagen_mini.edits import edit_table, evaluate_edits, swaps
 from imagen_mini.evaluation import draw_alone, evaluate, score, table
 from imagen_mini.prompt_to_prompt import Replace
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.scene import UNSEEN
 from imagen_mini.text import TextEncoder
 from imagen_mini.training import EMA, train

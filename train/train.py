@@ -25,14 +25,15 @@ import torch
 
 from imagen_mini.cascade import Stage, load_stage, save_stage, take_over
 from imagen_mini.checkpoint import load_checkpoint, optimizer_tensors, replacing, restore_optimizers, save_checkpoint
-from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, from_dict, override_run, to_dict
+from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run
+from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.data import Data, Folder, Scenes
 from imagen_mini.distributed import Ranks, as_placed, join_ranks, shard, whole
 from imagen_mini.evaluation import draw_alone, preview
 from imagen_mini.interruption import StopRequest, only_one
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid
-from imagen_mini.precision import DTYPES, resolve_precision
+from imagen_mini.utils.precision import DTYPES, resolve_precision
 from imagen_mini.text import TextEncoder
 from imagen_mini.text_cache import CachedTextEncoder
 from imagen_mini.training import EMA, train

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.schedule import alpha_sigma
 from imagen_mini.exercises import checks, expect_close
 

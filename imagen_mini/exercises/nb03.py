@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.diffusion import capped_v_weight, denoising_loss, q_sample
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.schedule import cosine_log_snr
 from imagen_mini.exercises import Wrong, checks, expect_close
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from imagen_mini.randomness import generator
+from imagen_mini.utils.rng import generator
 from imagen_mini.exercises import Wrong, checks, expect_close
 
 

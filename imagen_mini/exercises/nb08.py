@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.guidance import dynamic_threshold, static_threshold
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.exercises import Wrong, checks, expect_close
 
 SHAPE = (3, 3, 89)                                     # 801 values: their 99.5 % is one of them, however one interpolates

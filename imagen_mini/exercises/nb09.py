@@ -6,7 +6,7 @@ import torch
 
 from imagen_mini.diffusion import x_0_from_eps
 from imagen_mini.guidance import static_threshold
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.samplers import ddim_step
 from imagen_mini.schedule import alpha_sigma
 from imagen_mini.exercises import Wrong, checks, expect_close

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.cascade import augment
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.exercises import Wrong, checks, expect_close
 
 LEVELS = (0.2, 0.5, 0.8)

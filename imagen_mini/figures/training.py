@@ -15,7 +15,7 @@ from imagen_mini.data import Batch, Data
 from imagen_mini.health import (Finding, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss, judge_saturation,
                       probe)
 from imagen_mini.optimizers import make_optimizers
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import SHAPES as REACHES
 from imagen_mini.scenes.scene import SIZES, Object, Scene, free_place, held_out

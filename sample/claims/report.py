@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.config import to_dict
+from imagen_mini.utils.configuration import to_dict
 
 from .claim import FAILS, HOLDS, MEANINGFUL, UNCLEAR, Experiment, Verdict
 

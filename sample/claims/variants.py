@@ -23,7 +23,7 @@ from imagen_mini.checkpoint import checkpoints
 from imagen_mini.config import PRESETS, RECIPES, StageConfig, override_run
 from imagen_mini.data import Scenes
 from imagen_mini.diffusion import q_sample, to_x_0
-from imagen_mini.randomness import randn
+from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.scene import UNSEEN
 from imagen_mini.text import TextEncoder
 from train import train

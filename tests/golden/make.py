@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, T5Config, T5EncoderModel
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade import Stage
 from imagen_mini.config import StageConfig
-from imagen_mini.pictures import to_image
+from imagen_mini.utils.images import to_image
 from imagen_mini.text import TextEncoder
 from imagen_mini.unet import UNetConfig
 from imagen_mini.weights import WEIGHTS
