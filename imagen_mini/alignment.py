@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 import torch
 from torch import Tensor
 
-from imagen_mini.text import Tokens
+from imagen_mini.text.encoder import Tokens
 
 
 def replaced_words(source: Tokens, target: Tokens) -> list[int]:

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from imagen_mini.layers import GroupNorm, LayerNorm, positions
-from imagen_mini.text import Text
+from imagen_mini.text.encoder import Text
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from imagen_mini.alignment import find_word
 from imagen_mini.attention import Attention, AttnSite, Control
-from imagen_mini.text import Tokens
+from imagen_mini.text.encoder import Tokens
 
 
 def bytes_needed(layers: Sequence[Attention], rows: int, n_text: int, steps: int, copies: int = 1) -> int:

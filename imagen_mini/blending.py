@@ -15,7 +15,7 @@ from torch import Tensor
 from imagen_mini.alignment import find_word, word_numbers
 from imagen_mini.attention import AttnSite, Control
 from imagen_mini.attention_maps import AttentionMaps
-from imagen_mini.text import Tokens
+from imagen_mini.text.encoder import Tokens
 
 if TYPE_CHECKING:
     from imagen_mini.prompt_to_prompt import DiffBlend, LocalBlend

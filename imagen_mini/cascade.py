@@ -19,7 +19,7 @@ from imagen_mini.diffusion import capped_v_weight, denoising_loss, expected_of_t
 from imagen_mini.guidance import Denoiser, GuidanceScale, guidance_interval, make_denoiser
 from imagen_mini.layers import ResBlock, TextLayer
 from imagen_mini.schedule import SCHEDULES, cosine_log_snr, spaced_times
-from imagen_mini.text import Text
+from imagen_mini.text.encoder import Text
 from imagen_mini.unet import UNet
 
 

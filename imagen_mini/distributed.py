@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from imagen_mini.scenes.captions import Caption, Description, read
 from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Object, Scene, free_place
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.diffusion import to_x_0
-from imagen_mini.text import Text, concatenate
+from imagen_mini.text.encoder import Text, concatenate
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]          # (x_t [b, 3, h, w], t scalar) -> x_0_hat [b, 3, h, w]
 Network = Callable[..., Tensor]                        # (x_t, log_snr [b], text, control) -> prediction

@@ -18,7 +18,7 @@ from imagen_mini.data import Batch, Data
 from imagen_mini.diffusion import denoising_loss, q_sample, to_x_0
 from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.utils.rng import randn
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training import LEVELS
 
 FINE, LOOK, BAD = "fine", "look", "bad"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.attention import AttnSite, Control
-from imagen_mini.text import Text
+from imagen_mini.text.encoder import Text
 
 
 class ReadSource(Control):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from imagen_mini.text import Text
+from imagen_mini.text.encoder import Text
 
 
 def positions(size: int, width: int) -> Tensor:

@@ -19,7 +19,7 @@ from imagen_mini.diffusion import q_sample
 from imagen_mini.guidance import Denoiser, GuidanceScale
 from imagen_mini.samplers import SamplingState, sample
 from imagen_mini.sampling import Sampling, check_used, sampling_of
-from imagen_mini.text import Text, TextEncoder, check_prompts, concatenate
+from imagen_mini.text.encoder import Text, TextEncoder, check_prompts, concatenate
 from imagen_mini.utils.images import to_numpy, to_pil
 from imagen_mini.utils.rng import randn
 from imagen_mini.weights import WEIGHTS

@@ -26,7 +26,7 @@ from imagen_mini.attention import AttnSite, Control
 from imagen_mini.attention_maps import AttentionMaps
 from imagen_mini.blending import Blending, DiffBlending
 from imagen_mini.injection import InjectMaps, ReadSource
-from imagen_mini.text import Tokens
+from imagen_mini.text.encoder import Tokens
 
 Window = float | tuple[float, float]
 WindowByWord = Window | dict[str, Window]

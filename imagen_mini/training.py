@@ -25,7 +25,7 @@ from imagen_mini.distributed import ALONE, Ranks, only_adding_up, replicate, who
 from imagen_mini.graphs import Graphed, aside
 from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.utils.rng import generator, randn_in_blocks
-from imagen_mini.text import Text, TextEncoder
+from imagen_mini.text.encoder import Text, TextEncoder
 
 LEVELS = 10                                            # of noise, equal parts of t in [0, 1], for which losses are told apart
 FIXED_LENGTH = 32                                      # tokens; the longest caption of the built-in world has 31

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from imagen_mini.attention import Attention, AttnSite, Control, ReadText
 from imagen_mini.layers import Downsample, GroupNorm, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
-from imagen_mini.text import Text
+from imagen_mini.text.encoder import Text
 
 
 # What may stand in a configuration: far beyond any use, and small enough to be refused or built in a moment.

@@ -46,7 +46,7 @@ from imagen_mini.utils.rng import randn
 from imagen_mini.samplers import sample
 from imagen_mini.scenes.captions import RARE_WORDS
 from imagen_mini.scenes.parse import parse
-from imagen_mini.text import Text
+from imagen_mini.text.encoder import Text
 
 begin()
 pipe = ImagenPipeline.from_pretrained("scenes")

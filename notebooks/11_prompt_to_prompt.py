@@ -40,7 +40,7 @@ from imagen_mini.injection import InjectMaps
 from imagen_mini.lesson import begin, source, verdicts
 from imagen_mini.pictures import in_few_colors, labelled_grid, picture_table
 from imagen_mini.prompt_to_prompt import Chain, DiffBlend, LocalBlend, Refine, Replace, Reweight
-from imagen_mini.text import Tokens
+from imagen_mini.text.encoder import Tokens
 
 begin()
 pipe = ImagenPipeline.from_pretrained("scenes")

@@ -22,7 +22,7 @@ from imagen_mini.evaluation import judge
 from imagen_mini.figures.edits import alignment_sheet, difference, map_tiles
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.prompt_to_prompt import Chain, DiffBlend, Edit, Injection, LocalBlend, Refine, Replace, Reweight
-from imagen_mini.text import Tokens
+from imagen_mini.text.encoder import Tokens
 
 from .options import add_pipeline_options, load_pipeline, sampling_options
 

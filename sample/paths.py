@@ -33,7 +33,7 @@ from imagen_mini.edits import SWAPPED, swaps
 from imagen_mini.evaluation import wilson_interval
 from imagen_mini.prompt_to_prompt import BoundEdit
 from imagen_mini.scenes.parse import parse
-from imagen_mini.text import Text, Tokens
+from imagen_mini.text.encoder import Text, Tokens
 
 from .options import add_model_options, load_pipeline
 

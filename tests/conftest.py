@@ -9,7 +9,7 @@ import torch
 from imagen_mini.cascade import Stage
 from imagen_mini.config import PRESETS
 from imagen_mini.pipeline import ImagenPipeline
-from imagen_mini.text import Text, TextEncoder
+from imagen_mini.text.encoder import Text, TextEncoder
 from imagen_mini.weights import WEIGHTS
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):         # each process has its share of the cores, and so have the programs that it starts

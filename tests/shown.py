@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GAP, GRID, SIZES, TEXTURES, Object, Scene, clear_relation
-from imagen_mini.text import Tokens
+from imagen_mini.text.encoder import Tokens
 
 
 def one(shape="circle", color="red", size="large", texture="solid", x=20, y=32):

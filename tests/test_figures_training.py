@@ -9,7 +9,7 @@ from imagen_mini.config import PRESETS, TrainConfig
 from imagen_mini.figures.training import COLORS, SHAPES, Corner, errors_at, examine, losses_by_level, start
 from imagen_mini.lesson import verdicts
 from imagen_mini.scenes.scene import held_out
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training import LEVELS, TrainState, train
 from imagen_mini.weights import WEIGHTS
 

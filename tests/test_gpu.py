@@ -17,7 +17,7 @@ from imagen_mini.prompt_to_prompt import Replace
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training import EMA, sample_noise, step_randomness, train
 from imagen_mini.weights import WEIGHTS
 

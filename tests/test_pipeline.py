@@ -17,7 +17,7 @@ from imagen_mini.evaluation import draw_alone
 from imagen_mini.utils.rng import randn
 from imagen_mini.samplers import SAMPLERS
 from imagen_mini.schedule import SCHEDULES
-from imagen_mini.text import Text
+from imagen_mini.text.encoder import Text
 
 QUIET = {"progress": False, "output_type": "pt"}
 TINY = PRESETS["tiny"]

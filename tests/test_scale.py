@@ -8,7 +8,7 @@ import torch
 from imagen_mini.cascade import Stage
 from imagen_mini.config import PRESETS
 from imagen_mini.data import Scenes
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 from train import scale
 from train.benchmark import flops_per_picture
@@ -42,7 +42,7 @@ def test_checkpointing_keeps_less_and_the_network_may_be_of_any_size():
 @pytest.mark.gpu
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_are_what_a_gpu_allocates(checkpointing):
-    from imagen_mini.text import Text
+    from imagen_mini.text.encoder import Text
     from imagen_mini.unet import UNet
     config = PRESETS["small"]["base"].unet
     net, of = UNet(config).cuda(), cost(config)

@@ -17,7 +17,7 @@ from imagen_mini.edits import edit_tasks, evaluate_edits, swaps
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import masks, render
 from imagen_mini.scenes.scene import Scene
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 from sample import attention, benchmark as sample_benchmark, compare, demo, edit, edit_cascade, edit_sweep, evaluate, generate, paths, plot_schedules, reweight, sweep
 from sample.claims import __main__ as claims

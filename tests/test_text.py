@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import T5EncoderModel
 
-from imagen_mini.text import Text, TextEncoder, concatenate
+from imagen_mini.text.encoder import Text, TextEncoder, concatenate
 
 PROMPTS = ["a red circle", "a large striped blue square to the left of a small pink star on a white background", "ring"]
 

@@ -15,8 +15,8 @@ from transformers import T5EncoderModel
 
 from imagen_mini.scenes.captions import training_caption
 from imagen_mini.scenes.scene import training_scene
-from imagen_mini.text import TextEncoder
-from imagen_mini.text_cache import CachedTextEncoder, fingerprint
+from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.text.cache import CachedTextEncoder, fingerprint
 
 PROMPTS = ["a red circle", "a large striped blue square to the left of a small pink star on a white background", "ring", "", "naïve \0 🎈"]
 

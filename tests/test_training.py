@@ -19,8 +19,8 @@ from imagen_mini.optimizers import OPTIMIZERS, make_optimizers, orthogonalize
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.scene import training_scene
-from imagen_mini.text import TextEncoder
-from imagen_mini.text import Text
+from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.text.encoder import Text
 from imagen_mini.training import EMA, _inputs, learning_rate, on_the_way, sample_noise, step_randomness, train
 from imagen_mini.unet import Stack
 from train.train import main

@@ -7,7 +7,7 @@ import torch
 
 from imagen_mini.attention import Attention, AttnSite, Control
 from imagen_mini.layers import layer_norm, TextLayer, positions
-from imagen_mini.text import concatenate
+from imagen_mini.text.encoder import concatenate
 from imagen_mini.unet import UNet, UNetConfig
 
 BASE = UNetConfig(image_size=16, patch=2, channels=(32, 64), blocks=(1, 2), attention=("cross", "self+cross"), emb_width=32, text_width=32)

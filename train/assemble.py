@@ -14,7 +14,7 @@ import torch
 from imagen_mini.cascade import load_stage
 from imagen_mini.utils.configuration import override
 from imagen_mini.pipeline import ImagenPipeline
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 
 

@@ -33,7 +33,7 @@ from imagen_mini.cascade import Stage
 from imagen_mini.config import PRESETS, RECIPES, override_run
 from imagen_mini.data import Scenes
 from imagen_mini.utils.precision import PRECISIONS
-from imagen_mini.text import Text, TextEncoder
+from imagen_mini.text.encoder import Text, TextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
 

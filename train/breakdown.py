@@ -27,7 +27,7 @@ from imagen_mini.config import PRESETS, RECIPES, TrainConfig, override_run
 from imagen_mini.data import Scenes
 from imagen_mini.layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
 from imagen_mini.utils.precision import compute_dtype
-from imagen_mini.text import Text, TextEncoder
+from imagen_mini.text.encoder import Text, TextEncoder
 from imagen_mini.training import EMA, sample_noise, step_randomness, train
 from imagen_mini.weights import WEIGHTS
 

@@ -22,7 +22,7 @@ from imagen_mini.decode import PictureError, open_rgb
 from imagen_mini.utils.images import central_square
 from imagen_mini.image_folder import METADATA, Row, read_metadata, unlisted
 from imagen_mini.pictures import labelled_grid
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 
 BOUNDS = (64, 128, 256, 512, 1024)                     # of the histogram, in pixels; 64 and 256 are the sizes of the stages

@@ -31,7 +31,7 @@ from imagen_mini.scenes.captions import Caption, training_caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.unet import UNetConfig
 from imagen_mini.weights import WEIGHTS

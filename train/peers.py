@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from imagen_mini.cascade import Stage
 from imagen_mini.config import StageConfig, TrainConfig
 from imagen_mini.optimizers import make_optimizers
-from imagen_mini.text import Text
+from imagen_mini.text.encoder import Text
 
 
 class DiffusersNet(nn.Module):

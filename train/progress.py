@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from imagen_mini.cascade import load_stage
 from imagen_mini.evaluation import preview
 from imagen_mini.pictures import labelled_grid
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 
 

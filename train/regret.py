@@ -30,7 +30,7 @@ from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.captions import RELATION_SAID, read
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, Object, Scene, clear_relation, training_scene
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 
 LOG_SNRS = (-8, -6, -5, -4, -3, -2, -1, 0)

@@ -27,7 +27,7 @@ from imagen_mini.data import Data, Folder, Scenes
 from imagen_mini.health import (Finding, Probe, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss,
                                 judge_reference, judge_saturation, judge_throughput, probe)
 from imagen_mini.scenes.scene import UNSEEN
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training import LEVELS
 from imagen_mini.weights import WEIGHTS
 

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_mini.config import PRESETS, RECIPES, override_run
 from imagen_mini.utils.precision import compute_dtype
-from imagen_mini.text import Text
+from imagen_mini.text.encoder import Text
 from imagen_mini.unet import UNet, UNetConfig
 
 H100 = 989e12                                          # FLOP/s in bf16, dense, by its data sheet

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5Fo
 from imagen_mini.figures.text_encoder import probe
 from imagen_mini.optimizers import Muon
 from imagen_mini.scenes.corpus import text_for_language_model
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 
 SENTINELS = 16
 LEGS = "training.json"                                 # beside the encoder: how it was trained, run by run

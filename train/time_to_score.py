@@ -38,7 +38,7 @@ from imagen_mini.evaluation import draw_alone, evaluate, score, table
 from imagen_mini.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.scene import UNSEEN
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
 

@@ -34,8 +34,8 @@ from imagen_mini.interruption import StopRequest, only_one
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.utils.precision import DTYPES, resolve_precision
-from imagen_mini.text import TextEncoder
-from imagen_mini.text_cache import CachedTextEncoder
+from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.text.cache import CachedTextEncoder
 from imagen_mini.training import EMA, train
 from imagen_mini.weights import WEIGHTS
 

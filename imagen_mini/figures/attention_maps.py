@@ -19,7 +19,7 @@ from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import masks
-from imagen_mini.text import Tokens
+from imagen_mini.text.encoder import Tokens
 
 ROLES = ("color", "shape", "size")                     # words that speak of one thing
 

@@ -20,7 +20,7 @@ from imagen_mini.lesson import share
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.prompt_to_prompt import Edit, Injection
 from imagen_mini.scenes.captions import article_for
-from imagen_mini.text import Tokens
+from imagen_mini.text.encoder import Tokens
 from imagen_mini.figures.attention_maps import heat_over, names_of
 
 SWEEPS: dict[str, Callable[[type[Injection], float], Injection]] = {

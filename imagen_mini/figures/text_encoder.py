@@ -12,7 +12,7 @@ from torch import Tensor
 from imagen_mini.benchmark import related
 from imagen_mini.scenes.captions import RARE_WORDS, article_for, training_caption
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, OPPOSITE, SHAPES, SIZES, TEXTURES, training_scene
-from imagen_mini.text import Text, TextEncoder, Tokens
+from imagen_mini.text.encoder import Text, TextEncoder, Tokens
 
 # For each kind of words that have rare synonyms: the words, and a caption to put one in.
 KINDS = {"color": (tuple(COLORS), "a {} circle"), "shape": (tuple(SHAPES), "a red {}"), "size": (tuple(SIZES), "a {} red circle"),

@@ -19,7 +19,7 @@ from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import SHAPES as REACHES
 from imagen_mini.scenes.scene import SIZES, Object, Scene, free_place, held_out
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training import EMA, LEVELS, TrainState
 
 COLORS, SHAPES = ("red", "yellow", "green", "blue"), ("circle", "square", "ring")

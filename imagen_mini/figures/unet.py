@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from imagen_mini.attention import Attention, AttnSite
 from imagen_mini.charts import STYLES
 from imagen_mini.layers import Downsample, PooledText, ResBlock, TextLayer, Upsample
-from imagen_mini.text import Text
+from imagen_mini.text.encoder import Text
 from imagen_mini.unet import UNet, UNetConfig
 
 WORDS = 24                                             # tokens of the prompt that costs are counted with

@@ -23,7 +23,7 @@ from imagen_mini.scenes.captions import Caption, Description, write
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_TEXTURE_SHAPE, TEXTURES, Scene
-from imagen_mini.text import Text
+from imagen_mini.text.encoder import Text
 
 from ..sweep import SR_CATEGORIES
 from .claim import (FAILS, HOLDS, MEANINGFUL, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, beats, difference_of_shares, gain, is_above, is_enough, percent,

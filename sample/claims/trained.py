@@ -21,7 +21,7 @@ from imagen_mini.cascade import Stage
 from imagen_mini.charts import STYLES, figure, save
 from imagen_mini.evaluation import Result, draw_alone, evaluate, scene_of
 from imagen_mini.scenes.render import render
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 
 from ..sweep import BASE_CATEGORIES, SR_CATEGORIES
 from .cascade import at_level, closing, measure_augmentation

@@ -25,7 +25,7 @@ from imagen_mini.data import Scenes
 from imagen_mini.diffusion import q_sample, to_x_0
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.scene import UNSEEN
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from train import train
 from train.time_to_score import LOG_SNRS, Trainee
 

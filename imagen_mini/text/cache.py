@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from imagen_mini.text import Text, TextEncoder, check_prompts
+from imagen_mini.text.encoder import Text, TextEncoder, check_prompts
 
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
