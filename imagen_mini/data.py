@@ -34,10 +34,10 @@ from imagen_mini.utils.images import central_square
 from imagen_mini.image_folder import Row, read_metadata
 from imagen_mini.utils.rng import generator
 from imagen_mini.scenes.captions import Description, training_caption
-from imagen_mini.scenes.mistakes import mistaken
+from imagen_mini.scenes.contradictions import mistaken
 from imagen_mini.scenes.render import Packed, draw, pack
 from imagen_mini.scenes.scene import Scene, training_scene
-from imagen_mini.scenes.twins import sides, twin
+from imagen_mini.scenes.equivalents import sides, twin
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from imagen_mini import evaluation
 from imagen_mini.benchmark import CATEGORIES, FACTS, HELD_OUT_CATEGORIES, benchmark
 from imagen_mini.scenes.captions import HELD_OUT_PHRASES, PHRASES, RARE_WORDS, describe, read, training_caption, write
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, held_out, random_scene, training_scene
-from imagen_mini.scenes.wording import reword
+from imagen_mini.scenes.rewording import reword
 
 
 def test_the_benchmark_is_the_same_for_the_same_seed_and_another_for_another():

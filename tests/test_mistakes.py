@@ -4,9 +4,9 @@ import random
 from collections import Counter
 
 from imagen_mini.scenes.captions import read, training_caption
-from imagen_mini.scenes.mistakes import mistaken
+from imagen_mini.scenes.contradictions import mistaken
 from imagen_mini.scenes.scene import Object, Scene, held_out, training_scene
-from imagen_mini.scenes.twins import is_free
+from imagen_mini.scenes.equivalents import is_free
 
 PAIR = Scene((Object(x=16, y=30, shape="circle", color="red", size="small", texture="solid"),
               Object(x=46, y=34, shape="square", color="blue", size="large", texture="dotted")), "white")

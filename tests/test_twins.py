@@ -15,7 +15,7 @@ from imagen_mini.diffusion import expected_of_two, q_sample
 from imagen_mini.scenes.captions import read, training_caption
 from imagen_mini.scenes.render import draw
 from imagen_mini.scenes.scene import COLORS, SIZES, Object, Scene, held_out, training_scene
-from imagen_mini.scenes.twins import exchanged, is_free, moved, recolored, retextured, sides, twin
+from imagen_mini.scenes.equivalents import exchanged, is_free, moved, recolored, retextured, sides, twin
 from imagen_mini.training import how_far_towards_twin, on_the_way, step_randomness
 
 CIRCLE = Object(x=16, y=30, shape="circle", color="red", size="small", texture="solid")

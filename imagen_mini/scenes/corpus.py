@@ -6,7 +6,7 @@ import random
 
 from imagen_mini.scenes.captions import NUMBERS, PHRASES, RARE_WORDS, Description, describe, write
 from imagen_mini.scenes.scene import HELD_OUT_COUNT, OPPOSITE, random_scene
-from imagen_mini.scenes.wording import misspell
+from imagen_mini.scenes.rewording import misspell
 
 
 def text_for_language_model(rng: random.Random) -> str:

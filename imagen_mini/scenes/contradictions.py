@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from imagen_mini.scenes.captions import Description
+from imagen_mini.scenes.equivalents import is_free
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene, held_out
-from imagen_mini.scenes.twins import is_free
 
 
 def mistaken(scene: Scene, description: Description, rng: random.Random) -> Scene | None:
