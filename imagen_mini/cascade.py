@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from imagen_mini.attention import Attention
 from imagen_mini.config import StageConfig
 from imagen_mini.utils.configuration import from_dict, to_dict
-from imagen_mini.diffusion import capped_v_weight, denoising_loss, expected_of_two, q_sample
-from imagen_mini.guidance import Denoiser, GuidanceScale, guidance_interval, make_denoiser
+from imagen_mini.diffusion.gaussian import expected_of_two, q_sample
+from imagen_mini.diffusion.losses import capped_v_weight, denoising_loss
+from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale, guidance_interval, make_denoiser
 from imagen_mini.layers import ResBlock, TextLayer
-from imagen_mini.schedule import SCHEDULES, cosine_log_snr, spaced_times
+from imagen_mini.diffusion.schedules import SCHEDULES, cosine_log_snr
+from imagen_mini.diffusion.timesteps import spaced_times
 from imagen_mini.text.encoder import Text
 from imagen_mini.unet import UNet
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import Stage, augment
 from imagen_mini.utils.rng import randn
-from imagen_mini.samplers import sample
+from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.captions import Caption, Description, read
 from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import render

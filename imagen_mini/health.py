@@ -15,7 +15,8 @@ from torch import Tensor
 
 from imagen_mini.cascade import Stage, augment
 from imagen_mini.data import Batch, Data
-from imagen_mini.diffusion import denoising_loss, q_sample, to_x_0
+from imagen_mini.diffusion.gaussian import q_sample, to_x_0
+from imagen_mini.diffusion.losses import denoising_loss
 from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.utils.rng import randn
 from imagen_mini.text.encoder import TextEncoder

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 
 from imagen_mini.attention_maps import AttentionMaps
 from imagen_mini.cascade import Stage, augment, load_stage, save_stage
-from imagen_mini.diffusion import q_sample
-from imagen_mini.guidance import Denoiser, GuidanceScale
-from imagen_mini.samplers import SamplingState, sample
+from imagen_mini.diffusion.gaussian import q_sample
+from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale
+from imagen_mini.diffusion.samplers import SamplingState, sample
 from imagen_mini.sampling import Sampling, check_used, sampling_of
 from imagen_mini.text.encoder import Text, TextEncoder, check_prompts, concatenate
 from imagen_mini.utils.images import to_numpy, to_pil

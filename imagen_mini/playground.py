@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from imagen_mini.diffusion import coefficients, q_sample
-from imagen_mini.guidance import Denoiser
-from imagen_mini.samplers import SamplingState, sample
+from imagen_mini.diffusion.gaussian import coefficients, q_sample
+from imagen_mini.diffusion.guidance import Denoiser
+from imagen_mini.diffusion.samplers import SamplingState, sample
 from imagen_mini.utils.images import blur
 
 Part = Callable[[Tensor], Tensor]                      # a linear map of pictures [b, 3, h, w]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from imagen_mini.cascade import Stage
-from imagen_mini.guidance import GuidanceScale, check_interval, guidance_interval as limited_to
-from imagen_mini.samplers import NOISE_OPTIONS, check_options
+from imagen_mini.diffusion.guidance import GuidanceScale, check_interval, guidance_interval as limited_to
+from imagen_mini.diffusion.samplers import NOISE_OPTIONS, check_options
 
 
 @dataclass(frozen=True)

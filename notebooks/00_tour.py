@@ -38,7 +38,7 @@ from imagen_mini.lesson import begin, show_judged, source, verdicts
 from imagen_mini.pictures import picture_table
 from imagen_mini.utils.images import to_image
 from imagen_mini.utils.rng import randn
-from imagen_mini.samplers import sample
+from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.parse import parse
 
 begin()

@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from imagen_mini.cascade import augment
 from imagen_mini.charts import STYLES, figure, percent_axis
 from imagen_mini.config import PRESETS
-from imagen_mini.diffusion import q_sample
+from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.exercises import nb01
 from imagen_mini.figures.schedules import against_normal, curves, legend_below, measured_log_snr, read_right, spread
 from imagen_mini.lesson import begin, score_line, source
@@ -43,7 +43,7 @@ from imagen_mini.pictures import labelled_grid, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, Object, Scene, training_scene
-from imagen_mini.schedule import alpha_sigma, cosine_log_snr, cosine_t, linear_log_snr, numeric_t, resolution_shift, sigmoid_log_snr, zero_terminal_snr
+from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr, cosine_t, linear_log_snr, numeric_t, resolution_shift, sigmoid_log_snr, zero_terminal_snr
 
 begin()
 

@@ -31,16 +31,16 @@ import torch
 from imagen_mini import ImagenPipeline
 from imagen_mini.charts import STYLES, figure, log_axis, percent_axis
 from imagen_mini.data import Scenes
-from imagen_mini.diffusion import PREDICTIONS, from_x_0, q_sample, to_x_0, v_from_x_0, x_0_from_v
+from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0, q_sample, to_x_0, v_from_x_0, x_0_from_v
 from imagen_mini.exercises import nb02
 from imagen_mini.figures.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
 from imagen_mini.lesson import begin, score_line, show_judged, source, verdicts
 from imagen_mini.pictures import picture_table
 from imagen_mini.utils.rng import generator, randn
-from imagen_mini.samplers import sample
+from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, Object
-from imagen_mini.schedule import alpha_sigma, numeric_t
+from imagen_mini.diffusion.schedules import alpha_sigma, numeric_t
 
 begin()
 pipe = ImagenPipeline.from_pretrained("scenes")

@@ -36,7 +36,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.cascade import augment
 from imagen_mini.charts import STYLES, figure, log_axis
 from imagen_mini.config import PRESETS
-from imagen_mini.diffusion import q_sample
+from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.exercises import nb04
 from imagen_mini.figures.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, stations, total, values_kept, what_ifs
 from imagen_mini.layers import ResBlock

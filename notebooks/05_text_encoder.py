@@ -43,7 +43,7 @@ from imagen_mini.layers import PooledText
 from imagen_mini.lesson import begin, score_line, source
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.utils.rng import randn
-from imagen_mini.samplers import sample
+from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.captions import RARE_WORDS
 from imagen_mini.scenes.parse import parse
 from imagen_mini.text.encoder import Text

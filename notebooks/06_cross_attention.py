@@ -39,7 +39,7 @@ from imagen_mini.figures.attention_maps import Catch, Columns, exchanged, find, 
 from imagen_mini.lesson import begin, score_line, source, verdicts
 from imagen_mini.pictures import as_jpeg, picture_table
 from imagen_mini.utils.rng import randn
-from imagen_mini.samplers import sample
+from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import masks
 

@@ -41,11 +41,11 @@ from imagen_mini.benchmark import benchmark
 from imagen_mini.charts import STYLES, figure
 from imagen_mini.exercises import nb07
 from imagen_mini.figures.guidance import at_scale, draw_places, draw_scales, estimates, scatter, share_large
-from imagen_mini.guidance import classifier_free_guidance, make_denoiser, static_threshold
+from imagen_mini.diffusion.guidance import classifier_free_guidance, make_denoiser, static_threshold
 from imagen_mini.lesson import begin, score_line, source, verdicts
 from imagen_mini.pictures import picture_table
 from imagen_mini.utils.rng import randn
-from imagen_mini.samplers import sample
+from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.parse import parse
 
 begin()

@@ -32,7 +32,7 @@ import torch
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.charts import STYLES, figure, log_axis, percent_axis
-from imagen_mini.diffusion import eps_from_x_0
+from imagen_mini.diffusion.gaussian import eps_from_x_0
 from imagen_mini.exercises import nb09
 from imagen_mini.figures.guidance import accuracy_line, estimates, rate
 from imagen_mini.figures.samplers import (draw_errors, draw_spacings, draw_walks, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser,
@@ -40,10 +40,11 @@ from imagen_mini.figures.samplers import (draw_errors, draw_spacings, draw_walks
 from imagen_mini.lesson import begin, score_line, source, verdicts
 from imagen_mini.pictures import picture_table
 from imagen_mini.utils.rng import randn
-from imagen_mini.samplers import SAMPLERS, ddim_step, dpmpp_2m_step, heun_step, invert, sample
+from imagen_mini.diffusion.samplers import SAMPLERS, ddim_step, dpmpp_2m_step, heun_step, invert, sample
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import BACKGROUNDS, Scene
-from imagen_mini.schedule import SPACINGS, alpha_sigma, cosine_log_snr, uniform_times
+from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr
+from imagen_mini.diffusion.timesteps import SPACINGS, uniform_times
 
 begin()
 pipe = ImagenPipeline.from_pretrained("scenes")

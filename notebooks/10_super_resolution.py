@@ -40,9 +40,9 @@ from imagen_mini.figures.super_resolution import around, enlarge, level_lines, l
 from imagen_mini.lesson import begin, score_line, share, source, verdicts
 from imagen_mini.pictures import in_few_colors, labelled_grid, picture_table
 from imagen_mini.utils.rng import randn
-from imagen_mini.samplers import sample
+from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.render import render
-from imagen_mini.schedule import alpha_sigma, cosine_log_snr
+from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr
 from imagen_mini.unet import UNet
 
 begin()

@@ -33,7 +33,7 @@ from imagen_mini.utils.images import to_image
 from imagen_mini.playground import VIEWS, anagram, color_parts, factorized, frequency_parts, keep_known, repaint, sdedit
 from imagen_mini.utils.images import as_picture
 from imagen_mini.utils.rng import randn
-from imagen_mini.samplers import sample
+from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene
 from imagen_mini.utils.images import blur

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.distances import frechet_distance, moments, nearest, precision_and_recall
 from imagen_mini.evaluation import wilson_interval
-from imagen_mini.guidance import THRESHOLDS
+from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.other_features import CHOICES, Clip, extractor
 from imagen_mini.scenes.captions import Caption, training_caption
 from imagen_mini.scenes.parse import parse

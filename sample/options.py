@@ -7,10 +7,10 @@ import argparse
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.guidance import THRESHOLDS
+from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.utils.precision import PRECISIONS, compute_dtype
-from imagen_mini.samplers import SAMPLERS
-from imagen_mini.schedule import SPACINGS
+from imagen_mini.diffusion.samplers import SAMPLERS
+from imagen_mini.diffusion.timesteps import SPACINGS
 
 
 def noise_levels(text: str) -> tuple[float, float]:

@@ -33,8 +33,8 @@ from imagen_mini.benchmark import benchmark
 from imagen_mini.charts import STYLES, figure, log_axis, percent_axis, save
 from imagen_mini.evaluation import evaluate, score, scene_of, table
 from imagen_mini.figures.guidance import accuracy_line, draw_scales, saturation
-from imagen_mini.guidance import THRESHOLDS
-from imagen_mini.samplers import SAMPLERS
+from imagen_mini.diffusion.guidance import THRESHOLDS
+from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.sampling import Sampling, sampling_of
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.render import render

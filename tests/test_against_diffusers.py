@@ -7,10 +7,11 @@ noise: log_snr = inf, where our own schedules stop at LOG_SNR_MAX.
 import pytest
 import torch
 
-from imagen_mini.diffusion import from_x_0, min_snr_weight, simple_weight, to_x_0, weight_in
-from imagen_mini.guidance import dynamic_threshold, static_threshold
-from imagen_mini.samplers import sample
-from imagen_mini.schedule import alpha_sigma, betas_from_log_snr, log_snr_from_betas, rescale_terminal_snr
+from imagen_mini.diffusion.gaussian import from_x_0, to_x_0
+from imagen_mini.diffusion.losses import min_snr_weight, simple_weight, weight_in
+from imagen_mini.diffusion.guidance import dynamic_threshold, static_threshold
+from imagen_mini.diffusion.samplers import sample
+from imagen_mini.diffusion.schedules import alpha_sigma, betas_from_log_snr, log_snr_from_betas, rescale_terminal_snr
 
 diffusers = pytest.importorskip("diffusers")
 

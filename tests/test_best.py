@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from imagen_mini.best import BestDenoiser
-from imagen_mini.diffusion import q_sample
+from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.figures.denoising import posterior_mean
 from imagen_mini.utils.rng import randn
-from imagen_mini.samplers import sample
+from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.captions import RELATION_SAID, read
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import SHAPES, SIZES, Object, Scene, clear_relation, free_place, held_out
-from imagen_mini.schedule import cosine_log_snr, cosine_t, log_snr_times
+from imagen_mini.diffusion.schedules import cosine_log_snr, cosine_t
+from imagen_mini.diffusion.timesteps import log_snr_times
 
 CAPTION = "a yellow star and a purple ring on a beige background"      # where the ring is, a star fits better than where the star is
 

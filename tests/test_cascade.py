@@ -11,8 +11,8 @@ import imagen_mini.cascade
 from imagen_mini.cascade import Stage, augment, load_stage, save_stage, take_over
 from imagen_mini.config import PRESETS
 from imagen_mini.utils.configuration import from_dict, to_dict
-from imagen_mini.diffusion import from_x_0, q_sample
-from imagen_mini.schedule import SCHEDULES
+from imagen_mini.diffusion.gaussian import from_x_0, q_sample
+from imagen_mini.diffusion.schedules import SCHEDULES
 
 TINY = PRESETS["tiny"]
 

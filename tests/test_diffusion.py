@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 import torch
 
-from imagen_mini.diffusion import (LOSS_WEIGHTS, PREDICTIONS, balanced_weight, capped_v_weight, denoising_loss, from_x_0, min_snr_weight, p2_weight,
-                                   q_sample, simple_weight, to_x_0, weight_in, x_0_error_in)
-from imagen_mini.schedule import LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma
+from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0, q_sample, to_x_0
+from imagen_mini.diffusion.losses import LOSS_WEIGHTS, balanced_weight, capped_v_weight, denoising_loss, min_snr_weight, p2_weight, simple_weight, weight_in, x_0_error_in
+from imagen_mini.diffusion.schedules import LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma
 
 LOG_SNR = torch.linspace(LOG_SNR_MIN, LOG_SNR_MAX, 49, dtype=torch.float64)
 

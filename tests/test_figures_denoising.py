@@ -6,12 +6,12 @@ import pytest
 import torch
 from shown import one
 
-from imagen_mini.diffusion import q_sample
+from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.figures.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, free_place, training_scene
-from imagen_mini.schedule import alpha_sigma
+from imagen_mini.diffusion.schedules import alpha_sigma
 
 PICTURES = render([training_scene(UNSEEN, i) for i in range(12)])
 NOISE = randn(range(12), (3, 64, 64), "eps")

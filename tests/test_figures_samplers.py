@@ -8,8 +8,9 @@ import torch
 from imagen_mini.figures.samplers import (draw_errors, draw_spacings, draw_walks, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser,
                                           network_calls, shares, slerp)
 from imagen_mini.utils.rng import generator, randn
-from imagen_mini.samplers import SAMPLERS, sample
-from imagen_mini.schedule import alpha_sigma, cosine_log_snr, uniform_times
+from imagen_mini.diffusion.samplers import SAMPLERS, sample
+from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr
+from imagen_mini.diffusion.timesteps import uniform_times
 
 
 def test_the_gaussian_denoiser_is_the_best_linear_guess():

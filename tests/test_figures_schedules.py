@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imagen_mini.diffusion import q_sample
+from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.figures.schedules import SCHEDULES, against_normal, curves, measured_log_snr, read_right, spread
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, training_scene
-from imagen_mini.schedule import cosine_log_snr, resolution_shift
+from imagen_mini.diffusion.schedules import cosine_log_snr, resolution_shift
 
 SCENES = [training_scene(UNSEEN, i) for i in range(6)]
 

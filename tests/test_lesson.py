@@ -7,7 +7,7 @@ from imagen_mini.lesson import score_line, source, verdicts
 from imagen_mini.pictures import FRAMES, MARGIN, labelled_grid, picture_table
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene
-from imagen_mini.schedule import alpha_sigma
+from imagen_mini.diffusion.schedules import alpha_sigma
 
 PICTURE = render(Scene((Object(x=30, y=30, shape="circle", color="red", size="large", texture="solid"),), "white"))
 

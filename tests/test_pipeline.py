@@ -15,8 +15,8 @@ from imagen_mini.cascade import Stage, augment
 from imagen_mini.config import PRESETS, StageConfig
 from imagen_mini.evaluation import draw_alone
 from imagen_mini.utils.rng import randn
-from imagen_mini.samplers import SAMPLERS
-from imagen_mini.schedule import SCHEDULES
+from imagen_mini.diffusion.samplers import SAMPLERS
+from imagen_mini.diffusion.schedules import SCHEDULES
 from imagen_mini.text.encoder import Text
 
 QUIET = {"progress": False, "output_type": "pt"}

@@ -4,12 +4,13 @@ import pytest
 import torch
 from PIL import Image
 
-from imagen_mini.diffusion import eps_from_x_0, q_sample
+from imagen_mini.diffusion.gaussian import eps_from_x_0, q_sample
 from imagen_mini.playground import VIEWS, add_noise_back, anagram, color_parts, factorized, frequency_parts, keep_known, place_parts, repaint, sdedit, times_from, with_known
 from imagen_mini.utils.images import as_picture
 from imagen_mini.utils.rng import randn
-from imagen_mini.samplers import SAMPLERS, sample
-from imagen_mini.schedule import alpha_sigma, cosine_log_snr, linear_log_snr, uniform_times, zero_terminal_snr
+from imagen_mini.diffusion.samplers import SAMPLERS, sample
+from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr, linear_log_snr, zero_terminal_snr
+from imagen_mini.diffusion.timesteps import uniform_times
 
 ZERO_TERMINAL = zero_terminal_snr(linear_log_snr)      # at t = 1 exactly nothing is left
 

@@ -9,7 +9,7 @@ from imagen_mini.alignment import replacement_matrix
 from imagen_mini.attention import AttnSite
 from imagen_mini.injection import InjectMaps, ReadSource
 from imagen_mini.prompt_to_prompt import Bound, Chain, DiffBlend, LocalBlend, Refine, Replace, Reweight
-from imagen_mini.schedule import uniform_times
+from imagen_mini.diffusion.timesteps import uniform_times
 from imagen_mini.unet import UNet
 from shown import tokens
 

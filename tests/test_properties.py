@@ -4,11 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagen_mini.diffusion import PREDICTIONS, from_x_0, q_sample, to_x_0
-from imagen_mini.guidance import classifier_free_guidance, dynamic_threshold
+from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0, q_sample, to_x_0
+from imagen_mini.diffusion.guidance import classifier_free_guidance, dynamic_threshold
 from imagen_mini.utils.rng import generator
-from imagen_mini.samplers import NOISE_OPTIONS, SAMPLERS, ddim_step, sample
-from imagen_mini.schedule import SCHEDULES, SPACINGS, alpha_sigma, spaced_times
+from imagen_mini.diffusion.samplers import NOISE_OPTIONS, SAMPLERS, ddim_step, sample
+from imagen_mini.diffusion.schedules import SCHEDULES, alpha_sigma
+from imagen_mini.diffusion.timesteps import SPACINGS, spaced_times
 
 settings.register_profile("imagen_mini", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("imagen_mini")

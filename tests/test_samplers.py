@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from imagen_mini.config import PRESETS
-from imagen_mini.diffusion import PREDICTIONS, from_x_0
-from imagen_mini.guidance import make_denoiser
+from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0
+from imagen_mini.diffusion.guidance import make_denoiser
 from imagen_mini.utils.rng import generator, randn
-from imagen_mini.samplers import SAMPLERS, ddim_step, ddpm_step, dpmpp_2m_step, heun_step, invert, posterior_variance, sample
-from imagen_mini.schedule import (alpha_sigma, cosine_log_snr, cosine_t, karras_times, linear_log_snr, log_snr_times, sigmoid_log_snr, spaced_times,
-                                  uniform_times, zero_terminal_snr)
+from imagen_mini.diffusion.samplers import SAMPLERS, ddim_step, ddpm_step, dpmpp_2m_step, heun_step, invert, posterior_variance, sample
+from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr, cosine_t, linear_log_snr, sigmoid_log_snr, zero_terminal_snr
+from imagen_mini.diffusion.timesteps import karras_times, log_snr_times, spaced_times, uniform_times
 
 MEAN, STD = 0.3, 0.5
 DETERMINISTIC = ("ddim", "dpmpp_2m", "heun")

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from imagen_mini.schedule import (LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma, betas_from_log_snr, cosine_log_snr, cosine_t, interpolated_log_snr,
-                                  karras_times, linear_log_snr, linear_t, log_snr_from_betas, log_snr_times, mixed_times, numeric_t, rescale_terminal_snr,
-                                  resolution_shift, sigmoid_log_snr, sigmoid_t, spaced_times, uniform_times, zero_terminal_snr)
+from imagen_mini.diffusion.schedules import LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma, betas_from_log_snr, cosine_log_snr, cosine_t, interpolated_log_snr, linear_log_snr, linear_t, log_snr_from_betas, numeric_t, rescale_terminal_snr, resolution_shift, sigmoid_log_snr, sigmoid_t, zero_terminal_snr
+from imagen_mini.diffusion.timesteps import karras_times, log_snr_times, mixed_times, spaced_times, uniform_times
 from sample import plot_schedules
 
 T = torch.linspace(0, 1, 1001, dtype=torch.float64)

@@ -14,7 +14,7 @@ from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tenso
 from imagen_mini.config import PRESETS, RATE_SCHEDULES, StageConfig, TrainConfig
 from imagen_mini.utils.configuration import from_dict, override, to_dict
 from imagen_mini.data import Batch, Scenes
-from imagen_mini.diffusion import LOSS_WEIGHTS
+from imagen_mini.diffusion.losses import LOSS_WEIGHTS
 from imagen_mini.optimizers import OPTIMIZERS, make_optimizers, orthogonalize
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.parse import parse

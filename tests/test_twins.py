@@ -11,7 +11,7 @@ import torch
 from imagen_mini.cascade import Stage
 from imagen_mini.config import PRESETS, TrainConfig
 from imagen_mini.data import Alternatives, Scenes
-from imagen_mini.diffusion import expected_of_two, q_sample
+from imagen_mini.diffusion.gaussian import expected_of_two, q_sample
 from imagen_mini.scenes.captions import read, training_caption
 from imagen_mini.scenes.render import draw
 from imagen_mini.scenes.scene import COLORS, SIZES, Object, Scene, held_out, training_scene

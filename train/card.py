@@ -24,10 +24,10 @@ def decibels(psnr: float | None) -> str:
 
 def score_tables(report: dict) -> str:
     """The report as Markdown."""
-    lines = ["| category | right | accuracy | 95 % interval | unreadable |", "|---|---|---|---|---|"]
+    lines = ["| category | correct | accuracy | 95 % interval | unreadable |", "|---|---|---|---|---|"]
     for name, row in report["text_alignment"].items():
         lines.append(f"| {name} | {row['right']} of {row['n']} | {row['accuracy']:.0%} | {row['low']:.0%} - {row['high']:.0%} | {row['unreadable']} |")
-    lines += ["", "| edit | right sources | success | layout kept | both | 95 % interval | and nothing else changed | the rest of the picture |", "|---|---|---|---|---|---|---|---|"]
+    lines += ["", "| edit | correct sources | success | layout kept | both | 95 % interval | and nothing else changed | the rest of the image |", "|---|---|---|---|---|---|---|---|"]
     for name, row in report["edits"].items():
         lines.append(f"| {name} | {row['source_right']} of {row['n']} | {row['success']:.0%} | {row['layout']:.0%} | {row['good']:.0%} | "
                      f"{row['good_low']:.0%} - {row['good_high']:.0%} | {row['all_kept']:.0%} | {decibels(row.get('psnr'))} |")
@@ -60,65 +60,141 @@ def weaknesses(report: dict, below: float = 0.9) -> str:
     return "\n".join(f"- {name}: {accuracy:.0%} right ({errors[name]})" for accuracy, name in rows) or f"Nothing in this benchmark has less than {below:.0%}."
 
 
-CURVES = {"time_to_score.png": "Score against minutes of training, for a base stage of preset mini from nothing (`python -m train.time_to_score --minutes 60`):",
-          "training.png": "Pictures at growing numbers of steps, of an older and larger base stage (`python -m train.progress`):"}
+CURVES = {
+    "time_to_score.png": (
+        "Score against minutes of training, of a base stage of preset `mini` that starts from nothing\n"
+        "(`python -m train.time_to_score --minutes 60`):"
+    ),
+    "training.png": (
+        "Images at growing numbers of steps, of an older and larger base stage\n"
+        "(`python -m train.sample_timeline`):"
+    ),
+}
+RECIPE_NOTES, SCORE_NOTES = "notes on the recipe", "notes on the score"
 
 
 def learning(folder: Path) -> str:
-    """The pictures of how such stages learn that lie beside the weights, as Markdown."""
-    return "\n\n".join(f"{what}\n\n![{name}](pictures/{name})" for name, what in CURVES.items() if (folder / "pictures" / name).is_file())
+    """The images beside the weights that show how such stages learn, as Markdown."""
+    return "\n\n".join(
+        f"{what}\n\n![{name}](images/{name})"
+        for name, what in CURVES.items()
+        if (folder / "images" / name).is_file()
+    )
+
+
+def handwritten(card: str, name: str, new: str = "") -> str:
+    """A hand-written part of a card between its two markers: `new`, or else what the card has."""
+    begin, end = f"<!-- {name}: written by hand, kept as they are -->", f"<!-- end of {name} -->"
+    text = new or card.partition(begin)[2].partition(end)[0]
+    return f"{begin}\n{text.strip()}\n{end}"
+
+
+def recipe_rows(folder: Path, stages: list[str]) -> tuple[str, str]:
+    """The table of training phases, and what was interpolated after which phase, as Markdown."""
+    rows, mixed = [], []
+    for name in stages:
+        phases = json.loads((folder / name / "config.json").read_text())["training"]["legs"]
+        for number, phase in enumerate(phases, 1):
+            how = phase["train"]
+            if way := phase.get("interpolated"):
+                mixed.append(
+                    f"After phase {number} of {name}, the weights were interpolated: {way['share']:.0%} of the\n"
+                    f"new weights and {1 - way['share']:.0%} of those after phase {way['from_leg']} "
+                    "(`python -m train.interpolate`)."
+                )
+            rows.append(
+                f"| {name}, {number} | {phase['steps']:,} | {how['batch_size']} "
+                f"| {how['optimizer']}, {how['learning_rate']} "
+                f"| {':'.join(f'{c:g}' for c in how['counts'])} | {how['time_power']:g} "
+                f"| {how['drop_pooled']:.0%} | {phase['device']} | {duration(phase['seconds'])} |"
+            )
+    return "\n".join(rows), "\n".join(mixed)
+
+
+def encoder_phases(folder: Path) -> str:
+    """How the text encoder was trained, a line for each phase, as Markdown."""
+    path = folder / "text_encoder" / "training.json"
+    phases = json.loads(path.read_text()) if path.is_file() else []
+    return "\n".join(
+        f"- {phase['steps']:,} steps of {phase['batch']} lines in {phase['seconds']} s, "
+        f"learning rate {phase['learning_rate']:g} ({phase['device']})"
+        for phase in phases
+    )
+
+
+def claims_section(folder: Path) -> str:
+    """The verdicts on the papers' claims, if they were measured, as Markdown."""
+    path = folder / "claims" / "claims.json"
+    if not path.is_file():
+        return ""
+    return f"""
+## The papers' claims, in miniature
+
+Each verdict follows from an interval (`python -m sample.claims --train 30`).
+The experiments, with figures and numbers, are in [claims.md](claims/claims.md).
+
+{claims_table(json.loads(path.read_text())["experiments"])}
+"""
 
 
 def model_card(folder: Path, report: dict, commit: str, note: str = "") -> str:
-    """The README.md of a pipeline folder."""
+    """The README.md of a pipeline folder. Its hand-written parts are those of the card before."""
+    before = (folder / "README.md").read_text() if (folder / "README.md").is_file() else ""
     stages = json.loads((folder / "model_index.json").read_text())["stages"]
-    rows, mixed = [], ""
-    for name in stages:
-        for number, leg in enumerate(json.loads((folder / name / "config.json").read_text())["training"]["legs"], 1):
-            how = leg["train"]
-            if way := leg.get("interpolated"):
-                mixed += (f"\nThe weights of {name} after leg {number} are {way['share']:.0%} of those that training had come to and {1 - way['share']:.0%} of those after leg "
-                          f"{way['from_leg']} (`python -m train.interpolate`).")
-            rows.append(f"| {name}, {number} | {leg['steps']:,} | {how['batch_size']} | {how['optimizer']}, {how['learning_rate']} | "
-                        f"{':'.join(f'{c:g}' for c in how['counts'])} | {how['time_power']:g} | {how['drop_pooled']:.0%} | {leg['device']} | {duration(leg['seconds'])} |")
-    recipes = "\n".join(f"    python -m train.train --stage {name} --preset mini [--init-from ...] [key=value ...]" for name in stages)
-    table = "\n".join(rows)
-    legs = json.loads((folder / "text_encoder" / "training.json").read_text()) if (folder / "text_encoder" / "training.json").is_file() else []
-    encoder = ", then ".join(f"{leg['steps']} steps of {leg['batch']} lines in {leg['seconds']} s (rate {leg['learning_rate']:g}, {leg['device']})" for leg in legs)
-    sizes = "".join(f" --{option} {next(iter(report[rows].values()))['n']}" for option, rows in (("n", "text_alignment"), ("edits", "edits")) if report[rows])
+    table, mixed = recipe_rows(folder, stages)
+    recipes = "\n".join(
+        f"    python -m train.train --stage {name} --preset mini [--init-from ...] [key=value ...]"
+        for name in stages
+    )
+    sizes = "".join(
+        f" --{option} {next(iter(report[rows].values()))['n']}"
+        for option, rows in (("n", "text_alignment"), ("edits", "edits"))
+        if report[rows]
+    )
     return f"""# The shipped cascade: `scenes`
 
-Text to 256 x 256 pixels, on the built-in world: one to four plain shapes on a plain background. It knows nothing else, and it is not for
-anything but learning and testing. Data: `imagen_mini/scenes/`, generated, no pictures of anyone or by anyone.
+From text to images of 256 x 256 pixels, on the built-in world: one to four plain shapes on a plain
+background. The model knows nothing else. It is meant for learning and for testing.
+All training data is generated by `imagen_mini/scenes/`. It holds no images of anyone or by anyone.
 
 ## Recipe
 
-| stage, leg | steps | batch | optimizer, rate | scenes of 1, 2, 3, 4 things | time_power | pooled text dropped | hardware | time |
+| stage, phase | steps | batch | optimizer, rate | scenes of 1, 2, 3, 4 objects | time_power | pooled text dropped | hardware | time |
 |---|---|---|---|---|---|---|---|---|
 {table}
 
-A leg is a stretch of training under one set of settings, all of which stand in the stage's `config.json`; each starts from the weights of the
-one before (`--resume` or `--init-from`):
+A phase is a stretch of training under one set of settings. All settings stand in the stage's
+`config.json`. Each phase starts from the weights of the one before, by `--resume` or `--init-from`:
 
 {recipes}
+
 {mixed}
 
-The text encoder is a T5 of 0.9 million parameters, pre-trained on text alone
-(`python -m train.text_encoder`, and `--init-from` the run before) and then frozen: {encoder}.
-{note}
+The text encoder is a T5 of 0.9 million parameters. It was pre-trained on text alone, and then frozen
+(`python -m train.text_encoder`, with `--init-from` after the first phase):
+
+{encoder_phases(folder)}
+
+{handwritten(before, RECIPE_NOTES, note)}
 
 ## Score
 
-By the exact parser, on prompts and seeds not used in training (`python -m sample.evaluate{sizes}`, {report['seconds']:.0f} s). Commit {commit}.
+An exact parser reads each image. Prompts and seeds do not occur in training. The command took {report["seconds"]:.0f} s
+at commit {commit}:
+
+`python -m sample.evaluate{sizes}`
 
 {score_tables(report)}
 
-## What it cannot do
+{handwritten(before, SCORE_NOTES)}
 
-It has learnt no other things, colours, textures or words than those of its world, and nothing of light or depth. In the benchmark, less than 90 % of these are right:
+## Limitations
+
+The model has learnt no objects, colours, textures or words beyond those of its world, and nothing of
+light or depth. In these categories of the benchmark it is correct less than 90 % of the time:
 
 {weaknesses(report)}
-
+{claims_section(folder)}
 ## How it learnt
 
 {learning(folder)}

@@ -26,7 +26,7 @@ from imagen_mini.evaluation import verdict
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.utils.rng import generator, randn
-from imagen_mini.samplers import sample
+from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.captions import Caption, training_caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from imagen_mini.diffusion import capped_v_weight, denoising_loss, q_sample
+from imagen_mini.diffusion.gaussian import q_sample
+from imagen_mini.diffusion.losses import capped_v_weight, denoising_loss
 from imagen_mini.utils.rng import randn
-from imagen_mini.schedule import cosine_log_snr
+from imagen_mini.diffusion.schedules import cosine_log_snr
 from imagen_mini.exercises import Wrong, checks, expect_close
 
 TIMES = (0.1, 0.4, 0.9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from imagen_mini.guidance import classifier_free_guidance
+from imagen_mini.diffusion.guidance import classifier_free_guidance
 from imagen_mini.utils.rng import randn
 from imagen_mini.exercises import Wrong, checks, expect_close
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from imagen_mini.guidance import dynamic_threshold, static_threshold
+from imagen_mini.diffusion.guidance import dynamic_threshold, static_threshold
 from imagen_mini.utils.rng import randn
 from imagen_mini.exercises import Wrong, checks, expect_close
 

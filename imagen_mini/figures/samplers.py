@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from imagen_mini.charts import STYLES, figure, log_axis
-from imagen_mini.guidance import Denoiser
-from imagen_mini.samplers import sample
-from imagen_mini.schedule import SPACINGS, Schedule, alpha_sigma, numeric_t, spaced_times
+from imagen_mini.diffusion.guidance import Denoiser
+from imagen_mini.diffusion.samplers import sample
+from imagen_mini.diffusion.schedules import Schedule, alpha_sigma, numeric_t
+from imagen_mini.diffusion.timesteps import SPACINGS, spaced_times
 from imagen_mini.figures.denoising import posterior_mean
 
 # ---------------------------------------------------------------- data whose best denoiser is a formula

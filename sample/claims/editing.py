@@ -16,7 +16,7 @@ from imagen_mini.edits import EditTask, evaluate_edits, score_edit, swaps
 from imagen_mini.figures.guidance import accuracy_line
 from imagen_mini.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn
-from imagen_mini.samplers import sample
+from imagen_mini.diffusion.samplers import sample
 from imagen_mini.sampling import sampling_of
 from imagen_mini.scenes.parse import parse
 

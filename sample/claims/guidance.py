@@ -19,7 +19,7 @@ from imagen_mini.distances import precision_and_recall
 from imagen_mini.evaluation import evaluate, scene_of
 from imagen_mini.features import features
 from imagen_mini.figures.guidance import TRUE_PICTURES, draw_scales, saturation
-from imagen_mini.guidance import THRESHOLDS
+from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.sampling import sampling_of
 from imagen_mini.scenes.captions import Caption

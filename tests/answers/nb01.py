@@ -1,6 +1,6 @@
 import math
 
-from imagen_mini.schedule import cosine_log_snr, cosine_t, resolution_shift
+from imagen_mini.diffusion.schedules import cosine_log_snr, cosine_t, resolution_shift
 
 
 def reference(size, t):

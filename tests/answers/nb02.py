@@ -1,6 +1,6 @@
 import torch
 
-from imagen_mini.schedule import alpha_sigma
+from imagen_mini.diffusion.schedules import alpha_sigma
 
 
 def reference(x_t, x_0_hat, log_snr_t, log_snr_s):

@@ -1,4 +1,4 @@
-from imagen_mini.schedule import alpha_sigma, cosine_log_snr
+from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr
 
 
 def reference(low_res, aug_level, noise):

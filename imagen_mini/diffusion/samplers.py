@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imagen_mini.diffusion import coefficients, eps_from_x_0, x_0_from_eps
-from imagen_mini.guidance import Denoiser
+from imagen_mini.diffusion.gaussian import coefficients, eps_from_x_0, x_0_from_eps
+from imagen_mini.diffusion.guidance import Denoiser
 
 
 def posterior_variance(log_snr_t: Tensor, log_snr_s: Tensor, like: Tensor, gamma: float = 0.0) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from imagen_mini.diffusion import to_x_0
+from imagen_mini.diffusion.gaussian import to_x_0
 from imagen_mini.text.encoder import Text, concatenate
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]          # (x_t [b, 3, h, w], t scalar) -> x_0_hat [b, 3, h, w]
