@@ -21,7 +21,8 @@ from einops import rearrange
 from torch import Tensor
 
 from imagen_mini.alignment import find_word
-from imagen_mini.attention import Attention, AttnSite, Control
+from imagen_mini.models.attention import Attention
+from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.text.encoder import Tokens
 
 

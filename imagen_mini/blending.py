@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imagen_mini.alignment import find_word, word_numbers
-from imagen_mini.attention import AttnSite, Control
+from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.attention_maps import AttentionMaps
 from imagen_mini.text.encoder import Tokens
 

@@ -12,17 +12,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from imagen_mini.attention import Attention
+from imagen_mini.models.attention import Attention
 from imagen_mini.config import StageConfig
 from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.diffusion.gaussian import expected_of_two, q_sample
 from imagen_mini.diffusion.losses import capped_v_weight, denoising_loss
 from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale, guidance_interval, make_denoiser
-from imagen_mini.layers import ResBlock, TextLayer
+from imagen_mini.models.layers import ResBlock, TextLayer
 from imagen_mini.diffusion.schedules import SCHEDULES, cosine_log_snr
 from imagen_mini.diffusion.timesteps import spaced_times
 from imagen_mini.text.encoder import Text
-from imagen_mini.unet import UNet
+from imagen_mini.models.unet import UNet
 
 
 def augment(low_res: Tensor, aug_level: Tensor, noise: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from imagen_mini.optimizers import OPTIMIZERS
 from imagen_mini.diffusion.samplers import SAMPLERS, check_options
 from imagen_mini.diffusion.schedules import SCHEDULES
 from imagen_mini.diffusion.timesteps import SPACINGS
-from imagen_mini.unet import UNetConfig
+from imagen_mini.models.unet import UNetConfig
 from imagen_mini.utils.configuration import _one_of, override
 from imagen_mini.utils.precision import PRECISIONS
 

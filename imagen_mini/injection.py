@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imagen_mini.attention import AttnSite, Control
+from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.text.encoder import Text
 
 

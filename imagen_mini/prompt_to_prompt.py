@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imagen_mini.alignment import find_word, refinement_matrix, replaced_words, replacement_matrix, word_numbers
-from imagen_mini.attention import AttnSite, Control
+from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.attention_maps import AttentionMaps
 from imagen_mini.blending import Blending, DiffBlending
 from imagen_mini.injection import InjectMaps, ReadSource

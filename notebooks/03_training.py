@@ -46,7 +46,7 @@ from imagen_mini.lesson import begin, score_line, source, verdicts
 from imagen_mini.pictures import as_jpeg, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.training import EMA, LEVELS, learning_rate, train
-from imagen_mini.unet import UNetConfig
+from imagen_mini.models.unet import UNetConfig
 from imagen_mini.weights import WEIGHTS
 
 begin()

@@ -39,13 +39,13 @@ from imagen_mini.config import PRESETS
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.exercises import nb04
 from imagen_mini.figures.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, stations, total, values_kept, what_ifs
-from imagen_mini.layers import ResBlock
+from imagen_mini.models.layers import ResBlock
 from imagen_mini.lesson import begin, source
 from imagen_mini.pictures import as_jpeg, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene
-from imagen_mini.unet import UNet
+from imagen_mini.models.unet import UNet
 
 begin()
 _ = torch.set_grad_enabled(False)                      # nothing is trained here

@@ -43,7 +43,7 @@ from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.render import render
 from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr
-from imagen_mini.unet import UNet
+from imagen_mini.models.unet import UNet
 
 begin()
 pipe = ImagenPipeline.from_pretrained("scenes")

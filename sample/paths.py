@@ -28,7 +28,8 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.alignment import replacement_matrix
-from imagen_mini.attention import AttnSite, Control, ReadText
+from imagen_mini.models.attention import ReadText
+from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.edits import SWAPPED, swaps
 from imagen_mini.evaluation import wilson_interval
 from imagen_mini.prompt_to_prompt import BoundEdit

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 import imagen_mini.attention
-from imagen_mini.attention import Attention, AttnSite, Control, attend, attention_probs
+from imagen_mini.models.attention import Attention, attend, attention_probs
+from imagen_mini.models.control import AttnSite, Control
 
 KINDS = ("self", "cross", "hybrid")
 WIDTH = 24                                             # of the text, in these tests

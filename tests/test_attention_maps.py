@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from imagen_mini.attention import AttnSite, Control, attention_probs
+from imagen_mini.models.attention import attention_probs
+from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.attention_maps import AttentionMaps, Recording, bytes_needed, chance_overlap, overlap
 from imagen_mini.injection import ReadSource
 from imagen_mini.prompt_to_prompt import BoundEdit, Refine, Replace
@@ -166,7 +167,7 @@ def test_memory_is_counted_before_it_is_taken(tiny_pipe):
 
 def test_all_of_the_shipped_base_over_50_steps_is_bounded():
     from imagen_mini.config import PRESETS
-    from imagen_mini.unet import UNet
+    from imagen_mini.models.unet import UNet
     with torch.device("meta"):
         layers = UNet(PRESETS["mini"]["base"].unet).attention_layers
     assert bytes_needed(layers, 1, 24, 50) < 2 ** 27

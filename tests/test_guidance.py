@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imagen_mini.attention import Control
+from imagen_mini.models.control import Control
 from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0, to_x_0
 from imagen_mini.diffusion.guidance import apply_threshold, classifier_free_guidance, dynamic_threshold, guidance_interval, make_denoiser, static_threshold
 from imagen_mini.diffusion.schedules import cosine_log_snr, cosine_t, zero_terminal_snr

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from imagen_mini.attention import Attention, AttnSite
+from imagen_mini.models.attention import Attention
+from imagen_mini.models.control import AttnSite
 from imagen_mini.config import PRESETS, RECIPES
-from imagen_mini.layers import Downsample, ResBlock, Upsample
-from imagen_mini.unet import UNet
+from imagen_mini.models.layers import Downsample, ResBlock, Upsample
+from imagen_mini.models.unet import UNet
 
 PAPER = PRESETS["paper"]
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from imagen_mini.alignment import replacement_matrix
-from imagen_mini.attention import AttnSite
+from imagen_mini.models.control import AttnSite
 from imagen_mini.injection import InjectMaps, ReadSource
 from imagen_mini.prompt_to_prompt import Bound, Chain, DiffBlend, LocalBlend, Refine, Replace, Reweight
 from imagen_mini.diffusion.timesteps import uniform_times
-from imagen_mini.unet import UNet
+from imagen_mini.models.unet import UNet
 from shown import tokens
 
 QUIET = {"progress": False, "output_type": "pt"}

@@ -43,7 +43,7 @@ def test_checkpointing_keeps_less_and_the_network_may_be_of_any_size():
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_are_what_a_gpu_allocates(checkpointing):
     from imagen_mini.text.encoder import Text
-    from imagen_mini.unet import UNet
+    from imagen_mini.models.unet import UNet
     config = PRESETS["small"]["base"].unet
     net, of = UNet(config).cuda(), cost(config)
     net.checkpoint_gradients(checkpointing)

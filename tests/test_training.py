@@ -22,7 +22,7 @@ from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.text.encoder import Text
 from imagen_mini.training import EMA, _inputs, learning_rate, on_the_way, sample_noise, step_randomness, train
-from imagen_mini.unet import Stack
+from imagen_mini.models.unet import Stack
 from train.train import main
 
 CONFIG = TrainConfig(steps=6, batch_size=4, warmup=2, learning_rate=1e-2, precision="fp32", optimizer="adamw", ema_half_life=3)

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_mini.attention import Attention, AttnSite, Control
-from imagen_mini.layers import layer_norm, TextLayer, positions
+from imagen_mini.models.attention import Attention
+from imagen_mini.models.control import AttnSite, Control
+from imagen_mini.models.layers import TextLayer, layer_norm, positions
 from imagen_mini.text.encoder import concatenate
-from imagen_mini.unet import UNet, UNetConfig
+from imagen_mini.models.unet import UNet, UNetConfig
 
 BASE = UNetConfig(image_size=16, patch=2, channels=(32, 64), blocks=(1, 2), attention=("cross", "self+cross"), emb_width=32, text_width=32)
 SR = replace(BASE, image_size=32, low_res_size=16, patch=4, skip="sum", skip_scale=0.5 ** 0.5)

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from imagen_mini.attention import Attention
+from imagen_mini.models.attention import Attention
 from imagen_mini.config import PRESETS, RECIPES, TrainConfig, override_run
 from imagen_mini.data import Scenes
-from imagen_mini.layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
+from imagen_mini.models.layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
 from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.text.encoder import Text, TextEncoder
 from imagen_mini.training import EMA, sample_noise, step_randomness, train

@@ -14,8 +14,18 @@ from pathlib import Path
 
 from imagen_mini.weights import WEIGHTS
 
-BEGIN, END = "<!-- score: written by python -m train.card -->", "<!-- end of score -->"
-CLAIMS_BEGIN, CLAIMS_END = "<!-- claims: written by python -m train.card -->", "<!-- end of claims -->"
+BEGIN, END = "<!-- score: written by python -m train.model_card -->", "<!-- end of score -->"
+CLAIMS_BEGIN = "<!-- claims: written by python -m train.model_card -->"
+CLAIMS_END = "<!-- end of claims -->"
+# What the main page shows: a category of captions, or a method of an edit, and what it is called there.
+HEADLINES = {
+    "one object": "one object",
+    "binding": "binding",
+    "counting": "counting",
+    "positional": "positional",
+    "texture": "texture",
+    "color swap, prompt-to-prompt": "colour swap (default edit)",
+}
 
 
 def decibels(psnr: float | None) -> str:
@@ -31,6 +41,21 @@ def score_tables(report: dict) -> str:
     for name, row in report["edits"].items():
         lines.append(f"| {name} | {row['source_right']} of {row['n']} | {row['success']:.0%} | {row['layout']:.0%} | {row['good']:.0%} | "
                      f"{row['good_low']:.0%} - {row['good_high']:.0%} | {row['all_kept']:.0%} | {decibels(row.get('psnr'))} |")
+    return "\n".join(lines)
+
+
+def headline_table(report: dict) -> str:
+    """A few rows of the report for the main page, as Markdown."""
+    lines = ["| captions | correct | 95 % interval |", "|---|---|---|"]
+    for name, shown in HEADLINES.items():
+        if row := report["text_alignment"].get(name):
+            correct, n, low, high = row["right"], row["n"], row["low"], row["high"]
+        elif row := report["edits"].get(name):
+            n, low, high = row["source_right"], row["good_low"], row["good_high"]
+            correct = round(row["good"] * n)
+        else:
+            continue
+        lines.append(f"| {shown} | {correct} of {n} | {100 * low:.0f} - {100 * high:.0f} % |")
     return "\n".join(lines)
 
 
@@ -204,14 +229,15 @@ light or depth. In these categories of the benchmark it is correct less than 90 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", type=Path, default=WEIGHTS, help="the pipeline's folder; its report.json is read")
-    parser.add_argument("--note", default="", help="a sentence on the recipe that the configurations do not tell")
+    parser.add_argument("--note", default="", help="what the configurations do not tell of the recipe, as Markdown (default: what the card says)")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="its tables are renewed")
     args = parser.parse_args(arguments)
     report = json.loads((args.pipeline / "report.json").read_text())
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     try:
-        text = renewed(args.readme.read_text(), BEGIN, END, score_tables(report))
-        if (claims := args.pipeline / "claims" / "claims.json").is_file():
+        text = renewed(args.readme.read_text(), BEGIN, END, headline_table(report))
+        claims = args.pipeline / "claims" / "claims.json"
+        if claims.is_file() and CLAIMS_BEGIN in text:
             text = renewed(text, CLAIMS_BEGIN, CLAIMS_END, claims_table(json.loads(claims.read_text())["experiments"]))
     except ValueError as error:
         raise SystemExit(f"{args.readme}: {error}") from error

@@ -33,7 +33,7 @@ from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training import EMA, train
-from imagen_mini.unet import UNetConfig
+from imagen_mini.models.unet import UNetConfig
 from imagen_mini.weights import WEIGHTS
 
 PICTURES = 8

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from imagen_mini.config import PRESETS, RECIPES, override_run
 from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.text.encoder import Text
-from imagen_mini.unet import UNet, UNetConfig
+from imagen_mini.models.unet import UNet, UNetConfig
 
 H100 = 989e12                                          # FLOP/s in bf16, dense, by its data sheet
 # Bytes a parameter: weight, its average, gradient, in float32; and what the optimizer keeps. Adafactor's means of rows and columns are next to nothing.

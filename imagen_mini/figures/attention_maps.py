@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini.alignment import find_word
-from imagen_mini.attention import AttnSite, Control
+from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.attention_maps import AttentionMaps, chance_overlap, overlap
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.pipeline import ImagenPipeline

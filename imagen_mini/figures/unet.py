@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from imagen_mini.attention import Attention, AttnSite
+from imagen_mini.models.attention import Attention
+from imagen_mini.models.control import AttnSite
 from imagen_mini.charts import STYLES
-from imagen_mini.layers import Downsample, PooledText, ResBlock, TextLayer, Upsample
+from imagen_mini.models.layers import Downsample, PooledText, ResBlock, TextLayer, Upsample
 from imagen_mini.text.encoder import Text
-from imagen_mini.unet import UNet, UNetConfig
+from imagen_mini.models.unet import UNet, UNetConfig
 
 WORDS = 24                                             # tokens of the prompt that costs are counted with
 KINDS = ("residual blocks", "attention to words", "attention to pixels", "changing the grid", "first and last layer", "reading the words", "embeddings")

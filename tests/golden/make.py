@@ -19,7 +19,7 @@ from imagen_mini.cascade import Stage
 from imagen_mini.config import StageConfig
 from imagen_mini.utils.images import to_image
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.unet import UNetConfig
+from imagen_mini.models.unet import UNetConfig
 from imagen_mini.weights import WEIGHTS
 from train.train import main
 

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from imagen_mini.attention import Attention, AttnSite, Control, ReadText
-from imagen_mini.layers import Downsample, GroupNorm, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
+from imagen_mini.models.attention import Attention, ReadText
+from imagen_mini.models.control import AttnSite, Control
+from imagen_mini.models.layers import Downsample, GroupNorm, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
 from imagen_mini.text.encoder import Text
-
 
 # What may stand in a configuration: far beyond any use, and small enough to be refused or built in a moment.
 RANGES = {"image_size": (1, 8192), "low_res_size": (1, 8192), "patch": (1, 256), "channels": (1, 65536), "blocks": (1, 64), "mid_blocks": (0, 64),

@@ -16,21 +16,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from imagen_mini.layers import GroupNorm, LayerNorm, positions
+from imagen_mini.models.control import AttnSite, Control
+from imagen_mini.models.layers import GroupNorm, LayerNorm, positions
 from imagen_mini.text.encoder import Text
-
-
-@dataclass(frozen=True)
-class AttnSite:
-    """Where an attention layer stands: its `name`, `place` (down, mid, up), `kind` and `size` (the grid is size x size).
-
-    kind "self": keys are pixels; "cross": keys are words; "hybrid": words first, then pixels, in one softmax (Imagen, D.3.1).
-    """
-
-    name: str
-    place: str
-    kind: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -44,25 +32,6 @@ class ReadText(Text):
     kv: dict[str, Tensor]
 
 
-class Control:
-    """What an edit or a recorder does inside attention. The base class does nothing; methods return, they do not store
-    into the network. Heads are kept: q, k, v are [b, heads, tokens, d], probs [b, heads, queries, keys]."""
-
-    def text(self, text: Text) -> Text:
-        """Change what the network reads, before anything reads it."""
-        return text
-
-    def qkv(self, site: AttnSite, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Change queries, keys or values; the fast path is kept."""
-        return q, k, v
-
-    def wants(self, site: AttnSite) -> bool:
-        """Does this control need the probabilities at this site? If so they are computed explicitly, there."""
-        return False
-
-    def probs(self, site: AttnSite, probs: Tensor, n_text: int) -> Tensor:
-        """Change the probabilities. The leading `n_text` key columns are words."""
-        return probs
 
 
 ASLEEP = 1e-4                                          # gains below this have no say: the product of two adds nothing to logits
