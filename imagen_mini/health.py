@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.cascade import Stage, augment
-from imagen_mini.data import Batch, Data
+from imagen_mini.data.base import Batch, Data
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.diffusion.losses import denoising_loss
 from imagen_mini.utils.precision import compute_dtype

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from imagen_mini.cascade import Stage
 from imagen_mini.config import TrainConfig
-from imagen_mini.data import Alternatives, Batch, Data, Draft, Scenes, draft_of
+from imagen_mini.data.base import Alternatives, Batch, Data, Draft, draft_of
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS
 from imagen_mini.distributed import ALONE, Ranks, only_adding_up, replicate, whole
 from imagen_mini.graphs import Graphed, aside

@@ -30,7 +30,7 @@ import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.charts import STYLES, figure, log_axis, percent_axis
-from imagen_mini.data import Scenes
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0, q_sample, to_x_0, v_from_x_0, x_0_from_v
 from imagen_mini.exercises import nb02
 from imagen_mini.figures.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean

@@ -12,7 +12,7 @@ import torch
 
 import imagen_mini.training
 from imagen_mini.cascade import Stage
-from imagen_mini.data import Scenes
+from imagen_mini.data.synthetic import Scenes
 from train import train
 
 NAN = float("nan")

@@ -13,7 +13,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade import Stage
 from imagen_mini.config import PRESETS, RECIPES, override_run
-from imagen_mini.data import Scenes
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_TEXTURE_SHAPE, UNSEEN, training_scene

@@ -21,11 +21,12 @@ import torch
 from PIL import Image, ImageFile
 
 import imagen_mini.data
-from imagen_mini import decode
-from imagen_mini.data import Folder, Scenes, row_of
-from imagen_mini.decode import PictureError, open_rgb
+from imagen_mini.data import image_io as decode
+from imagen_mini.data.folder import Folder, row_of
+from imagen_mini.data.synthetic import Scenes
+from imagen_mini.data.image_io import PictureError, open_rgb
 from imagen_mini.utils.images import central_square
-from imagen_mini.image_folder import read_metadata, unlisted, write_folder
+from imagen_mini.data.metadata import read_metadata, unlisted, write_folder
 from imagen_mini.scenes.captions import training_caption
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from imagen_mini.checkpoint import load_checkpoint
-from imagen_mini.image_folder import read_metadata, write_folder
+from imagen_mini.data.metadata import read_metadata, write_folder
 from train import check_data, emoji, from_hub, train
 
 

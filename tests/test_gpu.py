@@ -8,7 +8,7 @@ import torch
 
 from imagen_mini.cascade import Stage
 from imagen_mini.config import PRESETS, TrainConfig
-from imagen_mini.data import Scenes
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.evaluation import preview
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.pipeline import ImagenPipeline

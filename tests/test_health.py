@@ -12,7 +12,7 @@ from runs import train
 from imagen_mini import health
 from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.config import PRESETS
-from imagen_mini.data import Scenes
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.health import BAD, FINE, LOOK, Probe, gradient_norms, probe
 from imagen_mini.training import LEVELS
 from imagen_mini.weights import WEIGHTS

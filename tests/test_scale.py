@@ -7,7 +7,7 @@ import torch
 
 from imagen_mini.cascade import Stage
 from imagen_mini.config import PRESETS
-from imagen_mini.data import Scenes
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 from train import scale

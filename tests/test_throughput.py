@@ -7,7 +7,7 @@ import torch
 
 from imagen_mini.cascade import Stage
 from imagen_mini.config import PRESETS, RECIPES
-from imagen_mini.data import Scenes
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.utils.precision import compute_dtype
 from train.train import main

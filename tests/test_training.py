@@ -13,7 +13,8 @@ from imagen_mini.cascade import Stage, load_stage
 from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
 from imagen_mini.config import PRESETS, RATE_SCHEDULES, StageConfig, TrainConfig
 from imagen_mini.utils.configuration import from_dict, override, to_dict
-from imagen_mini.data import Batch, Scenes
+from imagen_mini.data.base import Batch
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS
 from imagen_mini.optimizers import OPTIMIZERS, make_optimizers, orthogonalize
 from imagen_mini.scenes.captions import read

@@ -10,7 +10,8 @@ import torch
 
 from imagen_mini.cascade import Stage
 from imagen_mini.config import PRESETS, TrainConfig
-from imagen_mini.data import Alternatives, Scenes
+from imagen_mini.data.base import Alternatives
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.gaussian import expected_of_two, q_sample
 from imagen_mini.scenes.captions import read, training_caption
 from imagen_mini.scenes.render import draw

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini.cascade import Stage
 from imagen_mini.config import PRESETS, RECIPES, override_run
-from imagen_mini.data import Scenes
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.utils.precision import PRECISIONS
 from imagen_mini.text.encoder import Text, TextEncoder
 from imagen_mini.training import EMA, train

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini.models.attention import Attention
 from imagen_mini.config import PRESETS, RECIPES, TrainConfig, override_run
-from imagen_mini.data import Scenes
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.models.layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
 from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.text.encoder import Text, TextEncoder

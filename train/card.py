@@ -1,8 +1,10 @@
-"""Write the model card of a pipeline, and the tables of the README, from what was measured: numbers are never typed.
+"""Write the model card of a pipeline, and the table of the main README, from measured numbers.
 
     python -m sample.evaluate --out imagen_mini/weights/scenes/report.json
     python -m sample.claims --out imagen_mini/weights/scenes/claims
-    python -m train.card
+    python -m train.model_card
+
+No number of a table is typed. The hand-written parts of the card stay as they are.
 """
 
 from __future__ import annotations
@@ -34,13 +36,23 @@ def decibels(psnr: float | None) -> str:
 
 def score_tables(report: dict) -> str:
     """The report as Markdown."""
-    lines = ["| category | correct | accuracy | 95 % interval | unreadable |", "|---|---|---|---|---|"]
+    lines = ["| category | correct | accuracy | 95 % interval | unreadable |"]
+    lines.append("|---|---|---|---|---|")
     for name, row in report["text_alignment"].items():
-        lines.append(f"| {name} | {row['right']} of {row['n']} | {row['accuracy']:.0%} | {row['low']:.0%} - {row['high']:.0%} | {row['unreadable']} |")
-    lines += ["", "| edit | correct sources | success | layout kept | both | 95 % interval | and nothing else changed | the rest of the image |", "|---|---|---|---|---|---|---|---|"]
+        lines.append(
+            f"| {name} | {row['right']} of {row['n']} | {row['accuracy']:.0%} "
+            f"| {row['low']:.0%} - {row['high']:.0%} | {row['unreadable']} |"
+        )
+    columns = ("edit", "correct sources", "success", "layout kept", "both", "95 % interval")
+    columns += ("nothing else changed", "the rest of the image")
+    lines += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, row in report["edits"].items():
-        lines.append(f"| {name} | {row['source_right']} of {row['n']} | {row['success']:.0%} | {row['layout']:.0%} | {row['good']:.0%} | "
-                     f"{row['good_low']:.0%} - {row['good_high']:.0%} | {row['all_kept']:.0%} | {decibels(row.get('psnr'))} |")
+        lines.append(
+            f"| {name} | {row['source_right']} of {row['n']} | {row['success']:.0%} "
+            f"| {row['layout']:.0%} | {row['good']:.0%} "
+            f"| {row['good_low']:.0%} - {row['good_high']:.0%} | {row['all_kept']:.0%} "
+            f"| {decibels(row.get('psnr'))} |"
+        )
     return "\n".join(lines)
 
 
@@ -65,24 +77,35 @@ def duration(seconds: float) -> str:
 
 def claims_table(experiments: dict) -> str:
     """The verdicts of claims.json as Markdown."""
-    verdicts = [verdict for experiment in experiments.values() for verdict in experiment["verdicts"]]
-    return "\n".join(["| claim | verdict |", "|---|---|", *(f"| {v['claim']} | **{v['outcome']}** |" for v in verdicts)])
+    lines = ["| claim | verdict |", "|---|---|"]
+    for experiment in experiments.values():
+        lines += [f"| {v['claim']} | **{v['outcome']}** |" for v in experiment["verdicts"]]
+    return "\n".join(lines)
 
 
 def renewed(text: str, begin: str, end: str, content: str) -> str:
-    """The text with something else between two marks. ValueError if it has not both, in this order."""
+    """The text with new content between two markers. ValueError if they are not both there."""
     before, opened, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not (opened and closed):
-        raise ValueError(f"the README has no place for a table: expected the lines {begin} and, after it, {end}")
+        raise ValueError(
+            f"the README has no place for a table: expected the lines {begin} and, after it, {end}"
+        )
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def weaknesses(report: dict, below: float = 0.9) -> str:
-    """The categories of which less is right, the worst first, with what goes wrong in them, as Markdown."""
-    rows = sorted((row["accuracy"], name) for name, row in report["text_alignment"].items() if row["accuracy"] < below)
-    errors = {name: ", ".join(f"{n} {kind}" for kind, n in report["errors"][name].items() if kind != "right") for _, name in rows}
-    return "\n".join(f"- {name}: {accuracy:.0%} right ({errors[name]})" for accuracy, name in rows) or f"Nothing in this benchmark has less than {below:.0%}."
+    """The categories with a lower accuracy, the worst first, with their errors, as Markdown."""
+    rows = sorted(
+        (row["accuracy"], name)
+        for name, row in report["text_alignment"].items()
+        if row["accuracy"] < below
+    )
+    lines = []
+    for accuracy, name in rows:
+        errors = ", ".join(f"{n} {k}" for k, n in report["errors"][name].items() if k != "right")
+        lines.append(f"- {name}: {accuracy:.0%} right ({errors})")
+    return "\n".join(lines) or f"Nothing in this benchmark has less than {below:.0%}."
 
 
 CURVES = {
@@ -227,18 +250,33 @@ light or depth. In these categories of the benchmark it is correct less than 90 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pipeline", type=Path, default=WEIGHTS, help="the pipeline's folder; its report.json is read")
-    parser.add_argument("--note", default="", help="what the configurations do not tell of the recipe, as Markdown (default: what the card says)")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="its tables are renewed")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pipeline",
+        type=Path,
+        default=WEIGHTS,
+        help="the pipeline's folder; its report.json is read",
+    )
+    parser.add_argument(
+        "--note",
+        default="",
+        help="what the configurations do not tell of the recipe (default: what the card says)",
+    )
+    parser.add_argument(
+        "--readme", type=Path, default=Path("README.md"), help="its tables are renewed"
+    )
     args = parser.parse_args(arguments)
     report = json.loads((args.pipeline / "report.json").read_text())
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     try:
         text = renewed(args.readme.read_text(), BEGIN, END, headline_table(report))
         claims = args.pipeline / "claims" / "claims.json"
         if claims.is_file() and CLAIMS_BEGIN in text:
-            text = renewed(text, CLAIMS_BEGIN, CLAIMS_END, claims_table(json.loads(claims.read_text())["experiments"]))
+            table = claims_table(json.loads(claims.read_text())["experiments"])
+            text = renewed(text, CLAIMS_BEGIN, CLAIMS_END, table)
     except ValueError as error:
         raise SystemExit(f"{args.readme}: {error}") from error
     (args.pipeline / "README.md").write_text(model_card(args.pipeline, report, commit, args.note))

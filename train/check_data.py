@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from imagen_mini.data import in_parallel
-from imagen_mini.decode import PictureError, open_rgb
+from imagen_mini.data.prepared import in_parallel
+from imagen_mini.data.image_io import PictureError, open_rgb
 from imagen_mini.utils.images import central_square
-from imagen_mini.image_folder import METADATA, Row, read_metadata, unlisted
+from imagen_mini.data.metadata import METADATA, Row, read_metadata, unlisted
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-from imagen_mini.image_folder import write_folder
+from imagen_mini.data.metadata import write_folder
 
 SIZES = (109, 160, 136, 128)                           # colour fonts hold bitmaps, of one size: Noto's 109, Apple's 160
 

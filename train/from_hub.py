@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from imagen_mini.image_folder import write_folder
+from imagen_mini.data.metadata import write_folder
 
 
 def from_hub(name: str, out: str | Path, split: str = "train", image: str = "image", text: str = "text", limit: int | None = None) -> int:

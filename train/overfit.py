@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini.cascade import Stage
 from imagen_mini.config import StageConfig, TrainConfig
-from imagen_mini.data import Batch
+from imagen_mini.data.base import Batch
 from imagen_mini.distances import psnr
 from imagen_mini.evaluation import verdict
 from imagen_mini.optimizers import make_optimizers

@@ -23,7 +23,9 @@ from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.checkpoint import load_checkpoint
 from imagen_mini.config import StageConfig, TrainConfig
 from imagen_mini.utils.configuration import from_dict
-from imagen_mini.data import Data, Folder, Scenes
+from imagen_mini.data.base import Data
+from imagen_mini.data.folder import Folder
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.health import (Finding, Probe, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss,
                                 judge_reference, judge_saturation, judge_throughput, probe)
 from imagen_mini.scenes.scene import UNSEEN

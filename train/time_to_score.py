@@ -31,7 +31,7 @@ from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
 from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run
 from imagen_mini.utils.configuration import from_dict, to_dict
-from imagen_mini.data import Scenes
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.edits import edit_table, evaluate_edits, swaps
 from imagen_mini.evaluation import draw_alone, evaluate, score, table

@@ -27,7 +27,9 @@ from imagen_mini.cascade import Stage, load_stage, save_stage, take_over
 from imagen_mini.checkpoint import load_checkpoint, optimizer_tensors, replacing, restore_optimizers, save_checkpoint
 from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run
 from imagen_mini.utils.configuration import from_dict, to_dict
-from imagen_mini.data import Data, Folder, Scenes
+from imagen_mini.data.base import Data
+from imagen_mini.data.folder import Folder
+from imagen_mini.data.synthetic import Scenes
 from imagen_mini.distributed import Ranks, as_placed, join_ranks, shard, whole
 from imagen_mini.evaluation import draw_alone, preview
 from imagen_mini.interruption import StopRequest, only_one

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imagen_mini.cascade import Stage
 from imagen_mini.config import StageConfig, TrainConfig
-from imagen_mini.data import Batch, Data
+from imagen_mini.data.base import Batch, Data
 from imagen_mini.health import (Finding, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss, judge_saturation,
                       probe)
 from imagen_mini.optimizers import make_optimizers

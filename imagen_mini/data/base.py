@@ -1,0 +1,54 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    pictures: Tensor                                   # [b, 3, size, size] in [-1, 1]
+    low_res: Tensor | None                             # [b, 3, low, low], the same pictures smaller; for super-resolution
+    captions: list[str]
+
+
+class Alternatives(NamedTuple):
+    """For each picture two others, or itself where there is none of a kind."""
+
+    twins: Tensor                                      # [b, 3, size, size]; its caption describes this as well (see `scenes.twins`)
+    side: Tensor                                       # [b, 1, size, size]: 1 on the side of the first of the two places in which these differ, else 0
+    mistaken: Tensor                                   # [b, 3, size, size]; its caption says that this is wrong (see `scenes.mistakes`)
+
+
+class Draft(Protocol):
+    """A batch whose pictures are still to be made. Small, and may be pickled."""
+
+    captions: list[str]
+
+    def on(self, device) -> tuple[Batch, Alternatives | None]:
+        """Make them."""
+
+
+class Data(Protocol):
+    """What a training loop needs to know of its data."""
+
+    def batch(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Batch:
+        """The samples of these numbers, at `size` pixels, and at `low` pixels unless that is None."""
+
+    def describe(self) -> dict:
+        """Where the data comes from, for JSON: equal descriptions mean equal samples (of equal seeds)."""
+
+
+class Drawn(Batch):
+    """The draft of data that has none of its own."""
+
+    def on(self, device) -> tuple[Batch, None]:
+        pictures, low_res = (None if x is None else x.to(device, non_blocking=True) for x in self[:2])
+        return Batch(pictures, low_res, self.captions), None
+
+
+def draft_of(data: Data, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False) -> Draft:
+    """The draft of the samples of these numbers, perhaps with alternatives; of data that has no drafts, the batch itself."""
+    return data.draft(numbers, size, low, alternatives) if hasattr(data, "draft") else Drawn(*data.batch(numbers, size, low))
