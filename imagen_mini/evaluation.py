@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.benchmark import benchmark
-from imagen_mini.cascade import Stage, augment
+from imagen_mini.cascade.stage import Stage, augment
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.captions import Caption, Description, read

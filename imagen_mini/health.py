@@ -13,7 +13,7 @@ from statistics import fmean, median
 import torch
 from torch import Tensor
 
-from imagen_mini.cascade import Stage, augment
+from imagen_mini.cascade.stage import Stage, augment
 from imagen_mini.data.base import Batch, Data
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.diffusion.losses import denoising_loss

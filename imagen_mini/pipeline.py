@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from imagen_mini.attention_maps import AttentionMaps
-from imagen_mini.cascade import Stage, augment, load_stage, save_stage
+from imagen_mini.cascade.serialization import load_stage, save_stage
+from imagen_mini.cascade.stage import Stage, augment
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale
 from imagen_mini.diffusion.samplers import SamplingState, sample
-from imagen_mini.sampling import Sampling, check_used, sampling_of
+from imagen_mini.cascade.sampling_options import Sampling, check_used, sampling_of
 from imagen_mini.text.encoder import Text, TextEncoder, check_prompts, concatenate
 from imagen_mini.utils.images import to_numpy, to_pil
 from imagen_mini.utils.rng import randn

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from imagen_mini.cascade import Stage
-from imagen_mini.config import TrainConfig
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.config import TrainConfig
 from imagen_mini.data.base import Alternatives, Batch, Data, Draft, draft_of
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS

@@ -30,7 +30,7 @@ if importlib.util.find_spec("imagen_mini") is None:
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade import augment
+from imagen_mini.cascade.stage import augment
 from imagen_mini.charts import STYLES, figure
 from imagen_mini.evaluation import in_words, judge
 from imagen_mini.exercises import nb00

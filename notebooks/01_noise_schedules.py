@@ -32,9 +32,9 @@ if importlib.util.find_spec("imagen_mini") is None:
 import torch
 import torch.nn.functional as F
 
-from imagen_mini.cascade import augment
+from imagen_mini.cascade.stage import augment
 from imagen_mini.charts import STYLES, figure, percent_axis
-from imagen_mini.config import PRESETS
+from imagen_mini.cascade.config import PRESETS
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.exercises import nb01
 from imagen_mini.figures.schedules import against_normal, curves, legend_below, measured_log_snr, read_right, spread

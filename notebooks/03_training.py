@@ -35,9 +35,9 @@ import torch
 from PIL import Image
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade import Stage
+from imagen_mini.cascade.stage import Stage
 from imagen_mini.charts import STYLES, figure
-from imagen_mini.config import PRESETS, TrainConfig
+from imagen_mini.cascade.config import PRESETS, TrainConfig
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS, balanced_weight, simple_weight
 from imagen_mini.evaluation import draw_alone
 from imagen_mini.exercises import nb03

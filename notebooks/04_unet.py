@@ -33,9 +33,9 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade import augment
+from imagen_mini.cascade.stage import augment
 from imagen_mini.charts import STYLES, figure, log_axis
-from imagen_mini.config import PRESETS
+from imagen_mini.cascade.config import PRESETS
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.exercises import nb04
 from imagen_mini.figures.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, stations, total, values_kept, what_ifs

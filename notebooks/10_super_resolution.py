@@ -32,7 +32,7 @@ from IPython.display import display
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
-from imagen_mini.cascade import augment
+from imagen_mini.cascade.stage import augment
 from imagen_mini.distances import psnr
 from imagen_mini.evaluation import judge
 from imagen_mini.exercises import nb10

@@ -35,7 +35,7 @@ from imagen_mini.evaluation import evaluate, score, scene_of, table
 from imagen_mini.figures.guidance import accuracy_line, draw_scales, saturation
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.diffusion.samplers import SAMPLERS
-from imagen_mini.sampling import Sampling, sampling_of
+from imagen_mini.cascade.sampling_options import Sampling, sampling_of
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.render import render
 

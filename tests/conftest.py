@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from imagen_mini.cascade import Stage
-from imagen_mini.config import PRESETS
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.config import PRESETS
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.encoder import Text, TextEncoder
 from imagen_mini.weights import WEIGHTS

@@ -11,7 +11,7 @@ import time
 import torch
 
 import imagen_mini.training
-from imagen_mini.cascade import Stage
+from imagen_mini.cascade.stage import Stage
 from imagen_mini.data.synthetic import Scenes
 from train import train
 

@@ -166,7 +166,7 @@ def test_memory_is_counted_before_it_is_taken(tiny_pipe):
 
 
 def test_all_of_the_shipped_base_over_50_steps_is_bounded():
-    from imagen_mini.config import PRESETS
+    from imagen_mini.cascade.config import PRESETS
     from imagen_mini.models.unet import UNet
     with torch.device("meta"):
         layers = UNet(PRESETS["mini"]["base"].unet).attention_layers

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import imagen_mini.cascade
-from imagen_mini.cascade import Stage, augment, load_stage, save_stage, take_over
-from imagen_mini.config import PRESETS
+from imagen_mini.cascade.serialization import load_stage, save_stage
+from imagen_mini.cascade.stage import Stage, augment
+from imagen_mini.cascade.weight_transfer import take_over
+from imagen_mini.cascade.config import PRESETS
 from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.diffusion.gaussian import from_x_0, q_sample
 from imagen_mini.diffusion.schedules import SCHEDULES

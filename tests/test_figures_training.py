@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_mini.config import PRESETS, TrainConfig
+from imagen_mini.cascade.config import PRESETS, TrainConfig
 from imagen_mini.figures.training import COLORS, SHAPES, Corner, errors_at, examine, losses_by_level, start
 from imagen_mini.lesson import verdicts
 from imagen_mini.scenes.scene import held_out

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from imagen_mini.cascade import Stage
-from imagen_mini.config import PRESETS, TrainConfig
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.config import PRESETS, TrainConfig
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.evaluation import preview
 from imagen_mini.optimizers import make_optimizers

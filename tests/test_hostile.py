@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade import load_stage
+from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.weights import WEIGHTS
 
 OURS = (ValueError, FileNotFoundError)

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_mini.cascade import Stage, load_stage, save_stage
-from imagen_mini.config import PRESETS
+from imagen_mini.cascade.serialization import load_stage, save_stage
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.config import PRESETS
 from train.interpolate import interpolate, main
 
 CONFIG = PRESETS["tiny"]["base"]

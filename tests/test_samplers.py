@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from imagen_mini.config import PRESETS
+from imagen_mini.cascade.config import PRESETS
 from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0
 from imagen_mini.diffusion.guidance import make_denoiser
 from imagen_mini.utils.rng import generator, randn

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_mini.cascade import Stage
-from imagen_mini.config import PRESETS
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.config import PRESETS
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS

@@ -10,7 +10,7 @@ import pytest
 import torch
 from runs import log_of, process, train
 
-from imagen_mini.cascade import load_stage
+from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.checkpoint import checkpoints, load_checkpoint
 
 

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from imagen_mini.cascade import Stage
-from imagen_mini.config import PRESETS, RECIPES
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.config import PRESETS, RECIPES
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.utils.precision import compute_dtype

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import imagen_mini.data
-from imagen_mini.cascade import Stage, load_stage
+from imagen_mini.cascade.serialization import load_stage
+from imagen_mini.cascade.stage import Stage
 from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
-from imagen_mini.config import PRESETS, RATE_SCHEDULES, StageConfig, TrainConfig
+from imagen_mini.cascade.config import PRESETS, RATE_SCHEDULES, StageConfig, TrainConfig
 from imagen_mini.utils.configuration import from_dict, override, to_dict
 from imagen_mini.data.base import Batch
 from imagen_mini.data.synthetic import Scenes

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_mini.cascade import Stage
-from imagen_mini.config import PRESETS, TrainConfig
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.config import PRESETS, TrainConfig
 from imagen_mini.data.base import Alternatives
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.gaussian import expected_of_two, q_sample

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from imagen_mini.cascade import load_stage
+from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.utils.configuration import override
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.encoder import TextEncoder

@@ -29,8 +29,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from imagen_mini.cascade import Stage
-from imagen_mini.config import PRESETS, RECIPES, override_run
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.config import PRESETS, RECIPES, override_run
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.utils.precision import PRECISIONS
 from imagen_mini.text.encoder import Text, TextEncoder

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from imagen_mini.models.attention import Attention
-from imagen_mini.config import PRESETS, RECIPES, TrainConfig, override_run
+from imagen_mini.cascade.config import PRESETS, RECIPES, TrainConfig, override_run
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.models.layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
 from imagen_mini.utils.precision import compute_dtype

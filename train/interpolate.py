@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from imagen_mini.cascade import Stage, load_stage, save_stage
+from imagen_mini.cascade.serialization import load_stage, save_stage
+from imagen_mini.cascade.stage import Stage
 from imagen_mini.checkpoint import replacing
 
 

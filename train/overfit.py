@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imagen_mini.cascade import Stage
-from imagen_mini.config import StageConfig, TrainConfig
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.config import StageConfig, TrainConfig
 from imagen_mini.data.base import Batch
 from imagen_mini.distances import psnr
 from imagen_mini.evaluation import verdict

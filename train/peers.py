@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from imagen_mini.cascade import Stage
-from imagen_mini.config import StageConfig, TrainConfig
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.config import StageConfig, TrainConfig
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.text.encoder import Text
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini.best import BestDenoiser
-from imagen_mini.cascade import Stage, load_stage
+from imagen_mini.cascade.serialization import load_stage
+from imagen_mini.cascade.stage import Stage
 from imagen_mini.charts import STYLES, figure, save
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.utils.rng import randn

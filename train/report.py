@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from imagen_mini.cascade import Stage, load_stage
+from imagen_mini.cascade.serialization import load_stage
+from imagen_mini.cascade.stage import Stage
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.checkpoint import load_checkpoint
-from imagen_mini.config import StageConfig, TrainConfig
+from imagen_mini.cascade.config import StageConfig, TrainConfig
 from imagen_mini.utils.configuration import from_dict
 from imagen_mini.data.base import Data
 from imagen_mini.data.folder import Folder

@@ -26,10 +26,10 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
-from imagen_mini.cascade import save_stage
+from imagen_mini.cascade.serialization import save_stage
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
-from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run
+from imagen_mini.cascade.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run
 from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0

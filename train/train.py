@@ -23,9 +23,11 @@ from pathlib import Path
 
 import torch
 
-from imagen_mini.cascade import Stage, load_stage, save_stage, take_over
+from imagen_mini.cascade.serialization import load_stage, save_stage
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.weight_transfer import take_over
 from imagen_mini.checkpoint import load_checkpoint, optimizer_tensors, replacing, restore_optimizers, save_checkpoint
-from imagen_mini.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run
+from imagen_mini.cascade.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run
 from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.data.base import Data
 from imagen_mini.data.folder import Folder

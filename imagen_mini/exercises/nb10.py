@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from imagen_mini.cascade import augment
+from imagen_mini.cascade.stage import augment
 from imagen_mini.utils.rng import randn
 from imagen_mini.exercises import Wrong, checks, expect_close
 

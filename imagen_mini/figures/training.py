@@ -9,8 +9,8 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from imagen_mini.cascade import Stage
-from imagen_mini.config import StageConfig, TrainConfig
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.config import StageConfig, TrainConfig
 from imagen_mini.data.base import Batch, Data
 from imagen_mini.health import (Finding, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss, judge_saturation,
                       probe)

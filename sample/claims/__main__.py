@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.config import PRESETS
+from imagen_mini.cascade.config import PRESETS
 from imagen_mini.pictures import in_few_colors
 
 from ..options import add_model_options, load_pipeline

@@ -18,7 +18,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.figures.guidance import accuracy_line
-from imagen_mini.sampling import sampling_of
+from imagen_mini.cascade.sampling_options import sampling_of
 from imagen_mini.scenes.captions import Caption, Description, write
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render

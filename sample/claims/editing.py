@@ -17,7 +17,7 @@ from imagen_mini.figures.guidance import accuracy_line
 from imagen_mini.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
-from imagen_mini.sampling import sampling_of
+from imagen_mini.cascade.sampling_options import sampling_of
 from imagen_mini.scenes.parse import parse
 
 from .claim import HOLDS, Claim, Experiment, Verdict, all_of, bars, beats, gain, is_most, percent, tally

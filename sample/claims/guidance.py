@@ -21,7 +21,7 @@ from imagen_mini.features import features
 from imagen_mini.figures.guidance import TRUE_PICTURES, draw_scales, saturation
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.pictures import labelled_grid
-from imagen_mini.sampling import sampling_of
+from imagen_mini.cascade.sampling_options import sampling_of
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
-from imagen_mini.cascade import Stage
+from imagen_mini.cascade.stage import Stage
 from imagen_mini.charts import STYLES, figure, save
 from imagen_mini.evaluation import Result, draw_alone, evaluate, scene_of
 from imagen_mini.scenes.render import render

@@ -15,8 +15,8 @@ import torch
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade import Stage
-from imagen_mini.config import StageConfig
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.config import StageConfig
 from imagen_mini.utils.images import to_image
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.models.unet import UNetConfig

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imagen_mini.cascade import Stage
-from imagen_mini.diffusion.guidance import GuidanceScale, check_interval, guidance_interval as limited_to
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.diffusion.guidance import GuidanceScale, check_interval
+from imagen_mini.diffusion.guidance import guidance_interval as limited_to
 from imagen_mini.diffusion.samplers import NOISE_OPTIONS, check_options
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from imagen_mini.diffusion.gaussian import PREDICTIONS
-from imagen_mini.diffusion.losses import LOSS_WEIGHTS
 from imagen_mini.diffusion.guidance import THRESHOLDS, check_interval
-from imagen_mini.optimizers import OPTIMIZERS
+from imagen_mini.diffusion.losses import LOSS_WEIGHTS
 from imagen_mini.diffusion.samplers import SAMPLERS, check_options
 from imagen_mini.diffusion.schedules import SCHEDULES
 from imagen_mini.diffusion.timesteps import SPACINGS
 from imagen_mini.models.unet import UNetConfig
+from imagen_mini.optimizers import OPTIMIZERS
 from imagen_mini.utils.configuration import _one_of, override
 from imagen_mini.utils.precision import PRECISIONS
 
