@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from imagen_mini.attention_maps import AttentionMaps
+from imagen_mini.editing.attention_store import AttentionMaps
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import Stage, augment
 from imagen_mini.diffusion.gaussian import q_sample

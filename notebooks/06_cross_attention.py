@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from imagen_mini import ImagenPipeline
 from imagen_mini.models.attention import attention_probs
 from imagen_mini.models.control import Control
-from imagen_mini.attention_maps import AttentionMaps, chance_overlap, overlap
+from imagen_mini.editing.attention_store import AttentionMaps, chance_overlap, overlap
 from imagen_mini.benchmark import benchmark
 from imagen_mini.charts import figure, style
 from imagen_mini.exercises import nb06

@@ -30,7 +30,8 @@ from imagen_mini.charts import STYLES, figure, percent_axis
 from imagen_mini.figures.playground import judged_rows, shapes_read
 from imagen_mini.lesson import begin, score_line, source, verdicts
 from imagen_mini.utils.images import to_image
-from imagen_mini.playground import VIEWS, anagram, color_parts, factorized, frequency_parts, keep_known, repaint, sdedit
+from imagen_mini.editing.guided_sampling import keep_known, repaint, sdedit
+from imagen_mini.editing.illusions import VIEWS, anagram, color_parts, factorized, frequency_parts
 from imagen_mini.utils.images import as_picture
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample

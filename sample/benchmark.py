@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.prompt_to_prompt import Replace
+from imagen_mini.editing.prompt_to_prompt import Replace
 
 from .options import add_model_options, load_pipeline
 

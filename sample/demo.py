@@ -13,7 +13,7 @@ import torch
 
 from imagen_mini.evaluation import judge
 from imagen_mini.pictures import labelled_grid
-from imagen_mini.prompt_to_prompt import Replace
+from imagen_mini.editing.prompt_to_prompt import Replace
 
 from .options import add_pipeline_options, load_pipeline, sampling_options
 

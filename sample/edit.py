@@ -16,12 +16,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from imagen_mini.alignment import refinement_matrix, replacement_matrix
-from imagen_mini.attention_maps import AttentionMaps
+from imagen_mini.editing.alignment import refinement_matrix, replacement_matrix
+from imagen_mini.editing.attention_store import AttentionMaps
 from imagen_mini.evaluation import judge
 from imagen_mini.figures.edits import alignment_sheet, difference, map_tiles
 from imagen_mini.pictures import labelled_grid
-from imagen_mini.prompt_to_prompt import Chain, DiffBlend, Edit, Injection, LocalBlend, Refine, Replace, Reweight
+from imagen_mini.editing.base import Edit
+from imagen_mini.editing.blending import DiffBlend, LocalBlend
+from imagen_mini.editing.prompt_to_prompt import Chain, Injection, Refine, Replace, Reweight
 from imagen_mini.text.encoder import Tokens
 
 from .options import add_pipeline_options, load_pipeline, sampling_options

@@ -26,7 +26,7 @@ from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.edits import EditTask, edit_table, edit_tasks, evaluate_edits
 from imagen_mini.figures.edits import SWEEPS
 from imagen_mini.pictures import in_few_colors, labelled_grid
-from imagen_mini.prompt_to_prompt import Injection, Refine, Replace
+from imagen_mini.editing.prompt_to_prompt import Injection, Refine, Replace
 
 from .options import add_model_options, load_pipeline
 

@@ -26,7 +26,9 @@ from imagen_mini.edits import EditScore, EditTask, edit_table, edit_tasks, evalu
 from imagen_mini.evaluation import Result, evaluate, table
 from imagen_mini.figures.measuring import gallery
 from imagen_mini.utils.precision import resolve_precision
-from imagen_mini.prompt_to_prompt import Chain, DiffBlend, Edit, Refine, Replace
+from imagen_mini.editing.base import Edit
+from imagen_mini.editing.blending import DiffBlend
+from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace
 from imagen_mini.scenes.captions import Caption
 
 from .options import add_pipeline_options, load_pipeline, sampling_options

@@ -27,12 +27,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.alignment import replacement_matrix
+from imagen_mini.editing.alignment import replacement_matrix
 from imagen_mini.models.attention import ReadText
 from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.edits import SWAPPED, swaps
 from imagen_mini.evaluation import wilson_interval
-from imagen_mini.prompt_to_prompt import BoundEdit
+from imagen_mini.editing.base import BoundEdit
 from imagen_mini.scenes.parse import parse
 from imagen_mini.text.encoder import Text, Tokens
 

@@ -21,7 +21,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.figures.edits import covered, monotone, sized_captions
 from imagen_mini.pictures import labelled_grid
-from imagen_mini.prompt_to_prompt import Reweight
+from imagen_mini.editing.prompt_to_prompt import Reweight
 from imagen_mini.scenes.scene import SIZES
 
 from .options import add_model_options, load_pipeline

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imagen_mini.alignment import common_words, find_word, refinement_matrix, replaced_words, replacement_matrix, word_numbers
+from imagen_mini.editing.alignment import common_words, find_word, refinement_matrix, replaced_words, replacement_matrix, word_numbers
 from shown import tokens
 
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"

@@ -7,9 +7,10 @@ import torch
 
 from imagen_mini.models.attention import attention_probs
 from imagen_mini.models.control import AttnSite, Control
-from imagen_mini.attention_maps import AttentionMaps, Recording, bytes_needed, chance_overlap, overlap
-from imagen_mini.injection import ReadSource
-from imagen_mini.prompt_to_prompt import BoundEdit, Refine, Replace
+from imagen_mini.editing.attention_store import AttentionMaps, Recording, bytes_needed, chance_overlap, overlap
+from imagen_mini.editing.controls import ReadSource
+from imagen_mini.editing.base import BoundEdit
+from imagen_mini.editing.prompt_to_prompt import Refine, Replace
 from shown import tokens
 
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"

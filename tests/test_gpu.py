@@ -13,7 +13,7 @@ from imagen_mini.evaluation import preview
 from imagen_mini.optimizers import make_optimizers
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.utils.precision import resolve_precision
-from imagen_mini.prompt_to_prompt import Replace
+from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene

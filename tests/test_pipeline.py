@@ -442,7 +442,7 @@ def test_pictures_are_not_enlarged_by_the_stage_that_draws_such(tiny_pipe):
 
 
 def test_super_resolution_is_edited_where_that_is_asked_for(tiny_pipe):
-    from imagen_mini.prompt_to_prompt import Replace
+    from imagen_mini.editing.prompt_to_prompt import Replace
     prompts, edit = ["a red ring", "a red star"], Replace(1.0, 1.0, source_steps=0.0)
 
     def drawn(**options):

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from imagen_mini.diffusion.gaussian import eps_from_x_0, q_sample
-from imagen_mini.playground import VIEWS, add_noise_back, anagram, color_parts, factorized, frequency_parts, keep_known, place_parts, repaint, sdedit, times_from, with_known
+from imagen_mini.editing.guided_sampling import add_noise_back, keep_known, repaint, sdedit, times_from, with_known
+from imagen_mini.editing.illusions import VIEWS, anagram, color_parts, factorized, frequency_parts, place_parts
 from imagen_mini.utils.images import as_picture
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import SAMPLERS, sample

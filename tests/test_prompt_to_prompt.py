@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_mini.alignment import replacement_matrix
+from imagen_mini.editing.alignment import replacement_matrix
 from imagen_mini.models.control import AttnSite
-from imagen_mini.injection import InjectMaps, ReadSource
-from imagen_mini.prompt_to_prompt import Bound, Chain, DiffBlend, LocalBlend, Refine, Replace, Reweight
+from imagen_mini.editing.controls import InjectMaps, ReadSource
+from imagen_mini.editing.blending import DiffBlend, LocalBlend
+from imagen_mini.editing.prompt_to_prompt import Bound, Chain, Refine, Replace, Reweight
 from imagen_mini.diffusion.timesteps import uniform_times
 from imagen_mini.models.unet import UNet
 from shown import tokens

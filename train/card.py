@@ -145,10 +145,11 @@ def recipe_rows(folder: Path, stages: list[str]) -> tuple[str, str]:
         for number, phase in enumerate(phases, 1):
             how = phase["train"]
             if way := phase.get("interpolated"):
+                new = f"{way['share']:.0%} of those that training had come to,"
+                old = f"and {1 - way['share']:.0%} of those after phase {way['from_leg']}"
                 mixed.append(
-                    f"The weights of {name} after phase {number} are {way['share']:.0%} of those that "
-                    f"training had come to,\nand {1 - way['share']:.0%} of those after phase "
-                    f"{way['from_leg']} (`python -m train.interpolate`)."
+                    f"The weights of {name} after phase {number} are {new}\n"
+                    f"{old} (`python -m train.interpolate`)."
                 )
             rows.append(
                 f"| {name}, {number} | {phase['steps']:,} | {how['batch_size']} "

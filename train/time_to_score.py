@@ -35,7 +35,7 @@ from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.edits import edit_table, evaluate_edits, swaps
 from imagen_mini.evaluation import draw_alone, evaluate, score, table
-from imagen_mini.prompt_to_prompt import Replace
+from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.scene import UNSEEN
 from imagen_mini.text.encoder import TextEncoder

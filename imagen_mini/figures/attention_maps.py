@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imagen_mini.alignment import find_word
+from imagen_mini.editing.alignment import find_word
 from imagen_mini.models.control import AttnSite, Control
-from imagen_mini.attention_maps import AttentionMaps, chance_overlap, overlap
+from imagen_mini.editing.attention_store import AttentionMaps, chance_overlap, overlap
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.captions import Caption

@@ -10,15 +10,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from imagen_mini.alignment import refinement_matrix
-from imagen_mini.attention_maps import AttentionMaps
+from imagen_mini.editing.alignment import refinement_matrix
+from imagen_mini.editing.attention_store import AttentionMaps
 from imagen_mini.benchmark import random_thing
 from imagen_mini.charts import STYLES, figure, percent_axis
 from imagen_mini.edits import EditScore, EditTask, evaluate_edits
 from imagen_mini.evaluation import wilson_interval
 from imagen_mini.lesson import share
 from imagen_mini.pipeline import ImagenPipeline
-from imagen_mini.prompt_to_prompt import Edit, Injection
+from imagen_mini.editing.base import Edit
+from imagen_mini.editing.prompt_to_prompt import Injection
 from imagen_mini.scenes.captions import article_for
 from imagen_mini.text.encoder import Tokens
 from imagen_mini.figures.attention_maps import heat_over, names_of

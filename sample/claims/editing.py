@@ -14,7 +14,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.edits import EditTask, evaluate_edits, score_edit, swaps
 from imagen_mini.figures.guidance import accuracy_line
-from imagen_mini.prompt_to_prompt import Replace
+from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.cascade.sampling_options import sampling_of

@@ -6,9 +6,8 @@ handed to `sample`. None knows anything of networks: a denoiser is (x_t, t) -> x
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,12 +15,6 @@ from torch import Tensor
 from imagen_mini.diffusion.gaussian import coefficients, q_sample
 from imagen_mini.diffusion.guidance import Denoiser
 from imagen_mini.diffusion.samplers import SamplingState, sample
-from imagen_mini.utils.images import blur
-
-Part = Callable[[Tensor], Tensor]                      # a linear map of pictures [b, 3, h, w]
-
-
-
 
 # ---------------------------------------------------------------- from a drawing
 
@@ -108,63 +101,17 @@ def repaint(denoise: Denoiser, known: Tensor, mask: Tensor, x_T: Tensor, times: 
 
 # ---------------------------------------------------------------- several views of one picture
 
-class View(NamedTuple):
-    """A way to look at pictures [b, 3, h, w], and the way back. To leave noise normal it must be orthogonal: it may move pixels, and change signs."""
-
-    there: Part
-    back: Part
 
 
-VIEWS = {
-    "upright": View(lambda x: x, lambda x: x),
-    "turned": View(lambda x: x.rot90(2, (-2, -1)), lambda x: x.rot90(2, (-2, -1))),
-    "quarter turn": View(lambda x: x.rot90(1, (-2, -1)), lambda x: x.rot90(-1, (-2, -1))),
-    "upside down": View(lambda x: x.flip(-2), lambda x: x.flip(-2)),
-    "mirrored": View(lambda x: x.flip(-1), lambda x: x.flip(-1)),
-    "negative": View(lambda x: -x, lambda x: -x),
-}
 
 
-def anagram(denoisers: Sequence[Denoiser], views: Sequence[View]) -> Denoiser:
-    """A picture that each denoiser sees in its own view: look, denoise, look back, and take the mean.
-
-        x_0_hat = mean over i of back_i(denoise_i(there_i(x_t), t))
-
-    The paper takes the mean of eps_hat. As eps_hat = (x_t - alpha x_0_hat) / sigma and views are linear, that is the same.
-
-    Source: Geng et al. (2024), "Visual Anagrams: Generating Multi-View Optical Illusions with Diffusion Models".
-    """
-    if len(denoisers) != len(views) or not views:
-        raise ValueError(f"{len(denoisers)} denoisers for {len(views)} views; expected one for each")
-    return lambda x_t, t: torch.stack([view.back(denoise(view.there(x_t), t)) for denoise, view in zip(denoisers, views)]).mean(0)
 
 
 # ---------------------------------------------------------------- several parts of one picture
 
-def frequency_parts(sigma: float) -> tuple[Part, Part]:
-    """Low and high frequencies: what a blur by `sigma` (in 1/64 of the width) leaves, and what it takes away."""
-    return lambda x: blur(x, sigma), lambda x: x - blur(x, sigma)
 
 
-def color_parts() -> tuple[Part, Part]:
-    """Brightness and colour: the mean of the three channels, and what is left."""
-    return lambda x: x.mean(1, keepdim=True).expand_as(x), lambda x: x - x.mean(1, keepdim=True)
 
 
-def place_parts(mask: Tensor) -> tuple[Part, Part]:
-    """Where the mask [h, w] is 1, and where it is 0."""
-    return lambda x: mask * x, lambda x: (1 - mask) * x
 
 
-def factorized(denoisers: Sequence[Denoiser], parts: Sequence[Part]) -> Denoiser:
-    """A picture of which each denoiser draws one part:
-
-        x_0_hat = sum over i of part_i(denoise_i(x_t, t)),   where the parts of a picture sum to the picture
-
-    The paper puts eps_hat together. As the parts are linear and sum to x_t, too, that is the same.
-
-    Source: Geng et al. (2024), "Factorized Diffusion: Perceptual Illusions by Noise Decomposition".
-    """
-    if len(denoisers) != len(parts) or not parts:
-        raise ValueError(f"{len(denoisers)} denoisers for {len(parts)} parts; expected one for each")
-    return lambda x_t, t: sum(part(denoise(x_t, t)) for denoise, part in zip(denoisers, parts))

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from imagen_mini.alignment import find_word
+from imagen_mini.editing.alignment import find_word
 from imagen_mini.models.attention import Attention
 from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.text.encoder import Tokens

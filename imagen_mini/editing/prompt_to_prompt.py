@@ -18,36 +18,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_mini.alignment import find_word, refinement_matrix, replaced_words, replacement_matrix, word_numbers
+from imagen_mini.editing.alignment import find_word, refinement_matrix, replaced_words, replacement_matrix
+from imagen_mini.editing.base import BoundEdit, Edit
+from imagen_mini.editing.blending import Blending, DiffBlend, DiffBlending, LocalBlend
+from imagen_mini.editing.controls import InjectMaps, ReadSource
+from imagen_mini.editing.windows import Window, _window, _within
 from imagen_mini.models.control import AttnSite, Control
-from imagen_mini.attention_maps import AttentionMaps
-from imagen_mini.blending import Blending, DiffBlending
-from imagen_mini.injection import InjectMaps, ReadSource
 from imagen_mini.text.encoder import Tokens
 
-Window = float | tuple[float, float]
 WindowByWord = Window | dict[str, Window]
 DEFAULT = "default"                                    # the key of a window for all words that have none of their own
 
 
-def _window(window: Window, name: str) -> tuple[float, float]:
-    start, end = (0.0, window) if isinstance(window, (int, float)) else window
-    if not 0 <= start <= end <= 1:
-        raise ValueError(f"{name}={window!r}: expected a share of the steps from 0 to 1, or a pair (start, end) of such")
-    return float(start), float(end)
 
 
 # ---------------------------------------------------------------- what is asked for
 
-class Edit:
-    """What the pipeline takes as `edit`: anything with this method."""
-
-    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundEdit:
-        """Make the edit ready for prompts (the first is the source) and for a network with these attention sites."""
-        return bind([self], tokens, sites, batch_tokens)
 
 
 @dataclass(frozen=True)
@@ -140,69 +128,8 @@ class Reweight(Edit):
         return out
 
 
-@dataclass(frozen=True)
-class LocalBlend(Edit):
-    """Only where the named words look does the picture change; elsewhere it stays the source's:
-
-        x_0_hat* <- x_0_hat + mask (x_0_hat* - x_0_hat)
-
-    The mask is where the maps of `words`, in the source or in the target, reach `threshold` of their highest value, less where those of `exclude` do;
-    both are grown by one place on all sides. A map is a mean over heads, over the layers with a grid of `size` x `size` (None: the largest), and over the
-    steps so far. `steps`: in which share of the walk pictures are blended.
-    Differs from the code of the paper, which blends x: the end of our walk is x_0_hat, and a multi-step sampler remembers it.
-    """
-
-    words: tuple[str, ...]
-    exclude: tuple[str, ...] = ()
-    threshold: float = 0.3
-    size: int | None = None
-    steps: Window = (0.2, 1.0)
-
-    def __init__(self, *words: str, exclude: str | Sequence[str] = (), threshold: float = 0.3, size: int | None = None, steps: Window = (0.2, 1.0)):
-        if not words:
-            raise ValueError('LocalBlend needs the words whose places may change, for example LocalBlend("circle", "star")')
-        if not 0 < threshold < 1:
-            raise ValueError(f"threshold {threshold}: expected a share of a map's highest value, above 0 and below 1")
-        for name, value in {"words": words, "exclude": (exclude,) if isinstance(exclude, str) else tuple(exclude), "threshold": threshold, "size": size,
-                            "steps": _window(steps, "steps")}.items():
-            object.__setattr__(self, name, value)
-
-    def mask(self, maps: AttentionMaps, target: int) -> Tensor:
-        """Where prompt number `target` may differ from the source, number 0, by maps of one size: bool [size, size]."""
-        def looked_at(words: Sequence[str]) -> Tensor:
-            found = torch.tensor(False)
-            for row in (0, target):
-                if tokens := [i for word in words for n in word_numbers(maps.tokens[row], word) for i in maps.tokens[row].of_word(n)]:
-                    heat = F.max_pool2d(maps.of_tokens(tokens, row)[None], 3, 1, 1)[0]
-                    found = found.to(heat.device) | (heat > self.threshold * heat.max())
-            return found
-
-        return looked_at(self.words) & ~looked_at(self.exclude)
 
 
-@dataclass(frozen=True)
-class DiffBlend(Edit):
-    """Only where the prompts disagree about the source does the picture change; elsewhere it is the source's, as it came out.
-
-    The source is drawn first, noised to time `at`, and read again by source and target prompt, `noises` times. The mask is where the two x_0_hat, on the
-    mean, differ by `threshold` of the most that they do; gaps are closed, and it is grown by `grow` / 64 of the width. Once source and targets
-    part, what lies outside it is known to the last bit. `steps`: in which share of the walk pictures are blended.
-
-    Source: DiffEdit (Couairon et al., 2022), Section 3.2, for the mask; its edit starts from inverted noise, ours from the source's own.
-    """
-
-    threshold: float = 0.3
-    at: float = 0.25
-    grow: int = 2
-    noises: int = 4
-    steps: Window = 1.0
-
-    def __post_init__(self):
-        object.__setattr__(self, "steps", _window(self.steps, "steps"))
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold {self.threshold}: expected a share of the largest difference, above 0 and below 1")
-        if not 0 < self.at < 1 or self.noises < 1 or self.grow < 0:
-            raise ValueError(f"at {self.at}, noises {self.noises}, grow {self.grow}: expected a time between 0 and 1, at least one noise, and no negative growth")
 
 
 def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> Bound:
@@ -237,28 +164,6 @@ def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], bat
 
 # ---------------------------------------------------------------- what is done
 
-class BoundEdit:
-    """An edit that knows its prompts: what the pipeline asks at time t. The base class changes nothing."""
-
-    def control_at(self, t: float) -> Control | None:
-        """The control of attention that is active."""
-        return None
-
-    def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
-        """What becomes of x_0_hat [1 + targets, 3, h, w]."""
-        return x_0_hat
-
-    @property
-    def needs_source(self) -> bool:
-        """Must the source be finished before the walk of the targets?"""
-        return False
-
-    def look_at(self, source: Tensor, reread: Callable[[float, int], Tensor]) -> None:
-        """The finished source (see `blending.DiffBlending`)."""
-
-    def is_one_picture(self, t: float) -> bool:
-        """Are source and targets still the same, from x_T on? Then one of them is drawn for all, without control, of the source's prompt."""
-        return False
 
 
 @dataclass(frozen=True)
@@ -302,7 +207,3 @@ class Bound(BoundEdit):
         return InjectMaps(self.matrices, injected, scale, cross, own, self.injection.self_size) if cross or own else None
 
 
-def _within(window, t: float):
-    """Is the share of the walk that is done at t within (start, end)? It is the share of the steps, too, where they are even in t, which is rounded."""
-    done = 1 - t + 1e-6
-    return (window[0] <= done) & (done < window[1])

@@ -1,0 +1,157 @@
+"""Where an edit may change the picture, and where it stays the source's: the two ways of `prompt_to_prompt.LocalBlend` and `DiffBlend` at work.
+
+Both blend x_0_hat, not x: outside the mask the picture is the source's to the last bit, whatever the sampler remembers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from imagen_mini.editing.alignment import find_word, word_numbers
+from imagen_mini.editing.attention_store import AttentionMaps
+from imagen_mini.editing.base import Edit
+from imagen_mini.editing.windows import Window, _window
+from imagen_mini.models.control import AttnSite, Control
+from imagen_mini.text.encoder import Tokens
+
+if TYPE_CHECKING:
+    from imagen_mini.editing.blending import DiffBlend, LocalBlend
+
+
+class Blending:
+    """A LocalBlend at work: it watches the maps of the words."""
+
+    needs_source = False
+
+    def __init__(self, blend: LocalBlend, tokens: list[Tokens], sites: list[AttnSite]):
+        self.blend, self.maps = blend, AttentionMaps()
+        of_words = [site for site in sites if site.kind != "self"]
+        sizes = sorted({site.size for site in of_words})
+        size = sizes[-1] if blend.size is None else blend.size
+        if size not in sizes:
+            raise ValueError(f"LocalBlend(size={size}): this network attends to words on grids of {', '.join(map(str, sizes))}; pass one of these")
+        for word in blend.words + blend.exclude:
+            for target in tokens[1:]:
+                if not word_numbers(tokens[0], word):
+                    find_word(target, word)            # an error that says what words there are
+        self.maps.start(tokens, [site for site in of_words if site.size == size])
+
+    def watch(self, control: Control | None, t: float) -> Control | None:
+        return self.maps.watch(control, t)
+
+    def __call__(self, x_0_hat: Tensor, active: bool) -> Tensor:
+        if not active or not self.maps.after:          # nothing recorded yet: source and targets read one prompt
+            return x_0_hat
+        masks = torch.stack([self.blend.mask(self.maps, target) for target in range(1, len(x_0_hat))])
+        masks = F.interpolate(masks[:, None].to(x_0_hat), size=x_0_hat.shape[-2:], mode="nearest")
+        return torch.cat([x_0_hat[:1], torch.where(masks > 0, x_0_hat[1:], x_0_hat[:1])])
+
+
+def grown(mask: Tensor, by: int) -> Tensor:
+    """A mask of 0 and 1 [b, 1, h, w], larger by so many pixels on all sides."""
+    return F.max_pool2d(mask, 2 * by + 1, 1, by)
+
+
+def closed(mask: Tensor, by: int) -> Tensor:
+    """A mask without its gaps and holes of up to twice so many pixels: grown, and shrunk again."""
+    around = F.pad(mask, [by] * 4)
+    return 1 - grown(1 - grown(around, by), by)[..., by:-by, by:-by]
+
+
+class DiffBlending:
+    """A DiffBlend at work: it is shown the source's finished picture before the walk."""
+
+    needs_source = True
+
+    def __init__(self, blend: DiffBlend):
+        self.blend = blend
+        self.source = self.masks = None
+
+    def look_at(self, source: Tensor, reread: Callable[[float, int], Tensor]) -> None:
+        """`source` [1, 3, h, w]; `reread(t, i)`: x_0_hat [1 + targets, 3, h, w] by every prompt of the source, noised to time t with noise number i."""
+        reads = torch.stack([reread(self.blend.at, i) for i in range(self.blend.noises)])
+        self.source, self.masks = source, self.mask((reads[:, 1:] - reads[:, :1]).abs().amax(2, keepdim=True).mean(0))
+
+    def mask(self, difference: Tensor) -> Tensor:
+        """Differences [targets, 1, h, w] -> where targets may differ from the source, bool of that shape."""
+        unit = max(1, difference.shape[-1] // 64)
+        smooth = F.avg_pool2d(difference, 2 * unit + 1, 1, unit, count_include_pad=False)
+        mask = (smooth > self.blend.threshold * smooth.amax((1, 2, 3), keepdim=True)).to(difference.dtype)
+        return grown(closed(mask, 4 * unit), self.blend.grow * unit) > 0
+
+    def watch(self, control: Control | None, t: float) -> Control | None:
+        return control
+
+    def __call__(self, x_0_hat: Tensor, active: bool) -> Tensor:
+        return torch.cat([x_0_hat[:1], torch.where(self.masks, x_0_hat[1:], self.source)]) if active else x_0_hat
+
+
+@dataclass(frozen=True)
+class LocalBlend(Edit):
+    """Only where the named words look does the picture change; elsewhere it stays the source's:
+
+        x_0_hat* <- x_0_hat + mask (x_0_hat* - x_0_hat)
+
+    The mask is where the maps of `words`, in the source or in the target, reach `threshold` of their highest value, less where those of `exclude` do;
+    both are grown by one place on all sides. A map is a mean over heads, over the layers with a grid of `size` x `size` (None: the largest), and over the
+    steps so far. `steps`: in which share of the walk pictures are blended.
+    Differs from the code of the paper, which blends x: the end of our walk is x_0_hat, and a multi-step sampler remembers it.
+    """
+
+    words: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    threshold: float = 0.3
+    size: int | None = None
+    steps: Window = (0.2, 1.0)
+
+    def __init__(self, *words: str, exclude: str | Sequence[str] = (), threshold: float = 0.3, size: int | None = None, steps: Window = (0.2, 1.0)):
+        if not words:
+            raise ValueError('LocalBlend needs the words whose places may change, for example LocalBlend("circle", "star")')
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold {threshold}: expected a share of a map's highest value, above 0 and below 1")
+        for name, value in {"words": words, "exclude": (exclude,) if isinstance(exclude, str) else tuple(exclude), "threshold": threshold, "size": size,
+                            "steps": _window(steps, "steps")}.items():
+            object.__setattr__(self, name, value)
+
+    def mask(self, maps: AttentionMaps, target: int) -> Tensor:
+        """Where prompt number `target` may differ from the source, number 0, by maps of one size: bool [size, size]."""
+        def looked_at(words: Sequence[str]) -> Tensor:
+            found = torch.tensor(False)
+            for row in (0, target):
+                if tokens := [i for word in words for n in word_numbers(maps.tokens[row], word) for i in maps.tokens[row].of_word(n)]:
+                    heat = F.max_pool2d(maps.of_tokens(tokens, row)[None], 3, 1, 1)[0]
+                    found = found.to(heat.device) | (heat > self.threshold * heat.max())
+            return found
+
+        return looked_at(self.words) & ~looked_at(self.exclude)
+
+
+@dataclass(frozen=True)
+class DiffBlend(Edit):
+    """Only where the prompts disagree about the source does the picture change; elsewhere it is the source's, as it came out.
+
+    The source is drawn first, noised to time `at`, and read again by source and target prompt, `noises` times. The mask is where the two x_0_hat, on the
+    mean, differ by `threshold` of the most that they do; gaps are closed, and it is grown by `grow` / 64 of the width. Once source and targets
+    part, what lies outside it is known to the last bit. `steps`: in which share of the walk pictures are blended.
+
+    Source: DiffEdit (Couairon et al., 2022), Section 3.2, for the mask; its edit starts from inverted noise, ours from the source's own.
+    """
+
+    threshold: float = 0.3
+    at: float = 0.25
+    grow: int = 2
+    noises: int = 4
+    steps: Window = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "steps", _window(self.steps, "steps"))
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold {self.threshold}: expected a share of the largest difference, above 0 and below 1")
+        if not 0 < self.at < 1 or self.noises < 1 or self.grow < 0:
+            raise ValueError(f"at {self.at}, noises {self.noises}, grow {self.grow}: expected a time between 0 and 1, at least one noise, and no negative growth")
