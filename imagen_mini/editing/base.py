@@ -1,22 +1,26 @@
-"""TODO."""
+"""The two halves of every edit: what is asked for, and the same once it knows its prompts.
+
+An edit reaches the network through a control of attention, and the sampler through what becomes of x_0_hat. Nothing else
+is changed, so a new edit is two small classes and no change to the pipeline.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from imagen_mini.editing.prompt_to_prompt import bind
 from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.text.encoder import Tokens
 
 
-class Edit:
+class Edit(ABC):
     """What the pipeline takes as `edit`: anything with this method."""
 
+    @abstractmethod
     def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundEdit:
         """Make the edit ready for prompts (the first is the source) and for a network with these attention sites."""
-        return bind([self], tokens, sites, batch_tokens)
 
 
 class BoundEdit:
@@ -41,3 +45,11 @@ class BoundEdit:
     def is_one_picture(self, t: float) -> bool:
         """Are source and targets still the same, from x_T on? Then one of them is drawn for all, without control, of the source's prompt."""
         return False
+
+
+def check_bindable(tokens: Sequence[Tokens], sites: Sequence[AttnSite]) -> None:
+    """ValueError unless there is a source, a target and a network that attends to words."""
+    if len(tokens) < 2:
+        raise ValueError(f"an edit needs a source and at least one target prompt; got {len(tokens)} prompt")
+    if not any(s.kind in ("cross", "hybrid") for s in sites):
+        raise ValueError("this network has no attention to words, so the edit would change nothing")

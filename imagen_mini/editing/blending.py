@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +14,98 @@ from torch import Tensor
 
 from imagen_mini.editing.alignment import find_word, word_numbers
 from imagen_mini.editing.attention_store import AttentionMaps
-from imagen_mini.editing.base import Edit
-from imagen_mini.editing.windows import Window, _window
+from imagen_mini.editing.base import BoundEdit, Edit, check_bindable
+from imagen_mini.editing.windows import Window, as_window, within
 from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.text.encoder import Tokens
 
-if TYPE_CHECKING:
-    from imagen_mini.editing.blending import DiffBlend, LocalBlend
 
+class Blend(Edit):
+    """What LocalBlend and DiffBlend share: alone they blend what target prompts draw; in a Chain, what its other edits make."""
+
+    steps: Window
+
+    def blending(self, tokens: list[Tokens], sites: list[AttnSite]) -> Blending | DiffBlending:
+        """The blend at work, for these prompts and attention sites."""
+        raise NotImplementedError
+
+    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundBlend:
+        check_bindable(tokens, sites)
+        return BoundBlend(self, self.blending(tokens, sites))
+
+
+@dataclass(frozen=True)
+class LocalBlend(Blend):
+    """Only where the named words look does the picture change; elsewhere it stays the source's:
+
+        x_0_hat* <- x_0_hat + mask (x_0_hat* - x_0_hat)
+
+    The mask is where the maps of `words`, in the source or in the target, reach `threshold` of their highest value, less where those of `exclude` do;
+    both are grown by one place on all sides. A map is a mean over heads, over the layers with a grid of `size` x `size` (None: the largest), and over the
+    steps so far. `steps`: in which share of the walk pictures are blended.
+    Differs from the code of the paper, which blends x: the end of our walk is x_0_hat, and a multi-step sampler remembers it.
+    """
+
+    words: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    threshold: float = 0.3
+    size: int | None = None
+    steps: Window = (0.2, 1.0)
+
+    def __init__(self, *words: str, exclude: str | Sequence[str] = (), threshold: float = 0.3, size: int | None = None, steps: Window = (0.2, 1.0)):
+        if not words:
+            raise ValueError('LocalBlend needs the words whose places may change, for example LocalBlend("circle", "star")')
+        if not 0 < threshold < 1:
+            raise ValueError(f"threshold {threshold}: expected a share of a map's highest value, above 0 and below 1")
+        for name, value in {"words": words, "exclude": (exclude,) if isinstance(exclude, str) else tuple(exclude), "threshold": threshold, "size": size,
+                            "steps": as_window(steps, "steps")}.items():
+            object.__setattr__(self, name, value)
+
+    def blending(self, tokens: list[Tokens], sites: list[AttnSite]) -> Blending:
+        return Blending(self, tokens, sites)
+
+    def mask(self, maps: AttentionMaps, target: int) -> Tensor:
+        """Where prompt number `target` may differ from the source, number 0, by maps of one size: bool [size, size]."""
+        def looked_at(words: Sequence[str]) -> Tensor:
+            found = torch.tensor(False)
+            for row in (0, target):
+                if tokens := [i for word in words for n in word_numbers(maps.tokens[row], word) for i in maps.tokens[row].of_word(n)]:
+                    heat = F.max_pool2d(maps.of_tokens(tokens, row)[None], 3, 1, 1)[0]
+                    found = found.to(heat.device) | (heat > self.threshold * heat.max())
+            return found
+
+        return looked_at(self.words) & ~looked_at(self.exclude)
+
+
+@dataclass(frozen=True)
+class DiffBlend(Blend):
+    """Only where the prompts disagree about the source does the picture change; elsewhere it is the source's, as it came out.
+
+    The source is drawn first, noised to time `at`, and read again by source and target prompt, `noises` times. The mask is where the two x_0_hat, on the
+    mean, differ by `threshold` of the most that they do; gaps are closed, and it is grown by `grow` / 64 of the width. Once source and targets
+    part, what lies outside it is known to the last bit. `steps`: in which share of the walk pictures are blended.
+
+    Source: DiffEdit (Couairon et al., 2022), Section 3.2, for the mask; its edit starts from inverted noise, ours from the source's own.
+    """
+
+    threshold: float = 0.3
+    at: float = 0.25
+    grow: int = 2
+    noises: int = 4
+    steps: Window = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "steps", as_window(self.steps, "steps"))
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold {self.threshold}: expected a share of the largest difference, above 0 and below 1")
+        if not 0 < self.at < 1 or self.noises < 1 or self.grow < 0:
+            raise ValueError(f"at {self.at}, noises {self.noises}, grow {self.grow}: expected a time between 0 and 1, at least one noise, and no negative growth")
+
+    def blending(self, tokens: list[Tokens], sites: list[AttnSite]) -> DiffBlending:
+        return DiffBlending(self)
+
+
+# ---------------------------------------------------------------- at work
 
 class Blending:
     """A LocalBlend at work: it watches the maps of the words."""
@@ -93,65 +176,26 @@ class DiffBlending:
 
 
 @dataclass(frozen=True)
-class LocalBlend(Edit):
-    """Only where the named words look does the picture change; elsewhere it stays the source's:
+class BoundBlend(BoundEdit):
+    """A blend that knows its prompts, around what other edits do (by default nothing)."""
 
-        x_0_hat* <- x_0_hat + mask (x_0_hat* - x_0_hat)
+    blend: Blend
+    blending: Blending | DiffBlending
+    inner: BoundEdit = BoundEdit()
 
-    The mask is where the maps of `words`, in the source or in the target, reach `threshold` of their highest value, less where those of `exclude` do;
-    both are grown by one place on all sides. A map is a mean over heads, over the layers with a grid of `size` x `size` (None: the largest), and over the
-    steps so far. `steps`: in which share of the walk pictures are blended.
-    Differs from the code of the paper, which blends x: the end of our walk is x_0_hat, and a multi-step sampler remembers it.
-    """
+    def control_at(self, t: float) -> Control | None:
+        return self.blending.watch(self.inner.control_at(t), t)
 
-    words: tuple[str, ...]
-    exclude: tuple[str, ...] = ()
-    threshold: float = 0.3
-    size: int | None = None
-    steps: Window = (0.2, 1.0)
+    def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
+        """With the source's picture wherever the targets may not differ from it."""
+        return self.blending(self.inner.after_denoising(x_0_hat, t), bool(within(self.blend.steps, t)))
 
-    def __init__(self, *words: str, exclude: str | Sequence[str] = (), threshold: float = 0.3, size: int | None = None, steps: Window = (0.2, 1.0)):
-        if not words:
-            raise ValueError('LocalBlend needs the words whose places may change, for example LocalBlend("circle", "star")')
-        if not 0 < threshold < 1:
-            raise ValueError(f"threshold {threshold}: expected a share of a map's highest value, above 0 and below 1")
-        for name, value in {"words": words, "exclude": (exclude,) if isinstance(exclude, str) else tuple(exclude), "threshold": threshold, "size": size,
-                            "steps": _window(steps, "steps")}.items():
-            object.__setattr__(self, name, value)
+    @property
+    def needs_source(self) -> bool:
+        return self.blending.needs_source
 
-    def mask(self, maps: AttentionMaps, target: int) -> Tensor:
-        """Where prompt number `target` may differ from the source, number 0, by maps of one size: bool [size, size]."""
-        def looked_at(words: Sequence[str]) -> Tensor:
-            found = torch.tensor(False)
-            for row in (0, target):
-                if tokens := [i for word in words for n in word_numbers(maps.tokens[row], word) for i in maps.tokens[row].of_word(n)]:
-                    heat = F.max_pool2d(maps.of_tokens(tokens, row)[None], 3, 1, 1)[0]
-                    found = found.to(heat.device) | (heat > self.threshold * heat.max())
-            return found
+    def look_at(self, source: Tensor, reread: Callable[[float, int], Tensor]) -> None:
+        self.blending.look_at(source, reread)
 
-        return looked_at(self.words) & ~looked_at(self.exclude)
-
-
-@dataclass(frozen=True)
-class DiffBlend(Edit):
-    """Only where the prompts disagree about the source does the picture change; elsewhere it is the source's, as it came out.
-
-    The source is drawn first, noised to time `at`, and read again by source and target prompt, `noises` times. The mask is where the two x_0_hat, on the
-    mean, differ by `threshold` of the most that they do; gaps are closed, and it is grown by `grow` / 64 of the width. Once source and targets
-    part, what lies outside it is known to the last bit. `steps`: in which share of the walk pictures are blended.
-
-    Source: DiffEdit (Couairon et al., 2022), Section 3.2, for the mask; its edit starts from inverted noise, ours from the source's own.
-    """
-
-    threshold: float = 0.3
-    at: float = 0.25
-    grow: int = 2
-    noises: int = 4
-    steps: Window = 1.0
-
-    def __post_init__(self):
-        object.__setattr__(self, "steps", _window(self.steps, "steps"))
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold {self.threshold}: expected a share of the largest difference, above 0 and below 1")
-        if not 0 < self.at < 1 or self.noises < 1 or self.grow < 0:
-            raise ValueError(f"at {self.at}, noises {self.noises}, grow {self.grow}: expected a time between 0 and 1, at least one noise, and no negative growth")
+    def is_one_picture(self, t: float) -> bool:
+        return self.inner.is_one_picture(t)

@@ -14,17 +14,17 @@ Source: Prompt-to-Prompt (Hertz et al., 2022), Algorithm 1 and Section 3.2; Loca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from imagen_mini.editing.alignment import find_word, refinement_matrix, replaced_words, replacement_matrix
-from imagen_mini.editing.base import BoundEdit, Edit
-from imagen_mini.editing.blending import Blending, DiffBlend, DiffBlending, LocalBlend
+from imagen_mini.editing.base import BoundEdit, Edit, check_bindable
+from imagen_mini.editing.blending import Blend, BoundBlend
 from imagen_mini.editing.controls import InjectMaps, ReadSource
-from imagen_mini.editing.windows import Window, _window, _within
+from imagen_mini.editing.windows import Window, as_window, within
 from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.text.encoder import Tokens
 
@@ -48,7 +48,7 @@ class Chain(Edit):
     def __init__(self, *edits: Edit):
         object.__setattr__(self, "edits", edits)
 
-    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> Bound:
+    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundEdit:
         return bind(self.edits, tokens, sites, batch_tokens)
 
 
@@ -70,9 +70,12 @@ class Injection(Edit):
 
     def __post_init__(self):
         by_word = self.cross_steps if isinstance(self.cross_steps, dict) else {DEFAULT: self.cross_steps}
-        object.__setattr__(self, "cross_steps", {DEFAULT: (0.0, 0.0)} | {word: _window(w, "cross_steps") for word, w in by_word.items()})
+        object.__setattr__(self, "cross_steps", {DEFAULT: (0.0, 0.0)} | {word: as_window(w, "cross_steps") for word, w in by_word.items()})
         for name in ("self_steps", "source_steps"):
-            object.__setattr__(self, name, _window(getattr(self, name), name))
+            object.__setattr__(self, name, as_window(getattr(self, name), name))
+
+    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundEdit:
+        return bind([self], tokens, sites, batch_tokens)
 
     def matrix(self, source: Tokens, target: Tokens) -> Tensor:
         raise NotImplementedError
@@ -109,12 +112,15 @@ class Reweight(Edit):
     steps: Window = 1.0
 
     def __post_init__(self):
-        object.__setattr__(self, "steps", _window(self.steps, "steps"))
+        object.__setattr__(self, "steps", as_window(self.steps, "steps"))
         if not self.weights:
             raise ValueError("Reweight needs weights, for example Reweight({'red': 2})")
         for word, c in self.weights.items():
             if not all(-2 <= each <= 2 for each in (c if isinstance(c, Sequence) else [c])):
                 raise ValueError(f"weight {c!r} of {word!r}: expected numbers from -2 to 2, of which 1 changes nothing")
+
+    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundEdit:
+        return bind([self], tokens, sites, batch_tokens)
 
     def scale(self, targets: list[Tokens], batch_tokens: int) -> Tensor:
         """The factor of each column, [targets, tokens]."""
@@ -132,13 +138,10 @@ class Reweight(Edit):
 
 
 
-def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> Bound:
+def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundEdit:
     """Make edits ready, together, for prompts (the first is the source) and for a network with these attention sites."""
-    if len(tokens) < 2:
-        raise ValueError(f"an edit needs a source and at least one target prompt; got {len(tokens)} prompt")
-    if not any(s.kind in ("cross", "hybrid") for s in sites):
-        raise ValueError("this network has no attention to words, so the edit would change nothing")
-    injections, weights, blends = ([e for e in edits if isinstance(e, kind)] for kind in (Injection, Reweight, LocalBlend | DiffBlend))
+    check_bindable(tokens, sites)
+    injections, weights, blends = ([e for e in edits if isinstance(e, kind)] for kind in (Injection, Reweight, Blend))
     if len(injections) > 1 or len(blends) > 1 or len(injections) + len(weights) + len(blends) != len(edits) or not edits:
         raise ValueError(f"edits {[type(e).__name__ for e in edits]}: expected at most one Replace or Refine, at most one LocalBlend or DiffBlend, and any number of "
                          "Reweight. Refine also aligns prompts in which words were swapped")
@@ -148,7 +151,15 @@ def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], bat
             if [w.lower() for w in target.words] != [w.lower() for w in source.words]:
                 raise ValueError(f"Reweight alone needs the same prompt again, but {' '.join(source.words)!r} became {' '.join(target.words)!r}: "
                                  "add a Replace() or Refine()")
-    injection = injections[0] if injections else Refine(0.8, 0.4, source_steps=0.5) if weights else Refine(0.0, 0.0, source_steps=0.0)
+    bound = BoundEdit()
+    if injections or weights:
+        injection = injections[0] if injections else Refine(0.8, 0.4, source_steps=0.5)
+        bound = _bind_attention(injection, weights, source, targets, batch_tokens)
+    return BoundBlend(blends[0], blends[0].blending(tokens, sites), bound) if blends else bound
+
+
+def _bind_attention(injection: Injection, weights: Sequence[Reweight], source: Tokens, targets: Sequence[Tokens], batch_tokens: int) -> Bound:
+    """Token matrices, windows and column factors of every target, padded to `batch_tokens`."""
     matrices = torch.zeros(len(targets), batch_tokens, batch_tokens)
     windows = torch.zeros(2, len(targets), batch_tokens)
     for row, target in enumerate(targets):
@@ -158,13 +169,10 @@ def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], bat
         for word, window in injection.cross_steps.items():
             if word != DEFAULT:
                 windows[:, row, find_word(target, word)] = torch.tensor(window)[:, None]
-    return Bound(injection, matrices, windows, [(w.steps, w.scale(targets, batch_tokens)) for w in weights],
-                 *[DiffBlending(blend) if isinstance(blend, DiffBlend) else Blending(blend, tokens, sites) for blend in blends])
+    return Bound(injection, matrices, windows, [(w.steps, w.scale(targets, batch_tokens)) for w in weights])
 
 
 # ---------------------------------------------------------------- what is done
-
-
 
 @dataclass(frozen=True)
 class Bound(BoundEdit):
@@ -174,35 +182,19 @@ class Bound(BoundEdit):
     matrices: Tensor                                   # [targets, source tokens, target tokens]
     windows: Tensor                                    # [2, targets, target tokens]: start and end of injection
     weights: list[tuple[tuple[float, float], Tensor]]  # window, and factors [targets, target tokens]
-    blending: Blending | DiffBlending | None = None
-
-    def control_at(self, t: float) -> Control | None:
-        control = self._injection_at(t)
-        return control if self.blending is None else self.blending.watch(control, t)
-
-    def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
-        """With the source's picture wherever the targets may not differ from it."""
-        return x_0_hat if self.blending is None else self.blending(x_0_hat, bool(_within(self.blending.blend.steps, t)))
-
-    @property
-    def needs_source(self) -> bool:
-        return self.blending is not None and self.blending.needs_source
-
-    def look_at(self, source: Tensor, reread: Callable[[float, int], Tensor]) -> None:
-        self.blending.look_at(source, reread)
 
     def is_one_picture(self, t: float) -> bool:
         """One noise and one prompt give one picture: as long as `source_steps` last, if they began at the start."""
-        return self.injection.source_steps[0] == 0 and bool(_within(self.injection.source_steps, t))
+        return self.injection.source_steps[0] == 0 and bool(within(self.injection.source_steps, t))
 
-    def _injection_at(self, t: float) -> Control | None:
-        if _within(self.injection.source_steps, t):    # source and targets read one prompt: their maps are the same
+    def control_at(self, t: float) -> Control | None:
+        if within(self.injection.source_steps, t):    # source and targets read one prompt: their maps are the same
             return ReadSource()
         scale = torch.ones(self.windows.shape[1:])
         for window, factors in self.weights:
-            scale = scale * factors if _within(window, t) else scale
-        injected = _within(self.windows, t) & (self.matrices.sum(1) > 0)
-        own = bool(_within(self.injection.self_steps, t))
+            scale = scale * factors if within(window, t) else scale
+        injected = within(self.windows, t) & (self.matrices.sum(1) > 0)
+        own = bool(within(self.injection.self_steps, t))
         cross = bool(injected.any() or (scale != 1).any())
         return InjectMaps(self.matrices, injected, scale, cross, own, self.injection.self_size) if cross or own else None
 
