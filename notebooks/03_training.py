@@ -37,7 +37,8 @@ from PIL import Image
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.stage import Stage
 from imagen_mini.charts import STYLES, figure
-from imagen_mini.cascade.config import PRESETS, TrainConfig
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.training.config import TrainConfig
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS, balanced_weight, simple_weight
 from imagen_mini.evaluation import draw_alone
 from imagen_mini.exercises import nb03
@@ -45,7 +46,8 @@ from imagen_mini.figures.training import Corner, errors_at, examine, losses_by_l
 from imagen_mini.lesson import begin, score_line, source, verdicts
 from imagen_mini.pictures import as_jpeg, picture_table
 from imagen_mini.utils.rng import randn
-from imagen_mini.training import EMA, LEVELS, learning_rate, train
+from imagen_mini.training.ema import EMA
+from imagen_mini.training.loop import LEVELS, learning_rate, train
 from imagen_mini.models.unet import UNetConfig
 from imagen_mini.weights import WEIGHTS
 

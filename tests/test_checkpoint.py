@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import imagen_mini.checkpoint
-from imagen_mini.checkpoint import checkpoints, load_checkpoint, replacing, save_checkpoint
-from imagen_mini.interruption import StopRequest, only_one
+from imagen_mini.training.checkpoint import checkpoints, load_checkpoint, replacing, save_checkpoint
+from imagen_mini.training.run_guard import StopRequest, only_one
 from train import verify
 
 

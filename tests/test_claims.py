@@ -12,7 +12,8 @@ from PIL import Image
 from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.cascade.config import PRESETS, RECIPES, override_run
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.training.config import RECIPES, override_run
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render

@@ -8,7 +8,7 @@ import types
 import pytest
 from PIL import Image
 
-from imagen_mini.checkpoint import load_checkpoint
+from imagen_mini.training.checkpoint import load_checkpoint
 from imagen_mini.data.metadata import read_metadata, write_folder
 from train import check_data, emoji, from_hub, train
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.checkpoint import load_checkpoint, problems
+from imagen_mini.training.checkpoint import load_checkpoint, problems
 from imagen_mini.pipeline import FORMAT_VERSION
 from train.train import main
 

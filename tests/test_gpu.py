@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.cascade.config import PRESETS, TrainConfig
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.training.config import TrainConfig
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.evaluation import preview
-from imagen_mini.optimizers import make_optimizers
+from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.utils.precision import resolve_precision
 from imagen_mini.editing.prompt_to_prompt import Replace
@@ -18,7 +19,9 @@ from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training import EMA, sample_noise, step_randomness, train
+from imagen_mini.training.batches import sample_noise, step_randomness
+from imagen_mini.training.ema import EMA
+from imagen_mini.training.loop import train
 from imagen_mini.weights import WEIGHTS
 
 pytestmark = pytest.mark.gpu

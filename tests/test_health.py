@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from runs import train
 
-from imagen_mini import health
+from imagen_mini.training import diagnostics as health
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import Stage
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.data.synthetic import Scenes
-from imagen_mini.health import BAD, FINE, LOOK, Probe, gradient_norms, probe
-from imagen_mini.training import LEVELS
+from imagen_mini.training.diagnostics import BAD, FINE, LOOK, Probe, gradient_norms, probe
+from imagen_mini.training.loop import LEVELS
 from imagen_mini.weights import WEIGHTS
 from train import report
 

@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from imagen_mini.training import LEVELS, TrainState
+from imagen_mini.training.loop import LEVELS, TrainState
 from train.log import Log, read_log
 
 

@@ -5,7 +5,8 @@ import torch
 
 from imagen_mini.models.attention import Attention
 from imagen_mini.models.control import AttnSite
-from imagen_mini.cascade.config import PRESETS, RECIPES
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.training.config import RECIPES
 from imagen_mini.models.layers import Downsample, ResBlock, Upsample
 from imagen_mini.models.unet import UNet
 

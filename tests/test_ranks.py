@@ -8,8 +8,8 @@ import pytest
 import torch
 from runs import ROOT, TINY, environment, log_of, train
 
-from imagen_mini.checkpoint import load_checkpoint
-from imagen_mini.distributed import Ranks
+from imagen_mini.training.checkpoint import load_checkpoint
+from imagen_mini.training.distributed import Ranks
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 STEPS = ["steps=6", "log_every=1", "precision=fp32", "optimizer=adamw", "learning_rate=1e-3"]      # the rate that the bounds are for: AdamW turns rounding into steps

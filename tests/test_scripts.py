@@ -12,7 +12,8 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.cascade.config import PRESETS, TrainConfig
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.training.config import TrainConfig
 from imagen_mini.utils.configuration import to_dict
 from imagen_mini.edits import edit_tasks, evaluate_edits, swaps
 from imagen_mini.scenes.parse import parse

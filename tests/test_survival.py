@@ -11,7 +11,7 @@ import torch
 from runs import log_of, process, train
 
 from imagen_mini.cascade.serialization import load_stage
-from imagen_mini.checkpoint import checkpoints, load_checkpoint
+from imagen_mini.training.checkpoint import checkpoints, load_checkpoint
 
 
 def assert_same_end(one, other):

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.cascade.config import PRESETS, RECIPES
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.training.config import RECIPES
 from imagen_mini.data.synthetic import Scenes
-from imagen_mini.optimizers import make_optimizers
+from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.utils.precision import compute_dtype
 from train.train import main
 
@@ -39,8 +40,8 @@ def test_training_is_as_fast_as_a_bare_loop(tmp_path, encoder, monkeypatch):
             torch._foreach_lerp_(average, list(stage.parameters()), 0.01)
 
     ended = []
-    update = imagen_mini.training.EMA.update
-    monkeypatch.setattr(imagen_mini.training.EMA, "update", lambda self, step: (update(self, step), ended.append(time.perf_counter())))
+    update = imagen_mini.training.ema.EMA.update
+    monkeypatch.setattr(imagen_mini.training.ema.EMA, "update", lambda self, step: (update(self, step), ended.append(time.perf_counter())))
     best = {"bare": float("inf"), "ours": float("inf")}
     for i in range(ROUNDS):
         began = None

@@ -11,19 +11,22 @@ import torch
 import imagen_mini.data
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
-from imagen_mini.cascade.config import PRESETS, RATE_SCHEDULES, StageConfig, TrainConfig
+from imagen_mini.training.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
+from imagen_mini.cascade.config import PRESETS, StageConfig
+from imagen_mini.training.config import RATE_SCHEDULES, TrainConfig
 from imagen_mini.utils.configuration import from_dict, override, to_dict
 from imagen_mini.data.base import Batch
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS
-from imagen_mini.optimizers import OPTIMIZERS, make_optimizers, orthogonalize
+from imagen_mini.training.optimizers import OPTIMIZERS, make_optimizers, orthogonalize
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.text.encoder import Text
-from imagen_mini.training import EMA, _inputs, learning_rate, on_the_way, sample_noise, step_randomness, train
+from imagen_mini.training.batches import _inputs, on_the_way, sample_noise, step_randomness
+from imagen_mini.training.ema import EMA
+from imagen_mini.training.loop import learning_rate, train
 from imagen_mini.models.unet import Stack
 from train.train import main
 

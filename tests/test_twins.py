@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.cascade.config import PRESETS, TrainConfig
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.training.config import TrainConfig
 from imagen_mini.data.base import Alternatives
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.gaussian import expected_of_two, q_sample
@@ -17,7 +18,7 @@ from imagen_mini.scenes.captions import read, training_caption
 from imagen_mini.scenes.render import draw
 from imagen_mini.scenes.scene import COLORS, SIZES, Object, Scene, held_out, training_scene
 from imagen_mini.scenes.equivalents import exchanged, is_free, moved, recolored, retextured, sides, twin
-from imagen_mini.training import how_far_towards_twin, on_the_way, step_randomness
+from imagen_mini.training.batches import how_far_towards_twin, on_the_way, step_randomness
 
 CIRCLE = Object(x=16, y=30, shape="circle", color="red", size="small", texture="solid")
 SQUARE = Object(x=46, y=34, shape="square", color="blue", size="large", texture="dotted")

@@ -30,11 +30,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.cascade.config import PRESETS, RECIPES, override_run
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.training.config import RECIPES, override_run
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.utils.precision import PRECISIONS
 from imagen_mini.text.encoder import Text, TextEncoder
-from imagen_mini.training import EMA, train
+from imagen_mini.training.ema import EMA
+from imagen_mini.training.loop import train
 from imagen_mini.weights import WEIGHTS
 
 from .peers import to_train

@@ -23,12 +23,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from imagen_mini.models.attention import Attention
-from imagen_mini.cascade.config import PRESETS, RECIPES, TrainConfig, override_run
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.training.config import RECIPES, TrainConfig, override_run
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.models.layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
 from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.text.encoder import Text, TextEncoder
-from imagen_mini.training import EMA, sample_noise, step_randomness, train
+from imagen_mini.training.batches import sample_noise, step_randomness
+from imagen_mini.training.ema import EMA
+from imagen_mini.training.loop import train
 from imagen_mini.weights import WEIGHTS
 
 from .benchmark import MatrixProduct

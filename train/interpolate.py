@@ -16,7 +16,7 @@ import torch
 
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.checkpoint import replacing
+from imagen_mini.training.checkpoint import replacing
 
 
 def interpolate(before: Stage, after: Stage, share: float) -> Stage:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from imagen_mini.training import LEVELS, TrainState
+from imagen_mini.training.loop import LEVELS, TrainState
 
 TIMES = ("seconds", "pictures_per_second", "waited")   # fields that no two runs have in common
 

@@ -19,11 +19,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.cascade.config import StageConfig, TrainConfig
+from imagen_mini.cascade.config import StageConfig
+from imagen_mini.training.config import TrainConfig
 from imagen_mini.data.base import Batch
 from imagen_mini.distances import psnr
 from imagen_mini.evaluation import verdict
-from imagen_mini.optimizers import make_optimizers
+from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.utils.rng import generator, randn
 from imagen_mini.diffusion.samplers import sample
@@ -32,7 +33,8 @@ from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training import EMA, train
+from imagen_mini.training.ema import EMA
+from imagen_mini.training.loop import train
 from imagen_mini.models.unet import UNetConfig
 from imagen_mini.weights import WEIGHTS
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.cascade.config import StageConfig, TrainConfig
-from imagen_mini.optimizers import make_optimizers
+from imagen_mini.cascade.config import StageConfig
+from imagen_mini.training.config import TrainConfig
+from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.text.encoder import Text
 
 

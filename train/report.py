@@ -21,17 +21,17 @@ from matplotlib.figure import Figure
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import Stage
 from imagen_mini.charts import STYLES, figure, percent_axis, save
-from imagen_mini.checkpoint import load_checkpoint
-from imagen_mini.cascade.config import StageConfig, TrainConfig
+from imagen_mini.training.checkpoint import load_checkpoint
+from imagen_mini.cascade.config import StageConfig
+from imagen_mini.training.config import TrainConfig
 from imagen_mini.utils.configuration import from_dict
 from imagen_mini.data.base import Data
 from imagen_mini.data.folder import Folder
 from imagen_mini.data.synthetic import Scenes
-from imagen_mini.health import (Finding, Probe, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss,
-                                judge_reference, judge_saturation, judge_throughput, probe)
+from imagen_mini.training.diagnostics import Finding, Probe, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss, judge_reference, judge_saturation, judge_throughput, probe
 from imagen_mini.scenes.scene import UNSEEN
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training import LEVELS
+from imagen_mini.training.loop import LEVELS
 from imagen_mini.weights import WEIGHTS
 
 from .log import read_log

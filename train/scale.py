@@ -24,7 +24,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from imagen_mini.cascade.config import PRESETS, RECIPES, override_run
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.training.config import RECIPES, override_run
 from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.text.encoder import Text
 from imagen_mini.models.unet import UNet, UNetConfig

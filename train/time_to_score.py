@@ -28,8 +28,9 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.benchmark import benchmark
 from imagen_mini.cascade.serialization import save_stage
 from imagen_mini.charts import STYLES, figure, percent_axis, save
-from imagen_mini.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
-from imagen_mini.cascade.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run
+from imagen_mini.training.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
+from imagen_mini.cascade.config import PRESETS, StageConfig
+from imagen_mini.training.config import RECIPES, TrainConfig, override_run
 from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
@@ -39,7 +40,8 @@ from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.scene import UNSEEN
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training import EMA, train
+from imagen_mini.training.ema import EMA
+from imagen_mini.training.loop import train
 from imagen_mini.weights import WEIGHTS
 
 from .peers import NETWORKS, to_train

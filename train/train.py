@@ -26,21 +26,23 @@ import torch
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import Stage
 from imagen_mini.cascade.weight_transfer import take_over
-from imagen_mini.checkpoint import load_checkpoint, optimizer_tensors, replacing, restore_optimizers, save_checkpoint
-from imagen_mini.cascade.config import PRESETS, RECIPES, StageConfig, TrainConfig, override_run
+from imagen_mini.training.checkpoint import load_checkpoint, optimizer_tensors, replacing, restore_optimizers, save_checkpoint
+from imagen_mini.cascade.config import PRESETS, StageConfig
+from imagen_mini.training.config import RECIPES, TrainConfig, override_run
 from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.data.base import Data
 from imagen_mini.data.folder import Folder
 from imagen_mini.data.synthetic import Scenes
-from imagen_mini.distributed import Ranks, as_placed, join_ranks, shard, whole
+from imagen_mini.training.distributed import Ranks, as_placed, join_ranks, shard, whole
 from imagen_mini.evaluation import draw_alone, preview
-from imagen_mini.interruption import StopRequest, only_one
-from imagen_mini.optimizers import make_optimizers
+from imagen_mini.training.run_guard import StopRequest, only_one
+from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.utils.precision import DTYPES, resolve_precision
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.text.cache import CachedTextEncoder
-from imagen_mini.training import EMA, train
+from imagen_mini.training.ema import EMA
+from imagen_mini.training.loop import train
 from imagen_mini.weights import WEIGHTS
 
 from .log import Log

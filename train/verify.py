@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from imagen_mini.checkpoint import checkpoints, problems
+from imagen_mini.training.checkpoint import checkpoints, problems
 
 
 def main(arguments: list[str] | None = None) -> None:

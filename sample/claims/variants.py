@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import Stage, augment
-from imagen_mini.checkpoint import checkpoints
-from imagen_mini.cascade.config import PRESETS, RECIPES, StageConfig, override_run
+from imagen_mini.training.checkpoint import checkpoints
+from imagen_mini.cascade.config import PRESETS, StageConfig
+from imagen_mini.training.config import RECIPES, override_run
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.utils.rng import randn

@@ -17,10 +17,10 @@ from imagen_mini.cascade.stage import Stage, augment
 from imagen_mini.data.base import Batch, Data
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.diffusion.losses import denoising_loss
+from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.training.loop import LEVELS
 from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.utils.rng import randn
-from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training import LEVELS
 
 FINE, LOOK, BAD = "fine", "look", "bad"
 AUG_LEVEL = 0.1                                        # of super-resolution's low-resolution pictures, as in sampling

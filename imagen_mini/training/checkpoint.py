@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from imagen_mini.distributed import as_placed
+from imagen_mini.training.distributed import as_placed
 
 MANIFEST = "manifest.json"
 
