@@ -32,9 +32,10 @@ import torch
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.stage import augment
 from imagen_mini.charts import STYLES, figure
-from imagen_mini.evaluation import in_words, judge
+from imagen_mini.evaluation.scoring import in_words, judge
 from imagen_mini.exercises import nb00
-from imagen_mini.lesson import begin, show_judged, source, verdicts
+from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.lesson import begin, show_judged, source
 from imagen_mini.pictures import picture_table
 from imagen_mini.utils.images import to_image
 from imagen_mini.utils.rng import randn
@@ -164,7 +165,7 @@ nb00.check(decided_at)
 # after each step, whether they stay so or not. **Predict** first: which is decided later, one thing or two?
 
 # %%
-from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation.benchmark import benchmark
 
 answered = nb00.check(decided_at).right
 sheet, (panel,) = figure(["decided pictures" if answered else "pictures whose estimate is right (exercise open)"], "step")

@@ -36,12 +36,13 @@ if importlib.util.find_spec("imagen_mini") is None:
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.charts import STYLES, figure
 from imagen_mini.exercises import nb08
 from imagen_mini.figures.guidance import at_scale, draw_scales, estimates, outside, saturation, true_pictures
 from imagen_mini.diffusion.guidance import THRESHOLDS, apply_threshold, dynamic_threshold, static_threshold
-from imagen_mini.lesson import begin, source, verdicts
+from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.lesson import begin, source
 from imagen_mini.pictures import picture_table
 
 begin()

@@ -31,13 +31,15 @@ import torch.nn.functional as F
 from IPython.display import display
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.cascade.stage import augment
-from imagen_mini.distances import psnr
-from imagen_mini.evaluation import judge
+from imagen_mini.evaluation.metrics import psnr
+from imagen_mini.evaluation.scoring import judge
 from imagen_mini.exercises import nb10
 from imagen_mini.figures.super_resolution import around, enlarge, level_lines, level_sheet, true_scenes
-from imagen_mini.lesson import begin, score_line, share, source, verdicts
+from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.evaluation.statistics import score_line, share
+from imagen_mini.lesson import begin, source
 from imagen_mini.pictures import in_few_colors, labelled_grid, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample

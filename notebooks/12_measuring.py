@@ -27,17 +27,21 @@ import random
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
-from imagen_mini.distances import frechet_distance, moments
-from imagen_mini.errors import difference_of_shares, error_table, kind_of_error
-from imagen_mini.evaluation import evaluate, scene_of, table, verdict, wilson_interval
+from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
+from imagen_mini.evaluation.metrics import frechet_distance, moments
+from imagen_mini.evaluation.error_analysis import error_table, kind_of_error
+from imagen_mini.evaluation.statistics import difference_of_shares
+from imagen_mini.evaluation.scoring import evaluate, scene_of, table, verdict
+from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.exercises import nb12
-from imagen_mini.features import features
+from imagen_mini.evaluation.scene_features import features
 from imagen_mini.figures.measuring import (audit_sheet, chance, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, draw_spoilt,
                                            draw_widths, gallery, judge_spoilt, mixed, naive_interval, swap_colors)
-from imagen_mini.lesson import begin, score_line, source, verdicts
+from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.evaluation.statistics import score_line
+from imagen_mini.lesson import begin, source
 from imagen_mini.scenes.render import render
-from imagen_mini.spoil import add_noise
+from imagen_mini.evaluation.corruptions import add_noise
 from imagen_mini.utils.images import blur
 
 begin()

@@ -21,7 +21,7 @@ import json
 from pathlib import Path
 
 from imagen_mini.editing.attention_store import AttentionMaps
-from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.figures.attention_maps import (find, find_lines, find_sheet, head_sheet, layer_sheet, names_of, step_animation, step_sheet,
                                                 token_sheet, words_of)
 

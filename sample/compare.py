@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from imagen_mini.errors import difference_of_shares
+from imagen_mini.evaluation.statistics import difference_of_shares
 
 
 def read(path: Path) -> dict:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from imagen_mini.evaluation import judge
+from imagen_mini.evaluation.scoring import judge
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.editing.prompt_to_prompt import Replace
 

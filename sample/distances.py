@@ -23,10 +23,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini.charts import STYLES, figure, percent_axis, save
-from imagen_mini.distances import frechet_distance, moments, nearest, precision_and_recall
-from imagen_mini.evaluation import wilson_interval
+from imagen_mini.evaluation.metrics import frechet_distance, moments, nearest, precision_and_recall
+from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.diffusion.guidance import THRESHOLDS
-from imagen_mini.other_features import CHOICES, Clip, extractor
+from imagen_mini.evaluation.pretrained_features import CHOICES, Clip, extractor
 from imagen_mini.scenes.captions import Caption, training_caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.charts import STYLES, figure, percent_axis, save
-from imagen_mini.edits import EditTask, edit_table, edit_tasks, evaluate_edits
+from imagen_mini.evaluation.edit_benchmark import EditTask, edit_table, edit_tasks, evaluate_edits
 from imagen_mini.figures.edits import SWEEPS
 from imagen_mini.pictures import in_few_colors, labelled_grid
 from imagen_mini.editing.prompt_to_prompt import Injection, Refine, Replace

@@ -20,10 +20,10 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.errors import confusions, error_table
-from imagen_mini.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
-from imagen_mini.edits import EditScore, EditTask, edit_table, edit_tasks, evaluate_edits
-from imagen_mini.evaluation import Result, evaluate, table
+from imagen_mini.evaluation.error_analysis import confusions, error_table
+from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
+from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, edit_table, edit_tasks, evaluate_edits
+from imagen_mini.evaluation.scoring import Result, evaluate, table
 from imagen_mini.figures.measuring import gallery
 from imagen_mini.utils.precision import resolve_precision
 from imagen_mini.editing.base import Edit

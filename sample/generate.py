@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from imagen_mini.evaluation import judge
+from imagen_mini.evaluation.scoring import judge
 from imagen_mini.pictures import labelled_grid
 
 from .options import add_pipeline_options, load_pipeline, sampling_options

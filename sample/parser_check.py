@@ -17,11 +17,11 @@ from pathlib import Path
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.charts import save
-from imagen_mini.evaluation import evaluate
+from imagen_mini.evaluation.scoring import evaluate
 from imagen_mini.figures.measuring import audit_sheet, draw_spoilt, judge_spoilt
-from imagen_mini.spoil import add_noise, jpeg
+from imagen_mini.evaluation.corruptions import add_noise, jpeg
 from imagen_mini.utils.images import blur
 
 from .options import add_pipeline_options, load_pipeline, sampling_options

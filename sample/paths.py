@@ -30,8 +30,8 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.editing.alignment import replacement_matrix
 from imagen_mini.models.attention import ReadText
 from imagen_mini.models.control import AttnSite, Control
-from imagen_mini.edits import SWAPPED, swaps
-from imagen_mini.evaluation import wilson_interval
+from imagen_mini.evaluation.edit_benchmark import SWAPPED, swaps
+from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.editing.base import BoundEdit
 from imagen_mini.scenes.parse import parse
 from imagen_mini.text.encoder import Text, Tokens

@@ -29,9 +29,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.charts import STYLES, figure, log_axis, percent_axis, save
-from imagen_mini.evaluation import evaluate, score, scene_of, table
+from imagen_mini.evaluation.scoring import evaluate, scene_of, score, table
 from imagen_mini.figures.guidance import accuracy_line, draw_scales, saturation
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.diffusion.samplers import SAMPLERS

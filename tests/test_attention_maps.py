@@ -7,7 +7,8 @@ import torch
 
 from imagen_mini.models.attention import attention_probs
 from imagen_mini.models.control import AttnSite, Control
-from imagen_mini.editing.attention_store import AttentionMaps, Recording, bytes_needed, chance_overlap, overlap
+from imagen_mini.editing.attention_store import AttentionMaps, Recording, bytes_needed
+from imagen_mini.evaluation.localization import chance_overlap, overlap
 from imagen_mini.editing.controls import ReadSource
 from imagen_mini.editing.base import BoundEdit
 from imagen_mini.editing.prompt_to_prompt import Refine, Replace

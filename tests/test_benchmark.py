@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from shown import scene_of
 
-from imagen_mini import evaluation
-from imagen_mini.benchmark import CATEGORIES, FACTS, HELD_OUT_CATEGORIES, benchmark
+from imagen_mini.evaluation import scoring as evaluation
+from imagen_mini.evaluation.benchmark import CATEGORIES, FACTS, HELD_OUT_CATEGORIES, benchmark
 from imagen_mini.scenes.captions import HELD_OUT_PHRASES, PHRASES, RARE_WORDS, describe, read, training_caption, write
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, held_out, random_scene, training_scene
 from imagen_mini.scenes.rewording import reword

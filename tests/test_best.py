@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from imagen_mini.best import BestDenoiser
+from imagen_mini.evaluation.optimal_denoiser import BestDenoiser
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.figures.denoising import posterior_mean
 from imagen_mini.utils.rng import randn

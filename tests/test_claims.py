@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.cascade.stage import Stage
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.training.config import RECIPES, override_run

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from imagen_mini.distances import frechet_distance, moments, nearest, precision_and_recall, psnr
+from imagen_mini.evaluation.metrics import frechet_distance, moments, nearest, precision_and_recall, psnr
 
 
 def covariance(d, seed, rank=None):

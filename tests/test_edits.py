@@ -10,7 +10,7 @@ import torch
 import imagen_mini
 from shown import one, scene_of
 
-from imagen_mini.edits import ADDED, EditScore, EditTask, additions, edit_table, edit_tasks, evaluate_edits, score_edit, swaps, unedited_psnr
+from imagen_mini.evaluation.edit_benchmark import ADDED, EditScore, EditTask, additions, edit_table, edit_tasks, evaluate_edits, score_edit, swaps, unedited_psnr
 from imagen_mini.scenes.captions import Caption, read
 from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import render

@@ -5,9 +5,10 @@ import random
 
 import pytest
 
-from imagen_mini.errors import KINDS, confusions, difference_of_shares, error_table, kind_of_error
-from imagen_mini.benchmark import benchmark
-from imagen_mini.evaluation import Result, scene_of
+from imagen_mini.evaluation.error_analysis import KINDS, confusions, error_table, kind_of_error
+from imagen_mini.evaluation.statistics import difference_of_shares
+from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.scoring import Result, scene_of
 from imagen_mini.scenes.captions import Description, Thing
 from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import render

@@ -7,8 +7,9 @@ import pytest
 import torch
 from shown import one, right_pictures, scene_of
 
-from imagen_mini.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
-from imagen_mini.evaluation import evaluate, table, wilson_interval
+from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
+from imagen_mini.evaluation.scoring import evaluate, table
+from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from imagen_mini import features as module
-from imagen_mini.distances import frechet_distance, moments, precision_and_recall
-from imagen_mini.features import FACTS, WIDTH, SceneClassifier, facts, features
+from imagen_mini.evaluation import scene_features as module
+from imagen_mini.evaluation.metrics import frechet_distance, moments, precision_and_recall
+from imagen_mini.evaluation.scene_features import FACTS, SceneClassifier, WIDTH, facts, features
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene, random_scene, training_scene
 from sample import distances

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from imagen_mini.lesson import score_line, source, verdicts
+from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.evaluation.statistics import score_line
+from imagen_mini.lesson import source
 from imagen_mini.pictures import FRAMES, MARGIN, labelled_grid, picture_table
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene

@@ -9,10 +9,10 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizerFast
 
-from imagen_mini import other_features
-from imagen_mini.distances import frechet_distance, moments
-from imagen_mini.features import WIDTH, features
-from imagen_mini.other_features import CLIP_MEAN, CLIP_STD, Clip, extractor
+from imagen_mini.evaluation import pretrained_features as other_features
+from imagen_mini.evaluation.metrics import frechet_distance, moments
+from imagen_mini.evaluation.scene_features import WIDTH, features
+from imagen_mini.evaluation.pretrained_features import CLIP_MEAN, CLIP_STD, Clip, extractor
 from imagen_mini.utils.images import to_pil
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene

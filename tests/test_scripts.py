@@ -9,13 +9,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import Stage
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.utils.configuration import to_dict
-from imagen_mini.edits import edit_tasks, evaluate_edits, swaps
+from imagen_mini.evaluation.edit_benchmark import edit_tasks, evaluate_edits, swaps
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import masks, render
 from imagen_mini.scenes.scene import Scene

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.benchmark import benchmark
-from imagen_mini.evaluation import evaluate, preview, table
+from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.preview.preview import preview
+from imagen_mini.evaluation.scoring import evaluate, table
 from imagen_mini.weights import WEIGHTS
 from sample.claims import report as claims
 from sample.claims.__main__ import EXPERIMENTS

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from imagen_mini.features import CELLS, SceneClassifier, facts, save_classifier, weights_of
+from imagen_mini.evaluation.scene_features import CELLS, SceneClassifier, facts, save_classifier, weights_of
 from imagen_mini.utils.rng import generator
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, MAX_OBJECTS, SHAPES, SIZES, TEXTURES, Scene, random_scene

@@ -22,8 +22,8 @@ from imagen_mini.cascade.stage import Stage
 from imagen_mini.cascade.config import StageConfig
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.data.base import Batch
-from imagen_mini.distances import psnr
-from imagen_mini.evaluation import verdict
+from imagen_mini.evaluation.metrics import psnr
+from imagen_mini.evaluation.scoring import verdict
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.utils.rng import generator, randn

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imagen_mini.best import BestDenoiser
+from imagen_mini.evaluation.optimal_denoiser import BestDenoiser
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import Stage
 from imagen_mini.charts import STYLES, figure, save

@@ -25,7 +25,7 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.cascade.serialization import save_stage
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.training.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
@@ -34,8 +34,9 @@ from imagen_mini.training.config import RECIPES, TrainConfig, override_run
 from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
-from imagen_mini.edits import edit_table, evaluate_edits, swaps
-from imagen_mini.evaluation import draw_alone, evaluate, score, table
+from imagen_mini.evaluation.edit_benchmark import edit_table, evaluate_edits, swaps
+from imagen_mini.evaluation.preview.preview import draw_alone
+from imagen_mini.evaluation.scoring import evaluate, score, table
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.scene import UNSEEN

@@ -34,7 +34,7 @@ from imagen_mini.data.base import Data
 from imagen_mini.data.folder import Folder
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.training.distributed import Ranks, as_placed, join_ranks, shard, whole
-from imagen_mini.evaluation import draw_alone, preview
+from imagen_mini.evaluation.preview.preview import draw_alone, preview
 from imagen_mini.training.run_guard import StopRequest, only_one
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.pictures import labelled_grid

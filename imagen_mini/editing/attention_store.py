@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -161,21 +160,5 @@ class Recording(Control):
 
 # ---------------------------------------------------------------- does a word find its thing?
 
-def overlap(heat: Tensor, mask: Tensor) -> float:
-    """Intersection over union of a map [h, w] and a thing: of the places where the map is highest, as many as the thing covers, against the thing.
-
-    `mask` [H, W] in [0, 1] is the thing's, at any resolution; it is brought to the map's, and places that it covers by half or more count. If there
-    is none, the one that it covers most counts. No threshold to choose: 1 is a map that is highest exactly on the thing.
-    """
-    cells = F.interpolate(mask[None, None].float(), size=heat.shape, mode="area")[0, 0].flatten()
-    thing = cells >= min(0.5, cells.max().item())
-    highest = torch.zeros_like(thing)
-    highest[heat.flatten().topk(int(thing.sum())).indices] = True
-    return ((highest & thing).sum() / (highest | thing).sum()).item()
 
 
-def chance_overlap(mask: Tensor, size: int) -> float:
-    """What `overlap` would be, about, of a map that knows nothing: the share p of the grid that the thing covers gives p / (2 - p)."""
-    cells = F.interpolate(mask[None, None].float(), size=(size, size), mode="area")[0, 0].flatten()
-    p = (cells >= min(0.5, cells.max().item())).float().mean().item()
-    return p / (2 - p)

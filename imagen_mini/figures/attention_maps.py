@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from imagen_mini.editing.alignment import find_word
 from imagen_mini.models.control import AttnSite, Control
-from imagen_mini.editing.attention_store import AttentionMaps, chance_overlap, overlap
+from imagen_mini.editing.attention_store import AttentionMaps
+from imagen_mini.evaluation.localization import chance_overlap, overlap
 from imagen_mini.pictures import labelled_grid
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.captions import Caption

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from imagen_mini.distances import psnr
+from imagen_mini.evaluation.metrics import psnr
 from imagen_mini.scenes.scene import GRID, Object, Scene
 from imagen_mini.diffusion.schedules import alpha_sigma
 from imagen_mini.utils.images import blur

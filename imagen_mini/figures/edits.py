@@ -12,11 +12,11 @@ from torch import Tensor
 
 from imagen_mini.editing.alignment import refinement_matrix
 from imagen_mini.editing.attention_store import AttentionMaps
-from imagen_mini.benchmark import random_thing
+from imagen_mini.evaluation.benchmark import random_thing
 from imagen_mini.charts import STYLES, figure, percent_axis
-from imagen_mini.edits import EditScore, EditTask, evaluate_edits
-from imagen_mini.evaluation import wilson_interval
-from imagen_mini.lesson import share
+from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, evaluate_edits
+from imagen_mini.evaluation.statistics import wilson_interval
+from imagen_mini.evaluation.statistics import share
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.prompt_to_prompt import Injection

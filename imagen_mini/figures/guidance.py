@@ -12,8 +12,9 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from imagen_mini.charts import STYLES, figure, log_axis, percent_axis
-from imagen_mini.evaluation import scene_of, wilson_interval
-from imagen_mini.lesson import verdicts
+from imagen_mini.evaluation.scoring import scene_of
+from imagen_mini.evaluation.statistics import wilson_interval
+from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.render import render

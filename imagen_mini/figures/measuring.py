@@ -12,8 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from imagen_mini.charts import STYLES, figure, percent_axis
-from imagen_mini.errors import difference_of_shares, kind_of_error
-from imagen_mini.evaluation import Result, in_words, verdict, wilson_interval
+from imagen_mini.evaluation.error_analysis import kind_of_error
+from imagen_mini.evaluation.statistics import difference_of_shares
+from imagen_mini.evaluation.scoring import Result, in_words, verdict
+from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.pictures import in_few_colors, labelled_grid
 from imagen_mini.scenes.captions import Description
 from imagen_mini.scenes.parse import Reading, parse

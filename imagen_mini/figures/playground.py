@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL import Image
 from torch import Tensor
 
-from imagen_mini.lesson import verdicts
+from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.pictures import in_few_colors, picture_table
 from imagen_mini.scenes.parse import parse
 

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from imagen_mini.charts import STYLES, figure, percent_axis
-from imagen_mini.distances import psnr
-from imagen_mini.evaluation import wilson_interval
-from imagen_mini.lesson import description_of, share, verdicts
+from imagen_mini.evaluation.metrics import psnr
+from imagen_mini.evaluation.statistics import wilson_interval
+from imagen_mini.evaluation.scoring import description_of, verdicts
+from imagen_mini.evaluation.statistics import share
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.scene import GRID, Scene

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_mini.benchmark import related
+from imagen_mini.evaluation.benchmark import related
 from imagen_mini.scenes.captions import RARE_WORDS, article_for, training_caption
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, OPPOSITE, SHAPES, SIZES, TEXTURES, training_scene
 from imagen_mini.text.encoder import Text, TextEncoder, Tokens

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.charts import STYLES, figure, percent_axis, save
 from imagen_mini.figures.guidance import accuracy_line
 from imagen_mini.cascade.sampling_options import sampling_of

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from imagen_mini.charts import STYLES, percent_axis
-from imagen_mini.evaluation import wilson_interval
+from imagen_mini.evaluation.statistics import wilson_interval
 
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "cannot be told at this scale"
 MEANINGFUL = 0.1                                       # of shares: when the interval excludes even a gain of 10 points, there is none to speak of

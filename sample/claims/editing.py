@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.charts import STYLES, figure, percent_axis, save
-from imagen_mini.edits import EditTask, evaluate_edits, score_edit, swaps
+from imagen_mini.evaluation.edit_benchmark import EditTask, evaluate_edits, score_edit, swaps
 from imagen_mini.figures.guidance import accuracy_line
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn

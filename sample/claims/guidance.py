@@ -13,11 +13,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.benchmark import benchmark
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.charts import STYLES, figure, log_axis, percent_axis, save
-from imagen_mini.distances import precision_and_recall
-from imagen_mini.evaluation import evaluate, scene_of
-from imagen_mini.features import features
+from imagen_mini.evaluation.metrics import precision_and_recall
+from imagen_mini.evaluation.scoring import evaluate, scene_of
+from imagen_mini.evaluation.scene_features import features
 from imagen_mini.figures.guidance import TRUE_PICTURES, draw_scales, saturation
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.pictures import labelled_grid

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imagen_mini.diffusion.schedules import alpha_sigma
 from imagen_mini.scenes.captions import RELATION_SAID, Description
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import GAP, GRID, SIZES, Object, Scene, clear_relation, held_out
-from imagen_mini.diffusion.schedules import alpha_sigma
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,20 @@ from collections.abc import Callable
 from itertools import combinations
 
 from imagen_mini.scenes.captions import RARE_WORDS, Caption, Description, Thing, write
-from imagen_mini.scenes.scene import (BACKGROUNDS, COLORS, HELD_OUT_COLOR_SHAPE, HELD_OUT_COUNT, HELD_OUT_RELATIONS, HELD_OUT_TEXTURE_SHAPE, RELATIONS, SHAPES,
-                           SIZES, TEXTURES, conflicts)
 from imagen_mini.scenes.rewording import with_absence, with_misspelling, with_rare_words
+from imagen_mini.scenes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    HELD_OUT_COLOR_SHAPE,
+    HELD_OUT_COUNT,
+    HELD_OUT_RELATIONS,
+    HELD_OUT_TEXTURE_SHAPE,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    conflicts,
+)
 
 
 def random_thing(rng: random.Random, *said: str, shape: str | None = None) -> Thing:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_mini.features import features
+from imagen_mini.evaluation.scene_features import features
 
 CHOICES = "scenes, inception, inception:WEIGHTS (a file), or clip:NAME (a folder or a hub id)"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from imagen_mini.benchmark import benchmark
-from imagen_mini.cascade.stage import Stage, augment
-from imagen_mini.utils.rng import randn
-from imagen_mini.diffusion.samplers import sample
+from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.captions import Caption, Description, read
 from imagen_mini.scenes.parse import Reading, parse
-from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Object, Scene, free_place
-from imagen_mini.text.encoder import TextEncoder
-
-
-def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a proportion. Source: Wilson (1927)."""
-    if n == 0:
-        return 0.0, 1.0
-    p, zz = successes / n, z * z / n
-    middle, half = p + zz / 2, z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
-    return max(0.0, (middle - half) / (1 + zz)), min(1.0, (middle + half) / (1 + zz))
-
 
 # ---------------------------------------------------------------- text alignment
 
@@ -91,27 +74,8 @@ def table(results: list[Result]) -> dict[str, dict[str, float]]:
     return {category: score([r for r in results if r.category == category]) for category in dict.fromkeys(r.category for r in results)}
 
 
-def draw_alone(stage: Stage, encoder: TextEncoder, captions: list[str], seeds: list[int], low_res: Tensor | None = None) -> Tensor:
-    """Pictures [b, 3, size, size] in [-1, 1] by one stage without the others; super-resolution is given true low-resolution pictures."""
-    size, name, device = stage.config.unet.image_size, stage.config.name, next(stage.parameters()).device
-    level = None
-    if low_res is not None:
-        level = torch.full((len(captions),), stage.config.aug_level, device=device)
-        low_res = augment(low_res, level, randn(seeds, low_res.shape[1:], "preview", device=device))
-    *_, last = sample(stage.denoiser(encoder(captions), low_res, level), randn(seeds, (3, size, size), name, "x_T", device=device), stage.times(),
-                      stage.log_snr_of, stage.config.sampler, lambda step: randn(seeds, (3, size, size), name, "step", step, device=device), eta=stage.config.eta)
-    return last.x_0_hat.clamp(-1, 1)
 
 
-def preview(stage: Stage, encoder: TextEncoder, n: int = 4, categories: list[str] | None = None) -> list[Result]:
-    """A quick look at one stage: `n` captions of some categories."""
-    low = stage.config.unet.low_res_size
-    usual = ["one object", "binding", "counting", "positional"] if low is None else ["texture", "two textures"]
-    prompts = benchmark(n, seed=1, categories=categories or usual)
-
-    scenes = [scene_of(c.description, random.Random(c.text)) for _, _, c in prompts]
-    low_res = None if low is None else render(scenes, low, next(stage.parameters()).device)
-    return list(evaluate(lambda captions, seeds: draw_alone(stage, encoder, captions, seeds, low_res), prompts, batch=len(prompts)))
 
 
 def scene_of(description: Description, rng: random.Random) -> Scene:
@@ -126,3 +90,19 @@ def scene_of(description: Description, rng: random.Random) -> Scene:
         scene = Scene(tuple(objects), description.background or rng.choice(tuple(BACKGROUNDS)))
         if description.fits(scene):
             return scene
+
+
+def verdicts(prompts: Sequence[str], pictures: Tensor) -> list[bool | None]:
+    """Does each picture [b, 3, h, w] in [-1, 1] show its prompt, by the parser? None where the prompt is not of the world's grammar."""
+    if len(prompts) != len(pictures):
+        raise ValueError(f"{len(prompts)} prompts for {len(pictures)} pictures; expected as many")
+    descriptions = [description_of(prompt) for prompt in prompts]
+    return [None if d is None else d.fits(reading.scene) for d, reading in zip(descriptions, parse(pictures.float().cpu()))]
+
+
+def description_of(prompt: str) -> Description | None:
+    """What a prompt asks for; None if it is not of the world's grammar."""
+    try:
+        return read(prompt)
+    except ValueError:
+        return None

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_mini.benchmark import held_out_relation, random_thing, related
-from imagen_mini.evaluation import wilson_interval
+from imagen_mini.evaluation.benchmark import held_out_relation, random_thing, related
+from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.captions import Caption, Description, Thing, write
 from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import masks

@@ -10,7 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable
 
-from imagen_mini.evaluation import Result, wilson_interval
+from imagen_mini.evaluation.scoring import Result
 from imagen_mini.scenes.captions import Description, Thing
 from imagen_mini.scenes.parse import Reading
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Object
@@ -74,9 +74,3 @@ def confusions(results: Iterable[Result]) -> dict[str, dict[str, dict[str, int]]
     return found
 
 
-def difference_of_shares(right_a: int, n_a: int, right_b: int, n_b: int) -> tuple[float, float, float]:
-    """b's share less a's, and its 95 % interval. Source: Newcombe (1998), method 10, from two Wilson intervals."""
-    (low_a, high_a), (low_b, high_b) = wilson_interval(right_a, n_a), wilson_interval(right_b, n_b)
-    a, b = right_a / n_a, right_b / n_b
-    difference = b - a
-    return difference, difference - ((b - low_b) ** 2 + (high_a - a) ** 2) ** 0.5, difference + ((high_b - b) ** 2 + (a - low_a) ** 2) ** 0.5
