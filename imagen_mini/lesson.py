@@ -9,7 +9,7 @@ from torch import Tensor
 
 from imagen_mini.evaluation.scoring import judge, verdicts
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.viz.image_grid import labelled_grid
 
 
 def begin() -> None:

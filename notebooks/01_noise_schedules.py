@@ -33,14 +33,14 @@ import torch
 import torch.nn.functional as F
 
 from imagen_mini.cascade.stage import augment
-from imagen_mini.charts import STYLES, figure, percent_axis
+from imagen_mini.viz.style import STYLES, figure, percent_axis
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.exercises import nb01
-from imagen_mini.figures.schedules import against_normal, curves, legend_below, measured_log_snr, read_right, spread
+from imagen_mini.viz.schedules import against_normal, curves, legend_below, measured_log_snr, read_right, spread
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.lesson import begin, source
-from imagen_mini.pictures import labelled_grid, picture_table
+from imagen_mini.viz.image_grid import labelled_grid, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, Object, Scene, training_scene

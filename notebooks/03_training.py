@@ -36,17 +36,17 @@ from PIL import Image
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.charts import STYLES, figure
+from imagen_mini.viz.style import STYLES, figure
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS, balanced_weight, simple_weight
 from imagen_mini.evaluation.preview.preview import draw_alone
 from imagen_mini.exercises import nb03
-from imagen_mini.figures.training import Corner, errors_at, examine, losses_by_level, start
+from imagen_mini.viz.training import Corner, errors_at, examine, losses_by_level, start
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.lesson import begin, source
-from imagen_mini.pictures import as_jpeg, picture_table
+from imagen_mini.viz.image_grid import as_jpeg, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import LEVELS, learning_rate, train

@@ -34,14 +34,14 @@ from matplotlib.figure import Figure
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.stage import augment
-from imagen_mini.charts import STYLES, figure, log_axis
+from imagen_mini.viz.style import STYLES, figure, log_axis
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.exercises import nb04
-from imagen_mini.figures.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, stations, total, values_kept, what_ifs
+from imagen_mini.viz.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, stations, total, values_kept, what_ifs
 from imagen_mini.models.layers import ResBlock
 from imagen_mini.lesson import begin, source
-from imagen_mini.pictures import as_jpeg, picture_table
+from imagen_mini.viz.image_grid import as_jpeg, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene

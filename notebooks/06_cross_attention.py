@@ -35,13 +35,13 @@ from imagen_mini.models.control import Control
 from imagen_mini.editing.attention_store import AttentionMaps
 from imagen_mini.evaluation.localization import chance_overlap, overlap
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.charts import figure, style
+from imagen_mini.viz.style import figure, style
 from imagen_mini.exercises import nb06
-from imagen_mini.figures.attention_maps import Catch, Columns, exchanged, find, find_lines, find_sheet, heat_over, names_of, silenced, with_words
+from imagen_mini.viz.attention_maps import Catch, Columns, exchanged, find, find_lines, find_sheet, heat_over, names_of, silenced, with_words
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.lesson import begin, source
-from imagen_mini.pictures import as_jpeg, picture_table
+from imagen_mini.viz.image_grid import as_jpeg, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.parse import parse

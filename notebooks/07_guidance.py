@@ -38,14 +38,14 @@ import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.charts import STYLES, figure
+from imagen_mini.viz.style import STYLES, figure
 from imagen_mini.exercises import nb07
-from imagen_mini.figures.guidance import at_scale, draw_places, draw_scales, estimates, scatter, share_large
+from imagen_mini.viz.guidance import at_scale, draw_places, draw_scales, estimates, scatter, share_large
 from imagen_mini.diffusion.guidance import classifier_free_guidance, make_denoiser, static_threshold
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.lesson import begin, source
-from imagen_mini.pictures import picture_table
+from imagen_mini.viz.image_grid import picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.parse import parse

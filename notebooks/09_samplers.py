@@ -31,16 +31,15 @@ import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.charts import STYLES, figure, log_axis, percent_axis
+from imagen_mini.viz.style import STYLES, figure, log_axis, percent_axis
 from imagen_mini.diffusion.gaussian import eps_from_x_0
 from imagen_mini.exercises import nb09
-from imagen_mini.figures.guidance import accuracy_line, estimates, rate
-from imagen_mini.figures.samplers import (draw_errors, draw_spacings, draw_walks, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser,
-                                          network_calls, shares, slerp)
+from imagen_mini.viz.guidance import accuracy_line, estimates, rate
+from imagen_mini.viz.samplers import draw_errors, draw_spacings, draw_walks, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser, network_calls, shares, slerp
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.lesson import begin, source
-from imagen_mini.pictures import picture_table
+from imagen_mini.viz.image_grid import picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import SAMPLERS, ddim_step, dpmpp_2m_step, heun_step, invert, sample
 from imagen_mini.scenes.render import render

@@ -36,11 +36,11 @@ from imagen_mini.cascade.stage import augment
 from imagen_mini.evaluation.metrics import psnr
 from imagen_mini.evaluation.scoring import judge
 from imagen_mini.exercises import nb10
-from imagen_mini.figures.super_resolution import around, enlarge, level_lines, level_sheet, true_scenes
+from imagen_mini.viz.super_resolution import around, enlarge, level_lines, level_sheet, true_scenes
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line, share
 from imagen_mini.lesson import begin, source
-from imagen_mini.pictures import in_few_colors, labelled_grid, picture_table
+from imagen_mini.viz.image_grid import in_few_colors, labelled_grid, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.render import render

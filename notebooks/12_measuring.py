@@ -35,8 +35,7 @@ from imagen_mini.evaluation.scoring import evaluate, scene_of, table, verdict
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.exercises import nb12
 from imagen_mini.evaluation.scene_features import features
-from imagen_mini.figures.measuring import (audit_sheet, chance, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, draw_spoilt,
-                                           draw_widths, gallery, judge_spoilt, mixed, naive_interval, swap_colors)
+from imagen_mini.viz.measuring import audit_sheet, chance, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, draw_spoilt, draw_widths, gallery, judge_spoilt, mixed, naive_interval, swap_colors
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.lesson import begin, source

@@ -26,8 +26,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.charts import STYLES, figure, percent_axis
-from imagen_mini.figures.playground import judged_rows, shapes_read
+from imagen_mini.viz.style import STYLES, figure, percent_axis
+from imagen_mini.viz.playground import judged_rows, shapes_read
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.lesson import begin, source

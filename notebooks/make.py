@@ -25,7 +25,7 @@ from nbclient.exceptions import CellTimeoutError
 from PIL import Image
 from tqdm import tqdm
 
-from imagen_mini.pictures import in_few_colors
+from imagen_mini.viz.image_grid import in_few_colors
 
 FOLDER = Path(__file__).parent
 CELL_SECONDS = 150                                     # the longest that a cell may take, on a machine that does other work, too

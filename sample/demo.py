@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from imagen_mini.evaluation.scoring import judge
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.viz.image_grid import labelled_grid
 from imagen_mini.editing.prompt_to_prompt import Replace
 
 from .options import add_pipeline_options, load_pipeline, sampling_options

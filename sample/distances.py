@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imagen_mini.charts import STYLES, figure, percent_axis, save
+from imagen_mini.viz.style import STYLES, figure, percent_axis, save
 from imagen_mini.evaluation.metrics import frechet_distance, moments, nearest, precision_and_recall
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.diffusion.guidance import THRESHOLDS

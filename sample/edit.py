@@ -19,8 +19,8 @@ from PIL import Image
 from imagen_mini.editing.alignment import refinement_matrix, replacement_matrix
 from imagen_mini.editing.attention_store import AttentionMaps
 from imagen_mini.evaluation.scoring import judge
-from imagen_mini.figures.edits import alignment_sheet, difference, map_tiles
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.viz.edits import alignment_sheet, difference, map_tiles
+from imagen_mini.viz.image_grid import labelled_grid
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffBlend, LocalBlend
 from imagen_mini.editing.prompt_to_prompt import Chain, Injection, Refine, Replace, Reweight

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.edit_benchmark import SWAPPED, edit_table, evaluate_edits, swaps
-from imagen_mini.pictures import in_few_colors, labelled_grid
+from imagen_mini.viz.image_grid import in_few_colors, labelled_grid
 from imagen_mini.editing.prompt_to_prompt import Replace
 
 from .options import add_model_options, load_pipeline

@@ -22,10 +22,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.charts import STYLES, figure, percent_axis, save
+from imagen_mini.viz.style import STYLES, figure, percent_axis, save
 from imagen_mini.evaluation.edit_benchmark import EditTask, edit_table, edit_tasks, evaluate_edits
-from imagen_mini.figures.edits import SWEEPS
-from imagen_mini.pictures import in_few_colors, labelled_grid
+from imagen_mini.viz.edits import SWEEPS
+from imagen_mini.viz.image_grid import in_few_colors, labelled_grid
 from imagen_mini.editing.prompt_to_prompt import Injection, Refine, Replace
 
 from .options import add_model_options, load_pipeline

@@ -24,7 +24,7 @@ from imagen_mini.evaluation.error_analysis import confusions, error_table
 from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
 from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, edit_table, edit_tasks, evaluate_edits
 from imagen_mini.evaluation.scoring import Result, evaluate, table
-from imagen_mini.figures.measuring import gallery
+from imagen_mini.viz.measuring import gallery
 from imagen_mini.utils.precision import resolve_precision
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffBlend

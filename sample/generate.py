@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from imagen_mini.evaluation.scoring import judge
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.viz.image_grid import labelled_grid
 
 from .options import add_pipeline_options, load_pipeline, sampling_options
 

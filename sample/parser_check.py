@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.charts import save
+from imagen_mini.viz.style import save
 from imagen_mini.evaluation.scoring import evaluate
-from imagen_mini.figures.measuring import audit_sheet, draw_spoilt, judge_spoilt
+from imagen_mini.viz.measuring import audit_sheet, draw_spoilt, judge_spoilt
 from imagen_mini.evaluation.corruptions import add_noise, jpeg
 from imagen_mini.utils.images import blur
 

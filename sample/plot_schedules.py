@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from imagen_mini.figures.schedules import SCHEDULES, curves
+from imagen_mini.viz.schedules import SCHEDULES, curves
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.charts import STYLES, figure, percent_axis, save
-from imagen_mini.figures.edits import covered, monotone, sized_captions
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.viz.style import STYLES, figure, percent_axis, save
+from imagen_mini.viz.edits import covered, monotone, sized_captions
+from imagen_mini.viz.image_grid import labelled_grid
 from imagen_mini.editing.prompt_to_prompt import Reweight
 from imagen_mini.scenes.scene import SIZES
 

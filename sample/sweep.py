@@ -30,9 +30,9 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.charts import STYLES, figure, log_axis, percent_axis, save
+from imagen_mini.viz.style import STYLES, figure, log_axis, percent_axis, save
 from imagen_mini.evaluation.scoring import evaluate, scene_of, score, table
-from imagen_mini.figures.guidance import accuracy_line, draw_scales, saturation
+from imagen_mini.viz.guidance import accuracy_line, draw_scales, saturation
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.cascade.sampling_options import Sampling, sampling_of

@@ -7,7 +7,7 @@ import torch
 
 from imagen_mini.evaluation.optimal_denoiser import BestDenoiser
 from imagen_mini.diffusion.gaussian import q_sample
-from imagen_mini.figures.denoising import posterior_mean
+from imagen_mini.viz.denoising import posterior_mean
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.captions import RELATION_SAID, read

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from imagen_mini.models.attention import attention_probs
 from imagen_mini.models.control import AttnSite
 from imagen_mini.editing.attention_store import AttentionMaps
-from imagen_mini.figures.attention_maps import Catch, Columns, exchanged, find_lines, find_sheet, heat_over, names_of, silenced, with_words, words_of
+from imagen_mini.viz.attention_maps import Catch, Columns, exchanged, find_lines, find_sheet, heat_over, names_of, silenced, with_words, words_of
 from imagen_mini.utils.rng import randn
 from shown import tokens
 

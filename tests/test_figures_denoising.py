@@ -7,7 +7,7 @@ import torch
 from shown import one
 
 from imagen_mini.diffusion.gaussian import q_sample
-from imagen_mini.figures.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
+from imagen_mini.viz.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, free_place, training_scene

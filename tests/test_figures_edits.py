@@ -6,8 +6,7 @@ import torch
 from imagen_mini.editing.alignment import replacement_matrix
 from imagen_mini.editing.attention_store import AttentionMaps
 from imagen_mini.evaluation.edit_benchmark import EditScore, swaps
-from imagen_mini.figures.edits import (alignment_sheet, beside_seed, changed_tokens, compare, compared_lines, covered, difference, fading_sheet, map_tiles,
-                                       monotone, share, sized_captions, window_sheet)
+from imagen_mini.viz.edits import alignment_sheet, beside_seed, changed_tokens, compare, compared_lines, covered, difference, fading_sheet, map_tiles, monotone, share, sized_captions, window_sheet
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.render import masks, render

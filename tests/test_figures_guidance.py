@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.figures.guidance import at_scale, draw_places, draw_scales, estimates, outside, saturation, scatter, share_large, true_pictures
+from imagen_mini.viz.guidance import at_scale, draw_places, draw_scales, estimates, outside, saturation, scatter, share_large, true_pictures
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.scenes.scene import Object, Scene
 

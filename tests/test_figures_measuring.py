@@ -12,9 +12,8 @@ from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.error_analysis import error_table
 from imagen_mini.evaluation.scoring import evaluate, scene_of, table
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.figures.measuring import (audit_sheet, chance, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, draw_spoilt,
-                                           draw_widths, gallery, judge_spoilt, mixed, naive_interval, swap_colors)
-from imagen_mini.pictures import FRAMES, MARGIN
+from imagen_mini.viz.measuring import audit_sheet, chance, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, draw_spoilt, draw_widths, gallery, judge_spoilt, mixed, naive_interval, swap_colors
+from imagen_mini.viz.image_grid import FRAMES, MARGIN
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.parse import Reading
 from imagen_mini.scenes.render import render

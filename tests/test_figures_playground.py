@@ -5,7 +5,7 @@ import torch
 from PIL import ImageColor
 from shown import one
 
-from imagen_mini.figures.playground import judged_rows, shapes_read
+from imagen_mini.viz.playground import judged_rows, shapes_read
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene
 

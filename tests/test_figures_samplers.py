@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from imagen_mini.figures.samplers import (draw_errors, draw_spacings, draw_walks, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser,
-                                          network_calls, shares, slerp)
+from imagen_mini.viz.samplers import draw_errors, draw_spacings, draw_walks, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser, network_calls, shares, slerp
 from imagen_mini.utils.rng import generator, randn
 from imagen_mini.diffusion.samplers import SAMPLERS, sample
 from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr

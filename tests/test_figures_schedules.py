@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from imagen_mini.diffusion.gaussian import q_sample
-from imagen_mini.figures.schedules import SCHEDULES, against_normal, curves, measured_log_snr, read_right, spread
+from imagen_mini.viz.schedules import SCHEDULES, against_normal, curves, measured_log_snr, read_right, spread
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import UNSEEN, training_scene

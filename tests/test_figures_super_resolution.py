@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_mini.figures.super_resolution import Enlarged, around, enlarge, level_lines, level_sheet, true_scenes
+from imagen_mini.viz.super_resolution import Enlarged, around, enlarge, level_lines, level_sheet, true_scenes
 from imagen_mini.evaluation.statistics import share
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from imagen_mini.figures.text_encoder import (common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_right, piece_sheet, probe,
-                                              random_twin, said_three_ways, synonyms, word_vector)
+from imagen_mini.viz.text_encoder import common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_right, piece_sheet, probe, random_twin, said_three_ways, synonyms, word_vector
 from imagen_mini.scenes.captions import RARE_WORDS, read
 from imagen_mini.text.encoder import Text
 from shown import tokens

@@ -7,7 +7,7 @@ import torch
 
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.training.config import TrainConfig
-from imagen_mini.figures.training import COLORS, SHAPES, Corner, errors_at, examine, losses_by_level, start
+from imagen_mini.viz.training import COLORS, Corner, SHAPES, errors_at, examine, losses_by_level, start
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.scenes.scene import held_out
 from imagen_mini.text.encoder import TextEncoder

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from imagen_mini.charts import figure
+from imagen_mini.viz.style import figure
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.figures.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, forward, stations, total, values_kept, what_ifs
+from imagen_mini.viz.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, forward, stations, total, values_kept, what_ifs
 from imagen_mini.models.layers import ResBlock
 from imagen_mini.models.unet import UNet
 

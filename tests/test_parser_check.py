@@ -10,7 +10,7 @@ from shown import one
 from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import TEXTURES, Scene, training_scene
-from imagen_mini.figures.measuring import outcome
+from imagen_mini.viz.measuring import outcome
 from imagen_mini.evaluation.corruptions import add_noise, jpeg
 from imagen_mini.utils.images import blur
 from sample import parser_check

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from imagen_mini.pictures import as_jpeg, in_few_colors, picture_table
+from imagen_mini.viz.image_grid import as_jpeg, in_few_colors, picture_table
 
 
 def test_few_colors_stay_near_and_are_few():

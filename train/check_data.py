@@ -21,7 +21,7 @@ from imagen_mini.data.prepared import in_parallel
 from imagen_mini.data.image_io import PictureError, open_rgb
 from imagen_mini.utils.images import central_square
 from imagen_mini.data.metadata import METADATA, Row, read_metadata, unlisted
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.viz.image_grid import labelled_grid
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 

@@ -25,7 +25,7 @@ from imagen_mini.data.base import Batch
 from imagen_mini.evaluation.metrics import psnr
 from imagen_mini.evaluation.scoring import verdict
 from imagen_mini.training.optimizers import make_optimizers
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.viz.image_grid import labelled_grid
 from imagen_mini.utils.rng import generator, randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.captions import Caption, training_caption

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.evaluation.preview.preview import preview
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.viz.image_grid import labelled_grid
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from imagen_mini.evaluation.optimal_denoiser import BestDenoiser
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.charts import STYLES, figure, save
+from imagen_mini.viz.style import STYLES, figure, save
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.captions import RELATION_SAID, read

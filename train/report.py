@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.charts import STYLES, figure, percent_axis, save
+from imagen_mini.viz.style import STYLES, figure, percent_axis, save
 from imagen_mini.training.checkpoint import load_checkpoint
 from imagen_mini.cascade.config import StageConfig
 from imagen_mini.training.config import TrainConfig

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from imagen_mini.figures.text_encoder import probe
+from imagen_mini.viz.text_encoder import probe
 from imagen_mini.training.optimizers import Muon
 from imagen_mini.scenes.corpus import text_for_language_model
 from imagen_mini.text.encoder import TextEncoder

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.cascade.serialization import save_stage
-from imagen_mini.charts import STYLES, figure, percent_axis, save
+from imagen_mini.viz.style import STYLES, figure, percent_axis, save
 from imagen_mini.training.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
 from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.training.config import RECIPES, TrainConfig, override_run

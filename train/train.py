@@ -37,7 +37,7 @@ from imagen_mini.training.distributed import Ranks, as_placed, join_ranks, shard
 from imagen_mini.evaluation.preview.preview import draw_alone, preview
 from imagen_mini.training.run_guard import StopRequest, only_one
 from imagen_mini.training.optimizers import make_optimizers
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.viz.image_grid import labelled_grid
 from imagen_mini.utils.precision import DTYPES, resolve_precision
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.text.cache import CachedTextEncoder

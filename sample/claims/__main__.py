@@ -22,7 +22,7 @@ from pathlib import Path
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.pictures import in_few_colors
+from imagen_mini.viz.image_grid import in_few_colors
 
 from ..options import add_model_options, load_pipeline
 from . import report

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.charts import STYLES, figure, percent_axis, save
-from imagen_mini.figures.guidance import accuracy_line
+from imagen_mini.viz.style import STYLES, figure, percent_axis, save
+from imagen_mini.viz.guidance import accuracy_line
 from imagen_mini.cascade.sampling_options import sampling_of
 from imagen_mini.scenes.captions import Caption, Description, write
 from imagen_mini.scenes.parse import parse

@@ -13,7 +13,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from PIL import Image
 
-from imagen_mini.charts import STYLES, percent_axis
+from imagen_mini.viz.style import STYLES, percent_axis
 from imagen_mini.evaluation.statistics import wilson_interval
 
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "cannot be told at this scale"

@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.charts import STYLES, figure, percent_axis, save
+from imagen_mini.viz.style import STYLES, figure, percent_axis, save
 from imagen_mini.evaluation.edit_benchmark import EditTask, evaluate_edits, score_edit, swaps
-from imagen_mini.figures.guidance import accuracy_line
+from imagen_mini.viz.guidance import accuracy_line
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample

@@ -14,13 +14,13 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.charts import STYLES, figure, log_axis, percent_axis, save
+from imagen_mini.viz.style import STYLES, figure, log_axis, percent_axis, save
 from imagen_mini.evaluation.metrics import precision_and_recall
 from imagen_mini.evaluation.scoring import evaluate, scene_of
 from imagen_mini.evaluation.scene_features import features
-from imagen_mini.figures.guidance import TRUE_PICTURES, draw_scales, saturation
+from imagen_mini.viz.guidance import TRUE_PICTURES, draw_scales, saturation
 from imagen_mini.diffusion.guidance import THRESHOLDS
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.viz.image_grid import labelled_grid
 from imagen_mini.cascade.sampling_options import sampling_of
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.parse import parse

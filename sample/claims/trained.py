@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.cascade.stage import Stage
-from imagen_mini.charts import STYLES, figure, save
+from imagen_mini.viz.style import STYLES, figure, save
 from imagen_mini.evaluation.preview.preview import draw_alone
 from imagen_mini.evaluation.scoring import Result, evaluate, scene_of
 from imagen_mini.scenes.render import render

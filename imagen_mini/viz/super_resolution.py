@@ -9,14 +9,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from imagen_mini.charts import STYLES, figure, percent_axis
 from imagen_mini.evaluation.metrics import psnr
-from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.evaluation.scoring import description_of, verdicts
-from imagen_mini.evaluation.statistics import share
+from imagen_mini.evaluation.statistics import share, wilson_interval
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.scene import GRID, Scene
+from imagen_mini.viz.style import STYLES, figure, percent_axis
 
 
 def true_scenes(prompts: Sequence[str], pictures: Tensor) -> list[Scene]:

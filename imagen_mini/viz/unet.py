@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_mini.models.attention import Attention
 from imagen_mini.models.control import AttnSite
-from imagen_mini.charts import STYLES
 from imagen_mini.models.layers import Downsample, PooledText, ResBlock, TextLayer, Upsample
-from imagen_mini.text.encoder import Text
 from imagen_mini.models.unet import UNet, UNetConfig
+from imagen_mini.text.encoder import Text
+from imagen_mini.viz.style import STYLES
 
 WORDS = 24                                             # tokens of the prompt that costs are counted with
 KINDS = ("residual blocks", "attention to words", "attention to pixels", "changing the grid", "first and last layer", "reading the words", "embeddings")

@@ -12,15 +12,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini.editing.alignment import find_word
-from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.editing.attention_store import AttentionMaps
 from imagen_mini.evaluation.localization import chance_overlap, overlap
-from imagen_mini.pictures import labelled_grid
+from imagen_mini.models.control import AttnSite, Control
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import masks
 from imagen_mini.text.encoder import Tokens
+from imagen_mini.viz.image_grid import labelled_grid
 
 ROLES = ("color", "shape", "size")                     # words that speak of one thing
 
@@ -148,7 +148,7 @@ def find_lines(report: dict) -> str:
 
 def find_sheet(report: dict):
     """The report of `find` as a chart: overlap against time, a panel for each role of words, a line for each layer. A matplotlib Figure."""
-    from imagen_mini.charts import figure, percent_axis, style
+    from imagen_mini.viz.style import figure, percent_axis, style
 
     sheet, panels = figure([f"words of {role}" for role in report["overlap"]], "t   (1 is noise)")
     for panel, layers in zip(panels, report["overlap"].values()):

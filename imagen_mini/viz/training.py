@@ -9,19 +9,30 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from imagen_mini.cascade.stage import Stage
 from imagen_mini.cascade.config import StageConfig
-from imagen_mini.training.config import TrainConfig
+from imagen_mini.cascade.stage import Stage
 from imagen_mini.data.base import Batch, Data
-from imagen_mini.training.diagnostics import Finding, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss, judge_saturation, probe
-from imagen_mini.training.optimizers import make_optimizers
-from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import SHAPES as REACHES
 from imagen_mini.scenes.scene import SIZES, Object, Scene, free_place, held_out
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.training.config import TrainConfig
+from imagen_mini.training.diagnostics import (
+    Finding,
+    gradient_norms,
+    judge_average,
+    judge_color,
+    judge_conditioning,
+    judge_dead,
+    judge_gradients,
+    judge_loss,
+    judge_saturation,
+    probe,
+)
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import LEVELS, TrainState
+from imagen_mini.training.optimizers import make_optimizers
+from imagen_mini.utils.rng import randn
 
 COLORS, SHAPES = ("red", "yellow", "green", "blue"), ("circle", "square", "ring")
 

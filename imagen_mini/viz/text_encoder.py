@@ -130,7 +130,7 @@ def matrix_sheet(matrices: Sequence[Tensor | Sequence[Sequence[float]]], titles:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    from imagen_mini.charts import STYLES
+    from imagen_mini.viz.style import STYLES
 
     rows, columns = len(row_names), len(column_names)
     width = max(0.48 * columns, 0.085 * max(map(len, titles)))

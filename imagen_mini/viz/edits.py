@@ -12,17 +12,16 @@ from torch import Tensor
 
 from imagen_mini.editing.alignment import refinement_matrix
 from imagen_mini.editing.attention_store import AttentionMaps
-from imagen_mini.evaluation.benchmark import random_thing
-from imagen_mini.charts import STYLES, figure, percent_axis
-from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, evaluate_edits
-from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.evaluation.statistics import share
-from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.prompt_to_prompt import Injection
+from imagen_mini.evaluation.benchmark import random_thing
+from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, evaluate_edits
+from imagen_mini.evaluation.statistics import share, wilson_interval
+from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.captions import article_for
 from imagen_mini.text.encoder import Tokens
-from imagen_mini.figures.attention_maps import heat_over, names_of
+from imagen_mini.viz.attention_maps import heat_over, names_of
+from imagen_mini.viz.style import STYLES, figure, percent_axis
 
 SWEEPS: dict[str, Callable[[type[Injection], float], Injection]] = {
     "attention injected": lambda kind, share: kind(share, share, source_steps=0.0),

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from imagen_mini.diffusion.schedules import alpha_sigma
 from imagen_mini.evaluation.metrics import psnr
 from imagen_mini.scenes.scene import GRID, Object, Scene
-from imagen_mini.diffusion.schedules import alpha_sigma
 from imagen_mini.utils.images import blur
 
 WIDTHS = (0, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)

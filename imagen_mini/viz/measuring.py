@@ -11,16 +11,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from imagen_mini.charts import STYLES, figure, percent_axis
 from imagen_mini.evaluation.error_analysis import kind_of_error
-from imagen_mini.evaluation.statistics import difference_of_shares
 from imagen_mini.evaluation.scoring import Result, in_words, verdict
-from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.pictures import in_few_colors, labelled_grid
+from imagen_mini.evaluation.statistics import difference_of_shares, wilson_interval
 from imagen_mini.scenes.captions import Description
 from imagen_mini.scenes.parse import Reading, parse
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import COLORS, UNSEEN, Scene, training_scene
+from imagen_mini.viz.image_grid import in_few_colors, labelled_grid
+from imagen_mini.viz.style import STYLES, figure, percent_axis
 
 OUTCOMES = ("right", "unreadable", "misread")
 Interval = Callable[[int, int], tuple[float, float]]   # (successes, n) -> (low, high)

@@ -11,10 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from imagen_mini.charts import STYLES, figure
+from imagen_mini.diffusion.schedules import (
+    alpha_sigma,
+    cosine_log_snr,
+    interpolated_log_snr,
+    linear_log_snr,
+    resolution_shift,
+    sigmoid_log_snr,
+    zero_terminal_snr,
+)
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.scene import Scene
-from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr, interpolated_log_snr, linear_log_snr, resolution_shift, sigmoid_log_snr, zero_terminal_snr
+from imagen_mini.viz.style import STYLES, figure
 
 Schedules = dict[str, Callable[[Tensor], Tensor]]      # name -> log-SNR at t
 

@@ -9,12 +9,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from imagen_mini.charts import STYLES, figure, log_axis
 from imagen_mini.diffusion.guidance import Denoiser
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.diffusion.schedules import Schedule, alpha_sigma, numeric_t
 from imagen_mini.diffusion.timesteps import SPACINGS, spaced_times
-from imagen_mini.figures.denoising import posterior_mean
+from imagen_mini.viz.denoising import posterior_mean
+from imagen_mini.viz.style import STYLES, figure, log_axis
 
 # ---------------------------------------------------------------- data whose best denoiser is a formula
 

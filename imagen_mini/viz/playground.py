@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from imagen_mini.evaluation.scoring import verdicts
-from imagen_mini.pictures import in_few_colors, picture_table
 from imagen_mini.scenes.parse import parse
+from imagen_mini.viz.image_grid import in_few_colors, picture_table
 
 
 def judged_rows(rows: Sequence[tuple[str, str, Tensor]], columns: Sequence[str] | None = None, cell: int = 128) -> Image.Image:

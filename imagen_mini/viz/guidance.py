@@ -11,14 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from imagen_mini.charts import STYLES, figure, log_axis, percent_axis
-from imagen_mini.evaluation.scoring import scene_of
+from imagen_mini.evaluation.scoring import scene_of, verdicts
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.captions import read
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import SIZES, Scene
+from imagen_mini.viz.style import STYLES, figure, log_axis, percent_axis
 
 SATURATED = 0.99
 TRUE_PICTURES = {"color": "#777777", "linestyle": ":"}
