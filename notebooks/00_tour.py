@@ -35,7 +35,7 @@ from imagen_mini.viz.style import STYLES, figure
 from imagen_mini.evaluation.scoring import in_words, judge
 from imagen_mini.exercises import nb00
 from imagen_mini.evaluation.scoring import verdicts
-from imagen_mini.lesson import begin, show_judged, source
+from imagen_mini.course.notebook import begin, show_judged, source
 from imagen_mini.viz.image_grid import picture_table
 from imagen_mini.utils.images import to_image
 from imagen_mini.utils.rng import randn

@@ -39,7 +39,7 @@ from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.exercises import nb01
 from imagen_mini.viz.schedules import against_normal, curves, legend_below, measured_log_snr, read_right, spread
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.lesson import begin, source
+from imagen_mini.course.notebook import begin, source
 from imagen_mini.viz.image_grid import labelled_grid, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render

@@ -36,7 +36,7 @@ from imagen_mini.exercises import nb02
 from imagen_mini.viz.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.lesson import begin, show_judged, source
+from imagen_mini.course.notebook import begin, show_judged, source
 from imagen_mini.viz.image_grid import picture_table
 from imagen_mini.utils.rng import generator, randn
 from imagen_mini.diffusion.samplers import sample

@@ -45,7 +45,7 @@ from imagen_mini.exercises import nb03
 from imagen_mini.viz.training import Corner, errors_at, examine, losses_by_level, start
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.lesson import begin, source
+from imagen_mini.course.notebook import begin, source
 from imagen_mini.viz.image_grid import as_jpeg, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.training.ema import EMA

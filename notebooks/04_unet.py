@@ -40,7 +40,7 @@ from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.exercises import nb04
 from imagen_mini.viz.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, stations, total, values_kept, what_ifs
 from imagen_mini.models.layers import ResBlock
-from imagen_mini.lesson import begin, source
+from imagen_mini.course.notebook import begin, source
 from imagen_mini.viz.image_grid import as_jpeg, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render

@@ -40,7 +40,7 @@ from imagen_mini.exercises import nb05
 from imagen_mini.viz.text_encoder import common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_right, piece_sheet, probe, random_twin, said_three_ways, synonyms
 from imagen_mini.models.layers import PooledText
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.lesson import begin, source
+from imagen_mini.course.notebook import begin, source
 from imagen_mini.viz.image_grid import labelled_grid
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample

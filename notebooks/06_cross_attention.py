@@ -40,7 +40,7 @@ from imagen_mini.exercises import nb06
 from imagen_mini.viz.attention_maps import Catch, Columns, exchanged, find, find_lines, find_sheet, heat_over, names_of, silenced, with_words
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.lesson import begin, source
+from imagen_mini.course.notebook import begin, source
 from imagen_mini.viz.image_grid import as_jpeg, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample

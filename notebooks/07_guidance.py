@@ -44,7 +44,7 @@ from imagen_mini.viz.guidance import at_scale, draw_places, draw_scales, estimat
 from imagen_mini.diffusion.guidance import classifier_free_guidance, make_denoiser, static_threshold
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.lesson import begin, source
+from imagen_mini.course.notebook import begin, source
 from imagen_mini.viz.image_grid import picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample

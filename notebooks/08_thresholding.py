@@ -42,7 +42,7 @@ from imagen_mini.exercises import nb08
 from imagen_mini.viz.guidance import at_scale, draw_scales, estimates, outside, saturation, true_pictures
 from imagen_mini.diffusion.guidance import THRESHOLDS, apply_threshold, dynamic_threshold, static_threshold
 from imagen_mini.evaluation.scoring import verdicts
-from imagen_mini.lesson import begin, source
+from imagen_mini.course.notebook import begin, source
 from imagen_mini.viz.image_grid import picture_table
 
 begin()

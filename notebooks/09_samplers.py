@@ -38,7 +38,7 @@ from imagen_mini.viz.guidance import accuracy_line, estimates, rate
 from imagen_mini.viz.samplers import draw_errors, draw_spacings, draw_walks, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser, network_calls, shares, slerp
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.lesson import begin, source
+from imagen_mini.course.notebook import begin, source
 from imagen_mini.viz.image_grid import picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import SAMPLERS, ddim_step, dpmpp_2m_step, heun_step, invert, sample

@@ -39,7 +39,7 @@ from imagen_mini.exercises import nb10
 from imagen_mini.viz.super_resolution import around, enlarge, level_lines, level_sheet, true_scenes
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line, share
-from imagen_mini.lesson import begin, source
+from imagen_mini.course.notebook import begin, source
 from imagen_mini.viz.image_grid import in_few_colors, labelled_grid, picture_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample

@@ -37,7 +37,7 @@ from imagen_mini.exercises import nb11
 from imagen_mini.viz.edits import alignment_sheet, beside_seed, compare, compared_lines, covered, difference, fading_sheet, map_tiles, sized_captions, window_sheet
 from imagen_mini.editing.controls import InjectMaps
 from imagen_mini.evaluation.scoring import verdicts
-from imagen_mini.lesson import begin, source
+from imagen_mini.course.notebook import begin, source
 from imagen_mini.viz.image_grid import in_few_colors, labelled_grid, picture_table
 from imagen_mini.editing.blending import DiffBlend, LocalBlend
 from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace, Reweight

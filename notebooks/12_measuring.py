@@ -38,7 +38,7 @@ from imagen_mini.evaluation.scene_features import features
 from imagen_mini.viz.measuring import audit_sheet, chance, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, draw_spoilt, draw_widths, gallery, judge_spoilt, mixed, naive_interval, swap_colors
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.lesson import begin, source
+from imagen_mini.course.notebook import begin, source
 from imagen_mini.scenes.render import render
 from imagen_mini.evaluation.corruptions import add_noise
 from imagen_mini.utils.images import blur

@@ -30,7 +30,7 @@ from imagen_mini.viz.style import STYLES, figure, percent_axis
 from imagen_mini.viz.playground import judged_rows, shapes_read
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.lesson import begin, source
+from imagen_mini.course.notebook import begin, source
 from imagen_mini.utils.images import to_image
 from imagen_mini.editing.guided_sampling import keep_known, repaint, sdedit
 from imagen_mini.editing.illusions import VIEWS, anagram, color_parts, factorized, frequency_parts

@@ -5,7 +5,7 @@ import torch
 
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.lesson import source
+from imagen_mini.course.notebook import source
 from imagen_mini.viz.image_grid import FRAMES, MARGIN, labelled_grid, picture_table
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Object, Scene
