@@ -33,7 +33,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.stage import augment
 from imagen_mini.viz.style import STYLES, figure
 from imagen_mini.evaluation.scoring import in_words, judge
-from imagen_mini.exercises import nb00
+from imagen_mini.course.exercises import nb00
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.course.notebook import begin, show_judged, source
 from imagen_mini.viz.image_grid import picture_table

@@ -36,7 +36,7 @@ from imagen_mini.cascade.stage import augment
 from imagen_mini.viz.style import STYLES, figure, percent_axis
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.diffusion.gaussian import q_sample
-from imagen_mini.exercises import nb01
+from imagen_mini.course.exercises import nb01
 from imagen_mini.viz.schedules import against_normal, curves, legend_below, measured_log_snr, read_right, spread
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.course.notebook import begin, source

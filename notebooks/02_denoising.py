@@ -32,7 +32,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.viz.style import STYLES, figure, log_axis, percent_axis
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0, q_sample, to_x_0, v_from_x_0, x_0_from_v
-from imagen_mini.exercises import nb02
+from imagen_mini.course.exercises import nb02
 from imagen_mini.viz.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line

@@ -37,7 +37,7 @@ from imagen_mini.cascade.stage import augment
 from imagen_mini.viz.style import STYLES, figure, log_axis
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.diffusion.gaussian import q_sample
-from imagen_mini.exercises import nb04
+from imagen_mini.course.exercises import nb04
 from imagen_mini.viz.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, stations, total, values_kept, what_ifs
 from imagen_mini.models.layers import ResBlock
 from imagen_mini.course.notebook import begin, source

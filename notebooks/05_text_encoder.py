@@ -36,7 +36,7 @@ from IPython.display import display
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.viz.style import STYLES, figure
-from imagen_mini.exercises import nb05
+from imagen_mini.course.exercises import nb05
 from imagen_mini.viz.text_encoder import common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_right, piece_sheet, probe, random_twin, said_three_ways, synonyms
 from imagen_mini.models.layers import PooledText
 from imagen_mini.evaluation.statistics import score_line

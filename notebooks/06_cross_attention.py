@@ -36,7 +36,7 @@ from imagen_mini.editing.attention_store import AttentionMaps
 from imagen_mini.evaluation.localization import chance_overlap, overlap
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.viz.style import figure, style
-from imagen_mini.exercises import nb06
+from imagen_mini.course.exercises import nb06
 from imagen_mini.viz.attention_maps import Catch, Columns, exchanged, find, find_lines, find_sheet, heat_over, names_of, silenced, with_words
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line

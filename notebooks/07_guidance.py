@@ -39,7 +39,7 @@ import torch
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.viz.style import STYLES, figure
-from imagen_mini.exercises import nb07
+from imagen_mini.course.exercises import nb07
 from imagen_mini.viz.guidance import at_scale, draw_places, draw_scales, estimates, scatter, share_large
 from imagen_mini.diffusion.guidance import classifier_free_guidance, make_denoiser, static_threshold
 from imagen_mini.evaluation.scoring import verdicts

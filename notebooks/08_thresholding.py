@@ -38,7 +38,7 @@ import torch
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.viz.style import STYLES, figure
-from imagen_mini.exercises import nb08
+from imagen_mini.course.exercises import nb08
 from imagen_mini.viz.guidance import at_scale, draw_scales, estimates, outside, saturation, true_pictures
 from imagen_mini.diffusion.guidance import THRESHOLDS, apply_threshold, dynamic_threshold, static_threshold
 from imagen_mini.evaluation.scoring import verdicts

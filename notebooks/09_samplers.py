@@ -33,7 +33,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.viz.style import STYLES, figure, log_axis, percent_axis
 from imagen_mini.diffusion.gaussian import eps_from_x_0
-from imagen_mini.exercises import nb09
+from imagen_mini.course.exercises import nb09
 from imagen_mini.viz.guidance import accuracy_line, estimates, rate
 from imagen_mini.viz.samplers import draw_errors, draw_spacings, draw_walks, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser, network_calls, shares, slerp
 from imagen_mini.evaluation.scoring import verdicts

@@ -35,7 +35,7 @@ from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.cascade.stage import augment
 from imagen_mini.evaluation.metrics import psnr
 from imagen_mini.evaluation.scoring import judge
-from imagen_mini.exercises import nb10
+from imagen_mini.course.exercises import nb10
 from imagen_mini.viz.super_resolution import around, enlarge, level_lines, level_sheet, true_scenes
 from imagen_mini.evaluation.scoring import verdicts
 from imagen_mini.evaluation.statistics import score_line, share

@@ -33,7 +33,7 @@ from imagen_mini.editing.alignment import refinement_matrix, replacement_matrix
 from imagen_mini.editing.attention_store import AttentionMaps
 from imagen_mini.evaluation.edit_benchmark import swaps
 from imagen_mini.evaluation.scoring import judge
-from imagen_mini.exercises import nb11
+from imagen_mini.course.exercises import nb11
 from imagen_mini.viz.edits import alignment_sheet, beside_seed, compare, compared_lines, covered, difference, fading_sheet, map_tiles, sized_captions, window_sheet
 from imagen_mini.editing.controls import InjectMaps
 from imagen_mini.evaluation.scoring import verdicts

@@ -33,7 +33,7 @@ from imagen_mini.evaluation.error_analysis import error_table, kind_of_error
 from imagen_mini.evaluation.statistics import difference_of_shares
 from imagen_mini.evaluation.scoring import evaluate, scene_of, table, verdict
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.exercises import nb12
+from imagen_mini.course.exercises import nb12
 from imagen_mini.evaluation.scene_features import features
 from imagen_mini.viz.measuring import audit_sheet, chance, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, draw_spoilt, draw_widths, gallery, judge_spoilt, mixed, naive_interval, swap_colors
 from imagen_mini.evaluation.scoring import verdicts

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from imagen_mini.exercises import Checked, Wrong, checks, expect_close
+from imagen_mini.course.exercises import Checked, Wrong, checks, expect_close
 
 NAMES = sorted(p.stem for p in (Path(__file__).parent / "answers").glob("nb*.py"))
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from imagen_mini.cascade.stage import augment
+from imagen_mini.course.exercises import Wrong, checks, expect_close
 from imagen_mini.utils.rng import randn
-from imagen_mini.exercises import Wrong, checks, expect_close
 
 LEVELS = (0.2, 0.5, 0.8)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from imagen_mini.utils.rng import randn
+from imagen_mini.course.exercises import checks, expect_close
 from imagen_mini.diffusion.schedules import alpha_sigma
-from imagen_mini.exercises import checks, expect_close
+from imagen_mini.utils.rng import randn
 
 STEPS = ((-6.0, -4.5), (-1.0, 2.0), (3.0, 12.0))       # log-SNR at t and at s
 

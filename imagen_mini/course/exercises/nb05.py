@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imagen_mini.course.exercises import Wrong, checks, expect_close
 from imagen_mini.utils.rng import generator
-from imagen_mini.exercises import Wrong, checks, expect_close
 
 
 @checks

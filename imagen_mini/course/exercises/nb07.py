@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from imagen_mini.course.exercises import Wrong, checks, expect_close
 from imagen_mini.diffusion.guidance import classifier_free_guidance
 from imagen_mini.utils.rng import randn
-from imagen_mini.exercises import Wrong, checks, expect_close
 
 WEIGHTS = (1.0, 0.0, 2.0, 7.5)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from imagen_mini.course.exercises import Wrong, checks, expect_close
 from imagen_mini.diffusion.gaussian import x_0_from_eps
 from imagen_mini.diffusion.guidance import static_threshold
-from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import ddim_step
 from imagen_mini.diffusion.schedules import alpha_sigma
-from imagen_mini.exercises import Wrong, checks, expect_close
+from imagen_mini.utils.rng import randn
 
 LOG_SNRS = ((-3.0, -1.5), (-0.5, 1.0), (1.0, 6.0))     # of t and of s
 KEPT, CHANGED = 0.05, 1.5                              # by how much eps_hat is off: x_0_hat stays in range, or leaves it

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imagen_mini.course.exercises import Wrong, checks, expect_close
 from imagen_mini.utils.rng import generator
-from imagen_mini.exercises import Wrong, checks, expect_close
 
 
 @checks

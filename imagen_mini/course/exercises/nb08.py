@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imagen_mini.course.exercises import Wrong, checks, expect_close
 from imagen_mini.diffusion.guidance import dynamic_threshold, static_threshold
 from imagen_mini.utils.rng import randn
-from imagen_mini.exercises import Wrong, checks, expect_close
 
 SHAPE = (3, 3, 89)                                     # 801 values: their 99.5 % is one of them, however one interpolates
 

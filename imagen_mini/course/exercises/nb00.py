@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagen_mini.exercises import Wrong, checks
+from imagen_mini.course.exercises import Wrong, checks
 
 CASES = (([False, False, True, True], 2, "it is right from step 2 on"),
          ([True, False, True, True], 2, "the estimate of step 0 was right, too, but did not stay so"),

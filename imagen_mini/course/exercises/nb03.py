@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imagen_mini.course.exercises import Wrong, checks, expect_close
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.diffusion.losses import capped_v_weight, denoising_loss
-from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.schedules import cosine_log_snr
-from imagen_mini.exercises import Wrong, checks, expect_close
+from imagen_mini.utils.rng import randn
 
 TIMES = (0.1, 0.4, 0.9)
 TEXT = "the caption"                                   # stands for an encoded one: it is only to be handed on

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from imagen_mini.course.exercises import Wrong, checks, expect_close
 from imagen_mini.editing.alignment import replacement_matrix
 from imagen_mini.text.encoder import Tokens
-from imagen_mini.exercises import Wrong, checks, expect_close
 
 
 def made_of(*words: str) -> Tokens:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from imagen_mini.course.exercises import Wrong, checks
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.exercises import Wrong, checks
 
 CASES = ((9, 10), (10, 10), (0, 10), (8, 10), (1, 3), (50, 100), (3, 40))
 TOLERANCE = 1e-4                                       # 1.96 or 1.959964: both are right

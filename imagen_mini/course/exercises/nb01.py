@@ -6,8 +6,8 @@ import math
 
 import torch
 
+from imagen_mini.course.exercises import Wrong, checks
 from imagen_mini.diffusion.schedules import cosine_log_snr, cosine_t
-from imagen_mini.exercises import Wrong, checks
 
 TIMES = (0.1, 0.35, 0.6, 0.75)
 SIZES = (64, 128, 256, 1024)
