@@ -40,7 +40,7 @@ from imagen_mini.viz.style import STYLES, figure
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS, balanced_weight, simple_weight
-from imagen_mini.evaluation.preview.preview import draw_alone
+from imagen_mini.evaluation.preview import draw_alone
 from imagen_mini.course.exercises import nb03
 from imagen_mini.viz.training import Corner, errors_at, examine, losses_by_level, start
 from imagen_mini.evaluation.scoring import verdicts

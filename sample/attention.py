@@ -24,7 +24,7 @@ from imagen_mini.editing.attention_store import AttentionMaps
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.viz.attention_maps import find, find_lines, find_sheet, head_sheet, layer_sheet, names_of, step_animation, step_sheet, token_sheet, words_of
 
-from .options import add_pipeline_options, load_pipeline, sampling_options
+from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
 CATEGORIES = ["size", "positional"]                    # two things each, with two attributes said
 

@@ -15,7 +15,7 @@ from imagen_mini.evaluation.scoring import judge
 from imagen_mini.viz.image_grid import labelled_grid
 from imagen_mini.editing.prompt_to_prompt import Replace
 
-from .options import add_pipeline_options, load_pipeline, sampling_options
+from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
 CAPTION = "a red circle to the left of a blue square"
 CAPTIONS = [

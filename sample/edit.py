@@ -26,7 +26,7 @@ from imagen_mini.editing.blending import DiffBlend, LocalBlend
 from imagen_mini.editing.prompt_to_prompt import Chain, Injection, Refine, Replace, Reweight
 from imagen_mini.text.encoder import Tokens
 
-from .options import add_pipeline_options, load_pipeline, sampling_options
+from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
 
 def window(text: str) -> float | tuple[float, float]:

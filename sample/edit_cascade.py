@@ -22,7 +22,7 @@ from imagen_mini.evaluation.edit_benchmark import SWAPPED, edit_table, evaluate_
 from imagen_mini.viz.image_grid import in_few_colors, labelled_grid
 from imagen_mini.editing.prompt_to_prompt import Replace
 
-from .options import add_model_options, load_pipeline
+from sample.cli import add_model_options, load_pipeline
 
 OTHER_NOISE = 1_000_000                                # added to the seed
 WAYS = ("own prompt, one noise", "the source's prompt", "another noise", "edited as well")

@@ -28,7 +28,7 @@ from imagen_mini.viz.edits import SWEEPS
 from imagen_mini.viz.image_grid import in_few_colors, labelled_grid
 from imagen_mini.editing.prompt_to_prompt import Injection, Refine, Replace
 
-from .options import add_model_options, load_pipeline
+from sample.cli import add_model_options, load_pipeline
 
 
 def edit_of(name: str) -> type[Injection]:

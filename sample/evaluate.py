@@ -31,8 +31,8 @@ from imagen_mini.editing.blending import DiffBlend
 from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace
 from imagen_mini.scenes.captions import Caption
 
-from .options import add_pipeline_options, load_pipeline, sampling_options
-from .workers import default_workers, spread
+from sample.cli import add_pipeline_options, load_pipeline, sampling_options
+from sample.parallel import default_workers, spread
 
 METHODS = ("prompt-to-prompt", "and only where prompts disagree", "same seed, new prompt", "all attention injected")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from imagen_mini.evaluation.scoring import judge
 from imagen_mini.viz.image_grid import labelled_grid
 
-from .options import add_pipeline_options, load_pipeline, sampling_options
+from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -24,7 +24,7 @@ from imagen_mini.viz.image_grid import labelled_grid
 from imagen_mini.editing.prompt_to_prompt import Reweight
 from imagen_mini.scenes.scene import SIZES
 
-from .options import add_model_options, load_pipeline
+from sample.cli import add_model_options, load_pipeline
 
 WEIGHTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 

@@ -39,7 +39,7 @@ from imagen_mini.cascade.sampling_options import Sampling, sampling_of
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.render import render
 
-from .options import add_model_options, load_pipeline
+from sample.cli import add_model_options, load_pipeline
 
 BASE_CATEGORIES = ["one object", "binding", "positional", "counting"]
 SR_CATEGORIES = ["texture", "two textures"]            # all that super-resolution decides

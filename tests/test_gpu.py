@@ -10,7 +10,7 @@ from imagen_mini.cascade.stage import Stage
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.data.synthetic import Scenes
-from imagen_mini.evaluation.preview.preview import preview
+from imagen_mini.evaluation.preview import preview
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.utils.precision import resolve_precision

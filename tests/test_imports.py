@@ -130,7 +130,7 @@ def test_importing_everything_touches_no_network_no_device_and_no_large_library_
 
 def test_charts_are_reached_by_figures_alone():
     drawing = {m for m in IMPORTS if m.startswith("imagen_mini") and "imagen_mini.charts" in reached_from(m)}
-    assert {m for m in drawing if not m.startswith("imagen_mini.figures.")} == set()
+    assert {m for m in drawing if not m.startswith("imagen_mini.viz.")} == set()
     assert {m for m in IMPORTS if m.startswith("imagen_mini") and any(n.split(".")[0] == "matplotlib" for n in IMPORTS[m])} <= drawing | {"imagen_mini.charts"}
 
 

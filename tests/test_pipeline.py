@@ -13,7 +13,7 @@ import imagen_mini.pipeline
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.stage import Stage, augment
 from imagen_mini.cascade.config import PRESETS, StageConfig
-from imagen_mini.evaluation.preview.preview import draw_alone
+from imagen_mini.evaluation.preview import draw_alone
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.diffusion.schedules import SCHEDULES

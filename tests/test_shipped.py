@@ -7,12 +7,12 @@ import pytest
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.evaluation.preview.preview import preview
+from imagen_mini.evaluation.preview import preview
 from imagen_mini.evaluation.scoring import evaluate, table
 from imagen_mini.weights import WEIGHTS
 from sample.claims import report as claims
 from sample.claims.__main__ import EXPERIMENTS
-from train.card import claims_table
+from train.model_card import BEGIN, END, claims_table, headline_table
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -45,11 +45,17 @@ def test_the_report_beside_the_weights_is_of_these_weights():
         assert f"| {name} | {row['right']} of {row['n']} |" in card
 
 
-def test_verdicts_of_claims_follow_from_the_numbers_beside_the_weights_and_are_those_of_page_and_readme():
+def test_the_rows_of_the_readme_are_those_of_the_report():
+    report = json.loads((WEIGHTS / "report.json").read_text())
+    assert f"{BEGIN}\n{headline_table(report)}\n{END}" in README.read_text()
+
+
+def test_verdicts_of_claims_follow_from_the_numbers_and_are_those_of_page_and_card():
     found = claims.read(WEIGHTS / "claims" / "claims.json")
     assert set(found) == {e.name for e in EXPERIMENTS}
     table = claims_table({e.name: claims.with_verdicts(e, found[e.name]) for e in EXPERIMENTS})
-    assert all(row in README.read_text() for row in table.splitlines())
+    card = (WEIGHTS / "README.md").read_text()
+    assert all(row in card for row in table.splitlines())
     assert claims.page(EXPERIMENTS, found) == (WEIGHTS / "claims" / "claims.md").read_text()
 
 

@@ -34,7 +34,7 @@ from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.loop import LEVELS
 from imagen_mini.weights import WEIGHTS
 
-from .log import read_log
+from train.log import read_log
 
 REFERENCE = WEIGHTS / "reference.json"                 # {stage: [{"steps": ..., "schedule": ..., "losses": {...}}]}: what `probe` found as the shipped weights came about
 CHANNELS = ("red", "green", "blue")

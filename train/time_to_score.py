@@ -35,7 +35,7 @@ from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.evaluation.edit_benchmark import edit_table, evaluate_edits, swaps
-from imagen_mini.evaluation.preview.preview import draw_alone
+from imagen_mini.evaluation.preview import draw_alone
 from imagen_mini.evaluation.scoring import evaluate, score, table
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn
@@ -45,7 +45,7 @@ from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.weights import WEIGHTS
 
-from .peers import NETWORKS, to_train
+from train.baselines import NETWORKS, to_train
 
 CATEGORIES = ["one object", "binding", "positional", "counting"]
 LOG_SNRS = range(-10, 5)

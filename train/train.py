@@ -5,10 +5,10 @@
     python -m train.train --stage base --data my_pictures --output-dir runs/mine
     torchrun --nproc-per-node 2 -m train.train --stage base --output-dir runs/base
 
-`--data` is a folder of pictures with captions in metadata.jsonl; check it first with `python -m train.check_data`.
+`--data` is a folder of pictures with captions in metadata.jsonl; check it first with `python -m train.check_dataset`.
 
 Stop it at any time, by Ctrl-C or by pulling the plug; `--resume` goes on from the newest checkpoint as if nothing had happened. The EMA
-weights are written to OUTPUT_DIR/stage, from where `python -m train.assemble` makes a pipeline. Is it going well?
+weights are written to OUTPUT_DIR/stage, from where `python -m train.export_pipeline` makes a pipeline. Is it going well?
 `python -m train.report OUTPUT_DIR`
 """
 
@@ -34,7 +34,7 @@ from imagen_mini.data.base import Data
 from imagen_mini.data.folder import Folder
 from imagen_mini.data.synthetic import Scenes
 from imagen_mini.training.distributed import Ranks, as_placed, join_ranks, shard, whole
-from imagen_mini.evaluation.preview.preview import draw_alone, preview
+from imagen_mini.evaluation.preview import draw_alone, preview
 from imagen_mini.training.run_guard import StopRequest, only_one
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.viz.image_grid import labelled_grid
@@ -45,7 +45,7 @@ from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.weights import WEIGHTS
 
-from .log import Log
+from train.log import Log
 
 SAMPLES = 16                                           # pictures of a sample grid
 GRACE = 8                                              # seconds that a rank which is asked to stop has for its step
@@ -215,7 +215,7 @@ class Run:
             save_checkpoint(self.folder, self.step, tensors, state)
 
     def export(self) -> None:
-        """Write the average weights as a stage folder, which `load_stage` and `train.assemble` read."""
+        """Write the average weights as a stage folder, which `load_stage` and `train.export_pipeline` read."""
         weights = whole(self.ema.weights)
         if self.ranks.first:
             averaged = Stage(self.stage_config)

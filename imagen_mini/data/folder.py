@@ -34,7 +34,7 @@ class Folder:
         rows, problems = read_metadata(self.path)
         if problems or not rows:
             raise ValueError(f"{self.path}: {len(problems)} of {len(rows) + len(problems)} rows cannot be used" + "".join(f"\n  {p}" for p in problems[:5])
-                             + f"\nAll problems: python -m train.check_data {self.path}")
+                             + f"\nAll problems: python -m train.check_dataset {self.path}")
         subfolder = f"{self.path.name}-{hashlib.sha256(bytes(self.path)).hexdigest()[:8]}"
         prepared = prepare(rows, self.path / ".prepared" if cache is None else Path(cache, subfolder), sizes, skip_broken, progress)
         self.pictures, self.broken = prepared.pictures, prepared.broken

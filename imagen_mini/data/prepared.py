@@ -143,7 +143,7 @@ def in_parallel(function: Callable[[Row], T], rows: Sequence[Row], what: str, pr
 def _refuse_broken(broken: dict[int, str], n: int, skip_broken: bool) -> None:
     """PictureError if any picture is broken, or, where they are skipped, more than 1 % of all."""
     if broken and not skip_broken:
-        raise PictureError(f"{next(iter(broken.values()))}\nAll problems: python -m train.check_data; to go on without such pictures: --skip-broken")
+        raise PictureError(f"{next(iter(broken.values()))}\nAll problems: python -m train.check_dataset; to go on without such pictures: --skip-broken")
     if len(broken) > n / 100:
         raise PictureError(f"{len(broken)} of {n} pictures are broken, more than the 1 % that may be skipped:"
                            + "".join(f"\n  {why}" for why in [*broken.values()][:5]))

@@ -86,7 +86,7 @@ def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
 
 
 def edit_tasks(n: int, seed: int = 0) -> dict[str, list[EditTask]]:
-    """`n` edits of each kind, by its name; `edits.tsv` holds the first 30 of each."""
+    """`n` edits of each kind, by its name; `edit_benchmark.tsv` holds the first 30 of each."""
     return {f"{a} swap": swaps(a, n, seed) for a in SWAPPED} | {f"{a} added": additions(a, n, seed) for a in ADDED}
 
 

@@ -1,7 +1,7 @@
 """Features of pictures of the built-in world, for distances between sets of them: what a small classifier of scenes makes of a picture.
 
 Inception's features, which FID takes, know photographs of a thousand kinds of things and cannot tell our shapes apart. These were trained to tell what is
-in a scene (`train.features`) and are frozen. Distances by them are comparable with one another, for pictures of one size, and with nothing else.
+in a scene (`train.scene_classifier`) and are frozen. Distances by them are comparable with one another, for pictures of one size, and with nothing else.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def classifier(size: int) -> SceneClassifier:
     """The shipped one for pictures of `size` (64 or 256), frozen."""
     path = weights_of(size)
     if not path.is_file():
-        raise FileNotFoundError(f"no features for pictures of {size} px: {path} is missing; train them with python -m train.features --size {size}")
+        raise FileNotFoundError(f"no features for pictures of {size} px: {path} is missing; train them with python -m train.scene_classifier --size {size}")
     net = SceneClassifier(size)
     net.load_state_dict(load_file(path))
     return net.eval().requires_grad_(False)

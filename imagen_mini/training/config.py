@@ -76,7 +76,7 @@ _LONGER = {"steps": 100_000, "learning_rate": 2e-4, "rate_schedule": "cosine", "
 
 # Appendix F and Section 4.1: 1e-4 after 10,000 steps, a cosine, 2.5 M steps of 2048 pictures, Adafactor for the base stage, Adam for the others.
 # An average of the weights is not mentioned there; ours is as long as the usual decay of 0.9999.
-# 64 GPUs of 80 GB hold 32 pictures each; at 1024 px only with checkpointing (`python -m train.scale --preset paper --gpus 64`).
+# 64 GPUs of 80 GB hold 32 pictures each; at 1024 px only with checkpointing (`python -m train.estimate_cost --preset paper --gpus 64`).
 _PAPER_RECIPE = TrainConfig(steps=2_500_000, batch_size=2048, learning_rate=1e-4, rate_schedule="cosine", warmup=10_000, optimizer="adamw",
                             betas=(0.9, 0.999), weight_decay=0.0, ema_half_life=7_000, drop_pooled=0.0)
 

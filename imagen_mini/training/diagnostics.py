@@ -151,7 +151,7 @@ def judge_conditioning(probe: Probe) -> Finding:
     words = f"loss {own:.4f} with each picture's caption, {100 * other / own:+.1f} % with another's (standard error {100 * se / own:.1f}), {100 * none / own:+.1f} % with none"
     if other <= GAP * se:
         return Finding("captions", BAD, words + ": captions are not used. Early on that is so for some thousand steps; later, look at the captions "
-                       "(python -m train.check_data) and at drop_text")
+                       "(python -m train.check_dataset) and at drop_text")
     if none < 0:
         return Finding("captions", LOOK, words + ": better without captions than with them, so guidance will hurt")
     return Finding("captions", FINE, words)

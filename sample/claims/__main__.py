@@ -24,14 +24,14 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.viz.image_grid import in_few_colors
 
-from ..options import add_model_options, load_pipeline
-from . import report
-from .cascade import AUGMENTATION, SUPER_RESOLUTION_TEXT
-from .claim import Experiment
-from .editing import EARLY_STEPS, FIXED_ATTENTION
-from .guidance import DIVERSITY, THRESHOLDING
-from .trained import CROSS_ATTENTION, EFFICIENT_UNET, ENCODER_OR_UNET, TEXT_ENCODER, TRAINING_AUGMENTATION
-from .variants import Runs, Variant
+from sample.cli import add_model_options, load_pipeline
+from sample.claims import report
+from sample.claims.cascade import AUGMENTATION, SUPER_RESOLUTION_TEXT
+from sample.claims.claim import Experiment
+from sample.claims.editing import EARLY_STEPS, FIXED_ATTENTION
+from sample.claims.guidance import DIVERSITY, THRESHOLDING
+from sample.claims.trained import CROSS_ATTENTION, EFFICIENT_UNET, ENCODER_OR_UNET, TEXT_ENCODER, TRAINING_AUGMENTATION
+from train.variants import Runs, Variant
 
 EXPERIMENTS = (THRESHOLDING, DIVERSITY, AUGMENTATION, SUPER_RESOLUTION_TEXT, FIXED_ATTENTION, EARLY_STEPS, CROSS_ATTENTION, TEXT_ENCODER, ENCODER_OR_UNET,
                EFFICIENT_UNET, TRAINING_AUGMENTATION)

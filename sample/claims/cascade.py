@@ -25,10 +25,10 @@ from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_TEXTURE_SHAPE, TEXTURES, Scene
 from imagen_mini.text.encoder import Text
 
-from ..sweep import SR_CATEGORIES
-from .claim import (FAILS, HOLDS, MEANINGFUL, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, beats, difference_of_shares, gain, is_above, is_enough, percent,
+from sample.sweep import SR_CATEGORIES
+from sample.claims.claim import (FAILS, HOLDS, MEANINGFUL, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, beats, difference_of_shares, gain, is_above, is_enough, percent,
                     tally)
-from .guidance import BATCH, base_of, evenly, sheet
+from sample.claims.guidance import BATCH, base_of, evenly, sheet
 
 LEVELS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 SHOWN = 5                                              # examples in a row

@@ -20,8 +20,8 @@ from imagen_mini.diffusion.samplers import sample
 from imagen_mini.cascade.sampling_options import sampling_of
 from imagen_mini.scenes.parse import parse
 
-from .claim import HOLDS, Claim, Experiment, Verdict, all_of, bars, beats, gain, is_most, percent, tally
-from .guidance import BATCH, base_of, evenly, sheet
+from sample.claims.claim import HOLDS, Claim, Experiment, Verdict, all_of, bars, beats, gain, is_most, percent, tally
+from sample.claims.guidance import BATCH, base_of, evenly, sheet
 
 SHOWN = 5                                              # examples on a sheet
 

@@ -26,8 +26,8 @@ from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.parse import parse
 from imagen_mini.scenes.render import render
 
-from ..sweep import BASE_CATEGORIES
-from .claim import UNCLEAR, Claim, Experiment, Verdict, all_of, beats, difference_of_means, difference_of_shares, gain, is_above, is_enough, percent, tally
+from sample.sweep import BASE_CATEGORIES
+from sample.claims.claim import UNCLEAR, Claim, Experiment, Verdict, all_of, beats, difference_of_means, difference_of_shares, gain, is_above, is_enough, percent, tally
 
 BATCH = 16
 SHOWN = 8                                              # examples in a row

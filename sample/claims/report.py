@@ -13,7 +13,7 @@ import torch
 from imagen_mini import ImagenPipeline
 from imagen_mini.utils.configuration import to_dict
 
-from .claim import FAILS, HOLDS, MEANINGFUL, UNCLEAR, Experiment, Verdict
+from sample.claims.claim import FAILS, HOLDS, MEANINGFUL, UNCLEAR, Experiment, Verdict
 
 INTRODUCTION = f"""# The papers' claims in miniature
 

@@ -19,18 +19,17 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.cascade.stage import Stage
 from imagen_mini.viz.style import STYLES, figure, save
-from imagen_mini.evaluation.preview.preview import draw_alone
+from imagen_mini.evaluation.preview import draw_alone
 from imagen_mini.evaluation.scoring import Result, evaluate, scene_of
 from imagen_mini.scenes.render import render
 from imagen_mini.text.encoder import TextEncoder
 
-from ..sweep import BASE_CATEGORIES, SR_CATEGORIES
-from .cascade import at_level, closing, measure_augmentation
-from .claim import (FAILS, HOLDS, MEANINGFUL, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, difference_of_means, difference_of_shares, gain, is_above,
+from sample.sweep import BASE_CATEGORIES, SR_CATEGORIES
+from sample.claims.cascade import at_level, closing, measure_augmentation
+from sample.claims.claim import (FAILS, HOLDS, MEANINGFUL, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, difference_of_means, difference_of_shares, gain, is_above,
                     is_beyond, is_enough, percent, tally)
-from .guidance import BATCH, evenly, sheet
-from .variants import (AUGMENTED, CLEAN_ONLY, EFFICIENT, LOG_SNRS, POOLED, RANDOM_ENCODER, REFERENCE, SMALL_ENCODER, SMALL_UNET, STANDARD, Runs, Variant,
-                       errors)
+from sample.claims.guidance import BATCH, evenly, sheet
+from train.variants import AUGMENTED, CLEAN_ONLY, EFFICIENT, LOG_SNRS, POOLED, RANDOM_ENCODER, REFERENCE, Runs, SMALL_ENCODER, SMALL_UNET, STANDARD, Variant, errors
 
 GAIN_MARGIN = 0.1                                      # of the larger text gain: less may be the luck of one training run
 ERROR_MARGIN = 0.05                                    # of the error, likewise

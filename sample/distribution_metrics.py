@@ -1,0 +1,151 @@
+"""Do the pictures come from the right distribution? Fréchet distance, precision and recall, and whether pictures were learnt by heart.
+
+    python -m sample.distribution_metrics --out outputs/distances
+
+Captions of unseen scenes as training has them are drawn at each guidance scale w, for each way of thresholding, and held against true pictures by the
+features of `imagen_mini.features` (of 64 px pictures; with `--stage sr_256`, of 256 px). The figure sets text
+alignment against distance, as the papers do, with w along the lines. For comparison stand as many true pictures of other scenes: no model can be
+expected to do better than they do.
+
+These distances can be compared with one another, for one size and one n. They are not FID as published for photographs, and say nothing beside it.
+`--features inception` and `--features clip:NAME` take those of published papers instead, of weights that are not in the box; CLIP also scores captions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from imagen_mini.viz.style import STYLES, figure, percent_axis, save
+from imagen_mini.evaluation.metrics import frechet_distance, moments, nearest, precision_and_recall
+from imagen_mini.evaluation.statistics import wilson_interval
+from imagen_mini.diffusion.guidance import THRESHOLDS
+from imagen_mini.evaluation.pretrained_features import CHOICES, Clip, extractor
+from imagen_mini.scenes.captions import Caption, training_caption
+from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import UNSEEN, training_scene
+
+from sample.cli import add_model_options, load_pipeline
+
+TRAINED = 0                                            # seed of those that it does
+
+
+def true_pictures(seed: int, numbers: range, size: int) -> Tensor:
+    return render([training_scene(seed, i) for i in numbers], size)
+
+
+def captions_of(seed: int, numbers: range) -> list[Caption]:
+    return [training_caption(training_scene(seed, i), seed, i) for i in numbers]
+
+
+def compare(pictures: Tensor, true: Tensor) -> dict[str, float]:
+    """Of pictures against true ones, both as features: Fréchet distance, precision, recall."""
+    precision, recall = precision_and_recall(true, pictures)
+    return {"frechet": round(frechet_distance(*moments(true), *moments(pictures)), 4), "precision": round(precision, 4), "recall": round(recall, 4)}
+
+
+def alignment(pictures: Tensor, captions: list[Caption]) -> dict:
+    readings = [reading for part in pictures.split(64) for reading in parse(part.cpu())]
+    right = sum(c.description.fits(r.scene) for c, r in zip(captions, readings))
+    low, high = wilson_interval(right, len(captions))
+    return {"n": len(captions), "right": right, "accuracy": round(right / len(captions), 4), "low": round(low, 4), "high": round(high, 4)}
+
+
+def median_distance(pictures: Tensor, among: Tensor) -> float:
+    return round(nearest(pictures, among)[0].median().item(), 4)
+
+
+def draw(report: dict, path: Path) -> None:
+    sheet, (pareto, recall) = figure([f"text alignment and Fréchet distance, by w ({report['n']} pictures of {report['stage']})", "precision and recall, by w"], "")
+    for (threshold, rows), style in zip(report["lines"].items(), STYLES):
+        pareto.plot([r["frechet"] for r in rows], [r["accuracy"] for r in rows], **style, label=f"threshold: {threshold}")
+        recall.plot([r["recall"] for r in rows], [r["precision"] for r in rows], **style)
+        for r in rows:
+            pareto.annotate(f"{r['w']:g}", (r["frechet"], r["accuracy"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
+            recall.annotate(f"{r['w']:g}", (r["recall"], r["precision"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    true, own = report["true_pictures"], report["own"]
+    pareto.plot(own["frechet"], own["accuracy"], color="black", marker="D", linestyle="none", label="by default")
+    recall.plot(own["recall"], own["precision"], color="black", marker="D", linestyle="none")
+    pareto.axvline(true["frechet"], color="#777777", linestyle=":", label="other true pictures")
+    recall.plot(true["recall"], true["precision"], color="#777777", marker="*", linestyle="none", markersize=10)
+    pareto.set_xlabel("Fréchet distance to true pictures")
+    pareto.set_ylabel("share of captions drawn rightly")
+    recall.set_xlabel("recall")
+    recall.set_ylabel("precision")
+    percent_axis(pareto)
+    for axis in (recall.xaxis, recall.yaxis):
+        axis.set_major_formatter(pareto.yaxis.get_major_formatter())
+    save(sheet, path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", help="whose pictures and whose w (default: the first stage)")
+    parser.add_argument("--n", type=int, default=300, help="captions (default: 300)")
+    parser.add_argument("--true", type=int, default=2000, help="true pictures to compare with (default: 2000)")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1, 1.5, 2, 3, 5, 8], help="values of w")
+    parser.add_argument("--thresholds", nargs="+", choices=THRESHOLDS, default=list(THRESHOLDS))
+    parser.add_argument("--features", default="scenes", metavar="WHICH", help=f"{CHOICES}; default: scenes, of our own classifier")
+    parser.add_argument("--batch", type=int, default=25)
+    parser.add_argument("--out", type=Path, default=Path("outputs/distances"), help="a folder")
+    add_model_options(parser)
+    args = parser.parse_args(arguments)
+    if min(args.n, args.true) < 4 or min(args.scales) <= 0:
+        parser.error(f"--n {args.n}, --true {args.true}, --scales {args.scales}: expected at least 4 pictures of each, and scales above 0")
+    start, pipe = time.perf_counter(), load_pipeline(args)
+    name = args.stage or next(iter(pipe.stages))
+    if name not in pipe.stages:
+        parser.error(f"--stage {name}: {args.pipeline} has {', '.join(pipe.stages)}")
+    try:
+        features = extractor(args.features)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        parser.error(f"--features {args.features}: {error}")
+    stages, size = list(pipe.stages)[:list(pipe.stages).index(name) + 1], pipe.stages[name].config.unet.image_size
+    numbers = range(args.n)
+    captions = captions_of(UNSEEN, numbers)
+    true = features(true_pictures(UNSEEN, range(args.n, args.n + args.true), size))
+    others = features(true_pictures(UNSEEN, range(args.n + args.true, 2 * args.n + args.true), size))
+    trained = features(true_pictures(TRAINED, range(args.true), size))
+    report = {"pipeline": args.pipeline, "stage": name, "features": args.features, "n": args.n, "true": args.true, "lines": {},
+              "true_pictures": {**compare(others, true), "nearest_trained": median_distance(others, trained)}}
+    with tqdm(total=args.n * (1 + len(args.thresholds) * len(args.scales)), desc="pictures") as bar:
+
+        def measured(**options) -> dict:
+            drawn = []
+            for at in range(0, args.n, args.batch):
+                part = numbers[at:at + args.batch]
+                drawn.append(pipe([captions[i].text for i in part], seed=list(part), stages=stages, output_type="pt", progress=False,
+                                  **{option: {name: value} for option, value in options.items()}).stages[name].float().cpu())
+                bar.update(len(part))
+            pictures = torch.cat(drawn)
+            found = features(pictures)
+            row = {**alignment(pictures, captions), **compare(found, true), "nearest_trained": median_distance(found, trained)}
+            return row | ({"clip_score": round(features.score_of(found, [c.text for c in captions]).mean().item(), 2)} if isinstance(features, Clip) else {})
+
+        own = pipe.stages[name].config
+        report["own"] = {option: getattr(own, option) for option in ("guidance_scale", "guidance_interval", "threshold")} | measured()
+        for threshold in args.thresholds:
+            report["lines"][threshold] = [{"w": w, **measured(guidance_scale=w, threshold=threshold)} for w in args.scales]
+    report["seconds"] = round(time.perf_counter() - start, 1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "distances.json").write_text(json.dumps(report, indent=1) + "\n")
+    draw(report, args.out / "distances.png")
+    print(f"{'threshold':10}{'w':>5}{'right':>8}{'Fréchet':>9}{'precision':>11}{'recall':>8}{'to the nearest trained scene':>30}")
+    rows = [("by default", report["own"]), *((f"{threshold:10}{r['w']:>5g}", r) for threshold, line in report["lines"].items() for r in line)]
+    for label, r in rows:
+        print(f"{label:15}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}"
+              + (f"   CLIP score {r['clip_score']:.1f}" if "clip_score" in r else ""))
+    true_row = report["true_pictures"]
+    print(f"{'true pictures of other scenes':23}{true_row['frechet']:>9.3f}{true_row['precision']:>11.0%}{true_row['recall']:>8.0%}{true_row['nearest_trained']:>30.3f}")
+    print(f"{report['seconds']:.0f} s; {args.out}/distances.png, distances.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""Noise-conditioning augmentation, a stage, and a stage's folder."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import imagen_mini.cascade.stage
+from imagen_mini.cascade.serialization import load_stage, save_stage
+from imagen_mini.cascade.stage import Stage, augment
+from imagen_mini.cascade.weight_transfer import take_over
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.utils.configuration import from_dict, to_dict
+from imagen_mini.diffusion.gaussian import from_x_0, q_sample
+from imagen_mini.diffusion.schedules import SCHEDULES
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture
+def pictures():
+    g = torch.Generator().manual_seed(0)
+    return torch.rand(4, 3, 64, 64, generator=g) * 2 - 1, torch.randn(4, 3, 64, 64, generator=g)
+
+
+# ---------------------------------------------------------------- layers that are added
+
+def with_unet(config, **changes):
+    return replace(config, unet=replace(config.unet, **changes))
+
+
+def test_added_layers_add_nothing_at_first_and_learn(pictures, random_text, awaken):
+    trained = awaken(Stage(with_unet(TINY["base"], text_layers=1, attention=("", "cross"))))
+    stage = Stage(with_unet(TINY["base"], text_layers=2, attention=("cross", "cross+self")))
+    assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, trained, pictures, random_text, {"text_layers.1", "down.0.attention.0", "up.0.attention.0", "down.1.attention.1", "mid.attention.1", "up.1.attention.1"})
+
+
+def test_added_blocks_and_attention_between_them_add_nothing_at_first_and_learn(pictures, random_text, awaken):
+    trained = awaken(Stage(TINY["base"]))
+    stage = Stage(with_unet(TINY["base"], blocks=(1, 2), mid_blocks=2, attend_each=True))
+    between = {f"{place}.between.0.{i}" for place in ("down.1", "mid", "up.1") for i in (0, 1)}
+    assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(
+        stage, trained, pictures, random_text, {"down.1.blocks.1", "mid.blocks.1", "up.1.blocks.1", *between})
+
+
+def assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, trained, pictures, random_text, expected):
+    new = take_over(stage, trained)
+    assert set(new) == expected
+    x_t, text, log_snr = pictures[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
+    torch.testing.assert_close(stage.net(x_t, log_snr, text), trained.net(x_t, log_snr, text), rtol=0, atol=0)
+    stage.net(x_t, log_snr, text).square().sum().backward()
+    for name in new:
+        layer = stage.net.get_submodule(name)
+        assert (layer.conv2 if name.rpartition(".")[0].endswith("blocks") else layer.out).weight.grad.any(), name
+
+
+def test_attention_that_looks_everywhere_alike_can_learn_again(pictures, random_text, awaken):
+    """With both gains at 0 neither has a gradient, ever; taken over, the network says the same, and the keys' gains have one."""
+    trained, stage = awaken(Stage(TINY["base"])), Stage(TINY["base"])
+    with torch.no_grad():
+        for layer in trained.net.attention_layers:
+            layer.q_norm.weight[::2], layer.k_norm.weight[::2] = 0.0, 0.0
+    assert take_over(stage, trained) == []
+    x_t, text, log_snr = pictures[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
+    said = [net(x_t, log_snr, text) for net in (stage.net, trained.net)]
+    torch.testing.assert_close(*said, rtol=0, atol=1e-5)
+    for of in said:
+        of.square().sum().backward()
+    for woken, asleep in zip(stage.net.attention_layers, trained.net.attention_layers):
+        assert not asleep.k_norm.weight.grad[::2].any() and not asleep.q_norm.weight.grad[::2].any() and asleep.k_norm.weight.grad[1::2].all()
+        assert woken.k_norm.weight.grad.all(), woken.site.name
+
+
+def test_the_same_layers_take_over_all_weights():
+    trained, stage = Stage(TINY["base"]), Stage(TINY["base"])
+    assert take_over(stage, trained) == [] and all(torch.equal(a, b) for a, b in zip(stage.state_dict().values(), trained.state_dict().values()))
+
+
+@pytest.mark.parametrize("changes", [{"channels": (32, 64)}, {"text_layers": 1}, {"attention": ("", "cross+self")}, {"attention": ("", "hybrid")}, {"blocks": (1, 2), "skip_scale": 0.5}])
+def test_what_is_more_than_added_layers_is_refused(changes):
+    with pytest.raises(ValueError, match="do not fit.* the first is '"):
+        take_over(Stage(with_unet(TINY["base"], **changes)), Stage(TINY["base"]))
+
+
+# ---------------------------------------------------------------- augmentation
+
+def test_augmentation_at_level_zero_leaves_the_picture(pictures):
+    picture, noise = pictures
+    assert (augment(picture, torch.zeros(4), noise) - picture).square().mean().sqrt() < 0.01
+
+
+def test_augmentation_at_level_one_leaves_only_noise(pictures):
+    picture, noise = pictures
+    assert (augment(picture, torch.ones(4), noise) - noise).square().mean().sqrt() < 0.01
+
+
+def test_augmentation_keeps_the_variance_and_takes_a_level_for_each_picture(pictures):
+    noise = pictures[1]
+    other = noise.flip(0)
+    level = torch.tensor([0.0, 0.2, 0.5, 1.0])
+    out = augment(other, level, noise)
+    assert out.std((1, 2, 3)).tolist() == pytest.approx([1] * 4, abs=0.03)
+    kept = (out * other).mean((1, 2, 3))               # alpha of each level
+    assert kept.tolist() == pytest.approx(torch.cos(torch.pi * level / 2).tolist(), abs=0.03)
+
+
+# ---------------------------------------------------------------- a stage
+
+@pytest.fixture
+def batch(random_text, pictures):
+    """Arguments of a super-resolution stage's loss."""
+    g = torch.Generator().manual_seed(1)
+    x_0, eps = (torch.randn(2, 3, 256, 256, generator=g) for _ in range(2))
+    return {"x_0": x_0, "text": random_text([4, 3]), "t": torch.tensor([0.3, 0.8]), "eps": eps, "low_res": pictures[0][:2],
+            "aug_level": torch.tensor([0.1, 0.4]), "low_res_noise": pictures[1][:2]}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("prediction", ["x_0", "eps", "v"])
+def test_the_loss_of_a_stage_is_zero_for_the_true_answer_and_positive_for_another(prediction, schedule, batch, monkeypatch):
+    stage = Stage(replace(TINY["sr_256"], prediction=prediction, schedule=schedule, log_snr_shift=-1.0))
+    log_snr = SCHEDULES[schedule](batch["t"], -1.0)
+    x_t = q_sample(batch["x_0"], batch["eps"], log_snr)
+    answer = from_x_0(batch["x_0"], prediction, x_t, log_snr)
+
+    def network(given, given_log_snr, *_, **__):
+        assert torch.equal(given, x_t) and torch.equal(given_log_snr, log_snr)
+        return answer
+
+    monkeypatch.setattr(stage.net, "forward", network)
+    assert stage.loss(**batch).max() < 1e-6
+    answer = answer + 0.1
+    assert stage.loss(**batch).min() > 1e-5
+
+
+def test_training_gives_the_network_the_augmented_picture_and_its_level(batch, monkeypatch):
+    stage, calls = Stage(TINY["sr_256"]), []
+
+    def spy(low_res, aug_level, noise):
+        assert low_res is batch["low_res"] and aug_level is batch["aug_level"] and noise is batch["low_res_noise"]
+        calls.append(augment(low_res, aug_level, noise))
+        return calls[-1]
+
+    def network(x_t, log_snr, text, low_res, aug_level, use_pooled=None):
+        assert low_res is calls[0] and torch.equal(aug_level, batch["aug_level"])
+        return x_t
+
+    monkeypatch.setattr(imagen_mini.cascade.stage, "augment", spy)
+    monkeypatch.setattr(stage.net, "forward", network)
+    stage.loss(**batch)
+    assert len(calls) == 1
+
+
+def test_the_loss_is_a_function_of_its_arguments_alone(batch, awaken):
+    torch.manual_seed(0)
+    stage = awaken(Stage(TINY["sr_256"]))
+    first = stage.loss(**batch)
+    torch.manual_seed(5)
+    assert torch.equal(stage.loss(**batch), first)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_stage_s_schedule_is_the_one_of_its_configuration_shifted(schedule):
+    t = torch.linspace(0.02, 0.98, 13)
+    stage = Stage(replace(TINY["base"], schedule=schedule, log_snr_shift=-1.5))
+    assert torch.allclose(stage.log_snr_of(t), SCHEDULES[schedule](t) - 1.5)
+    others = [other(t) - 1.5 for name, other in SCHEDULES.items() if name != schedule]
+    assert not any(torch.allclose(stage.log_snr_of(t), other, atol=0.1) for other in others)
+
+
+# ---------------------------------------------------------------- on disk
+
+@pytest.fixture
+def folder(tmp_path, awaken):
+    torch.manual_seed(0)
+    save_stage(awaken(Stage(TINY["base"])), tmp_path / "base", {"steps": 3})
+    return tmp_path / "base"
+
+
+def test_a_stage_comes_back_from_disk_as_it_was(folder, awaken):
+    torch.manual_seed(0)
+    stage, again = awaken(Stage(TINY["base"])), load_stage(folder)
+    assert again.config == stage.config and not again.training
+    weights = again.state_dict()
+    assert all(torch.equal(v, weights[k]) for k, v in stage.state_dict().items())
+    assert json.loads((folder / "config.json").read_text())["training"] == {"steps": 3}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"no {name}"):
+        load_stage(folder)
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, 5000, -1])
+def test_truncated_weights_cannot_be_read(folder, size):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ValueError, match="model.safetensors cannot be read.*again"):
+        load_stage(folder)
+
+
+def change_config(folder, change):
+    values = json.loads((folder / "config.json").read_text())
+    change(values["stage"])
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("where, key, value, message", [
+    ("stage", "colour", 1, "StageConfig has no 'colour'"),
+    ("unet", "depth", 3, "UNetConfig has no 'depth'"),
+    ("stage", "guidance_scale", "high", "guidance_scale: expected float; got 'high'"),
+    ("stage", "guidance_scale", True, "guidance_scale: expected float; got True"),
+    ("stage", "num_inference_steps", 2.5, "num_inference_steps: expected int; got 2.5"),
+    ("unet", "channels", 32, "channels: expected a list; got 32"),
+    ("unet", "channels", ["32", 32], "channels: expected int; got '32'"),
+    ("unet", "patch", 0, "patch 0"),
+    ("unet", "blocks", [], "blocks"),
+    ("stage", "unet", [1], "expected an object"),
+    ("stage", "prediction", "noise", "prediction 'noise'; expected one of eps, x_0, v"),
+    ("stage", "schedule", "quadratic", "schedule 'quadratic'; expected one of cosine, linear, sigmoid"),
+    ("unet", "image_size", None, "image_size: expected int; got None"),
+])
+def test_a_changed_configuration_is_an_error_that_names_the_field(folder, where, key, value, message):
+    change_config(folder, lambda stage: (stage if where == "stage" else stage["unet"]).update({key: value}))
+    with pytest.raises(ValueError, match=f"config.json is no stage configuration: .*{message}"):
+        load_stage(folder)
+
+
+def test_a_configuration_from_before_there_was_a_choice_of_schedule_means_cosine(folder):
+    change_config(folder, lambda stage: stage.pop("schedule"))
+    assert load_stage(folder).config == replace(TINY["base"], schedule="cosine")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"unet": {}}', '{"stage": null}', '"stage"', "\ufeff{}"])
+def test_a_configuration_that_is_no_configuration_is_an_error(folder, text):
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="is no stage configuration"):
+        load_stage(folder)
+
+
+def test_weights_of_another_network_are_an_error_that_names_the_first_tensor(folder):
+    change_config(folder, lambda stage: stage["unet"].update(emb_width=96))
+    with pytest.raises(ValueError, match="weights are not those of config.json.*emb"):
+        load_stage(folder)
+
+
+def test_a_tensor_too_few_or_too_many_is_an_error(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"extra": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="1 tensors differ, the first is 'extra'"):
+        load_stage(folder)
+    del weights["stem.bias"]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="1 tensors differ, the first is 'stem.bias'"):
+        load_stage(folder)
+
+
+def test_the_presets_survive_json():
+    for preset in PRESETS.values():
+        for config in preset.values():
+            assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config

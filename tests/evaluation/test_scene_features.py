@@ -1,0 +1,120 @@
+"""Features of pictures: they hold what is in a scene, and distances by them tell sets of pictures apart."""
+
+import json
+import random
+
+import pytest
+import torch
+from PIL import Image
+
+from imagen_mini.evaluation import scene_features as module
+from imagen_mini.evaluation.metrics import frechet_distance, moments, precision_and_recall
+from imagen_mini.evaluation.scene_features import FACTS, SceneClassifier, WIDTH, facts, features
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import Object, Scene, random_scene, training_scene
+from sample import distances
+from train import features as training
+
+SCENE = Scene((Object(10, 50, "ring", "pink", "small", "striped"), Object(40, 20, "circle", "red", "large", "solid")), "beige")
+
+
+def test_facts_are_what_the_scene_holds():
+    kinds = dict(zip(training.KINDS, facts(SCENE).split(list(training.KINDS.values()))))
+    assert {name: int(x.sum()) for name, x in kinds.items()} == {"count": 1, "background": 1, "shapes": 2, "colors": 2, "sizes": 2, "textures": 2, "pairs": 2,
+                                                                 "places": 2}
+    assert kinds["count"][1] == 1 and kinds["background"][3] == 1 and kinds["textures"].tolist() == [1, 1, 0, 0]
+    assert kinds["pairs"].view(8, 6)[7, 5] == kinds["pairs"].view(8, 6)[0, 0] == 1
+    assert kinds["places"].view(4, 4).nonzero().tolist() == [[0, 3], [2, 1]]
+    assert not facts(Scene(SCENE.objects * 2, "white"))[:training.KINDS["count"]][:3].any()
+
+
+def test_the_shipped_features_know_what_is_in_a_picture():
+    told = training.accuracy(module.classifier(64), 128, "cpu")
+    assert told["background"] > 0.99 and told["count"] > 0.9 and told["colors"] > 0.9 and told["shapes"] > 0.7
+
+
+def test_the_shipped_features_are_frozen_and_do_not_depend_on_the_batch():
+    pictures = render([training_scene(0, i) for i in range(5)], 64)
+    together = features(pictures)
+    assert together.shape == (5, WIDTH) and not together.requires_grad
+    assert torch.allclose(together, torch.cat([features(p[None]) for p in pictures]), atol=1e-4)
+    assert not any(p.requires_grad for p in module.classifier(64).parameters())
+
+
+def sets_of(n, change=lambda scenes: scenes, size=64, start=0):
+    return features(render(change([random_scene(random.Random(f"{start + i}")) for i in range(n)]), size))
+
+
+def recolored(scenes):
+    """The same, but every red thing is orange."""
+    return [Scene(tuple(Object(o.y, o.x, o.shape, "orange" if o.color == "red" else o.color, o.size, o.texture) for o in s.objects), s.background) for s in scenes]
+
+
+def test_features_are_standardized_and_what_is_told_stays():
+    net = SceneClassifier(64)
+    pictures, _ = training.batch_of(64, "standardize", 0, 256, "cpu")
+    with torch.no_grad():
+        before = net(pictures)
+        training.standardize(net, 256, "cpu")
+        assert torch.allclose(net(pictures), before, atol=1e-4)
+        found = net.features(pictures)
+    assert found.mean(0).abs().max() < 1e-3 and (found.std(0) - 1).abs().max() < 1e-3
+    shipped = features(pictures)
+    assert shipped.mean(0).abs().max() < 0.3 and 0.8 < shipped.std(0).min() and shipped.std(0).max() < 1.25
+
+
+@pytest.mark.parametrize("change", [recolored, lambda scenes: scenes[:20] * 15, lambda scenes: [Scene(s.objects[:1], s.background) for s in scenes]],
+                         ids=["no red", "few scenes", "one thing each"])
+def test_the_distance_between_two_samples_of_the_world_is_far_smaller_than_to_another_world(change):
+    true, again, other = sets_of(300), sets_of(300, start=1000), sets_of(300, change, start=2000)
+    by_chance, found = (frechet_distance(*moments(true), *moments(x)) for x in (again, other))
+    assert found > 1.5 * by_chance
+
+
+def test_pictures_that_nobody_would_take_for_true_have_no_precision():
+    true = sets_of(200)
+    noise = features(torch.randn(200, 3, 64, 64, generator=torch.Generator().manual_seed(0)).clamp(-1, 1))
+    assert precision_and_recall(true, noise)[0] < 0.05 < 0.7 < precision_and_recall(true, sets_of(200, start=1000))[0]
+
+
+def test_pictures_of_another_size_and_a_missing_classifier_are_errors_that_say_what_to_do(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match=r"\[b, 3, 64, 64\]; got \[1, 3, 32, 32\]"):
+        SceneClassifier(64).features(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="multiple of 32"):
+        SceneClassifier(50)
+    with pytest.raises(FileNotFoundError, match="python -m train.scene_classifier --size 128"):
+        features(torch.zeros(1, 3, 128, 128))
+
+
+def test_training_the_features_lowers_their_error_and_leaves_them_on_disk(tmp_path, capsys):
+    out = tmp_path / "f.safetensors"
+    training.main(["--size", "64", "--steps", "40", "--batch", "16", "--out", str(out), "--device", "cpu"])
+    assert "told rightly: count" in capsys.readouterr().out
+    from safetensors.torch import load_file
+    net, fresh = SceneClassifier(64), SceneClassifier(64)
+    net.load_state_dict(load_file(out))
+    pictures, truth = training.batch_of(64, "test", 0, 64, "cpu")
+    assert truth.shape == (64, FACTS)
+    with torch.no_grad():
+        trained, untrained = (torch.nn.functional.binary_cross_entropy_with_logits(n(pictures), truth) for n in (net, fresh))
+    assert trained < 0.6 * untrained
+
+
+def test_the_distances_of_a_pipeline_are_measured_and_drawn(tiny_pipe, tmp_path, capsys):
+    tiny_pipe.save_pretrained(tmp_path / "pipe")
+    own = tiny_pipe.stages["base"].config
+    distances.main(["--pipeline", str(tmp_path / "pipe"), "--n", "6", "--true", "12", "--scales", f"{own.guidance_scale}", "1", "--thresholds", "static", "dynamic",
+                    "--out", str(tmp_path / "out"), "--batch", "4"])
+    page = capsys.readouterr().out
+    assert "true pictures of other scenes" in page and "by default" in page
+    found = json.loads((tmp_path / "out" / "distances.json").read_text())
+    alike = next(row for row in found["lines"][own.threshold] if row["w"] == own.guidance_scale)
+    assert own.guidance_interval is None and {"w": own.guidance_scale} | {k: v for k, v in found["own"].items() if k in alike} == alike
+    with Image.open(tmp_path / "out" / "distances.png") as image:
+        assert image.width > 600
+
+
+def test_too_few_pictures_for_a_distance_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        distances.main(["--n", "2"])
+    assert "at least 4 pictures" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""Spoiling pictures, and telling a picture that cannot be read from one that is read wrongly."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from support.scenes import one
+
+from imagen_mini.scenes.parse import Reading, parse
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import TEXTURES, Scene, training_scene
+from imagen_mini.viz.measuring import outcome
+from imagen_mini.evaluation.corruptions import add_noise, jpeg
+from imagen_mini.utils.images import blur
+from sample import parser_check
+from sample.parser_robustness import WAYS, measure
+
+SCENES = [training_scene(0, i) for i in range(4)]
+
+
+def test_noise_has_the_deviation_it_says_and_stays_in_range():
+    spoilt = add_noise(torch.zeros(8, 3, 64, 64), 0.1)
+    assert spoilt.std().item() == pytest.approx(0.1, rel=0.02) and add_noise(render(SCENES, 64), 0.5).abs().max() <= 1
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_blur_keeps_flat_pictures_and_widens_an_edge_by_its_deviation(size):
+    flat = torch.full((1, 3, size, size), 0.3)
+    assert torch.allclose(blur(flat, 1.0), flat, atol=1e-5)
+    edge = torch.ones(1, 3, size, size)
+    edge[..., :size // 2] = -1
+    slope = torch.diff(blur(edge, 1.0)[0, 0, size // 2]) / 2               # the derivative of a blurred edge is the kernel itself
+    at = torch.arange(1, size) / size * 64
+    mean = (slope * at).sum()
+    assert (slope * (at - mean) ** 2).sum().sqrt().item() == pytest.approx(1.0, abs=0.03)
+    assert torch.equal(blur(edge, 0), edge)
+
+
+def test_jpeg_of_high_quality_changes_little_and_of_low_quality_much():
+    true = render(SCENES, 64)
+    good, bad = ((jpeg(true, q) - true).abs().mean().item() for q in (95, 10))
+    assert good < 0.03 < bad
+    assert jpeg(true, 90).shape == true.shape
+
+
+def test_an_outcome_is_right_unreadable_or_misread():
+    scene, other = SCENES[:2]
+
+    def read(as_what):
+        return Reading(as_what, None, (), () if as_what else ("blurred",))
+
+    assert outcome(scene, read(scene), 256) == "right"
+    assert outcome(scene, read(scene.without_texture()), 64) == "right"
+    assert outcome(scene, read(other), 256) == "misread"
+    assert outcome(scene, read(None), 256) == "unreadable"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_pictures_that_are_hardly_spoilt_are_right_and_ruined_ones_are_unreadable_rather_than_misread(way):
+    rows = measure(12, 64, way)
+    assert rows[0]["right"] == 12
+    assert all(r["right"] + r["unreadable"] + r["misread"] == r["n"] for r in rows)
+    assert rows[-1]["right"] < 12
+
+
+def test_the_script_leaves_a_figure_its_numbers_and_a_sheet(tiny_pipe, tmp_path, monkeypatch, capsys):
+    tiny_pipe.save_pretrained(tmp_path / "pipe")
+    monkeypatch.setattr(parser_check, "WAYS", {"noise, deviation": (add_noise, (0, 0.1))})
+    parser_check.main(["--n", "2", "--sheet", "5", "--out", str(tmp_path / "out"), "--pipeline", str(tmp_path / "pipe"), "--steps", "1"])
+    found = json.loads((tmp_path / "out" / "parser.json").read_text())
+    assert {size: [r["strength"] for r in ways["noise, deviation"]] for size, ways in found.items()} == {"64": [0, 0.1], "256": [0, 0.1]}
+    for name in ("parser.png", "audit.png"):
+        with Image.open(tmp_path / "out" / name) as image:
+            assert image.width > 600
+
+
+@pytest.mark.parametrize("texture", TEXTURES[1:])
+def test_a_texture_that_fades_is_read_or_not_but_not_taken_for_another_or_for_solid(texture):
+    """Blurred up to where its eye can still tell it is there, at an RMS of 0.01 or more; noise alone makes no texture of a solid thing."""
+    picture = render(Scene((one(texture=texture),), "white"), 256)
+    readings = [parse(blur(picture, sigma))[0].scene for sigma in (0, 0.1, 0.2, 0.25)]
+    assert readings[0] is not None and all(scene is None or scene.objects[0].texture == texture for scene in readings)
+    solid = add_noise(render(Scene((one(),), "white"), 256).expand(20, -1, -1, -1), 0.3)
+    assert all(reading.scene is not None and reading.scene.objects[0].texture == "solid" for reading in parse(solid))

@@ -1,0 +1,66 @@
+"""The training script with something going wrong in it: `python tests/support/fault_injection.py FAULT STEP ARGUMENTS...`, also under torchrun, where it hits rank 1 alone.
+
+Kept apart from the tests because processes run it.
+"""
+
+import os
+import signal
+import sys
+import time
+
+import torch
+
+import imagen_mini.training.loop
+from imagen_mini.cascade.stage import Stage
+from imagen_mini.data.synthetic import Scenes
+from train import train
+
+NAN = float("nan")
+
+
+def asked_for(step: int, batch_size: int = 4) -> type:
+    """The built-in world, with the fault when the batch of `step` is asked for."""
+    class Broken(Scenes):
+        def draft(self, numbers, *args):
+            draft = super().draft(numbers, *args)
+            if numbers[0] // batch_size == step:
+                return fault(draft)
+            return draft
+    return Broken
+
+
+def fault(draft):
+    if FAULT == "nan in a picture":
+        draft.scenes.backgrounds[0, 0] = NAN
+    elif FAULT == "nan in a loss":
+        loss = Stage.forward
+        Stage.forward = lambda *args, **options: loss(*args, **options) * NAN
+    elif FAULT == "nan in a gradient":
+        for p in PARAMETERS:
+            p.register_hook(lambda g: g * NAN)
+    elif FAULT == "raises":
+        raise ZeroDivisionError("something is wrong here")
+    elif FAULT == "is killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif FAULT == "hangs":
+        time.sleep(300)
+    elif FAULT == "is killed as a worker":
+        assert torch.utils.data.get_worker_info() is not None
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draft
+
+
+if __name__ == "__main__":
+    FAULT, step, *arguments = sys.argv[1:]
+    PARAMETERS = []
+    replicate = imagen_mini.training.loop.replicate
+
+    def note_parameters(stage, ranks):
+        PARAMETERS.append(stage.net.out.weight)
+        return replicate(stage, ranks)
+
+    imagen_mini.training.loop.replicate = note_parameters
+    if os.environ.get("RANK", "1") == "1" and FAULT != "none":
+        train.Scenes = asked_for(int(step))
+    print(f"rank {os.environ.get('RANK', 'alone')}", flush=True)
+    train.main(arguments)

@@ -1,0 +1,58 @@
+"""Fetch captioned pictures from the Hugging Face hub into a folder that can be trained on. Needs `pip install -e ".[hub]"`.
+
+    python -m train.download_dataset OWNER/NAME --split train --limit 1000 --out data/mine
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from imagen_mini.data.metadata import write_folder
+
+
+def from_hub(name: str, out: str | Path, split: str = "train", image: str = "image", text: str = "text", limit: int | None = None) -> int:
+    """Write the first `limit` pictures of a data set, byte by byte as they are there, and their captions; returns how many.
+
+    `image` and `text` name the columns; a caption may be a string or a list of strings. Rows come as a stream: no more is fetched than is written.
+    """
+    try:
+        import fsspec                                  # comes with datasets
+        from datasets import Image, load_dataset
+    except ImportError:
+        raise ImportError('fetching from the hub needs the package datasets: pip install -e ".[hub]"') from None
+    rows = load_dataset(name, split=split, streaming=True)
+    columns = rows.column_names or [image, text]        # not always known
+    if missing := {image, text} - set(columns):
+        raise ValueError(f"{name} has no column {', '.join(sorted(missing))}; it has {', '.join(columns)}")
+    rows = rows.cast_column(image, Image(decode=False))      # decoding is ours, with its checks
+
+    def pictures() -> Iterator[tuple[str, bytes, str | list[str]]]:
+        for number, row in enumerate(tqdm(islice(rows, limit), total=limit, desc="fetching", unit="picture")):
+            content, path = row[image]["bytes"], row[image]["path"] or ""
+            if content is None:
+                with fsspec.open(path, "rb") as file:  # on the hub, in an archive there, or on this machine
+                    content = file.read()
+            yield f"{number:08d}{Path(path.split('::')[0]).suffix}", content, row[text]
+
+    return write_folder(out, pictures())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="of the data set, OWNER/NAME; or a local folder of one")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--image", default="image", help="name of the column of pictures (default: image)")
+    parser.add_argument("--text", default="text", help="name of the column of captions (default: text)")
+    parser.add_argument("--limit", type=int, help="take only so many pictures")
+    parser.add_argument("--out", type=Path, required=True, help="the new folder")
+    args = parser.parse_args(arguments)
+    print(f"{from_hub(args.name, args.out, args.split, args.image, args.text, args.limit):,} pictures in {args.out}")
+
+
+if __name__ == "__main__":
+    main()

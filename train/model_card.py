@@ -1,0 +1,290 @@
+"""Write the model card of a pipeline, and the table of the main README, from measured numbers.
+
+    python -m sample.evaluate --out imagen_mini/weights/scenes/report.json
+    python -m sample.claims --out imagen_mini/weights/scenes/claims
+    python -m train.model_card
+
+No number of a table is typed. The hand-written parts of the card stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+
+from imagen_mini.weights import WEIGHTS
+
+BEGIN, END = "<!-- score: written by python -m train.model_card -->", "<!-- end of score -->"
+CLAIMS_BEGIN = "<!-- claims: written by python -m train.model_card -->"
+CLAIMS_END = "<!-- end of claims -->"
+# The rows of the main page: a category of captions or a method of an edit, and its name there.
+HEADLINES = {
+    "one object": "one object",
+    "binding": "binding",
+    "counting": "counting",
+    "positional": "positional",
+    "texture": "texture",
+    "color swap, prompt-to-prompt": "colour swap (default edit)",
+}
+
+
+def decibels(psnr: float | None) -> str:
+    return "" if psnr is None else f"{psnr:.0f} dB"
+
+
+def score_tables(report: dict) -> str:
+    """The report as Markdown."""
+    lines = ["| category | correct | accuracy | 95 % interval | unreadable |"]
+    lines.append("|---|---|---|---|---|")
+    for name, row in report["text_alignment"].items():
+        lines.append(
+            f"| {name} | {row['right']} of {row['n']} | {row['accuracy']:.0%} "
+            f"| {row['low']:.0%} - {row['high']:.0%} | {row['unreadable']} |"
+        )
+    columns = ("edit", "correct sources", "success", "layout kept", "both", "95 % interval")
+    columns += ("nothing else changed", "the rest of the image")
+    lines += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, row in report["edits"].items():
+        lines.append(
+            f"| {name} | {row['source_right']} of {row['n']} | {row['success']:.0%} "
+            f"| {row['layout']:.0%} | {row['good']:.0%} "
+            f"| {row['good_low']:.0%} - {row['good_high']:.0%} | {row['all_kept']:.0%} "
+            f"| {decibels(row.get('psnr'))} |"
+        )
+    return "\n".join(lines)
+
+
+def headline_table(report: dict) -> str:
+    """A few rows of the report for the main page, as Markdown."""
+    lines = ["| task | correct | 95 % interval |", "|---|---|---|"]
+    for name, shown in HEADLINES.items():
+        if row := report["text_alignment"].get(name):
+            correct, n, low, high = row["right"], row["n"], row["low"], row["high"]
+        elif row := report["edits"].get(name):
+            n, low, high = row["source_right"], row["good_low"], row["good_high"]
+            correct = round(row["good"] * n)
+        else:
+            continue
+        lines.append(f"| {shown} | {correct} of {n} | {100 * low:.0f} - {100 * high:.0f} % |")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
+
+
+def claims_table(experiments: dict) -> str:
+    """The verdicts of claims.json as Markdown."""
+    lines = ["| claim | verdict |", "|---|---|"]
+    for experiment in experiments.values():
+        lines += [f"| {v['claim']} | **{v['outcome']}** |" for v in experiment["verdicts"]]
+    return "\n".join(lines)
+
+
+def renewed(text: str, begin: str, end: str, content: str) -> str:
+    """The text with new content between two markers. ValueError if they are not both there."""
+    before, opened, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (opened and closed):
+        raise ValueError(
+            f"the README has no place for a table: expected the lines {begin} and, after it, {end}"
+        )
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def weaknesses(report: dict, below: float = 0.9) -> str:
+    """The categories with a lower accuracy, the worst first, with their errors, as Markdown."""
+    rows = sorted(
+        (row["accuracy"], name)
+        for name, row in report["text_alignment"].items()
+        if row["accuracy"] < below
+    )
+    lines = []
+    for accuracy, name in rows:
+        errors = ", ".join(f"{n} {k}" for k, n in report["errors"][name].items() if k != "right")
+        lines.append(f"- {name}: {accuracy:.0%} right ({errors})")
+    return "\n".join(lines) or f"Nothing in this benchmark has less than {below:.0%}."
+
+
+CURVES = {
+    "time_to_score.png": (
+        "Score against minutes of training, of a base stage of preset `mini` from nothing\n"
+        "(`python -m train.time_to_score --minutes 60`):"
+    ),
+    "training.png": (
+        "Images at growing numbers of steps, of an older and larger base stage\n"
+        "(`python -m train.sample_timeline`):"
+    ),
+}
+RECIPE_NOTES, SCORE_NOTES = "notes on the recipe", "notes on the score"
+
+
+def learning(folder: Path) -> str:
+    """The images beside the weights that show how such stages learn, as Markdown."""
+    return "\n\n".join(
+        f"{what}\n\n![{name}](images/{name})"
+        for name, what in CURVES.items()
+        if (folder / "images" / name).is_file()
+    )
+
+
+def handwritten(card: str, name: str, new: str = "") -> str:
+    """A hand-written part of a card between its two markers: `new`, or else what the card has."""
+    begin, end = f"<!-- {name}: written by hand, kept as they are -->", f"<!-- end of {name} -->"
+    text = new or card.partition(begin)[2].partition(end)[0]
+    return f"{begin}\n{text.strip()}\n{end}"
+
+
+def recipe_rows(folder: Path, stages: list[str]) -> tuple[str, str]:
+    """The table of training phases, and what was interpolated after which phase, as Markdown."""
+    rows, mixed = [], []
+    for name in stages:
+        phases = json.loads((folder / name / "config.json").read_text())["training"]["legs"]
+        for number, phase in enumerate(phases, 1):
+            how = phase["train"]
+            if way := phase.get("interpolated"):
+                new = f"{way['share']:.0%} of those that training had come to,"
+                old = f"and {1 - way['share']:.0%} of those after phase {way['from_leg']}"
+                mixed.append(
+                    f"The weights of {name} after phase {number} are {new}\n"
+                    f"{old} (`python -m train.interpolate`)."
+                )
+            rows.append(
+                f"| {name}, {number} | {phase['steps']:,} | {how['batch_size']} "
+                f"| {how['optimizer']}, {how['learning_rate']} "
+                f"| {':'.join(f'{c:g}' for c in how['counts'])} | {how['time_power']:g} "
+                f"| {how['drop_pooled']:.0%} | {phase['device']} | {duration(phase['seconds'])} |"
+            )
+    return "\n".join(rows), "\n".join(mixed)
+
+
+def encoder_phases(folder: Path) -> str:
+    """How the text encoder was trained, a line for each phase, as Markdown."""
+    path = folder / "text_encoder" / "training.json"
+    phases = json.loads(path.read_text()) if path.is_file() else []
+    return "\n".join(
+        f"- {phase['steps']:,} steps of {phase['batch']} lines in {phase['seconds']} s, "
+        f"learning rate {phase['learning_rate']:g} ({phase['device']})"
+        for phase in phases
+    )
+
+
+def claims_section(folder: Path) -> str:
+    """The verdicts on the papers' claims, if they were measured, as Markdown."""
+    path = folder / "claims" / "claims.json"
+    if not path.is_file():
+        return ""
+    return f"""
+## The papers' claims, in miniature
+
+Each verdict follows from an interval (`python -m sample.claims --train 30`).
+The experiments, with figures and numbers, are in [claims.md](claims/claims.md).
+
+{claims_table(json.loads(path.read_text())["experiments"])}
+"""
+
+
+def model_card(folder: Path, report: dict, commit: str, note: str = "") -> str:
+    """The README.md of a pipeline folder. Its hand-written parts are those of the card before."""
+    before = (folder / "README.md").read_text() if (folder / "README.md").is_file() else ""
+    stages = json.loads((folder / "model_index.json").read_text())["stages"]
+    table, mixed = recipe_rows(folder, stages)
+    recipes = "\n".join(
+        f"    python -m train.train --stage {name} --preset mini [--init-from ...] [key=value ...]"
+        for name in stages
+    )
+    sizes = "".join(
+        f" --{option} {next(iter(report[rows].values()))['n']}"
+        for option, rows in (("n", "text_alignment"), ("edits", "edits"))
+        if report[rows]
+    )
+    columns = ("stage, phase", "steps", "batch", "optimizer, rate", "scenes of 1, 2, 3, 4 objects")
+    columns += ("time_power", "pooled text dropped", "hardware", "time")
+    return f"""# The shipped cascade: `scenes`
+
+From text to images of 256 x 256 pixels, on the built-in world: one to four plain shapes on a plain
+background. The model knows nothing else. It is meant for learning and for testing.
+All training data is generated by `imagen_mini/scenes/`. It holds no images of anyone or by anyone.
+
+## Recipe
+
+| {" | ".join(columns)} |
+{"|---" * len(columns)}|
+{table}
+
+A phase is a stretch of training under one set of settings. All settings stand in the stage's
+`config.json`. Each phase starts from the weights of the one before, by `--resume` or `--init-from`:
+
+{recipes}
+
+{mixed}
+
+The text encoder is a T5 of 0.9 million parameters. It was pre-trained on text alone, then frozen
+(`python -m train.text_encoder`, with `--init-from` after the first phase):
+
+{encoder_phases(folder)}
+
+{handwritten(before, RECIPE_NOTES, note)}
+
+## Score
+
+An exact parser reads each image. Prompts and seeds do not occur in training.
+At commit {commit} this took {report["seconds"]:.0f} s:
+
+`python -m sample.evaluate{sizes}`
+
+{score_tables(report)}
+
+{handwritten(before, SCORE_NOTES)}
+
+## Limitations
+
+The model has learnt no objects, colours, textures or words beyond those of its world, and nothing
+of light or depth. In these categories of the benchmark it is correct less than 90 % of the time:
+
+{weaknesses(report)}
+{claims_section(folder)}
+## How it learnt
+
+{learning(folder)}
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pipeline",
+        type=Path,
+        default=WEIGHTS,
+        help="the pipeline's folder; its report.json is read",
+    )
+    parser.add_argument(
+        "--note",
+        default="",
+        help="what the configurations do not tell of the recipe (default: what the card says)",
+    )
+    parser.add_argument(
+        "--readme", type=Path, default=Path("README.md"), help="its tables are renewed"
+    )
+    args = parser.parse_args(arguments)
+    report = json.loads((args.pipeline / "report.json").read_text())
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        text = renewed(args.readme.read_text(), BEGIN, END, headline_table(report))
+        claims = args.pipeline / "claims" / "claims.json"
+        if claims.is_file() and CLAIMS_BEGIN in text:
+            table = claims_table(json.loads(claims.read_text())["experiments"])
+            text = renewed(text, CLAIMS_BEGIN, CLAIMS_END, table)
+    except ValueError as error:
+        raise SystemExit(f"{args.readme}: {error}") from error
+    (args.pipeline / "README.md").write_text(model_card(args.pipeline, report, commit, args.note))
+    args.readme.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

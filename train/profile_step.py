@@ -1,0 +1,163 @@
+"""Where does the time of a training step go? Part by part, and how near each is to what the processor can do.
+
+    python -m train.profile_step
+    python -m train.profile_step --stage sr_256 --batch 16
+    python -m train.profile_step stage.unet.channels=[64,128,192]
+
+Every part of the network runs alone, forward and backward, on the inputs that it has in a real step; beside them what a step does besides: pictures,
+noise, text, optimizers, average. Parts and a large bf16 matrix product take turns, and the fastest turn of each counts. FLOPs are torch's own count. What
+the parts do not explain of a whole step is shown as "the rest": the loss, concatenations, glue, and what parts do to each other's caches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from imagen_mini.models.attention import Attention
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.training.config import RECIPES, TrainConfig, override_run
+from imagen_mini.data.synthetic import Scenes
+from imagen_mini.models.layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
+from imagen_mini.utils.precision import compute_dtype
+from imagen_mini.text.encoder import Text, TextEncoder
+from imagen_mini.training.batches import sample_noise, step_randomness
+from imagen_mini.training.ema import EMA
+from imagen_mini.training.loop import train
+from imagen_mini.weights import WEIGHTS
+
+from train.benchmark_throughput import MatrixProduct
+from train.baselines import to_train
+
+KINDS = {ResBlock: "residual blocks", Attention: "attention", Downsample: "halving the grid", Upsample: "doubling the grid", TextLayer: "text layers",
+         PooledText: "pooled text", NumberEmbedding: "embedding of numbers"}
+
+
+@dataclass
+class Part:
+    """Something a step does, and how long it takes."""
+
+    name: str
+    run: Callable[[], None]
+    flops: int = 0
+    times: list[float] = field(default_factory=list)
+
+
+def parts_of(stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict, ema: EMA, device: torch.device) -> list[Part]:
+    """Every part of a step, the network's with the inputs that it has in one."""
+    net, unet, numbers = stage.net, stage.config.unet, range(config.batch_size)
+    data = Scenes(config.seed, config.counts)
+    batch = data.batch(numbers, unet.image_size, unet.low_res_size, device)
+    random = {k: v.to(device) for k, v in step_randomness(config, stage, 0).items() if k not in ("drop", "towards_twin", "mistake")}
+    text = encoder(batch.captions).to(torch.float32)
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype(config.precision, device) == torch.bfloat16)
+    seen: list[tuple[str, nn.Module, tuple]] = []
+
+    def remember(name: str):
+        return lambda module, inputs: seen.append((name, module, inputs))
+
+    hooks = [m.register_forward_pre_hook(remember(_name(key, m))) for key, m in net.named_modules() if _name(key, m)]
+    with mixed:
+        loss = stage.loss(batch.pictures, text, low_res=batch.low_res, **random, **sample_noise(config, stage, numbers, batch))
+    loss.mean().backward()                             # the optimizers need gradients
+    for hook in hooks:
+        hook.remove()
+    parts = [Part("pictures", lambda: data.batch(numbers, unet.image_size, unet.low_res_size, device)),
+             Part("noise", lambda: sample_noise(config, stage, numbers, batch)), Part("text encoder", lambda: encoder(batch.captions)),
+             *(Part(f"optimizer, {name}", optimizer.step) for name, optimizer in optimizers.items()), Part("average of the weights", lambda: ema.update(1))]
+    for name, module, inputs in seen:
+        run = _forward_and_backward(module, inputs, mixed)
+        with FlopCounterMode(display=False) as counter:
+            run()
+        parts.append(Part(_at(name, inputs), run, counter.get_total_flops()))
+    return parts
+
+
+def _name(key: str, module: nn.Module) -> str | None:
+    if key in ("stem", "out"):
+        return {"stem": "first convolution", "out": "last convolution"}[key]
+    if isinstance(module, Attention):
+        return f"{module.site.kind} attention"
+    return KINDS.get(type(module))
+
+
+def _at(name: str, inputs: tuple) -> str:
+    x = inputs[0]
+    return f"{name}, {x.shape[-1]} x {x.shape[-1]}" if isinstance(x, Tensor) and x.ndim == 4 else name
+
+
+def _forward_and_backward(module: nn.Module, inputs: tuple, mixed: torch.autocast) -> Callable[[], None]:
+    needs = [x.detach().requires_grad_(x.is_floating_point() and x.requires_grad) if isinstance(x, Tensor) else
+             Text(x.emb.detach().requires_grad_(x.emb.requires_grad), x.mask) if isinstance(x, Text) else x for x in inputs]
+
+    def run() -> None:
+        with mixed:
+            out = module(*needs)
+        out.backward(torch.ones_like(out))
+
+    return run
+
+
+def timed(run: Callable[[], None], device: torch.device) -> float:
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
+    parser.add_argument("--stage", default="base")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the recipe or, with 'stage.' before them, of the stage")
+    args = parser.parse_intermixed_args(arguments)
+    if args.stage not in PRESETS[args.preset]:
+        parser.error(f"--stage {args.stage}: the preset {args.preset} has {', '.join(PRESETS[args.preset])}")
+    device = torch.device(args.device)
+    config, stage_config = override_run(RECIPES[args.preset][args.stage], PRESETS[args.preset][args.stage], args.overrides)
+    config = replace(config, batch_size=args.batch, steps=10 ** 9)
+    encoder = TextEncoder.from_pretrained(WEIGHTS / "text_encoder").to(device)
+    stage, optimizers = to_train("ours", stage_config, config, device)
+    ema = EMA(stage.net, config.ema_half_life)
+    steps = train(stage, encoder, config, optimizers, ema)
+    next(steps)                                        # the first step allocates and picks kernels
+    parts, pace, whole = parts_of(stage, encoder, config, optimizers, ema, device), MatrixProduct(device), []
+    for _ in tqdm(range(args.rounds), desc="rounds"):
+        pace.time(2)
+        whole.append(timed(lambda: next(steps), device))
+        for part in parts:
+            part.times.append(timed(part.run, device))
+    report(parts, median(whole), max(pace.rates), device)
+
+
+def report(parts: list[Part], whole: float, rate: float, device: torch.device) -> None:
+    rows: dict[str, list[float]] = {}
+    for part in parts:
+        row = rows.setdefault(part.name, [0, 0.0, 0.0])
+        for i, value in enumerate((1, min(part.times), part.flops)):
+            row[i] += value
+    rows["the rest"] = [1, whole - sum(row[1] for row in rows.values()), 0.0]
+    rows["a whole step"] = [1, whole, sum(part.flops for part in parts)]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{name}: a bf16 matrix product runs at {rate / 1e9:,.0f} GFLOP/s; 'of it': the share that a part reaches\n")
+    print(f"{'part':<34}{'calls':>6}{'ms':>9}{'share':>7}{'GFLOP':>9}{'of it':>7}")
+    order = sorted(rows.items(), key=lambda item: (item[0] == "a whole step", item[0] == "the rest", -item[1][1]))
+    for part, (calls, seconds, flops) in order:
+        print(f"{part:<34}{calls:>6}{1000 * seconds:>9.1f}{seconds / whole:>7.0%}{flops / 1e9 or '-':>9{'.2f' if flops else ''}}"
+              f"{flops / seconds / rate if flops else '-':>7{'.0%' if flops else ''}}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Train the features by which sets of pictures are compared: a small classifier that tells what is in a scene.
+
+    python -m train.scene_classifier --size 64
+    python -m train.scene_classifier --size 256
+
+Pictures are rendered as they are needed, of scenes of every kind, held-out ones too; a little noise is added, so that what a generator leaves behind
+does not throw the classifier. Prints how often each kind of fact is told rightly on scenes that were not trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+from imagen_mini.evaluation.scene_features import CELLS, SceneClassifier, facts, save_classifier, weights_of
+from imagen_mini.utils.rng import generator
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, MAX_OBJECTS, SHAPES, SIZES, TEXTURES, Scene, random_scene
+
+KINDS = {"count": MAX_OBJECTS, "background": len(BACKGROUNDS), "shapes": len(SHAPES), "colors": len(COLORS), "sizes": len(SIZES), "textures": len(TEXTURES),
+         "pairs": len(COLORS) * len(SHAPES), "places": CELLS ** 2}
+NOISE = 0.05                                           # the largest deviation
+
+
+def any_scene(rng: random.Random) -> Scene:
+    return random_scene(rng, count=rng.choices((1, 2, 3, 4, 5), (25, 35, 17, 13, 10))[0], exclude_held_out=False)
+
+
+def batch_of(size: int, purpose: str, step: int, n: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures with their noise, and their facts: functions of purpose and step."""
+    rng = random.Random(f"features/{purpose}/{step}")
+    scenes = [any_scene(rng) for _ in range(n)]
+    g = generator(step, "features", purpose)
+    pictures = render(scenes, size, device)
+    noise = (torch.randn(pictures.shape, generator=g) * torch.rand(n, 1, 1, 1, generator=g) * NOISE).to(pictures.device)
+    return (pictures + noise).clamp(-1, 1), torch.stack([facts(s) for s in scenes]).to(pictures.device)
+
+
+@torch.no_grad()
+def accuracy(net: SceneClassifier, n: int, device) -> dict[str, float]:
+    """The share of pictures of which all facts of a kind are told rightly."""
+    pictures, truth = batch_of(net.size, "test", 0, n, device)
+    told = torch.cat([net(part) for part in pictures.split(128)]) > 0
+    parts = zip(KINDS, told.split(list(KINDS.values()), dim=1), truth.bool().split(list(KINDS.values()), dim=1))
+    return {kind: (a == b).all(1).float().mean().item() for kind, a, b in parts}
+
+
+@torch.no_grad()
+def standardize(net: SceneClassifier, n: int, device) -> None:
+    """Give each feature mean 0 and variance 1 over true pictures, and leave what is told of a picture as it was."""
+    pictures, _ = batch_of(net.size, "standardize", 0, n, device)
+    found = torch.cat([net.features(part) for part in pictures.split(128)])
+    mean, deviation = found.mean(0), found.std(0)
+    net.to_facts.bias += net.to_facts.weight @ mean
+    net.to_facts.weight *= deviation
+    net.to_features.weight /= deviation[:, None]
+    net.to_features.bias.sub_(mean).div_(deviation)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, choices=(64, 256), default=64)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="(default: among the shipped weights)")
+    args = parser.parse_args(arguments)
+    torch.manual_seed(0)
+    net = SceneClassifier(args.size).to(args.device)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, args.steps, pct_start=0.1)
+    start, bar = time.monotonic(), tqdm(range(args.steps), desc=f"features of {args.size} px", unit="step")
+    for step in bar:
+        pictures, truth = batch_of(args.size, "train", step, args.batch, args.device)
+        loss = F.binary_cross_entropy_with_logits(net(pictures), truth)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+    out = args.out or weights_of(args.size)
+    standardize(net.eval(), 2048, args.device)
+    save_classifier(net, out)
+    print(f"{sum(p.numel() for p in net.parameters()):,} parameters, {args.steps:,} steps of {args.batch}, {time.monotonic() - start:.0f} s")
+    print("told rightly: " + ", ".join(f"{kind} {share:.1%}" for kind, share in accuracy(net, 512, args.device).items()))
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Are the checkpoints of a run whole? Reads every file and compares sizes and checksums.
+
+    python -m train.verify_checkpoints runs/base
+
+Ends with 0 if there are checkpoints and all are whole, else with 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from imagen_mini.training.checkpoint import checkpoints, problems
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="a run's folder")
+    args = parser.parse_args(arguments)
+    bad = 0
+    for run in args.runs:
+        found = checkpoints(run)
+        if not found:
+            print(f"{run}: no checkpoints")
+            bad += 1
+        for checkpoint in tqdm(found, desc=str(run), leave=False):
+            wrong = problems(checkpoint)
+            megabytes = sum(file.stat().st_size for file in checkpoint.iterdir()) / 10 ** 6
+            tqdm.write(f"{checkpoint}: {'; '.join(wrong) or f'whole, {megabytes:.1f} MB'}")
+            bad += bool(wrong)
+    raise SystemExit(min(bad, 1))
+
+
+if __name__ == "__main__":
+    main()
