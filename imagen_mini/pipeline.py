@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from imagen_mini.editing.attention_store import AttentionMaps
+from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.cascade.serialization import load_stage, save_stage
-from imagen_mini.cascade.stage import Stage, augment
+from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale
 from imagen_mini.diffusion.samplers import SamplingState, sample
-from imagen_mini.cascade.sampling_options import Sampling, check_used, sampling_of
-from imagen_mini.text.encoder import Text, TextEncoder, check_prompts, concatenate
+from imagen_mini.cascade.sampling_options import SamplingOptions, check_unused_options, resolve_sampling_options
+from imagen_mini.text.encoder import TextEmbeddings, TextEncoder, check_prompts, concatenate
 from imagen_mini.utils.images import to_numpy, to_pil
 from imagen_mini.utils.rng import randn
 from imagen_mini.weights import WEIGHTS
@@ -51,7 +51,7 @@ class ImagenPipeline(nn.Module):
         pipe("a red circle to the left of a blue square", seed=0).images[0].show()
     """
 
-    def __init__(self, text_encoder: TextEncoder, stages: Sequence[Stage]):
+    def __init__(self, text_encoder: TextEncoder, stages: Sequence[DiffusionStage]):
         super().__init__()
         stages = sorted(stages, key=lambda s: s.config.unet.image_size)
         identity = text_encoder.identity() if any(s.config.text_encoder for s in stages) else None
@@ -124,7 +124,7 @@ class ImagenPipeline(nn.Module):
                  aug_level: float | None = None, sampler: str | dict | None = None, spacing: str | dict | None = None,
                  eta: float | dict | None = None, gamma: float | dict = 0.0, stages: Sequence[str] | None = None,
                  low_res: Tensor | None = None, output_type: str = "pil",
-                 edit=None, edit_stages: Sequence[str] | None = None, record: AttentionMaps | None = None,
+                 edit=None, edit_stages: Sequence[str] | None = None, record: AttentionStore | None = None,
                  on_step: Callable[[str, SamplingState], None] | None = None, progress: bool = True) -> ImagenOutput:
         """Draw a picture for each prompt.
 
@@ -165,8 +165,8 @@ class ImagenPipeline(nn.Module):
         for option, value in options.items():
             if isinstance(value, dict) and set(value) - set(self.stages):
                 raise ValueError(f"{option}: no stage {sorted(set(value) - set(self.stages))}; there are {list(self.stages)}")
-        plans = {name: sampling_of(self.stages[name], aug_level=aug_level, **options) for name in names}
-        check_used(plans, eta, gamma, negative_prompt, guidance_interval)
+        plans = {name: resolve_sampling_options(self.stages[name], aug_level=aug_level, **options) for name in names}
+        check_unused_options(plans, eta, gamma, negative_prompt, guidance_interval)
         text = self.text_encoder(prompts)
         negative = None if negative_prompt is None else self.encode_negative(negative_prompt, text)
         pictures: dict[str, Tensor] = {}
@@ -190,7 +190,7 @@ class ImagenPipeline(nn.Module):
         names = list(self.stages)
         return names[names.index(sizes[low_res.shape[-1]]):]
 
-    def encode_negative(self, negative_prompt: str | Sequence[str], text: Text) -> Text | None:
+    def encode_negative(self, negative_prompt: str | Sequence[str], text: TextEmbeddings) -> TextEmbeddings | None:
         """The negative prompts as text, one for each row of `text`; an empty one is the null text, and None stands for all empty."""
         negatives = check_prompts(negative_prompt)
         if isinstance(negative_prompt, str):
@@ -202,19 +202,19 @@ class ImagenPipeline(nn.Module):
         null_then_encoded = concatenate([text.null(), self.text_encoder(negatives)])
         return null_then_encoded[[len(text) + i if negative else i for i, negative in enumerate(negatives)]]
 
-    def run_stage(self, name: str, plan: Sampling, prompts: list[str], text: Text, negative: Text | None, seeds: list[int],
-                  previous: Tensor | None, edit=None, record: AttentionMaps | None = None,
+    def run_stage(self, name: str, plan: SamplingOptions, prompts: list[str], text: TextEmbeddings, negative: TextEmbeddings | None, seeds: list[int],
+                  previous: Tensor | None, edit=None, record: AttentionStore | None = None,
                   on_step: Callable[[str, SamplingState], None] | None = None, progress: bool = True) -> Tensor:
         """Sample one stage: the last step's x_0_hat [b, 3, size, size], which is the picture once it is clamped to [-1, 1].
 
         `previous` holds the pictures of the stage before. Where guidance is off, `negative` is not looked at.
         """
-        stage: Stage = self.stages[name]
+        stage: DiffusionStage = self.stages[name]
         device, size = self.device, stage.config.unet.image_size
         low_res = level = None
         if stage.is_super_resolution:
             level = torch.full((len(seeds),), float(plan.aug_level), device=device)
-            low_res = augment(previous, level, randn(seeds, previous.shape[1:], name, "aug", device=device))
+            low_res = augment_low_res(previous, level, randn(seeds, previous.shape[1:], name, "aug", device=device))
         tokens, n_text = [self.text_encoder.tokens(p) for p in prompts], text.mask.shape[1]
         bound = None if edit is None else edit.bind(tokens, stage.net.sites, n_text)
         control_at = None if bound is None else bound.control_at
@@ -240,10 +240,10 @@ class ImagenPipeline(nn.Module):
                 on_step(name, state)
         return state.x_0_hat
 
-    def _show_source(self, bound, name: str, plan: Sampling, prompts: list[str], text: Text, negative: Text | None, seeds: list[int], previous: Tensor | None,
+    def _show_source(self, bound, name: str, plan: SamplingOptions, prompts: list[str], text: TextEmbeddings, negative: TextEmbeddings | None, seeds: list[int], previous: Tensor | None,
                      low_res: Tensor | None, level: Tensor | None) -> None:
         """Draw an edit's source alone, and let the edit look at it, and at what each prompt makes of it once it is noised again."""
-        stage: Stage = self.stages[name]
+        stage: DiffusionStage = self.stages[name]
         source = self.run_stage(name, plan, prompts[:1], text[:1], None if negative is None else negative[:1], seeds[:1], None if previous is None else previous[:1], progress=False)
         denoise = stage.denoiser(text, low_res, level, 1.0, plan.threshold)
 

@@ -30,19 +30,19 @@ if importlib.util.find_spec("imagen_mini") is None:
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade.stage import augment
-from imagen_mini.viz.style import STYLES, figure
-from imagen_mini.evaluation.scoring import in_words, judge
+from imagen_mini.cascade.stage import augment_low_res
+from imagen_mini.viz.style import STYLES, subplots
+from imagen_mini.evaluation.scoring import describe_scene, judge_image
 from imagen_mini.course.exercises import nb00
-from imagen_mini.evaluation.scoring import verdicts
-from imagen_mini.course.notebook import begin, show_judged, source
-from imagen_mini.viz.image_grid import picture_table
+from imagen_mini.evaluation.scoring import judge_images
+from imagen_mini.course.notebook import setup_notebook, show_judged, show_source
+from imagen_mini.viz.image_grid import image_table
 from imagen_mini.utils.images import to_image
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.parse import parse_image
 
-begin()
+setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 caption, seed = "a striped red circle to the left of a blue square", 3
 
@@ -84,9 +84,9 @@ states = list(sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sa
                      lambda step: randn([seed], (3, 64, 64), "base", "step", step), eta=base.config.eta))      # a little fresh noise at every step
 
 shown = [0, 1, 3, 5, 8, 11, 14, 18, 24, 31]
-picture_table([[states[i].x[0].clamp(-1, 1) for i in shown], [states[i].x_0_hat[0] for i in shown]],
+image_table([[states[i].x[0].clamp(-1, 1) for i in shown], [states[i].x_0_hat[0] for i in shown]],
               ["after the step: x", "suspected picture: x_0_hat"], [f"step {i}\nt {states[i].t:.2f}" for i in shown], cell=96,
-              frames=[[None] * len(shown), [verdicts([caption], states[i].x_0_hat)[0] for i in shown]])
+              frames=[[None] * len(shown), [judge_images([caption], states[i].x_0_hat)[0] for i in shown]])
 
 # %% [markdown]
 # The lower row is framed in green where the parser reads the caption's scene from it, in orange where it does not. At first $\hat x_0$ is a blur: the mean of all pictures
@@ -96,7 +96,7 @@ picture_table([[states[i].x[0].clamp(-1, 1) for i in shown], [states[i].x_0_hat[
 # The whole walk is this generator; the samplers themselves are notebook 09.
 
 # %%
-source(sample)
+show_source(sample)
 
 # %% [markdown]
 # ## 3. A small picture becomes a large one
@@ -110,13 +110,13 @@ source(sample)
 sr = pipe.stages["sr_256"]
 small = states[-1].x_0_hat.clamp(-1, 1)
 level = torch.tensor([sr.config.aug_level])
-seen = augment(small, level, randn([seed], (3, 64, 64), "sr_256", "aug"))
+seen = augment_low_res(small, level, randn([seed], (3, 64, 64), "sr_256", "aug"))
 x_T = randn([seed], (3, 256, 256), "sr_256", "x_T")
 sr_states = list(sample(sr.denoiser(text, seen, level), x_T, sr.times(), sr.log_snr_of, sr.config.sampler))
 large = sr_states[-1].x_0_hat.clamp(-1, 1)
 
 shown = [0, 1, 3, 5, 9]
-picture_table([[small[0], seen[0].clamp(-1, 1), *(sr_states[i].x_0_hat[0] for i in shown)]], [""],
+image_table([[small[0], seen[0].clamp(-1, 1), *(sr_states[i].x_0_hat[0] for i in shown)]], [""],
               ["the base's picture", "what this stage is shown", *(f"x_0_hat, step {i}" for i in shown)], cell=192)
 
 # %% [markdown]
@@ -126,10 +126,10 @@ picture_table([[small[0], seen[0].clamp(-1, 1), *(sr_states[i].x_0_hat[0] for i 
 # ## 4. The verdict
 
 # %%
-reading, = parse(large)
-print("read from the picture:", in_words(reading.scene) if reading.scene else reading.problems)
+reading, = parse_image(large)
+print("read from the picture:", describe_scene(reading.scene) if reading.scene else reading.problems)
 print("the caption:          ", caption)
-print("verdict:              ", judge(caption, large[0]))
+print("verdict:              ", judge_image(caption, large[0]))
 to_image(large[0])
 
 # %% [markdown]
@@ -168,11 +168,11 @@ nb00.check(decided_at)
 from imagen_mini.evaluation.benchmark import benchmark
 
 answered = nb00.check(decided_at).right
-sheet, (panel,) = figure(["decided pictures" if answered else "pictures whose estimate is right (exercise open)"], "step")
+sheet, (panel,) = subplots(["decided pictures" if answered else "pictures whose estimate is right (exercise open)"], "step")
 for category, style in zip(("one object", "positional"), STYLES):
     prompts = [c.text for _, _, c in benchmark(16, categories=[category])]
     by_step = []                                       # of each step, the verdicts of all pictures
-    pipe(prompts, seed=list(range(16)), stages=("base",), progress=False, on_step=lambda _, state: by_step.append(verdicts(prompts, state.x_0_hat)))
+    pipe(prompts, seed=list(range(16)), stages=("base",), progress=False, on_step=lambda _, state: by_step.append(judge_images(prompts, state.x_0_hat)))
     steps, by_picture = range(len(by_step)), list(zip(*by_step))
     done = [sum(decided_at(v) <= i if answered else v[i] for v in by_picture) / len(prompts) for i in steps]
     panel.plot(steps, done, label=category, **style)

@@ -32,21 +32,21 @@ if importlib.util.find_spec("imagen_mini") is None:
 import torch
 import torch.nn.functional as F
 
-from imagen_mini.cascade.stage import augment
-from imagen_mini.viz.style import STYLES, figure, percent_axis
+from imagen_mini.cascade.stage import augment_low_res
+from imagen_mini.viz.style import STYLES, subplots, percent_axis
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.course.exercises import nb01
 from imagen_mini.viz.schedules import against_normal, curves, legend_below, measured_log_snr, read_right, spread
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import begin, source
-from imagen_mini.viz.image_grid import labelled_grid, picture_table
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.viz.image_grid import image_grid, image_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import UNSEEN, Object, Scene, training_scene
+from imagen_mini.scenes.scene import HELD_OUT_SEED, SceneObject, Scene, training_scene
 from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr, cosine_t, linear_log_snr, numeric_t, resolution_shift, sigmoid_log_snr, zero_terminal_snr
 
-begin()
+setup_notebook()
 
 # %% [markdown]
 # ## 1. A picture drowns
@@ -54,15 +54,15 @@ begin()
 # Two functions are the two equations above. $\alpha$ and $\sigma$ follow from the log-SNR alone.
 
 # %%
-source(alpha_sigma, q_sample)
+show_source(alpha_sigma, q_sample)
 
 # %% [markdown]
 # **Predict:** here is one picture at nine levels of noise. At which log-SNR will *you* lose the shapes? At which the colours? The parser of notebook 00 is a
 # harsh judge: it wants every outline. A green frame says that it still reads the scene. Where does it give up?
 
 # %%
-star = Object(x=19, y=42, shape="star", color="blue", size="large", texture="solid")
-ring = Object(x=44, y=20, shape="ring", color="red", size="large", texture="solid")
+star = SceneObject(x=19, y=42, shape="star", color="blue", size="large", texture="solid")
+ring = SceneObject(x=44, y=20, shape="ring", color="red", size="large", texture="solid")
 scene = Scene((star, ring), "beige")
 x_0 = render(scene)                                    # [1, 3, 64, 64] in [-1, 1]
 eps = randn([1], (3, 64, 64), "eps")
@@ -70,7 +70,7 @@ eps = randn([1], (3, 64, 64), "eps")
 levels = torch.tensor([8.0, 6, 4, 2, 0, -2, -4, -6, -8])
 noised = q_sample(x_0, eps, levels)
 frames = [read_right([scene], (x / alpha_sigma(level)[0])[None])[0] for x, level in zip(noised, levels)]
-picture_table([list(noised)], ["x_t"], [f"log-SNR\n{level:g}" for level in levels], cell=96, frames=[frames]).quantize(96)     # 96 colours: a smaller file
+image_table([list(noised)], ["x_t"], [f"log-SNR\n{level:g}" for level in levels], cell=96, frames=[frames]).quantize(96)     # 96 colours: a smaller file
 
 # %%
 for level, readable in zip(levels, frames):
@@ -92,7 +92,7 @@ for level, readable in zip(levels, frames):
 # - **shifted**: any of them, moved in log-SNR by a constant. Here by -2.77, which section 5 derives.
 
 # %%
-source(cosine_log_snr, linear_log_snr)
+show_source(cosine_log_snr, linear_log_snr)
 
 # %% [markdown]
 # **Predict:** at $t = 0.5$, which of the four is noisiest? And which of them reach pure noise at $t = 1$?
@@ -121,7 +121,7 @@ for name, log_snr_of in schedules.items():
 times = torch.tensor([0.15, 0.35, 0.55, 0.75])
 names = list(schedules)[:3]
 strips = [q_sample(x_0, eps, schedules[name](times)) for name in names]
-picture_table([list(strip) for strip in strips], names, [f"t = {t:.2f}" for t in times], cell=112).quantize(96)
+image_table([list(strip) for strip in strips], names, [f"t = {t:.2f}" for t in times], cell=112).quantize(96)
 
 # %%
 levels = torch.tensor([5.0, 2, -1, -4])
@@ -130,7 +130,7 @@ strips = [q_sample(x_0, eps, schedules[name](when[name])) for name in names]
 difference = max((strip - strips[0]).abs().max() for strip in strips)
 print(f"largest difference between the rows below: {difference:.0e}")
 labels = [f"{name}, t {t:.2f}" for name in names for t in when[name]]
-labelled_grid([picture for strip in strips for picture in strip], labels, columns=len(levels), cell=112).quantize(96)
+image_grid([picture for strip in strips for picture in strip], labels, columns=len(levels), cell=112).quantize(96)
 
 # %% [markdown]
 # **What you should have seen.** At equal times the rows differ. At equal log-SNR they are one picture, to rounding error: only the time written below
@@ -165,7 +165,7 @@ for name, log_snr_of in schedules.items():
 # **Predict:** from which log-SNR on can you not tell the histogram from N(0, 1)?
 
 # %%
-scenes = [training_scene(UNSEEN, i) for i in range(200)]
+scenes = [training_scene(HELD_OUT_SEED, i) for i in range(200)]
 pictures = render(scenes)
 noise = randn(range(200), (3, 64, 64), "eps")
 levels = [6.0, 1.0, -2.0, -6.0]
@@ -218,7 +218,7 @@ x_64 = q_sample(x_0, eps, cosine_log_snr(t))
 x_256 = q_sample(render(scene, 256), eps_256, cosine_log_snr(t))
 averaged = F.avg_pool2d(x_256, 4)
 rows = {"64 px": x_64, "256 px, same t (every second pixel shown)": x_256, "256 px, 4 x 4 pixels averaged": averaged}
-picture_table([list(x) for x in rows.values()], list(rows), [f"t = {x:.2f}" for x in t], cell=128).quantize(96)
+image_table([list(x) for x in rows.values()], list(rows), [f"t = {x:.2f}" for x in t], cell=128).quantize(96)
 
 # %%
 shift = resolution_shift(256)
@@ -237,7 +237,7 @@ for log_snr in cosine_log_snr(t):
 # log-SNR higher by $2 \log 4 = 2.77$. To hide as much in a larger picture as in a small one, take that away:
 
 # %%
-source(resolution_shift)
+show_source(resolution_shift)
 
 # %% [markdown]
 # With the shift, the numbers of a row agree. More than that: let the noise of the small picture *be* the averaged noise of the large one (times 4, so that it
@@ -267,7 +267,7 @@ for t in times:
     for found, x, alpha in zip(right.values(), seen, alphas):
         found.append(read_right(chosen, x / alpha))
 
-sheet, (panel,) = figure(["what the parser still reads"], "t, cosine schedule   (1 noise)")
+sheet, (panel,) = subplots(["what the parser still reads"], "t, cosine schedule   (1 noise)")
 sheet.set_size_inches(6, 3.6)
 for (name, found), style in zip(right.items(), STYLES):
     panel.plot(times, [sum(each) / len(each) for each in found], label=name, **style)
@@ -288,7 +288,7 @@ for name, found in right.items():
 # ## 6. And noise augmentation?
 #
 # Look at it from the side of the super-resolution stage. It is shown *two* noisy pictures: $x_t$ at 256 px, and the base's small picture, to which a little
-# noise is added on purpose (`augment`, level 0.1 by default). Both tell of the same 64 px layout, each with its own log-SNR, and the arithmetic of section 5
+# noise is added on purpose (`augment_low_res`, level 0.1 by default). Both tell of the same 64 px layout, each with its own log-SNR, and the arithmetic of section 5
 # compares them.
 #
 # **Predict:** if the small picture came without noise, would the stage ever look at $x_t$ for the layout, even where the small picture is wrong?
@@ -296,12 +296,12 @@ for name, found in right.items():
 # %%
 sr = PRESETS["mini"]["sr_256"]
 aug = torch.tensor([0.0, 0.1, 0.3, 0.5])
-augmented = augment(x_0.expand(4, -1, -1, -1), aug, randn([2], (3, 64, 64), "aug"))
+augmented = augment_low_res(x_0.expand(4, -1, -1, -1), aug, randn([2], (3, 64, 64), "aug"))
 for level in aug.double():
     offered = cosine_log_snr(level)                    # by the small picture
     equal = cosine_t(offered + shift, sr.log_snr_shift).clamp(0, 1)      # when x_t, averaged, has as much
     print(f"aug_level {level:.1f}: the small picture has log-SNR {offered:5.2f}; x_t tells more of the layout than it before t = {equal:.2f}")
-picture_table([list(augmented)], ["what the stage is shown"], [f"aug_level {level:.1f}" for level in aug], cell=128).quantize(96)
+image_table([list(augmented)], ["what the stage is shown"], [f"aug_level {level:.1f}" for level in aug], cell=128).quantize(96)
 
 # %% [markdown]
 # **What you should have seen.** Without noise on it, the small picture is the better witness at nearly all times: a network trained so learns to copy it,
@@ -334,7 +334,7 @@ for x, a, b in zip(t, upper, lower):
     print(f"t = {x:.1f}: measured log-SNR {measured_log_snr(a[None], x_0):4.1f} above, {measured_log_snr(b[None], x_0):4.1f} below")
 stretch = lambda x: 0.7 * x / x.std((1, 2, 3), keepdim=True)      # to equal contrast, for the eye
 names = ["64 px at t", "256 px at time_for(256, t)" if answered else "256 px at t (exercise open)"]
-picture_table([list(stretch(upper)), list(stretch(lower))], names, [f"t = {x:.1f}" for x in t], cell=112).quantize(96)
+image_table([list(stretch(upper)), list(stretch(lower))], names, [f"t = {x:.1f}" for x in t], cell=112).quantize(96)
 
 # %% [markdown]
 # Next: [02, denoising](02_denoising.ipynb).

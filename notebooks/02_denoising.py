@@ -29,22 +29,22 @@ if importlib.util.find_spec("imagen_mini") is None:
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.viz.style import STYLES, figure, log_axis, percent_axis
-from imagen_mini.data.synthetic import Scenes
-from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0, q_sample, to_x_0, v_from_x_0, x_0_from_v
+from imagen_mini.viz.style import STYLES, subplots, log_axis, percent_axis
+from imagen_mini.data.synthetic import SceneDataset
+from imagen_mini.diffusion.gaussian import PREDICTION_TYPES, from_x_0, q_sample, to_x_0, v_from_x_0, x_0_from_v
 from imagen_mini.course.exercises import nb02
 from imagen_mini.viz.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
-from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import begin, show_judged, source
-from imagen_mini.viz.image_grid import picture_table
+from imagen_mini.course.notebook import setup_notebook, show_judged, show_source
+from imagen_mini.viz.image_grid import image_table
 from imagen_mini.utils.rng import generator, randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import UNSEEN, Object
+from imagen_mini.scenes.scene import HELD_OUT_SEED, SceneObject
 from imagen_mini.diffusion.schedules import alpha_sigma, numeric_t
 
-begin()
+setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 base = pipe.stages["base"]
 
@@ -62,7 +62,7 @@ base = pipe.stages["base"]
 # parser** says whether it shows what the caption says.
 
 # %%
-source(best_blur)
+show_source(best_blur)
 
 # %% [markdown]
 # **Predict:** at which of three noise levels does blur still work? Where the network's one answer is a blur as well, what will the walk make of it? Which of
@@ -70,7 +70,7 @@ source(best_blur)
 
 # %%
 n = 16
-batch = Scenes(UNSEEN).batch(range(n), 64)             # pictures that no training has seen
+batch = SceneDataset(HELD_OUT_SEED).batch(range(n), 64)             # pictures that no training has seen
 x_0, captions = batch.pictures, batch.captions
 eps = randn(range(n), (3, 64, 64), "eps")
 text = pipe.text_encoder(captions)
@@ -90,24 +90,24 @@ chosen, which = [-1.0, -4.0, -7.0], 0
 names = ["blur", "one step", "walk"]
 print(captions[which])
 rows = [[q_sample(x_0, eps, torch.tensor(level))[which], *(answers[level][name][which] for name in names), x_0[which]] for level in chosen]
-frames = [[verdicts([captions[which]], picture[None].clamp(-1, 1))[0] for picture in row] for row in rows]
-picture_table(rows, [f"log-SNR {level:g}" for level in chosen], ["x_t", *names, "truth"], cell=128, frames=frames)
+frames = [[judge_images([captions[which]], picture[None].clamp(-1, 1))[0] for picture in row] for row in rows]
+image_table(rows, [f"log-SNR {level:g}" for level in chosen], ["x_t", *names, "truth"], cell=128, frames=frames)
 
 # %%
 for level in chosen:
     print(f"log-SNR {level:g}")
     for name in names:
         found = answers[level][name]
-        print(f"    {name:9} {mean_psnr(found, x_0):5.1f} dB, {score_line(verdicts(captions, found.clamp(-1, 1)))}")
+        print(f"    {name:9} {mean_psnr(found, x_0):5.1f} dB, {score_line(judge_images(captions, found.clamp(-1, 1)))}")
 
 # %% [markdown]
 # And over all levels:
 
 # %%
-sheet, (nearness, meaning) = figure(["how near to the true picture?", "does it show its caption?"], "log-SNR   (right: more noise)")
+sheet, (nearness, meaning) = subplots(["how near to the true picture?", "does it show its caption?"], "log-SNR   (right: more noise)")
 for name, style in zip(["blur", "one step, no words", "one step", "walk"], STYLES):
     nearness.plot(levels, [mean_psnr(answers[level][name], x_0) for level in levels], label=name, **style)
-    meaning.plot(levels, [sum(verdicts(captions, answers[level][name].clamp(-1, 1))) / n for level in levels], label=name, **style)
+    meaning.plot(levels, [sum(judge_images(captions, answers[level][name].clamp(-1, 1))) / n for level in levels], label=name, **style)
 for panel in (nearness, meaning):
     panel.invert_xaxis()
 nearness.set_ylabel("PSNR, dB")
@@ -130,14 +130,14 @@ sheet
 # pictures, one for each place. So the sum at the top can be computed in full:
 
 # %%
-source(posterior, posterior_mean)
+show_source(posterior, posterior_mean)
 
 # %% [markdown]
 # **Predict:** the exact mean at growing noise, and below it the network's answer, which has seen pictures like these but never a list of them. Will you be
 # able to tell them apart?
 
 # %%
-circle = Object(x=24, y=40, shape="circle", color="red", size="large", texture="solid")
+circle = SceneObject(x=24, y=40, shape="circle", color="red", size="large", texture="solid")
 candidates = render(everywhere(circle, "white"))       # [1764, 3, 64, 64]
 hidden = candidates[torch.randperm(len(candidates), generator=generator(2, "hidden"))[:12]]      # twelve of them are hidden in noise
 noise = randn(range(12), (3, 64, 64), "noise")
@@ -154,7 +154,7 @@ for level in few_levels:
     network[level] = answer(x_t, numeric_t(log_snr, base.log_snr_of))
 
 rows = [[best[level][0] for level in few_levels], [network[level][0] for level in few_levels]]
-picture_table(rows, ["exact mean", "the network, one step"], [f"log-SNR {level:g}" for level in few_levels], cell=112)
+image_table(rows, ["exact mean", "the network, one step"], [f"log-SNR {level:g}" for level in few_levels], cell=112)
 
 # %%
 print("over twelve pictures          PSNR to the truth, dB:   exact   network   and between the two")
@@ -188,17 +188,17 @@ dice = lambda step: randn(range(walks), (3, 64, 64), "step", step)
 
 drawn, exact, once = last.x_0_hat, best[-6.0][:1], network[-6.0][:1]
 columns = [*(f"walk {i + 1}" for i in range(5)), f"mean of {walks} walks", "one step", "exact mean", "truth"]
-picture_table([[*drawn[:5], drawn.mean(0), once[0], exact[0], truth[0]]], [""], columns, cell=96)
+image_table([[*drawn[:5], drawn.mean(0), once[0], exact[0], truth[0]]], [""], columns, cell=96)
 
 # %%
-print(f"walks that show the caption: {score_line(verdicts([caption] * walks, drawn.clamp(-1, 1)))}")
+print(f"walks that show the caption: {score_line(judge_images([caption] * walks, drawn.clamp(-1, 1)))}")
 p = posterior(x_t, log_snr, candidates)[0]
 spread_exact = (p @ (candidates - exact).square().flatten(1).mean(1)).sqrt().item()
 spread_walks = drawn.std(0, correction=1).square().mean().sqrt().item()
 print(f"spread of a picture around the mean: walks {spread_walks:.3f}, all possible pictures {spread_exact:.3f}")
 print(f"error to the truth: one step {(once - truth).square().mean():.3f}, a walk on average {(drawn - truth).square().mean():.3f} (mean squares)")
 
-sheet, (panel,) = figure(["how far is the mean of walks from the one answer?"], "walks in the mean")
+sheet, (panel,) = subplots(["how far is the mean of walks from the one answer?"], "walks in the mean")
 sheet.set_size_inches(5.5, 3.5)
 counts = [1, 2, 4, 8, 16, 32]
 far = [torch.stack([group.mean(0) - once[0] for group in drawn.split(count)]).square().mean().sqrt().item() for count in counts]
@@ -231,7 +231,7 @@ sheet
 # $x_t$ and the noise level are known, so each can be computed from each other: whoever knows one knows them all.
 
 # %%
-source(v_from_x_0, x_0_from_v)
+show_source(v_from_x_0, x_0_from_v)
 
 # %% [markdown]
 # **Predict:** there and back, in float64 and in float32, at four levels of noise: to how many digits is $x_0$ the same? Is one of the three worse than the
@@ -243,8 +243,8 @@ for level in (6.0, 0.0, -6.0, -12.0):
     for dtype in (torch.float64, torch.float32):
         log_snr, picture = torch.tensor(level, dtype=dtype), x_0.to(dtype)
         x_t = q_sample(picture, eps.to(dtype), log_snr)
-        errors = [(to_x_0(from_x_0(picture, kind, x_t, log_snr), kind, x_t, log_snr) - picture).abs().max() for kind in PREDICTIONS]
-        words = [f"by way of {kind} {error:.0e}" for kind, error in zip(PREDICTIONS, errors)]
+        errors = [(to_x_0(from_x_0(picture, kind, x_t, log_snr), kind, x_t, log_snr) - picture).abs().max() for kind in PREDICTION_TYPES]
+        words = [f"by way of {kind} {error:.0e}" for kind, error in zip(PREDICTION_TYPES, errors)]
         print(f"log-SNR {level:3g}, {str(dtype)[6:]}: " + ", ".join(words))
 
 # %%
@@ -265,10 +265,10 @@ print(f"x_t^2 + v^2 = x_0^2 + eps^2:      off by {(x_t ** 2 + v ** 2 - picture *
 # way round: let each prediction be off by 0.01. How far off is the $x_0$ that one computes from it?
 
 # %%
-sheet, (seen, effect) = figure(["the network's error, in three spaces", "error of x_0 if the prediction is off by 0.01"], "log-SNR   (right: more noise)")
+sheet, (seen, effect) = subplots(["the network's error, in three spaces", "error of x_0 if the prediction is off by 0.01"], "log-SNR   (right: more noise)")
 wrong = 0.01 * randn(range(n), (3, 64, 64), "wrong")
 table = {}
-for kind, style in zip(PREDICTIONS, STYLES):
+for kind, style in zip(PREDICTION_TYPES, STYLES):
     errors, effects = [], []
     for level in levels:
         log_snr = torch.tensor(level)
@@ -288,7 +288,7 @@ sheet
 
 # %%
 for i in (0, 4, 8):
-    print(f"log-SNR {levels[i]:3g}: the same answers are off by " + ", ".join(f"{table[kind][i]:.3f} in {kind}" for kind in PREDICTIONS))
+    print(f"log-SNR {levels[i]:3g}: the same answers are off by " + ", ".join(f"{table[kind][i]:.3f} in {kind}" for kind in PREDICTION_TYPES))
 
 # %% [markdown]
 # **What you should have seen.** In $\epsilon$ the error *falls* as the noise grows, down to almost nothing where the network knows almost nothing of the

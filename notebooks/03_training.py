@@ -35,25 +35,25 @@ import torch
 from PIL import Image
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade.stage import Stage
-from imagen_mini.viz.style import STYLES, figure
+from imagen_mini.cascade.stage import DiffusionStage
+from imagen_mini.viz.style import STYLES, subplots
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.training.config import TrainConfig
-from imagen_mini.diffusion.losses import LOSS_WEIGHTS, balanced_weight, simple_weight
-from imagen_mini.evaluation.preview import draw_alone
+from imagen_mini.diffusion.losses import LOSS_WEIGHTS, sqrt_snr_weight, simple_weight
+from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.course.exercises import nb03
 from imagen_mini.viz.training import Corner, errors_at, examine, losses_by_level, start
-from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import begin, source
-from imagen_mini.viz.image_grid import as_jpeg, picture_table
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.viz.image_grid import as_jpeg, image_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.training.ema import EMA
-from imagen_mini.training.loop import LEVELS, learning_rate, train
+from imagen_mini.training.loop import NOISE_BINS, learning_rate, train
 from imagen_mini.models.unet import UNetConfig
 from imagen_mini.weights import WEIGHTS
 
-begin()
+setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 encoder, shipped = pipe.text_encoder, pipe.stages["base"]              # the encoder is frozen; `shipped` is a base stage after some eight hours on a CPU and eight minutes on a GPU
 
@@ -66,14 +66,14 @@ encoder, shipped = pipe.text_encoder, pipe.stages["base"]              # the enc
 # %%
 data, held_out = Corner(seed=0), Corner(seed=1)        # endless both, and no sample in common
 pictures, _, said = data.batch(range(8), 64)
-picture_table([list(pictures)], [""], said, cell=104)
+image_table([list(pictures)], [""], said, cell=104)
 
 # %% [markdown]
 # And this is the loss, in full. First the noisy picture and the question to the network, then the error and its weight. Note what the function is *given*:
 # times and noise come from outside, so nothing in it is random.
 
 # %%
-source(Stage.loss)
+show_source(DiffusionStage.loss)
 
 # %% [markdown]
 # ## 2. The run
@@ -86,7 +86,7 @@ small = UNetConfig(patch=4, channels=(32, 64, 96), blocks=(1, 1, 1), attention=(
 stage_config = replace(PRESETS["mini"]["base"], unet=small, num_inference_steps=12)
 recipe = TrainConfig(steps=240, batch_size=16, learning_rate=8e-3, warmup=20, cooldown=0.4, ema_half_life=60, drop_pooled=0.0,
                      loss_weight="balanced", loss_cap=60.0)
-source(learning_rate, start)
+show_source(learning_rate, start)
 
 # %% [markdown]
 # `train` is a generator: it does one step, hands over what it saw, and waits. So the loop below may draw pictures, measure or stop whenever it likes. At some
@@ -98,7 +98,7 @@ source(learning_rate, start)
 # %%
 captions = ["a large red circle on a gray background", "a large green ring on a gray background", "a large blue square on a gray background",
             "a large yellow circle on a gray background", "a large blue ring on a gray background", "a large red square on a gray background"]
-times = (torch.arange(LEVELS) + 0.5) / LEVELS          # the middle of each of ten levels of noise
+times = (torch.arange(NOISE_BINS) + 0.5) / NOISE_BINS          # the middle of each of ten levels of noise
 looks = [10, 25, 50, 100, 150, 240]
 
 stage, optimizers, ema = start(stage_config, recipe)
@@ -109,17 +109,17 @@ for state in train(stage, encoder, recipe, optimizers, ema, data=data):
     seconds += time.perf_counter() - began             # of training alone, without the looks
     if state.step in looks:
         errors["latest"][state.step] = errors_at(stage, encoder, held_out, times)
-        drawn["latest"][state.step] = draw_alone(stage, encoder, captions[:3], [0, 1, 2])
+        drawn["latest"][state.step] = sample_single_stage(stage, encoder, captions[:3], [0, 1, 2])
         with ema.in_place():
             errors["average"][state.step] = errors_at(stage, encoder, held_out, times)
-            drawn["average"][state.step] = draw_alone(stage, encoder, captions, range(6))
+            drawn["average"][state.step] = sample_single_stage(stage, encoder, captions, range(6))
     began = time.perf_counter()
 print(f"{sum(p.numel() for p in stage.parameters()) / 1e6:.1f} million parameters, {recipe.steps} steps of {recipe.batch_size} pictures in {seconds:.0f} s")
 
 # %%
 shown = [drawn["average"][step] for step in looks[1:]]
-frames = [verdicts(captions, pictures) for pictures in shown]
-as_jpeg(picture_table([list(pictures) for pictures in shown], [f"step {step}" for step in looks[1:]], captions, cell=104, frames=frames))
+frames = [judge_images(captions, pictures) for pictures in shown]
+as_jpeg(image_table([list(pictures) for pictures in shown], [f"step {step}" for step in looks[1:]], captions, cell=104, frames=frames))
 
 # %%
 print(f"after {looks[-1]} steps: {score_line(frames[-1])}")
@@ -146,7 +146,7 @@ as_jpeg(Image.open(WEIGHTS / "pictures" / "training.png").convert("RGB"), qualit
 # **Predict:** at which noise levels will the loss fall most? At which will it hardly fall at all, however long one trains?
 
 # %%
-sheet, (over_steps, by_level) = figure(["loss of each step", "loss by noise level, in parts of the run"], "step")
+sheet, (over_steps, by_level) = subplots(["loss of each step", "loss by noise level, in parts of the run"], "step")
 losses = [state.loss for state in states]
 smooth = [fmean(losses[max(0, i - 20):i + 1]) for i in range(len(losses))]             # the mean of the last 21
 over_steps.plot(range(1, len(losses) + 1), losses, color="#bbbbbb", linewidth=0.8, label="a step")
@@ -178,7 +178,7 @@ unseen = held_out.batch(range(24), 64).pictures
 constant = (unseen - many.mean(0)).square().mean().item()
 errors_shipped = errors_at(shipped, encoder, held_out, times)
 
-sheet, (panel,) = figure(["plain squared error of x_0_hat, on unseen pictures"], "t   (1 is pure noise)")
+sheet, (panel,) = subplots(["plain squared error of x_0_hat, on unseen pictures"], "t   (1 is pure noise)")
 sheet.set_size_inches(6.5, 4)
 panel.axhline(constant, color="#777777", label="the mean picture, always")
 for step, style in zip([50, 100, 240], STYLES):
@@ -212,7 +212,7 @@ print(f"share of the shipped stage's error that lies at t > 0.7: {errors_shipped
 # others cap it. The shipped base stage was trained with `balanced`.
 
 # %%
-source(balanced_weight)
+show_source(sqrt_snr_weight)
 
 # %% [markdown]
 # **Predict:** the right figure shows the share of the loss at each noise level, with the errors that the shipped stage has there. Which weight lets one end
@@ -223,7 +223,7 @@ fine = (torch.arange(40) + 0.5) / 40                   # near t = 0 everything c
 log_snr, its_errors = shipped.log_snr_of(fine), errors_at(shipped, encoder, held_out, fine, n=8)
 weights = {"SNR (plain error of eps)": simple_weight(log_snr), "min_snr, cap 5": LOSS_WEIGHTS["min_snr"](log_snr, 5.0),
            "capped_v, cap 5": LOSS_WEIGHTS["capped_v"](log_snr, 5.0), "balanced, cap 60": LOSS_WEIGHTS["balanced"](log_snr, 60.0)}
-sheet, (height, share) = figure(["weight of the squared error of x_0", "share of the loss, by noise level"], "t   (1 is pure noise)")
+sheet, (height, share) = subplots(["weight of the squared error of x_0", "share of the loss, by noise level"], "t   (1 is pure noise)")
 for (name, weight), style in zip(weights.items(), STYLES):
     height.plot(fine, weight, label=name, markevery=4, **style)
     share.plot(fine, 100 * weight * its_errors / (weight * its_errors).sum(), markevery=4, **style)
@@ -253,13 +253,13 @@ for name, weight in weights.items():
 # steps done.
 
 # %%
-source(EMA.update)
+show_source(EMA.update)
 
 # %% [markdown]
 # **Predict:** which is better on unseen pictures in the middle of the run, where the learning rate is highest? And at the end, where it has fallen to zero?
 
 # %%
-sheet, (panel,) = figure(["error of x_0_hat on unseen pictures, mean of t below 0.5"], "step")
+sheet, (panel,) = subplots(["error of x_0_hat on unseen pictures, mean of t below 0.5"], "step")
 sheet.set_size_inches(6, 3.6)
 for kind, style in zip(("latest", "average"), STYLES[1::-1]):
     panel.plot(looks, [errors[kind][step][:5].mean() for step in looks], label=f"{kind} weights", **style)
@@ -274,7 +274,7 @@ for step in looks:
     print(f"step {step:3}, learning rate {states[step - 1].learning_rate:.4f}: latest {a:.4f}, average {b:.4f} ({100 * (b / a - 1):+.0f} %)")
 middle = [50, 100]
 rows = [[drawn[kind][step][i] for step in middle for i in range(3)] for kind in ("latest", "average")]
-as_jpeg(picture_table(rows, ["latest weights", "average weights"], [f"step {step}" for step in middle for _ in range(3)], cell=96))
+as_jpeg(image_table(rows, ["latest weights", "average weights"], [f"step {step}" for step in middle for _ in range(3)], cell=96))
 
 # %% [markdown]
 # **What you should have seen.** At the high rate the two take turns. Here the average is ahead by 5 to 12 per cent at steps 10, 25 and 150, and behind by
@@ -311,7 +311,7 @@ for name, (its_data, its_recipe) in broken.items():
     except FloatingPointError as error:
         print(f"{name}: {error}")
 
-sheet, (panel,) = figure(["loss, mean of 11 steps"], "step")
+sheet, (panel,) = subplots(["loss, mean of 11 steps"], "step")
 sheet.set_size_inches(6, 3.6)
 for (name, log), style in zip(logs.items(), STYLES):
     curve = [fmean(state.loss for state in log[max(0, i - 10):i + 1]) for i in range(len(log))]
@@ -327,8 +327,8 @@ for finding in examine(its_stage, its_ema, encoder, held_out, logs["captions shu
     print(f"{finding.verdict:5} {finding.about}: {finding.words}")
 
 with its_ema.in_place():
-    confused = draw_alone(its_stage, encoder, captions, range(6))
-as_jpeg(picture_table([list(drawn["average"][100]), list(confused)], ["as it should be, step 100", "captions shuffled, step 100"], captions, cell=104))
+    confused = sample_single_stage(its_stage, encoder, captions, range(6))
+as_jpeg(image_table([list(drawn["average"][100]), list(confused)], ["as it should be, step 100", "captions shuffled, step 100"], captions, cell=104))
 
 # %% [markdown]
 # **What you should have seen.** A rate that is far too high shows at once, and `train` stops by itself when a gradient is no longer a number, before the
@@ -361,15 +361,15 @@ nb03.check(training_loss)
 answered = nb03.check(training_loss).right
 picture, _, caption = held_out.batch([0] * 32, 64)
 t, text = (torch.arange(32) + 0.5) / 32, encoder(caption)
-sheet, (panel,) = figure(["loss of one picture, " + ("by your function" if answered else "by the package (exercise open)")], "t   (1 is pure noise)")
+sheet, (panel,) = subplots(["loss of one picture, " + ("by your function" if answered else "by the package (exercise open)")], "t   (1 is pure noise)")
 sheet.set_size_inches(6.5, 3.8)
 found = []
 with torch.no_grad():
     for draw, style in zip(range(4), STYLES):
         eps = randn([draw] * 32, (3, 64, 64), "exercise")
-        loss = shipped.loss(picture, text, t, eps, weight=balanced_weight)
+        loss = shipped.loss(picture, text, t, eps, weight=sqrt_snr_weight)
         if answered:
-            by_package, loss = loss, training_loss(shipped.net, picture, text, t, eps, shipped.log_snr_of, balanced_weight)
+            by_package, loss = loss, training_loss(shipped.net, picture, text, t, eps, shipped.log_snr_of, sqrt_snr_weight)
             print(f"noise {draw + 1}: largest difference from the package {(loss - by_package).abs().max():.0e}")
         found.append(loss)
         panel.plot(t, loss, label=f"noise {draw + 1}", **style)

@@ -33,21 +33,21 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade.stage import augment
-from imagen_mini.viz.style import STYLES, figure, log_axis
+from imagen_mini.cascade.stage import augment_low_res
+from imagen_mini.viz.style import STYLES, subplots, log_axis
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.course.exercises import nb04
-from imagen_mini.viz.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, stations, total, values_kept, what_ifs
+from imagen_mini.viz.unet import COST_KINDS, WORDS, costs, plot_unet, flops_of_layer, forward_stages, total, activation_count, ablations
 from imagen_mini.models.layers import ResBlock
-from imagen_mini.course.notebook import begin, source
-from imagen_mini.viz.image_grid import as_jpeg, picture_table
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.viz.image_grid import as_jpeg, image_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import Object, Scene
+from imagen_mini.scenes.scene import SceneObject, Scene
 from imagen_mini.models.unet import UNet
 
-begin()
+setup_notebook()
 _ = torch.set_grad_enabled(False)                      # nothing is trained here
 pipe = ImagenPipeline.from_pretrained("scenes")
 base, sr = pipe.stages["base"], pipe.stages["sr_256"]
@@ -62,8 +62,8 @@ base, sr = pipe.stages["base"], pipe.stages["sr_256"]
 # Where is there the most data, and how many channels does a stack on the way *up* take in?
 
 # %%
-ring = Object(x=20, y=24, shape="ring", color="red", size="large", texture="solid")
-star = Object(x=44, y=42, shape="star", color="yellow", size="small", texture="solid")
+ring = SceneObject(x=20, y=24, shape="ring", color="red", size="large", texture="solid")
+star = SceneObject(x=44, y=42, shape="star", color="yellow", size="small", texture="solid")
 scene = Scene((ring, star), "gray")
 caption = "a large red ring and a small yellow star on a gray background"
 text = pipe.text_encoder([caption])
@@ -73,16 +73,16 @@ x_t = q_sample(x_0, eps, log_snr)
 
 seen = []
 hooks = [module.register_forward_hook(lambda module, inputs, output, name=name: seen.append((name, inputs[0].shape, output.shape)))
-         for name, module in stations(base.net)]
+         for name, module in forward_stages(base.net)]
 x_0_hat = base.net(x_t, log_snr, text)
 for hook in hooks:
     hook.remove()
 
 print(f"{'':10}{'in':>16}{'out':>16}{'values out':>12}{'parameters':>12}")
-for (name, module), (_, shape_in, shape_out) in zip(stations(base.net), seen):
+for (name, module), (_, shape_in, shape_out) in zip(forward_stages(base.net), seen):
     channels_in, channels_out = (f"{shape[1]} x {shape[2]} x {shape[3]}" for shape in (shape_in, shape_out))
     print(f"{name:10}{channels_in:>16}{channels_out:>16}{shape_out.numel():>12,}{sum(p.numel() for p in module.parameters()):>12,}")
-picture_table([[x_t[0].clamp(-1, 1), x_0_hat[0], x_0[0]]], [""], ["x_t, in", "x_0_hat, out", "truth"], cell=128)
+image_table([[x_t[0].clamp(-1, 1), x_0_hat[0], x_0[0]]], [""], ["x_t, in", "x_0_hat, out", "truth"], cell=128)
 
 # %% [markdown]
 # **What you should have seen.** The first thing is no convolution: 2 x 2 pixels with 3 channels become one place with 12 (a *patch*; `pixel_unshuffle`), and
@@ -93,7 +93,7 @@ picture_table([[x_t[0].clamp(-1, 1), x_0_hat[0], x_0[0]]], [""], ["x_t, in", "x_
 # The forward pass in full is not much longer than that:
 
 # %%
-source(UNet.forward)
+show_source(UNet.forward)
 
 # %% [markdown]
 # ## 2. Where the parameters sit, and where the work
@@ -110,10 +110,10 @@ for name, of in parts.items():
     counted = sum(p.numel() for p in stage.net.parameters())
     print(f"{name}: {counted:,} parameters ({total(of, 'parameters'):,} by parts), {total(of, 'flops') / 1e9:.2f} GFLOP for one picture and one step")
 
-sheet, panels = figure(["base, by grid", "super-resolution, by grid", "base, by kind", "super-resolution, by kind"], "% of the whole", columns=2)
+sheet, panels = subplots(["base, by grid", "super-resolution, by grid", "base, by kind", "super-resolution, by kind"], "% of the whole", columns=2)
 for column, (name, of) in enumerate(parts.items()):
     grids = pipe.stages[name].config.unet.grids
-    for panel, groups in ((panels[column], [(f"{g} x {g}", {"grid": g}) for g in grids]), (panels[2 + column], [(kind, {"kind": kind}) for kind in KINDS])):
+    for panel, groups in ((panels[column], [(f"{g} x {g}", {"grid": g}) for g in grids]), (panels[2 + column], [(kind, {"kind": kind}) for kind in COST_KINDS])):
         rows = torch.arange(len(groups)) * 1.0
         for what, offset, style in (("parameters", -0.2, STYLES[0]), ("flops", 0.2, STYLES[1])):
             shares = [100 * total(of, what, **group) / total(of, what) for _, group in groups]
@@ -151,7 +151,7 @@ sheet = Figure(figsize=(11, 5.6), layout="constrained")
 for i, name in enumerate(parts):
     panel = sheet.add_subplot(1, 2, i + 1)
     panel.set_title(f"{name}: {total(parts[name], 'parameters') / 1e6:.1f} M parameters, {total(parts[name], 'flops') / 1e9:.2f} GFLOP", fontsize=10)
-    draw_u(panel, pipe.stages[name].config.unet, parts[name])
+    plot_unet(panel, pipe.stages[name].config.unet, parts[name])
 sheet
 
 # %%
@@ -171,9 +171,9 @@ for row in rows:
 imagens, lines = PRESETS["paper"]["sr_256"].unet, []
 for name, unet in (("ours", sr.config.unet), ("Imagen's, 64 to 256", imagens)):
     lines.append(f"{name:36}{'M parameters':>13}{'GFLOP':>10}{'blocks give':>20}")
-    for change, changed in what_ifs(unet).items():
+    for change, changed in ablations(unet).items():
         of = costs(changed)
-        lines.append(f"    {change:32}{total(of, 'parameters') / 1e6:>13.1f}{total(of, 'flops') / 1e9:>10.1f}{values_kept(changed) / 1e6:>13.1f} M values")
+        lines.append(f"    {change:32}{total(of, 'parameters') / 1e6:>13.1f}{total(of, 'flops') / 1e9:>10.1f}{activation_count(changed) / 1e6:>13.1f} M values")
 print("\n".join(lines))
 
 # %% [markdown]
@@ -194,7 +194,7 @@ print("\n".join(lines))
 # $$h \leftarrow (1 + s)\, \mathrm{norm}(h) + b, \qquad [s, b] = W\, e(\lambda, c) + a$$
 
 # %%
-source(ResBlock.forward)
+show_source(ResBlock.forward)
 
 # %% [markdown]
 # Is one number strong enough? **Predict:** below, each row shows the network the *same* $x_t$. Only what it is *told* changes from left to right. What will
@@ -209,7 +209,7 @@ for level in true_levels:
     errors[level] = [(answer - x_0[0]).square().mean().item() for answer in answers]
     rows.append([noisy[0].clamp(-1, 1), *answers])
     frames.append([None, *("#0072B2" if said == level else None for said in told)])    # blue: told the truth
-as_jpeg(picture_table(rows, [f"log-SNR is {level:g}" for level in true_levels], ["x_t", *(f"told {said:g}" for said in told)], cell=104, frames=frames))
+as_jpeg(image_table(rows, [f"log-SNR is {level:g}" for level in true_levels], ["x_t", *(f"told {said:g}" for said in told)], cell=104, frames=frames))
 
 # %%
 for level, of in errors.items():
@@ -230,7 +230,7 @@ blocks = {"first block, 32 x 32": base.net.down[0].blocks[0], "middle, 8 x 8": b
 factors = {name: 1 + block.emb(emb).chunk(2, dim=1)[0] for name, block in blocks.items()}              # 1 + s: [89, channels]
 
 titles = ["1 + s of the first block's 48 channels", "size of 1 + s, mean over channels"]
-sheet, (channels, sizes) = figure(titles, "log-SNR that the network is told")
+sheet, (channels, sizes) = subplots(titles, "log-SNR that the network is told")
 first = factors["first block, 32 x 32"]
 shade = channels.imshow(first.T[first.mean(0).argsort()], aspect="auto", extent=(-14, 8, 48, 0), cmap="PuOr", vmin=-12, vmax=12)
 channels.set_ylabel("channel, in order of the mean")
@@ -291,7 +291,7 @@ for name, stage in pipe.stages.items():
 # %%
 sides = [8, 16, 32, 64, 128]
 lines = [f"{'MFLOP':20}" + "".join(f"{f'{side} x {side}':>11}" for side in sides)]
-sheet, (panel,) = figure([f"one layer of 128 channels, {WORDS} words"], "side of the grid")
+sheet, (panel,) = subplots([f"one layer of 128 channels, {WORDS} words"], "side of the grid")
 sheet.set_size_inches(6, 4)
 for (label, kind), style in zip({"residual block": "residual block", "attention to words": "cross", "attention to places": "self"}.items(), STYLES):
     work = [flops_of_layer(kind, side) / 1e6 for side in sides]
@@ -323,10 +323,10 @@ smalls = {"its small picture": x_0, "another": render([other], 64), "gray": torc
 noise = randn([0], (3, 256, 256), "x_T")
 columns = []
 for small in smalls.values():
-    shown = augment(small, level, randn([0], (3, 64, 64), "aug"))
+    shown = augment_low_res(small, level, randn([0], (3, 64, 64), "aug"))
     answer = sr.net(noise, sr.log_snr_of(torch.ones(1)), text, shown, level)
     columns.append((small[0], shown[0].clamp(-1, 1), answer[0].clamp(-1, 1)))
-as_jpeg(picture_table(list(zip(*columns)), ["small picture", "as it is shown", "x_0_hat from noise"], list(smalls), cell=144))
+as_jpeg(image_table(list(zip(*columns)), ["small picture", "as it is shown", "x_0_hat from noise"], list(smalls), cell=144))
 
 # %%
 for name, (small, _, answer) in zip(smalls, columns):
@@ -369,7 +369,7 @@ shown = modulate(same, emb, block.emb.weight, block.emb.bias) if answered else s
 chosen = factors["last block, 32 x 32"].std(0).topk(3).indices.tolist()      # the channels whose factor changes most
 rows = [[(row / shown[:, channel].abs().max()).expand(3, -1, -1) for row in shown[:, channel]] for channel in chosen]
 print("modulated by your function" if answered else "not modulated (exercise open)")
-picture_table(rows, [f"channel {channel}" for channel in chosen], [f"log-SNR {level:g}" for level in asked.tolist()], cell=96)
+image_table(rows, [f"channel {channel}" for channel in chosen], [f"log-SNR {level:g}" for level in asked.tolist()], cell=96)
 
 # %% [markdown]
 # With your function, the same features are turned up, down or off, as the noise level says: nothing else has changed from one column to the next. (Each row

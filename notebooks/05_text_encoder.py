@@ -35,20 +35,20 @@ from IPython.display import display
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, figure
+from imagen_mini.viz.style import STYLES, subplots
 from imagen_mini.course.exercises import nb05
-from imagen_mini.viz.text_encoder import common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_right, piece_sheet, probe, random_twin, said_three_ways, synonyms
-from imagen_mini.models.layers import PooledText
+from imagen_mini.viz.text_encoder import common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_right, piece_sheet, linear_probe, random_encoder_like, paraphrase_triples, synonyms
+from imagen_mini.models.layers import AttentionPooling
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import begin, source
-from imagen_mini.viz.image_grid import labelled_grid
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.captions import RARE_WORDS
-from imagen_mini.scenes.parse import parse
-from imagen_mini.text.encoder import Text
+from imagen_mini.scenes.parse import parse_image
+from imagen_mini.text.encoder import TextEmbeddings
 
-begin()
+setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 encoder, base = pipe.text_encoder, pipe.stages["base"]
 trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
@@ -86,9 +86,9 @@ print("pieces of 'circel':", of.of_word(3))
 for category in ("one object", "misspellings", "rare words"):
     _, seeds, captions = zip(*benchmark(7, categories=[category]))
     pictures = pipe([c.text for c in captions], seed=list(seeds), stages=("base",), progress=False).stages["base"]
-    found = [c.description.fits(reading.scene) for c, reading in zip(captions, parse(pictures))]
+    found = [c.description.fits(reading.scene) for c, reading in zip(captions, parse_image(pictures))]
     print(f"{category}: {score_line(found)}")
-    display(labelled_grid(list(pictures), [c.text for c in captions], columns=7, cell=96, frames=found))
+    display(image_grid(list(pictures), [c.text for c in captions], columns=7, cell=96, frames=found))
 
 # %% [markdown]
 # **What you should have seen.** Plain words are drawn right nearly always. Rare words are right at best every second time (over 30 captions: 37 %), misspelt ones
@@ -155,7 +155,7 @@ matrix_sheet(matrices, ["pooled: the mean", "the sequence, place by place"], [f"
 # weights:
 
 # %%
-source(PooledText)
+show_source(AttentionPooling)
 
 # %%
 own = base.net.read(text).pooled.detach()
@@ -172,9 +172,9 @@ print(f"the U-Net's own pooled vector: A against B {cosines(own, own)[0, 1]:.3f}
 # So let us compare captions as sets: for each vector the one most like it in the other caption, and the mean of these cosines. We ask it of triples:
 
 # %%
-triples = said_three_ways(100)
+triples = paraphrase_triples(100)
 print(*triples[0], sep="\n")
-source(matched)
+show_source(matched)
 
 # %% [markdown]
 # The second has the **same words, but another meaning**; the third has **other words, but the same meaning**. We ask three readers: the same T5 with random
@@ -183,7 +183,7 @@ source(matched)
 # **Predict:** for which of the three is the third caption nearer to the first than the second is?
 
 # %%
-twin = random_twin(encoder)                            # the same T5, but with random weights
+twin = random_encoder_like(encoder)                            # the same T5, but with random weights
 readers = {"random T5": lambda prompts: twin(prompts), "our T5": lambda prompts: encoder(prompts),
            "with the U-Net's text layers": lambda prompts: base.net.through_text_layers(encoder(prompts))}
 shown, names = [], ["the caption", "same words, other meaning", "same meaning, other words"]
@@ -212,7 +212,7 @@ matrix_sheet(shown, list(readers), names, ["caption", "same words", "same meanin
 # Who knows the words but not what belongs to what can say which two colours, shapes or places come in question, and guess: about 50 %.
 
 # %%
-answers = {"random T5": probe(twin, 600), "our T5": probe(encoder, 600), "with the U-Net's text layers": probe(encoder, 600, read=base.net.through_text_layers)}
+answers = {"random T5": linear_probe(twin, 600), "our T5": linear_probe(encoder, 600), "with the U-Net's text layers": linear_probe(encoder, 600, read=base.net.through_text_layers)}
 for name, row in answers.items():
     print(f"{name:30}" + ", ".join(f"{task} {share:.0%}" for task, share in row.items()))
 shares = [list(row.values()) for row in answers.values()]
@@ -234,7 +234,7 @@ matrix_sheet([shares], ["right answers of a linear probe (guessing between two: 
 # %%
 found = {name: synonyms(which, common_part(which(world))) for name, which in (("our T5", encoder), ("random T5", twin))}
 hits = nearest_is_right(found["our T5"])
-others = [sum(nearest_is_right(synonyms(other, common_part(other(world)))).values()) for other in (random_twin(encoder, seed) for seed in range(5))]
+others = [sum(nearest_is_right(synonyms(other, common_part(other(world)))).values()) for other in (random_encoder_like(encoder, seed) for seed in range(5))]
 print("our T5, the nearest common word:", score_line(list(hits.values())))
 print("random T5, five times:          ", ", ".join(f"{n} of {len(hits)}" for n in others))
 print("not found by our T5:", ", ".join(f"{rare} ({RARE_WORDS[rare]})" for rare, hit in hits.items() if not hit))
@@ -256,7 +256,7 @@ matrix_sheet([[list(of[rare].values()) for rare in rows] for of in colors.values
 # in Imagen, dropping means that the vectors are set to zero:
 
 # %%
-source(Text.null, Text.drop)
+show_source(TextEmbeddings.null, TextEmbeddings.drop)
 
 # %% [markdown]
 # The mask stays, so the null text of a long caption still has more tokens than that of a short one. **Predict:** does the number of tokens, at least, leak to
@@ -274,10 +274,10 @@ x_T = randn(range(8), (3, 64, 64), "base", "x_T")
 denoise = base.denoiser(encoder([long] * 8).null(), guidance_scale=1.0)        # w = 1: no guidance, one call, with the null text
 *_, last = sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler)
 pictures = last.x_0_hat.clamp(-1, 1)
-readings = parse(pictures)
+readings = parse_image(pictures)
 print(f"pictures that the parser can read: {sum(r.scene is not None for r in readings)} of {len(readings)}")
 labels = [", ".join(f"{o.color} {o.shape}" for o in r.scene.objects) if r.scene else "not readable" for r in readings]
-labelled_grid(list(pictures), labels, columns=8, cell=96)
+image_grid(list(pictures), labels, columns=8, cell=96)
 
 # %% [markdown]
 # **What you should have seen.** All tokens of the null text are one and the same vector, so attention reads the same from any number of them: nothing leaks.
@@ -305,7 +305,7 @@ nb05.check(pool)
 means = {"forgets the mask": lambda emb, mask: emb.mean(1)}
 if nb05.check(pool).right:
     means["yours"] = pool
-sheet, (panel,) = figure([f"the pooled vector of \"{short}\", padded"], "padding (tokens)")
+sheet, (panel,) = subplots([f"the pooled vector of \"{short}\", padded"], "padding (tokens)")
 for (name, mean), style in zip(means.items(), STYLES):
     start, moved = mean(alone.emb, alone.mask), []
     for extra in range(0, 21, 2):

@@ -31,23 +31,23 @@ import torch.nn.functional as F
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.models.attention import attention_probs
-from imagen_mini.models.control import Control
-from imagen_mini.editing.attention_store import AttentionMaps
-from imagen_mini.evaluation.localization import chance_overlap, overlap
+from imagen_mini.models.control import AttentionControl
+from imagen_mini.editing.attention_store import AttentionStore
+from imagen_mini.evaluation.localization import chance_iou, attention_iou
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import figure, style
+from imagen_mini.viz.style import subplots, line_style
 from imagen_mini.course.exercises import nb06
-from imagen_mini.viz.attention_maps import Catch, Columns, exchanged, find, find_lines, find_sheet, heat_over, names_of, silenced, with_words
-from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.viz.attention_maps import Catch, Columns, swapped_columns, find, find_lines, find_sheet, heat_over, names_of, silenced_columns, with_words
+from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import begin, source
-from imagen_mini.viz.image_grid import as_jpeg, picture_table
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.viz.image_grid import as_jpeg, image_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import masks
 
-begin()
+setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 base = pipe.stages["base"]
 for layer in base.net.attention_layers:
@@ -60,15 +60,15 @@ for layer in base.net.attention_layers:
 # it:
 
 # %%
-source(attention_probs)
+show_source(attention_probs)
 
 # %% [markdown]
 # While it draws, the network does not call this function: it never needs the probabilities, only the result, and PyTorch's fused kernel
 # `scaled_dot_product_attention` (SDPA) gets that without storing them. If we are to believe in maps, the two must be one function. We test it on real
-# queries, keys and values, which a `Control` catches for us: an object that the network shows its q, k, v and, if it wants them, its probabilities.
+# queries, keys and values, which a `AttentionControl` catches for us: an object that the network shows its q, k, v and, if it wants them, its probabilities.
 
 # %%
-source(Control)
+show_source(AttentionControl)
 
 # %%
 prompts = ["a red circle above a blue square", "a ring"]                      # two lengths, so that there is padding
@@ -93,22 +93,22 @@ for layer in base.net.attention_layers:
 #
 # ## 2. Which layer looks at what?
 #
-# `AttentionMaps` is a `Control` that asks for the probabilities at every step and writes them down. Pass it to the pipeline as `record=`. First all steps and
+# `AttentionStore` is a `AttentionControl` that asks for the probabilities at every step and writes them down. Pass it to the pipeline as `record=`. First all steps and
 # heads together.
 #
 # **Predict:** there are eleven layers that look at words, on grids from 32 x 32 down to 8 x 8. On which will "red" find the red thing best? And "circle"?
 
 # %%
 caption, seed = "a red circle above a blue square", 3
-maps, estimates = AttentionMaps(), {}
+maps, estimates = AttentionStore(), {}
 out = pipe(caption, seed=seed, record=maps, stages=("base",), progress=False, on_step=lambda _, state: estimates.update({state.t: state.x_0_hat[0]}))
 picture = out.stages["base"][0]
 tokens, names = maps.tokens[0], names_of(maps)
-print("verdict:", "right" if verdicts([caption], picture[None])[0] else "wrong")
+print("verdict:", "right" if judge_images([caption], picture[None])[0] else "wrong")
 
 pieces = [i for i, name in enumerate(names) if name != "a"]
 rows = [[picture] + [heat_over(picture, maps.of_tokens([i], site=site.name)) for i in pieces] for site in maps.sites]
-as_jpeg(picture_table(rows, [f"{site.name[:-6]}, {site.size} x {site.size}" for site in maps.sites], ["picture", *(names[i] for i in pieces)], cell=96))
+as_jpeg(image_table(rows, [f"{site.name[:-6]}, {site.size} x {site.size}" for site in maps.sites], ["picture", *(names[i] for i in pieces)], cell=96))
 
 # %% [markdown]
 # Each map has its own scale: bright is where *this* piece gets most. Look down a column. The maps of the colours lie on their things in the layers of the
@@ -127,16 +127,16 @@ rows = []
 for word, name in shown:
     n = maps.after[maps.times[0]][name].shape[1]
     rows.append([heat_over(picture, maps.of_word(word, site=name, head=h)) if h < n else None for h in range(heads)])
-as_jpeg(picture_table(rows, [f"{word}, {name[:-6]}" for word, name in shown], [f"head {h}" for h in range(heads)], cell=88))
+as_jpeg(image_table(rows, [f"{word}, {name[:-6]}" for word, name in shown], [f"head {h}" for h in range(heads)], cell=88))
 
 # %%
-reading, = parse(picture[None])
+reading, = parse_image(picture[None])
 truth = {o.shape: thing for o, thing in zip(reading.scene.objects, masks(reading.scene))} if reading.scene else {}
 for (word, name), thing in zip(shown[:4], ("circle", "square", "circle", "square")):
     if thing in truth:
         heats = [maps.of_word(word, site=name, head=h) for h in range(maps.after[maps.times[0]][name].shape[1])]
-        each = ", ".join(f"{overlap(heat, truth[thing]):.0%}" for heat in heats)
-        chance = chance_overlap(truth[thing], len(heats[0]))
+        each = ", ".join(f"{attention_iou(heat, truth[thing]):.0%}" for heat in heats)
+        chance = chance_iou(truth[thing], len(heats[0]))
         print(f"{word:7} in {name:12} overlaps with the {thing}, head by head: {each}; a map that knows nothing: {chance:.0%}")
 
 # %% [markdown]
@@ -145,7 +145,7 @@ for (word, name), thing in zip(shown[:4], ("circle", "square", "circle", "square
 # union* of the thing, whose place the parser knows exactly, and the places where the map is highest, as many as the thing covers:
 
 # %%
-source(overlap)
+show_source(attention_iou)
 
 # %% [markdown]
 # ## 4. Step by step
@@ -160,7 +160,7 @@ for word, name in [*shown, (None, "up0.cross")]:
     brightest = max(heat.max().item() for heat in heats)                      # one scale for the whole row
     rows.append([heat_over(estimates[t], heat, brightest) for t, heat in zip(times, heats)])
     row_names.append(f"{word or '</s>'}, {name[:-6]}")
-as_jpeg(picture_table(rows, row_names, [f"step {maps.times.index(t)} t {t:.2f}" for t in times], cell=88))
+as_jpeg(image_table(rows, row_names, [f"step {maps.times.index(t)} t {t:.2f}" for t in times], cell=88))
 
 # %% [markdown]
 # The first maps are broad: "red" is looked at in the half of the picture where a red thing may come to be. Then map and picture sharpen one another: where
@@ -189,10 +189,10 @@ find_sheet(report)
 # The shares of a row add up to 1. A place of plain ground must look *somewhere*. **Predict:** at which token?
 
 # %%
-sheet, (panel,) = figure(["attention that the end token </s> gets"], "t   (1 is noise)")
+sheet, (panel,) = subplots(["attention that the end token </s> gets"], "t   (1 is noise)")
 for i, site in enumerate(maps.sites):
     of_end = [maps.shares(site=site.name, times=[t])[-1].item() for t in maps.times]
-    panel.plot(maps.times, of_end, label=f"{site.name[:-6]}, {site.size} x {site.size}", **style(i) | {"markersize": 3})
+    panel.plot(maps.times, of_end, label=f"{site.name[:-6]}, {site.size} x {site.size}", **line_style(i) | {"markersize": 3})
 panel.axhline(1 / len(names), color="#777777", linestyle=":", label="its even share")
 panel.set_ylabel("share of all attention")
 panel.set_ylim(0, 1)
@@ -217,7 +217,7 @@ sheet
 # ours multiplies them by a matrix on the right:
 
 # %%
-source(Columns)
+show_source(Columns)
 
 # %% [markdown]
 # With it we try five things on 10 captions of two things:
@@ -239,14 +239,14 @@ prompts, things = [c.text for c in asked], [c.description.things for c in asked]
 text, tokens = pipe.text_encoder(prompts), [pipe.text_encoder.tokens(p) for p in prompts]
 n = text.mask.shape[1]
 colors, shapes = [(a.color, b.color) for a, b in things], [(a.shape, b.shape) for a, b in things]
-kept = AttentionMaps()
+kept = AttentionStore()
 kept.start(tokens, base.net.sites)
 controls = {"untouched": kept.around(None),                                   # only writes down
-            "first colour silent": lambda t: Columns(silenced(tokens, [a for a, _ in colors], n)),
-            "first shape silent": lambda t: Columns(silenced(tokens, [a for a, _ in shapes], n)),
-            "shapes exchanged": lambda t: Columns(exchanged(tokens, shapes, n)),
-            "colours exchanged": lambda t: Columns(exchanged(tokens, colors, n)),
-            "colours exchanged, maps held": lambda t: Columns(exchanged(tokens, colors, n), held=kept.after[t])}
+            "first colour silent": lambda t: Columns(silenced_columns(tokens, [a for a, _ in colors], n)),
+            "first shape silent": lambda t: Columns(silenced_columns(tokens, [a for a, _ in shapes], n)),
+            "shapes exchanged": lambda t: Columns(swapped_columns(tokens, shapes, n)),
+            "colours exchanged": lambda t: Columns(swapped_columns(tokens, colors, n)),
+            "colours exchanged, maps held": lambda t: Columns(swapped_columns(tokens, colors, n), held=kept.after[t])}
 drawn = {}
 with torch.no_grad():
     for name, control_at in controls.items():
@@ -261,11 +261,11 @@ wanted = {"its own caption": prompts,
           "shapes exchanged": [with_words(p, {a: b, b: a}) for p, (a, b) in zip(prompts, shapes)]}
 print(f"of {len(prompts)} pictures, so many show".ljust(32) + "".join(f"{name:>20}" for name in wanted))
 for name, pictures in drawn.items():
-    print(f"{name:32}" + "".join(f"{sum(verdicts(texts, pictures)):>20}" for texts in wanted.values()))
-leaked = [r.scene is not None and {o.color for o in r.scene.objects} == {b} for r, (_, b) in zip(parse(drawn["first colour silent"]), colors)]
+    print(f"{name:32}" + "".join(f"{sum(judge_images(texts, pictures)):>20}" for texts in wanted.values()))
+leaked = [r.scene is not None and {o.color for o in r.scene.objects} == {b} for r, (_, b) in zip(parse_image(drawn["first colour silent"]), colors)]
 print(f"first colour silent: {sum(leaked)} of {len(leaked)} pictures have things of the other's colour alone")
-print("colours exchanged, maps held:", score_line(verdicts(wanted["colours exchanged"], drawn["colours exchanged, maps held"])))
-as_jpeg(picture_table([list(pictures[:8]) for pictures in drawn.values()], list(drawn), prompts[:8], cell=96))
+print("colours exchanged, maps held:", score_line(judge_images(wanted["colours exchanged"], drawn["colours exchanged, maps held"])))
+as_jpeg(image_table([list(pictures[:8]) for pictures in drawn.values()], list(drawn), prompts[:8], cell=96))
 
 # %% [markdown]
 # **What you should have seen.**
@@ -318,7 +318,7 @@ print("by", "your attention" if answered else "PyTorch's kernel (exercise open)"
 far = (columns - maps.probs(site="up0.cross", times=[moment])[0]).abs().max()
 print(f"largest difference from what was recorded: {far:.0e}")
 assert far < 1e-3, "this is not the walk that was recorded"
-as_jpeg(picture_table([[heat_over(state.x_0_hat[0], column.view(32, 32)) for column in columns.T]], ["up0, step 15"], names, cell=88))
+as_jpeg(image_table([[heat_over(state.x_0_hat[0], column.view(32, 32)) for column in columns.T]], ["up0, step 15"], names, cell=88))
 
 # %% [markdown]
 # Next: [07, classifier-free guidance](07_guidance.ipynb).

@@ -38,22 +38,22 @@ import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, figure
+from imagen_mini.viz.style import STYLES, subplots
 from imagen_mini.course.exercises import nb07
-from imagen_mini.viz.guidance import at_scale, draw_places, draw_scales, estimates, scatter, share_large
+from imagen_mini.viz.guidance import at_scale, plot_positions, draw_scales, estimates, scatter, share_of_large_objects
 from imagen_mini.diffusion.guidance import classifier_free_guidance, make_denoiser, static_threshold
-from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import begin, source
-from imagen_mini.viz.image_grid import picture_table
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.viz.image_grid import image_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.parse import parse_image
 
-begin()
+setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 base = pipe.stages["base"]
-source(classifier_free_guidance)
+show_source(classifier_free_guidance)
 
 # %% [markdown]
 # ## 1. One walk: what does the caption add?
@@ -83,12 +83,12 @@ guided = [classifier_free_guidance(c, u, 2.0) for c, u in zip(cond, uncond)]
 shown = [0, 4, 8, 12, 16, 20, 31]
 rows = [[x[i][0].clamp(-1, 1) for i in shown] for x in (uncond, cond, difference, guided)]
 rows.insert(0, [noisy[i][0].clamp(-1, 1) if i in (0, 16, 31) else None for i in shown])
-picture_table(rows, ["x_t", "without caption", "with caption", "their difference (gray is 0)", "guided, w = 2"],
+image_table(rows, ["x_t", "without caption", "with caption", "their difference (gray is 0)", "guided, w = 2"],
               [f"step {i}\nt {times[i]:.2f}" for i in shown], cell=96)
 
 # %%
 size = [d.square().mean().sqrt().item() for d in difference]
-sheet, (panel,) = figure(["what the caption adds"], "step")
+sheet, (panel,) = subplots(["what the caption adds"], "step")
 panel.plot(size, label="with caption - without", **STYLES[0])
 panel.plot([u.square().mean().sqrt().item() for u in uncond], label="without caption", **STYLES[1])
 panel.set_ylim(0, None)
@@ -113,8 +113,8 @@ sheet
 prompts, seeds = ["a red circle above a blue square", "three green stars", "a cyan cross and a pink star"], [4, 1, 0]
 scales = [0.0, 1.0, 2.0, 4.0, 8.0, 14.0]
 by_scale = [estimates(pipe, prompts, seeds, guidance_scale=w, threshold="none")[-1].clamp(-1, 1) for w in scales]
-right = [verdicts(prompts, pictures) for pictures in by_scale]
-picture_table([[pictures[i] for pictures in by_scale] for i in range(len(prompts))], prompts, [f"w = {w:g}" for w in scales], cell=112,
+right = [judge_images(prompts, pictures) for pictures in by_scale]
+image_table([[pictures[i] for pictures in by_scale] for i in range(len(prompts))], prompts, [f"w = {w:g}" for w in scales], cell=112,
               frames=[[found[i] for found in right] for i in range(len(prompts))])
 
 # %% [markdown]
@@ -152,7 +152,7 @@ sheet
 # once.
 
 # %%
-source(make_denoiser)
+show_source(make_denoiser)
 
 # %% [markdown]
 # ## 4. What guidance costs: diversity
@@ -166,14 +166,14 @@ source(make_denoiser)
 caption, n, found = "a red circle above a blue square", 24, {}
 for w in (1.0, 2.0, 4.0):
     picture = estimates(pipe, [caption] * n, range(n), guidance_scale=w, threshold="none", num_inference_steps=12)[-1].clamp(-1, 1)
-    right = verdicts([caption] * n, picture)
-    scenes = [reading.scene for reading, is_right in zip(parse(picture), right) if is_right]
+    right = judge_images([caption] * n, picture)
+    scenes = [reading.scene for reading, is_right in zip(parse_image(picture), right) if is_right]
     found[f"w = {w:g}, {len(scenes)} pictures"] = scenes
     x, y = scatter(scenes, "circle")
     backgrounds = ", ".join(f"{name} {count}" for name, count in sorted(Counter(scene.background for scene in scenes).items()))
     print(f"w = {w:g}: {score_line(right)}")
-    print(f"       circles scatter by {x:.1f} across and {y:.1f} down; {share_large(scenes):.0%} of all things are large; backgrounds: {backgrounds}")
-draw_places(found, ["circle", "square"])
+    print(f"       circles scatter by {x:.1f} across and {y:.1f} down; {share_of_large_objects(scenes):.0%} of all things are large; backgrounds: {backgrounds}")
+plot_positions(found, ["circle", "square"])
 
 # %% [markdown]
 # **What you should have seen.** More guidance, less choice: the clouds draw together, and hardly a thing is small any more. Nobody asked for large things.
@@ -216,10 +216,10 @@ negatives = [None, "a blue square on a white background", "a blue square on a bl
 for negative in negatives:
     picture = estimates(pipe, [caption] * n, range(n), guidance_scale=2.0, negative_prompt=negative, num_inference_steps=12)[-1].clamp(-1, 1)
     rows.append(list(picture))
-    frames.append(verdicts([caption] * n, picture))
-    backgrounds = Counter(reading.scene.background if reading.scene else "unreadable" for reading in parse(picture))
+    frames.append(judge_images([caption] * n, picture))
+    backgrounds = Counter(reading.scene.background if reading.scene else "unreadable" for reading in parse_image(picture))
     print(f"{negative or 'no negative prompt'}: {dict(backgrounds)}")
-picture_table(rows, ["no negative prompt", "away from white", "away from black"], [f"seed {i}" for i in range(n)], cell=72, frames=frames)
+image_table(rows, ["no negative prompt", "away from white", "away from black"], [f"seed {i}" for i in range(n)], cell=72, frames=frames)
 
 # %% [markdown]
 # **What you should have seen.** Away from white: all are black now, which is as far from white as one can go. Away from black: white. But the negative prompts
@@ -256,9 +256,9 @@ def denoise(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 
 
 *_, last = sample(denoise, randn([2] * len(weights), (3, 64, 64), "base", "x_T"), base.times(12), base.log_snr_of, base.config.sampler)
-right = verdicts([caption] * len(weights), last.x_0_hat)
+right = judge_images([caption] * len(weights), last.x_0_hat)
 print(f"right at w = {', '.join(f'{w:g}' for w, is_right in zip(weights, right) if is_right)}" if answered else "exercise open: w = 1 everywhere")
-picture_table([list(last.x_0_hat)], [caption], [f"w = {w:g}" if answered else "w = 1" for w in weights], cell=96, frames=[right])
+image_table([list(last.x_0_hat)], [caption], [f"w = {w:g}" if answered else "w = 1" for w in weights], cell=96, frames=[right])
 
 # %% [markdown]
 # **What you should have seen** (once answered). At $w = 0$ nobody reads the caption, and below it the pictures avoid what it says. The caption comes true at

@@ -37,15 +37,15 @@ import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, figure
+from imagen_mini.viz.style import STYLES, subplots
 from imagen_mini.course.exercises import nb08
 from imagen_mini.viz.guidance import at_scale, draw_scales, estimates, outside, saturation, true_pictures
 from imagen_mini.diffusion.guidance import THRESHOLDS, apply_threshold, dynamic_threshold, static_threshold
-from imagen_mini.evaluation.scoring import verdicts
-from imagen_mini.course.notebook import begin, source
-from imagen_mini.viz.image_grid import picture_table
+from imagen_mini.evaluation.scoring import judge_images
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.viz.image_grid import image_table
 
-begin()
+setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 
 # %% [markdown]
@@ -61,7 +61,7 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 captions, seeds = ["a red star to the left of a blue circle", "a large green ring", "two pink squares", "a yellow circle above a purple cross"], [3, 5, 7, 2]
 walks = {w: estimates(pipe, captions, seeds, guidance_scale=w, threshold="none") for w in (1.0, 2.0, 4.0, 8.0)}
 
-sheet, panels = figure(["w = 1: values of x_0_hat", "w = 8: values of x_0_hat", "99.5 % of |x_0_hat| are below"], "x_0_hat")
+sheet, panels = subplots(["w = 1: values of x_0_hat", "w = 8: values of x_0_hat", "99.5 % of |x_0_hat| are below"], "x_0_hat")
 for panel, w in zip(panels, (1.0, 8.0)):
     panel.axvspan(-1, 1, color="#e2e2e2", zorder=0)
     for step, style in zip((0, 7, 13, 20, 31), STYLES):
@@ -95,7 +95,7 @@ sheet
 
 # %%
 ramp = torch.linspace(-3, 3, 3 * 401).reshape(1, 3, 1, 401)
-sheet, (panel,) = figure(["what thresholding makes of the values of a picture"], "x_0_hat before")
+sheet, (panel,) = subplots(["what thresholding makes of the values of a picture"], "x_0_hat before")
 panel.axhspan(-1, 1, color="#e2e2e2", zorder=0)
 for threshold, style in zip(THRESHOLDS, STYLES):
     panel.plot(ramp.flatten(), apply_threshold(ramp, threshold).flatten(), label=threshold, **style | {"marker": ""})
@@ -106,7 +106,7 @@ print("0.5 becomes", ", ".join(f"{apply_threshold(half, threshold)[..., -1].item
 sheet
 
 # %%
-source(static_threshold, apply_threshold)
+show_source(static_threshold, apply_threshold)
 
 # %% [markdown]
 # Static thresholding leaves what is in range alone, and makes everything beyond the same: it loses the differences between large values. Dynamic thresholding
@@ -124,10 +124,10 @@ rows, frames = [], []
 for threshold in THRESHOLDS:
     pictures = [estimates(pipe, captions, seeds, guidance_scale=w, threshold=threshold)[-1].clamp(-1, 1) for w in scales]
     rows.append([picture[i] for i in range(2) for picture in pictures])
-    found = [verdicts(captions, picture) for picture in pictures]
+    found = [judge_images(captions, picture) for picture in pictures]
     frames.append([right[i] for i in range(2) for right in found])
 print(f"A: {captions[0]}\nB: {captions[1]}")
-picture_table(rows, THRESHOLDS, [f"{name}: w = {w:g}" for name in "AB" for w in scales], cell=96, frames=frames)
+image_table(rows, THRESHOLDS, [f"{name}: w = {w:g}" for name in "AB" for w in scales], cell=96, frames=frames)
 
 # %% [markdown]
 # Now with numbers: 16 captions (single things, relations, bindings, counts) at each weight, in each way, and 12 steps instead of 32, to save time. Dotted is what true pictures of the same captions
@@ -168,7 +168,7 @@ largest = (estimate.abs() >= s).any(1, keepdim=True).float().expand(1, 3, 64, 64
 pictures = [estimate[0].clamp(-1, 1), largest[0], static_threshold(estimate)[0], dynamic_threshold(estimate)[0]]
 before, static, dynamic = (x.abs().mean() for x in (estimate, pictures[2], pictures[3]))
 print(f"step 10 at w = 8: s = {s:.2f}; mean |x| before {before:.2f}, static {static:.2f}, dynamic {dynamic:.2f}")
-picture_table([pictures], ["one estimate"], ["x_0_hat, clipped to be shown", "the largest 0.5 %", "static", "dynamic"], cell=128)
+image_table([pictures], ["one estimate"], ["x_0_hat, clipped to be shown", "the largest 0.5 %", "static", "dynamic"], cell=128)
 
 # %% [markdown]
 # **What you should have seen.** A few pixels of the things decide for all: their colours are what the caption is about, so it is there that guidance pushes
@@ -200,10 +200,10 @@ before = walks[8.0][13]
 after = threshold(before) if answered else static_threshold(before)
 print("mean |x| before:", [round(x.abs().mean().item(), 2) for x in before], "  after:", [round(x.abs().mean().item(), 2) for x in after])
 names = ["x_0_hat, w = 8, step 13", "your threshold" if answered else "static (exercise open)"]
-picture_table([list(before.clamp(-1, 1)), list(after)], names, [f"picture {i}" for i in range(4)], cell=112)
+image_table([list(before.clamp(-1, 1)), list(after)], names, [f"picture {i}" for i in range(4)], cell=112)
 
 # %%
-source(dynamic_threshold)
+show_source(dynamic_threshold)
 
 # %% [markdown]
 # Next: [09, samplers](09_samplers.ipynb).

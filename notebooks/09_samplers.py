@@ -31,26 +31,26 @@ import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, figure, log_axis, percent_axis
+from imagen_mini.viz.style import STYLES, subplots, log_axis, percent_axis
 from imagen_mini.diffusion.gaussian import eps_from_x_0
 from imagen_mini.course.exercises import nb09
 from imagen_mini.viz.guidance import accuracy_line, estimates, rate
 from imagen_mini.viz.samplers import draw_errors, draw_spacings, draw_walks, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser, network_calls, shares, slerp
-from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import begin, source
-from imagen_mini.viz.image_grid import picture_table
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.viz.image_grid import image_table
 from imagen_mini.utils.rng import randn
-from imagen_mini.diffusion.samplers import SAMPLERS, ddim_step, dpmpp_2m_step, heun_step, invert, sample
+from imagen_mini.diffusion.samplers import SAMPLERS, ddim_step, dpmpp_2m_step, heun_step, ddim_invert, sample
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import BACKGROUNDS, Scene
 from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr
-from imagen_mini.diffusion.timesteps import SPACINGS, uniform_times
+from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS, uniform_timesteps
 
-begin()
+setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 base = pipe.stages["base"]
-source(ddim_step)
+show_source(ddim_step)
 
 # %% [markdown]
 # ## 1. Walks that one can draw
@@ -63,7 +63,7 @@ source(ddim_step)
 # %%
 points = torch.tensor([-0.8, 0.1, 0.7]).reshape(3, 1, 1, 1)
 denoise = mixture_denoiser(points, cosine_log_snr)
-x_T, times, walks = randn(range(16), (1, 1, 1), "walkers"), uniform_times(40), {}
+x_T, times, walks = randn(range(16), (1, 1, 1), "walkers"), uniform_timesteps(40), {}
 for name, sampler in (("ddim: no noise on the way", "ddim"), ("ddpm: fresh noise in every step", "ddpm")):
     states = list(sample(denoise, x_T, times, cosine_log_snr, sampler, noise=lambda step: randn(range(16), (1, 1, 1), "walkers", step)))
     walks[name] = times, torch.stack([x_T, *(state.x for state in states)]).flatten(1)
@@ -82,7 +82,7 @@ draw_walks(walks, points.flatten().tolist())
 # slope -1 and -2 on two logarithmic axes.
 
 # %%
-source(gaussian_denoiser, gaussian_flow)
+show_source(gaussian_denoiser, gaussian_flow)
 
 # %% [markdown]
 # **Predict:** which of DDIM, DPM-Solver++ 2M and Heun are of which order? Heun calls the network twice a step: is it worth it when calls are few?
@@ -100,7 +100,7 @@ draw_errors(lines)
 # and DPM-Solver++ is ahead by reusing an estimate that it has paid for.
 
 # %%
-source(dpmpp_2m_step, heun_step)
+show_source(dpmpp_2m_step, heun_step)
 
 # %% [markdown]
 # ## 3. Right pictures per network call
@@ -113,11 +113,11 @@ source(dpmpp_2m_step, heun_step)
 # %%
 prompts = [c.text for _, _, c in benchmark(4, categories=["one object", "positional", "binding", "counting"])]
 calls, rows, frames = (3, 5, 9, 15), [], []
-sheet, (panel,) = figure([f"share right of {len(prompts)}, with 95 % intervals"], "network calls per picture")
+sheet, (panel,) = subplots([f"share right of {len(prompts)}, with 95 % intervals"], "network calls per picture")
 for sampler, style in zip(SAMPLERS, STYLES):
     steps = [(n + 1) // 2 if sampler == "heun" else n for n in calls]
     pictures = [estimates(pipe, prompts, range(16), sampler=sampler, num_inference_steps=n, eta=0.0)[-1].clamp(-1, 1) for n in steps]
-    found = [verdicts(prompts, x) for x in pictures]
+    found = [judge_images(prompts, x) for x in pictures]
     accuracy_line(panel, calls, [rate(right) for right in found], sampler, style)
     print(f"{sampler:9}", ", ".join(f"{network_calls(sampler, n)} calls: {sum(right)}" for n, right in zip(steps, found)))
     rows.append([x[5] for x in pictures])
@@ -129,7 +129,7 @@ sheet
 
 # %%
 print(prompts[5])
-picture_table(rows, SAMPLERS, [f"{n} calls" for n in calls], cell=96, frames=frames)
+image_table(rows, SAMPLERS, [f"{n} calls" for n in calls], cell=96, frames=frames)
 
 # %% [markdown]
 # **What you should have seen.** Three calls draw blurs, five already much, and with nine all four have 15 or 16 of 16 right: more calls buy nothing
@@ -153,8 +153,8 @@ draw_spacings(20, base.log_snr_of)
 # %%
 plain = render([Scene((), background) for background in BACKGROUNDS], 64)
 x_T = randn(range(200), (3, 64, 64), "plain")
-sheet, (panel,) = figure(["where 200 walks end"], "")
-for i, (spacing, style) in enumerate(zip(SPACINGS, STYLES)):
+sheet, (panel,) = subplots(["where 200 walks end"], "")
+for i, (spacing, style) in enumerate(zip(TIMESTEP_SPACINGS, STYLES)):
     *_, last = sample(mixture_denoiser(plain, base.log_snr_of), x_T, base.times(20, spacing), base.log_snr_of, base.config.sampler)
     found = shares(last.x_0_hat, plain)
     panel.bar([k + 0.2 * i - 0.3 for k in range(4)], found, width=0.18, color=style["color"], label=spacing)
@@ -188,9 +188,9 @@ x_T, rows = randn([1] * n, (3, 64, 64), "base", "x_T"), []
 for eta in etas:
     *_, last = sample(denoise, x_T, base.times(), base.log_snr_of, "ddim", noise=lambda step: randn(range(n), (3, 64, 64), "fresh", step), eta=eta)
     rows.append(list(last.x_0_hat))
-frames = [verdicts([caption] * n, torch.stack(row)) for row in rows]
+frames = [judge_images([caption] * n, torch.stack(row)) for row in rows]
 print(f"{caption}; with fresh noise: {score_line(sum(frames[1:], []))}")
-picture_table(rows, [f"eta = {eta:g}" for eta in etas], [f"noise {i}" for i in range(n)], cell=84, frames=frames)
+image_table(rows, [f"eta = {eta:g}" for eta in etas], [f"noise {i}" for i in range(n)], cell=84, frames=frames)
 
 # %% [markdown]
 # **What you should have seen.** Without fresh noise the picture is a function of $x_T$, mistakes included. A little of it changes things and places, much of
@@ -218,9 +218,9 @@ for name, between in (("spherical", slerp), ("linear", torch.lerp)):
     x_T = torch.stack([between(a, b, u) for u in mix])
     *_, last = sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler)
     rows.append(list(last.x_0_hat))
-    frames.append(verdicts([caption] * len(mix), last.x_0_hat))
+    frames.append(judge_images([caption] * len(mix), last.x_0_hat))
     print(f"{name:10} std of x_T:", ", ".join(f"{x.std():.2f}" for x in x_T))
-picture_table(rows, ["spherical", "linear"], [f"u = {u:g}" for u in mix], cell=96, frames=frames)
+image_table(rows, ["spherical", "linear"], [f"u = {u:g}" for u in mix], cell=96, frames=frames)
 
 # %% [markdown]
 # And how much does the length matter by itself? One noise, made longer and shorter.
@@ -228,7 +228,7 @@ picture_table(rows, ["spherical", "linear"], [f"u = {u:g}" for u in mix], cell=9
 # %%
 factors = [0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0]
 *_, last = sample(denoise, torch.stack([factor * a for factor in factors]), base.times(), base.log_snr_of, base.config.sampler)
-picture_table([list(last.x_0_hat)], [caption], [f"{factor:g} x_T" for factor in factors], cell=96, frames=[verdicts([caption] * len(factors), last.x_0_hat)])
+image_table([list(last.x_0_hat)], [caption], [f"{factor:g} x_T" for factor in factors], cell=96, frames=[judge_images([caption] * len(factors), last.x_0_hat)])
 
 # %% [markdown]
 # **What you should have seen.** Things do not glide from one place to the other; they stay, and then jump: a picture of half a ring here and half a ring
@@ -239,7 +239,7 @@ picture_table([list(last.x_0_hat)], [caption], [f"{factor:g} x_T" for factor in 
 #
 # ## 7. Backwards: which noise belongs to a picture?
 #
-# A walk without fresh noise can be walked backwards: the same step, with $s > t$. `invert` does that, so a picture gets a noise from which the sampler should
+# A walk without fresh noise can be walked backwards: the same step, with $s > t$. `ddim_invert` does that, so a picture gets a noise from which the sampler should
 # lead back to it. Editing of given pictures starts from there. Each step assumes that $\hat\epsilon$ stays what it was, so the way back is not exact.
 #
 # We draw two pictures, walk back to their noise, and forth again. We know the true noise: it is what we started from.
@@ -253,13 +253,13 @@ x_T, rows, off = randn(seeds, (3, 64, 64), "base", "x_T"), [], {"noise": [], "pi
 for steps in counts:
     times = base.times(steps, "log_snr")
     *_, drawn = sample(denoise, x_T, times, base.log_snr_of, "ddim")
-    *_, back = invert(denoise, drawn.x, times, base.log_snr_of)
+    *_, back = ddim_invert(denoise, drawn.x, times, base.log_snr_of)
     *_, again = sample(denoise, back.x, times, base.log_snr_of, "ddim")
     off["noise"].append((back.x - x_T).square().mean().sqrt().item())
     off["picture"].append((again.x_0_hat - drawn.x_0_hat).square().mean().sqrt().item())
     rows.append([drawn.x_0_hat[0], again.x_0_hat[0], drawn.x_0_hat[1], again.x_0_hat[1]])
     print(f"{steps} steps: the noise is off by {off['noise'][-1]:.3f}, the picture drawn from it by {off['picture'][-1]:.2f} (root mean square)")
-picture_table(rows, [f"{steps} steps" for steps in counts], ["drawn", "and again", "drawn", "and again"], cell=84)
+image_table(rows, [f"{steps} steps" for steps in counts], ["drawn", "and again", "drawn", "and again"], cell=84)
 
 # %% [markdown]
 # **What you should have seen.** Twice the steps, half the error of the noise: first order again, with a trained network. The picture follows late: it
@@ -298,7 +298,7 @@ if answered:
         x = my_step(x, eps_hat, *alpha_sigma(log_snr_t), *alpha_sigma(log_snr_s))
     row, names = [*row, x[0]], [*names, "yours"]
     print(f"largest difference: {(x - theirs.x).abs().max():.1e}")
-picture_table([row], [""], names, cell=128, frames=[verdicts([caption] * len(row), torch.stack(row))])
+image_table([row], [""], names, cell=128, frames=[judge_images([caption] * len(row), torch.stack(row))])
 
 # %% [markdown]
 # Yours and the package's should differ by less than 0.01, which is rounding in float32, grown over 32 steps.

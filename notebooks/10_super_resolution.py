@@ -32,22 +32,22 @@ from IPython.display import display
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.cascade.stage import augment
+from imagen_mini.cascade.stage import augment_low_res
 from imagen_mini.evaluation.metrics import psnr
-from imagen_mini.evaluation.scoring import judge
+from imagen_mini.evaluation.scoring import judge_image
 from imagen_mini.course.exercises import nb10
 from imagen_mini.viz.super_resolution import around, enlarge, level_lines, level_sheet, true_scenes
-from imagen_mini.evaluation.scoring import verdicts
-from imagen_mini.evaluation.statistics import score_line, share
-from imagen_mini.course.notebook import begin, source
-from imagen_mini.viz.image_grid import in_few_colors, labelled_grid, picture_table
+from imagen_mini.evaluation.scoring import judge_images
+from imagen_mini.evaluation.statistics import score_line, format_share
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.viz.image_grid import quantize_colors, image_grid, image_table
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.render import render
 from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr
 from imagen_mini.models.unet import UNet
 
-begin()
+setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 sr = pipe.stages["sr_256"]
 
@@ -59,14 +59,14 @@ sr = pipe.stages["sr_256"]
 # $$\tilde z = \alpha_a\, z + \sigma_a\, \epsilon, \qquad \alpha_a = \cos\left(\tfrac{\pi}{2} a\right), \quad \sigma_a = \sin\left(\tfrac{\pi}{2} a\right)$$
 
 # %%
-source(augment)
+show_source(augment_low_res)
 
 # %% [markdown]
 # Inside the network $\tilde z$ is enlarged smoothly and laid beside $x_t$, as three more channels. The level goes where the time goes, into the embedding
 # that every block reads. Look for `low_res` and `aug_level`:
 
 # %%
-source(UNet.forward)
+show_source(UNet.forward)
 
 # %% [markdown]
 # We draw one picture, step by step. The base stage's picture comes from `pipe(..., stages=("base",))`, and `sr.denoiser` takes the augmented picture and its
@@ -79,18 +79,18 @@ source(UNet.forward)
 prompt, seed = "a large striped orange star", 1
 small = pipe(prompt, seed=seed, stages=("base",), progress=False).stages["base"]
 level = torch.tensor([sr.config.aug_level])
-seen = augment(small, level, randn([seed], (3, 64, 64), "sr_256", "aug"))
+seen = augment_low_res(small, level, randn([seed], (3, 64, 64), "sr_256", "aug"))
 
 denoise = sr.denoiser(pipe.text_encoder(prompt), seen, level)
 x_T = randn([seed], (3, 256, 256), "sr_256", "x_T")
 states = list(sample(denoise, x_T, sr.times(), sr.log_snr_of, sr.config.sampler))
 
 shown = [0, 1, 3, 9]
-in_few_colors(picture_table([[small[0], seen[0].clamp(-1, 1), *(states[i].x_0_hat[0] for i in shown)]], [""],
+quantize_colors(image_table([[small[0], seen[0].clamp(-1, 1), *(states[i].x_0_hat[0] for i in shown)]], [""],
                             ["the base's picture", f"what the stage is given: level {level.item():g}", *(f"x_0_hat, step {i}" for i in shown)], cell=256))
 
 # %%
-print("after the last step:", judge(prompt, states[-1].x_0_hat[0].clamp(-1, 1)))
+print("after the last step:", judge_image(prompt, states[-1].x_0_hat[0].clamp(-1, 1)))
 changes = [(states[i].x_0_hat - states[-1].x_0_hat).square().mean().sqrt().item() for i in shown[:-1]]
 print("how far each guess is from the last one (root mean square):", ", ".join(f"step {i}: {change:.2f}" for i, change in zip(shown, changes)))
 
@@ -116,12 +116,12 @@ rows, frames, found = [], [], []
 for thing, low_res, scene in zip(things, smalls, scenes):
     prompts = [f"a {word}{thing}" for word in words]
     large = pipe(prompts, seed=3, low_res=low_res.expand(5, -1, -1, -1), num_inference_steps=5, progress=False).stages["sr_256"]
-    right = verdicts(prompts, large)
+    right = judge_images(prompts, large)
     rows.append([*around(low_res[None], [scene], 0.5), *around(large, [scene] * 5, 0.5)])
     frames.append([None, *right[:4], None])
     found += right[:4]
 
-display(in_few_colors(picture_table(rows, things, ["the small picture", *words[:4], "no word"], cell=128, frames=frames)))
+display(quantize_colors(image_table(rows, things, ["the small picture", *words[:4], "no word"], cell=128, frames=frames)))
 print("the texture that was said, and all else:", score_line(found))
 
 # %% [markdown]
@@ -138,9 +138,9 @@ print("the texture that was said, and all else:", score_line(found))
 category = benchmark(6, categories=["two textures"])
 prompts = [caption.text for _, _, caption in category]
 large = pipe(prompts, seed=[s for _, s, _ in category], num_inference_steps={"sr_256": 5}, progress=False).stages["sr_256"]
-right = verdicts(prompts, large)
-labels = [f"{prompt}: {judge(prompt, picture)}" for prompt, picture in zip(prompts, large)]
-display(in_few_colors(labelled_grid(list(large), labels, columns=3, cell=256, frames=right)))
+right = judge_images(prompts, large)
+labels = [f"{prompt}: {judge_image(prompt, picture)}" for prompt, picture in zip(prompts, large)]
+display(quantize_colors(image_grid(list(large), labels, columns=3, cell=256, frames=right)))
 print(score_line(right))
 
 # %% [markdown]
@@ -159,7 +159,7 @@ prompts = ["a small dotted pink circle", "a small checkered green circle", "a sm
            "a small solid cyan circle", "a small checkered purple cross", "a small dotted yellow star", "a small striped blue circle"]
 seeds = [0, 2, 3, 5, 6, 7, 8, 9]
 drawn = pipe(prompts, seed=seeds, stages=("base",), progress=False).stages["base"]
-kept = [i for i, right in enumerate(verdicts(prompts, drawn)) if right]          # of a wrong picture nobody can say what it should become
+kept = [i for i, right in enumerate(judge_images(prompts, drawn)) if right]          # of a wrong picture nobody can say what it should become
 prompts, seeds, drawn = [prompts[i] for i in kept], [seeds[i] for i in kept], drawn[kept]
 scenes = true_scenes(prompts, drawn)
 clean, truth = render(scenes, 64), render(scenes, 256)
@@ -168,10 +168,10 @@ levels = [0.0, 0.1, 0.2, 0.3, 0.5]
 alpha, sigma = alpha_sigma(cosine_log_snr(torch.tensor(levels)))
 row = len(prompts) - 2                                 # the star: it has corners
 noise = randn([seeds[row]], (3, 64, 64), "sr_256", "aug").expand(5, -1, -1, -1)
-strips = [augment(pictures[row].expand(5, -1, -1, -1), torch.tensor(levels), noise).clamp(-1, 1) for pictures in (drawn, clean)]
+strips = [augment_low_res(pictures[row].expand(5, -1, -1, -1), torch.tensor(levels), noise).clamp(-1, 1) for pictures in (drawn, clean)]
 
 strips = [list(around(strip, [scenes[row]] * 5)) for strip in strips]
-display(in_few_colors(picture_table(strips, ["drawn by the base stage", "its twin, without mistakes"], [f"level {v:g}" for v in levels], cell=144)))
+display(quantize_colors(image_table(strips, ["drawn by the base stage", "its twin, without mistakes"], [f"level {v:g}" for v in levels], cell=144)))
 mistakes = (drawn - clean).square().mean().sqrt().item()
 print(f"the base's mistakes (root mean square of drawn - twin, {len(prompts)} pictures): {mistakes:.2f}")
 print("the noise, sigma / alpha:", ", ".join(f"level {v:g}: {(s / a).item():.2f}" for v, a, s in zip(levels, alpha, sigma)))
@@ -221,13 +221,13 @@ found["blocks"] = [enlarge(pipe, prompts, seeds, blocks, truth, level, steps=5) 
 
 columns = [around(pictures, scenes) for pictures in (drawn, blocks, *(result.pictures for result in found["blocks"]))]
 frames = [[None, None, *(result.right[i] for result in found["blocks"])] for i in range(len(prompts))]
-in_few_colors(picture_table(list(zip(*columns)), prompts, ["drawn", "spoilt", *(f"level {level:g}" for level in levels)], cell=96, frames=frames))
+quantize_colors(image_table(list(zip(*columns)), prompts, ["drawn", "spoilt", *(f"level {level:g}" for level in levels)], cell=96, frames=frames))
 
 # %%
 for result in found["blocks"]:
     obeys = psnr(F.avg_pool2d(result.pictures, 4), blocks).mean()
     likeness = f"{obeys:.1f} dB alike with the spoilt picture it was given, {result.psnr.mean():.1f} dB with the true one"
-    print(f"level {result.level:g}: {share(result.right)} right; {likeness}")
+    print(f"level {result.level:g}: {format_share(result.right)} right; {likeness}")
 gain = found["blocks"][2].psnr - found["blocks"][0].psnr
 half = 1.96 * gain.std() / len(gain) ** 0.5
 interval = f"95 % interval {gain.mean() - half:+.1f} to {gain.mean() + half:+.1f}"
@@ -253,13 +253,13 @@ x_T = randn([seeds[i] for i in chosen], (3, 256, 256), "sr_256", "x_T")
 
 rows = []
 for made, told in [(0.0, 0.0), (0.0, 0.5), (0.5, 0.0), (0.5, 0.5)]:
-    seen = augment(blocks[chosen], torch.full((len(chosen),), made), noise)
+    seen = augment_low_res(blocks[chosen], torch.full((len(chosen),), made), noise)
     *_, last = sample(sr.denoiser(texts, seen, torch.full((len(chosen),), told)), x_T, sr.times(5), sr.log_snr_of, sr.config.sampler)
     rows.append(last.x_0_hat.clamp(-1, 1))
     print(f"noise of level {made:g}, level {told:g} told: {psnr(F.avg_pool2d(rows[-1], 4), blocks[chosen]).mean():.1f} dB alike with what it was given")
 rows = [list(around(row, [scenes[i] for i in chosen])) for row in rows]
 names = ["no noise, told 0", "no noise, told 0.5", "noise 0.5, told 0", "noise 0.5, told 0.5"]
-in_few_colors(picture_table(rows, names, [prompts[i] for i in chosen], cell=96))
+quantize_colors(image_table(rows, names, [prompts[i] for i in chosen], cell=96))
 
 # %% [markdown]
 # With the noise but without the message no noise is enlarged; a circle becomes a cross, as it does with the message: the network can see for itself how noisy the picture
@@ -267,7 +267,7 @@ in_few_colors(picture_table(rows, names, [prompts[i] for i in chosen], cell=96))
 #
 # ## Exercise: augmentation by hand
 #
-# Write `augment`: `low_res` [b, 3, h, w] in [-1, 1], `aug_level` [b], a level for each picture, `noise` as `low_res`. `cosine_log_snr(aug_level)` and
+# Write `augment_low_res`: `low_res` [b, 3, h, w] in [-1, 1], `aug_level` [b], a level for each picture, `noise` as `low_res`. `cosine_log_snr(aug_level)` and
 # `alpha_sigma(log_snr)` are there; what is left is to put them together.
 
 # %%
@@ -285,7 +285,7 @@ nb10.check(augment_by_hand)
 
 # %%
 answered = nb10.check(augment_by_hand).right
-mine = augment_by_hand if answered else augment
+mine = augment_by_hand if answered else augment_low_res
 levels = torch.tensor([0.0, 0.1, 0.3, 0.5])
 row = len(prompts) - 2
 seen = mine(drawn[row].expand(4, -1, -1, -1), levels, randn([seeds[row]], (3, 64, 64), "sr_256", "aug").expand(4, -1, -1, -1))
@@ -294,9 +294,9 @@ x_T = randn([seeds[row]], (3, 256, 256), "sr_256", "x_T").expand(4, -1, -1, -1)
 large = last.x_0_hat.clamp(-1, 1)
 
 strips = [list(around(pictures, [scenes[row]] * 4)) for pictures in (seen.clamp(-1, 1), large)]
-display(in_few_colors(picture_table(strips, ["given, by your function" if answered else "given (exercise open)", "made of it"],
-                                    [f"level {v:g}" for v in levels.tolist()], cell=192, frames=[[None] * 4, verdicts([prompts[row]] * 4, large)])))
-print(score_line(verdicts([prompts[row]] * 4, large)))
+display(quantize_colors(image_table(strips, ["given, by your function" if answered else "given (exercise open)", "made of it"],
+                                    [f"level {v:g}" for v in levels.tolist()], cell=192, frames=[[None] * 4, judge_images([prompts[row]] * 4, large)])))
+print(score_line(judge_images([prompts[row]] * 4, large)))
 
 # %% [markdown]
 # The texture stays, as it never was in the small picture. The outline changes by a few pixels at most, though it is told less and less well.

@@ -29,21 +29,21 @@ import torch
 from IPython.display import display
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.editing.alignment import refinement_matrix, replacement_matrix
-from imagen_mini.editing.attention_store import AttentionMaps
+from imagen_mini.editing.alignment import refinement_mapper, replacement_mapper
+from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.evaluation.edit_benchmark import swaps
-from imagen_mini.evaluation.scoring import judge
+from imagen_mini.evaluation.scoring import judge_image
 from imagen_mini.course.exercises import nb11
-from imagen_mini.viz.edits import alignment_sheet, beside_seed, compare, compared_lines, covered, difference, fading_sheet, map_tiles, sized_captions, window_sheet
-from imagen_mini.editing.controls import InjectMaps
-from imagen_mini.evaluation.scoring import verdicts
-from imagen_mini.course.notebook import begin, source
-from imagen_mini.viz.image_grid import in_few_colors, labelled_grid, picture_table
-from imagen_mini.editing.blending import DiffBlend, LocalBlend
+from imagen_mini.viz.edits import alignment_sheet, compare_to_same_seed, compare, compared_lines, covered, difference, fading_sheet, map_tiles, sized_captions, window_sheet
+from imagen_mini.editing.controls import AttentionInjectionControl
+from imagen_mini.evaluation.scoring import judge_images
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.viz.image_grid import quantize_colors, image_grid, image_table
+from imagen_mini.editing.blending import DiffEditMask, LocalBlend
 from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace, Reweight
 from imagen_mini.text.encoder import Tokens
 
-begin()
+setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 
 # %% [markdown]
@@ -66,7 +66,7 @@ shown = range(len(found.tasks))[1::2]                    # every other one
 rows = [[found.pictures[i][k] for i in shown] for k in range(4)]
 frames = [[None] * len(shown)] + [[found.scores[name][i].good for i in shown] for name in methods]
 names = [f"{found.tasks[i].source.text} -> {found.tasks[i].target.text}" for i in shown]
-display(in_few_colors(picture_table(rows, ["source", *methods], names, cell=144, frames=frames)))
+display(quantize_colors(image_table(rows, ["source", *methods], names, cell=144, frames=frames)))
 print(f"{len(found.tasks)} edits whose source picture is right, of {len(tasks)}")
 print(compared_lines(found.scores))
 
@@ -91,7 +91,7 @@ print(compared_lines(found.scores))
 # $$\hat M_t = \begin{cases} M_t & \text{in the window: the source's maps, with the target's } V \\ M^*_t & \text{after it} \end{cases}$$
 
 # %%
-source(InjectMaps.probs)
+show_source(AttentionInjectionControl.probs)
 
 # %% [markdown]
 # Row 0 of the batch is the source. In self-attention its maps replace the others'. In cross-attention its columns are brought into the target's order
@@ -101,12 +101,12 @@ source(InjectMaps.probs)
 
 # %%
 prompts, seed = ["a red circle above a blue square", "a green circle above a blue square"], 3
-maps = AttentionMaps()
+maps = AttentionStore()
 base = pipe(prompts, seed=seed, stages=("base",), edit=Replace(source_steps=0.0), record=maps, progress=False).stages["base"]
 tiles, labels = map_tiles(maps, list(base), None)
-display(in_few_colors(labelled_grid([base[0], base[1], *tiles], ["source", "edited, attention injected", *labels], columns=5, cell=144)))
+display(quantize_colors(image_grid([base[0], base[1], *tiles], ["source", "edited, attention injected", *labels], columns=5, cell=144)))
 for name, prompt, picture in zip(("source", "edited"), prompts, base):
-    print(f"{name}: {prompt}: {judge(prompt, picture)}")
+    print(f"{name}: {prompt}: {judge_image(prompt, picture)}")
 
 # %% [markdown]
 # The map *as edited* is the map of *red* in the source: the circle is where *red* was looked at, and it is green, for the value is that of *green*. By
@@ -120,16 +120,16 @@ for name, prompt, picture in zip(("source", "edited"), prompts, base):
 # $$\hat M_t = M_t\, A$$
 
 # %%
-source(replacement_matrix, refinement_matrix)
+show_source(replacement_mapper, refinement_mapper)
 
 # %% [markdown]
 # **Predict:** three edits. In which of them is $A$ the identity? In which is a column empty, and what does an empty column mean?
 
 # %%
 pieces = pipe.text_encoder.tokens
-for a, b, matrix_of, name in [("a red ring above a star", "a blue ring above a star", replacement_matrix, "Replace: one word for one word"),
-                              ("a ring above a star", "a small ring above a red star", refinement_matrix, "Refine: added words"),
-                              ("a red ring above a star", "a magenta ring above a star", replacement_matrix, "Replace: a word of many pieces")]:
+for a, b, matrix_of, name in [("a red ring above a star", "a blue ring above a star", replacement_mapper, "Replace: one word for one word"),
+                              ("a ring above a star", "a small ring above a red star", refinement_mapper, "Refine: added words"),
+                              ("a red ring above a star", "a magenta ring above a star", replacement_mapper, "Replace: a word of many pieces")]:
     matrix = matrix_of(pieces(a), pieces(b))
     display(alignment_sheet(pieces(a), pieces(b), {name: matrix}))
     print(f"{a} -> {b}: rows add up to {matrix.sum(1).unique().tolist()}, columns to {[round(v, 2) for v in matrix.sum(0).unique().tolist()]}")
@@ -142,7 +142,7 @@ for a, b, matrix_of, name in [("a red ring above a star", "a blue ring above a s
 # ## 4. Kinds of edits
 #
 # `Replace` swaps words, `Refine` adds them, `Reweight` lets a word count more or less, `LocalBlend` lets the picture change only where the named words look, and
-# `DiffBlend` only where the two captions, read on the finished source with some noise on it, disagree. `Chain` puts them together.
+# `DiffEditMask` only where the two captions, read on the finished source with some noise on it, disagree. `Chain` puts them together.
 #
 # **Predict:** the last example has *small* count -2 times. What will be drawn?
 
@@ -150,23 +150,23 @@ for a, b, matrix_of, name in [("a red ring above a star", "a blue ring above a s
 one, other = "a pink square right of a red ring", "a pink square right of a green ring"
 examples = [("Replace", one, other, 3, Replace()),
             ("Replace and LocalBlend", one, other, 3, Chain(Replace(), LocalBlend("ring"))),
-            ("Replace and DiffBlend", one, other, 3, Chain(Replace(), DiffBlend())),
+            ("Replace and DiffBlend", one, other, 3, Chain(Replace(), DiffEditMask())),
             ("Refine", "a cross over a green ring", "a pink cross over a green ring", 1, Refine()),
             ("Reweight: small x -2", "a small orange square", "a small orange square", 0, Reweight({"small": -2.0}))]
 
 rows, frames = [], []
 for name, before, after, seed, edit in examples:
-    first, by_seed, edited = beside_seed(pipe, before, after, seed, None, edit)
+    first, by_seed, edited = compare_to_same_seed(pipe, before, after, seed, None, edit)
     rows.append([first, by_seed, edited, difference(first, edited)])
-    frames.append([*verdicts([before, after, after], torch.stack([first, by_seed, edited])), None])
+    frames.append([*judge_images([before, after, after], torch.stack([first, by_seed, edited])), None])
     changed = ((edited - first).abs().amax(0) > 0.02).float().mean()
-    print(f"{name}: {after}: {judge(after, edited)}; {changed:.0%} of the pixels differ from the source's by more than 1 % of the range")
+    print(f"{name}: {after}: {judge_image(after, edited)}; {changed:.0%} of the pixels differ from the source's by more than 1 % of the range")
 columns = ["source", "same seed, new caption", "edit", "difference of source and edit"]
-in_few_colors(picture_table(rows, [name for name, *_ in examples], columns, cell=128, frames=frames))
+quantize_colors(image_table(rows, [name for name, *_ in examples], columns, cell=128, frames=frames))
 
 # %% [markdown]
 # Green and orange are the verdicts on the caption alone. `Replace` recolours the ring and leaves the square alone, but for a few pixels of its rim. With `LocalBlend` fewer
-# pixels differ, only those where *ring* looks and a margin: elsewhere they are the source's own, and here the word does not look at all of its ring, part of which stays red; with `DiffBlend` it is the ring as it came out. `Refine` gives the
+# pixels differ, only those where *ring* looks and a margin: elsewhere they are the source's own, and here the word does not look at all of its ring, part of which stays red; with `DiffEditMask` it is the ring as it came out. `Refine` gives the
 # cross a colour that the source had left open (and has drawn in two), where the new caption by itself moves it. And
 # `Reweight` turns *small* against itself: the caption is as before, the thing is large, so the parser says wrong, and it should.
 #
@@ -210,8 +210,8 @@ fading = Reweight({"small": weights})
 pictures = [pipe([caption] * 6, seed=seed, stages=("base",), edit=fading, progress=False).stages["base"][1:] for seed, caption in enumerate(captions)]
 areas = torch.tensor([[covered(picture) for picture in row] for row in pictures])
 
-frames = [verdicts([caption] * 5, row) for caption, row in zip(captions, pictures)]
-display(in_few_colors(picture_table([list(row) for row in pictures], captions, [f"c = {c:g}" for c in weights], cell=112, frames=frames)))
+frames = [judge_images([caption] * 5, row) for caption, row in zip(captions, pictures)]
+display(quantize_colors(image_table([list(row) for row in pictures], captions, [f"c = {c:g}" for c in weights], cell=112, frames=frames)))
 print("mean area:", ", ".join(f"c = {c:g}: {area:.1%}" for c, area in zip(weights, areas.mean(0).tolist())))
 fading_sheet("small", weights, areas, captions)
 
@@ -248,7 +248,7 @@ nb11.check(alignment)
 
 # %%
 a, b = pieces("a red ring above a star"), pieces("a maroon ring above a star")
-right = replacement_matrix(a, b)
+right = replacement_mapper(a, b)
 answered = nb11.check(alignment).right
 mine = alignment(a, b) if answered else torch.eye(len(a.ids), len(b.ids))
 alignment_sheet(a, b, {"yours" if answered else "positions as they are (exercise open)": mine, "right": right})

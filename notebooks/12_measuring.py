@@ -28,22 +28,22 @@ import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
-from imagen_mini.evaluation.metrics import frechet_distance, moments
-from imagen_mini.evaluation.error_analysis import error_table, kind_of_error
-from imagen_mini.evaluation.statistics import difference_of_shares
-from imagen_mini.evaluation.scoring import evaluate, scene_of, table, verdict
+from imagen_mini.evaluation.metrics import frechet_distance, gaussian_statistics
+from imagen_mini.evaluation.error_analysis import error_table, classify_error
+from imagen_mini.evaluation.statistics import newcombe_interval
+from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching, table, verdict_text
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.course.exercises import nb12
 from imagen_mini.evaluation.scene_features import features
-from imagen_mini.viz.measuring import audit_sheet, chance, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, draw_spoilt, draw_widths, gallery, judge_spoilt, mixed, naive_interval, swap_colors
-from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.viz.measuring import audit_sheet, chance_rate, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, plot_corruptions, draw_widths, gallery, measure_parser_under, mixed, naive_interval, swap_colors
+from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import begin, source
+from imagen_mini.course.notebook import setup_notebook, show_source
 from imagen_mini.scenes.render import render
-from imagen_mini.evaluation.corruptions import add_noise
+from imagen_mini.evaluation.corruptions import gaussian_noise
 from imagen_mini.utils.images import blur
 
-begin()
+setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 
 # %% [markdown]
@@ -118,7 +118,7 @@ for k in (10, 9, 5):
 # Both promise to hold the truth 95 times in 100. That can be checked exactly: for each true $p$, add up the probabilities of all $k$ whose interval holds $p$.
 
 # %%
-source(coverage)
+show_source(coverage)
 
 # %% [markdown]
 # **Predict:** what happens to the naive interval where the model is very good or very bad?
@@ -140,7 +140,7 @@ for name, interval in {"Wilson": wilson_interval, "naive": naive_interval}.items
 # **Predict:** a caption of "negation" names a thing, and one that should not be there. Which kind of error will be the most frequent?
 
 # %%
-source(kind_of_error)
+show_source(classify_error)
 
 # %%
 for category, kinds in error_table([*results, *results_50[10:]]).items():
@@ -148,7 +148,7 @@ for category, kinds in error_table([*results, *results_50[10:]]).items():
 gallery([*results, *results_50[10:]], right=0, wrong=4, columns=4, cell=128)
 
 # %% [markdown]
-# Where a caption says "no", the thing is there all the same, mostly beside the other one: *too many*. What is called *shape* is so because that is what `kind_of_error` asks first; look closer: it is the same mistake, only that the thing which
+# Where a caption says "no", the thing is there all the same, mostly beside the other one: *too many*. What is called *shape* is so because that is what `classify_error` asks first; look closer: it is the same mistake, only that the thing which
 # should be absent is there alone. And in the one relation that is wrong, the ring does lie to the left, but further below than to the left, and the larger of the two counts. The name of an error is a guess at a cause; count, and then look.
 #
 # ## 5. Judge the judge, by eye
@@ -165,7 +165,7 @@ wrong_by_eye = []                                      # for example [3, 7, 12]
 wrong_by_parser = [i for i, r in enumerate(audited) if not r.right]
 print("wrong by the parser:")
 for i in wrong_by_parser:
-    print(f"    {i:2} {audited[i].caption.text}: {verdict(audited[i].caption.description, audited[i].reading)}")
+    print(f"    {i:2} {audited[i].caption.text}: {verdict_text(audited[i].caption.description, audited[i].reading)}")
 print("you disagree on:", sorted(set(wrong_by_eye) ^ set(wrong_by_parser)) if wrong_by_eye else "(fill in wrong_by_eye)")
 
 # %% [markdown]
@@ -177,8 +177,8 @@ print("you disagree on:", sorted(set(wrong_by_eye) ^ set(wrong_by_parser)) if wr
 # **Predict:** which is more dangerous for the judge, noise or blur?
 
 # %%
-spoilt = {"noise, deviation": judge_spoilt(40, 64, add_noise, (0, 0.05, 0.1, 0.2, 0.3, 0.5)), "blur, in pixels": judge_spoilt(40, 64, blur, (0, 0.5, 0.75, 1, 1.5, 2))}
-sheet = draw_spoilt(spoilt)
+spoilt = {"noise, deviation": measure_parser_under(40, 64, gaussian_noise, (0, 0.05, 0.1, 0.2, 0.3, 0.5)), "blur, in pixels": measure_parser_under(40, 64, blur, (0, 0.5, 0.75, 1, 1.5, 2))}
+sheet = plot_corruptions(spoilt)
 sheet.axes[0].legend(frameon=False)
 sheet
 
@@ -203,11 +203,11 @@ for way, of in spoilt.items():
 # %%
 prompts = benchmark(200, seed=2, categories=["colors"])
 rng = random.Random(0)
-scenes = [scene_of(caption.description, rng) for _, _, caption in prompts]
+scenes = [sample_scene_matching(caption.description, rng) for _, _, caption in prompts]
 dealt_out = rng.sample(scenes, len(scenes))            # the same scenes, in another order
 shown = {"rendered scenes": scenes, "captions shuffled": dealt_out, "planted mistake": swap_colors(scenes, every=10)}
 controls = {name: list(evaluate(lambda texts, seeds: render(of, 64), prompts, batch=len(prompts))) for name, of in shown.items()}
-by_chance = chance([c.description for _, _, c in prompts], [r.reading for r in controls["rendered scenes"]])
+by_chance = chance_rate([c.description for _, _, c in prompts], [r.reading for r in controls["rendered scenes"]])
 
 for name, expected in {"rendered scenes": 1, "captions shuffled": by_chance, "planted mistake": 0.9}.items():
     print(f"{name:18} expected {expected:6.1%}, found {score_line([r.right for r in controls[name]])}")
@@ -225,7 +225,7 @@ print("the planted mistakes are found as:", error_table(controls["planted mistak
 # overlap do not answer that; the interval **of the difference** does, if it leaves out 0.
 
 # %%
-source(difference_of_shares)
+show_source(newcombe_interval)
 
 # %% [markdown]
 # **Predict:** how large must a difference be for fifty pictures to show it?
@@ -233,12 +233,12 @@ source(difference_of_shares)
 # %%
 captions_50 = [r.caption.text for r in results_50]
 without = pipe(captions_50, seed=[r.seed for r in results_50], stages=("base",), guidance_scale=1.0, progress=False).stages["base"]
-off, on = verdicts(captions_50, without), [r.right for r in results_50]
+off, on = judge_images(captions_50, without), [r.right for r in results_50]
 w = pipe.stages["base"].config.guidance_scale
 draw_comparison(("w = 1", sum(off), 50), (f"w = {w:g}", sum(on), 50))
 
 # %%
-difference, low, high = difference_of_shares(sum(off), 50, sum(on), 50)
+difference, low, high = newcombe_interval(sum(off), 50, sum(on), 50)
 print("w = 1:", score_line(off))
 print(f"w = {w:g}:", score_line(on))
 print(f"difference {difference:+.0%}, 95 % interval {low:+.0%} to {high:+.0%}:", "it may be chance" if low <= 0 <= high else "not chance alone")
@@ -255,7 +255,7 @@ print(f"picture by picture: {sum(a and not b for a, b in zip(off, on))} only rig
 # $$d = |\mu_a - \mu_b|^2 + \mathrm{Tr}\left(\Sigma_a + \Sigma_b - 2\,(\Sigma_a^{1/2} \Sigma_b \Sigma_a^{1/2})^{1/2}\right)$$
 
 # %%
-source(frechet_distance)
+show_source(frechet_distance)
 
 # %% [markdown]
 # Our features are those of a small classifier of scenes; no number here can be compared with a published FID. A distance also depends on the number of pictures: with fewer it is larger. So all sets below have the same number, the
@@ -272,13 +272,13 @@ source(frechet_distance)
 everything = [*results, *results_50[10:]]
 texts, descriptions = [r.caption.text for r in everything], [r.caption.description for r in everything]
 rng = random.Random(1)
-reference = moments(features(render([scene_of(d, rng) for d in descriptions for _ in range(10)])))
-true = [scene_of(d, rng) for d in descriptions]
+reference = gaussian_statistics(features(render([sample_scene_matching(d, rng) for d in descriptions for _ in range(10)])))
+true = [sample_scene_matching(d, rng) for d in descriptions]
 drawn = torch.stack([r.image for r in everything])
 
 sets = {"true": (texts, render(true)), "drawn": (texts, drawn), "shuffled": (rng.sample(texts, len(texts)), drawn),
         "one background": (texts, render([type(scene)(scene.objects, "white") for scene in true]))}
-measured = {name: (sum(verdicts(*of)) / len(texts), frechet_distance(*reference, *moments(features(of[1])))) for name, of in sets.items()}
+measured = {name: (sum(judge_images(*of)) / len(texts), frechet_distance(*reference, *gaussian_statistics(features(of[1])))) for name, of in sets.items()}
 draw_sets(measured)
 
 # %%

@@ -26,22 +26,22 @@ import torch
 from PIL import Image, ImageDraw
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.viz.style import STYLES, figure, percent_axis
+from imagen_mini.viz.style import STYLES, subplots, percent_axis
 from imagen_mini.viz.playground import judged_rows, shapes_read
-from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import begin, source
+from imagen_mini.course.notebook import setup_notebook, show_source
 from imagen_mini.utils.images import to_image
-from imagen_mini.editing.guided_sampling import keep_known, repaint, sdedit
-from imagen_mini.editing.illusions import VIEWS, anagram, color_parts, factorized, frequency_parts
-from imagen_mini.utils.images import as_picture
+from imagen_mini.editing.guided_sampling import repaint_callback, repaint, sdedit
+from imagen_mini.editing.illusions import VIEWS, anagram, color_parts, factorized_diffusion, frequency_parts
+from imagen_mini.utils.images import image_to_tensor
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import Object, Scene
+from imagen_mini.scenes.scene import SceneObject, Scene
 from imagen_mini.utils.images import blur
 
-begin()
+setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 base = pipe.stages["base"]
 n = 6                                                  # pictures in each game
@@ -58,7 +58,7 @@ last_of = lambda walk: list(walk)[-1].x_0_hat.clamp(-1, 1)
 # here without fresh noise. The smaller $t$, the more *faithful* to the drawing; the larger, the more like a picture of the caption.
 
 # %%
-source(sdedit)
+show_source(sdedit)
 
 # %%
 paper = Image.new("RGB", (256, 256), "#d8d8d0")        # your drawing: change it
@@ -66,10 +66,10 @@ pen = ImageDraw.Draw(paper)
 pen.polygon([(30, 140), (52, 98), (98, 92), (124, 130), (108, 176), (60, 184)], fill="#b03030")
 pen.polygon([(150, 118), (222, 96), (236, 170), (160, 186)], fill="#3058b8")
 pen.line([(150, 118), (222, 96), (236, 170), (160, 186), (150, 118)], fill="#202060", width=6)
-drawing = as_picture(paper)
+drawing = image_to_tensor(paper)
 
 matching, other = "a red circle to the left of a blue square", "a green star above a yellow ring"
-print("the drawing as it is, by the parser:", verdicts([matching], drawing[None])[0])
+print("the drawing as it is, by the parser:", judge_images([matching], drawing[None])[0])
 to_image(drawing, 192)
 
 # %% [markdown]
@@ -85,9 +85,9 @@ judged_rows([(f"seed {seed}: {caption}", caption, torch.stack([of[seed] for of i
             [f"t = {t:g}" for t in starts], cell=80)
 
 # %%
-sheet, (right, distance) = figure(["realism: pictures that show their caption", "faithfulness: distance to the drawing"], "t from which the walk starts")
+sheet, (right, distance) = subplots(["realism: pictures that show their caption", "faithfulness: distance to the drawing"], "t from which the walk starts")
 for (caption, of), style in zip(drawn.items(), STYLES):
-    shares = [sum(verdicts([caption] * n, pictures)) / n for pictures in of]
+    shares = [sum(judge_images([caption] * n, pictures)) / n for pictures in of]
     right.plot(starts, shares, label=caption, **style)
     distance.plot(starts, [(pictures - drawing).square().mean().sqrt() for pictures in of], label=caption, **style)
     print(f"{caption}: right of {n}, from t = 0 to 1:", ", ".join(f"{share * n:.0f}" for share in shares))
@@ -115,23 +115,23 @@ sheet
 # `sample` has a place for that, `after_step`.
 
 # %%
-source(keep_known)
+show_source(repaint_callback)
 
 # %% [markdown]
 # First something easy: the left half holds a red circle, the caption asks for a blue square beside it.
 
 # %%
-circle = Object(x=17, y=30, shape="circle", color="red", size="large", texture="solid")
+circle = SceneObject(x=17, y=30, shape="circle", color="red", size="large", texture="solid")
 known = render(Scene((circle,), "beige"), 64)
 mask = torch.zeros(1, 1, 64, 64)
 mask[..., :32] = 1                                     # 1 is known: the left half
 noise = lambda *purpose: randn(range(n), (3, 64, 64), "inpaint", *purpose)
 
-after_step = keep_known(known, mask, lambda step: noise("known", step), log_snr_of)
+after_step = repaint_callback(known, mask, lambda step: noise("known", step), log_snr_of)
 walk = sample(denoiser_of(matching), x_T, times, log_snr_of, sampler, after_step=after_step)
 painted = mask * known + (1 - mask) * last_of(walk)
 known_part = (mask * known).expand(n, -1, -1, -1)
-print("the square is put in:", score_line(verdicts([matching] * n, painted)))
+print("the square is put in:", score_line(judge_images([matching] * n, painted)))
 judged_rows([("known", "", known_part), (matching, matching, painted)])
 
 # %% [markdown]
@@ -143,16 +143,16 @@ judged_rows([("known", "", known_part), (matching, matching, painted)])
 # time the two parts agree better.
 
 # %%
-source(repaint)
+show_source(repaint)
 
 # %%
-star = Object(x=32, y=32, shape="star", color="orange", size="large", texture="solid")
+star = SceneObject(x=32, y=32, shape="star", color="orange", size="large", texture="solid")
 known = render(Scene((star,), "beige"), 64)
 one_star = "a large orange star"
 rounds = [1, 3]
 repainted = {r: last_of(repaint(denoiser_of(one_star), known, mask, x_T, times, log_snr_of, noise, rounds=r)) for r in rounds}
 for r, pictures in repainted.items():
-    print(f"{r} round{'s' * (r > 1)}:", score_line(verdicts([one_star] * n, pictures)))
+    print(f"{r} round{'s' * (r > 1)}:", score_line(judge_images([one_star] * n, pictures)))
     print(f"    largest change of the known part: {((pictures - known) * mask).abs().max():.0e}")
 judged_rows([("known", "", (mask * known).expand(n, -1, -1, -1)), *((f"{r} round{'s' * (r > 1)} a step", one_star, p) for r, p in repainted.items())])
 
@@ -171,7 +171,7 @@ judged_rows([("known", "", (mask * known).expand(n, -1, -1, -1)), *((f"{r} round
 # A view must be linear and leave noise what it is, normal and independent: moving pixels does, and so does changing the sign of all of them.
 
 # %%
-source(anagram)
+show_source(anagram)
 
 # %% [markdown]
 # First two captions that are both true of one picture: upright *above*, after a quarter turn *to the left of*. Then a photographic negative: in this world's palette the negative of red is nearly cyan, and that of
@@ -188,7 +188,7 @@ for name, upright, looked_at in pairs:
     both = anagram([denoiser_of(upright), denoiser_of(looked_at)], [VIEWS["upright"], view])
     pictures = last_of(sample(both, x_T, times, log_snr_of, sampler))
     rows += [(upright, upright, pictures), (f"{name}: {looked_at}", looked_at, view.there(pictures))]
-    right = [a and b for a, b in zip(verdicts([upright] * n, pictures), verdicts([looked_at] * n, view.there(pictures)))]
+    right = [a and b for a, b in zip(judge_images([upright] * n, pictures), judge_images([looked_at] * n, view.there(pictures)))]
     print(f"{name}, right in both views:", score_line(right))
 judged_rows(rows)
 
@@ -206,7 +206,7 @@ pictures = last_of(sample(both, x_T, times, log_snr_of, sampler))
 seen = VIEWS["turned"].there(pictures)
 print("upright it is read as:", dict(shapes_read(pictures)))
 print("turned it is read as: ", dict(shapes_read(seen)))
-right = [a and b for a, b in zip(verdicts([upright] * n, pictures), verdicts([turned] * n, seen))]
+right = [a and b for a, b in zip(judge_images([upright] * n, pictures), judge_images([turned] * n, seen))]
 print("right in both views:", score_line(right))
 judged_rows([(upright, upright, pictures), (f"turned: {turned}", turned, seen)])
 
@@ -223,7 +223,7 @@ judged_rows([(upright, upright, pictures), (f"turned: {turned}", turned, seen)])
 # $$\hat x_0 = \mathrm{low}(\hat x_0(x_t;\, c_1)) + \mathrm{high}(\hat x_0(x_t;\, c_2))$$
 
 # %%
-source(factorized, frequency_parts)
+show_source(factorized_diffusion, frequency_parts)
 
 # %% [markdown]
 # A large red circle from afar, a large red cross from near. Where is the border between low and high? It is the width `sigma` of the blur, in pixels. To look "from afar" we blur the result by two pixels.
@@ -232,12 +232,12 @@ source(factorized, frequency_parts)
 
 # %%
 far, near = "a large red circle", "a large red cross"
-hybrids = {sigma: last_of(sample(factorized([denoiser_of(far), denoiser_of(near)], frequency_parts(sigma)), x_T, times, log_snr_of, sampler))
+hybrids = {sigma: last_of(sample(factorized_diffusion([denoiser_of(far), denoiser_of(near)], frequency_parts(sigma)), x_T, times, log_snr_of, sampler))
            for sigma in (1.5, 2.5, 3.5)}
 for sigma, pictures in hybrids.items():
-    both = [a and b for a, b in zip(verdicts([near] * n, pictures), verdicts([far] * n, blur(pictures, 2)))]
+    both = [a and b for a, b in zip(judge_images([near] * n, pictures), judge_images([far] * n, blur(pictures, 2)))]
     print(f"sigma {sigma}: near {dict(shapes_read(pictures))}, far {dict(shapes_read(blur(pictures, 2)))}, cross near and circle far: {sum(both)} of {n}")
-crosses = render([Scene((Object(x=26 + i, y=30, shape="cross", color="red", size="large", texture="solid"),), "white") for i in range(n)], 64)
+crosses = render([Scene((SceneObject(x=26 + i, y=30, shape="cross", color="red", size="large", texture="solid"),), "white") for i in range(n)], 64)
 print("control, true crosses from afar:", dict(shapes_read(blur(crosses, 2))))
 judged_rows([row for sigma, p in hybrids.items() for row in ((f"near, sigma {sigma}", near, p), ("from afar", far, blur(p, 2)))], cell=64)
 
@@ -253,8 +253,8 @@ judged_rows([row for sigma, p in hybrids.items() for row in ((f"near, sigma {sig
 # %%
 bright, colorful = "a red circle above a blue square", "a green ring above a purple cross"
 mixture = "a green circle above a purple square"
-pictures = last_of(sample(factorized([denoiser_of(bright), denoiser_of(colorful)], color_parts()), x_T, times, log_snr_of, sampler))
-print(f"{mixture}:", score_line(verdicts([mixture] * n, pictures)))
+pictures = last_of(sample(factorized_diffusion([denoiser_of(bright), denoiser_of(colorful)], color_parts()), x_T, times, log_snr_of, sampler))
+print(f"{mixture}:", score_line(judge_images([mixture] * n, pictures)))
 gray = pictures.mean(1, keepdim=True).expand(-1, 3, -1, -1)
 judged_rows([(f"wanted: {mixture}", mixture, pictures), ("its brightness", "", gray)])
 

@@ -25,7 +25,7 @@ from nbclient.exceptions import CellTimeoutError
 from PIL import Image
 from tqdm import tqdm
 
-from imagen_mini.viz.image_grid import in_few_colors
+from imagen_mini.viz.image_grid import quantize_colors
 
 FOLDER = Path(__file__).parent
 CELL_SECONDS = 150                                     # the longest that a cell may take, on a machine that does other work, too
@@ -73,7 +73,7 @@ def lighter(png: bytes) -> bytes:
     with Image.open(BytesIO(png)) as picture, BytesIO() as file:
         if picture.mode != "RGB":
             return png
-        few = in_few_colors(picture)
+        few = quantize_colors(picture)
         if np.quantile(np.abs(np.asarray(few.convert("RGB"), np.int16) - np.asarray(picture)), 0.95) > 4:
             return png
         few.save(file, "PNG", optimize=True)

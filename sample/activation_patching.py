@@ -27,14 +27,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.editing.alignment import replacement_matrix
-from imagen_mini.models.attention import ReadText
-from imagen_mini.models.control import AttnSite, Control
+from imagen_mini.editing.alignment import replacement_mapper
+from imagen_mini.models.attention import TextContext
+from imagen_mini.models.control import AttentionSite, AttentionControl
 from imagen_mini.evaluation.edit_benchmark import SWAPPED, swaps
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.editing.base import BoundEdit
-from imagen_mini.scenes.parse import parse
-from imagen_mini.text.encoder import Text, Tokens
+from imagen_mini.scenes.parse import parse_image
+from imagen_mini.text.encoder import TextEmbeddings, Tokens
 
 from sample.cli import add_model_options, load_pipeline
 
@@ -43,23 +43,23 @@ MIXES = [frozenset(parts) for n in (1, 2) for parts in combinations(PARTS, n)]
 
 
 @dataclass(frozen=True)
-class Mixed(Control):
+class Mixed(AttentionControl):
     """Row 0 of the batch draws the prompt, row 1 the other prompt, and row 2 + i the prompt with the parts `mixes[i]` of the other."""
 
     mixes: list[frozenset]
-    read: Callable[[Text], ReadText]
+    read: Callable[[TextEmbeddings], TextContext]
     matrix: Tensor                                     # [tokens of the other, tokens of the prompt]
 
     def rows(self, part: str) -> list[int]:
         return [2 + i for i, parts in enumerate(self.mixes) if part in parts]
 
-    def text(self, text: Text) -> ReadText:
+    def text(self, text: TextEmbeddings) -> TextContext:
         read = self.read(text)
         pooled = read.pooled.clone()
         pooled[self.rows("pooled")] = read.pooled[1]
-        return ReadText(read.emb, read.mask, pooled, read.kv)
+        return TextContext(read.emb, read.mask, pooled, read.kv)
 
-    def qkv(self, site: AttnSite, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if site.kind != "self":
             v = v.clone()
             n = len(self.matrix)
@@ -67,10 +67,10 @@ class Mixed(Control):
             v[self.rows("values"), :, :n] = torch.einsum("st,hsd->htd", (self.matrix / self.matrix.sum(0).clamp(min=1e-6)).to(v), v[1, :, :n])
         return q, k, v
 
-    def wants(self, site: AttnSite) -> bool:
+    def wants(self, site: AttentionSite) -> bool:
         return site.kind != "self" and bool(self.rows("maps"))
 
-    def probs(self, site: AttnSite, probs: Tensor, n_text: int) -> Tensor:
+    def probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
         probs = probs.clone()
         probs[self.rows("maps"), :, :, :n_text] = torch.einsum("hps,st->hpt", probs[1, :, :, :n_text], self.matrix.to(probs))
         return probs
@@ -81,10 +81,10 @@ class Mix:
     """As the pipeline's `edit`: five copies of the prompt after the prompt and the other one."""
 
     mixes: list[frozenset]
-    read: Callable[[Text], ReadText]
+    read: Callable[[TextEmbeddings], TextContext]
 
-    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> Mix:
-        own = replacement_matrix(tokens[1], tokens[0])
+    def bind(self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int) -> Mix:
+        own = replacement_mapper(tokens[1], tokens[0])
         matrix = torch.zeros(batch_tokens, batch_tokens)
         matrix[:own.shape[0], :own.shape[1]] = own
         control = Mixed(self.mixes, self.read, matrix)
@@ -93,9 +93,9 @@ class Mix:
 
 @dataclass(frozen=True)
 class _Bound(BoundEdit):
-    control: Control
+    control: AttentionControl
 
-    def control_at(self, t: float) -> Control:
+    def control_at(self, t: float) -> AttentionControl:
         return self.control
 
 
@@ -107,7 +107,7 @@ def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:
     for task in tqdm(swaps(attribute, n), desc=f"{attribute} swaps"):
         prompts = [task.source.text, task.target.text] + [task.source.text] * len(MIXES)
         pictures = pipe(prompts, seed=task.seed, stages=(base,), edit=Mix(MIXES, pipe.stages[base].net.read), progress=False, output_type="pt").stages[base]
-        own, other, *mixed = [reading.scene for reading in parse(pictures.float().cpu())]
+        own, other, *mixed = [reading.scene for reading in parse_image(pictures.float().cpu())]
         if not (task.source.description.fits(own) and task.target.description.fits(other)):
             continue
         right += 1

@@ -20,7 +20,7 @@ import argparse
 import json
 from pathlib import Path
 
-from imagen_mini.editing.attention_store import AttentionMaps
+from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.viz.attention_maps import find, find_lines, find_sheet, head_sheet, layer_sheet, names_of, step_animation, step_sheet, token_sheet, words_of
 
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(find_lines(report))
         print(f"{args.out}/find.png, find.json")
         return
-    maps, estimates = AttentionMaps(), {}
+    maps, estimates = AttentionStore(), {}
     picture = pipe(args.prompt, seed=args.seed, record=maps, on_step=lambda _, state: estimates.update({state.t: state.x_0_hat[0].float().cpu()}), **options).images[0]
     size = args.size or maps.sizes[0]
     token_sheet(maps, picture).save(args.out / "tokens.png")

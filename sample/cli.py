@@ -10,7 +10,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.utils.precision import PRECISIONS, compute_dtype
 from imagen_mini.diffusion.samplers import SAMPLERS
-from imagen_mini.diffusion.timesteps import SPACINGS
+from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
 
 
 def noise_levels(text: str) -> tuple[float, float]:
@@ -39,7 +39,7 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what the pictures should not show: guidance leads away from it")
     parser.add_argument("--threshold", choices=THRESHOLDS, help="how x_0 is kept in range (default: the stage's own)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="(default: the stage's own)")
-    parser.add_argument("--spacing", choices=SPACINGS, help="of the steps: even in t, in log-SNR, Karras et al.'s, or a mean of the first two (default: the stage's own)")
+    parser.add_argument("--spacing", choices=TIMESTEP_SPACINGS, help="of the steps: even in t, in log-SNR, Karras et al.'s, or a mean of the first two (default: the stage's own)")
     parser.add_argument("--eta", type=float, help="fresh noise in every step of the ddim and dpmpp_2m samplers, from 0 (none) to 1 (default: the stage's own)")
     parser.add_argument("--gamma", type=float, default=0.0, help="variance of the ddpm sampler, from 0 (the smaller one, the default) to 1 (the larger one)")
     parser.add_argument("--aug-level", type=float, help="noise added to the low-resolution picture before super-resolution")

@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from imagen_mini.evaluation.statistics import difference_of_shares
+from imagen_mini.evaluation.statistics import newcombe_interval
 
 
 def read(path: Path) -> dict:
@@ -29,7 +29,7 @@ def compare(before: dict, after: dict) -> list[dict]:
     for name in (n for n in before["rows"] if n in after["rows"]):
         (a, n_a), (b, n_b) = before["rows"][name], after["rows"][name]
         if n_a and n_b:
-            difference, low, high = difference_of_shares(a, n_a, b, n_b)
+            difference, low, high = newcombe_interval(a, n_a, b, n_b)
             rows.append({"category": name, "before": a / n_a, "after": b / n_b, "difference": difference, "low": low, "high": high,
                          "verdict": "better" if low > 0 else "worse" if high < 0 else "may be chance"})
     return rows

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from imagen_mini.evaluation.scoring import judge
-from imagen_mini.viz.image_grid import labelled_grid
+from imagen_mini.evaluation.scoring import judge_image
+from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.editing.prompt_to_prompt import Replace
 
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
@@ -47,9 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"\n{name}: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in out.seconds.items()))
         pictures = out.stages[list(out.stages)[-1]]
         for prompt, picture in zip(prompts, pictures):
-            print(f"  {prompt!r}: {judge(prompt, picture)}")
+            print(f"  {prompt!r}: {judge_image(prompt, picture)}")
         path = args.out / f"{name}.png"
-        out.images[0].save(path) if len(prompts) == 1 else labelled_grid(list(pictures), prompts, cell=256).save(path)
+        out.images[0].save(path) if len(prompts) == 1 else image_grid(list(pictures), prompts, cell=256).save(path)
         print(f"  -> {path}")
         return pictures
 

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imagen_mini.viz.style import STYLES, figure, percent_axis, save
-from imagen_mini.evaluation.metrics import frechet_distance, moments, nearest, precision_and_recall
+from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
+from imagen_mini.evaluation.metrics import frechet_distance, gaussian_statistics, nearest_neighbours, precision_and_recall
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.diffusion.guidance import THRESHOLDS
-from imagen_mini.evaluation.pretrained_features import CHOICES, Clip, extractor
+from imagen_mini.evaluation.pretrained_features import FEATURE_EXTRACTORS, Clip, make_feature_extractor
 from imagen_mini.scenes.captions import Caption, training_caption
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import UNSEEN, training_scene
+from imagen_mini.scenes.scene import HELD_OUT_SEED, training_scene
 
 from sample.cli import add_model_options, load_pipeline
 
@@ -48,22 +48,22 @@ def captions_of(seed: int, numbers: range) -> list[Caption]:
 def compare(pictures: Tensor, true: Tensor) -> dict[str, float]:
     """Of pictures against true ones, both as features: Fréchet distance, precision, recall."""
     precision, recall = precision_and_recall(true, pictures)
-    return {"frechet": round(frechet_distance(*moments(true), *moments(pictures)), 4), "precision": round(precision, 4), "recall": round(recall, 4)}
+    return {"frechet": round(frechet_distance(*gaussian_statistics(true), *gaussian_statistics(pictures)), 4), "precision": round(precision, 4), "recall": round(recall, 4)}
 
 
 def alignment(pictures: Tensor, captions: list[Caption]) -> dict:
-    readings = [reading for part in pictures.split(64) for reading in parse(part.cpu())]
+    readings = [reading for part in pictures.split(64) for reading in parse_image(part.cpu())]
     right = sum(c.description.fits(r.scene) for c, r in zip(captions, readings))
     low, high = wilson_interval(right, len(captions))
     return {"n": len(captions), "right": right, "accuracy": round(right / len(captions), 4), "low": round(low, 4), "high": round(high, 4)}
 
 
 def median_distance(pictures: Tensor, among: Tensor) -> float:
-    return round(nearest(pictures, among)[0].median().item(), 4)
+    return round(nearest_neighbours(pictures, among)[0].median().item(), 4)
 
 
-def draw(report: dict, path: Path) -> None:
-    sheet, (pareto, recall) = figure([f"text alignment and Fréchet distance, by w ({report['n']} pictures of {report['stage']})", "precision and recall, by w"], "")
+def plot_distances(report: dict, path: Path) -> None:
+    sheet, (pareto, recall) = subplots([f"text alignment and Fréchet distance, by w ({report['n']} pictures of {report['stage']})", "precision and recall, by w"], "")
     for (threshold, rows), style in zip(report["lines"].items(), STYLES):
         pareto.plot([r["frechet"] for r in rows], [r["accuracy"] for r in rows], **style, label=f"threshold: {threshold}")
         recall.plot([r["recall"] for r in rows], [r["precision"] for r in rows], **style)
@@ -82,7 +82,7 @@ def draw(report: dict, path: Path) -> None:
     percent_axis(pareto)
     for axis in (recall.xaxis, recall.yaxis):
         axis.set_major_formatter(pareto.yaxis.get_major_formatter())
-    save(sheet, path)
+    save_figure(sheet, path)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--true", type=int, default=2000, help="true pictures to compare with (default: 2000)")
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 1.5, 2, 3, 5, 8], help="values of w")
     parser.add_argument("--thresholds", nargs="+", choices=THRESHOLDS, default=list(THRESHOLDS))
-    parser.add_argument("--features", default="scenes", metavar="WHICH", help=f"{CHOICES}; default: scenes, of our own classifier")
+    parser.add_argument("--features", default="scenes", metavar="WHICH", help=f"{FEATURE_EXTRACTORS}; default: scenes, of our own classifier")
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--out", type=Path, default=Path("outputs/distances"), help="a folder")
     add_model_options(parser)
@@ -104,14 +104,14 @@ def main(arguments: list[str] | None = None) -> None:
     if name not in pipe.stages:
         parser.error(f"--stage {name}: {args.pipeline} has {', '.join(pipe.stages)}")
     try:
-        features = extractor(args.features)
+        features = make_feature_extractor(args.features)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         parser.error(f"--features {args.features}: {error}")
     stages, size = list(pipe.stages)[:list(pipe.stages).index(name) + 1], pipe.stages[name].config.unet.image_size
     numbers = range(args.n)
-    captions = captions_of(UNSEEN, numbers)
-    true = features(true_pictures(UNSEEN, range(args.n, args.n + args.true), size))
-    others = features(true_pictures(UNSEEN, range(args.n + args.true, 2 * args.n + args.true), size))
+    captions = captions_of(HELD_OUT_SEED, numbers)
+    true = features(true_pictures(HELD_OUT_SEED, range(args.n, args.n + args.true), size))
+    others = features(true_pictures(HELD_OUT_SEED, range(args.n + args.true, 2 * args.n + args.true), size))
     trained = features(true_pictures(TRAINED, range(args.true), size))
     report = {"pipeline": args.pipeline, "stage": name, "features": args.features, "n": args.n, "true": args.true, "lines": {},
               "true_pictures": {**compare(others, true), "nearest_trained": median_distance(others, trained)}}
@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     report["seconds"] = round(time.perf_counter() - start, 1)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "distances.json").write_text(json.dumps(report, indent=1) + "\n")
-    draw(report, args.out / "distances.png")
+    plot_distances(report, args.out / "distances.png")
     print(f"{'threshold':10}{'w':>5}{'right':>8}{'Fréchet':>9}{'precision':>11}{'recall':>8}{'to the nearest trained scene':>30}")
     rows = [("by default", report["own"]), *((f"{threshold:10}{r['w']:>5g}", r) for threshold, line in report["lines"].items() for r in line)]
     for label, r in rows:

@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from imagen_mini.editing.alignment import refinement_matrix, replacement_matrix
-from imagen_mini.editing.attention_store import AttentionMaps
-from imagen_mini.evaluation.scoring import judge
+from imagen_mini.editing.alignment import refinement_mapper, replacement_mapper
+from imagen_mini.editing.attention_store import AttentionStore
+from imagen_mini.evaluation.scoring import judge_image
 from imagen_mini.viz.edits import alignment_sheet, difference, map_tiles
-from imagen_mini.viz.image_grid import labelled_grid
+from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.editing.base import Edit
-from imagen_mini.editing.blending import DiffBlend, LocalBlend
-from imagen_mini.editing.prompt_to_prompt import Chain, Injection, Refine, Replace, Reweight
+from imagen_mini.editing.blending import DiffEditMask, LocalBlend
+from imagen_mini.editing.prompt_to_prompt import Chain, AttentionInjection, Refine, Replace, Reweight
 from imagen_mini.text.encoder import Tokens
 
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
@@ -35,7 +35,7 @@ def window(text: str) -> float | tuple[float, float]:
     return values[0] if len(values) == 1 else values
 
 
-def add_kind(kinds, name: str, edit: type[Injection], about: str, target: str) -> argparse.ArgumentParser:
+def add_edit_parser(kinds, name: str, edit: type[AttentionInjection], about: str, target: str) -> argparse.ArgumentParser:
     """A subcommand that takes a source and a target."""
     parser = kinds.add_parser(name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("source", help="the caption of the picture")
@@ -50,18 +50,18 @@ def add_kind(kinds, name: str, edit: type[Injection], about: str, target: str) -
     return parser
 
 
-def what_to_draw(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
+def resolve_edit(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
     """Prompts, the first the source; the edit; a name for each target."""
     if args.kind == "reweight":
         return [args.prompt] * (1 + len(args.scale)), Reweight({args.word: args.scale}, args.weight_steps), [f"{args.word} x {c:g}" for c in args.scale]
     edit = (Replace if args.kind == "replace" else Refine)(args.cross_steps, args.self_steps, source_steps=args.source_steps)
-    blend = LocalBlend(*args.local_blend) if args.local_blend else DiffBlend() if args.diff_blend else None
+    blend = LocalBlend(*args.local_blend) if args.local_blend else DiffEditMask() if args.diff_blend else None
     return [args.source, args.target], edit if blend is None else Chain(edit, blend), ["edit"]
 
 
 def draw_alignment(source: Tokens, target: Tokens, kind: str, path: Path) -> None:
     """The matrix that lays the source's attention on the target's tokens, as a chart: a row a token of the source, a column one of the target."""
-    matrix = (replacement_matrix if kind == "replace" else refinement_matrix)(source, target)
+    matrix = (replacement_mapper if kind == "replace" else refinement_mapper)(source, target)
     alignment_sheet(source, target, {f"{kind}: whose attention does each token of the target take?": matrix}).savefig(path, dpi=110)
 
 
@@ -73,16 +73,16 @@ def main(arguments: list[str] | None = None) -> None:
     reweight.add_argument("--word", required=True, help="the word")
     reweight.add_argument("--scale", type=float, nargs="+", default=[-1.0, 0.0, 2.0], help="its attention is multiplied by this, from -2 to 2; a picture for each")
     reweight.add_argument("--weight-steps", type=window, default=Reweight.steps, help="share of the steps in which it is")
-    for kind in (add_kind(kinds, "replace", Replace, "swap words, one for one", "the same caption with one or more words swapped"),
-                 add_kind(kinds, "refine", Refine, "add or remove words", "the same caption with words added, removed or swapped"), reweight):
+    for kind in (add_edit_parser(kinds, "replace", Replace, "swap words, one for one", "the same caption with one or more words swapped"),
+                 add_edit_parser(kinds, "refine", Refine, "add or remove words", "the same caption with words added, removed or swapped"), reweight):
         kind.add_argument("--seed", type=int, default=0)
         kind.add_argument("--out", type=Path, default=Path("edit.png"), help="the picture to write")
         add_pipeline_options(kind)
     args = parser.parse_args(arguments)
 
     pipe, options = load_pipeline(args), sampling_options(args)
-    prompts, edit, names = what_to_draw(args)
-    maps, word = AttentionMaps(), args.word if args.kind == "reweight" else None
+    prompts, edit, names = resolve_edit(args)
+    maps, word = AttentionStore(), args.word if args.kind == "reweight" else None
     out = pipe(prompts, seed=args.seed, edit=edit, record=maps, **options)
     pictures, base = ([p.float().cpu() for p in out.stages[stage]] for stage in (list(out.stages)[-1], list(out.stages)[0]))
     tiles, labels = pictures, [f"{name}: {prompt}" for name, prompt in zip(["source", *names], prompts)]
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
         tiles = [*tiles, difference(*pictures), verdicts[-1][2]]
         labels = [*labels, "difference of source and edit", f"same seed, new prompt: {prompts[1]}"]
     for name, prompt, image in verdicts:
-        print(f"{name}: {prompt!r}: {judge(prompt, image)}")
+        print(f"{name}: {prompt!r}: {judge_image(prompt, image)}")
     columns = min(5, len(tiles))
     filler = -len(tiles) % columns                      # the maps begin a row of their own
     more, more_labels = map_tiles(maps, base, word) if maps.times else ([], [])
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     frames = [None] * len(tiles) + ["white"] * filler + [None] * len(more)
     tiles, labels = [*tiles, *[torch.ones_like(tiles[0])] * filler, *more], [*labels, *[""] * filler, *more_labels]
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet: Image.Image = labelled_grid(tiles, labels, columns=columns, cell=256, frames=frames)
+    sheet: Image.Image = image_grid(tiles, labels, columns=columns, cell=256, frames=frames)
     sheet.save(args.out)
     if word is None and args.show_alignment:
         path = args.out.with_stem(args.out.stem + "_alignment")

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.edit_benchmark import SWAPPED, edit_table, evaluate_edits, swaps
-from imagen_mini.viz.image_grid import in_few_colors, labelled_grid
+from imagen_mini.viz.image_grid import quantize_colors, image_grid
 from imagen_mini.editing.prompt_to_prompt import Replace
 
 from sample.cli import add_model_options, load_pipeline
@@ -28,7 +28,7 @@ OTHER_NOISE = 1_000_000                                # added to the seed
 WAYS = ("own prompt, one noise", "the source's prompt", "another noise", "edited as well")
 
 
-def draw_all(pipe: ImagenPipeline, prompts: list[str], seed: int) -> Tensor:
+def sample_all(pipe: ImagenPipeline, prompts: list[str], seed: int) -> Tensor:
     """The source, and the target by each of WAYS: [1 + ways, 3, h, w]."""
     names = list(pipe.stages)
     quiet = {"progress": False, "output_type": "pt"}
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"{args.pipeline} has no super-resolution, only {', '.join(pipe.stages)}")
     tasks = [task for pair in zip(*(swaps(attribute, args.n) for attribute in SWAPPED)) for task in pair]
     tiles, labels, frames, scores = [], [], [], []
-    for task, pictures, of in tqdm(evaluate_edits(lambda prompts, seed: draw_all(pipe, prompts, seed), tasks), total=len(tasks), desc="edits"):
+    for task, pictures, of in tqdm(evaluate_edits(lambda prompts, seed: sample_all(pipe, prompts, seed), tasks), total=len(tasks), desc="edits"):
         scores.append(of)
         if of[0].source_right and len(tiles) < args.shown * len(pictures):
             tiles += pictures
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "edit_cascade.json").write_text(json.dumps(report, indent=1) + "\n")
     if tiles:
-        in_few_colors(labelled_grid(tiles, labels, columns=1 + len(WAYS), cell=192, frames=frames)).save(args.out / "edit_cascade.png", optimize=True)
+        quantize_colors(image_grid(tiles, labels, columns=1 + len(WAYS), cell=192, frames=frames)).save(args.out / "edit_cascade.png", optimize=True)
     for way, row in report["ways"].items():
         print(f"{way:24}of {row['source_right']} right sources: success {row['success']:.0%}, layout kept {row['layout']:.0%}, nothing else changed "
               f"{row['all_kept']:.0%}, rest of the picture {row['psnr'] or 0:.1f} dB")

@@ -22,16 +22,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.viz.style import STYLES, figure, percent_axis, save
+from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
 from imagen_mini.evaluation.edit_benchmark import EditTask, edit_table, edit_tasks, evaluate_edits
 from imagen_mini.viz.edits import SWEEPS
-from imagen_mini.viz.image_grid import in_few_colors, labelled_grid
-from imagen_mini.editing.prompt_to_prompt import Injection, Refine, Replace
+from imagen_mini.viz.image_grid import quantize_colors, image_grid
+from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Refine, Replace
 
 from sample.cli import add_model_options, load_pipeline
 
 
-def edit_of(name: str) -> type[Injection]:
+def edit_of(name: str) -> type[AttentionInjection]:
     return Replace if name.endswith("swap") else Refine
 
 
@@ -55,13 +55,13 @@ def measure(pipe: ImagenPipeline, name: str, tasks: list[EditTask], shares: list
 
 def draw_figure(report: dict, path: Path) -> None:
     titles = [f"{name}: {sweep}" for name in report["kinds"] for sweep in SWEEPS]
-    sheet, panels = figure(titles, "share of the walk", columns=4)
+    sheet, panels = subplots(titles, "share of the walk", columns=4)
     for panel, (rows) in zip(panels, (rows for of in report["kinds"].values() for rows in of.values())):
         for key, label, style in zip(("success", "layout", "good"), ("shows the new prompt", "keeps the layout", "both"), STYLES):
             panel.plot(report["shares"], [row[key] for row in rows], **style, label=label)
         panel.fill_between(report["shares"], [row["good_low"] for row in rows], [row["good_high"] for row in rows], color=STYLES[2]["color"], alpha=0.1, linewidth=0)
         percent_axis(panel)
-    save(sheet, path)
+    save_figure(sheet, path)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     (args.out / "edit_sweep.json").write_text(json.dumps(report, indent=1) + "\n")
     draw_figure(report, args.out / "edit_sweep.png")
     if tiles:
-        in_few_colors(labelled_grid(tiles, labels, columns=1 + len(shares), cell=112)).save(args.out / "edit_sweep_pictures.png", optimize=True)
+        quantize_colors(image_grid(tiles, labels, columns=1 + len(shares), cell=112)).save(args.out / "edit_sweep_pictures.png", optimize=True)
     print("after each share: shows the new prompt, keeps the layout, both")
     print(f"{args.out}/edit_sweep.png, edit_sweep.json" + (", edit_sweep_pictures.png" if tiles else "; no source was right, so there are no pictures"))
 

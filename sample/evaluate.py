@@ -3,7 +3,7 @@
     python -m sample.evaluate --out report.json
 
 Prompts and seeds are fixed and none occurs in training. Alignment is judged on the last stage's pictures, edits on the base stage's, where
-Prompt-to-Prompt acts: words swapped (Replace) and added (Refine), alone and with `DiffBlend`, against the same seed with the new prompt, and against
+Prompt-to-Prompt acts: words swapped (Replace) and added (Refine), alone and with `DiffEditMask`, against the same seed with the new prompt, and against
 injecting all of the source's attention in every step. Writes the JSON report and a picture of successes and failures, and prints the table.
 """
 
@@ -20,14 +20,14 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.error_analysis import confusions, error_table
+from imagen_mini.evaluation.error_analysis import confusion_matrices, error_table
 from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
 from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, edit_table, edit_tasks, evaluate_edits
 from imagen_mini.evaluation.scoring import Result, evaluate, table
 from imagen_mini.viz.measuring import gallery
 from imagen_mini.utils.precision import resolve_precision
 from imagen_mini.editing.base import Edit
-from imagen_mini.editing.blending import DiffBlend
+from imagen_mini.editing.blending import DiffEditMask
 from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace
 from imagen_mini.scenes.captions import Caption
 
@@ -50,7 +50,7 @@ class Examiner:
     def draw_edits(self, kind: type[Edit], prompts: list[str], seed: int) -> torch.Tensor:
         """The source, and its target by each of METHODS."""
         base = {"stages": list(self.pipe.stages)[:1]}
-        edited, blended, injected = (self.draw(prompts, seed, edit=edit, **base) for edit in (kind(), Chain(kind(), DiffBlend()), kind(1.0, 1.0, source_steps=0.0)))
+        edited, blended, injected = (self.draw(prompts, seed, edit=edit, **base) for edit in (kind(), Chain(kind(), DiffEditMask()), kind(1.0, 1.0, source_steps=0.0)))
         return torch.cat([edited, blended[1:], self.draw(prompts[1:], seed, **base), injected[1:]])
 
     def captions(self, prompts: list[tuple[str, int, Caption]]) -> list[Result]:
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
                 results += [replace(result, image=torch.from_numpy(result.image)) for result in part]
                 bar.update(len(part))
         report = {"pipeline": str(args.pipeline), "options": sampling_options(args), "benchmark_seed": args.seed, "text_alignment": table(results),
-                  "errors": error_table(results), "confusions": confusions(results), "edits": {}}
+                  "errors": error_table(results), "confusions": confusion_matrices(results), "edits": {}}
         print_alignment(report)
         for name, tasks in edits.items():
             kind = Replace if name.endswith("swap") else Refine

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from imagen_mini.evaluation.scoring import judge
-from imagen_mini.viz.image_grid import labelled_grid
+from imagen_mini.evaluation.scoring import judge_image
+from imagen_mini.viz.image_grid import image_grid
 
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
@@ -29,12 +29,12 @@ def main(arguments: list[str] | None = None) -> None:
     out = pipe(prompts, seed=seeds, **sampling_options(args))
     last = out.stages[list(out.stages)[-1]]
     for prompt, seed, image in zip(prompts, seeds, last):
-        print(f"{prompt!r}, seed {seed}: {judge(prompt, image)}")
+        print(f"{prompt!r}, seed {seed}: {judge_image(prompt, image)}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if len(prompts) == 1:
         out.images[0].save(args.out)
     else:
-        labelled_grid(last, [f"{p} ({s})" for p, s in zip(prompts, seeds)]).save(args.out)
+        image_grid(last, [f"{p} ({s})" for p, s in zip(prompts, seeds)]).save(args.out)
     print(f"{args.out}: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in out.seconds.items()))
 
 

@@ -18,17 +18,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import save
+from imagen_mini.viz.style import save_figure
 from imagen_mini.evaluation.scoring import evaluate
-from imagen_mini.viz.measuring import audit_sheet, draw_spoilt, judge_spoilt
-from imagen_mini.evaluation.corruptions import add_noise, jpeg
+from imagen_mini.viz.measuring import audit_sheet, plot_corruptions, measure_parser_under
+from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
 from imagen_mini.utils.images import blur
 
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
 SIZES = (64, 256)
 WAYS: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] = {
-    "noise, deviation": (add_noise, (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)),
+    "noise, deviation": (gaussian_noise, (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)),
     "blur, deviation in 1/64 of the width": (blur, (0, 0.25, 0.5, 0.75, 1, 1.5, 2)),
     "JPEG, 100 - quality": (lambda pictures, loss: jpeg(pictures, 100 - loss), (5, 10, 25, 40, 50, 60, 75, 90)),
 }
@@ -36,7 +36,7 @@ WAYS: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] = {
 
 def measure(n: int, size: int, way: str) -> list[dict]:
     """For each strength of one of WAYS to spoil pictures: how often they are right, unreadable and misread."""
-    return judge_spoilt(n, size, *WAYS[way])
+    return measure_parser_under(n, size, *WAYS[way])
 
 
 def audit(args: argparse.Namespace, path: Path) -> None:
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     for size, way in tqdm([(size, way) for size in SIZES for way in WAYS], desc="spoilt pictures"):
         found.setdefault(str(size), {})[way] = measure(args.n, size, way)
     (args.out / "parser.json").write_text(json.dumps(found, indent=1) + "\n")
-    save(draw_spoilt({f"{way}, {size} px": rows for size, ways in found.items() for way, rows in ways.items()}), args.out / "parser.png")
+    save_figure(plot_corruptions({f"{way}, {size} px": rows for size, ways in found.items() for way, rows in ways.items()}), args.out / "parser.png")
     for size, ways in found.items():
         for way, rows in ways.items():
             print(f"{size:>3} px, {way:38} right " + ", ".join(f"{r['strength']:g}: {r['right'] / r['n']:.0%}" for r in rows))

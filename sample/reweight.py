@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.viz.style import STYLES, figure, percent_axis, save
+from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
 from imagen_mini.viz.edits import covered, monotone, sized_captions
-from imagen_mini.viz.image_grid import labelled_grid
+from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.editing.prompt_to_prompt import Reweight
 from imagen_mini.scenes.scene import SIZES
 
@@ -49,15 +49,15 @@ def interval(differences: Tensor) -> dict[str, float]:
     return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
-def draw(report: dict, path: Path) -> None:
-    sheet, (panel,) = figure([f"what the thing covers of the picture ({report['n']} captions)"], "weight c of the word   (1 changes nothing)")
+def plot_weights(report: dict, path: Path) -> None:
+    sheet, (panel,) = subplots([f"what the thing covers of the picture ({report['n']} captions)"], "weight c of the word   (1 changes nothing)")
     for (word, row), style in zip(report["words"].items(), STYLES):
         panel.plot(row["weights"], row["mean"], **style, label=f'"{word}"')
         low, high = ([m + sign * e for m, e in zip(row["mean"], row["half_interval"])] for sign in (-1, 1))
         panel.fill_between(row["weights"], low, high, color=style["color"], alpha=0.1, linewidth=0)
     percent_axis(panel)
     panel.set_ylim(0, 1.2 * max(m + e for row in report["words"].values() for m, e in zip(row["mean"], row["half_interval"])))
-    save(sheet, path)
+    save_figure(sheet, path)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -76,8 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
             tiles, labels = [*tiles, *row], [*labels, *(f"{caption}, c = {c:g}" for c in WEIGHTS)]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "reweight.json").write_text(json.dumps(report, indent=1) + "\n")
-    draw(report, args.out / "reweight.png")
-    labelled_grid(tiles, labels, columns=len(WEIGHTS), cell=96).save(args.out / "reweight_pictures.png", optimize=True)
+    plot_weights(report, args.out / "reweight.png")
+    image_grid(tiles, labels, columns=len(WEIGHTS), cell=96).save(args.out / "reweight_pictures.png", optimize=True)
     for word, row in report["words"].items():
         end = row["end_to_end"]
         print(f"{word}: from c = {WEIGHTS[0]:g} to {WEIGHTS[-1]:g} the thing covers {row['mean'][0]:.1%} to {row['mean'][-1]:.1%} of the picture: {100 * end['mean']:+.1f} points "

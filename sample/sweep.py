@@ -30,12 +30,12 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, figure, log_axis, percent_axis, save
-from imagen_mini.evaluation.scoring import evaluate, scene_of, score, table
+from imagen_mini.viz.style import STYLES, subplots, log_axis, percent_axis, save_figure
+from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching, score, table
 from imagen_mini.viz.guidance import accuracy_line, draw_scales, saturation
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.diffusion.samplers import SAMPLERS
-from imagen_mini.cascade.sampling_options import Sampling, sampling_of
+from imagen_mini.cascade.sampling_options import SamplingOptions, resolve_sampling_options
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.render import render
 
@@ -47,7 +47,7 @@ SR_CATEGORIES = ["texture", "two textures"]            # all that super-resoluti
 
 # ---------------------------------------------------------------- numbers
 
-def measurer(pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Caption]], batch: int, bar: tqdm) -> Callable[[Sampling], dict]:
+def measurer(pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Caption]], batch: int, bar: tqdm) -> Callable[[SamplingOptions], dict]:
     """A function that draws all prompts with stage `name` as a plan says, and judges them: network calls per picture, saturation,
     and the score in all and per category."""
     earlier = list(pipe.stages)[:list(pipe.stages).index(name)]
@@ -57,7 +57,7 @@ def measurer(pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Capt
         """What super-resolution starts from: drawn once, with the defaults of the stages before."""
         return pipe(list(captions), seed=seeds, stages=earlier, output_type="pt", progress=False).stages[earlier[-1]] if earlier else None
 
-    def measure(plan: Sampling) -> dict:
+    def measure(plan: SamplingOptions) -> dict:
         calls, x_0_hats, results = [], [], []
         counter = pipe.stages[name].net.register_forward_pre_hook(lambda *_: calls.append(1))
 
@@ -75,7 +75,7 @@ def measurer(pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Capt
     return measure
 
 
-def plans_of(own: Sampling, samplers: Sequence[str]) -> dict[str, Sampling]:
+def plans_of(own: SamplingOptions, samplers: Sequence[str]) -> dict[str, SamplingOptions]:
     """A plan for each line of the first figure: every sampler without the fresh noise that it could do without, and the stage's own way with it."""
     plans = {sampler: replace(own, sampler=sampler, eta=0.0) for sampler in samplers}
     return plans | ({f"{own.sampler}, eta {own.eta:g}": own} if own.eta > 0 and own.sampler in samplers else {})
@@ -87,7 +87,7 @@ def draw_samplers(report: dict) -> Figure:
     """Accuracy against network calls: a panel for all categories and one for each."""
     lines, names = report["samplers"], ["all", *report["categories"]]
     n = {name: next(iter(lines.values()))[0][name]["n"] for name in names}
-    sheet, panels = figure([f"{name}: share right of {n[name]}" for name in names], "network calls per picture")
+    sheet, panels = subplots([f"{name}: share right of {n[name]}" for name in names], "network calls per picture")
     for panel, name in zip(panels, names):
         for (sampler, rows), style in zip(lines.items(), STYLES):
             accuracy_line(panel, [row["calls"] for row in rows], [row[name] for row in rows], sampler, style)
@@ -128,10 +128,10 @@ def main(arguments: list[str] | None = None) -> None:
     if name not in pipe.stages:
         raise ValueError(f"--stage {name}: {args.pipeline} has {', '.join(pipe.stages)}")
     stage = pipe.stages[name]
-    own = sampling_of(stage)
+    own = resolve_sampling_options(stage)
     categories = SR_CATEGORIES if stage.is_super_resolution else BASE_CATEGORIES
     prompts = benchmark(args.n, args.seed, categories)
-    truth = render([scene_of(caption.description, random.Random(caption.text)) for _, _, caption in prompts], stage.config.unet.image_size)
+    truth = render([sample_scene_matching(caption.description, random.Random(caption.text)) for _, _, caption in prompts], stage.config.unet.image_size)
     report = {"pipeline": args.pipeline, "stage": name, "n": args.n, "benchmark_seed": args.seed, "categories": categories,
               "defaults": asdict(own) | {option: getattr(stage.config, option) for option in ("guidance_scale", "guidance_interval")},
               "true_pictures": saturation(truth), "samplers": {}, "thresholds": {}}
@@ -144,8 +144,8 @@ def main(arguments: list[str] | None = None) -> None:
             report["thresholds"][threshold] = [{"w": w, **measure(replace(own, threshold=threshold, guidance_scale=w))} for w in scales]
     report["seconds"] = round(time.perf_counter() - start, 1)
 
-    save(draw_samplers(report), args.out / "samplers.png")
-    save(draw_thresholds(report), args.out / "thresholds.png")
+    save_figure(draw_samplers(report), args.out / "samplers.png")
+    save_figure(draw_thresholds(report), args.out / "thresholds.png")
     (args.out / "sweeps.json").write_text(json.dumps(report, indent=1) + "\n")
     for kind, key in (("samplers", "calls"), ("thresholds", "w")):
         for line, rows in report[kind].items():

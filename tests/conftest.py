@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.pipeline import ImagenPipeline
-from imagen_mini.text.encoder import Text, TextEncoder
+from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
 from imagen_mini.weights import WEIGHTS
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):         # each process has its share of the cores, and so have the programs that it starts
@@ -46,14 +46,14 @@ def awaken():
 def tiny_pipe(encoder, awaken) -> ImagenPipeline:
     """An untrained cascade of the "tiny" preset."""
     torch.manual_seed(0)
-    return ImagenPipeline(encoder, [awaken(Stage(PRESETS["tiny"][name])) for name in ("base", "sr_256")])
+    return ImagenPipeline(encoder, [awaken(DiffusionStage(PRESETS["tiny"][name])) for name in ("base", "sr_256")])
 
 
 @pytest.fixture(scope="session")
 def random_text():
     """Text of given numbers of real tokens, with random embeddings where there is a token and zeros where there is none."""
-    def random_text(lengths, width: int = 128, n: int | None = None, seed: int = 0, dtype=torch.float32) -> Text:
+    def random_text(lengths, width: int = 128, n: int | None = None, seed: int = 0, dtype=torch.float32) -> TextEmbeddings:
         mask = torch.arange(n or max(lengths))[None] < torch.tensor(lengths)[:, None]
         emb = torch.randn(*mask.shape, width, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-        return Text(emb * mask[:, :, None], mask)
+        return TextEmbeddings(emb * mask[:, :, None], mask)
     return random_text

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.training.checkpoint import load_checkpoint, problems
+from imagen_mini.training.checkpoint import load_checkpoint, verify_checkpoint
 from imagen_mini.pipeline import FORMAT_VERSION
 from train.train import main
 
@@ -33,7 +33,7 @@ def test_a_pipeline_of_any_version_draws_what_it_drew(folder):
 @pytest.mark.parametrize("folder", VERSIONS, ids=lambda p: p.name)
 def test_a_run_of_any_version_goes_on(folder, tmp_path):
     run = shutil.copytree(folder / "run", tmp_path / "run")
-    assert problems(run / "step_00000003") == []
+    assert verify_checkpoint(run / "step_00000003") == []
     main(["--stage", "base", "--resume", "--output-dir", str(run), "--text-encoder", str(folder / "pipeline" / "text_encoder"), "--device", "cpu", "steps=5"])
     tensors, state, notes = load_checkpoint(run)
     assert state["step"] == 5 and not notes and tensors["optimizer"]

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.training.config import TrainConfig
-from imagen_mini.data.synthetic import Scenes
+from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.evaluation.preview import preview
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.utils.precision import resolve_precision
 from imagen_mini.editing.prompt_to_prompt import Replace
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training.batches import sample_noise, step_randomness
+from imagen_mini.training.batches import draw_noise, draw_step_variables
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.weights import WEIGHTS
@@ -60,10 +60,10 @@ def test_loss_gradient_and_update_are_the_same(stage, encoder, gpu_encoder, awak
     losses, nets = [], []
     for device, encode in ((torch.device("cpu"), encoder), (GPU, gpu_encoder)):
         torch.manual_seed(0)
-        run, unet = awaken(Stage(PRESETS["tiny"][stage])).to(device), PRESETS["tiny"][stage].unet
-        batch = Scenes().batch(range(4), unet.image_size, unet.low_res_size)
-        random = {k: v.to(device) for k, v in step_randomness(config, run, 0).items() if k not in ("drop", "towards_twin", "mistake")}
-        noise = {k: v.to(device) for k, v in sample_noise(config, run, range(4), batch).items()}              # a CPU's, for both
+        run, unet = awaken(DiffusionStage(PRESETS["tiny"][stage])).to(device), PRESETS["tiny"][stage].unet
+        batch = SceneDataset().batch(range(4), unet.image_size, unet.low_res_size)
+        random = {k: v.to(device) for k, v in draw_step_variables(config, run, 0).items() if k not in ("drop", "towards_twin", "mistake")}
+        noise = {k: v.to(device) for k, v in draw_noise(config, run, range(4), batch).items()}              # a CPU's, for both
         low = None if batch.low_res is None else batch.low_res.to(device)
         loss = run.loss(batch.pictures.to(device), encode(batch.captions), low_res=low, **random, **noise)
         loss.sum().backward()
@@ -81,9 +81,9 @@ def test_loss_gradient_and_update_are_the_same(stage, encoder, gpu_encoder, awak
 
 
 def test_a_sample_has_the_same_noise_in_any_batch_on_a_gpu():
-    stage, config, batch = Stage(PRESETS["tiny"]["base"]), TrainConfig(), Scenes().batch(range(20), 64, device=GPU)
-    together = sample_noise(config, stage, range(20), batch)["eps"]
-    assert together.device.type == GPU.type and torch.equal(together[5:17], sample_noise(config, stage, range(5, 17), batch)["eps"])
+    stage, config, batch = DiffusionStage(PRESETS["tiny"]["base"]), TrainConfig(), SceneDataset().batch(range(20), 64, device=GPU)
+    together = draw_noise(config, stage, range(20), batch)["eps"]
+    assert together.device.type == GPU.type and torch.equal(together[5:17], draw_noise(config, stage, range(5, 17), batch)["eps"])
     assert abs(together.mean()) < 0.01 and abs(together.std() - 1) < 0.01 and not torch.equal(together[0], together[8])
 
 
@@ -91,7 +91,7 @@ def test_a_sample_has_the_same_noise_in_any_batch_on_a_gpu():
 def test_the_loop_trains_on_a_gpu(workers, gpu_encoder):
     config = TrainConfig(steps=40, batch_size=32, learning_rate=3e-3, warmup=5, twins=0.3, mistakes=0.2, workers=workers, loss_weight="balanced", loss_cap=60.0)
     torch.manual_seed(0)
-    stage = Stage(PRESETS["tiny"]["base"]).to(GPU)
+    stage = DiffusionStage(PRESETS["tiny"]["base"]).to(GPU)
     ema = EMA(stage.net, config.ema_half_life)
     optimizers = make_optimizers(stage.net, "muon", config.learning_rate, config.betas, config.weight_decay)
     losses = [state.loss for state in train(stage, gpu_encoder, config, optimizers, ema)]
@@ -106,7 +106,7 @@ def test_a_recorded_step_is_the_same_step(name, precision, gpu_encoder, awaken):
     for graph in (False, True):
         config = TrainConfig(steps=8, batch_size=8, learning_rate=1e-3, warmup=2, twins=0.5, precision=precision)
         torch.manual_seed(0)
-        stage = awaken(Stage(PRESETS["tiny"][name])).to(GPU)
+        stage = awaken(DiffusionStage(PRESETS["tiny"][name])).to(GPU)
         ema = EMA(stage.net, config.ema_half_life)
         optimizers = make_optimizers(stage.net, "muon", config.learning_rate, config.betas, config.weight_decay)
         states = list(train(stage, gpu_encoder, config, optimizers, ema, graph=graph))
@@ -127,14 +127,14 @@ def test_the_shipped_cascade_draws_the_same_pictures(gpu_encoder):
     options = {"seed": 3, "stages": ["base"], "output_type": "pt", "progress": False}
     here = torch.stack(ImagenPipeline.from_pretrained(WEIGHTS)(CAPTIONS, **options).images)
     there = torch.stack(ImagenPipeline.from_pretrained(WEIGHTS).to(GPU)(CAPTIONS, **options).images).cpu()
-    assert (here - there).abs().mean() < 0.01 and [r.scene for r in parse(here)] == [r.scene for r in parse(there)]
+    assert (here - there).abs().mean() < 0.01 and [r.scene for r in parse_image(here)] == [r.scene for r in parse_image(there)]
 
 
 def test_an_edit_changes_what_it_should_on_a_gpu():
     pipe = ImagenPipeline.from_pretrained(WEIGHTS).to(GPU)
     prompts, options = ["a red circle above a blue square", "a green circle above a blue square"], {"seed": 2, "progress": False, "output_type": "pt"}
     images = pipe(prompts, edit=Replace(), stages=["base"], **options).images
-    source, target = (r.scene for r in parse(torch.stack(images).cpu()))
+    source, target = (r.scene for r in parse_image(torch.stack(images).cpu()))
     assert {(o.color, o.shape) for o in target.objects} == {("green", "circle"), ("blue", "square")}
     assert all(abs(a.x - b.x) <= 3 and abs(a.y - b.y) <= 3 for a, b in zip(source.objects, target.objects))
     assert torch.allclose(images[0], pipe(prompts[0], stages=["base"], **options).images[0], atol=1e-3)        # the source is as without an edit
@@ -142,5 +142,5 @@ def test_an_edit_changes_what_it_should_on_a_gpu():
 
 def test_a_new_stage_is_judged_on_a_gpu(gpu_encoder):
     torch.manual_seed(0)
-    results = preview(Stage(replace(PRESETS["tiny"]["base"], num_inference_steps=2)).to(GPU).eval(), gpu_encoder)
+    results = preview(DiffusionStage(replace(PRESETS["tiny"]["base"], num_inference_steps=2)).to(GPU).eval(), gpu_encoder)
     assert len(results) and not all(r.right for r in results)

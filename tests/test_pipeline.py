@@ -11,13 +11,13 @@ from PIL import Image
 
 import imagen_mini.pipeline
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade.stage import Stage, augment
+from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.cascade.config import PRESETS, StageConfig
-from imagen_mini.evaluation.preview import draw_alone
+from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.diffusion.schedules import SCHEDULES
-from imagen_mini.text.encoder import Text
+from imagen_mini.text.encoder import TextEmbeddings
 
 QUIET = {"progress": False, "output_type": "pt"}
 TINY = PRESETS["tiny"]
@@ -59,9 +59,9 @@ def test_super_resolution_sees_the_base_picture_augmented_by_the_one_augment_at_
 
     def spy(low_res, aug_level, noise):
         calls.append((low_res, aug_level, noise))
-        return augment(low_res, aug_level, noise)
+        return augment_low_res(low_res, aug_level, noise)
 
-    monkeypatch.setattr(imagen_mini.pipeline, "augment", spy)
+    monkeypatch.setattr(imagen_mini.pipeline, "augment_low_res", spy)
     seen = []
     hook = tiny_pipe.stages["sr_256"].net.register_forward_pre_hook(lambda m, args: seen.append(args[3:5]))
     out = tiny_pipe(["a red circle", "ring"], seed=2, aug_level=0.3, **QUIET)
@@ -69,7 +69,7 @@ def test_super_resolution_sees_the_base_picture_augmented_by_the_one_augment_at_
     (low_res, level, noise), = calls
     assert torch.equal(low_res, out.stages["base"]) and torch.allclose(level, torch.tensor([0.3, 0.3]))
     for given, told in seen:                           # on the batch doubled by guidance
-        assert torch.equal(given, augment(low_res, level, noise).repeat(2, 1, 1, 1)) and torch.equal(told, level.repeat(2))
+        assert torch.equal(given, augment_low_res(low_res, level, noise).repeat(2, 1, 1, 1)) and torch.equal(told, level.repeat(2))
     assert len(seen) == TINY["sr_256"].num_inference_steps
     assert torch.equal(noise[0], randn([2], (3, 64, 64), "sr_256", "aug")[0])
 
@@ -229,9 +229,9 @@ def test_a_stages_own_guidance_interval_goes_with_its_own_w(tiny_pipe, monkeypat
     assert torch.equal(draw(), asked) and not torch.equal(asked, always)
     assert torch.equal(draw(guidance_scale=w), always) and torch.equal(draw(guidance_interval=everywhere), always)
     assert torch.equal(draw(guidance_scale=w, guidance_interval=(0.5, 2.0)), asked) and torch.equal(draw(guidance_scale=lambda t: w), always)
-    alone = draw_alone(stage, tiny_pipe.text_encoder, ["a red circle"], [0])
+    alone = sample_single_stage(stage, tiny_pipe.text_encoder, ["a red circle"], [0])
     monkeypatch.setattr(stage, "config", replace(stage.config, guidance_interval=None))
-    assert not torch.equal(draw_alone(stage, tiny_pipe.text_encoder, ["a red circle"], [0]), alone)
+    assert not torch.equal(sample_single_stage(stage, tiny_pipe.text_encoder, ["a red circle"], [0]), alone)
 
 
 @pytest.mark.parametrize("interval", [(2.0, 0.5), (1.0,), (-1.0, 2.0), (1.0, 2.0, 3.0)])
@@ -268,7 +268,7 @@ def test_a_stage_has_an_eta_of_its_own_which_goes_with_its_own_sampler(tiny_pipe
     monkeypatch.setattr(base, "config", replace(base.config, eta=1.0))
     assert torch.equal(draw(), draw(eta=1.0)) and torch.equal(draw(eta=0.0), plain) and (draw() - plain).abs().max() > 1e-2
     assert torch.equal(draw(sampler="dpmpp_2m"), draw(sampler="dpmpp_2m", eta=0.0))
-    assert torch.equal(draw_alone(base, tiny_pipe.text_encoder, ["a red circle"], [0])[0], draw())
+    assert torch.equal(sample_single_stage(base, tiny_pipe.text_encoder, ["a red circle"], [0])[0], draw())
     with pytest.raises(ValueError, match="eta 1.0 with the heun sampler, which does not use it"):
         replace(base.config, sampler="heun")
 
@@ -286,14 +286,14 @@ def test_one_eta_for_all_stages_reaches_those_that_use_it(tiny_pipe):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_pipeline_with_any_schedule_draws(encoder, awaken, schedule, sampler):
     torch.manual_seed(0)
-    pipe = ImagenPipeline(encoder, [awaken(Stage(replace(TINY[name], schedule=schedule))) for name in TINY])
+    pipe = ImagenPipeline(encoder, [awaken(DiffusionStage(replace(TINY[name], schedule=schedule))) for name in TINY])
     out = pipe("a red circle", sampler=sampler, **QUIET).stages
     assert all(x.isfinite().all() and x.std() > 0.01 for x in out.values())
 
 
 def test_schedules_draw_different_pictures(encoder, awaken):
     torch.manual_seed(0)
-    stage = awaken(Stage(TINY["base"]))
+    stage = awaken(DiffusionStage(TINY["base"]))
     pictures = []
     for schedule in SCHEDULES:
         stage.config = replace(TINY["base"], schedule=schedule)
@@ -305,7 +305,7 @@ def test_schedules_draw_different_pictures(encoder, awaken):
 # ---------------------------------------------------------------- assembling
 
 def test_stages_are_ordered_by_size(encoder):
-    pipe = ImagenPipeline(encoder, [Stage(TINY["sr_256"]), Stage(TINY["base"])])
+    pipe = ImagenPipeline(encoder, [DiffusionStage(TINY["sr_256"]), DiffusionStage(TINY["base"])])
     assert list(pipe.stages) == ["base", "sr_256"]
 
 
@@ -315,22 +315,22 @@ def changed(stage, unet):
 
 def test_a_super_resolution_stage_without_its_base_is_an_error(encoder):
     with pytest.raises(ValueError, match="sr_256 takes a low-resolution picture of size 64, but what comes before it makes None"):
-        ImagenPipeline(encoder, [Stage(TINY["sr_256"])])
+        ImagenPipeline(encoder, [DiffusionStage(TINY["sr_256"])])
 
 
 def test_a_super_resolution_stage_for_another_base_is_an_error(encoder):
     with pytest.raises(ValueError, match="size 64, but what comes before it makes 128"):
-        ImagenPipeline(encoder, [Stage(changed("base", {"image_size": 128})), Stage(TINY["sr_256"])])
+        ImagenPipeline(encoder, [DiffusionStage(changed("base", {"image_size": 128})), DiffusionStage(TINY["sr_256"])])
 
 
 def test_a_stage_for_another_text_encoder_is_an_error(encoder):
     with pytest.raises(ValueError, match=f"text of width 64, the text encoder gives {encoder.width}"):
-        ImagenPipeline(encoder, [Stage(changed("base", {"text_width": 64}))])
+        ImagenPipeline(encoder, [DiffusionStage(changed("base", {"text_width": 64}))])
 
 
 def test_two_stages_of_one_name_are_an_error(encoder):
     with pytest.raises(ValueError, match=r"name of its own; got \['base', 'base'\]"):
-        ImagenPipeline(encoder, [Stage(TINY["base"]), Stage(replace(TINY["sr_256"], name="base"))])
+        ImagenPipeline(encoder, [DiffusionStage(TINY["base"]), DiffusionStage(replace(TINY["sr_256"], name="base"))])
 
 
 # ---------------------------------------------------------------- on disk
@@ -415,7 +415,7 @@ def test_text_is_read_once_for_a_picture_and_the_unconditional_branch_reads_the_
     read = net.read
     monkeypatch.setattr(net, "read", lambda text: texts.append(text) or read(text))
     tiny_pipe("a red circle", stages=("base",), **QUIET)
-    prompt: Text = tiny_pipe.text_encoder("a red circle")
+    prompt: TextEmbeddings = tiny_pipe.text_encoder("a red circle")
     text, = texts
     assert torch.equal(text.emb[0], prompt.emb[0]) and not text.emb[1].any() and torch.equal(text.mask[1], prompt.mask[0])
 

@@ -4,12 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0, q_sample, to_x_0
+from imagen_mini.diffusion.gaussian import PREDICTION_TYPES, from_x_0, q_sample, to_x_0
 from imagen_mini.diffusion.guidance import classifier_free_guidance, dynamic_threshold
 from imagen_mini.utils.rng import generator
-from imagen_mini.diffusion.samplers import NOISE_OPTIONS, SAMPLERS, ddim_step, sample
+from imagen_mini.diffusion.samplers import SAMPLER_OPTIONS, SAMPLERS, ddim_step, sample
 from imagen_mini.diffusion.schedules import SCHEDULES, alpha_sigma
-from imagen_mini.diffusion.timesteps import SPACINGS, spaced_times
+from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS, spaced_timesteps
 
 settings.register_profile("imagen_mini", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("imagen_mini")
@@ -24,7 +24,7 @@ def normal(seed, shape, name, dtype=torch.float64):
     return torch.randn(shape, generator=generator(seed, name), dtype=torch.float64).to(dtype)
 
 
-@given(seeds, shapes, st.lists(log_snrs, min_size=4, max_size=4), st.sampled_from(PREDICTIONS), st.sampled_from(PREDICTIONS))
+@given(seeds, shapes, st.lists(log_snrs, min_size=4, max_size=4), st.sampled_from(PREDICTION_TYPES), st.sampled_from(PREDICTION_TYPES))
 def test_predictions_convert_into_each_other_and_back(seed, shape, log_snr, one, other):
     log_snr = torch.tensor(log_snr[:shape[0]], dtype=torch.float64)
     x_0, eps = normal(seed, shape, "x_0"), normal(seed, shape, "eps")
@@ -66,17 +66,17 @@ def test_guidance_of_a_guided_prediction_multiplies_the_weights(seed, shape, v, 
     assert torch.allclose(once, classifier_free_guidance(cond, uncond, v * w), rtol=0, atol=1e-9)
 
 
-@given(schedules, st.integers(1, 60), st.sampled_from(SPACINGS), st.floats(-4, 4))
+@given(schedules, st.integers(1, 60), st.sampled_from(TIMESTEP_SPACINGS), st.floats(-4, 4))
 def test_every_spacing_of_every_schedule_falls_from_one_to_zero(schedule, steps, spacing, shift):
-    times = spaced_times(spacing, steps, lambda t: schedule(t, shift))
+    times = spaced_timesteps(spacing, steps, lambda t: schedule(t, shift))
     assert len(times) == steps + 1 and times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
 
 
-@given(seeds, shapes, schedules, st.integers(1, 12), st.sampled_from(SPACINGS), st.sampled_from(SAMPLERS), st.floats(0, 1))
+@given(seeds, shapes, schedules, st.integers(1, 12), st.sampled_from(TIMESTEP_SPACINGS), st.sampled_from(SAMPLERS), st.floats(0, 1))
 def test_every_walk_towards_a_known_picture_ends_at_it(seed, shape, schedule, steps, spacing, sampler, eta):
     x_0 = normal(seed, shape, "x_0")
-    states = list(sample(lambda x, t: x_0.expand_as(x), normal(seed, shape, "x_T"), spaced_times(spacing, steps, schedule).double(), schedule, sampler,
-                         lambda step: normal(seed, shape, step), eta=eta if sampler in NOISE_OPTIONS["eta"] else 0.0))
+    states = list(sample(lambda x, t: x_0.expand_as(x), normal(seed, shape, "x_T"), spaced_timesteps(spacing, steps, schedule).double(), schedule, sampler,
+                         lambda step: normal(seed, shape, step), eta=eta if sampler in SAMPLER_OPTIONS["eta"] else 0.0))
     assert len(states) == steps and torch.equal(states[-1].x_0_hat, x_0)
     alpha, sigma = alpha_sigma(schedule(torch.zeros((), dtype=torch.float64)))             # where the schedule ends, a little noise is left
     assert (states[-1].x - alpha * x_0).abs().max() < 8 * sigma < 0.1

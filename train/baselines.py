@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import StageConfig
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.optimizers import make_optimizers
-from imagen_mini.text.encoder import Text
+from imagen_mini.text.encoder import TextEmbeddings
 
 
 class DiffusersNet(nn.Module):
@@ -28,10 +28,10 @@ class DiffusersNet(nn.Module):
         """Where the stage looks for its device."""
         return self.unet.conv_out
 
-    def forward(self, x_t: Tensor, log_snr: Tensor, text: Text, low_res=None, aug_level=None, control=None, use_pooled=None) -> Tensor:
+    def forward(self, x_t: Tensor, log_snr: Tensor, text: TextEmbeddings, low_res=None, aug_level=None, control=None, use_pooled=None) -> Tensor:
         return self.unet(x_t, 50 * log_snr, text.emb, encoder_attention_mask=text.mask).sample
 
-    def read(self, text: Text) -> Text:
+    def read(self, text: TextEmbeddings) -> TextEmbeddings:
         return text                                    # it reads text anew in every step
 
     def checkpoint_gradients(self, on: bool) -> None:
@@ -42,10 +42,10 @@ class DiffusersNet(nn.Module):
 NETWORKS = ("ours", "diffusers")
 
 
-def to_train(network: str, stage_config: StageConfig, config: TrainConfig, device: torch.device) -> tuple[Stage, dict[str, torch.optim.Optimizer]]:
+def build_for_training(network: str, stage_config: StageConfig, config: TrainConfig, device: torch.device) -> tuple[DiffusionStage, dict[str, torch.optim.Optimizer]]:
     """A fresh stage and its optimizers; with network "diffusers", theirs and AdamW in place of ours."""
     torch.manual_seed(config.seed)
-    stage = Stage(stage_config)
+    stage = DiffusionStage(stage_config)
     if network == "diffusers":
         stage.net = DiffusersNet(stage.config.unet.text_width)
     stage.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)

@@ -29,17 +29,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.training.config import RECIPES, override_run
-from imagen_mini.data.synthetic import Scenes
+from imagen_mini.training.config import TRAIN_PRESETS, override_run
+from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.utils.precision import PRECISIONS
-from imagen_mini.text.encoder import Text, TextEncoder
+from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.weights import WEIGHTS
 
-from train.baselines import to_train
+from train.baselines import build_for_training
 
 MATRIX = {"cpu": 2048, "cuda": 8192}                   # side of the matrices whose product sets the pace
 
@@ -51,10 +51,10 @@ class WithLength(nn.Module):
         super().__init__()
         self.encoder, self.length = encoder, length
 
-    def forward(self, prompts: list[str]) -> Text:
+    def forward(self, prompts: list[str]) -> TextEmbeddings:
         text = self.encoder(prompts)
         emb = text.emb.repeat(1, -(-self.length // text.emb.shape[1]), 1)[:, :self.length]
-        return Text(emb, torch.ones(emb.shape[:2], dtype=torch.bool, device=emb.device))
+        return TextEmbeddings(emb, torch.ones(emb.shape[:2], dtype=torch.bool, device=emb.device))
 
 
 class Run:
@@ -63,9 +63,9 @@ class Run:
     def __init__(self, network: str, precision: str, batch: int, compiled: bool, length: int, encoder: TextEncoder, args: argparse.Namespace):
         name, device = "base" if network == "diffusers" else network, torch.device(args.device)
         self.what = {"network": network, "precision": precision, "batch": batch, "compiled": compiled, "text_length": length or None}
-        config, stage_config = override_run(RECIPES[args.preset][name], PRESETS[args.preset][name], args.overrides)
+        config, stage_config = override_run(TRAIN_PRESETS[args.preset][name], PRESETS[args.preset][name], args.overrides)
         config = replace(config, steps=10 ** 9, batch_size=batch, accumulate=1, precision=precision)
-        stage, optimizers = to_train("diffusers" if network == "diffusers" else "ours", stage_config, config, device)
+        stage, optimizers = build_for_training("diffusers" if network == "diffusers" else "ours", stage_config, config, device)
         encoder = WithLength(encoder, length) if length else encoder
         self.parameters, self.batch, self.round, self.device, self.times = sum(p.numel() for p in stage.parameters()), batch, args.round, device, []
         self.flops = flops_per_picture(stage, encoder)
@@ -90,10 +90,10 @@ class Run:
                 "gflop_per_second": round(rate * self.flops / 1e9, 1), "mfu": round(rate * self.flops / pace, 3)}
 
 
-def flops_per_picture(stage: Stage, encoder: nn.Module, batch: int = 2) -> float:
+def flops_per_picture(stage: DiffusionStage, encoder: nn.Module, batch: int = 2) -> float:
     """Forward and backward, counted on a small batch in float32."""
     unet, device = stage.config.unet, stage.net.out.weight.device
-    x_0, low_res, captions = Scenes().batch(range(batch), unet.image_size, unet.low_res_size, device)
+    x_0, low_res, captions = SceneDataset().batch(range(batch), unet.image_size, unet.low_res_size, device)
     t = torch.full((batch,), 0.5, device=device)
     low = {} if low_res is None else {"low_res": low_res, "aug_level": t, "low_res_noise": torch.randn_like(low_res)}
     text = encoder(captions)

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 from imagen_mini.data.prepared import in_parallel
-from imagen_mini.data.image_io import PictureError, open_rgb
+from imagen_mini.data.image_io import ImageError, open_rgb
 from imagen_mini.utils.images import central_square
 from imagen_mini.data.metadata import METADATA, Row, read_metadata, unlisted
-from imagen_mini.viz.image_grid import labelled_grid
+from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 
@@ -51,7 +51,7 @@ def check(folder: Path, encoder: TextEncoder, progress: bool = True) -> tuple[Re
     for number, (found, row) in enumerate(zip(in_parallel(_examine, rows, "checking pictures", progress), rows)):
         where = f"line {row.line}, {row.name}"
         report.notes += [f"{where}: {note}" for note in caption_notes(row.captions, encoder)]
-        if isinstance(found, PictureError):
+        if isinstance(found, ImageError):
             report.problems.append(f"{METADATA} line {row.line}: {found}")
             continue
         (width, height), digest, small = found
@@ -72,11 +72,11 @@ def check(folder: Path, encoder: TextEncoder, progress: bool = True) -> tuple[Re
     return report, samples
 
 
-def _examine(row: Row) -> tuple[tuple[int, int], str, Image.Image] | PictureError:
+def _examine(row: Row) -> tuple[tuple[int, int], str, Image.Image] | ImageError:
     """Size, checksum of the pixels, and a small version of a picture."""
     try:
         image = open_rgb(row.path)
-    except PictureError as error:
+    except ImageError as error:
         return error
     return image.size, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(), Image.fromarray(central_square(image, 128))
 
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     if samples and args.picture:
         pictures = [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(128, 128, 3).permute(2, 0, 1) / 127.5 - 1 for image, _ in samples]
         args.picture.parent.mkdir(parents=True, exist_ok=True)
-        labelled_grid(pictures, [caption for _, caption in samples], columns=8, cell=128).save(args.picture)
+        image_grid(pictures, [caption for _, caption in samples], columns=8, cell=128).save(args.picture)
         print(args.picture)
     if report.problems:
         raise SystemExit(1)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from imagen_mini.data.metadata import write_folder
 
 
-def from_hub(name: str, out: str | Path, split: str = "train", image: str = "image", text: str = "text", limit: int | None = None) -> int:
+def download_dataset(name: str, out: str | Path, split: str = "train", image: str = "image", text: str = "text", limit: int | None = None) -> int:
     """Write the first `limit` pictures of a data set, byte by byte as they are there, and their captions; returns how many.
 
     `image` and `text` name the columns; a caption may be a string or a list of strings. Rows come as a stream: no more is fetched than is written.
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, help="take only so many pictures")
     parser.add_argument("--out", type=Path, required=True, help="the new folder")
     args = parser.parse_args(arguments)
-    print(f"{from_hub(args.name, args.out, args.split, args.image, args.text, args.limit):,} pictures in {args.out}")
+    print(f"{download_dataset(args.name, args.out, args.split, args.image, args.text, args.limit):,} pictures in {args.out}")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.training.config import RECIPES, override_run
+from imagen_mini.training.config import TRAIN_PRESETS, override_run
 from imagen_mini.utils.precision import compute_dtype
-from imagen_mini.text.encoder import Text
+from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.models.unet import UNet, UNetConfig
 
 H100 = 989e12                                          # FLOP/s in bf16, dense, by its data sheet
@@ -52,7 +52,7 @@ def cost(config: UNetConfig, text_length: int = 24) -> Cost:
         with FlopCounterMode(display=False) as counter:
             _forward(net, 1, text_length).backward()
         net.zero_grad(set_to_none=True)
-        with patch("imagen_mini.models.attention.attend", _one_kernel):                     # which FlopCounterMode would not count
+        with patch("imagen_mini.models.attention.fused_attention", _one_kernel):                     # which FlopCounterMode would not count
             one, kept = _kept(net, 1, text_length), _kept(net, 2, text_length)
     kept.subtract(one)                                 # what is kept once for the whole batch, as weights in bf16, is not a picture's
     stacks = [n for what, n in kept.items() if what.startswith("in ")]
@@ -67,7 +67,7 @@ def _forward(net: UNet, batch: int, text_length: int) -> Tensor:
     """The loss."""
     c, at = net.config, {"device": net.out.weight.device}
     x, number = torch.zeros(batch, 3, c.image_size, c.image_size, **at), torch.zeros(batch, **at)
-    text = Text(torch.zeros(batch, text_length, c.text_width, **at), torch.ones(batch, text_length, dtype=torch.bool, **at))
+    text = TextEmbeddings(torch.zeros(batch, text_length, c.text_width, **at), torch.ones(batch, text_length, dtype=torch.bool, **at))
     low = () if c.low_res_size is None else (torch.zeros(batch, 3, c.low_res_size, c.low_res_size, **at), number)
     return (net(x, number, text, *low, use_pooled=number).float() - x).square().mean()
 
@@ -129,7 +129,7 @@ def milliseconds(config: UNetConfig, text_length: int, batch: int, device: torch
 
 def growth(preset: str, assignments: list[str], measure_on: torch.device | None = None) -> None:
     """One thing at a time, from the base stage of a preset; measured as well, if a device is given."""
-    unet = override_run(RECIPES[preset]["base"], PRESETS[preset]["base"], assignments)[1].unet
+    unet = override_run(TRAIN_PRESETS[preset]["base"], PRESETS[preset]["base"], assignments)[1].unet
     variants = {"pictures of (pixels)": [(size, replace(unet, image_size=size), 24, 8) for size in (32, 64, 128, 256)],
                 "channels times": [(f, replace(unet, channels=tuple(c * f for c in unet.channels)), 24, 8) for f in (1, 2, 4)],
                 "blocks times": [(f, replace(unet, blocks=tuple(b * f for b in unet.blocks)), 24, 8) for f in (1, 2, 4)],
@@ -152,7 +152,7 @@ def on_gpus(preset: str, gpus: int, rate: float, mfu: float, assignments: list[s
     total = 0.0
     print(f"{gpus} GPUs of {rate / 1e12:.0f} TFLOP/s in bf16, of which training is assumed to reach {mfu:.0%}\n")
     for name, stage in PRESETS[preset].items():
-        recipe, stage = override_run(RECIPES[preset][name], stage, assignments)
+        recipe, stage = override_run(TRAIN_PRESETS[preset][name], stage, assignments)
         of = cost(stage.unet)
         at_once, again = recipe.batch_size // (gpus * recipe.accumulate), recipe.gradient_checkpointing
         if not at_once:

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imagen_mini.evaluation.optimal_denoiser import BestDenoiser
+from imagen_mini.evaluation.optimal_denoiser import OptimalDenoiser
 from imagen_mini.cascade.serialization import load_stage
-from imagen_mini.cascade.stage import Stage
-from imagen_mini.viz.style import STYLES, figure, save
+from imagen_mini.cascade.stage import DiffusionStage
+from imagen_mini.viz.style import STYLES, subplots, save_figure
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.utils.rng import randn
-from imagen_mini.scenes.captions import RELATION_SAID, read
+from imagen_mini.scenes.captions import RELATION_PROB, parse_caption
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import UNSEEN, Object, Scene, clear_relation, training_scene
+from imagen_mini.scenes.scene import HELD_OUT_SEED, SceneObject, Scene, unambiguous_relation, training_scene
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 
@@ -41,21 +41,21 @@ def scenes_and_captions(n: int) -> list[tuple]:
     """`n` unseen scenes of two different things, each with a caption that says shapes, colours and background; as often as such a caption is written."""
     out, index = [], 0
     while len(out) < n:
-        scene = training_scene(UNSEEN, index, (0, 1))
+        scene = training_scene(HELD_OUT_SEED, index, (0, 1))
         index += 1
         a, b = scene.objects
-        related = clear_relation(a, b) is not None and random.Random(f"regret/{index}").random() < RELATION_SAID
+        related = unambiguous_relation(a, b) is not None and random.Random(f"regret/{index}").random() < RELATION_PROB
         if a.shape != b.shape and a.color != b.color and not related:
             out.append((scene, f"a {a.color} {a.shape} and a {b.color} {b.shape} on a {scene.background} background"))
     return out
 
 
 @torch.no_grad()
-def errors(stages: dict[str, Stage], encoder: TextEncoder, n: int) -> dict[str, list[float]]:
+def errors(stages: dict[str, DiffusionStage], encoder: TextEncoder, n: int) -> dict[str, list[float]]:
     """Mean squared errors by LOG_SNRS: of the best denoiser, under "best", and of each stage."""
     totals = {name: [0.0] * len(LOG_SNRS) for name in ("best", *stages)}
     for i, (scene, caption) in enumerate(tqdm(scenes_and_captions(n), desc="scenes")):
-        best, x_0, text = BestDenoiser(read(caption)), render([scene], 64), encoder([caption])
+        best, x_0, text = OptimalDenoiser(parse_caption(caption)), render([scene], 64), encoder([caption])
         for at, level in enumerate(LOG_SNRS):
             log_snr = torch.tensor([float(level)])
             x_t = q_sample(x_0, randn([i], (3, 64, 64), "regret", level), log_snr)
@@ -67,19 +67,19 @@ def errors(stages: dict[str, Stage], encoder: TextEncoder, n: int) -> dict[str, 
 
 
 @torch.no_grad()
-def exclusion(stages: dict[str, Stage], encoder: TextEncoder, n: int) -> dict[str, list[float]]:
+def exclusion(stages: dict[str, DiffusionStage], encoder: TextEncoder, n: int) -> dict[str, list[float]]:
     """How much x_0_hat at a place that could be either thing follows from the other place, by LOG_SNRS: of the best denoiser, under "best", and of each stage."""
     totals = {name: [0.0] * len(LOG_SNRS) for name in ("best", *stages)}
     for i, (scene, caption) in enumerate(tqdm(scenes_and_captions(n), desc="scenes")):
         a, b = scene.objects
 
-        def drawn(here: Object, there: Object) -> Tensor:
+        def drawn(here: SceneObject, there: SceneObject) -> Tensor:
             """With the looks of one thing in the place of the first, and of one in the place of the second."""
             return render([Scene(tuple(replace(at, shape=looks.shape, color=looks.color) for at, looks in ((a, here), (b, there))), scene.background)], 64)
 
         undecided = torch.cat([(drawn(a, there) + drawn(b, there)) / 2 for there in (a, b)])
         between = drawn(b, b) - drawn(a, b)            # from the one thing to the other, in the first place
-        best, text = BestDenoiser(read(caption)), encoder([caption, caption])
+        best, text = OptimalDenoiser(parse_caption(caption)), encoder([caption, caption])
         for at, level in enumerate(LOG_SNRS):
             log_snr = torch.full((2,), float(level))
             x_t = q_sample(undecided, randn([i, i], (3, 64, 64), "exclusion", level), log_snr)
@@ -112,11 +112,11 @@ def main(arguments: list[str] | None = None) -> None:
         for name, row in table.items():
             print(f"{name:{width}}", *(f"{number:8.{digits}f}" for number in row))
     if args.out:
-        sheet, (panel,) = figure(["error of x_0_hat, less the best"], "log-SNR   (left: more noise)")
+        sheet, (panel,) = subplots(["error of x_0_hat, less the best"], "log-SNR   (left: more noise)")
         for name, style in zip(stages, STYLES):
             panel.plot(LOG_SNRS, [error - best for error, best in zip(found[name], found["best"])], **style, label="/".join(Path(name).parts[-2:]))
         panel.set_ylim(bottom=0)
-        save(sheet, args.out)
+        save_figure(sheet, args.out)
         print(args.out)
 
 

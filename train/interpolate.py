@@ -15,17 +15,17 @@ from pathlib import Path
 import torch
 
 from imagen_mini.cascade.serialization import load_stage, save_stage
-from imagen_mini.cascade.stage import Stage
-from imagen_mini.training.checkpoint import replacing
+from imagen_mini.cascade.stage import DiffusionStage
+from imagen_mini.training.checkpoint import atomic_directory
 
 
-def interpolate(before: Stage, after: Stage, share: float) -> Stage:
+def interpolate(before: DiffusionStage, after: DiffusionStage, share: float) -> DiffusionStage:
     """A stage whose weights are (1 - share) of `before` and `share` of `after`. ValueError for stages of different form or a share outside [0, 1]."""
     if not 0 <= share <= 1:
         raise ValueError(f"share {share}: expected 0 (all of the first stage) to 1 (all of the second)")
     if before.config.unet != after.config.unet or before.config.text_encoder != after.config.text_encoder:
         raise ValueError("the stages differ in their networks or text encoders; only a stage and what it was trained on to lie on one way")
-    mixed, first, second = Stage(after.config), before.net.state_dict(), after.net.state_dict()
+    mixed, first, second = DiffusionStage(after.config), before.net.state_dict(), after.net.state_dict()
     mixed.net.load_state_dict({name: torch.lerp(first[name].float(), second[name].float(), share) for name in second})
     return mixed
 
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"{args.after} was not trained on from {args.before}: its history of {len(legs)} legs does not go on that one's of {len(legs_before)}")
     legs[-1] |= {"interpolated": {"share": args.share, "from_leg": len(legs_before)}}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(args.out) as aside:
+    with atomic_directory(args.out) as aside:
         save_stage(mixed, aside, {"legs": legs})
     print(f"{args.out}: {args.share:g} of {args.after}, {1 - args.share:g} of {args.before}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from imagen_mini.training.loop import LEVELS, TrainState
+from imagen_mini.training.loop import NOISE_BINS, TrainState
 
 TIMES = ("seconds", "pictures_per_second", "waited")   # fields that no two runs have in common
 
@@ -22,7 +22,7 @@ class Log:
 
     def __init__(self, folder: Path, every: int, batch_size: int, start: int, steps: int, carried: dict | None, seconds_before: float, name: str, on: bool):
         self.every, self.batch_size, self.on, self.seconds_before = every, batch_size, on, seconds_before
-        self.carried = carried or {"loss": 0.0, "level_losses": [0.0] * LEVELS, "level_counts": [0] * LEVELS}
+        self.carried = carried or {"loss": 0.0, "level_losses": [0.0] * NOISE_BINS, "level_counts": [0] * NOISE_BINS}
         self.began = time.monotonic()
         self.mark, self.marked, self.waited = self.began, start, 0.0
         self.bar = tqdm(total=steps, initial=start, desc=name, unit="step", disable=not on)
@@ -62,7 +62,7 @@ class Log:
                 "pictures_per_second": round(steps * self.batch_size / (now - self.mark), 1), "waited": round(self.waited / (now - self.mark), 4)}
         self.write(state.step, line)
         self.bar.set_postfix(loss=f"{line['loss']:.4f}", norm=f"{line['gradient_norm']:.2f}", pics=f"{line['pictures_per_second']:.0f}/s")
-        self.carried = {"loss": 0.0, "level_losses": [0.0] * LEVELS, "level_counts": [0] * LEVELS}
+        self.carried = {"loss": 0.0, "level_losses": [0.0] * NOISE_BINS, "level_counts": [0] * NOISE_BINS}
         self.restart_clock(state.step)
 
     def write(self, step: int, values: dict) -> None:

@@ -48,7 +48,7 @@ def emoji_names(code_points: Iterable[int]) -> dict[str, str]:
     return {symbol: name for symbol, name in names.items() if name and not name.startswith("regional indicator")}
 
 
-def draw(symbol: str, font: ImageFont.FreeTypeFont) -> Image.Image | None:
+def render_emoji(symbol: str, font: ImageFont.FreeTypeFont) -> Image.Image | None:
     """One symbol on a transparent square; None if the font draws nothing for it."""
     left, top, right, bottom = font.getbbox(symbol)
     side = max(right - left, bottom - top)
@@ -57,13 +57,13 @@ def draw(symbol: str, font: ImageFont.FreeTypeFont) -> Image.Image | None:
     return image if image.getbbox() else None
 
 
-def pictures(font_file: Path) -> Iterator[tuple[str, bytes, str]]:
+def emoji_images(font_file: Path) -> Iterator[tuple[str, bytes, str]]:
     """(file name, PNG, caption) of every emoji of a font."""
     from fontTools.ttLib import TTFont                 # comes with matplotlib
 
     font, found = load_font(font_file), 0
     for symbol, name in tqdm(emoji_names(TTFont(font_file, fontNumber=0).getBestCmap()).items(), desc="drawing", unit="emoji"):
-        if image := draw(symbol, font):
+        if image := render_emoji(symbol, font):
             file, found = io.BytesIO(), found + 1
             image.save(file, "PNG")
             yield f"{ord(symbol):x}.png", file.getvalue(), name
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--font", type=Path, help="a colour-emoji font (default: the first of the system)")
     args = parser.parse_args(arguments)
     font = args.font or find_font()
-    print(f"{write_folder(args.out, pictures(font)):,} emoji of {font} in {args.out}")
+    print(f"{write_folder(args.out, emoji_images(font)):,} emoji of {font} in {args.out}")
 
 
 if __name__ == "__main__":

@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import StageConfig
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.data.base import Batch
 from imagen_mini.evaluation.metrics import psnr
-from imagen_mini.evaluation.scoring import verdict
+from imagen_mini.evaluation.scoring import verdict_text
 from imagen_mini.training.optimizers import make_optimizers
-from imagen_mini.viz.image_grid import labelled_grid
+from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.utils.rng import generator, randn
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.captions import Caption, training_caption
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text.encoder import TextEncoder
@@ -71,10 +71,10 @@ class Few:
         return Batch(self.pictures[[i for _, i in of]], None, [self.captions[i] for i in said])
 
 
-def judge(captions: list[Caption], targets: Tensor, samples: Tensor) -> list[Outcome]:
+def judge_samples(captions: list[Caption], targets: Tensor, samples: Tensor) -> list[Outcome]:
     """Compare what was drawn with what was to be learnt, both [b, 3, 64, 64]."""
-    return [Outcome(caption, target, drawn, value.item(), verdict(caption.description, reading))
-            for caption, target, drawn, value, reading in zip(captions, targets, samples, psnr(targets, samples), parse(samples))]
+    return [Outcome(caption, target, drawn, value.item(), verdict_text(caption.description, reading))
+            for caption, target, drawn, value, reading in zip(captions, targets, samples, psnr(targets, samples), parse_image(samples))]
 
 
 def overfit(encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = False) -> list[Outcome]:
@@ -87,7 +87,7 @@ def overfit(encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = 
     captions = [training_caption(scene, config.seed, i) for i, scene in enumerate(scenes)]
     texts, targets = [caption.text for caption in captions], render(scenes, NETWORK.unet.image_size, device)
     torch.manual_seed(config.seed)
-    stage = Stage(NETWORK).to(device, memory_format=torch.channels_last)
+    stage = DiffusionStage(NETWORK).to(device, memory_format=torch.channels_last)
     optimizers = make_optimizers(stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
     ema = EMA(stage.net, config.ema_half_life)
     steps = tqdm(train(stage, encoder, config, optimizers, ema, data=Few(texts, targets, shuffle_captions)), total=config.steps, desc="overfit", unit="step")
@@ -98,7 +98,7 @@ def overfit(encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = 
     stage.eval()
     x_T = randn(range(PICTURES), targets.shape[1:], "overfit", device=device)
     *_, last = sample(stage.denoiser(encoder(texts)), x_T, stage.times(), stage.log_snr_of)
-    return judge(captions, targets.cpu(), last.x_0_hat.clamp(-1, 1).float().cpu())
+    return judge_samples(captions, targets.cpu(), last.x_0_hat.clamp(-1, 1).float().cpu())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     labels = [o.caption.text for o in outcomes] + [f"{o.psnr:.1f} dB" for o in outcomes]
     frames = [None] * PICTURES + [o.learnt for o in outcomes]
-    labelled_grid([o.target for o in outcomes] + [o.sample for o in outcomes], labels, columns=PICTURES, cell=128, frames=frames).save(args.out)
+    image_grid([o.target for o in outcomes] + [o.sample for o in outcomes], labels, columns=PICTURES, cell=128, frames=frames).save(args.out)
     learnt = sum(o.learnt for o in outcomes)
     print(f"{'PASS' if learnt == PICTURES else 'FAIL'}: {learnt} of {PICTURES} pictures learnt (at least {LEARNT:.0f} dB, and right by the parser); {args.out}")
     if learnt < PICTURES:

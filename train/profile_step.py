@@ -24,21 +24,21 @@ from tqdm.auto import tqdm
 
 from imagen_mini.models.attention import Attention
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.training.config import RECIPES, TrainConfig, override_run
-from imagen_mini.data.synthetic import Scenes
-from imagen_mini.models.layers import Downsample, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
+from imagen_mini.training.config import TRAIN_PRESETS, TrainConfig, override_run
+from imagen_mini.data.synthetic import SceneDataset
+from imagen_mini.models.layers import Downsample, ScalarEmbedding, AttentionPooling, ResBlock, TextRefinerBlock, Upsample
 from imagen_mini.utils.precision import compute_dtype
-from imagen_mini.text.encoder import Text, TextEncoder
-from imagen_mini.training.batches import sample_noise, step_randomness
+from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
+from imagen_mini.training.batches import draw_noise, draw_step_variables
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.weights import WEIGHTS
 
 from train.benchmark_throughput import MatrixProduct
-from train.baselines import to_train
+from train.baselines import build_for_training
 
-KINDS = {ResBlock: "residual blocks", Attention: "attention", Downsample: "halving the grid", Upsample: "doubling the grid", TextLayer: "text layers",
-         PooledText: "pooled text", NumberEmbedding: "embedding of numbers"}
+KINDS = {ResBlock: "residual blocks", Attention: "attention", Downsample: "halving the grid", Upsample: "doubling the grid", TextRefinerBlock: "text layers",
+         AttentionPooling: "pooled text", ScalarEmbedding: "embedding of numbers"}
 
 
 @dataclass
@@ -54,9 +54,9 @@ class Part:
 def parts_of(stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict, ema: EMA, device: torch.device) -> list[Part]:
     """Every part of a step, the network's with the inputs that it has in one."""
     net, unet, numbers = stage.net, stage.config.unet, range(config.batch_size)
-    data = Scenes(config.seed, config.counts)
+    data = SceneDataset(config.seed, config.counts)
     batch = data.batch(numbers, unet.image_size, unet.low_res_size, device)
-    random = {k: v.to(device) for k, v in step_randomness(config, stage, 0).items() if k not in ("drop", "towards_twin", "mistake")}
+    random = {k: v.to(device) for k, v in draw_step_variables(config, stage, 0).items() if k not in ("drop", "towards_twin", "mistake")}
     text = encoder(batch.captions).to(torch.float32)
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype(config.precision, device) == torch.bfloat16)
     seen: list[tuple[str, nn.Module, tuple]] = []
@@ -66,12 +66,12 @@ def parts_of(stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict,
 
     hooks = [m.register_forward_pre_hook(remember(_name(key, m))) for key, m in net.named_modules() if _name(key, m)]
     with mixed:
-        loss = stage.loss(batch.pictures, text, low_res=batch.low_res, **random, **sample_noise(config, stage, numbers, batch))
+        loss = stage.loss(batch.pictures, text, low_res=batch.low_res, **random, **draw_noise(config, stage, numbers, batch))
     loss.mean().backward()                             # the optimizers need gradients
     for hook in hooks:
         hook.remove()
     parts = [Part("pictures", lambda: data.batch(numbers, unet.image_size, unet.low_res_size, device)),
-             Part("noise", lambda: sample_noise(config, stage, numbers, batch)), Part("text encoder", lambda: encoder(batch.captions)),
+             Part("noise", lambda: draw_noise(config, stage, numbers, batch)), Part("text encoder", lambda: encoder(batch.captions)),
              *(Part(f"optimizer, {name}", optimizer.step) for name, optimizer in optimizers.items()), Part("average of the weights", lambda: ema.update(1))]
     for name, module, inputs in seen:
         run = _forward_and_backward(module, inputs, mixed)
@@ -96,7 +96,7 @@ def _at(name: str, inputs: tuple) -> str:
 
 def _forward_and_backward(module: nn.Module, inputs: tuple, mixed: torch.autocast) -> Callable[[], None]:
     needs = [x.detach().requires_grad_(x.is_floating_point() and x.requires_grad) if isinstance(x, Tensor) else
-             Text(x.emb.detach().requires_grad_(x.emb.requires_grad), x.mask) if isinstance(x, Text) else x for x in inputs]
+             TextEmbeddings(x.emb.detach().requires_grad_(x.emb.requires_grad), x.mask) if isinstance(x, TextEmbeddings) else x for x in inputs]
 
     def run() -> None:
         with mixed:
@@ -126,10 +126,10 @@ def main(arguments: list[str] | None = None) -> None:
     if args.stage not in PRESETS[args.preset]:
         parser.error(f"--stage {args.stage}: the preset {args.preset} has {', '.join(PRESETS[args.preset])}")
     device = torch.device(args.device)
-    config, stage_config = override_run(RECIPES[args.preset][args.stage], PRESETS[args.preset][args.stage], args.overrides)
+    config, stage_config = override_run(TRAIN_PRESETS[args.preset][args.stage], PRESETS[args.preset][args.stage], args.overrides)
     config = replace(config, batch_size=args.batch, steps=10 ** 9)
     encoder = TextEncoder.from_pretrained(WEIGHTS / "text_encoder").to(device)
-    stage, optimizers = to_train("ours", stage_config, config, device)
+    stage, optimizers = build_for_training("ours", stage_config, config, device)
     ema = EMA(stage.net, config.ema_half_life)
     steps = train(stage, encoder, config, optimizers, ema)
     next(steps)                                        # the first step allocates and picks kernels

@@ -19,24 +19,24 @@ import torch
 from matplotlib.figure import Figure
 
 from imagen_mini.cascade.serialization import load_stage
-from imagen_mini.cascade.stage import Stage
-from imagen_mini.viz.style import STYLES, figure, percent_axis, save
+from imagen_mini.cascade.stage import DiffusionStage
+from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
 from imagen_mini.training.checkpoint import load_checkpoint
 from imagen_mini.cascade.config import StageConfig
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.utils.configuration import from_dict
-from imagen_mini.data.base import Data
-from imagen_mini.data.folder import Folder
-from imagen_mini.data.synthetic import Scenes
-from imagen_mini.training.diagnostics import Finding, Probe, gradient_norms, judge_average, judge_color, judge_conditioning, judge_dead, judge_gradients, judge_loss, judge_reference, judge_saturation, judge_throughput, probe
-from imagen_mini.scenes.scene import UNSEEN
+from imagen_mini.data.base import Dataset
+from imagen_mini.data.folder import ImageFolderDataset
+from imagen_mini.data.synthetic import SceneDataset
+from imagen_mini.training.diagnostics import Diagnostic, NoiseBinStats, gradient_norms, check_average, check_color, check_conditioning, check_dead_parameters, check_gradients, check_loss, check_reference, check_saturation, check_throughput, measure_noise_bins
+from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training.loop import LEVELS
+from imagen_mini.training.loop import NOISE_BINS
 from imagen_mini.weights import WEIGHTS
 
 from train.log import read_log
 
-REFERENCE = WEIGHTS / "reference.json"                 # {stage: [{"steps": ..., "schedule": ..., "losses": {...}}]}: what `probe` found as the shipped weights came about
+REFERENCE = WEIGHTS / "reference.json"                 # {stage: [{"steps": ..., "schedule": ..., "losses": {...}}]}: what `measure_noise_bins` found as the shipped weights came about
 CHANNELS = ("red", "green", "blue")
 
 
@@ -65,32 +65,32 @@ def main(arguments: list[str] | None = None) -> None:
     data, numbers = open_data(args.data or saved.get("data", {}).get("path"), config, stage_config, args.n)
     stages = {}
     for name in ("weights", "ema"):
-        stages[name] = Stage(stage_config)
+        stages[name] = DiffusionStage(stage_config)
         stages[name].net.load_state_dict(tensors[name])
         stages[name].to(args.device)
-    probes = {name: probe(stage, encoder, data, numbers) for name, stage in stages.items()}
+    probes = {name: measure_noise_bins(stage, encoder, data, numbers) for name, stage in stages.items()}
     difference = sum((tensors["weights"][k] - v).square().sum() for k, v in tensors["ema"].items()).sqrt()
     distance = float(difference / sum(v.square().sum() for v in tensors["ema"].values()).sqrt())
     known = json.loads(REFERENCE.read_text()).get(stage_config.name, []) if on_scenes and REFERENCE.is_file() else []
     reference = [r for r in known if r["schedule"] == schedule_of(stage_config)]          # else the same t is not the same noise
     averaged = probes["ema"]
-    findings = [judge_loss(log, from_trained=steps > saved["step"]), judge_gradients(log), judge_conditioning(averaged), judge_color(averaged), judge_saturation(averaged),
-                judge_average(probes["weights"], averaged, distance), judge_dead(gradient_norms(stages["weights"], encoder, data, numbers[:16])),
-                judge_throughput(log)] + ([judge_reference(averaged, steps, reference)] if reference else [])
+    findings = [check_loss(log, from_trained=steps > saved["step"]), check_gradients(log), check_conditioning(averaged), check_color(averaged), check_saturation(averaged),
+                check_average(probes["weights"], averaged, distance), check_dead_parameters(gradient_norms(stages["weights"], encoder, data, numbers[:16])),
+                check_throughput(log)] + ([check_reference(averaged, steps, reference)] if reference else [])
     out = args.out or args.run / "report.png"
-    save(draw(log, averaged, nearest(reference, steps), steps), out)
+    save_figure(plot_report(log, averaged, nearest(reference, steps), steps), out)
     heading = f"{args.run}: stage {stage_config.name}, step {saved['step']:,} of {config.steps:,}, {saved['legs'][-1]['device']}"
     text = page(heading, notes, findings)
     out.with_suffix(".txt").write_text(text)
     print(text + f"\n{out}")
 
 
-def open_data(path: str | Path | None, config: TrainConfig, stage: StageConfig, n: int) -> tuple[Data, range]:
+def open_data(path: str | Path | None, config: TrainConfig, stage: StageConfig, n: int) -> tuple[Dataset, range]:
     """What to look at: scenes that no training sees, or the first pictures of a folder."""
     if path is None:
-        return Scenes(UNSEEN, config.counts), range(n)
+        return SceneDataset(HELD_OUT_SEED, config.counts), range(n)
     sizes = [size for size in (stage.unet.image_size, stage.unet.low_res_size) if size is not None]
-    return Folder(path, sizes, config.seed, skip_broken=True), range(n)
+    return ImageFolderDataset(path, sizes, config.seed, skip_broken=True), range(n)
 
 
 def write_reference(args: argparse.Namespace) -> None:
@@ -102,7 +102,7 @@ def write_reference(args: argparse.Namespace) -> None:
     for folder in args.reference_from:
         stage = load_stage(folder).to(args.device)
         legs = json.loads((folder / "config.json").read_text())["training"]["legs"]
-        found = probe(stage, encoder, *open_data(None, TrainConfig(), stage.config, args.n))
+        found = measure_noise_bins(stage, encoder, *open_data(None, TrainConfig(), stage.config, args.n))
         out.setdefault(stage.config.name, []).append({"steps": sum(leg["steps"] for leg in legs), "schedule": schedule_of(stage.config), **asdict(found)})
         print(f"{folder}: {out[stage.config.name][-1]['steps']:,} steps, loss by level {[round(v, 4) for v in found.losses['true']]}", flush=True)
     for of in out.values():
@@ -118,7 +118,7 @@ def nearest(reference: list[dict], steps: int) -> dict | None:
     return min(reference, key=lambda r: abs(r["steps"] - steps), default=None)
 
 
-def page(heading: str, notes: list[str], findings: list[Finding]) -> str:
+def page(heading: str, notes: list[str], findings: list[Diagnostic]) -> str:
     """The text: the worst first."""
     order = {"bad": 0, "look": 1, "fine": 2}
     lines = [heading, *notes, ""]
@@ -128,11 +128,11 @@ def page(heading: str, notes: list[str], findings: list[Finding]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(log: list[dict], found: Probe, reference: dict | None, steps: int) -> Figure:
+def plot_report(log: list[dict], found: NoiseBinStats, reference: dict | None, steps: int) -> Figure:
     """The picture: loss, gradient norm, score over the steps; losses, what captions are worth, colour and saturation over t."""
     titles = ["loss", "gradient norm", "score of the sample grids", "loss by t, with own and other captions", "what another or no caption costs, by t",
               "x_0_hat by t: colour is off by, and saturation"]
-    sheet, (loss, norm, scores, levels, costs, colors) = figure(titles, "t (1 is pure noise)")
+    sheet, (loss, norm, scores, levels, costs, colors) = subplots(titles, "t (1 is pure noise)")
     lines = [line for line in log if "loss" in line]
     for panel, key in ((loss, "loss"), (norm, "gradient_norm")):
         panel.plot([line["step"] for line in lines], [line[key] for line in lines], color=STYLES[0]["color"], linewidth=0.8)
@@ -145,7 +145,7 @@ def draw(log: list[dict], found: Probe, reference: dict | None, steps: int) -> F
         scores.text(0.5, 0.5, "no grids with a score", ha="center", transform=scores.transAxes)
     for panel in (loss, norm, scores):
         panel.set_xlabel("step")
-    at = [(i + 0.5) / LEVELS for i in range(LEVELS)]
+    at = [(i + 0.5) / NOISE_BINS for i in range(NOISE_BINS)]
     for kind, style in zip(("true", "shuffled", "none"), STYLES):
         label = {"true": "own caption", "shuffled": "another's", "none": "no caption"}[kind]
         levels.plot(at, found.losses[kind], **style, label=label)

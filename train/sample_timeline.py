@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.evaluation.preview import preview
-from imagen_mini.viz.image_grid import labelled_grid
+from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         pictures += [r.image for r in results]
         labels += [f"step {steps:,}, {seconds / 60:.0f} min: {r.caption.text}" for r in results]
         frames += [r.right for r in results]
-    labelled_grid(pictures, labels, columns=len(pictures) // len(rows), cell=128, frames=frames).save(args.out)
+    image_grid(pictures, labels, columns=len(pictures) // len(rows), cell=128, frames=frames).save(args.out)
     print(args.out)
 
 

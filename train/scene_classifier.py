@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from imagen_mini.evaluation.scene_features import CELLS, SceneClassifier, facts, save_classifier, weights_of
+from imagen_mini.evaluation.scene_features import CELLS, SceneClassifier, scene_labels, save_classifier, weights_of
 from imagen_mini.utils.rng import generator
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, MAX_OBJECTS, SHAPES, SIZES, TEXTURES, Scene, random_scene
@@ -39,7 +39,7 @@ def batch_of(size: int, purpose: str, step: int, n: int, device) -> tuple[torch.
     g = generator(step, "features", purpose)
     pictures = render(scenes, size, device)
     noise = (torch.randn(pictures.shape, generator=g) * torch.rand(n, 1, 1, 1, generator=g) * NOISE).to(pictures.device)
-    return (pictures + noise).clamp(-1, 1), torch.stack([facts(s) for s in scenes]).to(pictures.device)
+    return (pictures + noise).clamp(-1, 1), torch.stack([scene_labels(s) for s in scenes]).to(pictures.device)
 
 
 @torch.no_grad()

@@ -20,13 +20,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from imagen_mini.viz.text_encoder import probe
+from imagen_mini.viz.text_encoder import linear_probe
 from imagen_mini.training.optimizers import Muon
-from imagen_mini.scenes.corpus import text_for_language_model
+from imagen_mini.scenes.corpus import sample_corpus_line
 from imagen_mini.text.encoder import TextEncoder
 
 SENTINELS = 16
-LEGS = "training.json"                                 # beside the encoder: how it was trained, run by run
+TRAINING_HISTORY = "training.json"                                 # beside the encoder: how it was trained, run by run
 
 
 def train_tokenizer(vocab_size: int = 768, lines: int = 20_000) -> PreTrainedTokenizerFast:
@@ -36,7 +36,7 @@ def train_tokenizer(vocab_size: int = 768, lines: int = 20_000) -> PreTrainedTok
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     rng = random.Random("tokenizer")
-    corpus = (text_for_language_model(rng) for _ in range(lines))
+    corpus = (sample_corpus_line(rng) for _ in range(lines))
     tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(
         vocab_size=vocab_size - 256, special_tokens=special, initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789.,'-"),
         show_progress=False))
@@ -88,7 +88,7 @@ def pretrain(tokenizer, config: T5Config, steps: int, batch: int, lr: float, see
         progress = max(step / steps, spent)
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = lr * min((step + 1) / 200, 1.0) * max(1 - progress, 0.02)
-        lines = tokenizer([text_for_language_model(rng) for _ in range(batch)], add_special_tokens=False)["input_ids"]
+        lines = tokenizer([sample_corpus_line(rng) for _ in range(batch)], add_special_tokens=False)["input_ids"]
         pairs = [corrupt(ids, rng, first_sentinel) for ids in lines]
         inputs = pad([a + [end] for a, _ in pairs], tokenizer.pad_token_id)
         labels = pad([b + [end] for _, b in pairs], -100)
@@ -130,13 +130,13 @@ def main(arguments: list[str] | None = None) -> None:
     assert not missing.missing_keys, missing
     trained = TextEncoder(encoder, tokenizer)
     trained.save_pretrained(args.out)
-    legs = json.loads((args.init_from / LEGS).read_text()) if args.init_from and (args.init_from / LEGS).is_file() else []
+    legs = json.loads((args.init_from / TRAINING_HISTORY).read_text()) if args.init_from and (args.init_from / TRAINING_HISTORY).is_file() else []
     legs.append(log | {"batch": args.batch, "learning_rate": args.lr, "seed": args.seed, "device": f"CPU, {torch.get_num_threads()} threads"})
-    (args.out / LEGS).write_text(json.dumps(legs, indent=1) + "\n")
+    (args.out / TRAINING_HISTORY).write_text(json.dumps(legs, indent=1) + "\n")
     print(f"{sum(p.numel() for p in encoder.parameters()):,} parameters, {log}, saved in {args.out}")
-    print("probe, trained:", probe(trained))
+    print("probe, trained:", linear_probe(trained))
     torch.manual_seed(args.seed)
-    print("probe, random: ", probe(TextEncoder(T5EncoderModel(config), tokenizer)))
+    print("probe, random: ", linear_probe(TextEncoder(T5EncoderModel(config), tokenizer)))
 
 
 if __name__ == "__main__":

@@ -27,36 +27,36 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.cascade.serialization import save_stage
-from imagen_mini.viz.style import STYLES, figure, percent_axis, save
+from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
 from imagen_mini.training.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
 from imagen_mini.cascade.config import PRESETS, StageConfig
-from imagen_mini.training.config import RECIPES, TrainConfig, override_run
+from imagen_mini.training.config import TRAIN_PRESETS, TrainConfig, override_run
 from imagen_mini.utils.configuration import from_dict, to_dict
-from imagen_mini.data.synthetic import Scenes
+from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.evaluation.edit_benchmark import edit_table, evaluate_edits, swaps
-from imagen_mini.evaluation.preview import draw_alone
+from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.evaluation.scoring import evaluate, score, table
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn
-from imagen_mini.scenes.scene import UNSEEN
+from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.weights import WEIGHTS
 
-from train.baselines import NETWORKS, to_train
+from train.baselines import NETWORKS, build_for_training
 
 CATEGORIES = ["one object", "binding", "positional", "counting"]
 LOG_SNRS = range(-10, 5)
-KEEP_SECONDS = 300
+CHECKPOINT_SECONDS = 300
 
 
 class Trainee:
     """A base stage in training, its optimizers and its average."""
 
     def __init__(self, network: str, stage_config: StageConfig, config: TrainConfig, encoder: TextEncoder, device: torch.device):
-        self.stage, self.optimizers = to_train(network, stage_config, config, device)
+        self.stage, self.optimizers = build_for_training(network, stage_config, config, device)
         self.encoder, self.config = encoder, config
         self.ema = EMA(self.stage.net, config.ema_half_life)
 
@@ -79,7 +79,7 @@ class Trainee:
         """Of the average weights: all, and by category."""
         self.stage.eval()
         with torch.no_grad(), self.ema.in_place():
-            results = list(evaluate(lambda captions, seeds: draw_alone(self.stage, self.encoder, captions, seeds), benchmark(n, categories=CATEGORIES), batch=32))
+            results = list(evaluate(lambda captions, seeds: sample_single_stage(self.stage, self.encoder, captions, seeds), benchmark(n, categories=CATEGORIES), batch=32))
         self.stage.train()
         return {"all": score(results), **table(results)}
 
@@ -87,7 +87,7 @@ class Trainee:
     def errors(self, n: int = 64) -> dict[str, list[float]]:
         """Of the average weights: mean squared error of x_0_hat on held-out scenes, by log-SNR, with each picture's own caption and with another's."""
         device = self.stage.net.out.weight.device
-        x_0, _, captions = Scenes(UNSEEN).batch(range(n), self.stage.config.unet.image_size, None, device)
+        x_0, _, captions = SceneDataset(HELD_OUT_SEED).batch(range(n), self.stage.config.unet.image_size, None, device)
         eps, found = randn(range(n), x_0.shape[1:], "errors", device=device), {"log_snr": list(LOG_SNRS), "own": [], "other": []}
         with self.ema.in_place():
             for key, text in (("own", self.encoder(captions)), ("other", self.encoder(captions[1:] + captions[:1]))):
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=25, help="captions of each of four categories; 0: no score, only errors (default: 25)")
     parser.add_argument("--edits", type=int, default=25, help="word swaps of each kind, at the end (default: 25)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help=f"keep the training here every {KEEP_SECONDS // 60} minutes, and go on from what is there")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help=f"keep the training here every {CHECKPOINT_SECONDS // 60} minutes, and go on from what is there")
     parser.add_argument("--save", type=Path, metavar="STAGE", help="keep the network at the end, as a stage folder")
     parser.add_argument("--plot", type=Path, nargs="+", metavar="JSON", help="instead: draw the curves of these")
     parser.add_argument("--out", type=Path, default=Path("score.json"))
@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"--save keeps networks of ours; {args.network}'s is no stage")
     device = torch.device(args.device)
     encoder = TextEncoder.from_pretrained(WEIGHTS / "text_encoder").to(device)
-    recipe = RECIPES[args.preset]["base"]
+    recipe = TRAIN_PRESETS[args.preset]["base"]
     if args.network == "diffusers":
         recipe = replace(recipe, optimizer="adamw", learning_rate=5e-4, warmup=50)     # ours is Muon's, and high for a network without QK norm
     config, stage_config = override_run(recipe, PRESETS[args.preset]["base"], args.overrides)
@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
             found["curve"].append({"minutes": round(trained / 60, 2), "step": state.step, "errors": trainee.errors(), **(trainee.scores(args.n) if args.n else {})})
             args.out.write_text(json.dumps(found, indent=1) + "\n")
             tqdm.write(line(found["curve"][-1]))
-        if args.keep and (last or time.perf_counter() - saved > KEEP_SECONDS):
+        if args.keep and (last or time.perf_counter() - saved > CHECKPOINT_SECONDS):
             trainee.keep(args.keep, state.step, {"found": found, "trained": trained})
             saved = time.perf_counter()
         if last:
@@ -213,7 +213,7 @@ def plot(runs: list[dict], out: Path) -> None:
     names = ["all", *CATEGORIES]
     if unscored := [run["name"] for run in runs if "all" not in run["curve"][-1]]:
         raise SystemExit(f"no scores of {', '.join(unscored)} to draw: they were made with --n 0")
-    sheet, panels = figure(names, "minutes of training")
+    sheet, panels = subplots(names, "minutes of training")
     for panel, name in zip(panels, names):
         for run, style in zip(runs, STYLES):
             minutes, rows = [point["minutes"] for point in run["curve"]], [point[name] for point in run["curve"]]
@@ -221,7 +221,7 @@ def plot(runs: list[dict], out: Path) -> None:
             panel.fill_between(minutes, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"], alpha=0.1, linewidth=0)
         panel.set_xlim(left=0)
         percent_axis(panel)
-    save(sheet, out)
+    save_figure(sheet, out)
     print(out)
 
 

@@ -24,20 +24,20 @@ from pathlib import Path
 import torch
 
 from imagen_mini.cascade.serialization import load_stage, save_stage
-from imagen_mini.cascade.stage import Stage
-from imagen_mini.cascade.weight_transfer import take_over
-from imagen_mini.training.checkpoint import load_checkpoint, optimizer_tensors, replacing, restore_optimizers, save_checkpoint
+from imagen_mini.cascade.stage import DiffusionStage
+from imagen_mini.cascade.weight_transfer import init_from_smaller
+from imagen_mini.training.checkpoint import load_checkpoint, optimizer_tensors, atomic_directory, restore_optimizers, save_checkpoint
 from imagen_mini.cascade.config import PRESETS, StageConfig
-from imagen_mini.training.config import RECIPES, TrainConfig, override_run
+from imagen_mini.training.config import TRAIN_PRESETS, TrainConfig, override_run
 from imagen_mini.utils.configuration import from_dict, to_dict
-from imagen_mini.data.base import Data
-from imagen_mini.data.folder import Folder
-from imagen_mini.data.synthetic import Scenes
-from imagen_mini.training.distributed import Ranks, as_placed, join_ranks, shard, whole
-from imagen_mini.evaluation.preview import draw_alone, preview
-from imagen_mini.training.run_guard import StopRequest, only_one
+from imagen_mini.data.base import Dataset
+from imagen_mini.data.folder import ImageFolderDataset
+from imagen_mini.data.synthetic import SceneDataset
+from imagen_mini.training.distributed import DistributedContext, distribute_like, init_distributed, shard_fsdp, full_tensors
+from imagen_mini.evaluation.preview import sample_single_stage, preview
+from imagen_mini.training.run_guard import GracefulStop, run_lock
 from imagen_mini.training.optimizers import make_optimizers
-from imagen_mini.viz.image_grid import labelled_grid
+from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.utils.precision import DTYPES, resolve_precision
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.text.cache import CachedTextEncoder
@@ -48,7 +48,7 @@ from imagen_mini.weights import WEIGHTS
 from train.log import Log
 
 SAMPLES = 16                                           # pictures of a sample grid
-GRACE = 8                                              # seconds that a rank which is asked to stop has for its step
+GRACE_SECONDS = 8                                              # seconds that a rank which is asked to stop has for its step
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -85,8 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        with join_ranks(args.device, args.rank_timeout) as (ranks, device):
-            with only_one(args.output_dir) if ranks.first else nullcontext(), StopRequest(GRACE if ranks.world > 1 else None) as stop:
+        with init_distributed(args.device, args.rank_timeout) as (ranks, device):
+            with run_lock(args.output_dir) if ranks.first else nullcontext(), GracefulStop(GRACE_SECONDS if ranks.world > 1 else None) as stop:
                 Run(args, ranks, device).go(stop)
     except torch.OutOfMemoryError as error:
         raise SystemExit(f"out of memory: {error}\nThe batch in more parts (accumulate=4), gradient_checkpointing=true or a smaller batch_size need less") from error
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
 class Run:
     """One stage in training, and the folder that it lives in."""
 
-    def __init__(self, args: argparse.Namespace, ranks: Ranks, device: torch.device):
+    def __init__(self, args: argparse.Namespace, ranks: DistributedContext, device: torch.device):
         self.args, self.folder, self.ranks, self.device, self.started = args, args.output_dir, ranks, device, time.monotonic()
         tensors = self._settle()
         self._build(tensors)
@@ -110,7 +110,7 @@ class Run:
     def _settle(self) -> dict | None:
         """Decide on configuration and data: those of the preset, of the stage to start from, or of the run to go on with. Returns its tensors."""
         args, tensors, saved = self.args, None, {"step": 0, "legs": []}
-        config, stage_config = RECIPES[args.preset].get(args.stage), PRESETS[args.preset].get(args.stage)
+        config, stage_config = TRAIN_PRESETS[args.preset].get(args.stage), PRESETS[args.preset].get(args.stage)
         if args.resume:
             tensors, saved, notes = load_checkpoint(self.folder)
             self.say(*notes)
@@ -130,7 +130,7 @@ class Run:
         # A leg is a stretch of training under one set of settings; together they tell how a network came about.
         settings = {"device": self._hardware(), "train": json.loads(json.dumps(to_dict(self.config))), "data": self.data.describe()}
         self.legs = saved["legs"]
-        if not args.resume or settings != {name: self.legs[-1].get(name, Scenes().describe()) for name in settings}:      # older legs name no data
+        if not args.resume or settings != {name: self.legs[-1].get(name, SceneDataset().describe()) for name in settings}:      # older legs name no data
             self.legs.append({"steps": 0, "seconds": 0.0, **settings})
         self.leg_before = self.step - self.legs[-1]["steps"], self.legs[-1]["seconds"]
         return tensors
@@ -154,16 +154,16 @@ class Run:
                              f"({self.stage_config.text_encoder}); name that one with --text-encoder, or, to change it, add stage.text_encoder=null")
         self.stage_config = replace(self.stage_config, text_encoder=identity)
         torch.manual_seed(config.seed)                 # the initial weights
-        self.stage = Stage(self.stage_config)
+        self.stage = DiffusionStage(self.stage_config)
         if args.init_from and not args.resume:
-            if new := take_over(self.stage, load_stage(args.init_from)):
+            if new := init_from_smaller(self.stage, load_stage(args.init_from)):
                 self.say(f"new layers, which add nothing at first: {', '.join(new)}")
         elif tensors is not None:
             self.stage.net.load_state_dict(tensors["weights"])
         if args.text_cache:
             self.encoder = CachedTextEncoder(self.encoder, args.text_cache)
         if args.shard:
-            shard(self.stage, self.encoder, self.device)
+            shard_fsdp(self.stage, self.encoder, self.device)
         else:
             self.encoder.to(self.device)
             self.stage.to(self.device, memory_format=torch.channels_last if self.device.type == "cpu" else torch.preserve_format)
@@ -172,10 +172,10 @@ class Run:
         if args.compile:
             self.stage.net.compile()                   # in place: its weights keep their names
         if tensors is not None:
-            self.ema.weights = {k: as_placed(v, self.ema.weights[k]) for k, v in tensors["ema"].items()}
+            self.ema.weights = {k: distribute_like(v, self.ema.weights[k]) for k, v in tensors["ema"].items()}
             restore_optimizers(self.optimizers, tensors["optimizer"])
 
-    def go(self, stop: StopRequest) -> None:
+    def go(self, stop: GracefulStop) -> None:
         """Train to the last step, or until `stop` is asked for or time is up."""
         config = self.config
         self.say(f"stage {self.stage_config.name}: {sum(p.numel() for p in self.stage.parameters()):,} parameters, {config.steps:,} steps of "
@@ -206,21 +206,21 @@ class Run:
         """Write a checkpoint."""
         steps_before, seconds_before = self.leg_before
         self.legs[-1] |= {"steps": self.step - steps_before, "seconds": round(seconds_before + time.monotonic() - self.started, 1)}
-        source = {**self.data.describe(), "path": str(self.data.path)} if isinstance(self.data, Folder) else self.data.describe()
+        source = {**self.data.describe(), "path": str(self.data.path)} if isinstance(self.data, ImageFolderDataset) else self.data.describe()
         state = {"step": self.step, "legs": self.legs, "train": to_dict(self.config), "stage": to_dict(self.stage_config), "data": source,
                  **self.text_encoder, "carried": carried}
         tensors = {"weights": self.stage.net.state_dict(), "ema": self.ema.weights, "optimizer": optimizer_tensors(self.optimizers)}
-        tensors = {name: whole(of) for name, of in tensors.items()}
+        tensors = {name: full_tensors(of) for name, of in tensors.items()}
         if self.ranks.first:
             save_checkpoint(self.folder, self.step, tensors, state)
 
     def export(self) -> None:
         """Write the average weights as a stage folder, which `load_stage` and `train.export_pipeline` read."""
-        weights = whole(self.ema.weights)
+        weights = full_tensors(self.ema.weights)
         if self.ranks.first:
-            averaged = Stage(self.stage_config)
+            averaged = DiffusionStage(self.stage_config)
             averaged.net.load_state_dict(weights)
-            with replacing(self.folder / "stage") as aside:
+            with atomic_directory(self.folder / "stage") as aside:
                 save_stage(averaged, aside, {"legs": self.legs})
 
     def draw_samples(self, log: Log) -> None:
@@ -231,17 +231,17 @@ class Run:
         unet, numbers = self.stage_config.unet, range(SAMPLES)
         self.stage.eval()
         with self.ema.in_place():
-            if isinstance(self.data, Scenes):
+            if isinstance(self.data, SceneDataset):
                 results = preview(self.stage, self.encoder)
                 pictures, captions, right = [r.image for r in results], [r.caption.text for r in results], [r.right for r in results]
             else:
                 _, low_res, captions = self.data.batch(numbers, unet.image_size, unet.low_res_size, self.device)
-                pictures, right = draw_alone(self.stage, self.encoder, captions, numbers, low_res), None
+                pictures, right = sample_single_stage(self.stage, self.encoder, captions, numbers, low_res), None
         self.stage.train()
         if not self.ranks.first:
             return
         file = self.folder / f"samples_{self.step:08d}.png"
-        labelled_grid(pictures, captions, columns=8, cell=128, frames=right).save(file)
+        image_grid(pictures, captions, columns=8, cell=128, frames=right).save(file)
         if right:
             score = sum(right) / len(right)
             log.write(self.step, {"score": round(score, 4)})
@@ -254,14 +254,14 @@ class Run:
             for line in lines:
                 print(line, flush=True)
 
-    def _open_data(self, saved: dict | None) -> Data:
+    def _open_data(self, saved: dict | None) -> Dataset:
         """The data asked for; on resuming, unless told otherwise, the same as before."""
         args, unet = self.args, self.stage_config.unet
         path = args.data or (saved or {}).get("path")
         if path is None:
-            return Scenes(self.config.seed, self.config.counts)
+            return SceneDataset(self.config.seed, self.config.counts)
         sizes = [size for size in (unet.image_size, unet.low_res_size) if size is not None]
-        data = Folder(path, sizes, self.config.seed, args.skip_broken, args.data_cache, progress=self.ranks.first)
+        data = ImageFolderDataset(path, sizes, self.config.seed, args.skip_broken, args.data_cache, progress=self.ranks.first)
         self.say(f"{len(data):,} pictures in {data.path}" + (f", {len(data.broken)} broken ones left out" if data.broken else ""))
         if args.data is None and data.fingerprint != saved["fingerprint"]:
             raise ValueError(f"the pictures or captions in {path} are not those this run was trained on (fingerprint {data.fingerprint}, it was "

@@ -19,14 +19,14 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.serialization import load_stage
-from imagen_mini.cascade.stage import Stage, augment
+from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.training.checkpoint import checkpoints
 from imagen_mini.cascade.config import PRESETS, StageConfig
-from imagen_mini.training.config import RECIPES, override_run
-from imagen_mini.data.synthetic import Scenes
+from imagen_mini.training.config import TRAIN_PRESETS, override_run
+from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.utils.rng import randn
-from imagen_mini.scenes.scene import UNSEEN
+from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.text.encoder import TextEncoder
 from train import train
 from train.time_to_score import LOG_SNRS, Trainee
@@ -98,7 +98,7 @@ def encoder_named(which: str, shipped: TextEncoder) -> TextEncoder:
     return TextEncoder(model.to(shipped.model.dtype), shipped.tokenizer, shipped.max_length)
 
 
-def said(plan: dict) -> str:
+def describe_plan(plan: dict) -> str:
     """How runs were planned, in words."""
     long = f"{plan['minutes']:g} minutes each" if plan["minutes"] else f"{next(iter(plan['steps'].values()))} steps each"
     return f"preset {plan['preset']}, {long}, {' '.join(plan['recipe']) or 'its own recipe'}, with text encoder {plan['text_encoder']}"
@@ -116,7 +116,7 @@ class Runs:
         if (folder / "plan.json").is_file():
             kept = {"recipe": []} | json.loads((folder / "plan.json").read_text())
             if {**kept, "steps": self.plan["steps"] if steps is None else kept["steps"]} != self.plan:
-                raise ValueError(f"{folder} holds runs of {said(kept)}; asked for are {said(self.plan)}. Ask for the same, or pass --fresh or another --out")
+                raise ValueError(f"{folder} holds runs of {describe_plan(kept)}; asked for are {describe_plan(self.plan)}. Ask for the same, or pass --fresh or another --out")
             self.plan = kept
 
     def overrides(self, variant: Variant) -> list[str]:
@@ -125,7 +125,7 @@ class Runs:
     def trainee(self, variant: Variant) -> Trainee:
         """The variant, untrained, for taking its time."""
         encoder = encoder_named(variant.encoder, self.encoder).to(self.device)
-        config, stage = override_run(RECIPES[self.preset][variant.stage], PRESETS[self.preset][variant.stage], self.overrides(variant))
+        config, stage = override_run(TRAIN_PRESETS[self.preset][variant.stage], PRESETS[self.preset][variant.stage], self.overrides(variant))
         return Trainee("ours", replace(stage, unet=replace(stage.unet, text_width=encoder.width)), config, encoder, self.device)
 
     def is_done(self, variant: Variant) -> bool:
@@ -163,7 +163,7 @@ class Runs:
         """What it was trained on."""
         return json.loads((self.folder / variant.name / "stage" / "config.json").read_text())["training"]["legs"][-1]["device"]
 
-    def networks(self, variants: Sequence[Variant]) -> dict[str, tuple[Stage, TextEncoder]]:
+    def networks(self, variants: Sequence[Variant]) -> dict[str, tuple[DiffusionStage, TextEncoder]]:
         """Train what is not trained yet; the networks with their text encoders, by name."""
         for variant in variants:
             self.train(variant)
@@ -187,7 +187,7 @@ class Runs:
 # ---------------------------------------------------------------- what a short training can be judged by
 
 @torch.no_grad()
-def errors(stage: Stage, encoder: TextEncoder, n: int, batch: int | None = None) -> dict:
+def errors(stage: DiffusionStage, encoder: TextEncoder, n: int, batch: int | None = None) -> dict:
     """Mean squared errors of x_0_hat on n unseen scenes, with each one's own caption and with another's: by log-SNR, and by picture (`each`, the mean over all
     levels of noise). What the right caption saves is the text gain. Super-resolution is given true low-resolution pictures, augmented as when sampling."""
     unet, device = stage.config.unet, stage.net.out.weight.device
@@ -195,11 +195,11 @@ def errors(stage: Stage, encoder: TextEncoder, n: int, batch: int | None = None)
     table = {"own": torch.zeros(len(LOG_SNRS), n), "other": torch.zeros(len(LOG_SNRS), n)}
     for at in tqdm(range(0, n, batch), desc="errors", unit="batch"):
         numbers = range(at, min(n, at + batch))
-        x_0, low_res, captions = Scenes(UNSEEN).batch(numbers, unet.image_size, unet.low_res_size, device)
+        x_0, low_res, captions = SceneDataset(HELD_OUT_SEED).batch(numbers, unet.image_size, unet.low_res_size, device)
         eps, conditioning = randn(numbers, x_0.shape[1:], "errors", device=device), ()
         if low_res is not None:
             level = torch.full((len(numbers),), stage.config.aug_level, device=device)
-            conditioning = augment(low_res, level, randn(numbers, low_res.shape[1:], "errors, low_res", device=device)), level
+            conditioning = augment_low_res(low_res, level, randn(numbers, low_res.shape[1:], "errors, low_res", device=device)), level
         for key, said in (("own", captions), ("other", captions[1:] + captions[:1])):
             text = encoder(said)
             for i, level_of_noise in enumerate(LOG_SNRS):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from imagen_mini.training.checkpoint import checkpoints, problems
+from imagen_mini.training.checkpoint import checkpoints, verify_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{run}: no checkpoints")
             bad += 1
         for checkpoint in tqdm(found, desc=str(run), leave=False):
-            wrong = problems(checkpoint)
+            wrong = verify_checkpoint(checkpoint)
             megabytes = sum(file.stat().st_size for file in checkpoint.iterdir()) / 10 ** 6
             tqdm.write(f"{checkpoint}: {'; '.join(wrong) or f'whole, {megabytes:.1f} MB'}")
             bad += bool(wrong)

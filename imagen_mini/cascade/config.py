@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from imagen_mini.diffusion.gaussian import PREDICTIONS
+from imagen_mini.diffusion.gaussian import PREDICTION_TYPES
 from imagen_mini.diffusion.guidance import THRESHOLDS, check_interval
-from imagen_mini.diffusion.samplers import SAMPLERS, check_options
+from imagen_mini.diffusion.samplers import SAMPLERS, validate_sampler_options
 from imagen_mini.diffusion.schedules import SCHEDULES
-from imagen_mini.diffusion.timesteps import SPACINGS
+from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
 from imagen_mini.models.unet import UNetConfig
-from imagen_mini.utils.configuration import _one_of
+from imagen_mini.utils.configuration import check_choice
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class StageConfig:
     spacing: str = "uniform"                           # of the steps: uniform (in t), log_snr, karras or mixed
 
     def __post_init__(self):
-        _one_of("prediction", self.prediction, PREDICTIONS)
-        _one_of("schedule", self.schedule, tuple(SCHEDULES))
-        _one_of("threshold", self.threshold, THRESHOLDS)
-        _one_of("sampler", self.sampler, SAMPLERS)
-        _one_of("spacing", self.spacing, SPACINGS)
-        check_options(self.sampler, self.eta)
+        check_choice("prediction", self.prediction, PREDICTION_TYPES)
+        check_choice("schedule", self.schedule, tuple(SCHEDULES))
+        check_choice("threshold", self.threshold, THRESHOLDS)
+        check_choice("sampler", self.sampler, SAMPLERS)
+        check_choice("spacing", self.spacing, TIMESTEP_SPACINGS)
+        validate_sampler_options(self.sampler, self.eta)
         if self.guidance_interval is not None:
             check_interval(self.guidance_interval)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.diffusion.guidance import GuidanceScale, check_interval
 from imagen_mini.diffusion.guidance import guidance_interval as limited_to
-from imagen_mini.diffusion.samplers import NOISE_OPTIONS, check_options
+from imagen_mini.diffusion.samplers import SAMPLER_OPTIONS, validate_sampler_options
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingOptions:
     """How one stage is sampled in one call: what was asked for, and the stage's own defaults for the rest."""
 
     num_inference_steps: int
@@ -24,10 +24,10 @@ class Sampling:
     aug_level: float                                   # super-resolution only
 
 
-def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, guidance_scale: GuidanceScale | dict | None = None,
+def resolve_sampling_options(stage: DiffusionStage, *, num_inference_steps: int | dict | None = None, guidance_scale: GuidanceScale | dict | None = None,
                 guidance_interval: tuple[float, float] | dict | None = None, threshold: str | dict | None = None,
                 sampler: str | dict | None = None, spacing: str | dict | None = None, eta: float | dict | None = None, gamma: float | dict = 0.0,
-                aug_level: float | None = None) -> Sampling:
+                aug_level: float | None = None) -> SamplingOptions:
     """The options of the pipeline's call, as they are for one stage. ValueError if they do not go together there.
 
     A stage's own guidance interval goes with its own w: another w is for all noise levels, unless an interval is asked for as well.
@@ -42,9 +42,9 @@ def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, 
 
     sampler = here(sampler, c.sampler)
     own = {"eta": c.eta if sampler == c.sampler else 0.0, "gamma": 0.0}
-    eta, gamma = (here(value, own[option]) if isinstance(value, dict) or sampler in NOISE_OPTIONS[option] else 0.0
+    eta, gamma = (here(value, own[option]) if isinstance(value, dict) or sampler in SAMPLER_OPTIONS[option] else 0.0
                   for option, value in (("eta", eta), ("gamma", gamma)))
-    check_options(sampler, eta, gamma)
+    validate_sampler_options(sampler, eta, gamma)
     w, interval = here(guidance_scale, None), here(guidance_interval, None)
     if w is None:
         w = stage.own_guidance() if interval is None else c.guidance_scale
@@ -57,17 +57,17 @@ def sampling_of(stage: Stage, *, num_inference_steps: int | dict | None = None, 
     level = c.aug_level if aug_level is None else aug_level
     if stage.is_super_resolution and not 0 <= level <= c.max_aug_level:
         raise ValueError(f"aug_level {level}: stage {c.name} was trained with levels from 0 to {c.max_aug_level}")
-    return Sampling(here(num_inference_steps, c.num_inference_steps), w, here(threshold, c.threshold), sampler,
+    return SamplingOptions(here(num_inference_steps, c.num_inference_steps), w, here(threshold, c.threshold), sampler,
                     here(spacing, c.spacing), eta, gamma, level)
 
 
-def check_used(plans: dict[str, Sampling], eta: float | dict | None, gamma: float | dict, negative_prompt, guidance_interval) -> None:
+def check_unused_options(plans: dict[str, SamplingOptions], eta: float | dict | None, gamma: float | dict, negative_prompt, guidance_interval) -> None:
     """A ValueError for an option that no stage uses: it would change nothing, and nobody would know."""
     for option, value in (("eta", eta), ("gamma", gamma)):
-        if value and not isinstance(value, dict) and all(plan.sampler not in NOISE_OPTIONS[option] for plan in plans.values()):
+        if value and not isinstance(value, dict) and all(plan.sampler not in SAMPLER_OPTIONS[option] for plan in plans.values()):
             samplers = ", ".join(f"{name} with {plan.sampler}" for name, plan in plans.items())
             raise ValueError(f"{option} {value} is not used: the stages are sampled {samplers}; "
-                             f"pass sampler={' or '.join(map(repr, NOISE_OPTIONS[option]))}, or leave it at 0")
+                             f"pass sampler={' or '.join(map(repr, SAMPLER_OPTIONS[option]))}, or leave it at 0")
     for option, value in (("negative_prompt", negative_prompt), ("guidance_interval", guidance_interval)):
         if value is not None and all(plan.guidance_scale == 1 for plan in plans.values()):
             raise ValueError(f"{option} {value!r} is not used: guidance is off (guidance_scale 1) at every stage; raise guidance_scale, or leave it out")

@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from imagen_mini.cascade.config import StageConfig
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.utils.configuration import from_dict, to_dict
 
 MAX_SHARD = "14MB"                                     # no file of a pipeline is larger
 
 
-def save_stage(stage: Stage, folder: Path, training: dict | None = None) -> None:
+def save_stage(stage: DiffusionStage, folder: Path, training: dict | None = None) -> None:
     """Write a stage: its weights, in shards if they are large, and `config.json` with its configuration and how it was trained."""
     from huggingface_hub import save_torch_state_dict
 
@@ -50,7 +50,7 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     return {k: v.float() for k, v in weights.items()}
 
 
-def load_stage(folder: str | Path) -> Stage:
+def load_stage(folder: str | Path) -> DiffusionStage:
     """Read a stage folder as `save_stage` writes it. Every way in which it can be wrong is a ValueError or FileNotFoundError."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -61,10 +61,10 @@ def load_stage(folder: str | Path) -> Stage:
         raise ValueError(f"{folder / 'config.json'} is no stage configuration: {error}") from error
     weights = load_weights(folder)
     with torch.device("meta"):                         # nothing is allocated for a configuration that the weights do not fit
-        expected = Stage(config).net.state_dict()
+        expected = DiffusionStage(config).net.state_dict()
     wrong = sorted(set(weights) ^ set(expected)) or [k for k in expected if weights[k].shape != expected[k].shape]
     if wrong:
         raise ValueError(f"{folder}: the weights are not those of config.json: {len(wrong)} tensors differ, the first is {wrong[0]!r}")
-    stage = Stage(config)
+    stage = DiffusionStage(config)
     stage.net.load_state_dict(weights)
     return stage.eval()

@@ -8,16 +8,16 @@ from functools import cache
 from torch import Tensor, nn
 
 from imagen_mini.cascade.config import StageConfig
-from imagen_mini.diffusion.gaussian import expected_of_two, q_sample
+from imagen_mini.diffusion.gaussian import two_candidate_posterior_mean, q_sample
 from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale, guidance_interval, make_denoiser
 from imagen_mini.diffusion.losses import capped_v_weight, denoising_loss
 from imagen_mini.diffusion.schedules import SCHEDULES, cosine_log_snr
-from imagen_mini.diffusion.timesteps import spaced_times
+from imagen_mini.diffusion.timesteps import spaced_timesteps
 from imagen_mini.models.unet import UNet
-from imagen_mini.text.encoder import Text
+from imagen_mini.text.encoder import TextEmbeddings
 
 
-def augment(low_res: Tensor, aug_level: Tensor, noise: Tensor) -> Tensor:
+def augment_low_res(low_res: Tensor, aug_level: Tensor, noise: Tensor) -> Tensor:
     """Noise-conditioning augmentation: the forward process of the unshifted cosine schedule, at time `aug_level`.
 
     low_res [b, 3, h, w], already in [-1, 1]; aug_level [b] in [0, 1], 0 leaves the picture as it is (to 0.3 % noise).
@@ -28,7 +28,7 @@ def augment(low_res: Tensor, aug_level: Tensor, noise: Tensor) -> Tensor:
     return q_sample(low_res, noise, cosine_log_snr(aug_level))
 
 
-class Stage(nn.Module):
+class DiffusionStage(nn.Module):
     """One diffusion model of the cascade: a U-Net with the schedule and the prediction that it was trained for."""
 
     def __init__(self, config: StageConfig):
@@ -47,14 +47,14 @@ class Stage(nn.Module):
     def times(self, steps: int | None = None, spacing: str | None = None) -> Tensor:
         """The times at which a sampler stops [steps + 1], from 1 down to 0. None: the stage's default."""
         device = self.net.out.weight.device
-        return spaced_times(spacing or self.config.spacing, self.config.num_inference_steps if steps is None else steps, self.log_snr_of, device)
+        return spaced_timesteps(spacing or self.config.spacing, self.config.num_inference_steps if steps is None else steps, self.log_snr_of, device)
 
     def own_guidance(self) -> GuidanceScale:
         """The stage's own w, at its own noise levels."""
         w, interval = self.config.guidance_scale, self.config.guidance_interval
         return w if interval is None or w == 1 else guidance_interval(w, *interval, self.log_snr_of)
 
-    def loss(self, x_0: Tensor, text: Text, t: Tensor, eps: Tensor, low_res: Tensor | None = None, aug_level: Tensor | None = None,
+    def loss(self, x_0: Tensor, text: TextEmbeddings, t: Tensor, eps: Tensor, low_res: Tensor | None = None, aug_level: Tensor | None = None,
              low_res_noise: Tensor | None = None, use_pooled: Tensor | None = None, weight: Callable[[Tensor], Tensor] = capped_v_weight,
              shown: Tensor | None = None, other: Tensor | None = None) -> Tensor:
         """Denoising loss per example, [b], at given times t [b] with given noise, weighted by a function of the log-SNR: nothing here is random.
@@ -65,16 +65,16 @@ class Stage(nn.Module):
         log_snr = self.log_snr_of(t)
         x_t = q_sample(x_0 if shown is None else shown, eps, log_snr)
         if other is not None:
-            x_0 = expected_of_two(x_0, other, x_t, log_snr)
+            x_0 = two_candidate_posterior_mean(x_0, other, x_t, log_snr)
         if low_res is not None:
-            low_res = augment(low_res, aug_level, low_res_noise)
+            low_res = augment_low_res(low_res, aug_level, low_res_noise)
         prediction = self.net(x_t, log_snr, text, low_res, aug_level, use_pooled=use_pooled)
         return denoising_loss(prediction, self.config.prediction, x_0, x_t, log_snr, weight)
 
     forward = loss                                     # what wrappers such as DistributedDataParallel call
 
-    def denoiser(self, text: Text, low_res: Tensor | None = None, aug_level: Tensor | None = None, guidance_scale: GuidanceScale | None = None,
-                 threshold: str | None = None, control_at: Callable[[float], object] | None = None, negative: Text | None = None) -> Denoiser:
+    def denoiser(self, text: TextEmbeddings, low_res: Tensor | None = None, aug_level: Tensor | None = None, guidance_scale: GuidanceScale | None = None,
+                 threshold: str | None = None, control_at: Callable[[float], object] | None = None, negative: TextEmbeddings | None = None) -> Denoiser:
         """(x_t, t) -> x_0_hat for these prompts; `low_res` is already augmented, by `aug_level` [b]. None: the stage's default.
 
         The rest as in `make_denoiser`.
@@ -82,7 +82,7 @@ class Stage(nn.Module):
         c, dtype = self.config, self.net.out.weight.dtype
         read = cache(self.net.read)                    # the same text is read once, and not in every step
 
-        def network(x_t: Tensor, log_snr: Tensor, text: Text, control) -> Tensor:
+        def network(x_t: Tensor, log_snr: Tensor, text: TextEmbeddings, control) -> Tensor:
             if control is None:                        # which may change text before it is read
                 text = read(text)
             copies = len(x_t) // len(low_res) if low_res is not None else 1      # guidance doubles the batch

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.models.attention import Attention
-from imagen_mini.models.layers import ResBlock, TextLayer
+from imagen_mini.models.layers import ResBlock, TextRefinerBlock
 
 
-def take_over(stage: Stage, trained: Stage) -> list[str]:
+def init_from_smaller(stage: DiffusionStage, trained: DiffusionStage) -> list[str]:
     """Give `stage` the weights of a trained stage that has fewer layers, and is else the same. Gives the names of the layers that are new.
 
     New may be attention, text layers, and residual blocks at the end of a level or of the middle. A new layer adds nothing at first: what it adds to its
@@ -39,7 +39,7 @@ def _what_it_adds(layer: nn.Module) -> list[nn.Module]:
     match layer:
         case Attention():
             return [layer.out]
-        case TextLayer():
+        case TextRefinerBlock():
             return [layer.out, layer.mlp[-1]]
         case ResBlock(skip_scale=1.0, shortcut=nn.Identity()):
             return [layer.conv2]

@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from imagen_mini.evaluation.scoring import judge, verdicts
+from imagen_mini.evaluation.scoring import judge_image, judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.viz.image_grid import labelled_grid
+from imagen_mini.viz.image_grid import image_grid
 
 
-def begin() -> None:
+def setup_notebook() -> None:
     """Charts as vectors; call it once, at the top of a notebook."""
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     set_matplotlib_formats("svg")
 
 
-def source(*functions: Callable):
+def show_source(*functions: Callable):
     """Functions or classes as their source has them, to be displayed."""
     from IPython.display import Markdown
 
@@ -38,7 +38,7 @@ def show_judged(prompts: Sequence[str], pictures: Tensor, columns: int | None = 
     """Display pictures [b, 3, h, w] in [-1, 1] with their prompts and what is wrong with them, framed by right and wrong, and the score below."""
     from IPython.display import display
 
-    found = verdicts(prompts, pictures)
-    labels = [prompt if right else f"{prompt}: {judge(prompt, picture)}" for prompt, picture, right in zip(prompts, pictures, found)]
-    display(labelled_grid(list(pictures), labels, columns=columns, cell=cell, frames=found))
+    found = judge_images(prompts, pictures)
+    labels = [prompt if right else f"{prompt}: {judge_image(prompt, picture)}" for prompt, picture, right in zip(prompts, pictures, found)]
+    display(image_grid(list(pictures), labels, columns=columns, cell=cell, frames=found))
     print(score_line(found))

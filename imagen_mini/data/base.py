@@ -22,7 +22,7 @@ class Alternatives(NamedTuple):
     mistaken: Tensor                                   # [b, 3, size, size]; its caption says that this is wrong (see `scenes.mistakes`)
 
 
-class Draft(Protocol):
+class BatchPlan(Protocol):
     """A batch whose pictures are still to be made. Small, and may be pickled."""
 
     captions: list[str]
@@ -31,7 +31,7 @@ class Draft(Protocol):
         """Make them."""
 
 
-class Data(Protocol):
+class Dataset(Protocol):
     """What a training loop needs to know of its data."""
 
     def batch(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Batch:
@@ -41,7 +41,7 @@ class Data(Protocol):
         """Where the data comes from, for JSON: equal descriptions mean equal samples (of equal seeds)."""
 
 
-class Drawn(Batch):
+class ReadyBatch(Batch):
     """The draft of data that has none of its own."""
 
     def on(self, device) -> tuple[Batch, None]:
@@ -49,6 +49,6 @@ class Drawn(Batch):
         return Batch(pictures, low_res, self.captions), None
 
 
-def draft_of(data: Data, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False) -> Draft:
+def plan_batch(data: Dataset, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False) -> BatchPlan:
     """The draft of the samples of these numbers, perhaps with alternatives; of data that has no drafts, the batch itself."""
-    return data.draft(numbers, size, low, alternatives) if hasattr(data, "draft") else Drawn(*data.batch(numbers, size, low))
+    return data.draft(numbers, size, low, alternatives) if hasattr(data, "draft") else ReadyBatch(*data.batch(numbers, size, low))

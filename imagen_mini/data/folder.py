@@ -19,7 +19,7 @@ from imagen_mini.data.prepared import prepare
 from imagen_mini.utils.rng import generator
 
 
-class Folder:
+class ImageFolderDataset:
     """A captioned image folder (see `image_folder`), its pictures cropped to their central squares and resized once, at each of `sizes`.
 
     Every picture is seen once an epoch, in an order drawn anew for each. What is prepared is kept until the pictures change: in `path/.prepared`, or
@@ -46,12 +46,12 @@ class Folder:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def draft(self, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False) -> FolderDraft:
+    def draft(self, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False) -> FolderBatchPlan:
         if alternatives:
             raise ValueError("only the built-in world has twins and mistakes; expected twins=0 and mistakes=0")
-        rows = [self.rows[row_of(number, len(self), self.seed)] for number in numbers]
+        rows = [self.rows[epoch_row(number, len(self), self.seed)] for number in numbers]
         captions = [random.Random(f"caption/{self.seed}/{number}").choice(self.captions[row]) for number, row in zip(numbers, rows)]
-        return FolderDraft(self._read(rows, size), None if low is None else self._read(rows, low), captions)
+        return FolderBatchPlan(self._read(rows, size), None if low is None else self._read(rows, low), captions)
 
     def _read(self, rows: list[int], size: int) -> Tensor:
         if size not in self.pictures:
@@ -65,7 +65,7 @@ class Folder:
         return {"source": "folder", "name": self.path.name, "pictures": len(self), "fingerprint": self.fingerprint}
 
 
-class FolderDraft(NamedTuple):
+class FolderBatchPlan(NamedTuple):
     pictures: Tensor                                   # uint8 [b, size, size, 3]
     low_res: Tensor | None
     captions: list[str]
@@ -75,7 +75,7 @@ class FolderDraft(NamedTuple):
         return Batch(pictures, low_res, self.captions), None
 
 
-def row_of(number: int, n: int, seed: int) -> int:
+def epoch_row(number: int, n: int, seed: int) -> int:
     """Which of `n` pictures sample `number` of the endless sequence is: each epoch is a permutation of its own."""
     epoch, place = divmod(number, n)
     return _permutation(n, seed, epoch)[place]

@@ -14,7 +14,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64 * 2 ** 20                              # a file of a few kB can declare billions
 
 
-class PictureError(ValueError):
+class ImageError(ValueError):
     """A file that is no picture, or none that we read."""
 
 
@@ -25,18 +25,18 @@ def open_rgb(path: Path) -> Image.Image:
     to 8; colour profiles are not applied.
     """
     if not path.is_file():                             # a pipe or a device would wait for ever
-        raise PictureError(f"{path} is {'a folder' if path.is_dir() else 'no file'}; expected a picture")
+        raise ImageError(f"{path} is {'a folder' if path.is_dir() else 'no file'}; expected a picture")
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             return to_rgb(ImageOps.exif_transpose(image), sixteen_bit=image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG"))
     except UnidentifiedImageError:
-        raise PictureError(f"{path} ({path.stat().st_size:,} bytes) is no picture; expected {', '.join(FORMATS)}") from None
+        raise ImageError(f"{path} ({path.stat().st_size:,} bytes) is no picture; expected {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:
-        raise PictureError(f"{path} is too large: {error}; at most {MAX_PIXELS:,} pixels are decoded. Make it smaller") from None
+        raise ImageError(f"{path} is too large: {error}; at most {MAX_PIXELS:,} pixels are decoded. Make it smaller") from None
     except Exception as error:                         # decoders meet broken files with all kinds of exceptions
-        raise PictureError(f"{path} cannot be decoded: {error}. Save it again, or leave it out") from error
+        raise ImageError(f"{path} cannot be decoded: {error}. Save it again, or leave it out") from error
 
 
 

@@ -3,7 +3,7 @@
 Both are endless sequences of numbered samples. Sample `number` is a function of the seed and the number alone, whoever asks for it and whenever,
 so step s of batch size b is made of the samples s * b ... s * b + b - 1, and resuming needs no state.
 
-The two here make a batch in two steps: `draft` decides what is in it, on the CPU, in any process; `Draft.on` makes the pictures, on the device that
+The two here make a batch in two steps: `draft` decides what is in it, on the CPU, in any process; `BatchPlan.on` makes the pictures, on the device that
 needs them.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from imagen_mini.data.image_io import PictureError, open_rgb
+from imagen_mini.data.image_io import ImageError, open_rgb
 from imagen_mini.data.metadata import Row
 from imagen_mini.utils.images import central_square
 
@@ -66,7 +66,7 @@ CHUNK = 256                                            # pictures that may be de
 class Prepared(NamedTuple):
     pictures: dict[int, np.ndarray]                    # by size: uint8 [rows, size, size, 3], read from disk as needed
     checksums: list[str]                               # SHA-256 of each picture's file; "" if it is broken
-    broken: dict[int, str]                             # rows without a picture, and why; in `pictures` they are black
+    broken: dict[int, str]                             # rows without a picture, and why; in `images` they are black
 
 
 def prepare(rows: Sequence[Row], cache: Path, sizes: Sequence[int], skip_broken: bool = False, progress: bool = True) -> Prepared:
@@ -104,10 +104,10 @@ def prepare(rows: Sequence[Row], cache: Path, sizes: Sequence[int], skip_broken:
 
 def _decode_all(rows: Sequence[Row], folder: Path, sizes: Sequence[int], skip_broken: bool, progress: bool) -> None:
     """Write SIZE.npy and info.json for all rows into `folder`."""
-    def decode(row: Row) -> tuple[str, list[bytes]] | PictureError:
+    def decode(row: Row) -> tuple[str, list[bytes]] | ImageError:
         try:
             image = open_rgb(row.path)
-        except PictureError as error:
+        except ImageError as error:
             return error
         return hashlib.sha256(row.path.read_bytes()).hexdigest(), [central_square(image, size).tobytes() for size in sizes]
 
@@ -117,7 +117,7 @@ def _decode_all(rows: Sequence[Row], folder: Path, sizes: Sequence[int], skip_br
         for file, size in zip(files, sizes):           # written in order, not through a memory map: a full disk is then an error and no crash
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, 3)})
         for i, result in enumerate(in_parallel(decode, rows, "preparing pictures", progress)):
-            if isinstance(result, PictureError):
+            if isinstance(result, ImageError):
                 broken[i] = str(result)
                 _refuse_broken(broken, len(rows), skip_broken)
                 result = "", [bytes(size * size * 3) for size in sizes]
@@ -143,7 +143,7 @@ def in_parallel(function: Callable[[Row], T], rows: Sequence[Row], what: str, pr
 def _refuse_broken(broken: dict[int, str], n: int, skip_broken: bool) -> None:
     """PictureError if any picture is broken, or, where they are skipped, more than 1 % of all."""
     if broken and not skip_broken:
-        raise PictureError(f"{next(iter(broken.values()))}\nAll problems: python -m train.check_dataset; to go on without such pictures: --skip-broken")
+        raise ImageError(f"{next(iter(broken.values()))}\nAll problems: python -m train.check_dataset; to go on without such pictures: --skip-broken")
     if len(broken) > n / 100:
-        raise PictureError(f"{len(broken)} of {n} pictures are broken, more than the 1 % that may be skipped:"
+        raise ImageError(f"{len(broken)} of {n} pictures are broken, more than the 1 % that may be skipped:"
                            + "".join(f"\n  {why}" for why in [*broken.values()][:5]))

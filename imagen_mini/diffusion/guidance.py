@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.diffusion.gaussian import to_x_0
-from imagen_mini.text.encoder import Text, concatenate
+from imagen_mini.text.encoder import TextEmbeddings, concatenate
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]          # (x_t [b, 3, h, w], t scalar) -> x_0_hat [b, 3, h, w]
 Network = Callable[..., Tensor]                        # (x_t, log_snr [b], text, control) -> prediction
@@ -78,9 +78,9 @@ def apply_threshold(x_0_hat: Tensor, threshold: str) -> Tensor:
     raise ValueError(f"threshold {threshold!r}; expected one of {THRESHOLDS}")
 
 
-def make_denoiser(network: Network, text: Text, log_snr_of: Callable[[Tensor], Tensor], prediction: str,
+def make_denoiser(network: Network, text: TextEmbeddings, log_snr_of: Callable[[Tensor], Tensor], prediction: str,
                   guidance_scale: GuidanceScale = 1.0, threshold: str = "dynamic", control_at: Callable[[float], object] | None = None,
-                  negative: Text | None = None) -> Denoiser:
+                  negative: TextEmbeddings | None = None) -> Denoiser:
     """The denoiser (x_t, t) -> x_0_hat of a network for given prompts.
 
     `network(x_t, log_snr, text, control)` predicts what `prediction` names; `log_snr_of` is the schedule. `guidance_scale` is w or

@@ -38,7 +38,7 @@ def capped_v_weight(log_snr: Tensor, cap: float = 5.0) -> Tensor:
     return torch.clamp(1 + torch.exp(log_snr), max=cap)
 
 
-def balanced_weight(log_snr: Tensor, cap: float = 60.0, knee: float = -5.0) -> Tensor:
+def sqrt_snr_weight(log_snr: Tensor, cap: float = 60.0, knee: float = -5.0) -> Tensor:
     """w = min(sqrt(1 + SNR / e^knee), cap): every level of noise counts about the same.
 
     The error of x_0 that a trained network cannot avoid falls like SNR^-1/2 on the built-in world, from a log-SNR of about -5 (`knee`) on, where
@@ -49,18 +49,18 @@ def balanced_weight(log_snr: Tensor, cap: float = 60.0, knee: float = -5.0) -> T
 
 
 # what a stage may be trained with, by the name in its recipe; each is called with (log_snr, cap)
-LOSS_WEIGHTS = {"capped_v": capped_v_weight, "balanced": balanced_weight, "min_snr": min_snr_weight}
+LOSS_WEIGHTS = {"capped_v": capped_v_weight, "balanced": sqrt_snr_weight, "min_snr": min_snr_weight}
 
 
-def x_0_error_in(kind: str, log_snr: Tensor) -> Tensor:
+def snr_factor(kind: str, log_snr: Tensor) -> Tensor:
     """By how much a squared error of x_0 grows in another space: SNR for eps, SNR + 1 for v, 1 for x_0."""
     snr = torch.exp(log_snr)
     return {"x_0": torch.ones_like(snr), "eps": snr, "v": snr + 1}[kind]
 
 
-def weight_in(kind: str, weight: Tensor, log_snr: Tensor) -> Tensor:
+def convert_loss_weight(kind: str, weight: Tensor, log_snr: Tensor) -> Tensor:
     """The weight of the squared error of what the network predicts that is `weight` for the squared error of x_0."""
-    growth = x_0_error_in(kind, log_snr)
+    growth = snr_factor(kind, log_snr)
     if kind == "eps" and not growth.all():
         raise ValueError(NO_EPS.format(log_snr.min()))
     return weight / growth
@@ -76,4 +76,4 @@ def denoising_loss(prediction: Tensor, kind: str, x_0: Tensor, x_t: Tensor, log_
     """
     target = from_x_0(x_0, kind, x_t, log_snr)
     error = (prediction.float() - target.float()).square().flatten(1).mean(1)
-    return error * weight_in(kind, weight(log_snr), log_snr)
+    return error * convert_loss_weight(kind, weight(log_snr), log_snr)

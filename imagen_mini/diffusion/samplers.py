@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imagen_mini.diffusion.gaussian import coefficients, eps_from_x_0, x_0_from_eps
+from imagen_mini.diffusion.gaussian import alpha_sigma_like, eps_from_x_0, x_0_from_eps
 from imagen_mini.diffusion.guidance import Denoiser
 
 
@@ -22,8 +22,8 @@ def posterior_variance(log_snr_t: Tensor, log_snr_s: Tensor, like: Tensor, gamma
 
     Source: Imagen (2022), Appendix A.
     """
-    _, sigma_t = coefficients(log_snr_t, like)
-    _, sigma_s = coefficients(log_snr_s, like)
+    _, sigma_t = alpha_sigma_like(log_snr_t, like)
+    _, sigma_s = alpha_sigma_like(log_snr_s, like)
     noise_added = -torch.expm1(log_snr_t - log_snr_s).reshape(sigma_t.shape)
     return noise_added * sigma_s ** (2 * (1 - gamma)) * sigma_t ** (2 * gamma)
 
@@ -36,8 +36,8 @@ def ddpm_step(x_t: Tensor, x_0_hat: Tensor, log_snr_t: Tensor, log_snr_s: Tensor
     The first factor is r alpha_s / alpha_t, written so that alpha_t may be 0. gamma in [0, 1] chooses the variance (see
     `posterior_variance`). Source: Imagen (2022), Appendix A; DDPM (2020), Eq. (7).
     """
-    alpha_t, sigma_t = coefficients(log_snr_t, x_t)
-    alpha_s, sigma_s = coefficients(log_snr_s, x_t)
+    alpha_t, sigma_t = alpha_sigma_like(log_snr_t, x_t)
+    alpha_s, sigma_s = alpha_sigma_like(log_snr_s, x_t)
     r = torch.exp(log_snr_t - log_snr_s).reshape(alpha_t.shape)
     mean = (alpha_t / alpha_s) * (sigma_s / sigma_t) ** 2 * x_t + (1 - r) * alpha_s * x_0_hat
     return mean + posterior_variance(log_snr_t, log_snr_s, x_t, gamma).sqrt() * noise
@@ -51,7 +51,7 @@ def ddim_step(x_t: Tensor, x_0_hat: Tensor, log_snr_t: Tensor, log_snr_s: Tensor
     eta = 0 is deterministic, eta = 1 is `ddpm_step`. Source: DDIM (2021), Eq. (12).
     """
     eps_hat = eps_from_x_0(x_0_hat, x_t, log_snr_t)
-    alpha_s, sigma_s = coefficients(log_snr_s, x_t)
+    alpha_s, sigma_s = alpha_sigma_like(log_snr_s, x_t)
     if eta == 0:
         return alpha_s * x_0_hat + sigma_s * eps_hat
     variance = eta ** 2 * posterior_variance(log_snr_t, log_snr_s, x_t)
@@ -96,7 +96,7 @@ def heun_step(x_t: Tensor, x_0_hat: Tensor, log_snr_t: Tensor, log_snr_s: Tensor
 
 
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m", "heun")
-NOISE_OPTIONS = {"eta": ("ddim", "dpmpp_2m"), "gamma": ("ddpm",)}      # options of `sample`, and the samplers that use each
+SAMPLER_OPTIONS = {"eta": ("ddim", "dpmpp_2m"), "gamma": ("ddpm",)}      # options of `sample`, and the samplers that use each
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def sample(denoise: Denoiser, x_T: Tensor, times: Tensor, log_snr_of: Callable[[
     `noise(step)` is asked for fresh noise by a sampler that needs it: ddpm, whose variance `gamma` chooses, and ddim and dpmpp_2m with `eta` > 0.
     `after_step(x, step, s)` may change x, as edits do. The last state's `x_0_hat` is the picture.
     """
-    check_options(sampler, eta, gamma)
+    validate_sampler_options(sampler, eta, gamma)
     if noise is None and (sampler == "ddpm" or eta > 0):
         raise ValueError(f"the {sampler} sampler{f' with eta {eta}' if eta > 0 else ''} adds fresh noise at every step: pass noise=")
     x, steps, previous = x_T, len(times) - 1, None
@@ -144,19 +144,19 @@ def sample(denoise: Denoiser, x_T: Tensor, times: Tensor, log_snr_of: Callable[[
         yield SamplingState(step, steps, float(times[step]), float(times[step + 1]), x, x_0_hat)
 
 
-def check_options(sampler: str, eta: float = 0.0, gamma: float = 0.0) -> None:
+def validate_sampler_options(sampler: str, eta: float = 0.0, gamma: float = 0.0) -> None:
     """A ValueError for options of `sample` that do not go together."""
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler {sampler!r}; expected one of {', '.join(SAMPLERS)}")
     for name, value in (("eta", eta), ("gamma", gamma)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} {value}; expected a number from 0 to 1")
-        if value > 0 and sampler not in NOISE_OPTIONS[name]:
+        if value > 0 and sampler not in SAMPLER_OPTIONS[name]:
             raise ValueError(f"{name} {value} with the {sampler} sampler, which does not use it: leave it at 0, or use "
-                             f"sampler={' or '.join(map(repr, NOISE_OPTIONS[name]))}")
+                             f"sampler={' or '.join(map(repr, SAMPLER_OPTIONS[name]))}")
 
 
-def invert(denoise: Denoiser, x_0: Tensor, times: Tensor, log_snr_of: Callable[[Tensor], Tensor]) -> Iterator[SamplingState]:
+def ddim_invert(denoise: Denoiser, x_0: Tensor, times: Tensor, log_snr_of: Callable[[Tensor], Tensor]) -> Iterator[SamplingState]:
     """DDIM inversion: from the picture x_0 to noise from which `sample` (ddim, the same denoiser and times) leads back to it.
 
     The same step with time reversed: x_t = alpha_t x_0_hat + sigma_t eps_hat, estimated at s < t as if eps_hat stayed the same along

@@ -33,13 +33,13 @@ def common_words(source: Tokens, target: Tokens) -> list[tuple[int, int]]:
     return [(block.a + i, block.b + i) for block in SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks() for i in range(block.size)]
 
 
-def replacement_matrix(source: Tokens, target: Tokens) -> Tensor:
+def replacement_mapper(source: Tokens, target: Tokens) -> Tensor:
     """A [source tokens, target tokens]: how each target token's column of attention is made of the source's columns. Word i answers word i."""
     return _matrix(source, target, [(i, i) for i in range(len(source.words))])
 
 
-def refinement_matrix(source: Tokens, target: Tokens) -> Tensor:
-    """As `replacement_matrix`, for prompts of which one has words more: words in common answer one another, and the columns of all other words of the
+def refinement_mapper(source: Tokens, target: Tokens) -> Tensor:
+    """As `replacement_mapper`, for prompts of which one has words more: words in common answer one another, and the columns of all other words of the
     target are zero: A(j) = None in the paper's words."""
     return _matrix(source, target, common_words(source, target))
 
@@ -57,14 +57,14 @@ def _matrix(source: Tokens, target: Tokens, pairs: list[tuple[int, int]]) -> Ten
     return matrix
 
 
-def word_numbers(tokens: Tokens, word: str | int) -> list[int]:
+def word_indices(tokens: Tokens, word: str | int) -> list[int]:
     """Numbers of the words that read so (capitals aside), or `word` itself if it is the number of one; none if there is no such word."""
     return [i for i, w in enumerate(tokens.words) if (i == word if isinstance(word, int) else w.lower() == word.lower())]
 
 
-def find_word(tokens: Tokens, word: str | int) -> list[int]:
+def token_positions(tokens: Tokens, word: str | int) -> list[int]:
     """Positions of the tokens of a word: of every one that reads so (capitals aside), or of word number `word`."""
-    numbers = word_numbers(tokens, word)
+    numbers = word_indices(tokens, word)
     if not numbers:
         raise ValueError(f"no word {word!r} in {' '.join(tokens.words)!r}; its words are " + ", ".join(f"{i} {w!r}" for i, w in enumerate(tokens.words)))
     return [position for number in numbers for position in tokens.of_word(number)]

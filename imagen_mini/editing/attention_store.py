@@ -19,23 +19,23 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from imagen_mini.editing.alignment import find_word
+from imagen_mini.editing.alignment import token_positions
 from imagen_mini.models.attention import Attention
-from imagen_mini.models.control import AttnSite, Control
+from imagen_mini.models.control import AttentionSite, AttentionControl
 from imagen_mini.text.encoder import Tokens
 
 
 def bytes_needed(layers: Sequence[Attention], rows: int, n_text: int, steps: int, copies: int = 1) -> int:
     """What recording takes in memory, in float32: heads x queries x keys for each attention layer, row of the batch, step, and copy (2 with an edit).
     Keys are the words; of self-attention, the places."""
-    def keys(site: AttnSite) -> int:
+    def keys(site: AttentionSite) -> int:
         return site.size ** 2 if site.kind == "self" else n_text
 
     return 4 * rows * steps * copies * sum(layer.heads * layer.site.size ** 2 * keys(layer.site) for layer in layers)
 
 
 @dataclass
-class AttentionMaps:
+class AttentionStore:
     """A record of attention, filled by the pipeline's call and then asked.
 
     `stage`: whose (None: the first's); `kinds` and `max_size`: which sites are recorded, by kind and by grid; `max_bytes`: how much memory they may
@@ -50,7 +50,7 @@ class AttentionMaps:
     kinds: tuple[str, ...] = ("cross", "hybrid")
     max_size: int = 64
     max_bytes: int = 2 ** 30
-    sites: list[AttnSite] = field(default_factory=list, init=False)
+    sites: list[AttentionSite] = field(default_factory=list, init=False)
     tokens: list[Tokens] = field(default_factory=list, init=False)
     before: dict[float, dict[str, Tensor]] = field(default_factory=dict, init=False)
     after: dict[float, dict[str, Tensor]] = field(default_factory=dict, init=False)
@@ -65,26 +65,26 @@ class AttentionMaps:
             raise ValueError(f"recording {len(chosen)} attention layers of {rows} pictures over {steps} steps takes {needed / 2 ** 20:,.1f} MiB, max_bytes "
                              f"allows {self.max_bytes / 2 ** 20:,.1f}: draw fewer pictures, lower max_size ({self.max_size}), or raise max_bytes")
 
-    def wants(self, site: AttnSite) -> bool:
+    def wants(self, site: AttentionSite) -> bool:
         return site.kind in self.kinds and site.size <= self.max_size
 
-    def start(self, tokens: list[Tokens], sites: Sequence[AttnSite]) -> None:
+    def start(self, tokens: list[Tokens], sites: Sequence[AttentionSite]) -> None:
         """Forget what was recorded before and get ready for these prompts and sites. ValueError if there is nothing to record."""
         self.sites, self.tokens, self.before, self.after = [s for s in sites if self.wants(s)], tokens, {}, {}
         if not self.sites:
             raise ValueError(f"no attention to record: kinds {', '.join(self.kinds)} on grids of at most {self.max_size} were asked for, the network has "
                              + (", ".join(f"{s.name} ({s.kind}, {s.size} x {s.size})" for s in sites) or "none"))
 
-    def around(self, control_at: Callable[[float], Control | None] | None) -> Callable[[float], Control]:
+    def around(self, control_at: Callable[[float], AttentionControl | None] | None) -> Callable[[float], AttentionControl]:
         """`control_at`, with every control it gives watched."""
         return lambda t: self.watch(control_at(t) if control_at else None, t)
 
-    def watch(self, control: Control | None, t: float) -> Control:
+    def watch(self, control: AttentionControl | None, t: float) -> AttentionControl:
         """A control that does what `control` does and writes down the probabilities at time t."""
-        control = control or Control()
-        return control if type(control).text is not Control.text else Recording(control, self, t)
+        control = control or AttentionControl()
+        return control if type(control).text is not AttentionControl.text else Recording(control, self, t)
 
-    def keep(self, t: float, site: AttnSite, before: Tensor, after: Tensor, n_text: int) -> None:
+    def keep(self, t: float, site: AttentionSite, before: Tensor, after: Tensor, n_text: int) -> None:
         columns = slice(None) if site.kind == "self" else slice(n_text)
         stored = before[..., columns].detach().float()
         self.before.setdefault(t, {})[site.name] = stored
@@ -129,7 +129,7 @@ class AttentionMaps:
 
     def of_word(self, word: str | int, row: int = 0, **chosen) -> Tensor:
         """The map [size, size] of a word (every one that reads so, or word number `word`) of prompt number `row`. `chosen`: see `probs`."""
-        return self.of_tokens(find_word(self.tokens[row], word), row, **chosen)
+        return self.of_tokens(token_positions(self.tokens[row], word), row, **chosen)
 
     def shares(self, row: int = 0, **chosen) -> Tensor:
         """How much of all attention each token of prompt number `row` gets, the end token included: [tokens], which add up to 1 but for hybrid
@@ -138,20 +138,20 @@ class AttentionMaps:
 
 
 @dataclass(frozen=True)
-class Recording(Control):
+class Recording(AttentionControl):
     """Does what `inner` does, and writes down the probabilities before and after it."""
 
-    inner: Control
-    maps: AttentionMaps
+    inner: AttentionControl
+    maps: AttentionStore
     t: float
 
-    def qkv(self, site: AttnSite, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.inner.qkv(site, q, k, v)
 
-    def wants(self, site: AttnSite) -> bool:
+    def wants(self, site: AttentionSite) -> bool:
         return site in self.maps.sites or self.inner.wants(site)
 
-    def probs(self, site: AttnSite, probs: Tensor, n_text: int) -> Tensor:
+    def probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
         after = self.inner.probs(site, probs, n_text) if self.inner.wants(site) else probs
         if site in self.maps.sites:
             self.maps.keep(self.t, site, probs, after, n_text)

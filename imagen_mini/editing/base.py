@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from imagen_mini.models.control import AttnSite, Control
+from imagen_mini.models.control import AttentionSite, AttentionControl
 from imagen_mini.text.encoder import Tokens
 
 
@@ -19,14 +19,14 @@ class Edit(ABC):
     """What the pipeline takes as `edit`: anything with this method."""
 
     @abstractmethod
-    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundEdit:
+    def bind(self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int) -> BoundEdit:
         """Make the edit ready for prompts (the first is the source) and for a network with these attention sites."""
 
 
 class BoundEdit:
     """An edit that knows its prompts: what the pipeline asks at time t. The base class changes nothing."""
 
-    def control_at(self, t: float) -> Control | None:
+    def control_at(self, t: float) -> AttentionControl | None:
         """The control of attention that is active."""
         return None
 
@@ -40,14 +40,14 @@ class BoundEdit:
         return False
 
     def look_at(self, source: Tensor, reread: Callable[[float, int], Tensor]) -> None:
-        """The finished source (see `blending.DiffBlending`)."""
+        """The finished source (see `blending.DiffEditBlender`)."""
 
     def is_one_picture(self, t: float) -> bool:
         """Are source and targets still the same, from x_T on? Then one of them is drawn for all, without control, of the source's prompt."""
         return False
 
 
-def check_bindable(tokens: Sequence[Tokens], sites: Sequence[AttnSite]) -> None:
+def check_bindable(tokens: Sequence[Tokens], sites: Sequence[AttentionSite]) -> None:
     """ValueError unless there is a source, a target and a network that attends to words."""
     if len(tokens) < 2:
         raise ValueError(f"an edit needs a source and at least one target prompt; got {len(tokens)} prompt")

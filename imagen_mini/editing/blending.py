@@ -1,4 +1,4 @@
-"""Where an edit may change the picture, and where it stays the source's: the two ways of `prompt_to_prompt.LocalBlend` and `DiffBlend` at work.
+"""Where an edit may change the picture, and where it stays the source's: the two ways of `prompt_to_prompt.LocalBlend` and `DiffEditMask` at work.
 
 Both blend x_0_hat, not x: outside the mask the picture is the source's to the last bit, whatever the sampler remembers.
 """
@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_mini.editing.alignment import find_word, word_numbers
-from imagen_mini.editing.attention_store import AttentionMaps
+from imagen_mini.editing.alignment import token_positions, word_indices
+from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.base import BoundEdit, Edit, check_bindable
 from imagen_mini.editing.windows import Window, as_window, within
-from imagen_mini.models.control import AttnSite, Control
+from imagen_mini.models.control import AttentionSite, AttentionControl
 from imagen_mini.text.encoder import Tokens
 
 
@@ -25,11 +25,11 @@ class Blend(Edit):
 
     steps: Window
 
-    def blending(self, tokens: list[Tokens], sites: list[AttnSite]) -> Blending | DiffBlending:
+    def blending(self, tokens: list[Tokens], sites: list[AttentionSite]) -> LocalBlender | DiffEditBlender:
         """The blend at work, for these prompts and attention sites."""
         raise NotImplementedError
 
-    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundBlend:
+    def bind(self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int) -> BoundBlend:
         check_bindable(tokens, sites)
         return BoundBlend(self, self.blending(tokens, sites))
 
@@ -61,15 +61,15 @@ class LocalBlend(Blend):
                             "steps": as_window(steps, "steps")}.items():
             object.__setattr__(self, name, value)
 
-    def blending(self, tokens: list[Tokens], sites: list[AttnSite]) -> Blending:
-        return Blending(self, tokens, sites)
+    def blending(self, tokens: list[Tokens], sites: list[AttentionSite]) -> LocalBlender:
+        return LocalBlender(self, tokens, sites)
 
-    def mask(self, maps: AttentionMaps, target: int) -> Tensor:
+    def mask(self, maps: AttentionStore, target: int) -> Tensor:
         """Where prompt number `target` may differ from the source, number 0, by maps of one size: bool [size, size]."""
         def looked_at(words: Sequence[str]) -> Tensor:
             found = torch.tensor(False)
             for row in (0, target):
-                if tokens := [i for word in words for n in word_numbers(maps.tokens[row], word) for i in maps.tokens[row].of_word(n)]:
+                if tokens := [i for word in words for n in word_indices(maps.tokens[row], word) for i in maps.tokens[row].of_word(n)]:
                     heat = F.max_pool2d(maps.of_tokens(tokens, row)[None], 3, 1, 1)[0]
                     found = found.to(heat.device) | (heat > self.threshold * heat.max())
             return found
@@ -78,7 +78,7 @@ class LocalBlend(Blend):
 
 
 @dataclass(frozen=True)
-class DiffBlend(Blend):
+class DiffEditMask(Blend):
     """Only where the prompts disagree about the source does the picture change; elsewhere it is the source's, as it came out.
 
     The source is drawn first, noised to time `at`, and read again by source and target prompt, `noises` times. The mask is where the two x_0_hat, on the
@@ -101,19 +101,19 @@ class DiffBlend(Blend):
         if not 0 < self.at < 1 or self.noises < 1 or self.grow < 0:
             raise ValueError(f"at {self.at}, noises {self.noises}, grow {self.grow}: expected a time between 0 and 1, at least one noise, and no negative growth")
 
-    def blending(self, tokens: list[Tokens], sites: list[AttnSite]) -> DiffBlending:
-        return DiffBlending(self)
+    def blending(self, tokens: list[Tokens], sites: list[AttentionSite]) -> DiffEditBlender:
+        return DiffEditBlender(self)
 
 
 # ---------------------------------------------------------------- at work
 
-class Blending:
+class LocalBlender:
     """A LocalBlend at work: it watches the maps of the words."""
 
     needs_source = False
 
-    def __init__(self, blend: LocalBlend, tokens: list[Tokens], sites: list[AttnSite]):
-        self.blend, self.maps = blend, AttentionMaps()
+    def __init__(self, blend: LocalBlend, tokens: list[Tokens], sites: list[AttentionSite]):
+        self.blend, self.maps = blend, AttentionStore()
         of_words = [site for site in sites if site.kind != "self"]
         sizes = sorted({site.size for site in of_words})
         size = sizes[-1] if blend.size is None else blend.size
@@ -121,11 +121,11 @@ class Blending:
             raise ValueError(f"LocalBlend(size={size}): this network attends to words on grids of {', '.join(map(str, sizes))}; pass one of these")
         for word in blend.words + blend.exclude:
             for target in tokens[1:]:
-                if not word_numbers(tokens[0], word):
-                    find_word(target, word)            # an error that says what words there are
+                if not word_indices(tokens[0], word):
+                    token_positions(target, word)            # an error that says what words there are
         self.maps.start(tokens, [site for site in of_words if site.size == size])
 
-    def watch(self, control: Control | None, t: float) -> Control | None:
+    def watch(self, control: AttentionControl | None, t: float) -> AttentionControl | None:
         return self.maps.watch(control, t)
 
     def __call__(self, x_0_hat: Tensor, active: bool) -> Tensor:
@@ -136,23 +136,23 @@ class Blending:
         return torch.cat([x_0_hat[:1], torch.where(masks > 0, x_0_hat[1:], x_0_hat[:1])])
 
 
-def grown(mask: Tensor, by: int) -> Tensor:
+def dilate(mask: Tensor, by: int) -> Tensor:
     """A mask of 0 and 1 [b, 1, h, w], larger by so many pixels on all sides."""
     return F.max_pool2d(mask, 2 * by + 1, 1, by)
 
 
-def closed(mask: Tensor, by: int) -> Tensor:
+def close(mask: Tensor, by: int) -> Tensor:
     """A mask without its gaps and holes of up to twice so many pixels: grown, and shrunk again."""
     around = F.pad(mask, [by] * 4)
-    return 1 - grown(1 - grown(around, by), by)[..., by:-by, by:-by]
+    return 1 - dilate(1 - dilate(around, by), by)[..., by:-by, by:-by]
 
 
-class DiffBlending:
+class DiffEditBlender:
     """A DiffBlend at work: it is shown the source's finished picture before the walk."""
 
     needs_source = True
 
-    def __init__(self, blend: DiffBlend):
+    def __init__(self, blend: DiffEditMask):
         self.blend = blend
         self.source = self.masks = None
 
@@ -166,9 +166,9 @@ class DiffBlending:
         unit = max(1, difference.shape[-1] // 64)
         smooth = F.avg_pool2d(difference, 2 * unit + 1, 1, unit, count_include_pad=False)
         mask = (smooth > self.blend.threshold * smooth.amax((1, 2, 3), keepdim=True)).to(difference.dtype)
-        return grown(closed(mask, 4 * unit), self.blend.grow * unit) > 0
+        return dilate(close(mask, 4 * unit), self.blend.grow * unit) > 0
 
-    def watch(self, control: Control | None, t: float) -> Control | None:
+    def watch(self, control: AttentionControl | None, t: float) -> AttentionControl | None:
         return control
 
     def __call__(self, x_0_hat: Tensor, active: bool) -> Tensor:
@@ -180,10 +180,10 @@ class BoundBlend(BoundEdit):
     """A blend that knows its prompts, around what other edits do (by default nothing)."""
 
     blend: Blend
-    blending: Blending | DiffBlending
+    blending: LocalBlender | DiffEditBlender
     inner: BoundEdit = BoundEdit()
 
-    def control_at(self, t: float) -> Control | None:
+    def control_at(self, t: float) -> AttentionControl | None:
         return self.blending.watch(self.inner.control_at(t), t)
 
     def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imagen_mini.models.control import AttnSite, Control
-from imagen_mini.text.encoder import Text
+from imagen_mini.models.control import AttentionSite, AttentionControl
+from imagen_mini.text.encoder import TextEmbeddings
 
 
-class ReadSource(Control):
+class SourcePromptControl(AttentionControl):
     """Every row of the batch reads the prompt of row 0."""
 
-    def text(self, text: Text) -> Text:
-        return Text(text.emb[:1].expand_as(text.emb), text.mask[:1].expand_as(text.mask))
+    def text(self, text: TextEmbeddings) -> TextEmbeddings:
+        return TextEmbeddings(text.emb[:1].expand_as(text.emb), text.mask[:1].expand_as(text.mask))
 
 
 @dataclass(frozen=True)
-class InjectMaps(Control):
+class AttentionInjectionControl(AttentionControl):
     """Row 0 of the batch is the source; the other rows take its probabilities, column by column through `matrices`, where `injected` [targets, tokens]
     says so; then columns are multiplied by `scale` [targets, tokens]."""
 
@@ -35,10 +35,10 @@ class InjectMaps(Control):
     own: bool
     self_size: int
 
-    def wants(self, site: AttnSite) -> bool:
+    def wants(self, site: AttentionSite) -> bool:
         return self.own and site.size <= self.self_size if site.kind == "self" else self.cross
 
-    def probs(self, site: AttnSite, probs: Tensor, n_text: int) -> Tensor:
+    def probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
         if site.kind == "self":
             return probs[:1].expand_as(probs)
         of_source = torch.einsum("hps,bst->bhpt", probs[0, :, :, :n_text], self.matrices.to(probs))

@@ -1,6 +1,6 @@
 """Toys on trained denoisers, none of which needs training: SDEdit, inpainting, visual anagrams, hybrid images.
 
-Two of them are walks that begin elsewhere or are held on to (`sdedit`, `repaint`), two are denoisers made of denoisers (`anagram`, `factorized`), to be
+Two of them are walks that begin elsewhere or are held on to (`sdedit`, `repaint`), two are denoisers made of denoisers (`anagram`, `factorized_diffusion`), to be
 handed to `sample`. None knows anything of networks: a denoiser is (x_t, t) -> x_0_hat.
 """
 
@@ -12,13 +12,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from imagen_mini.diffusion.gaussian import coefficients, q_sample
+from imagen_mini.diffusion.gaussian import alpha_sigma_like, q_sample
 from imagen_mini.diffusion.guidance import Denoiser
 from imagen_mini.diffusion.samplers import SamplingState, sample
 
 # ---------------------------------------------------------------- from a drawing
 
-def times_from(t: float, times: Tensor) -> Tensor:
+def truncate_timesteps(t: float, times: Tensor) -> Tensor:
     """The rest of a walk through `times` (falling) for one who joins it at t: t itself, and all times below it."""
     return torch.cat([times.new_tensor([t]), times[times < t]])
 
@@ -39,19 +39,19 @@ def sdedit(denoise: Denoiser, drawing: Tensor, t: float, eps: Tensor, times: Ten
     if t == 0:
         yield SamplingState(0, 0, 0.0, 0.0, drawing, drawing)
         return
-    left = times_from(t, times)
+    left = truncate_timesteps(t, times)
     x_t = q_sample(drawing, eps, log_snr_of(left[0].double()).to(drawing.dtype))
     yield from sample(denoise, x_t, left, log_snr_of, sampler, noise)
 
 
 # ---------------------------------------------------------------- what is known stays
 
-def with_known(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
+def inpaint_denoiser(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
     """A denoiser that need not guess what is known: x_0_hat is `known` where the mask [b or 1, 1, h, w] is 1, and the denoiser's where it is 0."""
     return lambda x_t, t: mask * known + (1 - mask) * denoise(x_t, t)
 
 
-def keep_known(known: Tensor, mask: Tensor, noise: Callable[[int], Tensor], log_snr_of: Callable[[Tensor], Tensor]) -> Callable[[Tensor, int, float], Tensor]:
+def repaint_callback(known: Tensor, mask: Tensor, noise: Callable[[int], Tensor], log_snr_of: Callable[[Tensor], Tensor]) -> Callable[[Tensor, int, float], Tensor]:
     """An `after_step` for `sample` that paints over what the step did where the picture is known, with as much noise as there should be at time s:
 
         x_s = mask (alpha_s known + sigma_s noise) + (1 - mask) x_s
@@ -65,10 +65,10 @@ def keep_known(known: Tensor, mask: Tensor, noise: Callable[[int], Tensor], log_
     return after_step
 
 
-def add_noise_back(x_s: Tensor, log_snr_s: Tensor, log_snr_t: Tensor, noise: Tensor) -> Tensor:
+def renoise(x_s: Tensor, log_snr_s: Tensor, log_snr_t: Tensor, noise: Tensor) -> Tensor:
     """The forward process from s up to t > s:  x_t = (alpha_t / alpha_s) x_s + sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2) noise."""
-    alpha_t, sigma_t = coefficients(log_snr_t, x_s)
-    alpha_s, sigma_s = coefficients(log_snr_s, x_s)
+    alpha_t, sigma_t = alpha_sigma_like(log_snr_t, x_s)
+    alpha_s, sigma_s = alpha_sigma_like(log_snr_s, x_s)
     ratio = alpha_t / alpha_s
     return ratio * x_s + (sigma_t ** 2 - (ratio * sigma_s) ** 2).clamp(min=0).sqrt() * noise
 
@@ -77,7 +77,7 @@ def repaint(denoise: Denoiser, known: Tensor, mask: Tensor, x_T: Tensor, times: 
             noise: Callable[[str, int], Tensor], rounds: int = 1, sampler: str = "ddim") -> Iterator[SamplingState]:
     """Inpainting: paint where the mask is 0, so that it goes with what is known where it is 1. Every step is taken `rounds` times:
 
-        a step of the sampler, t -> s;   what is known is put in (`keep_known`);   but for the last round, noise leads back, s -> t (`add_noise_back`)
+        a step of the sampler, t -> s;   what is known is put in (`repaint_callback`);   but for the last round, noise leads back, s -> t (`renoise`)
 
     Why again? In a step the new part saw a known part that it could not influence and that did not yet go with it; with every round the two agree better. A
     state is yielded after a step's last round. `noise(purpose, number)` gives fresh noise [b, 3, h, w]. The sampler is ddim or ddpm, which need no step before.
@@ -87,14 +87,14 @@ def repaint(denoise: Denoiser, known: Tensor, mask: Tensor, x_T: Tensor, times: 
     if sampler not in ("ddim", "ddpm") or rounds < 1:
         raise ValueError(f"sampler {sampler!r}, rounds {rounds}; expected ddim or ddpm, and at least one round")
     x, number, log_snr = x_T, 0, log_snr_of(times.double()).to(x_T.dtype)
-    partly_known = with_known(denoise, known, mask)
+    partly_known = inpaint_denoiser(denoise, known, mask)
     for step in range(len(times) - 1):
         for again in reversed(range(rounds)):
             state, = sample(partly_known, x, times[step:step + 2], log_snr_of, sampler, lambda _: noise("step", number),
-                            keep_known(known, mask, lambda _: noise("known", number), log_snr_of))
+                            repaint_callback(known, mask, lambda _: noise("known", number), log_snr_of))
             x = state.x
             if again:
-                x = add_noise_back(x, log_snr[step + 1], log_snr[step], noise("again", number))
+                x = renoise(x, log_snr[step + 1], log_snr[step], noise("again", number))
             number += 1
         yield replace(state, step=step, steps=len(times) - 1)
 

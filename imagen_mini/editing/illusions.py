@@ -55,12 +55,12 @@ def color_parts() -> tuple[Part, Part]:
     return lambda x: x.mean(1, keepdim=True).expand_as(x), lambda x: x - x.mean(1, keepdim=True)
 
 
-def place_parts(mask: Tensor) -> tuple[Part, Part]:
+def mask_parts(mask: Tensor) -> tuple[Part, Part]:
     """Where the mask [h, w] is 1, and where it is 0."""
     return lambda x: mask * x, lambda x: (1 - mask) * x
 
 
-def factorized(denoisers: Sequence[Denoiser], parts: Sequence[Part]) -> Denoiser:
+def factorized_diffusion(denoisers: Sequence[Denoiser], parts: Sequence[Part]) -> Denoiser:
     """A picture of which each denoiser draws one part:
 
         x_0_hat = sum over i of part_i(denoise_i(x_t, t)),   where the parts of a picture sum to the picture

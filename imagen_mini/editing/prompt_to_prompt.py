@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from imagen_mini.editing.alignment import find_word, refinement_matrix, replaced_words, replacement_matrix
+from imagen_mini.editing.alignment import token_positions, refinement_mapper, replaced_words, replacement_mapper
 from imagen_mini.editing.base import BoundEdit, Edit, check_bindable
 from imagen_mini.editing.blending import Blend, BoundBlend
-from imagen_mini.editing.controls import InjectMaps, ReadSource
+from imagen_mini.editing.controls import AttentionInjectionControl, SourcePromptControl
 from imagen_mini.editing.windows import Window, as_window, within
-from imagen_mini.models.control import AttnSite, Control
+from imagen_mini.models.control import AttentionSite, AttentionControl
 from imagen_mini.text.encoder import Tokens
 
 WindowByWord = Window | dict[str, Window]
@@ -48,12 +48,12 @@ class Chain(Edit):
     def __init__(self, *edits: Edit):
         object.__setattr__(self, "edits", edits)
 
-    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundEdit:
+    def bind(self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int) -> BoundEdit:
         return bind(self.edits, tokens, sites, batch_tokens)
 
 
 @dataclass(frozen=True)
-class Injection(Edit):
+class AttentionInjection(Edit):
     """What Replace and Refine share: when the source's attention is used in drawing the targets.
 
     `cross_steps`: during which share of the walk from t = 1 to 0 the source's cross-attention is injected: a number f means from 0 to f, a pair is
@@ -74,29 +74,29 @@ class Injection(Edit):
         for name in ("self_steps", "source_steps"):
             object.__setattr__(self, name, as_window(getattr(self, name), name))
 
-    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundEdit:
+    def bind(self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int) -> BoundEdit:
         return bind([self], tokens, sites, batch_tokens)
 
     def matrix(self, source: Tokens, target: Tokens) -> Tensor:
         raise NotImplementedError
 
 
-class Replace(Injection):
+class Replace(AttentionInjection):
     """Word swap: the targets differ from the source in single words."""
 
     def matrix(self, source: Tokens, target: Tokens) -> Tensor:
         replaced_words(source, target)
-        return replacement_matrix(source, target)
+        return replacement_mapper(source, target)
 
 
 @dataclass(frozen=True)
-class Refine(Injection):
+class Refine(AttentionInjection):
     """Added (or removed) words: what prompts have in common keeps the source's attention, new words have their own."""
 
     self_steps: Window = 0.4
 
     def matrix(self, source: Tokens, target: Tokens) -> Tensor:
-        return refinement_matrix(source, target)
+        return refinement_mapper(source, target)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Reweight(Edit):
             if not all(-2 <= each <= 2 for each in (c if isinstance(c, Sequence) else [c])):
                 raise ValueError(f"weight {c!r} of {word!r}: expected numbers from -2 to 2, of which 1 changes nothing")
 
-    def bind(self, tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundEdit:
+    def bind(self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int) -> BoundEdit:
         return bind([self], tokens, sites, batch_tokens)
 
     def scale(self, targets: list[Tokens], batch_tokens: int) -> Tensor:
@@ -130,7 +130,7 @@ class Reweight(Edit):
             if len(each) != len(targets):
                 raise ValueError(f"{len(each)} weights of {word!r} for {len(targets)} targets: expected one each, or a single number")
             for row, tokens, factor in zip(out, targets, each):
-                row[find_word(tokens, word)] *= factor
+                row[token_positions(tokens, word)] *= factor
         return out
 
 
@@ -138,10 +138,10 @@ class Reweight(Edit):
 
 
 
-def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], batch_tokens: int) -> BoundEdit:
+def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int) -> BoundEdit:
     """Make edits ready, together, for prompts (the first is the source) and for a network with these attention sites."""
     check_bindable(tokens, sites)
-    injections, weights, blends = ([e for e in edits if isinstance(e, kind)] for kind in (Injection, Reweight, Blend))
+    injections, weights, blends = ([e for e in edits if isinstance(e, kind)] for kind in (AttentionInjection, Reweight, Blend))
     if len(injections) > 1 or len(blends) > 1 or len(injections) + len(weights) + len(blends) != len(edits) or not edits:
         raise ValueError(f"edits {[type(e).__name__ for e in edits]}: expected at most one Replace or Refine, at most one LocalBlend or DiffBlend, and any number of "
                          "Reweight. Refine also aligns prompts in which words were swapped")
@@ -158,7 +158,7 @@ def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttnSite], bat
     return BoundBlend(blends[0], blends[0].blending(tokens, sites), bound) if blends else bound
 
 
-def _bind_attention(injection: Injection, weights: Sequence[Reweight], source: Tokens, targets: Sequence[Tokens], batch_tokens: int) -> Bound:
+def _bind_attention(injection: AttentionInjection, weights: Sequence[Reweight], source: Tokens, targets: Sequence[Tokens], batch_tokens: int) -> BoundPromptToPrompt:
     """Token matrices, windows and column factors of every target, padded to `batch_tokens`."""
     matrices = torch.zeros(len(targets), batch_tokens, batch_tokens)
     windows = torch.zeros(2, len(targets), batch_tokens)
@@ -168,17 +168,17 @@ def _bind_attention(injection: Injection, weights: Sequence[Reweight], source: T
         windows[:, row] = torch.tensor(injection.cross_steps[DEFAULT])[:, None]
         for word, window in injection.cross_steps.items():
             if word != DEFAULT:
-                windows[:, row, find_word(target, word)] = torch.tensor(window)[:, None]
-    return Bound(injection, matrices, windows, [(w.steps, w.scale(targets, batch_tokens)) for w in weights])
+                windows[:, row, token_positions(target, word)] = torch.tensor(window)[:, None]
+    return BoundPromptToPrompt(injection, matrices, windows, [(w.steps, w.scale(targets, batch_tokens)) for w in weights])
 
 
 # ---------------------------------------------------------------- what is done
 
 @dataclass(frozen=True)
-class Bound(BoundEdit):
+class BoundPromptToPrompt(BoundEdit):
     """Prompt-to-Prompt, ready."""
 
-    injection: Injection
+    injection: AttentionInjection
     matrices: Tensor                                   # [targets, source tokens, target tokens]
     windows: Tensor                                    # [2, targets, target tokens]: start and end of injection
     weights: list[tuple[tuple[float, float], Tensor]]  # window, and factors [targets, target tokens]
@@ -187,15 +187,15 @@ class Bound(BoundEdit):
         """One noise and one prompt give one picture: as long as `source_steps` last, if they began at the start."""
         return self.injection.source_steps[0] == 0 and bool(within(self.injection.source_steps, t))
 
-    def control_at(self, t: float) -> Control | None:
+    def control_at(self, t: float) -> AttentionControl | None:
         if within(self.injection.source_steps, t):    # source and targets read one prompt: their maps are the same
-            return ReadSource()
+            return SourcePromptControl()
         scale = torch.ones(self.windows.shape[1:])
         for window, factors in self.weights:
             scale = scale * factors if within(window, t) else scale
         injected = within(self.windows, t) & (self.matrices.sum(1) > 0)
         own = bool(within(self.injection.self_steps, t))
         cross = bool(injected.any() or (scale != 1).any())
-        return InjectMaps(self.matrices, injected, scale, cross, own, self.injection.self_size) if cross or own else None
+        return AttentionInjectionControl(self.matrices, injected, scale, cross, own, self.injection.self_size) if cross or own else None
 
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from itertools import combinations
 
-from imagen_mini.scenes.captions import RARE_WORDS, Caption, Description, Thing, write
+from imagen_mini.scenes.captions import RARE_WORDS, Caption, Description, ObjectDescription, caption_from
 from imagen_mini.scenes.rewording import with_absence, with_misspelling, with_rare_words
 from imagen_mini.scenes.scene import (
     BACKGROUNDS,
@@ -26,16 +26,16 @@ from imagen_mini.scenes.scene import (
 )
 
 
-def random_thing(rng: random.Random, *said: str, shape: str | None = None) -> Thing:
+def random_thing(rng: random.Random, *said: str, shape: str | None = None) -> ObjectDescription:
     """A thing of the training distribution, with the named attributes said."""
     while True:
-        thing = Thing(shape or rng.choice(tuple(SHAPES)), rng.choice(tuple(COLORS)) if "color" in said else None,
+        thing = ObjectDescription(shape or rng.choice(tuple(SHAPES)), rng.choice(tuple(COLORS)) if "color" in said else None,
                       rng.choice(tuple(SIZES)) if "size" in said else None, rng.choice(TEXTURES) if "texture" in said else None)
         if (thing.color, thing.shape) not in HELD_OUT_COLOR_SHAPE and (thing.texture, thing.shape) not in HELD_OUT_TEXTURE_SHAPE:
             return thing
 
 
-def _two(rng: random.Random, *said: str) -> tuple[Thing, Thing]:
+def _two(rng: random.Random, *said: str) -> tuple[ObjectDescription, ObjectDescription]:
     """Two things of different shape that differ in everything said."""
     while True:
         a, b = random_thing(rng, *said), random_thing(rng, *said)
@@ -68,12 +68,12 @@ def _said_of_two(rng: random.Random, groups: tuple[str, ...]) -> Description:
             return d
 
 
-FACTS = {"color": 2, "size": 2, "relation": 1, "background": 1}    # how many attributes a caption of two things states with each group
+ATTRIBUTES_OF_TWO = {"color": 2, "size": 2, "relation": 1, "background": 1}    # how many attributes a caption of two things states with each group
 
 
 def _attributes(k: int) -> Callable[[random.Random], Description]:
     """Two things of which `k` attributes are said, besides their shapes. As in training, a kind of attribute is said of both or of neither."""
-    ways = [groups for n in range(1, 5) for groups in combinations(FACTS, n) if sum(FACTS[g] for g in groups) == k]
+    ways = [groups for n in range(1, 5) for groups in combinations(ATTRIBUTES_OF_TWO, n) if sum(ATTRIBUTES_OF_TWO[g] for g in groups) == k]
     return lambda rng: _said_of_two(rng, rng.choice(ways))
 
 
@@ -81,12 +81,12 @@ def _conflicting(rng: random.Random) -> Description:
     """A large thing above a small one: against the training set's one regularity, and against nothing else."""
     while True:
         a, b = _two(rng, "color")
-        d = Description((Thing(a.shape, a.color, "large"), Thing(b.shape, b.color, "small")), "above")
+        d = Description((ObjectDescription(a.shape, a.color, "large"), ObjectDescription(b.shape, b.color, "small")), "above")
         if not held_out_relation(d):
             return d
 
 
-def _rare_thing(rng: random.Random) -> Thing:
+def _rare_thing(rng: random.Random) -> ObjectDescription:
     """A thing with at least two words that have a rare synonym: its size has one."""
     while True:
         thing = random_thing(rng, "color", "size")
@@ -111,9 +111,9 @@ CATEGORIES: dict[str, Callable[[random.Random], Description]] = {
     **{f"{k} attribute{'s' * (k > 1)}": _attributes(k) for k in range(1, 7)},
 }
 HELD_OUT_CATEGORIES: dict[str, Callable[[random.Random], Description]] = {
-    "held-out color and shape": lambda r: Description((Thing((p := _pick(r, HELD_OUT_COLOR_SHAPE))[1], p[0]),)),
-    "held-out texture and shape": lambda r: Description((Thing((p := _pick(r, HELD_OUT_TEXTURE_SHAPE))[1], r.choice(("orange", "pink")), None, p[0]),)),
-    "held-out relation": lambda r: Description((Thing((p := _pick(r, HELD_OUT_RELATIONS))[0], "orange"), Thing(p[2], "pink")), p[1]),
+    "held-out color and shape": lambda r: Description((ObjectDescription((p := _pick(r, HELD_OUT_COLOR_SHAPE))[1], p[0]),)),
+    "held-out texture and shape": lambda r: Description((ObjectDescription((p := _pick(r, HELD_OUT_TEXTURE_SHAPE))[1], r.choice(("orange", "pink")), None, p[0]),)),
+    "held-out relation": lambda r: Description((ObjectDescription((p := _pick(r, HELD_OUT_RELATIONS))[0], "orange"), ObjectDescription(p[2], "pink")), p[1]),
     "held-out count": lambda r: Description((random_thing(r, "color"),) * HELD_OUT_COUNT),
     "held-out phrase": related,
     "conflicting": _conflicting,
@@ -125,7 +125,7 @@ HELD_OUT_CATEGORIES: dict[str, Callable[[random.Random], Description]] = {
 
 def caption_of(category: str, rng: random.Random) -> Caption:
     """A caption of a category, put in its words."""
-    caption = write((CATEGORIES | HELD_OUT_CATEGORIES)[category](rng), rng, paraphrase=category == "held-out phrase")
+    caption = caption_from((CATEGORIES | HELD_OUT_CATEGORIES)[category](rng), rng, paraphrase=category == "held-out phrase")
     if category == "misspellings":
         return with_misspelling(caption, rng)
     if category == "rare words":

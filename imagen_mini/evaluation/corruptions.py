@@ -12,7 +12,7 @@ from imagen_mini.utils.images import to_image
 from imagen_mini.utils.rng import randn
 
 
-def add_noise(pictures: Tensor, sigma: float) -> Tensor:
+def gaussian_noise(pictures: Tensor, sigma: float) -> Tensor:
     """Normal noise of this deviation, then clipped to [-1, 1]."""
     return (pictures + sigma * randn(range(len(pictures)), pictures.shape[1:], "parser check")).clamp(-1, 1)
 

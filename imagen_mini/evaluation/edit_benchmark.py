@@ -13,10 +13,10 @@ from torch import Tensor
 
 from imagen_mini.evaluation.benchmark import held_out_relation, random_thing, related
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.scenes.captions import Caption, Description, Thing, write
-from imagen_mini.scenes.parse import Reading, parse
+from imagen_mini.scenes.captions import Caption, Description, ObjectDescription, caption_from
+from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import masks
-from imagen_mini.scenes.scene import BACKGROUNDS, HELD_OUT_COLOR_SHAPE, Object
+from imagen_mini.scenes.scene import BACKGROUNDS, HELD_OUT_COLOR_SHAPE, SceneObject
 
 TOLERANCE = 3                                          # in 1/64 of the width: what counts as the same place
 
@@ -48,14 +48,14 @@ def swaps(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
         others = [t for k, t in enumerate(source.things) if k != which]
         while True:
             new = random_thing(rng, "color", shape=None if attribute == "shape" else old.shape)
-            new = Thing(new.shape, new.color if attribute == "color" else old.color)
+            new = ObjectDescription(new.shape, new.color if attribute == "color" else old.color)
             if (getattr(new, attribute) != getattr(old, attribute) and (new.color, new.shape) not in HELD_OUT_COLOR_SHAPE
                     and all(getattr(new, attribute) != getattr(t, attribute) for t in others)):
                 target = Description(tuple(new if k == which else t for k, t in enumerate(source.things)), source.relation)
                 if target.relation is None or not held_out_relation(target):
                     break
         style = rng.random()
-        captions = [write(d, random.Random(style)) for d in (source, target)]
+        captions = [caption_from(d, random.Random(style)) for d in (source, target)]
         out.append(EditTask(attribute, which, seed * 1000 + i, *captions))
     return out
 
@@ -77,7 +77,7 @@ def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
                               for value in (None, said))
         while True:                                    # put both in the same words
             style = rng.random()
-            captions = [write(d, random.Random(style)) for d in (source, target)]
+            captions = [caption_from(d, random.Random(style)) for d in (source, target)]
             before, after = (c.text.replace(",", "").split() for c in captions)
             if _is_part_of(before, after) and len(after) - len(before) == (4 if attribute == "background" else 1):
                 break
@@ -117,7 +117,7 @@ def same_place(a, b) -> bool:
     return abs(a.x - b.x) <= TOLERANCE and abs(a.y - b.y) <= TOLERANCE
 
 
-def score_edit(task: EditTask, source: Reading, edited: Reading) -> EditScore:
+def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> EditScore:
     """Judge an edit by the readings of both pictures."""
     objects = task.source.description.assign(source.scene) if source.scene is not None else None
     success = task.target.description.fits(edited.scene)
@@ -138,7 +138,7 @@ def score_edit(task: EditTask, source: Reading, edited: Reading) -> EditScore:
         getattr(before, name) == getattr(after, name) for name in attributes if name != task.attribute))
 
 
-def unedited_psnr(task: EditTask, source: Reading, edited: Reading, images: Tensor) -> float | None:
+def unedited_psnr(task: EditTask, source: ParsedScene, edited: ParsedScene, images: Tensor) -> float | None:
     """Peak signal to noise ratio in dB of two pictures [2, 3, h, w] in [-1, 1], at most 60, over the pixels that the edit should have left alone: all
     but those of the edited object, before and after, and a rim of one pixel in 64; of an edit of the background, those of the objects.
     None if a picture cannot be read, or if the source does not show its prompt."""
@@ -147,7 +147,7 @@ def unedited_psnr(task: EditTask, source: Reading, edited: Reading, images: Tens
         return None
     size = images.shape[-1]
 
-    def covered(scene, chosen: list[Object], rim: int) -> Tensor:
+    def covered(scene, chosen: list[SceneObject], rim: int) -> Tensor:
         own = masks(scene, size)[[scene.objects.index(o) for o in chosen]].any(0)
         return F.max_pool2d(own[None].float(), 2 * rim + 1, 1, rim)[0] > 0
 
@@ -163,11 +163,11 @@ def unedited_psnr(task: EditTask, source: Reading, edited: Reading, images: Tens
 
 
 def evaluate_edits(draw: Callable[[list[str], int], Tensor], tasks: list[EditTask]) -> Iterator[tuple[EditTask, Tensor, tuple[EditScore, ...]]]:
-    """Make each edit and judge it. `draw([source, target], seed)` gives the source's picture, then the target's by each method that
+    """Make each edit and judge it. `generate([source, target], seed)` gives the source's picture, then the target's by each method that
     is compared, [1 + methods, 3, h, w]; yields one score a method."""
     for task in tasks:
         images = draw([task.source.text, task.target.text], task.seed).float().cpu()
-        source, *edited = parse(images)
+        source, *edited = parse_image(images)
         yield task, images, tuple(replace(score_edit(task, source, reading), psnr=unedited_psnr(task, source, reading, torch.stack([images[0], image])))
                                   for reading, image in zip(edited, images[1:]))
 

@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Iterable
 
 from imagen_mini.evaluation.scoring import Result
-from imagen_mini.scenes.captions import Description, Thing
-from imagen_mini.scenes.parse import Reading
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Object
+from imagen_mini.scenes.captions import Description, ObjectDescription
+from imagen_mini.scenes.parse import ParsedScene
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, SceneObject
 
 ATTRIBUTES = {"shape": tuple(SHAPES), "color": tuple(COLORS), "size": tuple(SIZES), "texture": tuple(TEXTURES)}
-KINDS = ("right", "unreadable", "too few", "too many", *ATTRIBUTES, "binding", "relation", "background")
+ERROR_TYPES = ("right", "unreadable", "too few", "too many", *ATTRIBUTES, "binding", "relation", "background")
 
 
-def kind_of_error(description: Description, reading: Reading) -> str:
+def classify_error(description: Description, reading: ParsedScene) -> str:
     """One of KINDS: the first that applies.
 
     unreadable            no scene explains the picture
@@ -39,12 +39,12 @@ def kind_of_error(description: Description, reading: Reading) -> str:
     if any(all(thing.fits(o) for thing, o in zip(description.things, objects)) for objects in orders):
         return "background" if Description(description.things, description.relation).fits(scene) else "relation"
     for name in ATTRIBUTES:
-        if not any(all(_says_so(thing, o, name) for thing, o in zip(description.things, objects)) for objects in orders):
+        if not any(all(_matches(thing, o, name) for thing, o in zip(description.things, objects)) for objects in orders):
             return name
     return "binding"
 
 
-def _says_so(thing: Thing, o: Object, attribute: str) -> bool:
+def _matches(thing: ObjectDescription, o: SceneObject, attribute: str) -> bool:
     return getattr(thing, attribute) is None or getattr(o, attribute) in (None, getattr(thing, attribute))
 
 
@@ -52,11 +52,11 @@ def error_table(results: Iterable[Result]) -> dict[str, dict[str, int]]:
     """Of each category, how many pictures are of which kind; kinds that do not occur are left out."""
     counts: dict[str, Counter] = {}
     for r in results:
-        counts.setdefault(r.category, Counter())[kind_of_error(r.caption.description, r.reading)] += 1
-    return {category: {kind: of[kind] for kind in KINDS if of[kind]} for category, of in counts.items()}
+        counts.setdefault(r.category, Counter())[classify_error(r.caption.description, r.reading)] += 1
+    return {category: {kind: of[kind] for kind in ERROR_TYPES if of[kind]} for category, of in counts.items()}
 
 
-def confusions(results: Iterable[Result]) -> dict[str, dict[str, dict[str, int]]]:
+def confusion_matrices(results: Iterable[Result]) -> dict[str, dict[str, dict[str, int]]]:
     """What was drawn (inner) for what was said (outer), by attribute and for the background; of attributes only captions of one thing and pictures
     that show one, where there is no question which thing is meant."""
     found = {name: {said: dict.fromkeys(values, 0) for said in values} for name, values in {**ATTRIBUTES, "background": tuple(BACKGROUNDS)}.items()}

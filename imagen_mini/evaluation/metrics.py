@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+def gaussian_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [d] and unbiased covariance [d, d] of features [n, d], in float64. ValueError for fewer than 2 rows or for values that are not finite."""
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"features {list(features.shape)}; expected [n, d] with n of at least 2")
@@ -60,7 +60,7 @@ def precision_and_recall(true: Tensor, made: Tensor, k: int = 3) -> tuple[float,
     return share_inside(made, true), share_inside(true, made)
 
 
-def nearest(features: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_neighbours(features: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     """For each row of features [n, d] the distance to the nearest row of `among` [m, d], and which that is: a small one among what a network
     was trained on is a sign that it was memorised."""
     found = torch.cdist(features.double(), among.double()).min(1)

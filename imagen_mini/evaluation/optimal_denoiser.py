@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imagen_mini.diffusion.schedules import alpha_sigma
-from imagen_mini.scenes.captions import RELATION_SAID, Description
+from imagen_mini.scenes.captions import RELATION_PROB, Description
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import GAP, GRID, SIZES, Object, Scene, clear_relation, held_out
+from imagen_mini.scenes.scene import MIN_GAP, GRID, SIZES, SceneObject, Scene, unambiguous_relation, held_out
 
 
 @dataclass(frozen=True)
-class Kind:
+class ObjectTemplate:
     """A thing of one size: where it may stand, as rows (y, x), and what it adds to the background, [1, 3, k, k], its centre in the middle."""
 
-    thing: Object
+    thing: SceneObject
     places: Tensor
     added: Tensor
 
@@ -48,7 +48,7 @@ class Kind:
         return F.conv_transpose2d(where, self.added, padding=self.radius)[0]
 
 
-class BestDenoiser:
+class OptimalDenoiser:
     """x_0_hat = E[x_0 | x_t, caption] for one caption: `description` has two things with colour and shape, and a background; sizes, a relation if it likes.
 
     The scenes are those of training that such a caption could have been written for; the time is that of a few million pairs of places for each picture.
@@ -66,32 +66,32 @@ class BestDenoiser:
         if all(log.isneginf().all() for log in self.log_prior.values()):
             raise ValueError(f"{description}: training has no such scene; it holds out some pairs of colour and shape, and some relations")
 
-    def _seen(self, *things: Object) -> Tensor:
+    def _seen(self, *things: SceneObject) -> Tensor:
         return render([Scene(things, self.background)], GRID)[0].double()
 
-    def _kind(self, shape: str, color: str, size: str) -> Kind:
+    def _kind(self, shape: str, color: str, size: str) -> ObjectTemplate:
         middle = GRID // 2
-        thing = Object(middle, middle, shape, color, size, "solid")       # at 64 px no texture shows
-        k, line = math.ceil(thing.reach) + 1, torch.arange(int(thing.reach + 1.5), int(GRID - thing.reach - 0.5) + 1)     # as `free_place` draws
+        thing = SceneObject(middle, middle, shape, color, size, "solid")       # at 64 px no texture shows
+        k, line = math.ceil(thing.reach) + 1, torch.arange(int(thing.reach + 1.5), int(GRID - thing.reach - 0.5) + 1)     # as `sample_free_position` draws
         added = (self._seen(thing) - self.ground)[None, :, middle - k:middle + k + 1, middle - k:middle + k + 1]
-        return Kind(thing, torch.cartesian_prod(line, line), added)
+        return ObjectTemplate(thing, torch.cartesian_prod(line, line), added)
 
-    def _prior(self, a: Kind, b: Kind, relation: str | None) -> Tensor:
+    def _prior(self, a: ObjectTemplate, b: ObjectTemplate, relation: str | None) -> Tensor:
         """How likely each pair of places is, and then this caption, [places of a, places of b]: either thing may have been placed first."""
         offset = b.places[None] - a.places[:, None]
-        apart = (offset.square().sum(-1) >= (a.thing.reach + b.thing.reach + GAP) ** 2).double()
+        apart = (offset.square().sum(-1) >= (a.thing.reach + b.thing.reach + MIN_GAP) ** 2).double()
         rules = torch.tensor([[self._said(a.thing, replace(b.thing, x=a.thing.x + dx, y=a.thing.y + dy), relation) for dx in range(1 - GRID, GRID)]
                               for dy in range(1 - GRID, GRID)], dtype=torch.float64)
         free_b, free_a = (apart.sum(side, keepdim=True).clamp(min=1) for side in (1, 0))
         placed = apart / (len(a.places) * free_b) + apart / (len(b.places) * free_a)
         return placed * rules[offset[..., 0] + GRID - 1, offset[..., 1] + GRID - 1]
 
-    def _said(self, a: Object, b: Object, relation: str | None) -> float:
+    def _said(self, a: SceneObject, b: SceneObject, relation: str | None) -> float:
         """The chance that training has this pair, and that its caption says this relation or none."""
         if held_out(Scene((a, b), self.background)):
             return 0.0
-        clear = clear_relation(a, b)
-        return RELATION_SAID * (clear == relation) if relation else 1 - RELATION_SAID * (clear is not None)
+        clear = unambiguous_relation(a, b)
+        return RELATION_PROB * (clear == relation) if relation else 1 - RELATION_PROB * (clear is not None)
 
     def __call__(self, x_t: Tensor, log_snr: float) -> Tensor:
         """x_t [b, 3, 64, 64] -> x_0_hat of the same shape, computed in float64."""

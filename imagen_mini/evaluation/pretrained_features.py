@@ -14,11 +14,11 @@ from torch import Tensor
 
 from imagen_mini.evaluation.scene_features import features
 
-CHOICES = "scenes, inception, inception:WEIGHTS (a file), or clip:NAME (a folder or a hub id)"
+FEATURE_EXTRACTORS = "scenes, inception, inception:WEIGHTS (a file), or clip:NAME (a folder or a hub id)"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def extractor(which: str) -> Callable[[Tensor], Tensor]:
+def make_feature_extractor(which: str) -> Callable[[Tensor], Tensor]:
     """One of CHOICES -> a function from pictures [n, 3, h, w] in [-1, 1] to features [n, d]. ValueError for another name."""
     kind, _, where = which.partition(":")
     if which == "scenes":
@@ -27,7 +27,7 @@ def extractor(which: str) -> Callable[[Tensor], Tensor]:
         return Inception(where or None)
     if kind == "clip" and where:
         return Clip(where)
-    raise ValueError(f"features {which!r}; expected {CHOICES}")
+    raise ValueError(f"features {which!r}; expected {FEATURE_EXTRACTORS}")
 
 
 class Inception:

@@ -21,7 +21,7 @@ WIDTH = 48                                             # features of a picture
 CELLS = 4                                              # places are told apart on a grid of CELLS x CELLS
 
 
-def facts(scene: Scene) -> Tensor:
+def scene_labels(scene: Scene) -> Tensor:
     """What a scene holds, as zeros and ones: how many things; the background; which shapes, colours, sizes, textures, pairs of colour and shape occur;
     in which cells of the picture there is a thing's middle."""
     def occur(values, found) -> list[float]:
@@ -36,11 +36,11 @@ def facts(scene: Scene) -> Tensor:
         *occur([(y, x) for y in range(CELLS) for x in range(CELLS)], cells)])
 
 
-FACTS = len(facts(Scene((), "white")))
+NUM_LABELS = len(scene_labels(Scene((), "white")))
 
 
 class SceneClassifier(nn.Module):
-    """Pictures [b, 3, size, size] in [-1, 1] -> logits of `facts` [b, FACTS]; `features` [b, WIDTH] are all that these are computed from, of mean 0 and
+    """Pictures [b, 3, size, size] in [-1, 1] -> logits of `scene_labels` [b, FACTS]; `features` [b, WIDTH] are all that these are computed from, of mean 0 and
     variance 1 over true pictures."""
 
     def __init__(self, size: int):
@@ -54,7 +54,7 @@ class SceneClassifier(nn.Module):
             (widths[0], widths[0], 1), (widths[0], widths[1], 2), (widths[1], widths[1], 1), (widths[1], widths[2], 2), (widths[2], widths[2], 1)))
         self.norms = nn.ModuleList(nn.GroupNorm(8, conv.in_channels) for conv in self.convs)
         self.to_features = nn.Linear(2 * widths[-1], WIDTH)
-        self.to_facts = nn.Linear(WIDTH, FACTS)
+        self.to_facts = nn.Linear(WIDTH, NUM_LABELS)
 
     def features(self, pictures: Tensor) -> Tensor:
         if pictures.shape[1:] != (3, self.size, self.size):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.scenes.captions import Caption, Description, read
-from imagen_mini.scenes.parse import Reading, parse
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Object, Scene, free_place
+from imagen_mini.scenes.captions import Caption, Description, parse_caption
+from imagen_mini.scenes.parse import ParsedScene, parse_image
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, SceneObject, Scene, sample_free_position
 
 # ---------------------------------------------------------------- text alignment
 
@@ -23,41 +23,41 @@ class Result:
     seed: int
     caption: Caption
     image: Tensor                                      # [3, h, w] in [-1, 1]
-    reading: Reading
+    reading: ParsedScene
 
     @property
     def right(self) -> bool:
         return self.caption.description.fits(self.reading.scene)
 
 
-def verdict(description: Description, reading: Reading) -> str:
+def verdict_text(description: Description, reading: ParsedScene) -> str:
     """In words: right, or what was read instead."""
     if reading.scene is None:
         return "unreadable: " + "; ".join(reading.problems)
-    return "right" if description.fits(reading.scene) else "wrong: shows " + in_words(reading.scene)
+    return "right" if description.fits(reading.scene) else "wrong: shows " + describe_scene(reading.scene)
 
 
-def judge(prompt: str, image: Tensor) -> str:
+def judge_image(prompt: str, image: Tensor) -> str:
     """The parser's verdict on a picture [3, h, w] in [-1, 1], or why there is none: the prompt is not of the world's grammar."""
     try:
-        description = read(prompt)
+        description = parse_caption(prompt)
     except ValueError as error:
         return f"not judged: {error}"
-    return verdict(description, parse(image[None].float().cpu())[0])
+    return verdict_text(description, parse_image(image[None].float().cpu())[0])
 
 
-def in_words(scene: Scene) -> str:
+def describe_scene(scene: Scene) -> str:
     """What a scene holds, briefly."""
     things = ", ".join(" ".join(filter(None, (o.size, o.texture, o.color, o.shape))) + f" at ({o.x}, {o.y})" for o in scene.objects)
     return (things or "nothing") + f" on {scene.background}"
 
 
 def evaluate(draw: Callable[[list[str], list[int]], Tensor], prompts: list[tuple[str, int, Caption]], batch: int = 16) -> Iterator[Result]:
-    """Draw every prompt and judge it. `draw(prompts, seeds)` gives pictures [b, 3, h, w] in [-1, 1]."""
+    """Draw every prompt and judge it. `generate(prompts, seeds)` gives pictures [b, 3, h, w] in [-1, 1]."""
     for start in range(0, len(prompts), batch):
         part = prompts[start:start + batch]
         images = draw([c.text for _, _, c in part], [seed for _, seed, _ in part])
-        for (category, seed, caption), image, reading in zip(part, images, parse(images.float().cpu())):
+        for (category, seed, caption), image, reading in zip(part, images, parse_image(images.float().cpu())):
             yield Result(category, seed, caption, image, reading)
 
 
@@ -78,31 +78,31 @@ def table(results: list[Result]) -> dict[str, dict[str, float]]:
 
 
 
-def scene_of(description: Description, rng: random.Random) -> Scene:
+def sample_scene_matching(description: Description, rng: random.Random) -> Scene:
     """A random scene that the description fits."""
     while True:
-        objects: list[Object] = []
+        objects: list[SceneObject] = []
         for thing in description.things:
             size, texture = thing.size or rng.choice(tuple(SIZES)), thing.texture or rng.choice(TEXTURES)
-            where = free_place(rng, SIZES[size] * SHAPES[thing.shape], objects)
+            where = sample_free_position(rng, SIZES[size] * SHAPES[thing.shape], objects)
             if where is not None:
-                objects.append(Object(x=where[0], y=where[1], shape=thing.shape, color=thing.color or rng.choice(tuple(COLORS)), size=size, texture=texture))
+                objects.append(SceneObject(x=where[0], y=where[1], shape=thing.shape, color=thing.color or rng.choice(tuple(COLORS)), size=size, texture=texture))
         scene = Scene(tuple(objects), description.background or rng.choice(tuple(BACKGROUNDS)))
         if description.fits(scene):
             return scene
 
 
-def verdicts(prompts: Sequence[str], pictures: Tensor) -> list[bool | None]:
+def judge_images(prompts: Sequence[str], pictures: Tensor) -> list[bool | None]:
     """Does each picture [b, 3, h, w] in [-1, 1] show its prompt, by the parser? None where the prompt is not of the world's grammar."""
     if len(prompts) != len(pictures):
         raise ValueError(f"{len(prompts)} prompts for {len(pictures)} pictures; expected as many")
     descriptions = [description_of(prompt) for prompt in prompts]
-    return [None if d is None else d.fits(reading.scene) for d, reading in zip(descriptions, parse(pictures.float().cpu()))]
+    return [None if d is None else d.fits(reading.scene) for d, reading in zip(descriptions, parse_image(pictures.float().cpu()))]
 
 
 def description_of(prompt: str) -> Description | None:
     """What a prompt asks for; None if it is not of the world's grammar."""
     try:
-        return read(prompt)
+        return parse_caption(prompt)
     except ValueError:
         return None

@@ -15,7 +15,7 @@ def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, flo
     return max(0.0, (middle - half) / (1 + zz)), min(1.0, (middle + half) / (1 + zz))
 
 
-def difference_of_shares(right_a: int, n_a: int, right_b: int, n_b: int) -> tuple[float, float, float]:
+def newcombe_interval(right_a: int, n_a: int, right_b: int, n_b: int) -> tuple[float, float, float]:
     """b's share less a's, and its 95 % interval. Source: Newcombe (1998), method 10, from two Wilson intervals."""
     (low_a, high_a), (low_b, high_b) = wilson_interval(right_a, n_a), wilson_interval(right_b, n_b)
     a, b = right_a / n_a, right_b / n_b
@@ -31,7 +31,7 @@ def score_line(found: Sequence[bool | None]) -> str:
     return f"{right} of {n} right ({100 * right / max(1, n):.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
 
 
-def share(found: Sequence[bool]) -> str:
+def format_share(found: Sequence[bool]) -> str:
     """'7 of 8 (53 to 98 %)', for tables: the 95 % interval in brackets."""
     low, high = wilson_interval(sum(found), len(found))
     return f"{sum(found)} of {len(found)} ({100 * low:.0f} to {100 * high:.0f} %)"

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from imagen_mini.models.control import AttnSite, Control
-from imagen_mini.models.layers import GroupNorm, LayerNorm, positions
-from imagen_mini.text.encoder import Text
+from imagen_mini.models.control import AttentionSite, AttentionControl
+from imagen_mini.models.layers import GroupNorm, LayerNorm, positional_encoding_2d
+from imagen_mini.text.encoder import TextEmbeddings
 
 
 @dataclass(frozen=True)
-class ReadText(Text):
-    """Text as a network has read it (`UNet.read`): what does not change from step to step, computed once for a picture.
+class TextContext(TextEmbeddings):
+    """Text as a network has read it (`UNet.parse_caption`): what does not change from step to step, computed once for a picture.
 
     `emb` and `mask`: after the network's own text layers; `pooled` [b, emb_width]; `kv`: by site, the words' keys and values [b, n, 2 channels].
     """
@@ -34,13 +34,13 @@ class ReadText(Text):
 
 
 
-ASLEEP = 1e-4                                          # gains below this have no say: the product of two adds nothing to logits
+DEAD_GAIN = 1e-4                                          # gains below this have no say: the product of two adds nothing to logits
 
 
 class Attention(nn.Module):
     """x + out(attention(norm(x))). Pixels [b, c, h, w] are the queries; the site's kind says what the keys are."""
 
-    def __init__(self, site: AttnSite, channels: int, text_width: int | None = None, head_width: int = 32):
+    def __init__(self, site: AttentionSite, channels: int, text_width: int | None = None, head_width: int = 32):
         super().__init__()
         if channels % head_width:
             raise ValueError(f"attention {site.name}: {channels} channels are no multiple of the head width {head_width}")
@@ -50,7 +50,7 @@ class Attention(nn.Module):
         self.norm = GroupNorm(channels // head_width, channels)
         # 'To the left' means nothing to a pixel that does not know where it stands. Learnt, from sines and cosines, as in ViT.
         # Differs from the paper, whose U-Net knows places by the padding of its convolutions alone.
-        self.position = nn.Parameter(positions(site.size, channels))
+        self.position = nn.Parameter(positional_encoding_2d(site.size, channels))
         self.to_q = nn.Linear(channels, channels, bias=False)
         # QK norm keeps q k^T in range at any learning rate (ViT-22B, 2023). Differs from the paper, which has none.
         self.q_norm, self.k_norm = LayerNorm(head_width), LayerNorm(head_width)
@@ -72,19 +72,19 @@ class Attention(nn.Module):
         network may first learn to keep still, and once both are 0, nothing brings them back: it looks everywhere alike for ever. With g_q = 1 and g_k = 0 the
         logits are what they were, and g_k can learn.
         """
-        asleep = (self.q_norm.weight.abs() < ASLEEP) & (self.k_norm.weight.abs() < ASLEEP)
+        asleep = (self.q_norm.weight.abs() < DEAD_GAIN) & (self.k_norm.weight.abs() < DEAD_GAIN)
         self.q_norm.weight[asleep], self.k_norm.weight[asleep] = 1.0, 0.0
         return int(asleep.sum())
 
-    def read(self, text: Text) -> Tensor:
+    def read(self, text: TextEmbeddings) -> Tensor:
         """The words' keys and values, beside one another: [b, n, 2 channels]."""
         return self.text_to_kv(self.text_norm(text.emb))
 
-    def keys_and_values(self, pixels: Tensor, text: Text | None) -> tuple[Tensor, Tensor, Tensor | None, int]:
+    def keys_and_values(self, pixels: Tensor, text: TextEmbeddings | None) -> tuple[Tensor, Tensor, Tensor | None, int]:
         """k and v [b, heads, keys, d], which keys are there (bool [b, 1, 1, keys], None: all), and how many are words."""
         kv, mask, n_text = [], None, 0
         if self.site.kind != "self":
-            kv.append(text.kv[self.site.name] if isinstance(text, ReadText) else self.read(text))
+            kv.append(text.kv[self.site.name] if isinstance(text, TextContext) else self.read(text))
             mask, n_text = text.mask, text.mask.shape[1]
         if self.site.kind != "cross":
             kv.append(self.pixels_to_kv(pixels))
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         k, v = rearrange(torch.cat(kv, dim=1) if len(kv) > 1 else kv[0], "b n (two h d) -> two b h n d", two=2, h=self.heads)
         return k, v, None if mask is None else mask[:, None, None, :], n_text
 
-    def forward(self, x: Tensor, text: Text | None = None, control: Control | None = None) -> Tensor:
+    def forward(self, x: Tensor, text: TextEmbeddings | None = None, control: AttentionControl | None = None) -> Tensor:
         height, width = x.shape[-2:]
         pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
         pixels = pixels + self.position.to(pixels.dtype)
@@ -106,12 +106,12 @@ class Attention(nn.Module):
             probs = control.probs(self.site, attention_probs(q, k, mask), n_text)
             out = (probs.to(v.dtype) @ v)
         else:
-            out = attend(q, k, v, mask)
+            out = fused_attention(q, k, v, mask)
         out = self.out(rearrange(out, "b h n d -> b n (h d)"))
         return x + rearrange(out, "b (h w) c -> b c h w", h=height, w=width)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v [b, heads, queries, d], without showing the probabilities.
 
     One fused kernel, but for training on the CPU: there the backward pass of the fused kernel takes 2 to 5 times as long as

@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from imagen_mini.text.encoder import Text
+from imagen_mini.text.encoder import TextEmbeddings
 
 
-def positions(size: int, width: int) -> Tensor:
+def positional_encoding_2d(size: int, width: int) -> Tensor:
     """Where each pixel of a grid is, in reading order: [size^2, width], half of it for y and half for x."""
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    return torch.cat([sinusoids(axis.flatten(), width // 2, 4.0, 2.0 * size) for axis in (y, x)], dim=1)
+    return torch.cat([sinusoidal_embedding(axis.flatten(), width // 2, 4.0, 2.0 * size) for axis in (y, x)], dim=1)
 
 
-def sinusoids(value: Tensor, width: int, shortest: float, longest: float) -> Tensor:
+def sinusoidal_embedding(value: Tensor, width: int, shortest: float, longest: float) -> Tensor:
     """sin and cos of a number [b] at wavelengths spaced geometrically from `shortest` to `longest`: [b, width]."""
     half = width // 2
     wavelength = torch.logspace(math.log10(shortest), math.log10(longest), half, device=value.device)
@@ -58,7 +58,7 @@ def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (centered * (torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps) * weight)).to(x.dtype)
 
 
-class NumberEmbedding(nn.Module):
+class ScalarEmbedding(nn.Module):
     """A number that conditions the network, [b] -> [b, width]: sinusoids, then two linear layers."""
 
     def __init__(self, width: int, shortest: float, longest: float):
@@ -67,10 +67,10 @@ class NumberEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, value: Tensor) -> Tensor:
-        return self.mlp(sinusoids(value, 64, self.shortest, self.longest).to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoidal_embedding(value, 64, self.shortest, self.longest).to(self.mlp[0].weight.dtype))
 
 
-class TextLayer(nn.Module):
+class TextRefinerBlock(nn.Module):
     """A transformer layer over the words, [b, n, width] -> [b, n, width], trained with the U-Net.
 
     What a word means in its sentence is the frozen encoder's to say; what the picture needs to know of each word (is this the thing
@@ -106,7 +106,7 @@ class TextLayer(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class PooledText(nn.Module):
+class AttentionPooling(nn.Module):
     """One vector for the whole prompt, [b, width]: attention pooling over the real tokens.
 
     Source: Imagen (2022), Section 2.5: a pooled embedding, LayerNorm-ed, is added to the time embedding.
@@ -118,7 +118,7 @@ class PooledText(nn.Module):
         self.score = nn.Linear(text_width, 1, bias=False)      # a softmax does not see what is added to all of its scores
         self.mlp = nn.Sequential(nn.Linear(text_width, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, text: Text) -> Tensor:
+    def forward(self, text: TextEmbeddings) -> Tensor:
         emb = self.norm(text.emb)
         weight = self.score(emb)[..., 0].float().masked_fill(~text.mask, -math.inf).softmax(1).to(emb.dtype)
         return self.mlp((weight[:, None] @ emb)[:, 0])

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from imagen_mini.models.attention import Attention, ReadText
-from imagen_mini.models.control import AttnSite, Control
-from imagen_mini.models.layers import Downsample, GroupNorm, NumberEmbedding, PooledText, ResBlock, TextLayer, Upsample
-from imagen_mini.text.encoder import Text
+from imagen_mini.models.attention import Attention, TextContext
+from imagen_mini.models.control import AttentionSite, AttentionControl
+from imagen_mini.models.layers import Downsample, GroupNorm, ScalarEmbedding, AttentionPooling, ResBlock, TextRefinerBlock, Upsample
+from imagen_mini.text.encoder import TextEmbeddings
 
 # What may stand in a configuration: far beyond any use, and small enough to be refused or built in a moment.
 RANGES = {"image_size": (1, 8192), "low_res_size": (1, 8192), "patch": (1, 256), "channels": (1, 65536), "blocks": (1, 64), "mid_blocks": (0, 64),
@@ -73,7 +73,7 @@ class UNetConfig:
         return tuple(self.image_size // self.patch // 2 ** i for i in range(len(self.channels)))
 
 
-class Stack(nn.Module):
+class UNetLevel(nn.Module):
     """Residual blocks on one grid, and attention: after the last of them, or, with `attend_each`, after every one."""
 
     def __init__(self, config: UNetConfig, name: str, place: str, level: int, channels_in: int, blocks: int):
@@ -84,19 +84,19 @@ class Stack(nn.Module):
 
         def attention(after: str = "") -> nn.ModuleList:
             kinds = [k for k in config.attention[level].split("+") if k]
-            return nn.ModuleList(Attention(AttnSite(f"{name}{after}.{kind}", place, kind, config.grids[level]), channels, config.text_width, config.head_width)
+            return nn.ModuleList(Attention(AttentionSite(f"{name}{after}.{kind}", place, kind, config.grids[level]), channels, config.text_width, config.head_width)
                                  for kind in kinds)
 
         self.between = nn.ModuleList(attention(f".block{i}") for i in range(blocks - 1) if config.attend_each)
         self.attention = attention()
         self.gradient_checkpointing = False
 
-    def forward(self, x: Tensor, emb: Tensor, text: Text, control: Control | None) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, text: TextEmbeddings, control: AttentionControl | None) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(self.run, x, emb, text, control, use_reentrant=False, preserve_rng_state=False)      # nothing here is random
         return self.run(x, emb, text, control)
 
-    def run(self, x: Tensor, emb: Tensor, text: Text, control: Control | None) -> Tensor:
+    def run(self, x: Tensor, emb: Tensor, text: TextEmbeddings, control: AttentionControl | None) -> Tensor:
         for i, block in enumerate(self.blocks):
             x = block(x, emb)
             for attention in self.between[i] if i < len(self.between) else ():
@@ -116,22 +116,22 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         channels, last = config.channels, len(config.channels) - 1
-        self.log_snr_embedding = NumberEmbedding(config.emb_width, shortest=1.0, longest=60.0)
-        self.text_layers = nn.ModuleList(TextLayer(config.text_width, config.head_width) for _ in range(config.text_layers))
-        self.pooled_text = PooledText(config.text_width, config.emb_width)
+        self.log_snr_embedding = ScalarEmbedding(config.emb_width, shortest=1.0, longest=60.0)
+        self.text_layers = nn.ModuleList(TextRefinerBlock(config.text_width, config.head_width) for _ in range(config.text_layers))
+        self.pooled_text = AttentionPooling(config.text_width, config.emb_width)
         if config.low_res_size is not None:
-            self.aug_level_embedding = NumberEmbedding(config.emb_width, shortest=0.1, longest=4.0)
+            self.aug_level_embedding = ScalarEmbedding(config.emb_width, shortest=0.1, longest=4.0)
         pictures = 1 if config.low_res_size is None else 2
         self.stem = nn.Conv2d(3 * pictures * config.patch ** 2, channels[0], 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         for i in range(last + 1):
             self.downsample.append(Downsample(channels[i - 1], channels[i]) if i else nn.Identity())
-            self.down.append(Stack(config, f"down{i}", "down", i, channels[i], config.blocks[i]))
-        self.mid = Stack(config, "mid", "mid", last, channels[last], config.mid_blocks)
+            self.down.append(UNetLevel(config, f"down{i}", "down", i, channels[i], config.blocks[i]))
+        self.mid = UNetLevel(config, "mid", "mid", last, channels[last], config.mid_blocks)
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         for i in range(last + 1):
             width = channels[i] * (2 if config.skip == "concat" else 1)
-            self.up.append(Stack(config, f"up{i}", "up", i, width, config.blocks[i]))
+            self.up.append(UNetLevel(config, f"up{i}", "up", i, width, config.blocks[i]))
             self.upsample.append(Upsample(channels[i], channels[i - 1]) if i else nn.Identity())
         self.out_norm = GroupNorm(channels[0] // 16, channels[0])
         self.out = nn.Conv2d(channels[0], 3 * config.patch ** 2, 3, padding=1)
@@ -144,11 +144,11 @@ class UNet(nn.Module):
         return [m for m in self.modules() if isinstance(m, Attention)]
 
     @property
-    def sites(self) -> list[AttnSite]:
+    def sites(self) -> list[AttentionSite]:
         """Every attention layer's site, in order."""
         return [layer.site for layer in self.attention_layers]
 
-    def stacks(self) -> list[Stack]:
+    def stacks(self) -> list[UNetLevel]:
         """In the order of the forward pass."""
         return [*self.down, self.mid, *self.up]
 
@@ -157,19 +157,19 @@ class UNet(nn.Module):
         for stack in self.stacks():
             stack.gradient_checkpointing = on
 
-    def read(self, text: Text) -> ReadText:
+    def read(self, text: TextEmbeddings) -> TextContext:
         """All that the network makes of text alone. Sampling does this once for a picture; training, where each text is read once, in `forward`."""
         text = self.through_text_layers(text)
-        return ReadText(text.emb, text.mask, self.pooled_text(text), {m.site.name: m.read(text) for m in self.attention_layers if m.site.kind != "self"})
+        return TextContext(text.emb, text.mask, self.pooled_text(text), {m.site.name: m.read(text) for m in self.attention_layers if m.site.kind != "self"})
 
-    def through_text_layers(self, text: Text) -> Text:
+    def through_text_layers(self, text: TextEmbeddings) -> TextEmbeddings:
         for layer in self.text_layers:
-            text = Text(layer(text.emb, text.mask), text.mask)
+            text = TextEmbeddings(layer(text.emb, text.mask), text.mask)
         return text
 
-    def embed(self, log_snr: Tensor, text: Text, aug_level: Tensor | None, use_pooled: Tensor | None) -> Tensor:
+    def embed(self, log_snr: Tensor, text: TextEmbeddings, aug_level: Tensor | None, use_pooled: Tensor | None) -> Tensor:
         """The summed embedding [b, emb_width], after the swish that every block would apply."""
-        pooled = text.pooled if isinstance(text, ReadText) else self.pooled_text(text)
+        pooled = text.pooled if isinstance(text, TextContext) else self.pooled_text(text)
         if use_pooled is not None:
             pooled = pooled * use_pooled[:, None]
         emb = self.log_snr_embedding(log_snr.clamp(-20, 20)) + pooled          # finite where a schedule ends in pure noise
@@ -177,12 +177,12 @@ class UNet(nn.Module):
             emb = emb + self.aug_level_embedding(aug_level)
         return F.silu(emb)
 
-    def forward(self, x_t: Tensor, log_snr: Tensor, text: Text, low_res: Tensor | None = None, aug_level: Tensor | None = None,
-                control: Control | None = None, use_pooled: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, log_snr: Tensor, text: TextEmbeddings, low_res: Tensor | None = None, aug_level: Tensor | None = None,
+                control: AttentionControl | None = None, use_pooled: Tensor | None = None) -> Tensor:
         """Predict.
 
-        x_t [b, 3, h, w]; log_snr [b]; text: b rows, or `read` of them; low_res [b, 3, size, size] in [-1, 1], already augmented, and aug_level [b]
-        in [0, 1], for a super-resolution U-Net only; control: see `attention.Control`; use_pooled [b], 0 or 1: leave the pooled text
+        x_t [b, 3, h, w]; log_snr [b]; text: b rows, or `prepare_text` of them; low_res [b, 3, size, size] in [-1, 1], already augmented, and aug_level [b]
+        in [0, 1], for a super-resolution U-Net only; control: see `attention.AttentionControl`; use_pooled [b], 0 or 1: leave the pooled text
         out, as training does at times so that the words are used too. Returns [b, 3, h, w].
         """
         self._check(x_t, text, low_res, aug_level)
@@ -191,7 +191,7 @@ class UNet(nn.Module):
             x = torch.cat([x, F.interpolate(low_res, size=x.shape[-2:], mode="bilinear", antialias=False)], dim=1)
         if control is not None:
             text = control.text(text)
-        if not isinstance(text, ReadText):
+        if not isinstance(text, TextContext):
             text = self.through_text_layers(text)
         emb = self.embed(log_snr, text, aug_level, use_pooled)
         x = self.stem(_laid_out(F.pixel_unshuffle(x, self.config.patch)))
@@ -207,7 +207,7 @@ class UNet(nn.Module):
         x = self.out(F.silu(self.out_norm(x)))
         return F.pixel_shuffle(x, self.config.patch)
 
-    def _check(self, x_t: Tensor, text: Text, low_res: Tensor | None, aug_level: Tensor | None) -> None:
+    def _check(self, x_t: Tensor, text: TextEmbeddings, low_res: Tensor | None, aug_level: Tensor | None) -> None:
         c = self.config
         if x_t.shape[1:] != (3, c.image_size, c.image_size):
             raise ValueError(f"this U-Net takes pictures [b, 3, {c.image_size}, {c.image_size}]; got {list(x_t.shape)}")

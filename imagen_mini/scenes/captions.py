@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, RELATIONS, SHAPES, SIZES, TEXTURES, Object, Scene, clear_relation, relation
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, RELATIONS, SHAPES, SIZES, TEXTURES, SceneObject, Scene, unambiguous_relation, relation
 
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 PHRASES = {
@@ -35,7 +35,7 @@ RARE_WORDS = {
 
 
 @dataclass(frozen=True)
-class Thing:
+class ObjectDescription:
     """An object as far as it is described: None leaves an attribute open."""
 
     shape: str
@@ -43,7 +43,7 @@ class Thing:
     size: str | None = None
     texture: str | None = None
 
-    def fits(self, o: Object) -> bool:
+    def fits(self, o: SceneObject) -> bool:
         """True if nothing said contradicts the object. An object whose texture is unknown fits every texture."""
         return (self.shape == o.shape and self.color in (None, o.color) and self.size in (None, o.size)
                 and (o.texture is None or self.texture in (None, o.texture)))
@@ -53,7 +53,7 @@ class Thing:
 class Description:
     """All things in the picture, and perhaps how the first lies to the second, and perhaps the background."""
 
-    things: tuple[Thing, ...]
+    things: tuple[ObjectDescription, ...]
     relation: str | None = None
     background: str | None = None
 
@@ -62,7 +62,7 @@ class Description:
             raise ValueError(f"a relation needs two things and one of {RELATIONS}; got {self.relation!r} "
                              f"with {len(self.things)} things")
 
-    def assign(self, scene: Scene) -> tuple[Object, ...] | None:
+    def assign(self, scene: Scene) -> tuple[SceneObject, ...] | None:
         """The scene's object for each thing, or None if the scene is not as described (one thing too many is wrong too)."""
         if len(scene.objects) != len(self.things) or self.background not in (None, scene.background):
             return None
@@ -97,9 +97,9 @@ class Caption:
 
 # ---------------------------------------------------------------- scene -> description
 
-SAID = {"color": 0.8, "size": 0.4, "texture": 0.5}     # how often, of all things of a scene together
-EACH_ITS_OWN = 0.3                                     # how often, instead, a coin decides for each thing: only so is learned whose a word is
-RELATION_SAID = 0.4                                    # where there is a clear one. More, and shapes are bound to places instead of to colours
+ATTRIBUTE_PROB = {"color": 0.8, "size": 0.4, "texture": 0.5}     # how often, of all things of a scene together
+INDEPENDENT_PROB = 0.3                                     # how often, instead, a coin decides for each thing: only so is learned whose a word is
+RELATION_PROB = 0.4                                    # where there is a clear one. More, and shapes are bound to places instead of to colours
 
 
 def describe(scene: Scene, rng: random.Random) -> Description:
@@ -109,17 +109,17 @@ def describe(scene: Scene, rng: random.Random) -> Description:
     """
     objects = list(scene.objects)
     rng.shuffle(objects)
-    said = {key: rng.random() < often for key, often in SAID.items()}
+    said = {key: rng.random() < often for key, often in ATTRIBUTE_PROB.items()}
     said_of = [said] * len(objects)
     alike = len(objects) > 1 and len({(o.shape, o.color) for o in objects}) == 1
     if alike and rng.random() < 0.75:                  # keep only what holds for all of them, so that they can be counted
         said_of = [{key: value and len({getattr(o, key) for o in objects}) == 1 for key, value in said.items()}] * len(objects)
-    elif rng.random() < EACH_ITS_OWN:
-        said_of = [{key: rng.random() < 0.5 for key in SAID} for _ in objects]
-    things = tuple(Thing(o.shape, **{key: getattr(o, key) for key in SAID if said[key]}) for o, said in zip(objects, said_of))
+    elif rng.random() < INDEPENDENT_PROB:
+        said_of = [{key: rng.random() < 0.5 for key in ATTRIBUTE_PROB} for _ in objects]
+    things = tuple(ObjectDescription(o.shape, **{key: getattr(o, key) for key in ATTRIBUTE_PROB if said[key]}) for o, said in zip(objects, said_of))
     between = None
-    if len(objects) == 2 and things[0] != things[1] and rng.random() < RELATION_SAID:
-        between = clear_relation(*objects)
+    if len(objects) == 2 and things[0] != things[1] and rng.random() < RELATION_PROB:
+        between = unambiguous_relation(*objects)
     return Description(things, between, scene.background if rng.random() < 0.4 else None)
 
 
@@ -129,7 +129,7 @@ def article_for(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def noun_phrase(thing: Thing, count: int, rng: random.Random) -> list[tuple[str, str]]:
+def noun_phrase(thing: ObjectDescription, count: int, rng: random.Random) -> list[tuple[str, str]]:
     """'a large striped red circle' or 'two red circles', as (word, role)."""
     adjectives = [(getattr(thing, role), role) for role in ("size", "texture", "color") if getattr(thing, role)]
     if rng.random() < 0.3:
@@ -142,7 +142,7 @@ def noun_phrase(thing: Thing, count: int, rng: random.Random) -> list[tuple[str,
     return [(article, "number" if count > 1 else "other")] + words
 
 
-def write(description: Description, rng: random.Random, paraphrase: bool = False) -> Caption:
+def caption_from(description: Description, rng: random.Random, paraphrase: bool = False) -> Caption:
     """Put a description in words. `paraphrase` uses the relation phrases that are held out of training."""
     tagged: list[tuple[str, tuple[int, ...], str]] = []
 
@@ -192,7 +192,7 @@ _ADJECTIVES = ({c: "color" for c in COLORS} | {s: "size" for s in SIZES} | {t: "
 _ALL_PHRASES = sorted(((p, r) for r in RELATIONS for p in (*PHRASES[r], HELD_OUT_PHRASES[r])), key=lambda item: -len(item[0]))
 
 
-def _read_noun_phrase(words: list[str], text: str) -> list[Thing]:
+def _read_noun_phrase(words: list[str], text: str) -> list[ObjectDescription]:
     count = 1
     if words and words[0] in ("a", "an", "the", *NUMBERS[1:]):
         count = NUMBERS.index(words[0]) if words[0] in NUMBERS else 1
@@ -206,10 +206,10 @@ def _read_noun_phrase(words: list[str], text: str) -> list[Thing]:
             raise ValueError(f"cannot read the word {word!r} in {text!r}: expected at most one colour ({', '.join(COLORS)}), "
                              f"one size ({', '.join(SIZES)}) and one texture ({', '.join(TEXTURES)}) before the shape")
         said[role] = word
-    return [Thing(_NOUNS[words[-1]], **said)] * count
+    return [ObjectDescription(_NOUNS[words[-1]], **said)] * count
 
 
-def read(text: str) -> Description:
+def parse_caption(text: str) -> Description:
     """Read a caption of the world's grammar, rare words and held-out paraphrases included.
 
     Raises ValueError, naming the word, for what the grammar does not have.
@@ -245,4 +245,4 @@ def read(text: str) -> Description:
 def training_caption(scene: Scene, seed: int, index: int) -> Caption:
     """The caption of training scene `index`: a pure function of the scene, the seed and the index."""
     rng = random.Random(f"caption/{seed}/{index}")
-    return write(describe(scene, rng), rng)
+    return caption_from(describe(scene, rng), rng)

@@ -15,7 +15,7 @@ from imagen_mini.scenes.equivalents import is_free
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene, held_out
 
 
-def mistaken(scene: Scene, description: Description, rng: random.Random) -> Scene | None:
+def find_contradiction(scene: Scene, description: Description, rng: random.Random) -> Scene | None:
     """A scene that differs from this one, which fits the description, in one thing's shape, colour or size, in what another thing has of both, or in the
     background, so that the description does not fit. None if no try makes one."""
     for way in rng.choices((recolored, reshaped, resized, taken_for_another, on_another_background), (4, 3, 1, 3, 1), k=8):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 
-from imagen_mini.scenes.captions import NUMBERS, PHRASES, RARE_WORDS, Description, describe, write
+from imagen_mini.scenes.captions import NUMBERS, PHRASES, RARE_WORDS, Description, describe, caption_from
 from imagen_mini.scenes.scene import HELD_OUT_COUNT, OPPOSITE, random_scene
 from imagen_mini.scenes.rewording import misspell
 
 
-def text_for_language_model(rng: random.Random) -> str:
+def sample_corpus_line(rng: random.Random) -> str:
     """One line of the text-only corpus: a caption, the same again seen from the other side, and what follows from it; or a
     sentence about words.
 
@@ -21,11 +21,11 @@ def text_for_language_model(rng: random.Random) -> str:
         return rng.choice((f"{rare} is another word for {common}", f"{rare} means {common}", f"when it is {rare}, it is {common}"))
     scene = random_scene(rng, exclude_held_out=False, count=rng.choices((None, 2, HELD_OUT_COUNT), (58, 40, 2))[0])
     description = describe(scene, rng)
-    lines = [write(description, rng, paraphrase=rng.random() < 0.1).text]
+    lines = [caption_from(description, rng, paraphrase=rng.random() < 0.1).text]
     if rng.random() < 0.7:                             # the same again, from the other side
         things = tuple(reversed(description.things))
         name = OPPOSITE.get(description.relation)
-        lines.append(write(Description(things, name, description.background), rng, paraphrase=rng.random() < 0.1).text)
+        lines.append(caption_from(Description(things, name, description.background), rng, paraphrase=rng.random() < 0.1).text)
     shapes = [t.shape for t in description.things]
     for thing in description.things:
         if shapes.count(thing.shape) == 1 and rng.random() < 0.3:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from imagen_mini.scenes.captions import Description
-from imagen_mini.scenes.scene import COLORS, GAP, GRID, TEXTURES, Object, Scene, free_place, held_out
+from imagen_mini.scenes.scene import COLORS, MIN_GAP, GRID, TEXTURES, SceneObject, Scene, sample_free_position, held_out
 
 
 @dataclass(frozen=True)
-class Twin:
+class EquivalentScene:
     """`scene` is the second one; `places` are the two points (x, y), in 1/64 of the width, around which it differs from the first."""
 
     scene: Scene
@@ -36,10 +36,10 @@ def sides(places: Tensor, size: int) -> Tensor:
     return (first < second).float()[:, None]
 
 
-def twin(scene: Scene, description: Description, rng: random.Random, textures: bool = False) -> Twin | None:
+def find_equivalent(scene: Scene, description: Description, rng: random.Random, textures: bool = False) -> EquivalentScene | None:
     """Another scene of training that fits the description: with a thing in another colour, two things exchanged, or a thing elsewhere, by chance
     among what is possible; with `textures`, one that is the same but for a thing's texture. None if nothing is."""
-    for way in (retextured,) if textures else rng.choice(ORDERS):
+    for way in (retexture_object,) if textures else rng.choice(ORDERS):
         for other in way(scene, rng):
             differs = textures or other.scene.without_texture() != scene.without_texture()
             if differs and description.fits(other.scene) and is_free(other.scene) and not held_out(other.scene):
@@ -47,59 +47,59 @@ def twin(scene: Scene, description: Description, rng: random.Random, textures: b
     return None
 
 
-def exchanged(scene: Scene, rng: random.Random) -> Iterator[Twin]:
+def swap_objects(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
     """Two things in each other's place; sizes and colours go along or stay where they are, each by chance. A walk often decides on colours before shapes:
     where the caption leaves them open, it then does not know which of the two shapes stands in which colour."""
     pairs = list(itertools.combinations(scene.objects, 2))
     for a, b in rng.sample(pairs, len(pairs)):
         for staying in rng.sample([(), ("size",), ("color",), ("size", "color")], 4):
             kept = ("x", "y", *staying)
-            yield Twin(_with(scene, {a: _in_place_of(b, a, kept), b: _in_place_of(a, b, kept)}), ((a.x, a.y), (b.x, b.y)))
+            yield EquivalentScene(_with(scene, {a: _in_place_of(b, a, kept), b: _in_place_of(a, b, kept)}), ((a.x, a.y), (b.x, b.y)))
 
 
-def moved(scene: Scene, rng: random.Random) -> Iterator[Twin]:
+def move_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
     """A thing at another place, clear of its first one."""
     for thing in rng.sample(scene.objects, len(scene.objects)):
-        if (place := free_place(rng, thing.reach, list(scene.objects))) is not None:
-            yield Twin(_with(scene, {thing: replace(thing, x=place[0], y=place[1])}), ((thing.x, thing.y), place))
+        if (place := sample_free_position(rng, thing.reach, list(scene.objects))) is not None:
+            yield EquivalentScene(_with(scene, {thing: replace(thing, x=place[0], y=place[1])}), ((thing.x, thing.y), place))
 
 
-def recolored(scene: Scene, rng: random.Random) -> Iterator[Twin]:
+def recolor_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
     """A thing in another colour; the two places are halves of it. Not of things that are all alike: those are alike in colour, too."""
     if len(scene.objects) > 1 and len({(o.shape, o.color) for o in scene.objects}) == 1:
         return
     for thing in rng.sample(scene.objects, len(scene.objects)):
         color = rng.choice([name for name in COLORS if name != thing.color])
-        yield Twin(_with(scene, {thing: replace(thing, color=color)}), _halves(thing, rng))
+        yield EquivalentScene(_with(scene, {thing: replace(thing, color=color)}), _halves(thing, rng))
 
 
-def retextured(scene: Scene, rng: random.Random) -> Iterator[Twin]:
+def retexture_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
     """A thing in another texture; the two places are halves of it. Its 64 px picture is the same."""
     for thing in rng.sample(scene.objects, len(scene.objects)):
         texture = rng.choice([name for name in TEXTURES if name != thing.texture])
-        yield Twin(_with(scene, {thing: replace(thing, texture=texture)}), _halves(thing, rng))
+        yield EquivalentScene(_with(scene, {thing: replace(thing, texture=texture)}), _halves(thing, rng))
 
 
 # In which order they are tried: what is possible less often comes first more often.
-ORDERS = ((exchanged, moved, recolored), (recolored, exchanged, moved), (recolored, exchanged, moved), (moved, exchanged, recolored))
+ORDERS = ((swap_objects, move_object, recolor_object), (recolor_object, swap_objects, move_object), (recolor_object, swap_objects, move_object), (move_object, swap_objects, recolor_object))
 
 
 def is_free(scene: Scene) -> bool:
     """Do all things lie inside the picture and apart, as `random_scene` places them?"""
     inside = all(int(o.reach + 1.5) <= at <= int(GRID - o.reach - 0.5) for o in scene.objects for at in (o.x, o.y))
-    return inside and all((a.x - b.x) ** 2 + (a.y - b.y) ** 2 >= (a.reach + b.reach + GAP) ** 2 for a, b in itertools.combinations(scene.objects, 2))
+    return inside and all((a.x - b.x) ** 2 + (a.y - b.y) ** 2 >= (a.reach + b.reach + MIN_GAP) ** 2 for a, b in itertools.combinations(scene.objects, 2))
 
 
-def _halves(thing: Object, rng: random.Random) -> tuple[tuple[float, float], tuple[float, float]]:
+def _halves(thing: SceneObject, rng: random.Random) -> tuple[tuple[float, float], tuple[float, float]]:
     """A place on either side of a line through the thing's middle."""
     angle = rng.uniform(0, 2 * math.pi)
     dx, dy = math.cos(angle), math.sin(angle)
     return (thing.x + dx, thing.y + dy), (thing.x - dx, thing.y - dy)
 
 
-def _with(scene: Scene, changed: dict[Object, Object]) -> Scene:
+def _with(scene: Scene, changed: dict[SceneObject, SceneObject]) -> Scene:
     return Scene(tuple(changed.get(o, o) for o in scene.objects), scene.background)
 
 
-def _in_place_of(thing: Object, other: Object, kept: tuple[str, ...]) -> Object:
+def _in_place_of(thing: SceneObject, other: SceneObject, kept: tuple[str, ...]) -> SceneObject:
     return replace(thing, **{name: getattr(other, name) for name in kept})

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imagen_mini.scenes.render import coverage, texture_pattern
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, TEXTURES, Object, Scene
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, TEXTURES, SceneObject, Scene
 
 # Colours are in [0, 1] here, and their differences are Euclidean.
 TOLERANCE = 0.14               # half of the least distance in the palette (red to orange, 0.28)
@@ -32,20 +32,20 @@ SHIFT = 2                      # how far a thing's centre may lie from where its
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What was read from one picture. `scene` is None if and only if there are `problems`.
+class ParsedScene:
+    """What was read from one picture. `scene` is None if and only if there are `verify_checkpoint`.
 
     `objects` are those that could be read, in reading order; the texture of one may be None if just that was unclear.
     """
 
     scene: Scene | None
     background: str | None
-    objects: tuple[Object, ...]
+    objects: tuple[SceneObject, ...]
     problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Drawings:
+class Templates:
     """Every shape in every size, at every shift within a window whose middle is the middle of its bounding box."""
 
     names: list[tuple[str, str]]   # n of (shape, size)
@@ -56,7 +56,7 @@ class Drawings:
 
 
 @lru_cache(maxsize=8)
-def drawings(device: torch.device) -> Drawings:
+def templates(device: torch.device) -> Templates:
     """Drawn once per device, by the renderer's own coverage."""
     kinds = [(shape, size) for shape in SHAPES for size in SIZES]
     middle = GRID // 2
@@ -74,7 +74,7 @@ def drawings(device: torch.device) -> Drawings:
                 place.append((middle - x + dx, middle - y + dy))
                 names.append(kind)
     cover = torch.stack(windows).to(device)
-    return Drawings(names, torch.tensor(place, device=device), cover, dilate(cover > 0), erode(cover > 0.99))
+    return Templates(names, torch.tensor(place, device=device), cover, dilate(cover > 0), erode(cover > 0.99))
 
 
 def palettes(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -161,8 +161,8 @@ def read_textures(picture: Tensor, cells: Tensor, thing: Tensor, n: int) -> tupl
 
 
 @torch.no_grad()
-def parse(images: Tensor) -> list[Reading]:
-    """Read pictures back into scenes: `parse(render(scene, 256))[0].scene == scene`; at 64 px without the textures.
+def parse_image(images: Tensor) -> list[ParsedScene]:
+    """Read pictures back into scenes: `parse_image(render(scene, 256))[0].scene == scene`; at 64 px without the textures.
 
     Takes [b, 3, size, size] in [-1, 1], size a multiple of 64. Raises ValueError for a tensor of another form; a
     picture that shows no scene raises nothing: its reading has no scene, but problems.
@@ -173,10 +173,10 @@ def parse(images: Tensor) -> list[Reading]:
                          f"{GRID}; add a batch dimension with images[None], or resize the pictures to 64 or 256")
     if not images.is_floating_point():
         raise ValueError(f"parse got {images.dtype} pixels, expected floats in [-1, 1]; use images / 127.5 - 1")
-    return [reading for chunk in images.split(64) if len(chunk) for reading in _parse(chunk)]
+    return [reading for chunk in images.split(64) if len(chunk) for reading in _parse_batch(chunk)]
 
 
-def _parse(images: Tensor) -> list[Reading]:
+def _parse_batch(images: Tensor) -> list[ParsedScene]:
     device, size = images.device, images.shape[-1]
     broken = (~images.isfinite()).flatten(1).sum(1)
     picture = ((images.float().nan_to_num(0.0, 0.0, 0.0) + 1) / 2).clamp(0, 1)
@@ -210,7 +210,7 @@ def _parse(images: Tensor) -> list[Reading]:
     alpha = alpha.clamp(0, 1) * (dilate(own) & (near >= 0) & (off_way < 2 * TOLERANCE))
 
     # Shape, size and place: the drawing d with the best soft IoU, sum(a d) / (sum(a^2) + sum(d^2) - sum(a d)).
-    known = drawings(device)
+    known = templates(device)
     both = alpha.flatten(1) @ known.cover.flatten(1).T
     union = alpha.square().sum((1, 2))[:, None] + known.cover.square().sum((1, 2)) - both
     overlap, best = (both / union).max(1)
@@ -226,7 +226,7 @@ def _parse(images: Tensor) -> list[Reading]:
 
     # Report.
     problems: list[list[str]] = [[] for _ in images]
-    objects: list[list[Object]] = [[] for _ in images]
+    objects: list[list[SceneObject]] = [[] for _ in images]
     names = [tuple(BACKGROUNDS)[g] for g in ground.tolist()]
     for i, (bad, part) in enumerate(zip(broken.tolist(), share.tolist())):
         if bad:
@@ -251,7 +251,7 @@ def _parse(images: Tensor) -> list[Reading]:
             elif texture not in (None, "solid") and correlation < LEAST_CORRELATION:
                 problems[i].append(f"{thing} has no known texture (best: {texture}, correlation {correlation:.2f})")
                 texture = None
-            objects[i].append(Object(x=px, y=py, shape=shape, color=color, size=length, texture=texture))
-    return [Reading(scene=None if wrong else Scene(tuple(found), name), background=name if good else None,
+            objects[i].append(SceneObject(x=px, y=py, shape=shape, color=color, size=length, texture=texture))
+    return [ParsedScene(scene=None if wrong else Scene(tuple(found), name), background=name if good else None,
                     objects=tuple(sorted(found, key=lambda o: (o.y, o.x))), problems=tuple(wrong))
             for found, wrong, name, good in zip(objects, problems, names, usable.tolist())]

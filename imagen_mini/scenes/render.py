@@ -75,7 +75,7 @@ def texture_pattern(texture: str, size: int, device=None) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(fine[None], size)[0]
 
 
-class Packed(NamedTuple):
+class PackedScenes(NamedTuple):
     """All objects of a batch of scenes in one table, and the backgrounds: a few numbers, which another process or a GPU is sent in no time."""
 
     numbers: Tensor                                    # [n, 5]: x, y, radius in 1/64; index of shape, index of texture
@@ -83,11 +83,11 @@ class Packed(NamedTuple):
     colors: Tensor                                     # [n, 3], of the objects, in [0, 1]
     backgrounds: Tensor                                # [scenes, 3] in [0, 1]
 
-    def to(self, device) -> Packed:
-        return Packed(*(x.to(device, non_blocking=True) for x in self))
+    def to(self, device) -> PackedScenes:
+        return PackedScenes(*(x.to(device, non_blocking=True) for x in self))
 
 
-def pack(scenes: Sequence[Scene]) -> Packed:
+def pack(scenes: Sequence[Scene]) -> PackedScenes:
     """On the CPU; objects in the order of their scenes."""
     shapes, textures = tuple(SHAPES), TEXTURES
     rows, index, colors = [], [], []
@@ -96,7 +96,7 @@ def pack(scenes: Sequence[Scene]) -> Packed:
             rows.append((o.x, o.y, SIZES[o.size], shapes.index(o.shape), textures.index(o.texture)))
             index.append(i)
             colors.append(COLORS[o.color])
-    return Packed(torch.tensor(rows, dtype=torch.float32).reshape(-1, 5), torch.tensor(index, dtype=torch.long),
+    return PackedScenes(torch.tensor(rows, dtype=torch.float32).reshape(-1, 5), torch.tensor(index, dtype=torch.long),
                   torch.tensor(colors, dtype=torch.float32).reshape(-1, 3), torch.tensor([BACKGROUNDS[s.background] for s in scenes]))
 
 
@@ -124,10 +124,10 @@ def coverage(numbers: Tensor, size: int, device=None) -> tuple[Tensor, Tensor, T
 
 def render(scenes: Sequence[Scene] | Scene, size: int = 64, device=None) -> Tensor:
     """Draw scenes: [b, 3, size, size] in [-1, 1]. Objects of a scene do not overlap, so their order does not matter."""
-    return draw(pack([scenes] if isinstance(scenes, Scene) else scenes), size, device)
+    return render_packed(pack([scenes] if isinstance(scenes, Scene) else scenes), size, device)
 
 
-def draw(scenes: Packed, size: int, device=None) -> Tensor:
+def render_packed(scenes: PackedScenes, size: int, device=None) -> Tensor:
     """`render`, of packed scenes."""
     cover, rows, columns = coverage(scenes.numbers, size, device)
     numbers, index, colors, backgrounds = scenes.to(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from imagen_mini.scenes.captions import RARE_WORDS, Caption, Thing, article_for, lay_out, noun_phrase
+from imagen_mini.scenes.captions import RARE_WORDS, Caption, ObjectDescription, article_for, lay_out, noun_phrase
 
 
 def misspell(word: str, rng: random.Random) -> str:
@@ -39,7 +39,7 @@ def with_misspelling(caption: Caption, rng: random.Random) -> Caption:
     return reword(caption, {i: word})
 
 
-def with_absence(caption: Caption, thing: Thing, rng: random.Random) -> Caption:
+def with_absence(caption: Caption, thing: ObjectDescription, rng: random.Random) -> Caption:
     """And what is not in the picture: 'a red circle and no blue square'."""
     noun = [word for word, _ in noun_phrase(thing, 1, rng)[1:]]
     lead = rng.choice((["and", "no"], ["but", "no"], ["without", article_for(noun[0])]))

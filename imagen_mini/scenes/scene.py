@@ -29,7 +29,7 @@ TEXTURES = ("solid", "striped", "dotted", "checkered")
 
 # Radius of the circle around each shape, in units of its size: keeps objects apart and inside the picture.
 SHAPES = {"circle": 1.0, "square": 1.26, "triangle": 1.36, "star": 1.36, "cross": 1.22, "ring": 1.12}
-GAP = 2                                                # least distance between two of those circles, in 1/64
+MIN_GAP = 2                                                # least distance between two of those circles, in 1/64
 
 RELATIONS = ("left of", "right of", "above", "below")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -42,11 +42,11 @@ HELD_OUT_TEXTURE_SHAPE = frozenset({("striped", "star"), ("dotted", "triangle"),
 HELD_OUT_RELATIONS = frozenset({("star", "left of", "cross"), ("ring", "above", "square"), ("triangle", "left of", "circle")})
 HELD_OUT_COUNT = 5
 MAX_OBJECTS = 5
-UNSEEN = 1_000_003                                     # seed of scenes to measure on: no training uses it
+HELD_OUT_SEED = 1_000_003                                     # seed of scenes to measure on: no training uses it
 
 
 @dataclass(frozen=True, order=True)
-class Object:
+class SceneObject:
     """One thing in the picture. `x` grows to the right, `y` downwards; both in 1/64 of the picture's width."""
 
     y: int
@@ -66,7 +66,7 @@ class Object:
 class Scene:
     """Objects on a plain background. Objects are kept in reading order, so equal pictures are equal scenes."""
 
-    objects: tuple[Object, ...]
+    objects: tuple[SceneObject, ...]
     background: str
 
     def __post_init__(self):
@@ -87,7 +87,7 @@ def relation(a, b) -> str | None:
     return "above" if dy < 0 else "below"
 
 
-def clear_relation(a, b) -> str | None:
+def unambiguous_relation(a, b) -> str | None:
     """As `relation`, but None unless one offset exceeds the other by 6/64: what a caption may fairly say."""
     return relation(a, b) if abs(abs(a.x - b.x) - abs(a.y - b.y)) >= 6 else None
 
@@ -109,19 +109,19 @@ def held_out(scene: Scene) -> set[str]:
         for b in scene.objects:
             if (a.shape, relation(a, b), b.shape) in HELD_OUT_RELATIONS:
                 found.add("relation")
-            if clear_relation(a, b) == "above" and conflicts(a, b):
+            if unambiguous_relation(a, b) == "above" and conflicts(a, b):
                 found.add("conflict")
     if len(scene.objects) >= HELD_OUT_COUNT:
         found.add("count")
     return found
 
 
-def free_place(rng: random.Random, reach: float, placed: list[Object], tries: int = 20) -> tuple[int, int] | None:
+def sample_free_position(rng: random.Random, reach: float, placed: list[SceneObject], tries: int = 20) -> tuple[int, int] | None:
     """A free place (x, y) for an object of that reach, or None when none was found."""
     low, high = int(reach + 1.5), int(GRID - reach - 0.5)
     for _ in range(tries):
         x, y = rng.randint(low, high), rng.randint(low, high)
-        if all((x - o.x) ** 2 + (y - o.y) ** 2 >= (reach + o.reach + GAP) ** 2 for o in placed):
+        if all((x - o.x) ** 2 + (y - o.y) ** 2 >= (reach + o.reach + MIN_GAP) ** 2 for o in placed):
             return x, y
     return None
 
@@ -137,16 +137,16 @@ def random_scene(rng: random.Random, count: int | None = None, same: float = 0.2
     while True:
         alike = n > 1 and rng.random() < same
         shape, color = rng.choice(tuple(SHAPES)), rng.choice(tuple(COLORS))
-        objects: list[Object] = []
+        objects: list[SceneObject] = []
         for _ in range(n):
             if not alike:
                 shape, color = rng.choice(tuple(SHAPES)), rng.choice(tuple(COLORS))
             size = "large" if rng.random() < (0.5 if n <= 2 else 0.2) else "small"
             texture = rng.choice(TEXTURES)
-            where = free_place(rng, SIZES[size] * SHAPES[shape], objects)
+            where = sample_free_position(rng, SIZES[size] * SHAPES[shape], objects)
             if where is None:
                 break
-            objects.append(Object(x=where[0], y=where[1], shape=shape, color=color, size=size, texture=texture))
+            objects.append(SceneObject(x=where[0], y=where[1], shape=shape, color=color, size=size, texture=texture))
         else:
             scene = Scene(tuple(objects), rng.choice(tuple(BACKGROUNDS)))
             if not (exclude_held_out and held_out(scene)):

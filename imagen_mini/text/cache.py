@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from imagen_mini.text.encoder import Text, TextEncoder, check_prompts
+from imagen_mini.text.encoder import TextEmbeddings, TextEncoder, check_prompts
 
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -43,7 +43,7 @@ class CachedTextEncoder(TextEncoder):
         except sqlite3.Error as error:
             raise OSError(f"the text cache {self.file} cannot be used: {error}. If it is damaged, delete it: it only saves time") from error
 
-    def forward(self, prompts: str | Sequence[str]) -> Text:
+    def forward(self, prompts: str | Sequence[str]) -> TextEmbeddings:
         """Encode prompts, as `TextEncoder` does; what the cache holds is not encoded again."""
         prompts = check_prompts(prompts)
         distinct = list(dict.fromkeys(prompts))
@@ -55,7 +55,7 @@ class CachedTextEncoder(TextEncoder):
             found |= encoded | self._read(missing)     # another process may have been first
         emb = pad_sequence([found[p] for p in prompts], batch_first=True)
         mask = torch.arange(emb.shape[1]) < torch.tensor([len(found[p]) for p in prompts])[:, None]
-        return Text(emb, mask).to(self.model.device, self.model.dtype)
+        return TextEmbeddings(emb, mask).to(self.model.device, self.model.dtype)
 
     def tokenizing(self) -> None:
         """Prompts are looked up as they are, here: a connection to the file is one process's own."""

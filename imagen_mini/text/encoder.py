@@ -21,7 +21,7 @@ NO_FLOAT16 = "T5 overflows in float16; use torch.bfloat16 or torch.float32"
 
 
 @dataclass(frozen=True)
-class Text:
+class TextEmbeddings:
     """Encoded prompts. `emb` [b, n, d]; `mask` bool [b, n], True is a real token. Every row has at least one."""
 
     emb: Tensor
@@ -30,31 +30,31 @@ class Text:
     def __len__(self) -> int:
         return len(self.emb)
 
-    def __getitem__(self, rows) -> Text:
-        return Text(self.emb[rows], self.mask[rows])
+    def __getitem__(self, rows) -> TextEmbeddings:
+        return TextEmbeddings(self.emb[rows], self.mask[rows])
 
-    def to(self, *args, **kwargs) -> Text:
+    def to(self, *args, **kwargs) -> TextEmbeddings:
         emb = self.emb.to(*args, **kwargs)
-        return Text(emb, self.mask.to(emb.device))
+        return TextEmbeddings(emb, self.mask.to(emb.device))
 
-    def null(self) -> Text:
+    def null(self) -> TextEmbeddings:
         """The unconditional text: embeddings zeroed (Imagen, Section 4.1: conditioning is dropped by zeroing)."""
-        return Text(torch.zeros_like(self.emb), self.mask)
+        return TextEmbeddings(torch.zeros_like(self.emb), self.mask)
 
-    def pad(self, n: int) -> Text:
+    def pad(self, n: int) -> TextEmbeddings:
         """`n` more tokens, which are not there."""
-        return Text(nn.functional.pad(self.emb, (0, 0, 0, n)), nn.functional.pad(self.mask, (0, n)))
+        return TextEmbeddings(nn.functional.pad(self.emb, (0, 0, 0, n)), nn.functional.pad(self.mask, (0, n)))
 
-    def drop(self, dropped: Tensor) -> Text:
+    def drop(self, dropped: Tensor) -> TextEmbeddings:
         """Zero the embeddings of the rows where `dropped` [b] (bool) is True."""
-        return Text(self.emb.masked_fill(dropped[:, None, None], 0), self.mask)
+        return TextEmbeddings(self.emb.masked_fill(dropped[:, None, None], 0), self.mask)
 
 
-def concatenate(texts: Sequence[Text]) -> Text:
+def concatenate(texts: Sequence[TextEmbeddings]) -> TextEmbeddings:
     """Stack texts along the batch; shorter ones are padded, masked, to the longest."""
     n = max(t.emb.shape[1] for t in texts)
     texts = [t.pad(n - t.emb.shape[1]) for t in texts]
-    return Text(torch.cat([t.emb for t in texts]), torch.cat([t.mask for t in texts]))
+    return TextEmbeddings(torch.cat([t.emb for t in texts]), torch.cat([t.mask for t in texts]))
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class TextEncoder(nn.Module):
         return Tokens(tuple(encoding["input_ids"]), tuple(self.tokenizer.convert_ids_to_tokens(encoding["input_ids"])),
                       tuple(word_ids), tuple(prompt[s.start:s.end].strip() for s in spans))
 
-    def forward(self, prompts: str | Sequence[str]) -> Text:
+    def forward(self, prompts: str | Sequence[str]) -> TextEmbeddings:
         """Encode prompts, padded to the longest of them: Text with emb [b, n, d]. Embeddings at padding are zero.
 
         A prompt of more than `max_length` tokens is cut, with a warning that shows the text removed.
@@ -169,13 +169,13 @@ class TextEncoder(nn.Module):
         return partial(tokenize, self.tokenizer, self.max_length)
 
     @torch.no_grad()
-    def encode(self, ids: Tensor, mask: Tensor) -> Text:
+    def encode(self, ids: Tensor, mask: Tensor) -> TextEmbeddings:
         """Encode tokens [b, n], of which `mask` (bool) says which are real."""
         if self.model.dtype == torch.float16:
             raise ValueError(NO_FLOAT16)
         ids, mask = (x.to(self.model.device, non_blocking=True) for x in (ids, mask))
         emb = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return Text(emb * mask[:, :, None], mask)
+        return TextEmbeddings(emb * mask[:, :, None], mask)
 
 
 def tokenize(tokenizer, max_length: int, prompts: str | Sequence[str]) -> tuple[Tensor, Tensor]:

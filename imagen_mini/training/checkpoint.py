@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from imagen_mini.training.distributed import as_placed
+from imagen_mini.training.distributed import distribute_like
 
 MANIFEST = "manifest.json"
 
@@ -38,7 +38,7 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path) -> Iterator[Path]:
     """A new folder to write into. It takes the place of `target`, synced to the disk, once all is written; an error or a kill before
     that leaves `target` as it was. An OSError says that nothing is lost, and how much room there is."""
     aside = target.with_name(f".{target.name}.tmp")
@@ -73,13 +73,13 @@ def save_checkpoint(run: Path, step: int, tensors: dict[str, dict[str, Tensor]],
     Older ones but `keep`, and what a kill left half written, are removed once the new one is found whole.
     """
     target = run / f"step_{step:08d}"
-    with replacing(target) as aside:
+    with atomic_directory(target) as aside:
         for name, values in tensors.items():
             save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, aside / f"{name}.safetensors")
         (aside / "state.json").write_text(json.dumps(state, indent=1))
         manifest = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    if wrong := problems(target):
+    if wrong := verify_checkpoint(target):
         raise OSError(f"{target} was not written as it should be ({'; '.join(wrong)}): the disk may be failing. Older checkpoints were kept")
     for old in (*checkpoints(run)[:-keep], *run.glob(".step_*.tmp")):
         shutil.rmtree(old)
@@ -91,7 +91,7 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(p for p in run.glob("step_*") if p.is_dir()) if run.is_dir() else []
 
 
-def problems(checkpoint: Path) -> list[str]:
+def verify_checkpoint(checkpoint: Path) -> list[str]:
     """What is wrong with a checkpoint; empty if every file is there, of the right size and checksum."""
     try:
         manifest = {name: (of["size"], of["sha256"]) for name, of in json.loads((checkpoint / MANIFEST).read_text()).items()}
@@ -116,7 +116,7 @@ def load_checkpoint(run: Path) -> tuple[dict[str, dict[str, Tensor]], dict, list
     """The newest checkpoint of a run that verifies: tensors by file name, state, and notes on those that had to be passed over."""
     notes = []
     for checkpoint in reversed(checkpoints(run)):
-        wrong = problems(checkpoint)
+        wrong = verify_checkpoint(checkpoint)
         if not wrong:
             tensors = {name: load_file(checkpoint / f"{name}.safetensors") for name in ("weights", "ema", "optimizer")}
             return tensors, json.loads((checkpoint / "state.json").read_text()), notes
@@ -140,4 +140,4 @@ def restore_optimizers(optimizers: dict[str, torch.optim.Optimizer], tensors: di
                 state.setdefault(int(number), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         for p, slots in optimizer.state.items():       # laid out in memory as their parameter: fused kernels take that for granted
-            slots.update({name: torch.empty_like(p).copy_(as_placed(v, p)) for name, v in slots.items() if v.shape == p.shape})
+            slots.update({name: torch.empty_like(p).copy_(distribute_like(v, p)) for name, v in slots.items() if v.shape == p.shape})

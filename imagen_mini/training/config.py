@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from imagen_mini.cascade.config import StageConfig
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS
 from imagen_mini.training.optimizers import OPTIMIZERS
-from imagen_mini.utils.configuration import _one_of, override
+from imagen_mini.utils.configuration import check_choice, override
 from imagen_mini.utils.precision import PRECISIONS
 
-RATE_SCHEDULES = ("cooldown", "cosine", "constant")
+LR_SCHEDULES = ("cooldown", "cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("betas", "counts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("rate_schedule", self.rate_schedule, RATE_SCHEDULES)
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("loss_weight", self.loss_weight, tuple(LOSS_WEIGHTS))
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("rate_schedule", self.rate_schedule, LR_SCHEDULES)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("loss_weight", self.loss_weight, tuple(LOSS_WEIGHTS))
         for name in ("steps", "batch_size", "accumulate", "ema_half_life", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -81,7 +81,7 @@ _PAPER_RECIPE = TrainConfig(steps=2_500_000, batch_size=2048, learning_rate=1e-4
                             betas=(0.9, 0.999), weight_decay=0.0, ema_half_life=7_000, drop_pooled=0.0)
 
 
-RECIPES: dict[str, dict[str, TrainConfig]] = {
+TRAIN_PRESETS: dict[str, dict[str, TrainConfig]] = {
     "tiny": _MINI_RECIPES,
     "mini": _MINI_RECIPES,
     "small": {"base": replace(_MINI_RECIPES["base"], batch_size=256, **_LONGER), "sr_256": TrainConfig(batch_size=64, **_LONGER)},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 Step = Callable[[dict[str, Tensor]], Tensor]           # forward and backward: from named tensors to losses, leaving gradients in the parameters
 
 
-class Graphed:
+class CudaGraphedStep:
     """`step`, recorded for every new set of shapes and replayed for each other call.
 
     Values are copied to where the recording has its inputs; losses and gradients are written where it has its outputs, so each call overwrites those of
@@ -54,7 +54,7 @@ class Graphed:
             p.grad = None
 
 
-def aside(items: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+def prefetch_on_stream(items: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
     """The same items, made on another CUDA stream, so that making one does not wait for what computes with the one before."""
     stream = torch.cuda.Stream()
     while True:

@@ -13,22 +13,22 @@ from statistics import fmean, median
 import torch
 from torch import Tensor
 
-from imagen_mini.cascade.stage import Stage, augment
-from imagen_mini.data.base import Batch, Data
+from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
+from imagen_mini.data.base import Batch, Dataset
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.diffusion.losses import denoising_loss
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training.loop import LEVELS
+from imagen_mini.training.loop import NOISE_BINS
 from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.utils.rng import randn
 
-FINE, LOOK, BAD = "fine", "look", "bad"
+OK, WARN, FAIL = "fine", "look", "bad"
 AUG_LEVEL = 0.1                                        # of super-resolution's low-resolution pictures, as in sampling
 GAP = 2.0                                              # standard errors from which a difference is taken to be one
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnostic:
     """One question about a run, its verdict (fine, look or bad), and the answer in words with its numbers."""
 
     about: str
@@ -37,7 +37,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Probe:
+class NoiseBinStats:
     """What a stage does with held-out samples, by level of noise (LEVELS of them, equal parts of t, from little to much)."""
 
     losses: dict[str, list[float]]                     # of each kind of caption (true, shuffled, none): mean loss by level
@@ -48,7 +48,7 @@ class Probe:
 
 
 @torch.no_grad()
-def probe(stage: Stage, encoder: TextEncoder, data: Data, numbers: Sequence[int], batch_size: int = 64) -> Probe:
+def measure_noise_bins(stage: DiffusionStage, encoder: TextEncoder, data: Dataset, numbers: Sequence[int], batch_size: int = 64) -> NoiseBinStats:
     """Look at samples `numbers` of `data`, with times spread evenly over [0, 1] and noise that depends on each sample's number alone.
 
     Times as in training's plain form: the weighting of levels by a recipe (time_power) does not enter.
@@ -70,7 +70,7 @@ def probe(stage: Stage, encoder: TextEncoder, data: Data, numbers: Sequence[int]
         aug_level = low_res = None
         if batch.low_res is not None:
             aug_level = torch.full_like(t, AUG_LEVEL)
-            low_res = augment(batch.low_res, aug_level, randn(chosen, batch.low_res.shape[1:], "probe", "low", device=device))
+            low_res = augment_low_res(batch.low_res, aug_level, randn(chosen, batch.low_res.shape[1:], "probe", "low", device=device))
         text = encoder(batch.captions)
         others = text[torch.arange(len(chosen), device=device).roll(1)]
         for kind, said in (("true", text), ("shuffled", others), ("none", text.drop(torch.ones_like(t, dtype=torch.bool)))):
@@ -83,24 +83,24 @@ def probe(stage: Stage, encoder: TextEncoder, data: Data, numbers: Sequence[int]
                 beyond.append((x_0_hat.abs() > 1.01).float().mean((1, 2, 3)).cpu())
     stage.train(was_training)
     losses = {kind: torch.cat(values) for kind, values in per_sample.items()}
-    level = (times * LEVELS).long().clamp(max=LEVELS - 1)
+    level = (times * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
 
     def by_level(values: Tensor) -> list:
-        return [values[level == i].mean(0).tolist() if (level == i).any() else math.nan for i in range(LEVELS)]
+        return [values[level == i].mean(0).tolist() if (level == i).any() else math.nan for i in range(NOISE_BINS)]
 
     def errors_by_level(values: Tensor) -> list:
-        groups = [values[level == i] for i in range(LEVELS)]
+        groups = [values[level == i] for i in range(NOISE_BINS)]
         return [(of.std(0) / len(of) ** 0.5).tolist() if len(of) > 1 else [math.inf] * values.shape[1] for of in groups]
 
     gaps = {}
     for kind in ("shuffled", "none"):
         difference = losses[kind] - losses["true"]     # of the same picture, noise and time: paired
         gaps[kind] = difference.mean().item(), (difference.std() / n ** 0.5).item()
-    return Probe({kind: by_level(values) for kind, values in losses.items()}, gaps, by_level(torch.cat(color)), by_level(torch.cat(beyond)),
+    return NoiseBinStats({kind: by_level(values) for kind, values in losses.items()}, gaps, by_level(torch.cat(color)), by_level(torch.cat(beyond)),
                  errors_by_level(torch.cat(color)))
 
 
-def gradient_norms(stage: Stage, encoder: TextEncoder, data: Data, numbers: Sequence[int]) -> dict[str, float]:
+def gradient_norms(stage: DiffusionStage, encoder: TextEncoder, data: Dataset, numbers: Sequence[int]) -> dict[str, float]:
     """The norm of each parameter's gradient on one batch, by name; NaN if no gradient reaches it."""
     device, unet = stage.net.out.weight.device, stage.config.unet
     batch = data.batch(numbers, unet.image_size, unet.low_res_size, device)
@@ -116,99 +116,99 @@ def gradient_norms(stage: Stage, encoder: TextEncoder, data: Data, numbers: Sequ
 
 # ---------------------------------------------------------------- verdicts
 
-def judge_loss(log: list[dict], from_trained: bool = False) -> Finding:
+def check_loss(log: list[dict], from_trained: bool = False) -> Diagnostic:
     """Does the loss fall? By the medians of the first and last tenths of the log. A run that began with trained weights may keep it level."""
     losses = [line["loss"] for line in log if "loss" in line]
     if len(losses) < 10:
-        return Finding("loss", LOOK, f"only {len(losses)} lines in the log so far: too early to say")
+        return Diagnostic("loss", WARN, f"only {len(losses)} lines in the log so far: too early to say")
     tenth = max(1, len(losses) // 10)
     first, last, before = median(losses[:tenth]), median(losses[-tenth:]), median(losses[-2 * tenth:-tenth])
     words = f"{first:.4f} in the first tenth, {before:.4f} and {last:.4f} in the last two"
     if last > (1.1 if from_trained else 0.9) * first:
-        return Finding("loss", BAD, words + ": it does not fall. Try the overfit check (python -m train.overfit); if that passes, a lower learning_rate")
+        return Diagnostic("loss", FAIL, words + ": it does not fall. Try the overfit check (python -m train.overfit); if that passes, a lower learning_rate")
     if last > 1.5 * before:
-        return Finding("loss", BAD, words + ": it is rising again. A lower learning_rate, and --resume from before the rise")
-    return Finding("loss", FINE, words)
+        return Diagnostic("loss", FAIL, words + ": it is rising again. A lower learning_rate, and --resume from before the rise")
+    return Diagnostic("loss", OK, words)
 
 
-def judge_gradients(log: list[dict]) -> Finding:
+def check_gradients(log: list[dict]) -> Diagnostic:
     """Spikes of the gradient norm, in the second half of the log."""
     norms = [line["gradient_norm"] for line in log if "gradient_norm" in line]
     late = norms[len(norms) // 2:]
     if len(late) < 10:
-        return Finding("gradient norm", LOOK, "too few lines in the log to say")
+        return Diagnostic("gradient norm", WARN, "too few lines in the log to say")
     middle, spikes = median(late), sum(v > 10 * median(late) for v in late)
     words = f"median {middle:.3g}, highest {max(late):.3g}; {spikes} of {len(late)} lines above ten times the median"
     if spikes > 0.02 * len(late):
-        return Finding("gradient norm", BAD, words + ": unstable. A lower learning_rate, or a longer warm-up")
-    return Finding("gradient norm", LOOK if spikes else FINE, words)
+        return Diagnostic("gradient norm", FAIL, words + ": unstable. A lower learning_rate, or a longer warm-up")
+    return Diagnostic("gradient norm", WARN if spikes else OK, words)
 
 
-def judge_conditioning(probe: Probe) -> Finding:
+def check_conditioning(probe: NoiseBinStats) -> Diagnostic:
     """Is the loss lower with a picture's own caption than with another's, and with none?"""
     own = _mean(probe.losses["true"])
     (other, se), (none, _) = probe.gaps["shuffled"], probe.gaps["none"]
     words = f"loss {own:.4f} with each picture's caption, {100 * other / own:+.1f} % with another's (standard error {100 * se / own:.1f}), {100 * none / own:+.1f} % with none"
     if other <= GAP * se:
-        return Finding("captions", BAD, words + ": captions are not used. Early on that is so for some thousand steps; later, look at the captions "
+        return Diagnostic("captions", FAIL, words + ": captions are not used. Early on that is so for some thousand steps; later, look at the captions "
                        "(python -m train.check_dataset) and at drop_text")
     if none < 0:
-        return Finding("captions", LOOK, words + ": better without captions than with them, so guidance will hurt")
-    return Finding("captions", FINE, words)
+        return Diagnostic("captions", WARN, words + ": better without captions than with them, so guidance will hurt")
+    return Diagnostic("captions", OK, words)
 
 
-def judge_color(probe: Probe) -> Finding:
+def check_color(probe: NoiseBinStats) -> Diagnostic:
     """Do the channel means of x_0_hat fit the data? A network that misses them paints everything in a tint."""
     # What the pictures at hand may do by chance (1 of 80 such means lies beyond 2.5 standard errors) is no tint.
     worst, off, level, channel = max((abs(v) - 2.5 * e, abs(v), i, c) for i, of in enumerate(probe.color) if isinstance(of, list)
                                      for c, (v, e) in enumerate(zip(of, probe.color_errors[i])))
-    words = f"the mean of x_0_hat is off by at most {off:.3f} of 2 ({('red', 'green', 'blue')[channel]}, t {level / LEVELS:.1f} to {(level + 1) / LEVELS:.1f})"
-    return Finding("colour", FINE if worst < 0.05 else LOOK if worst < 0.15 else BAD,
+    words = f"the mean of x_0_hat is off by at most {off:.3f} of 2 ({('red', 'green', 'blue')[channel]}, t {level / NOISE_BINS:.1f} to {(level + 1) / NOISE_BINS:.1f})"
+    return Diagnostic("colour", OK if worst < 0.05 else WARN if worst < 0.15 else FAIL,
                    words + ("" if worst < 0.05 else ": pictures will have a tint; train longer, and use the average weights"))
 
 
-def judge_saturation(probe: Probe) -> Finding:
+def check_saturation(probe: NoiseBinStats) -> Diagnostic:
     """How much of x_0_hat lies outside the range of a picture."""
     worst = max(v for v in probe.saturated if not math.isnan(v))
-    return Finding("saturation", FINE if worst < 0.25 else LOOK, f"at most {worst:.1%} of x_0_hat lies beyond [-1, 1] (by level of noise)"
+    return Diagnostic("saturation", OK if worst < 0.25 else WARN, f"at most {worst:.1%} of x_0_hat lies beyond [-1, 1] (by level of noise)"
                    + ("" if worst < 0.25 else ": thresholding will have much to cut"))
 
 
-def judge_average(own: Probe, averaged: Probe, distance: float) -> Finding:
+def check_average(own: NoiseBinStats, averaged: NoiseBinStats, distance: float) -> Diagnostic:
     """Is the average of the weights ahead of the weights, as it should be, or does it lag?"""
     a, b = _mean(own.losses["true"]), _mean(averaged.losses["true"])
     words = f"loss {b:.4f} with the average weights, {a:.4f} with the latest; they are {distance:.1%} apart"
     if math.isnan(a + b):
-        return Finding("average", BAD, words + ": there are weights that are no numbers. A lower learning_rate, from the start or a checkpoint before")
+        return Diagnostic("average", FAIL, words + ": there are weights that are no numbers. A lower learning_rate, from the start or a checkpoint before")
     if b > 1.05 * a:
-        return Finding("average", LOOK, words + ": the average lags behind, as it does early on. If it stays so: a shorter ema_half_life")
-    return Finding("average", FINE, words)
+        return Diagnostic("average", WARN, words + ": the average lags behind, as it does early on. If it stays so: a shorter ema_half_life")
+    return Diagnostic("average", OK, words)
 
 
-def judge_dead(norms: dict[str, float]) -> Finding:
+def check_dead_parameters(norms: dict[str, float]) -> Diagnostic:
     """Parameters that no gradient reaches."""
     dead = [name for name, norm in norms.items() if math.isnan(norm) or norm == 0]
     words = f"{len(dead)} of {len(norms)} tensors have none" + (f": {', '.join(dead[:4])}" + (", ..." if len(dead) > 4 else "") if dead else "")
-    return Finding("dead gradients", FINE if not dead else LOOK if len(dead) < 0.1 * len(norms) else BAD, words)
+    return Diagnostic("dead gradients", OK if not dead else WARN if len(dead) < 0.1 * len(norms) else FAIL, words)
 
 
-def judge_throughput(log: list[dict]) -> Finding:
+def check_throughput(log: list[dict]) -> Diagnostic:
     """Does the network wait for data?"""
     timed = [line for line in log if "waited" in line][-100:]
     if not timed:
-        return Finding("data", LOOK, "the log has no times")
+        return Diagnostic("data", WARN, "the log has no times")
     waited, rate = median([line["waited"] for line in timed]), median([line["pictures_per_second"] for line in timed])
     words = f"{rate:.1f} pictures a second; {waited:.0%} of the time is spent waiting for pictures and captions"
-    return Finding("data", FINE if waited < 0.1 else LOOK, words + ("" if waited < 0.1 else ": more workers (workers=4) would help"))
+    return Diagnostic("data", OK if waited < 0.1 else WARN, words + ("" if waited < 0.1 else ": more workers (workers=4) would help"))
 
 
-def judge_reference(probe: Probe, steps: int, reference: list[dict]) -> Finding:
+def check_reference(probe: NoiseBinStats, steps: int, reference: list[dict]) -> Diagnostic:
     """The loss beside that of the run behind the shipped weights, as it was after as many steps."""
     own, expected = _mean(probe.losses["true"]), _interpolate(steps, [(r["steps"], _mean(r["losses"]["true"])) for r in reference])
     words = f"{own:.4f} after {steps:,} steps; that of the shipped weights was {expected:.4f} by then"
     if own > 1.25 * expected:
-        return Finding("reference", LOOK, words + ". Another network, batch size or learning rate may be the reason; on the built-in world with preset mini it should not be so")
-    return Finding("reference", FINE, words)
+        return Diagnostic("reference", WARN, words + ". Another network, batch size or learning rate may be the reason; on the built-in world with preset mini it should not be so")
+    return Diagnostic("reference", OK, words)
 
 
 def _interpolate(x: float, points: list[tuple[float, float]]) -> float:

@@ -25,7 +25,7 @@ from imagen_mini.text.encoder import TextEncoder
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistributedContext:
     """Which of how many processes this is. Alone, nothing is sent anywhere."""
 
     rank: int = 0
@@ -50,34 +50,34 @@ class Ranks:
         return self.sum(torch.tensor(float(flag), device=device)).item() > 0 if self.world > 1 else flag
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = DistributedContext()
 
 
 @contextmanager
-def join_ranks(device: str, timeout: float = 600.0) -> Iterator[tuple[Ranks, torch.device]]:
+def init_distributed(device: str, timeout: float = 600.0) -> Iterator[tuple[DistributedContext, torch.device]]:
     """This process's place among those that torchrun started, and its device; without torchrun, alone on `device`.
 
     A rank that waits for another for longer than `timeout` seconds raises; torchrun then ends them all.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield ALONE, torch.device(device)
+        yield SINGLE_PROCESS, torch.device(device)
         return
     if cuda := torch.device(device).type == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout))
-    yield Ranks(dist.get_rank(), dist.get_world_size()), torch.device(device)
+    yield DistributedContext(dist.get_rank(), dist.get_world_size()), torch.device(device)
     dist.destroy_process_group()                       # not after an error: the others may be waiting in the middle of something
 
 
-def replicate(stage: nn.Module, ranks: Ranks) -> nn.Module:
+def wrap_ddp(stage: nn.Module, ranks: DistributedContext) -> nn.Module:
     """The stage, so that its backward pass averages gradients over ranks. Alone, or sharded: as it is."""
     if ranks.world == 1 or isinstance(stage.net, FSDPModule):
         return stage
     return DistributedDataParallel(stage, broadcast_buffers=False)
 
 
-def only_adding_up(model: nn.Module, on: bool):
+def no_grad_sync(model: nn.Module, on: bool):
     """Within this, if `on`, backward passes add up gradients and do not yet exchange them."""
     if isinstance(model, DistributedDataParallel):
         return model.no_sync() if on else nullcontext()
@@ -88,7 +88,7 @@ def only_adding_up(model: nn.Module, on: bool):
 
 # ---------------------------------------------------------------- sharded: each rank holds a part of every tensor
 
-def shard(stage: nn.Module, encoder: TextEncoder, device: torch.device) -> None:
+def shard_fsdp(stage: nn.Module, encoder: TextEncoder, device: torch.device) -> None:
     """Spread weights, gradients and (as they are made after it) optimizer state and average over the ranks' devices, in place, by FSDP2.
 
     Takes them on the CPU and moves them block by block, so that no device ever holds all. A stack of blocks, or a block of the text encoder, is
@@ -100,12 +100,12 @@ def shard(stage: nn.Module, encoder: TextEncoder, device: torch.device) -> None:
             fully_shard(part, mesh=mesh)
 
 
-def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def full_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same with sharded tensors gathered. All ranks must call it together."""
     return {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
 
 
-def as_placed(full: Tensor, like: Tensor) -> Tensor:
+def distribute_like(full: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, placed (and sharded) as another one of its shape is."""
     if isinstance(like, DTensor):
         return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)

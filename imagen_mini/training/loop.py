@@ -14,19 +14,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imagen_mini.cascade.stage import Stage
-from imagen_mini.data.base import Data
-from imagen_mini.data.synthetic import Scenes
+from imagen_mini.cascade.stage import DiffusionStage
+from imagen_mini.data.base import Dataset
+from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS
-from imagen_mini.text.encoder import Text, TextEncoder
+from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
 from imagen_mini.training.batches import _inputs
 from imagen_mini.training.config import TrainConfig
-from imagen_mini.training.cuda_graphs import Graphed, aside
-from imagen_mini.training.distributed import ALONE, Ranks, only_adding_up, replicate, whole
+from imagen_mini.training.cuda_graphs import CudaGraphedStep, prefetch_on_stream
+from imagen_mini.training.distributed import SINGLE_PROCESS, DistributedContext, no_grad_sync, wrap_ddp, full_tensors
 from imagen_mini.training.ema import EMA
 from imagen_mini.utils.precision import compute_dtype
 
-LEVELS = 10                                            # of noise, equal parts of t in [0, 1], for which losses are told apart
+NOISE_BINS = 10                                            # of noise, equal parts of t in [0, 1], for which losses are told apart
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -74,8 +74,8 @@ class TrainState:
     waited: float                                      # seconds that this rank waited for pictures and captions; with `graph` not counted
 
 
-def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0,
-          data: Data | None = None, ranks: Ranks = ALONE, graph: bool = False) -> Iterator[TrainState]:
+def train(stage: DiffusionStage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0,
+          data: Dataset | None = None, ranks: DistributedContext = SINGLE_PROCESS, graph: bool = False) -> Iterator[TrainState]:
     """Train from step `start` to `config.steps` on `data` (None: the built-in world); yields after every step.
 
     `graph`: record forward and backward once and replay them, on one GPU (see `graphs`); the next batch is made while it computes.
@@ -89,15 +89,15 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     stage.train()
     stage.net.checkpoint_gradients(config.gradient_checkpointing)
-    model = replicate(stage, ranks)
+    model = wrap_ddp(stage, ranks)
     mine = ranks.share(b)
     parts = [mine[p[0]:p[-1] + 1] for p in torch.arange(len(mine)).tensor_split(config.accumulate)]
 
     def weight(log_snr: Tensor) -> Tensor:
         return LOSS_WEIGHTS[config.loss_weight](log_snr, config.loss_cap)
 
-    data = Scenes(config.seed, config.counts) if data is None else data
-    if (config.twins or config.mistakes) and not isinstance(data, Scenes):
+    data = SceneDataset(config.seed, config.counts) if data is None else data
+    if (config.twins or config.mistakes) and not isinstance(data, SceneDataset):
         raise ValueError(f"twins={config.twins}, mistakes={config.mistakes}: only the built-in world has these; expected 0 here")
     if config.mistakes and stage.is_super_resolution:
         raise ValueError(f"mistakes={config.mistakes}: only a base stage decides what stands where; expected 0 for super-resolution")
@@ -107,7 +107,7 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
     def forward_and_backward(inputs: dict[str, Tensor]) -> Tensor:
         """The losses of a part. Gradients stay in the parameters; ranks average them."""
         inputs = dict(inputs)
-        text = Text(inputs.pop("emb"), inputs.pop("mask"))
+        text = TextEmbeddings(inputs.pop("emb"), inputs.pop("mask"))
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             losses = model(text=text, weight=weight, **inputs)
         (losses.sum() * (ranks.world / b)).backward()
@@ -115,24 +115,24 @@ def train(stage: Stage, encoder: TextEncoder, config: TrainConfig, optimizers: d
 
     parts_of_steps, inputs = _inputs(data, encoder, stage, config, parts, start, device, graph), None
     if graph:
-        forward_and_backward, parts_of_steps = Graphed(forward_and_backward, list(stage.parameters())), aside(parts_of_steps)
+        forward_and_backward, parts_of_steps = CudaGraphedStep(forward_and_backward, list(stage.parameters())), prefetch_on_stream(parts_of_steps)
     for step in range(start, config.steps):
         rate = learning_rate(config, step)
         for group in groups:
             group["lr"] = rate
         stage.zero_grad(set_to_none=True)
-        levels, waited = torch.zeros(2, LEVELS, device=device), 0.0
+        levels, waited = torch.zeros(2, NOISE_BINS, device=device), 0.0
         for i in range(len(parts)):
             began = time.perf_counter()
             inputs = next(parts_of_steps) if inputs is None else inputs
             waited += time.perf_counter() - began
-            with only_adding_up(model, i < len(parts) - 1):
+            with no_grad_sync(model, i < len(parts) - 1):
                 losses = forward_and_backward(inputs)
-            level = (inputs["t"] * LEVELS).long().clamp(max=LEVELS - 1)
+            level = (inputs["t"] * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
             levels.index_add_(1, level, torch.stack([losses.float(), torch.ones_like(losses, dtype=torch.float32)]))
             inputs = next(parts_of_steps, None) if graph else None
         sums, counts = ranks.sum(levels).tolist()
-        norm = float(whole({"norm": torch.nn.utils.clip_grad_norm_(stage.parameters(), config.clip)})["norm"])
+        norm = float(full_tensors({"norm": torch.nn.utils.clip_grad_norm_(stage.parameters(), config.clip)})["norm"])
         if not math.isfinite(norm):
             raise FloatingPointError(f"step {step} of stage {stage.config.name}: loss {sum(sums) / b}, gradient norm {norm} at "
                                      f"learning rate {rate:g}; the weights were left as they were. A lower learning_rate is the usual cure")

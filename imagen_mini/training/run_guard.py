@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def only_one(run: Path) -> Iterator[None]:
+def run_lock(run: Path) -> Iterator[None]:
     """Hold a run's folder, made if need be. BlockingIOError if another process holds it; a lock dies with its process, however that ends."""
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ def only_one(run: Path) -> Iterator[None]:
         lock.release()
 
 
-class StopRequest:
+class GracefulStop:
     """`with StopRequest() as stop:` the first SIGTERM or Ctrl-C lets `stop.asked()` be true, which is to be called after each step; the second
     ends at once. With `grace`, so does a step that is not done within so many seconds: it may be waiting for a process that is gone."""
 
@@ -36,7 +36,7 @@ class StopRequest:
     def __init__(self, grace: int | None = None):
         self.grace, self._asked = grace, False
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> GracefulStop:
         self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
         return self
 

@@ -8,7 +8,7 @@ import types
 import typing
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} {value!r}; expected one of {', '.join(allowed)}")
 

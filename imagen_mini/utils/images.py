@@ -26,7 +26,7 @@ def to_numpy(images: Tensor) -> np.ndarray:
     return (images.float().cpu().clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 1).numpy()
 
 
-def as_picture(image: Image.Image, size: int = 64) -> Tensor:
+def image_to_tensor(image: Image.Image, size: int = 64) -> Tensor:
     """A PIL picture, its middle square, as [3, size, size] in [-1, 1]."""
     return torch.from_numpy(central_square(to_rgb(image), size).copy()).permute(2, 0, 1) / 127.5 - 1
 

@@ -27,7 +27,7 @@ def randn(seeds: Sequence[int], shape: Sequence[int], *purpose: str | int, devic
 BLOCK = 8
 
 
-def randn_in_blocks(numbers: Sequence[int], shape: Sequence[int], *purpose: str | int, device=None) -> Tensor:
+def randn_blocked(numbers: Sequence[int], shape: Sequence[int], *purpose: str | int, device=None) -> Tensor:
     """Standard normal noise [len(numbers), *shape]; row i depends on numbers[i] and the purpose alone.
 
     As `randn`, for batches: drawn on `device`, for a block of `BLOCK` numbers at a time. A generator for every row takes a GPU longer than a network.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from imagen_mini.diffusion.schedules import alpha_sigma
 from imagen_mini.evaluation.metrics import psnr
-from imagen_mini.scenes.scene import GRID, Object, Scene
+from imagen_mini.scenes.scene import GRID, SceneObject, Scene
 from imagen_mini.utils.images import blur
 
 WIDTHS = (0, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)
@@ -54,7 +54,7 @@ def posterior_mean(x_t: Tensor, log_snr: Tensor, pictures: Tensor) -> Tensor:
     return (p @ pictures.flatten(1)).view(x_t.shape)
 
 
-def everywhere(thing: Object, background: str) -> list[Scene]:
+def everywhere(thing: SceneObject, background: str) -> list[Scene]:
     """All scenes of this one thing on this background: at every place where the world puts one of its kind, each of them equally often."""
     low, high = int(thing.reach + 1.5), int(GRID - thing.reach - 0.5)
     return [Scene((replace(thing, x=x, y=y),), background) for y in range(low, high + 1) for x in range(low, high + 1)]

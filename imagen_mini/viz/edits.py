@@ -10,27 +10,27 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from imagen_mini.editing.alignment import refinement_matrix
-from imagen_mini.editing.attention_store import AttentionMaps
+from imagen_mini.editing.alignment import refinement_mapper
+from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.base import Edit
-from imagen_mini.editing.prompt_to_prompt import Injection
+from imagen_mini.editing.prompt_to_prompt import AttentionInjection
 from imagen_mini.evaluation.benchmark import random_thing
 from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, evaluate_edits
-from imagen_mini.evaluation.statistics import share, wilson_interval
+from imagen_mini.evaluation.statistics import format_share, wilson_interval
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.captions import article_for
 from imagen_mini.text.encoder import Tokens
 from imagen_mini.viz.attention_maps import heat_over, names_of
-from imagen_mini.viz.style import STYLES, figure, percent_axis
+from imagen_mini.viz.style import STYLES, subplots, percent_axis
 
-SWEEPS: dict[str, Callable[[type[Injection], float], Injection]] = {
+SWEEPS: dict[str, Callable[[type[AttentionInjection], float], AttentionInjection]] = {
     "attention injected": lambda kind, share: kind(share, share, source_steps=0.0),
     "source's prompt read": lambda kind, share: kind(1.0, 1.0, source_steps=share)}
 
 
 # ---------------------------------------------------------------- one edit
 
-def beside_seed(pipe: ImagenPipeline, source: str, target: str, seed: int, *edits: Edit | None) -> Tensor:
+def compare_to_same_seed(pipe: ImagenPipeline, source: str, target: str, seed: int, *edits: Edit | None) -> Tensor:
     """The first stage's pictures [1 + edits, 3, h, w] in [-1, 1], all from one noise: of the source, and of the target by each edit; None is no edit at
     all: the same seed, and the new prompt alone."""
     name = next(iter(pipe.stages))
@@ -49,11 +49,11 @@ def difference(source: Tensor, edited: Tensor) -> Tensor:
 
 def changed_tokens(source: Tokens, target: Tokens) -> tuple[list[int], list[int]]:
     """Positions of the tokens of each prompt that the other does not have."""
-    matrix = refinement_matrix(source, target)
+    matrix = refinement_mapper(source, target)
     return [i for i, row in enumerate(matrix) if not row.any()], [i for i, column in enumerate(matrix.T) if not column.any()]
 
 
-def map_tiles(maps: AttentionMaps, base: Sequence[Tensor], word: str | None) -> tuple[list[Tensor], list[str]]:
+def map_tiles(maps: AttentionStore, base: Sequence[Tensor], word: str | None) -> tuple[list[Tensor], list[str]]:
     """Attention maps on the largest grid over the base stage's pictures [3, h, w]: of `word`, in each picture; without it of the words that changed, in
     the source and in the target before and after the edit. A row's brightness can be compared."""
     if word is not None:
@@ -75,7 +75,7 @@ def map_tiles(maps: AttentionMaps, base: Sequence[Tensor], word: str | None) -> 
 def alignment_sheet(source: Tokens, target: Tokens, matrices: dict[str, Tensor]) -> Figure:
     """Matrices [source tokens, target tokens] that lay the source's attention on the target's tokens, by title: a row a token of the source, a column one of
     the target."""
-    sheet, panels = figure(list(matrices), "target", columns=len(matrices))
+    sheet, panels = subplots(list(matrices), "target", columns=len(matrices))
     for panel, matrix in zip(panels, matrices.values()):
         panel.imshow(matrix.numpy(), cmap="Blues", vmin=0, vmax=1.4)
         for i, j in matrix.nonzero().tolist():
@@ -92,7 +92,7 @@ def alignment_sheet(source: Tokens, target: Tokens, matrices: dict[str, Tensor])
 
 @dataclass(frozen=True)
 class Compared:
-    """Edits whose source picture was right, by several methods: `pictures` [1 + methods, 3, h, w] of each task, the source first, and of each method by its
+    """Edits whose source picture was right, by several methods: `images` [1 + methods, 3, h, w] of each task, the source first, and of each method by its
     name the score of each task."""
 
     tasks: list[EditTask]
@@ -103,7 +103,7 @@ class Compared:
 def compare(pipe: ImagenPipeline, tasks: Sequence[EditTask], methods: dict[str, Edit | None]) -> Compared:
     """Make each edit by each method (None: the same seed and the new prompt) and judge it; those whose source is wrong are left out."""
     def draw(prompts: list[str], seed: int) -> Tensor:
-        return beside_seed(pipe, *prompts, seed, *methods.values())
+        return compare_to_same_seed(pipe, *prompts, seed, *methods.values())
 
     kept = [found for found in evaluate_edits(draw, list(tasks)) if found[2][0].source_right]
     return Compared([task for task, _, _ in kept], [pictures for _, pictures, _ in kept],
@@ -116,7 +116,7 @@ def compared_lines(scores: dict[str, list[EditScore]]) -> str:
     lines = [" " * width + f"{'shows the new prompt':24}{'keeps the layout':24}{'both':24}rest of the picture"]
     for name, of in scores.items():
         pixels = [s.psnr for s in of if s.psnr is not None]
-        rates = "".join(f"{share([getattr(s, key) for s in of]):24}" for key in ("success", "layout", "good"))
+        rates = "".join(f"{format_share([getattr(s, key) for s in of]):24}" for key in ("success", "layout", "good"))
         lines.append(f"{name:{width}}{rates}" + (f"{sum(pixels) / len(pixels):.0f} dB" if pixels else "unreadable"))
     return "\n".join(lines)
 
@@ -124,7 +124,7 @@ def compared_lines(scores: dict[str, list[EditScore]]) -> str:
 def window_sheet(panels: dict[str, dict[float, list[EditScore]]]) -> Figure:
     """Scores over the length of a window, by the title of the panel and the share of the walk: how often the new prompt is shown and the layout is kept, with
     95 % intervals."""
-    sheet, axes = figure(list(panels), "share of the walk, from the noise on", columns=len(panels))
+    sheet, axes = subplots(list(panels), "share of the walk, from the noise on", columns=len(panels))
     for panel, by_length in zip(axes, panels.values()):
         for (key, label), style, aside in zip({"success": "shows the new prompt", "layout": "keeps the layout"}.items(), STYLES, (-0.008, 0.008)):
             rates = [sum(getattr(s, key) for s in of) / max(1, len(of)) for of in by_length.values()]
@@ -165,7 +165,7 @@ def monotone(values: Tensor) -> Tensor:
 
 def fading_sheet(word: str, weights: Sequence[float], areas: Tensor, captions: Sequence[str]) -> Figure:
     """What things cover of their pictures, areas [captions, weights] in [0, 1], over the weight of a word: a line for each caption."""
-    sheet, (panel,) = figure([f'what the thing covers, over the weight of "{word}"'], "weight c of the word   (1 changes nothing)")
+    sheet, (panel,) = subplots([f'what the thing covers, over the weight of "{word}"'], "weight c of the word   (1 changes nothing)")
     for row, caption, style in zip(areas.tolist(), captions, STYLES):
         panel.plot(weights, row, label=caption, **style)
     percent_axis(panel)

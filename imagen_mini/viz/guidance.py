@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from imagen_mini.evaluation.scoring import scene_of, verdicts
+from imagen_mini.evaluation.scoring import sample_scene_matching, judge_images
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.pipeline import ImagenPipeline
-from imagen_mini.scenes.captions import read
+from imagen_mini.scenes.captions import parse_caption
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import SIZES, Scene
-from imagen_mini.viz.style import STYLES, figure, log_axis, percent_axis
+from imagen_mini.viz.style import STYLES, subplots, log_axis, percent_axis
 
 SATURATED = 0.99
-TRUE_PICTURES = {"color": "#777777", "linestyle": ":"}
+TRUE_IMAGE_STYLE = {"color": "#777777", "linestyle": ":"}
 SCALE_AXIS = "guidance scale w   (1 is off)"
 RIM = 1.05                                             # a little beyond 1: an honest estimate rings around the ends of the range, too
 MEASURES = {"saturated": f"share of values at |x| >= {SATURATED}", "mean_abs": "mean |x|", "outside": f"share beyond |x| = {RIM}, at the worst step"}
@@ -62,12 +62,12 @@ def at_scale(pipe: ImagenPipeline, prompts: Sequence[str], seeds: Sequence[int],
     outside the range at the step where most does."""
     walk = estimates(pipe, prompts, seeds, guidance_scale=w, **options)
     picture = walk[-1]
-    return {"w": w, **rate(verdicts(prompts, picture.clamp(-1, 1))), **saturation(picture), "outside": max(map(outside, walk))}
+    return {"w": w, **rate(judge_images(prompts, picture.clamp(-1, 1))), **saturation(picture), "outside": max(map(outside, walk))}
 
 
 def true_pictures(prompts: Sequence[str], size: int = 64) -> Tensor:
     """Rendered pictures [b, 3, size, size] in [-1, 1], one that each prompt fits: what a perfect model could draw."""
-    return render([scene_of(read(prompt), random.Random(prompt)) for prompt in prompts], size)
+    return render([sample_scene_matching(parse_caption(prompt), random.Random(prompt)) for prompt in prompts], size)
 
 
 def scatter(scenes: Sequence[Scene], shape: str) -> tuple[float, float]:
@@ -77,7 +77,7 @@ def scatter(scenes: Sequence[Scene], shape: str) -> tuple[float, float]:
     return x, y
 
 
-def share_large(scenes: Sequence[Scene]) -> float:
+def share_of_large_objects(scenes: Sequence[Scene]) -> float:
     """The share of things that are large; nan where there is nothing."""
     sizes = [o.size for scene in scenes for o in scene.objects]
     return sizes.count("large") / len(sizes) if sizes else float("nan")
@@ -95,16 +95,16 @@ def draw_scales(lines: dict[str, Sequence[dict]], true: dict[str, float] | None 
     """Accuracy and some of MEASURES against w: rows as `at_scale` gives them by the line's name, and the measures of true pictures, dotted."""
     scales = [row["w"] for row in next(iter(lines.values()))]
     n = next(iter(lines.values()))[0]["n"]
-    sheet, (accuracy, *panels) = figure([f"share right of {n}, with 95 % intervals", *(MEASURES[name] for name in measures)], SCALE_AXIS)
+    sheet, (accuracy, *panels) = subplots([f"share right of {n}, with 95 % intervals", *(MEASURES[name] for name in measures)], SCALE_AXIS)
     for (name, rows), style in zip(lines.items(), STYLES):
         accuracy_line(accuracy, scales, rows, name, style)
         for panel, measure in zip(panels, measures):
             panel.plot(scales, [row[measure] for row in rows], **style)
     if true is not None:
-        accuracy.plot([], [], label="true pictures", **TRUE_PICTURES)
+        accuracy.plot([], [], label="true pictures", **TRUE_IMAGE_STYLE)
     for panel, measure in zip(panels, measures):
         if true is not None:
-            panel.axhline(true[measure], **TRUE_PICTURES)
+            panel.axhline(true[measure], **TRUE_IMAGE_STYLE)
         if MEASURES[measure].startswith("share"):
             panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panel.set_ylim(0, None)
@@ -114,9 +114,9 @@ def draw_scales(lines: dict[str, Sequence[dict]], true: dict[str, float] | None 
     return sheet
 
 
-def draw_places(scenes: dict[str, Sequence[Scene]], shapes: Sequence[str]) -> Figure:
+def plot_positions(scenes: dict[str, Sequence[Scene]], shapes: Sequence[str]) -> Figure:
     """Where the things of these shapes lie: a panel for each list of scenes, by its name; small things are small marks, large ones large."""
-    sheet, panels = figure(list(scenes), "x, in 1/64 of the width", columns=4)
+    sheet, panels = subplots(list(scenes), "x, in 1/64 of the width", columns=4)
     for panel, found in zip(panels, scenes.values()):
         for shape, style in zip(shapes, STYLES):
             things = [o for scene in found for o in scene.objects if o.shape == shape]

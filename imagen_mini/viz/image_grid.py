@@ -11,14 +11,14 @@ from torch import Tensor
 
 from imagen_mini.utils.images import to_image
 
-FRAMES = {True: "#009E73", False: "#D55E00", None: "#bbbbbb"}      # right, wrong, not judged: green and vermilion of Okabe and Ito (2008)
+BORDERS = {True: "#009E73", False: "#D55E00", None: "#bbbbbb"}      # right, wrong, not judged: green and vermilion of Okabe and Ito (2008)
 MARGIN = 6                                             # pixels around a picture
 Frame = bool | str | None                              # right or wrong, a colour, or None: no frame
 
 
 
 
-def labelled_grid(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None = None, cell: int = 192,
+def image_grid(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None = None, cell: int = 192,
                   frames: Sequence[Frame] | None = None) -> Image.Image:
     """Pictures [3, h, w] in rows, each with its label below; `frames` says of each whether it is right (True, False; None: not judged), or gives a
     colour."""
@@ -35,9 +35,9 @@ def labelled_grid(pictures: Sequence[Tensor], labels: Sequence[str], columns: in
     return sheet
 
 
-def picture_table(rows: Sequence[Sequence[Tensor | None]], row_names: Sequence[str], column_names: Sequence[str], cell: int = 112,
+def image_table(rows: Sequence[Sequence[Tensor | None]], row_names: Sequence[str], column_names: Sequence[str], cell: int = 112,
                   frames: Sequence[Sequence[Frame]] | None = None) -> Image.Image:
-    """Pictures [3, h, w] as a table: names of rows to the left, of columns above; None leaves a place empty. `frames` as in `labelled_grid`, row by row.
+    """Pictures [3, h, w] as a table: names of rows to the left, of columns above; None leaves a place empty. `frames` as in `image_grid`, row by row.
     ValueError if names and pictures are not as many."""
     if len(rows) != len(row_names) or any(len(row) != len(column_names) for row in rows):
         raise ValueError(f"rows of {[len(row) for row in rows]} pictures; expected {len(row_names)} rows ({', '.join(row_names)}) of {len(column_names)}")
@@ -60,12 +60,12 @@ def picture_table(rows: Sequence[Sequence[Tensor | None]], row_names: Sequence[s
 
 def _paste(sheet: Image.Image, picture: Tensor, x: int, y: int, cell: int, frame: Frame) -> None:
     """A picture at (x, y), `cell` wide, in its frame."""
-    color = frame if isinstance(frame, str) else FRAMES[frame]
+    color = frame if isinstance(frame, str) else BORDERS[frame]
     ImageDraw.Draw(sheet).rectangle((x - 2, y - 2, x + cell + 1, y + cell + 1), fill=color)
     sheet.paste(to_image(picture, cell), (x, y))
 
 
-def in_few_colors(sheet: Image.Image) -> Image.Image:
+def quantize_colors(sheet: Image.Image) -> Image.Image:
     """A sheet in 256 colours: the eye hardly sees it, and the file is a fifth as large, since plain backgrounds become plain."""
     return sheet.quantize(256, Image.Quantize.FASTOCTREE)
 

@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from imagen_mini.evaluation.error_analysis import kind_of_error
-from imagen_mini.evaluation.scoring import Result, in_words, verdict
-from imagen_mini.evaluation.statistics import difference_of_shares, wilson_interval
+from imagen_mini.evaluation.error_analysis import classify_error
+from imagen_mini.evaluation.scoring import Result, describe_scene, verdict_text
+from imagen_mini.evaluation.statistics import newcombe_interval, wilson_interval
 from imagen_mini.scenes.captions import Description
-from imagen_mini.scenes.parse import Reading, parse
+from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import COLORS, UNSEEN, Scene, training_scene
-from imagen_mini.viz.image_grid import in_few_colors, labelled_grid
-from imagen_mini.viz.style import STYLES, figure, percent_axis
+from imagen_mini.scenes.scene import COLORS, HELD_OUT_SEED, Scene, training_scene
+from imagen_mini.viz.image_grid import quantize_colors, image_grid
+from imagen_mini.viz.style import STYLES, subplots, percent_axis
 
 OUTCOMES = ("right", "unreadable", "misread")
 Interval = Callable[[int, int], tuple[float, float]]   # (successes, n) -> (low, high)
@@ -33,18 +33,18 @@ def gallery(results: Sequence[Result], right: int = 2, wrong: int = 2, columns: 
     for category in dict.fromkeys(r.category for r in results):
         of = [r for r in results if r.category == category]
         chosen += [r for r in of if r.right][:right] + [r for r in of if not r.right][:wrong]
-    return in_few_colors(labelled_grid([r.image for r in chosen], [_label(r) for r in chosen], columns=columns, cell=cell, frames=[r.right for r in chosen]))
+    return quantize_colors(image_grid([r.image for r in chosen], [_label(r) for r in chosen], columns=columns, cell=cell, frames=[r.right for r in chosen]))
 
 
 def _label(r: Result) -> str:
-    read = in_words(r.reading.scene) if r.reading.scene else r.reading.problems[0]
-    return f"[{r.category}] {r.caption.text}" + ("" if r.right else f" -> {kind_of_error(r.caption.description, r.reading)}: {read}")
+    read = describe_scene(r.reading.scene) if r.reading.scene else r.reading.problems[0]
+    return f"[{r.category}] {r.caption.text}" + ("" if r.right else f" -> {classify_error(r.caption.description, r.reading)}: {read}")
 
 
 def audit_sheet(results: Sequence[Result], judged: bool = True, columns: int = 10, cell: int = 160) -> Image.Image:
     """Numbered pictures with their captions, for a person to judge; with `judged`, what the parser says of each, too."""
-    labels = [f"{i}: {r.caption.text}" + (f" -> {verdict(r.caption.description, r.reading)}" if judged else "") for i, r in enumerate(results)]
-    return in_few_colors(labelled_grid([r.image for r in results], labels, columns=columns, cell=cell, frames=[r.right for r in results] if judged else None))
+    labels = [f"{i}: {r.caption.text}" + (f" -> {verdict_text(r.caption.description, r.reading)}" if judged else "") for i, r in enumerate(results)]
+    return quantize_colors(image_grid([r.image for r in results], labels, columns=columns, cell=cell, frames=[r.right for r in results] if judged else None))
 
 
 def mixed(results: Sequence[Result], n: int, wrong: int = 0, seed: int = 0) -> list[Result]:
@@ -65,36 +65,36 @@ def swap_colors(scenes: Sequence[Scene], every: int) -> list[Scene]:
             for i, scene in enumerate(scenes)]
 
 
-def chance(descriptions: Sequence[Description], readings: Sequence[Reading]) -> float:
+def chance_rate(descriptions: Sequence[Description], readings: Sequence[ParsedScene]) -> float:
     """The share right that is to be expected if captions are dealt out to pictures at random: the mean over all pairs."""
     return sum(d.fits(r.scene) for d in descriptions for r in readings) / (len(descriptions) * len(readings))
 
 
 # ---------------------------------------------------------------- the judge on spoilt pictures
 
-def outcome(scene: Scene, reading: Reading, size: int) -> str:
+def outcome(scene: Scene, reading: ParsedScene, size: int) -> str:
     """One of OUTCOMES for a picture of `scene` and what was read from it; at less than 256 px, textures cannot be seen."""
     if reading.scene is None:
         return "unreadable"
     return "right" if reading.scene == (scene if size == 256 else scene.without_texture()) else "misread"
 
 
-def judge_spoilt(n: int, size: int, spoil: Callable[[Tensor, float], Tensor], strengths: Sequence[float], batch: int = 64) -> list[dict]:
+def measure_parser_under(n: int, size: int, spoil: Callable[[Tensor, float], Tensor], strengths: Sequence[float], batch: int = 64) -> list[dict]:
     """For each strength of one way to spoil pictures of `n` true scenes: how often they are right, unreadable and misread."""
-    scenes, rows = [training_scene(UNSEEN, i) for i in range(n)], []
+    scenes, rows = [training_scene(HELD_OUT_SEED, i) for i in range(n)], []
     for strength in strengths:
         found: list[str] = []
         for at in range(0, n, batch):
             part = scenes[at:at + batch]
-            found += [outcome(s, r, size) for s, r in zip(part, parse(spoil(render(part, size), strength)))]
+            found += [outcome(s, r, size) for s, r in zip(part, parse_image(spoil(render(part, size), strength)))]
         counts = {name: found.count(name) for name in OUTCOMES}
         rows.append({"strength": strength, "n": n, **counts, "intervals": {name: wilson_interval(k, n) for name, k in counts.items()}})
     return rows
 
 
-def draw_spoilt(found: dict[str, list[dict]]) -> Figure:
-    """A panel for each way to spoil pictures: shares of OUTCOMES over its strength, with 95 % intervals. Takes rows of `judge_spoilt` by title."""
-    sheet, panels = figure(list(found), "")
+def plot_corruptions(found: dict[str, list[dict]]) -> Figure:
+    """A panel for each way to spoil pictures: shares of OUTCOMES over its strength, with 95 % intervals. Takes rows of `measure_parser_under` by title."""
+    sheet, panels = subplots(list(found), "")
     for panel, rows in zip(panels, found.values()):
         for name, style in zip(OUTCOMES, STYLES):
             panel.plot([r["strength"] for r in rows], [r[name] / r["n"] for r in rows], **style, label=name)
@@ -119,7 +119,7 @@ def coverage(interval: Interval, n: int, p: float) -> float:
 
 def draw_coverage(intervals: dict[str, Interval], n: int) -> Figure:
     """How often each interval holds the truth, over the true share."""
-    sheet, (panel,) = figure([f"how often an interval from {n} pictures holds the true accuracy"], "true accuracy")
+    sheet, (panel,) = subplots([f"how often an interval from {n} pictures holds the true accuracy"], "true accuracy")
     shares = [i / 200 for i in range(1, 200)]
     for (name, interval), style in zip(intervals.items(), STYLES):
         panel.plot(shares, [coverage(interval, n, p) for p in shares], label=name, **style | {"marker": ""})
@@ -132,7 +132,7 @@ def draw_coverage(intervals: dict[str, Interval], n: int) -> Figure:
 
 def draw_shares(rows: dict[str, dict], title: str = "share of captions drawn rightly, with 95 % interval") -> Figure:
     """A bar for each row of `evaluation.table`, with its interval and its numbers."""
-    sheet, (panel,) = figure([title], "")
+    sheet, (panel,) = subplots([title], "")
     for place, (name, row) in enumerate(rows.items()):
         panel.barh(place, row["accuracy"], color=STYLES[0]["color"], height=0.6, zorder=2)
         _interval(panel, place, row["accuracy"], row["low"], row["high"])
@@ -148,7 +148,7 @@ def draw_shares(rows: dict[str, dict], title: str = "share of captions drawn rig
 def draw_groups(groups: Sequence[tuple[int, int]], intervals: dict[str, Interval]) -> Figure:
     """The share in each of several groups (right, n) with its intervals, and the share in all of them."""
     right, n = sum(k for k, _ in groups), sum(m for _, m in groups)
-    sheet, (panel,) = figure(["one model, measured again and again"], "group of pictures")
+    sheet, (panel,) = subplots(["one model, measured again and again"], "group of pictures")
     for number, ((name, interval), style) in enumerate(zip(intervals.items(), STYLES)):
         for place, (k, m) in enumerate(groups):
             low, high = interval(k, m)
@@ -165,7 +165,7 @@ def draw_groups(groups: Sequence[tuple[int, int]], intervals: dict[str, Interval
 
 def draw_comparison(a: tuple[str, int, int], b: tuple[str, int, int]) -> Figure:
     """Two shares (name, right, n) with their intervals, and beside them b's less a's with the interval of the difference."""
-    sheet, (shares, panel) = figure(["share right, 95 % intervals", f"{b[0]} less {a[0]}, 95 % interval"], "")
+    sheet, (shares, panel) = subplots(["share right, 95 % intervals", f"{b[0]} less {a[0]}, 95 % interval"], "")
     for place, (name, k, n) in enumerate((a, b)):
         shares.bar(place, k / n, color=STYLES[place]["color"], width=0.5, hatch=("", "//")[place], edgecolor="white", zorder=2)
         low, high = wilson_interval(k, n)
@@ -173,7 +173,7 @@ def draw_comparison(a: tuple[str, int, int], b: tuple[str, int, int]) -> Figure:
     shares.set_xticks([0, 1], [a[0], b[0]])
     shares.set_xlim(-0.6, 1.6)
     _percent(shares)
-    difference, low, high = difference_of_shares(*a[1:], *b[1:])
+    difference, low, high = newcombe_interval(*a[1:], *b[1:])
     panel.errorbar([0], [difference], [[difference - low], [high - difference]], color="black", marker="D", capsize=6)
     panel.axhline(0, color="#D55E00", linestyle="--", label="no difference")
     panel.set_xticks([])
@@ -186,7 +186,7 @@ def draw_comparison(a: tuple[str, int, int], b: tuple[str, int, int]) -> Figure:
 
 def draw_widths(interval: Interval, shares: Sequence[float], numbers: Sequence[int], name: str) -> Figure:
     """How wide an interval is, from its low to its high end, over the number of pictures, for some shares that are right."""
-    sheet, (panel,) = figure([f"how wide is the interval? ({name})"], "pictures")
+    sheet, (panel,) = subplots([f"how wide is the interval? ({name})"], "pictures")
     for share, style in zip(shares, STYLES):
         ends = [interval(round(share * n), n) for n in numbers]
         panel.plot(numbers, [high - low for low, high in ends], label=f"{share:.0%} right", **style)
@@ -201,7 +201,7 @@ def draw_widths(interval: Interval, shares: Sequence[float], numbers: Sequence[i
 
 def draw_sets(rows: dict[str, tuple[float, float]]) -> Figure:
     """Sets of pictures by two measures: name -> (share right, Fréchet distance)."""
-    sheet, (panel,) = figure(["two measures that see different things"], "Fréchet distance to true pictures (less is better)")
+    sheet, (panel,) = subplots(["two measures that see different things"], "Fréchet distance to true pictures (less is better)")
     for (name, (share, distance)), style in zip(rows.items(), STYLES):
         panel.plot([distance], [share], label=name, **style | {"linestyle": "none", "markersize": 9})
     panel.set_xlim(0, 1.1 * max(distance for _, distance in rows.values()))

@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from PIL import Image
 from torch import Tensor
 
-from imagen_mini.evaluation.scoring import verdicts
-from imagen_mini.scenes.parse import parse
-from imagen_mini.viz.image_grid import in_few_colors, picture_table
+from imagen_mini.evaluation.scoring import judge_images
+from imagen_mini.scenes.parse import parse_image
+from imagen_mini.viz.image_grid import quantize_colors, image_table
 
 
 def judged_rows(rows: Sequence[tuple[str, str, Tensor]], columns: Sequence[str] | None = None, cell: int = 128) -> Image.Image:
     """A row for each (name, caption, pictures [b, 3, h, w] in [-1, 1]), framed by whether the pictures show that caption, by the parser; a caption that is empty
     is not judged. `columns`: their names (default: numbers)."""
     n = len(rows[0][2])
-    frames = [verdicts([caption] * n, pictures) if caption else [None] * n for _, caption, pictures in rows]
+    frames = [judge_images([caption] * n, pictures) if caption else [None] * n for _, caption, pictures in rows]
     columns = columns or [f"{i}" for i in range(n)]
-    return in_few_colors(picture_table([list(pictures) for _, _, pictures in rows], [name for name, _, _ in rows], columns, cell=cell, frames=frames))
+    return quantize_colors(image_table([list(pictures) for _, _, pictures in rows], [name for name, _, _ in rows], columns, cell=cell, frames=frames))
 
 
 def shapes_read(pictures: Tensor) -> Counter:
     """How many of the pictures are read as which shape; those that cannot be read, or show several things, under these words."""
     names = []
-    for reading in parse(pictures.float().cpu()):
+    for reading in parse_image(pictures.float().cpu()):
         if reading.scene is None:
             names.append("unreadable")
         else:

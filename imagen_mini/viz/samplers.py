@@ -12,9 +12,9 @@ from torch import Tensor
 from imagen_mini.diffusion.guidance import Denoiser
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.diffusion.schedules import Schedule, alpha_sigma, numeric_t
-from imagen_mini.diffusion.timesteps import SPACINGS, spaced_times
+from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS, spaced_timesteps
 from imagen_mini.viz.denoising import posterior_mean
-from imagen_mini.viz.style import STYLES, figure, log_axis
+from imagen_mini.viz.style import STYLES, subplots, log_axis
 
 # ---------------------------------------------------------------- data whose best denoiser is a formula
 
@@ -86,7 +86,7 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 
 def shares(pictures: Tensor, of: Tensor) -> Tensor:
-    """How often each of the pictures `of` [n, ...] is the nearest one to `pictures` [b, ...]: [n], with sum 1."""
+    """How often each of the pictures `of` [n, ...] is the nearest one to `images` [b, ...]: [n], with sum 1."""
     nearest = torch.cdist(pictures.flatten(1).double(), of.flatten(1).double()).argmin(1)
     return nearest.bincount(minlength=len(of)) / len(pictures)
 
@@ -95,7 +95,7 @@ def shares(pictures: Tensor, of: Tensor) -> Tensor:
 
 def draw_walks(walks: dict[str, tuple[Sequence[float], Tensor]], points: Sequence[float]) -> Figure:
     """One-dimensional walks, a panel for each sampler: the times [n + 1] and the paths [n + 1, walkers], from noise at the left to the data's `points`."""
-    sheet, panels = figure(list(walks), "t   (1 noise, 0 data)")
+    sheet, panels = subplots(list(walks), "t   (1 noise, 0 data)")
     for panel, (times, paths) in zip(panels, walks.values()):
         panel.plot(times, paths, color=STYLES[0]["color"], linewidth=0.9, alpha=0.7)
         panel.plot([0] * len(points), points, color=STYLES[1]["color"], marker="s", linestyle="", label="the data", clip_on=False, zorder=3)
@@ -106,7 +106,7 @@ def draw_walks(walks: dict[str, tuple[Sequence[float], Tensor]], points: Sequenc
 
 def draw_errors(lines: dict[str, Sequence[tuple[int, float]]]) -> Figure:
     """(calls, error) of samplers on two logarithmic axes, with the slopes of first and second order to compare with."""
-    sheet, (panel,) = figure(["distance from the true end"], "network calls")
+    sheet, (panel,) = subplots(["distance from the true end"], "network calls")
     for (name, found), style in zip(lines.items(), STYLES):
         panel.plot(*zip(*found), label=name, **style)
     calls = sorted(c for found in lines.values() for c, _ in found)
@@ -122,11 +122,11 @@ def draw_errors(lines: dict[str, Sequence[tuple[int, float]]]) -> Figure:
 
 def draw_spacings(steps: int, log_snr_of: Schedule) -> Figure:
     """Where a walk of so many steps stops, by spacing: in time, and in log-SNR."""
-    sheet, panels = figure(["in time", "in log-SNR"], "")
-    for row, (spacing, style) in enumerate(zip(SPACINGS, STYLES)):
-        times = spaced_times(spacing, steps, log_snr_of).double()
+    sheet, panels = subplots(["in time", "in log-SNR"], "")
+    for row, (spacing, style) in enumerate(zip(TIMESTEP_SPACINGS, STYLES)):
+        times = spaced_timesteps(spacing, steps, log_snr_of).double()
         for panel, x in zip(panels, (times, log_snr_of(times))):
             panel.plot(x, [row] * len(x), **style | {"linestyle": ""})
     for panel, name, ends in zip(panels, ("t   (1 noise, 0 picture)", "log-SNR"), ((1.03, -0.03), None)):
-        panel.set(xlabel=name, yticks=range(len(SPACINGS)), yticklabels=SPACINGS, ylim=(len(SPACINGS) - 0.5, -0.5), xlim=ends)
+        panel.set(xlabel=name, yticks=range(len(TIMESTEP_SPACINGS)), yticklabels=TIMESTEP_SPACINGS, ylim=(len(TIMESTEP_SPACINGS) - 0.5, -0.5), xlim=ends)
     return sheet

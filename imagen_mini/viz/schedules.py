@@ -20,9 +20,9 @@ from imagen_mini.diffusion.schedules import (
     sigmoid_log_snr,
     zero_terminal_snr,
 )
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.scene import Scene
-from imagen_mini.viz.style import STYLES, figure
+from imagen_mini.viz.style import STYLES, subplots
 
 Schedules = dict[str, Callable[[Tensor], Tensor]]      # name -> log-SNR at t
 
@@ -38,7 +38,7 @@ SCHEDULES: Schedules = {
 
 def curves(schedules: Schedules) -> Figure:
     """Three panels, over t from 0 (picture) to 1 (noise): log-SNR, alpha and sigma."""
-    sheet, panels = figure(["log-SNR", "alpha, of the picture", "sigma, of the noise"], "t   (0 picture, 1 noise)")
+    sheet, panels = subplots(["log-SNR", "alpha, of the picture", "sigma, of the noise"], "t   (0 picture, 1 noise)")
     t = torch.linspace(0, 1, 501, dtype=torch.float64)
     for (name, log_snr_of), style in zip(schedules.items(), STYLES):
         log_snr = log_snr_of(t)
@@ -51,7 +51,7 @@ def curves(schedules: Schedules) -> Figure:
 
 def spread(schedules: Schedules, width: float = 0.5) -> Figure:
     """Which share of the times from 0 to 1 falls on each level of noise: a curve over log-SNR, in bins of `width`. Its area is 1."""
-    sheet, (panel,) = figure(["how times spread over levels of noise"], "log-SNR   (high: picture, low: noise)")
+    sheet, (panel,) = subplots(["how times spread over levels of noise"], "log-SNR   (high: picture, low: noise)")
     sheet.set_size_inches(7, 3.8)
     edges = torch.arange(-16, 16 + width, width, dtype=torch.float64)
     t = torch.linspace(0, 1, 100_001, dtype=torch.float64)
@@ -66,7 +66,7 @@ def spread(schedules: Schedules, width: float = 0.5) -> Figure:
 
 def against_normal(values: dict[str, Tensor], reach: float = 3.5) -> Figure:
     """A histogram of the numbers in each tensor, of any shape, with N(0, 1) over it."""
-    sheet, panels = figure(list(values), "value", columns=len(values))
+    sheet, panels = subplots(list(values), "value", columns=len(values))
     sheet.set_size_inches(3.1 * len(values), 3.3)
     x = torch.linspace(-reach, reach, 201)
     for panel, numbers in zip(panels, values.values()):
@@ -99,4 +99,4 @@ def measured_log_snr(x_t: Tensor, x_0: Tensor) -> float:
 
 def read_right(scenes: Sequence[Scene], pictures: Tensor) -> list[bool]:
     """Does the parser read each scene, but for textures, from its picture [b, 3, 64, 64] in [-1, 1]?"""
-    return [reading.scene == scene.without_texture() for reading, scene in zip(parse(pictures.float()), scenes, strict=True)]
+    return [reading.scene == scene.without_texture() for reading, scene in zip(parse_image(pictures.float()), scenes, strict=True)]

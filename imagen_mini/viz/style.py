@@ -15,12 +15,12 @@ STYLES = tuple({"color": color, "linestyle": dashes, "marker": mark, "markersize
     ("#E69F00", (0, (3, 3)), "P"), ("#56B4E9", (0, (4, 1, 1, 1, 1, 1)), "X")))
 
 
-def style(number: int) -> dict:
+def line_style(number: int) -> dict:
     """How line `number` of a panel looks; from the eighth on, as the first ones, with hollow marks."""
     return STYLES[number % len(STYLES)] | ({} if number < len(STYLES) else {"markerfacecolor": "white"})
 
 
-def figure(titles: Sequence[str], xlabel: str, columns: int = 3) -> tuple[Figure, list[Axes]]:
+def subplots(titles: Sequence[str], xlabel: str, columns: int = 3) -> tuple[Figure, list[Axes]]:
     """A sheet of panels with these titles, row by row."""
     columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
@@ -48,7 +48,7 @@ def percent_axis(panel: Axes) -> None:
     panel.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def save(sheet: Figure, path: Path) -> None:
+def save_figure(sheet: Figure, path: Path) -> None:
     """Write a figure, with the legend of the first panel that has labels below it; the name's ending says how (.png, .svg, .pdf)."""
     lines, names = next(legend for axes in sheet.axes if (legend := axes.get_legend_handles_labels())[0])
     sheet.legend(lines, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from imagen_mini.evaluation.metrics import psnr
-from imagen_mini.evaluation.scoring import description_of, verdicts
-from imagen_mini.evaluation.statistics import share, wilson_interval
+from imagen_mini.evaluation.scoring import description_of, judge_images
+from imagen_mini.evaluation.statistics import format_share, wilson_interval
 from imagen_mini.pipeline import ImagenPipeline
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.scene import GRID, Scene
-from imagen_mini.viz.style import STYLES, figure, percent_axis
+from imagen_mini.viz.style import STYLES, subplots, percent_axis
 
 
 def true_scenes(prompts: Sequence[str], pictures: Tensor) -> list[Scene]:
@@ -25,7 +25,7 @@ def true_scenes(prompts: Sequence[str], pictures: Tensor) -> list[Scene]:
     prompt: then nobody can say what it should become.
     """
     out = []
-    for prompt, reading in zip(prompts, parse(pictures.float().cpu()), strict=True):
+    for prompt, reading in zip(prompts, parse_image(pictures.float().cpu()), strict=True):
         description = description_of(prompt)
         objects = None if description is None or reading.scene is None else description.assign(reading.scene)
         if objects is None:
@@ -46,7 +46,7 @@ def around(pictures: Tensor, scenes: Sequence[Scene], share: float = 0.375) -> T
 
 @dataclass(frozen=True)
 class Enlarged:
-    """What super-resolution made of some small pictures at one level of augmentation. `pictures` [b, 3, size, size] in [-1, 1]; of each, whether it is as
+    """What super-resolution made of some small pictures at one level of augmentation. `images` [b, 3, size, size] in [-1, 1]; of each, whether it is as
     its prompt says (`right`), whether the parser can read it at all (`readable`), and how near it is to the true picture (`psnr` [b], in dB)."""
 
     level: float
@@ -62,22 +62,22 @@ def enlarge(pipe: ImagenPipeline, prompts: Sequence[str], seeds: Sequence[int], 
     stage's own number."""
     stages = pipe(list(prompts), seed=list(seeds), low_res=low_res, aug_level=level, num_inference_steps=steps, output_type="pt", progress=False).stages
     pictures = stages[list(stages)[-1]].float().cpu()
-    readable = [reading.scene is not None for reading in parse(pictures)]
-    return Enlarged(level, pictures, [bool(v) for v in verdicts(prompts, pictures)], readable, psnr(pictures, truth))
+    readable = [reading.scene is not None for reading in parse_image(pictures)]
+    return Enlarged(level, pictures, [bool(v) for v in judge_images(prompts, pictures)], readable, psnr(pictures, truth))
 
 
 def level_lines(found: dict[str, list[Enlarged]]) -> str:
     """What was `found` for each kind of small picture, by level: a line each."""
     lines = [f"{'given':12}{'aug_level':>10}   {'right':22}{'readable':22}likeness to the true picture"]
     for kind, rows in found.items():
-        lines += [f"{kind:12}{r.level:>10g}   {share(r.right):22}{share(r.readable):22}{r.psnr.mean():.1f} dB" for r in rows]
+        lines += [f"{kind:12}{r.level:>10g}   {format_share(r.right):22}{format_share(r.readable):22}{r.psnr.mean():.1f} dB" for r in rows]
     return "\n".join(lines)
 
 
 def level_sheet(found: dict[str, list[Enlarged]]) -> Figure:
     """Two panels over the level: share right, with 95 % intervals, and likeness to the true picture, with the 95 % interval of its mean over pictures. Kinds
     are drawn side by side at each level, so that their bars can be told apart."""
-    sheet, (shares, likeness) = figure(["right by the parser, textures too", "likeness to the true picture (dB)"], "aug_level", columns=2)
+    sheet, (shares, likeness) = subplots(["right by the parser, textures too", "likeness to the true picture (dB)"], "aug_level", columns=2)
     levels = sorted({r.level for rows in found.values() for r in rows})
     for i, ((kind, rows), style) in enumerate(zip(found.items(), STYLES)):
         x = [levels.index(r.level) + 0.12 * (i - (len(found) - 1) / 2) for r in rows]

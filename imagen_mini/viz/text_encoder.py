@@ -12,14 +12,14 @@ from torch import Tensor
 from imagen_mini.evaluation.benchmark import related
 from imagen_mini.scenes.captions import RARE_WORDS, article_for, training_caption
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, OPPOSITE, SHAPES, SIZES, TEXTURES, training_scene
-from imagen_mini.text.encoder import Text, TextEncoder, Tokens
+from imagen_mini.text.encoder import TextEmbeddings, TextEncoder, Tokens
 
 # For each kind of words that have rare synonyms: the words, and a caption to put one in.
-KINDS = {"color": (tuple(COLORS), "a {} circle"), "shape": (tuple(SHAPES), "a red {}"), "size": (tuple(SIZES), "a {} red circle"),
+WORD_KINDS = {"color": (tuple(COLORS), "a {} circle"), "shape": (tuple(SHAPES), "a red {}"), "size": (tuple(SIZES), "a {} red circle"),
          "texture": (tuple(TEXTURES), "a {} red circle"), "background": (tuple(BACKGROUNDS), "a red circle on a {} background")}
 
 
-def random_twin(encoder: TextEncoder, seed: int = 0) -> TextEncoder:
+def random_encoder_like(encoder: TextEncoder, seed: int = 0) -> TextEncoder:
     """The same T5 with the same tokenizer, but with random weights: what the architecture alone knows."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -56,13 +56,13 @@ def piece_sheet(tokens: Sequence[Tokens]):
 
 # ---------------------------------------------------------------- vectors compared
 
-def masked_mean(text: Text) -> Tensor:
+def masked_mean(text: TextEmbeddings) -> Tensor:
     """One vector for each prompt: the mean of the vectors of its real tokens, [b, d]."""
     mask = text.mask[:, :, None]
     return (text.emb * mask).sum(1) / mask.sum(1)
 
 
-def common_part(text: Text) -> Tensor:
+def common_part(text: TextEmbeddings) -> Tensor:
     """The mean vector of all real tokens, [d]. Vectors of a T5 have a large part in common, which says nothing; take it off before comparing them."""
     return text.emb[text.mask].mean(0)
 
@@ -79,7 +79,7 @@ def matched(a: Tensor, b: Tensor) -> float:
     return min(similar.max(1).values.mean().item(), similar.max(0).values.mean().item())
 
 
-def matched_matrix(text: Text, common: Tensor) -> Tensor:
+def matched_matrix(text: TextEmbeddings, common: Tensor) -> Tensor:
     """`matched` of every two prompts, their vectors less the common part: [b, b]."""
     rows = [(emb - common)[mask] for emb, mask in zip(text.emb, text.mask)]
     return torch.tensor([[matched(a, b) for b in rows] for a in rows])
@@ -96,7 +96,7 @@ def synonyms(encoder: TextEncoder, common: Tensor) -> dict[str, dict[str, dict[s
     """For each kind of words, for each rare word of it, its cosine with each common word of the kind: {"color": {"crimson": {"red": 0.8, ...}}}. All
     stand in the same caption, and `common` is taken off their vectors."""
     out: dict[str, dict[str, dict[str, float]]] = {}
-    for kind, (words, frame) in KINDS.items():
+    for kind, (words, frame) in WORD_KINDS.items():
         known = torch.stack([word_vector(encoder, w, frame) for w in words]) - common
         for rare in (r for r, w in RARE_WORDS.items() if w in words):
             similar = cosines(word_vector(encoder, rare, frame)[None] - common, known)[0].tolist()
@@ -109,7 +109,7 @@ def nearest_is_right(found: dict[str, dict[str, dict[str, float]]]) -> dict[str,
     return {rare: max(similar, key=similar.get) == RARE_WORDS[rare] for of_kind in found.values() for rare, similar in of_kind.items()}
 
 
-def said_three_ways(n: int, seed: int = 0) -> list[tuple[str, str, str]]:
+def paraphrase_triples(n: int, seed: int = 0) -> list[tuple[str, str, str]]:
     """`n` captions of two things, each with the same words in another order, which says something else, and with the opposite relation as well, which says the
     same again: ("a red circle left of a blue square", "a blue square left of a red circle", "a blue square right of a red circle")."""
     def say(first: str, relation: str, second: str) -> str:
@@ -158,7 +158,7 @@ def matrix_sheet(matrices: Sequence[Tensor | Sequence[Sequence[float]]], titles:
 
 # ---------------------------------------------------------------- what can be read off the vectors
 
-def probe(encoder: TextEncoder, captions: int = 1000, read: Callable[[Text], Text] | None = None) -> dict[str, float]:
+def linear_probe(encoder: TextEncoder, captions: int = 1000, read: Callable[[TextEmbeddings], TextEmbeddings] | None = None) -> dict[str, float]:
     """Accuracy in [0, 1] of linear probes on single vectors of held-out captions of two related things, differently coloured.
 
     `color`, from the token of a thing's shape: which colour has this thing, though the other's colour stands in the caption too?

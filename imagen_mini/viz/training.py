@@ -10,27 +10,27 @@ import torch
 from torch import Tensor
 
 from imagen_mini.cascade.config import StageConfig
-from imagen_mini.cascade.stage import Stage
-from imagen_mini.data.base import Batch, Data
+from imagen_mini.cascade.stage import DiffusionStage
+from imagen_mini.data.base import Batch, Dataset
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import SHAPES as REACHES
-from imagen_mini.scenes.scene import SIZES, Object, Scene, free_place, held_out
+from imagen_mini.scenes.scene import SIZES, SceneObject, Scene, sample_free_position, held_out
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.diagnostics import (
-    Finding,
+    Diagnostic,
     gradient_norms,
-    judge_average,
-    judge_color,
-    judge_conditioning,
-    judge_dead,
-    judge_gradients,
-    judge_loss,
-    judge_saturation,
-    probe,
+    check_average,
+    check_color,
+    check_conditioning,
+    check_dead_parameters,
+    check_gradients,
+    check_loss,
+    check_saturation,
+    measure_noise_bins,
 )
 from imagen_mini.training.ema import EMA
-from imagen_mini.training.loop import LEVELS, TrainState
+from imagen_mini.training.loop import NOISE_BINS, TrainState
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.utils.rng import randn
 
@@ -51,8 +51,8 @@ class Corner:
         rng = random.Random(f"corner/{self.seed}/{number}")
         while True:
             color, shape = rng.choice(COLORS), rng.choice(SHAPES)
-            x, y = free_place(rng, SIZES["large"] * REACHES[shape], [])
-            scene = Scene((Object(x=x, y=y, shape=shape, color=color, size="large", texture="solid"),), "gray")
+            x, y = sample_free_position(rng, SIZES["large"] * REACHES[shape], [])
+            scene = Scene((SceneObject(x=x, y=y, shape=shape, color=color, size="large", texture="solid"),), "gray")
             if not held_out(scene):
                 return scene
 
@@ -67,22 +67,22 @@ class Corner:
         return {"source": "a corner of the scenes", "seed": self.seed, "shuffled": self.shuffled}
 
 
-def start(stage_config: StageConfig, config: TrainConfig) -> tuple[Stage, dict[str, torch.optim.Optimizer], EMA]:
+def start(stage_config: StageConfig, config: TrainConfig) -> tuple[DiffusionStage, dict[str, torch.optim.Optimizer], EMA]:
     """What a run needs besides its data: a stage whose weights are a function of the seed, its optimizers, and the average of its weights."""
     torch.manual_seed(config.seed)                     # of the initial weights: all else that is random has numbers of its own
-    stage = Stage(stage_config).to(memory_format=torch.channels_last)
+    stage = DiffusionStage(stage_config).to(memory_format=torch.channels_last)
     optimizers = make_optimizers(stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
     return stage, optimizers, EMA(stage.net, config.ema_half_life)
 
 
 def losses_by_level(states: Sequence[TrainState]) -> list[float]:
     """The mean loss of these steps at each level of noise [LEVELS], from little to much; NaN where there was no sample."""
-    sums, counts = ([sum(getattr(state, name)[i] for state in states) for i in range(LEVELS)] for name in ("level_losses", "level_counts"))
+    sums, counts = ([sum(getattr(state, name)[i] for state in states) for i in range(NOISE_BINS)] for name in ("level_losses", "level_counts"))
     return [total / n if n else float("nan") for total, n in zip(sums, counts)]
 
 
 @torch.no_grad()
-def errors_at(stage: Stage, encoder: TextEncoder, data: Data, times: Tensor, n: int = 24) -> Tensor:
+def errors_at(stage: DiffusionStage, encoder: TextEncoder, data: Dataset, times: Tensor, n: int = 24) -> Tensor:
     """The mean squared error of x_0_hat on the first n pictures of `data`, at each of these times [k]: [k]. Unweighted; the noise depends on the picture
     alone."""
     pictures, _, captions = data.batch(range(n), stage.config.unet.image_size)
@@ -90,13 +90,13 @@ def errors_at(stage: Stage, encoder: TextEncoder, data: Data, times: Tensor, n: 
     return torch.stack([stage.loss(pictures, text, t.expand(n), eps, weight=torch.ones_like).mean() for t in times])
 
 
-def examine(stage: Stage, ema: EMA, encoder: TextEncoder, data: Data, states: Sequence[TrainState], n: int = 128) -> list[Finding]:
+def examine(stage: DiffusionStage, ema: EMA, encoder: TextEncoder, data: Dataset, states: Sequence[TrainState], n: int = 128) -> list[Diagnostic]:
     """Is this run healthy? What `python -m train.report` asks of a run on disk: of its log, and of n held-out samples of `data`."""
     log = [asdict(state) for state in states]
-    own, numbers = probe(stage, encoder, data, range(n)), range(min(n, 8))
+    own, numbers = measure_noise_bins(stage, encoder, data, range(n)), range(min(n, 8))
     with ema.in_place():
-        averaged = probe(stage, encoder, data, range(n))
+        averaged = measure_noise_bins(stage, encoder, data, range(n))
     weights = stage.net.state_dict()
     apart = sum((weights[name] - average).square().sum() for name, average in ema.weights.items()) / sum(w.square().sum() for w in ema.weights.values())
-    return [judge_loss(log), judge_gradients(log), judge_conditioning(averaged), judge_color(averaged), judge_saturation(averaged),
-            judge_average(own, averaged, apart.sqrt().item()), judge_dead(gradient_norms(stage, encoder, data, numbers))]
+    return [check_loss(log), check_gradients(log), check_conditioning(averaged), check_color(averaged), check_saturation(averaged),
+            check_average(own, averaged, apart.sqrt().item()), check_dead_parameters(gradient_norms(stage, encoder, data, numbers))]

@@ -12,17 +12,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_mini.models.attention import Attention
-from imagen_mini.models.control import AttnSite
-from imagen_mini.models.layers import Downsample, PooledText, ResBlock, TextLayer, Upsample
+from imagen_mini.models.control import AttentionSite
+from imagen_mini.models.layers import Downsample, AttentionPooling, ResBlock, TextRefinerBlock, Upsample
 from imagen_mini.models.unet import UNet, UNetConfig
-from imagen_mini.text.encoder import Text
+from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.viz.style import STYLES
 
 WORDS = 24                                             # tokens of the prompt that costs are counted with
-KINDS = ("residual blocks", "attention to words", "attention to pixels", "changing the grid", "first and last layer", "reading the words", "embeddings")
+COST_KINDS = ("residual blocks", "attention to words", "attention to pixels", "changing the grid", "first and last layer", "reading the words", "embeddings")
 
 
-def stations(net: UNet) -> list[tuple[str, nn.Module]]:
+def forward_stages(net: UNet) -> list[tuple[str, nn.Module]]:
     """What a picture passes on its way through the U, in order, by name: the stem, stacks, changes of the grid, the last convolution."""
     out: list[tuple[str, nn.Module]] = [("stem", net.stem)]
     levels = range(len(net.down))
@@ -66,7 +66,7 @@ def forward(net: UNet) -> Tensor:
     """One picture through the network, of zeros, with a prompt of WORDS tokens."""
     c = net.config
     number = torch.zeros(1)
-    text = Text(torch.zeros(1, WORDS, c.text_width), torch.ones(1, WORDS, dtype=torch.bool))
+    text = TextEmbeddings(torch.zeros(1, WORDS, c.text_width), torch.ones(1, WORDS, dtype=torch.bool))
     low = () if c.low_res_size is None else (torch.zeros(1, 3, c.low_res_size, c.low_res_size), number)
     return net(torch.zeros(1, 3, c.image_size, c.image_size), number, text, *low)
 
@@ -83,7 +83,7 @@ def _parts(net: UNet) -> list[tuple[str, nn.Module, str]]:
             out.append((name, module, "changing the grid"))
         elif name in ("stem", "out_norm", "out"):
             out.append((name, module, "first and last layer"))
-        elif isinstance(module, PooledText | TextLayer):
+        elif isinstance(module, AttentionPooling | TextRefinerBlock):
             out.append((name, module, "reading the words"))
         elif name in ("log_snr_embedding", "aug_level_embedding"):
             out.append((name, module, "embeddings"))
@@ -111,17 +111,17 @@ def total(parts: Sequence[Cost], what: str, kind: str | None = None, grid: int |
 def flops_of_layer(kind: str, grid: int, channels: int = 128, text_width: int = 128) -> int:
     """What one layer costs on a grid of this side, one picture: "residual block", or attention of kind "self", "cross" or "hybrid"."""
     with FakeTensorMode():
-        x, text = torch.zeros(1, channels, grid, grid), Text(torch.zeros(1, WORDS, text_width), torch.ones(1, WORDS, dtype=torch.bool))
+        x, text = torch.zeros(1, channels, grid, grid), TextEmbeddings(torch.zeros(1, WORDS, text_width), torch.ones(1, WORDS, dtype=torch.bool))
         if kind == "residual block":
             module, inputs = ResBlock(channels, channels, 256), (x, torch.zeros(1, 256))
         else:
-            module, inputs = Attention(AttnSite("layer", "mid", kind, grid), channels, text_width), (x, text)
+            module, inputs = Attention(AttentionSite("layer", "mid", kind, grid), channels, text_width), (x, text)
         with FlopCounterMode(display=False) as counter:
             module(*inputs)
     return counter.get_total_flops()
 
 
-def what_ifs(config: UNetConfig) -> dict[str, UNetConfig]:
+def ablations(config: UNetConfig) -> dict[str, UNetConfig]:
     """An Efficient U-Net with one thing changed at a time. Patches of half the side make every grid twice as fine."""
     return {"as it is": config,
             "patches of half the side": replace(config, patch=config.patch // 2),
@@ -130,7 +130,7 @@ def what_ifs(config: UNetConfig) -> dict[str, UNetConfig]:
             "all attention on every grid": replace(config, attention=("self+cross",) * len(config.blocks))}
 
 
-def values_kept(config: UNetConfig) -> int:
+def activation_count(config: UNetConfig) -> int:
     """How many values the residual blocks give, all together, for one picture: what a backward pass must find again is a small multiple of it."""
     levels = list(zip(config.blocks, config.channels, config.grids))
     return sum(2 * blocks * channels * grid ** 2 for blocks, channels, grid in levels) + config.mid_blocks * config.channels[-1] * config.grids[-1] ** 2
@@ -138,7 +138,7 @@ def values_kept(config: UNetConfig) -> int:
 
 # ---------------------------------------------------------------- the drawn U
 
-def draw_u(panel: Axes, config: UNetConfig, parts: Sequence[Cost] | None = None) -> None:
+def plot_unet(panel: Axes, config: UNetConfig, parts: Sequence[Cost] | None = None) -> None:
     """The U of a network: a box for each stack, as high as its level is deep, as wide as it has channels, written in it how many residual blocks and what
     attention; the share of all FLOPs (by `parts` of `costs`) below it. Lines across are the skip connections."""
     widest, whole = max(config.channels), None if parts is None else total(parts, "flops")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.viz.image_grid import in_few_colors
+from imagen_mini.viz.image_grid import quantize_colors
 
 from sample.cli import add_model_options, load_pipeline
 from sample.claims import report
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
                 runs.networks(e.variants)              # training is not the experiment's time
                 start = time.perf_counter()
             numbers, pictures = e.measure(runs if e.variants else pipe, args.n or e.n)
-            in_few_colors(pictures).save(args.out / f"{e.name}_pictures.png", optimize=True)
+            quantize_colors(pictures).save(args.out / f"{e.name}_pictures.png", optimize=True)
             e.draw(numbers, args.out / f"{e.name}.png")
             found[e.name] = {"settings": settings[e.name], "command": command_of(e, args), "seconds": round(time.perf_counter() - start, 1), "numbers": numbers}
         else:

@@ -16,19 +16,19 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, figure, percent_axis, save
+from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
 from imagen_mini.viz.guidance import accuracy_line
-from imagen_mini.cascade.sampling_options import sampling_of
-from imagen_mini.scenes.captions import Caption, Description, write
-from imagen_mini.scenes.parse import parse
+from imagen_mini.cascade.sampling_options import resolve_sampling_options
+from imagen_mini.scenes.captions import Caption, Description, caption_from
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_TEXTURE_SHAPE, TEXTURES, Scene
-from imagen_mini.text.encoder import Text
+from imagen_mini.text.encoder import TextEmbeddings
 
 from sample.sweep import SR_CATEGORIES
-from sample.claims.claim import (FAILS, HOLDS, MEANINGFUL, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, beats, difference_of_shares, gain, is_above, is_enough, percent,
+from sample.claims.claim import (FAILS, HOLDS, MEANINGFUL, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, beats, paired_agresti_min, gain, is_above, is_enough, percent,
                     tally)
-from sample.claims.guidance import BATCH, base_of, evenly, sheet
+from sample.claims.guidance import BATCH, base_of, evenly_spaced, sheet
 
 LEVELS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 SHOWN = 5                                              # examples in a row
@@ -43,16 +43,16 @@ def low_res_pictures(pipe: ImagenPipeline, captions: list[str], seeds: list[int]
                       for at in tqdm(range(0, len(captions), BATCH), desc="base stage", unit="batch")])
 
 
-def enlarge(pipe: ImagenPipeline, captions: list[str], text: Text, seeds: list[int], low_res: Tensor, aug_level: float | None = None) -> Tensor:
+def enlarge(pipe: ImagenPipeline, captions: list[str], text: TextEmbeddings, seeds: list[int], low_res: Tensor, aug_level: float | None = None) -> Tensor:
     """Super-resolution of given low-resolution pictures, with the text of one's choice."""
     name = list(pipe.stages)[1]
-    return pipe.run_stage(name, sampling_of(pipe.stages[name], aug_level=aug_level), captions, text, None, seeds, low_res.to(pipe.device),
+    return pipe.run_stage(name, resolve_sampling_options(pipe.stages[name], aug_level=aug_level), captions, text, None, seeds, low_res.to(pipe.device),
                           progress=False).clamp(-1, 1).float().cpu()
 
 
 # ---------------------------------------------------------------- noise-conditioning augmentation
 
-def clean_twin(scene: Scene) -> Scene:
+def without_textures(scene: Scene) -> Scene:
     """The same scene to be rendered at the size of the base stage, where textures cannot be seen."""
     return Scene(tuple(replace(o, texture="solid") for o in scene.objects), scene.background)
 
@@ -63,12 +63,12 @@ def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Imag
     levels = sorted({level for level in LEVELS if level <= config.max_aug_level} | {config.aug_level})
     prompts = benchmark(n, categories=SR_CATEGORIES)
     drawn = low_res_pictures(pipe, [c.text for _, _, c in prompts], [seed for _, seed, _ in prompts])
-    scenes = [reading.scene for part in drawn.split(64) for reading in parse(part)]
+    scenes = [reading.scene for part in drawn.split(64) for reading in parse_image(part)]
     kept = [i for i, (_, _, c) in enumerate(prompts) if c.description.fits(scenes[i])]
-    low_res = {"clean": render([clean_twin(scenes[i]) for i in kept], drawn.shape[-1]) if kept else drawn[:0], "generated": drawn[kept]}
+    low_res = {"clean": render([without_textures(scenes[i]) for i in kept], drawn.shape[-1]) if kept else drawn[:0], "generated": drawn[kept]}
     found = {"own_level": config.aug_level, "levels": levels, "categories": SR_CATEGORIES, "category": [prompts[i][0] for i in kept],
              "base_right": len(kept), "captions": len(prompts), "clean": [], "generated": []}
-    examples, shown = evenly(range(len(kept)), SHOWN), []
+    examples, shown = evenly_spaced(range(len(kept)), SHOWN), []
     with tqdm(total=2 * len(levels) * len(kept), desc="augmentation") as bar:
         for source, pictures in low_res.items():
             for level in levels:
@@ -77,7 +77,7 @@ def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Imag
                     part = [prompts[i] for i in kept[at:at + BATCH]]
                     captions = [c.text for _, _, c in part]
                     large = enlarge(pipe, captions, pipe.text_encoder(captions), [seed for _, seed, _ in part], pictures[at:at + BATCH], level)
-                    right += [c.description.fits(reading.scene) for (_, _, c), reading in zip(part, parse(large))]
+                    right += [c.description.fits(reading.scene) for (_, _, c), reading in zip(part, parse_image(large))]
                     if level in (0.0, config.aug_level, levels[-1]):
                         shown += [(large[i - at], right[i], f"{source}, level {level:g}: {captions[i - at]}") for i in examples if at <= i < at + BATCH]
                     bar.update(len(part))
@@ -94,7 +94,7 @@ def judge_gap(numbers: dict) -> Verdict:
     own = numbers["own_level"]
     gap_0, gap_own = (gain(at_level(numbers, "generated", level), at_level(numbers, "clean", level)) for level in (0.0, own))
     rows = [at_level(numbers, source, level)["each"] for source, level in (("clean", 0.0), ("generated", 0.0), ("clean", own), ("generated", own))]
-    closed = difference_of_shares([(int(a) - int(b)) - (int(c) - int(d)) for a, b, c, d in zip(*rows)])
+    closed = paired_agresti_min([(int(a) - int(b)) - (int(c) - int(d)) for a, b, c, d in zip(*rows)])
     sentence = (f"Right from clean less from generated low-resolution pictures, {gap_0.n} pairs: at level 0 {gap_0}, at level {own:g} {gap_own}; "
                 f"closed by {closed}. Generated, at level 0: {percent(at_level(numbers, 'generated', 0.0))} right, at level {own:g}: "
                 f"{percent(at_level(numbers, 'generated', own))}.")
@@ -117,7 +117,7 @@ def judge_sweep(numbers: dict) -> Verdict:
         return Verdict(UNCLEAR, f"This stage was trained with levels up to {numbers['levels'][-1]:g}.")
     per_prompt = [sum(map(int, each)) / len(inside) for each in zip(*(row["each"] for row in inside))]
     none, largest = numbers["generated"][0], numbers["generated"][-1]
-    over = [difference_of_shares([p - int(e) for p, e in zip(per_prompt, row["each"])]) for row in (none, largest)]
+    over = [paired_agresti_min([p - int(e) for p, e in zip(per_prompt, row["each"])]) for row in (none, largest)]
     share = sum(per_prompt) / max(1, len(per_prompt))
     outcome = all_of(*map(is_above, over)) if is_enough(*numbers["generated"]) else UNCLEAR
     return Verdict(outcome, f"Levels {RECOMMENDED[0]} to {RECOMMENDED[1]} are right {share:.0%} of {none['n']}; against level 0 "
@@ -127,7 +127,7 @@ def judge_sweep(numbers: dict) -> Verdict:
 def draw_augmentation(numbers: dict, path: Path) -> None:
     categories = numbers["category"]
     of = {"all": range(len(categories)), **{name: [i for i, c in enumerate(categories) if c == name] for name in numbers["categories"]}}
-    chart, panels = figure([f"{name}: share right of {len(which)}" for name, which in of.items()], "augmentation level when sampling")
+    chart, panels = subplots([f"{name}: share right of {len(which)}" for name, which in of.items()], "augmentation level when sampling")
     for panel, which in zip(panels, of.values()):
         for source, style in zip(("clean", "generated"), STYLES):
             rows = [tally([row["each"][i] == "1" for i in which]) for row in numbers[source]]
@@ -135,7 +135,7 @@ def draw_augmentation(numbers: dict, path: Path) -> None:
         panel.axvline(numbers["own_level"], color="#777777", linestyle=":")
         percent_axis(panel)
     panels[0].plot([], [], color="#777777", linestyle=":", label="the stage's own level")
-    save(chart, path)
+    save_figure(chart, path)
 
 
 AUGMENTATION = Experiment(
@@ -163,7 +163,7 @@ def retextured(description: Description, rng: random.Random) -> Description:
 def with_other_textures(caption: Caption) -> tuple[Caption, Caption]:
     """A caption of the same description, and one that differs from it in its textures alone."""
     own, other = caption.description, retextured(caption.description, random.Random(caption.text))
-    return write(own, random.Random(caption.text)), write(other, random.Random(caption.text))
+    return caption_from(own, random.Random(caption.text)), caption_from(other, random.Random(caption.text))
 
 
 def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
@@ -171,7 +171,7 @@ def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     prompts = [(category, seed, *with_other_textures(caption)) for category, seed, caption in benchmark(n, categories=SR_CATEGORIES)]
     low_res = low_res_pictures(pipe, [own.text for _, _, own, _ in prompts], [seed for _, seed, _, _ in prompts])
     right: dict[str, list[bool]] = {name: [] for name in (*TEXTS, "as told otherwise")}
-    examples, shown = evenly(range(len(prompts)), SHOWN), {name: [] for name in TEXTS}
+    examples, shown = evenly_spaced(range(len(prompts)), SHOWN), {name: [] for name in TEXTS}
     with tqdm(total=len(TEXTS) * len(prompts), desc="super-resolution") as bar:
         for at in range(0, len(prompts), BATCH):
             part = prompts[at:at + BATCH]
@@ -179,7 +179,7 @@ def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
             own_text = pipe.text_encoder(captions)
             for name, text in zip(TEXTS, (own_text, own_text.null(), pipe.text_encoder(others))):
                 large = enlarge(pipe, captions, text, seeds, low_res[at:at + BATCH])
-                scenes = [reading.scene for reading in parse(large)]
+                scenes = [reading.scene for reading in parse_image(large)]
                 right[name] += [own.description.fits(scene) for (_, _, own, _), scene in zip(part, scenes)]
                 if name == "other textures":
                     right["as told otherwise"] += [other.description.fits(scene) for (_, _, _, other), scene in zip(part, scenes)]
@@ -200,11 +200,11 @@ def judge_text(numbers: dict) -> Verdict:
 
 def draw_text(numbers: dict, path: Path) -> None:
     categories = list(dict.fromkeys(numbers["category"]))
-    chart, panels = figure([f"{name}: share right of {numbers['category'].count(name)}" for name in categories], "what super-resolution reads")
+    chart, panels = subplots([f"{name}: share right of {numbers['category'].count(name)}" for name in categories], "what super-resolution reads")
     for panel, category in zip(panels, categories):
         which = [i for i, c in enumerate(numbers["category"]) if c == category]
         bars(panel, {name: tally([numbers[name]["each"][i] == "1" for i in which]) for name in TEXTS})
-    save(chart, path)
+    save_figure(chart, path)
 
 
 SUPER_RESOLUTION_TEXT = Experiment(

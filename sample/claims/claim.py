@@ -41,7 +41,7 @@ class Experiment:
     """One measurement with its figure, and the claims that it decides.
 
     `measure(pipe, n)` gives numbers for JSON and a sheet of example pictures; with `variants`, networks that have to be trained first, it is given these
-    in the pipeline's place. `draw(numbers, path)` makes the figure.
+    in the pipeline's place. `plot(numbers, path)` makes the figure.
     """
 
     name: str
@@ -85,10 +85,10 @@ def gain(before: dict, after: dict) -> Difference:
     """The share of `after` less that of `before`, two tallies of the same prompts."""
     if before["n"] != after["n"]:
         raise ValueError(f"tallies of {before['n']} and {after['n']} prompts cannot be paired")
-    return difference_of_shares([int(b) - int(a) for a, b in zip(before["each"], after["each"])])
+    return paired_agresti_min([int(b) - int(a) for a, b in zip(before["each"], after["each"])])
 
 
-def difference_of_shares(differences: Sequence[float]) -> Difference:
+def paired_agresti_min(differences: Sequence[float]) -> Difference:
     """The mean of differences of shares, prompt by prompt, each in [-1, 1]; half a prompt is added that speaks for, half a one against, and one for neither,
 
         (sum d) / (n + 2)  +-  z sqrt(sum d^2 + 1 - (sum d)^2 / (n + 2)) / (n + 2)

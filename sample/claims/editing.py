@@ -11,17 +11,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.viz.style import STYLES, figure, percent_axis, save
+from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
 from imagen_mini.evaluation.edit_benchmark import EditTask, evaluate_edits, score_edit, swaps
 from imagen_mini.viz.guidance import accuracy_line
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
-from imagen_mini.cascade.sampling_options import sampling_of
-from imagen_mini.scenes.parse import parse
+from imagen_mini.cascade.sampling_options import resolve_sampling_options
+from imagen_mini.scenes.parse import parse_image
 
 from sample.claims.claim import HOLDS, Claim, Experiment, Verdict, all_of, bars, beats, gain, is_most, percent, tally
-from sample.claims.guidance import BATCH, base_of, evenly, sheet
+from sample.claims.guidance import BATCH, base_of, evenly_spaced, sheet
 
 SHOWN = 5                                              # examples on a sheet
 
@@ -48,7 +48,7 @@ def measure_fixed(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
         source, by_attention = draw(prompts, seed, Replace(source_steps=0.0)).split(1)
         return torch.cat([source, draw(prompts[1:], seed), by_attention, draw(prompts, seed, Replace())[1:]])
 
-    examples, scores = evenly(todo, SHOWN), []
+    examples, scores = evenly_spaced(todo, SHOWN), []
     shown: list[tuple[Tensor, bool, str]] = []
     for swap, images, of in tqdm(evaluate_edits(draw_all, todo), total=len(todo), desc="fixed attention"):
         if of[0].source_right:
@@ -62,7 +62,7 @@ def measure_fixed(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     return found, sheet(shown, columns=4)
 
 
-def in_numbers(numbers: dict, name: str) -> str:
+def counts_line(numbers: dict, name: str) -> str:
     layout, success = numbers["layout"][name], numbers["success"][name]
     return f"{percent(layout)} ({layout['low']:.0%} to {layout['high']:.0%}) keep the layout, {percent(success)} show the new prompt"
 
@@ -71,7 +71,7 @@ def judge_seed(numbers: dict) -> Verdict:
     """The claim is a denial: it holds where layouts are kept less often than not."""
     layout = numbers["layout"][SAME_SEED]
     turned = {**layout, "low": 1 - layout["high"], "high": 1 - layout["low"]}
-    return Verdict(is_most(turned), f"With the same seed and a new prompt, of {numbers['source_right']} right sources {in_numbers(numbers, SAME_SEED)}.")
+    return Verdict(is_most(turned), f"With the same seed and a new prompt, of {numbers['source_right']} right sources {counts_line(numbers, SAME_SEED)}.")
 
 
 def judge_attention(numbers: dict) -> Verdict:
@@ -79,15 +79,15 @@ def judge_attention(numbers: dict) -> Verdict:
     layout = numbers["layout"]
     d = gain(layout[SAME_SEED], layout[ATTENTION])
     return Verdict(all_of(beats(layout[SAME_SEED], layout[ATTENTION]), is_most(layout[ATTENTION])),
-                   f"With the source's attention injected, of {numbers['source_right']} right sources {in_numbers(numbers, ATTENTION)}; against the seed alone {d}. "
-                   f"With a shared start as well, which is this project's and not the paper's, {in_numbers(numbers, SHARED_START)}.")
+                   f"With the source's attention injected, of {numbers['source_right']} right sources {counts_line(numbers, ATTENTION)}; against the seed alone {d}. "
+                   f"With a shared start as well, which is this project's and not the paper's, {counts_line(numbers, SHARED_START)}.")
 
 
 def draw_fixed(numbers: dict, path: Path) -> None:
-    chart, panels = figure([f"layout kept, share of {numbers['source_right']}", "new prompt shown"], "", columns=2)
+    chart, panels = subplots([f"layout kept, share of {numbers['source_right']}", "new prompt shown"], "", columns=2)
     for panel, rows in zip(panels, (numbers["layout"], numbers["success"])):
         bars(panel, rows)
-    save(chart, path)
+    save_figure(chart, path)
 
 
 FIXED_ATTENTION = Experiment(
@@ -103,10 +103,10 @@ FIXED_ATTENTION = Experiment(
 EIGHTHS = range(9)                                     # of the steps, after which the prompt changes
 
 
-def draw_switched(pipe: ImagenPipeline, first: list[str], then: list[str], seeds: list[int], steps: int) -> Tensor:
+def sample_with_switched_prompt(pipe: ImagenPipeline, first: list[str], then: list[str], seeds: list[int], steps: int) -> Tensor:
     """Pictures by the base stage that reads one list of prompts in the first `steps` steps, and another one in the rest."""
     stage, name = pipe.stages[base_of(pipe)], base_of(pipe)
-    plan, shape = sampling_of(stage), (3, *[stage.config.unet.image_size] * 2)
+    plan, shape = resolve_sampling_options(stage), (3, *[stage.config.unet.image_size] * 2)
     times = stage.times(plan.num_inference_steps, plan.spacing)
     early, late = (stage.denoiser(pipe.text_encoder(prompts)) for prompts in (first, then))
 
@@ -128,10 +128,10 @@ def measure_early(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
         for at in range(0, len(todo), BATCH):
             part = todo[at:at + BATCH]
             for steps in counts:
-                pictures[steps].append(draw_switched(pipe, [s.source.text for s in part], [s.target.text for s in part], [s.seed for s in part], steps))
+                pictures[steps].append(sample_with_switched_prompt(pipe, [s.source.text for s in part], [s.target.text for s in part], [s.seed for s in part], steps))
                 bar.update(len(part))
     drawn = {steps: torch.cat(parts) for steps, parts in pictures.items()}
-    readings = {steps: [reading for part in images.split(64) for reading in parse(part)] for steps, images in drawn.items()}
+    readings = {steps: [reading for part in images.split(64) for reading in parse_image(part)] for steps, images in drawn.items()}
     of_first, of_second = readings[total], readings[0]
     kept = [i for i, s in enumerate(todo) if s.source.description.fits(of_first[i].scene) and s.target.description.fits(of_second[i].scene)]
     found = {"swaps": len(todo), "both_right": len(kept), "steps": total, "rows": []}
@@ -142,7 +142,7 @@ def measure_early(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
         found["rows"].append({"steps": steps, "log_snr": round(log_snr, 2), "first_layout": tally([s.layout for s in towards]),
                               "second_layout": tally([s.layout for s in back]), "second_word": tally([s.success for s in towards])})
     examples = [(drawn[steps][i], None, f"{steps} of {total}: {(todo[i].source if steps == total else todo[i].target).text}")
-                for i in evenly(kept or [0], SHOWN) for steps in reversed(counts)]
+                for i in evenly_spaced(kept or [0], SHOWN) for steps in reversed(counts)]
     return found, sheet(examples, columns=len(counts), cell=96)
 
 
@@ -169,7 +169,7 @@ def judge_early(numbers: dict) -> Verdict:
 
 def draw_early(numbers: dict, path: Path) -> None:
     rows = numbers["rows"]
-    chart, (panel,) = figure([f"share of {numbers['both_right']} swaps"], "steps with the first prompt, before the second")
+    chart, (panel,) = subplots([f"share of {numbers['both_right']} swaps"], "steps with the first prompt, before the second")
     names = {"first_layout": "layout of the first prompt's picture", "second_layout": "layout of the second's", "second_word": "the second prompt is shown"}
     for (key, name), style in zip(names.items(), STYLES):
         accuracy_line(panel, [row["steps"] for row in rows], [row[key] for row in rows], name, style)
@@ -178,7 +178,7 @@ def draw_early(numbers: dict, path: Path) -> None:
     log_snr.set_xlabel("log-SNR there", fontsize=8)
     percent_axis(panel)
     chart.set_size_inches(10, 4.6)
-    save(chart, path)
+    save_figure(chart, path)
 
 
 EARLY_STEPS = Experiment(

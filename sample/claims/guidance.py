@@ -14,20 +14,20 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, figure, log_axis, percent_axis, save
+from imagen_mini.viz.style import STYLES, subplots, log_axis, percent_axis, save_figure
 from imagen_mini.evaluation.metrics import precision_and_recall
-from imagen_mini.evaluation.scoring import evaluate, scene_of
+from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching
 from imagen_mini.evaluation.scene_features import features
-from imagen_mini.viz.guidance import TRUE_PICTURES, draw_scales, saturation
+from imagen_mini.viz.guidance import TRUE_IMAGE_STYLE, draw_scales, saturation
 from imagen_mini.diffusion.guidance import THRESHOLDS
-from imagen_mini.viz.image_grid import labelled_grid
-from imagen_mini.cascade.sampling_options import sampling_of
+from imagen_mini.viz.image_grid import image_grid
+from imagen_mini.cascade.sampling_options import resolve_sampling_options
 from imagen_mini.scenes.captions import Caption
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 
 from sample.sweep import BASE_CATEGORIES
-from sample.claims.claim import UNCLEAR, Claim, Experiment, Verdict, all_of, beats, difference_of_means, difference_of_shares, gain, is_above, is_enough, percent, tally
+from sample.claims.claim import UNCLEAR, Claim, Experiment, Verdict, all_of, beats, difference_of_means, paired_agresti_min, gain, is_above, is_enough, percent, tally
 
 BATCH = 16
 SHOWN = 8                                              # examples in a row
@@ -39,11 +39,11 @@ def base_of(pipe: ImagenPipeline) -> str:
 
 def sheet(shown: Sequence[tuple[Tensor, bool | None, str]], columns: int, cell: int = 128) -> Image.Image:
     """Example pictures with their labels; a frame says whether they are right (None: not judged)."""
-    return labelled_grid([p for p, _, _ in shown], [label for _, _, label in shown], columns, cell,
+    return image_grid([p for p, _, _ in shown], [label for _, _, label in shown], columns, cell,
                          [right for _, right, _ in shown])
 
 
-def evenly(things: Sequence, n: int) -> list:
+def evenly_spaced(things: Sequence, n: int) -> list:
     """n of them (all, if they are fewer), from first to last."""
     n = min(n, len(things))
     return [things[i * len(things) // n] for i in range(n)]
@@ -58,12 +58,12 @@ LARGE = SCALES[-1]                                     # the largest in the pape
 def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     """Each threshold at each w, on the same prompts and seeds."""
     base, prompts = base_of(pipe), benchmark(n, categories=BASE_CATEGORIES)
-    truth = render([scene_of(c.description, random.Random(c.text)) for _, _, c in prompts], pipe.stages[base].config.unet.image_size)
+    truth = render([sample_scene_matching(c.description, random.Random(c.text)) for _, _, c in prompts], pipe.stages[base].config.unet.image_size)
     found, shown = {"categories": BASE_CATEGORIES, "true_pictures": saturation(truth), "lines": {name: [] for name in THRESHOLDS}}, []
     with tqdm(total=len(prompts) * len(THRESHOLDS) * len(SCALES), desc="thresholding") as bar:
         for threshold in THRESHOLDS:
             for w in SCALES:
-                plan, x_0_hats, results = replace(sampling_of(pipe.stages[base]), guidance_scale=w, threshold=threshold), [], []
+                plan, x_0_hats, results = replace(resolve_sampling_options(pipe.stages[base]), guidance_scale=w, threshold=threshold), [], []
 
                 def draw(captions: list[str], seeds: list[int]) -> Tensor:
                     x_0_hats.append(pipe.run_stage(base, plan, captions, pipe.text_encoder(captions), None, seeds, None, progress=False))
@@ -73,12 +73,12 @@ def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]
                     results.append(result)
                     bar.update()
                 found["lines"][threshold].append({"w": w, **tally([r.right for r in results]), **saturation(torch.cat(x_0_hats))})
-                shown += [(r.image, r.right, f"{threshold}, w = {w:g}: {r.caption.text}") for r in evenly(results, SHOWN) if w == LARGE]
+                shown += [(r.image, r.right, f"{threshold}, w = {w:g}: {r.caption.text}") for r in evenly_spaced(results, SHOWN) if w == LARGE]
     return found, sheet(shown, columns=len(shown) // len(THRESHOLDS))
 
 
 def draw_thresholds(numbers: dict, path: Path) -> None:
-    save(draw_scales({f"threshold: {name}": rows for name, rows in numbers["lines"].items()}, numbers["true_pictures"]), path)
+    save_figure(draw_scales({f"threshold: {name}": rows for name, rows in numbers["lines"].items()}, numbers["true_pictures"]), path)
 
 
 def judge_thresholds(numbers: dict, worse: str, better: str) -> Verdict:
@@ -120,14 +120,14 @@ def measure_diversity(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     base = base_of(pipe)
     captions = [caption for _, _, caption in benchmark(n, categories=BASE_CATEGORIES)]
     drawn = [(caption, 100_000 * k + i) for i, caption in enumerate(captions) for k in range(SEEDS)]
-    scenes = [scene_of(caption.description, random.Random(f"{caption.text}/{seed}")) for caption, seed in drawn]
+    scenes = [sample_scene_matching(caption.description, random.Random(f"{caption.text}/{seed}")) for caption, seed in drawn]
     true = features(render(scenes, pipe.stages[base].config.unet.image_size))
     found = {"own_w": pipe.stages[base].config.guidance_scale, "seeds": SEEDS, "true_pictures": {"spread": spreads(true, [True] * len(true))},
              "rows": []}
     shown: list[tuple[Tensor, bool, str]] = []
     with tqdm(total=len(drawn) * len(WEIGHTS), desc="diversity") as bar:
         for w in sorted({*WEIGHTS, judged_w(found)}):
-            pictures, right = _draw_at(pipe, base, drawn, w, bar)
+            pictures, right = _sample_at(pipe, base, drawn, w, bar)
             made = features(pictures)
             precision, recall = precision_and_recall(true, made)
             found["rows"].append({"w": w, **tally(right), "spread": spreads(made, right), "precision": round(precision, 4), "recall": round(recall, 4)})
@@ -136,13 +136,13 @@ def measure_diversity(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     return found, sheet(shown, columns=SEEDS)
 
 
-def _draw_at(pipe: ImagenPipeline, base: str, drawn: list[tuple[Caption, int]], w: float, bar: tqdm) -> tuple[Tensor, list[bool]]:
+def _sample_at(pipe: ImagenPipeline, base: str, drawn: list[tuple[Caption, int]], w: float, bar: tqdm) -> tuple[Tensor, list[bool]]:
     pictures, right = [], []
     for at in range(0, len(drawn), BATCH):
         part = drawn[at:at + BATCH]
         pictures.append(pipe([c.text for c, _ in part], seed=[s for _, s in part], stages=(base,), guidance_scale={base: w}, output_type="pt",
                              progress=False).stages[base].float().cpu())
-        right += [c.description.fits(reading.scene) for (c, _), reading in zip(part, parse(pictures[-1]))]
+        right += [c.description.fits(reading.scene) for (c, _), reading in zip(part, parse_image(pictures[-1]))]
         bar.update(len(part))
     return torch.cat(pictures), right
 
@@ -161,7 +161,7 @@ def judge_diversity(numbers: dict) -> Verdict:
     """Both must be seen: more pictures right, and the right ones more alike. Pictures that are wrong differ, too; they would pass for diversity."""
     rows, w, seeds = {row["w"]: row for row in numbers["rows"]}, judged_w(numbers), numbers["seeds"]
     off, on, last = rows[1.0], rows[w], numbers["rows"][-1]
-    alignment = difference_of_shares([b - a for a, b in zip(by_caption(off, seeds), by_caption(on, seeds))])
+    alignment = paired_agresti_min([b - a for a, b in zip(by_caption(off, seeds), by_caption(on, seeds))])
     pairs = [(a, b) for a, b in zip(off["spread"], on["spread"]) if a is not None and b is not None]
     loss = difference_of_means([a - b for a, b in pairs])
     without, with_w = (sum(column) / max(1, len(pairs)) for column in (zip(*pairs) if pairs else ((), ())))
@@ -180,15 +180,15 @@ def mean_of(values: Sequence[float | None]) -> float:
 def draw_diversity(numbers: dict, path: Path) -> None:
     rows = numbers["rows"]
     scales = [row["w"] for row in rows]
-    chart, (right, alike, manifold) = figure([f"share right of {rows[0]['n']}", "distance between right pictures of a caption", "precision and recall"],
+    chart, (right, alike, manifold) = subplots([f"share right of {rows[0]['n']}", "distance between right pictures of a caption", "precision and recall"],
                                              "guidance scale w   (1 is off)")
     right.plot(scales, [row["accuracy"] for row in rows], label="drawn", **STYLES[0])
     right.fill_between(scales, [row["low"] for row in rows], [row["high"] for row in rows], color=STYLES[0]["color"], alpha=0.1, linewidth=0)
     distances, true = [mean_of(row["spread"]) for row in rows], mean_of(numbers["true_pictures"]["spread"])
     alike.plot(scales, distances, **STYLES[0])
-    alike.axhline(true, **TRUE_PICTURES)
+    alike.axhline(true, **TRUE_IMAGE_STYLE)
     alike.set_ylim(0, 1.1 * max([true, *(d for d in distances if d == d)]))
-    right.plot([], [], label="true pictures of the same captions", **TRUE_PICTURES)
+    right.plot([], [], label="true pictures of the same captions", **TRUE_IMAGE_STYLE)
     for name, style in (("precision", STYLES[1]), ("recall", STYLES[2])):
         manifold.plot(scales, [row[name] for row in rows], **style)
         right.plot([], [], label=name, **style)
@@ -196,7 +196,7 @@ def draw_diversity(numbers: dict, path: Path) -> None:
         log_axis(panel, scales)
     percent_axis(right)
     percent_axis(manifold)
-    save(chart, path)
+    save_figure(chart, path)
 
 
 DIVERSITY = Experiment(

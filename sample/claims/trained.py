@@ -17,18 +17,18 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.cascade.stage import Stage
-from imagen_mini.viz.style import STYLES, figure, save
-from imagen_mini.evaluation.preview import draw_alone
-from imagen_mini.evaluation.scoring import Result, evaluate, scene_of
+from imagen_mini.cascade.stage import DiffusionStage
+from imagen_mini.viz.style import STYLES, subplots, save_figure
+from imagen_mini.evaluation.preview import sample_single_stage
+from imagen_mini.evaluation.scoring import Result, evaluate, sample_scene_matching
 from imagen_mini.scenes.render import render
 from imagen_mini.text.encoder import TextEncoder
 
 from sample.sweep import BASE_CATEGORIES, SR_CATEGORIES
 from sample.claims.cascade import at_level, closing, measure_augmentation
-from sample.claims.claim import (FAILS, HOLDS, MEANINGFUL, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, difference_of_means, difference_of_shares, gain, is_above,
+from sample.claims.claim import (FAILS, HOLDS, MEANINGFUL, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, difference_of_means, paired_agresti_min, gain, is_above,
                     is_beyond, is_enough, percent, tally)
-from sample.claims.guidance import BATCH, evenly, sheet
+from sample.claims.guidance import BATCH, evenly_spaced, sheet
 from train.variants import AUGMENTED, CLEAN_ONLY, EFFICIENT, LOG_SNRS, POOLED, RANDOM_ENCODER, REFERENCE, Runs, SMALL_ENCODER, SMALL_UNET, STANDARD, Variant, errors
 
 GAIN_MARGIN = 0.1                                      # of the larger text gain: less may be the luck of one training run
@@ -41,15 +41,15 @@ ROUNDS = 20                                            # of timing a training st
 
 # ---------------------------------------------------------------- numbers
 
-def draw_benchmark(stage: Stage, encoder: TextEncoder, n: int) -> list[Result]:
+def sample_benchmark(stage: DiffusionStage, encoder: TextEncoder, n: int) -> list[Result]:
     """The stage alone draws n captions of each category, super-resolution from true low-resolution pictures."""
     low = stage.config.unet.low_res_size
     prompts = benchmark(n, categories=BASE_CATEGORIES if low is None else SR_CATEGORIES)
     descriptions = {c.text: c.description for _, _, c in prompts}
 
     def draw(captions: list[str], seeds: list[int]) -> Tensor:
-        low_res = None if low is None else render([scene_of(descriptions[c], random.Random(c)) for c in captions], low, next(stage.parameters()).device)
-        return draw_alone(stage, encoder, captions, seeds, low_res)
+        low_res = None if low is None else render([sample_scene_matching(descriptions[c], random.Random(c)) for c in captions], low, next(stage.parameters()).device)
+        return sample_single_stage(stage, encoder, captions, seeds, low_res)
 
     return list(tqdm(evaluate(draw, prompts, BATCH), total=len(prompts), desc="pictures"))
 
@@ -62,10 +62,10 @@ def measure(runs: Runs, n: int, variants: tuple[Variant, ...]) -> tuple[dict, Im
     """Train the variants; parameters, steps, errors and score of each, and some of its pictures."""
     found, shown = {"minutes": runs.minutes, "preset": runs.preset, "networks": {}}, []
     for name, (stage, encoder) in runs.networks(variants).items():
-        results = draw_benchmark(stage, encoder, n)
+        results = sample_benchmark(stage, encoder, n)
         found["networks"][name] = {"parameters": parameters(stage), "encoder_parameters": parameters(encoder), "steps": runs.plan["steps"][stage.config.name],
                                    "errors": errors(stage, encoder, PICTURES[stage.config.name]), "score": tally([r.right for r in results])}
-        shown += [(r.image, r.right, f"{name}: {r.caption.text}") for r in evenly(results, SHOWN)]
+        shown += [(r.image, r.right, f"{name}: {r.caption.text}") for r in evenly_spaced(results, SHOWN)]
     return found, sheet(shown, columns=len(shown) // len(variants), cell=128 if len(results[0].image[0]) < 128 else 256)
 
 
@@ -108,7 +108,7 @@ def draw_networks(numbers: dict, path: Path) -> None:
     networks = numbers["networks"]
     n = next(iter(networks.values()))["score"]["n"]
     titles = ["error of x_0_hat with the right caption", "text gain: error saved by the right caption", f"share right of {n}"]
-    chart, (error, text_gain, score) = figure(titles, "log-SNR")
+    chart, (error, text_gain, score) = subplots(titles, "log-SNR")
     for (name, network), style in zip(networks.items(), STYLES):
         found = network["errors"]
         error.plot(found["log_snr"], found["own"], label=f"{name}, {network['parameters'] / 1e6:.1f} M + text {network['encoder_parameters'] / 1e6:.1f} M", **style)
@@ -116,7 +116,7 @@ def draw_networks(numbers: dict, path: Path) -> None:
     bars(score, {name: network["score"] for name, network in networks.items()})
     error.set_yscale("log")
     score.set_xlabel("")
-    save(chart, path)
+    save_figure(chart, path)
 
 
 # ---------------------------------------------------------------- the Efficient U-Net
@@ -171,7 +171,7 @@ def judge_training_augmentation(numbers: dict) -> Verdict:
     (clean_a, made_a), (clean_b, made_b) = (own_rows(numbers["networks"][v.name]) for v in (CLEAN_ONLY, AUGMENTED))
     gap_a, gap_b = gain(made_a, clean_a), gain(made_b, clean_b)
     each = zip(clean_a["each"], made_a["each"], clean_b["each"], made_b["each"])
-    closed = difference_of_shares([(int(a) - int(b)) - (int(c) - int(d)) for a, b, c, d in each])
+    closed = paired_agresti_min([(int(a) - int(b)) - (int(c) - int(d)) for a, b, c, d in each])
     return closing(clean_a, gap_a, closed, f"Trained without augmentation, {percent(clean_a)} are right from clean and {percent(made_a)} from generated pictures, a gap of "
                    f"{gap_a}; with it, {percent(clean_b)} and {percent(made_b)}, a gap of {gap_b}; closed by {closed}, {closed.n} pairs.")
 
@@ -179,10 +179,10 @@ def judge_training_augmentation(numbers: dict) -> Verdict:
 def draw_training_augmentation(numbers: dict, path: Path) -> None:
     networks = numbers["networks"]
     n = next(iter(networks.values()))["base_right"]
-    chart, panels = figure([f"{name}: share right of {n}" for name in networks], "low-resolution pictures")
+    chart, panels = subplots([f"{name}: share right of {n}" for name in networks], "low-resolution pictures")
     for panel, network in zip(panels, networks.values()):
         bars(panel, dict(zip(("clean", "generated"), own_rows(network))))
-    save(chart, path)
+    save_figure(chart, path)
 
 
 # ---------------------------------------------------------------- the claims

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from imagen_mini.models.attention import Attention
-from imagen_mini.models.control import AttnSite
+from imagen_mini.models.control import AttentionSite
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.training.config import RECIPES
+from imagen_mini.training.config import TRAIN_PRESETS
 from imagen_mini.models.layers import Downsample, ResBlock, Upsample
 from imagen_mini.models.unet import UNet
 
@@ -23,7 +23,7 @@ def size(preset, stage):
 
 
 def test_every_stage_of_every_preset_has_a_recipe_and_can_be_built():
-    assert {preset: list(stages) for preset, stages in RECIPES.items()} == {preset: list(stages) for preset, stages in PRESETS.items()}
+    assert {preset: list(stages) for preset, stages in TRAIN_PRESETS.items()} == {preset: list(stages) for preset, stages in PRESETS.items()}
     for preset, stages in PRESETS.items():
         assert all(config.name == name and size(preset, name) > 0 for name, config in stages.items())
 
@@ -61,7 +61,7 @@ def test_what_the_base_lacks_of_the_papers_network_is_the_difference_to_two_bill
             ours, theirs = [block(2 * channels, channels), *[block(channels, channels)] * (n - 1)], [block(2 * channels, channels)] * (n + 1)
             missing += parameters(*theirs) - parameters(*ours)
             if kind:
-                missing += parameters(Attention(AttnSite("", "up", kind, 1), channels, c.text_width, c.head_width))
+                missing += parameters(Attention(AttentionSite("", "up", kind, 1), channels, c.text_width, c.head_width))
         for above, below in zip(c.channels, c.channels[1:]):
             missing += parameters(block(above, above), block(below, below)) - parameters(Downsample(above, below), Upsample(below, above))
     assert size("paper", "base") < 2e9 < size("paper", "base") + missing < 2.5e9       # "2B" has one digit
@@ -71,7 +71,7 @@ def test_what_the_base_lacks_of_the_papers_network_is_the_difference_to_two_bill
 def test_self_attention_does_not_explain_the_difference_between_the_papers_two_super_resolution_networks():
     with torch.device("meta"):
         site = PAPER["sr_256"].unet.grids[-1]
-        both = [Attention(AttnSite("", "mid", kind, site), 1024, 4096, 128) for kind in ("hybrid", "cross")]
+        both = [Attention(AttentionSite("", "mid", kind, site), 1024, 4096, 128) for kind in ("hybrid", "cross")]
     assert 3 * (parameters(both[0]) - parameters(both[1])) < 0.05 * 200e6
 
 
@@ -85,7 +85,7 @@ def test_the_paper_presets_have_the_listings_numbers():
         assert [bool(kind) for kind in unet.attention] == [False, False, False, True]
         assert unet.grids == tuple(unet.image_size // 2 ** i for i in (1, 2, 3, 4))      # four strides of 2
     assert {u.text_width for u in (base, sr, last)} == {4096} and "hybrid" in sr.attention and "cross" in last.attention
-    recipes = RECIPES["paper"]
+    recipes = TRAIN_PRESETS["paper"]
     assert [r.optimizer for r in recipes.values()] == ["adafactor", "adamw", "adamw"]
     for r in recipes.values():
         assert (r.steps, r.batch_size, r.learning_rate, r.warmup, r.weight_decay) == (2_500_000, 2048, 1e-4, 10_000, 0)

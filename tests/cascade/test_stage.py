@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 import imagen_mini.cascade.stage
 from imagen_mini.cascade.serialization import load_stage, save_stage
-from imagen_mini.cascade.stage import Stage, augment
-from imagen_mini.cascade.weight_transfer import take_over
+from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
+from imagen_mini.cascade.weight_transfer import init_from_smaller
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.diffusion.gaussian import from_x_0, q_sample
@@ -32,21 +32,21 @@ def with_unet(config, **changes):
 
 
 def test_added_layers_add_nothing_at_first_and_learn(pictures, random_text, awaken):
-    trained = awaken(Stage(with_unet(TINY["base"], text_layers=1, attention=("", "cross"))))
-    stage = Stage(with_unet(TINY["base"], text_layers=2, attention=("cross", "cross+self")))
+    trained = awaken(DiffusionStage(with_unet(TINY["base"], text_layers=1, attention=("", "cross"))))
+    stage = DiffusionStage(with_unet(TINY["base"], text_layers=2, attention=("cross", "cross+self")))
     assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, trained, pictures, random_text, {"text_layers.1", "down.0.attention.0", "up.0.attention.0", "down.1.attention.1", "mid.attention.1", "up.1.attention.1"})
 
 
 def test_added_blocks_and_attention_between_them_add_nothing_at_first_and_learn(pictures, random_text, awaken):
-    trained = awaken(Stage(TINY["base"]))
-    stage = Stage(with_unet(TINY["base"], blocks=(1, 2), mid_blocks=2, attend_each=True))
+    trained = awaken(DiffusionStage(TINY["base"]))
+    stage = DiffusionStage(with_unet(TINY["base"], blocks=(1, 2), mid_blocks=2, attend_each=True))
     between = {f"{place}.between.0.{i}" for place in ("down.1", "mid", "up.1") for i in (0, 1)}
     assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(
         stage, trained, pictures, random_text, {"down.1.blocks.1", "mid.blocks.1", "up.1.blocks.1", *between})
 
 
 def assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, trained, pictures, random_text, expected):
-    new = take_over(stage, trained)
+    new = init_from_smaller(stage, trained)
     assert set(new) == expected
     x_t, text, log_snr = pictures[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
     torch.testing.assert_close(stage.net(x_t, log_snr, text), trained.net(x_t, log_snr, text), rtol=0, atol=0)
@@ -58,11 +58,11 @@ def assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, t
 
 def test_attention_that_looks_everywhere_alike_can_learn_again(pictures, random_text, awaken):
     """With both gains at 0 neither has a gradient, ever; taken over, the network says the same, and the keys' gains have one."""
-    trained, stage = awaken(Stage(TINY["base"])), Stage(TINY["base"])
+    trained, stage = awaken(DiffusionStage(TINY["base"])), DiffusionStage(TINY["base"])
     with torch.no_grad():
         for layer in trained.net.attention_layers:
             layer.q_norm.weight[::2], layer.k_norm.weight[::2] = 0.0, 0.0
-    assert take_over(stage, trained) == []
+    assert init_from_smaller(stage, trained) == []
     x_t, text, log_snr = pictures[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
     said = [net(x_t, log_snr, text) for net in (stage.net, trained.net)]
     torch.testing.assert_close(*said, rtol=0, atol=1e-5)
@@ -74,33 +74,33 @@ def test_attention_that_looks_everywhere_alike_can_learn_again(pictures, random_
 
 
 def test_the_same_layers_take_over_all_weights():
-    trained, stage = Stage(TINY["base"]), Stage(TINY["base"])
-    assert take_over(stage, trained) == [] and all(torch.equal(a, b) for a, b in zip(stage.state_dict().values(), trained.state_dict().values()))
+    trained, stage = DiffusionStage(TINY["base"]), DiffusionStage(TINY["base"])
+    assert init_from_smaller(stage, trained) == [] and all(torch.equal(a, b) for a, b in zip(stage.state_dict().values(), trained.state_dict().values()))
 
 
 @pytest.mark.parametrize("changes", [{"channels": (32, 64)}, {"text_layers": 1}, {"attention": ("", "cross+self")}, {"attention": ("", "hybrid")}, {"blocks": (1, 2), "skip_scale": 0.5}])
 def test_what_is_more_than_added_layers_is_refused(changes):
     with pytest.raises(ValueError, match="do not fit.* the first is '"):
-        take_over(Stage(with_unet(TINY["base"], **changes)), Stage(TINY["base"]))
+        init_from_smaller(DiffusionStage(with_unet(TINY["base"], **changes)), DiffusionStage(TINY["base"]))
 
 
 # ---------------------------------------------------------------- augmentation
 
 def test_augmentation_at_level_zero_leaves_the_picture(pictures):
     picture, noise = pictures
-    assert (augment(picture, torch.zeros(4), noise) - picture).square().mean().sqrt() < 0.01
+    assert (augment_low_res(picture, torch.zeros(4), noise) - picture).square().mean().sqrt() < 0.01
 
 
 def test_augmentation_at_level_one_leaves_only_noise(pictures):
     picture, noise = pictures
-    assert (augment(picture, torch.ones(4), noise) - noise).square().mean().sqrt() < 0.01
+    assert (augment_low_res(picture, torch.ones(4), noise) - noise).square().mean().sqrt() < 0.01
 
 
 def test_augmentation_keeps_the_variance_and_takes_a_level_for_each_picture(pictures):
     noise = pictures[1]
     other = noise.flip(0)
     level = torch.tensor([0.0, 0.2, 0.5, 1.0])
-    out = augment(other, level, noise)
+    out = augment_low_res(other, level, noise)
     assert out.std((1, 2, 3)).tolist() == pytest.approx([1] * 4, abs=0.03)
     kept = (out * other).mean((1, 2, 3))               # alpha of each level
     assert kept.tolist() == pytest.approx(torch.cos(torch.pi * level / 2).tolist(), abs=0.03)
@@ -120,7 +120,7 @@ def batch(random_text, pictures):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("prediction", ["x_0", "eps", "v"])
 def test_the_loss_of_a_stage_is_zero_for_the_true_answer_and_positive_for_another(prediction, schedule, batch, monkeypatch):
-    stage = Stage(replace(TINY["sr_256"], prediction=prediction, schedule=schedule, log_snr_shift=-1.0))
+    stage = DiffusionStage(replace(TINY["sr_256"], prediction=prediction, schedule=schedule, log_snr_shift=-1.0))
     log_snr = SCHEDULES[schedule](batch["t"], -1.0)
     x_t = q_sample(batch["x_0"], batch["eps"], log_snr)
     answer = from_x_0(batch["x_0"], prediction, x_t, log_snr)
@@ -136,18 +136,18 @@ def test_the_loss_of_a_stage_is_zero_for_the_true_answer_and_positive_for_anothe
 
 
 def test_training_gives_the_network_the_augmented_picture_and_its_level(batch, monkeypatch):
-    stage, calls = Stage(TINY["sr_256"]), []
+    stage, calls = DiffusionStage(TINY["sr_256"]), []
 
     def spy(low_res, aug_level, noise):
         assert low_res is batch["low_res"] and aug_level is batch["aug_level"] and noise is batch["low_res_noise"]
-        calls.append(augment(low_res, aug_level, noise))
+        calls.append(augment_low_res(low_res, aug_level, noise))
         return calls[-1]
 
     def network(x_t, log_snr, text, low_res, aug_level, use_pooled=None):
         assert low_res is calls[0] and torch.equal(aug_level, batch["aug_level"])
         return x_t
 
-    monkeypatch.setattr(imagen_mini.cascade.stage, "augment", spy)
+    monkeypatch.setattr(imagen_mini.cascade.stage, "augment_low_res", spy)
     monkeypatch.setattr(stage.net, "forward", network)
     stage.loss(**batch)
     assert len(calls) == 1
@@ -155,7 +155,7 @@ def test_training_gives_the_network_the_augmented_picture_and_its_level(batch, m
 
 def test_the_loss_is_a_function_of_its_arguments_alone(batch, awaken):
     torch.manual_seed(0)
-    stage = awaken(Stage(TINY["sr_256"]))
+    stage = awaken(DiffusionStage(TINY["sr_256"]))
     first = stage.loss(**batch)
     torch.manual_seed(5)
     assert torch.equal(stage.loss(**batch), first)
@@ -164,7 +164,7 @@ def test_the_loss_is_a_function_of_its_arguments_alone(batch, awaken):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_stage_s_schedule_is_the_one_of_its_configuration_shifted(schedule):
     t = torch.linspace(0.02, 0.98, 13)
-    stage = Stage(replace(TINY["base"], schedule=schedule, log_snr_shift=-1.5))
+    stage = DiffusionStage(replace(TINY["base"], schedule=schedule, log_snr_shift=-1.5))
     assert torch.allclose(stage.log_snr_of(t), SCHEDULES[schedule](t) - 1.5)
     others = [other(t) - 1.5 for name, other in SCHEDULES.items() if name != schedule]
     assert not any(torch.allclose(stage.log_snr_of(t), other, atol=0.1) for other in others)
@@ -175,13 +175,13 @@ def test_a_stage_s_schedule_is_the_one_of_its_configuration_shifted(schedule):
 @pytest.fixture
 def folder(tmp_path, awaken):
     torch.manual_seed(0)
-    save_stage(awaken(Stage(TINY["base"])), tmp_path / "base", {"steps": 3})
+    save_stage(awaken(DiffusionStage(TINY["base"])), tmp_path / "base", {"steps": 3})
     return tmp_path / "base"
 
 
 def test_a_stage_comes_back_from_disk_as_it_was(folder, awaken):
     torch.manual_seed(0)
-    stage, again = awaken(Stage(TINY["base"])), load_stage(folder)
+    stage, again = awaken(DiffusionStage(TINY["base"])), load_stage(folder)
     assert again.config == stage.config and not again.training
     weights = again.state_dict()
     assert all(torch.equal(v, weights[k]) for k, v in stage.state_dict().items())

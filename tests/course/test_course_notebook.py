@@ -3,22 +3,22 @@
 import pytest
 import torch
 
-from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import source
-from imagen_mini.viz.image_grid import FRAMES, MARGIN, labelled_grid, picture_table
+from imagen_mini.course.notebook import show_source
+from imagen_mini.viz.image_grid import BORDERS, MARGIN, image_grid, image_table
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import Object, Scene
+from imagen_mini.scenes.scene import SceneObject, Scene
 from imagen_mini.diffusion.schedules import alpha_sigma
 
-PICTURE = render(Scene((Object(x=30, y=30, shape="circle", color="red", size="large", texture="solid"),), "white"))
+PICTURE = render(Scene((SceneObject(x=30, y=30, shape="circle", color="red", size="large", texture="solid"),), "white"))
 
 
 def test_verdicts_are_the_parsers():
     prompts = ["a red circle", "a blue circle", "a cat"]
-    assert verdicts(prompts, PICTURE.expand(3, -1, -1, -1)) == [True, False, None]
+    assert judge_images(prompts, PICTURE.expand(3, -1, -1, -1)) == [True, False, None]
     with pytest.raises(ValueError, match="2 prompts for 1 pictures"):
-        verdicts(["a red circle"] * 2, PICTURE)
+        judge_images(["a red circle"] * 2, PICTURE)
 
 
 def test_a_score_line_leaves_out_what_cannot_be_judged():
@@ -27,27 +27,27 @@ def test_a_score_line_leaves_out_what_cannot_be_judged():
 
 
 def test_source_is_the_functions_own():
-    shown = source(alpha_sigma).data
+    shown = show_source(alpha_sigma).data
     assert "def alpha_sigma(log_snr: Tensor)" in shown and shown.startswith("`imagen_mini.diffusion.schedules`")
 
 
 def test_a_table_puts_pictures_under_their_names():
     red, blue = (torch.tensor(c).view(3, 1, 1).expand(3, 8, 8) for c in ([1.0, -1, -1], [-1.0, -1, 1]))
-    sheet = picture_table([[red, blue], [None, red]], ["a", "b"], ["1", "2"], cell=32, frames=[[True, False], [None, None]])
+    sheet = image_table([[red, blue], [None, red]], ["a", "b"], ["1", "2"], cell=32, frames=[[True, False], [None, None]])
     width, height = sheet.size
     left, top = width - 2 * (32 + MARGIN) - MARGIN, height - 2 * (32 + MARGIN) - MARGIN
     middle = [[sheet.getpixel((left + i * (32 + MARGIN) + 16, top + j * (32 + MARGIN) + 16)) for i in range(2)] for j in range(2)]
     assert middle == [[(255, 0, 0), (0, 0, 255)], [(255, 255, 255), (255, 0, 0)]]
     frame = sheet.getpixel((left - 1, top + 16))
-    assert "#%02X%02X%02X" % frame == FRAMES[True]
+    assert "#%02X%02X%02X" % frame == BORDERS[True]
 
 
 def test_a_table_counts_its_names():
     with pytest.raises(ValueError, match="expected 1 rows"):
-        picture_table([[None], [None]], ["a"], ["1"])
+        image_table([[None], [None]], ["a"], ["1"])
 
 
 def test_frames_say_right_and_wrong():
-    sheet = labelled_grid([PICTURE[0]] * 3, ["", "", ""], cell=32, frames=[True, False, "#123456"])
+    sheet = image_grid([PICTURE[0]] * 3, ["", "", ""], cell=32, frames=[True, False, "#123456"])
     colors = ["#%02X%02X%02X" % sheet.getpixel((MARGIN - 1 + i * (32 + 2 * MARGIN), MARGIN + 16)) for i in range(3)]
-    assert colors == [FRAMES[True], FRAMES[False], "#123456"]
+    assert colors == [BORDERS[True], BORDERS[False], "#123456"]

@@ -22,9 +22,9 @@ from PIL import Image, ImageFile
 
 import imagen_mini.data.prepared
 from imagen_mini.data import image_io as decode
-from imagen_mini.data.folder import Folder, row_of
-from imagen_mini.data.synthetic import Scenes
-from imagen_mini.data.image_io import PictureError, open_rgb
+from imagen_mini.data.folder import ImageFolderDataset, epoch_row
+from imagen_mini.data.synthetic import SceneDataset
+from imagen_mini.data.image_io import ImageError, open_rgb
 from imagen_mini.utils.images import central_square
 from imagen_mini.data.metadata import read_metadata, unlisted, write_folder
 from imagen_mini.scenes.captions import training_caption
@@ -61,7 +61,7 @@ def folder(tmp_path):
 
 
 def opened(folder, sizes=(16, 8), **options):
-    return Folder(folder, sizes, progress=False, **options)
+    return ImageFolderDataset(folder, sizes, progress=False, **options)
 
 
 # ---------------------------------------------------------------- decoding
@@ -140,7 +140,7 @@ def test_odd_pictures_become_rgb_with_the_right_values(tmp_path, name):
 @pytest.mark.parametrize("mode", ["F", "I"])
 def test_pictures_of_32_bits_whose_white_is_unknown_are_refused(tmp_path, mode):
     Image.new(mode, (4, 4), 1000).save(tmp_path / "a.tiff")
-    with pytest.raises(PictureError, match=f"a.tiff cannot be decoded: which of the values of mode {mode} .* is white is not known"):
+    with pytest.raises(ImageError, match=f"a.tiff cannot be decoded: which of the values of mode {mode} .* is white is not known"):
         open_rgb(tmp_path / "a.tiff")
 
 
@@ -150,7 +150,7 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(tmp_path, monke
     assert len(bomb) < 40_000
     (tmp_path / "bomb.png").write_bytes(bomb)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(PictureError, match=f"bomb.png is too large: .*{declared}.*; at most 67,108,864 pixels"):
+    with pytest.raises(ImageError, match=f"bomb.png is too large: .*{declared}.*; at most 67,108,864 pixels"):
         open_rgb(tmp_path / "bomb.png")
 
 
@@ -161,7 +161,7 @@ def test_the_cap_on_pixels_is_exact(tmp_path, monkeypatch):
         if fits:
             assert open_rgb(tmp_path / "a.png").size == (width, 10)
         else:
-            with pytest.raises(PictureError, match="11 x 10 pixels"):
+            with pytest.raises(ImageError, match="11 x 10 pixels"):
                 open_rgb(tmp_path / "a.png")
 
 
@@ -181,7 +181,7 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_a_broken_picture_is_an_error_that_names_the_file(tmp_path, content):
     (tmp_path / "a broken one, ü.png").write_bytes(content)
-    with pytest.raises(PictureError, match=r"a broken one, ü.png.* (is no picture; expected PNG|cannot be decoded)"):
+    with pytest.raises(ImageError, match=r"a broken one, ü.png.* (is no picture; expected PNG|cannot be decoded)"):
         open_rgb(tmp_path / "a broken one, ü.png")
 
 
@@ -197,7 +197,7 @@ def test_a_damaged_picture_is_decoded_or_refused_with_our_own_error(tmp_path, fo
         (tmp_path / "a").write_bytes(damaged)
         try:
             outcomes.add(open_rgb(tmp_path / "a").mode)
-        except PictureError:
+        except ImageError:
             outcomes.add("refused")
     assert "refused" in outcomes and outcomes <= {"RGB", "refused"}
 
@@ -207,7 +207,7 @@ def test_what_is_no_file_is_an_error_that_says_what_it_is(tmp_path):
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.png")                   # opening it would wait for ever
     for name, what in (("folder", "a folder"), ("link", "no file"), ("pipe", "no file")):
-        with pytest.raises(PictureError, match=f"{name}.png is {what}; expected a picture"):
+        with pytest.raises(ImageError, match=f"{name}.png is {what}; expected a picture"):
             open_rgb(tmp_path / f"{name}.png")
 
 
@@ -322,17 +322,17 @@ def test_a_written_folder_is_read_back_and_never_overwritten(tmp_path):
 # ---------------------------------------------------------------- samples
 
 def test_the_built_in_world_gives_the_training_scenes_with_their_captions():
-    pictures, low_res, captions = Scenes(3, (1, 1)).batch(range(5, 9), 64, 32)
+    pictures, low_res, captions = SceneDataset(3, (1, 1)).batch(range(5, 9), 64, 32)
     scenes = [training_scene(3, i, (1, 1)) for i in range(5, 9)]
     assert torch.equal(pictures, render(scenes, 64)) and torch.equal(low_res, render(scenes, 32))
     assert captions == [training_caption(scene, 3, i).text for scene, i in zip(scenes, range(5, 9))]
-    assert Scenes().batch([0], 64).low_res is None
+    assert SceneDataset().batch([0], 64).low_res is None
 
 
 def test_every_epoch_shows_every_picture_once_in_an_order_of_its_own():
-    epochs = [[row_of(number, 50, 0) for number in range(epoch * 50, (epoch + 1) * 50)] for epoch in range(3)]
+    epochs = [[epoch_row(number, 50, 0) for number in range(epoch * 50, (epoch + 1) * 50)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
-    orders = [*epochs, [row_of(number, 50, 1) for number in range(50)], list(range(50))]
+    orders = [*epochs, [epoch_row(number, 50, 1) for number in range(50)], list(range(50))]
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
 
 
@@ -392,12 +392,12 @@ def hundred(tmp_path, broken):
 
 def test_a_broken_picture_stops_unless_it_may_be_skipped(tmp_path):
     folder = hundred(tmp_path, {42})
-    with pytest.raises(PictureError, match="(?s)42.png.*is no picture.*--skip-broken"):
+    with pytest.raises(ImageError, match="(?s)42.png.*is no picture.*--skip-broken"):
         opened(folder)
     assert list((folder / ".prepared").glob("*/*")) == []
     data = opened(folder, skip_broken=True)
     assert len(data) == 99 and list(data.broken) == [42] and "42.png" in data.broken[42]
-    with pytest.raises(PictureError, match="42.png"):  # also when it finds the work done
+    with pytest.raises(ImageError, match="42.png"):  # also when it finds the work done
         opened(folder)
 
 
@@ -409,7 +409,7 @@ def test_a_skipped_picture_is_never_seen_as_a_blank_one(tmp_path):
 
 
 def test_more_than_one_percent_of_broken_pictures_is_too_much_to_skip(tmp_path):
-    with pytest.raises(PictureError, match="(?s)2 of 100 pictures are broken, more than the 1 %.*7.png.*42.png"):
+    with pytest.raises(ImageError, match="(?s)2 of 100 pictures are broken, more than the 1 %.*7.png.*42.png"):
         opened(hundred(tmp_path, {42, 7}), skip_broken=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from imagen_mini.diffusion.gaussian import from_x_0, to_x_0
-from imagen_mini.diffusion.losses import min_snr_weight, simple_weight, weight_in
+from imagen_mini.diffusion.losses import min_snr_weight, simple_weight, convert_loss_weight
 from imagen_mini.diffusion.guidance import dynamic_threshold, static_threshold
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.diffusion.schedules import alpha_sigma, betas_from_log_snr, log_snr_from_betas, rescale_terminal_snr
@@ -168,7 +168,7 @@ def test_snr_and_min_snr_weights():
     snr, log_snr = compute_snr(make("DDPMScheduler", "eps", 10), i).double(), TABLE[i + 1]
     assert torch.allclose(simple_weight(log_snr), snr, rtol=1e-5)
     for kind, base in (("eps", snr), ("v", snr + 1)):
-        assert torch.allclose(weight_in(kind, min_snr_weight(log_snr, 5.0), log_snr), snr.clamp(max=5) / base, rtol=1e-5), kind
+        assert torch.allclose(convert_loss_weight(kind, min_snr_weight(log_snr, 5.0), log_snr), snr.clamp(max=5) / base, rtol=1e-5), kind
 
 
 def test_rescaling_to_zero_terminal_snr():

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0, q_sample, to_x_0
-from imagen_mini.diffusion.losses import LOSS_WEIGHTS, balanced_weight, capped_v_weight, denoising_loss, min_snr_weight, p2_weight, simple_weight, weight_in, x_0_error_in
+from imagen_mini.diffusion.gaussian import PREDICTION_TYPES, from_x_0, q_sample, to_x_0
+from imagen_mini.diffusion.losses import LOSS_WEIGHTS, sqrt_snr_weight, capped_v_weight, denoising_loss, min_snr_weight, p2_weight, simple_weight, convert_loss_weight, snr_factor
 from imagen_mini.diffusion.schedules import LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma
 
 LOG_SNR = torch.linspace(LOG_SNR_MIN, LOG_SNR_MAX, 49, dtype=torch.float64)
@@ -29,13 +29,13 @@ def truth(kind, x_0, eps):
     return {"x_0": x_0, "eps": eps, "v": alpha * eps - sigma * x_0}[kind]
 
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_the_target_is_the_one_of_the_definition(kind, pictures):
     x_0, eps, x_t = pictures
     assert torch.allclose(from_x_0(x_0, kind, x_t, LOG_SNR), truth(kind, x_0, eps), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("one, other", list(itertools.permutations(PREDICTIONS, 2)))
+@pytest.mark.parametrize("one, other", list(itertools.permutations(PREDICTION_TYPES, 2)))
 def test_one_parameterisation_to_another_and_back_changes_nothing(one, other, pictures):
     x_0, eps, x_t = pictures
     start = truth(one, x_0, eps)
@@ -72,7 +72,7 @@ def test_batches_of_one_and_scalars_keep_shape_and_dtype(b, dtype):
     x_0, eps = torch.ones(b, 3, 4, 4, dtype=dtype), torch.zeros(b, 3, 4, 4, dtype=dtype)
     for log_snr in (torch.tensor(0.5, dtype=dtype), torch.full((b,), 0.5, dtype=dtype)):
         x_t = q_sample(x_0, eps, log_snr)
-        for kind in PREDICTIONS:
+        for kind in PREDICTION_TYPES:
             there = from_x_0(x_0, kind, x_t, log_snr)
             back = to_x_0(there, kind, x_t, log_snr)
             assert there.shape == back.shape == x_0.shape and there.dtype == back.dtype == dtype
@@ -84,7 +84,7 @@ def test_from_pure_noise_v_and_x_0_say_what_the_picture_is_and_eps_is_refused():
     log_snr = torch.tensor([-math.inf, 0.0], dtype=torch.float64)
     x_t = q_sample(x_0, eps, log_snr)
     assert torch.equal(x_t[0], eps[0])
-    for kind in PREDICTIONS:
+    for kind in PREDICTION_TYPES:
         assert from_x_0(x_0, kind, x_t, log_snr).isfinite().all(), kind
     for kind in ("x_0", "v"):
         assert torch.allclose(to_x_0(from_x_0(x_0, kind, x_t, log_snr), kind, x_t, log_snr), x_0, rtol=0, atol=1e-12), kind
@@ -97,7 +97,7 @@ def test_from_pure_noise_v_and_x_0_say_what_the_picture_is_and_eps_is_refused():
 
 # ---------------------------------------------------------------- loss
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_the_loss_of_the_perfect_prediction_is_zero(kind, pictures):
     x_0, eps, x_t = pictures
     loss = denoising_loss(truth(kind, x_0, eps), kind, x_0, x_t, LOG_SNR)
@@ -109,16 +109,16 @@ def test_the_loss_is_the_weighted_squared_error_of_x_0_in_every_parameterisation
     x_0_hat = x_0 + torch.linspace(-0.5, 0.5, x_0[0].numel(), dtype=torch.float64).view(x_0[0].shape)
     sigma = alpha_sigma(LOG_SNR)[1]
     expected = torch.minimum(1 / sigma ** 2, torch.tensor(5.0)) * (x_0_hat - x_0).square().mean((1, 2, 3))
-    for kind in PREDICTIONS:
+    for kind in PREDICTION_TYPES:
         loss = denoising_loss(from_x_0(x_0_hat, kind, x_t, LOG_SNR), kind, x_0, x_t, LOG_SNR)
         assert torch.allclose(loss, expected, rtol=2e-3), kind          # the error itself is taken in float32
 
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_a_squared_error_of_x_0_grows_in_another_space_as_stated(kind, pictures):
     x_0, _, x_t = pictures
     error = (from_x_0(x_0 + 0.1, kind, x_t, LOG_SNR) - from_x_0(x_0, kind, x_t, LOG_SNR)).square().mean((1, 2, 3))
-    assert torch.allclose(error, x_0_error_in(kind, LOG_SNR) * 0.01, rtol=1e-6)
+    assert torch.allclose(error, snr_factor(kind, LOG_SNR) * 0.01, rtol=1e-6)
 
 
 def test_without_its_cap_the_loss_is_the_plain_squared_error_of_v(pictures):
@@ -141,18 +141,18 @@ WEIGHTS = {"simple": simple_weight, "p2": p2_weight, **LOSS_WEIGHTS}
 
 def test_the_balanced_weight_is_one_in_noise_grows_like_the_root_of_the_snr_from_its_knee_on_and_is_capped():
     at = torch.tensor([-20.0, -5.0, 0.0, 2.0, 12.0], dtype=torch.float64)
-    assert torch.allclose(balanced_weight(at, cap=60.0), torch.tensor([1.0, 2 ** 0.5, math.exp(2.5), math.exp(3.5), 60.0], dtype=torch.float64), rtol=1e-2)
-    assert torch.allclose(balanced_weight(at, math.inf, knee=0.0)[3:], (at[3:] / 2).exp(), rtol=0.08)
+    assert torch.allclose(sqrt_snr_weight(at, cap=60.0), torch.tensor([1.0, 2 ** 0.5, math.exp(2.5), math.exp(3.5), 60.0], dtype=torch.float64), rtol=1e-2)
+    assert torch.allclose(sqrt_snr_weight(at, math.inf, knee=0.0)[3:], (at[3:] / 2).exp(), rtol=0.08)
 
 
 @pytest.mark.parametrize("kind, expected", [("eps", SNR.clamp(max=5) / SNR), ("x_0", SNR.clamp(max=5)), ("v", SNR.clamp(max=5) / (SNR + 1))])
 def test_min_snr_is_the_weight_that_its_paper_gives_for_each_parameterisation(kind, expected):
-    assert torch.allclose(weight_in(kind, min_snr_weight(LOG_SNR), LOG_SNR), expected, rtol=1e-12)
+    assert torch.allclose(convert_loss_weight(kind, min_snr_weight(LOG_SNR), LOG_SNR), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("gamma, k", [(0.5, 1.0), (1.0, 1.0), (2.0, 0.3)])
 def test_p2_divides_the_plain_loss_on_eps(gamma, k):
-    assert torch.allclose(weight_in("eps", p2_weight(LOG_SNR, gamma, k), LOG_SNR), (k + SNR) ** -gamma, rtol=1e-10)
+    assert torch.allclose(convert_loss_weight("eps", p2_weight(LOG_SNR, gamma, k), LOG_SNR), (k + SNR) ** -gamma, rtol=1e-10)
 
 
 def test_p2_with_gamma_zero_and_min_snr_without_a_bound_are_the_plain_loss_on_eps():
@@ -160,7 +160,7 @@ def test_p2_with_gamma_zero_and_min_snr_without_a_bound_are_the_plain_loss_on_ep
     assert torch.equal(min_snr_weight(LOG_SNR, gamma=math.inf), simple_weight(LOG_SNR))
 
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_loss_is_the_same_in_every_parameterisation(kind, name, pictures):
     x_0, eps, x_t = pictures
@@ -176,9 +176,9 @@ def test_the_simple_weight_is_the_plain_squared_error_of_eps(pictures):
     assert torch.allclose(denoising_loss(torch.zeros_like(eps), "eps", x_0, x_t, LOG_SNR, weight=simple_weight), plain, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights_stay_finite_and_positive_far_beyond_the_schedules(kind, name):
     log_snr = torch.tensor([-60.0, -12.0, 0.0, 12.0, 60.0])
-    weight = weight_in(kind, WEIGHTS[name](log_snr), log_snr)
+    weight = convert_loss_weight(kind, WEIGHTS[name](log_snr), log_snr)
     assert weight.dtype == torch.float32 and weight.isfinite().all() and (weight > 0).all()

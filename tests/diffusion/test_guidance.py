@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from imagen_mini.models.control import Control
-from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0, to_x_0
+from imagen_mini.models.control import AttentionControl
+from imagen_mini.diffusion.gaussian import PREDICTION_TYPES, from_x_0, to_x_0
 from imagen_mini.diffusion.guidance import apply_threshold, classifier_free_guidance, dynamic_threshold, guidance_interval, make_denoiser, static_threshold
 from imagen_mini.diffusion.schedules import cosine_log_snr, cosine_t, zero_terminal_snr
 
@@ -48,16 +48,16 @@ def test_guidance_makes_one_call_on_the_doubled_batch(setting):
 
 def test_a_control_splits_guidance_in_two_calls_and_the_unconditional_one_is_not_controlled(setting):
     x_t, t, text = setting
-    network, control = Network(), Control()
+    network, control = Network(), AttentionControl()
     make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", lambda t: control)(x_t, t)
     assert network.calls == [(2, control, True), (2, None, False)]
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 def test_two_calls_and_one_batched_call_give_the_same(setting, prediction):
     x_t, t, text = setting
     batched = make_denoiser(Network(), text, cosine_log_snr, prediction, 3.0, "dynamic")(x_t, t)
-    split = make_denoiser(Network(), text, cosine_log_snr, prediction, 3.0, "dynamic", lambda t: Control())(x_t, t)
+    split = make_denoiser(Network(), text, cosine_log_snr, prediction, 3.0, "dynamic", lambda t: AttentionControl())(x_t, t)
     assert torch.allclose(batched, split, rtol=0, atol=1e-12)
 
 
@@ -116,7 +116,7 @@ def test_a_negative_prompt_takes_the_place_of_the_null_text(setting, random_text
     network = lambda x, log_snr, text, control: x * 0.5 + text.emb.sum((1, 2))[:, None, None, None]     # padding adds nothing
     expected = 3 * network(x_t, log_snr, text, None) - 2 * network(x_t, log_snr, negative, None)
     out = make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", negative=negative)(x_t, t)
-    split = make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", lambda t: Control(), negative)(x_t, t)
+    split = make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", lambda t: AttentionControl(), negative)(x_t, t)
     assert torch.allclose(out, expected, rtol=0, atol=1e-9) and torch.allclose(split, expected, rtol=0, atol=1e-9)
     null = make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", negative=text.null())(x_t, t)
     assert torch.equal(null, make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none")(x_t, t))
@@ -152,7 +152,7 @@ def test_guidance_before_and_after_the_conversion_to_x_0_are_equal(setting):
     g = torch.Generator().manual_seed(1)
     cond, uncond = (torch.randn(x_t.shape, generator=g, dtype=torch.float64) for _ in range(2))
     after = classifier_free_guidance(cond, uncond, 7.5)
-    for kind in PREDICTIONS:
+    for kind in PREDICTION_TYPES:
         raw = (from_x_0(x, kind, x_t, log_snr) for x in (cond, uncond))
         assert torch.allclose(to_x_0(classifier_free_guidance(*raw, 7.5), kind, x_t, log_snr), after, rtol=0, atol=1e-10), kind
 
@@ -164,7 +164,7 @@ def test_the_denoiser_does_not_depend_on_the_parameterisation(setting):
     def network_of(kind):
         return lambda x, log_snr, text, control: from_x_0(oracle(x, log_snr, text, control), kind, x, log_snr)
 
-    outs = [make_denoiser(network_of(kind), text, cosine_log_snr, kind, 4.0, "dynamic")(x_t, t) for kind in PREDICTIONS]
+    outs = [make_denoiser(network_of(kind), text, cosine_log_snr, kind, 4.0, "dynamic")(x_t, t) for kind in PREDICTION_TYPES]
     assert torch.allclose(outs[0], outs[1], rtol=0, atol=1e-9) and torch.allclose(outs[0], outs[2], rtol=0, atol=1e-9)
 
 

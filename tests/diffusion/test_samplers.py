@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.diffusion.gaussian import PREDICTIONS, from_x_0
+from imagen_mini.diffusion.gaussian import PREDICTION_TYPES, from_x_0
 from imagen_mini.diffusion.guidance import make_denoiser
 from imagen_mini.utils.rng import generator, randn
-from imagen_mini.diffusion.samplers import SAMPLERS, ddim_step, ddpm_step, dpmpp_2m_step, heun_step, invert, posterior_variance, sample
+from imagen_mini.diffusion.samplers import SAMPLERS, ddim_step, ddpm_step, dpmpp_2m_step, heun_step, ddim_invert, posterior_variance, sample
 from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr, cosine_t, linear_log_snr, sigmoid_log_snr, zero_terminal_snr
-from imagen_mini.diffusion.timesteps import karras_times, log_snr_times, spaced_times, uniform_times
+from imagen_mini.diffusion.timesteps import karras_timesteps, log_snr_timesteps, spaced_timesteps, uniform_timesteps
 
 MEAN, STD = 0.3, 0.5
 DETERMINISTIC = ("ddim", "dpmpp_2m", "heun")
@@ -38,7 +38,7 @@ def noise64(n, *purpose):
 
 
 def run(denoise, x_T, steps, **options):
-    *_, last = sample(denoise, x_T, uniform_times(steps).double(), cosine_log_snr, **options)
+    *_, last = sample(denoise, x_T, uniform_timesteps(steps).double(), cosine_log_snr, **options)
     return last
 
 
@@ -73,7 +73,7 @@ def test_the_error_falls_at_the_order_of_the_method_when_log_snr_is_evenly_space
 @pytest.mark.parametrize("sampler, tolerance", [("ddim", 0.03), ("dpmpp_2m", 0.01), ("heun", 0.01)])
 def test_every_deterministic_sampler_follows_the_probability_flow_of_every_schedule(log_snr_of, sampler, tolerance):
     x_T = noise64(8, "x_T")
-    *_, last = sample(lambda x, t: gaussian_denoiser(x, t, log_snr_of), x_T, uniform_times(100).double(), log_snr_of, sampler)
+    *_, last = sample(lambda x, t: gaussian_denoiser(x, t, log_snr_of), x_T, uniform_timesteps(100).double(), log_snr_of, sampler)
     assert (last.x - gaussian_flow(x_T, log_snr_of)).abs().mean() < tolerance
 
 
@@ -93,13 +93,13 @@ def test_every_sampler_gives_the_mean_and_the_covariance_of_a_normal_distributio
         return torch.randn(2500, 3, 1, 1, generator=generator(2, *purpose), dtype=torch.float64)
 
     steps = 40 if sampler in ("dpmpp_2m", "heun") else 240                     # the others are of first order
-    *_, last = sample(denoise, draw("x_T"), uniform_times(steps).double(), log_snr_of, sampler, noise=lambda step: draw(step), **options)
+    *_, last = sample(denoise, draw("x_T"), uniform_timesteps(steps).double(), log_snr_of, sampler, noise=lambda step: draw(step), **options)
     x = last.x[:, :, 0, 0]
     assert (x.mean(0) - mean).abs().max() < 0.03, x.mean(0)
     assert (x.T.cov() - covariance).abs().max() < 0.035, x.T.cov()
 
 
-@pytest.mark.parametrize("spacing", [karras_times, log_snr_times])
+@pytest.mark.parametrize("spacing", [karras_timesteps, log_snr_timesteps])
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
 def test_other_spacings_arrive_at_the_same_place(spacing, sampler):
     x_T = noise64(4, "x_T")
@@ -115,7 +115,7 @@ def test_the_walk_does_not_depend_on_the_parameterisation(sampler, options, rand
         denoise = make_denoiser(network, random_text([3, 2], dtype=torch.float64), cosine_log_snr, kind, 2.0, "dynamic")
         return run(denoise, noise64(2, "x_T"), 7, sampler=sampler, noise=lambda step: noise64(2, step), **options).x
 
-    for kind in PREDICTIONS:
+    for kind in PREDICTION_TYPES:
         assert torch.allclose(pictures(kind), pictures("x_0"), rtol=0, atol=1e-8), kind
 
 
@@ -189,7 +189,7 @@ def test_heun_is_the_trapezium_rule_in_edm_s_variables():
 
 def test_heun_calls_the_denoiser_twice_a_step_and_once_in_the_last():
     asked = []
-    list(sample(lambda x, t: asked.append(float(t)) or x, torch.zeros(1, 3, 2, 2), uniform_times(4), cosine_log_snr, "heun"))
+    list(sample(lambda x, t: asked.append(float(t)) or x, torch.zeros(1, 3, 2, 2), uniform_timesteps(4), cosine_log_snr, "heun"))
     assert asked == [1, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25]
 
 
@@ -200,7 +200,7 @@ def test_a_walk_from_exactly_no_signal_to_exactly_no_noise_is_finite_and_ends_at
         return torch.log((1 - t) / t)
 
     noise = lambda step: noise64(1, step).to(dtype)
-    states = list(sample(lambda x, t: x.tanh(), noise64(1, "x_T").to(dtype), uniform_times(5).to(dtype), log_snr_of, sampler, noise, **options))
+    states = list(sample(lambda x, t: x.tanh(), noise64(1, "x_T").to(dtype), uniform_timesteps(5).to(dtype), log_snr_of, sampler, noise, **options))
     assert all(state.x.isfinite().all() and state.x.dtype == dtype for state in states)
     if options != {"gamma": 1.0}:                      # the larger variance is not 0 at s = 0
         assert torch.allclose(states[-1].x, states[-1].x_0_hat, rtol=0, atol=1e-6)
@@ -229,7 +229,7 @@ def test_backgrounds_come_out_as_often_as_they_are_in_the_data_only_if_the_noisi
         return torch.cat([posterior @ levels[:, None], torch.zeros(n, 1, dtype=torch.float64)], dim=1)
 
     x_T = torch.randn(n, 2, generator=generator(0), dtype=torch.float64) / pixels ** 0.5
-    *_, last = sample(denoise, x_T, spaced_times(spacing, 20, log_snr_of).double(), log_snr_of, c.sampler)
+    *_, last = sample(denoise, x_T, spaced_timesteps(spacing, 20, log_snr_of).double(), log_snr_of, c.sampler)
     shares = [((last.x_0_hat[:, 0] - level).abs() < 0.05).double().mean().item() for level in levels]
     print(spacing, shares)
     assert (min(shares) > 0.15 and max(shares) < 0.35) == fair
@@ -240,8 +240,8 @@ def test_backgrounds_come_out_as_often_as_they_are_in_the_data_only_if_the_noisi
 def test_inversion_and_sampling_lead_back_and_the_error_falls_with_the_steps():
     x_0, steps, error = noise64(4, "x_0") * STD + MEAN, [50, 100, 200, 400], []
     for n in steps:
-        times = uniform_times(n).double()
-        *_, noisy = invert(gaussian_denoiser, x_0, times, cosine_log_snr)
+        times = uniform_timesteps(n).double()
+        *_, noisy = ddim_invert(gaussian_denoiser, x_0, times, cosine_log_snr)
         *_, last = sample(gaussian_denoiser, noisy.x, times, cosine_log_snr)
         error.append((last.x - x_0).abs().mean())
     assert fitted_order(steps, error) == pytest.approx(1, abs=0.25), error
@@ -250,7 +250,7 @@ def test_inversion_and_sampling_lead_back_and_the_error_falls_with_the_steps():
 
 def test_inversion_finds_the_noise_that_the_flow_starts_from():
     x_T = noise64(4, "x_T")
-    states = list(invert(gaussian_denoiser, gaussian_flow(x_T), uniform_times(400).double(), cosine_log_snr))
+    states = list(ddim_invert(gaussian_denoiser, gaussian_flow(x_T), uniform_timesteps(400).double(), cosine_log_snr))
     assert (states[0].t, states[-1].s) == (0, 1) and all(state.t < state.s for state in states)
     assert (states[-1].x - x_T).abs().mean() < 0.03
 
@@ -277,7 +277,7 @@ def test_a_step_with_the_true_x_0_and_ddim_stays_on_the_forward_process():
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_one_step_gives_the_denoiser_s_estimate_from_pure_noise(sampler):
     x_T = noise64(2, "x_T")
-    states = list(sample(gaussian_denoiser, x_T, uniform_times(1), cosine_log_snr, sampler, lambda step: noise64(2, step)))
+    states = list(sample(gaussian_denoiser, x_T, uniform_timesteps(1), cosine_log_snr, sampler, lambda step: noise64(2, step)))
     assert len(states) == 1 and (states[0].t, states[0].s) == (1, 0)
     assert torch.equal(states[0].x_0_hat, gaussian_denoiser(x_T, torch.tensor(1.0)))
     assert torch.allclose(states[0].x, states[0].x_0_hat, rtol=0, atol=0.02)   # at t = 0 a little noise is left
@@ -285,7 +285,7 @@ def test_one_step_gives_the_denoiser_s_estimate_from_pure_noise(sampler):
 
 def test_a_state_is_yielded_after_every_step_and_the_walk_can_be_left_early():
     calls = []
-    walk = sample(lambda x, t: calls.append(t) or x * 0, noise64(1, 0), uniform_times(5), cosine_log_snr)
+    walk = sample(lambda x, t: calls.append(t) or x * 0, noise64(1, 0), uniform_timesteps(5), cosine_log_snr)
     first = next(walk)
     assert len(calls) == 1 and (first.step, first.steps) == (0, 5)
     rest = list(walk)
@@ -300,7 +300,7 @@ def test_after_step_changes_what_the_next_step_starts_from():
         told.append((step, s))
         return torch.full_like(x, step + 10.0)
 
-    states = list(sample(lambda x, t: seen.append(x.mean().item()) or x, torch.zeros(1, 3, 2, 2), uniform_times(4), cosine_log_snr,
+    states = list(sample(lambda x, t: seen.append(x.mean().item()) or x, torch.zeros(1, 3, 2, 2), uniform_timesteps(4), cosine_log_snr,
                          after_step=after_step))
     assert seen == [0, 10, 11, 12] and states[-1].x.mean() == 13
     assert told == [(0, 0.75), (1, 0.5), (2, 0.25), (3, 0.0)]
@@ -309,7 +309,7 @@ def test_after_step_changes_what_the_next_step_starts_from():
 @pytest.mark.parametrize("sampler, options", EVERY_WALK)
 def test_only_ddpm_and_ddim_with_eta_ask_for_noise_once_a_step(sampler, options):
     asked = []
-    list(sample(lambda x, t: x, torch.zeros(1, 3, 2, 2), uniform_times(3), cosine_log_snr, sampler,
+    list(sample(lambda x, t: x, torch.zeros(1, 3, 2, 2), uniform_timesteps(3), cosine_log_snr, sampler,
                 lambda step: asked.append(step) or torch.zeros(1, 3, 2, 2), **options))
     assert asked == ([0, 1, 2] if sampler == "ddpm" or "eta" in options else [])
 

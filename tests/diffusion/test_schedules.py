@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from imagen_mini.diffusion.schedules import LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma, betas_from_log_snr, cosine_log_snr, cosine_t, interpolated_log_snr, linear_log_snr, linear_t, log_snr_from_betas, numeric_t, rescale_terminal_snr, resolution_shift, sigmoid_log_snr, sigmoid_t, zero_terminal_snr
-from imagen_mini.diffusion.timesteps import karras_times, log_snr_times, mixed_times, spaced_times, uniform_times
+from imagen_mini.diffusion.timesteps import karras_timesteps, log_snr_timesteps, mixed_timesteps, spaced_timesteps, uniform_timesteps
 from sample import plot_schedules
 
 T = torch.linspace(0, 1, 1001, dtype=torch.float64)
@@ -185,22 +185,22 @@ def test_rescaling_takes_what_rounding_makes_of_the_last_for_the_last():
 # ---------------------------------------------------------------- where the sampler stops
 
 def test_uniform_times_walk_from_one_to_zero_in_equal_steps():
-    times = uniform_times(8)
+    times = uniform_timesteps(8)
     assert times.tolist() == [1 - i / 8 for i in range(9)]
-    assert uniform_times(1).tolist() == [1, 0]
+    assert uniform_timesteps(1).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("steps", [0, -3])
 def test_fewer_than_one_step_is_refused(steps):
     with pytest.raises(ValueError, match=f"at least 1; got {steps}"):
-        uniform_times(steps)
+        uniform_timesteps(steps)
 
 
 @every_schedule
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_other_spacings_also_walk_from_one_to_zero(log_snr_of, t_of, steps):
-    for times in (spacing(steps, log_snr_of, t_of) for spacing in (log_snr_times, karras_times, mixed_times)):
-        assert times.dtype == uniform_times(steps).dtype and len(times) == steps + 1
+    for times in (spacing(steps, log_snr_of, t_of) for spacing in (log_snr_timesteps, karras_timesteps, mixed_timesteps)):
+        assert times.dtype == uniform_timesteps(steps).dtype and len(times) == steps + 1
         assert times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
 
 
@@ -209,35 +209,35 @@ def test_the_spacings_are_even_in_what_they_say(log_snr_of, t_of):
     def even(values):                                  # up to the float32 of the times
         return torch.allclose(values.diff(), values.diff().mean(), rtol=0, atol=0.01 * values.diff().abs().mean().item())
 
-    log_snr = log_snr_of(log_snr_times(12, log_snr_of, t_of).double())
-    assert even(log_snr) and not even(log_snr_of(uniform_times(12).double()))
+    log_snr = log_snr_of(log_snr_timesteps(12, log_snr_of, t_of).double())
+    assert even(log_snr) and not even(log_snr_of(uniform_timesteps(12).double()))
     for rho in (1.0, 7.0):
-        alpha, sigma = alpha_sigma(log_snr_of(karras_times(12, log_snr_of, t_of, rho).double()))
+        alpha, sigma = alpha_sigma(log_snr_of(karras_timesteps(12, log_snr_of, t_of, rho).double()))
         assert even((sigma / alpha) ** (1 / rho)) and not even((sigma / alpha) ** (1 / (rho + 3)))
 
 
 @every_schedule
 def test_a_spacing_by_its_name_needs_no_inverse(log_snr_of, t_of):
-    for spacing, expected in (("uniform", uniform_times(9)), ("log_snr", log_snr_times(9, log_snr_of, t_of)), ("karras", karras_times(9, log_snr_of, t_of)),
-                              ("mixed", mixed_times(9, log_snr_of, t_of))):
-        assert torch.allclose(spaced_times(spacing, 9, log_snr_of), expected, rtol=0, atol=1e-6)
+    for spacing, expected in (("uniform", uniform_timesteps(9)), ("log_snr", log_snr_timesteps(9, log_snr_of, t_of)), ("karras", karras_timesteps(9, log_snr_of, t_of)),
+                              ("mixed", mixed_timesteps(9, log_snr_of, t_of))):
+        assert torch.allclose(spaced_timesteps(spacing, 9, log_snr_of), expected, rtol=0, atol=1e-6)
 
 
 def test_mixed_times_have_the_mean_of_both_log_snrs_and_their_ends():
-    even_in_t, even_in_log_snr = (cosine_log_snr(times.double()) for times in (uniform_times(10), log_snr_times(10, cosine_log_snr, cosine_t)))
+    even_in_t, even_in_log_snr = (cosine_log_snr(times.double()) for times in (uniform_timesteps(10), log_snr_timesteps(10, cosine_log_snr, cosine_t)))
     for share in (0.0, 0.3, 1.0):
-        mixed = cosine_log_snr(mixed_times(10, cosine_log_snr, cosine_t, share).double())
+        mixed = cosine_log_snr(mixed_timesteps(10, cosine_log_snr, cosine_t, share).double())
         assert torch.allclose(mixed, (1 - share) * even_in_t + share * even_in_log_snr, atol=1e-2)
 
 
-@pytest.mark.parametrize("spacing", [log_snr_times, karras_times, mixed_times])
+@pytest.mark.parametrize("spacing", [log_snr_timesteps, karras_timesteps, mixed_timesteps])
 def test_infinity_cannot_be_divided_into_steps(spacing):
     schedule = zero_terminal_snr(cosine_log_snr)
     with pytest.raises(ValueError, match="from log_snr -inf to 12.*uniform_times"):
         spacing(5, schedule, partial(numeric_t, log_snr_of=schedule))
 
 
-@pytest.mark.parametrize("spacing", [log_snr_times, karras_times, mixed_times])
+@pytest.mark.parametrize("spacing", [log_snr_timesteps, karras_timesteps, mixed_timesteps])
 def test_fewer_than_one_step_is_refused_by_every_spacing(spacing):
     with pytest.raises(ValueError, match="at least 1; got 0"):
         spacing(0, cosine_log_snr, cosine_t)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from imagen_mini.editing.alignment import common_words, find_word, refinement_matrix, replaced_words, replacement_matrix, word_numbers
+from imagen_mini.editing.alignment import common_words, token_positions, refinement_mapper, replaced_words, replacement_mapper, word_indices
 from support.scenes import tokens
 
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
 
 
 def matrix(source, target):
-    return replacement_matrix(tokens(source), tokens(target)).tolist()
+    return replacement_mapper(tokens(source), tokens(target)).tolist()
 
 
 # ---------------------------------------------------------------- words swapped
@@ -53,7 +53,7 @@ PAIRS = [(SOURCE, TARGET), ("a red circle, and a star", "a hexagonal circle, and
 @pytest.mark.parametrize("source, target", [pair for p in PAIRS for pair in (p, p[::-1])])
 def test_attention_is_neither_lost_nor_made_and_the_end_answers_the_end(encoder, source, target):
     a, b = encoder.tokens(source), encoder.tokens(target)
-    m = replacement_matrix(a, b)
+    m = replacement_mapper(a, b)
     probs = torch.rand(len(a.ids)).softmax(0)
     moved = probs @ m
     assert moved.sum().item() == pytest.approx(1)
@@ -99,7 +99,7 @@ def test_words_in_common_are_paired_in_order(source, target, pairs):
 
 
 def test_new_words_have_no_column_and_all_others_keep_theirs_pieces_and_all():
-    m = refinement_matrix(tokens("a cr-im-son ring"), tokens("a sm-all cr-im-son ring"))
+    m = refinement_mapper(tokens("a cr-im-son ring"), tokens("a sm-all cr-im-son ring"))
     assert m.tolist() == [[1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1, 0],
                           [0, 0, 0, 0, 0, 0, 0, 1]]
 
@@ -108,7 +108,7 @@ def test_new_words_have_no_column_and_all_others_keep_theirs_pieces_and_all():
                                             (SOURCE, TARGET), ("a red ring", "two hexagonal 🔴 rings"), (SOURCE, SOURCE)])
 def test_each_column_is_a_distribution_over_the_source_or_nothing_and_equal_prompts_are_the_identity(encoder, source, target):
     a, b = encoder.tokens(source), encoder.tokens(target)
-    m = refinement_matrix(a, b)
+    m = refinement_mapper(a, b)
     answered = {position for _, word in common_words(a, b) for position in b.of_word(word)} | {len(b.ids) - 1}
     assert [i for i, column in enumerate(m.T) if column.any()] == sorted(answered)
     assert all(column.sum() == 1 for i, column in enumerate(m.T) if i in answered)               # words in common have equal pieces
@@ -119,13 +119,13 @@ def test_each_column_is_a_distribution_over_the_source_or_nothing_and_equal_prom
 # ---------------------------------------------------------------- single words
 
 def test_a_word_is_found_by_its_text_or_its_number():
-    assert find_word(tokens("a cr-im-son Ring"), "ring") == [4] and find_word(tokens("a cr-im-son ring"), 1) == [1, 2, 3]
+    assert token_positions(tokens("a cr-im-son Ring"), "ring") == [4] and token_positions(tokens("a cr-im-son ring"), 1) == [1, 2, 3]
 
 
 def test_words_are_numbered_and_a_missing_one_has_no_number():
-    assert word_numbers(tokens("a red Ring above a ring"), "ring") == [2, 5] and word_numbers(tokens("a ring"), "star") == [] == word_numbers(tokens("a ring"), 2)
+    assert word_indices(tokens("a red Ring above a ring"), "ring") == [2, 5] and word_indices(tokens("a ring"), "star") == [] == word_indices(tokens("a ring"), 2)
 
 
 def test_a_missing_word_is_an_error_that_lists_the_words():
     with pytest.raises(ValueError, match="no word 'star' in 'a ring'; its words are 0 'a', 1 'ring'"):
-        find_word(tokens("a ring"), "star")
+        token_positions(tokens("a ring"), "star")

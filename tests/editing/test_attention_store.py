@@ -6,20 +6,20 @@ import pytest
 import torch
 
 from imagen_mini.models.attention import attention_probs
-from imagen_mini.models.control import AttnSite, Control
-from imagen_mini.editing.attention_store import AttentionMaps, Recording, bytes_needed
-from imagen_mini.evaluation.localization import chance_overlap, overlap
-from imagen_mini.editing.controls import ReadSource
+from imagen_mini.models.control import AttentionSite, AttentionControl
+from imagen_mini.editing.attention_store import AttentionStore, Recording, bytes_needed
+from imagen_mini.evaluation.localization import chance_iou, attention_iou
+from imagen_mini.editing.controls import SourcePromptControl
 from imagen_mini.editing.base import BoundEdit
 from imagen_mini.editing.prompt_to_prompt import Refine, Replace
 from support.scenes import tokens
 
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
 QUIET = {"progress": False, "output_type": "pt", "stages": ("base",), "num_inference_steps": 4}
-CROSS, SELF = AttnSite("mid.cross", "mid", "cross", 4), AttnSite("mid.self", "mid", "self", 4)
+CROSS, SELF = AttentionSite("mid.cross", "mid", "cross", 4), AttentionSite("mid.self", "mid", "self", 4)
 
 
-class Doubled(Control):
+class Doubled(AttentionControl):
     """An edit of whose work no trace would be left if the wrong tensor were kept."""
 
     def wants(self, site):
@@ -31,7 +31,7 @@ class Doubled(Control):
 
 def recorded(control=None, prompt="a red ring", t=1.0, heads=2, **options):
     """Maps of one step of one layer, its probabilities, and what came out of the control."""
-    maps = AttentionMaps(**options)
+    maps = AttentionStore(**options)
     maps.start([tokens(prompt)], [CROSS, SELF])
     probs = torch.rand(1, heads, 16, len(tokens(prompt).ids), generator=torch.Generator().manual_seed(0)).softmax(-1)
     out = maps.watch(control, t).probs(CROSS, probs, probs.shape[-1])
@@ -53,15 +53,15 @@ def test_with_an_edit_both_are_kept():
 
 
 def test_a_recorder_wants_what_it_records_and_what_the_edit_wants():
-    maps = AttentionMaps()
+    maps = AttentionStore()
     maps.start([tokens("ring")], [CROSS, SELF])
     assert maps.watch(None, 1.0).wants(CROSS) and not maps.watch(None, 1.0).wants(SELF)
     assert maps.watch(Replace(0.0, 1.0, source_steps=0.0).bind([tokens("ring"), tokens("star")], [CROSS, SELF], 2).control_at(1.0), 1.0).wants(SELF)
 
 
 def test_the_end_of_a_hybrid_layer_s_keys_are_pixels_and_not_kept():
-    site = AttnSite("mid.hybrid", "mid", "hybrid", 2)
-    maps = AttentionMaps()
+    site = AttentionSite("mid.hybrid", "mid", "hybrid", 2)
+    maps = AttentionStore()
     maps.start([tokens("a ring")], [site])
     probs = torch.rand(1, 1, 4, 3 + 4).softmax(-1)
     maps.watch(None, 0.5).probs(site, probs, 3)
@@ -69,9 +69,9 @@ def test_the_end_of_a_hybrid_layer_s_keys_are_pixels_and_not_kept():
 
 
 def test_steps_in_which_the_source_is_read_are_left_out():
-    maps = AttentionMaps()
+    maps = AttentionStore()
     maps.start([tokens("ring"), tokens("star")], [CROSS])
-    assert isinstance(maps.watch(ReadSource(), 1.0), ReadSource) and isinstance(maps.watch(None, 0.5), Recording)
+    assert isinstance(maps.watch(SourcePromptControl(), 1.0), SourcePromptControl) and isinstance(maps.watch(None, 0.5), Recording)
 
 
 def test_starting_again_forgets():
@@ -94,7 +94,7 @@ def test_recording_changes_no_picture(tiny_pipe, edit):
     from copy import deepcopy
     pipe = deepcopy(tiny_pipe)
     pipe.stages["base"].double()
-    maps = AttentionMaps(kinds=("cross", "self"))
+    maps = AttentionStore(kinds=("cross", "self"))
     plain = pipe([SOURCE, TARGET], edit=edit, **QUIET).stages["base"]
     watched = pipe([SOURCE, TARGET], edit=edit, record=maps, **QUIET).stages["base"]
     assert (plain - watched).abs().max() < 1e-9 and maps.after
@@ -102,7 +102,7 @@ def test_recording_changes_no_picture(tiny_pipe, edit):
 
 def test_what_is_recorded_are_the_network_s_probabilities(tiny_pipe):
     """Every step, layer and head; every row adds up to 1 over its own words, and words that are not there get exactly nothing."""
-    maps, net = AttentionMaps(kinds=("cross", "self")), tiny_pipe.stages["base"].net
+    maps, net = AttentionStore(kinds=("cross", "self")), tiny_pipe.stages["base"].net
     tiny_pipe(["a ring", SOURCE], record=maps, **QUIET)
     assert len(maps.times) == 4 and maps.times[0] == 1.0 and maps.times == sorted(maps.times, reverse=True)
     for by_site in maps.after.values():
@@ -115,10 +115,10 @@ def test_what_is_recorded_are_the_network_s_probabilities(tiny_pipe):
 
 
 def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
-    maps, layer = AttentionMaps(), next(a for a in tiny_pipe.stages["base"].net.attention_layers if a.site.kind == "cross")
+    maps, layer = AttentionStore(), next(a for a in tiny_pipe.stages["base"].net.attention_layers if a.site.kind == "cross")
     seen = []
 
-    class Peek(Control):
+    class Peek(AttentionControl):
         def qkv(self, site, q, k, v):
             if site == layer.site:
                 seen.append((q, k))
@@ -139,14 +139,14 @@ def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
 
 
 def test_with_an_edit_the_targets_maps_become_the_sources(tiny_pipe):
-    maps = AttentionMaps()
+    maps = AttentionStore()
     tiny_pipe([SOURCE, TARGET], record=maps, edit=Replace(1.0, 0.0, source_steps=0.0), **QUIET)
     before, after = maps.probs(edited=False), maps.probs()
     assert torch.equal(after[0], before[0]) and torch.allclose(after[1], after[0]) and not torch.allclose(before[1], before[0], atol=1e-4)
 
 
 def test_another_stage_may_be_recorded(tiny_pipe):
-    maps = AttentionMaps(stage="sr_256")
+    maps = AttentionStore(stage="sr_256")
     tiny_pipe("a ring", record=maps, progress=False)
     assert len(maps.times) == tiny_pipe.stages["sr_256"].config.num_inference_steps
     with pytest.raises(ValueError, match=r"record.stage: no stage \['sr_256'\] is drawn; expected of \['base'\]"):
@@ -155,14 +155,14 @@ def test_another_stage_may_be_recorded(tiny_pipe):
 
 def test_memory_is_counted_before_it_is_taken(tiny_pipe):
     layers = tiny_pipe.stages["base"].net.attention_layers
-    maps = AttentionMaps(kinds=("cross", "self"))
+    maps = AttentionStore(kinds=("cross", "self"))
     tiny_pipe([SOURCE, "a ring"], record=maps, **QUIET)
     taken = sum(probs.numel() * probs.element_size() for by_site in maps.after.values() for probs in by_site.values())
     assert taken == bytes_needed(layers, 2, len(tiny_pipe.text_encoder.tokens(SOURCE).ids), 4)
     calls = []
     hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda *_: calls.append(1))
     with pytest.raises(ValueError, match="attention layers of 2 pictures over 4 steps takes 0.[0-9] MiB, max_bytes allows 0.[0-9]: draw fewer"):
-        tiny_pipe([SOURCE, "a ring"], record=AttentionMaps(kinds=("cross", "self"), max_bytes=taken - 1), **QUIET)
+        tiny_pipe([SOURCE, "a ring"], record=AttentionStore(kinds=("cross", "self"), max_bytes=taken - 1), **QUIET)
     hook.remove()
     assert not calls
 
@@ -185,8 +185,8 @@ def test_a_word_s_map_is_the_sum_of_its_pieces_averaged_over_heads():
 
 
 def test_steps_and_layers_are_averaged_unless_named():
-    maps = AttentionMaps()
-    sites = [AttnSite(name, "mid", "cross", size) for name, size in (("a", 2), ("b", 2), ("c", 4))]
+    maps = AttentionStore()
+    sites = [AttentionSite(name, "mid", "cross", size) for name, size in (("a", 2), ("b", 2), ("c", 4))]
     maps.start([tokens("ring")], sites)
     for t, value in ((1.0, 0.2), (0.5, 0.4)):
         for site, factor in zip(sites, (1, 2, 0.5)):
@@ -206,7 +206,7 @@ def test_steps_and_layers_are_averaged_unless_named():
 
 @pytest.mark.parametrize("ask, message", [
     (lambda m: m.of_word("star"), "no word 'star' in 'a red ring'"), (lambda m: m.of_word("ring", site="up"), "no attention layer 'up' is recorded; there are mid.cross"),
-    (lambda m: m.of_word("ring", size=8), "grid of 8 is recorded; there are grids of 4"), (lambda m: AttentionMaps().probs(), "nothing is recorded yet")])
+    (lambda m: m.of_word("ring", size=8), "grid of 8 is recorded; there are grids of 4"), (lambda m: AttentionStore().probs(), "nothing is recorded yet")])
 def test_asking_for_what_is_not_there_is_an_error_that_says_what_is(ask, message):
     with pytest.raises(ValueError, match=message):
         ask(recorded()[0])
@@ -219,10 +219,10 @@ def test_a_map_that_is_highest_on_the_thing_overlaps_it_wholly_and_one_that_is_n
     mask[8:24, 32:48] = 1
     heat = torch.rand(16, 16) * 0.5
     heat[2:6, 8:12] += 1
-    assert overlap(heat, mask) == 1 and overlap(-heat, mask) == 0
+    assert attention_iou(heat, mask) == 1 and attention_iou(-heat, mask) == 0
     half = torch.rand(16, 16) * 0.5
     half[2:6, 10:14] += 1                              # half of it lies beside
-    assert overlap(half, mask) == pytest.approx(1 / 3)
+    assert attention_iou(half, mask) == pytest.approx(1 / 3)
 
 
 def test_a_thing_smaller_than_a_place_is_looked_for_where_it_is():
@@ -230,12 +230,12 @@ def test_a_thing_smaller_than_a_place_is_looked_for_where_it_is():
     mask[33:36, 1:4] = 1
     heat = torch.zeros(8, 8)
     heat[4, 0] = 1
-    assert overlap(heat, mask) == 1
+    assert attention_iou(heat, mask) == 1
 
 
 def test_a_map_that_knows_nothing_overlaps_as_chance_says():
     mask = torch.zeros(64, 64)
     mask[:32, :32] = 1
     g = torch.Generator().manual_seed(0)
-    mean = sum(overlap(torch.rand(32, 32, generator=g), mask) for _ in range(100)) / 100
-    assert math.isclose(mean, chance_overlap(mask, 32), abs_tol=0.01) and math.isclose(chance_overlap(mask, 32), 0.25 / 1.75)
+    mean = sum(attention_iou(torch.rand(32, 32, generator=g), mask) for _ in range(100)) / 100
+    assert math.isclose(mean, chance_iou(mask, 32), abs_tol=0.01) and math.isclose(chance_iou(mask, 32), 0.25 / 1.75)

@@ -5,13 +5,13 @@ import torch
 from PIL import Image
 
 from imagen_mini.diffusion.gaussian import eps_from_x_0, q_sample
-from imagen_mini.editing.guided_sampling import add_noise_back, keep_known, repaint, sdedit, times_from, with_known
-from imagen_mini.editing.illusions import VIEWS, anagram, color_parts, factorized, frequency_parts, place_parts
-from imagen_mini.utils.images import as_picture
+from imagen_mini.editing.guided_sampling import renoise, repaint_callback, repaint, sdedit, truncate_timesteps, inpaint_denoiser
+from imagen_mini.editing.illusions import VIEWS, anagram, color_parts, factorized_diffusion, frequency_parts, mask_parts
+from imagen_mini.utils.images import image_to_tensor
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import SAMPLERS, sample
 from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr, linear_log_snr, zero_terminal_snr
-from imagen_mini.diffusion.timesteps import uniform_times
+from imagen_mini.diffusion.timesteps import uniform_timesteps
 
 ZERO_TERMINAL = zero_terminal_snr(linear_log_snr)      # at t = 1 exactly nothing is left
 
@@ -42,7 +42,7 @@ def last_of(walk):
 
 
 def plain(denoise, x_T, steps=10, sampler="ddim"):
-    return last_of(sample(denoise, x_T, uniform_times(steps).double(), cosine_log_snr, sampler))
+    return last_of(sample(denoise, x_T, uniform_timesteps(steps).double(), cosine_log_snr, sampler))
 
 
 # ---------------------------------------------------------------- SDEdit
@@ -52,30 +52,30 @@ def test_sdedit_from_t_1_is_sampling_from_noise(sampler):
     def denoise(x_t, t):
         return one_of(picture(0), picture(1))(x_t, t, ZERO_TERMINAL)
 
-    times, drawing = uniform_times(8).double(), picture(7).expand(2, -1, -1, -1)
+    times, drawing = uniform_timesteps(8).double(), picture(7).expand(2, -1, -1, -1)
     ours = list(sdedit(denoise, drawing, 1.0, noise("x_T"), times, ZERO_TERMINAL, sampler, lambda i: noise("step", i)))
     bare = list(sample(denoise, noise("x_T"), times, ZERO_TERMINAL, sampler, lambda i: noise("step", i)))
     assert len(ours) == len(bare) == 8 and all(torch.equal(a.x, b.x) and torch.equal(a.x_0_hat, b.x_0_hat) for a, b in zip(ours, bare))
 
 
 def test_sdedit_at_t_0_returns_the_drawing():
-    state, = sdedit(lambda x, t: x * 0, picture(7)[None], 0.0, noise("x_T", n=1), uniform_times(8).double(), cosine_log_snr)
+    state, = sdedit(lambda x, t: x * 0, picture(7)[None], 0.0, noise("x_T", n=1), uniform_timesteps(8).double(), cosine_log_snr)
     assert torch.equal(state.x_0_hat[0], picture(7)) and torch.equal(state.x[0], picture(7))
 
 
 def test_sdedit_starts_on_the_forward_process_and_takes_the_steps_that_are_left():
-    seen, drawing, times = [], picture(7)[None], uniform_times(10).double()
+    seen, drawing, times = [], picture(7)[None], uniform_timesteps(10).double()
     states = list(sdedit(lambda x, t: seen.append((x, float(t))) or x, drawing, 0.45, noise("x_T", n=1), times, cosine_log_snr))
     assert [t for _, t in seen] == pytest.approx([0.45, 0.4, 0.3, 0.2, 0.1]) and states[-1].s == 0
     assert torch.allclose(seen[0][0], q_sample(drawing, noise("x_T", n=1), cosine_log_snr(torch.tensor(0.45, dtype=torch.float64))))
-    assert times_from(0.4, times).tolist() == pytest.approx([0.4, 0.3, 0.2, 0.1, 0]) and len(times_from(1.0, times)) == 11
+    assert truncate_timesteps(0.4, times).tolist() == pytest.approx([0.4, 0.3, 0.2, 0.1, 0]) and len(truncate_timesteps(1.0, times)) == 11
 
 
 def test_sdedit_keeps_to_the_nearer_picture_at_little_noise_and_forgets_the_drawing_at_much():
     a, b = picture(0), picture(1)
     drawing, share = (0.6 * a + 0.4 * b).expand(40, -1, -1, -1), []
     for t in (0.05, 0.5, 1.0):
-        found = last_of(sdedit(one_of(a, b), drawing, t, noise("x_T", n=40), uniform_times(40).double(), cosine_log_snr)).x_0_hat
+        found = last_of(sdedit(one_of(a, b), drawing, t, noise("x_T", n=40), uniform_timesteps(40).double(), cosine_log_snr)).x_0_hat
         share.append(((found - a).square().flatten(1).sum(1) < (found - b).square().flatten(1).sum(1)).double().mean().item())
     assert share[0] == 1 and share[0] >= share[1] >= share[2] and 0.25 < share[2] < 0.75, share
 
@@ -83,7 +83,7 @@ def test_sdedit_keeps_to_the_nearer_picture_at_little_noise_and_forgets_the_draw
 @pytest.mark.parametrize("t", [-0.1, 1.1])
 def test_a_time_outside_of_the_walk_is_an_error(t):
     with pytest.raises(ValueError, match="expected a time from 0"):
-        next(sdedit(lambda x, t: x, picture(0)[None], t, noise("x_T", n=1), uniform_times(4), cosine_log_snr))
+        next(sdedit(lambda x, t: x, picture(0)[None], t, noise("x_T", n=1), uniform_timesteps(4), cosine_log_snr))
 
 
 # ---------------------------------------------------------------- inpainting
@@ -94,9 +94,9 @@ LEFT[..., :3] = 1
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_replacing_what_is_known_keeps_it_exactly(sampler):
-    known, times = picture(0), uniform_times(10).double()
-    walk = sample(with_known(one_of(picture(1), picture(2)), known, LEFT), noise("x_T"), times, cosine_log_snr, sampler, lambda i: noise("step", i),
-                  keep_known(known, LEFT, lambda step: noise("known", step), cosine_log_snr))
+    known, times = picture(0), uniform_timesteps(10).double()
+    walk = sample(inpaint_denoiser(one_of(picture(1), picture(2)), known, LEFT), noise("x_T"), times, cosine_log_snr, sampler, lambda i: noise("step", i),
+                  repaint_callback(known, LEFT, lambda step: noise("known", step), cosine_log_snr))
     for state in walk:
         assert torch.equal(state.x_0_hat[..., :3], known[..., :3].expand(2, -1, -1, -1))
         expected = q_sample(known, noise("known", state.step), cosine_log_snr(torch.tensor(state.s, dtype=torch.float64)))
@@ -107,7 +107,7 @@ def test_replacing_what_is_known_keeps_it_exactly(sampler):
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_repaint_keeps_what_is_known_exactly_and_finds_the_only_picture_that_goes_with_it(rounds, sampler):
     pictures = [picture(i) for i in range(4)]
-    states = list(repaint(one_of(*pictures), pictures[2], LEFT, noise("x_T"), uniform_times(12).double(), cosine_log_snr, noise, rounds, sampler))
+    states = list(repaint(one_of(*pictures), pictures[2], LEFT, noise("x_T"), uniform_timesteps(12).double(), cosine_log_snr, noise, rounds, sampler))
     assert [s.step for s in states] == list(range(12)) and all(s.steps == 12 for s in states)
     assert all(torch.equal(s.x_0_hat[..., :3], pictures[2][..., :3].expand(2, -1, -1, -1)) for s in states)
     assert torch.allclose(states[-1].x_0_hat, pictures[2].expand(2, -1, -1, -1), rtol=0, atol=1e-6)
@@ -128,7 +128,7 @@ def test_with_more_rounds_the_new_part_agrees_better_with_the_known_one():
     def draw(*purpose):
         return randn(range(n), (1, 1, 2), *purpose, dtype=torch.float64)
 
-    means = [last_of(repaint(correlated, known, mask, draw("x_T"), uniform_times(20).double(), cosine_log_snr, draw, rounds)).x_0_hat[..., 1].mean().item()
+    means = [last_of(repaint(correlated, known, mask, draw("x_T"), uniform_timesteps(20).double(), cosine_log_snr, draw, rounds)).x_0_hat[..., 1].mean().item()
              for rounds in (1, 4, 15)]
     assert means[0] < means[1] - 0.2 and means[1] < means[2], means
     assert means[2] == pytest.approx(1.35, abs=0.1), means
@@ -137,7 +137,7 @@ def test_with_more_rounds_the_new_part_agrees_better_with_the_known_one():
 def test_noise_that_leads_back_leads_back_onto_the_forward_process():
     n, (s, t) = 4000, torch.tensor([1.0, -1.5], dtype=torch.float64)
     x_s = q_sample(torch.full((n, 1, 1, 1), 0.7, dtype=torch.float64), randn(range(n), (1, 1, 1), "s", dtype=torch.float64), s)
-    x_t = add_noise_back(x_s, s, t, randn(range(n), (1, 1, 1), "t", dtype=torch.float64))
+    x_t = renoise(x_s, s, t, randn(range(n), (1, 1, 1), "t", dtype=torch.float64))
     alpha, sigma = alpha_sigma(t)
     assert x_t.mean().item() == pytest.approx(0.7 * alpha.item(), abs=0.05) and x_t.std().item() == pytest.approx(sigma.item(), rel=0.04)
 
@@ -145,7 +145,7 @@ def test_noise_that_leads_back_leads_back_onto_the_forward_process():
 @pytest.mark.parametrize("options", [{"rounds": 0}, {"sampler": "dpmpp_2m"}])
 def test_what_repaint_cannot_do_is_an_error(options):
     with pytest.raises(ValueError, match="expected ddim or ddpm, and at least one round"):
-        next(repaint(correlated, picture(0), LEFT, noise("x_T"), uniform_times(4), cosine_log_snr, noise, **options))
+        next(repaint(correlated, picture(0), LEFT, noise("x_T"), uniform_timesteps(4), cosine_log_snr, noise, **options))
 
 
 # ---------------------------------------------------------------- anagrams and hybrids
@@ -195,7 +195,7 @@ def test_the_mean_of_the_estimates_is_the_mean_of_the_noises():
 
 
 MASK = (torch.arange(6) < 2).double().expand(6, 6)
-PARTS = {"frequency": frequency_parts(8.0), "color": color_parts(), "place": place_parts(MASK)}
+PARTS = {"frequency": frequency_parts(8.0), "color": color_parts(), "place": mask_parts(MASK)}
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
@@ -209,9 +209,9 @@ def test_parts_are_linear_and_sum_to_the_picture(parts):
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 def test_parts_by_one_denoiser_are_plain_sampling_and_by_two_are_put_together(parts):
     a, b = picture(0), picture(1)
-    same = plain(factorized([one_of(a, b)] * 2, parts), noise("x_T")).x_0_hat
+    same = plain(factorized_diffusion([one_of(a, b)] * 2, parts), noise("x_T")).x_0_hat
     assert torch.allclose(same, plain(one_of(a, b), noise("x_T")).x_0_hat)
-    both = plain(factorized([one_of(a), one_of(b)], parts), noise("x_T")).x_0_hat
+    both = plain(factorized_diffusion([one_of(a), one_of(b)], parts), noise("x_T")).x_0_hat
     assert torch.allclose(both, (parts[0](a[None]) + parts[1](b[None])).expand_as(both))
 
 
@@ -225,7 +225,7 @@ def test_low_frequencies_vary_slowly_and_brightness_has_no_color():
     assert torch.equal(gray(noise("a")), gray(noise("a"))[:, :1].expand(-1, 3, -1, -1)) and color(noise("a")).mean(1).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("make, others", [(anagram, [VIEWS["upright"]]), (factorized, color_parts())])
+@pytest.mark.parametrize("make, others", [(anagram, [VIEWS["upright"]]), (factorized_diffusion, color_parts())])
 def test_denoisers_and_views_or_parts_must_be_as_many(make, others):
     with pytest.raises(ValueError, match="3 denoisers for .* expected one for each"):
         make([lambda x, t: x] * 3, others)
@@ -236,6 +236,6 @@ def test_denoisers_and_views_or_parts_must_be_as_many(make, others):
 def test_a_drawing_becomes_a_picture_with_its_colors():
     image = Image.new("RGB", (300, 200), (255, 0, 51))
     image.paste((0, 0, 0), (0, 0, 50, 200))            # not in the middle square
-    found = as_picture(image)
+    found = image_to_tensor(image)
     assert found.shape == (3, 64, 64) and found.dtype == torch.float32
     assert torch.allclose(found, torch.tensor([1.0, -1.0, -0.6])[:, None, None].expand(3, 64, 64), atol=1e-6)

@@ -5,24 +5,24 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_mini.editing.alignment import replacement_matrix
-from imagen_mini.models.control import AttnSite
-from imagen_mini.editing.controls import InjectMaps, ReadSource
-from imagen_mini.editing.blending import DiffBlend, LocalBlend
-from imagen_mini.editing.prompt_to_prompt import Bound, Chain, Refine, Replace, Reweight
-from imagen_mini.diffusion.timesteps import uniform_times
+from imagen_mini.editing.alignment import replacement_mapper
+from imagen_mini.models.control import AttentionSite
+from imagen_mini.editing.controls import AttentionInjectionControl, SourcePromptControl
+from imagen_mini.editing.blending import DiffEditMask, LocalBlend
+from imagen_mini.editing.prompt_to_prompt import BoundPromptToPrompt, Chain, Refine, Replace, Reweight
+from imagen_mini.diffusion.timesteps import uniform_timesteps
 from imagen_mini.models.unet import UNet
 from support.scenes import tokens
 
 QUIET = {"progress": False, "output_type": "pt"}
-SITES = [AttnSite("mid.cross", "mid", "cross", 4), AttnSite("mid.self", "mid", "self", 4)]
+SITES = [AttentionSite("mid.cross", "mid", "cross", 4), AttentionSite("mid.self", "mid", "self", 4)]
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
 
 
 def inject(matrices, cross=True, own=False, self_size=16):
     """Every column, unscaled."""
     ones = torch.ones(matrices.shape[0], matrices.shape[2])
-    return InjectMaps(matrices, ones.bool(), ones, cross, own, self_size)
+    return AttentionInjectionControl(matrices, ones.bool(), ones, cross, own, self_size)
 
 
 # ---------------------------------------------------------------- what cannot be edited
@@ -63,7 +63,7 @@ def test_a_window_is_a_share_of_the_steps_from_its_start_up_to_its_end():
 def test_a_share_of_the_steps_that_is_a_whole_number_is_that_many_steps(share):
     bound = Replace(cross_steps=share, self_steps=(share, 1.0), source_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
     for steps in range(10, 210, 10):
-        controls = [bound.control_at(float(t)) for t in uniform_times(steps)[:-1]]
+        controls = [bound.control_at(float(t)) for t in uniform_timesteps(steps)[:-1]]
         assert (sum(c.cross for c in controls), sum(c.own for c in controls)) == (round(share * steps), round((1 - share) * steps)), steps
 
 
@@ -75,16 +75,16 @@ def test_a_window_of_one_covers_every_step_and_of_zero_none():
 
 def test_self_attention_is_injected_on_small_grids_only():
     control = inject(torch.eye(2)[None], cross=False, own=True)
-    assert control.wants(AttnSite("a", "mid", "self", 16)) and not control.wants(AttnSite("b", "up", "self", 32))
-    assert not control.wants(AttnSite("c", "mid", "cross", 8))
+    assert control.wants(AttentionSite("a", "mid", "self", 16)) and not control.wants(AttentionSite("b", "up", "self", 32))
+    assert not control.wants(AttentionSite("c", "mid", "cross", 8))
 
 
 # ---------------------------------------------------------------- what it does to the probabilities
 
 def test_the_source_row_is_left_alone_and_targets_take_its_words_but_keep_their_pixels():
-    m = torch.stack([replacement_matrix(tokens("red ring"), tokens("blue ring")), torch.eye(3).roll(1, 1)])
+    m = torch.stack([replacement_mapper(tokens("red ring"), tokens("blue ring")), torch.eye(3).roll(1, 1)])
     probs = torch.rand(3, 2, 4, 3 + 5, generator=torch.Generator().manual_seed(0))
-    out = inject(m).probs(AttnSite("mid.hybrid", "mid", "hybrid", 4), probs, 3)
+    out = inject(m).probs(AttentionSite("mid.hybrid", "mid", "hybrid", 4), probs, 3)
     assert torch.equal(out[0], probs[0])
     assert torch.allclose(out[1, :, :, :3], probs[0, :, :, :3])
     assert torch.allclose(out[2, :, :, :3], probs[0, :, :, :3].roll(1, -1))
@@ -315,23 +315,23 @@ def test_as_long_as_source_and_target_are_one_picture_one_row_is_drawn_for_both(
     edited = drawn(exact_pipe, [SOURCE, TARGET], Replace(source_steps=0.6), **options)
     hook.remove()
     assert seen == rows                                # guided in one call for three steps of five, then in a call with a control and one without
-    monkeypatch.setattr(Bound, "is_one_picture", lambda *_: False)
+    monkeypatch.setattr(BoundPromptToPrompt, "is_one_picture", lambda *_: False)
     assert (edited - drawn(exact_pipe, [SOURCE, TARGET], Replace(source_steps=0.6), **options)).abs().max() < 1e-9
 
 
 def test_rows_that_differ_before_their_prompts_are_shared_are_drawn_each(exact_pipe):
     bound = Replace(source_steps=(0.2, 0.6)).bind([tokens("a ring"), tokens("a star")], SITES, 3)
-    assert isinstance(bound.control_at(0.5), ReadSource) and not bound.is_one_picture(0.5) and not bound.is_one_picture(1.0)
+    assert isinstance(bound.control_at(0.5), SourcePromptControl) and not bound.is_one_picture(0.5) and not bound.is_one_picture(1.0)
 
 
 def test_while_the_source_is_read_nothing_is_scaled():
     bound = Chain(Refine(source_steps=0.5), Reweight({"ring": 2})).bind([tokens("red ring")] * 2, SITES, 3)
-    assert isinstance(bound.control_at(1.0), ReadSource) and isinstance(bound.control_at(0.4), InjectMaps)
+    assert isinstance(bound.control_at(1.0), SourcePromptControl) and isinstance(bound.control_at(0.4), AttentionInjectionControl)
 
 
 # ---------------------------------------------------------------- blending by place
 
-PLACES = [AttnSite("up.cross", "up", "cross", 2), AttnSite("mid.cross", "mid", "cross", 1)]
+PLACES = [AttentionSite("up.cross", "up", "cross", 2), AttentionSite("mid.cross", "mid", "cross", 1)]
 AT_ONCE = {"steps": (0.0, 1.0)}
 
 
@@ -361,7 +361,7 @@ def test_pictures_differ_where_source_or_target_look_at_the_words_and_nowhere_el
 def blended():
     """A function that shows a LocalBlend of "ring" one place of an 8 x 8 grid, row 3 and column 3, and gives what becomes of a black and a white picture."""
     def blended(t, **options):
-        site = AttnSite("up.cross", "up", "cross", 8)
+        site = AttentionSite("up.cross", "up", "cross", 8)
         bound = LocalBlend("ring", **options).bind([tokens("a ring"), tokens("a ring")], [site], 3)
         probs = torch.zeros(2, 1, 64, 3)
         probs[:, :, 27, 1] = 1
@@ -427,25 +427,25 @@ def changed(bound, t=1.0):
 
 
 def test_the_target_changes_where_the_prompts_disagree_and_by_some_places_around():
-    at_once = DiffBlend(grow=1, noises=1)
+    at_once = DiffEditMask(grow=1, noises=1)
     assert changed(disagreeing(at_once, reading((8, 8)))) == (6, 10, 6, 10, 25)           # smoothed by one place, grown by one
-    assert changed(disagreeing(DiffBlend(grow=2, noises=1), reading((8, 8)))) == (5, 11, 5, 11, 49)
+    assert changed(disagreeing(DiffEditMask(grow=2, noises=1), reading((8, 8)))) == (5, 11, 5, 11, 49)
     assert changed(disagreeing(at_once, reading((8, 5), (8, 11)))) == (6, 10, 3, 13, 55)  # the gap between is closed
     weak = reading((8, 8)) + reading((2, 2), by=0.2)
     assert changed(disagreeing(at_once, weak)) == (6, 10, 6, 10, 25)                      # too little beside the largest
-    assert changed(disagreeing(DiffBlend(grow=1, noises=2), reading((8, 8)), reading((8, 8), (2, 2), by=0.6))) is not None
+    assert changed(disagreeing(DiffEditMask(grow=1, noises=2), reading((8, 8)), reading((8, 8), (2, 2), by=0.6))) is not None
 
 
 def test_differences_are_means_over_noises():
-    bound = disagreeing(DiffBlend(grow=0, noises=2, threshold=0.4), reading((12, 12)) + reading((4, 4), by=0.9), reading((12, 12)) - reading((4, 4), by=0.2))
+    bound = disagreeing(DiffEditMask(grow=0, noises=2, threshold=0.4), reading((12, 12)) + reading((4, 4), by=0.9), reading((12, 12)) - reading((4, 4), by=0.2))
     assert changed(bound)[:4] == (3, 13, 3, 13)                               # 1 and (0.9 + 0.2) / 2
-    bound = disagreeing(DiffBlend(grow=0, noises=2, threshold=0.4), reading((12, 12)) + reading((4, 4), by=0.5), reading((12, 12)))
+    bound = disagreeing(DiffEditMask(grow=0, noises=2, threshold=0.4), reading((12, 12)) + reading((4, 4), by=0.5), reading((12, 12)))
     assert changed(bound) == (11, 13, 11, 13, 9)
 
 
 def test_elsewhere_the_target_is_the_finished_source_in_its_window():
     source = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    bound = disagreeing(DiffBlend(grow=0, noises=1, steps=(0.5, 1.0)), reading((8, 8)), source=source)
+    bound = disagreeing(DiffEditMask(grow=0, noises=1, steps=(0.5, 1.0)), reading((8, 8)), source=source)
     x_0_hat = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
     assert torch.equal(bound.after_denoising(x_0_hat, 0.8), x_0_hat)
     blended = bound.after_denoising(x_0_hat, 0.4)
@@ -457,25 +457,25 @@ def test_elsewhere_the_target_is_the_finished_source_in_its_window():
 @pytest.mark.parametrize("options", [{}, {"negative_prompt": "a blue ring"}])
 def test_with_a_diff_blend_the_source_is_drawn_as_ever_and_most_of_the_target_is_its_own(exact_pipe, options):
     source = drawn(exact_pipe, [SOURCE], **options)[0]
-    edited = drawn(exact_pipe, [SOURCE, TARGET], Chain(Replace(source_steps=0.0), DiffBlend(threshold=0.9, grow=0)), **options)
+    edited = drawn(exact_pipe, [SOURCE, TARGET], Chain(Replace(source_steps=0.0), DiffEditMask(threshold=0.9, grow=0)), **options)
     assert (edited[0] - source).abs().max() < 1e-9
     same = (edited[1] - edited[0]).abs().amax(0) < 1e-9
     assert 0.1 < same.double().mean() < 1
-    assert (drawn(exact_pipe, [SOURCE, SOURCE], Chain(Refine(source_steps=0.0), DiffBlend()), **options)[1] - source).abs().max() < 1e-9
+    assert (drawn(exact_pipe, [SOURCE, SOURCE], Chain(Refine(source_steps=0.0), DiffEditMask()), **options)[1] - source).abs().max() < 1e-9
 
 
 def test_super_resolution_may_be_edited_with_a_diff_blend(tiny_pipe):
     options = {"edit_stages": ("sr_256",), "seed": 2} | QUIET
-    edited = tiny_pipe([SOURCE, TARGET], edit=Chain(Replace(source_steps=0.0), DiffBlend()), **options).images
+    edited = tiny_pipe([SOURCE, TARGET], edit=Chain(Replace(source_steps=0.0), DiffEditMask()), **options).images
     assert edited[1].shape == (3, 256, 256) and torch.isfinite(edited[1]).all()
 
 
 @pytest.mark.parametrize("options", [{"threshold": 0.0}, {"threshold": 1.0}, {"at": 0.0}, {"at": 1.0}, {"noises": 0}, {"grow": -1}, {"steps": 1.5}])
 def test_a_diff_blend_out_of_range_is_an_error(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}.*expected"):
-        DiffBlend(**options)
+        DiffEditMask(**options)
 
 
 def test_two_blends_are_an_error():
     with pytest.raises(ValueError, match="at most one LocalBlend or DiffBlend"):
-        Chain(Replace(), LocalBlend("ring"), DiffBlend()).bind([tokens("a ring"), tokens("a star")], SITES, 3)
+        Chain(Replace(), LocalBlend("ring"), DiffEditMask()).bind([tokens("a ring"), tokens("a star")], SITES, 3)

@@ -8,8 +8,8 @@ import pytest
 from support.scenes import scene_of
 
 from imagen_mini.evaluation import scoring as evaluation
-from imagen_mini.evaluation.benchmark import CATEGORIES, FACTS, HELD_OUT_CATEGORIES, benchmark
-from imagen_mini.scenes.captions import HELD_OUT_PHRASES, PHRASES, RARE_WORDS, describe, read, training_caption, write
+from imagen_mini.evaluation.benchmark import CATEGORIES, ATTRIBUTES_OF_TWO, HELD_OUT_CATEGORIES, benchmark
+from imagen_mini.scenes.captions import HELD_OUT_PHRASES, PHRASES, RARE_WORDS, describe, parse_caption, training_caption, caption_from
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, held_out, random_scene, training_scene
 from imagen_mini.scenes.rewording import reword
 
@@ -31,7 +31,7 @@ def test_every_prompt_reads_back_as_its_description_but_the_misspelt_ones():
     for category, _, caption in benchmark(30):
         if category == "misspellings":
             continue
-        got, meant = read(caption.text), caption.description
+        got, meant = parse_caption(caption.text), caption.description
         assert Counter(got.things) == Counter(meant.things), category
         assert (got.relation, got.background) == (meant.relation, meant.background), category
 
@@ -55,13 +55,13 @@ def test_prompts_of_the_held_out_phrases_use_words_that_training_captions_do_not
     assert all(any(p in c.text for p in phrases) for _, _, c in benchmark(20, categories=["held-out phrase"]))
     rng = random.Random(0)
     for _ in range(500):
-        text = write(describe(random_scene(rng), rng), rng).text
+        text = caption_from(describe(random_scene(rng), rng), rng).text
         assert not any(p in text for p in phrases) and not set(text.split()) & set(RARE_WORDS)
 
 
 def test_the_package_s_own_scenes_show_the_prompts_too():
     for category, seed, caption in benchmark(10):
-        assert caption.description.fits(evaluation.scene_of(caption.description, random.Random(seed))), category
+        assert caption.description.fits(evaluation.sample_scene_matching(caption.description, random.Random(seed))), category
 
 
 
@@ -81,7 +81,7 @@ def test_k_attributes_are_k_said_of_two_things(k):
         said = [getattr(thing, name) for thing in d.things for name in ("color", "size", "texture")] + [d.relation, d.background]
         assert sum(value is not None for value in said) == k
         ways.add(tuple(value is not None for value in said))
-    assert len(ways) == sum(1 for i in range(1, 16) if sum(n for j, n in enumerate(FACTS.values()) if i >> j & 1) == k)       # every way to say k
+    assert len(ways) == sum(1 for i in range(1, 16) if sum(n for j, n in enumerate(ATTRIBUTES_OF_TWO.values()) if i >> j & 1) == k)       # every way to say k
 
 
 VOCABULARY = {*COLORS, *SHAPES, *SIZES, *TEXTURES, *BACKGROUNDS, *RARE_WORDS, *(w for p in (*PHRASES.values(), HELD_OUT_PHRASES.values()) for q in p for w in q.split()),
@@ -108,20 +108,20 @@ def test_what_a_negation_names_is_not_in_the_picture():
         thing, = caption.description.things
         *_, color, shape = caption.text.split()
         assert color in COLORS and shape in SHAPES and (color != thing.color) and (shape != thing.shape)
-        assert read(caption.text).things == (thing,) and any(w in ("no", "without") for w in caption.text.split())
+        assert parse_caption(caption.text).things == (thing,) and any(w in ("no", "without") for w in caption.text.split())
 
 
 @pytest.mark.parametrize("text", ["a red circle without a star on a white background", "a red circle on a white background and no star",
                                   "on a white background , a red circle but no star"])
 def test_a_negation_may_stand_before_or_after_a_background(text):
-    d = read(text)
+    d = parse_caption(text)
     assert [t.shape for t in d.things] == ["circle"] and d.background == "white"
 
 
 @pytest.mark.parametrize("text", ["a red circle and no elephant", "a red circle without a", "no red circle"])
 def test_a_negation_that_names_nothing_known_or_leaves_nothing_is_not_read(text):
     with pytest.raises(ValueError, match="cannot read|nothing to see"):
-        read(text)
+        parse_caption(text)
 
 
 def test_words_that_training_never_uses_are_in_no_training_caption():
@@ -130,7 +130,7 @@ def test_words_that_training_never_uses_are_in_no_training_caption():
 
 
 def test_other_words_keep_their_places_their_things_and_the_article():
-    caption = write(read("a red circle above an orange square"), random.Random(3))
+    caption = caption_from(parse_caption("a red circle above an orange square"), random.Random(3))
     at = {w.text: i for i, w in enumerate(caption.words)}
     new = reword(caption, {at["red"]: "azure", at["orange"]: "rose"})
     assert "an azure circle" in new.text and "a rose square" in new.text

@@ -11,19 +11,19 @@ import imagen_mini
 from support.scenes import one, scene_of
 
 from imagen_mini.evaluation.edit_benchmark import ADDED, EditScore, EditTask, additions, edit_table, edit_tasks, evaluate_edits, score_edit, swaps, unedited_psnr
-from imagen_mini.scenes.captions import Caption, read
-from imagen_mini.scenes.parse import Reading, parse
+from imagen_mini.scenes.captions import Caption, parse_caption
+from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene
 
 
 FROM_TO = [f"a {color} circle to the left of a blue star" for color in ("red", "green")]
-SWAP = EditTask("color", 0, 0, *(Caption(text, (), read(text)) for text in FROM_TO))
+SWAP = EditTask("color", 0, 0, *(Caption(text, (), parse_caption(text)) for text in FROM_TO))
 BEFORE = Scene((one(), one("star", "blue", "small", x=48, y=30)), "gray")
 
 
 def judged(after, before=BEFORE, swap=SWAP, size=64):
-    source, edited = parse(torch.cat([render(before, size), render(after, size)]))
+    source, edited = parse_image(torch.cat([render(before, size), render(after, size)]))
     return score_edit(swap, source, edited)
 
 
@@ -79,13 +79,13 @@ def test_an_edit_that_loses_or_adds_a_thing_is_neither(objects):
 def test_an_edit_of_a_source_that_is_wrong_already_does_not_count():
     score = judged(edited(), before=Scene(BEFORE.objects[:1], "gray"))
     assert not score.source_right and not score.layout
-    unreadable = Reading(None, None, (), ("noise",))
-    assert score_edit(SWAP, unreadable, parse(render(edited(), 64))[0]) == EditScore(False, True, False, False)
-    assert score_edit(SWAP, parse(render(BEFORE, 64))[0], unreadable) == EditScore(True, False, False, False)
+    unreadable = ParsedScene(None, None, (), ("noise",))
+    assert score_edit(SWAP, unreadable, parse_image(render(edited(), 64))[0]) == EditScore(False, True, False, False)
+    assert score_edit(SWAP, parse_image(render(BEFORE, 64))[0], unreadable) == EditScore(True, False, False, False)
 
 
 def test_one_of_two_like_things_can_be_edited():
-    swap = EditTask("color", 0, 0, *(Caption(t, (), read(t)) for t in ("two red circles", "a green circle and a red circle")))
+    swap = EditTask("color", 0, 0, *(Caption(t, (), parse_caption(t)) for t in ("two red circles", "a green circle and a red circle")))
     before = Scene((one(x=20), one(x=45)), "white")
     assert judged(Scene((one(x=20, color="green"), one(x=45)), "white"), before, swap).good
     assert not judged(before, before, swap).success
@@ -101,7 +101,7 @@ def test_a_swap_changes_one_word_of_one_thing(attribute):
         before, after = s.source.description.things[s.thing], s.target.description.things[s.thing]
         assert len(a) == len(b) and words == [(getattr(before, attribute), getattr(after, attribute))]
         assert replace(before, **{attribute: ""}) == replace(after, **{attribute: ""})
-        assert read(s.target.text) == s.target.description
+        assert parse_caption(s.target.text) == s.target.description
     assert swaps(attribute, 5) == list_of_swaps[:5]
 
 
@@ -112,7 +112,7 @@ def test_an_addition_says_one_thing_more_in_the_same_words(attribute):
     for t in tasks:
         a, b = ([w for w in c.text.replace(",", "").split() if w not in ("a", "an")] for c in (t.source, t.target))
         new = [w for w in b if w not in a]
-        assert [w for w in b if w not in new] == a and read(t.target.text) == t.target.description
+        assert [w for w in b if w not in new] == a and parse_caption(t.target.text) == t.target.description
         if attribute == "background":
             assert t.thing is None and new == ["on", t.target.description.background, "background"] and t.source.description.background is None
             assert replace(t.target.description, background=None) == t.source.description
@@ -125,7 +125,7 @@ def test_an_addition_says_one_thing_more_in_the_same_words(attribute):
     (Scene(BEFORE.objects, "white"), (True, True, True)), (Scene(BEFORE.objects, "gray"), (False, True, True)), (Scene(edited().objects, "white"), (False, False, False)),
     (Scene(BEFORE.objects[:1], "white"), (False, False, False))], ids=["done", "not done", "a thing recolored", "a thing gone"])
 def test_a_new_background_is_to_leave_every_thing_alone(after, score):
-    task = EditTask("background", None, 0, *(Caption(t, (), read(t)) for t in (FROM_TO[0], FROM_TO[0] + " on a white background")))
+    task = EditTask("background", None, 0, *(Caption(t, (), parse_caption(t)) for t in (FROM_TO[0], FROM_TO[0] + " on a white background")))
     assert judged(after, swap=task) == EditScore(True, *score)
 
 
@@ -134,15 +134,15 @@ def test_pixels_count_where_the_edit_should_have_left_them_alone():
     def psnr(after, task=SWAP, noise=0.0):
         images = torch.cat([render(BEFORE, 64), render(after, 64)])
         images[1] += noise * torch.randn(images[1].shape, generator=torch.Generator().manual_seed(0))
-        return unedited_psnr(task, *parse(images), images)
+        return unedited_psnr(task, *parse_image(images), images)
 
     assert psnr(edited()) == psnr(BEFORE) == psnr(edited(circle={"size": "small", "x": 22})) == 60
     assert psnr(edited(), noise=0.02) == pytest.approx(20 * math.log10(2 / 0.02), abs=0.2)
     assert psnr(edited(star={"y": 45})) < 25 and psnr(edited(background="white")) < 15
-    new_ground = EditTask("background", None, 0, *(Caption(t, (), read(t)) for t in (FROM_TO[0], FROM_TO[0] + " on a white background")))
+    new_ground = EditTask("background", None, 0, *(Caption(t, (), parse_caption(t)) for t in (FROM_TO[0], FROM_TO[0] + " on a white background")))
     assert psnr(Scene(BEFORE.objects, "white"), new_ground) == 60 > 30 > psnr(Scene(edited().objects, "white"), new_ground)
     images = torch.cat([render(BEFORE, 64), torch.zeros(1, 3, 64, 64)])
-    assert unedited_psnr(SWAP, parse(images)[0], Reading(None, None, (), ("noise",)), images) is None
+    assert unedited_psnr(SWAP, parse_image(images)[0], ParsedScene(None, None, (), ("noise",)), images) is None
 
 
 def test_perfect_edits_score_one_and_unedited_pictures_zero():

@@ -5,23 +5,23 @@ import random
 
 import pytest
 
-from imagen_mini.evaluation.error_analysis import KINDS, confusions, error_table, kind_of_error
-from imagen_mini.evaluation.statistics import difference_of_shares
+from imagen_mini.evaluation.error_analysis import ERROR_TYPES, confusion_matrices, error_table, classify_error
+from imagen_mini.evaluation.statistics import newcombe_interval
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.evaluation.scoring import Result, scene_of
-from imagen_mini.scenes.captions import Description, Thing
-from imagen_mini.scenes.parse import Reading, parse
+from imagen_mini.evaluation.scoring import Result, sample_scene_matching
+from imagen_mini.scenes.captions import Description, ObjectDescription
+from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import Object, Scene
+from imagen_mini.scenes.scene import SceneObject, Scene
 from sample import compare
 
-RED, BLUE = Thing("circle", "red", "small", "solid"), Thing("square", "blue", "large", "solid")
+RED, BLUE = ObjectDescription("circle", "red", "small", "solid"), ObjectDescription("square", "blue", "large", "solid")
 LEFT_OF = Description((RED, BLUE), "left of", "white")
 
 
 def scene(*things, background="white"):
     """Things side by side, left to right: (shape, color, size, texture)."""
-    return Scene(tuple(Object(x=12 + 36 * i, y=32, shape=a, color=b, size=c, texture=d) for i, (a, b, c, d) in enumerate(things)), background)
+    return Scene(tuple(SceneObject(x=12 + 36 * i, y=32, shape=a, color=b, size=c, texture=d) for i, (a, b, c, d) in enumerate(things)), background)
 
 
 C, S = ("circle", "red", "small", "solid"), ("square", "blue", "large", "solid")
@@ -48,8 +48,8 @@ def changed(thing, place, value):
     (scene(changed(C, 1, "blue"), S), "color"),
 ], ids=lambda v: v if isinstance(v, str) else "")
 def test_each_kind_of_error_is_told_from_the_others(shown, kind):
-    reading = Reading(None, None, (), ("x",)) if shown is None else Reading(shown, shown.background, shown.objects, ())
-    assert kind_of_error(LEFT_OF, reading) == kind and kind in KINDS
+    reading = ParsedScene(None, None, (), ("x",)) if shown is None else ParsedScene(shown, shown.background, shown.objects, ())
+    assert classify_error(LEFT_OF, reading) == kind and kind in ERROR_TYPES
     assert (kind == "right") == LEFT_OF.fits(shown)
 
 
@@ -57,15 +57,15 @@ def results_of(change=lambda scene, rng: scene, n=20):
     """The benchmark with its own scenes as pictures, perhaps changed."""
     prompts = benchmark(n, seed=3)
     rng = random.Random(0)
-    scenes = [change(scene_of(caption.description, rng), rng) for _, _, caption in prompts]
+    scenes = [change(sample_scene_matching(caption.description, rng), rng) for _, _, caption in prompts]
     images = render(scenes, 256)
-    return [Result(category, seed, caption, image, reading) for (category, seed, caption), image, reading in zip(prompts, images, parse(images))]
+    return [Result(category, seed, caption, image, reading) for (category, seed, caption), image, reading in zip(prompts, images, parse_image(images))]
 
 
 def test_true_pictures_have_no_errors_and_lie_on_the_diagonal():
     results = results_of(n=6)
     assert all(kinds == {"right": 6} for kinds in error_table(results).values())
-    for attribute, matrix in confusions(results).items():
+    for attribute, matrix in confusion_matrices(results).items():
         assert sum(n for said, drawn in matrix.items() for value, n in drawn.items() if value != said) == 0
         assert sum(n for drawn in matrix.values() for n in drawn.values()) > 0, attribute
 
@@ -79,13 +79,13 @@ def test_a_planted_share_of_swapped_colours_is_found_as_that_share():
             return scene
         o, = scene.objects
         color = {"red": "green"}.get(o.color, "red")
-        return Scene((Object(x=o.x, y=o.y, shape=o.shape, color=color, size=o.size, texture=o.texture), ), scene.background)
+        return Scene((SceneObject(x=o.x, y=o.y, shape=o.shape, color=color, size=o.size, texture=o.texture), ), scene.background)
 
     results = results_of(repaint, n=12)
     wrong = sum(of.get("color", 0) for of in error_table(results).values())
     said = sum(p and r.caption.description.things[0].color is not None for p, r in zip(planted, results))
     assert wrong == said > 5
-    matrix = confusions(results)["color"]
+    matrix = confusion_matrices(results)["color"]
     assert sum(n for of, drawn in matrix.items() for value, n in drawn.items() if value != of) == wrong
     assert all(value in ("red", "green") for of, drawn in matrix.items() for value, n in drawn.items() if n and value != of)
 
@@ -93,19 +93,19 @@ def test_a_planted_share_of_swapped_colours_is_found_as_that_share():
 # ---------------------------------------------------------------- comparing
 
 def test_the_interval_of_a_difference_is_newcombes():
-    difference, low, high = difference_of_shares(48, 80, 56, 70)                # his first example, a and b exchanged
+    difference, low, high = newcombe_interval(48, 80, 56, 70)                # his first example, a and b exchanged
     assert (difference, low, high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
-    assert difference_of_shares(0, 10, 0, 10)[0] == 0 and difference_of_shares(0, 10, 10, 10)[1] > 0.5
+    assert newcombe_interval(0, 10, 0, 10)[0] == 0 and newcombe_interval(0, 10, 10, 10)[1] > 0.5
     for a, b in ((3, 17), (10, 10)):
-        d, low, high = difference_of_shares(a, 20, b, 20)
-        assert difference_of_shares(b, 20, a, 20) == pytest.approx((-d, -high, -low))
+        d, low, high = newcombe_interval(a, 20, b, 20)
+        assert newcombe_interval(b, 20, a, 20) == pytest.approx((-d, -high, -low))
 
 
 def test_the_interval_holds_the_difference_about_nineteen_times_of_twenty():
     rng, inside, n = random.Random(0), 0, 2000
     for _ in range(n):
         a, b = sum(rng.random() < 0.7 for _ in range(30)), sum(rng.random() < 0.85 for _ in range(40))
-        _, low, high = difference_of_shares(a, 30, b, 40)
+        _, low, high = newcombe_interval(a, 30, b, 40)
         inside += low <= 0.15 <= high
     assert 0.93 < inside / n < 0.98
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from imagen_mini.evaluation.metrics import frechet_distance, moments, nearest, precision_and_recall, psnr
+from imagen_mini.evaluation.metrics import frechet_distance, gaussian_statistics, nearest_neighbours, precision_and_recall, psnr
 
 
 def covariance(d, seed, rank=None):
@@ -47,23 +47,23 @@ def test_it_is_the_distance_of_the_general_formula_where_that_can_be_computed_an
 def test_samples_of_one_distribution_come_near_as_they_grow():
     g = torch.Generator().manual_seed(0)
     mix = covariance(8, 1)
-    far, near, large = (distance(*(moments(torch.randn(n, 8, generator=g, dtype=torch.float64) @ mix) for _ in range(2))) for n in (30, 300, 30_000))
+    far, near, large = (distance(*(gaussian_statistics(torch.randn(n, 8, generator=g, dtype=torch.float64) @ mix) for _ in range(2))) for n in (30, 300, 30_000))
     assert far > near > large and large < 0.01 * far
 
 
 def test_moments_are_those_of_the_sample():
     x = torch.tensor([[1.0, 2.0], [3.0, 6.0], [5.0, 1.0]])
-    mean, cov = moments(x)
+    mean, cov = gaussian_statistics(x)
     assert mean.tolist() == [3, 3] and cov.dtype == torch.float64
     assert torch.allclose(cov, torch.tensor([[4.0, -1.0], [-1.0, 7.0]], dtype=torch.float64))
-    assert moments(torch.tensor([[1.0], [2.0]]))[1].shape == (1, 1)
+    assert gaussian_statistics(torch.tensor([[1.0], [2.0]]))[1].shape == (1, 1)
 
 
 @pytest.mark.parametrize("features, message", [(torch.zeros(1, 4), "n of at least 2"), (torch.zeros(4), "n of at least 2"),
                                                (torch.tensor([[0.0], [math.nan]]), "1 of 2 rows")])
 def test_features_that_have_no_moments_are_an_error(features, message):
     with pytest.raises(ValueError, match=message):
-        moments(features)
+        gaussian_statistics(features)
 
 
 def test_precision_falls_when_pictures_are_wrong_and_recall_when_they_are_all_alike():
@@ -90,7 +90,7 @@ def test_the_radius_is_that_of_the_kth_neighbour():
 
 def test_what_was_copied_is_found():
     known = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
-    distances, which = nearest(torch.stack([known[7], known[3] + 10, known[9]]), known)
+    distances, which = nearest_neighbours(torch.stack([known[7], known[3] + 10, known[9]]), known)
     assert distances[0] == 0 == distances[2] and distances[1] > 1 and which[0] == 7 and which[2] == 9
 
 

@@ -5,17 +5,17 @@ import random
 import pytest
 import torch
 
-from imagen_mini.evaluation.optimal_denoiser import BestDenoiser
+from imagen_mini.evaluation.optimal_denoiser import OptimalDenoiser
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.viz.denoising import posterior_mean
 from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
-from imagen_mini.scenes.captions import RELATION_SAID, read
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.captions import RELATION_PROB, parse_caption
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import SHAPES, SIZES, Object, Scene, clear_relation, free_place, held_out
+from imagen_mini.scenes.scene import SHAPES, SIZES, SceneObject, Scene, unambiguous_relation, sample_free_position, held_out
 from imagen_mini.diffusion.schedules import cosine_log_snr, cosine_t
-from imagen_mini.diffusion.timesteps import log_snr_times
+from imagen_mini.diffusion.timesteps import log_snr_timesteps
 
 CAPTION = "a yellow star and a purple ring on a beige background"      # where the ring is, a star fits better than where the star is
 
@@ -27,13 +27,13 @@ def scenes_of(description, n):
         objects = []
         for thing in rng.sample(description.things, 2):
             size = rng.choice(tuple(SIZES))
-            where = free_place(rng, SIZES[size] * SHAPES[thing.shape], objects, tries=1000)
+            where = sample_free_position(rng, SIZES[size] * SHAPES[thing.shape], objects, tries=1000)
             if where is not None:
-                objects.append(Object(*where[::-1], thing.shape, thing.color, size, "solid"))
+                objects.append(SceneObject(*where[::-1], thing.shape, thing.color, size, "solid"))
         first = [o for thing in description.things for o in objects if (o.shape, o.color) == (thing.shape, thing.color)]
         if len(first) < 2 or any(t.size not in (None, o.size) for t, o in zip(description.things, first)) or held_out(Scene(tuple(first), description.background)):
             continue
-        said = clear_relation(*first) if rng.random() < RELATION_SAID else None
+        said = unambiguous_relation(*first) if rng.random() < RELATION_PROB else None
         if said == description.relation:
             out.append(Scene(tuple(first), description.background))
     return out
@@ -41,7 +41,7 @@ def scenes_of(description, n):
 
 @pytest.mark.parametrize("caption", [CAPTION, "a red circle to the left of a large blue square on a white background"])
 def test_it_is_the_mean_of_the_pictures_by_their_likelihood(caption):
-    best, pictures = BestDenoiser(read(caption)), render(scenes_of(read(caption), 6000), 64).double()
+    best, pictures = OptimalDenoiser(parse_caption(caption)), render(scenes_of(parse_caption(caption), 6000), 64).double()
     for log_snr in (-12.0, -8.5):
         x_t = q_sample(pictures[:1], randn([1], (3, 64, 64), "eps").double(), torch.tensor([log_snr]))
         level = torch.tensor(log_snr, dtype=torch.float64)
@@ -51,26 +51,26 @@ def test_it_is_the_mean_of_the_pictures_by_their_likelihood(caption):
 
 
 def test_in_little_noise_it_finds_the_picture():
-    best, pictures = BestDenoiser(read(CAPTION)), render(scenes_of(read(CAPTION), 6), 64)
+    best, pictures = OptimalDenoiser(parse_caption(CAPTION)), render(scenes_of(parse_caption(CAPTION), 6), 64)
     x_t = q_sample(pictures, randn(range(6), (3, 64, 64), "eps"), torch.full((6,), 2.0))
     assert torch.allclose(best(x_t, 2.0), pictures, atol=1e-3)
 
 
 def test_a_walk_with_it_draws_what_is_said():
-    best = BestDenoiser(read(CAPTION))
-    *_, last = sample(lambda x, t: best(x, cosine_log_snr(t)), randn(range(3), (3, 64, 64), "x_T"), log_snr_times(12, cosine_log_snr, cosine_t),
+    best = OptimalDenoiser(parse_caption(CAPTION))
+    *_, last = sample(lambda x, t: best(x, cosine_log_snr(t)), randn(range(3), (3, 64, 64), "x_T"), log_snr_timesteps(12, cosine_log_snr, cosine_t),
                       cosine_log_snr, "dpmpp_2m")
-    assert all(read(CAPTION).fits(reading.scene) for reading in parse(last.x_0_hat))
+    assert all(parse_caption(CAPTION).fits(reading.scene) for reading in parse_image(last.x_0_hat))
 
 
 @pytest.mark.parametrize("caption", ["a red circle on a white background", "a red circle and a blue square", "a circle and a blue square on a white background",
                                      "a striped red circle and a blue square on a white background", "two red circles on a white background"])
 def test_other_captions_are_refused(caption):
     with pytest.raises(ValueError, match="expected two things with their colours, without textures, and a background"):
-        BestDenoiser(read(caption))
+        OptimalDenoiser(parse_caption(caption))
 
 
 @pytest.mark.parametrize("caption", ["a red triangle and a blue square on a white background", "a red star to the left of a blue cross on a white background"])
 def test_what_training_never_has_has_no_best_answer(caption):
     with pytest.raises(ValueError, match="training has no such scene"):
-        BestDenoiser(read(caption))
+        OptimalDenoiser(parse_caption(caption))

@@ -10,13 +10,13 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizerFast
 
 from imagen_mini.evaluation import pretrained_features as other_features
-from imagen_mini.evaluation.metrics import frechet_distance, moments
+from imagen_mini.evaluation.metrics import frechet_distance, gaussian_statistics
 from imagen_mini.evaluation.scene_features import WIDTH, features
-from imagen_mini.evaluation.pretrained_features import CLIP_MEAN, CLIP_STD, Clip, extractor
+from imagen_mini.evaluation.pretrained_features import CLIP_MEAN, CLIP_STD, Clip, make_feature_extractor
 from imagen_mini.utils.images import to_pil
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
-from sample import distances
+from sample import distribution_metrics as distances
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,11 @@ def test_the_frechet_distance_is_that_of_torchmetrics_on_the_same_features(pictu
         theirs = fid.FrechetInceptionDistance(feature=same).set_dtype(torch.float64)
         theirs.update(a.double(), real=True)
         theirs.update(b.double(), real=False)
-        assert frechet_distance(*moments(a), *moments(b)) == pytest.approx(theirs.compute().item(), rel=tolerance)
+        assert frechet_distance(*gaussian_statistics(a), *gaussian_statistics(b)) == pytest.approx(theirs.compute().item(), rel=tolerance)
 
 
 def test_scenes_are_the_features_of_our_own_classifier(pictures):
-    assert torch.equal(extractor("scenes")(pictures[:3]), features(pictures[:3])) and features(pictures[:3]).shape == (3, WIDTH)
+    assert torch.equal(make_feature_extractor("scenes")(pictures[:3]), features(pictures[:3])) and features(pictures[:3]).shape == (3, WIDTH)
 
 
 def test_clip_s_score_is_what_its_own_model_says_of_pictures_that_pillow_has_made_smaller(clip_folder, pictures):
@@ -102,7 +102,7 @@ def test_features_that_are_not_there_are_an_error_that_says_what_may_be_asked_fo
 def test_inception_without_its_packages_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch_fidelity", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "imagen_mini\[metrics\]"'):
-        other_features.extractor("inception")
+        other_features.make_feature_extractor("inception")
 
 
 def test_inception_is_given_bytes_of_the_whole_range_in_batches(monkeypatch, pictures):
@@ -122,5 +122,5 @@ def test_inception_is_given_bytes_of_the_whole_range_in_batches(monkeypatch, pic
     monkeypatch.setitem(__import__("sys").modules, "torch_fidelity", __import__("types").ModuleType("torch_fidelity"))
     monkeypatch.setattr(fid, "NoTrainInceptionV3", Mean)
     black_to_white = torch.linspace(-1.2, 1.2, 3 * 8 * 8).view(1, 3, 8, 8).expand(40, -1, -1, -1)
-    found = extractor("inception:weights.pth")(black_to_white)
+    found = make_feature_extractor("inception:weights.pth")(black_to_white)
     assert given == [("inception-v3-compat", ["2048"], "weights.pth"), (torch.uint8, 32, 0, 255), (torch.uint8, 8, 0, 255)] and found.shape == (40, 3)

@@ -8,24 +8,24 @@ import torch
 from PIL import Image
 
 from imagen_mini.evaluation import scene_features as module
-from imagen_mini.evaluation.metrics import frechet_distance, moments, precision_and_recall
-from imagen_mini.evaluation.scene_features import FACTS, SceneClassifier, WIDTH, facts, features
+from imagen_mini.evaluation.metrics import frechet_distance, gaussian_statistics, precision_and_recall
+from imagen_mini.evaluation.scene_features import NUM_LABELS, SceneClassifier, WIDTH, scene_labels, features
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import Object, Scene, random_scene, training_scene
-from sample import distances
-from train import features as training
+from imagen_mini.scenes.scene import SceneObject, Scene, random_scene, training_scene
+from sample import distribution_metrics as distances
+from train import scene_classifier as training
 
-SCENE = Scene((Object(10, 50, "ring", "pink", "small", "striped"), Object(40, 20, "circle", "red", "large", "solid")), "beige")
+SCENE = Scene((SceneObject(10, 50, "ring", "pink", "small", "striped"), SceneObject(40, 20, "circle", "red", "large", "solid")), "beige")
 
 
 def test_facts_are_what_the_scene_holds():
-    kinds = dict(zip(training.KINDS, facts(SCENE).split(list(training.KINDS.values()))))
+    kinds = dict(zip(training.KINDS, scene_labels(SCENE).split(list(training.KINDS.values()))))
     assert {name: int(x.sum()) for name, x in kinds.items()} == {"count": 1, "background": 1, "shapes": 2, "colors": 2, "sizes": 2, "textures": 2, "pairs": 2,
                                                                  "places": 2}
     assert kinds["count"][1] == 1 and kinds["background"][3] == 1 and kinds["textures"].tolist() == [1, 1, 0, 0]
     assert kinds["pairs"].view(8, 6)[7, 5] == kinds["pairs"].view(8, 6)[0, 0] == 1
     assert kinds["places"].view(4, 4).nonzero().tolist() == [[0, 3], [2, 1]]
-    assert not facts(Scene(SCENE.objects * 2, "white"))[:training.KINDS["count"]][:3].any()
+    assert not scene_labels(Scene(SCENE.objects * 2, "white"))[:training.KINDS["count"]][:3].any()
 
 
 def test_the_shipped_features_know_what_is_in_a_picture():
@@ -47,7 +47,7 @@ def sets_of(n, change=lambda scenes: scenes, size=64, start=0):
 
 def recolored(scenes):
     """The same, but every red thing is orange."""
-    return [Scene(tuple(Object(o.y, o.x, o.shape, "orange" if o.color == "red" else o.color, o.size, o.texture) for o in s.objects), s.background) for s in scenes]
+    return [Scene(tuple(SceneObject(o.y, o.x, o.shape, "orange" if o.color == "red" else o.color, o.size, o.texture) for o in s.objects), s.background) for s in scenes]
 
 
 def test_features_are_standardized_and_what_is_told_stays():
@@ -67,7 +67,7 @@ def test_features_are_standardized_and_what_is_told_stays():
                          ids=["no red", "few scenes", "one thing each"])
 def test_the_distance_between_two_samples_of_the_world_is_far_smaller_than_to_another_world(change):
     true, again, other = sets_of(300), sets_of(300, start=1000), sets_of(300, change, start=2000)
-    by_chance, found = (frechet_distance(*moments(true), *moments(x)) for x in (again, other))
+    by_chance, found = (frechet_distance(*gaussian_statistics(true), *gaussian_statistics(x)) for x in (again, other))
     assert found > 1.5 * by_chance
 
 
@@ -94,7 +94,7 @@ def test_training_the_features_lowers_their_error_and_leaves_them_on_disk(tmp_pa
     net, fresh = SceneClassifier(64), SceneClassifier(64)
     net.load_state_dict(load_file(out))
     pictures, truth = training.batch_of(64, "test", 0, 64, "cpu")
-    assert truth.shape == (64, FACTS)
+    assert truth.shape == (64, NUM_LABELS)
     with torch.no_grad():
         trained, untrained = (torch.nn.functional.binary_cross_entropy_with_logits(n(pictures), truth) for n in (net, fresh))
     assert trained < 0.6 * untrained

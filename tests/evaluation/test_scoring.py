@@ -10,8 +10,8 @@ from support.scenes import one, right_pictures, scene_of
 from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
 from imagen_mini.evaluation.scoring import evaluate, table
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.scenes.captions import read
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.captions import parse_caption
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import COLORS, Scene
 
@@ -45,7 +45,7 @@ def test_a_planted_tenth_of_swapped_colors_is_found_as_a_tenth():
         images = draw(texts, seeds)
         for i, (text, seed) in enumerate(zip(texts, seeds)):
             if seed % 10 == 3:
-                scene = scene_of(read(text), random.Random(0))
+                scene = scene_of(parse_caption(text), random.Random(0))
                 o, = scene.objects
                 other = others[(others.index(o.color) + 1) % len(others)]
                 images[i] = render(replace(scene, objects=(replace(o, color=other),)), 64)[0]
@@ -61,8 +61,8 @@ def test_a_planted_tenth_of_swapped_colors_is_found_as_a_tenth():
     ("a blue circle", False), ("a red ring", False), ("a small red circle", False), ("a striped red circle", False),
     ("a red circle on a black background", False), ("two red circles", False), ("a red circle and a blue star", False)])
 def test_a_picture_is_right_if_it_shows_what_is_said_and_nothing_else(caption, right):
-    reading, = parse(render(Scene((one(),), "white"), 256))
-    assert read(caption).fits(reading.scene) == right
+    reading, = parse_image(render(Scene((one(),), "white"), 256))
+    assert parse_caption(caption).fits(reading.scene) == right
 
 
 @pytest.mark.parametrize("caption, right", [
@@ -73,12 +73,12 @@ def test_a_picture_is_right_if_it_shows_what_is_said_and_nothing_else(caption, r
     ("a blue star to the left of a red circle", False),
     ("a blue circle to the left of a red star", False), ("a red circle", False)])
 def test_a_relation_is_right_in_its_order_only(caption, right):
-    reading, = parse(render(Scene((one(), one("star", "blue", "small", x=48, y=30)), "gray"), 64))
-    assert read(caption).fits(reading.scene) == right
+    reading, = parse_image(render(Scene((one(), one("star", "blue", "small", x=48, y=30)), "gray"), 64))
+    assert parse_caption(caption).fits(reading.scene) == right
 
 
 def test_a_picture_that_cannot_be_read_is_wrong():
-    assert not read("a red circle").fits(None)
+    assert not parse_caption("a red circle").fits(None)
 
 
 # ---------------------------------------------------------------- intervals

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import StageConfig
 from imagen_mini.utils.images import to_image
 from imagen_mini.text.encoder import TextEncoder
@@ -40,7 +40,7 @@ if __name__ == "__main__":
     encoder = text_encoder()
     base = StageConfig("base", NET, num_inference_steps=3, text_encoder=encoder.identity())
     sr = replace(base, name="sr_256", unet=replace(NET, image_size=256, low_res_size=64, skip="sum"), prediction="v")
-    stages = [Stage(base), Stage(sr)]
+    stages = [DiffusionStage(base), DiffusionStage(sr)]
     for stage in stages:
         for p in stage.parameters():
             if not p.any():

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 
 import imagen_mini.models.attention
-from imagen_mini.models.attention import Attention, attend, attention_probs
-from imagen_mini.models.control import AttnSite, Control
+from imagen_mini.models.attention import Attention, fused_attention, attention_probs
+from imagen_mini.models.control import AttentionSite, AttentionControl
 
 KINDS = ("self", "cross", "hybrid")
 WIDTH = 24                                             # of the text, in these tests
 
 
-class Look(Control):
+class Look(AttentionControl):
     """Asks for the probabilities everywhere, keeps what it was shown and changes nothing."""
 
     def __init__(self):
@@ -44,7 +44,7 @@ def no_probs(monkeypatch):
 
 def layer_of(kind, seed=0):
     torch.manual_seed(seed)
-    layer = Attention(AttnSite(f"mid.{kind}", "mid", kind, 4), 32, WIDTH, head_width=16)
+    layer = Attention(AttentionSite(f"mid.{kind}", "mid", kind, 4), 32, WIDTH, head_width=16)
     torch.nn.init.normal_(layer.out.weight, std=0.3)
     return layer
 
@@ -77,7 +77,7 @@ def test_the_explicit_probabilities_attend_and_torch_s_own_agree_in_values_and_g
         return [out, *torch.autograd.grad((out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)).sum(), (q, k, v))]
 
     truth = results(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
-    for function in (lambda q, k, v: attention_probs(q, k, mask) @ v, lambda q, k, v: attend(q, k, v, mask)):
+    for function in (lambda q, k, v: attention_probs(q, k, mask) @ v, lambda q, k, v: fused_attention(q, k, v, mask)):
         for got, expected in zip(results(function), truth):
             assert torch.allclose(got, expected, rtol=0, atol=1e-12)
 
@@ -86,8 +86,8 @@ def test_the_explicit_probabilities_attend_and_torch_s_own_agree_in_values_and_g
 def test_attend_gives_the_same_with_and_without_gradients(mask):
     q, k, v = qkv()
     with torch.no_grad():
-        without = attend(q, k, v, mask)
-    assert torch.allclose(attend(q, k, v, mask), without, rtol=0, atol=1e-12)
+        without = fused_attention(q, k, v, mask)
+    assert torch.allclose(fused_attention(q, k, v, mask), without, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -163,7 +163,7 @@ def test_a_control_that_changes_the_probabilities_changes_the_result(kind, x, te
 def test_without_a_control_or_with_one_that_does_not_ask_no_probabilities_are_computed(kind, x, text, no_probs):
     layer = layer_of(kind)
     layer(x, text)
-    layer(x, text, Control())
+    layer(x, text, AttentionControl())
     with torch.no_grad():
         layer(x, text)
     with pytest.raises(AssertionError, match="explicit"):
@@ -171,11 +171,11 @@ def test_without_a_control_or_with_one_that_does_not_ask_no_probabilities_are_co
 
 
 def test_a_control_that_changes_keys_and_values_stays_on_the_fast_path(x, text, no_probs):
-    class Swap(Control):
+    class Swap(AttentionControl):
         def qkv(self, site, q, k, v):
             return q, k.flip(2), v.flip(2)             # the order of the keys is of no importance ...
 
-    class SwapKeys(Control):
+    class SwapKeys(AttentionControl):
         def qkv(self, site, q, k, v):
             return q, k.flip(2), v                     # ... as long as the values follow
 
@@ -193,9 +193,9 @@ def test_a_control_leaves_nothing_behind(x, text):
 
 def test_a_width_that_the_heads_do_not_divide_is_an_error():
     with pytest.raises(ValueError, match="down0.self: 48 channels.*32"):
-        Attention(AttnSite("down0.self", "down", "self", 4), 48)
+        Attention(AttentionSite("down0.self", "down", "self", 4), 48)
 
 
 def test_an_unknown_kind_is_an_error():
     with pytest.raises(ValueError, match="'own'; expected 'self', 'cross' or 'hybrid'"):
-        Attention(AttnSite("mid.own", "mid", "own", 4), 32)
+        Attention(AttentionSite("mid.own", "mid", "own", 4), 32)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from imagen_mini.models.attention import Attention
-from imagen_mini.models.control import AttnSite, Control
-from imagen_mini.models.layers import TextLayer, layer_norm, positions
+from imagen_mini.models.control import AttentionSite, AttentionControl
+from imagen_mini.models.layers import TextRefinerBlock, layer_norm, positional_encoding_2d
 from imagen_mini.text.encoder import concatenate
 from imagen_mini.models.unet import UNet, UNetConfig
 
@@ -134,7 +134,7 @@ def test_attention_after_each_block_comes_before_the_next_block(net_of, text):
 
 
 def test_a_control_reaches_every_site_once_in_the_order_of_the_sites(net_of, text):
-    class Note(Control):
+    class Note(AttentionControl):
         def __init__(self):
             self.met = []
 
@@ -158,7 +158,7 @@ def test_the_pooled_text_can_be_left_out_for_single_pictures(net_of, text, rando
 
 
 def test_positions_tell_every_pixel_apart_and_neighbours_least():
-    where = positions(8, 32)
+    where = positional_encoding_2d(8, 32)
     assert where.shape == (64, 32)
     distance = torch.cdist(where, where) + 9 * torch.eye(64)
     assert distance.min() > 0.3
@@ -168,14 +168,14 @@ def test_positions_tell_every_pixel_apart_and_neighbours_least():
 
 def test_attention_to_words_can_follow_the_place_of_a_pixel(text):
     torch.manual_seed(0)
-    layer = Attention(AttnSite("a", "mid", "cross", 4), 32, 32)
+    layer = Attention(AttentionSite("a", "mid", "cross", 4), 32, 32)
     out = layer(torch.zeros(2, 32, 4, 4), text).flatten(2)
     assert torch.cdist(out[0].T, out[0].T).add(9 * torch.eye(16)).min() > 1e-4     # equal pixels, and yet no two get the same
 
 
 def test_a_text_layer_tells_the_order_of_words_and_reads_no_padding(awaken, random_text):
     torch.manual_seed(0)
-    layer, text = awaken(TextLayer(32)), random_text([5], width=32)
+    layer, text = awaken(TextRefinerBlock(32)), random_text([5], width=32)
     there, back = layer(text.emb, text.mask), layer(text.emb.flip(1), text.mask).flip(1)
     assert (there - back).abs().max() > 1e-3
     padded = random_text([5], width=32, n=9)

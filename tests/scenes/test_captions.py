@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from imagen_mini.scenes.captions import EACH_ITS_OWN, SAID, Description, Thing, describe, read, write
+from imagen_mini.scenes.captions import INDEPENDENT_PROB, ATTRIBUTE_PROB, Description, ObjectDescription, describe, parse_caption, caption_from
 from imagen_mini.scenes.scene import random_scene
 
 
@@ -15,7 +15,7 @@ def test_what_is_written_of_a_thousand_scenes_reads_back_as_what_was_described(p
     for _ in range(1000):
         scene = random_scene(rng, exclude_held_out=False)
         description = describe(scene, rng)
-        got = read(write(description, rng, paraphrase).text)
+        got = parse_caption(caption_from(description, rng, paraphrase).text)
         assert description.fits(scene) and got.fits(scene)
         assert Counter(got.things) == Counter(description.things)
         assert (got.relation, got.background) == (description.relation, description.background)
@@ -26,7 +26,7 @@ def test_what_is_written_of_a_thousand_scenes_reads_back_as_what_was_described(p
 def test_a_caption_knows_where_its_words_stand_and_what_they_speak_of():
     rng = random.Random(6)
     for _ in range(300):
-        caption = write(describe(random_scene(rng), rng), rng)
+        caption = caption_from(describe(random_scene(rng), rng), rng)
         things = caption.description.things
         for word in caption.words:
             assert caption.text[word.start:word.end] == word.text
@@ -42,21 +42,21 @@ def test_what_is_said_of_one_thing_is_at_times_not_said_of_the_other():
     rng = random.Random(7)
     scenes = [scene for scene in (random_scene(rng, count=2) for _ in range(2000)) if len({(o.shape, o.color) for o in scene.objects}) == 2]
     pairs = [describe(scene, rng).things for scene in scenes]
-    for key, often in SAID.items():
+    for key, often in ATTRIBUTE_PROB.items():
         said = [sum(getattr(thing, key) is not None for thing in things) for things in pairs]
-        assert said.count(1) / len(pairs) == pytest.approx(EACH_ITS_OWN / 2, abs=0.03)
-        assert said.count(2) / len(pairs) == pytest.approx((1 - EACH_ITS_OWN) * often + EACH_ITS_OWN / 4, abs=0.04)
+        assert said.count(1) / len(pairs) == pytest.approx(INDEPENDENT_PROB / 2, abs=0.03)
+        assert said.count(2) / len(pairs) == pytest.approx((1 - INDEPENDENT_PROB) * often + INDEPENDENT_PROB / 4, abs=0.04)
 
 
 @pytest.mark.parametrize("text, things, relation, background", [
-    ("a crimson disc", [Thing("circle", "red")], None, None),
-    ("three tiny spotted hoops on a gray background", [Thing("ring", None, "small", "dotted")] * 3, None, "gray"),
-    ("A red circle, a star and a blue box", [Thing("circle", "red"), Thing("star"), Thing("square", "blue")], None, None),
-    ("an image of a huge rose star beneath a cross", [Thing("star", "pink", "large"), Thing("cross")], "below", None),
-    ("on a black background, a ring", [Thing("ring")], None, "black"),
+    ("a crimson disc", [ObjectDescription("circle", "red")], None, None),
+    ("three tiny spotted hoops on a gray background", [ObjectDescription("ring", None, "small", "dotted")] * 3, None, "gray"),
+    ("A red circle, a star and a blue box", [ObjectDescription("circle", "red"), ObjectDescription("star"), ObjectDescription("square", "blue")], None, None),
+    ("an image of a huge rose star beneath a cross", [ObjectDescription("star", "pink", "large"), ObjectDescription("cross")], "below", None),
+    ("on a black background, a ring", [ObjectDescription("ring")], None, "black"),
 ])
 def test_captions_are_read_rare_words_and_all(text, things, relation, background):
-    assert read(text) == Description(tuple(things), relation, background)
+    assert parse_caption(text) == Description(tuple(things), relation, background)
 
 
 @pytest.mark.parametrize("text, message", [
@@ -64,4 +64,4 @@ def test_captions_are_read_rare_words_and_all(text, things, relation, background
     ("a circle on a teal background", "no background 'teal'"), ("a red", "expected one of circle")])
 def test_what_the_grammar_does_not_have_is_an_error_that_names_the_word(text, message):
     with pytest.raises(ValueError, match=message):
-        read(text)
+        parse_caption(text)

@@ -3,13 +3,13 @@
 import random
 from collections import Counter
 
-from imagen_mini.scenes.captions import read, training_caption
-from imagen_mini.scenes.contradictions import mistaken
-from imagen_mini.scenes.scene import Object, Scene, held_out, training_scene
+from imagen_mini.scenes.captions import parse_caption, training_caption
+from imagen_mini.scenes.contradictions import find_contradiction
+from imagen_mini.scenes.scene import SceneObject, Scene, held_out, training_scene
 from imagen_mini.scenes.equivalents import is_free
 
-PAIR = Scene((Object(x=16, y=30, shape="circle", color="red", size="small", texture="solid"),
-              Object(x=46, y=34, shape="square", color="blue", size="large", texture="dotted")), "white")
+PAIR = Scene((SceneObject(x=16, y=30, shape="circle", color="red", size="small", texture="solid"),
+              SceneObject(x=46, y=34, shape="square", color="blue", size="large", texture="dotted")), "white")
 
 
 def differences(scene, other):
@@ -22,7 +22,7 @@ def differences(scene, other):
 
 def mistakes(caption, n=200):
     """How often each set of differences comes."""
-    return Counter(differences(PAIR, other) for seed in range(n) if (other := mistaken(PAIR, read(caption), random.Random(seed))) is not None)
+    return Counter(differences(PAIR, other) for seed in range(n) if (other := find_contradiction(PAIR, parse_caption(caption), random.Random(seed))) is not None)
 
 
 def test_of_a_plain_caption_shapes_and_colours_are_mistaken():
@@ -39,7 +39,7 @@ def test_what_the_caption_leaves_open_is_no_mistake():
 
 def test_taken_for_another_it_has_its_shape_and_colour():
     for seed in range(100):
-        other = mistaken(PAIR, read("a red circle and a blue square"), random.Random(seed))
+        other = find_contradiction(PAIR, parse_caption("a red circle and a blue square"), random.Random(seed))
         if len(differences(PAIR, other)) == 2:
             a, b = other.objects
             assert (a.shape, a.color) == (b.shape, b.color)
@@ -50,7 +50,7 @@ def test_mistakes_are_scenes_that_training_might_hold_and_that_the_caption_does_
     for index in range(300):
         scene = training_scene(6, index)
         caption = training_caption(scene, 6, index)
-        other = mistaken(scene, caption.description, random.Random(index))
+        other = find_contradiction(scene, caption.description, random.Random(index))
         if other is None:
             continue
         found += 1

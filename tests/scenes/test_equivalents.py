@@ -8,26 +8,26 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.data.base import Alternatives
-from imagen_mini.data.synthetic import Scenes
-from imagen_mini.diffusion.gaussian import expected_of_two, q_sample
-from imagen_mini.scenes.captions import read, training_caption
-from imagen_mini.scenes.render import draw
-from imagen_mini.scenes.scene import COLORS, SIZES, Object, Scene, held_out, training_scene
-from imagen_mini.scenes.equivalents import exchanged, is_free, moved, recolored, retextured, sides, twin
-from imagen_mini.training.batches import how_far_towards_twin, on_the_way, step_randomness
+from imagen_mini.data.synthetic import SceneDataset
+from imagen_mini.diffusion.gaussian import two_candidate_posterior_mean, q_sample
+from imagen_mini.scenes.captions import parse_caption, training_caption
+from imagen_mini.scenes.render import render_packed
+from imagen_mini.scenes.scene import COLORS, SIZES, SceneObject, Scene, held_out, training_scene
+from imagen_mini.scenes.equivalents import swap_objects, is_free, move_object, recolor_object, retexture_object, sides, find_equivalent
+from imagen_mini.training.batches import equivalent_mix_weights, mix_alternatives, draw_step_variables
 
-CIRCLE = Object(x=16, y=30, shape="circle", color="red", size="small", texture="solid")
-SQUARE = Object(x=46, y=34, shape="square", color="blue", size="large", texture="dotted")
+CIRCLE = SceneObject(x=16, y=30, shape="circle", color="red", size="small", texture="solid")
+SQUARE = SceneObject(x=46, y=34, shape="square", color="blue", size="large", texture="dotted")
 PAIR = Scene((CIRCLE, SQUARE), "white")
 
 
 def twins(scene, caption, n=40):
     """The different ones of n."""
-    return {found.scene for seed in range(n) if (found := twin(scene, read(caption), random.Random(seed))) is not None}
+    return {found.scene for seed in range(n) if (found := find_equivalent(scene, parse_caption(caption), random.Random(seed))) is not None}
 
 
 def ways(scene, other):
@@ -43,14 +43,14 @@ def ways(scene, other):
 # ---------------------------------------------------------------- the three ways
 
 def test_things_are_exchanged_and_sizes_and_colours_stay_with_the_place_or_go_along():
-    seen = {found.scene for seed in range(40) for found in exchanged(PAIR, random.Random(seed))}
+    seen = {found.scene for seed in range(40) for found in swap_objects(PAIR, random.Random(seed))}
     assert seen == {Scene((replace(CIRCLE, x=46, y=34, size=size, color=color), replace(SQUARE, x=16, y=30, size=other_size, color=other_color)), "white")
                     for size, other_size in (("small", "large"), ("large", "small")) for color, other_color in (("red", "blue"), ("blue", "red"))}
 
 
 def test_a_thing_is_moved_clear_of_its_first_place_and_of_all_others():
     for seed in range(50):
-        for found in moved(PAIR, random.Random(seed)):
+        for found in move_object(PAIR, random.Random(seed)):
             old, = set(PAIR.objects) - set(found.scene.objects)
             new, = set(found.scene.objects) - set(PAIR.objects)
             assert found.places == ((old.x, old.y), (new.x, new.y)) and replace(new, x=old.x, y=old.y) == old
@@ -60,7 +60,7 @@ def test_a_thing_is_moved_clear_of_its_first_place_and_of_all_others():
 def test_a_thing_takes_another_colour_and_the_two_places_are_halves_of_it():
     seen = Counter()
     for seed in range(100):
-        for found in recolored(PAIR, random.Random(seed)):
+        for found in recolor_object(PAIR, random.Random(seed)):
             old, = set(PAIR.objects) - set(found.scene.objects)
             new, = set(found.scene.objects) - set(PAIR.objects)
             assert replace(new, color=old.color) == old
@@ -73,7 +73,7 @@ def test_a_thing_takes_another_colour_and_the_two_places_are_halves_of_it():
 
 def test_like_things_stay_alike():
     three = Scene((CIRCLE, replace(CIRCLE, x=46), replace(CIRCLE, y=50)), "white")
-    assert not list(recolored(three, random.Random(0)))
+    assert not list(recolor_object(three, random.Random(0)))
     assert {ways(three, other) for other in twins(three, "three circles")} == {"moved"}
 
 
@@ -118,7 +118,7 @@ def test_twins_are_of_training_and_fit_the_caption():
         scene = training_scene(5, index)
         assert is_free(scene)
         caption = training_caption(scene, 5, index)
-        other = twin(scene, caption.description, random.Random(index))
+        other = find_equivalent(scene, caption.description, random.Random(index))
         if other is None:
             seen["none"] += 1
             continue
@@ -143,21 +143,21 @@ def test_is_free_agrees_with_random_scenes_of_every_size():
 def test_a_thing_whose_texture_is_not_said_takes_another_and_the_small_picture_stays_as_it_is():
     seen = Counter()
     for seed in range(100):
-        found = twin(PAIR, read("a red circle and a dotted square"), random.Random(seed), textures=True)
+        found = find_equivalent(PAIR, parse_caption("a red circle and a dotted square"), random.Random(seed), textures=True)
         new, = set(found.scene.objects) - set(PAIR.objects)
         assert new == replace(CIRCLE, texture=new.texture) and new.texture != "solid"
         seen[new.texture] += 1
         (x, y), (u, v) = found.places
         assert (x + u, y + v) == pytest.approx((2 * CIRCLE.x, 2 * CIRCLE.y))
     assert len(seen) == 3
-    assert twin(PAIR, read("a solid circle and a dotted square"), random.Random(0), textures=True) is None
+    assert find_equivalent(PAIR, parse_caption("a solid circle and a dotted square"), random.Random(0), textures=True) is None
 
 
 def test_twins_for_super_resolution_differ_in_texture_alone_and_on_both_sides():
-    data, numbers = Scenes(3), range(12)
+    data, numbers = SceneDataset(3), range(12)
     batch, found = data.batch(numbers, 256, 64), data.alternatives(numbers, 256, 64)
     twins, *_ = data.draft(numbers, 256, 64, alternatives=True).others
-    assert torch.equal(draw(twins, 64), batch.low_res) and torch.equal(draw(twins, 256), found.twins) and torch.equal(found.mistaken, batch.pictures)
+    assert torch.equal(render_packed(twins, 64), batch.low_res) and torch.equal(render_packed(twins, 256), found.twins) and torch.equal(found.mistaken, batch.pictures)
     differ = (batch.pictures - found.twins).abs().amax((1, 2, 3)) > 0.1
     assert 3 < differ.sum() < 12 and torch.equal(differ, found.side.amax((1, 2, 3)) > 0)
     for change, side in zip((batch.pictures - found.twins).abs().amax(1)[differ], found.side[differ]):
@@ -165,7 +165,7 @@ def test_twins_for_super_resolution_differ_in_texture_alone_and_on_both_sides():
 
 
 def test_the_twins_of_samples_are_their_second_scenes_and_differ_on_both_sides():
-    data, numbers = Scenes(3), range(12)
+    data, numbers = SceneDataset(3), range(12)
     batch, found = data.batch(numbers, 64), data.alternatives(numbers, 64)
     differ = (batch.pictures - found.twins).abs().amax((1, 2, 3)) > 0.1
     assert 3 < differ.sum() < 12
@@ -189,8 +189,8 @@ def test_the_expectation_of_two_pictures_leaves_nothing_to_be_known():
     x_0, other = torch.where(first, a, b), torch.where(first, b, a)
     log_snr = torch.full((n,), -2.0, dtype=torch.float64)
     x_t = q_sample(x_0, torch.randn(n, 3, 2, 2, generator=g, dtype=torch.float64), log_snr)
-    expected = expected_of_two(x_0, other, x_t, log_snr)
-    assert torch.allclose(expected, expected_of_two(other, x_0, x_t, log_snr))                         # which of the two it was cannot be seen in it
+    expected = two_candidate_posterior_mean(x_0, other, x_t, log_snr)
+    assert torch.allclose(expected, two_candidate_posterior_mean(other, x_0, x_t, log_snr))                         # which of the two it was cannot be seen in it
     for of in (torch.ones_like(x_t), x_t, x_t.tanh(), (x_t * (a - b)).sum((1, 2, 3), keepdim=True).sin()):
         product = ((x_0 - expected) * of).flatten(1)
         assert (product.mean(0).abs() < 5 * product.std(0) / n ** 0.5).all()
@@ -202,7 +202,7 @@ def test_what_is_seen_clearly_is_known_and_what_is_not_seen_is_either(log_snr, p
     a, b = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), -0.5)
     log_snr = torch.tensor([log_snr])
     x_t = q_sample(a, torch.zeros_like(a), log_snr)
-    assert torch.allclose(expected_of_two(a, b, x_t, log_snr), p * a + (1 - p) * b, atol=1e-3)
+    assert torch.allclose(two_candidate_posterior_mean(a, b, x_t, log_snr), p * a + (1 - p) * b, atol=1e-3)
 
 
 # ---------------------------------------------------------------- what is shown
@@ -215,7 +215,7 @@ def alternatives(n):
 def test_pictures_on_the_way_to_twins_are_between_the_two_each_side_by_its_own_share():
     x_0, seconds = torch.zeros(4, 3, 2, 2), alternatives(4)
     shares = torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.2, 0.7], [0.5, 0.5]])
-    out = on_the_way(x_0, seconds, shares, torch.zeros(4), torch.tensor([-3.0, -3.0, -3.0, 2.0]))
+    out = mix_alternatives(x_0, seconds, shares, torch.zeros(4), torch.tensor([-3.0, -3.0, -3.0, 2.0]))
     assert torch.allclose(out["shown"][:3, 0, 0], shares[:3])
     assert torch.equal(out["shown"][3], x_0[3])        # with little noise things are decided
     assert torch.equal(out["other"], seconds.twins)
@@ -223,13 +223,13 @@ def test_pictures_on_the_way_to_twins_are_between_the_two_each_side_by_its_own_s
 
 def test_pictures_with_a_mistake_are_between_the_two_and_what_is_right_stays_x_0():
     x_0, seconds = torch.zeros(3, 3, 2, 2), alternatives(3)
-    out = on_the_way(x_0, seconds, torch.zeros(3, 2), torch.tensor([1.0, 0.25, 1.0]), torch.tensor([-3.0, -3.0, 2.0]))
+    out = mix_alternatives(x_0, seconds, torch.zeros(3, 2), torch.tensor([1.0, 0.25, 1.0]), torch.tensor([-3.0, -3.0, 2.0]))
     assert [x.unique().tolist() for x in out["shown"]] == [[-1.0], [-0.25], [0.0]]
     assert torch.equal(out["other"], x_0)
 
 
 def test_half_of_the_time_one_place_is_half_way_and_the_other_itself():
-    shares = how_far_towards_twin(4000, torch.Generator().manual_seed(0))
+    shares = equivalent_mix_weights(4000, torch.Generator().manual_seed(0))
     one = ((shares == torch.tensor([0.5, 0.0])).all(1) | (shares == torch.tensor([0.0, 0.5])).all(1))
     assert one.float().mean().item() == pytest.approx(0.5, abs=0.03)
     assert shares[~one].mean().item() == pytest.approx(0.5, abs=0.02) and 0 <= shares.min() and shares.max() <= 1
@@ -237,7 +237,7 @@ def test_half_of_the_time_one_place_is_half_way_and_the_other_itself():
 
 def test_each_picture_has_a_twin_or_a_mistake_or_neither_and_none_is_called_wrong_without_its_caption():
     config = TrainConfig(batch_size=20_000, twins=0.5, mistakes=0.3, drop_text=0.1)
-    found = step_randomness(config, Stage(PRESETS["tiny"]["base"]), 0)
+    found = draw_step_variables(config, DiffusionStage(PRESETS["tiny"]["base"]), 0)
     twin, mistake = found["towards_twin"].any(1), found["mistake"] > 0
     assert not (twin & mistake).any() and not (mistake & found["drop"]).any()
     assert twin.float().mean().item() == pytest.approx(0.5, abs=0.02) and mistake.float().mean().item() == pytest.approx(0.3 * 0.9, abs=0.02)

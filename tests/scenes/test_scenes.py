@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import masks, render
-from imagen_mini.scenes.scene import (BACKGROUNDS, COLORS, GAP, GRID, SHAPES, SIZES, TEXTURES, Object, Scene,
+from imagen_mini.scenes.scene import (BACKGROUNDS, COLORS, MIN_GAP, GRID, SHAPES, SIZES, TEXTURES, SceneObject, Scene,
                                       random_scene, training_scene)
 
 
@@ -22,7 +22,7 @@ def some_scenes(n, seed=0):
 
 
 def one(shape="circle", color="red", size="large", texture="solid", x=32, y=32, background="white"):
-    return Scene((Object(x=x, y=y, shape=shape, color=color, size=size, texture=texture),), background)
+    return Scene((SceneObject(x=x, y=y, shape=shape, color=color, size=size, texture=texture),), background)
 
 
 def as_shown(scene, size):
@@ -37,7 +37,7 @@ def round_trip(scenes, size, step=100):
         begin = time.perf_counter()
         images = render(part, size)
         middle = time.perf_counter()
-        readings = parse(images)
+        readings = parse_image(images)
         drawing, reading = drawing + middle - begin, reading + time.perf_counter() - middle
         assert len(readings) == len(part)
         for scene, got in zip(part, readings):
@@ -91,7 +91,7 @@ def test_objects_keep_apart_and_inside():
         for i, a in enumerate(scene.objects):
             assert a.reach <= min(a.x, a.y) and max(a.x, a.y) <= GRID - a.reach
             for b in scene.objects[:i]:
-                assert math.hypot(a.x - b.x, a.y - b.y) >= a.reach + b.reach + GAP
+                assert math.hypot(a.x - b.x, a.y - b.y) >= a.reach + b.reach + MIN_GAP
 
 
 # ---- pictures ----
@@ -116,7 +116,7 @@ def test_pooled_256_is_the_64_picture():
     for scene, a, b in zip(scenes, small, pooled):
         inside = 1 - F.max_pool2d(1 - masks(scene, 64).float(), 3, 1, 1).amax(0)
         assert ((a - b).abs() * inside).max() < 1e-5
-    assert [r.scene for r in parse(small)] == [r.scene for r in parse(pooled)] == [s.without_texture() for s in scenes]
+    assert [r.scene for r in parse_image(small)] == [r.scene for r in parse_image(pooled)] == [s.without_texture() for s in scenes]
 
 
 @pytest.mark.parametrize("size", [64, 256])
@@ -161,7 +161,7 @@ def test_a_batch_is_drawn_and_read_as_single_pictures(size):
     assert batch.shape == (12, 3, size, size)
     for scene, image in zip(scenes, batch):
         torch.testing.assert_close(render(scene, size)[0], image, rtol=0, atol=1e-6)
-    assert parse(batch) == [reading for image in batch for reading in parse(image[None])]
+    assert parse_image(batch) == [reading for image in batch for reading in parse_image(image[None])]
 
 
 # ---- reading ----
@@ -180,8 +180,8 @@ def test_round_trip_of_10000(size):
 
 def test_an_empty_scene_is_a_scene():
     for background in BACKGROUNDS:
-        assert parse(render(Scene((), background), 64))[0].scene == Scene((), background)
-    assert parse(torch.zeros(0, 3, 64, 64)) == []
+        assert parse_image(render(Scene((), background), 64))[0].scene == Scene((), background)
+    assert parse_image(torch.zeros(0, 3, 64, 64)) == []
 
 
 @pytest.mark.parametrize("size", [64, 256])
@@ -191,20 +191,20 @@ def test_noise_and_rounding_change_nothing(size, std):
     images = render(scenes, size)
     noisy = images + std * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     rounded = ((noisy.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-    assert [r.scene for r in parse(rounded)] == [as_shown(s, size) for s in scenes]
+    assert [r.scene for r in parse_image(rounded)] == [as_shown(s, size) for s in scenes]
 
 
 def test_blur_does_not_join_neighbours():
     scenes = some_scenes(500, seed=7)
     blurred = F.avg_pool2d(F.pad(render(scenes, 64), (1, 1, 1, 1), mode="replicate"), 3, 1)
-    assert [r.scene for r in parse(blurred)] == [s.without_texture() for s in scenes]
+    assert [r.scene for r in parse_image(blurred)] == [s.without_texture() for s in scenes]
 
 
 @pytest.mark.parametrize("shift", [(1, 0), (0, 1), (1, 1), (2, 1), (-1, 2)])
 def test_half_a_pixel_and_another_phase_are_still_read(shift):
     """At 256 px, a shift by whole pixels moves the picture by quarters of 1/64, and the textures' phase with it."""
     scenes = some_scenes(40, seed=5)
-    readings = parse(render(scenes, 256).roll(shift, (2, 3)))
+    readings = parse_image(render(scenes, 256).roll(shift, (2, 3)))
     for scene, reading in zip(scenes, readings):
         assert reading.problems == ()
         nearest = [min(reading.objects, key=lambda r: math.hypot(r.x - o.x, r.y - o.y)) for o in scene.objects]
@@ -214,7 +214,7 @@ def test_half_a_pixel_and_another_phase_are_still_read(shift):
 
 def expect_problem(image, words, objects=None):
     for picture in (image, F.interpolate(image[None], scale_factor=4)[0]):
-        (reading,) = parse(picture[None])
+        (reading,) = parse_image(picture[None])
         assert reading.scene is None
         assert any(words in problem for problem in reading.problems), reading
         if objects is not None:
@@ -231,7 +231,7 @@ def test_values_that_are_not_finite(value):
     image = render(one(), 64)[0]
     image[1, 5, 5] = value
     expect_problem(image, "not finite", 0)
-    assert [r.scene is None for r in parse(torch.stack([image, render(one(), 64)[0]]))] == [True, False]
+    assert [r.scene is None for r in parse_image(torch.stack([image, render(one(), 64)[0]]))] == [True, False]
 
 
 @pytest.mark.parametrize("shape, color, size", [("circle", "blue", "large"), ("circle", "red", "small"),
@@ -241,9 +241,9 @@ def test_touching_objects_are_not_one_object(shape, color, size, background):
     (a,), (b,) = one(x=20, background=background).objects, one(shape, color, size).objects
     reach = {"circle": 1.0, "square": 0.89, "ring": 1.12}[shape] * SIZES[size]
     touching = replace(b, x=math.floor(20 + SIZES["large"] + reach - 0.5))                 # for certain
-    assert all(r.scene is None and r.problems for r in parse(render(Scene((a, touching), background), 64)))
+    assert all(r.scene is None and r.problems for r in parse_image(render(Scene((a, touching), background), 64)))
     apart = Scene((a, replace(b, x=touching.x + 5)), background)       # nothing but the gap was wrong
-    assert parse(render(apart, 64))[0].scene == apart.without_texture()
+    assert parse_image(render(apart, 64))[0].scene == apart.without_texture()
 
 
 @pytest.mark.parametrize("background, color", [("white", (0.45, 0.25, 0.1)), ("beige", (1.0, 1.0, 1.0)),
@@ -266,7 +266,7 @@ def test_an_unknown_shape_is_a_problem():
 def test_an_object_with_a_wrong_part_is_a_problem():
     image = render(one("circle", "red"), 64)[0]
     image[:, :, :32] = render(one("circle", "blue"), 64)[0, :, :, :32]                     # half red, half blue
-    assert parse(image[None])[0].scene is None
+    assert parse_image(image[None])[0].scene is None
     image = render(one("triangle", "red"), 64)[0]
     image[:, 22:28, 21:28] = torch.tensor(COLORS["red"])[:, None, None] * 2 - 1            # a bump on its left side
     expect_problem(image, "is more than a large triangle", 0)
@@ -276,7 +276,7 @@ def test_what_can_be_read_is_read_beside_a_problem():
     scene = Scene(one(x=16, y=16).objects + one("star", "blue", x=46, y=46).objects, "white")
     image = render(scene, 64)[0]
     image[:, masks(scene)[1]] = torch.tensor((0.4, 0.4, 0.4))[:, None] * 2 - 1
-    (reading,) = parse(image[None])
+    (reading,) = parse_image(image[None])
     assert reading.scene is None and len(reading.problems) == 1 and "no known colour" in reading.problems[0]
     assert reading.background == "white" and reading.objects == scene.without_texture().objects[:1]
 
@@ -285,7 +285,7 @@ def test_dirt_is_ignored_but_a_small_thing_is_a_problem():
     image = render(one(), 64)[0]
     red = torch.tensor(COLORS["red"])[:, None, None] * 2 - 1
     image[:, 4:6, 4:6] = red
-    assert parse(image[None])[0].scene == one().without_texture()
+    assert parse_image(image[None])[0].scene == one().without_texture()
     image[:, 4:9, 4:9] = red
     expect_problem(image, "the thing at (6, 6) is no known shape", 1)
 
@@ -294,12 +294,12 @@ def test_an_unknown_texture_is_a_problem():
     image = render(one("square"), 256)[0]
     image[:, masks(one("square"), 256)[0]] += 0.4 * (1 - 2 * (torch.arange(256) % 4 // 2)).expand(256, 256)[
         masks(one("square"), 256)[0]]                                  # stripes that stand upright
-    (reading,) = parse(image[None])
+    (reading,) = parse_image(image[None])
     assert reading.scene is None and "no known texture" in reading.problems[0]
     assert reading.objects == one("square").without_texture().objects
     for texture in ("striped", "dotted", "checkered"):                 # and half of the contrast is still a texture
         faint = (render(one("square", texture=texture), 256) + render(one("square"), 256)) / 2
-        assert parse(faint)[0].scene == one("square", texture=texture)
+        assert parse_image(faint)[0].scene == one("square", texture=texture)
 
 
 @pytest.mark.parametrize("images, words", [
@@ -308,4 +308,4 @@ def test_an_unknown_texture_is_a_problem():
     (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "127.5")])
 def test_pictures_of_another_form_are_refused(images, words):
     with pytest.raises(ValueError, match=words):
-        parse(images)
+        parse_image(images)

@@ -11,16 +11,16 @@ from PIL import Image
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.training.config import RECIPES, override_run
-from imagen_mini.data.synthetic import Scenes
-from imagen_mini.scenes.parse import parse
+from imagen_mini.training.config import TRAIN_PRESETS, override_run
+from imagen_mini.data.synthetic import SceneDataset
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import HELD_OUT_TEXTURE_SHAPE, UNSEEN, training_scene
+from imagen_mini.scenes.scene import HELD_OUT_TEXTURE_SHAPE, HELD_OUT_SEED, training_scene
 from sample.claims import __main__ as claims, cascade, editing, guidance, report, trained
 from train import variants
-from sample.claims.claim import (FAILS, HOLDS, UNCLEAR, Difference, all_of, beats, difference_of_means, difference_of_shares, gain, is_above, is_beyond, is_most,
+from sample.claims.claim import (FAILS, HOLDS, UNCLEAR, Difference, all_of, beats, difference_of_means, paired_agresti_min, gain, is_above, is_beyond, is_most,
                                  t_quantile, tally)
 
 N = 100
@@ -34,14 +34,14 @@ def share(k, n=N, first=True):
 # ---------------------------------------------------------------- statistics
 
 def test_the_interval_of_paired_shares_is_that_of_agresti_and_min():
-    d = difference_of_shares([1] * 12 + [-1] * 2 + [0] * 36)       # by their formula: 10 / 52 +- 1.96 sqrt(15 - 100 / 52) / 52
+    d = paired_agresti_min([1] * 12 + [-1] * 2 + [0] * 36)       # by their formula: 10 / 52 +- 1.96 sqrt(15 - 100 / 52) / 52
     assert (d.mean, d.low, d.high, d.n) == (pytest.approx(0.2), pytest.approx(0.0560, abs=1e-4), pytest.approx(0.3286, abs=1e-4), 50)
 
 
 def test_prompts_that_all_agree_do_not_make_an_interval_of_width_0():
-    none, all_better = difference_of_shares([0] * 20), difference_of_shares([1] * 20)
+    none, all_better = paired_agresti_min([0] * 20), paired_agresti_min([1] * 20)
     assert none.low < 0 < none.high and none.mean == 0 and 0.5 < all_better.low < all_better.high <= 1
-    assert difference_of_shares([]).n == 0 and difference_of_shares([]).high > 0.5
+    assert paired_agresti_min([]).n == 0 and paired_agresti_min([]).high > 0.5
 
 
 @pytest.mark.parametrize("paired", [True, False], ids=["binary", "shares of several pictures"])
@@ -51,7 +51,7 @@ def test_the_interval_holds_the_difference_about_nineteen_times_of_twenty(paired
         easy = [rng.random() for _ in range(40)]
         pictures = 1 if paired else 4
         a, b = ([sum(rng.random() < p * e for _ in range(pictures)) / pictures for e in easy] for p in (0.6, 0.9))
-        d = difference_of_shares([y - x for x, y in zip(a, b)])
+        d = paired_agresti_min([y - x for x, y in zip(a, b)])
         inside += d.low <= 0.15 <= d.high
     assert 0.93 < inside / times < 0.985
 
@@ -202,9 +202,9 @@ def test_augmentation_in_training_is_judged_by_the_gap_it_leaves(clean_a, made_a
 # ---------------------------------------------------------------- what is measured
 
 def test_the_clean_twin_of_a_picture_is_the_same_scene_without_textures():
-    scenes = [training_scene(UNSEEN, i) for i in range(6)]
+    scenes = [training_scene(HELD_OUT_SEED, i) for i in range(6)]
     pictures = render(scenes, 64)
-    twins = render([cascade.clean_twin(reading.scene) for reading in parse(pictures)], 64)
+    twins = render([cascade.without_textures(reading.scene) for reading in parse_image(pictures)], 64)
     assert torch.allclose(twins, pictures, atol=1e-5)
 
 
@@ -228,8 +228,8 @@ def test_a_prompt_that_changes_on_the_way_leaves_both_ends_as_they_are(tiny_pipe
     first, then, seeds = ["a red circle", "a blue ring"], ["a green circle", "a blue star"], [3, 4]
     plain = {steps: tiny_pipe(prompts, seed=seeds, stages=("base",), output_type="pt", progress=False).stages["base"] for steps, prompts in ((0, then), (4, first))}
     for steps in (0, 4):
-        assert torch.allclose(editing.draw_switched(tiny_pipe, first, then, seeds, steps), plain[steps], atol=1e-4)
-    middle = editing.draw_switched(tiny_pipe, first, then, seeds, 2)
+        assert torch.allclose(editing.sample_with_switched_prompt(tiny_pipe, first, then, seeds, steps), plain[steps], atol=1e-4)
+    middle = editing.sample_with_switched_prompt(tiny_pipe, first, then, seeds, 2)
     assert not torch.allclose(middle, plain[0], atol=1e-3) and not torch.allclose(middle, plain[4], atol=1e-3)
 
 
@@ -248,8 +248,8 @@ def test_encoders_differ_in_weights_or_in_depth(encoder):
 @pytest.mark.parametrize("preset", ["tiny", "mini"])
 def test_variants_differ_in_what_they_say(preset):
     def built(variant):
-        config, stage = override_run(RECIPES[preset][variant.stage], PRESETS[preset][variant.stage], variant.changes(PRESETS[preset][variant.stage]))
-        return config, stage, Stage(stage)
+        config, stage = override_run(TRAIN_PRESETS[preset][variant.stage], PRESETS[preset][variant.stage], variant.changes(PRESETS[preset][variant.stage]))
+        return config, stage, DiffusionStage(stage)
 
     config, _, reference = built(variants.REFERENCE)
     assert config.drop_pooled == 0 and not reference.net.text_layers and any(site.kind == "cross" for site in reference.net.sites)
@@ -275,8 +275,8 @@ class Knows(torch.nn.Module):
 
 
 def test_errors_are_of_the_own_caption_and_of_anothers(encoder):
-    n, stage = 5, Stage(PRESETS["tiny"]["base"])
-    x_0, _, captions = Scenes(UNSEEN).batch(range(n), 64)
+    n, stage = 5, DiffusionStage(PRESETS["tiny"]["base"])
+    x_0, _, captions = SceneDataset(HELD_OUT_SEED).batch(range(n), 64)
     stage.net = Knows(x_0, encoder(captions))
     found = variants.errors(stage, encoder, n, batch=n)
     assert found["each"]["own"] == pytest.approx((x_0 / 2).square().mean((1, 2, 3)).tolist(), abs=1e-5)
@@ -322,7 +322,7 @@ def test_all_that_needs_no_training_is_measured_once(folder, tmp_path, capsys, m
         raise AssertionError("drawn again")
 
     monkeypatch.setattr(ImagenPipeline, "run_stage", no_more)
-    monkeypatch.setattr(editing, "draw_switched", no_more)
+    monkeypatch.setattr(editing, "sample_with_switched_prompt", no_more)
     capsys.readouterr()
     claims.main(options(folder, tmp_path))
     assert capsys.readouterr().out.count("kept from before") == len(UNTRAINED)
@@ -338,7 +338,7 @@ def test_all_that_needs_no_training_is_measured_once(folder, tmp_path, capsys, m
 
 def test_other_weights_of_the_same_shapes_are_another_pipeline(folder, tiny_pipe, awaken):
     torch.manual_seed(1)
-    other = ImagenPipeline(tiny_pipe.text_encoder, [awaken(Stage(stage.config)) for stage in tiny_pipe.stages.values()])
+    other = ImagenPipeline(tiny_pipe.text_encoder, [awaken(DiffusionStage(stage.config)) for stage in tiny_pipe.stages.values()])
     assert len({report.pipeline_identity(p) for p in (tiny_pipe, other, ImagenPipeline.from_pretrained(folder))}) == 2
 
 
@@ -351,7 +351,7 @@ def test_what_depends_on_the_text_encoder_alone_is_kept_when_other_stages_come(t
     claims.main(todo)
     assert "kept from before" not in capsys.readouterr().out
     torch.manual_seed(2)
-    ImagenPipeline(tiny_pipe.text_encoder, [awaken(Stage(stage.config)) for stage in tiny_pipe.stages.values()]).save_pretrained(folder)
+    ImagenPipeline(tiny_pipe.text_encoder, [awaken(DiffusionStage(stage.config)) for stage in tiny_pipe.stages.values()]).save_pretrained(folder)
     claims.main(todo)
     out = capsys.readouterr().out
     assert "cross-attention: kept from before" in out and "early-steps: kept" not in out

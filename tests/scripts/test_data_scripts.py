@@ -10,7 +10,7 @@ from PIL import Image
 
 from imagen_mini.training.checkpoint import load_checkpoint
 from imagen_mini.data.metadata import read_metadata, write_folder
-from train import check_data, emoji, from_hub, train
+from train import check_dataset as check_data, download_dataset as from_hub, make_emoji_dataset as emoji, train
 
 
 def read(path):
@@ -132,9 +132,9 @@ def test_emoji_of_a_plain_font_are_drawn_in_black_on_a_square():
     from matplotlib import get_data_path
 
     font = emoji.load_font(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf")
-    image = emoji.draw("\u2603", font)
+    image = emoji.render_emoji("\u2603", font)
     assert image.width == image.height and image.getextrema() == ((0, 0), (0, 0), (0, 0), (0, 255))
-    assert emoji.draw("\u2800", font) is None          # a blank
+    assert emoji.render_emoji("\u2800", font) is None          # a blank
 
 
 def test_the_emoji_of_the_system_become_a_folder_that_passes_its_check(tmp_path, capsys, monkeypatch):
@@ -177,7 +177,7 @@ def test_pictures_of_the_hub_are_written_as_they_are(tmp_path, monkeypatch):
     assert problems == [] and [(row.name, row.captions) for row in found] == [("00000000.jpg", ("red",)), ("00000001.png", ("blue", "b"))]
     assert [row.path.read_bytes() for row in found] == [png((8, 8)), png((8, 8), "blue")]
     with pytest.raises(ValueError, match="a/b has no column text; it has image, caption"):
-        from_hub.from_hub("a/b", tmp_path / "other", split="test")
+        from_hub.download_dataset("a/b", tmp_path / "other", split="test")
 
 
 def test_without_datasets_the_extra_is_named(tmp_path, monkeypatch):

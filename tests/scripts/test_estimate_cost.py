@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.data.synthetic import Scenes
+from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
-from train import scale
+from train import estimate_cost as scale
 from train.benchmark_throughput import flops_per_picture
 from train.estimate_cost import cost
 
@@ -19,9 +19,9 @@ TINY = PRESETS["tiny"]["base"].unet
 
 @pytest.mark.parametrize("name", ["base", "sr_256"])
 def test_flops_are_those_of_a_step_on_real_pictures(name):
-    stage, encoder = Stage(PRESETS["tiny"][name]), TextEncoder.from_pretrained(WEIGHTS / "text_encoder")
+    stage, encoder = DiffusionStage(PRESETS["tiny"][name]), TextEncoder.from_pretrained(WEIGHTS / "text_encoder")
     unet = stage.config.unet
-    of = cost(unet, text_length=encoder(Scenes().batch(range(2), unet.image_size, unet.low_res_size)[2]).emb.shape[1])
+    of = cost(unet, text_length=encoder(SceneDataset().batch(range(2), unet.image_size, unet.low_res_size)[2]).emb.shape[1])
     assert of.parameters == sum(p.numel() for p in stage.parameters())
     assert of.flops == pytest.approx(flops_per_picture(stage, encoder), rel=1e-6)
 
@@ -42,7 +42,7 @@ def test_checkpointing_keeps_less_and_the_network_may_be_of_any_size():
 @pytest.mark.gpu
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_are_what_a_gpu_allocates(checkpointing):
-    from imagen_mini.text.encoder import Text
+    from imagen_mini.text.encoder import TextEmbeddings
     from imagen_mini.models.unet import UNet
     config = PRESETS["small"]["base"].unet
     net, of = UNet(config).cuda(), cost(config)
@@ -51,7 +51,7 @@ def test_activations_are_what_a_gpu_allocates(checkpointing):
     def peak(batch):
         torch.cuda.reset_peak_memory_stats()
         x, number = torch.zeros(batch, 3, 64, 64, device="cuda"), torch.zeros(batch, device="cuda")
-        text = Text(torch.zeros(batch, 24, config.text_width, device="cuda"), torch.ones(batch, 24, dtype=torch.bool, device="cuda"))
+        text = TextEmbeddings(torch.zeros(batch, 24, config.text_width, device="cuda"), torch.ones(batch, 24, dtype=torch.bool, device="cuda"))
         with torch.autocast("cuda", torch.bfloat16):
             error = net(x, number, text, use_pooled=number)
         error.square().mean().backward()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from imagen_mini.cascade.serialization import load_stage, save_stage
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
 from train.interpolate import interpolate, main
 
@@ -19,7 +19,7 @@ def two(tmp_path, awaken):
     """A stage, and one that was trained on from it, in their folders."""
     torch.manual_seed(0)
     for name, legs in (("before", 1), ("after", 2)):
-        save_stage(awaken(Stage(CONFIG)), tmp_path / name, {"legs": [{"steps": 10 * (i + 1)} for i in range(legs)]})
+        save_stage(awaken(DiffusionStage(CONFIG)), tmp_path / name, {"legs": [{"steps": 10 * (i + 1)} for i in range(legs)]})
     return tmp_path
 
 
@@ -48,7 +48,7 @@ def test_what_lies_on_no_way_is_refused_and_nothing_is_written(two):
         main([str(two / "after"), str(two / "before"), "--out", str(two / "mixed")])
     with pytest.raises(SystemExit, match="share 1.5: expected 0 .* to 1"):
         main([str(two / "before"), str(two / "after"), "--share", "1.5", "--out", str(two / "mixed")])
-    other = Stage(replace(CONFIG, unet=replace(CONFIG.unet, channels=(32, 64))))
+    other = DiffusionStage(replace(CONFIG, unet=replace(CONFIG.unet, channels=(32, 64))))
     with pytest.raises(ValueError, match="differ in their networks"):
         interpolate(load_stage(two / "before"), other, 0.5)
     with pytest.raises(SystemExit, match="nowhere"):

@@ -6,12 +6,12 @@ import types
 
 import pytest
 
-from imagen_mini.training.loop import LEVELS, TrainState
+from imagen_mini.training.loop import NOISE_BINS, TrainState
 from train.log import Log, read_log
 
 
 def state(step, loss=1.0):
-    return TrainState(step, loss, 2.0, 0.1, [loss] + [0.0] * (LEVELS - 1), [1] + [0] * (LEVELS - 1), 0.0)
+    return TrainState(step, loss, 2.0, 0.1, [loss] + [0.0] * (NOISE_BINS - 1), [1] + [0] * (NOISE_BINS - 1), 0.0)
 
 
 def write(folder, steps, start=0, carried=None, every=2):
@@ -29,7 +29,7 @@ def test_a_line_is_the_mean_of_the_steps_before_it(tmp_path):
     write(tmp_path, range(1, 6))
     first, second = lines(tmp_path)
     assert (first["step"], first["loss"], second["step"], second["loss"]) == (2, 1.5, 4, 3.5)
-    assert first["level_losses"] == [1.5] + [None] * (LEVELS - 1)
+    assert first["level_losses"] == [1.5] + [None] * (NOISE_BINS - 1)
 
 
 def test_going_on_between_two_lines_writes_what_would_have_been_written(tmp_path):

@@ -53,16 +53,16 @@ def eight():
 
 def test_the_pictures_themselves_are_learnt_and_each_others_are_not(eight):
     captions, pictures = eight
-    assert all(o.learnt and o.verdict == "right" and o.psnr > 100 for o in overfit.judge(captions, pictures, pictures))
-    swapped = overfit.judge(captions, pictures, pictures.roll(1, 0))
+    assert all(o.learnt and o.verdict == "right" and o.psnr > 100 for o in overfit.judge_samples(captions, pictures, pictures))
+    swapped = overfit.judge_samples(captions, pictures, pictures.roll(1, 0))
     assert not any(o.learnt for o in swapped) and not any(o.verdict == "right" for o in swapped)
 
 
 def test_a_right_picture_of_another_place_and_a_wrong_one_that_is_near_are_not_learnt(eight):
     captions, pictures = eight
-    moved, = overfit.judge(captions[4:5], pictures[4:5], pictures[4:5].roll(4, -1))           # the caption still holds
+    moved, = overfit.judge_samples(captions[4:5], pictures[4:5], pictures[4:5].roll(4, -1))           # the caption still holds
     assert moved.verdict == "right" and moved.psnr < overfit.LEARNT and not moved.learnt
     near = pictures[1:2].clone()
     near[0, :, 30:46, 52:64] = near[0, :, :1, :1]                              # part of the triangle is painted over
-    cut, = overfit.judge(captions[1:2], pictures[1:2], near)
+    cut, = overfit.judge_samples(captions[1:2], pictures[1:2], near)
     assert cut.psnr > overfit.LEARNT and cut.verdict != "right" and not cut.learnt

@@ -7,21 +7,21 @@ import torch
 from PIL import Image
 from support.scenes import one
 
-from imagen_mini.scenes.parse import Reading, parse
+from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import TEXTURES, Scene, training_scene
 from imagen_mini.viz.measuring import outcome
-from imagen_mini.evaluation.corruptions import add_noise, jpeg
+from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
 from imagen_mini.utils.images import blur
-from sample import parser_check
+from sample import parser_robustness as parser_check
 from sample.parser_robustness import WAYS, measure
 
 SCENES = [training_scene(0, i) for i in range(4)]
 
 
 def test_noise_has_the_deviation_it_says_and_stays_in_range():
-    spoilt = add_noise(torch.zeros(8, 3, 64, 64), 0.1)
-    assert spoilt.std().item() == pytest.approx(0.1, rel=0.02) and add_noise(render(SCENES, 64), 0.5).abs().max() <= 1
+    spoilt = gaussian_noise(torch.zeros(8, 3, 64, 64), 0.1)
+    assert spoilt.std().item() == pytest.approx(0.1, rel=0.02) and gaussian_noise(render(SCENES, 64), 0.5).abs().max() <= 1
 
 
 @pytest.mark.parametrize("size", [64, 256])
@@ -48,7 +48,7 @@ def test_an_outcome_is_right_unreadable_or_misread():
     scene, other = SCENES[:2]
 
     def read(as_what):
-        return Reading(as_what, None, (), () if as_what else ("blurred",))
+        return ParsedScene(as_what, None, (), () if as_what else ("blurred",))
 
     assert outcome(scene, read(scene), 256) == "right"
     assert outcome(scene, read(scene.without_texture()), 64) == "right"
@@ -66,7 +66,7 @@ def test_pictures_that_are_hardly_spoilt_are_right_and_ruined_ones_are_unreadabl
 
 def test_the_script_leaves_a_figure_its_numbers_and_a_sheet(tiny_pipe, tmp_path, monkeypatch, capsys):
     tiny_pipe.save_pretrained(tmp_path / "pipe")
-    monkeypatch.setattr(parser_check, "WAYS", {"noise, deviation": (add_noise, (0, 0.1))})
+    monkeypatch.setattr(parser_check, "WAYS", {"noise, deviation": (gaussian_noise, (0, 0.1))})
     parser_check.main(["--n", "2", "--sheet", "5", "--out", str(tmp_path / "out"), "--pipeline", str(tmp_path / "pipe"), "--steps", "1"])
     found = json.loads((tmp_path / "out" / "parser.json").read_text())
     assert {size: [r["strength"] for r in ways["noise, deviation"]] for size, ways in found.items()} == {"64": [0, 0.1], "256": [0, 0.1]}
@@ -79,7 +79,7 @@ def test_the_script_leaves_a_figure_its_numbers_and_a_sheet(tiny_pipe, tmp_path,
 def test_a_texture_that_fades_is_read_or_not_but_not_taken_for_another_or_for_solid(texture):
     """Blurred up to where its eye can still tell it is there, at an RMS of 0.01 or more; noise alone makes no texture of a solid thing."""
     picture = render(Scene((one(texture=texture),), "white"), 256)
-    readings = [parse(blur(picture, sigma))[0].scene for sigma in (0, 0.1, 0.2, 0.25)]
+    readings = [parse_image(blur(picture, sigma))[0].scene for sigma in (0, 0.1, 0.2, 0.25)]
     assert readings[0] is not None and all(scene is None or scene.objects[0].texture == texture for scene in readings)
-    solid = add_noise(render(Scene((one(),), "white"), 256).expand(20, -1, -1, -1), 0.3)
-    assert all(reading.scene is not None and reading.scene.objects[0].texture == "solid" for reading in parse(solid))
+    solid = gaussian_noise(render(Scene((one(),), "white"), 256).expand(20, -1, -1, -1), 0.3)
+    assert all(reading.scene is not None and reading.scene.objects[0].texture == "solid" for reading in parse_image(solid))

@@ -11,20 +11,20 @@ from safetensors.torch import load_file
 from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.cascade.serialization import load_stage
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.utils.configuration import to_dict
 from imagen_mini.evaluation.edit_benchmark import edit_tasks, evaluate_edits, swaps
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import masks, render
 from imagen_mini.scenes.scene import Scene
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
-from sample import attention, benchmark as sample_benchmark, compare, demo, edit, edit_cascade, edit_sweep, evaluate, generate, paths, plot_schedules, reweight, sweep
+from sample import activation_patching as paths, attention, benchmark_latency as sample_benchmark, compare, demo, edit, edit_cascade, edit_sweep, evaluate, generate, plot_schedules, reweight, sweep
 from sample.claims import __main__ as claims
 from support.scenes import one, right_pictures
-from train import assemble, benchmark as train_benchmark, breakdown, card, check_data, emoji, from_hub, overfit, peers, progress, regret, report, scale, time_to_score, train, verify
+from train import baselines as peers, benchmark_throughput as train_benchmark, check_dataset as check_data, download_dataset as from_hub, estimate_cost as scale, excess_error as regret, export_pipeline as assemble, make_emoji_dataset as emoji, model_card as card, overfit, profile_step as breakdown, report, sample_timeline as progress, time_to_score, train, verify_checkpoints as verify
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +189,13 @@ def test_maps_are_held_against_the_things_their_words_speak_of(folder, tmp_path,
 
     def of_word(maps, number, row, site, times):
         caption = prompts[row][2]
-        (scene,) = [r.scene for r in parse(truth([caption.text], [prompts[row][1]]))]
+        (scene,) = [r.scene for r in parse_image(truth([caption.text], [prompts[row][1]]))]
         things = dict(zip(scene.objects, masks(scene)))
         heat = things[caption.description.assign(scene)[0]].float()
         return torch.nn.functional.interpolate(heat[None, None], size=(8, 8), mode="area")[0, 0] if site == first else torch.rand(8, 8)
 
     first = site
-    monkeypatch.setattr(attention.AttentionMaps, "of_word", of_word)
+    monkeypatch.setattr(attention.AttentionStore, "of_word", of_word)
     report = attention.find(pipe, prompts, {"stages": ["base"], "output_type": "pt", "num_inference_steps": 2})
     assert report["judged"] == 4
     shapes = report["overlap"]["shape"]
@@ -210,10 +210,10 @@ def test_edit_cascade_judges_each_way_of_enlarging_an_edit(folder, tmp_path, cap
     pipe = ImagenPipeline.from_pretrained(folder)
     for stage in pipe.stages.values():                 # enough for some to come after those in which the source's prompt is read
         stage.config = replace(stage.config, num_inference_steps=12)
-    source, own, read_source, other_noise, edited = edit_cascade.draw_all(pipe, ["a red ring", "a red star"], 1)
+    source, own, read_source, other_noise, edited = edit_cascade.sample_all(pipe, ["a red ring", "a red star"], 1)
     assert len({picture.numpy().tobytes() for picture in (source, own, read_source, other_noise, edited)}) == 5
     true = right_pictures([("", t.seed, c) for t in swaps("color", 1) + swaps("shape", 1) for c in (t.source, t.target)], 256)
-    monkeypatch.setattr(edit_cascade, "draw_all", lambda pipe, prompts, seed: true([*prompts, *[prompts[1]] * 3], [seed] * 5))
+    monkeypatch.setattr(edit_cascade, "sample_all", lambda pipe, prompts, seed: true([*prompts, *[prompts[1]] * 3], [seed] * 5))
     edit_cascade.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
     assert all(row["success"] == 1 for row in read(tmp_path / "edit_cascade.json")["ways"].values()) and size(tmp_path / "edit_cascade.png")[0] > 5 * 192
 
@@ -429,7 +429,7 @@ def test_the_parts_of_a_step_hold_all_its_arithmetic(capsys):
     breakdown.main(["--preset", "tiny", "--batch", "2", "--rounds", "2", "--device", "cpu", "precision=fp32"])
     _, _, table = capsys.readouterr().out.partition("of it\n")
     rows = {line[:34].strip(): line[34:].split() for line in table.splitlines()}
-    stage, encoder = Stage(PRESETS["tiny"]["base"]), TextEncoder.from_pretrained(WEIGHTS / "text_encoder")
+    stage, encoder = DiffusionStage(PRESETS["tiny"]["base"]), TextEncoder.from_pretrained(WEIGHTS / "text_encoder")
     assert float(rows["a whole step"][3]) == pytest.approx(2 * train_benchmark.flops_per_picture(stage, encoder) / 1e9, abs=0.01)
     times = [float(row[1]) for name, row in rows.items() if name != "a whole step"]
     assert sum(times) == pytest.approx(float(rows["a whole step"][1]), abs=0.1 * len(times))
@@ -447,7 +447,7 @@ def test_flops_are_those_of_a_known_layer():
         def forward(self, x_t, *_, **__):
             return x_t + self.out(x_t.flatten(1)).mean()
 
-    stage = Stage(PRESETS["tiny"]["base"])
+    stage = DiffusionStage(PRESETS["tiny"]["base"])
     stage.net = Known()
     assert train_benchmark.flops_per_picture(stage, lambda captions: None) == 2 * 2 * 12_288 * 100
 

@@ -11,8 +11,8 @@ import time
 import torch
 
 import imagen_mini.training.loop
-from imagen_mini.cascade.stage import Stage
-from imagen_mini.data.synthetic import Scenes
+from imagen_mini.cascade.stage import DiffusionStage
+from imagen_mini.data.synthetic import SceneDataset
 from train import train
 
 NAN = float("nan")
@@ -20,7 +20,7 @@ NAN = float("nan")
 
 def asked_for(step: int, batch_size: int = 4) -> type:
     """The built-in world, with the fault when the batch of `step` is asked for."""
-    class Broken(Scenes):
+    class Broken(SceneDataset):
         def draft(self, numbers, *args):
             draft = super().draft(numbers, *args)
             if numbers[0] // batch_size == step:
@@ -33,8 +33,8 @@ def fault(draft):
     if FAULT == "nan in a picture":
         draft.scenes.backgrounds[0, 0] = NAN
     elif FAULT == "nan in a loss":
-        loss = Stage.forward
-        Stage.forward = lambda *args, **options: loss(*args, **options) * NAN
+        loss = DiffusionStage.forward
+        DiffusionStage.forward = lambda *args, **options: loss(*args, **options) * NAN
     elif FAULT == "nan in a gradient":
         for p in PARAMETERS:
             p.register_hook(lambda g: g * NAN)
@@ -53,14 +53,14 @@ def fault(draft):
 if __name__ == "__main__":
     FAULT, step, *arguments = sys.argv[1:]
     PARAMETERS = []
-    replicate = imagen_mini.training.loop.replicate
+    replicate = imagen_mini.training.loop.wrap_ddp
 
     def note_parameters(stage, ranks):
         PARAMETERS.append(stage.net.out.weight)
         return replicate(stage, ranks)
 
-    imagen_mini.training.loop.replicate = note_parameters
+    imagen_mini.training.loop.wrap_ddp = note_parameters
     if os.environ.get("RANK", "1") == "1" and FAULT != "none":
-        train.Scenes = asked_for(int(step))
+        train.SceneDataset = asked_for(int(step))
     print(f"rank {os.environ.get('RANK', 'alone')}", flush=True)
     train.main(arguments)

@@ -4,12 +4,12 @@ import random
 from dataclasses import replace
 
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GAP, GRID, SIZES, TEXTURES, Object, Scene, clear_relation
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, MIN_GAP, GRID, SIZES, TEXTURES, SceneObject, Scene, unambiguous_relation
 from imagen_mini.text.encoder import Tokens
 
 
 def one(shape="circle", color="red", size="large", texture="solid", x=20, y=32):
-    return Object(y=y, x=x, shape=shape, color=color, size=size, texture=texture)
+    return SceneObject(y=y, x=x, shape=shape, color=color, size=size, texture=texture)
 
 
 def scene_of(description, rng, accept=lambda scene: True):
@@ -18,15 +18,15 @@ def scene_of(description, rng, accept=lambda scene: True):
         objects = []
         for thing in description.things:
             size = thing.size or (rng.choice(tuple(SIZES)) if len(description.things) < 3 else "small")
-            o = Object(0, 0, thing.shape, thing.color or rng.choice(tuple(COLORS)), size, thing.texture or rng.choice(TEXTURES))
+            o = SceneObject(0, 0, thing.shape, thing.color or rng.choice(tuple(COLORS)), size, thing.texture or rng.choice(TEXTURES))
             low, high = int(o.reach + 1.5), int(GRID - o.reach - 0.5)
             for _ in range(20):
                 o = replace(o, x=rng.randint(low, high), y=rng.randint(low, high))
-                if all((o.x - p.x) ** 2 + (o.y - p.y) ** 2 >= (o.reach + p.reach + GAP) ** 2 for p in objects):
+                if all((o.x - p.x) ** 2 + (o.y - p.y) ** 2 >= (o.reach + p.reach + MIN_GAP) ** 2 for p in objects):
                     objects.append(o)
                     break
         apart = len(objects) == len(description.things)
-        clear = apart and (description.relation is None or clear_relation(*objects) == description.relation)
+        clear = apart and (description.relation is None or unambiguous_relation(*objects) == description.relation)
         scene = Scene(tuple(objects), description.background or rng.choice(tuple(BACKGROUNDS)))
         if clear and accept(scene):
             return scene
@@ -34,7 +34,7 @@ def scene_of(description, rng, accept=lambda scene: True):
 
 
 def right_pictures(prompts, size):
-    """A `draw` that knows the truth: for each prompt a picture that shows it."""
+    """A `generate` that knows the truth: for each prompt a picture that shows it."""
     descriptions = {c.text: c.description for _, _, c in prompts}
 
     def draw(texts, seeds):

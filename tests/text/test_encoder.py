@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import T5EncoderModel
 
-from imagen_mini.text.encoder import Text, TextEncoder, concatenate
+from imagen_mini.text.encoder import TextEmbeddings, TextEncoder, concatenate
 
 PROMPTS = ["a red circle", "a large striped blue square to the left of a small pink star on a white background", "ring"]
 
@@ -137,7 +137,7 @@ def test_concatenating_pads_the_shorter_text_and_masks_the_padding(random_text):
 
 def test_text_moves_to_another_dtype_and_its_mask_stays_bool(random_text):
     text = random_text([3]).to(torch.bfloat16)
-    assert isinstance(text, Text) and text.emb.dtype == torch.bfloat16 and text.mask.dtype == torch.bool
+    assert isinstance(text, TextEmbeddings) and text.emb.dtype == torch.bfloat16 and text.mask.dtype == torch.bool
 
 
 def test_float16_is_refused(encoder_folder):
@@ -160,10 +160,10 @@ def test_an_encoder_comes_back_from_disk_as_it_was(encoder, tmp_path):
 
 
 def test_pre_training_binds_attributes_and_relations_to_their_things(encoder):
-    from train.text_encoder import probe
+    from imagen_mini.viz.text_encoder import linear_probe
 
     torch.manual_seed(0)
     random = TextEncoder(T5EncoderModel(encoder.model.config), encoder.tokenizer)
-    trained, untrained = probe(encoder, captions=600), probe(random, captions=600)
+    trained, untrained = linear_probe(encoder, captions=600), linear_probe(random, captions=600)
     print("trained", trained, "random", untrained)
     assert all(trained[task] > untrained[task] + 0.2 for task in ("color", "relation"))

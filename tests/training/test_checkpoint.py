@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import imagen_mini.training.checkpoint
-from imagen_mini.training.checkpoint import checkpoints, load_checkpoint, replacing, save_checkpoint
-from imagen_mini.training.run_guard import StopRequest, only_one
-from train import verify
+from imagen_mini.training.checkpoint import checkpoints, load_checkpoint, atomic_directory, save_checkpoint
+from imagen_mini.training.run_guard import GracefulStop, run_lock
+from train import verify_checkpoints as verify
 
 
 def save_some(run, steps):
@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_written_to_is_a_plain_error(tmp_path, monkeypat
     monkeypatch.setattr(type(tmp_path), "mkdir", read_only)                     # root may write anywhere: no chmod will do
     with pytest.raises(OSError, match="step_00000001 could not be written: .*Read-only file system"):
         save_some(tmp_path, (1,))
-    with pytest.raises(OSError, match="run cannot be written to: .*Read-only file system.*--output-dir"), only_one(tmp_path / "run"):
+    with pytest.raises(OSError, match="run cannot be written to: .*Read-only file system.*--output-dir"), run_lock(tmp_path / "run"):
         pass
 
 
@@ -154,14 +154,14 @@ def test_what_a_kill_left_half_written_is_cleared_away_and_never_taken_for_a_che
 
 def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     target = tmp_path / "stage"
-    with replacing(target) as folder:
+    with atomic_directory(target) as folder:
         (folder / "a").write_text("1")
         assert not target.exists()
-    with pytest.raises(KeyError), replacing(target) as folder:
+    with pytest.raises(KeyError), atomic_directory(target) as folder:
         (folder / "a").write_text("2")
         raise KeyError
     assert (target / "a").read_text() == "1" and [p.name for p in tmp_path.iterdir()] == ["stage"]
-    with replacing(target) as folder:
+    with atomic_directory(target) as folder:
         (folder / "b").write_text("3")
     assert [p.name for p in target.iterdir()] == ["b"]
 
@@ -202,21 +202,21 @@ def test_a_second_process_in_the_same_run_is_refused_until_the_first_is_gone_eve
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(BlockingIOError, match="läuft schon is in use by another process"), only_one(run):
+        with pytest.raises(BlockingIOError, match="läuft schon is in use by another process"), run_lock(run):
             pass
     finally:
         holder.kill()
         holder.wait()
-    with only_one(run):
+    with run_lock(run):
         pass
-    with only_one(run):
+    with run_lock(run):
         pass
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_asks_and_the_second_ends(number):
     before = signal.getsignal(number)
-    with StopRequest() as stop:
+    with GracefulStop() as stop:
         assert not stop.asked()
         os.kill(os.getpid(), number)
         assert stop.asked() and signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL

@@ -11,15 +11,15 @@ from support.tiny_runs import train
 
 from imagen_mini.training import diagnostics as health
 from imagen_mini.cascade.serialization import load_stage
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.data.synthetic import Scenes
-from imagen_mini.training.diagnostics import BAD, FINE, LOOK, Probe, gradient_norms, probe
-from imagen_mini.training.loop import LEVELS
+from imagen_mini.data.synthetic import SceneDataset
+from imagen_mini.training.diagnostics import FAIL, OK, WARN, NoiseBinStats, gradient_norms, measure_noise_bins
+from imagen_mini.training.loop import NOISE_BINS
 from imagen_mini.weights import WEIGHTS
 from train import report
 
-UNSEEN = Scenes(1_000_003)
+UNSEEN = SceneDataset(1_000_003)
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,12 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def of_shipped(shipped, encoder):
-    return probe(shipped, encoder, UNSEEN, range(288))                # about 29 at each level of noise: with ten, chance decides at one
+    return measure_noise_bins(shipped, encoder, UNSEEN, range(288))                # about 29 at each level of noise: with ten, chance decides at one
 
 
 def test_the_shipped_weights_use_their_captions_most_where_noise_is_high_and_paint_in_the_right_colours(of_shipped):
-    assert health.judge_conditioning(of_shipped).verdict == FINE
-    assert health.judge_color(of_shipped).verdict == FINE
+    assert health.check_conditioning(of_shipped).verdict == OK
+    assert health.check_color(of_shipped).verdict == OK
     costs = [b - a for a, b in zip(of_shipped.losses["true"], of_shipped.losses["shuffled"])]
     assert min(costs) > 0
 
@@ -47,13 +47,13 @@ def test_with_little_noise_the_picture_says_nearly_all(of_shipped):
 
 def test_a_network_that_never_saw_a_caption_is_found_out(encoder, awaken):
     torch.manual_seed(0)
-    stage = awaken(Stage(PRESETS["tiny"]["base"]))
+    stage = awaken(DiffusionStage(PRESETS["tiny"]["base"]))
     for attention in [m for m in stage.net.modules() if type(m).__name__ in ("Attention", "PooledText")]:
         attention.forward = (lambda text: torch.zeros(len(text), stage.config.unet.emb_width)) if type(attention).__name__ == "PooledText" else lambda x, *_: x
-    found = probe(stage, encoder, UNSEEN, range(32))
+    found = measure_noise_bins(stage, encoder, UNSEEN, range(32))
     assert found.gaps["shuffled"] == (0, 0) and found.losses["true"] == found.losses["none"]
-    finding = health.judge_conditioning(found)
-    assert finding.verdict == BAD and "captions are not used" in finding.words
+    finding = health.check_conditioning(found)
+    assert finding.verdict == FAIL and "captions are not used" in finding.words
 
 
 def test_a_tint_and_too_large_values_are_seen_and_where(shipped, of_shipped, encoder):
@@ -64,16 +64,16 @@ def test_a_tint_and_too_large_values_are_seen_and_where(shipped, of_shipped, enc
         return prediction
 
     tinted.net.register_forward_hook(tint)
-    found = probe(tinted, encoder, UNSEEN, range(96))
-    finding = health.judge_color(found)
-    assert finding.verdict == BAD and "off by at most 0.5" in finding.words and "red" in finding.words
+    found = measure_noise_bins(tinted, encoder, UNSEEN, range(96))
+    finding = health.check_color(found)
+    assert finding.verdict == FAIL and "off by at most 0.5" in finding.words and "red" in finding.words
     assert max(found.saturated) > max(of_shipped.saturated) + 0.05 and found.gaps["shuffled"][0] > 0
 
 
 def test_the_probe_is_the_same_whatever_the_batch_and_leaves_the_stage_as_it_was(encoder, tiny_pipe):
     stage = tiny_pipe.stages["sr_256"]
     stage.train()
-    one, other = probe(stage, encoder, UNSEEN, range(4), batch_size=4), probe(stage, encoder, UNSEEN, range(4), batch_size=2)
+    one, other = measure_noise_bins(stage, encoder, UNSEEN, range(4), batch_size=4), measure_noise_bins(stage, encoder, UNSEEN, range(4), batch_size=2)
     assert stage.training
     stage.eval()
     known = [i for i, v in enumerate(one.losses["true"]) if not math.isnan(v)]
@@ -82,13 +82,13 @@ def test_the_probe_is_the_same_whatever_the_batch_and_leaves_the_stage_as_it_was
 
 def test_a_parameter_that_no_gradient_reaches_is_named(encoder, awaken):
     torch.manual_seed(0)
-    stage = awaken(Stage(PRESETS["tiny"]["base"]))
+    stage = awaken(DiffusionStage(PRESETS["tiny"]["base"]))
     norms = gradient_norms(stage, encoder, UNSEEN, range(4))
-    assert health.judge_dead(norms).verdict == FINE and sum(v > 0 for v in norms.values()) > 0.9 * len(norms)
+    assert health.check_dead_parameters(norms).verdict == OK and sum(v > 0 for v in norms.values()) > 0.9 * len(norms)
     stage.net.mid.requires_grad_(False)
     norms = gradient_norms(stage, encoder, UNSEEN, range(4))
-    finding = health.judge_dead(norms)
-    assert finding.verdict in (LOOK, BAD) and "mid.blocks.0" in finding.words
+    finding = health.check_dead_parameters(norms)
+    assert finding.verdict in (WARN, FAIL) and "mid.blocks.0" in finding.words
     assert all(p.grad is None for p in stage.parameters())
 
 
@@ -98,41 +98,41 @@ def log(losses, norms=None, waited=0.01):
 
 
 @pytest.mark.parametrize("losses, verdict, words", [
-    ([1 / (i + 1) for i in range(100)], FINE, "in the first tenth"),
-    ([1.0] * 100, BAD, "does not fall"),
-    ([10 / (i + 1) for i in range(90)] + [0.5] * 10, BAD, "rising again"),
-    ([1.0] * 5, LOOK, "too early"),
+    ([1 / (i + 1) for i in range(100)], OK, "in the first tenth"),
+    ([1.0] * 100, FAIL, "does not fall"),
+    ([10 / (i + 1) for i in range(90)] + [0.5] * 10, FAIL, "rising again"),
+    ([1.0] * 5, WARN, "too early"),
 ])
 def test_the_loss_is_judged(losses, verdict, words):
-    finding = health.judge_loss(log(losses) + [{"step": 100, "score": 0.5}])
+    finding = health.check_loss(log(losses) + [{"step": 100, "score": 0.5}])
     assert finding.verdict == verdict and words in finding.words
 
 
 def test_a_run_from_trained_weights_may_keep_its_loss_level_but_not_raise_it():
-    assert health.judge_loss(log([1.0] * 100)).verdict == BAD and health.judge_loss(log([1.0] * 100), from_trained=True).verdict == FINE
-    assert health.judge_loss(log([1 + i / 100 for i in range(100)]), from_trained=True).verdict == BAD
+    assert health.check_loss(log([1.0] * 100)).verdict == FAIL and health.check_loss(log([1.0] * 100), from_trained=True).verdict == OK
+    assert health.check_loss(log([1 + i / 100 for i in range(100)]), from_trained=True).verdict == FAIL
 
 
 def test_spikes_of_the_gradient_and_waiting_for_data_are_judged():
     calm, wild, once = [1.0] * 100, [1.0, 1.0, 1.0, 30.0] * 25, [1.0] * 99 + [30.0]
-    assert [health.judge_gradients(log([1.0] * 100, norms)).verdict for norms in (calm, wild, once)] == [FINE, BAD, LOOK]
-    assert [health.judge_throughput(log([1.0] * 20, waited=w)).verdict for w in (0.02, 0.5)] == [FINE, LOOK]
+    assert [health.check_gradients(log([1.0] * 100, norms)).verdict for norms in (calm, wild, once)] == [OK, FAIL, WARN]
+    assert [health.check_throughput(log([1.0] * 20, waited=w)).verdict for w in (0.02, 0.5)] == [OK, WARN]
 
 
 def of_losses(value, other=1.0):
-    return Probe({"true": [value] * LEVELS, "shuffled": [value + other] * LEVELS, "none": [value + other] * LEVELS}, {"shuffled": (other, 0.1), "none": (other, 0.1)},
-                 [[0.0] * 3] * LEVELS, [0.0] * LEVELS, [[0.0] * 3] * LEVELS)
+    return NoiseBinStats({"true": [value] * NOISE_BINS, "shuffled": [value + other] * NOISE_BINS, "none": [value + other] * NOISE_BINS}, {"shuffled": (other, 0.1), "none": (other, 0.1)},
+                 [[0.0] * 3] * NOISE_BINS, [0.0] * NOISE_BINS, [[0.0] * 3] * NOISE_BINS)
 
 
 def test_the_average_and_the_reference_are_judged():
-    assert health.judge_average(of_losses(1.0), of_losses(0.9), 0.1).verdict == FINE
-    assert health.judge_average(of_losses(1.0), of_losses(1.2), 0.1).verdict == LOOK
-    assert health.judge_average(of_losses(math.nan), of_losses(1.0), 0.1).verdict == BAD
-    reference = [{"steps": 100, "losses": {"true": [0.4] * LEVELS}}, {"steps": 10_000, "losses": {"true": [0.1] * LEVELS}}]
+    assert health.check_average(of_losses(1.0), of_losses(0.9), 0.1).verdict == OK
+    assert health.check_average(of_losses(1.0), of_losses(1.2), 0.1).verdict == WARN
+    assert health.check_average(of_losses(math.nan), of_losses(1.0), 0.1).verdict == FAIL
+    reference = [{"steps": 100, "losses": {"true": [0.4] * NOISE_BINS}}, {"steps": 10_000, "losses": {"true": [0.1] * NOISE_BINS}}]
     for steps, expected in ((50, 0.4), (100, 0.4), (1000, 0.2), (10_000, 0.1), (99_999, 0.1)):        # half way in log steps: the geometric mean
-        finding = health.judge_reference(of_losses(expected), steps, reference)
-        assert finding.verdict == FINE and f"was {expected:.4f}" in finding.words
-        assert health.judge_reference(of_losses(1.5 * expected), steps, reference).verdict == LOOK
+        finding = health.check_reference(of_losses(expected), steps, reference)
+        assert finding.verdict == OK and f"was {expected:.4f}" in finding.words
+        assert health.check_reference(of_losses(1.5 * expected), steps, reference).verdict == WARN
 
 
 def test_the_report_of_a_run_is_a_picture_and_a_page(tmp_path, capsys):
@@ -163,6 +163,6 @@ def test_a_reference_can_be_measured_and_a_run_without_checkpoint_is_an_error(tm
     report.main(["-", "--reference-from", str(WEIGHTS / "base"), "--n", "10", "--out", str(tmp_path / "reference.json"), "--device", "cpu"])
     entry, = json.loads((tmp_path / "reference.json").read_text())["base"]
     legs = json.loads((WEIGHTS / "base" / "config.json").read_text())["training"]["legs"]
-    assert entry["steps"] == sum(leg["steps"] for leg in legs) and len(entry["losses"]["true"]) == LEVELS
+    assert entry["steps"] == sum(leg["steps"] for leg in legs) and len(entry["losses"]["true"]) == NOISE_BINS
     with pytest.raises(SystemExit, match="no usable checkpoint"):
         report.main([str(tmp_path)])

@@ -9,7 +9,7 @@ import torch
 from support.tiny_runs import ROOT, TINY, environment, log_of, train
 
 from imagen_mini.training.checkpoint import load_checkpoint
-from imagen_mini.training.distributed import Ranks
+from imagen_mini.training.distributed import DistributedContext
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 STEPS = ["steps=6", "log_every=1", "precision=fp32", "optimizer=adamw", "learning_rate=1e-3"]      # the rate that the bounds are for: AdamW turns rounding into steps
@@ -40,7 +40,7 @@ def assert_nearly_same_end(one, other, rate=1e-4):
 def test_every_sample_has_one_rank():
     for n in (1, 4, 7, 64):
         for world in (1, 2, 3, 5):
-            shares = [Ranks(rank, world).share(n) for rank in range(world)]
+            shares = [DistributedContext(rank, world).share(n) for rank in range(world)]
             assert [i for share in shares for i in share] == list(range(n)) and max(map(len, shares)) - min(map(len, shares)) <= 1
 
 

@@ -5,10 +5,10 @@ import time
 import pytest
 import torch
 
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.training.config import RECIPES
-from imagen_mini.data.synthetic import Scenes
+from imagen_mini.training.config import TRAIN_PRESETS
+from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.utils.precision import compute_dtype
 from train.train import main
@@ -21,14 +21,14 @@ RECIPE = ["--preset", "mini", "--device", "cpu", f"batch_size={BATCH}", "sample_
 def test_training_is_as_fast_as_a_bare_loop(tmp_path, encoder, monkeypatch):
     """Alternating, in one process: a round of each, several times; of each the fastest round counts."""
     import imagen_mini.training.ema
-    config = RECIPES["mini"]["base"]
-    stage = Stage(PRESETS["mini"]["base"]).to(memory_format=torch.channels_last)
+    config = TRAIN_PRESETS["mini"]["base"]
+    stage = DiffusionStage(PRESETS["mini"]["base"]).to(memory_format=torch.channels_last)
     optimizers = make_optimizers(stage.net, config.optimizer, 1e-4, config.betas, config.weight_decay)
     average = [p.detach().clone() for p in stage.parameters()]
     dtype = compute_dtype("auto", torch.device("cpu"))
 
     def bare(step):
-        x_0, _, captions = Scenes().batch(range(step * BATCH, (step + 1) * BATCH), 64)
+        x_0, _, captions = SceneDataset().batch(range(step * BATCH, (step + 1) * BATCH), 64)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             loss = stage.loss(x_0, encoder(captions), torch.rand(BATCH), torch.randn_like(x_0)).mean()
         stage.zero_grad(set_to_none=True)

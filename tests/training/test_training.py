@@ -10,24 +10,24 @@ import torch
 
 import imagen_mini.data.synthetic
 from imagen_mini.cascade.serialization import load_stage
-from imagen_mini.cascade.stage import Stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.training.checkpoint import checkpoints, load_checkpoint, optimizer_tensors, restore_optimizers, save_checkpoint
 from imagen_mini.cascade.config import PRESETS, StageConfig
-from imagen_mini.training.config import RATE_SCHEDULES, TrainConfig
+from imagen_mini.training.config import LR_SCHEDULES, TrainConfig
 from imagen_mini.utils.configuration import from_dict, override, to_dict
 from imagen_mini.data.base import Batch
-from imagen_mini.data.synthetic import Scenes
+from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS
 from imagen_mini.training.optimizers import OPTIMIZERS, make_optimizers, orthogonalize
-from imagen_mini.scenes.captions import read
-from imagen_mini.scenes.parse import parse
+from imagen_mini.scenes.captions import parse_caption
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.text.encoder import Text
-from imagen_mini.training.batches import _inputs, on_the_way, sample_noise, step_randomness
+from imagen_mini.text.encoder import TextEmbeddings
+from imagen_mini.training.batches import _inputs, mix_alternatives, draw_noise, draw_step_variables
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import learning_rate, train
-from imagen_mini.models.unet import Stack
+from imagen_mini.models.unet import UNetLevel
 from train.train import main
 
 CONFIG = TrainConfig(steps=6, batch_size=4, warmup=2, learning_rate=1e-2, precision="fp32", optimizer="adamw", ema_half_life=3)
@@ -38,7 +38,7 @@ class Run:
 
     def __init__(self, config, stage="base"):
         torch.manual_seed(config.seed)
-        self.config, self.stage = config, Stage(PRESETS["tiny"][stage]).to(memory_format=torch.channels_last)
+        self.config, self.stage = config, DiffusionStage(PRESETS["tiny"][stage]).to(memory_format=torch.channels_last)
         self.optimizers = make_optimizers(self.stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
         self.ema = EMA(self.stage.net, config.ema_half_life)
 
@@ -72,7 +72,7 @@ def test_the_learning_rate_may_fall_by_a_cosine_or_stay():
     assert learning_rate(config, 110) == pytest.approx(0) and learning_rate(config, 999) == pytest.approx(0)
     constant = replace(config, rate_schedule="constant")
     assert [learning_rate(constant, step) for step in (4, 10, 60, 109, 999)] == [1.0, 2.0, 2.0, 2.0, 2.0]
-    assert all(learning_rate(replace(config, warmup=0, rate_schedule=name), 0) == 2.0 for name in RATE_SCHEDULES)
+    assert all(learning_rate(replace(config, warmup=0, rate_schedule=name), 0) == 2.0 for name in LR_SCHEDULES)
 
 
 def test_the_loop_sets_the_learning_rate_of_the_step(encoder):
@@ -85,7 +85,7 @@ def test_the_loop_sets_the_learning_rate_of_the_step(encoder):
 
 def scene_batch(config, step, size=64, low=None):
     """The pictures of a step, as the loop asks for them."""
-    return Scenes(config.seed, config.counts).batch(range(step * config.batch_size, (step + 1) * config.batch_size), size, low)
+    return SceneDataset(config.seed, config.counts).batch(range(step * config.batch_size, (step + 1) * config.batch_size), size, low)
 
 
 def test_everything_random_is_a_function_of_seed_step_and_sample_number(monkeypatch):
@@ -95,7 +95,7 @@ def test_everything_random_is_a_function_of_seed_step_and_sample_number(monkeypa
         torch.manual_seed(seed_of_nothing)
         numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
         batch = scene_batch(config, step, 256, 64)
-        return {"pictures": batch.pictures, "low_res": batch.low_res, **step_randomness(config, stage, step), **sample_noise(config, stage, numbers, batch)}
+        return {"pictures": batch.pictures, "low_res": batch.low_res, **draw_step_variables(config, stage, step), **draw_noise(config, stage, numbers, batch)}
 
     one = all_of(CONFIG, 2, 0)
     assert set(one) == {"pictures", "low_res", "t", "drop", "use_pooled", "aug_level", "eps", "low_res_noise"}
@@ -106,8 +106,8 @@ def test_everything_random_is_a_function_of_seed_step_and_sample_number(monkeypa
 
 def test_a_sample_has_the_same_noise_in_any_batch():
     stage, batch = Run(CONFIG, "sr_256").stage, scene_batch(CONFIG, 0, 256, 64)
-    together = sample_noise(CONFIG, stage, range(4), batch)
-    alone = sample_noise(CONFIG, stage, [2], Batch(batch.pictures[2:3], batch.low_res[2:3], batch.captions[2:3]))
+    together = draw_noise(CONFIG, stage, range(4), batch)
+    alone = draw_noise(CONFIG, stage, [2], Batch(batch.pictures[2:3], batch.low_res[2:3], batch.captions[2:3]))
     assert all(torch.equal(together[k][2:3], alone[k]) for k in together)
     drawn = torch.cat([x.flatten() for x in together.values()])
     assert abs(drawn.mean()) < 0.01 and abs(drawn.std() - 1) < 0.01
@@ -115,7 +115,7 @@ def test_a_sample_has_the_same_noise_in_any_batch():
 
 
 def test_the_loop_trains_on_the_samples_of_its_step(encoder):
-    class Watched(Scenes):
+    class Watched(SceneDataset):
         def draft(self, numbers, *sizes):
             asked.append((list(numbers), *sizes[:2]))
             return super().draft(numbers, *sizes)
@@ -129,7 +129,7 @@ def test_the_loop_trains_on_the_samples_of_its_step(encoder):
 def test_data_of_ones_own_needs_batches_and_no_drafts(encoder, workers):
     class Own:
         def batch(self, numbers, size, low=None, device=None):
-            return Scenes(CONFIG.seed, CONFIG.counts).batch(numbers, size, low, device)
+            return SceneDataset(CONFIG.seed, CONFIG.counts).batch(numbers, size, low, device)
 
     config = replace(CONFIG, workers=workers)
     own, built_in = ([state.loss for state in Run(config).train(encoder, data=data)] for data in (Own(), None))
@@ -143,12 +143,12 @@ def test_with_twins_every_loss_is_that_of_the_pictures_shown_and_of_two_targets(
     before = {k: v.clone() for k, v in run.stage.state_dict().items()}
     state, = run.train(encoder)
     run.stage.load_state_dict(before)
-    random, numbers = step_randomness(config, run.stage, 0), range(4)
-    batch, alternatives = Scenes(config.seed, config.counts).batch(numbers, size, low), Scenes(config.seed, config.counts).alternatives(numbers, size, low)
+    random, numbers = draw_step_variables(config, run.stage, 0), range(4)
+    batch, alternatives = SceneDataset(config.seed, config.counts).batch(numbers, size, low), SceneDataset(config.seed, config.counts).alternatives(numbers, size, low)
     assert random["towards_twin"].any() and random["mistake"].any() == (stage == "base")
-    assert random.keys() - {"towards_twin", "mistake"} == step_randomness(CONFIG, run.stage, 0).keys()
-    way = on_the_way(batch.pictures, alternatives, random["towards_twin"], random["mistake"], run.stage.log_snr_of(random["t"]))
-    losses = run.stage.loss(batch.pictures, encoder(batch.captions).drop(random["drop"]), random["t"], **sample_noise(config, run.stage, numbers, batch),
+    assert random.keys() - {"towards_twin", "mistake"} == draw_step_variables(CONFIG, run.stage, 0).keys()
+    way = mix_alternatives(batch.pictures, alternatives, random["towards_twin"], random["mistake"], run.stage.log_snr_of(random["t"]))
+    losses = run.stage.loss(batch.pictures, encoder(batch.captions).drop(random["drop"]), random["t"], **draw_noise(config, run.stage, numbers, batch),
                             use_pooled=random["use_pooled"], low_res=batch.low_res, aug_level=random.get("aug_level"), **way,
                             weight=lambda log_snr: LOSS_WEIGHTS[config.loss_weight](log_snr, config.loss_cap))
     assert state.loss == pytest.approx(losses.mean().item(), rel=2e-2)
@@ -170,15 +170,15 @@ def test_padded_text_trains_as_it_does_without_padding(encoder, awaken):
     """What a recorded step does: texts are padded to one length."""
     run = Run(CONFIG)
     awaken(run.stage)
-    plain, padded = (next(_inputs(Scenes(), encoder, run.stage, CONFIG, [range(4)], 0, torch.device("cpu"), fixed)) for fixed in (False, True))
+    plain, padded = (next(_inputs(SceneDataset(), encoder, run.stage, CONFIG, [range(4)], 0, torch.device("cpu"), fixed)) for fixed in (False, True))
     assert padded["mask"].shape[1] == 32 > plain["mask"].shape[1] and torch.equal(padded["mask"].sum(1), plain["mask"].sum(1))
-    losses = [run.stage.loss(text=Text(i.pop("emb"), i.pop("mask")), **i) for i in (plain, padded)]
+    losses = [run.stage.loss(text=TextEmbeddings(i.pop("emb"), i.pop("mask")), **i) for i in (plain, padded)]
     assert torch.allclose(*losses, rtol=1e-5)
 
 
 def test_times_are_stratified_and_text_is_dropped_as_often_as_asked():
     stage, config = Run(CONFIG).stage, TrainConfig(drop_text=0.1, drop_pooled=0.3)
-    draws = [step_randomness(config, stage, step) for step in range(100)]
+    draws = [draw_step_variables(config, stage, step) for step in range(100)]
     assert all((d["t"] * 64).long().sort().values.tolist() == list(range(64)) for d in draws)
     assert torch.cat([d["drop"] for d in draws]).float().mean().item() == pytest.approx(0.1, abs=0.015)
     assert torch.cat([1 - d["use_pooled"] for d in draws]).mean().item() == pytest.approx(0.3, abs=0.025)
@@ -187,7 +187,7 @@ def test_times_are_stratified_and_text_is_dropped_as_often_as_asked():
 @pytest.mark.parametrize("power", [1.0, 4.0])
 def test_times_have_the_density_asked_for(power):
     stage, config = Run(CONFIG).stage, TrainConfig(time_power=power)
-    t = torch.cat([step_randomness(config, stage, step)["t"] for step in range(50)])
+    t = torch.cat([draw_step_variables(config, stage, step)["t"] for step in range(50)])
     for x in (0.3, 0.5, 0.9):                          # density p t^(p - 1), so P(t < x) = x^p
         assert (t < x).float().mean().item() == pytest.approx(x ** power, abs=0.02)
 
@@ -199,8 +199,8 @@ def test_scenes_have_as_many_things_as_asked_for():
 
 def test_pictures_and_low_resolution_pictures_of_a_batch_show_the_captions_scenes():
     x_0, low_res, captions = scene_batch(CONFIG, 0, 256, 64)
-    for large, small, caption in zip(parse(x_0), parse(low_res), captions):
-        assert read(caption).fits(large.scene) and large.scene.without_texture() == small.scene
+    for large, small, caption in zip(parse_image(x_0), parse_image(low_res), captions):
+        assert parse_caption(caption).fits(large.scene) and large.scene.without_texture() == small.scene
 
 
 # ---------------------------------------------------------------- the loop
@@ -240,8 +240,8 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(encoder, awaken, accum
 
 
 def test_gradient_checkpointing_computes_every_stack_twice_and_gives_the_same_loss_and_gradients(encoder, awaken, monkeypatch):
-    calls, run_stack = [], Stack.run
-    monkeypatch.setattr(Stack, "run", lambda self, *args: calls.append(self) or run_stack(self, *args))
+    calls, run_stack = [], UNetLevel.run
+    monkeypatch.setattr(UNetLevel, "run", lambda self, *args: calls.append(self) or run_stack(self, *args))
 
     def step(on):
         calls.clear()
@@ -274,8 +274,8 @@ def test_a_loss_that_is_not_finite_is_an_error_and_leaves_the_weights_as_they_we
     steps = run.train(encoder)
     next(steps)
     before = {part: {k: v.clone() for k, v in tensors.items()} for part, tensors in run.tensors().items()}
-    render = imagen_mini.data.synthetic.draw
-    monkeypatch.setattr(imagen_mini.data.synthetic, "draw", lambda *args: render(*args) * float("nan"))
+    render = imagen_mini.data.synthetic.render_packed
+    monkeypatch.setattr(imagen_mini.data.synthetic, "render_packed", lambda *args: render(*args) * float("nan"))
     with pytest.raises(FloatingPointError, match="step 1 of stage base: loss nan.*weights were left as they were"):
         next(steps)
     assert all(same(before[part], tensors) for part, tensors in run.tensors().items())
@@ -331,7 +331,7 @@ def test_orthogonalize_keeps_the_singular_vectors():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_parameter_has_exactly_one_optimizer_and_only_kernels_decay(name):
-    net = Stage(PRESETS["tiny"]["sr_256"]).net
+    net = DiffusionStage(PRESETS["tiny"]["sr_256"]).net
     groups = [g for o in make_optimizers(net, name, 1e-3, (0.9, 0.99), 0.01).values() for g in o.param_groups]
     given = [id(p) for g in groups for p in g["params"]]
     assert sorted(given) == sorted(id(p) for p in net.parameters())
@@ -341,7 +341,7 @@ def test_every_parameter_has_exactly_one_optimizer_and_only_kernels_decay(name):
 
 def test_an_unknown_optimizer_is_an_error():
     with pytest.raises(ValueError, match="'sgd'; expected one of muon, adamw, adafactor"):
-        make_optimizers(Stage(PRESETS["tiny"]["base"]).net, "sgd", 1e-3, (0.9, 0.99), 0.01)
+        make_optimizers(DiffusionStage(PRESETS["tiny"]["base"]).net, "sgd", 1e-3, (0.9, 0.99), 0.01)
 
 
 # ---------------------------------------------------------------- configuration

@@ -6,19 +6,19 @@ import pytest
 import torch
 from PIL import Image
 
-from imagen_mini.viz.image_grid import as_jpeg, in_few_colors, picture_table
+from imagen_mini.viz.image_grid import as_jpeg, quantize_colors, image_table
 
 
 def test_few_colors_stay_near_and_are_few():
     sheet = Image.fromarray((torch.rand(40, 40, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy())
-    seen = in_few_colors(sheet)
+    seen = quantize_colors(sheet)
     assert seen.mode == "P" and seen.size == sheet.size and len(seen.getcolors()) <= 256
     flat = Image.new("RGB", (8, 8), (200, 57, 57))
-    assert all(abs(a - b) <= 8 for a, b in zip(in_few_colors(flat).convert("RGB").getpixel((3, 3)), (200, 57, 57)))
+    assert all(abs(a - b) <= 8 for a, b in zip(quantize_colors(flat).convert("RGB").getpixel((3, 3)), (200, 57, 57)))
 
 
 def test_a_jpeg_holds_the_sheet():
     pytest.importorskip("IPython")
-    sheet = picture_table([[torch.zeros(3, 8, 8)]], ["row"], ["column"])
+    sheet = image_table([[torch.zeros(3, 8, 8)]], ["row"], ["column"])
     shown = as_jpeg(sheet)
     assert shown.format == "jpeg" and Image.open(io.BytesIO(shown.data)).size == sheet.size

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from imagen_mini.models.attention import attention_probs
-from imagen_mini.models.control import AttnSite
-from imagen_mini.editing.attention_store import AttentionMaps
-from imagen_mini.viz.attention_maps import Catch, Columns, exchanged, find_lines, find_sheet, heat_over, names_of, silenced, with_words, words_of
+from imagen_mini.models.control import AttentionSite
+from imagen_mini.editing.attention_store import AttentionStore
+from imagen_mini.viz.attention_maps import Catch, Columns, swapped_columns, find_lines, find_sheet, heat_over, names_of, silenced_columns, with_words, words_of
 from imagen_mini.utils.rng import randn
 from support.scenes import tokens
 
 PROMPTS = ["a red circle above a blue square", "a ring"]
-CROSS, SELF, HYBRID = (AttnSite(f"mid.{kind}", "mid", kind, 4) for kind in ("cross", "self", "hybrid"))
+CROSS, SELF, HYBRID = (AttentionSite(f"mid.{kind}", "mid", kind, 4) for kind in ("cross", "self", "hybrid"))
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def one_step(pipe, control, prompts=PROMPTS):
 
 
 def test_what_is_caught_is_what_every_layer_computes_with_and_nothing_changes(tiny_pipe):
-    catch, maps = Catch(), AttentionMaps()
+    catch, maps = Catch(), AttentionStore()
     text, net = tiny_pipe.text_encoder(PROMPTS), tiny_pipe.stages["base"].net
     caught = one_step(tiny_pipe, catch)
     assert torch.allclose(caught, one_step(tiny_pipe, None), atol=1e-5) and set(catch.caught) == {s.name for s in net.sites}
@@ -40,7 +40,7 @@ def test_what_is_caught_is_what_every_layer_computes_with_and_nothing_changes(ti
 
 def test_exchanging_columns_is_exchanging_values():
     of = [tokens("a red circle"), tokens("a blue square")]
-    matrix = exchanged(of, [("red", "circle"), ("a", "square")], 5)
+    matrix = swapped_columns(of, [("red", "circle"), ("a", "square")], 5)
     probs, v = torch.rand(2, 3, 16, 5, generator=torch.Generator().manual_seed(0)).softmax(-1), torch.rand(2, 3, 5, 8)
     out = Columns(matrix).probs(CROSS, probs, 5)
     assert torch.equal(out[0], probs[0][..., [0, 2, 1, 3, 4]]) and torch.equal(out[1], probs[1][..., [2, 1, 0, 3, 4]])
@@ -49,14 +49,14 @@ def test_exchanging_columns_is_exchanging_values():
 
 
 def test_words_of_several_pieces_are_exchanged_piece_by_piece_or_refused():
-    matrix, = exchanged([tokens("cr-imson az-ure ring")], [("crimson", "azure")], 6)
+    matrix, = swapped_columns([tokens("cr-imson az-ure ring")], [("crimson", "azure")], 6)
     assert matrix.argmax(0).tolist() == [2, 3, 0, 1, 4, 5]
     with pytest.raises(ValueError, match="'crimson' has 2 pieces and 'ring' has 1"):
-        exchanged([tokens("cr-imson az-ure ring")], [("crimson", "ring")], 6)
+        swapped_columns([tokens("cr-imson az-ure ring")], [("crimson", "ring")], 6)
 
 
 def test_a_silenced_word_gets_nothing_and_pixels_keep_theirs():
-    matrix = silenced([tokens("a cr-imson ring")], ["crimson"], 5)
+    matrix = silenced_columns([tokens("a cr-imson ring")], ["crimson"], 5)
     probs = torch.rand(1, 2, 16, 5 + 16).softmax(-1)
     out = Columns(matrix).probs(HYBRID, probs, 5)
     assert (out[..., 1:3] == 0).all()
@@ -74,7 +74,7 @@ def test_changed_columns_reach_the_network_and_the_identity_changes_nothing(tiny
     n = max(len(t.ids) for t in of)
     plain = one_step(tiny_pipe, None)
     assert torch.allclose(one_step(tiny_pipe, Columns(torch.eye(n).repeat(2, 1, 1))), plain, atol=1e-5)
-    changed = one_step(tiny_pipe, Columns(silenced(of, ["red", "ring"], n)))
+    changed = one_step(tiny_pipe, Columns(silenced_columns(of, ["red", "ring"], n)))
     assert all((a - b).abs().max() > 1e-4 for a, b in zip(changed, plain))
 
 
@@ -92,7 +92,7 @@ def test_a_map_is_brightest_where_it_is_highest():
 
 
 def test_pieces_are_named_and_articles_are_no_words_to_show():
-    maps = AttentionMaps()
+    maps = AttentionStore()
     of = tokens("a cr-imson ring above a ring")
     maps.start([replace(of, pieces=("▁a", "▁cr", "imson", "▁ring", "▁above", "▁a", "▁ring", "</s>"))], [CROSS])
     assert names_of(maps) == ["a", "cr", "-imson", "ring", "above", "a", "ring", "</s>"] and words_of(maps) == ["crimson", "ring", "above"]

@@ -10,10 +10,10 @@ from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.viz.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import UNSEEN, free_place, training_scene
+from imagen_mini.scenes.scene import HELD_OUT_SEED, sample_free_position, training_scene
 from imagen_mini.diffusion.schedules import alpha_sigma
 
-PICTURES = render([training_scene(UNSEEN, i) for i in range(12)])
+PICTURES = render([training_scene(HELD_OUT_SEED, i) for i in range(12)])
 NOISE = randn(range(12), (3, 64, 64), "eps")
 
 
@@ -59,5 +59,5 @@ def test_no_other_answer_has_a_smaller_error_on_average():
 def test_everywhere_is_where_the_world_puts_one_thing():
     for thing in (one(), one(shape="star", size="small")):
         rng = random.Random(0)
-        drawn = {free_place(rng, thing.reach, []) for _ in range(20_000)}
+        drawn = {sample_free_position(rng, thing.reach, []) for _ in range(20_000)}
         assert {(o.x, o.y) for scene in everywhere(thing, "white") for o in scene.objects} == drawn

@@ -3,27 +3,28 @@
 import pytest
 import torch
 
-from imagen_mini.editing.alignment import replacement_matrix
-from imagen_mini.editing.attention_store import AttentionMaps
+from imagen_mini.editing.alignment import replacement_mapper
+from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.evaluation.edit_benchmark import EditScore, swaps
-from imagen_mini.viz.edits import alignment_sheet, beside_seed, changed_tokens, compare, compared_lines, covered, difference, fading_sheet, map_tiles, monotone, share, sized_captions, window_sheet
+from imagen_mini.evaluation.statistics import format_share
+from imagen_mini.viz.edits import alignment_sheet, compare_to_same_seed, changed_tokens, compare, compared_lines, covered, difference, fading_sheet, map_tiles, monotone, sized_captions, window_sheet
 from imagen_mini.editing.prompt_to_prompt import Replace
-from imagen_mini.scenes.captions import read
+from imagen_mini.scenes.captions import parse_caption
 from imagen_mini.scenes.render import masks, render
-from imagen_mini.scenes.scene import Object, Scene
+from imagen_mini.scenes.scene import SceneObject, Scene
 from support.scenes import tokens
 
 SOURCE, TARGET = "a red ring", "a blue ring"
-ONE = Scene((Object(30, 30, "circle", "red", "large", "solid"),), "white")
+ONE = Scene((SceneObject(30, 30, "circle", "red", "large", "solid"),), "white")
 
 
 def test_pictures_beside_the_seed_are_those_of_the_pipeline(tiny_pipe):
     options = {"seed": 4, "stages": ("base",), "progress": False}
-    seen = beside_seed(tiny_pipe, SOURCE, TARGET, 4, None, Replace())
+    seen = compare_to_same_seed(tiny_pipe, SOURCE, TARGET, 4, None, Replace())
     assert seen.shape == (3, 3, *[tiny_pipe.stages["base"].config.unet.image_size] * 2)
     assert torch.allclose(seen[1], tiny_pipe(TARGET, **options).stages["base"][0], atol=1e-4)
     assert torch.allclose(seen[[0, 2]], tiny_pipe([SOURCE, TARGET], edit=Replace(), **options).stages["base"], atol=1e-4)
-    assert torch.allclose(beside_seed(tiny_pipe, SOURCE, TARGET, 4, None), seen[:2], atol=1e-4)
+    assert torch.allclose(compare_to_same_seed(tiny_pipe, SOURCE, TARGET, 4, None), seen[:2], atol=1e-4)
 
 
 def test_a_difference_is_black_where_pictures_agree_and_white_where_they_are_opposite():
@@ -39,7 +40,7 @@ def test_changed_tokens_are_those_that_the_other_prompt_does_not_have():
 
 
 def test_maps_of_the_changed_words_are_one_of_the_source_and_two_of_the_target(tiny_pipe):
-    maps = AttentionMaps()
+    maps = AttentionStore()
     base = tiny_pipe([SOURCE, TARGET], edit=Replace(source_steps=0.0), record=maps, stages=("base",), progress=False).stages["base"]
     tiles, labels = map_tiles(maps, list(base), None)
     assert labels == ["'red' in the source", "'blue' by itself", "'blue' as edited"] and all(tile.shape == base[0].shape for tile in tiles)
@@ -48,24 +49,24 @@ def test_maps_of_the_changed_words_are_one_of_the_source_and_two_of_the_target(t
 
 def test_an_alignment_is_drawn_with_a_row_for_each_token_of_the_source():
     a, b = tokens("a red ring"), tokens("a small ring")
-    panel, = alignment_sheet(a, b, {"title": replacement_matrix(a, b)}).axes
+    panel, = alignment_sheet(a, b, {"title": replacement_mapper(a, b)}).axes
     assert panel.get_title() == "title" and len(panel.get_yticks()) == len(a.ids) and len(panel.get_xticks()) == len(b.ids)
-    assert len(panel.texts) == replacement_matrix(a, b).count_nonzero()
+    assert len(panel.texts) == replacement_mapper(a, b).count_nonzero()
 
 
 def test_comparing_leaves_out_edits_whose_source_is_wrong(tiny_pipe, monkeypatch):
-    tasks, scene = swaps("color", 2), Scene((Object(30, 30, "circle", "red", "large", "solid"),), "white")
+    tasks, scene = swaps("color", 2), Scene((SceneObject(30, 30, "circle", "red", "large", "solid"),), "white")
     assert compare(tiny_pipe, tasks, {"none": None}).tasks == []             # an untrained network
-    object.__setattr__(tasks[0].source, "description", read("a red circle"))
-    object.__setattr__(tasks[0].target, "description", read("a red circle"))
-    monkeypatch.setattr("imagen_mini.viz.edits.beside_seed", lambda *given: render([scene] * 3, 64))
+    object.__setattr__(tasks[0].source, "description", parse_caption("a red circle"))
+    object.__setattr__(tasks[0].target, "description", parse_caption("a red circle"))
+    monkeypatch.setattr("imagen_mini.viz.edits.compare_to_same_seed", lambda *given: render([scene] * 3, 64))
     found = compare(tiny_pipe, tasks, {"none": None, "replace": Replace()})
     assert found.tasks == tasks[:1] and [s.success for s in found.scores["replace"]] == [True] and len(found.pictures) == 1
     assert "1 of 1 (21 to 100 %)" in compared_lines(found.scores) and "60 dB" in compared_lines(found.scores)
 
 
 def test_shares_have_their_interval():
-    assert share([True] * 7 + [False]) == "7 of 8 (53 to 98 %)"
+    assert format_share([True] * 7 + [False]) == "7 of 8 (53 to 98 %)"
 
 
 def test_the_window_is_drawn_with_both_rates():
@@ -80,7 +81,7 @@ def test_what_a_thing_covers_is_its_mask():
 
 
 def test_captions_that_say_a_size_say_it_of_one_thing():
-    descriptions = [read(caption) for caption in sized_captions(5, "large")]
+    descriptions = [parse_caption(caption) for caption in sized_captions(5, "large")]
     assert all(len(d.things) == 1 and d.things[0].size == "large" and d.things[0].color for d in descriptions)
 
 

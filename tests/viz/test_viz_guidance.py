@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.viz.guidance import at_scale, draw_places, draw_scales, estimates, outside, saturation, scatter, share_large, true_pictures
-from imagen_mini.evaluation.scoring import verdicts
-from imagen_mini.scenes.scene import Object, Scene
+from imagen_mini.viz.guidance import at_scale, plot_positions, draw_scales, estimates, outside, saturation, scatter, share_of_large_objects, true_pictures
+from imagen_mini.evaluation.scoring import judge_images
+from imagen_mini.scenes.scene import SceneObject, Scene
 
 PROMPTS = ["a red circle", "two blue squares"]
 
 
 def thing(x, y, shape="circle", size="large"):
-    return Object(x=x, y=y, shape=shape, color="red", size=size, texture=None)
+    return SceneObject(x=x, y=y, shape=shape, color="red", size=size, texture=None)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_estimates_are_those_of_the_base_stage_not_clamped(pipe):
 
 def test_a_point_of_the_curve_counts_by_the_parser(pipe, monkeypatch):
     true = true_pictures(PROMPTS)
-    assert verdicts(PROMPTS, true) == [True, True]
+    assert judge_images(PROMPTS, true) == [True, True]
     monkeypatch.setattr("imagen_mini.viz.guidance.estimates", lambda *_, **options: [2 * torch.ones(2), torch.stack([true[0], true[0]])])
     row = at_scale(pipe, PROMPTS, [0, 1], 1.0)
     assert (row["w"], row["n"], row["right"], row["accuracy"]) == (1.0, 2, 1, 0.5) and row["low"] < 0.5 < row["high"]
@@ -48,7 +48,7 @@ def test_a_point_of_the_curve_counts_by_the_parser(pipe, monkeypatch):
 def test_scatter_is_of_one_shape_and_in_both_directions():
     scenes = [Scene((thing(10, 20), thing(50, 50, "square")), "gray"), Scene((thing(14, 20), thing(9, 9, "square", "small")), "gray")]
     assert scatter(scenes, "circle") == (pytest.approx(8 ** 0.5), 0)
-    assert all(v != v for v in scatter(scenes[:1], "circle")) and share_large(scenes) == 0.75 and share_large([]) != share_large([])
+    assert all(v != v for v in scatter(scenes[:1], "circle")) and share_of_large_objects(scenes) == 0.75 and share_of_large_objects([]) != share_of_large_objects([])
 
 
 def test_charts_show_every_line_and_every_thing():
@@ -57,7 +57,7 @@ def test_charts_show_every_line_and_every_thing():
     assert [len(panel.get_lines()) for panel in sheet.axes] == [3, 3, 3] and "right of 4" in sheet.axes[0].get_title()
     assert [len(panel.get_lines()) for panel in draw_scales({"none": rows}, measures=["mean_abs"]).axes] == [1, 1]
     scenes = {"w = 1": [Scene((thing(10, 20), thing(50, 50, "square")), "gray")], "w = 2": [Scene((thing(30, 20, size="small"),), "gray")]}
-    first, second = draw_places(scenes, ["circle", "square"]).axes
+    first, second = plot_positions(scenes, ["circle", "square"]).axes
     assert first.get_title() == "w = 1" and [len(c.get_offsets()) for c in first.collections] == [1, 1]
     assert [len(c.get_offsets()) for c in second.collections] == [1, 0] and first.yaxis_inverted()
     assert first.collections[0].get_sizes()[0] > second.collections[0].get_sizes()[0]

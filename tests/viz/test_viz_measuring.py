@@ -10,15 +10,15 @@ from support.scenes import one
 
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.error_analysis import error_table
-from imagen_mini.evaluation.scoring import evaluate, scene_of, table
+from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching, table
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.viz.measuring import audit_sheet, chance, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, draw_spoilt, draw_widths, gallery, judge_spoilt, mixed, naive_interval, swap_colors
-from imagen_mini.viz.image_grid import FRAMES, MARGIN
-from imagen_mini.scenes.captions import read
-from imagen_mini.scenes.parse import Reading
+from imagen_mini.viz.measuring import audit_sheet, chance_rate, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, plot_corruptions, draw_widths, gallery, measure_parser_under, mixed, naive_interval, swap_colors
+from imagen_mini.viz.image_grid import BORDERS, MARGIN
+from imagen_mini.scenes.captions import parse_caption
+from imagen_mini.scenes.parse import ParsedScene
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene
-from imagen_mini.evaluation.corruptions import add_noise
+from imagen_mini.evaluation.corruptions import gaussian_noise
 
 PROMPTS = benchmark(10, categories=["colors", "positional"])
 
@@ -26,7 +26,7 @@ PROMPTS = benchmark(10, categories=["colors", "positional"])
 def results_of(every=None):
     """Results of true pictures, one in `every` with other colours."""
     rng = random.Random(0)
-    scenes = [scene_of(c.description, rng) for _, _, c in PROMPTS]
+    scenes = [sample_scene_matching(c.description, rng) for _, _, c in PROMPTS]
     pictures = render(scenes if every is None else swap_colors(scenes, every), 64)
     return list(evaluate(lambda texts, seeds: pictures, PROMPTS, batch=len(PROMPTS)))
 
@@ -45,8 +45,8 @@ def test_swapped_colors_change_nothing_else():
 
 
 def test_chance_is_the_mean_over_all_pairs():
-    readings = [Reading(scene, "white", scene.objects, ()) for scene in (Scene((one(color=c),), "white") for c in ("red", "red", "blue"))] + [Reading(None, None, (), ("x",))]
-    assert chance([read("a red circle"), read("a circle"), read("a star")], readings) == (2 + 3 + 0) / 12
+    readings = [ParsedScene(scene, "white", scene.objects, ()) for scene in (Scene((one(color=c),), "white") for c in ("red", "red", "blue"))] + [ParsedScene(None, None, (), ("x",))]
+    assert chance_rate([parse_caption("a red circle"), parse_caption("a circle"), parse_caption("a star")], readings) == (2 + 3 + 0) / 12
 
 
 def test_coverage_is_that_of_the_binomial_distribution():
@@ -66,9 +66,9 @@ def test_the_naive_interval_is_sure_of_itself_where_it_should_not_be():
 
 
 def test_spoilt_pictures_are_counted_by_outcome_and_drawn():
-    rows = judge_spoilt(6, 64, add_noise, (0, 2.0), batch=4)
+    rows = measure_parser_under(6, 64, gaussian_noise, (0, 2.0), batch=4)
     assert (rows[0]["right"], rows[1]["right"]) == (6, 0) and rows[1]["unreadable"] + rows[1]["misread"] == 6
-    panel, = draw_spoilt({"noise": rows}).axes
+    panel, = plot_corruptions({"noise": rows}).axes
     assert panel.get_title() == "noise" and [list(line.get_ydata()) for line in panel.get_lines()][0] == [1, 0]
 
 
@@ -76,9 +76,9 @@ def test_a_gallery_shows_some_of_each_and_a_sheet_all():
     results = results_of(every=5)
     both, wrong_only, sheet = gallery(results, columns=4, cell=60), gallery(results, right=0, columns=4, cell=60), audit_sheet(results, columns=5, cell=60)
     assert both.height > 1.5 * wrong_only.height and sheet.width == 5 * 72
-    assert has(wrong_only, FRAMES[False]) and not has(wrong_only, FRAMES[True]) and has(both, FRAMES[True])
+    assert has(wrong_only, BORDERS[False]) and not has(wrong_only, BORDERS[True]) and has(both, BORDERS[True])
     unjudged = audit_sheet(results, judged=False, columns=5, cell=60)
-    assert not has(unjudged, FRAMES[True]) and not has(unjudged, FRAMES[False]) and sheet.mode == both.mode == "P"
+    assert not has(unjudged, BORDERS[True]) and not has(unjudged, BORDERS[False]) and sheet.mode == both.mode == "P"
 
 
 def has(image, color):

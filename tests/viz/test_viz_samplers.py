@@ -9,7 +9,7 @@ from imagen_mini.viz.samplers import draw_errors, draw_spacings, draw_walks, err
 from imagen_mini.utils.rng import generator, randn
 from imagen_mini.diffusion.samplers import SAMPLERS, sample
 from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr
-from imagen_mini.diffusion.timesteps import uniform_times
+from imagen_mini.diffusion.timesteps import uniform_timesteps
 
 
 def test_the_gaussian_denoiser_is_the_best_linear_guess():
@@ -40,7 +40,7 @@ def test_the_mixture_denoiser_is_the_mean_weighted_by_likelihood():
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_network_calls_are_as_many_as_are_made(sampler):
     asked = []
-    list(sample(lambda x, t: asked.append(t) or x, torch.zeros(1, 3, 2, 2), uniform_times(5), cosine_log_snr, sampler, lambda step: torch.zeros(1, 3, 2, 2)))
+    list(sample(lambda x, t: asked.append(t) or x, torch.zeros(1, 3, 2, 2), uniform_timesteps(5), cosine_log_snr, sampler, lambda step: torch.zeros(1, 3, 2, 2)))
     assert len(asked) == network_calls(sampler, 5)
 
 

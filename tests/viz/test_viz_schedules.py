@@ -10,10 +10,10 @@ from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.viz.schedules import SCHEDULES, against_normal, curves, measured_log_snr, read_right, spread
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import UNSEEN, training_scene
+from imagen_mini.scenes.scene import HELD_OUT_SEED, training_scene
 from imagen_mini.diffusion.schedules import cosine_log_snr, resolution_shift
 
-SCENES = [training_scene(UNSEEN, i) for i in range(6)]
+SCENES = [training_scene(HELD_OUT_SEED, i) for i in range(6)]
 
 
 def legend_of(sheet):

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from imagen_mini.viz.super_resolution import Enlarged, around, enlarge, level_lines, level_sheet, true_scenes
-from imagen_mini.evaluation.statistics import share
+from imagen_mini.evaluation.statistics import format_share
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import Object, Scene
+from imagen_mini.scenes.scene import SceneObject, Scene
 
-STRIPED = Scene((Object(20, 40, "circle", "red", "large", "striped"),), "white")
-TWO = Scene((Object(44, 14, "star", "pink", "small", "dotted"), Object(20, 40, "ring", "green", "small", "solid")), "gray")
+STRIPED = Scene((SceneObject(20, 40, "circle", "red", "large", "striped"),), "white")
+TWO = Scene((SceneObject(44, 14, "star", "pink", "small", "dotted"), SceneObject(20, 40, "ring", "green", "small", "solid")), "gray")
 PROMPTS = ["a striped red circle", "a dotted pink star and a green ring"]
 
 
@@ -51,7 +51,7 @@ def test_enlarging_judges_what_it_draws(tiny_pipe, monkeypatch):
 
 def test_levels_are_written_and_drawn():
     rows = [Enlarged(level, torch.zeros(2, 3, 4, 4), [True, level < 0.2], [True, True], torch.tensor([30.0, 20.0])) for level in (0.0, 0.3)]
-    assert share([True] * 7 + [False]) == "7 of 8 (53 to 98 %)"
+    assert format_share([True] * 7 + [False]) == "7 of 8 (53 to 98 %)"
     lines = level_lines({"clean": rows}).splitlines()
     assert len(lines) == 3 and "2 of 2" in lines[1] and "1 of 2" in lines[2] and "25.0 dB" in lines[1]
     shares, likeness = level_sheet({"clean": rows, "generated": rows}).axes

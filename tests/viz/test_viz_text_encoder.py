@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from imagen_mini.viz.text_encoder import common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_right, piece_sheet, probe, random_twin, said_three_ways, synonyms, word_vector
-from imagen_mini.scenes.captions import RARE_WORDS, read
-from imagen_mini.text.encoder import Text
+from imagen_mini.viz.text_encoder import common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_right, piece_sheet, linear_probe, random_encoder_like, paraphrase_triples, synonyms, word_vector
+from imagen_mini.scenes.captions import RARE_WORDS, parse_caption
+from imagen_mini.text.encoder import TextEmbeddings
 from support.scenes import tokens
 
 
 def test_a_twin_has_the_same_shape_and_other_weights_and_leaves_the_random_state_alone(encoder):
     state = torch.get_rng_state()
-    twin, again, other = random_twin(encoder), random_twin(encoder), random_twin(encoder, seed=1)
+    twin, again, other = random_encoder_like(encoder), random_encoder_like(encoder), random_encoder_like(encoder, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
     first = {name: p for name, p in twin.model.named_parameters()}
     assert {n: p.shape for n, p in first.items()} == {n: p.shape for n, p in encoder.model.named_parameters()}
@@ -21,7 +21,7 @@ def test_a_twin_has_the_same_shape_and_other_weights_and_leaves_the_random_state
 
 
 def test_means_are_of_real_tokens_only():
-    text = Text(torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 10.0]]]),
+    text = TextEmbeddings(torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 10.0]]]),
                 torch.tensor([[True, True, False], [True, True, True]]))
     assert torch.equal(masked_mean(text), torch.tensor([[2.0, 3.0], [7.0, 8.0]]))
     assert torch.equal(common_part(text), torch.tensor([5.0, 6.0]))
@@ -32,7 +32,7 @@ def test_captions_are_compared_as_sets():
     assert matched(a, b) == pytest.approx(1) and cosines(a, b).diagonal().sum() == 0
     assert matched(a, torch.eye(4)[[3]]) == 0
     assert matched(a, torch.eye(4)[[0]]) == pytest.approx(1 / 3) == matched(torch.eye(4)[[0]], a)                 # the lesser of both ways
-    text = Text(torch.stack([a, torch.eye(4)[[1, 0, 3]]]) + 1, torch.tensor([[True, True, True], [True, True, False]]))
+    text = TextEmbeddings(torch.stack([a, torch.eye(4)[[1, 0, 3]]]) + 1, torch.tensor([[True, True, True], [True, True, False]]))
     assert torch.allclose(matched_matrix(text, torch.ones(4)), torch.tensor([[1, 2 / 3], [2 / 3, 1]]))
 
 
@@ -49,19 +49,19 @@ def test_every_rare_word_is_compared_with_the_words_of_its_kind(encoder):
 
 
 def test_triples_say_the_same_and_something_else():
-    triples = said_three_ways(30)
+    triples = paraphrase_triples(30)
     assert len(set(triples)) > 25
     for caption, same_words, same_meaning in triples:
         assert sorted(caption.replace("an ", "a ").split()) == sorted(same_words.replace("an ", "a ").split())
-        first, other, same = map(read, (caption, same_words, same_meaning))
+        first, other, same = map(parse_caption, (caption, same_words, same_meaning))
         assert other.things == same.things == first.things[::-1] and other.relation == first.relation != same.relation
 
 
 def test_a_probe_finds_what_is_written_into_the_vectors_and_pooling_dilutes_it(encoder):
-    trained, untrained = probe(encoder, captions=200), probe(random_twin(encoder), captions=200)
+    trained, untrained = linear_probe(encoder, captions=200), linear_probe(random_encoder_like(encoder), captions=200)
     assert set(trained) == {"color", "place", "relation", "relation, pooled"} and all(0 <= share <= 1 for share in trained.values())
     assert trained["color"] > untrained["color"] + 0.15 and trained["relation"] > untrained["relation"] + 0.15
-    nothing = probe(encoder, captions=200, read=lambda text: text.null())
+    nothing = linear_probe(encoder, captions=200, read=lambda text: text.null())
     assert all(share < 0.5 for share in nothing.values())
 
 

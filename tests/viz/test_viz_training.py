@@ -8,10 +8,10 @@ import torch
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.viz.training import COLORS, Corner, SHAPES, errors_at, examine, losses_by_level, start
-from imagen_mini.evaluation.scoring import verdicts
+from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.scenes.scene import held_out
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training.loop import LEVELS, TrainState, train
+from imagen_mini.training.loop import NOISE_BINS, TrainState, train
 from imagen_mini.weights import WEIGHTS
 
 CONFIG = TrainConfig(steps=2, batch_size=4, precision="fp32")
@@ -25,8 +25,8 @@ def encoder():
 def test_a_corner_shows_what_its_captions_say_and_a_shuffled_one_mostly_does_not():
     true, shuffled = (Corner(0, of).batch(range(24), 64) for of in (False, True))
     assert torch.equal(true.pictures, shuffled.pictures) and sorted(true.captions) == sorted(shuffled.captions)
-    assert all(verdicts(true.captions, true.pictures))
-    assert sum(verdicts(shuffled.captions, shuffled.pictures)) < 8
+    assert all(judge_images(true.captions, true.pictures))
+    assert sum(judge_images(shuffled.captions, shuffled.pictures)) < 8
 
 
 def test_a_corner_has_all_its_kinds_but_those_held_out_and_is_a_function_of_number_and_seed():
@@ -37,7 +37,7 @@ def test_a_corner_has_all_its_kinds_but_those_held_out_and_is_a_function_of_numb
 
 
 def test_losses_by_level_are_means_over_samples_not_over_steps():
-    empty = [0.0] * (LEVELS - 1)
+    empty = [0.0] * (NOISE_BINS - 1)
     states = [TrainState(1, 0, 0, 0, [3.0, *empty], [1, *map(int, empty)], 0), TrainState(2, 0, 0, 0, [3.0, *empty], [5, *map(int, empty)], 0)]
     found = losses_by_level(states)
     assert found[0] == 1.0 and all(v != v for v in found[1:])

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from imagen_mini.viz.style import figure
+from imagen_mini.viz.style import subplots
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.viz.unet import KINDS, WORDS, costs, draw_u, flops_of_layer, forward, stations, total, values_kept, what_ifs
+from imagen_mini.viz.unet import COST_KINDS, WORDS, costs, plot_unet, flops_of_layer, forward, forward_stages, total, activation_count, ablations
 from imagen_mini.models.layers import ResBlock
 from imagen_mini.models.unet import UNet
 
@@ -20,8 +20,8 @@ def test_the_parts_hold_all_parameters_and_all_flops(config):
     with FlopCounterMode(display=False) as counter:
         forward(net)
     assert total(parts, "flops") == counter.get_total_flops()
-    assert {part.kind for part in parts} <= set(KINDS) and len({part.name for part in parts}) == len(parts)
-    assert sum(total(parts, "flops", kind) for kind in KINDS) == total(parts, "flops")
+    assert {part.kind for part in parts} <= set(COST_KINDS) and len({part.name for part in parts}) == len(parts)
+    assert sum(total(parts, "flops", kind) for kind in COST_KINDS) == total(parts, "flops")
 
 
 def test_grids_are_those_that_the_layers_see():
@@ -40,11 +40,11 @@ def test_grids_are_those_that_the_layers_see():
 
 def test_stations_are_passed_in_their_order():
     net, order = UNet(SR), []
-    hooks = [module.register_forward_hook(lambda *_, name=name: order.append(name)) for name, module in stations(net)]
+    hooks = [module.register_forward_hook(lambda *_, name=name: order.append(name)) for name, module in forward_stages(net)]
     forward(net)
     for hook in hooks:
         hook.remove()
-    assert order == [name for name, _ in stations(net)] and "middle" in order and order[-1] == "out"
+    assert order == [name for name, _ in forward_stages(net)] and "middle" in order and order[-1] == "out"
 
 
 def test_a_network_of_any_size_is_counted_without_allocating_it():
@@ -66,7 +66,7 @@ def test_counting_does_not_depend_on_whether_gradients_are_wanted():
 
 
 def test_what_makes_the_efficient_unet_cheap():
-    variants = {name: (total(costs(config), "flops"), total(costs(config), "parameters"), values_kept(config)) for name, config in what_ifs(SR).items()}
+    variants = {name: (total(costs(config), "flops"), total(costs(config), "parameters"), activation_count(config)) for name, config in ablations(SR).items()}
     whole = variants.pop("as it is")
     assert all(flops > whole[0] for flops, _, _ in variants.values())
     assert variants["patches of half the side"][0] > 3.5 * whole[0] and variants["patches of half the side"][2] == 4 * whole[2]
@@ -79,12 +79,12 @@ def test_values_kept_are_those_that_the_blocks_give():
         if isinstance(module, ResBlock):
             module.register_forward_hook(lambda m, i, out: given.append(out.numel()))
     forward(net)
-    assert sum(given) == values_kept(BASE)
+    assert sum(given) == activation_count(BASE)
 
 
 def test_the_drawn_u_has_a_box_for_every_stack_and_shares_that_do_not_exceed_the_whole():
-    sheet, (panel,) = figure(["base"], "")
-    draw_u(panel, BASE, costs(BASE))
+    sheet, (panel,) = subplots(["base"], "")
+    plot_unet(panel, BASE, costs(BASE))
     texts = [t.get_text() for t in panel.texts]
     shares = [int(t.split("%")[0]) for t in texts if t.endswith("of FLOPs")]
     assert len(shares) == 2 * len(BASE.channels) + 1 and 60 < sum(shares) <= 103

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from imagen_mini.cascade.stage import augment
+from imagen_mini.cascade.stage import augment_low_res
 from imagen_mini.course.exercises import Wrong, checks, expect_close
 from imagen_mini.utils.rng import randn
 
@@ -15,7 +15,7 @@ LEVELS = (0.2, 0.5, 0.8)
 
 
 def plain_cosine(low_res: Tensor, aug_level: Tensor, noise: Tensor) -> Tensor:
-    """`augment` by a cosine that is not clipped near 0 and 1: as right as the package's."""
+    """`augment_low_res` by a cosine that is not clipped near 0 and 1: as right as the package's."""
     angle = (math.pi / 2 * aug_level).reshape(-1, 1, 1, 1)
     return torch.cos(angle) * low_res + torch.sin(angle) * noise
 
@@ -49,17 +49,17 @@ def check(augment_by_hand) -> str:
     if alike(seen, level.reshape(-1, 1, 1, 1) * noise):
         raise Wrong(f"on a picture of zeros your noise has the deviation {shown}: sigma is aug_level itself. Expected sigma of the schedule at that time, "
                     "sin(pi aug_level / 2): the level is a time, not a deviation")
-    if alike(seen, augment(nothing, level, noise).clamp(-1, 1)):
+    if alike(seen, augment_low_res(nothing, level, noise).clamp(-1, 1)):
         raise Wrong(f"your values end at {seen.min():.2g} and {seen.max():.2g}, expected noise beyond -1 and 1 too: a noisy picture is not clamped, "
                     "or its noise is no longer normal")
     for i, (one, own) in enumerate(zip(LEVELS, level)):
-        if alike(seen, augment(nothing, own.expand(3), noise)):
+        if alike(seen, augment_low_res(nothing, own.expand(3), noise)):
             raise Wrong(f"for levels {shown} all three pictures get the noise of level {one:g} (number {i}), expected each its own: reshape alpha and sigma to "
                         "[b, 1, 1, 1]")
     seen = answer(low_res, level, noise)
-    if alike(seen, augment(low_res, level, noise).clamp(-1, 1)):
+    if alike(seen, augment_low_res(low_res, level, noise).clamp(-1, 1)):
         raise Wrong("your values end at -1 and 1, expected noise beyond them too: a noisy picture is not clamped, or its noise is no longer normal")
-    expected = min((way(low_res, level, noise) for way in (augment, plain_cosine)),
+    expected = min((way(low_res, level, noise) for way in (augment_low_res, plain_cosine)),
                    key=lambda e: (seen - e).abs().max().item() if isinstance(seen, Tensor) and seen.shape == e.shape else 0.0)
     expect_close(seen, expected, f"the augmented picture at levels {shown}",
                  "It is alpha low_res + sigma noise, with alpha_sigma(cosine_log_snr(aug_level))", 1e-5)

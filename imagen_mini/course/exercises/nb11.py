@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from imagen_mini.course.exercises import Wrong, checks, expect_close
-from imagen_mini.editing.alignment import replacement_matrix
+from imagen_mini.editing.alignment import replacement_mapper
 from imagen_mini.text.encoder import Tokens
 
 
@@ -33,16 +33,16 @@ def check(alignment) -> str:
     if isinstance(same, Tensor) and same.shape == (4, 4) and same[3, 3] != 1:
         raise Wrong(f"the end token of the target takes {same[3, 3]:g} of the source's, expected 1: it belongs to no word (word_ids has None), and "
                     "answers the end token")
-    expect_close(same, replacement_matrix(ONE, made_of("a", "blue", "ring")), "the matrix of 'a red ring' and 'a blue ring'",
+    expect_close(same, replacement_mapper(ONE, made_of("a", "blue", "ring")), "the matrix of 'a red ring' and 'a blue ring'",
                  "With a piece for each word it is the identity", 1e-5)
     longer = answer(ONE, TWO)
     if isinstance(longer, Tensor) and longer.shape == (4, 5) and longer[2, 3] == 0:
         raise Wrong("in 'a tur-quoise ring' the token 'ring' is number 3, in 'a red ring' it is number 2, and your matrix has a 0 there: after a word of more "
                     "pieces everything moves on. Find a word's positions in each prompt by itself, with of_word")
-    expect_close(longer, replacement_matrix(ONE, TWO), "the matrix of 'a red ring' and 'a tur-quoise ring'",
+    expect_close(longer, replacement_mapper(ONE, TWO), "the matrix of 'a red ring' and 'a tur-quoise ring'",
                  "The attention of 'red' is spread over the two pieces of the new word, and must still add up to what 'red' had: 1 / 2 each", 1e-5)
-    expect_close(answer(THREE, TWO), replacement_matrix(THREE, TWO), "the matrix of 'a ma-gen-ta ring' and 'a tur-quoise ring'",
+    expect_close(answer(THREE, TWO), replacement_mapper(THREE, TWO), "the matrix of 'a ma-gen-ta ring' and 'a tur-quoise ring'",
                  "Each piece of the target takes 1 / 2 (it has two pieces) of each of the source's three: rows of a word add up to 1, columns need not", 1e-5)
-    expect_close(answer(TWO, OTHER_TWO), replacement_matrix(TWO, OTHER_TWO), "the matrix of 'a tur-quoise ring' and 'a ma-roon ring'",
+    expect_close(answer(TWO, OTHER_TWO), replacement_mapper(TWO, OTHER_TWO), "the matrix of 'a tur-quoise ring' and 'a ma-roon ring'",
                  "With equally many pieces they answer one to one, first to first and second to second", 1e-5)
     return "Each row adds up to 1: all attention that the source gave to a word goes to the word that stands in its place."
