@@ -54,7 +54,7 @@ class ImagenPipeline(nn.Module):
     def __init__(self, text_encoder: TextEncoder, stages: Sequence[DiffusionStage]):
         super().__init__()
         stages = sorted(stages, key=lambda s: s.config.unet.image_size)
-        identity = text_encoder.identity() if any(s.config.text_encoder for s in stages) else None
+        identity = text_encoder.weights_digest() if any(s.config.text_encoder for s in stages) else None
         if len(names := [s.config.name for s in stages]) > len(set(names)):
             raise ValueError(f"each stage needs a name of its own; got {names}")
         for previous, stage in zip([None, *stages], stages):
@@ -169,18 +169,18 @@ class ImagenPipeline(nn.Module):
         check_unused_options(plans, eta, gamma, negative_prompt, guidance_interval)
         text = self.text_encoder(prompts)
         negative = None if negative_prompt is None else self.encode_negative(negative_prompt, text)
-        pictures: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         seconds: dict[str, float] = {}
         for name, plan in plans.items():
             start = time.perf_counter()
-            previous = pictures[list(pictures)[-1]] if pictures else None if low_res is None else low_res.to(self.device, torch.float32)
-            x_0_hat = self.run_stage(name, plan, prompts, text, negative, seeds, previous, edit if name in edit_stages else None,
+            previous = outputs[list(outputs)[-1]] if outputs else None if low_res is None else low_res.to(self.device, torch.float32)
+            x_0_hat = self.sample_stage(name, plan, prompts, text, negative, seeds, previous, edit if name in edit_stages else None,
                                      record if record and name == (record.stage or names[0]) else None, on_step, progress)
-            pictures[name] = x_0_hat.clamp(-1, 1)
+            outputs[name] = x_0_hat.clamp(-1, 1)
             seconds[name] = time.perf_counter() - start
-        last = pictures[names[-1]]
+        last = outputs[names[-1]]
         images = to_pil(last) if output_type == "pil" else list(to_numpy(last)) if output_type == "np" else list(last)
-        return ImagenOutput(images, pictures, seconds)
+        return ImagenOutput(images, outputs, seconds)
 
     def _after(self, low_res: Tensor, n: int) -> list[str]:
         """The stages that enlarge such pictures, and those after."""
@@ -202,7 +202,7 @@ class ImagenPipeline(nn.Module):
         null_then_encoded = concatenate([text.null(), self.text_encoder(negatives)])
         return null_then_encoded[[len(text) + i if negative else i for i, negative in enumerate(negatives)]]
 
-    def run_stage(self, name: str, plan: SamplingOptions, prompts: list[str], text: TextEmbeddings, negative: TextEmbeddings | None, seeds: list[int],
+    def sample_stage(self, name: str, plan: SamplingOptions, prompts: list[str], text: TextEmbeddings, negative: TextEmbeddings | None, seeds: list[int],
                   previous: Tensor | None, edit=None, record: AttentionStore | None = None,
                   on_step: Callable[[str, SamplingState], None] | None = None, progress: bool = True) -> Tensor:
         """Sample one stage: the last step's x_0_hat [b, 3, size, size], which is the picture once it is clamped to [-1, 1].
@@ -226,11 +226,11 @@ class ImagenPipeline(nn.Module):
         denoise = stage.denoiser(text, low_res, level, plan.guidance_scale, plan.threshold, control_at, negative)
         times = stage.times(plan.num_inference_steps, plan.spacing)
         if bound is not None:
-            if all(bound.is_one_picture(float(t)) for t in times[:-1]):
+            if all(bound.rows_identical(float(t)) for t in times[:-1]):
                 warnings.warn(f"the edit changes nothing: in all {plan.num_inference_steps} steps of {name}, source and targets read the source's prompt. Take more "
-                              "steps, or a smaller source_steps", stacklevel=3)
+                              "steps, or a smaller shared_prompt_steps", stacklevel=3)
             if bound.needs_source:
-                self._show_source(bound, name, plan, prompts, text, negative, seeds, previous, low_res, level)
+                self._provide_source(bound, name, plan, prompts, text, negative, seeds, previous, low_res, level)
             alike = low_res is None and negative is None                 # rows differ in their prompts alone
             denoise = _edited(bound, denoise, stage.denoiser(text[:1], None, None, plan.guidance_scale, plan.threshold) if alike else None)
         states = sample(denoise, randn(seeds, (3, size, size), name, "x_T", device=device), times, stage.log_snr_of, plan.sampler,
@@ -240,25 +240,25 @@ class ImagenPipeline(nn.Module):
                 on_step(name, state)
         return state.x_0_hat
 
-    def _show_source(self, bound, name: str, plan: SamplingOptions, prompts: list[str], text: TextEmbeddings, negative: TextEmbeddings | None, seeds: list[int], previous: Tensor | None,
+    def _provide_source(self, bound, name: str, plan: SamplingOptions, prompts: list[str], text: TextEmbeddings, negative: TextEmbeddings | None, seeds: list[int], previous: Tensor | None,
                      low_res: Tensor | None, level: Tensor | None) -> None:
         """Draw an edit's source alone, and let the edit look at it, and at what each prompt makes of it once it is noised again."""
         stage: DiffusionStage = self.stages[name]
-        source = self.run_stage(name, plan, prompts[:1], text[:1], None if negative is None else negative[:1], seeds[:1], None if previous is None else previous[:1], progress=False)
+        source = self.sample_stage(name, plan, prompts[:1], text[:1], None if negative is None else negative[:1], seeds[:1], None if previous is None else previous[:1], progress=False)
         denoise = stage.denoiser(text, low_res, level, 1.0, plan.threshold)
 
-        def reread(t: float, number: int) -> Tensor:
+        def renoise_and_denoise(t: float, number: int) -> Tensor:
             at = torch.tensor(t, device=self.device)
             return denoise(q_sample(source, randn(seeds[:1], source.shape[1:], name, "reread", number, device=self.device), stage.log_snr_of(at)
                                     ).expand(len(seeds), *source.shape[1:]), at)
 
-        bound.look_at(source.clamp(-1, 1), reread)
+        bound.set_source(source.clamp(-1, 1), renoise_and_denoise)
 
 
 def _edited(bound, denoise: Denoiser, denoise_source: Denoiser | None) -> Denoiser:
     """The denoiser of an edit: `denoise`, or `denoise_source`, one row for all, where that is the same and costs less."""
     def edited(x_t: Tensor, t: Tensor) -> Tensor:
-        if denoise_source is not None and bound.is_one_picture(float(t)):
+        if denoise_source is not None and bound.rows_identical(float(t)):
             return denoise_source(x_t[:1], t).expand_as(x_t)
         return bound.after_denoising(denoise(x_t, t), float(t))
 

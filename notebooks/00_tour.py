@@ -126,8 +126,8 @@ image_table([[small[0], seen[0].clamp(-1, 1), *(sr_states[i].x_0_hat[0] for i in
 # ## 4. The verdict
 
 # %%
-reading, = parse_image(large)
-print("read from the picture:", describe_scene(reading.scene) if reading.scene else reading.problems)
+parsed, = parse_image(large)
+print("read from the picture:", describe_scene(parsed.scene) if parsed.scene else parsed.problems)
 print("the caption:          ", caption)
 print("verdict:              ", judge_image(caption, large[0]))
 to_image(large[0])
@@ -173,8 +173,8 @@ for category, style in zip(("one object", "positional"), STYLES):
     prompts = [c.text for _, _, c in benchmark(16, categories=[category])]
     by_step = []                                       # of each step, the verdicts of all pictures
     pipe(prompts, seed=list(range(16)), stages=("base",), progress=False, on_step=lambda _, state: by_step.append(judge_images(prompts, state.x_0_hat)))
-    steps, by_picture = range(len(by_step)), list(zip(*by_step))
-    done = [sum(decided_at(v) <= i if answered else v[i] for v in by_picture) / len(prompts) for i in steps]
+    steps, by_image = range(len(by_step)), list(zip(*by_step))
+    done = [sum(decided_at(v) <= i if answered else v[i] for v in by_image) / len(prompts) for i in steps]
     panel.plot(steps, done, label=category, **style)
     print(f"{category}: {done[-1]:.0%} right at the end, half of these after step {next(i for i in steps if done[i] >= done[-1] / 2)}")
 panel.set_ylim(0, 1)

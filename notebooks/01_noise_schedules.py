@@ -37,7 +37,7 @@ from imagen_mini.viz.style import STYLES, subplots, percent_axis
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.course.exercises import nb01
-from imagen_mini.viz.schedules import against_normal, curves, legend_below, measured_log_snr, read_right, spread
+from imagen_mini.viz.schedules import against_normal, curves, legend_below, measured_log_snr, read_correctly, spread
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.course.notebook import setup_notebook, show_source
 from imagen_mini.viz.image_grid import image_grid, image_table
@@ -69,7 +69,7 @@ eps = randn([1], (3, 64, 64), "eps")
 
 levels = torch.tensor([8.0, 6, 4, 2, 0, -2, -4, -6, -8])
 noised = q_sample(x_0, eps, levels)
-frames = [read_right([scene], (x / alpha_sigma(level)[0])[None])[0] for x, level in zip(noised, levels)]
+frames = [read_correctly([scene], (x / alpha_sigma(level)[0])[None])[0] for x, level in zip(noised, levels)]
 image_table([list(noised)], ["x_t"], [f"log-SNR\n{level:g}" for level in levels], cell=96, frames=[frames]).quantize(96)     # 96 colours: a smaller file
 
 # %%
@@ -130,7 +130,7 @@ strips = [q_sample(x_0, eps, schedules[name](when[name])) for name in names]
 difference = max((strip - strips[0]).abs().max() for strip in strips)
 print(f"largest difference between the rows below: {difference:.0e}")
 labels = [f"{name}, t {t:.2f}" for name in names for t in when[name]]
-image_grid([picture for strip in strips for picture in strip], labels, columns=len(levels), cell=112).quantize(96)
+image_grid([image for strip in strips for image in strip], labels, columns=len(levels), cell=112).quantize(96)
 
 # %% [markdown]
 # **What you should have seen.** At equal times the rows differ. At equal log-SNR they are one picture, to rounding error: only the time written below
@@ -166,10 +166,10 @@ for name, log_snr_of in schedules.items():
 
 # %%
 scenes = [training_scene(HELD_OUT_SEED, i) for i in range(200)]
-pictures = render(scenes)
+images = render(scenes)
 noise = randn(range(200), (3, 64, 64), "eps")
 levels = [6.0, 1.0, -2.0, -6.0]
-x_t = {f"x_t at log-SNR {level:g}": q_sample(pictures, noise, torch.tensor(level)) for level in levels}
+x_t = {f"x_t at log-SNR {level:g}": q_sample(images, noise, torch.tensor(level)) for level in levels}
 against_normal({name: x[:, :, ::4, ::4] for name, x in x_t.items()})
 
 # %%
@@ -186,12 +186,12 @@ for name, x in x_t.items():
 # **Predict:** is it, at a log-SNR of -6? At the very end of the linear schedule, -10.05?
 
 # %%
-count = pictures[0].numel()
+count = images[0].numel()
 levels = [-6.0, -8.0, linear_log_snr(torch.tensor(1.0)).item(), -12.0]
-against_normal({f"means at log-SNR {level:.4g}": q_sample(pictures, noise, torch.tensor(level)).mean((1, 2, 3)) * count ** 0.5 for level in levels}, reach=9)
+against_normal({f"means at log-SNR {level:.4g}": q_sample(images, noise, torch.tensor(level)).mean((1, 2, 3)) * count ** 0.5 for level in levels}, reach=9)
 
 # %%
-of_means = pictures.mean((1, 2, 3)).var()              # over pictures: a white ground and a black one are far apart
+of_means = images.mean((1, 2, 3)).var()              # over pictures: a white ground and a black one are far apart
 schedules["linear, zero terminal SNR"] = zero_terminal_snr(linear_log_snr)
 for name, log_snr_of in schedules.items():
     alpha, sigma = alpha_sigma(log_snr_of(torch.ones((), dtype=torch.float64)))
@@ -265,7 +265,7 @@ for t in times:
     seen = [q_sample(small, noise_small, log_snr), F.avg_pool2d(same, 4), F.avg_pool2d(shifted, 4)]
     alphas = [alpha_sigma(x)[0] for x in (log_snr, log_snr, log_snr + shift)]
     for found, x, alpha in zip(right.values(), seen, alphas):
-        found.append(read_right(chosen, x / alpha))
+        found.append(read_correctly(chosen, x / alpha))
 
 sheet, (panel,) = subplots(["what the parser still reads"], "t, cosine schedule   (1 noise)")
 sheet.set_size_inches(6, 3.6)

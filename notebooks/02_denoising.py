@@ -71,7 +71,7 @@ show_source(best_blur)
 # %%
 n = 16
 batch = SceneDataset(HELD_OUT_SEED).batch(range(n), 64)             # pictures that no training has seen
-x_0, captions = batch.pictures, batch.captions
+x_0, captions = batch.images, batch.captions
 eps = randn(range(n), (3, 64, 64), "eps")
 text = pipe.text_encoder(captions)
 denoise = base.denoiser(text, guidance_scale=1, threshold="none")                      # the network's plain answer: (x_t, t) -> x_0_hat
@@ -90,7 +90,7 @@ chosen, which = [-1.0, -4.0, -7.0], 0
 names = ["blur", "one step", "walk"]
 print(captions[which])
 rows = [[q_sample(x_0, eps, torch.tensor(level))[which], *(answers[level][name][which] for name in names), x_0[which]] for level in chosen]
-frames = [[judge_images([captions[which]], picture[None].clamp(-1, 1))[0] for picture in row] for row in rows]
+frames = [[judge_images([captions[which]], image[None].clamp(-1, 1))[0] for image in row] for row in rows]
 image_table(rows, [f"log-SNR {level:g}" for level in chosen], ["x_t", *names, "truth"], cell=128, frames=frames)
 
 # %%
@@ -179,29 +179,29 @@ for level in few_levels:
 # **Predict:** below are five walks from the same $x_t$ at log-SNR -6. Will they agree? What will the average of 32 look like?
 
 # %%
-walks, log_snr = 32, torch.tensor(-6.0)
+trajectories, log_snr = 32, torch.tensor(-6.0)
 truth, x_t = hidden[:1], q_sample(hidden[:1], noise[:1], log_snr)
 t = numeric_t(log_snr, base.log_snr_of)
-many = base.denoiser(told[[0] * walks], guidance_scale=1, threshold="none")
-dice = lambda step: randn(range(walks), (3, 64, 64), "step", step)
-*_, last = sample(many, x_t.expand(walks, -1, -1, -1), t * base.times(12), base.log_snr_of, "ddpm", dice)
+many = base.denoiser(told[[0] * trajectories], guidance_scale=1, threshold="none")
+dice = lambda step: randn(range(trajectories), (3, 64, 64), "step", step)
+*_, last = sample(many, x_t.expand(trajectories, -1, -1, -1), t * base.times(12), base.log_snr_of, "ddpm", dice)
 
-drawn, exact, once = last.x_0_hat, best[-6.0][:1], network[-6.0][:1]
-columns = [*(f"walk {i + 1}" for i in range(5)), f"mean of {walks} walks", "one step", "exact mean", "truth"]
-image_table([[*drawn[:5], drawn.mean(0), once[0], exact[0], truth[0]]], [""], columns, cell=96)
+generated, exact, once = last.x_0_hat, best[-6.0][:1], network[-6.0][:1]
+columns = [*(f"walk {i + 1}" for i in range(5)), f"mean of {trajectories} walks", "one step", "exact mean", "truth"]
+image_table([[*generated[:5], generated.mean(0), once[0], exact[0], truth[0]]], [""], columns, cell=96)
 
 # %%
-print(f"walks that show the caption: {score_line(judge_images([caption] * walks, drawn.clamp(-1, 1)))}")
+print(f"walks that show the caption: {score_line(judge_images([caption] * trajectories, generated.clamp(-1, 1)))}")
 p = posterior(x_t, log_snr, candidates)[0]
 spread_exact = (p @ (candidates - exact).square().flatten(1).mean(1)).sqrt().item()
-spread_walks = drawn.std(0, correction=1).square().mean().sqrt().item()
-print(f"spread of a picture around the mean: walks {spread_walks:.3f}, all possible pictures {spread_exact:.3f}")
-print(f"error to the truth: one step {(once - truth).square().mean():.3f}, a walk on average {(drawn - truth).square().mean():.3f} (mean squares)")
+spread_trajectories = generated.std(0, correction=1).square().mean().sqrt().item()
+print(f"spread of a picture around the mean: walks {spread_trajectories:.3f}, all possible pictures {spread_exact:.3f}")
+print(f"error to the truth: one step {(once - truth).square().mean():.3f}, a walk on average {(generated - truth).square().mean():.3f} (mean squares)")
 
 sheet, (panel,) = subplots(["how far is the mean of walks from the one answer?"], "walks in the mean")
 sheet.set_size_inches(5.5, 3.5)
 counts = [1, 2, 4, 8, 16, 32]
-far = [torch.stack([group.mean(0) - once[0] for group in drawn.split(count)]).square().mean().sqrt().item() for count in counts]
+far = [torch.stack([group.mean(0) - once[0] for group in generated.split(count)]).square().mean().sqrt().item() for count in counts]
 panel.plot(counts, far, label="seen", **STYLES[0])
 panel.plot(counts, [spread_exact / count ** 0.5 for count in counts], label="spread / sqrt(walks)", **STYLES[1])
 panel.set_yscale("log")
@@ -241,20 +241,20 @@ show_source(v_from_x_0, x_0_from_v)
 print("largest error of x_0, there and back")
 for level in (6.0, 0.0, -6.0, -12.0):
     for dtype in (torch.float64, torch.float32):
-        log_snr, picture = torch.tensor(level, dtype=dtype), x_0.to(dtype)
-        x_t = q_sample(picture, eps.to(dtype), log_snr)
-        errors = [(to_x_0(from_x_0(picture, kind, x_t, log_snr), kind, x_t, log_snr) - picture).abs().max() for kind in PREDICTION_TYPES]
+        log_snr, image = torch.tensor(level, dtype=dtype), x_0.to(dtype)
+        x_t = q_sample(image, eps.to(dtype), log_snr)
+        errors = [(to_x_0(from_x_0(image, kind, x_t, log_snr), kind, x_t, log_snr) - image).abs().max() for kind in PREDICTION_TYPES]
         words = [f"by way of {kind} {error:.0e}" for kind, error in zip(PREDICTION_TYPES, errors)]
         print(f"log-SNR {level:3g}, {str(dtype)[6:]}: " + ", ".join(words))
 
 # %%
 log_snr = torch.tensor(-2.0, dtype=torch.float64)
 alpha, sigma = alpha_sigma(log_snr)
-picture, dots = x_0.double(), eps.double()
-x_t = q_sample(picture, dots, log_snr)
-v = v_from_x_0(picture, x_t, log_snr)
+image, dots = x_0.double(), eps.double()
+x_t = q_sample(image, dots, log_snr)
+v = v_from_x_0(image, x_t, log_snr)
 print(f"eps = sigma x_t + alpha v:        off by {(sigma * x_t + alpha * v - dots).abs().max():.0e}")
-print(f"x_t^2 + v^2 = x_0^2 + eps^2:      off by {(x_t ** 2 + v ** 2 - picture ** 2 - dots ** 2).abs().max():.0e}")
+print(f"x_t^2 + v^2 = x_0^2 + eps^2:      off by {(x_t ** 2 + v ** 2 - image ** 2 - dots ** 2).abs().max():.0e}")
 
 # %% [markdown]
 # The last line says it best: $(x_t, v)$ is $(x_0, \epsilon)$, *rotated* by an angle that depends on the noise level alone.
@@ -319,17 +319,17 @@ nb02.check(ddim)
 # %%
 answered = nb02.check(ddim).right
 prompts = ["a large red circle on a white background", "a yellow star above a purple ring", "two green crosses", "a blue square left of an orange triangle"]
-draw = base.denoiser(pipe.text_encoder(prompts))       # with the stage's own guidance: notebook 07
+generate = base.denoiser(pipe.text_encoder(prompts))       # with the stage's own guidance: notebook 07
 x = x_T = randn(range(4), (3, 64, 64), "base", "x_T")
 times = base.times()
 log_snr = base.log_snr_of(times)
 for i in range(len(times) - 1 if answered else 1):
-    x_0_hat = draw(x, times[i])
+    x_0_hat = generate(x, times[i])
     x = ddim(x, x_0_hat, log_snr[i], log_snr[i + 1])
 
 show_judged(prompts, x_0_hat.clamp(-1, 1), cell=128)
 if answered:
-    *_, last = sample(draw, x_T, times, base.log_snr_of, "ddim")
+    *_, last = sample(generate, x_T, times, base.log_snr_of, "ddim")
     print(f"largest difference from the package's own ddim: {(last.x_0_hat - x_0_hat).abs().max():.0e}")
 
 # %% [markdown]

@@ -65,8 +65,8 @@ encoder, shipped = pipe.text_encoder, pipe.stages["base"]              # the enc
 
 # %%
 data, held_out = Corner(seed=0), Corner(seed=1)        # endless both, and no sample in common
-pictures, _, said = data.batch(range(8), 64)
-image_table([list(pictures)], [""], said, cell=104)
+images, _, said = data.batch(range(8), 64)
+image_table([list(images)], [""], said, cell=104)
 
 # %% [markdown]
 # And this is the loss, in full. First the noisy picture and the question to the network, then the error and its weight. Note what the function is *given*:
@@ -82,7 +82,7 @@ show_source(DiffusionStage.loss)
 # step: a short warm-up, a plateau, and a fall to zero at the end.
 
 # %%
-small = UNetConfig(patch=4, channels=(32, 64, 96), blocks=(1, 1, 1), attention=("", "cross", "self+cross"), head_width=16, text_layers=1)
+small = UNetConfig(patch=4, channels=(32, 64, 96), blocks=(1, 1, 1), attention=("", "cross", "self+cross"), head_dim=16, text_layers=1)
 stage_config = replace(PRESETS["mini"]["base"], unet=small, num_inference_steps=12)
 recipe = TrainConfig(steps=240, batch_size=16, learning_rate=8e-3, warmup=20, cooldown=0.4, ema_half_life=60, drop_pooled=0.0,
                      loss_weight="balanced", loss_cap=60.0)
@@ -102,24 +102,24 @@ times = (torch.arange(NOISE_BINS) + 0.5) / NOISE_BINS          # the middle of e
 looks = [10, 25, 50, 100, 150, 240]
 
 stage, optimizers, ema = start(stage_config, recipe)
-states, drawn, errors, seconds = [], {"average": {}, "latest": {}}, {"average": {}, "latest": {}}, 0.0
+states, generated, errors, seconds = [], {"average": {}, "latest": {}}, {"average": {}, "latest": {}}, 0.0
 began = time.perf_counter()
 for state in train(stage, encoder, recipe, optimizers, ema, data=data):
     states.append(state)
     seconds += time.perf_counter() - began             # of training alone, without the looks
     if state.step in looks:
         errors["latest"][state.step] = errors_at(stage, encoder, held_out, times)
-        drawn["latest"][state.step] = sample_single_stage(stage, encoder, captions[:3], [0, 1, 2])
-        with ema.in_place():
+        generated["latest"][state.step] = sample_single_stage(stage, encoder, captions[:3], [0, 1, 2])
+        with ema.average_parameters():
             errors["average"][state.step] = errors_at(stage, encoder, held_out, times)
-            drawn["average"][state.step] = sample_single_stage(stage, encoder, captions, range(6))
+            generated["average"][state.step] = sample_single_stage(stage, encoder, captions, range(6))
     began = time.perf_counter()
 print(f"{sum(p.numel() for p in stage.parameters()) / 1e6:.1f} million parameters, {recipe.steps} steps of {recipe.batch_size} pictures in {seconds:.0f} s")
 
 # %%
-shown = [drawn["average"][step] for step in looks[1:]]
-frames = [judge_images(captions, pictures) for pictures in shown]
-as_jpeg(image_table([list(pictures) for pictures in shown], [f"step {step}" for step in looks[1:]], captions, cell=104, frames=frames))
+shown = [generated["average"][step] for step in looks[1:]]
+frames = [judge_images(captions, images) for images in shown]
+as_jpeg(image_table([list(images) for images in shown], [f"step {step}" for step in looks[1:]], captions, cell=104, frames=frames))
 
 # %%
 print(f"after {looks[-1]} steps: {score_line(frames[-1])}")
@@ -173,8 +173,8 @@ print(f"spread of single steps around their mean, last 100 steps: {100 * torch.t
 # **Predict:** the shipped stage draws this corner nearly without fault. At $t$ near 1, how much lower is its error than that of our half-minute run?
 
 # %%
-many = data.batch(range(400), 64).pictures
-unseen = held_out.batch(range(24), 64).pictures
+many = data.batch(range(400), 64).images
+unseen = held_out.batch(range(24), 64).images
 constant = (unseen - many.mean(0)).square().mean().item()
 errors_shipped = errors_at(shipped, encoder, held_out, times)
 
@@ -273,7 +273,7 @@ for step in looks:
     a, b = (errors[kind][step][:5].mean().item() for kind in ("latest", "average"))
     print(f"step {step:3}, learning rate {states[step - 1].learning_rate:.4f}: latest {a:.4f}, average {b:.4f} ({100 * (b / a - 1):+.0f} %)")
 middle = [50, 100]
-rows = [[drawn[kind][step][i] for step in middle for i in range(3)] for kind in ("latest", "average")]
+rows = [[generated[kind][step][i] for step in middle for i in range(3)] for kind in ("latest", "average")]
 as_jpeg(image_table(rows, ["latest weights", "average weights"], [f"step {step}" for step in middle for _ in range(3)], cell=96))
 
 # %% [markdown]
@@ -326,9 +326,9 @@ its_stage, _, its_ema = runs["captions shuffled"]
 for finding in examine(its_stage, its_ema, encoder, held_out, logs["captions shuffled"]):
     print(f"{finding.verdict:5} {finding.about}: {finding.words}")
 
-with its_ema.in_place():
+with its_ema.average_parameters():
     confused = sample_single_stage(its_stage, encoder, captions, range(6))
-as_jpeg(image_table([list(drawn["average"][100]), list(confused)], ["as it should be, step 100", "captions shuffled, step 100"], captions, cell=104))
+as_jpeg(image_table([list(generated["average"][100]), list(confused)], ["as it should be, step 100", "captions shuffled, step 100"], captions, cell=104))
 
 # %% [markdown]
 # **What you should have seen.** A rate that is far too high shows at once, and `train` stops by itself when a gradient is no longer a number, before the
@@ -359,20 +359,20 @@ nb03.check(training_loss)
 
 # %%
 answered = nb03.check(training_loss).right
-picture, _, caption = held_out.batch([0] * 32, 64)
+image, _, caption = held_out.batch([0] * 32, 64)
 t, text = (torch.arange(32) + 0.5) / 32, encoder(caption)
 sheet, (panel,) = subplots(["loss of one picture, " + ("by your function" if answered else "by the package (exercise open)")], "t   (1 is pure noise)")
 sheet.set_size_inches(6.5, 3.8)
 found = []
 with torch.no_grad():
-    for draw, style in zip(range(4), STYLES):
-        eps = randn([draw] * 32, (3, 64, 64), "exercise")
-        loss = shipped.loss(picture, text, t, eps, weight=sqrt_snr_weight)
+    for generate, style in zip(range(4), STYLES):
+        eps = randn([generate] * 32, (3, 64, 64), "exercise")
+        loss = shipped.loss(image, text, t, eps, weight=sqrt_snr_weight)
         if answered:
-            by_package, loss = loss, training_loss(shipped.net, picture, text, t, eps, shipped.log_snr_of, sqrt_snr_weight)
-            print(f"noise {draw + 1}: largest difference from the package {(loss - by_package).abs().max():.0e}")
+            by_package, loss = loss, training_loss(shipped.net, image, text, t, eps, shipped.log_snr_of, sqrt_snr_weight)
+            print(f"noise {generate + 1}: largest difference from the package {(loss - by_package).abs().max():.0e}")
         found.append(loss)
-        panel.plot(t, loss, label=f"noise {draw + 1}", **style)
+        panel.plot(t, loss, label=f"noise {generate + 1}", **style)
 panel.set_yscale("log")
 panel.set_ylabel("weighted loss")
 panel.legend(frameon=False)

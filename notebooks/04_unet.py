@@ -317,7 +317,7 @@ sheet
 # **Predict:** pure noise in, one answer out. What does the stage draw from the words and *another* small picture? From its words and a gray one?
 
 # %%
-other = Scene(tuple(replace(thing, x=64 - thing.x, color="blue") for thing in scene.objects), "white")
+other = Scene(tuple(replace(obj, x=64 - obj.x, color="blue") for obj in scene.objects), "white")
 level = torch.tensor([sr.config.aug_level])
 smalls = {"its small picture": x_0, "another": render([other], 64), "gray": torch.zeros_like(x_0)}
 noise = randn([0], (3, 256, 256), "x_T")

@@ -37,7 +37,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.viz.style import STYLES, subplots
 from imagen_mini.course.exercises import nb05
-from imagen_mini.viz.text_encoder import common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_right, piece_sheet, linear_probe, random_encoder_like, paraphrase_triples, synonyms
+from imagen_mini.viz.text_encoder import common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_correct, piece_sheet, linear_probe, random_encoder_like, paraphrase_triples, synonyms
 from imagen_mini.models.layers import AttentionPooling
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.course.notebook import setup_notebook, show_source
@@ -73,7 +73,7 @@ print("words:   ", of.words)
 print("pieces:  ", of.pieces)
 print("word ids:", of.word_ids)
 print("mask of row 0 in this batch:", encoder(prompts).mask[0].int().tolist())
-print("pieces of 'circel':", of.of_word(3))
+print("pieces of 'circel':", of.positions_of_word(3))
 
 # %% [markdown]
 # A misspelt word is still there, in crumbs. What a language model knows of "circle" it must now find behind three pieces that mean nothing by themselves.
@@ -85,10 +85,10 @@ print("pieces of 'circel':", of.of_word(3))
 # %%
 for category in ("one object", "misspellings", "rare words"):
     _, seeds, captions = zip(*benchmark(7, categories=[category]))
-    pictures = pipe([c.text for c in captions], seed=list(seeds), stages=("base",), progress=False).stages["base"]
-    found = [c.description.fits(reading.scene) for c, reading in zip(captions, parse_image(pictures))]
+    images = pipe([c.text for c in captions], seed=list(seeds), stages=("base",), progress=False).stages["base"]
+    found = [c.description.fits(parsed.scene) for c, parsed in zip(captions, parse_image(images))]
     print(f"{category}: {score_line(found)}")
-    display(image_grid(list(pictures), [c.text for c in captions], columns=7, cell=96, frames=found))
+    display(image_grid(list(images), [c.text for c in captions], columns=7, cell=96, frames=found))
 
 # %% [markdown]
 # **What you should have seen.** Plain words are drawn right nearly always. Rare words are right at best every second time (over 30 captions: 37 %), misspelt ones
@@ -233,8 +233,8 @@ matrix_sheet([shares], ["right answers of a linear probe (guessing between two: 
 
 # %%
 found = {name: synonyms(which, common_part(which(world))) for name, which in (("our T5", encoder), ("random T5", twin))}
-hits = nearest_is_right(found["our T5"])
-others = [sum(nearest_is_right(synonyms(other, common_part(other(world)))).values()) for other in (random_encoder_like(encoder, seed) for seed in range(5))]
+hits = nearest_is_correct(found["our T5"])
+others = [sum(nearest_is_correct(synonyms(other, common_part(other(world)))).values()) for other in (random_encoder_like(encoder, seed) for seed in range(5))]
 print("our T5, the nearest common word:", score_line(list(hits.values())))
 print("random T5, five times:          ", ", ".join(f"{n} of {len(hits)}" for n in others))
 print("not found by our T5:", ", ".join(f"{rare} ({RARE_WORDS[rare]})" for rare, hit in hits.items() if not hit))
@@ -273,11 +273,11 @@ for name, read in (("caption", said), ("nothing said", nothing)):
 x_T = randn(range(8), (3, 64, 64), "base", "x_T")
 denoise = base.denoiser(encoder([long] * 8).null(), guidance_scale=1.0)        # w = 1: no guidance, one call, with the null text
 *_, last = sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler)
-pictures = last.x_0_hat.clamp(-1, 1)
-readings = parse_image(pictures)
-print(f"pictures that the parser can read: {sum(r.scene is not None for r in readings)} of {len(readings)}")
-labels = [", ".join(f"{o.color} {o.shape}" for o in r.scene.objects) if r.scene else "not readable" for r in readings]
-image_grid(list(pictures), labels, columns=8, cell=96)
+images = last.x_0_hat.clamp(-1, 1)
+parsed_scenes = parse_image(images)
+print(f"pictures that the parser can read: {sum(r.scene is not None for r in parsed_scenes)} of {len(parsed_scenes)}")
+labels = [", ".join(f"{o.color} {o.shape}" for o in r.scene.objects) if r.scene else "not readable" for r in parsed_scenes]
+image_grid(list(images), labels, columns=8, cell=96)
 
 # %% [markdown]
 # **What you should have seen.** All tokens of the null text are one and the same vector, so attention reads the same from any number of them: nothing leaks.

@@ -102,12 +102,12 @@ for layer in base.net.attention_layers:
 caption, seed = "a red circle above a blue square", 3
 maps, estimates = AttentionStore(), {}
 out = pipe(caption, seed=seed, record=maps, stages=("base",), progress=False, on_step=lambda _, state: estimates.update({state.t: state.x_0_hat[0]}))
-picture = out.stages["base"][0]
+image = out.stages["base"][0]
 tokens, names = maps.tokens[0], names_of(maps)
-print("verdict:", "right" if judge_images([caption], picture[None])[0] else "wrong")
+print("verdict:", "right" if judge_images([caption], image[None])[0] else "wrong")
 
 pieces = [i for i, name in enumerate(names) if name != "a"]
-rows = [[picture] + [heat_over(picture, maps.of_tokens([i], site=site.name)) for i in pieces] for site in maps.sites]
+rows = [[image] + [heat_over(image, maps.of_tokens([i], site=site.name)) for i in pieces] for site in maps.sites]
 as_jpeg(image_table(rows, [f"{site.name[:-6]}, {site.size} x {site.size}" for site in maps.sites], ["picture", *(names[i] for i in pieces)], cell=96))
 
 # %% [markdown]
@@ -126,18 +126,18 @@ heads = max(maps.after[maps.times[0]][name].shape[1] for _, name in shown)
 rows = []
 for word, name in shown:
     n = maps.after[maps.times[0]][name].shape[1]
-    rows.append([heat_over(picture, maps.of_word(word, site=name, head=h)) if h < n else None for h in range(heads)])
+    rows.append([heat_over(image, maps.positions_of_word(word, site=name, head=h)) if h < n else None for h in range(heads)])
 as_jpeg(image_table(rows, [f"{word}, {name[:-6]}" for word, name in shown], [f"head {h}" for h in range(heads)], cell=88))
 
 # %%
-reading, = parse_image(picture[None])
-truth = {o.shape: thing for o, thing in zip(reading.scene.objects, masks(reading.scene))} if reading.scene else {}
-for (word, name), thing in zip(shown[:4], ("circle", "square", "circle", "square")):
-    if thing in truth:
-        heats = [maps.of_word(word, site=name, head=h) for h in range(maps.after[maps.times[0]][name].shape[1])]
-        each = ", ".join(f"{attention_iou(heat, truth[thing]):.0%}" for heat in heats)
-        chance = chance_iou(truth[thing], len(heats[0]))
-        print(f"{word:7} in {name:12} overlaps with the {thing}, head by head: {each}; a map that knows nothing: {chance:.0%}")
+parsed, = parse_image(image[None])
+truth = {o.shape: obj for o, obj in zip(parsed.scene.objects, masks(parsed.scene))} if parsed.scene else {}
+for (word, name), obj in zip(shown[:4], ("circle", "square", "circle", "square")):
+    if obj in truth:
+        heats = [maps.positions_of_word(word, site=name, head=h) for h in range(maps.after[maps.times[0]][name].shape[1])]
+        each = ", ".join(f"{attention_iou(heat, truth[obj]):.0%}" for heat in heats)
+        chance = chance_iou(truth[obj], len(heats[0]))
+        print(f"{word:7} in {name:12} overlaps with the {obj}, head by head: {each}; a map that knows nothing: {chance:.0%}")
 
 # %% [markdown]
 # **What you should have seen.** Heads divide the work, and not by our rules: of one word, one head may cover its thing, another the rim, and another the
@@ -156,7 +156,7 @@ show_source(attention_iou)
 times = [maps.times[i] for i in (0, 3, 6, 9, 12, 15, 19, 24, 31)]
 rows, row_names = [[estimates[t] for t in times]], ["suspected picture"]
 for word, name in [*shown, (None, "up0.cross")]:
-    heats = [maps.of_word(word, site=name, times=[t]) if word else maps.of_tokens([len(names) - 1], site=name, times=[t]) for t in times]
+    heats = [maps.positions_of_word(word, site=name, times=[t]) if word else maps.of_tokens([len(names) - 1], site=name, times=[t]) for t in times]
     brightest = max(heat.max().item() for heat in heats)                      # one scale for the whole row
     rows.append([heat_over(estimates[t], heat, brightest) for t, heat in zip(times, heats)])
     row_names.append(f"{word or '</s>'}, {name[:-6]}")
@@ -201,8 +201,8 @@ panel.legend(frameon=False, fontsize=7, ncols=2)
 
 end = maps.of_tokens([len(names) - 1], site="up0.cross")
 if truth:
-    thing = F.interpolate(torch.stack(list(truth.values())).any(0)[None, None].float(), size=(32, 32), mode="area")[0, 0] > 0.5
-    print(f"on up0, </s> gets {end[thing].mean():.0%} of the attention of places on things, and {end[~thing].mean():.0%} of that of the ground")
+    obj = F.interpolate(torch.stack(list(truth.values())).any(0)[None, None].float(), size=(32, 32), mode="area")[0, 0] > 0.5
+    print(f"on up0, </s> gets {end[obj].mean():.0%} of the attention of places on things, and {end[~obj].mean():.0%} of that of the ground")
 print("on up0, each token:", ", ".join(f"{name} {share:.0%}" for name, share in zip(names, maps.shares(site="up0.cross").tolist())))
 sheet
 
@@ -235,10 +235,10 @@ show_source(Columns)
 
 # %%
 _, seeds, asked = zip(*benchmark(10, categories=["positional"]))
-prompts, things = [c.text for c in asked], [c.description.things for c in asked]
+prompts, objects = [c.text for c in asked], [c.description.objects for c in asked]
 text, tokens = pipe.text_encoder(prompts), [pipe.text_encoder.tokens(p) for p in prompts]
 n = text.mask.shape[1]
-colors, shapes = [(a.color, b.color) for a, b in things], [(a.shape, b.shape) for a, b in things]
+colors, shapes = [(a.color, b.color) for a, b in objects], [(a.shape, b.shape) for a, b in objects]
 kept = AttentionStore()
 kept.start(tokens, base.net.sites)
 controls = {"untouched": kept.around(None),                                   # only writes down
@@ -247,25 +247,25 @@ controls = {"untouched": kept.around(None),                                   # 
             "shapes exchanged": lambda t: Columns(swapped_columns(tokens, shapes, n)),
             "colours exchanged": lambda t: Columns(swapped_columns(tokens, colors, n)),
             "colours exchanged, maps held": lambda t: Columns(swapped_columns(tokens, colors, n), held=kept.after[t])}
-drawn = {}
+generated = {}
 with torch.no_grad():
     for name, control_at in controls.items():
         denoise = base.denoiser(text, control_at=control_at)
         x_T = randn(seeds, (3, 64, 64), "base", "x_T")
         *_, last = sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler)
-        drawn[name] = last.x_0_hat.clamp(-1, 1)
+        generated[name] = last.x_0_hat.clamp(-1, 1)
 
 # %%
 wanted = {"its own caption": prompts,
           "colours exchanged": [with_words(p, {a: b, b: a}) for p, (a, b) in zip(prompts, colors)],
           "shapes exchanged": [with_words(p, {a: b, b: a}) for p, (a, b) in zip(prompts, shapes)]}
 print(f"of {len(prompts)} pictures, so many show".ljust(32) + "".join(f"{name:>20}" for name in wanted))
-for name, pictures in drawn.items():
-    print(f"{name:32}" + "".join(f"{sum(judge_images(texts, pictures)):>20}" for texts in wanted.values()))
-leaked = [r.scene is not None and {o.color for o in r.scene.objects} == {b} for r, (_, b) in zip(parse_image(drawn["first colour silent"]), colors)]
+for name, images in generated.items():
+    print(f"{name:32}" + "".join(f"{sum(judge_images(texts, images)):>20}" for texts in wanted.values()))
+leaked = [r.scene is not None and {o.color for o in r.scene.objects} == {b} for r, (_, b) in zip(parse_image(generated["first colour silent"]), colors)]
 print(f"first colour silent: {sum(leaked)} of {len(leaked)} pictures have things of the other's colour alone")
-print("colours exchanged, maps held:", score_line(judge_images(wanted["colours exchanged"], drawn["colours exchanged, maps held"])))
-as_jpeg(image_table([list(pictures[:8]) for pictures in drawn.values()], list(drawn), prompts[:8], cell=96))
+print("colours exchanged, maps held:", score_line(judge_images(wanted["colours exchanged"], generated["colours exchanged, maps held"])))
+as_jpeg(image_table([list(images[:8]) for images in generated.values()], list(generated), prompts[:8], cell=96))
 
 # %% [markdown]
 # **What you should have seen.**

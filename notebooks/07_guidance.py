@@ -40,7 +40,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.viz.style import STYLES, subplots
 from imagen_mini.course.exercises import nb07
-from imagen_mini.viz.guidance import at_scale, plot_positions, draw_scales, estimates, scatter, share_of_large_objects
+from imagen_mini.viz.guidance import at_scale, plot_positions, plot_scales, estimates, scatter, share_of_large_objects
 from imagen_mini.diffusion.guidance import classifier_free_guidance, make_denoiser, static_threshold
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
@@ -113,8 +113,8 @@ sheet
 prompts, seeds = ["a red circle above a blue square", "three green stars", "a cyan cross and a pink star"], [4, 1, 0]
 scales = [0.0, 1.0, 2.0, 4.0, 8.0, 14.0]
 by_scale = [estimates(pipe, prompts, seeds, guidance_scale=w, threshold="none")[-1].clamp(-1, 1) for w in scales]
-right = [judge_images(prompts, pictures) for pictures in by_scale]
-image_table([[pictures[i] for pictures in by_scale] for i in range(len(prompts))], prompts, [f"w = {w:g}" for w in scales], cell=112,
+right = [judge_images(prompts, images) for images in by_scale]
+image_table([[images[i] for images in by_scale] for i in range(len(prompts))], prompts, [f"w = {w:g}" for w in scales], cell=112,
               frames=[[found[i] for found in right] for i in range(len(prompts))])
 
 # %% [markdown]
@@ -137,7 +137,7 @@ for category in ("binding", "counting"):
     lines[category] = [at_scale(pipe, prompts, range(16), w, threshold="none", num_inference_steps=12) for w in (1.0, 2.0, 3.0, 5.0, 8.0)]
     print(f"{category}:", ", ".join(f"w = {row['w']:g}: {row['right']} of {row['n']} ({row['low']:.0%} to {row['high']:.0%})" for row in lines[category]))
 
-sheet = draw_scales(lines, measures=["outside"])
+sheet = plot_scales(lines, measures=["outside"])
 sheet.legend(loc="outside lower center", ncols=2, frameon=False)
 sheet
 
@@ -165,9 +165,9 @@ show_source(make_denoiser)
 # %%
 caption, n, found = "a red circle above a blue square", 24, {}
 for w in (1.0, 2.0, 4.0):
-    picture = estimates(pipe, [caption] * n, range(n), guidance_scale=w, threshold="none", num_inference_steps=12)[-1].clamp(-1, 1)
-    right = judge_images([caption] * n, picture)
-    scenes = [reading.scene for reading, is_right in zip(parse_image(picture), right) if is_right]
+    image = estimates(pipe, [caption] * n, range(n), guidance_scale=w, threshold="none", num_inference_steps=12)[-1].clamp(-1, 1)
+    right = judge_images([caption] * n, image)
+    scenes = [parsed.scene for parsed, is_right in zip(parse_image(image), right) if is_right]
     found[f"w = {w:g}, {len(scenes)} pictures"] = scenes
     x, y = scatter(scenes, "circle")
     backgrounds = ", ".join(f"{name} {count}" for name, count in sorted(Counter(scene.background for scene in scenes).items()))
@@ -214,10 +214,10 @@ print(f"Ho and Salimans, w = 3:    {(1 + w) * c - w * u:.2f}   one too many")
 caption, n, rows, frames = "a blue square", 6, [], []
 negatives = [None, "a blue square on a white background", "a blue square on a black background"]
 for negative in negatives:
-    picture = estimates(pipe, [caption] * n, range(n), guidance_scale=2.0, negative_prompt=negative, num_inference_steps=12)[-1].clamp(-1, 1)
-    rows.append(list(picture))
-    frames.append(judge_images([caption] * n, picture))
-    backgrounds = Counter(reading.scene.background if reading.scene else "unreadable" for reading in parse_image(picture))
+    image = estimates(pipe, [caption] * n, range(n), guidance_scale=2.0, negative_prompt=negative, num_inference_steps=12)[-1].clamp(-1, 1)
+    rows.append(list(image))
+    frames.append(judge_images([caption] * n, image))
+    backgrounds = Counter(parsed.scene.background if parsed.scene else "unreadable" for parsed in parse_image(image))
     print(f"{negative or 'no negative prompt'}: {dict(backgrounds)}")
 image_table(rows, ["no negative prompt", "away from white", "away from black"], [f"seed {i}" for i in range(n)], cell=72, frames=frames)
 

@@ -39,7 +39,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.viz.style import STYLES, subplots
 from imagen_mini.course.exercises import nb08
-from imagen_mini.viz.guidance import at_scale, draw_scales, estimates, outside, saturation, true_pictures
+from imagen_mini.viz.guidance import at_scale, plot_scales, estimates, outside, saturation, true_images
 from imagen_mini.diffusion.guidance import THRESHOLDS, apply_threshold, dynamic_threshold, static_threshold
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.course.notebook import setup_notebook, show_source
@@ -59,25 +59,25 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 
 # %%
 captions, seeds = ["a red star to the left of a blue circle", "a large green ring", "two pink squares", "a yellow circle above a purple cross"], [3, 5, 7, 2]
-walks = {w: estimates(pipe, captions, seeds, guidance_scale=w, threshold="none") for w in (1.0, 2.0, 4.0, 8.0)}
+trajectories = {w: estimates(pipe, captions, seeds, guidance_scale=w, threshold="none") for w in (1.0, 2.0, 4.0, 8.0)}
 
 sheet, panels = subplots(["w = 1: values of x_0_hat", "w = 8: values of x_0_hat", "99.5 % of |x_0_hat| are below"], "x_0_hat")
 for panel, w in zip(panels, (1.0, 8.0)):
     panel.axvspan(-1, 1, color="#e2e2e2", zorder=0)
     for step, style in zip((0, 7, 13, 20, 31), STYLES):
-        density, edges = torch.histogram(walks[w][step].flatten(), bins=60, range=(-4.0, 4.0), density=True)
+        density, edges = torch.histogram(trajectories[w][step].flatten(), bins=60, range=(-4.0, 4.0), density=True)
         panel.plot((edges[1:] + edges[:-1]) / 2, density, label=f"step {step}", **style | {"marker": ""})
     panel.set(yscale="log", ylim=(1e-3, 20), ylabel="density")
     panel.legend(frameon=False, fontsize=8, loc="upper left")
 
-for (w, walk), style in zip(walks.items(), STYLES):
-    panels[2].plot([x.abs().flatten(1).quantile(0.995, dim=1).mean() for x in walk], label=f"w = {w:g}", **style)
+for (w, trajectory), style in zip(trajectories.items(), STYLES):
+    panels[2].plot([x.abs().flatten(1).quantile(0.995, dim=1).mean() for x in trajectory], label=f"w = {w:g}", **style)
 panels[2].axhline(1, color="#777777", linestyle=":")
 panels[2].set(xlabel="step", ylim=(0, None), ylabel="|x_0_hat|, mean of 4 pictures")
 panels[2].legend(frameon=False, fontsize=8)
 
-for w, walk in walks.items():
-    shares = [outside(x) for x in walk]
+for w, trajectory in trajectories.items():
+    shares = [outside(x) for x in trajectory]
     print(f"w = {w:g}: at most {max(shares):.1%} of all values beyond 1.05 (step {shares.index(max(shares))}), {shares[-1]:.1%} at the end")
 sheet
 
@@ -122,9 +122,9 @@ show_source(static_threshold, apply_threshold)
 captions, seeds, scales = ["a red star to the left of a blue circle", "a yellow circle above a purple cross"], [3, 2], (2.0, 4.0, 8.0, 14.0)
 rows, frames = [], []
 for threshold in THRESHOLDS:
-    pictures = [estimates(pipe, captions, seeds, guidance_scale=w, threshold=threshold)[-1].clamp(-1, 1) for w in scales]
-    rows.append([picture[i] for i in range(2) for picture in pictures])
-    found = [judge_images(captions, picture) for picture in pictures]
+    images = [estimates(pipe, captions, seeds, guidance_scale=w, threshold=threshold)[-1].clamp(-1, 1) for w in scales]
+    rows.append([image[i] for i in range(2) for image in images])
+    found = [judge_images(captions, image) for image in images]
     frames.append([right[i] for i in range(2) for right in found])
 print(f"A: {captions[0]}\nB: {captions[1]}")
 image_table(rows, THRESHOLDS, [f"{name}: w = {w:g}" for name in "AB" for w in scales], cell=96, frames=frames)
@@ -143,7 +143,7 @@ for threshold in THRESHOLDS:
     print(f"{threshold:8}", ", ".join(f"w = {row['w']:g}: {row['right']} of {row['n']} ({row['low']:.0%} to {row['high']:.0%}), mean |x| {row['mean_abs']:.2f}"
                                       for row in lines[threshold]))
 
-sheet = draw_scales(lines, saturation(true_pictures(prompts)))
+sheet = plot_scales(lines, saturation(true_images(prompts)))
 sheet.legend(loc="outside lower center", ncols=4, frameon=False)
 sheet
 
@@ -162,13 +162,13 @@ sheet
 # **Predict:** which pixels are the largest half percent?
 
 # %%
-estimate = walks[8.0][10][:1]
+estimate = trajectories[8.0][10][:1]
 s = estimate.abs().flatten().quantile(0.995)
 largest = (estimate.abs() >= s).any(1, keepdim=True).float().expand(1, 3, 64, 64) * 2 - 1
-pictures = [estimate[0].clamp(-1, 1), largest[0], static_threshold(estimate)[0], dynamic_threshold(estimate)[0]]
-before, static, dynamic = (x.abs().mean() for x in (estimate, pictures[2], pictures[3]))
+images = [estimate[0].clamp(-1, 1), largest[0], static_threshold(estimate)[0], dynamic_threshold(estimate)[0]]
+before, static, dynamic = (x.abs().mean() for x in (estimate, images[2], images[3]))
 print(f"step 10 at w = 8: s = {s:.2f}; mean |x| before {before:.2f}, static {static:.2f}, dynamic {dynamic:.2f}")
-image_table([pictures], ["one estimate"], ["x_0_hat, clipped to be shown", "the largest 0.5 %", "static", "dynamic"], cell=128)
+image_table([images], ["one estimate"], ["x_0_hat, clipped to be shown", "the largest 0.5 %", "static", "dynamic"], cell=128)
 
 # %% [markdown]
 # **What you should have seen.** A few pixels of the things decide for all: their colours are what the caption is about, so it is there that guidance pushes
@@ -196,7 +196,7 @@ nb08.check(threshold)
 
 # %%
 answered = nb08.check(threshold).right
-before = walks[8.0][13]
+before = trajectories[8.0][13]
 after = threshold(before) if answered else static_threshold(before)
 print("mean |x| before:", [round(x.abs().mean().item(), 2) for x in before], "  after:", [round(x.abs().mean().item(), 2) for x in after])
 names = ["x_0_hat, w = 8, step 13", "your threshold" if answered else "static (exercise open)"]

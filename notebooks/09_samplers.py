@@ -35,7 +35,7 @@ from imagen_mini.viz.style import STYLES, subplots, log_axis, percent_axis
 from imagen_mini.diffusion.gaussian import eps_from_x_0
 from imagen_mini.course.exercises import nb09
 from imagen_mini.viz.guidance import accuracy_line, estimates, rate
-from imagen_mini.viz.samplers import draw_errors, draw_spacings, draw_walks, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser, network_calls, shares, slerp
+from imagen_mini.viz.samplers import plot_errors, plot_spacings, plot_trajectories, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser, network_calls, shares, slerp
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.course.notebook import setup_notebook, show_source
@@ -63,12 +63,12 @@ show_source(ddim_step)
 # %%
 points = torch.tensor([-0.8, 0.1, 0.7]).reshape(3, 1, 1, 1)
 denoise = mixture_denoiser(points, cosine_log_snr)
-x_T, times, walks = randn(range(16), (1, 1, 1), "walkers"), uniform_timesteps(40), {}
+x_T, times, trajectories = randn(range(16), (1, 1, 1), "walkers"), uniform_timesteps(40), {}
 for name, sampler in (("ddim: no noise on the way", "ddim"), ("ddpm: fresh noise in every step", "ddpm")):
     states = list(sample(denoise, x_T, times, cosine_log_snr, sampler, noise=lambda step: randn(range(16), (1, 1, 1), "walkers", step)))
-    walks[name] = times, torch.stack([x_T, *(state.x for state in states)]).flatten(1)
+    trajectories[name] = times, torch.stack([x_T, *(state.x for state in states)]).flatten(1)
     print(f"{name}: the three points are reached by", (16 * shares(states[-1].x_0_hat, points)).int().tolist(), "of 16")
-draw_walks(walks, points.flatten().tolist())
+plot_trajectories(trajectories, points.flatten().tolist())
 
 # %% [markdown]
 # **What you should have seen.** DDIM's walks are smooth and do not cross: in one dimension, the order of the starting places is the order of the ends. They
@@ -92,7 +92,7 @@ lines = {sampler: list(errors(sampler, [8, 16, 32, 64, 128, 256], base.log_snr_o
 for sampler, found in lines.items():
     calls, error = zip(*found[2:])
     print(f"{sampler:9} order {fitted_order(calls, error):.2f};  error {found[0][1]:.4f} with {found[0][0]} calls, {found[-1][1]:.6f} with {found[-1][0]}")
-draw_errors(lines)
+plot_errors(lines)
 
 # %% [markdown]
 # **What you should have seen.** DDIM is of order 1, the other two of order 2: the fitted numbers should be within 0.2 of that, and the tests of this package
@@ -116,11 +116,11 @@ calls, rows, frames = (3, 5, 9, 15), [], []
 sheet, (panel,) = subplots([f"share right of {len(prompts)}, with 95 % intervals"], "network calls per picture")
 for sampler, style in zip(SAMPLERS, STYLES):
     steps = [(n + 1) // 2 if sampler == "heun" else n for n in calls]
-    pictures = [estimates(pipe, prompts, range(16), sampler=sampler, num_inference_steps=n, eta=0.0)[-1].clamp(-1, 1) for n in steps]
-    found = [judge_images(prompts, x) for x in pictures]
+    images = [estimates(pipe, prompts, range(16), sampler=sampler, num_inference_steps=n, eta=0.0)[-1].clamp(-1, 1) for n in steps]
+    found = [judge_images(prompts, x) for x in images]
     accuracy_line(panel, calls, [rate(right) for right in found], sampler, style)
     print(f"{sampler:9}", ", ".join(f"{network_calls(sampler, n)} calls: {sum(right)}" for n, right in zip(steps, found)))
-    rows.append([x[5] for x in pictures])
+    rows.append([x[5] for x in images])
     frames.append([right[5] for right in found])
 log_axis(panel, calls)
 percent_axis(panel)
@@ -142,7 +142,7 @@ image_table(rows, SAMPLERS, [f"{n} calls" for n in calls], cell=96, frames=frame
 # A sampler is also a list of times. Evenly spaced in $t$? In log-SNR? Each row is the same number of steps.
 
 # %%
-draw_spacings(20, base.log_snr_of)
+plot_spacings(20, base.log_snr_of)
 
 # %% [markdown]
 # Does it matter? Take a world of four plain pictures, white, black, gray and beige, all equally frequent, and its exact denoiser (the one of section 1, now
@@ -252,12 +252,12 @@ denoise = base.denoiser(pipe.text_encoder([caption] * 2), guidance_scale=1.0, th
 x_T, rows, off = randn(seeds, (3, 64, 64), "base", "x_T"), [], {"noise": [], "picture": []}
 for steps in counts:
     times = base.times(steps, "log_snr")
-    *_, drawn = sample(denoise, x_T, times, base.log_snr_of, "ddim")
-    *_, back = ddim_invert(denoise, drawn.x, times, base.log_snr_of)
+    *_, generated = sample(denoise, x_T, times, base.log_snr_of, "ddim")
+    *_, back = ddim_invert(denoise, generated.x, times, base.log_snr_of)
     *_, again = sample(denoise, back.x, times, base.log_snr_of, "ddim")
     off["noise"].append((back.x - x_T).square().mean().sqrt().item())
-    off["picture"].append((again.x_0_hat - drawn.x_0_hat).square().mean().sqrt().item())
-    rows.append([drawn.x_0_hat[0], again.x_0_hat[0], drawn.x_0_hat[1], again.x_0_hat[1]])
+    off["picture"].append((again.x_0_hat - generated.x_0_hat).square().mean().sqrt().item())
+    rows.append([generated.x_0_hat[0], again.x_0_hat[0], generated.x_0_hat[1], again.x_0_hat[1]])
     print(f"{steps} steps: the noise is off by {off['noise'][-1]:.3f}, the picture drawn from it by {off['picture'][-1]:.2f} (root mean square)")
 image_table(rows, [f"{steps} steps" for steps in counts], ["drawn", "and again", "drawn", "and again"], cell=84)
 

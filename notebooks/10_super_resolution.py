@@ -108,20 +108,20 @@ print("how far each guess is from the last one (root mean square):", ", ".join(f
 
 # %%
 words = ["solid ", "striped ", "dotted ", "checkered ", ""]
-things = ["orange square", "purple star"]
-smalls = pipe([f"a {thing}" for thing in things], seed=[3, 4], stages=("base",), progress=False).stages["base"]
+objects = ["orange square", "purple star"]
+smalls = pipe([f"a {obj}" for obj in objects], seed=[3, 4], stages=("base",), progress=False).stages["base"]
 
-scenes = true_scenes([f"a {thing}" for thing in things], smalls)
+scenes = true_scenes([f"a {obj}" for obj in objects], smalls)
 rows, frames, found = [], [], []
-for thing, low_res, scene in zip(things, smalls, scenes):
-    prompts = [f"a {word}{thing}" for word in words]
+for obj, low_res, scene in zip(objects, smalls, scenes):
+    prompts = [f"a {word}{obj}" for word in words]
     large = pipe(prompts, seed=3, low_res=low_res.expand(5, -1, -1, -1), num_inference_steps=5, progress=False).stages["sr_256"]
     right = judge_images(prompts, large)
     rows.append([*around(low_res[None], [scene], 0.5), *around(large, [scene] * 5, 0.5)])
     frames.append([None, *right[:4], None])
     found += right[:4]
 
-display(quantize_colors(image_table(rows, things, ["the small picture", *words[:4], "no word"], cell=128, frames=frames)))
+display(quantize_colors(image_table(rows, objects, ["the small picture", *words[:4], "no word"], cell=128, frames=frames)))
 print("the texture that was said, and all else:", score_line(found))
 
 # %% [markdown]
@@ -139,7 +139,7 @@ category = benchmark(6, categories=["two textures"])
 prompts = [caption.text for _, _, caption in category]
 large = pipe(prompts, seed=[s for _, s, _ in category], num_inference_steps={"sr_256": 5}, progress=False).stages["sr_256"]
 right = judge_images(prompts, large)
-labels = [f"{prompt}: {judge_image(prompt, picture)}" for prompt, picture in zip(prompts, large)]
+labels = [f"{prompt}: {judge_image(prompt, image)}" for prompt, image in zip(prompts, large)]
 display(quantize_colors(image_grid(list(large), labels, columns=3, cell=256, frames=right)))
 print(score_line(right))
 
@@ -158,21 +158,21 @@ print(score_line(right))
 prompts = ["a small dotted pink circle", "a small checkered green circle", "a small dotted blue ring", "a small striped green cross",
            "a small solid cyan circle", "a small checkered purple cross", "a small dotted yellow star", "a small striped blue circle"]
 seeds = [0, 2, 3, 5, 6, 7, 8, 9]
-drawn = pipe(prompts, seed=seeds, stages=("base",), progress=False).stages["base"]
-kept = [i for i, right in enumerate(judge_images(prompts, drawn)) if right]          # of a wrong picture nobody can say what it should become
-prompts, seeds, drawn = [prompts[i] for i in kept], [seeds[i] for i in kept], drawn[kept]
-scenes = true_scenes(prompts, drawn)
+generated = pipe(prompts, seed=seeds, stages=("base",), progress=False).stages["base"]
+kept = [i for i, right in enumerate(judge_images(prompts, generated)) if right]          # of a wrong picture nobody can say what it should become
+prompts, seeds, generated = [prompts[i] for i in kept], [seeds[i] for i in kept], generated[kept]
+scenes = true_scenes(prompts, generated)
 clean, truth = render(scenes, 64), render(scenes, 256)
 
 levels = [0.0, 0.1, 0.2, 0.3, 0.5]
 alpha, sigma = alpha_sigma(cosine_log_snr(torch.tensor(levels)))
 row = len(prompts) - 2                                 # the star: it has corners
 noise = randn([seeds[row]], (3, 64, 64), "sr_256", "aug").expand(5, -1, -1, -1)
-strips = [augment_low_res(pictures[row].expand(5, -1, -1, -1), torch.tensor(levels), noise).clamp(-1, 1) for pictures in (drawn, clean)]
+strips = [augment_low_res(images[row].expand(5, -1, -1, -1), torch.tensor(levels), noise).clamp(-1, 1) for images in (generated, clean)]
 
 strips = [list(around(strip, [scenes[row]] * 5)) for strip in strips]
 display(quantize_colors(image_table(strips, ["drawn by the base stage", "its twin, without mistakes"], [f"level {v:g}" for v in levels], cell=144)))
-mistakes = (drawn - clean).square().mean().sqrt().item()
+mistakes = (generated - clean).square().mean().sqrt().item()
 print(f"the base's mistakes (root mean square of drawn - twin, {len(prompts)} pictures): {mistakes:.2f}")
 print("the noise, sigma / alpha:", ", ".join(f"level {v:g}: {(s / a).item():.2f}" for v, a, s in zip(levels, alpha, sigma)))
 
@@ -191,7 +191,7 @@ print("the noise, sigma / alpha:", ", ".join(f"level {v:g}: {(s / a).item():.2f}
 # %%
 levels = [0.0, 0.1, 0.3, 0.5]
 found = {"clean": [enlarge(pipe, prompts, seeds, clean, truth, level, steps=5) for level in levels],
-         "generated": [enlarge(pipe, prompts, seeds, drawn, truth, level, steps=5) for level in levels]}
+         "generated": [enlarge(pipe, prompts, seeds, generated, truth, level, steps=5) for level in levels]}
 print(level_lines(found))
 for one, other in zip(*found.values()):
     gap = one.psnr - other.psnr
@@ -216,16 +216,16 @@ level_sheet(found)
 # **Predict:** at level 0, what becomes of a circle that is a heap of squares? At 0.5?
 
 # %%
-blocks = F.interpolate(F.avg_pool2d(drawn, 4), scale_factor=4)
+blocks = F.interpolate(F.avg_pool2d(generated, 4), scale_factor=4)
 found["blocks"] = [enlarge(pipe, prompts, seeds, blocks, truth, level, steps=5) for level in levels]
 
-columns = [around(pictures, scenes) for pictures in (drawn, blocks, *(result.pictures for result in found["blocks"]))]
+columns = [around(images, scenes) for images in (generated, blocks, *(result.images for result in found["blocks"]))]
 frames = [[None, None, *(result.right[i] for result in found["blocks"])] for i in range(len(prompts))]
 quantize_colors(image_table(list(zip(*columns)), prompts, ["drawn", "spoilt", *(f"level {level:g}" for level in levels)], cell=96, frames=frames))
 
 # %%
 for result in found["blocks"]:
-    obeys = psnr(F.avg_pool2d(result.pictures, 4), blocks).mean()
+    obeys = psnr(F.avg_pool2d(result.images, 4), blocks).mean()
     likeness = f"{obeys:.1f} dB alike with the spoilt picture it was given, {result.psnr.mean():.1f} dB with the true one"
     print(f"level {result.level:g}: {format_share(result.right)} right; {likeness}")
 gain = found["blocks"][2].psnr - found["blocks"][0].psnr
@@ -288,12 +288,12 @@ answered = nb10.check(augment_by_hand).right
 mine = augment_by_hand if answered else augment_low_res
 levels = torch.tensor([0.0, 0.1, 0.3, 0.5])
 row = len(prompts) - 2
-seen = mine(drawn[row].expand(4, -1, -1, -1), levels, randn([seeds[row]], (3, 64, 64), "sr_256", "aug").expand(4, -1, -1, -1))
+seen = mine(generated[row].expand(4, -1, -1, -1), levels, randn([seeds[row]], (3, 64, 64), "sr_256", "aug").expand(4, -1, -1, -1))
 x_T = randn([seeds[row]], (3, 256, 256), "sr_256", "x_T").expand(4, -1, -1, -1)
 *_, last = sample(sr.denoiser(pipe.text_encoder([prompts[row]] * 4), seen, levels), x_T, sr.times(5), sr.log_snr_of, sr.config.sampler)
 large = last.x_0_hat.clamp(-1, 1)
 
-strips = [list(around(pictures, [scenes[row]] * 4)) for pictures in (seen.clamp(-1, 1), large)]
+strips = [list(around(images, [scenes[row]] * 4)) for images in (seen.clamp(-1, 1), large)]
 display(quantize_colors(image_table(strips, ["given, by your function" if answered else "given (exercise open)", "made of it"],
                                     [f"level {v:g}" for v in levels.tolist()], cell=192, frames=[[None] * 4, judge_images([prompts[row]] * 4, large)])))
 print(score_line(judge_images([prompts[row]] * 4, large)))

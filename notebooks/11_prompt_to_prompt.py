@@ -59,11 +59,11 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 
 # %%
 tasks = swaps("color", 5) + swaps("shape", 3)
-methods = {"same seed": None, "attention": Replace(source_steps=0.0), "default": Replace()}
+methods = {"same seed": None, "attention": Replace(shared_prompt_steps=0.0), "default": Replace()}
 found = compare(pipe, tasks, methods)
 
 shown = range(len(found.tasks))[1::2]                    # every other one
-rows = [[found.pictures[i][k] for i in shown] for k in range(4)]
+rows = [[found.images[i][k] for i in shown] for k in range(4)]
 frames = [[None] * len(shown)] + [[found.scores[name][i].good for i in shown] for name in methods]
 names = [f"{found.tasks[i].source.text} -> {found.tasks[i].target.text}" for i in shown]
 display(quantize_colors(image_table(rows, ["source", *methods], names, cell=144, frames=frames)))
@@ -102,11 +102,11 @@ show_source(AttentionInjectionControl.probs)
 # %%
 prompts, seed = ["a red circle above a blue square", "a green circle above a blue square"], 3
 maps = AttentionStore()
-base = pipe(prompts, seed=seed, stages=("base",), edit=Replace(source_steps=0.0), record=maps, progress=False).stages["base"]
+base = pipe(prompts, seed=seed, stages=("base",), edit=Replace(shared_prompt_steps=0.0), record=maps, progress=False).stages["base"]
 tiles, labels = map_tiles(maps, list(base), None)
 display(quantize_colors(image_grid([base[0], base[1], *tiles], ["source", "edited, attention injected", *labels], columns=5, cell=144)))
-for name, prompt, picture in zip(("source", "edited"), prompts, base):
-    print(f"{name}: {prompt}: {judge_image(prompt, picture)}")
+for name, prompt, image in zip(("source", "edited"), prompts, base):
+    print(f"{name}: {prompt}: {judge_image(prompt, image)}")
 
 # %% [markdown]
 # The map *as edited* is the map of *red* in the source: the circle is where *red* was looked at, and it is green, for the value is that of *green*. By
@@ -173,13 +173,13 @@ quantize_colors(image_table(rows, [name for name, *_ in examples], columns, cell
 # ## 5. The injection window
 #
 # How long should the source be held on to? Two windows, each from the noise on: of attention (the paper's $\tau$, with all maps injected, cross and self),
-# and of what this project adds: **`source_steps`**, in which source and target read *the same caption*, so that they are one picture. The paper has no such
+# and of what this project adds: **`shared_prompt_steps`**, in which source and target read *the same caption*, so that they are one picture. The paper has no such
 # thing. A pixel model of this size places things more finely than its maps can tell, and needs it.
 #
 # **Predict:** each window from 0 to 1. Which end shows the new word for certain, and which keeps the layout for certain? Where do the curves cross?
 
 # %%
-more = {"attention 0.5": Replace(0.5, 0.5, source_steps=0.0), "source 0.3": Replace(source_steps=0.3), "source 0.6": Replace(source_steps=0.6)}
+more = {"attention 0.5": Replace(0.5, 0.5, shared_prompt_steps=0.0), "source 0.3": Replace(shared_prompt_steps=0.3), "source 0.6": Replace(shared_prompt_steps=0.6)}
 scores = found.scores | compare(pipe, found.tasks, more).scores
 by_attention = {0.0: scores["same seed"], 0.5: scores["attention 0.5"], 1.0: scores["attention"]}
 by_source = {0.0: scores["attention"], 0.3: scores["source 0.3"], 0.6: scores["source 0.6"], 0.9: scores["default"]}
@@ -207,11 +207,11 @@ window_sheet({"attention injected": by_attention, "source's caption read (attent
 weights = [-2.0, -1.0, 0.0, 1.0, 2.0]                  # one call draws the source and a picture for each
 captions = sized_captions(3, "small")
 fading = Reweight({"small": weights})
-pictures = [pipe([caption] * 6, seed=seed, stages=("base",), edit=fading, progress=False).stages["base"][1:] for seed, caption in enumerate(captions)]
-areas = torch.tensor([[covered(picture) for picture in row] for row in pictures])
+images = [pipe([caption] * 6, seed=seed, stages=("base",), edit=fading, progress=False).stages["base"][1:] for seed, caption in enumerate(captions)]
+areas = torch.tensor([[covered(image) for image in row] for row in images])
 
-frames = [judge_images([caption] * 5, row) for caption, row in zip(captions, pictures)]
-display(quantize_colors(image_table([list(row) for row in pictures], captions, [f"c = {c:g}" for c in weights], cell=112, frames=frames)))
+frames = [judge_images([caption] * 5, row) for caption, row in zip(captions, images)]
+display(quantize_colors(image_table([list(row) for row in images], captions, [f"c = {c:g}" for c in weights], cell=112, frames=frames)))
 print("mean area:", ", ".join(f"c = {c:g}: {area:.1%}" for c, area in zip(weights, areas.mean(0).tolist())))
 fading_sheet("small", weights, areas, captions)
 
@@ -224,7 +224,7 @@ fading_sheet("small", weights, areas, captions)
 # ## What does not work well
 #
 # - **Added colours** keep nine layouts of ten, not all: what the source left open was drawn in its own way, and the new word would have drawn it elsewhere. **Added sizes** keep 97 %. Until captions of training said things of one thing alone, a size said of one of two things was taken by both, and every fifth layout was lost.
-# - Without `source_steps` it works less well: this is a deviation from the paper, found by measuring, and a sign that maps of 8 to 32 places a side say less
+# - Without `shared_prompt_steps` it works less well: this is a deviation from the paper, found by measuring, and a sign that maps of 8 to 32 places a side say less
 #   than a place.
 #
 # ## Exercise: the alignment matrix
@@ -232,7 +232,7 @@ fading_sheet("small", weights, areas, captions)
 # Write $A$ for a word swap. Word $i$ of the target answers word $i$ of the source. With equally many pieces they answer one to one. Otherwise each piece of
 # the source's word is spread evenly over all pieces of the target's. The end token, which belongs to no word, answers the end token.
 #
-# `tokens.words` are the words, `tokens.of_word(i)` gives the positions of word $i$, `tokens.ids` has all tokens, of which the last one is the end. Beware of
+# `tokens.words` are the words, `tokens.positions_of_word(i)` gives the positions of word $i$, `tokens.ids` has all tokens, of which the last one is the end. Beware of
 # a mistake that is found in published code: to take a token's position in the target for its position in the source.
 
 # %%

@@ -35,7 +35,7 @@ from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching, tabl
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.course.exercises import nb12
 from imagen_mini.evaluation.scene_features import features
-from imagen_mini.viz.measuring import audit_sheet, chance_rate, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, plot_corruptions, draw_widths, gallery, measure_parser_under, mixed, naive_interval, swap_colors
+from imagen_mini.viz.measuring import audit_sheet, chance_rate, coverage, plot_comparison, plot_coverage, plot_groups, plot_sets, plot_shares, plot_corruptions, plot_widths, gallery, measure_parser_under, mixed, naive_interval, swap_colors
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.course.notebook import setup_notebook, show_source
@@ -68,10 +68,10 @@ for title, categories in (("of the kind that training has", CATEGORIES), ("held 
 
 # %%
 chosen = ["one object", "positional", "counting", "binding", "negation"]
-draw = lambda prompts, seeds: pipe(prompts, seed=seeds, stages=("base",), progress=False).stages["base"]
-results = list(evaluate(draw, benchmark(10, categories=chosen)))
+generate = lambda prompts, seeds: pipe(prompts, seed=seeds, stages=("base",), progress=False).stages["base"]
+results = list(evaluate(generate, benchmark(10, categories=chosen)))
 rows = table(results)
-draw_shares(rows)
+plot_shares(rows)
 
 # %%
 for category, row in rows.items():
@@ -89,9 +89,9 @@ for category, row in rows.items():
 # **Predict:** how far apart will the five results lie?
 
 # %%
-results_50 = [r for r in results if r.category == "negation"] + list(evaluate(draw, benchmark(50, categories=["negation"])[10:]))
+results_50 = [r for r in results if r.category == "negation"] + list(evaluate(generate, benchmark(50, categories=["negation"])[10:]))
 groups = [(sum(r.right for r in results_50[i:i + 10]), 10) for i in range(0, 50, 10)]
-draw_groups(groups, {"Wilson's interval": wilson_interval, "the naive interval": naive_interval})
+plot_groups(groups, {"Wilson's interval": wilson_interval, "the naive interval": naive_interval})
 
 # %%
 print("right in each group of ten:", ", ".join(str(k) for k, _ in groups))
@@ -124,7 +124,7 @@ show_source(coverage)
 # **Predict:** what happens to the naive interval where the model is very good or very bad?
 
 # %%
-draw_coverage({"Wilson's interval": wilson_interval, "the naive interval": naive_interval}, 10)
+plot_coverage({"Wilson's interval": wilson_interval, "the naive interval": naive_interval}, 10)
 
 # %%
 for name, interval in {"Wilson": wilson_interval, "naive": naive_interval}.items():
@@ -165,7 +165,7 @@ wrong_by_eye = []                                      # for example [3, 7, 12]
 wrong_by_parser = [i for i, r in enumerate(audited) if not r.right]
 print("wrong by the parser:")
 for i in wrong_by_parser:
-    print(f"    {i:2} {audited[i].caption.text}: {verdict_text(audited[i].caption.description, audited[i].reading)}")
+    print(f"    {i:2} {audited[i].caption.text}: {verdict_text(audited[i].caption.description, audited[i].parsed)}")
 print("you disagree on:", sorted(set(wrong_by_eye) ^ set(wrong_by_parser)) if wrong_by_eye else "(fill in wrong_by_eye)")
 
 # %% [markdown]
@@ -207,7 +207,7 @@ scenes = [sample_scene_matching(caption.description, rng) for _, _, caption in p
 dealt_out = rng.sample(scenes, len(scenes))            # the same scenes, in another order
 shown = {"rendered scenes": scenes, "captions shuffled": dealt_out, "planted mistake": swap_colors(scenes, every=10)}
 controls = {name: list(evaluate(lambda texts, seeds: render(of, 64), prompts, batch=len(prompts))) for name, of in shown.items()}
-by_chance = chance_rate([c.description for _, _, c in prompts], [r.reading for r in controls["rendered scenes"]])
+by_chance = chance_rate([c.description for _, _, c in prompts], [r.parsed for r in controls["rendered scenes"]])
 
 for name, expected in {"rendered scenes": 1, "captions shuffled": by_chance, "planted mistake": 0.9}.items():
     print(f"{name:18} expected {expected:6.1%}, found {score_line([r.right for r in controls[name]])}")
@@ -235,7 +235,7 @@ captions_50 = [r.caption.text for r in results_50]
 without = pipe(captions_50, seed=[r.seed for r in results_50], stages=("base",), guidance_scale=1.0, progress=False).stages["base"]
 off, on = judge_images(captions_50, without), [r.right for r in results_50]
 w = pipe.stages["base"].config.guidance_scale
-draw_comparison(("w = 1", sum(off), 50), (f"w = {w:g}", sum(on), 50))
+plot_comparison(("w = 1", sum(off), 50), (f"w = {w:g}", sum(on), 50))
 
 # %%
 difference, low, high = newcombe_interval(sum(off), 50, sum(on), 50)
@@ -274,12 +274,12 @@ texts, descriptions = [r.caption.text for r in everything], [r.caption.descripti
 rng = random.Random(1)
 reference = gaussian_statistics(features(render([sample_scene_matching(d, rng) for d in descriptions for _ in range(10)])))
 true = [sample_scene_matching(d, rng) for d in descriptions]
-drawn = torch.stack([r.image for r in everything])
+generated = torch.stack([r.image for r in everything])
 
-sets = {"true": (texts, render(true)), "drawn": (texts, drawn), "shuffled": (rng.sample(texts, len(texts)), drawn),
+sets = {"true": (texts, render(true)), "drawn": (texts, generated), "shuffled": (rng.sample(texts, len(texts)), generated),
         "one background": (texts, render([type(scene)(scene.objects, "white") for scene in true]))}
 measured = {name: (sum(judge_images(*of)) / len(texts), frechet_distance(*reference, *gaussian_statistics(features(of[1])))) for name, of in sets.items()}
-draw_sets(measured)
+plot_sets(measured)
 
 # %%
 for name, (share, distance) in measured.items():
@@ -306,7 +306,7 @@ nb12.check(interval)
 
 # %%
 answered = nb12.check(interval).right
-draw_widths(interval if answered else naive_interval, (0.5, 0.8, 1.0), (10, 30, 100, 300, 1000), "yours" if answered else "naive; exercise open")
+plot_widths(interval if answered else naive_interval, (0.5, 0.8, 1.0), (10, 30, 100, 300, 1000), "yours" if answered else "naive; exercise open")
 
 # %% [markdown]
 # Four times the pictures for half the width. With the naive interval the line of 100 % lies at 0 for every $n$, which cannot be: nobody knows everything after ten pictures. With Wilson's, ten of ten right

@@ -49,7 +49,7 @@ x_T = randn(range(n), (3, 64, 64), "base", "x_T")
 times, log_snr_of, sampler = base.times(), base.log_snr_of, base.config.sampler
 
 denoiser_of = lambda caption: base.denoiser(pipe.text_encoder([caption] * n))
-last_of = lambda walk: list(walk)[-1].x_0_hat.clamp(-1, 1)
+last_of = lambda trajectory: list(trajectory)[-1].x_0_hat.clamp(-1, 1)
 
 # %% [markdown]
 # ## 1. SDEdit: from a drawing
@@ -79,17 +79,17 @@ to_image(drawing, 192)
 
 # %%
 starts = [0.0, 0.01, 0.1, 0.3, 0.5, 0.85, 1.0]
-drawn = {caption: [last_of(sdedit(denoiser_of(caption), drawing.expand(n, -1, -1, -1), t, x_T, times, log_snr_of, sampler)) for t in starts]
+generated = {caption: [last_of(sdedit(denoiser_of(caption), drawing.expand(n, -1, -1, -1), t, x_T, times, log_snr_of, sampler)) for t in starts]
          for caption in (matching, other)}
-judged_rows([(f"seed {seed}: {caption}", caption, torch.stack([of[seed] for of in drawn[caption]])) for caption in drawn for seed in (0, 1)],
+judged_rows([(f"seed {seed}: {caption}", caption, torch.stack([of[seed] for of in generated[caption]])) for caption in generated for seed in (0, 1)],
             [f"t = {t:g}" for t in starts], cell=80)
 
 # %%
 sheet, (right, distance) = subplots(["realism: pictures that show their caption", "faithfulness: distance to the drawing"], "t from which the walk starts")
-for (caption, of), style in zip(drawn.items(), STYLES):
-    shares = [sum(judge_images([caption] * n, pictures)) / n for pictures in of]
+for (caption, of), style in zip(generated.items(), STYLES):
+    shares = [sum(judge_images([caption] * n, images)) / n for images in of]
     right.plot(starts, shares, label=caption, **style)
-    distance.plot(starts, [(pictures - drawing).square().mean().sqrt() for pictures in of], label=caption, **style)
+    distance.plot(starts, [(images - drawing).square().mean().sqrt() for images in of], label=caption, **style)
     print(f"{caption}: right of {n}, from t = 0 to 1:", ", ".join(f"{share * n:.0f}" for share in shares))
 percent_axis(right)
 distance.set_ylim(0, None)
@@ -128,8 +128,8 @@ mask[..., :32] = 1                                     # 1 is known: the left ha
 noise = lambda *purpose: randn(range(n), (3, 64, 64), "inpaint", *purpose)
 
 after_step = repaint_callback(known, mask, lambda step: noise("known", step), log_snr_of)
-walk = sample(denoiser_of(matching), x_T, times, log_snr_of, sampler, after_step=after_step)
-painted = mask * known + (1 - mask) * last_of(walk)
+trajectory = sample(denoiser_of(matching), x_T, times, log_snr_of, sampler, after_step=after_step)
+painted = mask * known + (1 - mask) * last_of(trajectory)
 known_part = (mask * known).expand(n, -1, -1, -1)
 print("the square is put in:", score_line(judge_images([matching] * n, painted)))
 judged_rows([("known", "", known_part), (matching, matching, painted)])
@@ -151,9 +151,9 @@ known = render(Scene((star,), "beige"), 64)
 one_star = "a large orange star"
 rounds = [1, 3]
 repainted = {r: last_of(repaint(denoiser_of(one_star), known, mask, x_T, times, log_snr_of, noise, rounds=r)) for r in rounds}
-for r, pictures in repainted.items():
-    print(f"{r} round{'s' * (r > 1)}:", score_line(judge_images([one_star] * n, pictures)))
-    print(f"    largest change of the known part: {((pictures - known) * mask).abs().max():.0e}")
+for r, images in repainted.items():
+    print(f"{r} round{'s' * (r > 1)}:", score_line(judge_images([one_star] * n, images)))
+    print(f"    largest change of the known part: {((images - known) * mask).abs().max():.0e}")
 judged_rows([("known", "", (mask * known).expand(n, -1, -1, -1)), *((f"{r} round{'s' * (r > 1)} a step", one_star, p) for r, p in repainted.items())])
 
 # %% [markdown]
@@ -183,12 +183,12 @@ show_source(anagram)
 pairs = [("quarter turn", "a red circle above a blue square", "a red circle to the left of a blue square"),
          ("negative", "a red circle above a yellow square on a white background", "a cyan circle above a blue square on a black background")]
 rows = []
-for name, upright, looked_at in pairs:
+for name, upright, attention_mask in pairs:
     view = VIEWS[name]
-    both = anagram([denoiser_of(upright), denoiser_of(looked_at)], [VIEWS["upright"], view])
-    pictures = last_of(sample(both, x_T, times, log_snr_of, sampler))
-    rows += [(upright, upright, pictures), (f"{name}: {looked_at}", looked_at, view.there(pictures))]
-    right = [a and b for a, b in zip(judge_images([upright] * n, pictures), judge_images([looked_at] * n, view.there(pictures)))]
+    both = anagram([denoiser_of(upright), denoiser_of(attention_mask)], [VIEWS["upright"], view])
+    images = last_of(sample(both, x_T, times, log_snr_of, sampler))
+    rows += [(upright, upright, images), (f"{name}: {attention_mask}", attention_mask, view.there(images))]
+    right = [a and b for a, b in zip(judge_images([upright] * n, images), judge_images([attention_mask] * n, view.there(images)))]
     print(f"{name}, right in both views:", score_line(right))
 judged_rows(rows)
 
@@ -202,13 +202,13 @@ judged_rows(rows)
 # %%
 upright, turned = "an orange triangle", "an orange circle"
 both = anagram([denoiser_of(upright), denoiser_of(turned)], [VIEWS["upright"], VIEWS["turned"]])
-pictures = last_of(sample(both, x_T, times, log_snr_of, sampler))
-seen = VIEWS["turned"].there(pictures)
-print("upright it is read as:", dict(shapes_read(pictures)))
+images = last_of(sample(both, x_T, times, log_snr_of, sampler))
+seen = VIEWS["turned"].there(images)
+print("upright it is read as:", dict(shapes_read(images)))
 print("turned it is read as: ", dict(shapes_read(seen)))
-right = [a and b for a, b in zip(judge_images([upright] * n, pictures), judge_images([turned] * n, seen))]
+right = [a and b for a, b in zip(judge_images([upright] * n, images), judge_images([turned] * n, seen))]
 print("right in both views:", score_line(right))
-judged_rows([(upright, upright, pictures), (f"turned: {turned}", turned, seen)])
+judged_rows([(upright, upright, images), (f"turned: {turned}", turned, seen)])
 
 # %% [markdown]
 # Something in between: a triangle with round sides and the ghost of a circle around it, which the parser takes for a circle both ways up; the eye may see either. The paper's anagrams are like it: shapes that
@@ -234,9 +234,9 @@ show_source(factorized_diffusion, frequency_parts)
 far, near = "a large red circle", "a large red cross"
 hybrids = {sigma: last_of(sample(factorized_diffusion([denoiser_of(far), denoiser_of(near)], frequency_parts(sigma)), x_T, times, log_snr_of, sampler))
            for sigma in (1.5, 2.5, 3.5)}
-for sigma, pictures in hybrids.items():
-    both = [a and b for a, b in zip(judge_images([near] * n, pictures), judge_images([far] * n, blur(pictures, 2)))]
-    print(f"sigma {sigma}: near {dict(shapes_read(pictures))}, far {dict(shapes_read(blur(pictures, 2)))}, cross near and circle far: {sum(both)} of {n}")
+for sigma, images in hybrids.items():
+    both = [a and b for a, b in zip(judge_images([near] * n, images), judge_images([far] * n, blur(images, 2)))]
+    print(f"sigma {sigma}: near {dict(shapes_read(images))}, far {dict(shapes_read(blur(images, 2)))}, cross near and circle far: {sum(both)} of {n}")
 crosses = render([Scene((SceneObject(x=26 + i, y=30, shape="cross", color="red", size="large", texture="solid"),), "white") for i in range(n)], 64)
 print("control, true crosses from afar:", dict(shapes_read(blur(crosses, 2))))
 judged_rows([row for sigma, p in hybrids.items() for row in ((f"near, sigma {sigma}", near, p), ("from afar", far, blur(p, 2)))], cell=64)
@@ -253,10 +253,10 @@ judged_rows([row for sigma, p in hybrids.items() for row in ((f"near, sigma {sig
 # %%
 bright, colorful = "a red circle above a blue square", "a green ring above a purple cross"
 mixture = "a green circle above a purple square"
-pictures = last_of(sample(factorized_diffusion([denoiser_of(bright), denoiser_of(colorful)], color_parts()), x_T, times, log_snr_of, sampler))
-print(f"{mixture}:", score_line(judge_images([mixture] * n, pictures)))
-gray = pictures.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-judged_rows([(f"wanted: {mixture}", mixture, pictures), ("its brightness", "", gray)])
+images = last_of(sample(factorized_diffusion([denoiser_of(bright), denoiser_of(colorful)], color_parts()), x_T, times, log_snr_of, sampler))
+print(f"{mixture}:", score_line(judge_images([mixture] * n, images)))
+gray = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+judged_rows([(f"wanted: {mixture}", mixture, images), ("its brightness", "", gray)])
 
 # %% [markdown]
 # **What you should have seen.** Colours come from one caption, shapes mostly from the brightness of the other. But the first one's shapes show through as ghosts: the ring's hole in the circle, the cross in the square. On gray there is hardly any brightness to

@@ -70,11 +70,11 @@ def run(notebook: nbformat.NotebookNode, cell_seconds: int = CELL_SECONDS) -> fl
 
 def lighter(png: bytes) -> bytes:
     """The picture in 256 colours, if 95 % of its values change by at most 4 of 255; noise and soft transitions, which would get steps, stay as they are."""
-    with Image.open(BytesIO(png)) as picture, BytesIO() as file:
-        if picture.mode != "RGB":
+    with Image.open(BytesIO(png)) as image, BytesIO() as file:
+        if image.mode != "RGB":
             return png
-        few = quantize_colors(picture)
-        if np.quantile(np.abs(np.asarray(few.convert("RGB"), np.int16) - np.asarray(picture)), 0.95) > 4:
+        few = quantize_colors(image)
+        if np.quantile(np.abs(np.asarray(few.convert("RGB"), np.int16) - np.asarray(image)), 0.95) > 4:
             return png
         few.save(file, "PNG", optimize=True)
         return min(file.getvalue(), png, key=len)

@@ -67,7 +67,7 @@ class Mixed(AttentionControl):
             v[self.rows("values"), :, :n] = torch.einsum("st,hsd->htd", (self.matrix / self.matrix.sum(0).clamp(min=1e-6)).to(v), v[1, :, :n])
         return q, k, v
 
-    def wants(self, site: AttentionSite) -> bool:
+    def needs_probs(self, site: AttentionSite) -> bool:
         return site.kind != "self" and bool(self.rows("maps"))
 
     def probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
@@ -106,8 +106,8 @@ def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:
     right = 0
     for task in tqdm(swaps(attribute, n), desc=f"{attribute} swaps"):
         prompts = [task.source.text, task.target.text] + [task.source.text] * len(MIXES)
-        pictures = pipe(prompts, seed=task.seed, stages=(base,), edit=Mix(MIXES, pipe.stages[base].net.read), progress=False, output_type="pt").stages[base]
-        own, other, *mixed = [reading.scene for reading in parse_image(pictures.float().cpu())]
+        images = pipe(prompts, seed=task.seed, stages=(base,), edit=Mix(MIXES, pipe.stages[base].net.read), progress=False, output_type="pt").stages[base]
+        own, other, *mixed = [parsed.scene for parsed in parse_image(images.float().cpu())]
         if not (task.source.description.fits(own) and task.target.description.fits(other)):
             continue
         right += 1

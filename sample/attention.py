@@ -29,7 +29,7 @@ from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 CATEGORIES = ["size", "positional"]                    # two things each, with two attributes said
 
 
-def draw_find(report: dict, path: Path) -> None:
+def plot_find(report: dict, path: Path) -> None:
     """Write the chart of what `find` has found; the name's ending says how (.png, .svg, .pdf)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     find_sheet(report).savefig(path, dpi=110)
@@ -57,18 +57,18 @@ def main(arguments: list[str] | None = None) -> None:
         (args.out / "find.json").write_text(json.dumps(report, indent=1) + "\n")
         if not report["judged"]:
             raise SystemExit(f"none of {report['captions']} pictures shows what was said, so there is no truth to hold the maps against")
-        draw_find(report, args.out / "find.png")
+        plot_find(report, args.out / "find.png")
         print(f"{report['judged']} of {report['captions']} pictures show what was said; mean overlap over steps, and that of a map that knows nothing:")
         print(find_lines(report))
         print(f"{args.out}/find.png, find.json")
         return
     maps, estimates = AttentionStore(), {}
-    picture = pipe(args.prompt, seed=args.seed, record=maps, on_step=lambda _, state: estimates.update({state.t: state.x_0_hat[0].float().cpu()}), **options).images[0]
+    image = pipe(args.prompt, seed=args.seed, record=maps, on_step=lambda _, state: estimates.update({state.t: state.x_0_hat[0].float().cpu()}), **options).images[0]
     size = args.size or maps.sizes[0]
-    token_sheet(maps, picture).save(args.out / "tokens.png")
+    token_sheet(maps, image).save(args.out / "tokens.png")
     step_sheet(maps, estimates, size).save(args.out / "steps.png")
-    layer_sheet(maps, picture).save(args.out / "layers.png")
-    head_sheet(maps, picture, args.word or max(words_of(maps), key=lambda w: maps.of_word(w, size=size).sum())).save(args.out / "heads.png")
+    layer_sheet(maps, image).save(args.out / "layers.png")
+    head_sheet(maps, image, args.word or max(words_of(maps), key=lambda w: maps.positions_of_word(w, size=size).sum())).save(args.out / "heads.png")
     first, *rest = step_animation(maps, estimates, size)
     first.save(args.out / "steps.gif", save_all=True, append_images=rest, duration=250, loop=0)
     for name, share in zip(names_of(maps), maps.shares(size=size).tolist()):

@@ -26,11 +26,11 @@ from sample.cli import add_model_options, load_pipeline
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
 
 
-def count_calls(pipe: ImagenPipeline, stage: str, draw: Callable) -> int:
+def count_calls(pipe: ImagenPipeline, stage: str, generate: Callable) -> int:
     """How often the stage's network is called in one drawing."""
     calls = []
     hook = pipe.stages[stage].net.register_forward_pre_hook(lambda *_: calls.append(1))
-    draw()
+    generate()
     hook.remove()
     return len(calls)
 
@@ -46,15 +46,15 @@ def main(arguments: list[str] | None = None) -> None:
     pipe = load_pipeline(args)
     device = torch.device(args.device)
 
-    def draw(prompts: list[str], **options) -> dict[str, float]:
+    def generate(prompts: list[str], **options) -> dict[str, float]:
         return pipe(prompts, output_type="pt", progress=False, **options).seconds
 
     ways: dict[tuple, Callable[[], dict[str, float]]] = {}
     for batch in args.batch:
         for steps in args.steps or [None]:
-            ways["plain", batch, steps] = lambda batch=batch, steps=steps: draw([SOURCE] * batch, seed=range(batch), num_inference_steps=steps)
-    ways["two plain pictures", 2, None] = lambda: draw([SOURCE, TARGET])
-    ways["source and edit", 2, None] = lambda: draw([SOURCE, TARGET], edit=Replace())
+            ways["plain", batch, steps] = lambda batch=batch, steps=steps: generate([SOURCE] * batch, seed=range(batch), num_inference_steps=steps)
+    ways["two plain pictures", 2, None] = lambda: generate([SOURCE, TARGET])
+    ways["source and edit", 2, None] = lambda: generate([SOURCE, TARGET], edit=Replace())
     times = {way: [] for way in ways}
     for way in ways.values():
         way()                                          # the first call allocates and picks kernels

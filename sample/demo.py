@@ -42,20 +42,20 @@ def main(arguments: list[str] | None = None) -> None:
     pipe, options = load_pipeline(args), sampling_options(args)
     print(f"loaded in {time.perf_counter() - start:.1f} s, {sum(p.numel() for p in pipe.parameters()):,} parameters, on {args.device}")
 
-    def draw(name: str, prompts: list[str], edit=None) -> torch.Tensor:
+    def generate(name: str, prompts: list[str], edit=None) -> torch.Tensor:
         out = pipe(prompts, seed=args.seed, edit=edit, **options)
         print(f"\n{name}: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in out.seconds.items()))
-        pictures = out.stages[list(out.stages)[-1]]
-        for prompt, picture in zip(prompts, pictures):
-            print(f"  {prompt!r}: {judge_image(prompt, picture)}")
+        images = out.stages[list(out.stages)[-1]]
+        for prompt, image in zip(prompts, images):
+            print(f"  {prompt!r}: {judge_image(prompt, image)}")
         path = args.out / f"{name}.png"
-        out.images[0].save(path) if len(prompts) == 1 else image_grid(list(pictures), prompts, cell=256).save(path)
+        out.images[0].save(path) if len(prompts) == 1 else image_grid(list(images), prompts, cell=256).save(path)
         print(f"  -> {path}")
-        return pictures
+        return images
 
-    draw("caption", [CAPTION])
-    draw("captions", CAPTIONS)
-    draw("edit", list(EDIT), Replace())
+    generate("caption", [CAPTION])
+    generate("captions", CAPTIONS)
+    generate("edit", list(EDIT), Replace())
     print(f"\n{time.perf_counter() - start:.0f} s in all")
 
 

@@ -37,7 +37,7 @@ from sample.cli import add_model_options, load_pipeline
 TRAINED = 0                                            # seed of those that it does
 
 
-def true_pictures(seed: int, numbers: range, size: int) -> Tensor:
+def true_images(seed: int, numbers: range, size: int) -> Tensor:
     return render([training_scene(seed, i) for i in numbers], size)
 
 
@@ -45,21 +45,21 @@ def captions_of(seed: int, numbers: range) -> list[Caption]:
     return [training_caption(training_scene(seed, i), seed, i) for i in numbers]
 
 
-def compare(pictures: Tensor, true: Tensor) -> dict[str, float]:
+def compare(images: Tensor, true: Tensor) -> dict[str, float]:
     """Of pictures against true ones, both as features: Fréchet distance, precision, recall."""
-    precision, recall = precision_and_recall(true, pictures)
-    return {"frechet": round(frechet_distance(*gaussian_statistics(true), *gaussian_statistics(pictures)), 4), "precision": round(precision, 4), "recall": round(recall, 4)}
+    precision, recall = precision_and_recall(true, images)
+    return {"frechet": round(frechet_distance(*gaussian_statistics(true), *gaussian_statistics(images)), 4), "precision": round(precision, 4), "recall": round(recall, 4)}
 
 
-def alignment(pictures: Tensor, captions: list[Caption]) -> dict:
-    readings = [reading for part in pictures.split(64) for reading in parse_image(part.cpu())]
-    right = sum(c.description.fits(r.scene) for c, r in zip(captions, readings))
+def alignment(images: Tensor, captions: list[Caption]) -> dict:
+    parsed_scenes = [parsed for part in images.split(64) for parsed in parse_image(part.cpu())]
+    right = sum(c.description.fits(r.scene) for c, r in zip(captions, parsed_scenes))
     low, high = wilson_interval(right, len(captions))
     return {"n": len(captions), "right": right, "accuracy": round(right / len(captions), 4), "low": round(low, 4), "high": round(high, 4)}
 
 
-def median_distance(pictures: Tensor, among: Tensor) -> float:
-    return round(nearest_neighbours(pictures, among)[0].median().item(), 4)
+def median_distance(images: Tensor, among: Tensor) -> float:
+    return round(nearest_neighbours(images, among)[0].median().item(), 4)
 
 
 def plot_distances(report: dict, path: Path) -> None:
@@ -110,23 +110,23 @@ def main(arguments: list[str] | None = None) -> None:
     stages, size = list(pipe.stages)[:list(pipe.stages).index(name) + 1], pipe.stages[name].config.unet.image_size
     numbers = range(args.n)
     captions = captions_of(HELD_OUT_SEED, numbers)
-    true = features(true_pictures(HELD_OUT_SEED, range(args.n, args.n + args.true), size))
-    others = features(true_pictures(HELD_OUT_SEED, range(args.n + args.true, 2 * args.n + args.true), size))
-    trained = features(true_pictures(TRAINED, range(args.true), size))
+    true = features(true_images(HELD_OUT_SEED, range(args.n, args.n + args.true), size))
+    others = features(true_images(HELD_OUT_SEED, range(args.n + args.true, 2 * args.n + args.true), size))
+    trained = features(true_images(TRAINED, range(args.true), size))
     report = {"pipeline": args.pipeline, "stage": name, "features": args.features, "n": args.n, "true": args.true, "lines": {},
               "true_pictures": {**compare(others, true), "nearest_trained": median_distance(others, trained)}}
     with tqdm(total=args.n * (1 + len(args.thresholds) * len(args.scales)), desc="pictures") as bar:
 
         def measured(**options) -> dict:
-            drawn = []
+            generated = []
             for at in range(0, args.n, args.batch):
                 part = numbers[at:at + args.batch]
-                drawn.append(pipe([captions[i].text for i in part], seed=list(part), stages=stages, output_type="pt", progress=False,
+                generated.append(pipe([captions[i].text for i in part], seed=list(part), stages=stages, output_type="pt", progress=False,
                                   **{option: {name: value} for option, value in options.items()}).stages[name].float().cpu())
                 bar.update(len(part))
-            pictures = torch.cat(drawn)
-            found = features(pictures)
-            row = {**alignment(pictures, captions), **compare(found, true), "nearest_trained": median_distance(found, trained)}
+            images = torch.cat(generated)
+            found = features(images)
+            row = {**alignment(images, captions), **compare(found, true), "nearest_trained": median_distance(found, trained)}
             return row | ({"clip_score": round(features.score_of(found, [c.text for c in captions]).mean().item(), 2)} if isinstance(features, Clip) else {})
 
         own = pipe.stages[name].config

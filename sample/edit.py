@@ -40,9 +40,9 @@ def add_edit_parser(kinds, name: str, edit: type[AttentionInjection], about: str
     parser = kinds.add_parser(name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("source", help="the caption of the picture")
     parser.add_argument("target", help=target)
-    parser.add_argument("--cross-steps", type=window, default=edit.cross_steps, help="share of the steps in which the source's cross-attention is used")
-    parser.add_argument("--self-steps", type=window, default=edit.self_steps, help="share of the steps in which the source's self-attention is used")
-    parser.add_argument("--source-steps", type=window, default=edit.source_steps, help="share of the steps in which the source's whole prompt is read")
+    parser.add_argument("--cross-replace-steps", "--cross-steps", type=window, default=edit.cross_replace_steps, help="share of the steps in which the source's cross-attention is used")
+    parser.add_argument("--self-replace-steps", "--self-steps", type=window, default=edit.self_replace_steps, help="share of the steps in which the source's self-attention is used")
+    parser.add_argument("--shared-prompt-steps", "--source-steps", type=window, default=edit.shared_prompt_steps, help="share of the steps in which the source's whole prompt is read")
     blends = parser.add_mutually_exclusive_group()
     blends.add_argument("--local-blend", nargs="+", metavar="WORD", help="let the picture change only where these words look")
     blends.add_argument("--diff-blend", action="store_true", help="let the picture change only where the two prompts disagree about the source's")
@@ -54,12 +54,12 @@ def resolve_edit(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
     """Prompts, the first the source; the edit; a name for each target."""
     if args.kind == "reweight":
         return [args.prompt] * (1 + len(args.scale)), Reweight({args.word: args.scale}, args.weight_steps), [f"{args.word} x {c:g}" for c in args.scale]
-    edit = (Replace if args.kind == "replace" else Refine)(args.cross_steps, args.self_steps, source_steps=args.source_steps)
+    edit = (Replace if args.kind == "replace" else Refine)(args.cross_replace_steps, args.self_replace_steps, shared_prompt_steps=args.shared_prompt_steps)
     blend = LocalBlend(*args.local_blend) if args.local_blend else DiffEditMask() if args.diff_blend else None
     return [args.source, args.target], edit if blend is None else Chain(edit, blend), ["edit"]
 
 
-def draw_alignment(source: Tokens, target: Tokens, kind: str, path: Path) -> None:
+def plot_alignment(source: Tokens, target: Tokens, kind: str, path: Path) -> None:
     """The matrix that lays the source's attention on the target's tokens, as a chart: a row a token of the source, a column one of the target."""
     matrix = (replacement_mapper if kind == "replace" else refinement_mapper)(source, target)
     alignment_sheet(source, target, {f"{kind}: whose attention does each token of the target take?": matrix}).savefig(path, dpi=110)
@@ -84,13 +84,13 @@ def main(arguments: list[str] | None = None) -> None:
     prompts, edit, names = resolve_edit(args)
     maps, word = AttentionStore(), args.word if args.kind == "reweight" else None
     out = pipe(prompts, seed=args.seed, edit=edit, record=maps, **options)
-    pictures, base = ([p.float().cpu() for p in out.stages[stage]] for stage in (list(out.stages)[-1], list(out.stages)[0]))
-    tiles, labels = pictures, [f"{name}: {prompt}" for name, prompt in zip(["source", *names], prompts)]
-    verdicts = list(zip(["source", *names], prompts, pictures))
+    images, base = ([p.float().cpu() for p in out.stages[stage]] for stage in (list(out.stages)[-1], list(out.stages)[0]))
+    tiles, labels = images, [f"{name}: {prompt}" for name, prompt in zip(["source", *names], prompts)]
+    verdicts = list(zip(["source", *names], prompts, images))
     if word is None:
         plain = pipe(prompts[1], seed=args.seed, **options).stages
         verdicts.append(("same seed, new prompt", prompts[1], plain[list(plain)[-1]][0].float().cpu()))
-        tiles = [*tiles, difference(*pictures), verdicts[-1][2]]
+        tiles = [*tiles, difference(*images), verdicts[-1][2]]
         labels = [*labels, "difference of source and edit", f"same seed, new prompt: {prompts[1]}"]
     for name, prompt, image in verdicts:
         print(f"{name}: {prompt!r}: {judge_image(prompt, image)}")
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
     sheet.save(args.out)
     if word is None and args.show_alignment:
         path = args.out.with_stem(args.out.stem + "_alignment")
-        draw_alignment(*maps.tokens[:2], args.kind, path)
+        plot_alignment(*maps.tokens[:2], args.kind, path)
         print(path)
     print(args.out)
 

@@ -56,10 +56,10 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"{args.pipeline} has no super-resolution, only {', '.join(pipe.stages)}")
     tasks = [task for pair in zip(*(swaps(attribute, args.n) for attribute in SWAPPED)) for task in pair]
     tiles, labels, frames, scores = [], [], [], []
-    for task, pictures, of in tqdm(evaluate_edits(lambda prompts, seed: sample_all(pipe, prompts, seed), tasks), total=len(tasks), desc="edits"):
+    for task, images, of in tqdm(evaluate_edits(lambda prompts, seed: sample_all(pipe, prompts, seed), tasks), total=len(tasks), desc="edits"):
         scores.append(of)
-        if of[0].source_right and len(tiles) < args.shown * len(pictures):
-            tiles += pictures
+        if of[0].source_right and len(tiles) < args.shown * len(images):
+            tiles += images
             labels += [task.source.text, *(f"{task.target.text} ({way})" for way in WAYS)]
             frames += [None, *(s.success and s.kept for s in of)]
     report = {"pipeline": args.pipeline, "n": len(tasks), "ways": {way: edit_table(list(of)) for way, of in zip(WAYS, zip(*scores))}}

@@ -40,20 +40,20 @@ def measure(pipe: ImagenPipeline, name: str, tasks: list[EditTask], shares: list
     base, kind = next(iter(pipe.stages)), edit_of(name)
     plans = [(sweep, share) for sweep in SWEEPS for share in shares]
 
-    def draw(prompts: list[str], seed: int) -> Tensor:
-        drawn = [pipe(prompts, seed=seed, stages=(base,), edit=SWEEPS[sweep](kind, share), progress=False, output_type="pt").stages[base] for sweep, share in plans]
-        return torch.cat([drawn[0][:1], *(pair[1:] for pair in drawn)])
+    def generate(prompts: list[str], seed: int) -> Tensor:
+        generated = [pipe(prompts, seed=seed, stages=(base,), edit=SWEEPS[sweep](kind, share), progress=False, output_type="pt").stages[base] for sweep, share in plans]
+        return torch.cat([generated[0][:1], *(pair[1:] for pair in generated)])
 
     scores, example = [], None
-    for task, pictures, of in tqdm(evaluate_edits(draw, tasks), total=len(tasks), desc=name):
+    for task, images, of in tqdm(evaluate_edits(generate, tasks), total=len(tasks), desc=name):
         scores.append(of)
         if example is None and of[0].source_right:
-            example = task, pictures
+            example = task, images
     tables = [edit_table(list(of)) for of in zip(*scores)]
     return {sweep: tables[i * len(shares):(i + 1) * len(shares)] for i, sweep in enumerate(SWEEPS)}, example
 
 
-def draw_figure(report: dict, path: Path) -> None:
+def plot_figure(report: dict, path: Path) -> None:
     titles = [f"{name}: {sweep}" for name in report["kinds"] for sweep in SWEEPS]
     sheet, panels = subplots(titles, "share of the walk", columns=4)
     for panel, (rows) in zip(panels, (rows for of in report["kinds"].values() for rows in of.values())):
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{name + ', ' + sweep:40}" + ", ".join(f"{share:g}: {row['success']:.0%} {row['layout']:.0%} {row['good']:.0%}" for share, row in zip(shares, rows)))
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "edit_sweep.json").write_text(json.dumps(report, indent=1) + "\n")
-    draw_figure(report, args.out / "edit_sweep.png")
+    plot_figure(report, args.out / "edit_sweep.png")
     if tiles:
         quantize_colors(image_grid(tiles, labels, columns=1 + len(shares), cell=112)).save(args.out / "edit_sweep_pictures.png", optimize=True)
     print("after each share: shows the new prompt, keeps the layout, both")

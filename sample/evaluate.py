@@ -43,24 +43,24 @@ class Examiner:
     def __init__(self, args: argparse.Namespace):
         self.pipe, self.options = load_pipeline(args), sampling_options(args)
 
-    def draw(self, prompts: list[str], seeds, **more) -> torch.Tensor:
+    def generate(self, prompts: list[str], seeds, **more) -> torch.Tensor:
         stages = self.pipe(prompts, seed=seeds, progress=False, output_type="pt", **self.options | more).stages
         return stages[list(stages)[-1]]
 
-    def draw_edits(self, kind: type[Edit], prompts: list[str], seed: int) -> torch.Tensor:
+    def generate_edits(self, kind: type[Edit], prompts: list[str], seed: int) -> torch.Tensor:
         """The source, and its target by each of METHODS."""
         base = {"stages": list(self.pipe.stages)[:1]}
-        edited, blended, injected = (self.draw(prompts, seed, edit=edit, **base) for edit in (kind(), Chain(kind(), DiffEditMask()), kind(1.0, 1.0, source_steps=0.0)))
-        return torch.cat([edited, blended[1:], self.draw(prompts[1:], seed, **base), injected[1:]])
+        edited, blended, injected = (self.generate(prompts, seed, edit=edit, **base) for edit in (kind(), Chain(kind(), DiffEditMask()), kind(1.0, 1.0, shared_prompt_steps=0.0)))
+        return torch.cat([edited, blended[1:], self.generate(prompts[1:], seed, **base), injected[1:]])
 
     def captions(self, prompts: list[tuple[str, int, Caption]]) -> list[Result]:
         """With arrays for pictures, to be sent to another process."""
-        return [replace(result, image=result.image.float().cpu().numpy()) for result in evaluate(self.draw, prompts, batch=len(prompts))]
+        return [replace(result, image=result.image.float().cpu().numpy()) for result in evaluate(self.generate, prompts, batch=len(prompts))]
 
     def edit(self, job: tuple[type[Edit], EditTask]) -> tuple[EditScore, ...]:
         """A score by each of METHODS."""
         kind, task = job
-        (_, _, scores), = evaluate_edits(partial(self.draw_edits, kind), [task])
+        (_, _, scores), = evaluate_edits(partial(self.generate_edits, kind), [task])
         return scores
 
 
@@ -74,7 +74,7 @@ def print_alignment(report: dict) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("report.json"), help="the report; its picture is written beside it")
-    parser.add_argument("--picture", type=Path, help="the picture (default: beside the report)")
+    parser.add_argument("--image", "--picture", type=Path, help="the picture (default: beside the report)")
     parser.add_argument("--n", type=int, default=30, help="captions per category (default: 30)")
     parser.add_argument("--edits", type=int, default=30, help="edits of each of five kinds (default: 30); 0 leaves them out")
     parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")
@@ -111,10 +111,10 @@ def main(arguments: list[str] | None = None) -> None:
     report["seconds"] = round(time.perf_counter() - start, 1)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
-    picture = args.picture or args.out.with_suffix(".png")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    gallery(results).save(picture, optimize=True)
-    print(f"{report['seconds']:.0f} s; {args.out}, {picture}")
+    image = args.image or args.out.with_suffix(".png")
+    image.parent.mkdir(parents=True, exist_ok=True)
+    gallery(results).save(image, optimize=True)
+    print(f"{report['seconds']:.0f} s; {args.out}, {image}")
 
 
 if __name__ == "__main__":

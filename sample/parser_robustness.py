@@ -30,7 +30,7 @@ SIZES = (64, 256)
 WAYS: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] = {
     "noise, deviation": (gaussian_noise, (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)),
     "blur, deviation in 1/64 of the width": (blur, (0, 0.25, 0.5, 0.75, 1, 1.5, 2)),
-    "JPEG, 100 - quality": (lambda pictures, loss: jpeg(pictures, 100 - loss), (5, 10, 25, 40, 50, 60, 75, 90)),
+    "JPEG, 100 - quality": (lambda images, loss: jpeg(images, 100 - loss), (5, 10, 25, 40, 50, 60, 75, 90)),
 }
 
 
@@ -45,11 +45,11 @@ def audit(args: argparse.Namespace, path: Path) -> None:
     prompts = benchmark(1 + args.sheet // 20, seed=7)
     prompts = [prompts[i * len(prompts) // args.sheet] for i in range(args.sheet)]
 
-    def pictures(captions: list[str], seeds: list[int]) -> Tensor:
+    def images(captions: list[str], seeds: list[int]) -> Tensor:
         stages = pipe(captions, seed=seeds, progress=False, output_type="pt", **options).stages
         return stages[list(stages)[-1]]
 
-    results = list(tqdm(evaluate(pictures, prompts), total=len(prompts), desc="pictures"))
+    results = list(tqdm(evaluate(images, prompts), total=len(prompts), desc="pictures"))
     audit_sheet(results).save(path)
     print(path)
 

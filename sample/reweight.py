@@ -32,15 +32,15 @@ WEIGHTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 def measure(pipe: ImagenPipeline, word: str, n: int) -> tuple[dict, list[Tensor]]:
     """What things cover at each weight of the word, and the pictures [weights, 3, h, w] of each caption."""
     base = next(iter(pipe.stages))
-    pictures = [pipe([caption] * (1 + len(WEIGHTS)), seed=seed, edit=Reweight({word: WEIGHTS}), stages=(base,), progress=False, output_type="pt")
+    images = [pipe([caption] * (1 + len(WEIGHTS)), seed=seed, edit=Reweight({word: WEIGHTS}), stages=(base,), progress=False, output_type="pt")
                 .stages[base][1:].float().cpu() for seed, caption in enumerate(tqdm(sized_captions(n, word), desc=word))]
-    areas = torch.tensor([[covered(picture) for picture in row] for row in pictures])
+    areas = torch.tensor([[covered(image) for image in row] for row in images])
     mean, error = areas.mean(0), 1.96 * areas.std(0) / len(areas) ** 0.5
     steps = areas.diff(dim=1)
     return {"weights": list(WEIGHTS), "mean": [round(v, 4) for v in mean.tolist()], "half_interval": [round(v, 4) for v in error.tolist()],
             "monotone": round(float(monotone(mean)), 4), "end_to_end": interval(areas[:, -1] - areas[:, 0]),
             "captions_that_follow": int((areas[:, -1] - areas[:, 0] < 0 if word == "small" else areas[:, -1] - areas[:, 0] > 0).sum()),
-            "largest_step_back": round((steps.mean(0) * (1 if word == "small" else -1)).clamp(min=0).max().item(), 4)}, pictures
+            "largest_step_back": round((steps.mean(0) * (1 if word == "small" else -1)).clamp(min=0).max().item(), 4)}, images
 
 
 def interval(differences: Tensor) -> dict[str, float]:
@@ -71,8 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
     pipe = load_pipeline(args)
     report, tiles, labels = {"pipeline": args.pipeline, "n": args.n, "words": {}}, [], []
     for word in SIZES:
-        report["words"][word], pictures = measure(pipe, word, args.n)
-        for caption, row in list(zip(sized_captions(args.n, word), pictures))[:3]:
+        report["words"][word], images = measure(pipe, word, args.n)
+        for caption, row in list(zip(sized_captions(args.n, word), images))[:3]:
             tiles, labels = [*tiles, *row], [*labels, *(f"{caption}, c = {c:g}" for c in WEIGHTS)]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "reweight.json").write_text(json.dumps(report, indent=1) + "\n")

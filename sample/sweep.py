@@ -32,7 +32,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.viz.style import STYLES, subplots, log_axis, percent_axis, save_figure
 from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching, score, table
-from imagen_mini.viz.guidance import accuracy_line, draw_scales, saturation
+from imagen_mini.viz.guidance import accuracy_line, plot_scales, saturation
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.cascade.sampling_options import SamplingOptions, resolve_sampling_options
@@ -61,12 +61,12 @@ def measurer(pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Capt
         calls, x_0_hats, results = [], [], []
         counter = pipe.stages[name].net.register_forward_pre_hook(lambda *_: calls.append(1))
 
-        def draw(captions: list[str], seeds: list[int]) -> Tensor:
-            x_0_hats.append(pipe.run_stage(name, plan, captions, pipe.text_encoder(captions), None, seeds, previous(tuple(captions), tuple(seeds)),
+        def generate(captions: list[str], seeds: list[int]) -> Tensor:
+            x_0_hats.append(pipe.sample_stage(name, plan, captions, pipe.text_encoder(captions), None, seeds, previous(tuple(captions), tuple(seeds)),
                                            progress=False))
             return x_0_hats[-1].clamp(-1, 1)
 
-        for result in evaluate(draw, prompts, batch):
+        for result in evaluate(generate, prompts, batch):
             results.append(result)
             bar.update()
         counter.remove()
@@ -83,7 +83,7 @@ def plans_of(own: SamplingOptions, samplers: Sequence[str]) -> dict[str, Samplin
 
 # ---------------------------------------------------------------- figures
 
-def draw_samplers(report: dict) -> Figure:
+def plot_samplers(report: dict) -> Figure:
     """Accuracy against network calls: a panel for all categories and one for each."""
     lines, names = report["samplers"], ["all", *report["categories"]]
     n = {name: next(iter(lines.values()))[0][name]["n"] for name in names}
@@ -96,10 +96,10 @@ def draw_samplers(report: dict) -> Figure:
     return sheet
 
 
-def draw_thresholds(report: dict) -> Figure:
+def plot_thresholds(report: dict) -> Figure:
     """Accuracy, the share of saturated values and the mean of |x|, against w, for each way of thresholding."""
     lines = {f"threshold: {name}": [row["all"] | row for row in rows] for name, rows in report["thresholds"].items()}
-    return draw_scales(lines, report["true_pictures"])
+    return plot_scales(lines, report["true_pictures"])
 
 
 # ---------------------------------------------------------------- the script
@@ -144,8 +144,8 @@ def main(arguments: list[str] | None = None) -> None:
             report["thresholds"][threshold] = [{"w": w, **measure(replace(own, threshold=threshold, guidance_scale=w))} for w in scales]
     report["seconds"] = round(time.perf_counter() - start, 1)
 
-    save_figure(draw_samplers(report), args.out / "samplers.png")
-    save_figure(draw_thresholds(report), args.out / "thresholds.png")
+    save_figure(plot_samplers(report), args.out / "samplers.png")
+    save_figure(plot_thresholds(report), args.out / "thresholds.png")
     (args.out / "sweeps.json").write_text(json.dumps(report, indent=1) + "\n")
     for kind, key in (("samplers", "calls"), ("thresholds", "w")):
         for line, rows in report[kind].items():

@@ -30,23 +30,23 @@ def encoder(encoder_folder) -> TextEncoder:
 
 
 @pytest.fixture(scope="session")
-def awaken():
+def randomize_zero_init():
     """Gives what starts at zero (the last layer, each block's second convolution) small random values, in place, so that the
     output depends on everything that goes in."""
-    def awaken(module: torch.nn.Module, std: float = 0.1) -> torch.nn.Module:
+    def randomize_zero_init(module: torch.nn.Module, std: float = 0.1) -> torch.nn.Module:
         with torch.no_grad():
             for p in module.parameters():
                 if not p.any():
                     p.normal_(std=std)
         return module
-    return awaken
+    return randomize_zero_init
 
 
 @pytest.fixture(scope="session")
-def tiny_pipe(encoder, awaken) -> ImagenPipeline:
+def tiny_pipe(encoder, randomize_zero_init) -> ImagenPipeline:
     """An untrained cascade of the "tiny" preset."""
     torch.manual_seed(0)
-    return ImagenPipeline(encoder, [awaken(DiffusionStage(PRESETS["tiny"][name])) for name in ("base", "sr_256")])
+    return ImagenPipeline(encoder, [randomize_zero_init(DiffusionStage(PRESETS["tiny"][name])) for name in ("base", "sr_256")])
 
 
 @pytest.fixture(scope="session")

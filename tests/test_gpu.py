@@ -44,7 +44,7 @@ def gpu_encoder():
 
 
 @pytest.mark.parametrize("size", [64, 256])
-def test_a_gpu_draws_the_same_scenes(size):
+def test_a_gpu_generates_the_same_scenes(size):
     scenes = [training_scene(1, i) for i in range(24)]
     assert torch.allclose(render(scenes, size, GPU).cpu(), render(scenes, size), atol=2e-5)
 
@@ -55,17 +55,17 @@ def test_text_is_encoded_the_same(encoder, gpu_encoder):
 
 
 @pytest.mark.parametrize("stage", ["base", "sr_256"])
-def test_loss_gradient_and_update_are_the_same(stage, encoder, gpu_encoder, awaken):
+def test_loss_gradient_and_update_are_the_same(stage, encoder, gpu_encoder, randomize_zero_init):
     config = TrainConfig(batch_size=4, twins=0.5, learning_rate=1e-3)
     losses, nets = [], []
     for device, encode in ((torch.device("cpu"), encoder), (GPU, gpu_encoder)):
         torch.manual_seed(0)
-        run, unet = awaken(DiffusionStage(PRESETS["tiny"][stage])).to(device), PRESETS["tiny"][stage].unet
+        run, unet = randomize_zero_init(DiffusionStage(PRESETS["tiny"][stage])).to(device), PRESETS["tiny"][stage].unet
         batch = SceneDataset().batch(range(4), unet.image_size, unet.low_res_size)
         random = {k: v.to(device) for k, v in draw_step_variables(config, run, 0).items() if k not in ("drop", "towards_twin", "mistake")}
         noise = {k: v.to(device) for k, v in draw_noise(config, run, range(4), batch).items()}              # a CPU's, for both
         low = None if batch.low_res is None else batch.low_res.to(device)
-        loss = run.loss(batch.pictures.to(device), encode(batch.captions), low_res=low, **random, **noise)
+        loss = run.loss(batch.images.to(device), encode(batch.captions), low_res=low, **random, **noise)
         loss.sum().backward()
         losses.append(loss.detach().cpu())
         nets.append(run.net)
@@ -100,13 +100,13 @@ def test_the_loop_trains_on_a_gpu(workers, gpu_encoder):
 
 
 @pytest.mark.parametrize("name, precision", [("base", "fp32"), ("sr_256", "fp32"), ("base", "bf16")])
-def test_a_recorded_step_is_the_same_step(name, precision, gpu_encoder, awaken):
+def test_a_recorded_step_is_the_same_step(name, precision, gpu_encoder, randomize_zero_init):
     """Losses, gradient norms and weights of eight steps, with captions of differing lengths and different samples in each."""
     found = []
     for graph in (False, True):
         config = TrainConfig(steps=8, batch_size=8, learning_rate=1e-3, warmup=2, twins=0.5, precision=precision)
         torch.manual_seed(0)
-        stage = awaken(DiffusionStage(PRESETS["tiny"][name])).to(GPU)
+        stage = randomize_zero_init(DiffusionStage(PRESETS["tiny"][name])).to(GPU)
         ema = EMA(stage.net, config.ema_half_life)
         optimizers = make_optimizers(stage.net, "muon", config.learning_rate, config.betas, config.weight_decay)
         states = list(train(stage, gpu_encoder, config, optimizers, ema, graph=graph))
@@ -123,7 +123,7 @@ def test_bf16_is_found_to_be_faster():
     assert resolve_precision("auto", GPU) == "bf16"
 
 
-def test_the_shipped_cascade_draws_the_same_pictures(gpu_encoder):
+def test_the_shipped_cascade_generates_the_same_images(gpu_encoder):
     options = {"seed": 3, "stages": ["base"], "output_type": "pt", "progress": False}
     here = torch.stack(ImagenPipeline.from_pretrained(WEIGHTS)(CAPTIONS, **options).images)
     there = torch.stack(ImagenPipeline.from_pretrained(WEIGHTS).to(GPU)(CAPTIONS, **options).images).cpu()

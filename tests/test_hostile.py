@@ -102,7 +102,7 @@ def test_any_value_in_a_stage_configuration_may_be_absurd(saved, tmp_path):
 def test_a_configuration_of_terabytes_is_refused_before_they_are_allocated(copy):
     file = copy / "base" / "config.json"
     config = json.loads(file.read_text())
-    config["stage"]["unet"] |= {"channels": [65536, 65536], "emb_width": 65536}
+    config["stage"]["unet"] |= {"channels": [65536, 65536], "emb_dim": 65536}
     file.write_text(json.dumps(config))
     with pytest.raises(ValueError, match="the weights are not those of config.json"):
         load_stage(copy / "base")
@@ -154,17 +154,17 @@ def test_a_text_encoder_folder_may_claim_anything(copy, file, content):
 def test_a_stage_of_another_text_encoder_is_refused_with_both_names(copy, encoder):
     file = copy / "base" / "config.json"
     config = json.loads(file.read_text())
-    for identity in (None, encoder.identity()):
+    for identity in (None, encoder.weights_digest()):
         config["stage"]["text_encoder"] = identity
         file.write_text(json.dumps(config))
         ImagenPipeline.from_pretrained(copy)
     config["stage"]["text_encoder"] = "0123456789abcdef"
     file.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=f"base was trained with text encoder 0123456789abcdef, this one is {encoder.identity()}"):
+    with pytest.raises(ValueError, match=f"base was trained with text encoder 0123456789abcdef, this one is {encoder.weights_digest()}"):
         ImagenPipeline.from_pretrained(copy)
 
 
 def test_the_shipped_stages_name_the_shipped_text_encoder_whatever_its_precision(encoder):
     half = type(encoder).from_pretrained(WEIGHTS / "text_encoder", torch.bfloat16)
     names = {load_stage(WEIGHTS / stage).config.text_encoder for stage in ("base", "sr_256")}
-    assert names == {encoder.identity()} == {half.identity()}
+    assert names == {encoder.weights_digest()} == {half.weights_digest()}

@@ -20,7 +20,7 @@ def imports(file):
     """Full names of the modules that a file imports, anywhere in it, and of the names it takes from them."""
     package = module_name(file).split(".") if file.name == "__init__.py" else module_name(file).split(".")[:-1]
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.trajectory(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -87,7 +87,7 @@ def test_the_package_does_not_import_its_scripts():
 def forbidden_in(source):
     """Uses of pickle, torch.load, torch.save, eval and exec."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.trajectory(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec", "__import__"):
             found.append(node.func.id)
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.save"):

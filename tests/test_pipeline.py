@@ -23,29 +23,29 @@ QUIET = {"progress": False, "output_type": "pt"}
 TINY = PRESETS["tiny"]
 
 
-def test_a_caption_becomes_a_picture_at_every_stage(tiny_pipe):
+def test_a_caption_becomes_a_image_at_every_stage(tiny_pipe):
     out = tiny_pipe("a red circle", progress=False)
     assert {name: tuple(x.shape) for name, x in out.stages.items()} == {"base": (1, 3, 64, 64), "sr_256": (1, 3, 256, 256)}
     assert all(x.isfinite().all() and x.abs().max() <= 1 and x.std() > 0.01 for x in out.stages.values())
     assert out.images[0].size == (256, 256) and set(out.seconds) == {"base", "sr_256"}
 
 
-def test_the_picture_depends_on_the_caption_the_seed_and_nothing_else(tiny_pipe):
-    def draw(prompt, seed):
+def test_the_image_depends_on_the_caption_the_seed_and_nothing_else(tiny_pipe):
+    def generate(prompt, seed):
         return tiny_pipe(prompt, seed=seed, **QUIET).images[0]
 
-    first = draw("a red circle", 3)
+    first = generate("a red circle", 3)
     torch.manual_seed(99)
-    assert torch.equal(draw("a red circle", 3), first)
-    assert (draw("a red circle", 4) - first).abs().mean() > 0.01
-    assert (draw("two small blue stars", 3) - first).abs().max() > 0.01
+    assert torch.equal(generate("a red circle", 3), first)
+    assert (generate("a red circle", 4) - first).abs().mean() > 0.01
+    assert (generate("two small blue stars", 3) - first).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("options, negatives", [
     ({"sampler": "ddim"}, None), ({"sampler": "ddpm"}, None), ({"sampler": "ddim", "eta": 0.7}, None), ({"sampler": "dpmpp_2m", "eta": 0.7}, None), ({"sampler": "ddpm", "gamma": 0.7}, None),
     ({"sampler": "heun"}, None), ({}, ["blue", "a large star on a striped white background, or below a pink ring", ""]),
 ])
-def test_the_same_seed_in_another_batch_gives_the_same_picture(tiny_pipe, options, negatives):
+def test_the_same_seed_in_another_batch_gives_the_same_image(tiny_pipe, options, negatives):
     prompts = ["a red circle", "a large striped blue square to the left of a small pink star on a white background", "ring"]
     together = tiny_pipe(prompts, seed=[5, 6, 7], negative_prompt=negatives, **options, **QUIET).stages
     for i, prompt in enumerate(prompts):
@@ -54,7 +54,7 @@ def test_the_same_seed_in_another_batch_gives_the_same_picture(tiny_pipe, option
             assert torch.allclose(alone[name][0], together[name][i], rtol=0, atol=1e-4)
 
 
-def test_super_resolution_sees_the_base_picture_augmented_by_the_one_augment_at_the_level_asked_for(tiny_pipe, monkeypatch):
+def test_super_resolution_sees_the_base_image_augmented_by_the_one_augment_at_the_level_asked_for(tiny_pipe, monkeypatch):
     calls = []
 
     def spy(low_res, aug_level, noise):
@@ -74,7 +74,7 @@ def test_super_resolution_sees_the_base_picture_augmented_by_the_one_augment_at_
     assert torch.equal(noise[0], randn([2], (3, 64, 64), "sr_256", "aug")[0])
 
 
-def test_every_option_changes_the_picture(tiny_pipe):
+def test_every_option_changes_the_image(tiny_pipe):
     plain = tiny_pipe("a red circle", **QUIET).images[0]
     for option in ({"num_inference_steps": 3}, {"guidance_scale": 9.0}, {"threshold": "none"}, {"aug_level": 0.5}, {"sampler": "ddpm"},
                    {"sampler": "heun"}, {"spacing": "karras", "num_inference_steps": 3}, {"seed": 1}, {"eta": 1.0}, {"negative_prompt": "a blue square"},
@@ -108,12 +108,12 @@ def test_stages_can_stop_after_the_base(tiny_pipe):
     assert torch.equal(out.stages["base"], tiny_pipe("a red circle", **QUIET).stages["base"])
 
 
-def test_an_empty_caption_gives_a_finite_picture(tiny_pipe):
+def test_an_empty_caption_gives_a_finite_image(tiny_pipe):
     assert tiny_pipe("", **QUIET).images[0].isfinite().all()
     assert all(x.isfinite().all() for x in tiny_pipe(["", "ring"], **QUIET).images)
 
 
-def test_the_output_types_show_the_same_picture(tiny_pipe):
+def test_the_output_types_show_the_same_image(tiny_pipe):
     pt, array, pil = (tiny_pipe(["ring", "star"], stages=("base",), output_type=kind, progress=False).images
                       for kind in ("pt", "np", "pil"))
     assert [len(x) for x in (pt, array, pil)] == [2, 2, 2]
@@ -160,7 +160,7 @@ def test_an_option_out_of_range_is_an_error_that_names_it(tiny_pipe, options, me
         tiny_pipe("a red circle", **{"output_type": "pt", "progress": False} | options)
 
 
-def test_an_option_that_does_not_fit_a_later_stage_is_an_error_before_anything_is_drawn(tiny_pipe):
+def test_an_option_that_does_not_fit_a_later_stage_is_an_error_before_anything_is_generated(tiny_pipe):
     calls = []
     hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda *_: calls.append(1))
     for options in ({"eta": {"sr_256": 0.5}, "sampler": {"sr_256": "heun"}}, {"aug_level": 0.9}, {"guidance_interval": {"sr_256": (2.0, 0.5)}}):
@@ -180,55 +180,55 @@ def test_prompts_that_are_no_text_are_an_error(tiny_pipe):
 # ---------------------------------------------------------------- guidance and fresh noise
 
 def test_a_negative_prompt_is_what_guidance_leads_away_from(tiny_pipe):
-    def draw(prompt, **options):                       # one step: the picture is what guidance made of the network's two answers
+    def generate(prompt, **options):                       # one step: the picture is what guidance made of the network's two answers
         return tiny_pipe(prompt, seed=3, num_inference_steps=1, threshold="none", stages=("base",), **options, **QUIET).images[0]
 
     prompt, negative = "a red circle", "two small blue stars above a ring"
-    cond, away_from = draw(prompt, guidance_scale=1.0), draw(negative, guidance_scale=1.0)
-    out = draw(prompt, guidance_scale=2.5, negative_prompt=negative)
+    cond, away_from = generate(prompt, guidance_scale=1.0), generate(negative, guidance_scale=1.0)
+    out = generate(prompt, guidance_scale=2.5, negative_prompt=negative)
     inside = (cond.abs() < 1) & (away_from.abs() < 1)  # of the clamp at the end
     assert inside.float().mean() > 0.5
     assert torch.allclose(out[inside], (2.5 * cond - 1.5 * away_from).clamp(-1, 1)[inside], rtol=0, atol=1e-4)
-    assert (out - draw(prompt, guidance_scale=2.5)).abs().max() > 1e-3
+    assert (out - generate(prompt, guidance_scale=2.5)).abs().max() > 1e-3
 
 
 def test_one_negative_prompt_holds_for_all_prompts_and_an_empty_one_is_none(tiny_pipe):
-    def draw(negative):
+    def generate(negative):
         return tiny_pipe(["a red circle", "ring"], seed=[1, 2], negative_prompt=negative, **QUIET).images
 
-    plain, one, each, second, empty = map(draw, (None, "a blue star", ["a blue star"] * 2, ["", "a blue star"], ""))
+    plain, one, each, second, empty = map(generate, (None, "a blue star", ["a blue star"] * 2, ["", "a blue star"], ""))
     assert all(torch.equal(a, b) for a, b in zip(one, each)) and all(torch.equal(a, b) for a, b in zip(plain, empty))
     assert torch.allclose(second[0], plain[0], rtol=0, atol=1e-4) and torch.allclose(second[1], one[1], rtol=0, atol=1e-4)
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(plain, one))
 
 
 def test_a_negative_prompt_acts_where_there_is_guidance_and_leaves_the_other_stages(tiny_pipe):
-    def draw(**options):
+    def generate(**options):
         return tiny_pipe("a red circle", guidance_scale={"base": 1.0, "sr_256": 3.0}, **options, **QUIET).stages
 
-    plain, out = draw(), draw(negative_prompt="a blue star")
+    plain, out = generate(), generate(negative_prompt="a blue star")
     assert torch.equal(out["base"], plain["base"]) and (out["sr_256"] - plain["sr_256"]).abs().max() > 1e-3
 
 
 def test_the_guidance_scale_may_be_a_function_of_t_and_an_interval_is_one(tiny_pipe):
-    def draw(**options):
+    def generate(**options):
         return tiny_pipe("a red circle", **options, **QUIET).images[0]
 
-    assert torch.equal(draw(guidance_scale=lambda t: 4.0), draw(guidance_scale=4.0))
-    assert torch.equal(draw(guidance_scale=4.0, guidance_interval=(0.0, float("inf"))), draw(guidance_scale=4.0))
-    assert torch.equal(draw(guidance_scale=4.0, guidance_interval=(1e7, 1e8)), draw(guidance_scale=1.0))
+    assert torch.equal(generate(guidance_scale=lambda t: 4.0), generate(guidance_scale=4.0))
+    assert torch.equal(generate(guidance_scale=4.0, guidance_interval=(0.0, float("inf"))), generate(guidance_scale=4.0))
+    assert torch.equal(generate(guidance_scale=4.0, guidance_interval=(1e7, 1e8)), generate(guidance_scale=1.0))
 
 
 def test_a_stages_own_guidance_interval_goes_with_its_own_w(tiny_pipe, monkeypatch):
-    def draw(**options):
+    def generate(**options):
         return tiny_pipe("a red circle", stages=("base",), **options, **QUIET).images[0]
 
     stage, everywhere = tiny_pipe.stages["base"], (0.0, 1e9)
-    w, always, asked = stage.config.guidance_scale, draw(), draw(guidance_interval=(0.5, 2.0))
+    w, always, asked = stage.config.guidance_scale, generate(), generate(guidance_interval=(0.5, 2.0))
     monkeypatch.setattr(stage, "config", replace(stage.config, guidance_interval=(0.5, 2.0)))
-    assert torch.equal(draw(), asked) and not torch.equal(asked, always)
-    assert torch.equal(draw(guidance_scale=w), always) and torch.equal(draw(guidance_interval=everywhere), always)
-    assert torch.equal(draw(guidance_scale=w, guidance_interval=(0.5, 2.0)), asked) and torch.equal(draw(guidance_scale=lambda t: w), always)
+    assert torch.equal(generate(), asked) and not torch.equal(asked, always)
+    assert torch.equal(generate(guidance_scale=w), always) and torch.equal(generate(guidance_interval=everywhere), always)
+    assert torch.equal(generate(guidance_scale=w, guidance_interval=(0.5, 2.0)), asked) and torch.equal(generate(guidance_scale=lambda t: w), always)
     alone = sample_single_stage(stage, tiny_pipe.text_encoder, ["a red circle"], [0])
     monkeypatch.setattr(stage, "config", replace(stage.config, guidance_interval=None))
     assert not torch.equal(sample_single_stage(stage, tiny_pipe.text_encoder, ["a red circle"], [0]), alone)
@@ -249,57 +249,57 @@ def test_outside_the_guidance_interval_a_step_costs_half(tiny_pipe):
 
 
 def test_fresh_noise_is_a_function_of_the_seed_and_in_ddim_there_is_none_by_default(tiny_pipe):
-    def draw(sampler="ddim", **options):
+    def generate(sampler="ddim", **options):
         return tiny_pipe("a red circle", seed=3, sampler=sampler, stages=("base",), **options, **QUIET).images[0]
 
-    assert torch.equal(draw(eta=0.0), draw()) and torch.equal(draw(eta=0.8), draw(eta=0.8))
-    assert (draw(eta=0.8) - draw()).abs().max() > 1e-2
-    assert torch.allclose(draw(eta=1.0), draw("ddpm"), rtol=0, atol=1e-4)
-    assert (draw("ddpm", gamma=1.0) - draw("ddpm")).abs().max() > 1e-2
+    assert torch.equal(generate(eta=0.0), generate()) and torch.equal(generate(eta=0.8), generate(eta=0.8))
+    assert (generate(eta=0.8) - generate()).abs().max() > 1e-2
+    assert torch.allclose(generate(eta=1.0), generate("ddpm"), rtol=0, atol=1e-4)
+    assert (generate("ddpm", gamma=1.0) - generate("ddpm")).abs().max() > 1e-2
 
 
 def test_a_stage_has_an_eta_of_its_own_which_goes_with_its_own_sampler(tiny_pipe, monkeypatch):
     base = tiny_pipe.stages["base"]
 
-    def draw(**options):
+    def generate(**options):
         return tiny_pipe("a red circle", stages=("base",), **options, **QUIET).images[0]
 
-    plain = draw()
+    plain = generate()
     monkeypatch.setattr(base, "config", replace(base.config, eta=1.0))
-    assert torch.equal(draw(), draw(eta=1.0)) and torch.equal(draw(eta=0.0), plain) and (draw() - plain).abs().max() > 1e-2
-    assert torch.equal(draw(sampler="dpmpp_2m"), draw(sampler="dpmpp_2m", eta=0.0))
-    assert torch.equal(sample_single_stage(base, tiny_pipe.text_encoder, ["a red circle"], [0])[0], draw())
+    assert torch.equal(generate(), generate(eta=1.0)) and torch.equal(generate(eta=0.0), plain) and (generate() - plain).abs().max() > 1e-2
+    assert torch.equal(generate(sampler="dpmpp_2m"), generate(sampler="dpmpp_2m", eta=0.0))
+    assert torch.equal(sample_single_stage(base, tiny_pipe.text_encoder, ["a red circle"], [0])[0], generate())
     with pytest.raises(ValueError, match="eta 1.0 with the heun sampler, which does not use it"):
         replace(base.config, sampler="heun")
 
 
 def test_one_eta_for_all_stages_reaches_those_that_use_it(tiny_pipe):
-    def draw(**options):
+    def generate(**options):
         return tiny_pipe("a red circle", sampler={"base": "ddim", "sr_256": "heun"}, **options, **QUIET).stages
 
-    everywhere, there, plain = draw(eta=1.0), draw(eta={"base": 1.0}), draw()
+    everywhere, there, plain = generate(eta=1.0), generate(eta={"base": 1.0}), generate()
     assert all(torch.equal(everywhere[name], there[name]) for name in there)
     assert (everywhere["base"] - plain["base"]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_pipeline_with_any_schedule_draws(encoder, awaken, schedule, sampler):
+def test_a_pipeline_with_any_schedule_draws(encoder, randomize_zero_init, schedule, sampler):
     torch.manual_seed(0)
-    pipe = ImagenPipeline(encoder, [awaken(DiffusionStage(replace(TINY[name], schedule=schedule))) for name in TINY])
+    pipe = ImagenPipeline(encoder, [randomize_zero_init(DiffusionStage(replace(TINY[name], schedule=schedule))) for name in TINY])
     out = pipe("a red circle", sampler=sampler, **QUIET).stages
     assert all(x.isfinite().all() and x.std() > 0.01 for x in out.values())
 
 
-def test_schedules_draw_different_pictures(encoder, awaken):
+def test_schedules_generate_different_images(encoder, randomize_zero_init):
     torch.manual_seed(0)
-    stage = awaken(DiffusionStage(TINY["base"]))
-    pictures = []
+    stage = randomize_zero_init(DiffusionStage(TINY["base"]))
+    images = []
     for schedule in SCHEDULES:
         stage.config = replace(TINY["base"], schedule=schedule)
-        pictures.append(ImagenPipeline(encoder, [stage])("a red circle", **QUIET).images[0])
-    for i in range(len(pictures)):
-        assert (pictures[i] - pictures[i - 1]).abs().max() > 1e-2
+        images.append(ImagenPipeline(encoder, [stage])("a red circle", **QUIET).images[0])
+    for i in range(len(images)):
+        assert (images[i] - images[i - 1]).abs().max() > 1e-2
 
 
 # ---------------------------------------------------------------- assembling
@@ -347,7 +347,7 @@ def copy(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "pipeline")
 
 
-def test_a_pipeline_comes_back_from_disk_and_draws_the_same_pictures(tiny_pipe, saved):
+def test_a_pipeline_comes_back_from_disk_and_generates_the_same_images(tiny_pipe, saved):
     again = ImagenPipeline.from_pretrained(saved)
     first, second = (p(["a red circle", "ring"], seed=[1, 2], **QUIET).stages for p in (tiny_pipe, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -358,7 +358,7 @@ def test_a_saved_pipeline_holds_only_json_and_safetensors(saved):
     assert json.loads((saved / "base" / "config.json").read_text())["training"] == {"steps": 3}
 
 
-def test_a_pipeline_in_bfloat16_draws_nearly_the_same_picture(tiny_pipe, saved):
+def test_a_pipeline_in_bfloat16_generates_nearly_the_same_image(tiny_pipe, saved):
     half = ImagenPipeline.from_pretrained(saved, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16 and tiny_pipe.dtype == torch.float32
     options = {"stages": ("base",), "num_inference_steps": 2, "guidance_scale": 1.0} | QUIET
@@ -410,7 +410,7 @@ def test_an_index_that_is_wrong_is_an_error_that_says_how(copy, index, message):
         ImagenPipeline.from_pretrained(copy)
 
 
-def test_text_is_read_once_for_a_picture_and_the_unconditional_branch_reads_the_null_text(tiny_pipe, monkeypatch):
+def test_text_is_read_once_for_a_image_and_the_unconditional_branch_reads_the_null_text(tiny_pipe, monkeypatch):
     net, texts = tiny_pipe.stages["base"].net, []
     read = net.read
     monkeypatch.setattr(net, "read", lambda text: texts.append(text) or read(text))
@@ -423,7 +423,7 @@ def test_text_is_read_once_for_a_picture_and_the_unconditional_branch_reads_the_
 
 # ---------------------------------------------------------------- enlarging pictures, editing stages, looking on
 
-def test_pictures_are_enlarged_as_the_cascade_would_enlarge_its_own(tiny_pipe):
+def test_images_are_enlarged_as_the_cascade_would_enlarge_its_own(tiny_pipe):
     both = tiny_pipe(["a ring", "a star"], seed=[3, 4], progress=False)
     again = tiny_pipe(["a ring", "a star"], seed=[3, 4], low_res=both.stages["base"], progress=False)
     assert list(again.stages) == ["sr_256"] and torch.equal(again.stages["sr_256"], both.stages["sr_256"])
@@ -431,29 +431,29 @@ def test_pictures_are_enlarged_as_the_cascade_would_enlarge_its_own(tiny_pipe):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 32, 32), (1, 1, 64, 64), (3, 64, 64), (1, 3, 64, 32)])
-def test_pictures_of_another_shape_are_an_error_that_says_which_is_expected(tiny_pipe, shape):
+def test_images_of_another_shape_are_an_error_that_says_which_is_expected(tiny_pipe, shape):
     with pytest.raises(ValueError, match=r"expected a picture for each of 1 prompts, \[1, 3, size, size\] with size one of \[64\]"):
         tiny_pipe("a ring", low_res=torch.zeros(shape), progress=False)
 
 
-def test_pictures_are_not_enlarged_by_the_stage_that_draws_such(tiny_pipe):
+def test_images_are_not_enlarged_by_the_stage_that_generates_such(tiny_pipe):
     with pytest.raises(ValueError, match=r"stages \['base'\]; expected \['sr_256'\] or its beginning"):
         tiny_pipe("a ring", low_res=torch.zeros(1, 3, 64, 64), stages=("base",), progress=False)
 
 
 def test_super_resolution_is_edited_where_that_is_asked_for(tiny_pipe):
     from imagen_mini.editing.prompt_to_prompt import Replace
-    prompts, edit = ["a red ring", "a red star"], Replace(1.0, 1.0, source_steps=0.0)
+    prompts, edit = ["a red ring", "a red star"], Replace(1.0, 1.0, shared_prompt_steps=0.0)
 
-    def drawn(**options):
+    def generated(**options):
         return tiny_pipe(prompts, edit=edit, progress=False, **options).stages
 
-    first, both = drawn(), drawn(edit_stages=("base", "sr_256"))
+    first, both = generated(), generated(edit_stages=("base", "sr_256"))
     assert torch.equal(first["base"], both["base"]) and (first["sr_256"][0] - both["sr_256"][0]).abs().max() < 1e-3
     assert (first["sr_256"][1] - both["sr_256"][1]).abs().max() > 1e-3
-    assert torch.equal(drawn(edit_stages=())["base"], tiny_pipe(prompts, progress=False).stages["base"])     # none
+    assert torch.equal(generated(edit_stages=())["base"], tiny_pipe(prompts, progress=False).stages["base"])     # none
     with pytest.raises(ValueError, match=r"edit_stages: no stage \['sr'\] is drawn"):
-        drawn(edit_stages=("sr",))
+        generated(edit_stages=("sr",))
     with pytest.raises(ValueError, match="without an edit"):
         tiny_pipe("a ring", edit_stages=("base",), progress=False)
 

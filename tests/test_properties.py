@@ -73,7 +73,7 @@ def test_every_spacing_of_every_schedule_falls_from_one_to_zero(schedule, steps,
 
 
 @given(seeds, shapes, schedules, st.integers(1, 12), st.sampled_from(TIMESTEP_SPACINGS), st.sampled_from(SAMPLERS), st.floats(0, 1))
-def test_every_walk_towards_a_known_picture_ends_at_it(seed, shape, schedule, steps, spacing, sampler, eta):
+def test_every_trajectory_towards_a_known_image_ends_at_it(seed, shape, schedule, steps, spacing, sampler, eta):
     x_0 = normal(seed, shape, "x_0")
     states = list(sample(lambda x, t: x_0.expand_as(x), normal(seed, shape, "x_T"), spaced_timesteps(spacing, steps, schedule).double(), schedule, sampler,
                          lambda step: normal(seed, shape, step), eta=eta if sampler in SAMPLER_OPTIONS["eta"] else 0.0))

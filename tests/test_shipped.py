@@ -22,17 +22,17 @@ def pipe():
     return ImagenPipeline.from_pretrained("scenes")
 
 
-def test_one_object_is_drawn_as_captioned_and_the_score_is_the_captions_merit(pipe):
+def test_one_object_is_generated_as_captioned_and_the_score_is_the_captions_merit(pipe):
     prompts = benchmark(12, seed=7, categories=["one object"])
     results = list(evaluate(lambda p, s: pipe(p, seed=s, stages=("base",), progress=False).stages["base"], prompts, batch=12))
     captions = [r.caption for r in results]
-    shuffled = sum(c.description.fits(r.reading.scene) for c, r in zip(captions[1:] + captions[:1], results))
+    shuffled = sum(c.description.fits(r.parsed.scene) for c, r in zip(captions[1:] + captions[:1], results))
     right = sum(r.right for r in results)
     print(f"one object: {right} of 12 are right, {shuffled} of 12 with shuffled captions")
     assert right >= 6 and shuffled <= 2
 
 
-def test_super_resolution_draws_the_texture_that_the_text_names(pipe):
+def test_super_resolution_generates_the_texture_that_the_text_names(pipe):
     results = preview(pipe.stages["sr_256"], pipe.text_encoder, n=8, categories=["texture"])
     print(f"texture: {table(results)}")
     assert sum(r.right for r in results) >= 5          # the low-resolution picture does not show it: chance is 2 of 8

@@ -34,7 +34,7 @@ class DiffusersNet(nn.Module):
     def read(self, text: TextEmbeddings) -> TextEmbeddings:
         return text                                    # it reads text anew in every step
 
-    def checkpoint_gradients(self, on: bool) -> None:
+    def enable_gradient_checkpointing(self, on: bool) -> None:
         if on:
             self.unet.enable_gradient_checkpointing()
 

@@ -68,7 +68,7 @@ class Run:
         stage, optimizers = build_for_training("diffusers" if network == "diffusers" else "ours", stage_config, config, device)
         encoder = WithLength(encoder, length) if length else encoder
         self.parameters, self.batch, self.round, self.device, self.times = sum(p.numel() for p in stage.parameters()), batch, args.round, device, []
-        self.flops = flops_per_picture(stage, encoder)
+        self.flops = flops_per_image(stage, encoder)
         if compiled:
             stage.net.compile()
         self.steps = train(stage, encoder, config, optimizers, EMA(stage.net, config.ema_half_life), graph=args.graph)
@@ -90,7 +90,7 @@ class Run:
                 "gflop_per_second": round(rate * self.flops / 1e9, 1), "mfu": round(rate * self.flops / pace, 3)}
 
 
-def flops_per_picture(stage: DiffusionStage, encoder: nn.Module, batch: int = 2) -> float:
+def flops_per_image(stage: DiffusionStage, encoder: nn.Module, batch: int = 2) -> float:
     """Forward and backward, counted on a small batch in float32."""
     unet, device = stage.config.unet, stage.net.out.weight.device
     x_0, low_res, captions = SceneDataset().batch(range(batch), unet.image_size, unet.low_res_size, device)

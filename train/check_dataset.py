@@ -33,13 +33,13 @@ SHOWN = 24                                             # pictures on the contact
 class Report:
     problems: list[str] = field(default_factory=list)  # each of them stops a run
     notes: list[str] = field(default_factory=list)     # what one would want to know
-    pictures: int = 0                                  # that can be trained on
+    images: int = 0                                  # that can be trained on
     captions: int = 0
     sides: Counter = field(default_factory=Counter)    # shorter sides of the pictures: how many are at least so many pixels (0, and BOUNDS)
 
     def histogram(self) -> str:
         rows = [(f"{low} px or more" if high is None else f"{low} to {high - 1} px", self.sides[low]) for low, high in zip((0, *BOUNDS), (*BOUNDS, None))]
-        return "\n".join(f"  {name:>15} {n:8,} {'#' * -(-40 * n // max(1, self.pictures))}" for name, n in rows)
+        return "\n".join(f"  {name:>15} {n:8,} {'#' * -(-40 * n // max(1, self.images))}" for name, n in rows)
 
 
 def check(folder: Path, encoder: TextEncoder, progress: bool = True) -> tuple[Report, list[tuple[Image.Image, str]]]:
@@ -56,7 +56,7 @@ def check(folder: Path, encoder: TextEncoder, progress: bool = True) -> tuple[Re
             continue
         (width, height), digest, small = found
         side = min(width, height)
-        report.pictures += 1
+        report.images += 1
         report.captions += len(row.captions)
         report.sides[max(bound for bound in (0, *BOUNDS) if bound <= side)] += 1
         if side < BOUNDS[0]:
@@ -91,7 +91,7 @@ def caption_notes(captions: tuple[str, ...], encoder: TextEncoder) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--picture", type=Path, help=f"write a contact sheet of up to {SHOWN} pictures with their captions")
+    parser.add_argument("--image", "--picture", type=Path, help=f"write a contact sheet of up to {SHOWN} pictures with their captions")
     parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"), help="the T5 that will read the captions (default: the shipped one)")
     args = parser.parse_args(arguments)
     try:
@@ -100,12 +100,12 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"{error}") from None
     for title, lines in (("problem", report.problems), ("note", report.notes)):
         print(f"{len(lines):,} {title}{'s'[:len(lines) != 1]}{':' if lines else ''}", *lines, sep="\n  ")
-    print(f"{report.pictures:,} pictures, {report.captions:,} captions; the shorter sides:\n{report.histogram()}")
-    if samples and args.picture:
-        pictures = [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(128, 128, 3).permute(2, 0, 1) / 127.5 - 1 for image, _ in samples]
-        args.picture.parent.mkdir(parents=True, exist_ok=True)
-        image_grid(pictures, [caption for _, caption in samples], columns=8, cell=128).save(args.picture)
-        print(args.picture)
+    print(f"{report.images:,} pictures, {report.captions:,} captions; the shorter sides:\n{report.histogram()}")
+    if samples and args.image:
+        images = [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(128, 128, 3).permute(2, 0, 1) / 127.5 - 1 for image, _ in samples]
+        args.image.parent.mkdir(parents=True, exist_ok=True)
+        image_grid(images, [caption for _, caption in samples], columns=8, cell=128).save(args.image)
+        print(args.image)
     if report.problems:
         raise SystemExit(1)
 

@@ -31,7 +31,7 @@ def download_dataset(name: str, out: str | Path, split: str = "train", image: st
         raise ValueError(f"{name} has no column {', '.join(sorted(missing))}; it has {', '.join(columns)}")
     rows = rows.cast_column(image, Image(decode=False))      # decoding is ours, with its checks
 
-    def pictures() -> Iterator[tuple[str, bytes, str | list[str]]]:
+    def images() -> Iterator[tuple[str, bytes, str | list[str]]]:
         for number, row in enumerate(tqdm(islice(rows, limit), total=limit, desc="fetching", unit="picture")):
             content, path = row[image]["bytes"], row[image]["path"] or ""
             if content is None:
@@ -39,7 +39,7 @@ def download_dataset(name: str, out: str | Path, split: str = "train", image: st
                     content = file.read()
             yield f"{number:08d}{Path(path.split('::')[0]).suffix}", content, row[text]
 
-    return write_folder(out, pictures())
+    return write_folder(out, images())
 
 
 def main(arguments: list[str] | None = None) -> None:

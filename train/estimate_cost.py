@@ -94,7 +94,7 @@ def _kept(net: UNet, batch: int, text_length: int) -> Counter:
     def leave(*_) -> None:
         place[0] = "outside"
 
-    hooks = [hook for i, stack in enumerate(net.stacks()) for hook in (stack.register_forward_pre_hook(enter(i)), stack.register_forward_hook(leave))]
+    hooks = [hook for i, stack in enumerate(net.levels()) for hook in (stack.register_forward_pre_hook(enter(i)), stack.register_forward_hook(leave))]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", torch.bfloat16):
         _forward(net, batch, text_length)
     for hook in hooks:

@@ -73,12 +73,12 @@ def exclusion(stages: dict[str, DiffusionStage], encoder: TextEncoder, n: int) -
     for i, (scene, caption) in enumerate(tqdm(scenes_and_captions(n), desc="scenes")):
         a, b = scene.objects
 
-        def drawn(here: SceneObject, there: SceneObject) -> Tensor:
+        def generated(here: SceneObject, there: SceneObject) -> Tensor:
             """With the looks of one thing in the place of the first, and of one in the place of the second."""
             return render([Scene(tuple(replace(at, shape=looks.shape, color=looks.color) for at, looks in ((a, here), (b, there))), scene.background)], 64)
 
-        undecided = torch.cat([(drawn(a, there) + drawn(b, there)) / 2 for there in (a, b)])
-        between = drawn(b, b) - drawn(a, b)            # from the one thing to the other, in the first place
+        undecided = torch.cat([(generated(a, there) + generated(b, there)) / 2 for there in (a, b)])
+        between = generated(b, b) - generated(a, b)            # from the one thing to the other, in the first place
         best, text = OptimalDenoiser(parse_caption(caption)), encoder([caption, caption])
         for at, level in enumerate(LOG_SNRS):
             log_snr = torch.full((2,), float(level))

@@ -24,7 +24,7 @@ class Log:
         self.every, self.batch_size, self.on, self.seconds_before = every, batch_size, on, seconds_before
         self.carried = carried or {"loss": 0.0, "level_losses": [0.0] * NOISE_BINS, "level_counts": [0] * NOISE_BINS}
         self.began = time.monotonic()
-        self.mark, self.marked, self.waited = self.began, start, 0.0
+        self.mark, self.marked, self.data_wait_seconds = self.began, start, 0.0
         self.bar = tqdm(total=steps, initial=start, desc=name, unit="step", disable=not on)
         if on:
             path = folder / "log.jsonl"
@@ -49,9 +49,9 @@ class Log:
     def step(self, state: TrainState) -> None:
         c = self.carried
         c["loss"] += state.loss
-        for name, values in (("level_losses", state.level_losses), ("level_counts", state.level_counts)):
+        for name, values in (("level_losses", state.loss_sums_by_bin), ("level_counts", state.counts_by_bin)):
             c[name] = [a + b for a, b in zip(c[name], values)]
-        self.waited += state.waited
+        self.data_wait_seconds += state.data_wait_seconds
         self.bar.update()
         if state.step % self.every:
             return
@@ -59,7 +59,7 @@ class Log:
         steps = state.step - self.marked               # timed by this process
         line = {"loss": round(c["loss"] / self.every, 5), "gradient_norm": round(state.gradient_norm, 4), "learning_rate": state.learning_rate,
                 "level_losses": [round(loss / n, 5) if n else None for loss, n in zip(c["level_losses"], c["level_counts"])],
-                "pictures_per_second": round(steps * self.batch_size / (now - self.mark), 1), "waited": round(self.waited / (now - self.mark), 4)}
+                "pictures_per_second": round(steps * self.batch_size / (now - self.mark), 1), "waited": round(self.data_wait_seconds / (now - self.mark), 4)}
         self.write(state.step, line)
         self.bar.set_postfix(loss=f"{line['loss']:.4f}", norm=f"{line['gradient_norm']:.2f}", pics=f"{line['pictures_per_second']:.0f}/s")
         self.carried = {"loss": 0.0, "level_losses": [0.0] * NOISE_BINS, "level_counts": [0] * NOISE_BINS}
@@ -78,7 +78,7 @@ class Log:
 
     def restart_clock(self, step: int) -> None:
         """Leave what took time until now out of the pictures per second."""
-        self.mark, self.marked, self.waited = time.monotonic(), step, 0.0
+        self.mark, self.marked, self.data_wait_seconds = time.monotonic(), step, 0.0
 
 
 def read_log(folder: Path) -> list[dict]:

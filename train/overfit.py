@@ -38,7 +38,7 @@ from imagen_mini.training.loop import train
 from imagen_mini.models.unet import UNetConfig
 from imagen_mini.weights import WEIGHTS
 
-PICTURES = 8
+IMAGES = 8
 LEARNT = 20.0                                          # dB: an error of a tenth of the range from black to white
 NETWORK = StageConfig("base", UNetConfig(patch=8, channels=(96, 128), blocks=(1, 1), attention=("cross", "self+cross")), log_snr_shift=-1.0,
                       num_inference_steps=10, guidance_scale=1.0)
@@ -62,19 +62,19 @@ class Outcome:
 class Few:
     """Training data of a few pictures [n, 3, h, w], in turn, without end."""
 
-    def __init__(self, captions: list[str], pictures: Tensor, shuffle_captions: bool):
-        self.captions, self.pictures, self.shuffle_captions = captions, pictures, shuffle_captions
+    def __init__(self, captions: list[str], images: Tensor, shuffle_captions: bool):
+        self.captions, self.images, self.shuffle_captions = captions, images, shuffle_captions
 
     def batch(self, numbers: Sequence[int], *_) -> Batch:
         of = [divmod(number, len(self.captions)) for number in numbers]
         said = [torch.randperm(len(self.captions), generator=generator(turn, "shuffle"))[i] if self.shuffle_captions else i for turn, i in of]
-        return Batch(self.pictures[[i for _, i in of]], None, [self.captions[i] for i in said])
+        return Batch(self.images[[i for _, i in of]], None, [self.captions[i] for i in said])
 
 
 def judge_samples(captions: list[Caption], targets: Tensor, samples: Tensor) -> list[Outcome]:
     """Compare what was drawn with what was to be learnt, both [b, 3, 64, 64]."""
-    return [Outcome(caption, target, drawn, value.item(), verdict_text(caption.description, reading))
-            for caption, target, drawn, value, reading in zip(captions, targets, samples, psnr(targets, samples), parse_image(samples))]
+    return [Outcome(caption, target, generated, value.item(), verdict_text(caption.description, parsed))
+            for caption, target, generated, value, parsed in zip(captions, targets, samples, psnr(targets, samples), parse_image(samples))]
 
 
 def overfit(encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = False) -> list[Outcome]:
@@ -83,7 +83,7 @@ def overfit(encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = 
     `shuffle_captions` gives each picture another's caption, drawn anew at each step, so that captions tell nothing.
     """
     device = encoder.model.device
-    scenes = [training_scene(config.seed, i) for i in range(PICTURES)]
+    scenes = [training_scene(config.seed, i) for i in range(IMAGES)]
     captions = [training_caption(scene, config.seed, i) for i, scene in enumerate(scenes)]
     texts, targets = [caption.text for caption in captions], render(scenes, NETWORK.unet.image_size, device)
     torch.manual_seed(config.seed)
@@ -96,7 +96,7 @@ def overfit(encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = 
             steps.set_postfix(loss=f"{state.loss:.4f}")
     stage.net.load_state_dict(ema.weights)
     stage.eval()
-    x_T = randn(range(PICTURES), targets.shape[1:], "overfit", device=device)
+    x_T = randn(range(IMAGES), targets.shape[1:], "overfit", device=device)
     *_, last = sample(stage.denoiser(encoder(texts)), x_T, stage.times(), stage.log_snr_of)
     return judge_samples(captions, targets.cpu(), last.x_0_hat.clamp(-1, 1).float().cpu())
 
@@ -111,18 +111,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("overfit.png"), help="the pictures, and below each what was drawn (default: overfit.png)")
     args = parser.parse_args(arguments)
-    config = TrainConfig(steps=args.steps, batch_size=2 * PICTURES, optimizer=args.optimizer, learning_rate=args.learning_rate, rate_schedule="cosine",
+    config = TrainConfig(steps=args.steps, batch_size=2 * IMAGES, optimizer=args.optimizer, learning_rate=args.learning_rate, rate_schedule="cosine",
                          warmup=20, ema_half_life=20, drop_text=0.0, drop_pooled=0.0)
     outcomes = overfit(TextEncoder.from_pretrained(args.text_encoder).to(args.device), config, args.shuffle_captions)
     for o in outcomes:
         print(f"{o.psnr:5.1f} dB  {o.caption.text!r}: {o.verdict}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     labels = [o.caption.text for o in outcomes] + [f"{o.psnr:.1f} dB" for o in outcomes]
-    frames = [None] * PICTURES + [o.learnt for o in outcomes]
-    image_grid([o.target for o in outcomes] + [o.sample for o in outcomes], labels, columns=PICTURES, cell=128, frames=frames).save(args.out)
+    frames = [None] * IMAGES + [o.learnt for o in outcomes]
+    image_grid([o.target for o in outcomes] + [o.sample for o in outcomes], labels, columns=IMAGES, cell=128, frames=frames).save(args.out)
     learnt = sum(o.learnt for o in outcomes)
-    print(f"{'PASS' if learnt == PICTURES else 'FAIL'}: {learnt} of {PICTURES} pictures learnt (at least {LEARNT:.0f} dB, and right by the parser); {args.out}")
-    if learnt < PICTURES:
+    print(f"{'PASS' if learnt == IMAGES else 'FAIL'}: {learnt} of {IMAGES} pictures learnt (at least {LEARNT:.0f} dB, and right by the parser); {args.out}")
+    if learnt < IMAGES:
         raise SystemExit(1)
 
 

@@ -66,7 +66,7 @@ def parts_of(stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict,
 
     hooks = [m.register_forward_pre_hook(remember(_name(key, m))) for key, m in net.named_modules() if _name(key, m)]
     with mixed:
-        loss = stage.loss(batch.pictures, text, low_res=batch.low_res, **random, **draw_noise(config, stage, numbers, batch))
+        loss = stage.loss(batch.images, text, low_res=batch.low_res, **random, **draw_noise(config, stage, numbers, batch))
     loss.mean().backward()                             # the optimizers need gradients
     for hook in hooks:
         hook.remove()

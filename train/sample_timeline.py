@@ -32,13 +32,13 @@ def main(arguments: list[str] | None = None) -> None:
     for folder in args.stages:
         legs = json.loads((folder / "config.json").read_text())["training"]["legs"]
         rows.append((sum(leg["steps"] for leg in legs), sum(leg["seconds"] for leg in legs), folder))
-    pictures, labels, frames = [], [], []
+    images, labels, frames = [], [], []
     for steps, seconds, folder in tqdm(sorted(rows), desc="stages"):
         results = preview(load_stage(folder), encoder, args.n)
-        pictures += [r.image for r in results]
+        images += [r.image for r in results]
         labels += [f"step {steps:,}, {seconds / 60:.0f} min: {r.caption.text}" for r in results]
         frames += [r.right for r in results]
-    image_grid(pictures, labels, columns=len(pictures) // len(rows), cell=128, frames=frames).save(args.out)
+    image_grid(images, labels, columns=len(images) // len(rows), cell=128, frames=frames).save(args.out)
     print(args.out)
 
 

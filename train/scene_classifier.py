@@ -37,16 +37,16 @@ def batch_of(size: int, purpose: str, step: int, n: int, device) -> tuple[torch.
     rng = random.Random(f"features/{purpose}/{step}")
     scenes = [any_scene(rng) for _ in range(n)]
     g = generator(step, "features", purpose)
-    pictures = render(scenes, size, device)
-    noise = (torch.randn(pictures.shape, generator=g) * torch.rand(n, 1, 1, 1, generator=g) * NOISE).to(pictures.device)
-    return (pictures + noise).clamp(-1, 1), torch.stack([scene_labels(s) for s in scenes]).to(pictures.device)
+    images = render(scenes, size, device)
+    noise = (torch.randn(images.shape, generator=g) * torch.rand(n, 1, 1, 1, generator=g) * NOISE).to(images.device)
+    return (images + noise).clamp(-1, 1), torch.stack([scene_labels(s) for s in scenes]).to(images.device)
 
 
 @torch.no_grad()
 def accuracy(net: SceneClassifier, n: int, device) -> dict[str, float]:
     """The share of pictures of which all facts of a kind are told rightly."""
-    pictures, truth = batch_of(net.size, "test", 0, n, device)
-    told = torch.cat([net(part) for part in pictures.split(128)]) > 0
+    images, truth = batch_of(net.size, "test", 0, n, device)
+    told = torch.cat([net(part) for part in images.split(128)]) > 0
     parts = zip(KINDS, told.split(list(KINDS.values()), dim=1), truth.bool().split(list(KINDS.values()), dim=1))
     return {kind: (a == b).all(1).float().mean().item() for kind, a, b in parts}
 
@@ -54,8 +54,8 @@ def accuracy(net: SceneClassifier, n: int, device) -> dict[str, float]:
 @torch.no_grad()
 def standardize(net: SceneClassifier, n: int, device) -> None:
     """Give each feature mean 0 and variance 1 over true pictures, and leave what is told of a picture as it was."""
-    pictures, _ = batch_of(net.size, "standardize", 0, n, device)
-    found = torch.cat([net.features(part) for part in pictures.split(128)])
+    images, _ = batch_of(net.size, "standardize", 0, n, device)
+    found = torch.cat([net.features(part) for part in images.split(128)])
     mean, deviation = found.mean(0), found.std(0)
     net.to_facts.bias += net.to_facts.weight @ mean
     net.to_facts.weight *= deviation
@@ -78,8 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, args.steps, pct_start=0.1)
     start, bar = time.monotonic(), tqdm(range(args.steps), desc=f"features of {args.size} px", unit="step")
     for step in bar:
-        pictures, truth = batch_of(args.size, "train", step, args.batch, args.device)
-        loss = F.binary_cross_entropy_with_logits(net(pictures), truth)
+        images, truth = batch_of(args.size, "train", step, args.batch, args.device)
+        loss = F.binary_cross_entropy_with_logits(net(images), truth)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

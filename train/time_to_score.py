@@ -78,7 +78,7 @@ class Trainee:
     def scores(self, n: int) -> dict:
         """Of the average weights: all, and by category."""
         self.stage.eval()
-        with torch.no_grad(), self.ema.in_place():
+        with torch.no_grad(), self.ema.average_parameters():
             results = list(evaluate(lambda captions, seeds: sample_single_stage(self.stage, self.encoder, captions, seeds), benchmark(n, categories=CATEGORIES), batch=32))
         self.stage.train()
         return {"all": score(results), **table(results)}
@@ -89,7 +89,7 @@ class Trainee:
         device = self.stage.net.out.weight.device
         x_0, _, captions = SceneDataset(HELD_OUT_SEED).batch(range(n), self.stage.config.unet.image_size, None, device)
         eps, found = randn(range(n), x_0.shape[1:], "errors", device=device), {"log_snr": list(LOG_SNRS), "own": [], "other": []}
-        with self.ema.in_place():
+        with self.ema.average_parameters():
             for key, text in (("own", self.encoder(captions)), ("other", self.encoder(captions[1:] + captions[:1]))):
                 for level in LOG_SNRS:
                     log_snr = torch.full((n,), float(level), device=device)
@@ -100,7 +100,7 @@ class Trainee:
 
     def edits(self, n: int) -> dict:
         """Word swaps by Prompt-to-Prompt, of colours and of shapes."""
-        with self.ema.in_place():
+        with self.ema.average_parameters():
             pipe = ImagenPipeline(self.encoder, [self.stage])
             found = {attribute: edit_table([of for _, _, (of,) in evaluate_edits(
                 lambda prompts, seed: pipe(prompts, seed=seed, edit=Replace(), output_type="pt", progress=False).stages["base"], swaps(attribute, n))])
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.network == "diffusers":
         recipe = replace(recipe, optimizer="adamw", learning_rate=5e-4, warmup=50)     # ours is Muon's, and high for a network without QK norm
     config, stage_config = override_run(recipe, PRESETS[args.preset]["base"], args.overrides)
-    stage_config = replace(stage_config, text_encoder=encoder.identity())
+    stage_config = replace(stage_config, text_encoder=encoder.weights_digest())
     kept = load_checkpoint(args.keep)[1] if args.keep and checkpoints(args.keep) else None
     if kept and args.pace is None:
         config = replace(config, steps=kept["found"]["recipe"]["steps"])
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
             break
         mark = time.perf_counter()
     if args.save:
-        with trainee.ema.in_place():
+        with trainee.ema.average_parameters():
             save_stage(trainee.stage, args.save, {"legs": [{"steps": state.step, "seconds": round(trained, 1), "device": hardware, "train": to_dict(config)}]})
     if args.network == "ours" and args.edits:
         found["edits"] = trainee.edits(args.edits)

@@ -149,7 +149,7 @@ class Run:
         if self.encoder.width != width:
             raise ValueError(f"{path or 'the shipped text encoder'} gives text of width {self.encoder.width}, the stage takes {width}; "
                              f"for a new stage, add stage.unet.text_width={self.encoder.width}")
-        if self.stage_config.text_encoder not in (None, identity := self.encoder.identity()):
+        if self.stage_config.text_encoder not in (None, identity := self.encoder.weights_digest()):
             raise ValueError(f"{path or 'the shipped text encoder'} (identity {identity}) is not the text encoder that this stage was trained with "
                              f"({self.stage_config.text_encoder}); name that one with --text-encoder, or, to change it, add stage.text_encoder=null")
         self.stage_config = replace(self.stage_config, text_encoder=identity)
@@ -192,7 +192,7 @@ class Run:
                 out_of_time = time.monotonic() - self.started > self.args.time_limit
                 last = self.ranks.any(stop.asked() or out_of_time, self.device) or self.step == config.steps
                 if config.sample_every and (self.step % config.sample_every == 0 or self.step == config.steps):
-                    self.draw_samples(log)
+                    self.save_sample_grid(log)
                 if self.step % config.save_every == 0 or last:
                     self.save(log.carried)
                     self.export()
@@ -223,25 +223,25 @@ class Run:
             with atomic_directory(self.folder / "stage") as aside:
                 save_stage(averaged, aside, {"legs": self.legs})
 
-    def draw_samples(self, log: Log) -> None:
+    def save_sample_grid(self, log: Log) -> None:
         """Draw captions of the data with the average weights, as a picture and, of the built-in world, with the share that the parser finds right.
 
         A super-resolution stage is given the true low-resolution pictures, so that its own work is seen.
         """
         unet, numbers = self.stage_config.unet, range(SAMPLES)
         self.stage.eval()
-        with self.ema.in_place():
+        with self.ema.average_parameters():
             if isinstance(self.data, SceneDataset):
                 results = preview(self.stage, self.encoder)
-                pictures, captions, right = [r.image for r in results], [r.caption.text for r in results], [r.right for r in results]
+                images, captions, right = [r.image for r in results], [r.caption.text for r in results], [r.right for r in results]
             else:
                 _, low_res, captions = self.data.batch(numbers, unet.image_size, unet.low_res_size, self.device)
-                pictures, right = sample_single_stage(self.stage, self.encoder, captions, numbers, low_res), None
+                images, right = sample_single_stage(self.stage, self.encoder, captions, numbers, low_res), None
         self.stage.train()
         if not self.ranks.first:
             return
         file = self.folder / f"samples_{self.step:08d}.png"
-        image_grid(pictures, captions, columns=8, cell=128, frames=right).save(file)
+        image_grid(images, captions, columns=8, cell=128, frames=right).save(file)
         if right:
             score = sum(right) / len(right)
             log.write(self.step, {"score": round(score, 4)})

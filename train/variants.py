@@ -56,7 +56,7 @@ def pooled_only(c: StageConfig) -> list[str]:
 
 
 def half_as_wide(c: StageConfig) -> list[str]:
-    return [*PLAIN, as_json("channels", [-(-width // 32) * 16 for width in c.unet.channels]), as_json("head_width", 16)]
+    return [*PLAIN, as_json("channels", [-(-width // 32) * 16 for width in c.unet.channels]), as_json("head_dim", 16)]
 
 
 def efficient(c: StageConfig) -> list[str]:
@@ -111,7 +111,7 @@ class Runs:
     def __init__(self, folder: Path, preset: str, minutes: float | None, pipe: ImagenPipeline, steps: int | None = None, recipe: Sequence[str] = (), graph: bool = False):
         self.folder, self.preset, self.minutes, self.pipe, self.encoder, self.device = folder, preset, minutes, pipe, pipe.text_encoder, pipe.device
         self.recipe, self.graph = list(recipe), graph
-        self.plan = {"preset": preset, "minutes": minutes, "recipe": self.recipe, "text_encoder": self.encoder.identity(),
+        self.plan = {"preset": preset, "minutes": minutes, "recipe": self.recipe, "text_encoder": self.encoder.weights_digest(),
                      "steps": {} if steps is None else dict.fromkeys(PRESETS[preset], steps)}
         if (folder / "plan.json").is_file():
             kept = {"recipe": []} | json.loads((folder / "plan.json").read_text())

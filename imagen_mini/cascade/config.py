@@ -50,8 +50,8 @@ class StageConfig:
 
 # ---------------------------------------------------------------- presets
 
-_TINY = UNetConfig(image_size=64, patch=8, channels=(32, 32), blocks=(1, 1), attention=("", "self+cross"), emb_width=64)
-_MINI = UNetConfig(channels=(48, 80, 128), head_width=16)            # what learns fastest on a CPU: train/VARIANTS.md
+_TINY = UNetConfig(image_size=64, patch=8, channels=(32, 32), blocks=(1, 1), attention=("", "self+cross"), emb_dim=64)
+_MINI = UNetConfig(channels=(48, 80, 128), head_dim=16)            # what learns fastest on a CPU: train/VARIANTS.md
 _MINI_SR = UNetConfig(image_size=256, low_res_size=64, patch=4, channels=(64, 96, 128), blocks=(1, 1, 2),
                       attention=("", "cross", "self+cross"), skip="sum", skip_scale=0.5 ** 0.5)
 
@@ -59,9 +59,9 @@ _MINI_SR = UNetConfig(image_size=256, low_res_size=64, patch=4, channels=(64, 96
 # a level: 66 M parameters, which with their average, gradients and AdamW's two moments take 1.3 GB and leave a GPU's memory to activations.
 # Super-resolution is half of Imagen's in width and in blocks: 70 M.
 _SMALL = UNetConfig(patch=1, channels=(128, 256, 384, 512), blocks=(2, 2, 2, 2), attention=("", "self+cross", "self+cross", "self+cross"),
-                    head_width=64, emb_width=512)
+                    head_dim=64, emb_dim=512)
 _SMALL_SR = UNetConfig(image_size=256, low_res_size=64, patch=2, channels=(64, 128, 256, 512), blocks=(1, 2, 4, 4), attention=("", "", "", "self+cross"),
-                       head_width=64, emb_width=512, skip="sum", skip_scale=0.5 ** 0.5)
+                       head_dim=64, emb_dim=512, skip="sum", skip_scale=0.5 ** 0.5)
 
 # Imagen's own sizes (2022, Appendix F.1 to F.3), for T5-XXL, as far as this U-Net can say them.
 # Base, 1.80 B here, "2B" in Section 4.1. Missing: a fourth block a level on the way up, and changes of resolution inside residual blocks ("biggan");
@@ -71,9 +71,9 @@ _SMALL_SR = UNetConfig(image_size=256, low_res_size=64, patch=2, channels=(64, 1
 # an attention layer in the middle. Their first stride of 2 is here the patch.
 # Ours alone: learnt positions (3 M, 1 M and 13 M), QK norm. The 1024 px stage is trained on crops in the paper, whole here.
 _PAPER = UNetConfig(patch=1, channels=(512, 1024, 1536, 2048), blocks=(3, 3, 3, 3), attention=("", "hybrid", "hybrid", "hybrid"), mid_blocks=2,
-                    attend_each=True, head_width=64, emb_width=2048, text_width=4096, text_layers=0)
+                    attention_every_block=True, head_dim=64, emb_dim=2048, text_width=4096, text_layers=0)
 _PAPER_SR = UNetConfig(image_size=256, low_res_size=64, patch=2, channels=(128, 256, 512, 1024), blocks=(2, 4, 8, 8), attention=("", "", "", "hybrid"),
-                       mid_blocks=0, head_width=128, emb_width=512, text_width=4096, text_layers=0, skip="sum", skip_scale=0.5 ** 0.5)
+                       mid_blocks=0, head_dim=128, emb_dim=512, text_width=4096, text_layers=0, skip="sum", skip_scale=0.5 ** 0.5)
 _PAPER_SR_1024 = replace(_PAPER_SR, image_size=1024, low_res_size=256, attention=("", "", "", "cross"))
 
 PRESETS: dict[str, dict[str, StageConfig]] = {

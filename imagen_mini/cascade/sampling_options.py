@@ -47,7 +47,7 @@ def resolve_sampling_options(stage: DiffusionStage, *, num_inference_steps: int 
     validate_sampler_options(sampler, eta, gamma)
     w, interval = here(guidance_scale, None), here(guidance_interval, None)
     if w is None:
-        w = stage.own_guidance() if interval is None else c.guidance_scale
+        w = stage.default_guidance() if interval is None else c.guidance_scale
     if interval is not None:
         check_interval(interval)
         if callable(w):

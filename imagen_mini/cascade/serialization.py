@@ -1,4 +1,4 @@
-"""TODO."""
+"""A stage on disk: config.json and safetensors, in shards if large."""
 
 from __future__ import annotations
 

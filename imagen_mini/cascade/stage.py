@@ -49,7 +49,7 @@ class DiffusionStage(nn.Module):
         device = self.net.out.weight.device
         return spaced_timesteps(spacing or self.config.spacing, self.config.num_inference_steps if steps is None else steps, self.log_snr_of, device)
 
-    def own_guidance(self) -> GuidanceScale:
+    def default_guidance(self) -> GuidanceScale:
         """The stage's own w, at its own noise levels."""
         w, interval = self.config.guidance_scale, self.config.guidance_interval
         return w if interval is None or w == 1 else guidance_interval(w, *interval, self.log_snr_of)
@@ -90,7 +90,7 @@ class DiffusionStage(nn.Module):
             return self.net(x_t.to(dtype), log_snr, text, *conditioning, control=control).to(x_t.dtype)
 
         return make_denoiser(network, text.to(dtype), self.log_snr_of, c.prediction,
-                             self.own_guidance() if guidance_scale is None else guidance_scale,
+                             self.default_guidance() if guidance_scale is None else guidance_scale,
                              c.threshold if threshold is None else threshold, control_at,
                              None if negative is None else negative.to(dtype))
 

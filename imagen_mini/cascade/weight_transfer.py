@@ -1,4 +1,4 @@
-"""TODO."""
+"""Start a network from a smaller trained one: what is added does nothing at first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def init_from_smaller(stage: DiffusionStage, trained: DiffusionStage) -> list[st
 
     New may be attention, text layers, and residual blocks at the end of a level or of the middle. A new layer adds nothing at first: what it adds to its
     input goes through a last projection, which is set to 0. So the network says what the trained one said, and learns from there; attention in it that could
-    learn no more can again (`Attention.wake`). ValueError if the networks differ in more.
+    learn no more can again (`Attention.revive_dead_channels`). ValueError if the networks differ in more.
     """
     weights, own = trained.net.state_dict(), stage.net.state_dict()
     new = {name: last for name, layer in stage.net.named_modules()
@@ -30,7 +30,7 @@ def init_from_smaller(stage: DiffusionStage, trained: DiffusionStage) -> list[st
             nn.init.zeros_(projection.weight)
             nn.init.zeros_(projection.bias)
     for layer in stage.net.attention_layers:
-        layer.wake()
+        layer.revive_dead_channels()
     return list(new)
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What only the notebooks and the course use."""

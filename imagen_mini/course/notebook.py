@@ -34,11 +34,11 @@ def show_source(*functions: Callable):
 
 
 
-def show_judged(prompts: Sequence[str], pictures: Tensor, columns: int | None = None, cell: int = 160) -> None:
+def show_judged(prompts: Sequence[str], images: Tensor, columns: int | None = None, cell: int = 160) -> None:
     """Display pictures [b, 3, h, w] in [-1, 1] with their prompts and what is wrong with them, framed by right and wrong, and the score below."""
     from IPython.display import display
 
-    found = judge_images(prompts, pictures)
-    labels = [prompt if right else f"{prompt}: {judge_image(prompt, picture)}" for prompt, picture, right in zip(prompts, pictures, found)]
-    display(image_grid(list(pictures), labels, columns=columns, cell=cell, frames=found))
+    found = judge_images(prompts, images)
+    labels = [prompt if right else f"{prompt}: {judge_image(prompt, image)}" for prompt, image, right in zip(prompts, images, found)]
+    display(image_grid(list(images), labels, columns=columns, cell=cell, frames=found))
     print(score_line(found))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The protocol of data sets, and what they give."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    pictures: Tensor                                   # [b, 3, size, size] in [-1, 1]
+    images: Tensor                                   # [b, 3, size, size] in [-1, 1]
     low_res: Tensor | None                             # [b, 3, low, low], the same pictures smaller; for super-resolution
     captions: list[str]
 
@@ -45,8 +45,8 @@ class ReadyBatch(Batch):
     """The draft of data that has none of its own."""
 
     def on(self, device) -> tuple[Batch, None]:
-        pictures, low_res = (None if x is None else x.to(device, non_blocking=True) for x in self[:2])
-        return Batch(pictures, low_res, self.captions), None
+        images, low_res = (None if x is None else x.to(device, non_blocking=True) for x in self[:2])
+        return Batch(images, low_res, self.captions), None
 
 
 def plan_batch(data: Dataset, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False) -> BatchPlan:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""A folder of one's own captioned images as a data set."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ImageFolderDataset:
                              + f"\nAll problems: python -m train.check_dataset {self.path}")
         subfolder = f"{self.path.name}-{hashlib.sha256(bytes(self.path)).hexdigest()[:8]}"
         prepared = prepare(rows, self.path / ".prepared" if cache is None else Path(cache, subfolder), sizes, skip_broken, progress)
-        self.pictures, self.broken = prepared.pictures, prepared.broken
+        self.images, self.broken = prepared.images, prepared.broken
         self.rows = [i for i in range(len(rows)) if i not in self.broken]        # of the prepared pictures, those that are there
         self.captions = [row.captions for row in rows]
         contents = [(prepared.checksums[i], self.captions[i]) for i in self.rows]
@@ -54,9 +54,9 @@ class ImageFolderDataset:
         return FolderBatchPlan(self._read(rows, size), None if low is None else self._read(rows, low), captions)
 
     def _read(self, rows: list[int], size: int) -> Tensor:
-        if size not in self.pictures:
-            raise ValueError(f"the pictures of {self.path} were prepared at {', '.join(map(str, self.pictures))} px, not at {size}; name it in `sizes`")
-        return torch.from_numpy(self.pictures[size][rows])
+        if size not in self.images:
+            raise ValueError(f"the pictures of {self.path} were prepared at {', '.join(map(str, self.images))} px, not at {size}; name it in `sizes`")
+        return torch.from_numpy(self.images[size][rows])
 
     def batch(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Batch:
         return self.draft(numbers, size, low).on(device)[0]
@@ -66,13 +66,13 @@ class ImageFolderDataset:
 
 
 class FolderBatchPlan(NamedTuple):
-    pictures: Tensor                                   # uint8 [b, size, size, 3]
+    images: Tensor                                   # uint8 [b, size, size, 3]
     low_res: Tensor | None
     captions: list[str]
 
     def on(self, device) -> tuple[Batch, None]:
-        pictures, low_res = (None if x is None else x.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in self[:2])
-        return Batch(pictures, low_res, self.captions), None
+        images, low_res = (None if x is None else x.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in self[:2])
+        return Batch(images, low_res, self.captions), None
 
 
 def epoch_row(number: int, n: int, seed: int) -> int:

@@ -104,13 +104,13 @@ def unlisted(folder: str | Path, rows: Iterable[Row]) -> list[str]:
     """Files of the folder that no row names, hidden ones apart, sorted."""
     root, listed = Path(folder).resolve(), {row.path for row in rows}
     found = []
-    for parent, folders, files in os.walk(root):
+    for parent, folders, files in os.trajectory(root):
         folders[:] = [f for f in folders if not f.startswith(".")]
         found += [path for f in files if not f.startswith(".") and (path := Path(parent, f)).resolve() not in listed]
     return sorted(str(path.relative_to(root)) for path in found if path != root / METADATA)
 
 
-def write_folder(out: str | Path, pictures: Iterable[tuple[str, bytes, str | list[str]]]) -> int:
+def write_folder(out: str | Path, images: Iterable[tuple[str, bytes, str | list[str]]]) -> int:
     """Write (file name, content of the file, caption or captions) as a captioned folder; returns how many. metadata.jsonl comes last, so a folder
     that has one is whole. Raises FileExistsError if `out` already holds something."""
     out = Path(out)
@@ -118,7 +118,7 @@ def write_folder(out: str | Path, pictures: Iterable[tuple[str, bytes, str | lis
     if any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty; expected a new folder, or an empty one")
     lines = []
-    for name, content, captions in pictures:
+    for name, content, captions in images:
         (out / name).write_bytes(content)
         lines.append(json.dumps({"file_name": name, "text": captions}, ensure_ascii=False) + "\n")
     aside = out / f".{METADATA}"

@@ -64,7 +64,7 @@ CHUNK = 256                                            # pictures that may be de
 
 
 class Prepared(NamedTuple):
-    pictures: dict[int, np.ndarray]                    # by size: uint8 [rows, size, size, 3], read from disk as needed
+    images: dict[int, np.ndarray]                    # by size: uint8 [rows, size, size, 3], read from disk as needed
     checksums: list[str]                               # SHA-256 of each picture's file; "" if it is broken
     broken: dict[int, str]                             # rows without a picture, and why; in `images` they are black
 

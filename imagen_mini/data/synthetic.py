@@ -1,4 +1,4 @@
-"""TODO."""
+"""The built-in world as a data set: scenes without end, each a function of its number."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class SceneBatchPlan(NamedTuple):
     low: int | None
 
     def on(self, device) -> tuple[Batch, Alternatives | None]:
-        pictures, low_res = (None if size is None else render_packed(self.scenes, size, device) for size in (self.size, self.low))
-        batch = Batch(pictures, low_res, self.captions)
+        images, low_res = (None if size is None else render_packed(self.scenes, size, device) for size in (self.size, self.low))
+        batch = Batch(images, low_res, self.captions)
         if self.others is None:
             return batch, None
         twins, places, mistakes = self.others

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The training loss, and its weights as functions of the log-SNR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Timesteps: at which times a sampler stops on its way from noise (t = 1) to the image (t = 0)."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def _matrix(source: Tokens, target: Tokens, pairs: list[tuple[int, int]]) -> Ten
     """With equally many pieces two words answer one to one; else the source word's whole attention is spread evenly over the target word's pieces."""
     matrix = torch.zeros(len(source.ids), len(target.ids))
     for of_source, of_target in pairs:
-        from_, to = source.of_word(of_source), target.of_word(of_target)
+        from_, to = source.positions_of_word(of_source), target.positions_of_word(of_target)
         if len(from_) == len(to):
             matrix[from_, to] = 1
         else:
@@ -67,4 +67,4 @@ def token_positions(tokens: Tokens, word: str | int) -> list[int]:
     numbers = word_indices(tokens, word)
     if not numbers:
         raise ValueError(f"no word {word!r} in {' '.join(tokens.words)!r}; its words are " + ", ".join(f"{i} {w!r}" for i, w in enumerate(tokens.words)))
-    return [position for number in numbers for position in tokens.of_word(number)]
+    return [position for number in numbers for position in tokens.positions_of_word(number)]

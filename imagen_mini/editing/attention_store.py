@@ -59,18 +59,18 @@ class AttentionStore:
 
     def check_memory(self, layers: Sequence[Attention], rows: int, n_text: int, steps: int, edited: bool) -> None:
         """A ValueError if recording a walk would take more than `max_bytes`."""
-        chosen = [layer for layer in layers if self.wants(layer.site)]
+        chosen = [layer for layer in layers if self.needs_probs(layer.site)]
         needed = bytes_needed(chosen, rows, n_text, steps, 1 + edited)
         if needed > self.max_bytes:
             raise ValueError(f"recording {len(chosen)} attention layers of {rows} pictures over {steps} steps takes {needed / 2 ** 20:,.1f} MiB, max_bytes "
                              f"allows {self.max_bytes / 2 ** 20:,.1f}: draw fewer pictures, lower max_size ({self.max_size}), or raise max_bytes")
 
-    def wants(self, site: AttentionSite) -> bool:
+    def needs_probs(self, site: AttentionSite) -> bool:
         return site.kind in self.kinds and site.size <= self.max_size
 
     def start(self, tokens: list[Tokens], sites: Sequence[AttentionSite]) -> None:
         """Forget what was recorded before and get ready for these prompts and sites. ValueError if there is nothing to record."""
-        self.sites, self.tokens, self.before, self.after = [s for s in sites if self.wants(s)], tokens, {}, {}
+        self.sites, self.tokens, self.before, self.after = [s for s in sites if self.needs_probs(s)], tokens, {}, {}
         if not self.sites:
             raise ValueError(f"no attention to record: kinds {', '.join(self.kinds)} on grids of at most {self.max_size} were asked for, the network has "
                              + (", ".join(f"{s.name} ({s.kind}, {s.size} x {s.size})" for s in sites) or "none"))
@@ -127,7 +127,7 @@ class AttentionStore:
         column = self.probs(**chosen)[row, :, list(positions)].sum(-1)
         return rearrange(column, "(h w) -> h w", h=int(len(column) ** 0.5))
 
-    def of_word(self, word: str | int, row: int = 0, **chosen) -> Tensor:
+    def positions_of_word(self, word: str | int, row: int = 0, **chosen) -> Tensor:
         """The map [size, size] of a word (every one that reads so, or word number `word`) of prompt number `row`. `chosen`: see `probs`."""
         return self.of_tokens(token_positions(self.tokens[row], word), row, **chosen)
 
@@ -148,11 +148,11 @@ class Recording(AttentionControl):
     def qkv(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.inner.qkv(site, q, k, v)
 
-    def wants(self, site: AttentionSite) -> bool:
-        return site in self.maps.sites or self.inner.wants(site)
+    def needs_probs(self, site: AttentionSite) -> bool:
+        return site in self.maps.sites or self.inner.needs_probs(site)
 
     def probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
-        after = self.inner.probs(site, probs, n_text) if self.inner.wants(site) else probs
+        after = self.inner.probs(site, probs, n_text) if self.inner.needs_probs(site) else probs
         if site in self.maps.sites:
             self.maps.keep(self.t, site, probs, after, n_text)
         return after

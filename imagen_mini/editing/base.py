@@ -39,10 +39,10 @@ class BoundEdit:
         """Must the source be finished before the walk of the targets?"""
         return False
 
-    def look_at(self, source: Tensor, reread: Callable[[float, int], Tensor]) -> None:
+    def set_source(self, source: Tensor, renoise_and_denoise: Callable[[float, int], Tensor]) -> None:
         """The finished source (see `blending.DiffEditBlender`)."""
 
-    def is_one_picture(self, t: float) -> bool:
+    def rows_identical(self, t: float) -> bool:
         """Are source and targets still the same, from x_T on? Then one of them is drawn for all, without control, of the source's prompt."""
         return False
 

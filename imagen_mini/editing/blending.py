@@ -66,15 +66,15 @@ class LocalBlend(Blend):
 
     def mask(self, maps: AttentionStore, target: int) -> Tensor:
         """Where prompt number `target` may differ from the source, number 0, by maps of one size: bool [size, size]."""
-        def looked_at(words: Sequence[str]) -> Tensor:
+        def attention_mask(words: Sequence[str]) -> Tensor:
             found = torch.tensor(False)
             for row in (0, target):
-                if tokens := [i for word in words for n in word_indices(maps.tokens[row], word) for i in maps.tokens[row].of_word(n)]:
+                if tokens := [i for word in words for n in word_indices(maps.tokens[row], word) for i in maps.tokens[row].positions_of_word(n)]:
                     heat = F.max_pool2d(maps.of_tokens(tokens, row)[None], 3, 1, 1)[0]
                     found = found.to(heat.device) | (heat > self.threshold * heat.max())
             return found
 
-        return looked_at(self.words) & ~looked_at(self.exclude)
+        return attention_mask(self.words) & ~attention_mask(self.exclude)
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,9 @@ class DiffEditBlender:
         self.blend = blend
         self.source = self.masks = None
 
-    def look_at(self, source: Tensor, reread: Callable[[float, int], Tensor]) -> None:
-        """`source` [1, 3, h, w]; `reread(t, i)`: x_0_hat [1 + targets, 3, h, w] by every prompt of the source, noised to time t with noise number i."""
-        reads = torch.stack([reread(self.blend.at, i) for i in range(self.blend.noises)])
+    def set_source(self, source: Tensor, renoise_and_denoise: Callable[[float, int], Tensor]) -> None:
+        """`source` [1, 3, h, w]; `renoise_and_denoise(t, i)`: x_0_hat [1 + targets, 3, h, w] by every prompt of the source, noised to time t with noise number i."""
+        reads = torch.stack([renoise_and_denoise(self.blend.at, i) for i in range(self.blend.noises)])
         self.source, self.masks = source, self.mask((reads[:, 1:] - reads[:, :1]).abs().amax(2, keepdim=True).mean(0))
 
     def mask(self, difference: Tensor) -> Tensor:
@@ -194,8 +194,8 @@ class BoundBlend(BoundEdit):
     def needs_source(self) -> bool:
         return self.blending.needs_source
 
-    def look_at(self, source: Tensor, reread: Callable[[float, int], Tensor]) -> None:
-        self.blending.look_at(source, reread)
+    def set_source(self, source: Tensor, renoise_and_denoise: Callable[[float, int], Tensor]) -> None:
+        self.blending.set_source(source, renoise_and_denoise)
 
-    def is_one_picture(self, t: float) -> bool:
-        return self.inner.is_one_picture(t)
+    def rows_identical(self, t: float) -> bool:
+        return self.inner.rows_identical(t)

@@ -35,7 +35,7 @@ class AttentionInjectionControl(AttentionControl):
     own: bool
     self_size: int
 
-    def wants(self, site: AttentionSite) -> bool:
+    def needs_probs(self, site: AttentionSite) -> bool:
         return self.own and site.size <= self.self_size if site.kind == "self" else self.cross
 
     def probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:

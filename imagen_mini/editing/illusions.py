@@ -1,4 +1,4 @@
-"""TODO."""
+"""Two denoisers, one image: anagrams, and images whose parts (frequencies, colours, halves) follow different prompts."""
 
 from __future__ import annotations
 

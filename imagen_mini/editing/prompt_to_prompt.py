@@ -56,22 +56,22 @@ class Chain(Edit):
 class AttentionInjection(Edit):
     """What Replace and Refine share: when the source's attention is used in drawing the targets.
 
-    `cross_steps`: during which share of the walk from t = 1 to 0 the source's cross-attention is injected: a number f means from 0 to f, a pair is
-    (start, end), and a dict gives words of the target windows of their own, {"default": 0.8, "star": 0.3}; `self_steps`: the same for self-attention, on
-    grids of at most `self_size` x `self_size`; `source_steps`: the same for reading the source's whole prompt, so that source and target share the
+    `cross_replace_steps`: during which share of the walk from t = 1 to 0 the source's cross-attention is injected: a number f means from 0 to f, a pair is
+    (start, end), and a dict gives words of the target windows of their own, {"default": 0.8, "star": 0.3}; `self_replace_steps`: the same for self-attention, on
+    grids of at most `self_size` x `self_size`; `shared_prompt_steps`: the same for reading the source's whole prompt, so that source and target share the
     noisiest part of the walk. Differs from the paper, which has only the first two: a small pixel model places things more finely than its attention
     maps can tell. `sample.edit_sweep` shows what other windows do.
     """
 
-    cross_steps: WindowByWord = 1.0
-    self_steps: Window = 1.0
+    cross_replace_steps: WindowByWord = 1.0
+    self_replace_steps: Window = 1.0
     self_size: int = 16
-    source_steps: Window = 0.9
+    shared_prompt_steps: Window = 0.9
 
     def __post_init__(self):
-        by_word = self.cross_steps if isinstance(self.cross_steps, dict) else {DEFAULT: self.cross_steps}
-        object.__setattr__(self, "cross_steps", {DEFAULT: (0.0, 0.0)} | {word: as_window(w, "cross_steps") for word, w in by_word.items()})
-        for name in ("self_steps", "source_steps"):
+        by_word = self.cross_replace_steps if isinstance(self.cross_replace_steps, dict) else {DEFAULT: self.cross_replace_steps}
+        object.__setattr__(self, "cross_replace_steps", {DEFAULT: (0.0, 0.0)} | {word: as_window(w, "cross_replace_steps") for word, w in by_word.items()})
+        for name in ("self_replace_steps", "shared_prompt_steps"):
             object.__setattr__(self, name, as_window(getattr(self, name), name))
 
     def bind(self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int) -> BoundEdit:
@@ -93,7 +93,7 @@ class Replace(AttentionInjection):
 class Refine(AttentionInjection):
     """Added (or removed) words: what prompts have in common keeps the source's attention, new words have their own."""
 
-    self_steps: Window = 0.4
+    self_replace_steps: Window = 0.4
 
     def matrix(self, source: Tokens, target: Tokens) -> Tensor:
         return refinement_mapper(source, target)
@@ -104,8 +104,8 @@ class Reweight(Edit):
     """Words that count more, less, or against: their columns of attention are multiplied by c, in [-2, 2], and not renormalised, as in the paper.
 
     `weights`: c by word, {"red": 2}, or by number of the word; a list has one c for each target, so that one call draws a row of them. `steps`: in
-    which share of the walk. Alone it needs targets that read as the source does, and holds on to the source as `Refine(0.8, 0.4, source_steps=0.5)` would; with
-    a Replace or Refine it acts on what these make, once their `source_steps` are over. Things that are held on to nearly all the way hardly answer.
+    which share of the walk. Alone it needs targets that read as the source does, and holds on to the source as `Refine(0.8, 0.4, shared_prompt_steps=0.5)` would; with
+    a Replace or Refine it acts on what these make, once their `shared_prompt_steps` are over. Things that are held on to nearly all the way hardly answer.
     """
 
     weights: dict[str | int, float | Sequence[float]] = field(default_factory=dict)
@@ -153,7 +153,7 @@ def bind(edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttentionSite]
                                  "add a Replace() or Refine()")
     bound = BoundEdit()
     if injections or weights:
-        injection = injections[0] if injections else Refine(0.8, 0.4, source_steps=0.5)
+        injection = injections[0] if injections else Refine(0.8, 0.4, shared_prompt_steps=0.5)
         bound = _bind_attention(injection, weights, source, targets, batch_tokens)
     return BoundBlend(blends[0], blends[0].blending(tokens, sites), bound) if blends else bound
 
@@ -165,8 +165,8 @@ def _bind_attention(injection: AttentionInjection, weights: Sequence[Reweight], 
     for row, target in enumerate(targets):
         own = injection.matrix(source, target)
         matrices[row, :own.shape[0], :own.shape[1]] = own
-        windows[:, row] = torch.tensor(injection.cross_steps[DEFAULT])[:, None]
-        for word, window in injection.cross_steps.items():
+        windows[:, row] = torch.tensor(injection.cross_replace_steps[DEFAULT])[:, None]
+        for word, window in injection.cross_replace_steps.items():
             if word != DEFAULT:
                 windows[:, row, token_positions(target, word)] = torch.tensor(window)[:, None]
     return BoundPromptToPrompt(injection, matrices, windows, [(w.steps, w.scale(targets, batch_tokens)) for w in weights])
@@ -183,18 +183,18 @@ class BoundPromptToPrompt(BoundEdit):
     windows: Tensor                                    # [2, targets, target tokens]: start and end of injection
     weights: list[tuple[tuple[float, float], Tensor]]  # window, and factors [targets, target tokens]
 
-    def is_one_picture(self, t: float) -> bool:
-        """One noise and one prompt give one picture: as long as `source_steps` last, if they began at the start."""
-        return self.injection.source_steps[0] == 0 and bool(within(self.injection.source_steps, t))
+    def rows_identical(self, t: float) -> bool:
+        """One noise and one prompt give one picture: as long as `shared_prompt_steps` last, if they began at the start."""
+        return self.injection.shared_prompt_steps[0] == 0 and bool(within(self.injection.shared_prompt_steps, t))
 
     def control_at(self, t: float) -> AttentionControl | None:
-        if within(self.injection.source_steps, t):    # source and targets read one prompt: their maps are the same
+        if within(self.injection.shared_prompt_steps, t):    # source and targets read one prompt: their maps are the same
             return SourcePromptControl()
         scale = torch.ones(self.windows.shape[1:])
         for window, factors in self.weights:
             scale = scale * factors if within(window, t) else scale
         injected = within(self.windows, t) & (self.matrices.sum(1) > 0)
-        own = bool(within(self.injection.self_steps, t))
+        own = bool(within(self.injection.self_replace_steps, t))
         cross = bool(injected.any() or (scale != 1).any())
         return AttentionInjectionControl(self.matrices, injected, scale, cross, own, self.injection.self_size) if cross or own else None
 

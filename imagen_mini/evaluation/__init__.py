@@ -1,1 +1,1 @@
-"""TODO."""
+"""What is measured: benchmarks, scores with intervals, errors, distances between sets of images, features."""

@@ -26,19 +26,19 @@ from imagen_mini.scenes.scene import (
 )
 
 
-def random_thing(rng: random.Random, *said: str, shape: str | None = None) -> ObjectDescription:
+def random_object(rng: random.Random, *said: str, shape: str | None = None) -> ObjectDescription:
     """A thing of the training distribution, with the named attributes said."""
     while True:
-        thing = ObjectDescription(shape or rng.choice(tuple(SHAPES)), rng.choice(tuple(COLORS)) if "color" in said else None,
+        obj = ObjectDescription(shape or rng.choice(tuple(SHAPES)), rng.choice(tuple(COLORS)) if "color" in said else None,
                       rng.choice(tuple(SIZES)) if "size" in said else None, rng.choice(TEXTURES) if "texture" in said else None)
-        if (thing.color, thing.shape) not in HELD_OUT_COLOR_SHAPE and (thing.texture, thing.shape) not in HELD_OUT_TEXTURE_SHAPE:
-            return thing
+        if (obj.color, obj.shape) not in HELD_OUT_COLOR_SHAPE and (obj.texture, obj.shape) not in HELD_OUT_TEXTURE_SHAPE:
+            return obj
 
 
 def _two(rng: random.Random, *said: str) -> tuple[ObjectDescription, ObjectDescription]:
     """Two things of different shape that differ in everything said."""
     while True:
-        a, b = random_thing(rng, *said), random_thing(rng, *said)
+        a, b = random_object(rng, *said), random_object(rng, *said)
         if a.shape != b.shape and all(getattr(a, s) != getattr(b, s) for s in said):
             return a, b
 
@@ -52,7 +52,7 @@ def related(rng: random.Random) -> Description:
 
 
 def held_out_relation(d: Description) -> bool:
-    a, b = d.things
+    a, b = d.objects
     pairs = {(a.shape, d.relation, b.shape), (b.shape, {"right of": "left of", "below": "above"}.get(d.relation), a.shape)}
     return bool(pairs & HELD_OUT_RELATIONS)
 
@@ -86,12 +86,12 @@ def _conflicting(rng: random.Random) -> Description:
             return d
 
 
-def _rare_thing(rng: random.Random) -> ObjectDescription:
+def _rare_object(rng: random.Random) -> ObjectDescription:
     """A thing with at least two words that have a rare synonym: its size has one."""
     while True:
-        thing = random_thing(rng, "color", "size")
-        if {thing.color, thing.shape} & set(RARE_WORDS.values()):
-            return thing
+        obj = random_object(rng, "color", "size")
+        if {obj.color, obj.shape} & set(RARE_WORDS.values()):
+            return obj
 
 
 def _pick(rng: random.Random, pairs: frozenset) -> tuple:
@@ -99,13 +99,13 @@ def _pick(rng: random.Random, pairs: frozenset) -> tuple:
 
 
 CATEGORIES: dict[str, Callable[[random.Random], Description]] = {
-    "one object": lambda r: Description((random_thing(r, "color", "size"),)),
-    "colors": lambda r: Description((random_thing(r, "color"),), background=r.choice(tuple(BACKGROUNDS))),
+    "one object": lambda r: Description((random_object(r, "color", "size"),)),
+    "colors": lambda r: Description((random_object(r, "color"),), background=r.choice(tuple(BACKGROUNDS))),
     "size": lambda r: Description(_two(r, "color", "size")),
     "binding": lambda r: Description(_two(r, "color")),
-    "counting": lambda r: Description((random_thing(r, "color"),) * r.randint(1, 4)),
+    "counting": lambda r: Description((random_object(r, "color"),) * r.randint(1, 4)),
     "positional": related,
-    "texture": lambda r: Description((random_thing(r, "color", "texture"),)),
+    "texture": lambda r: Description((random_object(r, "color", "texture"),)),
     "two textures": lambda r: Description(_two(r, "color", "texture")),
     "description": lambda r: _said_of_two(r, ("color", "size", "texture", "relation", "background")),
     **{f"{k} attribute{'s' * (k > 1)}": _attributes(k) for k in range(1, 7)},
@@ -114,12 +114,12 @@ HELD_OUT_CATEGORIES: dict[str, Callable[[random.Random], Description]] = {
     "held-out color and shape": lambda r: Description((ObjectDescription((p := _pick(r, HELD_OUT_COLOR_SHAPE))[1], p[0]),)),
     "held-out texture and shape": lambda r: Description((ObjectDescription((p := _pick(r, HELD_OUT_TEXTURE_SHAPE))[1], r.choice(("orange", "pink")), None, p[0]),)),
     "held-out relation": lambda r: Description((ObjectDescription((p := _pick(r, HELD_OUT_RELATIONS))[0], "orange"), ObjectDescription(p[2], "pink")), p[1]),
-    "held-out count": lambda r: Description((random_thing(r, "color"),) * HELD_OUT_COUNT),
+    "held-out count": lambda r: Description((random_object(r, "color"),) * HELD_OUT_COUNT),
     "held-out phrase": related,
     "conflicting": _conflicting,
     "misspellings": CATEGORIES["one object"],
-    "rare words": lambda r: Description((_rare_thing(r),)),
-    "negation": lambda r: Description((random_thing(r, "color"),)),
+    "rare words": lambda r: Description((_rare_object(r),)),
+    "negation": lambda r: Description((random_object(r, "color"),)),
 }
 
 
@@ -131,8 +131,8 @@ def caption_of(category: str, rng: random.Random) -> Caption:
     if category == "rare words":
         return with_rare_words(caption)
     if category == "negation":
-        (thing,) = caption.description.things
-        while (absent := random_thing(rng, "color")).shape == thing.shape or absent.color == thing.color:
+        (obj,) = caption.description.objects
+        while (absent := random_object(rng, "color")).shape == obj.shape or absent.color == obj.color:
             pass
         return with_absence(caption, absent, rng)
     return caption

@@ -12,19 +12,19 @@ from imagen_mini.utils.images import to_image
 from imagen_mini.utils.rng import randn
 
 
-def gaussian_noise(pictures: Tensor, sigma: float) -> Tensor:
+def gaussian_noise(images: Tensor, sigma: float) -> Tensor:
     """Normal noise of this deviation, then clipped to [-1, 1]."""
-    return (pictures + sigma * randn(range(len(pictures)), pictures.shape[1:], "parser check")).clamp(-1, 1)
+    return (images + sigma * randn(range(len(images)), images.shape[1:], "parser check")).clamp(-1, 1)
 
 
 
 
-def jpeg(pictures: Tensor, quality: float) -> Tensor:
+def jpeg(images: Tensor, quality: float) -> Tensor:
     """Written as JPEG of this quality and read again."""
     out = []
-    for picture in pictures:
+    for image in images:
         file = io.BytesIO()
-        to_image(picture).save(file, "JPEG", quality=int(quality))
-        with Image.open(file) as image:
-            out.append(torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8).view(image.height, image.width, 3))
+        to_image(image).save(file, "JPEG", quality=int(quality))
+        with Image.open(file) as decoded:
+            out.append(torch.frombuffer(bytearray(decoded.convert("RGB").tobytes()), dtype=torch.uint8).view(decoded.height, decoded.width, 3))
     return torch.stack(out).permute(0, 3, 1, 2) / 127.5 - 1

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_mini.evaluation.benchmark import held_out_relation, random_thing, related
+from imagen_mini.evaluation.benchmark import held_out_relation, random_object, related
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.captions import Caption, Description, ObjectDescription, caption_from
 from imagen_mini.scenes.parse import ParsedScene, parse_image
@@ -26,11 +26,11 @@ SWAPPED, ADDED = ("color", "shape"), ("color", "size", "background")
 
 @dataclass(frozen=True)
 class EditTask:
-    """An edit to be made and judged: from prompt `source` to prompt `target`, `attribute` of thing `thing` becomes another value, or is said where it
+    """An edit to be made and judged: from prompt `source` to prompt `target`, `attribute` of thing `obj` becomes another value, or is said where it
     was not; of the whole picture (thing None) its background."""
 
     attribute: str                                     # color, shape, size or background
-    thing: int | None
+    obj: int | None
     seed: int
     source: Caption
     target: Caption
@@ -42,16 +42,16 @@ def swaps(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
     while len(out) < n:
         i = len(out)
         rng = random.Random(f"swap/{seed}/{attribute}/{i}")
-        source = Description((random_thing(rng, "color"),)) if i % 2 == 0 else related(rng)
-        which = rng.randrange(len(source.things))
-        old = source.things[which]
-        others = [t for k, t in enumerate(source.things) if k != which]
+        source = Description((random_object(rng, "color"),)) if i % 2 == 0 else related(rng)
+        which = rng.randrange(len(source.objects))
+        old = source.objects[which]
+        others = [t for k, t in enumerate(source.objects) if k != which]
         while True:
-            new = random_thing(rng, "color", shape=None if attribute == "shape" else old.shape)
+            new = random_object(rng, "color", shape=None if attribute == "shape" else old.shape)
             new = ObjectDescription(new.shape, new.color if attribute == "color" else old.color)
             if (getattr(new, attribute) != getattr(old, attribute) and (new.color, new.shape) not in HELD_OUT_COLOR_SHAPE
                     and all(getattr(new, attribute) != getattr(t, attribute) for t in others)):
-                target = Description(tuple(new if k == which else t for k, t in enumerate(source.things)), source.relation)
+                target = Description(tuple(new if k == which else t for k, t in enumerate(source.objects)), source.relation)
                 if target.relation is None or not held_out_relation(target):
                     break
         style = rng.random()
@@ -66,14 +66,14 @@ def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
     out = []
     for i in range(n):
         rng = random.Random(f"addition/{seed}/{attribute}/{i}")
-        target = Description((random_thing(rng, "color"),)) if i % 2 == 0 else related(rng)
-        which = None if attribute == "background" else rng.randrange(len(target.things))
+        target = Description((random_object(rng, "color"),)) if i % 2 == 0 else related(rng)
+        which = None if attribute == "background" else rng.randrange(len(target.objects))
         if attribute == "background":
             target = replace(target, background=rng.choice(tuple(BACKGROUNDS)))
             source = replace(target, background=None)
         else:
-            said = getattr(random_thing(rng, attribute), attribute) if attribute == "size" else target.things[which].color
-            source, target = (replace(target, things=tuple(replace(t, **{attribute: value}) if k == which else t for k, t in enumerate(target.things)))
+            said = getattr(random_object(rng, attribute), attribute) if attribute == "size" else target.objects[which].color
+            source, target = (replace(target, objects=tuple(replace(t, **{attribute: value}) if k == which else t for k, t in enumerate(target.objects)))
                               for value in (None, said))
         while True:                                    # put both in the same words
             style = rng.random()
@@ -124,15 +124,15 @@ def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> Edit
     if objects is None or edited.scene is None or len(edited.scene.objects) != len(objects):
         return EditScore(objects is not None, success, False, False)
     attributes, remaining = ("shape", "color", "size", "texture"), list(edited.scene.objects)
-    for other in (o for i, o in enumerate(objects) if i != task.thing):
+    for other in (o for i, o in enumerate(objects) if i != task.obj):
         same = [o for o in remaining if same_place(other, o) and all(getattr(other, name) == getattr(o, name) for name in attributes)]
         if not same:
             return EditScore(True, success, False, False)
         remaining.remove(same[0])
     same_background = task.attribute == "background" or edited.scene.background == source.scene.background
-    if task.thing is None:
+    if task.obj is None:
         return EditScore(True, success, True, same_background)
-    before, (after,) = objects[task.thing], remaining
+    before, (after,) = objects[task.obj], remaining
     layout = same_place(before, after)
     return EditScore(True, success, layout, layout and same_background and all(
         getattr(before, name) == getattr(after, name) for name in attributes if name != task.attribute))
@@ -152,24 +152,24 @@ def unedited_psnr(task: EditTask, source: ParsedScene, edited: ParsedScene, imag
         return F.max_pool2d(own[None].float(), 2 * rim + 1, 1, rim)[0] > 0
 
     rim = size // 64
-    if task.thing is None:
+    if task.obj is None:
         left_alone = ~(F.max_pool2d((~covered(source.scene, list(objects), 0))[None].float(), 2 * rim + 1, 1, rim)[0] > 0)
     else:
-        before = objects[task.thing]
+        before = objects[task.obj]
         nearest = sorted(edited.scene.objects, key=lambda o: math.dist((o.x, o.y), (before.x, before.y)))[:1]
         left_alone = ~(covered(source.scene, [before], rim) | covered(edited.scene, nearest, rim))
     error = (images[0] - images[1]).square().mean(0)[left_alone].mean().item()
     return min(60.0, 10 * math.log10(4 / max(error, 1e-12)))
 
 
-def evaluate_edits(draw: Callable[[list[str], int], Tensor], tasks: list[EditTask]) -> Iterator[tuple[EditTask, Tensor, tuple[EditScore, ...]]]:
+def evaluate_edits(generate: Callable[[list[str], int], Tensor], tasks: list[EditTask]) -> Iterator[tuple[EditTask, Tensor, tuple[EditScore, ...]]]:
     """Make each edit and judge it. `generate([source, target], seed)` gives the source's picture, then the target's by each method that
     is compared, [1 + methods, 3, h, w]; yields one score a method."""
     for task in tasks:
-        images = draw([task.source.text, task.target.text], task.seed).float().cpu()
+        images = generate([task.source.text, task.target.text], task.seed).float().cpu()
         source, *edited = parse_image(images)
-        yield task, images, tuple(replace(score_edit(task, source, reading), psnr=unedited_psnr(task, source, reading, torch.stack([images[0], image])))
-                                  for reading, image in zip(edited, images[1:]))
+        yield task, images, tuple(replace(score_edit(task, source, parsed), psnr=unedited_psnr(task, source, parsed, torch.stack([images[0], image])))
+                                  for parsed, image in zip(edited, images[1:]))
 
 
 def edit_table(scores: list[EditScore]) -> dict[str, float | None]:

@@ -19,7 +19,7 @@ ATTRIBUTES = {"shape": tuple(SHAPES), "color": tuple(COLORS), "size": tuple(SIZE
 ERROR_TYPES = ("right", "unreadable", "too few", "too many", *ATTRIBUTES, "binding", "relation", "background")
 
 
-def classify_error(description: Description, reading: ParsedScene) -> str:
+def classify_error(description: Description, parsed: ParsedScene) -> str:
     """One of KINDS: the first that applies.
 
     unreadable            no scene explains the picture
@@ -28,31 +28,31 @@ def classify_error(description: Description, reading: ParsedScene) -> str:
     binding               every attribute that was said is there, but not on its thing
     relation, background  all things are right, but not where they are, or on what
     """
-    scene = reading.scene
+    scene = parsed.scene
     if scene is None:
         return "unreadable"
-    if len(scene.objects) != len(description.things):
-        return "too few" if len(scene.objects) < len(description.things) else "too many"
+    if len(scene.objects) != len(description.objects):
+        return "too few" if len(scene.objects) < len(description.objects) else "too many"
     if description.fits(scene):
         return "right"
     orders = list(itertools.permutations(scene.objects))
-    if any(all(thing.fits(o) for thing, o in zip(description.things, objects)) for objects in orders):
-        return "background" if Description(description.things, description.relation).fits(scene) else "relation"
+    if any(all(obj.fits(o) for obj, o in zip(description.objects, objects)) for objects in orders):
+        return "background" if Description(description.objects, description.relation).fits(scene) else "relation"
     for name in ATTRIBUTES:
-        if not any(all(_matches(thing, o, name) for thing, o in zip(description.things, objects)) for objects in orders):
+        if not any(all(_matches(obj, o, name) for obj, o in zip(description.objects, objects)) for objects in orders):
             return name
     return "binding"
 
 
-def _matches(thing: ObjectDescription, o: SceneObject, attribute: str) -> bool:
-    return getattr(thing, attribute) is None or getattr(o, attribute) in (None, getattr(thing, attribute))
+def _matches(obj: ObjectDescription, o: SceneObject, attribute: str) -> bool:
+    return getattr(obj, attribute) is None or getattr(o, attribute) in (None, getattr(obj, attribute))
 
 
 def error_table(results: Iterable[Result]) -> dict[str, dict[str, int]]:
     """Of each category, how many pictures are of which kind; kinds that do not occur are left out."""
     counts: dict[str, Counter] = {}
     for r in results:
-        counts.setdefault(r.category, Counter())[classify_error(r.caption.description, r.reading)] += 1
+        counts.setdefault(r.category, Counter())[classify_error(r.caption.description, r.parsed)] += 1
     return {category: {kind: of[kind] for kind in ERROR_TYPES if of[kind]} for category, of in counts.items()}
 
 
@@ -61,16 +61,16 @@ def confusion_matrices(results: Iterable[Result]) -> dict[str, dict[str, dict[st
     that show one, where there is no question which thing is meant."""
     found = {name: {said: dict.fromkeys(values, 0) for said in values} for name, values in {**ATTRIBUTES, "background": tuple(BACKGROUNDS)}.items()}
     for r in results:
-        scene, description = r.reading.scene, r.caption.description
+        scene, description = r.parsed.scene, r.caption.description
         if scene is None:
             continue
         if description.background is not None:
             found["background"][description.background][scene.background] += 1
-        if len(description.things) == len(scene.objects) == 1:
+        if len(description.objects) == len(scene.objects) == 1:
             for name in ATTRIBUTES:
-                said, drawn = getattr(description.things[0], name), getattr(scene.objects[0], name)
-                if said is not None and drawn is not None:
-                    found[name][said][drawn] += 1
+                said, generated = getattr(description.objects[0], name), getattr(scene.objects[0], name)
+                if said is not None and generated is not None:
+                    found[name][said][generated] += 1
     return found
 
 

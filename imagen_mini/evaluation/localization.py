@@ -1,4 +1,4 @@
-"""TODO."""
+"""How well an attention map covers the object that its word names."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def attention_iou(heat: Tensor, mask: Tensor) -> float:
     is none, the one that it covers most counts. No threshold to choose: 1 is a map that is highest exactly on the thing.
     """
     cells = F.interpolate(mask[None, None].float(), size=heat.shape, mode="area")[0, 0].flatten()
-    thing = cells >= min(0.5, cells.max().item())
-    highest = torch.zeros_like(thing)
-    highest[heat.flatten().topk(int(thing.sum())).indices] = True
-    return ((highest & thing).sum() / (highest | thing).sum()).item()
+    obj = cells >= min(0.5, cells.max().item())
+    highest = torch.zeros_like(obj)
+    highest[heat.flatten().topk(int(obj.sum())).indices] = True
+    return ((highest & obj).sum() / (highest | obj).sum()).item()
 
 
 def chance_iou(mask: Tensor, size: int) -> float:

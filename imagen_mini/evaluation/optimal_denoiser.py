@@ -28,7 +28,7 @@ from imagen_mini.scenes.scene import MIN_GAP, GRID, SIZES, SceneObject, Scene, u
 class ObjectTemplate:
     """A thing of one size: where it may stand, as rows (y, x), and what it adds to the background, [1, 3, k, k], its centre in the middle."""
 
-    thing: SceneObject
+    obj: SceneObject
     places: Tensor
     added: Tensor
 
@@ -56,31 +56,31 @@ class OptimalDenoiser:
     """
 
     def __init__(self, description: Description):
-        if len(description.things) != 2 or description.background is None or any(t.color is None or t.texture is not None for t in description.things) \
-                or len(set(description.things)) < 2:
+        if len(description.objects) != 2 or description.background is None or any(t.color is None or t.texture is not None for t in description.objects) \
+                or len(set(description.objects)) < 2:
             raise ValueError(f"{description}: expected two things with their colours, without textures, and a background; not twice the same")
         self.background = description.background
         self.ground = self._seen()
-        self.kinds = [[self._kind(thing.shape, thing.color, size) for size in ([thing.size] if thing.size else SIZES)] for thing in description.things]
+        self.kinds = [[self._kind(obj.shape, obj.color, size) for size in ([obj.size] if obj.size else SIZES)] for obj in description.objects]
         self.log_prior = {(i, j): self._prior(a, b, description.relation).log() for i, a in enumerate(self.kinds[0]) for j, b in enumerate(self.kinds[1])}
         if all(log.isneginf().all() for log in self.log_prior.values()):
             raise ValueError(f"{description}: training has no such scene; it holds out some pairs of colour and shape, and some relations")
 
-    def _seen(self, *things: SceneObject) -> Tensor:
-        return render([Scene(things, self.background)], GRID)[0].double()
+    def _seen(self, *objects: SceneObject) -> Tensor:
+        return render([Scene(objects, self.background)], GRID)[0].double()
 
     def _kind(self, shape: str, color: str, size: str) -> ObjectTemplate:
         middle = GRID // 2
-        thing = SceneObject(middle, middle, shape, color, size, "solid")       # at 64 px no texture shows
-        k, line = math.ceil(thing.reach) + 1, torch.arange(int(thing.reach + 1.5), int(GRID - thing.reach - 0.5) + 1)     # as `sample_free_position` draws
-        added = (self._seen(thing) - self.ground)[None, :, middle - k:middle + k + 1, middle - k:middle + k + 1]
-        return ObjectTemplate(thing, torch.cartesian_prod(line, line), added)
+        obj = SceneObject(middle, middle, shape, color, size, "solid")       # at 64 px no texture shows
+        k, line = math.ceil(obj.reach) + 1, torch.arange(int(obj.reach + 1.5), int(GRID - obj.reach - 0.5) + 1)     # as `sample_free_position` draws
+        added = (self._seen(obj) - self.ground)[None, :, middle - k:middle + k + 1, middle - k:middle + k + 1]
+        return ObjectTemplate(obj, torch.cartesian_prod(line, line), added)
 
     def _prior(self, a: ObjectTemplate, b: ObjectTemplate, relation: str | None) -> Tensor:
         """How likely each pair of places is, and then this caption, [places of a, places of b]: either thing may have been placed first."""
         offset = b.places[None] - a.places[:, None]
-        apart = (offset.square().sum(-1) >= (a.thing.reach + b.thing.reach + MIN_GAP) ** 2).double()
-        rules = torch.tensor([[self._said(a.thing, replace(b.thing, x=a.thing.x + dx, y=a.thing.y + dy), relation) for dx in range(1 - GRID, GRID)]
+        apart = (offset.square().sum(-1) >= (a.obj.reach + b.obj.reach + MIN_GAP) ** 2).double()
+        rules = torch.tensor([[self._said(a.obj, replace(b.obj, x=a.obj.x + dx, y=a.obj.y + dy), relation) for dx in range(1 - GRID, GRID)]
                               for dy in range(1 - GRID, GRID)], dtype=torch.float64)
         free_b, free_a = (apart.sum(side, keepdim=True).clamp(min=1) for side in (1, 0))
         placed = apart / (len(a.places) * free_b) + apart / (len(b.places) * free_a)

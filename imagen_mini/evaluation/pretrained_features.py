@@ -45,9 +45,9 @@ class Inception:
         self.net = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights).eval()
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor, batch: int = 32) -> Tensor:
-        bytes_ = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-        net = self.net.to(pictures.device)
+    def __call__(self, images: Tensor, batch: int = 32) -> Tensor:
+        bytes_ = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+        net = self.net.to(images.device)
         return torch.cat([net(part) for part in bytes_.split(batch)])
 
 
@@ -63,12 +63,12 @@ class Clip:
         self.model, self.tokenizer = CLIPModel.from_pretrained(name).eval().requires_grad_(False), AutoTokenizer.from_pretrained(name)
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor, batch: int = 32) -> Tensor:
+    def __call__(self, images: Tensor, batch: int = 32) -> Tensor:
         """Pictures [n, 3, h, w] in [-1, 1] -> [n, d]."""
-        model, size = self.model.to(pictures.device), self.model.config.vision_config.image_size
-        mean, std = (torch.tensor(values, device=pictures.device)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+        model, size = self.model.to(images.device), self.model.config.vision_config.image_size
+        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
         found = []
-        for part in pictures.float().split(batch):
+        for part in images.float().split(batch):
             part = F.interpolate(part, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
             found.append(model.visual_projection(model.vision_model(pixel_values=((part + 1) / 2 - mean) / std).pooler_output))
         return torch.cat(found)
@@ -80,9 +80,9 @@ class Clip:
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=model.config.text_config.max_position_embeddings, return_tensors="pt").to(model.device)
         return model.text_projection(model.text_model(**tokens).pooler_output)
 
-    def score(self, pictures: Tensor, texts: Sequence[str]) -> Tensor:
+    def score(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         """100 max(cos, 0) of each picture and its text, [n]."""
-        return self.score_of(self(pictures), texts)
+        return self.score_of(self(images), texts)
 
     def score_of(self, found: Tensor, texts: Sequence[str]) -> Tensor:
         """The same, of pictures whose features are there."""

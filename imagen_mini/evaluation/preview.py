@@ -1,4 +1,4 @@
-"""TODO."""
+"""A quick look at one stage on its own, as training takes it: super-resolution is given true low-resolution images."""
 
 from __future__ import annotations
 

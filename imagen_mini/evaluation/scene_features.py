@@ -56,10 +56,10 @@ class SceneClassifier(nn.Module):
         self.to_features = nn.Linear(2 * widths[-1], WIDTH)
         self.to_facts = nn.Linear(WIDTH, NUM_LABELS)
 
-    def features(self, pictures: Tensor) -> Tensor:
-        if pictures.shape[1:] != (3, self.size, self.size):
-            raise ValueError(f"these features are of pictures [b, 3, {self.size}, {self.size}]; got {list(pictures.shape)}")
-        x = F.pixel_unshuffle(pictures, self.patch)
+    def features(self, images: Tensor) -> Tensor:
+        if images.shape[1:] != (3, self.size, self.size):
+            raise ValueError(f"these features are of pictures [b, 3, {self.size}, {self.size}]; got {list(images.shape)}")
+        x = F.pixel_unshuffle(images, self.patch)
         place = torch.linspace(-1, 1, 32, device=x.device, dtype=x.dtype)
         where = torch.stack(torch.meshgrid(place, place, indexing="ij")).expand(len(x), -1, -1, -1)
         x = self.stem(torch.cat([x, where], dim=1))
@@ -68,8 +68,8 @@ class SceneClassifier(nn.Module):
         x = F.silu(x)
         return self.to_features(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.to_facts(self.features(pictures))
+    def forward(self, images: Tensor) -> Tensor:
+        return self.to_facts(self.features(images))
 
 
 def weights_of(size: int) -> Path:
@@ -94,7 +94,7 @@ def classifier(size: int) -> SceneClassifier:
 
 
 @torch.no_grad()
-def features(pictures: Tensor, batch: int = 128) -> Tensor:
+def features(images: Tensor, batch: int = 128) -> Tensor:
     """Features [n, WIDTH] of pictures [n, 3, size, size] in [-1, 1], by the shipped classifier for their size."""
-    net = classifier(pictures.shape[-1]).to(pictures.device)
-    return torch.cat([net.features(part.float()) for part in pictures.split(batch)])
+    net = classifier(images.shape[-1]).to(images.device)
+    return torch.cat([net.features(part.float()) for part in images.split(batch)])

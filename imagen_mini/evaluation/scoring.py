@@ -23,18 +23,18 @@ class Result:
     seed: int
     caption: Caption
     image: Tensor                                      # [3, h, w] in [-1, 1]
-    reading: ParsedScene
+    parsed: ParsedScene
 
     @property
     def right(self) -> bool:
-        return self.caption.description.fits(self.reading.scene)
+        return self.caption.description.fits(self.parsed.scene)
 
 
-def verdict_text(description: Description, reading: ParsedScene) -> str:
+def verdict_text(description: Description, parsed: ParsedScene) -> str:
     """In words: right, or what was read instead."""
-    if reading.scene is None:
-        return "unreadable: " + "; ".join(reading.problems)
-    return "right" if description.fits(reading.scene) else "wrong: shows " + describe_scene(reading.scene)
+    if parsed.scene is None:
+        return "unreadable: " + "; ".join(parsed.problems)
+    return "right" if description.fits(parsed.scene) else "wrong: shows " + describe_scene(parsed.scene)
 
 
 def judge_image(prompt: str, image: Tensor) -> str:
@@ -48,17 +48,17 @@ def judge_image(prompt: str, image: Tensor) -> str:
 
 def describe_scene(scene: Scene) -> str:
     """What a scene holds, briefly."""
-    things = ", ".join(" ".join(filter(None, (o.size, o.texture, o.color, o.shape))) + f" at ({o.x}, {o.y})" for o in scene.objects)
-    return (things or "nothing") + f" on {scene.background}"
+    objects = ", ".join(" ".join(filter(None, (o.size, o.texture, o.color, o.shape))) + f" at ({o.x}, {o.y})" for o in scene.objects)
+    return (objects or "nothing") + f" on {scene.background}"
 
 
-def evaluate(draw: Callable[[list[str], list[int]], Tensor], prompts: list[tuple[str, int, Caption]], batch: int = 16) -> Iterator[Result]:
+def evaluate(generate: Callable[[list[str], list[int]], Tensor], prompts: list[tuple[str, int, Caption]], batch: int = 16) -> Iterator[Result]:
     """Draw every prompt and judge it. `generate(prompts, seeds)` gives pictures [b, 3, h, w] in [-1, 1]."""
     for start in range(0, len(prompts), batch):
         part = prompts[start:start + batch]
-        images = draw([c.text for _, _, c in part], [seed for _, seed, _ in part])
-        for (category, seed, caption), image, reading in zip(part, images, parse_image(images.float().cpu())):
-            yield Result(category, seed, caption, image, reading)
+        images = generate([c.text for _, _, c in part], [seed for _, seed, _ in part])
+        for (category, seed, caption), image, parsed in zip(part, images, parse_image(images.float().cpu())):
+            yield Result(category, seed, caption, image, parsed)
 
 
 def score(results: list[Result]) -> dict[str, float]:
@@ -66,7 +66,7 @@ def score(results: list[Result]) -> dict[str, float]:
     right = sum(r.right for r in results)
     low, high = wilson_interval(right, len(results))
     return {"n": len(results), "right": right, "accuracy": round(right / len(results), 4), "low": round(low, 4), "high": round(high, 4),
-            "unreadable": sum(r.reading.scene is None for r in results)}
+            "unreadable": sum(r.parsed.scene is None for r in results)}
 
 
 def table(results: list[Result]) -> dict[str, dict[str, float]]:
@@ -82,22 +82,22 @@ def sample_scene_matching(description: Description, rng: random.Random) -> Scene
     """A random scene that the description fits."""
     while True:
         objects: list[SceneObject] = []
-        for thing in description.things:
-            size, texture = thing.size or rng.choice(tuple(SIZES)), thing.texture or rng.choice(TEXTURES)
-            where = sample_free_position(rng, SIZES[size] * SHAPES[thing.shape], objects)
+        for obj in description.objects:
+            size, texture = obj.size or rng.choice(tuple(SIZES)), obj.texture or rng.choice(TEXTURES)
+            where = sample_free_position(rng, SIZES[size] * SHAPES[obj.shape], objects)
             if where is not None:
-                objects.append(SceneObject(x=where[0], y=where[1], shape=thing.shape, color=thing.color or rng.choice(tuple(COLORS)), size=size, texture=texture))
+                objects.append(SceneObject(x=where[0], y=where[1], shape=obj.shape, color=obj.color or rng.choice(tuple(COLORS)), size=size, texture=texture))
         scene = Scene(tuple(objects), description.background or rng.choice(tuple(BACKGROUNDS)))
         if description.fits(scene):
             return scene
 
 
-def judge_images(prompts: Sequence[str], pictures: Tensor) -> list[bool | None]:
+def judge_images(prompts: Sequence[str], images: Tensor) -> list[bool | None]:
     """Does each picture [b, 3, h, w] in [-1, 1] show its prompt, by the parser? None where the prompt is not of the world's grammar."""
-    if len(prompts) != len(pictures):
-        raise ValueError(f"{len(prompts)} prompts for {len(pictures)} pictures; expected as many")
+    if len(prompts) != len(images):
+        raise ValueError(f"{len(prompts)} prompts for {len(images)} pictures; expected as many")
     descriptions = [description_of(prompt) for prompt in prompts]
-    return [None if d is None else d.fits(reading.scene) for d, reading in zip(descriptions, parse_image(pictures.float().cpu()))]
+    return [None if d is None else d.fits(parsed.scene) for d, parsed in zip(descriptions, parse_image(images.float().cpu()))]
 
 
 def description_of(prompt: str) -> Description | None:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Intervals for shares and for differences of shares."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from imagen_mini.text.encoder import TextEmbeddings
 class TextContext(TextEmbeddings):
     """Text as a network has read it (`UNet.parse_caption`): what does not change from step to step, computed once for a picture.
 
-    `emb` and `mask`: after the network's own text layers; `pooled` [b, emb_width]; `kv`: by site, the words' keys and values [b, n, 2 channels].
+    `emb` and `mask`: after the network's own text layers; `pooled` [b, emb_dim]; `kv`: by site, the words' keys and values [b, n, 2 channels].
     """
 
     pooled: Tensor
@@ -40,20 +40,20 @@ DEAD_GAIN = 1e-4                                          # gains below this hav
 class Attention(nn.Module):
     """x + out(attention(norm(x))). Pixels [b, c, h, w] are the queries; the site's kind says what the keys are."""
 
-    def __init__(self, site: AttentionSite, channels: int, text_width: int | None = None, head_width: int = 32):
+    def __init__(self, site: AttentionSite, channels: int, text_width: int | None = None, head_dim: int = 32):
         super().__init__()
-        if channels % head_width:
-            raise ValueError(f"attention {site.name}: {channels} channels are no multiple of the head width {head_width}")
+        if channels % head_dim:
+            raise ValueError(f"attention {site.name}: {channels} channels are no multiple of the head width {head_dim}")
         if site.kind not in ("self", "cross", "hybrid"):
             raise ValueError(f"attention {site.name}: kind {site.kind!r}; expected 'self', 'cross' or 'hybrid'")
-        self.site, self.heads = site, channels // head_width
-        self.norm = GroupNorm(channels // head_width, channels)
+        self.site, self.heads = site, channels // head_dim
+        self.norm = GroupNorm(channels // head_dim, channels)
         # 'To the left' means nothing to a pixel that does not know where it stands. Learnt, from sines and cosines, as in ViT.
         # Differs from the paper, whose U-Net knows places by the padding of its convolutions alone.
         self.position = nn.Parameter(positional_encoding_2d(site.size, channels))
         self.to_q = nn.Linear(channels, channels, bias=False)
         # QK norm keeps q k^T in range at any learning rate (ViT-22B, 2023). Differs from the paper, which has none.
-        self.q_norm, self.k_norm = LayerNorm(head_width), LayerNorm(head_width)
+        self.q_norm, self.k_norm = LayerNorm(head_dim), LayerNorm(head_dim)
         if site.kind != "cross":
             self.pixels_to_kv = nn.Linear(channels, 2 * channels, bias=False)
         if site.kind != "self":
@@ -65,7 +65,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     @torch.no_grad()
-    def wake(self) -> int:
+    def revive_dead_channels(self) -> int:
         """Let channels learn again whose queries and keys have both lost their gain. Returns how many there were.
 
         A channel adds g_q g_k q_hat k_hat to the logits, so the gradient of either gain is a multiple of the other one. A layer that is put into a trained
@@ -102,7 +102,7 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if control is not None:
             q, k, v = control.qkv(self.site, q, k, v)
-        if control is not None and control.wants(self.site):
+        if control is not None and control.needs_probs(self.site):
             probs = control.probs(self.site, attention_probs(q, k, mask), n_text)
             out = (probs.to(v.dtype) @ v)
         else:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The control protocol: how an edit or a recorder reaches into attention, without hooks or patches."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class AttentionControl:
         """Change queries, keys or values; the fast path is kept."""
         return q, k, v
 
-    def wants(self, site: AttentionSite) -> bool:
+    def needs_probs(self, site: AttentionSite) -> bool:
         """Does this control need the probabilities at this site? If so they are computed explicitly, there."""
         return False
 

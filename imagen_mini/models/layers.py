@@ -80,9 +80,9 @@ class TextRefinerBlock(nn.Module):
 
     REACH = 8                                          # words further apart than this share one relative bias, as in T5
 
-    def __init__(self, width: int, head_width: int = 32):
+    def __init__(self, width: int, head_dim: int = 32):
         super().__init__()
-        self.heads = width // head_width
+        self.heads = width // head_dim
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
         # Half of the heads start out looking back, half ahead: 'left of' makes what is before it the left thing.
@@ -131,12 +131,12 @@ class ResBlock(nn.Module):
     in the Efficient U-Net; the paper does not say on what, and the works it cites scale the residual sum).
     """
 
-    def __init__(self, channels_in: int, channels: int, emb_width: int, skip_scale: float = 1.0):
+    def __init__(self, channels_in: int, channels: int, emb_dim: int, skip_scale: float = 1.0):
         super().__init__()
         self.skip_scale = skip_scale
         self.norm1 = GroupNorm(channels_in // 16, channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
-        self.emb = nn.Linear(emb_width, 2 * channels)
+        self.emb = nn.Linear(emb_dim, 2 * channels)
         self.norm2 = GroupNorm(channels // 16, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()

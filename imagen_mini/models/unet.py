@@ -23,7 +23,7 @@ from imagen_mini.text.encoder import TextEmbeddings
 
 # What may stand in a configuration: far beyond any use, and small enough to be refused or built in a moment.
 RANGES = {"image_size": (1, 8192), "low_res_size": (1, 8192), "patch": (1, 256), "channels": (1, 65536), "blocks": (1, 64), "mid_blocks": (0, 64),
-          "head_width": (1, 65536), "emb_width": (1, 65536), "text_width": (1, 65536), "text_layers": (0, 64)}
+          "head_dim": (1, 65536), "emb_dim": (1, 65536), "text_width": (1, 65536), "text_layers": (0, 64)}
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class UNetConfig:
     blocks: tuple[int, ...] = (1, 1, 2)                # residual blocks per level, on the way down and on the way up
     attention: tuple[str, ...] = ("cross", "cross", "self+cross")  # per level: "", "self", "cross", "self+cross", "hybrid"
     mid_blocks: int = 1                                # residual blocks in the middle, on the smallest grid
-    attend_each: bool = False                          # attention after every residual block, as in Imagen's base; else after a level's last
-    head_width: int = 32                               # channels per attention head
-    emb_width: int = 256                               # width of the summed embedding
+    attention_every_block: bool = False                          # attention after every residual block, as in Imagen's base; else after a level's last
+    head_dim: int = 32                               # channels per attention head
+    emb_dim: int = 256                               # width of the summed embedding
     text_width: int = 128                              # width of the text encoder's embeddings
     text_layers: int = 2                               # transformer layers over the words, before anything reads them
     skip: str = "concat"                               # how an up block takes the down block's output: "concat" or "sum"
@@ -56,11 +56,11 @@ class UNetConfig:
         smallest = self.patch * 2 ** (len(self.channels) - 1)
         if self.image_size % smallest:
             raise ValueError(f"image_size {self.image_size} is no multiple of {smallest} (patch times 2 for each level below the first)")
-        bad = [c for c in self.channels if c % self.head_width or c % 16]
+        bad = [c for c in self.channels if c % self.head_dim or c % 16]
         if bad:
-            raise ValueError(f"channels {bad} are no multiples of 16 and of head_width {self.head_width}")
-        if self.text_layers and self.text_width % self.head_width:
-            raise ValueError(f"text_width {self.text_width} is no multiple of head_width {self.head_width}, as text_layers need")
+            raise ValueError(f"channels {bad} are no multiples of 16 and of head_dim {self.head_dim}")
+        if self.text_layers and self.text_width % self.head_dim:
+            raise ValueError(f"text_width {self.text_width} is no multiple of head_dim {self.head_dim}, as text_layers need")
         unknown = {k for kinds in self.attention for k in kinds.split("+") if k} - {"self", "cross", "hybrid"}
         if unknown:
             raise ValueError(f"unknown attention {sorted(unknown)}; expected '', 'self', 'cross', 'hybrid' or a sum like 'self+cross'")
@@ -74,20 +74,20 @@ class UNetConfig:
 
 
 class UNetLevel(nn.Module):
-    """Residual blocks on one grid, and attention: after the last of them, or, with `attend_each`, after every one."""
+    """Residual blocks on one grid, and attention: after the last of them, or, with `attention_every_block`, after every one."""
 
     def __init__(self, config: UNetConfig, name: str, place: str, level: int, channels_in: int, blocks: int):
         super().__init__()
         channels = config.channels[level]
-        self.blocks = nn.ModuleList(ResBlock(channels_in if i == 0 else channels, channels, config.emb_width, config.skip_scale)
+        self.blocks = nn.ModuleList(ResBlock(channels_in if i == 0 else channels, channels, config.emb_dim, config.skip_scale)
                                     for i in range(blocks))
 
         def attention(after: str = "") -> nn.ModuleList:
             kinds = [k for k in config.attention[level].split("+") if k]
-            return nn.ModuleList(Attention(AttentionSite(f"{name}{after}.{kind}", place, kind, config.grids[level]), channels, config.text_width, config.head_width)
+            return nn.ModuleList(Attention(AttentionSite(f"{name}{after}.{kind}", place, kind, config.grids[level]), channels, config.text_width, config.head_dim)
                                  for kind in kinds)
 
-        self.between = nn.ModuleList(attention(f".block{i}") for i in range(blocks - 1) if config.attend_each)
+        self.between = nn.ModuleList(attention(f".block{i}") for i in range(blocks - 1) if config.attention_every_block)
         self.attention = attention()
         self.gradient_checkpointing = False
 
@@ -116,13 +116,13 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         channels, last = config.channels, len(config.channels) - 1
-        self.log_snr_embedding = ScalarEmbedding(config.emb_width, shortest=1.0, longest=60.0)
-        self.text_layers = nn.ModuleList(TextRefinerBlock(config.text_width, config.head_width) for _ in range(config.text_layers))
-        self.pooled_text = AttentionPooling(config.text_width, config.emb_width)
+        self.log_snr_embedding = ScalarEmbedding(config.emb_dim, shortest=1.0, longest=60.0)
+        self.text_layers = nn.ModuleList(TextRefinerBlock(config.text_width, config.head_dim) for _ in range(config.text_layers))
+        self.pooled_text = AttentionPooling(config.text_width, config.emb_dim)
         if config.low_res_size is not None:
-            self.aug_level_embedding = ScalarEmbedding(config.emb_width, shortest=0.1, longest=4.0)
-        pictures = 1 if config.low_res_size is None else 2
-        self.stem = nn.Conv2d(3 * pictures * config.patch ** 2, channels[0], 3, padding=1)
+            self.aug_level_embedding = ScalarEmbedding(config.emb_dim, shortest=0.1, longest=4.0)
+        images = 1 if config.low_res_size is None else 2
+        self.stem = nn.Conv2d(3 * images * config.patch ** 2, channels[0], 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         for i in range(last + 1):
             self.downsample.append(Downsample(channels[i - 1], channels[i]) if i else nn.Identity())
@@ -148,13 +148,13 @@ class UNet(nn.Module):
         """Every attention layer's site, in order."""
         return [layer.site for layer in self.attention_layers]
 
-    def stacks(self) -> list[UNetLevel]:
+    def levels(self) -> list[UNetLevel]:
         """In the order of the forward pass."""
         return [*self.down, self.mid, *self.up]
 
-    def checkpoint_gradients(self, on: bool) -> None:
+    def enable_gradient_checkpointing(self, on: bool) -> None:
         """Keep only what goes into each stack for the backward pass, which then computes the stack again. Source: Chen et al. (2016)."""
-        for stack in self.stacks():
+        for stack in self.levels():
             stack.gradient_checkpointing = on
 
     def read(self, text: TextEmbeddings) -> TextContext:
@@ -168,7 +168,7 @@ class UNet(nn.Module):
         return text
 
     def embed(self, log_snr: Tensor, text: TextEmbeddings, aug_level: Tensor | None, use_pooled: Tensor | None) -> Tensor:
-        """The summed embedding [b, emb_width], after the swish that every block would apply."""
+        """The summed embedding [b, emb_dim], after the swish that every block would apply."""
         pooled = text.pooled if isinstance(text, TextContext) else self.pooled_text(text)
         if use_pooled is not None:
             pooled = pooled * use_pooled[:, None]

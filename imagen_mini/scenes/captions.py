@@ -53,21 +53,21 @@ class ObjectDescription:
 class Description:
     """All things in the picture, and perhaps how the first lies to the second, and perhaps the background."""
 
-    things: tuple[ObjectDescription, ...]
+    objects: tuple[ObjectDescription, ...]
     relation: str | None = None
     background: str | None = None
 
     def __post_init__(self):
-        if self.relation is not None and (self.relation not in RELATIONS or len(self.things) != 2):
+        if self.relation is not None and (self.relation not in RELATIONS or len(self.objects) != 2):
             raise ValueError(f"a relation needs two things and one of {RELATIONS}; got {self.relation!r} "
-                             f"with {len(self.things)} things")
+                             f"with {len(self.objects)} things")
 
     def assign(self, scene: Scene) -> tuple[SceneObject, ...] | None:
         """The scene's object for each thing, or None if the scene is not as described (one thing too many is wrong too)."""
-        if len(scene.objects) != len(self.things) or self.background not in (None, scene.background):
+        if len(scene.objects) != len(self.objects) or self.background not in (None, scene.background):
             return None
         for objects in itertools.permutations(scene.objects):
-            if (all(t.fits(o) for t, o in zip(self.things, objects))
+            if (all(t.fits(o) for t, o in zip(self.objects, objects))
                     and (self.relation is None or relation(*objects) == self.relation)):
                 return objects
         return None
@@ -84,7 +84,7 @@ class Word:
     text: str
     start: int
     end: int
-    things: tuple[int, ...]
+    objects: tuple[int, ...]
     role: str                                          # color, shape, size, texture, relation, background, number or other
 
 
@@ -116,11 +116,11 @@ def describe(scene: Scene, rng: random.Random) -> Description:
         said_of = [{key: value and len({getattr(o, key) for o in objects}) == 1 for key, value in said.items()}] * len(objects)
     elif rng.random() < INDEPENDENT_PROB:
         said_of = [{key: rng.random() < 0.5 for key in ATTRIBUTE_PROB} for _ in objects]
-    things = tuple(ObjectDescription(o.shape, **{key: getattr(o, key) for key in ATTRIBUTE_PROB if said[key]}) for o, said in zip(objects, said_of))
+    described = tuple(ObjectDescription(o.shape, **{key: getattr(o, key) for key in ATTRIBUTE_PROB if said[key]}) for o, said in zip(objects, said_of))
     between = None
-    if len(objects) == 2 and things[0] != things[1] and rng.random() < RELATION_PROB:
+    if len(objects) == 2 and described[0] != described[1] and rng.random() < RELATION_PROB:
         between = unambiguous_relation(*objects)
-    return Description(things, between, scene.background if rng.random() < 0.4 else None)
+    return Description(described, between, scene.background if rng.random() < 0.4 else None)
 
 
 # ---------------------------------------------------------------- description -> words
@@ -129,12 +129,12 @@ def article_for(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def noun_phrase(thing: ObjectDescription, count: int, rng: random.Random) -> list[tuple[str, str]]:
+def noun_phrase(obj: ObjectDescription, count: int, rng: random.Random) -> list[tuple[str, str]]:
     """'a large striped red circle' or 'two red circles', as (word, role)."""
-    adjectives = [(getattr(thing, role), role) for role in ("size", "texture", "color") if getattr(thing, role)]
+    adjectives = [(getattr(obj, role), role) for role in ("size", "texture", "color") if getattr(obj, role)]
     if rng.random() < 0.3:
         adjectives[-2:] = adjectives[-2:][::-1]
-    noun = thing.shape
+    noun = obj.shape
     if count > 1:
         noun += "es" if noun.endswith("s") else "s"
     words = adjectives + [(noun, "shape")]
@@ -146,8 +146,8 @@ def caption_from(description: Description, rng: random.Random, paraphrase: bool 
     """Put a description in words. `paraphrase` uses the relation phrases that are held out of training."""
     tagged: list[tuple[str, tuple[int, ...], str]] = []
 
-    def say(words: str, things: tuple[int, ...] = (), role: str = "other") -> None:
-        tagged.extend((word, things, role) for word in words.split())
+    def say(words: str, objects: tuple[int, ...] = (), role: str = "other") -> None:
+        tagged.extend((word, objects, role) for word in words.split())
 
     background = description.background
     in_front = background is not None and rng.random() < 0.25
@@ -156,18 +156,18 @@ def caption_from(description: Description, rng: random.Random, paraphrase: bool 
     if in_front and not opening:
         say("on a"), say(background, role="background"), say("background ,")
 
-    groups = [(thing, [i for i, other in enumerate(description.things) if other == thing])
-              for thing in dict.fromkeys(description.things)]
+    groups = [(obj, [i for i, other in enumerate(description.objects) if other == obj])
+              for obj in dict.fromkeys(description.objects)]
     if description.relation is not None:
-        groups = [(thing, [i]) for i, thing in enumerate(description.things)]
-    for number, (thing, members) in enumerate(groups):
+        groups = [(obj, [i]) for i, obj in enumerate(description.objects)]
+    for number, (obj, members) in enumerate(groups):
         if number:
             if description.relation is not None:
                 phrase = rng.choice(PHRASES[description.relation])
                 say(HELD_OUT_PHRASES[description.relation] if paraphrase else phrase, (0, 1), "relation")
             else:
                 say("and" if number == len(groups) - 1 else ",")
-        for word, role in noun_phrase(thing, len(members), rng):
+        for word, role in noun_phrase(obj, len(members), rng):
             say(word, tuple(members), role)
     if background is not None and not (in_front and not opening):
         say("on a"), say(background, role="background"), say("background")
@@ -178,9 +178,9 @@ def caption_from(description: Description, rng: random.Random, paraphrase: bool 
 def lay_out(tagged: Iterable[tuple[str, tuple[int, ...], str]], description: Description) -> Caption:
     """Words in a row, as (word, things, role)."""
     text, words = "", []
-    for word, things, role in tagged:
+    for word, objects, role in tagged:
         text += "" if not text or word == "," else " "
-        words.append(Word(word, len(text), len(text) + len(word), things, role))
+        words.append(Word(word, len(text), len(text) + len(word), objects, role))
         text += word
     return Caption(text, tuple(words), description)
 
@@ -231,13 +231,13 @@ def parse_caption(text: str) -> Description:
     for phrase, name in _ALL_PHRASES:
         first, middle, second = line.partition(f" {phrase} ")
         if middle:
-            things = _read_noun_phrase(first.split(), text) + _read_noun_phrase(second.split(), text)
-            return Description(tuple(things), name, background)
+            objects = _read_noun_phrase(first.split(), text) + _read_noun_phrase(second.split(), text)
+            return Description(tuple(objects), name, background)
     parts = [p for p in re.split(r" ?, | and ", line) if p]
-    things = [t for p in parts for t in _read_noun_phrase(p.split(), text)]
-    if not things:
+    objects = [t for p in parts for t in _read_noun_phrase(p.split(), text)]
+    if not objects:
         raise ValueError(f"nothing to see in the caption {text!r}: expected, for example, 'a red circle above a blue square'")
-    return Description(tuple(things), None, background)
+    return Description(tuple(objects), None, background)
 
 
 # ---------------------------------------------------------------- training

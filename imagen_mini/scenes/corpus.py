@@ -23,22 +23,22 @@ def sample_corpus_line(rng: random.Random) -> str:
     description = describe(scene, rng)
     lines = [caption_from(description, rng, paraphrase=rng.random() < 0.1).text]
     if rng.random() < 0.7:                             # the same again, from the other side
-        things = tuple(reversed(description.things))
+        objects = tuple(reversed(description.objects))
         name = OPPOSITE.get(description.relation)
-        lines.append(caption_from(Description(things, name, description.background), rng, paraphrase=rng.random() < 0.1).text)
-    shapes = [t.shape for t in description.things]
-    for thing in description.things:
-        if shapes.count(thing.shape) == 1 and rng.random() < 0.3:
-            known = [value for value in (thing.color, thing.size, thing.texture) if value]
+        lines.append(caption_from(Description(objects, name, description.background), rng, paraphrase=rng.random() < 0.1).text)
+    shapes = [t.shape for t in description.objects]
+    for obj in description.objects:
+        if shapes.count(obj.shape) == 1 and rng.random() < 0.3:
+            known = [value for value in (obj.color, obj.size, obj.texture) if value]
             if known:
-                lines.append(f"the {thing.shape} is {' and '.join(known)}")
+                lines.append(f"the {obj.shape} is {' and '.join(known)}")
     if description.relation is not None and shapes[0] != shapes[1] and rng.random() < 0.5:
         a, b = shapes
         name = description.relation
         if rng.random() < 0.5:
             a, b, name = b, a, OPPOSITE[name]
         lines.append(f"the {a} is {rng.choice(PHRASES[name])} the {b}")
-    number = len(description.things)
+    number = len(description.objects)
     if number > 1 and rng.random() < 0.2:
         lines.append(f"there are {NUMBERS[number]} things")
     words = ". ".join(lines).split(" ")

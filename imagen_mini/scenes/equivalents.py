@@ -59,25 +59,25 @@ def swap_objects(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
 
 def move_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
     """A thing at another place, clear of its first one."""
-    for thing in rng.sample(scene.objects, len(scene.objects)):
-        if (place := sample_free_position(rng, thing.reach, list(scene.objects))) is not None:
-            yield EquivalentScene(_with(scene, {thing: replace(thing, x=place[0], y=place[1])}), ((thing.x, thing.y), place))
+    for obj in rng.sample(scene.objects, len(scene.objects)):
+        if (place := sample_free_position(rng, obj.reach, list(scene.objects))) is not None:
+            yield EquivalentScene(_with(scene, {obj: replace(obj, x=place[0], y=place[1])}), ((obj.x, obj.y), place))
 
 
 def recolor_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
     """A thing in another colour; the two places are halves of it. Not of things that are all alike: those are alike in colour, too."""
     if len(scene.objects) > 1 and len({(o.shape, o.color) for o in scene.objects}) == 1:
         return
-    for thing in rng.sample(scene.objects, len(scene.objects)):
-        color = rng.choice([name for name in COLORS if name != thing.color])
-        yield EquivalentScene(_with(scene, {thing: replace(thing, color=color)}), _halves(thing, rng))
+    for obj in rng.sample(scene.objects, len(scene.objects)):
+        color = rng.choice([name for name in COLORS if name != obj.color])
+        yield EquivalentScene(_with(scene, {obj: replace(obj, color=color)}), _halves(obj, rng))
 
 
 def retexture_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
     """A thing in another texture; the two places are halves of it. Its 64 px picture is the same."""
-    for thing in rng.sample(scene.objects, len(scene.objects)):
-        texture = rng.choice([name for name in TEXTURES if name != thing.texture])
-        yield EquivalentScene(_with(scene, {thing: replace(thing, texture=texture)}), _halves(thing, rng))
+    for obj in rng.sample(scene.objects, len(scene.objects)):
+        texture = rng.choice([name for name in TEXTURES if name != obj.texture])
+        yield EquivalentScene(_with(scene, {obj: replace(obj, texture=texture)}), _halves(obj, rng))
 
 
 # In which order they are tried: what is possible less often comes first more often.
@@ -90,16 +90,16 @@ def is_free(scene: Scene) -> bool:
     return inside and all((a.x - b.x) ** 2 + (a.y - b.y) ** 2 >= (a.reach + b.reach + MIN_GAP) ** 2 for a, b in itertools.combinations(scene.objects, 2))
 
 
-def _halves(thing: SceneObject, rng: random.Random) -> tuple[tuple[float, float], tuple[float, float]]:
+def _halves(obj: SceneObject, rng: random.Random) -> tuple[tuple[float, float], tuple[float, float]]:
     """A place on either side of a line through the thing's middle."""
     angle = rng.uniform(0, 2 * math.pi)
     dx, dy = math.cos(angle), math.sin(angle)
-    return (thing.x + dx, thing.y + dy), (thing.x - dx, thing.y - dy)
+    return (obj.x + dx, obj.y + dy), (obj.x - dx, obj.y - dy)
 
 
 def _with(scene: Scene, changed: dict[SceneObject, SceneObject]) -> Scene:
     return Scene(tuple(changed.get(o, o) for o in scene.objects), scene.background)
 
 
-def _in_place_of(thing: SceneObject, other: SceneObject, kept: tuple[str, ...]) -> SceneObject:
-    return replace(thing, **{name: getattr(other, name) for name in kept})
+def _in_place_of(obj: SceneObject, other: SceneObject, kept: tuple[str, ...]) -> SceneObject:
+    return replace(obj, **{name: getattr(other, name) for name in kept})

@@ -63,9 +63,9 @@ def templates(device: torch.device) -> Templates:
     numbers = torch.tensor([(middle, middle, SIZES[size], tuple(SHAPES).index(shape), 0) for shape, size in kinds])
     cover, rows, columns = coverage(numbers.float(), GRID)
     names, place, windows = [], [], []
-    for kind, picture, row, column in zip(kinds, cover, rows, columns):
+    for kind, image, row, column in zip(kinds, cover, rows, columns):
         canvas = torch.zeros(GRID, GRID)
-        canvas[row[:, None], column[None, :]] = picture
+        canvas[row[:, None], column[None, :]] = image
         y, x = ((p.min() + p.max() + 1) // 2 for p in (canvas > 0.5).nonzero().unbind(1))
         for dy in range(-SHIFT, SHIFT + 1):
             for dx in range(-SHIFT, SHIFT + 1):
@@ -128,11 +128,11 @@ def find_foreground(small: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return ground, share, foreground & (differs > 0.5 * F.max_pool2d(differs, 5, 1, 2))
 
 
-def find_things(foreground: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def find_objects(foreground: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All components of a batch in one table, dirt left out: picture [n], label [n], area [n] and the middle of the
     bounding box [n, 2] (x, y)."""
-    picture, row, column = foreground.nonzero().unbind(1)
-    keys = picture * (GRID * GRID + 1) + labels[foreground]
+    image, row, column = foreground.nonzero().unbind(1)
+    keys = image * (GRID * GRID + 1) + labels[foreground]
     keys, member, area = torch.unique(keys, return_inverse=True, return_counts=True)
     middle = torch.stack([torch.zeros_like(keys).scatter_reduce_(0, member, p, "amin", include_self=False)
                           + torch.zeros_like(keys).scatter_reduce_(0, member, p, "amax", include_self=False)
@@ -141,19 +141,19 @@ def find_things(foreground: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Ten
     return keys[kept] // (GRID * GRID + 1), keys[kept] % (GRID * GRID + 1), area[kept], middle[kept]
 
 
-def read_textures(picture: Tensor, cells: Tensor, thing: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+def read_textures(image: Tensor, cells: Tensor, obj: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """The texture of each of `n` things: the mean period over its interior, against the known ones at every phase.
 
-    `picture` [b, 3, size, size] in [0, 1]; `cells` [m, 3] (picture, row, column) of the interior, in cells of one
-    period; `thing` [m] says whose cell it is. Returns the number of the best texture other than solid [n], its
+    `image` [b, 3, size, size] in [0, 1]; `cells` [m, 3] (picture, row, column) of the interior, in cells of one
+    period; `obj` [m] says whose cell it is. Returns the number of the best texture other than solid [n], its
     normalised correlation [n], and the RMS of what was seen [n].
     """
-    f = picture.shape[-1] // GRID
-    periods = picture.mean(1).unflatten(2, (GRID, f)).unflatten(1, (GRID, f)).transpose(2, 3)   # [b, GRID, GRID, f, f]
-    total = picture.new_zeros(n, f * f).index_add_(0, thing, periods[tuple(cells.T)].flatten(1))
-    seen = total / thing.bincount(minlength=n).clamp(min=1)[:, None]
+    f = image.shape[-1] // GRID
+    periods = image.mean(1).unflatten(2, (GRID, f)).unflatten(1, (GRID, f)).transpose(2, 3)   # [b, GRID, GRID, f, f]
+    total = image.new_zeros(n, f * f).index_add_(0, obj, periods[tuple(cells.T)].flatten(1))
+    seen = total / obj.bincount(minlength=n).clamp(min=1)[:, None]
     seen = seen - seen.mean(1, keepdim=True)
-    known = torch.stack([texture_pattern(t, GRID * f, picture.device)[:f, :f] for t in TEXTURES[1:]])
+    known = torch.stack([texture_pattern(t, GRID * f, image.device)[:f, :f] for t in TEXTURES[1:]])
     phases = [known.roll((dy, dx), (1, 2)).flatten(1) for dy in range(f) for dx in range(f)]
     match = F.normalize(seen, dim=1) @ F.normalize(torch.stack(phases), dim=2).flatten(0, 1).T
     correlation, best = match.view(n, f * f, len(known)).amax(1).max(1)
@@ -173,20 +173,20 @@ def parse_image(images: Tensor) -> list[ParsedScene]:
                          f"{GRID}; add a batch dimension with images[None], or resize the pictures to 64 or 256")
     if not images.is_floating_point():
         raise ValueError(f"parse got {images.dtype} pixels, expected floats in [-1, 1]; use images / 127.5 - 1")
-    return [reading for chunk in images.split(64) if len(chunk) for reading in _parse_batch(chunk)]
+    return [parsed for chunk in images.split(64) if len(chunk) for parsed in _parse_batch(chunk)]
 
 
 def _parse_batch(images: Tensor) -> list[ParsedScene]:
     device, size = images.device, images.shape[-1]
     broken = (~images.isfinite()).flatten(1).sum(1)
-    picture = ((images.float().nan_to_num(0.0, 0.0, 0.0) + 1) / 2).clamp(0, 1)
-    small = F.avg_pool2d(picture, size // GRID)
+    image = ((images.float().nan_to_num(0.0, 0.0, 0.0) + 1) / 2).clamp(0, 1)
+    small = F.avg_pool2d(image, size // GRID)
 
     ground, share, foreground = find_foreground(small)
     usable = (broken == 0) & (share >= LEAST_BACKGROUND)
     foreground &= usable[:, None, None]
     labels = components(foreground)
-    index, label, area, middle = find_things(foreground, labels)
+    index, label, area, middle = find_objects(foreground, labels)
 
     # A window around each thing: `near` holds the labels, -1 outside the picture, and `own` is the thing itself.
     x, y = (middle[:, :, None] + torch.arange(WINDOW, device=device)).unbind(1)            # in the padded picture
@@ -220,9 +220,9 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     # Texture, where the picture is large enough to show it. One pixel of the 64 px picture is one period.
     textures = [(0, 1.0, 0.0)] * len(best)
     if size > GRID:
-        thing, row, column = (known.interior[best] & (near >= 0)).nonzero().unbind(1)
-        cells = torch.stack([index[thing], y[thing, row] - WINDOW // 2, x[thing, column] - WINDOW // 2], 1)
-        textures = list(zip(*(part.tolist() for part in read_textures(picture, cells, thing, len(best)))))
+        obj, row, column = (known.interior[best] & (near >= 0)).nonzero().unbind(1)
+        cells = torch.stack([index[obj], y[obj, row] - WINDOW // 2, x[obj, column] - WINDOW // 2], 1)
+        textures = list(zip(*(part.tolist() for part in read_textures(image, cells, obj, len(best)))))
 
     # Report.
     problems: list[list[str]] = [[] for _ in images]
@@ -236,20 +236,20 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     columns = (index, middle, place, miss, nearest, best, overlap, excess)
     for i, at, (px, py), away, c, drawing, score, extra, (t, correlation, strength) in zip(
             *(column.tolist() for column in columns), textures):
-        thing, color, (shape, length) = f"the thing at ({at[0]}, {at[1]})", tuple(COLORS)[c], known.names[drawing]
+        obj, color, (shape, length) = f"the thing at ({at[0]}, {at[1]})", tuple(COLORS)[c], known.names[drawing]
         texture = None if size == GRID else TEXTURES[t] if strength >= FLAT else "solid"
         if away > TOLERANCE:
-            problems[i].append(f"{thing} has no known colour (nearest {color}, at a distance of {away:.2f})")
+            problems[i].append(f"{obj} has no known colour (nearest {color}, at a distance of {away:.2f})")
         elif score < LEAST_OVERLAP:
-            problems[i].append(f"{thing} is no known shape (best overlap {score:.2f}, with a {length} {shape})")
+            problems[i].append(f"{obj} is no known shape (best overlap {score:.2f}, with a {length} {shape})")
         elif extra >= SPECK:
-            problems[i].append(f"{thing} is more than a {length} {shape}: {extra} pixels lie outside of it")
+            problems[i].append(f"{obj} is more than a {length} {shape}: {extra} pixels lie outside of it")
         else:
             if texture == "solid" and strength >= FAINT and correlation >= LEAST_CORRELATION:
-                problems[i].append(f"{thing} is neither solid nor {TEXTURES[t]}: it shows that texture at an RMS of {strength:.3f}")
+                problems[i].append(f"{obj} is neither solid nor {TEXTURES[t]}: it shows that texture at an RMS of {strength:.3f}")
                 texture = None
             elif texture not in (None, "solid") and correlation < LEAST_CORRELATION:
-                problems[i].append(f"{thing} has no known texture (best: {texture}, correlation {correlation:.2f})")
+                problems[i].append(f"{obj} has no known texture (best: {texture}, correlation {correlation:.2f})")
                 texture = None
             objects[i].append(SceneObject(x=px, y=py, shape=shape, color=color, size=length, texture=texture))
     return [ParsedScene(scene=None if wrong else Scene(tuple(found), name), background=name if good else None,

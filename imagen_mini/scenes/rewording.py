@@ -17,10 +17,10 @@ def misspell(word: str, rng: random.Random) -> str:
 
 def reword(caption: Caption, new: dict[int, str]) -> Caption:
     """The caption with other words at these positions; "a" and "an" follow suit. What it describes stays."""
-    tagged = [(new.get(i, w.text), w.things, w.role) for i, w in enumerate(caption.words)]
-    for i, (word, things, role) in enumerate(tagged[:-1]):
+    tagged = [(new.get(i, w.text), w.objects, w.role) for i, w in enumerate(caption.words)]
+    for i, (word, objects, role) in enumerate(tagged[:-1]):
         if word in ("a", "an"):
-            tagged[i] = article_for(tagged[i + 1][0]), things, role
+            tagged[i] = article_for(tagged[i + 1][0]), objects, role
     return lay_out(tagged, caption.description)
 
 
@@ -39,8 +39,8 @@ def with_misspelling(caption: Caption, rng: random.Random) -> Caption:
     return reword(caption, {i: word})
 
 
-def with_absence(caption: Caption, thing: ObjectDescription, rng: random.Random) -> Caption:
+def with_absence(caption: Caption, obj: ObjectDescription, rng: random.Random) -> Caption:
     """And what is not in the picture: 'a red circle and no blue square'."""
-    noun = [word for word, _ in noun_phrase(thing, 1, rng)[1:]]
+    noun = [word for word, _ in noun_phrase(obj, 1, rng)[1:]]
     lead = rng.choice((["and", "no"], ["but", "no"], ["without", article_for(noun[0])]))
-    return lay_out([*((w.text, w.things, w.role) for w in caption.words), *((word, (), "other") for word in lead + noun)], caption.description)
+    return lay_out([*((w.text, w.objects, w.role) for w in caption.words), *((word, (), "other") for word in lead + noun)], caption.description)

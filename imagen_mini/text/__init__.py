@@ -1,1 +1,1 @@
-"""TODO."""
+"""The frozen text encoder, and a cache of what it gives."""

@@ -57,7 +57,7 @@ class CachedTextEncoder(TextEncoder):
         mask = torch.arange(emb.shape[1]) < torch.tensor([len(found[p]) for p in prompts])[:, None]
         return TextEmbeddings(emb, mask).to(self.model.device, self.model.dtype)
 
-    def tokenizing(self) -> None:
+    def tokenize_fn(self) -> None:
         """Prompts are looked up as they are, here: a connection to the file is one process's own."""
 
     def _read(self, prompts: list[str]) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ class Tokens:
     word_ids: tuple[int | None, ...]
     words: tuple[str, ...]
 
-    def of_word(self, word: int) -> list[int]:
+    def positions_of_word(self, word: int) -> list[int]:
         """Positions of the tokens of word number `word`."""
         return [i for i, w in enumerate(self.word_ids) if w == word]
 
@@ -135,7 +135,7 @@ class TextEncoder(nn.Module):
         """Size of a token's embedding."""
         return self.model.config.d_model
 
-    def identity(self) -> str:
+    def weights_digest(self) -> str:
         """A short hash of the vocabulary and of the weights, rounded to bfloat16: the same in float32 and bfloat16, and with any library that loads
         them. A stage says by it which text encoder it was trained with."""
         digest = hashlib.sha256(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
@@ -164,7 +164,7 @@ class TextEncoder(nn.Module):
         """
         return self.encode(*tokenize(self.tokenizer, self.max_length, prompts))
 
-    def tokenizing(self) -> Callable[[Sequence[str]], tuple[Tensor, Tensor]] | None:
+    def tokenize_fn(self) -> Callable[[Sequence[str]], tuple[Tensor, Tensor]] | None:
         """prompts -> what `encode` takes, for another process to call: reading words can take longer than the network. None: give the prompts themselves."""
         return partial(tokenize, self.tokenizer, self.max_length)
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a training step is computed on: batches, their noise levels and their noise, as functions of seed and step."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def equivalent_mix_weights(b: int, g: torch.Generator) -> Tensor:
 MIX_BELOW_LOG_SNR = 1.0                                  # the log-SNR above which no walk is undecided any more
 
 
-def mix_alternatives(x_0: Tensor, alternatives: Alternatives, towards_twin: Tensor, mistake: Tensor, log_snr: Tensor) -> dict[str, Tensor]:
+def mix_alternatives(x_0: Tensor, alternatives: Alternatives, equivalent_mix: Tensor, mistake: Tensor, log_snr: Tensor) -> dict[str, Tensor]:
     """What `DiffusionStage.loss` is to show in place of x_0, and which second picture is as likely.
 
-    Towards twins: each of the two places is so far, `towards_twin` [b, 2] in [0, 1], on its way. A walk from noise comes through such pictures as long as
+    Towards twins: each of the two places is so far, `equivalent_mix` [b, 2] in [0, 1], on its way. A walk from noise comes through such pictures as long as
     x_0_hat has not decided what stands where; plain training sees none. Where one place is half way, only the other tells what belongs there.
     With a mistake: the whole picture is so far, `mistake` [b] in [0, 1], one that the caption says is wrong; what is right is still x_0.
     At less noise than `MIX_BELOW_LOG_SNR` pictures are x_0.
     """
     undecided = (log_snr < MIX_BELOW_LOG_SNR).to(x_0.dtype)[:, None, None, None]
-    first, second = towards_twin[:, :, None, None, None].unbind(1)
+    first, second = equivalent_mix[:, :, None, None, None].unbind(1)
     mistake = mistake[:, None, None, None]
     shown = torch.lerp(x_0, alternatives.twins, undecided * torch.lerp(second, first, alternatives.side))
     return {"shown": torch.lerp(shown, alternatives.mistaken, undecided * mistake), "other": torch.where(mistake > 0, x_0, alternatives.twins)}
@@ -66,12 +66,12 @@ def mix_alternatives(x_0: Tensor, alternatives: Alternatives, towards_twin: Tens
 
 def draw_noise(config: TrainConfig, stage: DiffusionStage, numbers: Sequence[int], batch: Batch) -> dict[str, Tensor]:
     """The noise of the samples of these numbers. On a GPU it is drawn there: other numbers than a CPU's, but still functions of each sample's."""
-    device = batch.pictures.device
+    device = batch.images.device
 
     def noise(of: Tensor, purpose: str) -> Tensor:
         return randn_blocked(numbers, of.shape[1:], "train", config.seed, stage.config.name, purpose, device=device)
 
-    return {"eps": noise(batch.pictures, "eps")} | ({} if batch.low_res is None else {"low_res_noise": noise(batch.low_res, "low_res")})
+    return {"eps": noise(batch.images, "eps")} | ({} if batch.low_res is None else {"low_res_noise": noise(batch.low_res, "low_res")})
 
 
 class MicroBatches(TorchDataset):
@@ -92,7 +92,7 @@ def _inputs(data: Dataset, encoder: TextEncoder, stage: DiffusionStage, config: 
 
     What is in a batch is decided here, or ahead of time by `config.workers` processes. With `fixed_length` texts are padded, to nearly always the same length.
     """
-    tokenize = encoder.tokenizing() if config.workers and isinstance(encoder, TextEncoder) else None
+    tokenize = encoder.tokenize_fn() if config.workers and isinstance(encoder, TextEncoder) else None
     dataset, b = MicroBatches(data, tokenize, stage, config.twins + config.mistakes > 0), config.batch_size
     asked = (range(step * b + part.start, step * b + part.stop) for step in range(start, config.steps) for part in parts)
     drafts = map(dataset.__getitem__, asked) if not config.workers else DataLoader(
@@ -105,11 +105,11 @@ def _inputs(data: Dataset, encoder: TextEncoder, stage: DiffusionStage, config: 
         way = {name: random.pop(name) for name in ("towards_twin", "mistake") if name in random}
         text = text.drop(random.pop("drop")).to(torch.float32)
         text = text.pad(-len(text.mask[0]) % FIXED_LENGTH) if fixed_length else text
-        inputs = {"x_0": batch.pictures, "emb": text.emb, "mask": text.mask} | random | draw_noise(config, stage, numbers, batch)
+        inputs = {"x_0": batch.images, "emb": text.emb, "mask": text.mask} | random | draw_noise(config, stage, numbers, batch)
         if batch.low_res is not None:
             inputs["low_res"] = batch.low_res
         if alternatives is not None:
-            inputs |= mix_alternatives(batch.pictures, alternatives, **way, log_snr=stage.log_snr_of(random["t"]))
+            inputs |= mix_alternatives(batch.images, alternatives, **way, log_snr=stage.log_snr_of(random["t"]))
         yield inputs
 
 

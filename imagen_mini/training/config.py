@@ -1,4 +1,4 @@
-"""TODO."""
+"""How a stage is trained: every setting with its default, and the presets' recipes."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def measure_noise_bins(stage: DiffusionStage, encoder: TextEncoder, data: Datase
         batch: Batch = data.batch(chosen, unet.image_size, unet.low_res_size, device)
         t = times[at:at + len(chosen)].to(device)
         log_snr = stage.log_snr_of(t)
-        x_t = q_sample(batch.pictures, randn(chosen, batch.pictures.shape[1:], "probe", device=device), log_snr)
+        x_t = q_sample(batch.images, randn(chosen, batch.images.shape[1:], "probe", device=device), log_snr)
         aug_level = low_res = None
         if batch.low_res is not None:
             aug_level = torch.full_like(t, AUG_LEVEL)
@@ -76,10 +76,10 @@ def measure_noise_bins(stage: DiffusionStage, encoder: TextEncoder, data: Datase
         for kind, said in (("true", text), ("shuffled", others), ("none", text.drop(torch.ones_like(t, dtype=torch.bool)))):
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 prediction = stage.net(x_t, log_snr, said, low_res, aug_level)
-            per_sample[kind].append(denoising_loss(prediction, stage.config.prediction, batch.pictures, x_t, log_snr).cpu())
+            per_sample[kind].append(denoising_loss(prediction, stage.config.prediction, batch.images, x_t, log_snr).cpu())
             if kind == "true":
                 x_0_hat = to_x_0(prediction.float(), stage.config.prediction, x_t, log_snr)
-                color.append((x_0_hat - batch.pictures).mean((2, 3)).cpu())
+                color.append((x_0_hat - batch.images).mean((2, 3)).cpu())
                 beyond.append((x_0_hat.abs() > 1.01).float().mean((1, 2, 3)).cpu())
     stage.train(was_training)
     losses = {kind: torch.cat(values) for kind, values in per_sample.items()}
@@ -108,7 +108,7 @@ def gradient_norms(stage: DiffusionStage, encoder: TextEncoder, data: Dataset, n
     low = {} if batch.low_res is None else {"low_res": batch.low_res, "aug_level": torch.full_like(t, AUG_LEVEL),
                                             "low_res_noise": randn(numbers, batch.low_res.shape[1:], "probe", "low", device=device)}
     stage.zero_grad(set_to_none=True)
-    stage.loss(batch.pictures, encoder(batch.captions), t, randn(numbers, batch.pictures.shape[1:], "probe", device=device), **low).mean().backward()
+    stage.loss(batch.images, encoder(batch.captions), t, randn(numbers, batch.images.shape[1:], "probe", device=device), **low).mean().backward()
     norms = {name: math.nan if p.grad is None else p.grad.norm().item() for name, p in stage.net.named_parameters()}
     stage.zero_grad(set_to_none=True)
     return norms
@@ -197,9 +197,9 @@ def check_throughput(log: list[dict]) -> Diagnostic:
     timed = [line for line in log if "waited" in line][-100:]
     if not timed:
         return Diagnostic("data", WARN, "the log has no times")
-    waited, rate = median([line["waited"] for line in timed]), median([line["pictures_per_second"] for line in timed])
-    words = f"{rate:.1f} pictures a second; {waited:.0%} of the time is spent waiting for pictures and captions"
-    return Diagnostic("data", OK if waited < 0.1 else WARN, words + ("" if waited < 0.1 else ": more workers (workers=4) would help"))
+    data_wait_seconds, rate = median([line["waited"] for line in timed]), median([line["pictures_per_second"] for line in timed])
+    words = f"{rate:.1f} pictures a second; {data_wait_seconds:.0%} of the time is spent waiting for pictures and captions"
+    return Diagnostic("data", OK if data_wait_seconds < 0.1 else WARN, words + ("" if data_wait_seconds < 0.1 else ": more workers (workers=4) would help"))
 
 
 def check_reference(probe: NoiseBinStats, steps: int, reference: list[dict]) -> Diagnostic:

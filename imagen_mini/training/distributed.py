@@ -95,7 +95,7 @@ def shard_fsdp(stage: nn.Module, encoder: TextEncoder, device: torch.device) -> 
     gathered when its turn comes, and let go after it.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for net, parts in ((stage.net, stage.net.stacks()), (encoder.model, encoder.model.encoder.block)):
+    for net, parts in ((stage.net, stage.net.levels()), (encoder.model, encoder.model.encoder.block)):
         for part in (*parts, net):
             fully_shard(part, mesh=mesh)
 

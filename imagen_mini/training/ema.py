@@ -1,4 +1,4 @@
-"""TODO."""
+"""The exponential moving average of the weights, which is what samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class EMA:
 
     @contextmanager
     @torch.no_grad()
-    def in_place(self) -> Iterator[None]:
+    def average_parameters(self) -> Iterator[None]:
         """Within this, the network has the average weights; after it, its own again."""
         names, own = zip(*self.net.state_dict().items())
         kept = [w.detach().clone() for w in own]

@@ -69,9 +69,9 @@ class TrainState:
     loss: float                                        # mean weighted loss of the step
     gradient_norm: float                               # before clipping
     learning_rate: float
-    level_losses: list[float]                          # by level of noise, LEVELS of them: the sum of the losses,
-    level_counts: list[int]                            # and of how many samples
-    waited: float                                      # seconds that this rank waited for pictures and captions; with `graph` not counted
+    loss_sums_by_bin: list[float]                          # by level of noise, LEVELS of them: the sum of the losses,
+    counts_by_bin: list[int]                            # and of how many samples
+    data_wait_seconds: float                                      # seconds that this rank waited for pictures and captions; with `graph` not counted
 
 
 def train(stage: DiffusionStage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0,
@@ -88,7 +88,7 @@ def train(stage: DiffusionStage, encoder: TextEncoder, config: TrainConfig, opti
     dtype = compute_dtype(config.precision, device)
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     stage.train()
-    stage.net.checkpoint_gradients(config.gradient_checkpointing)
+    stage.net.enable_gradient_checkpointing(config.gradient_checkpointing)
     model = wrap_ddp(stage, ranks)
     mine = ranks.share(b)
     parts = [mine[p[0]:p[-1] + 1] for p in torch.arange(len(mine)).tensor_split(config.accumulate)]
@@ -121,11 +121,11 @@ def train(stage: DiffusionStage, encoder: TextEncoder, config: TrainConfig, opti
         for group in groups:
             group["lr"] = rate
         stage.zero_grad(set_to_none=True)
-        levels, waited = torch.zeros(2, NOISE_BINS, device=device), 0.0
+        levels, data_wait_seconds = torch.zeros(2, NOISE_BINS, device=device), 0.0
         for i in range(len(parts)):
             began = time.perf_counter()
             inputs = next(parts_of_steps) if inputs is None else inputs
-            waited += time.perf_counter() - began
+            data_wait_seconds += time.perf_counter() - began
             with no_grad_sync(model, i < len(parts) - 1):
                 losses = forward_and_backward(inputs)
             level = (inputs["t"] * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
@@ -139,7 +139,7 @@ def train(stage: DiffusionStage, encoder: TextEncoder, config: TrainConfig, opti
         for optimizer in optimizers.values():
             optimizer.step()
         ema.update(step + 1)
-        yield TrainState(step + 1, sum(sums) / b, norm, rate, sums, [int(n) for n in counts], waited)
+        yield TrainState(step + 1, sum(sums) / b, norm, rate, sums, [int(n) for n in counts], data_wait_seconds)
 
 
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Configurations: dataclasses from dictionaries and from `key=value`, with checked names and types."""
 
 from __future__ import annotations
 
@@ -13,6 +13,26 @@ def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} {value!r}; expected one of {', '.join(allowed)}")
 
 
+# Settings that files and commands may still call by an older name, and what they are called now.
+RENAMED = {
+    "attend_each": "attention_every_block",
+    "emb_width": "emb_dim",
+    "head_width": "head_dim",
+}
+
+
+def renamed(values: dict, names) -> dict:
+    """`values` with today's names of settings; ValueError if one is given by both its names."""
+    out = {}
+    for name, value in values.items():
+        new = RENAMED.get(name, name)
+        new = new if new in names and name not in names else name
+        if new in out:
+            raise ValueError(f"{name!r} and {new!r} are two names of one setting; give one of them")
+        out[new] = value
+    return out
+
+
 def to_dict(config) -> dict:
     return dataclasses.asdict(config)
 
@@ -22,6 +42,7 @@ def from_dict(cls, values: dict):
     if not isinstance(values, dict):
         raise ValueError(f"{cls.__name__}: expected an object with named fields; got {type(values).__name__}")
     hints = typing.get_type_hints(cls)
+    values = renamed(values, hints)
     unknown = set(values) - set(hints)
     if unknown:
         raise ValueError(f"{cls.__name__} has no {', '.join(map(repr, sorted(unknown)))}; it has {', '.join(hints)}")
@@ -59,6 +80,7 @@ def override(config, assignments: list[str]):
             target = target.get(parent)
             if not isinstance(target, dict):
                 raise ValueError(f"{key!r}: {type(config).__name__} has no group {parent!r}")
+        last = RENAMED.get(last, last) if last not in target else last
         if last not in target:
             raise ValueError(f"unknown setting {key!r}; {'.'.join(parents) or type(config).__name__} has {', '.join(target)}")
         try:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Images as tensors, arrays and Pillow images."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 
-def to_image(picture: Tensor, size: int | None = None) -> Image.Image:
+def to_image(image: Tensor, size: int | None = None) -> Image.Image:
     """[3, h, w] in [-1, 1] -> a PIL picture of `size`: enlarged without smoothing, made smaller by averages (a fine texture would become another one)."""
-    if size is not None and size != picture.shape[-1]:
-        picture = F.interpolate(picture[None].float(), size=(size, size), mode="nearest" if size > picture.shape[-1] else "area")[0]
-    return Image.fromarray(((picture.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy())
+    if size is not None and size != image.shape[-1]:
+        image = F.interpolate(image[None].float(), size=(size, size), mode="nearest" if size > image.shape[-1] else "area")[0]
+    return Image.fromarray(((image.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -31,15 +31,15 @@ def image_to_tensor(image: Image.Image, size: int = 64) -> Tensor:
     return torch.from_numpy(central_square(to_rgb(image), size).copy()).permute(2, 0, 1) / 127.5 - 1
 
 
-def blur(pictures: Tensor, sigma: float) -> Tensor:
+def blur(images: Tensor, sigma: float) -> Tensor:
     """A Gaussian of `sigma` in 1/64 of the width, so that it blurs as much of a scene at any size."""
     if sigma == 0:
-        return pictures
-    sigma *= pictures.shape[-1] / 64
+        return images
+    sigma *= images.shape[-1] / 64
     reach = int(3 * sigma) + 1
-    kernel = torch.exp(-torch.arange(-reach, reach + 1, device=pictures.device, dtype=pictures.dtype) ** 2 / (2 * sigma ** 2))
+    kernel = torch.exp(-torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype) ** 2 / (2 * sigma ** 2))
     kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
-    padded = F.pad(pictures, (reach,) * 4, mode="replicate")
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
     return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.mT, groups=3)
 
 

@@ -16,12 +16,12 @@ def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu"
 
 
 def randn(seeds: Sequence[int], shape: Sequence[int], *purpose: str | int, device=None, dtype: torch.dtype = torch.float32,
-          drawn_on: torch.device | str = "cpu") -> Tensor:
+          generator_device: torch.device | str = "cpu") -> Tensor:
     """Standard normal noise [len(seeds), *shape]; row i depends on seeds[i] and the purpose alone.
 
     Drawn on the CPU unless told otherwise, so that every device gets the same numbers.
     """
-    return torch.stack([torch.randn(shape, generator=generator(s, *purpose, device=drawn_on), device=drawn_on) for s in seeds]).to(device, dtype)
+    return torch.stack([torch.randn(shape, generator=generator(s, *purpose, device=generator_device), device=generator_device) for s in seeds]).to(device, dtype)
 
 
 BLOCK = 8
@@ -33,9 +33,9 @@ def randn_blocked(numbers: Sequence[int], shape: Sequence[int], *purpose: str | 
     As `randn`, for batches: drawn on `device`, for a block of `BLOCK` numbers at a time. A generator for every row takes a GPU longer than a network.
     """
     needed = dict.fromkeys(number // BLOCK for number in numbers)
-    drawn = torch.cat([torch.randn(BLOCK, *shape, generator=generator(block, *purpose, device=device or "cpu"), device=device) for block in needed])
+    generated = torch.cat([torch.randn(BLOCK, *shape, generator=generator(block, *purpose, device=device or "cpu"), device=device) for block in needed])
     first = {block: i * BLOCK for i, block in enumerate(needed)}
     rows = [first[number // BLOCK] + number % BLOCK for number in numbers]
     if rows == [*range(rows[0], rows[0] + len(rows))]:
-        return drawn[rows[0]:rows[0] + len(rows)]
-    return drawn[torch.tensor(rows, device=device)]
+        return generated[rows[0]:rows[0] + len(rows)]
+    return generated[torch.tensor(rows, device=device)]

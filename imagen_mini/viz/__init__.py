@@ -1,1 +1,1 @@
-"""Figures and measurements that notebooks and scripts share, by subject."""
+"""Everything that plots or lays images out. The numbers come from elsewhere."""

@@ -25,14 +25,14 @@ from imagen_mini.viz.image_grid import image_grid
 ROLES = ("color", "shape", "size")                     # words that speak of one thing
 
 
-def heat_over(picture: Tensor, heat: Tensor, top: float | None = None) -> Tensor:
+def heat_over(image: Tensor, heat: Tensor, top: float | None = None) -> Tensor:
     """A map [h, w] as colours over a picture [3, H, W] in [-1, 1]; its highest value, or `top`, is brightest."""
     from matplotlib import colormaps
 
-    heat = F.interpolate(heat[None, None].float(), size=picture.shape[-2:], mode="bilinear")[0, 0]
+    heat = F.interpolate(heat[None, None].float(), size=image.shape[-2:], mode="bilinear")[0, 0]
     share = (heat / (top or heat.max().clamp(min=1e-6))).clamp(0, 1)
     colors = torch.from_numpy(colormaps["magma"](share.numpy())[..., :3]).float().permute(2, 0, 1) * 2 - 1
-    gray = picture.float().cpu().mean(0, keepdim=True).expand(3, -1, -1)
+    gray = image.float().cpu().mean(0, keepdim=True).expand(3, -1, -1)
     return 0.25 * gray + 0.75 * colors
 
 
@@ -49,54 +49,54 @@ def words_of(maps: AttentionStore, row: int = 0) -> list[str]:
 
 # ---------------------------------------------------------------- pictures of one prompt
 
-def token_sheet(maps: AttentionStore, picture: Tensor, cell: int = 96) -> Image.Image:
+def token_sheet(maps: AttentionStore, image: Tensor, cell: int = 96) -> Image.Image:
     """A row for each grid: the picture, then each token's map, averaged over layers, heads and steps, with its share of all attention."""
     tiles, labels = [], []
     for size in maps.sizes:
-        tiles, labels = [*tiles, picture], [*labels, f"{size} x {size}"]
+        tiles, labels = [*tiles, image], [*labels, f"{size} x {size}"]
         for position, (name, share) in enumerate(zip(names_of(maps), maps.shares(size=size).tolist())):
-            tiles.append(heat_over(picture, maps.of_tokens([position], size=size)))
+            tiles.append(heat_over(image, maps.of_tokens([position], size=size)))
             labels.append(f"{name} {share:.0%}")
     return image_grid(tiles, labels, columns=len(tiles) // len(maps.sizes), cell=cell)
 
 
 def step_rows(maps: AttentionStore, estimates: dict[float, Tensor], times: list[float], size: int) -> tuple[list[list[Tensor]], list[list[str]]]:
     """A row for what the network estimates at these times, and one for each word's map there. A word's brightness is the same in all its row."""
-    pictures, labels = [[estimates[t] for t in times]], [[f"t = {t:.2f}" for t in times]]
+    images, labels = [[estimates[t] for t in times]], [[f"t = {t:.2f}" for t in times]]
     for word in words_of(maps):
-        heats = [maps.of_word(word, times=[t], size=size) for t in times]
+        heats = [maps.positions_of_word(word, times=[t], size=size) for t in times]
         top = max(h.max().item() for h in heats)
-        pictures.append([heat_over(estimates[t], heat, top) for t, heat in zip(times, heats)])
+        images.append([heat_over(estimates[t], heat, top) for t, heat in zip(times, heats)])
         labels.append([word] * len(times))
-    return pictures, labels
+    return images, labels
 
 
 def step_sheet(maps: AttentionStore, estimates: dict[float, Tensor], size: int, columns: int = 10) -> Image.Image:
     """The rows of `step_rows` at so many of the times, evenly spaced over the steps."""
     times = maps.times
     chosen = [times[round(i * (len(times) - 1) / max(1, min(columns, len(times)) - 1))] for i in range(min(columns, len(times)))]
-    pictures, labels = step_rows(maps, estimates, chosen, size)
-    return image_grid(sum(pictures, []), sum(labels, []), columns=len(chosen), cell=96)
+    images, labels = step_rows(maps, estimates, chosen, size)
+    return image_grid(sum(images, []), sum(labels, []), columns=len(chosen), cell=96)
 
 
 def step_animation(maps: AttentionStore, estimates: dict[float, Tensor], size: int) -> list[Image.Image]:
     """A picture for each step: the estimate, and each word's map over it."""
-    pictures, labels = step_rows(maps, estimates, maps.times, size)
-    return [image_grid([row[i] for row in pictures], [row[i] for row in labels], columns=len(pictures), cell=128) for i in range(len(maps.times))]
+    images, labels = step_rows(maps, estimates, maps.times, size)
+    return [image_grid([row[i] for row in images], [row[i] for row in labels], columns=len(images), cell=128) for i in range(len(maps.times))]
 
 
-def layer_sheet(maps: AttentionStore, picture: Tensor) -> Image.Image:
+def layer_sheet(maps: AttentionStore, image: Tensor) -> Image.Image:
     """A row for each layer, a column for each word."""
     words = words_of(maps)
-    tiles = [heat_over(picture, maps.of_word(word, site=site.name)) for site in maps.sites for word in words]
+    tiles = [heat_over(image, maps.positions_of_word(word, site=site.name)) for site in maps.sites for word in words]
     return image_grid(tiles, [f"{word}, {site.name}" for site in maps.sites for word in words], columns=len(words), cell=96)
 
 
-def head_sheet(maps: AttentionStore, picture: Tensor, word: str) -> Image.Image:
+def head_sheet(maps: AttentionStore, image: Tensor, word: str) -> Image.Image:
     """A row for each layer, a column for each of its heads: the maps of one word, each as bright as its highest place."""
     heads = {site.name: probs.shape[1] for site in maps.sites for probs in [maps.after[maps.times[0]][site.name]]}
     cells = [(site.name, head, head < heads[site.name]) for site in maps.sites for head in range(max(heads.values()))]
-    tiles = [heat_over(picture, maps.of_word(word, site=name, head=head)) if there else torch.ones_like(picture) for name, head, there in cells]
+    tiles = [heat_over(image, maps.positions_of_word(word, site=name, head=head)) if there else torch.ones_like(image) for name, head, there in cells]
     labels = [f"{name} {head}" if there else "" for name, head, there in cells]
     return image_grid(tiles, labels, columns=max(heads.values()), cell=80, frames=[None if there else "white" for _, _, there in cells])
 
@@ -112,21 +112,21 @@ def find(pipe: ImagenPipeline, prompts: list[tuple[str, int, Caption]], options:
     maps, found, chance, judged = AttentionStore(), {}, {}, 0
     for at in tqdm(range(0, len(prompts), batch), desc="find", unit="batch", disable=not progress):
         part = prompts[at:at + batch]
-        pictures = pipe([c.text for _, _, c in part], seed=[seed for _, seed, _ in part], record=maps, progress=False, **options).stages
-        for row, ((_, _, caption), reading) in enumerate(zip(part, parse_image(next(iter(pictures.values())).float().cpu()))):
-            objects = caption.description.assign(reading.scene) if reading.scene is not None else None
+        images = pipe([c.text for _, _, c in part], seed=[seed for _, seed, _ in part], record=maps, progress=False, **options).stages
+        for row, ((_, _, caption), parsed) in enumerate(zip(part, parse_image(next(iter(images.values())).float().cpu()))):
+            objects = caption.description.assign(parsed.scene) if parsed.scene is not None else None
             if objects is None:
                 continue
             judged += 1
-            truth = dict(zip(reading.scene.objects, masks(reading.scene)))
+            truth = dict(zip(parsed.scene.objects, masks(parsed.scene)))
             for number, word in enumerate(caption.words):
-                if word.role not in ROLES or len(word.things) != 1:
+                if word.role not in ROLES or len(word.objects) != 1:
                     continue
-                mask = truth[objects[word.things[0]]]
+                mask = truth[objects[word.objects[0]]]
                 for site in maps.sites:
                     rows = found.setdefault(word.role, {}).setdefault(site.name, [[] for _ in maps.times])
                     for step, t in enumerate(maps.times):
-                        rows[step].append(attention_iou(maps.of_word(number, row, site=site.name, times=[t]).cpu(), mask))
+                        rows[step].append(attention_iou(maps.positions_of_word(number, row, site=site.name, times=[t]).cpu(), mask))
                     chance.setdefault(site.name, []).append(chance_iou(mask, site.size))
     return {"captions": len(prompts), "judged": judged, "times": [round(t, 4) for t in maps.times],
             "layers": {s.name: s.size for s in maps.sites}, "chance": {name: mean(values) for name, values in chance.items()},
@@ -188,7 +188,7 @@ class Columns(AttentionControl):
     matrix: Tensor                                     # [b, n_text, n_text]
     held: dict[str, Tensor] | None = None
 
-    def wants(self, site: AttentionSite) -> bool:
+    def needs_probs(self, site: AttentionSite) -> bool:
         return site.kind != "self"
 
     def probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:

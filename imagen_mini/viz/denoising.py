@@ -35,7 +35,7 @@ def best_blur(x_0: Tensor, x_t: Tensor, widths: Sequence[float] = WIDTHS) -> tup
     return estimates[best], widths[best]
 
 
-def posterior(x_t: Tensor, log_snr: Tensor, pictures: Tensor) -> Tensor:
+def posterior(x_t: Tensor, log_snr: Tensor, images: Tensor) -> Tensor:
     """If x_0 is one of n pictures, each as likely as the others: how likely is each, once x_t is seen? (Bayes' rule, with normal noise.)
 
         p_i = softmax over i of  -|| x_t - alpha x_i ||^2 / (2 sigma^2)
@@ -43,18 +43,18 @@ def posterior(x_t: Tensor, log_snr: Tensor, pictures: Tensor) -> Tensor:
     x_t [b, c, h, w], one log_snr, pictures [n, c, h, w]; returns [b, n]. What is the same for all i is left out of the softmax: || x_t ||^2.
     """
     alpha, sigma = alpha_sigma(log_snr)
-    seen, known = x_t.flatten(1), pictures.flatten(1)
+    seen, known = x_t.flatten(1), images.flatten(1)
     closeness = alpha * seen @ known.T - alpha ** 2 * known.square().sum(1) / 2
     return (closeness / sigma ** 2).softmax(1)
 
 
-def posterior_mean(x_t: Tensor, log_snr: Tensor, pictures: Tensor) -> Tensor:
+def posterior_mean(x_t: Tensor, log_snr: Tensor, images: Tensor) -> Tensor:
     """The best denoiser there can be, in squared error: E[x_0 | x_t] = sum over i of p_i x_i, with p of `posterior`. Returns [b, c, h, w]."""
-    p = posterior(x_t, log_snr, pictures)
-    return (p @ pictures.flatten(1)).view(x_t.shape)
+    p = posterior(x_t, log_snr, images)
+    return (p @ images.flatten(1)).view(x_t.shape)
 
 
-def everywhere(thing: SceneObject, background: str) -> list[Scene]:
+def everywhere(obj: SceneObject, background: str) -> list[Scene]:
     """All scenes of this one thing on this background: at every place where the world puts one of its kind, each of them equally often."""
-    low, high = int(thing.reach + 1.5), int(GRID - thing.reach - 0.5)
-    return [Scene((replace(thing, x=x, y=y),), background) for y in range(low, high + 1) for x in range(low, high + 1)]
+    low, high = int(obj.reach + 1.5), int(GRID - obj.reach - 0.5)
+    return [Scene((replace(obj, x=x, y=y),), background) for y in range(low, high + 1) for x in range(low, high + 1)]

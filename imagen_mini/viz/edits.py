@@ -14,7 +14,7 @@ from imagen_mini.editing.alignment import refinement_mapper
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.prompt_to_prompt import AttentionInjection
-from imagen_mini.evaluation.benchmark import random_thing
+from imagen_mini.evaluation.benchmark import random_object
 from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, evaluate_edits
 from imagen_mini.evaluation.statistics import format_share, wilson_interval
 from imagen_mini.pipeline import ImagenPipeline
@@ -24,8 +24,8 @@ from imagen_mini.viz.attention_maps import heat_over, names_of
 from imagen_mini.viz.style import STYLES, subplots, percent_axis
 
 SWEEPS: dict[str, Callable[[type[AttentionInjection], float], AttentionInjection]] = {
-    "attention injected": lambda kind, share: kind(share, share, source_steps=0.0),
-    "source's prompt read": lambda kind, share: kind(1.0, 1.0, source_steps=share)}
+    "attention injected": lambda kind, share: kind(share, share, shared_prompt_steps=0.0),
+    "source's prompt read": lambda kind, share: kind(1.0, 1.0, shared_prompt_steps=share)}
 
 
 # ---------------------------------------------------------------- one edit
@@ -35,11 +35,11 @@ def compare_to_same_seed(pipe: ImagenPipeline, source: str, target: str, seed: i
     all: the same seed, and the new prompt alone."""
     name = next(iter(pipe.stages))
     options = {"seed": seed, "stages": (name,), "output_type": "pt", "progress": False}
-    drawn = {i: pipe([source, target], edit=edit, **options).stages[name] for i, edit in enumerate(edits) if edit is not None}
-    first = next((pair[:1] for pair in drawn.values()), None)
+    generated = {i: pipe([source, target], edit=edit, **options).stages[name] for i, edit in enumerate(edits) if edit is not None}
+    first = next((pair[:1] for pair in generated.values()), None)
     if first is None:
         first = pipe([source], **options).stages[name]
-    return torch.cat([first, *(drawn[i][1:] if i in drawn else pipe([target], **options).stages[name] for i in range(len(edits)))]).float().cpu()
+    return torch.cat([first, *(generated[i][1:] if i in generated else pipe([target], **options).stages[name] for i in range(len(edits)))]).float().cpu()
 
 
 def difference(source: Tensor, edited: Tensor) -> Tensor:
@@ -57,9 +57,9 @@ def map_tiles(maps: AttentionStore, base: Sequence[Tensor], word: str | None) ->
     """Attention maps on the largest grid over the base stage's pictures [3, h, w]: of `word`, in each picture; without it of the words that changed, in
     the source and in the target before and after the edit. A row's brightness can be compared."""
     if word is not None:
-        heats = [maps.of_word(word, row) for row in range(len(base))]
+        heats = [maps.positions_of_word(word, row) for row in range(len(base))]
         top = max(h.max().item() for h in heats)
-        return [heat_over(picture, heat, top) for picture, heat in zip(base, heats)], [f"where {word!r} is looked at"] * len(heats)
+        return [heat_over(image, heat, top) for image, heat in zip(base, heats)], [f"where {word!r} is looked at"] * len(heats)
     tiles, labels = [], []
     for row, positions in enumerate(changed_tokens(*maps.tokens[:2])):
         for position in positions:
@@ -96,17 +96,17 @@ class Compared:
     name the score of each task."""
 
     tasks: list[EditTask]
-    pictures: list[Tensor]
+    images: list[Tensor]
     scores: dict[str, list[EditScore]]
 
 
 def compare(pipe: ImagenPipeline, tasks: Sequence[EditTask], methods: dict[str, Edit | None]) -> Compared:
     """Make each edit by each method (None: the same seed and the new prompt) and judge it; those whose source is wrong are left out."""
-    def draw(prompts: list[str], seed: int) -> Tensor:
+    def generate(prompts: list[str], seed: int) -> Tensor:
         return compare_to_same_seed(pipe, *prompts, seed, *methods.values())
 
-    kept = [found for found in evaluate_edits(draw, list(tasks)) if found[2][0].source_right]
-    return Compared([task for task, _, _ in kept], [pictures for _, pictures, _ in kept],
+    kept = [found for found in evaluate_edits(generate, list(tasks)) if found[2][0].source_right]
+    return Compared([task for task, _, _ in kept], [images for _, images, _ in kept],
                     {name: [scores[i] for _, _, scores in kept] for i, name in enumerate(methods)})
 
 
@@ -143,17 +143,17 @@ def window_sheet(panels: dict[str, dict[float, list[EditScore]]]) -> Figure:
 DIFFERS = 0.3                                          # from the background, in some channel of [-1, 1]
 
 
-def covered(picture: Tensor) -> float:
+def covered(image: Tensor) -> float:
     """The share of a picture [3, h, w] in [-1, 1] that is not background, whose colour is the median."""
-    background = picture.flatten(1).median(1).values[:, None, None]
-    return ((picture - background).abs().amax(0) > DIFFERS).float().mean().item()
+    background = image.flatten(1).median(1).values[:, None, None]
+    return ((image - background).abs().amax(0) > DIFFERS).float().mean().item()
 
 
 def sized_captions(n: int, word: str) -> list[str]:
     """`n` captions of one thing that say its colour and that it is `word`: small or large."""
     rng = random.Random(f"reweight/{word}")
-    things = [random_thing(rng, "color") for _ in range(n)]
-    return [f"{article_for(word)} {word} {t.color} {t.shape}" for t in things]
+    objects = [random_object(rng, "color") for _ in range(n)]
+    return [f"{article_for(word)} {word} {t.color} {t.shape}" for t in objects]
 
 
 def monotone(values: Tensor) -> Tensor:

@@ -60,12 +60,12 @@ def rate(found: Sequence[bool]) -> dict[str, float]:
 def at_scale(pipe: ImagenPipeline, prompts: Sequence[str], seeds: Sequence[int], w: float, **options) -> dict[str, float]:
     """One point of a curve over w: how many pictures are right (by the parser, with the 95 % interval), how saturated they are, and what lies
     outside the range at the step where most does."""
-    walk = estimates(pipe, prompts, seeds, guidance_scale=w, **options)
-    picture = walk[-1]
-    return {"w": w, **rate(judge_images(prompts, picture.clamp(-1, 1))), **saturation(picture), "outside": max(map(outside, walk))}
+    trajectory = estimates(pipe, prompts, seeds, guidance_scale=w, **options)
+    image = trajectory[-1]
+    return {"w": w, **rate(judge_images(prompts, image.clamp(-1, 1))), **saturation(image), "outside": max(map(outside, trajectory))}
 
 
-def true_pictures(prompts: Sequence[str], size: int = 64) -> Tensor:
+def true_images(prompts: Sequence[str], size: int = 64) -> Tensor:
     """Rendered pictures [b, 3, size, size] in [-1, 1], one that each prompt fits: what a perfect model could draw."""
     return render([sample_scene_matching(parse_caption(prompt), random.Random(prompt)) for prompt in prompts], size)
 
@@ -91,7 +91,7 @@ def accuracy_line(panel: Axes, xs: Sequence[float], rates: Sequence[dict], name:
     panel.fill_between(xs, [r["low"] for r in rates], [r["high"] for r in rates], color=style["color"], alpha=0.1, linewidth=0)
 
 
-def draw_scales(lines: dict[str, Sequence[dict]], true: dict[str, float] | None = None, measures: Sequence[str] = ("saturated", "mean_abs")) -> Figure:
+def plot_scales(lines: dict[str, Sequence[dict]], true: dict[str, float] | None = None, measures: Sequence[str] = ("saturated", "mean_abs")) -> Figure:
     """Accuracy and some of MEASURES against w: rows as `at_scale` gives them by the line's name, and the measures of true pictures, dotted."""
     scales = [row["w"] for row in next(iter(lines.values()))]
     n = next(iter(lines.values()))[0]["n"]
@@ -119,8 +119,8 @@ def plot_positions(scenes: dict[str, Sequence[Scene]], shapes: Sequence[str]) ->
     sheet, panels = subplots(list(scenes), "x, in 1/64 of the width", columns=4)
     for panel, found in zip(panels, scenes.values()):
         for shape, style in zip(shapes, STYLES):
-            things = [o for scene in found for o in scene.objects if o.shape == shape]
-            panel.scatter([o.x for o in things], [o.y for o in things], s=[SIZES[o.size] ** 2 / 1.5 for o in things], facecolors="none",
+            objects = [o for scene in found for o in scene.objects if o.shape == shape]
+            panel.scatter([o.x for o in objects], [o.y for o in objects], s=[SIZES[o.size] ** 2 / 1.5 for o in objects], facecolors="none",
                           edgecolors=style["color"], marker=style["marker"], label=shape)
         panel.set(xlim=(0, 64), ylim=(64, 0), aspect="equal")
         panel.set_ylabel("y, in 1/64")

@@ -18,19 +18,19 @@ Frame = bool | str | None                              # right or wrong, a colou
 
 
 
-def image_grid(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None = None, cell: int = 192,
+def image_grid(images: Sequence[Tensor], labels: Sequence[str], columns: int | None = None, cell: int = 192,
                   frames: Sequence[Frame] | None = None) -> Image.Image:
     """Pictures [3, h, w] in rows, each with its label below; `frames` says of each whether it is right (True, False; None: not judged), or gives a
     colour."""
-    n = len(pictures)
+    n = len(images)
     columns = columns or min(n, 4)
     font = ImageFont.load_default(size=12)
     lines = [textwrap.wrap(label, width=cell // 6) or [""] for label in labels]
     width, height = cell + 2 * MARGIN, cell + 2 * MARGIN + 15 * max(map(len, lines)) + 4
     sheet = Image.new("RGB", (columns * width, -(-n // columns) * height), "white")
-    for i, (picture, text) in enumerate(zip(pictures, lines)):
+    for i, (image, text) in enumerate(zip(images, lines)):
         x, y = i % columns * width + MARGIN, i // columns * height + MARGIN
-        _paste(sheet, picture, x, y, cell, frames[i] if frames else None)
+        _paste(sheet, image, x, y, cell, frames[i] if frames else None)
         ImageDraw.Draw(sheet).multiline_text((x, y + cell + 4), "\n".join(text), fill="black", font=font, spacing=2)
     return sheet
 
@@ -47,22 +47,22 @@ def image_table(rows: Sequence[Sequence[Tensor | None]], row_names: Sequence[str
     left = int(max((font.getlength(line) for name in names for line in name), default=0)) + 2 * MARGIN
     top, step = 15 * max(map(len, heads)) + MARGIN, cell + MARGIN
     sheet = Image.new("RGB", (left + len(heads) * step + MARGIN, top + len(names) * step + MARGIN), "white")
-    draw = ImageDraw.Draw(sheet)
+    generate = ImageDraw.Draw(sheet)
     for i, head in enumerate(heads):
-        draw.multiline_text((left + i * step + cell / 2, top - 2), "\n".join(head), fill="black", font=font, spacing=2, anchor="md", align="center")
+        generate.multiline_text((left + i * step + cell / 2, top - 2), "\n".join(head), fill="black", font=font, spacing=2, anchor="md", align="center")
     for j, (name, row) in enumerate(zip(names, rows)):
-        draw.multiline_text((MARGIN, top + j * step + cell / 2), "\n".join(name), fill="black", font=font, spacing=2, anchor="lm")
-        for i, picture in enumerate(row):
-            if picture is not None:
-                _paste(sheet, picture, left + i * step, top + j * step, cell, frames[j][i] if frames else None)
+        generate.multiline_text((MARGIN, top + j * step + cell / 2), "\n".join(name), fill="black", font=font, spacing=2, anchor="lm")
+        for i, image in enumerate(row):
+            if image is not None:
+                _paste(sheet, image, left + i * step, top + j * step, cell, frames[j][i] if frames else None)
     return sheet
 
 
-def _paste(sheet: Image.Image, picture: Tensor, x: int, y: int, cell: int, frame: Frame) -> None:
+def _paste(sheet: Image.Image, image: Tensor, x: int, y: int, cell: int, frame: Frame) -> None:
     """A picture at (x, y), `cell` wide, in its frame."""
     color = frame if isinstance(frame, str) else BORDERS[frame]
     ImageDraw.Draw(sheet).rectangle((x - 2, y - 2, x + cell + 1, y + cell + 1), fill=color)
-    sheet.paste(to_image(picture, cell), (x, y))
+    sheet.paste(to_image(image, cell), (x, y))
 
 
 def quantize_colors(sheet: Image.Image) -> Image.Image:

@@ -37,13 +37,13 @@ def gallery(results: Sequence[Result], right: int = 2, wrong: int = 2, columns: 
 
 
 def _label(r: Result) -> str:
-    read = describe_scene(r.reading.scene) if r.reading.scene else r.reading.problems[0]
-    return f"[{r.category}] {r.caption.text}" + ("" if r.right else f" -> {classify_error(r.caption.description, r.reading)}: {read}")
+    read = describe_scene(r.parsed.scene) if r.parsed.scene else r.parsed.problems[0]
+    return f"[{r.category}] {r.caption.text}" + ("" if r.right else f" -> {classify_error(r.caption.description, r.parsed)}: {read}")
 
 
 def audit_sheet(results: Sequence[Result], judged: bool = True, columns: int = 10, cell: int = 160) -> Image.Image:
     """Numbered pictures with their captions, for a person to judge; with `judged`, what the parser says of each, too."""
-    labels = [f"{i}: {r.caption.text}" + (f" -> {verdict_text(r.caption.description, r.reading)}" if judged else "") for i, r in enumerate(results)]
+    labels = [f"{i}: {r.caption.text}" + (f" -> {verdict_text(r.caption.description, r.parsed)}" if judged else "") for i, r in enumerate(results)]
     return quantize_colors(image_grid([r.image for r in results], labels, columns=columns, cell=cell, frames=[r.right for r in results] if judged else None))
 
 
@@ -65,18 +65,18 @@ def swap_colors(scenes: Sequence[Scene], every: int) -> list[Scene]:
             for i, scene in enumerate(scenes)]
 
 
-def chance_rate(descriptions: Sequence[Description], readings: Sequence[ParsedScene]) -> float:
+def chance_rate(descriptions: Sequence[Description], parsed_scenes: Sequence[ParsedScene]) -> float:
     """The share right that is to be expected if captions are dealt out to pictures at random: the mean over all pairs."""
-    return sum(d.fits(r.scene) for d in descriptions for r in readings) / (len(descriptions) * len(readings))
+    return sum(d.fits(r.scene) for d in descriptions for r in parsed_scenes) / (len(descriptions) * len(parsed_scenes))
 
 
 # ---------------------------------------------------------------- the judge on spoilt pictures
 
-def outcome(scene: Scene, reading: ParsedScene, size: int) -> str:
+def outcome(scene: Scene, parsed: ParsedScene, size: int) -> str:
     """One of OUTCOMES for a picture of `scene` and what was read from it; at less than 256 px, textures cannot be seen."""
-    if reading.scene is None:
+    if parsed.scene is None:
         return "unreadable"
-    return "right" if reading.scene == (scene if size == 256 else scene.without_texture()) else "misread"
+    return "right" if parsed.scene == (scene if size == 256 else scene.without_texture()) else "misread"
 
 
 def measure_parser_under(n: int, size: int, spoil: Callable[[Tensor, float], Tensor], strengths: Sequence[float], batch: int = 64) -> list[dict]:
@@ -117,7 +117,7 @@ def coverage(interval: Interval, n: int, p: float) -> float:
     return sum(math.comb(n, k) * p ** k * (1 - p) ** (n - k) for k in range(n + 1) if interval(k, n)[0] <= p <= interval(k, n)[1])
 
 
-def draw_coverage(intervals: dict[str, Interval], n: int) -> Figure:
+def plot_coverage(intervals: dict[str, Interval], n: int) -> Figure:
     """How often each interval holds the truth, over the true share."""
     sheet, (panel,) = subplots([f"how often an interval from {n} pictures holds the true accuracy"], "true accuracy")
     shares = [i / 200 for i in range(1, 200)]
@@ -130,7 +130,7 @@ def draw_coverage(intervals: dict[str, Interval], n: int) -> Figure:
     return sheet
 
 
-def draw_shares(rows: dict[str, dict], title: str = "share of captions drawn rightly, with 95 % interval") -> Figure:
+def plot_shares(rows: dict[str, dict], title: str = "share of captions drawn rightly, with 95 % interval") -> Figure:
     """A bar for each row of `evaluation.table`, with its interval and its numbers."""
     sheet, (panel,) = subplots([title], "")
     for place, (name, row) in enumerate(rows.items()):
@@ -145,7 +145,7 @@ def draw_shares(rows: dict[str, dict], title: str = "share of captions drawn rig
     return sheet
 
 
-def draw_groups(groups: Sequence[tuple[int, int]], intervals: dict[str, Interval]) -> Figure:
+def plot_groups(groups: Sequence[tuple[int, int]], intervals: dict[str, Interval]) -> Figure:
     """The share in each of several groups (right, n) with its intervals, and the share in all of them."""
     right, n = sum(k for k, _ in groups), sum(m for _, m in groups)
     sheet, (panel,) = subplots(["one model, measured again and again"], "group of pictures")
@@ -163,7 +163,7 @@ def draw_groups(groups: Sequence[tuple[int, int]], intervals: dict[str, Interval
     return sheet
 
 
-def draw_comparison(a: tuple[str, int, int], b: tuple[str, int, int]) -> Figure:
+def plot_comparison(a: tuple[str, int, int], b: tuple[str, int, int]) -> Figure:
     """Two shares (name, right, n) with their intervals, and beside them b's less a's with the interval of the difference."""
     sheet, (shares, panel) = subplots(["share right, 95 % intervals", f"{b[0]} less {a[0]}, 95 % interval"], "")
     for place, (name, k, n) in enumerate((a, b)):
@@ -184,7 +184,7 @@ def draw_comparison(a: tuple[str, int, int], b: tuple[str, int, int]) -> Figure:
     return sheet
 
 
-def draw_widths(interval: Interval, shares: Sequence[float], numbers: Sequence[int], name: str) -> Figure:
+def plot_widths(interval: Interval, shares: Sequence[float], numbers: Sequence[int], name: str) -> Figure:
     """How wide an interval is, from its low to its high end, over the number of pictures, for some shares that are right."""
     sheet, (panel,) = subplots([f"how wide is the interval? ({name})"], "pictures")
     for share, style in zip(shares, STYLES):
@@ -199,7 +199,7 @@ def draw_widths(interval: Interval, shares: Sequence[float], numbers: Sequence[i
     return sheet
 
 
-def draw_sets(rows: dict[str, tuple[float, float]]) -> Figure:
+def plot_sets(rows: dict[str, tuple[float, float]]) -> Figure:
     """Sets of pictures by two measures: name -> (share right, Fréchet distance)."""
     sheet, (panel,) = subplots(["two measures that see different things"], "Fréchet distance to true pictures (less is better)")
     for (name, (share, distance)), style in zip(rows.items(), STYLES):

@@ -17,17 +17,17 @@ def judged_rows(rows: Sequence[tuple[str, str, Tensor]], columns: Sequence[str] 
     """A row for each (name, caption, pictures [b, 3, h, w] in [-1, 1]), framed by whether the pictures show that caption, by the parser; a caption that is empty
     is not judged. `columns`: their names (default: numbers)."""
     n = len(rows[0][2])
-    frames = [judge_images([caption] * n, pictures) if caption else [None] * n for _, caption, pictures in rows]
+    frames = [judge_images([caption] * n, images) if caption else [None] * n for _, caption, images in rows]
     columns = columns or [f"{i}" for i in range(n)]
-    return quantize_colors(image_table([list(pictures) for _, _, pictures in rows], [name for name, _, _ in rows], columns, cell=cell, frames=frames))
+    return quantize_colors(image_table([list(images) for _, _, images in rows], [name for name, _, _ in rows], columns, cell=cell, frames=frames))
 
 
-def shapes_read(pictures: Tensor) -> Counter:
+def shapes_read(images: Tensor) -> Counter:
     """How many of the pictures are read as which shape; those that cannot be read, or show several things, under these words."""
     names = []
-    for reading in parse_image(pictures.float().cpu()):
-        if reading.scene is None:
+    for parsed in parse_image(images.float().cpu()):
+        if parsed.scene is None:
             names.append("unreadable")
         else:
-            names.append(reading.scene.objects[0].shape if len(reading.scene.objects) == 1 else "several things")
+            names.append(parsed.scene.objects[0].shape if len(parsed.scene.objects) == 1 else "several things")
     return Counter(names)

@@ -42,9 +42,9 @@ def gaussian_flow(x_T: Tensor, mean: float, std: float, log_snr_of: Schedule) ->
     return alpha_0 * mean + (alpha_0 ** 2 * std ** 2 + sigma_0 ** 2).sqrt() * standardised
 
 
-def mixture_denoiser(pictures: Tensor, log_snr_of: Schedule) -> Denoiser:
+def mixture_denoiser(images: Tensor, log_snr_of: Schedule) -> Denoiser:
     """The best denoiser where the data are these pictures [n, ...], each as frequent as the others: `posterior_mean`, in float64."""
-    return lambda x_t, t: posterior_mean(x_t.double(), log_snr_of(t.double()), pictures.double()).to(x_t.dtype)
+    return lambda x_t, t: posterior_mean(x_t.double(), log_snr_of(t.double()), images.double()).to(x_t.dtype)
 
 
 # ---------------------------------------------------------------- numbers
@@ -85,18 +85,18 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
 
 
-def shares(pictures: Tensor, of: Tensor) -> Tensor:
+def shares(images: Tensor, of: Tensor) -> Tensor:
     """How often each of the pictures `of` [n, ...] is the nearest one to `images` [b, ...]: [n], with sum 1."""
-    nearest = torch.cdist(pictures.flatten(1).double(), of.flatten(1).double()).argmin(1)
-    return nearest.bincount(minlength=len(of)) / len(pictures)
+    nearest = torch.cdist(images.flatten(1).double(), of.flatten(1).double()).argmin(1)
+    return nearest.bincount(minlength=len(of)) / len(images)
 
 
 # ---------------------------------------------------------------- charts
 
-def draw_walks(walks: dict[str, tuple[Sequence[float], Tensor]], points: Sequence[float]) -> Figure:
+def plot_trajectories(trajectories: dict[str, tuple[Sequence[float], Tensor]], points: Sequence[float]) -> Figure:
     """One-dimensional walks, a panel for each sampler: the times [n + 1] and the paths [n + 1, walkers], from noise at the left to the data's `points`."""
-    sheet, panels = subplots(list(walks), "t   (1 noise, 0 data)")
-    for panel, (times, paths) in zip(panels, walks.values()):
+    sheet, panels = subplots(list(trajectories), "t   (1 noise, 0 data)")
+    for panel, (times, paths) in zip(panels, trajectories.values()):
         panel.plot(times, paths, color=STYLES[0]["color"], linewidth=0.9, alpha=0.7)
         panel.plot([0] * len(points), points, color=STYLES[1]["color"], marker="s", linestyle="", label="the data", clip_on=False, zorder=3)
         panel.set(xlim=(1, 0), ylim=(-3.4, 3.4), ylabel="x_t")
@@ -104,7 +104,7 @@ def draw_walks(walks: dict[str, tuple[Sequence[float], Tensor]], points: Sequenc
     return sheet
 
 
-def draw_errors(lines: dict[str, Sequence[tuple[int, float]]]) -> Figure:
+def plot_errors(lines: dict[str, Sequence[tuple[int, float]]]) -> Figure:
     """(calls, error) of samplers on two logarithmic axes, with the slopes of first and second order to compare with."""
     sheet, (panel,) = subplots(["distance from the true end"], "network calls")
     for (name, found), style in zip(lines.items(), STYLES):
@@ -120,7 +120,7 @@ def draw_errors(lines: dict[str, Sequence[tuple[int, float]]]) -> Figure:
     return sheet
 
 
-def draw_spacings(steps: int, log_snr_of: Schedule) -> Figure:
+def plot_spacings(steps: int, log_snr_of: Schedule) -> Figure:
     """Where a walk of so many steps stops, by spacing: in time, and in log-SNR."""
     sheet, panels = subplots(["in time", "in log-SNR"], "")
     for row, (spacing, style) in enumerate(zip(TIMESTEP_SPACINGS, STYLES)):

@@ -97,6 +97,6 @@ def measured_log_snr(x_t: Tensor, x_0: Tensor) -> float:
     return torch.log(alpha ** 2 / (x_t - alpha * x_0).square().mean()).item()
 
 
-def read_right(scenes: Sequence[Scene], pictures: Tensor) -> list[bool]:
+def read_correctly(scenes: Sequence[Scene], images: Tensor) -> list[bool]:
     """Does the parser read each scene, but for textures, from its picture [b, 3, 64, 64] in [-1, 1]?"""
-    return [reading.scene == scene.without_texture() for reading, scene in zip(parse_image(pictures.float()), scenes, strict=True)]
+    return [parsed.scene == scene.without_texture() for parsed, scene in zip(parse_image(images.float()), scenes, strict=True)]

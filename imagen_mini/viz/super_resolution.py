@@ -18,30 +18,30 @@ from imagen_mini.scenes.scene import GRID, Scene
 from imagen_mini.viz.style import STYLES, subplots, percent_axis
 
 
-def true_scenes(prompts: Sequence[str], pictures: Tensor) -> list[Scene]:
+def true_scenes(prompts: Sequence[str], images: Tensor) -> list[Scene]:
     """The scene in each 64 px picture [b, 3, 64, 64] in [-1, 1], as the parser reads it, with the textures that its prompt names; what has none is solid.
 
     Rendered at 64 px it is the picture without its mistakes, at 256 px what super-resolution should make of it. ValueError if a picture does not show its
     prompt: then nobody can say what it should become.
     """
     out = []
-    for prompt, reading in zip(prompts, parse_image(pictures.float().cpu()), strict=True):
+    for prompt, parsed in zip(prompts, parse_image(images.float().cpu()), strict=True):
         description = description_of(prompt)
-        objects = None if description is None or reading.scene is None else description.assign(reading.scene)
+        objects = None if description is None or parsed.scene is None else description.assign(parsed.scene)
         if objects is None:
             raise ValueError(f"the picture of {prompt!r} does not show it, so there is no true scene; keep those whose verdict is right")
-        textured = (replace(o, texture=thing.texture or "solid") for o, thing in zip(objects, description.things))
-        out.append(Scene(tuple(textured), reading.scene.background))
+        textured = (replace(o, texture=obj.texture or "solid") for o, obj in zip(objects, description.objects))
+        out.append(Scene(tuple(textured), parsed.scene.background))
     return out
 
 
-def around(pictures: Tensor, scenes: Sequence[Scene], share: float = 0.375) -> Tensor:
+def around(images: Tensor, scenes: Sequence[Scene], share: float = 0.375) -> Tensor:
     """The part of each picture [b, 3, size, size] around the first thing of its scene, `share` of the width, [b, 3, k, k]: to look at textures from near. At
     the rim the part is moved inside."""
-    size = pictures.shape[-1]
+    size = images.shape[-1]
     k, scale = round(share * size), size / GRID
     corners = [[min(max(0, round(place * scale) - k // 2), size - k) for place in (scene.objects[0].x, scene.objects[0].y)] for scene in scenes]
-    return torch.stack([picture[:, y:y + k, x:x + k] for picture, (x, y) in zip(pictures, corners, strict=True)])
+    return torch.stack([image[:, y:y + k, x:x + k] for image, (x, y) in zip(images, corners, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Enlarged:
     its prompt says (`right`), whether the parser can read it at all (`readable`), and how near it is to the true picture (`psnr` [b], in dB)."""
 
     level: float
-    pictures: Tensor
+    images: Tensor
     right: list[bool]
     readable: list[bool]
     psnr: Tensor
@@ -61,9 +61,9 @@ def enlarge(pipe: ImagenPipeline, prompts: Sequence[str], seeds: Sequence[int], 
     """Super-resolution alone, on low_res [b, 3, 64, 64] in [-1, 1], judged by the prompts and against `truth` [b, 3, 256, 256]. `steps`: None, the
     stage's own number."""
     stages = pipe(list(prompts), seed=list(seeds), low_res=low_res, aug_level=level, num_inference_steps=steps, output_type="pt", progress=False).stages
-    pictures = stages[list(stages)[-1]].float().cpu()
-    readable = [reading.scene is not None for reading in parse_image(pictures)]
-    return Enlarged(level, pictures, [bool(v) for v in judge_images(prompts, pictures)], readable, psnr(pictures, truth))
+    images = stages[list(stages)[-1]].float().cpu()
+    readable = [parsed.scene is not None for parsed in parse_image(images)]
+    return Enlarged(level, images, [bool(v) for v in judge_images(prompts, images)], readable, psnr(images, truth))
 
 
 def level_lines(found: dict[str, list[Enlarged]]) -> str:

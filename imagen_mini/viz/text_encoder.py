@@ -89,7 +89,7 @@ def word_vector(encoder: TextEncoder, word: str, frame: str) -> Tensor:
     """The vector [d] of a word in a caption, `frame` with {} at its place; the mean of its pieces."""
     prompt = frame.format(word)
     tokens = encoder.tokens(prompt)
-    return encoder(prompt).emb[0, tokens.of_word(tokens.words.index(word))].mean(0)
+    return encoder(prompt).emb[0, tokens.positions_of_word(tokens.words.index(word))].mean(0)
 
 
 def synonyms(encoder: TextEncoder, common: Tensor) -> dict[str, dict[str, dict[str, float]]]:
@@ -104,7 +104,7 @@ def synonyms(encoder: TextEncoder, common: Tensor) -> dict[str, dict[str, dict[s
     return out
 
 
-def nearest_is_right(found: dict[str, dict[str, dict[str, float]]]) -> dict[str, bool]:
+def nearest_is_correct(found: dict[str, dict[str, dict[str, float]]]) -> dict[str, bool]:
     """Of each rare word in `synonyms`: is the common word nearest to it the one that it stands for?"""
     return {rare: max(similar, key=similar.get) == RARE_WORDS[rare] for of_kind in found.values() for rare, similar in of_kind.items()}
 
@@ -118,7 +118,7 @@ def paraphrase_triples(n: int, seed: int = 0) -> list[tuple[str, str, str]]:
     out = []
     for i in range(n):
         d = related(random.Random(f"three ways/{seed}/{i}"))
-        a, b = (f"{thing.color} {thing.shape}" for thing in d.things)
+        a, b = (f"{obj.color} {obj.shape}" for obj in d.objects)
         out.append((say(a, d.relation, b), say(b, d.relation, a), say(b, OPPOSITE[d.relation], a)))
     return out
 
@@ -172,7 +172,7 @@ def linear_probe(encoder: TextEncoder, captions: int = 1000, read: Callable[[Tex
         caption = training_caption(training_scene(10_001, index), 10_001, index)
         index += 1
         d = caption.description
-        if d.relation is not None and None not in (colors := [t.color for t in d.things]) and colors[0] != colors[1]:
+        if d.relation is not None and None not in (colors := [t.color for t in d.objects]) and colors[0] != colors[1]:
             chosen.append(caption)
     text = encoder([caption.text for caption in chosen])
     with torch.no_grad():
@@ -191,14 +191,14 @@ def linear_probe(encoder: TextEncoder, captions: int = 1000, read: Callable[[Tex
         for word in caption.words:
             if word.start not in starts:
                 continue
-            vector = text.emb[row, tokens.of_word(starts.index(word.start))[-1]]
+            vector = text.emb[row, tokens.positions_of_word(starts.index(word.start))[-1]]
             if word.role == "shape":
-                which, = word.things
-                ask("color", vector, list(COLORS).index(d.things[which].color))
+                which, = word.objects
+                ask("color", vector, list(COLORS).index(d.objects[which].color))
                 ask("place", vector, list(OPPOSITE).index(OPPOSITE[d.relation] if which else d.relation))
             elif word.text in ("left", "right", "above", "over", "below", "under"):
-                ask("relation", vector, list(SHAPES).index(d.things[0].shape))
-                ask("relation, pooled", pooled[row], list(SHAPES).index(d.things[0].shape))
+                ask("relation", vector, list(SHAPES).index(d.objects[0].shape))
+                ask("relation, pooled", pooled[row], list(SHAPES).index(d.objects[0].shape))
     return {task: _linear_probe(torch.stack(features[task]), torch.tensor(answers[task])) for task in features}
 
 

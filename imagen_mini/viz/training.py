@@ -58,7 +58,7 @@ class Corner:
 
     def batch(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Batch:
         scenes = [self.scene(number) for number in numbers]
-        captions = [f"a large {thing.color} {thing.shape} on a {scene.background} background" for scene in scenes for thing in scene.objects]
+        captions = [f"a large {obj.color} {obj.shape} on a {scene.background} background" for scene in scenes for obj in scene.objects]
         if self.shuffled:
             captions = captions[1:] + captions[:1]
         return Batch(render(scenes, size, device), None if low is None else render(scenes, low, device), captions)
@@ -77,7 +77,7 @@ def start(stage_config: StageConfig, config: TrainConfig) -> tuple[DiffusionStag
 
 def losses_by_level(states: Sequence[TrainState]) -> list[float]:
     """The mean loss of these steps at each level of noise [LEVELS], from little to much; NaN where there was no sample."""
-    sums, counts = ([sum(getattr(state, name)[i] for state in states) for i in range(NOISE_BINS)] for name in ("level_losses", "level_counts"))
+    sums, counts = ([sum(getattr(state, name)[i] for state in states) for i in range(NOISE_BINS)] for name in ("loss_sums_by_bin", "counts_by_bin"))
     return [total / n if n else float("nan") for total, n in zip(sums, counts)]
 
 
@@ -85,16 +85,16 @@ def losses_by_level(states: Sequence[TrainState]) -> list[float]:
 def errors_at(stage: DiffusionStage, encoder: TextEncoder, data: Dataset, times: Tensor, n: int = 24) -> Tensor:
     """The mean squared error of x_0_hat on the first n pictures of `data`, at each of these times [k]: [k]. Unweighted; the noise depends on the picture
     alone."""
-    pictures, _, captions = data.batch(range(n), stage.config.unet.image_size)
-    text, eps = encoder(captions), randn(range(n), pictures.shape[1:], "errors_at")
-    return torch.stack([stage.loss(pictures, text, t.expand(n), eps, weight=torch.ones_like).mean() for t in times])
+    images, _, captions = data.batch(range(n), stage.config.unet.image_size)
+    text, eps = encoder(captions), randn(range(n), images.shape[1:], "errors_at")
+    return torch.stack([stage.loss(images, text, t.expand(n), eps, weight=torch.ones_like).mean() for t in times])
 
 
 def examine(stage: DiffusionStage, ema: EMA, encoder: TextEncoder, data: Dataset, states: Sequence[TrainState], n: int = 128) -> list[Diagnostic]:
     """Is this run healthy? What `python -m train.report` asks of a run on disk: of its log, and of n held-out samples of `data`."""
     log = [asdict(state) for state in states]
     own, numbers = measure_noise_bins(stage, encoder, data, range(n)), range(min(n, 8))
-    with ema.in_place():
+    with ema.average_parameters():
         averaged = measure_noise_bins(stage, encoder, data, range(n))
     weights = stage.net.state_dict()
     apart = sum((weights[name] - average).square().sum() for name, average in ema.weights.items()) / sum(w.square().sum() for w in ema.weights.values())

@@ -81,13 +81,13 @@ def main(arguments: list[str] | None = None) -> None:
     pipe = load_pipeline(args)
     todo = chosen(args, pipe)
     args.out.mkdir(parents=True, exist_ok=True)
-    found = report.read(args.out / "claims.json", or_else_empty=args.fresh)
+    found = report.read(args.out / "claims.json", default_empty=args.fresh)
     if args.fresh:
         found = {name: of for name, of in found.items() if name not in [e.name for e in todo]}
     if args.fresh and args.trains:
         shutil.rmtree(args.out / "runs", ignore_errors=True)
     whole = report.pipeline_identity(pipe)
-    settings = {e.name: settings_of(e, args) | {"pipeline": args.pipeline, "identity": pipe.text_encoder.identity() if e.of_text_encoder else whole} for e in todo}
+    settings = {e.name: settings_of(e, args) | {"pipeline": args.pipeline, "identity": pipe.text_encoder.weights_digest() if e.of_text_encoder else whole} for e in todo}
     runs = None
     if waiting := [e for e in todo if not is_kept(e, settings[e.name], found, args.out)]:
         runs = prepare_training(args, pipe, waiting)
@@ -98,9 +98,9 @@ def main(arguments: list[str] | None = None) -> None:
             if e.variants:
                 runs.networks(e.variants)              # training is not the experiment's time
                 start = time.perf_counter()
-            numbers, pictures = e.measure(runs if e.variants else pipe, args.n or e.n)
-            quantize_colors(pictures).save(args.out / f"{e.name}_pictures.png", optimize=True)
-            e.draw(numbers, args.out / f"{e.name}.png")
+            numbers, images = e.measure(runs if e.variants else pipe, args.n or e.n)
+            quantize_colors(images).save(args.out / f"{e.name}_pictures.png", optimize=True)
+            e.generate(numbers, args.out / f"{e.name}.png")
             found[e.name] = {"settings": settings[e.name], "command": command_of(e, args), "seconds": round(time.perf_counter() - start, 1), "numbers": numbers}
         else:
             print(f"{e.name}: kept from before")

@@ -36,7 +36,7 @@ CHANCE = 1 / len(TEXTURES)                             # what a network is right
 RECOMMENDED = (0.1, 0.3)                               # Imagen (2022), Appendix D.2: generally used for the best samples
 
 
-def low_res_pictures(pipe: ImagenPipeline, captions: list[str], seeds: list[int]) -> Tensor:
+def low_res_images(pipe: ImagenPipeline, captions: list[str], seeds: list[int]) -> Tensor:
     """What the base stage draws [n, 3, size, size], with its defaults."""
     base = base_of(pipe)
     return torch.cat([pipe(captions[at:at + BATCH], seed=seeds[at:at + BATCH], stages=(base,), output_type="pt", progress=False).stages[base].float().cpu()
@@ -46,7 +46,7 @@ def low_res_pictures(pipe: ImagenPipeline, captions: list[str], seeds: list[int]
 def enlarge(pipe: ImagenPipeline, captions: list[str], text: TextEmbeddings, seeds: list[int], low_res: Tensor, aug_level: float | None = None) -> Tensor:
     """Super-resolution of given low-resolution pictures, with the text of one's choice."""
     name = list(pipe.stages)[1]
-    return pipe.run_stage(name, resolve_sampling_options(pipe.stages[name], aug_level=aug_level), captions, text, None, seeds, low_res.to(pipe.device),
+    return pipe.sample_stage(name, resolve_sampling_options(pipe.stages[name], aug_level=aug_level), captions, text, None, seeds, low_res.to(pipe.device),
                           progress=False).clamp(-1, 1).float().cpu()
 
 
@@ -62,22 +62,22 @@ def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Imag
     config = pipe.stages[list(pipe.stages)[1]].config
     levels = sorted({level for level in LEVELS if level <= config.max_aug_level} | {config.aug_level})
     prompts = benchmark(n, categories=SR_CATEGORIES)
-    drawn = low_res_pictures(pipe, [c.text for _, _, c in prompts], [seed for _, seed, _ in prompts])
-    scenes = [reading.scene for part in drawn.split(64) for reading in parse_image(part)]
+    generated = low_res_images(pipe, [c.text for _, _, c in prompts], [seed for _, seed, _ in prompts])
+    scenes = [parsed.scene for part in generated.split(64) for parsed in parse_image(part)]
     kept = [i for i, (_, _, c) in enumerate(prompts) if c.description.fits(scenes[i])]
-    low_res = {"clean": render([without_textures(scenes[i]) for i in kept], drawn.shape[-1]) if kept else drawn[:0], "generated": drawn[kept]}
+    low_res = {"clean": render([without_textures(scenes[i]) for i in kept], generated.shape[-1]) if kept else generated[:0], "generated": generated[kept]}
     found = {"own_level": config.aug_level, "levels": levels, "categories": SR_CATEGORIES, "category": [prompts[i][0] for i in kept],
              "base_right": len(kept), "captions": len(prompts), "clean": [], "generated": []}
     examples, shown = evenly_spaced(range(len(kept)), SHOWN), []
     with tqdm(total=2 * len(levels) * len(kept), desc="augmentation") as bar:
-        for source, pictures in low_res.items():
+        for source, images in low_res.items():
             for level in levels:
                 right = []
                 for at in range(0, len(kept), BATCH):
                     part = [prompts[i] for i in kept[at:at + BATCH]]
                     captions = [c.text for _, _, c in part]
-                    large = enlarge(pipe, captions, pipe.text_encoder(captions), [seed for _, seed, _ in part], pictures[at:at + BATCH], level)
-                    right += [c.description.fits(reading.scene) for (_, _, c), reading in zip(part, parse_image(large))]
+                    large = enlarge(pipe, captions, pipe.text_encoder(captions), [seed for _, seed, _ in part], images[at:at + BATCH], level)
+                    right += [c.description.fits(parsed.scene) for (_, _, c), parsed in zip(part, parse_image(large))]
                     if level in (0.0, config.aug_level, levels[-1]):
                         shown += [(large[i - at], right[i], f"{source}, level {level:g}: {captions[i - at]}") for i in examples if at <= i < at + BATCH]
                     bar.update(len(part))
@@ -124,7 +124,7 @@ def judge_sweep(numbers: dict) -> Verdict:
                    f"({percent(none)}) {over[0]}, against level {largest['level']:g} ({percent(largest)}) {over[1]}.")
 
 
-def draw_augmentation(numbers: dict, path: Path) -> None:
+def plot_augmentation(numbers: dict, path: Path) -> None:
     categories = numbers["category"]
     of = {"all": range(len(categories)), **{name: [i for i, c in enumerate(categories) if c == name] for name in numbers["categories"]}}
     chart, panels = subplots([f"{name}: share right of {len(which)}" for name, which in of.items()], "augmentation level when sampling")
@@ -144,7 +144,7 @@ AUGMENTATION = Experiment(
     (Claim("Augmentation when sampling closes the gap between clean and generated low-resolution pictures.", "Imagen (2022), Section 2.4", judge_gap),
      Claim("When sampling, levels from 0.1 to 0.3 are better than none and than the largest.", "Imagen (2022), Appendix D.2 and Fig. A.12: generally used for "
            "the best samples, while level 0 has the best FID", judge_sweep)),
-    measure_augmentation, draw_augmentation, cascade=True)
+    measure_augmentation, plot_augmentation, cascade=True)
 
 
 # ---------------------------------------------------------------- text in super-resolution
@@ -157,7 +157,7 @@ def retextured(description: Description, rng: random.Random) -> Description:
     def other(shape: str, texture: str) -> str:
         return rng.choice([t for t in TEXTURES if t != texture and (t, shape) not in HELD_OUT_TEXTURE_SHAPE])
 
-    return replace(description, things=tuple(replace(t, texture=other(t.shape, t.texture)) for t in description.things))
+    return replace(description, objects=tuple(replace(t, texture=other(t.shape, t.texture)) for t in description.objects))
 
 
 def with_other_textures(caption: Caption) -> tuple[Caption, Caption]:
@@ -169,7 +169,7 @@ def with_other_textures(caption: Caption) -> tuple[Caption, Caption]:
 def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     """One base picture, enlarged with three texts."""
     prompts = [(category, seed, *with_other_textures(caption)) for category, seed, caption in benchmark(n, categories=SR_CATEGORIES)]
-    low_res = low_res_pictures(pipe, [own.text for _, _, own, _ in prompts], [seed for _, seed, _, _ in prompts])
+    low_res = low_res_images(pipe, [own.text for _, _, own, _ in prompts], [seed for _, seed, _, _ in prompts])
     right: dict[str, list[bool]] = {name: [] for name in (*TEXTS, "as told otherwise")}
     examples, shown = evenly_spaced(range(len(prompts)), SHOWN), {name: [] for name in TEXTS}
     with tqdm(total=len(TEXTS) * len(prompts), desc="super-resolution") as bar:
@@ -179,7 +179,7 @@ def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
             own_text = pipe.text_encoder(captions)
             for name, text in zip(TEXTS, (own_text, own_text.null(), pipe.text_encoder(others))):
                 large = enlarge(pipe, captions, text, seeds, low_res[at:at + BATCH])
-                scenes = [reading.scene for reading in parse_image(large)]
+                scenes = [parsed.scene for parsed in parse_image(large)]
                 right[name] += [own.description.fits(scene) for (_, _, own, _), scene in zip(part, scenes)]
                 if name == "other textures":
                     right["as told otherwise"] += [other.description.fits(scene) for (_, _, _, other), scene in zip(part, scenes)]
@@ -198,7 +198,7 @@ def judge_text(numbers: dict) -> Verdict:
                    f"textures in it ({over_other}); of the last {percent(numbers['as told otherwise'])} show the other textures.")
 
 
-def draw_text(numbers: dict, path: Path) -> None:
+def plot_text(numbers: dict, path: Path) -> None:
     categories = list(dict.fromkeys(numbers["category"]))
     chart, panels = subplots([f"{name}: share right of {numbers['category'].count(name)}" for name in categories], "what super-resolution reads")
     for panel, category in zip(panels, categories):
@@ -211,4 +211,4 @@ SUPER_RESOLUTION_TEXT = Experiment(
     "super-resolution-text", "The base stage draws n captions of each of the two texture categories; each picture is enlarged with its own caption, with the null "
     "text, and with a caption that differs in its textures alone. Right is what the own caption says.", 30,
     (Claim("Super-resolution needs the text.", "Imagen (2022), Appendix F.2: its super-resolution attends to the text; in this form the claim is ours", judge_text),),
-    measure_text, draw_text, cascade=True)
+    measure_text, plot_text, cascade=True)

@@ -49,7 +49,7 @@ class Experiment:
     n: int                                             # of prompts, in the unit that `method` names
     claims: tuple[Claim, ...]
     measure: Callable[..., tuple[dict, Image.Image]]
-    draw: Callable[[dict, Path], None]
+    generate: Callable[[dict, Path], None]
     cascade: bool = False                              # needs super-resolution
     variants: tuple = ()
     of_text_encoder: bool = False                      # of the pipeline, its numbers depend on the text encoder alone

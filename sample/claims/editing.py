@@ -40,17 +40,17 @@ def measure_fixed(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     """Each word swap by three methods from one seed, and what became of the source's layout; of swaps whose source is right."""
     base, todo = base_of(pipe), all_swaps(n)
 
-    def draw(prompts: list[str], seed: int, edit: Replace | None = None) -> Tensor:
+    def generate(prompts: list[str], seed: int, edit: Replace | None = None) -> Tensor:
         return pipe(prompts, seed=seed, stages=(base,), edit=edit, output_type="pt", progress=False).stages[base]
 
-    def draw_all(prompts: list[str], seed: int) -> Tensor:
+    def generate_all(prompts: list[str], seed: int) -> Tensor:
         """The source; the target by the new prompt alone, by injected attention as in the paper, and by the defaults of `Replace`."""
-        source, by_attention = draw(prompts, seed, Replace(source_steps=0.0)).split(1)
-        return torch.cat([source, draw(prompts[1:], seed), by_attention, draw(prompts, seed, Replace())[1:]])
+        source, by_attention = generate(prompts, seed, Replace(shared_prompt_steps=0.0)).split(1)
+        return torch.cat([source, generate(prompts[1:], seed), by_attention, generate(prompts, seed, Replace())[1:]])
 
     examples, scores = evenly_spaced(todo, SHOWN), []
     shown: list[tuple[Tensor, bool, str]] = []
-    for swap, images, of in tqdm(evaluate_edits(draw_all, todo), total=len(todo), desc="fixed attention"):
+    for swap, images, of in tqdm(evaluate_edits(generate_all, todo), total=len(todo), desc="fixed attention"):
         if of[0].source_right:
             scores.append(of)
         if swap in examples:
@@ -83,7 +83,7 @@ def judge_attention(numbers: dict) -> Verdict:
                    f"With a shared start as well, which is this project's and not the paper's, {counts_line(numbers, SHARED_START)}.")
 
 
-def draw_fixed(numbers: dict, path: Path) -> None:
+def plot_fixed(numbers: dict, path: Path) -> None:
     chart, panels = subplots([f"layout kept, share of {numbers['source_right']}", "new prompt shown"], "", columns=2)
     for panel, rows in zip(panels, (numbers["layout"], numbers["success"])):
         bars(panel, rows)
@@ -95,7 +95,7 @@ FIXED_ATTENTION = Experiment(
     "was (within 3/64 of the width) and all things but the edited one are unchanged. Kept means more often than not.", 30,
     (Claim("A fixed seed alone does not keep the structure.", "Prompt-to-Prompt (Hertz et al., 2022)", judge_seed),
      Claim("A fixed seed with fixed attention keeps the structure.", "Prompt-to-Prompt (Hertz et al., 2022), Algorithm 1", judge_attention)),
-    measure_fixed, draw_fixed)
+    measure_fixed, plot_fixed)
 
 
 # ---------------------------------------------------------------- early steps
@@ -123,25 +123,25 @@ def measure_early(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     stage, todo = pipe.stages[base_of(pipe)], all_swaps(n)
     total = stage.config.num_inference_steps
     counts = sorted({round(eighth * total / 8) for eighth in EIGHTHS})
-    pictures: dict[int, list[Tensor]] = {steps: [] for steps in counts}
+    batches: dict[int, list[Tensor]] = {steps: [] for steps in counts}
     with tqdm(total=len(counts) * len(todo), desc="early steps") as bar:
         for at in range(0, len(todo), BATCH):
             part = todo[at:at + BATCH]
             for steps in counts:
-                pictures[steps].append(sample_with_switched_prompt(pipe, [s.source.text for s in part], [s.target.text for s in part], [s.seed for s in part], steps))
+                batches[steps].append(sample_with_switched_prompt(pipe, [s.source.text for s in part], [s.target.text for s in part], [s.seed for s in part], steps))
                 bar.update(len(part))
-    drawn = {steps: torch.cat(parts) for steps, parts in pictures.items()}
-    readings = {steps: [reading for part in images.split(64) for reading in parse_image(part)] for steps, images in drawn.items()}
-    of_first, of_second = readings[total], readings[0]
+    generated = {steps: torch.cat(parts) for steps, parts in batches.items()}
+    parsed_scenes = {steps: [parsed for part in images.split(64) for parsed in parse_image(part)] for steps, images in generated.items()}
+    of_first, of_second = parsed_scenes[total], parsed_scenes[0]
     kept = [i for i, s in enumerate(todo) if s.source.description.fits(of_first[i].scene) and s.target.description.fits(of_second[i].scene)]
     found = {"swaps": len(todo), "both_right": len(kept), "steps": total, "rows": []}
     for steps in counts:
-        towards = [score_edit(todo[i], of_first[i], readings[steps][i]) for i in kept]
-        back = [score_edit(reverse(todo[i]), of_second[i], readings[steps][i]) for i in kept]
+        towards = [score_edit(todo[i], of_first[i], parsed_scenes[steps][i]) for i in kept]
+        back = [score_edit(reverse(todo[i]), of_second[i], parsed_scenes[steps][i]) for i in kept]
         log_snr = stage.log_snr_of(stage.times()[steps].double()).clamp(-20, 20).item()
         found["rows"].append({"steps": steps, "log_snr": round(log_snr, 2), "first_layout": tally([s.layout for s in towards]),
                               "second_layout": tally([s.layout for s in back]), "second_word": tally([s.success for s in towards])})
-    examples = [(drawn[steps][i], None, f"{steps} of {total}: {(todo[i].source if steps == total else todo[i].target).text}")
+    examples = [(generated[steps][i], None, f"{steps} of {total}: {(todo[i].source if steps == total else todo[i].target).text}")
                 for i in evenly_spaced(kept or [0], SHOWN) for steps in reversed(counts)]
     return found, sheet(examples, columns=len(counts), cell=96)
 
@@ -167,7 +167,7 @@ def judge_early(numbers: dict) -> Verdict:
                    f"{when[0].upper()}{when[1:]}.")
 
 
-def draw_early(numbers: dict, path: Path) -> None:
+def plot_early(numbers: dict, path: Path) -> None:
     rows = numbers["rows"]
     chart, (panel,) = subplots([f"share of {numbers['both_right']} swaps"], "steps with the first prompt, before the second")
     names = {"first_layout": "layout of the first prompt's picture", "second_layout": "layout of the second's", "second_word": "the second prompt is shown"}
@@ -185,4 +185,4 @@ EARLY_STEPS = Experiment(
     "early-steps", "n swaps of a colour and n of a shape. The base stage reads the first prompt in the first steps and the second one in the rest, from one noise; of "
     "swaps whose two pictures, each drawn from one prompt alone, are right.", 30,
     (Claim("Structure is decided in the early steps.", "Prompt-to-Prompt (Hertz et al., 2022)", judge_early),),
-    measure_early, draw_early)
+    measure_early, plot_early)

@@ -18,7 +18,7 @@ from imagen_mini.viz.style import STYLES, subplots, log_axis, percent_axis, save
 from imagen_mini.evaluation.metrics import precision_and_recall
 from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching
 from imagen_mini.evaluation.scene_features import features
-from imagen_mini.viz.guidance import TRUE_IMAGE_STYLE, draw_scales, saturation
+from imagen_mini.viz.guidance import TRUE_IMAGE_STYLE, plot_scales, saturation
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
@@ -43,10 +43,10 @@ def sheet(shown: Sequence[tuple[Tensor, bool | None, str]], columns: int, cell: 
                          [right for _, right, _ in shown])
 
 
-def evenly_spaced(things: Sequence, n: int) -> list:
+def evenly_spaced(objects: Sequence, n: int) -> list:
     """n of them (all, if they are fewer), from first to last."""
-    n = min(n, len(things))
-    return [things[i * len(things) // n] for i in range(n)]
+    n = min(n, len(objects))
+    return [objects[i * len(objects) // n] for i in range(n)]
 
 
 # ---------------------------------------------------------------- thresholding
@@ -65,11 +65,11 @@ def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]
             for w in SCALES:
                 plan, x_0_hats, results = replace(resolve_sampling_options(pipe.stages[base]), guidance_scale=w, threshold=threshold), [], []
 
-                def draw(captions: list[str], seeds: list[int]) -> Tensor:
-                    x_0_hats.append(pipe.run_stage(base, plan, captions, pipe.text_encoder(captions), None, seeds, None, progress=False))
+                def generate(captions: list[str], seeds: list[int]) -> Tensor:
+                    x_0_hats.append(pipe.sample_stage(base, plan, captions, pipe.text_encoder(captions), None, seeds, None, progress=False))
                     return x_0_hats[-1].clamp(-1, 1)
 
-                for result in evaluate(draw, prompts, BATCH):
+                for result in evaluate(generate, prompts, BATCH):
                     results.append(result)
                     bar.update()
                 found["lines"][threshold].append({"w": w, **tally([r.right for r in results]), **saturation(torch.cat(x_0_hats))})
@@ -77,8 +77,8 @@ def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]
     return found, sheet(shown, columns=len(shown) // len(THRESHOLDS))
 
 
-def draw_thresholds(numbers: dict, path: Path) -> None:
-    save_figure(draw_scales({f"threshold: {name}": rows for name, rows in numbers["lines"].items()}, numbers["true_pictures"]), path)
+def plot_thresholds(numbers: dict, path: Path) -> None:
+    save_figure(plot_scales({f"threshold: {name}": rows for name, rows in numbers["lines"].items()}, numbers["true_pictures"]), path)
 
 
 def judge_thresholds(numbers: dict, worse: str, better: str) -> Verdict:
@@ -96,7 +96,7 @@ THRESHOLDING = Experiment(
     (Claim("At large w, dynamic thresholding beats static thresholding.", "Imagen (2022), Section 2.3",
            lambda numbers: judge_thresholds(numbers, "static", "dynamic")),
      Claim("At large w, static thresholding beats none.", "Imagen (2022), Section 2.3", lambda numbers: judge_thresholds(numbers, "none", "static"))),
-    measure_thresholds, draw_thresholds)
+    measure_thresholds, plot_thresholds)
 
 
 # ---------------------------------------------------------------- diversity against alignment
@@ -119,32 +119,32 @@ def measure_diversity(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     """SEEDS pictures of each caption, at each w: how many are right, and how different they are."""
     base = base_of(pipe)
     captions = [caption for _, _, caption in benchmark(n, categories=BASE_CATEGORIES)]
-    drawn = [(caption, 100_000 * k + i) for i, caption in enumerate(captions) for k in range(SEEDS)]
-    scenes = [sample_scene_matching(caption.description, random.Random(f"{caption.text}/{seed}")) for caption, seed in drawn]
+    generated = [(caption, 100_000 * k + i) for i, caption in enumerate(captions) for k in range(SEEDS)]
+    scenes = [sample_scene_matching(caption.description, random.Random(f"{caption.text}/{seed}")) for caption, seed in generated]
     true = features(render(scenes, pipe.stages[base].config.unet.image_size))
     found = {"own_w": pipe.stages[base].config.guidance_scale, "seeds": SEEDS, "true_pictures": {"spread": spreads(true, [True] * len(true))},
              "rows": []}
     shown: list[tuple[Tensor, bool, str]] = []
-    with tqdm(total=len(drawn) * len(WEIGHTS), desc="diversity") as bar:
+    with tqdm(total=len(generated) * len(WEIGHTS), desc="diversity") as bar:
         for w in sorted({*WEIGHTS, judged_w(found)}):
-            pictures, right = _sample_at(pipe, base, drawn, w, bar)
-            made = features(pictures)
+            images, right = _sample_at(pipe, base, generated, w, bar)
+            made = features(images)
             precision, recall = precision_and_recall(true, made)
             found["rows"].append({"w": w, **tally(right), "spread": spreads(made, right), "precision": round(precision, 4), "recall": round(recall, 4)})
             if w in (1, judged_w(found), WEIGHTS[-1]):
-                shown += [(pictures[i], right[i], f"w = {w:g}: {drawn[i][0].text}") for i in range(SEEDS)]
+                shown += [(images[i], right[i], f"w = {w:g}: {generated[i][0].text}") for i in range(SEEDS)]
     return found, sheet(shown, columns=SEEDS)
 
 
-def _sample_at(pipe: ImagenPipeline, base: str, drawn: list[tuple[Caption, int]], w: float, bar: tqdm) -> tuple[Tensor, list[bool]]:
-    pictures, right = [], []
-    for at in range(0, len(drawn), BATCH):
-        part = drawn[at:at + BATCH]
-        pictures.append(pipe([c.text for c, _ in part], seed=[s for _, s in part], stages=(base,), guidance_scale={base: w}, output_type="pt",
+def _sample_at(pipe: ImagenPipeline, base: str, generated: list[tuple[Caption, int]], w: float, bar: tqdm) -> tuple[Tensor, list[bool]]:
+    images, right = [], []
+    for at in range(0, len(generated), BATCH):
+        part = generated[at:at + BATCH]
+        images.append(pipe([c.text for c, _ in part], seed=[s for _, s in part], stages=(base,), guidance_scale={base: w}, output_type="pt",
                              progress=False).stages[base].float().cpu())
-        right += [c.description.fits(reading.scene) for (c, _), reading in zip(part, parse_image(pictures[-1]))]
+        right += [c.description.fits(parsed.scene) for (c, _), parsed in zip(part, parse_image(images[-1]))]
         bar.update(len(part))
-    return torch.cat(pictures), right
+    return torch.cat(images), right
 
 
 def judged_w(numbers: dict) -> float:
@@ -177,7 +177,7 @@ def mean_of(values: Sequence[float | None]) -> float:
     return sum(known) / len(known) if known else float("nan")
 
 
-def draw_diversity(numbers: dict, path: Path) -> None:
+def plot_diversity(numbers: dict, path: Path) -> None:
     rows = numbers["rows"]
     scales = [row["w"] for row in rows]
     chart, (right, alike, manifold) = subplots([f"share right of {rows[0]['n']}", "distance between right pictures of a caption", "precision and recall"],
@@ -204,4 +204,4 @@ DIVERSITY = Experiment(
     "right pictures of one caption, by the features of the shipped classifier of scenes; precision and recall are against true pictures of the same captions. The "
     "verdict compares w = 1 with the stage's own w; a fall of less than 5 % of the distance counts as none.", 8,
     (Claim("Guidance trades diversity for alignment.", "Imagen (2022), Figs. A.8, A.11 and A.13: alignment against distance, over w", judge_diversity),),
-    measure_diversity, draw_diversity)
+    measure_diversity, plot_diversity)

@@ -32,14 +32,14 @@ claims, and each interval errs once in twenty times: one verdict among these may
 
 def pipeline_identity(pipe: ImagenPipeline) -> str:
     """A short hash of weights, configuration and number format: what results of a pipeline are the results of."""
-    configurations = [pipe.text_encoder.identity(), str(pipe.dtype), *(to_dict(stage.config) for stage in pipe.stages.values())]
+    configurations = [pipe.text_encoder.weights_digest(), str(pipe.dtype), *(to_dict(stage.config) for stage in pipe.stages.values())]
     digest = hashlib.sha256(json.dumps(configurations).encode())
     for name, tensor in pipe.stages.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def read(path: Path, or_else_empty: bool = False) -> dict:
+def read(path: Path, default_empty: bool = False) -> dict:
     """The experiments that claims.json holds, by name. SystemExit if the file is something else, unless that is to pass for none."""
     if not path.is_file():
         return {}
@@ -49,7 +49,7 @@ def read(path: Path, or_else_empty: bool = False) -> dict:
             return experiments
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    if or_else_empty:
+    if default_empty:
         return {}
     raise SystemExit(f"{path} is no claims.json of this command; pass --fresh to write it anew, or another --out")
 

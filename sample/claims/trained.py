@@ -34,7 +34,7 @@ from train.variants import AUGMENTED, CLEAN_ONLY, EFFICIENT, LOG_SNRS, POOLED, R
 GAIN_MARGIN = 0.1                                      # of the larger text gain: less may be the luck of one training run
 ERROR_MARGIN = 0.05                                    # of the error, likewise
 LEAST_GAIN = 0.05                                      # of the error with another caption: with less, a network has not learnt to read yet
-PICTURES = {"base": 512, "sr_256": 128}                # unseen scenes whose errors are taken
+IMAGES = {"base": 512, "sr_256": 128}                # unseen scenes whose errors are taken
 SHOWN = 5                                              # examples in a row
 ROUNDS = 20                                            # of timing a training step
 
@@ -47,11 +47,11 @@ def sample_benchmark(stage: DiffusionStage, encoder: TextEncoder, n: int) -> lis
     prompts = benchmark(n, categories=BASE_CATEGORIES if low is None else SR_CATEGORIES)
     descriptions = {c.text: c.description for _, _, c in prompts}
 
-    def draw(captions: list[str], seeds: list[int]) -> Tensor:
+    def generate(captions: list[str], seeds: list[int]) -> Tensor:
         low_res = None if low is None else render([sample_scene_matching(descriptions[c], random.Random(c)) for c in captions], low, next(stage.parameters()).device)
         return sample_single_stage(stage, encoder, captions, seeds, low_res)
 
-    return list(tqdm(evaluate(draw, prompts, BATCH), total=len(prompts), desc="pictures"))
+    return list(tqdm(evaluate(generate, prompts, BATCH), total=len(prompts), desc="pictures"))
 
 
 def parameters(net: nn.Module) -> int:
@@ -64,7 +64,7 @@ def measure(runs: Runs, n: int, variants: tuple[Variant, ...]) -> tuple[dict, Im
     for name, (stage, encoder) in runs.networks(variants).items():
         results = sample_benchmark(stage, encoder, n)
         found["networks"][name] = {"parameters": parameters(stage), "encoder_parameters": parameters(encoder), "steps": runs.plan["steps"][stage.config.name],
-                                   "errors": errors(stage, encoder, PICTURES[stage.config.name]), "score": tally([r.right for r in results])}
+                                   "errors": errors(stage, encoder, IMAGES[stage.config.name]), "score": tally([r.right for r in results])}
         shown += [(r.image, r.right, f"{name}: {r.caption.text}") for r in evenly_spaced(results, SHOWN)]
     return found, sheet(shown, columns=len(shown) // len(variants), cell=128 if len(results[0].image[0]) < 128 else 256)
 
@@ -103,7 +103,7 @@ def compare_networks(numbers: dict, worse: Variant, better: Variant) -> Verdict:
                    f"Right {percent(b['score'])} against {percent(a['score'])} of {score.n}: {score}; beyond {100 * MEANINGFUL:.0f} points counts.")
 
 
-def draw_networks(numbers: dict, path: Path) -> None:
+def plot_networks(numbers: dict, path: Path) -> None:
     """Errors with the right caption, text gains, and scores."""
     networks = numbers["networks"]
     n = next(iter(networks.values()))["score"]["n"]
@@ -123,8 +123,8 @@ def draw_networks(numbers: dict, path: Path) -> None:
 
 def measure_efficient(runs: Runs, n: int) -> tuple[dict, Image.Image]:
     """As the others; and the time of a training step of both, taking turns."""
-    found, pictures = measure(runs, n, (STANDARD, EFFICIENT))
-    return {**found, "step_seconds": runs.step_seconds((STANDARD, EFFICIENT), ROUNDS), "hardware": runs.hardware(EFFICIENT)}, pictures
+    found, images = measure(runs, n, (STANDARD, EFFICIENT))
+    return {**found, "step_seconds": runs.step_seconds((STANDARD, EFFICIENT), ROUNDS), "hardware": runs.hardware(EFFICIENT)}, images
 
 
 def judge_efficient(numbers: dict) -> Verdict:
@@ -152,12 +152,12 @@ def measure_training_augmentation(runs: Runs, n: int) -> tuple[dict, Image.Image
     """Both networks behind the pipeline's own base stage: clean and generated low-resolution pictures, at each level that they know."""
     base, found, shown = next(iter(runs.pipe.stages.values())), {"minutes": runs.minutes, "preset": runs.preset, "networks": {}}, []
     for name, (stage, encoder) in runs.networks((CLEAN_ONLY, AUGMENTED)).items():
-        found["networks"][name], pictures = measure_augmentation(ImagenPipeline(encoder, [base, stage]), n)
+        found["networks"][name], images = measure_augmentation(ImagenPipeline(encoder, [base, stage]), n)
         found["networks"][name]["steps"] = runs.plan["steps"][stage.config.name]
-        shown.append(pictures)
+        shown.append(images)
     both = Image.new("RGB", (max(p.width for p in shown), sum(p.height for p in shown)), "white")
-    for picture, y in zip(shown, (0, shown[0].height)):
-        both.paste(picture, (0, y))
+    for image, y in zip(shown, (0, shown[0].height)):
+        both.paste(image, (0, y))
     return found, both
 
 
@@ -176,7 +176,7 @@ def judge_training_augmentation(numbers: dict) -> Verdict:
                    f"{gap_a}; with it, {percent(clean_b)} and {percent(made_b)}, a gap of {gap_b}; closed by {closed}, {closed.n} pairs.")
 
 
-def draw_training_augmentation(numbers: dict, path: Path) -> None:
+def plot_training_augmentation(numbers: dict, path: Path) -> None:
     networks = numbers["networks"]
     n = next(iter(networks.values()))["base_right"]
     chart, panels = subplots([f"{name}: share right of {n}" for name in networks], "low-resolution pictures")
@@ -195,13 +195,13 @@ CROSS_ATTENTION = Experiment(
     "cross-attention", COMMON + "The reference attends to the words and has the pooled text added to the time embedding, as in the paper; pooled-only has "
     "the latter alone.", 30,
     (Claim("Cross-attention to the words beats pooled text.", "Imagen (2022), Section 2.5", lambda numbers: compare_networks(numbers, POOLED, REFERENCE)),),
-    lambda runs, n: measure(runs, n, (POOLED, REFERENCE)), draw_networks, variants=(POOLED, REFERENCE), of_text_encoder=True)
+    lambda runs, n: measure(runs, n, (POOLED, REFERENCE)), plot_networks, variants=(POOLED, REFERENCE), of_text_encoder=True)
 
 TEXT_ENCODER = Experiment(
     "text-encoder", COMMON + "The random text encoder has the trained one's shape and tokenizer.", 30,
     (Claim("A text encoder trained on text beats a random one.", "Imagen (2022), Section 2.1: a frozen language model trained on text only; in this form the "
            "claim is ours", lambda numbers: compare_networks(numbers, RANDOM_ENCODER, REFERENCE)),),
-    lambda runs, n: measure(runs, n, (RANDOM_ENCODER, REFERENCE)), draw_networks, variants=(RANDOM_ENCODER, REFERENCE), of_text_encoder=True)
+    lambda runs, n: measure(runs, n, (RANDOM_ENCODER, REFERENCE)), plot_networks, variants=(RANDOM_ENCODER, REFERENCE), of_text_encoder=True)
 
 ENCODER_OR_UNET = Experiment(
     "encoder-or-unet", COMMON + "Of the reference, once the text encoder is cut to its first layers, a quarter of them (which were never trained to be read by "
@@ -209,14 +209,14 @@ ENCODER_OR_UNET = Experiment(
     "first does more harm.", 30,
     (Claim("A larger text encoder matters more than a larger U-Net.", "Imagen (2022), Section 2.1",
            lambda numbers: compare_networks(numbers, SMALL_ENCODER, SMALL_UNET)),),
-    lambda runs, n: measure(runs, n, (SMALL_ENCODER, SMALL_UNET, REFERENCE)), draw_networks, variants=(SMALL_ENCODER, SMALL_UNET, REFERENCE), of_text_encoder=True)
+    lambda runs, n: measure(runs, n, (SMALL_ENCODER, SMALL_UNET, REFERENCE)), plot_networks, variants=(SMALL_ENCODER, SMALL_UNET, REFERENCE), of_text_encoder=True)
 
 EFFICIENT_UNET = Experiment(
     "efficient-unet", COMMON + "Super-resolution, from true low-resolution pictures: as many blocks on all grids and concatenated skips, against more blocks on "
     "small grids and residual sums times 1/sqrt(2). Both change resolution outside of their blocks: the order of the paper's third change is built into this "
     "U-Net.", 20,
     (Claim("The Efficient U-Net is faster at equal score.", "Imagen (2022), Appendix B.1", judge_efficient),),
-    measure_efficient, draw_networks, variants=(STANDARD, EFFICIENT), of_text_encoder=True)
+    measure_efficient, plot_networks, variants=(STANDARD, EFFICIENT), of_text_encoder=True)
 
 TRAINING_AUGMENTATION = Experiment(
     "training-augmentation", "Super-resolution trained with augmentation levels from 0 to 0.5, and with clean pictures alone, equally many steps, one run each. "
@@ -224,4 +224,4 @@ TRAINING_AUGMENTATION = Experiment(
     "are enlarged.", 30,
     (Claim("Training with noise-conditioning augmentation closes the gap between clean and generated low-resolution pictures.", "Imagen (2022), Section 2.4",
            judge_training_augmentation),),
-    measure_training_augmentation, draw_training_augmentation, variants=(CLEAN_ONLY, AUGMENTED))
+    measure_training_augmentation, plot_training_augmentation, variants=(CLEAN_ONLY, AUGMENTED))

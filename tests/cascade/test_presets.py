@@ -55,13 +55,13 @@ def test_what_the_base_lacks_of_the_papers_network_is_the_difference_to_two_bill
     missing = 0
     with torch.device("meta"):
         def block(channels_in, channels):
-            return ResBlock(channels_in, channels, c.emb_width)
+            return ResBlock(channels_in, channels, c.emb_dim)
 
         for channels, kind, n in zip(c.channels, c.attention, c.blocks):
             ours, theirs = [block(2 * channels, channels), *[block(channels, channels)] * (n - 1)], [block(2 * channels, channels)] * (n + 1)
             missing += parameters(*theirs) - parameters(*ours)
             if kind:
-                missing += parameters(Attention(AttentionSite("", "up", kind, 1), channels, c.text_width, c.head_width))
+                missing += parameters(Attention(AttentionSite("", "up", kind, 1), channels, c.text_width, c.head_dim))
         for above, below in zip(c.channels, c.channels[1:]):
             missing += parameters(block(above, above), block(below, below)) - parameters(Downsample(above, below), Upsample(below, above))
     assert size("paper", "base") < 2e9 < size("paper", "base") + missing < 2.5e9       # "2B" has one digit
@@ -78,10 +78,10 @@ def test_self_attention_does_not_explain_the_difference_between_the_papers_two_s
 def test_the_paper_presets_have_the_listings_numbers():
     """Appendix F.1 to F.3."""
     base, sr, last = (PAPER[name].unet for name in ("base", "sr_256", "sr_1024"))
-    assert base.channels == tuple(512 * m for m in (1, 2, 3, 4)) and base.blocks == (3,) * 4 and base.head_width == 64
+    assert base.channels == tuple(512 * m for m in (1, 2, 3, 4)) and base.blocks == (3,) * 4 and base.head_dim == 64
     assert [grid for grid, kind in zip(base.grids, base.attention) if kind] == [32, 16, 8]
     for unet in (sr, last):
-        assert unet.channels == (128, 256, 512, 1024) and unet.blocks == (2, 4, 8, 8) and unet.channels[-1] // unet.head_width == 8
+        assert unet.channels == (128, 256, 512, 1024) and unet.blocks == (2, 4, 8, 8) and unet.channels[-1] // unet.head_dim == 8
         assert [bool(kind) for kind in unet.attention] == [False, False, False, True]
         assert unet.grids == tuple(unet.image_size // 2 ** i for i in (1, 2, 3, 4))      # four strides of 2
     assert {u.text_width for u in (base, sr, last)} == {4096} and "hybrid" in sr.attention and "cross" in last.attention

@@ -20,7 +20,7 @@ TINY = PRESETS["tiny"]
 
 
 @pytest.fixture
-def pictures():
+def images():
     g = torch.Generator().manual_seed(0)
     return torch.rand(4, 3, 64, 64, generator=g) * 2 - 1, torch.randn(4, 3, 64, 64, generator=g)
 
@@ -31,24 +31,24 @@ def with_unet(config, **changes):
     return replace(config, unet=replace(config.unet, **changes))
 
 
-def test_added_layers_add_nothing_at_first_and_learn(pictures, random_text, awaken):
-    trained = awaken(DiffusionStage(with_unet(TINY["base"], text_layers=1, attention=("", "cross"))))
+def test_added_layers_add_nothing_at_first_and_learn(images, random_text, randomize_zero_init):
+    trained = randomize_zero_init(DiffusionStage(with_unet(TINY["base"], text_layers=1, attention=("", "cross"))))
     stage = DiffusionStage(with_unet(TINY["base"], text_layers=2, attention=("cross", "cross+self")))
-    assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, trained, pictures, random_text, {"text_layers.1", "down.0.attention.0", "up.0.attention.0", "down.1.attention.1", "mid.attention.1", "up.1.attention.1"})
+    assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, trained, images, random_text, {"text_layers.1", "down.0.attention.0", "up.0.attention.0", "down.1.attention.1", "mid.attention.1", "up.1.attention.1"})
 
 
-def test_added_blocks_and_attention_between_them_add_nothing_at_first_and_learn(pictures, random_text, awaken):
-    trained = awaken(DiffusionStage(TINY["base"]))
-    stage = DiffusionStage(with_unet(TINY["base"], blocks=(1, 2), mid_blocks=2, attend_each=True))
+def test_added_blocks_and_attention_between_them_add_nothing_at_first_and_learn(images, random_text, randomize_zero_init):
+    trained = randomize_zero_init(DiffusionStage(TINY["base"]))
+    stage = DiffusionStage(with_unet(TINY["base"], blocks=(1, 2), mid_blocks=2, attention_every_block=True))
     between = {f"{place}.between.0.{i}" for place in ("down.1", "mid", "up.1") for i in (0, 1)}
     assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(
-        stage, trained, pictures, random_text, {"down.1.blocks.1", "mid.blocks.1", "up.1.blocks.1", *between})
+        stage, trained, images, random_text, {"down.1.blocks.1", "mid.blocks.1", "up.1.blocks.1", *between})
 
 
-def assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, trained, pictures, random_text, expected):
+def assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, trained, images, random_text, expected):
     new = init_from_smaller(stage, trained)
     assert set(new) == expected
-    x_t, text, log_snr = pictures[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
+    x_t, text, log_snr = images[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
     torch.testing.assert_close(stage.net(x_t, log_snr, text), trained.net(x_t, log_snr, text), rtol=0, atol=0)
     stage.net(x_t, log_snr, text).square().sum().backward()
     for name in new:
@@ -56,14 +56,14 @@ def assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, t
         assert (layer.conv2 if name.rpartition(".")[0].endswith("blocks") else layer.out).weight.grad.any(), name
 
 
-def test_attention_that_looks_everywhere_alike_can_learn_again(pictures, random_text, awaken):
+def test_attention_that_looks_everywhere_alike_can_learn_again(images, random_text, randomize_zero_init):
     """With both gains at 0 neither has a gradient, ever; taken over, the network says the same, and the keys' gains have one."""
-    trained, stage = awaken(DiffusionStage(TINY["base"])), DiffusionStage(TINY["base"])
+    trained, stage = randomize_zero_init(DiffusionStage(TINY["base"])), DiffusionStage(TINY["base"])
     with torch.no_grad():
         for layer in trained.net.attention_layers:
             layer.q_norm.weight[::2], layer.k_norm.weight[::2] = 0.0, 0.0
     assert init_from_smaller(stage, trained) == []
-    x_t, text, log_snr = pictures[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
+    x_t, text, log_snr = images[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
     said = [net(x_t, log_snr, text) for net in (stage.net, trained.net)]
     torch.testing.assert_close(*said, rtol=0, atol=1e-5)
     for of in said:
@@ -86,18 +86,18 @@ def test_what_is_more_than_added_layers_is_refused(changes):
 
 # ---------------------------------------------------------------- augmentation
 
-def test_augmentation_at_level_zero_leaves_the_picture(pictures):
-    picture, noise = pictures
-    assert (augment_low_res(picture, torch.zeros(4), noise) - picture).square().mean().sqrt() < 0.01
+def test_augmentation_at_level_zero_leaves_the_image(images):
+    image, noise = images
+    assert (augment_low_res(image, torch.zeros(4), noise) - image).square().mean().sqrt() < 0.01
 
 
-def test_augmentation_at_level_one_leaves_only_noise(pictures):
-    picture, noise = pictures
-    assert (augment_low_res(picture, torch.ones(4), noise) - noise).square().mean().sqrt() < 0.01
+def test_augmentation_at_level_one_leaves_only_noise(images):
+    image, noise = images
+    assert (augment_low_res(image, torch.ones(4), noise) - noise).square().mean().sqrt() < 0.01
 
 
-def test_augmentation_keeps_the_variance_and_takes_a_level_for_each_picture(pictures):
-    noise = pictures[1]
+def test_augmentation_keeps_the_variance_and_takes_a_level_for_each_image(images):
+    noise = images[1]
     other = noise.flip(0)
     level = torch.tensor([0.0, 0.2, 0.5, 1.0])
     out = augment_low_res(other, level, noise)
@@ -109,12 +109,12 @@ def test_augmentation_keeps_the_variance_and_takes_a_level_for_each_picture(pict
 # ---------------------------------------------------------------- a stage
 
 @pytest.fixture
-def batch(random_text, pictures):
+def batch(random_text, images):
     """Arguments of a super-resolution stage's loss."""
     g = torch.Generator().manual_seed(1)
     x_0, eps = (torch.randn(2, 3, 256, 256, generator=g) for _ in range(2))
-    return {"x_0": x_0, "text": random_text([4, 3]), "t": torch.tensor([0.3, 0.8]), "eps": eps, "low_res": pictures[0][:2],
-            "aug_level": torch.tensor([0.1, 0.4]), "low_res_noise": pictures[1][:2]}
+    return {"x_0": x_0, "text": random_text([4, 3]), "t": torch.tensor([0.3, 0.8]), "eps": eps, "low_res": images[0][:2],
+            "aug_level": torch.tensor([0.1, 0.4]), "low_res_noise": images[1][:2]}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -135,7 +135,7 @@ def test_the_loss_of_a_stage_is_zero_for_the_true_answer_and_positive_for_anothe
     assert stage.loss(**batch).min() > 1e-5
 
 
-def test_training_gives_the_network_the_augmented_picture_and_its_level(batch, monkeypatch):
+def test_training_gives_the_network_the_augmented_image_and_its_level(batch, monkeypatch):
     stage, calls = DiffusionStage(TINY["sr_256"]), []
 
     def spy(low_res, aug_level, noise):
@@ -153,9 +153,9 @@ def test_training_gives_the_network_the_augmented_picture_and_its_level(batch, m
     assert len(calls) == 1
 
 
-def test_the_loss_is_a_function_of_its_arguments_alone(batch, awaken):
+def test_the_loss_is_a_function_of_its_arguments_alone(batch, randomize_zero_init):
     torch.manual_seed(0)
-    stage = awaken(DiffusionStage(TINY["sr_256"]))
+    stage = randomize_zero_init(DiffusionStage(TINY["sr_256"]))
     first = stage.loss(**batch)
     torch.manual_seed(5)
     assert torch.equal(stage.loss(**batch), first)
@@ -173,15 +173,15 @@ def test_a_stage_s_schedule_is_the_one_of_its_configuration_shifted(schedule):
 # ---------------------------------------------------------------- on disk
 
 @pytest.fixture
-def folder(tmp_path, awaken):
+def folder(tmp_path, randomize_zero_init):
     torch.manual_seed(0)
-    save_stage(awaken(DiffusionStage(TINY["base"])), tmp_path / "base", {"steps": 3})
+    save_stage(randomize_zero_init(DiffusionStage(TINY["base"])), tmp_path / "base", {"steps": 3})
     return tmp_path / "base"
 
 
-def test_a_stage_comes_back_from_disk_as_it_was(folder, awaken):
+def test_a_stage_comes_back_from_disk_as_it_was(folder, randomize_zero_init):
     torch.manual_seed(0)
-    stage, again = awaken(DiffusionStage(TINY["base"])), load_stage(folder)
+    stage, again = randomize_zero_init(DiffusionStage(TINY["base"])), load_stage(folder)
     assert again.config == stage.config and not again.training
     weights = again.state_dict()
     assert all(torch.equal(v, weights[k]) for k, v in stage.state_dict().items())
@@ -243,7 +243,7 @@ def test_a_configuration_that_is_no_configuration_is_an_error(folder, text):
 
 
 def test_weights_of_another_network_are_an_error_that_names_the_first_tensor(folder):
-    change_config(folder, lambda stage: stage["unet"].update(emb_width=96))
+    change_config(folder, lambda stage: stage["unet"].update(emb_dim=96))
     with pytest.raises(ValueError, match="weights are not those of config.json.*emb"):
         load_stage(folder)
 

@@ -11,14 +11,14 @@ from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import SceneObject, Scene
 from imagen_mini.diffusion.schedules import alpha_sigma
 
-PICTURE = render(Scene((SceneObject(x=30, y=30, shape="circle", color="red", size="large", texture="solid"),), "white"))
+IMAGE = render(Scene((SceneObject(x=30, y=30, shape="circle", color="red", size="large", texture="solid"),), "white"))
 
 
 def test_verdicts_are_the_parsers():
     prompts = ["a red circle", "a blue circle", "a cat"]
-    assert judge_images(prompts, PICTURE.expand(3, -1, -1, -1)) == [True, False, None]
+    assert judge_images(prompts, IMAGE.expand(3, -1, -1, -1)) == [True, False, None]
     with pytest.raises(ValueError, match="2 prompts for 1 pictures"):
-        judge_images(["a red circle"] * 2, PICTURE)
+        judge_images(["a red circle"] * 2, IMAGE)
 
 
 def test_a_score_line_leaves_out_what_cannot_be_judged():
@@ -31,7 +31,7 @@ def test_source_is_the_functions_own():
     assert "def alpha_sigma(log_snr: Tensor)" in shown and shown.startswith("`imagen_mini.diffusion.schedules`")
 
 
-def test_a_table_puts_pictures_under_their_names():
+def test_a_table_puts_images_under_their_names():
     red, blue = (torch.tensor(c).view(3, 1, 1).expand(3, 8, 8) for c in ([1.0, -1, -1], [-1.0, -1, 1]))
     sheet = image_table([[red, blue], [None, red]], ["a", "b"], ["1", "2"], cell=32, frames=[[True, False], [None, None]])
     width, height = sheet.size
@@ -47,7 +47,7 @@ def test_a_table_counts_its_names():
         image_table([[None], [None]], ["a"], ["1"])
 
 
-def test_frames_say_right_and_wrong():
-    sheet = image_grid([PICTURE[0]] * 3, ["", "", ""], cell=32, frames=[True, False, "#123456"])
+def test_frames_say_correct_and_wrong():
+    sheet = image_grid([IMAGE[0]] * 3, ["", "", ""], cell=32, frames=[True, False, "#123456"])
     colors = ["#%02X%02X%02X" % sheet.getpixel((MARGIN - 1 + i * (32 + 2 * MARGIN), MARGIN + 16)) for i in range(3)]
     assert colors == [BORDERS[True], BORDERS[False], "#123456"]

@@ -58,8 +58,8 @@ def test_a_source_keeps_to_the_form(source):
     first = read(SOURCES[0])
     assert notebook.cells[1].source == first.cells[1].source, "the cell for Colab is the same everywhere"
     tree = ast.parse("\n".join(c.source for c in code_cells(notebook)))
-    assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not [node.name for node in ast.trajectory(tree) if isinstance(node, ast.ClassDef)]
+    modules = [node.module for node in ast.trajectory(tree) if isinstance(node, ast.ImportFrom)]
     assert not [m for m in modules if m.split(".")[0] in ("sample", "train", "tests")], "only the package is installed everywhere"
     exercises = source.parents[1] / "imagen_mini" / "course" / "exercises" / f"nb{source.name[:2]}.py"
     assert exercises.is_file() == (f"nb{source.name[:2]}.check(" in source.read_text())
@@ -96,7 +96,7 @@ def test_outputs_of_unchanged_cells_are_kept():
     assert new.cells[0].outputs[0].data["text/plain"] == "2"
 
 
-def test_a_picture_of_few_colours_becomes_light_and_noise_and_soft_transitions_stay():
+def test_a_image_of_few_colours_becomes_light_and_noise_and_soft_transitions_stay():
     def as_png(pixels):
         file = BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
@@ -110,8 +110,8 @@ def test_a_picture_of_few_colours_becomes_light_and_noise_and_soft_transitions_s
     soft = np.full((96, 96, 3), 255, np.uint8)                                           # as blurs on a plain ground are
     soft[:32, :, 1:] = np.linspace(255, 215, 96, dtype=np.uint8)[:, None]
     small = lighter(as_png(grainy))
-    with Image.open(BytesIO(small)) as picture:
-        assert np.abs(np.asarray(picture.convert("RGB")).astype(int) - grainy).mean() <= 4
+    with Image.open(BytesIO(small)) as image:
+        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - grainy).mean() <= 4
     assert len(small) < len(as_png(grainy)) / 2
     assert lighter(as_png(noise)) == as_png(noise) and lighter(as_png(soft)) == as_png(soft)
 

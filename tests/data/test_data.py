@@ -127,7 +127,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_odd_pictures_become_rgb_with_the_right_values(tmp_path, name):
+def test_odd_images_become_rgb_with_the_correct_values(tmp_path, name):
     content, (top, bottom) = MODES[name]
     (tmp_path / "picture").write_bytes(content)        # the name says nothing of the format
     image = open_rgb(tmp_path / "picture")
@@ -138,7 +138,7 @@ def test_odd_pictures_become_rgb_with_the_right_values(tmp_path, name):
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])
-def test_pictures_of_32_bits_whose_white_is_unknown_are_refused(tmp_path, mode):
+def test_images_of_32_bits_whose_white_is_unknown_are_refused(tmp_path, mode):
     Image.new(mode, (4, 4), 1000).save(tmp_path / "a.tiff")
     with pytest.raises(ImageError, match=f"a.tiff cannot be decoded: which of the values of mode {mode} .* is white is not known"):
         open_rgb(tmp_path / "a.tiff")
@@ -179,7 +179,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_a_broken_picture_is_an_error_that_names_the_file(tmp_path, content):
+def test_a_broken_image_is_an_error_that_names_the_file(tmp_path, content):
     (tmp_path / "a broken one, ü.png").write_bytes(content)
     with pytest.raises(ImageError, match=r"a broken one, ü.png.* (is no picture; expected PNG|cannot be decoded)"):
         open_rgb(tmp_path / "a broken one, ü.png")
@@ -187,7 +187,7 @@ def test_a_broken_picture_is_an_error_that_names_the_file(tmp_path, content):
 
 @pytest.mark.filterwarnings("ignore")                 # of Pillow, about what it found
 @pytest.mark.parametrize("format", decode.FORMATS)
-def test_a_damaged_picture_is_decoded_or_refused_with_our_own_error(tmp_path, format):
+def test_a_damaged_image_is_decoded_or_refused_with_our_own_error(tmp_path, format):
     rng, content = random.Random(0), encoded(NOISE.resize((16, 16)), format)
     outcomes = set()
     for _ in range(40):
@@ -322,14 +322,14 @@ def test_a_written_folder_is_read_back_and_never_overwritten(tmp_path):
 # ---------------------------------------------------------------- samples
 
 def test_the_built_in_world_gives_the_training_scenes_with_their_captions():
-    pictures, low_res, captions = SceneDataset(3, (1, 1)).batch(range(5, 9), 64, 32)
+    images, low_res, captions = SceneDataset(3, (1, 1)).batch(range(5, 9), 64, 32)
     scenes = [training_scene(3, i, (1, 1)) for i in range(5, 9)]
-    assert torch.equal(pictures, render(scenes, 64)) and torch.equal(low_res, render(scenes, 32))
+    assert torch.equal(images, render(scenes, 64)) and torch.equal(low_res, render(scenes, 32))
     assert captions == [training_caption(scene, 3, i).text for scene, i in zip(scenes, range(5, 9))]
     assert SceneDataset().batch([0], 64).low_res is None
 
 
-def test_every_epoch_shows_every_picture_once_in_an_order_of_its_own():
+def test_every_epoch_shows_every_image_once_in_an_order_of_its_own():
     epochs = [[epoch_row(number, 50, 0) for number in range(epoch * 50, (epoch + 1) * 50)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     orders = [*epochs, [epoch_row(number, 50, 1) for number in range(50)], list(range(50))]
@@ -340,22 +340,22 @@ def test_samples_do_not_depend_on_the_batch_or_on_what_was_asked_before(folder):
     whole = opened(folder).batch(range(30), 16, 8)     # three epochs in one batch
     data = opened(folder)
     for numbers in ([29, 3, 3], range(7, 12), [0]):
-        pictures, low_res, captions = data.batch(numbers, 16, 8)
-        assert torch.equal(pictures, whole.pictures[list(numbers)]) and torch.equal(low_res, whole.low_res[list(numbers)])
+        images, low_res, captions = data.batch(numbers, 16, 8)
+        assert torch.equal(images, whole.images[list(numbers)]) and torch.equal(low_res, whole.low_res[list(numbers)])
         assert captions == [whole.captions[number] for number in numbers]
     assert opened(folder, seed=1).batch(range(30), 16).captions != whole.captions
 
 
-def test_pictures_and_captions_belong_together_and_both_sizes_come_from_one_crop(tmp_path):
+def test_images_and_captions_belong_together_and_both_sizes_come_from_one_crop(tmp_path):
     rng = np.random.default_rng(0)
-    images = [Image.fromarray(rng.integers(0, 256, (300, 40 * (i + 1), 3), np.uint8)) for i in range(8)]
-    write_folder(tmp_path / "p", [(f"{i}.png", encoded(image), str(i)) for i, image in enumerate(images)])
-    pictures, low_res, captions = opened(tmp_path / "p", (256, 64)).batch(range(8), 256, 64)
+    originals = [Image.fromarray(rng.integers(0, 256, (300, 40 * (i + 1), 3), np.uint8)) for i in range(8)]
+    write_folder(tmp_path / "p", [(f"{i}.png", encoded(original), str(i)) for i, original in enumerate(originals)])
+    images, low_res, captions = opened(tmp_path / "p", (256, 64)).batch(range(8), 256, 64)
     assert sorted(captions) == list("01234567")
-    for large, small, caption in zip(pictures, low_res, captions):
-        for picture, size in ((large, 256), (small, 64)):
-            expected = torch.from_numpy(central_square(images[int(caption)], size).copy()).permute(2, 0, 1) / 127.5 - 1
-            assert torch.allclose(picture, expected, atol=1e-6) and -1 <= picture.min() and picture.max() <= 1
+    for large, small, caption in zip(images, low_res, captions):
+        for image, size in ((large, 256), (small, 64)):
+            expected = torch.from_numpy(central_square(originals[int(caption)], size).copy()).permute(2, 0, 1) / 127.5 - 1
+            assert torch.allclose(image, expected, atol=1e-6) and -1 <= image.min() and image.max() <= 1
 
 
 def test_of_several_captions_all_are_seen_in_time(folder):
@@ -369,7 +369,7 @@ def test_a_size_that_was_not_prepared_is_an_error(folder):
         opened(folder).batch([0], 32)
 
 
-def test_the_fingerprint_is_that_of_pictures_and_captions_wherever_they_are(folder, tmp_path):
+def test_the_fingerprint_is_that_of_images_and_captions_wherever_they_are(folder, tmp_path):
     first = opened(folder).describe()
     assert first == {"source": "folder", "name": "pictures", "pictures": 10, "fingerprint": first["fingerprint"]}
     shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns(".prepared"), copy_function=shutil.copy)
@@ -385,12 +385,12 @@ def test_the_fingerprint_is_that_of_pictures_and_captions_wherever_they_are(fold
 # ---------------------------------------------------------------- broken pictures
 
 def hundred(tmp_path, broken):
-    pictures = [(f"{i}.png", b"broken" if i in broken else colored(i + 1), str(i)) for i in range(100)]
-    write_folder(tmp_path / "hundred", pictures)
+    images = [(f"{i}.png", b"broken" if i in broken else colored(i + 1), str(i)) for i in range(100)]
+    write_folder(tmp_path / "hundred", images)
     return tmp_path / "hundred"
 
 
-def test_a_broken_picture_stops_unless_it_may_be_skipped(tmp_path):
+def test_a_broken_image_stops_unless_it_may_be_skipped(tmp_path):
     folder = hundred(tmp_path, {42})
     with pytest.raises(ImageError, match="(?s)42.png.*is no picture.*--skip-broken"):
         opened(folder)
@@ -401,14 +401,14 @@ def test_a_broken_picture_stops_unless_it_may_be_skipped(tmp_path):
         opened(folder)
 
 
-def test_a_skipped_picture_is_never_seen_as_a_blank_one(tmp_path):
-    pictures, _, captions = opened(hundred(tmp_path, {42}), skip_broken=True).batch(range(99), 8)
+def test_a_skipped_image_is_never_seen_as_a_blank_one(tmp_path):
+    images, _, captions = opened(hundred(tmp_path, {42}), skip_broken=True).batch(range(99), 8)
     assert sorted(captions, key=int) == [str(i) for i in range(100) if i != 42]
-    red = ((pictures[:, 0].mean((1, 2)) + 1) * 127.5).round().int().tolist()
+    red = ((images[:, 0].mean((1, 2)) + 1) * 127.5).round().int().tolist()
     assert red == [int(caption) + 1 for caption in captions]
 
 
-def test_more_than_one_percent_of_broken_pictures_is_too_much_to_skip(tmp_path):
+def test_more_than_one_percent_of_broken_images_is_too_much_to_skip(tmp_path):
     with pytest.raises(ImageError, match="(?s)2 of 100 pictures are broken, more than the 1 %.*7.png.*42.png"):
         opened(hundred(tmp_path, {42, 7}), skip_broken=True)
 
@@ -428,14 +428,14 @@ def decoded(monkeypatch):
     return names
 
 
-def test_pictures_are_decoded_once_for_all_sizes_and_again_when_they_change(folder, decoded):
+def test_images_are_decoded_once_for_all_sizes_and_again_when_they_change(folder, decoded):
     first = opened(folder).batch(range(10), 16)
     assert sorted(decoded) == sorted(f"{i}.png" for i in range(10))
-    assert torch.equal(opened(folder).batch(range(10), 16).pictures, first.pictures) and len(decoded) == 10
+    assert torch.equal(opened(folder).batch(range(10), 16).images, first.images) and len(decoded) == 10
     opened(folder, (16, 4))                            # another size: decoded for that one
     assert len(decoded) == 20
     (folder / "3.png").write_bytes(colored(250))
-    assert not torch.equal(opened(folder).batch(range(10), 16).pictures, first.pictures) and len(decoded) == 30
+    assert not torch.equal(opened(folder).batch(range(10), 16).images, first.images) and len(decoded) == 30
     assert len([p for p in (folder / ".prepared").iterdir() if p.is_dir()]) == 1      # what was prepared of the old pictures is gone
 
 
@@ -448,7 +448,7 @@ def test_changed_captions_need_no_decoding(folder, decoded):
 
 def test_of_two_processes_one_waits_for_the_work_of_the_other(folder, decoded):
     found = []
-    threads = [threading.Thread(target=lambda: found.append(opened(folder).batch(range(10), 16).pictures)) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(opened(folder).batch(range(10), 16).images)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -465,7 +465,7 @@ data.Folder(sys.argv[1], (16, 8), progress=False)
 """
 
 
-def test_a_killed_process_leaves_nothing_that_could_be_taken_for_prepared_pictures(folder):
+def test_a_killed_process_leaves_nothing_that_could_be_taken_for_prepared_images(folder):
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(folder)], cwd=ROOT)
     while not any((folder / ".prepared").glob("*/16.npy")):
         assert process.poll() is None
@@ -492,7 +492,7 @@ def test_stopped_between_two_files_the_work_is_done_again(folder, decoded, monke
         with pytest.raises(KeyboardInterrupt):
             opened(folder)
     again = opened(folder).batch(range(10), 16, 8)
-    assert torch.equal(again.pictures, expected.pictures) and torch.equal(again.low_res, expected.low_res) and len(decoded) == 30
+    assert torch.equal(again.images, expected.images) and torch.equal(again.low_res, expected.low_res) and len(decoded) == 30
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_litter(folder, monkeypatch):
@@ -518,7 +518,7 @@ def test_a_folder_that_cannot_be_written_to_is_read_with_the_cache_elsewhere(fol
     assert len(decoded) == 20 and (elsewhere / "of somebody else").is_dir() and not list(folder.rglob("*.npy"))
 
 
-def test_prepared_pictures_can_be_used_where_nothing_can_be_written(folder, monkeypatch):
+def test_prepared_images_can_be_used_where_nothing_can_be_written(folder, monkeypatch):
     opened(folder)
     for name in ("mkdir", "touch"):
         monkeypatch.setattr(Path, name, lambda *args, **options: pytest.fail("written"))

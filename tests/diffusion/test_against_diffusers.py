@@ -87,9 +87,9 @@ def test_the_conversions(kind):
 def test_ddim(eta, spacing):
     # Differs: diffusers steps to i - 1000 / n whatever the spacing, so with its third one, "linspace", its steps do not meet
     scheduler = make("DDIMScheduler", "eps", 10, clip_sample=False, timestep_spacing=spacing)
-    walks = list(zip(theirs(scheduler, "eps", lambda step: {"eta": eta, "variance_noise": noise(step)}), ours(scheduler, "ddim", eta=eta)))
-    assert len(walks) == 10
-    for a, b in walks:
+    trajectories = list(zip(theirs(scheduler, "eps", lambda step: {"eta": eta, "variance_noise": noise(step)}), ours(scheduler, "ddim", eta=eta)))
+    assert len(trajectories) == 10
+    for a, b in trajectories:
         assert torch.allclose(a, b, rtol=0, atol=1e-9)
 
 
@@ -100,10 +100,10 @@ def test_ddpm(kind, variance, gamma, monkeypatch):
     scheduler = make("DDPMScheduler", kind, 10, clip_sample=False, variance_type=variance)
     draws = iter(range(10))
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *args, **options: noise(next(draws)))
-    walks = list(zip(theirs(scheduler, kind, lambda step: {}), ours(scheduler, "ddpm", gamma=gamma)))
-    for a, b in walks[:-1] if gamma else walks:
+    trajectories = list(zip(theirs(scheduler, kind, lambda step: {}), ours(scheduler, "ddpm", gamma=gamma)))
+    for a, b in trajectories[:-1] if gamma else trajectories:
         assert torch.allclose(a, b, rtol=0, atol=1e-8)
-    assert len(walks) == 10 and torch.allclose(*walks[-1], rtol=0, atol=1e-8) == (gamma == 0)
+    assert len(trajectories) == 10 and torch.allclose(*trajectories[-1], rtol=0, atol=1e-8) == (gamma == 0)
 
 
 @pytest.mark.parametrize("kind", ["eps", "x_0", "v"])
@@ -112,9 +112,9 @@ def test_dpm_solver_pp_2m(kind, n):
     # Differs: diffusers computes each step in float32, whatever it is given, which is why the tolerance is that of float32
     scheduler = with_exact_noise_levels(make("DPMSolverMultistepScheduler", kind, n, algorithm_type="dpmsolver++", solver_order=2,
                                              solver_type="midpoint"))
-    walks = list(zip(theirs(scheduler, kind, lambda step: {}), ours(scheduler, "dpmpp_2m")))
-    assert len(walks) == n
-    for a, b in walks:
+    trajectories = list(zip(theirs(scheduler, kind, lambda step: {}), ours(scheduler, "dpmpp_2m")))
+    assert len(trajectories) == n
+    for a, b in trajectories:
         assert torch.allclose(a, b, rtol=0, atol=2e-5)
 
 
@@ -124,9 +124,9 @@ def test_sde_dpm_solver_pp_2m(monkeypatch):
     monkeypatch.setattr("diffusers.schedulers.scheduling_dpmsolver_multistep.randn_tensor", lambda *args, **options: noise(next(draws)))
     scheduler = with_exact_noise_levels(make("DPMSolverMultistepScheduler", "eps", 10, algorithm_type="sde-dpmsolver++", solver_order=2,
                                              solver_type="midpoint"))
-    walks = list(zip(theirs(scheduler, "eps", lambda step: {}), ours(scheduler, "dpmpp_2m", eta=1.0)))
-    assert len(walks) == 10
-    for a, b in walks:
+    trajectories = list(zip(theirs(scheduler, "eps", lambda step: {}), ours(scheduler, "dpmpp_2m", eta=1.0)))
+    assert len(trajectories) == 10
+    for a, b in trajectories:
         assert torch.allclose(a, b, rtol=0, atol=2e-5)
 
 
@@ -145,9 +145,9 @@ def test_heun(n):
             ends.append(alpha_sigma(TABLE[int(scheduler.timesteps[call + 1]) + 1])[0] * y)
     ends.append(y)                                     # no noise: alpha = 1
     scheduler.timesteps = torch.cat([scheduler.timesteps[:1], scheduler.timesteps[1::2]])
-    walk = list(ours(scheduler, "heun"))
-    assert len(walk) == len(ends) == n
-    for a, b in zip(ends, walk):
+    trajectory = list(ours(scheduler, "heun"))
+    assert len(trajectory) == len(ends) == n
+    for a, b in zip(ends, trajectory):
         assert torch.allclose(a, b, rtol=0, atol=1e-9)
 
 

@@ -15,7 +15,7 @@ LOG_SNR = torch.linspace(LOG_SNR_MIN, LOG_SNR_MAX, 49, dtype=torch.float64)
 
 
 @pytest.fixture
-def pictures():
+def images():
     """x_0, eps and the x_t that they make, one for each log-SNR of LOG_SNR."""
     g = torch.Generator().manual_seed(0)
     x_0 = torch.rand(len(LOG_SNR), 3, 5, 4, generator=g, dtype=torch.float64) * 2 - 1
@@ -30,14 +30,14 @@ def truth(kind, x_0, eps):
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_the_target_is_the_one_of_the_definition(kind, pictures):
-    x_0, eps, x_t = pictures
+def test_the_target_is_the_one_of_the_definition(kind, images):
+    x_0, eps, x_t = images
     assert torch.allclose(from_x_0(x_0, kind, x_t, LOG_SNR), truth(kind, x_0, eps), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("one, other", list(itertools.permutations(PREDICTION_TYPES, 2)))
-def test_one_parameterisation_to_another_and_back_changes_nothing(one, other, pictures):
-    x_0, eps, x_t = pictures
+def test_one_parameterisation_to_another_and_back_changes_nothing(one, other, images):
+    x_0, eps, x_t = images
     start = truth(one, x_0, eps)
     there = from_x_0(to_x_0(start, one, x_t, LOG_SNR), other, x_t, LOG_SNR)
     back = from_x_0(to_x_0(there, other, x_t, LOG_SNR), one, x_t, LOG_SNR)
@@ -45,14 +45,14 @@ def test_one_parameterisation_to_another_and_back_changes_nothing(one, other, pi
     assert torch.allclose(back, start, rtol=0, atol=1e-9)
 
 
-def test_each_picture_is_noised_by_its_own_log_snr():
+def test_each_image_is_noised_by_its_own_log_snr():
     x_0, eps = torch.ones(3, 3, 2, 2), torch.zeros(3, 3, 2, 2)
     log_snr = torch.tensor([-2.0, 0.0, 2.0])
     assert torch.allclose(q_sample(x_0, eps, log_snr)[:, 0, 0, 0], torch.sigmoid(log_snr).sqrt())
 
 
-def test_q_sample_is_the_picture_at_one_end_and_the_noise_at_the_other(pictures):
-    x_0, eps, _ = pictures
+def test_q_sample_is_the_image_at_one_end_and_the_noise_at_the_other(images):
+    x_0, eps, _ = images
     clean = q_sample(x_0, eps, torch.full((len(x_0),), LOG_SNR_MAX, dtype=torch.float64))
     noise = q_sample(x_0, eps, torch.full((len(x_0),), LOG_SNR_MIN, dtype=torch.float64))
     assert (clean - x_0).abs().max() < 0.0025 * (eps.abs().max() + 1)          # sigma = e^-6
@@ -60,8 +60,8 @@ def test_q_sample_is_the_picture_at_one_end_and_the_noise_at_the_other(pictures)
 
 
 @pytest.mark.parametrize("convert", [to_x_0, from_x_0])
-def test_an_unknown_parameterisation_is_an_error_that_lists_the_known_ones(convert, pictures):
-    x_0, _, x_t = pictures
+def test_an_unknown_parameterisation_is_an_error_that_lists_the_known_ones(convert, images):
+    x_0, _, x_t = images
     with pytest.raises(ValueError, match=r"'epsilon'.*'eps', 'x_0', 'v'"):
         convert(x_0, "epsilon", x_t, LOG_SNR)
 
@@ -79,7 +79,7 @@ def test_batches_of_one_and_scalars_keep_shape_and_dtype(b, dtype):
             assert torch.allclose(back, x_0, atol=1e-5)
 
 
-def test_from_pure_noise_v_and_x_0_say_what_the_picture_is_and_eps_is_refused():
+def test_from_pure_noise_v_and_x_0_say_what_the_image_is_and_eps_is_refused():
     x_0, eps = torch.rand(2, 3, 2, 2, dtype=torch.float64), torch.randn(2, 3, 2, 2, dtype=torch.float64)
     log_snr = torch.tensor([-math.inf, 0.0], dtype=torch.float64)
     x_t = q_sample(x_0, eps, log_snr)
@@ -98,14 +98,14 @@ def test_from_pure_noise_v_and_x_0_say_what_the_picture_is_and_eps_is_refused():
 # ---------------------------------------------------------------- loss
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_the_loss_of_the_perfect_prediction_is_zero(kind, pictures):
-    x_0, eps, x_t = pictures
+def test_the_loss_of_the_perfect_prediction_is_zero(kind, images):
+    x_0, eps, x_t = images
     loss = denoising_loss(truth(kind, x_0, eps), kind, x_0, x_t, LOG_SNR)
     assert loss.shape == (len(x_0),) and loss.max() < 1e-10
 
 
-def test_the_loss_is_the_weighted_squared_error_of_x_0_in_every_parameterisation(pictures):
-    x_0, _, x_t = pictures
+def test_the_loss_is_the_weighted_squared_error_of_x_0_in_every_parameterisation(images):
+    x_0, _, x_t = images
     x_0_hat = x_0 + torch.linspace(-0.5, 0.5, x_0[0].numel(), dtype=torch.float64).view(x_0[0].shape)
     sigma = alpha_sigma(LOG_SNR)[1]
     expected = torch.minimum(1 / sigma ** 2, torch.tensor(5.0)) * (x_0_hat - x_0).square().mean((1, 2, 3))
@@ -115,14 +115,14 @@ def test_the_loss_is_the_weighted_squared_error_of_x_0_in_every_parameterisation
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_a_squared_error_of_x_0_grows_in_another_space_as_stated(kind, pictures):
-    x_0, _, x_t = pictures
+def test_a_squared_error_of_x_0_grows_in_another_space_as_stated(kind, images):
+    x_0, _, x_t = images
     error = (from_x_0(x_0 + 0.1, kind, x_t, LOG_SNR) - from_x_0(x_0, kind, x_t, LOG_SNR)).square().mean((1, 2, 3))
     assert torch.allclose(error, snr_factor(kind, LOG_SNR) * 0.01, rtol=1e-6)
 
 
-def test_without_its_cap_the_loss_is_the_plain_squared_error_of_v(pictures):
-    x_0, _, x_t = pictures
+def test_without_its_cap_the_loss_is_the_plain_squared_error_of_v(images):
+    x_0, _, x_t = images
     v = torch.zeros_like(x_0)
     plain = (v - from_x_0(x_0, "v", x_t, LOG_SNR)).square().mean((1, 2, 3))
     assert torch.allclose(denoising_loss(v, "v", x_0, x_t, LOG_SNR, weight=partial(capped_v_weight, cap=math.inf)), plain, rtol=1e-5)
@@ -162,16 +162,16 @@ def test_p2_with_gamma_zero_and_min_snr_without_a_bound_are_the_plain_loss_on_ep
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_a_loss_is_the_same_in_every_parameterisation(kind, name, pictures):
-    x_0, eps, x_t = pictures
+def test_a_loss_is_the_same_in_every_parameterisation(kind, name, images):
+    x_0, eps, x_t = images
     x_0_hat = x_0 + torch.linspace(-0.5, 0.5, x_0[0].numel(), dtype=torch.float64).view(x_0[0].shape)
     expected = WEIGHTS[name](LOG_SNR) * (x_0_hat - x_0).square().mean((1, 2, 3))
     loss = denoising_loss(from_x_0(x_0_hat, kind, x_t, LOG_SNR), kind, x_0, x_t, LOG_SNR, weight=WEIGHTS[name])
     assert torch.allclose(loss, expected, rtol=2e-3)                            # the error itself is taken in float32
 
 
-def test_the_simple_weight_is_the_plain_squared_error_of_eps(pictures):
-    x_0, eps, x_t = pictures
+def test_the_simple_weight_is_the_plain_squared_error_of_eps(images):
+    x_0, eps, x_t = images
     plain = eps.square().mean((1, 2, 3))
     assert torch.allclose(denoising_loss(torch.zeros_like(eps), "eps", x_0, x_t, LOG_SNR, weight=simple_weight), plain, rtol=1e-5)
 

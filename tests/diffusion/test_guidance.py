@@ -129,7 +129,7 @@ def test_the_prompt_as_its_own_negative_prompt_is_no_guidance(setting):
     assert torch.allclose(own, make_denoiser(Network(), text, cosine_log_snr, "x_0", 1.0, "none")(x_t, t), rtol=0, atol=1e-12)
 
 
-def test_a_negative_prompt_that_nobody_looks_at_or_of_another_number_is_an_error(setting):
+def test_a_negative_prompt_that_nobody_attends_to_or_of_another_number_is_an_error(setting):
     _, _, text = setting
     with pytest.raises(ValueError, match="guidance_scale 1 never looks at the negative prompt"):
         make_denoiser(Network(), text, cosine_log_snr, "x_0", 1.0, "none", negative=text)
@@ -199,7 +199,7 @@ def test_the_dynamic_threshold_is_idempotent():
     assert once.abs().max() <= 1 and torch.equal(dynamic_threshold(once), once)
 
 
-def test_the_dynamic_threshold_looks_at_each_picture_alone():
+def test_the_dynamic_threshold_attends_to_each_image_alone():
     x = spread()
     x[2] *= 50
     together = dynamic_threshold(x)

@@ -89,11 +89,11 @@ def test_every_sampler_gives_the_mean_and_the_covariance_of_a_normal_distributio
         gain = alpha * covariance @ torch.linalg.inv(alpha ** 2 * covariance + sigma ** 2 * eye)
         return (mean + (x_t[:, :, 0, 0] - alpha * mean) @ gain.T)[:, :, None, None]
 
-    def draw(*purpose):
+    def generate(*purpose):
         return torch.randn(2500, 3, 1, 1, generator=generator(2, *purpose), dtype=torch.float64)
 
     steps = 40 if sampler in ("dpmpp_2m", "heun") else 240                     # the others are of first order
-    *_, last = sample(denoise, draw("x_T"), uniform_timesteps(steps).double(), log_snr_of, sampler, noise=lambda step: draw(step), **options)
+    *_, last = sample(denoise, generate("x_T"), uniform_timesteps(steps).double(), log_snr_of, sampler, noise=lambda step: generate(step), **options)
     x = last.x[:, :, 0, 0]
     assert (x.mean(0) - mean).abs().max() < 0.03, x.mean(0)
     assert (x.T.cov() - covariance).abs().max() < 0.035, x.T.cov()
@@ -108,15 +108,15 @@ def test_other_spacings_arrive_at_the_same_place(spacing, sampler):
 
 
 @pytest.mark.parametrize("sampler, options", EVERY_WALK)
-def test_the_walk_does_not_depend_on_the_parameterisation(sampler, options, random_text):
-    def pictures(kind):
+def test_the_trajectory_does_not_depend_on_the_parameterisation(sampler, options, random_text):
+    def images(kind):
         def network(x_t, log_snr, text, control):      # makes the same estimate, whatever it is asked to predict
             return from_x_0(x_t.tanh() + text.emb.mean((1, 2))[:, None, None, None], kind, x_t, log_snr)
         denoise = make_denoiser(network, random_text([3, 2], dtype=torch.float64), cosine_log_snr, kind, 2.0, "dynamic")
         return run(denoise, noise64(2, "x_T"), 7, sampler=sampler, noise=lambda step: noise64(2, step), **options).x
 
     for kind in PREDICTION_TYPES:
-        assert torch.allclose(pictures(kind), pictures("x_0"), rtol=0, atol=1e-8), kind
+        assert torch.allclose(images(kind), images("x_0"), rtol=0, atol=1e-8), kind
 
 
 def test_dpmpp_without_a_step_before_or_with_an_unchanged_estimate_is_ddim():
@@ -140,11 +140,11 @@ def test_samples_of_a_finite_data_set_are_its_points_each_as_often_as_it_should_
         distance = (x_t[:, None, :, 0, 0] - alpha * points).square().sum(-1)
         return ((-distance / (2 * sigma ** 2)).softmax(1) @ points)[:, :, None, None]
 
-    def draw(*purpose):
+    def generate(*purpose):
         return torch.randn(600, 3, 1, 1, generator=generator(1, *purpose), dtype=torch.float64)
 
-    picture = run(denoise, draw("x_T"), 50, sampler=sampler, noise=lambda step: draw(step)).x_0_hat[:, :, 0, 0]
-    distance, nearest = torch.cdist(picture, points).min(1)
+    image = run(denoise, generate("x_T"), 50, sampler=sampler, noise=lambda step: generate(step)).x_0_hat[:, :, 0, 0]
+    distance, nearest = torch.cdist(image, points).min(1)
     assert (distance < 1e-3).float().mean() > 0.99     # a point midway between two of them may be left
     share = nearest.bincount(minlength=3) / 600
     assert (share - 1 / 3).abs().max() < 0.1, share
@@ -158,10 +158,10 @@ def test_ddim_with_eta_one_is_ddpm_with_the_smaller_variance():
         assert torch.allclose(ddim, ddpm, rtol=1e-9, atol=1e-9)
 
 
-def test_a_walk_with_eta_one_is_a_walk_of_ddpm():
-    walks = [run(gaussian_denoiser, noise64(2, "x_T"), 10, sampler=sampler, noise=lambda step: noise64(2, step), eta=eta).x
+def test_a_trajectory_with_eta_one_is_a_trajectory_of_ddpm():
+    trajectories = [run(gaussian_denoiser, noise64(2, "x_T"), 10, sampler=sampler, noise=lambda step: noise64(2, step), eta=eta).x
              for sampler, eta in (("ddim", 1.0), ("ddpm", 0.0), ("ddim", 0.5))]
-    assert torch.allclose(walks[0], walks[1], rtol=0, atol=1e-9) and not torch.allclose(walks[0], walks[2])
+    assert torch.allclose(trajectories[0], trajectories[1], rtol=0, atol=1e-9) and not torch.allclose(trajectories[0], trajectories[2])
 
 
 def test_heun_is_ddim_without_a_second_look_and_where_the_noise_stays_the_same():
@@ -195,7 +195,7 @@ def test_heun_calls_the_denoiser_twice_a_step_and_once_in_the_last():
 
 @pytest.mark.parametrize("sampler, options", EVERY_WALK)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_walk_from_exactly_no_signal_to_exactly_no_noise_is_finite_and_ends_at_the_estimate(sampler, options, dtype):
+def test_a_trajectory_from_exactly_no_signal_to_exactly_no_noise_is_finite_and_ends_at_the_estimate(sampler, options, dtype):
     def log_snr_of(t):                                 # -inf at t = 1, inf at t = 0
         return torch.log((1 - t) / t)
 
@@ -283,12 +283,12 @@ def test_one_step_gives_the_denoiser_s_estimate_from_pure_noise(sampler):
     assert torch.allclose(states[0].x, states[0].x_0_hat, rtol=0, atol=0.02)   # at t = 0 a little noise is left
 
 
-def test_a_state_is_yielded_after_every_step_and_the_walk_can_be_left_early():
+def test_a_state_is_yielded_after_every_step_and_the_trajectory_can_be_left_early():
     calls = []
-    walk = sample(lambda x, t: calls.append(t) or x * 0, noise64(1, 0), uniform_timesteps(5), cosine_log_snr)
-    first = next(walk)
+    trajectory = sample(lambda x, t: calls.append(t) or x * 0, noise64(1, 0), uniform_timesteps(5), cosine_log_snr)
+    first = next(trajectory)
     assert len(calls) == 1 and (first.step, first.steps) == (0, 5)
-    rest = list(walk)
+    rest = list(trajectory)
     assert [s.step for s in rest] == [1, 2, 3, 4] and rest[-1].s == 0
     assert all(a.s == b.t for a, b in zip([first, *rest], rest))
 
@@ -315,9 +315,9 @@ def test_only_ddpm_and_ddim_with_eta_ask_for_noise_once_a_step(sampler, options)
 
 
 @pytest.mark.parametrize("sampler, options", EVERY_WALK)
-def test_options_change_the_picture(sampler, options):
-    walks = [run(gaussian_denoiser, noise64(1, "x_T"), 5, sampler=sampler, noise=lambda step: noise64(1, step), **o).x for o in (options, {})]
-    assert torch.equal(*walks) == (not options)
+def test_options_change_the_image(sampler, options):
+    trajectories = [run(gaussian_denoiser, noise64(1, "x_T"), 5, sampler=sampler, noise=lambda step: noise64(1, step), **o).x for o in (options, {})]
+    assert torch.equal(*trajectories) == (not options)
 
 
 def test_an_unknown_sampler_is_an_error_that_lists_the_known_ones():

@@ -105,7 +105,7 @@ def test_the_resolution_shift_makes_up_for_the_noise_that_averaging_removes():
 
 
 @pytest.mark.parametrize("log_snr_of", [cosine_log_snr, linear_log_snr])
-def test_the_interpolated_schedule_goes_from_the_larger_picture_s_to_the_smaller_one_s(log_snr_of):
+def test_the_interpolated_schedule_goes_from_the_larger_image_s_to_the_smaller_one_s(log_snr_of):
     log_snr = interpolated_log_snr(T, 512, low=32, high=256, log_snr_of=log_snr_of)
     low, high = (log_snr_of(T, shift=2 * math.log(reference / 512)) for reference in (32, 256))
     assert torch.allclose(log_snr, T * low + (1 - T) * high, rtol=0, atol=1e-12)
@@ -184,7 +184,7 @@ def test_rescaling_takes_what_rounding_makes_of_the_last_for_the_last():
 
 # ---------------------------------------------------------------- where the sampler stops
 
-def test_uniform_times_walk_from_one_to_zero_in_equal_steps():
+def test_uniform_times_trajectory_from_one_to_zero_in_equal_steps():
     times = uniform_timesteps(8)
     assert times.tolist() == [1 - i / 8 for i in range(9)]
     assert uniform_timesteps(1).tolist() == [1, 0]
@@ -198,7 +198,7 @@ def test_fewer_than_one_step_is_refused(steps):
 
 @every_schedule
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
-def test_other_spacings_also_walk_from_one_to_zero(log_snr_of, t_of, steps):
+def test_other_spacings_also_trajectory_from_one_to_zero(log_snr_of, t_of, steps):
     for times in (spacing(steps, log_snr_of, t_of) for spacing in (log_snr_timesteps, karras_timesteps, mixed_timesteps)):
         assert times.dtype == uniform_timesteps(steps).dtype and len(times) == steps + 1
         assert times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
@@ -245,7 +245,7 @@ def test_fewer_than_one_step_is_refused_by_every_spacing(spacing):
 
 # ---------------------------------------------------------------- the picture of them
 
-def test_the_picture_shows_every_schedule(tmp_path):
+def test_the_image_shows_every_schedule(tmp_path):
     plot_schedules.main(["--out", str(tmp_path / "of" / "schedules.png")])
     with Image.open(tmp_path / "of" / "schedules.png") as image:
         image.load()

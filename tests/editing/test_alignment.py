@@ -58,9 +58,9 @@ def test_attention_is_neither_lost_nor_made_and_the_end_answers_the_end(encoder,
     moved = probs @ m
     assert moved.sum().item() == pytest.approx(1)
     for word in range(len(a.words)):                   # each word keeps its share of the attention
-        assert moved[b.of_word(word)].sum().item() == pytest.approx(probs[a.of_word(word)].sum().item())
+        assert moved[b.positions_of_word(word)].sum().item() == pytest.approx(probs[a.positions_of_word(word)].sum().item())
         if a.words[word].lower() == b.words[word].lower():
-            assert torch.equal(moved[b.of_word(word)], probs[a.of_word(word)])
+            assert torch.equal(moved[b.positions_of_word(word)], probs[a.positions_of_word(word)])
     assert m[-1, -1] == m[-1].sum() == m[:, -1].sum() == 1
 
 
@@ -109,7 +109,7 @@ def test_new_words_have_no_column_and_all_others_keep_theirs_pieces_and_all():
 def test_each_column_is_a_distribution_over_the_source_or_nothing_and_equal_prompts_are_the_identity(encoder, source, target):
     a, b = encoder.tokens(source), encoder.tokens(target)
     m = refinement_mapper(a, b)
-    answered = {position for _, word in common_words(a, b) for position in b.of_word(word)} | {len(b.ids) - 1}
+    answered = {position for _, word in common_words(a, b) for position in b.positions_of_word(word)} | {len(b.ids) - 1}
     assert [i for i, column in enumerate(m.T) if column.any()] == sorted(answered)
     assert all(column.sum() == 1 for i, column in enumerate(m.T) if i in answered)               # words in common have equal pieces
     if source == target:

@@ -22,7 +22,7 @@ CROSS, SELF = AttentionSite("mid.cross", "mid", "cross", 4), AttentionSite("mid.
 class Doubled(AttentionControl):
     """An edit of whose work no trace would be left if the wrong tensor were kept."""
 
-    def wants(self, site):
+    def needs_probs(self, site):
         return site.kind == "cross"
 
     def probs(self, site, probs, n_text):
@@ -55,8 +55,8 @@ def test_with_an_edit_both_are_kept():
 def test_a_recorder_wants_what_it_records_and_what_the_edit_wants():
     maps = AttentionStore()
     maps.start([tokens("ring")], [CROSS, SELF])
-    assert maps.watch(None, 1.0).wants(CROSS) and not maps.watch(None, 1.0).wants(SELF)
-    assert maps.watch(Replace(0.0, 1.0, source_steps=0.0).bind([tokens("ring"), tokens("star")], [CROSS, SELF], 2).control_at(1.0), 1.0).wants(SELF)
+    assert maps.watch(None, 1.0).needs_probs(CROSS) and not maps.watch(None, 1.0).needs_probs(SELF)
+    assert maps.watch(Replace(0.0, 1.0, shared_prompt_steps=0.0).bind([tokens("ring"), tokens("star")], [CROSS, SELF], 2).control_at(1.0), 1.0).needs_probs(SELF)
 
 
 def test_the_end_of_a_hybrid_layer_s_keys_are_pixels_and_not_kept():
@@ -89,8 +89,8 @@ def test_nothing_to_record_is_an_error_that_says_what_there_is(options, message)
 
 # ---------------------------------------------------------------- in the pipeline
 
-@pytest.mark.parametrize("edit", [None, Replace(1.0, 1.0, source_steps=0.0), Refine(0.5, 0.5, source_steps=0.25)], ids=["plain", "replace", "refine"])
-def test_recording_changes_no_picture(tiny_pipe, edit):
+@pytest.mark.parametrize("edit", [None, Replace(1.0, 1.0, shared_prompt_steps=0.0), Refine(0.5, 0.5, shared_prompt_steps=0.25)], ids=["plain", "replace", "refine"])
+def test_recording_changes_no_image(tiny_pipe, edit):
     from copy import deepcopy
     pipe = deepcopy(tiny_pipe)
     pipe.stages["base"].double()
@@ -140,7 +140,7 @@ def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
 
 def test_with_an_edit_the_targets_maps_become_the_sources(tiny_pipe):
     maps = AttentionStore()
-    tiny_pipe([SOURCE, TARGET], record=maps, edit=Replace(1.0, 0.0, source_steps=0.0), **QUIET)
+    tiny_pipe([SOURCE, TARGET], record=maps, edit=Replace(1.0, 0.0, shared_prompt_steps=0.0), **QUIET)
     before, after = maps.probs(edited=False), maps.probs()
     assert torch.equal(after[0], before[0]) and torch.allclose(after[1], after[0]) and not torch.allclose(before[1], before[0], atol=1e-4)
 
@@ -179,8 +179,8 @@ def test_all_of_the_shipped_base_over_50_steps_is_bounded():
 
 def test_a_word_s_map_is_the_sum_of_its_pieces_averaged_over_heads():
     maps, probs, _ = recorded(prompt="a cr-im-son ring")
-    assert torch.allclose(maps.of_word("crimson"), probs[0, :, :, 1:4].sum(-1).mean(0).view(4, 4))
-    assert torch.allclose(maps.of_word("ring", head=1), probs[0, 1, :, 4].view(4, 4))
+    assert torch.allclose(maps.positions_of_word("crimson"), probs[0, :, :, 1:4].sum(-1).mean(0).view(4, 4))
+    assert torch.allclose(maps.positions_of_word("ring", head=1), probs[0, 1, :, 4].view(4, 4))
     assert torch.allclose(maps.of_tokens([5]), probs[0, :, :, 5].mean(0).view(4, 4))             # the end
 
 
@@ -195,7 +195,7 @@ def test_steps_and_layers_are_averaged_unless_named():
     assert maps.sizes == [4, 2] and maps.times == [1.0, 0.5]
 
     def ring(**chosen):
-        heat = maps.of_word("ring", **chosen)
+        heat = maps.positions_of_word("ring", **chosen)
         assert (heat - heat[0, 0]).abs().max() < 1e-6
         return tuple(heat.shape), round(heat[0, 0].item(), 4)
 
@@ -205,8 +205,8 @@ def test_steps_and_layers_are_averaged_unless_named():
 
 
 @pytest.mark.parametrize("ask, message", [
-    (lambda m: m.of_word("star"), "no word 'star' in 'a red ring'"), (lambda m: m.of_word("ring", site="up"), "no attention layer 'up' is recorded; there are mid.cross"),
-    (lambda m: m.of_word("ring", size=8), "grid of 8 is recorded; there are grids of 4"), (lambda m: AttentionStore().probs(), "nothing is recorded yet")])
+    (lambda m: m.positions_of_word("star"), "no word 'star' in 'a red ring'"), (lambda m: m.positions_of_word("ring", site="up"), "no attention layer 'up' is recorded; there are mid.cross"),
+    (lambda m: m.positions_of_word("ring", size=8), "grid of 8 is recorded; there are grids of 4"), (lambda m: AttentionStore().probs(), "nothing is recorded yet")])
 def test_asking_for_what_is_not_there_is_an_error_that_says_what_is(ask, message):
     with pytest.raises(ValueError, match=message):
         ask(recorded()[0])
@@ -214,7 +214,7 @@ def test_asking_for_what_is_not_there_is_an_error_that_says_what_is(ask, message
 
 # ---------------------------------------------------------------- does it find the thing?
 
-def test_a_map_that_is_highest_on_the_thing_overlaps_it_wholly_and_one_that_is_not_does_not():
+def test_a_map_that_is_highest_on_the_object_overlaps_it_wholly_and_one_that_is_not_does_not():
     mask = torch.zeros(64, 64)
     mask[8:24, 32:48] = 1
     heat = torch.rand(16, 16) * 0.5
@@ -225,7 +225,7 @@ def test_a_map_that_is_highest_on_the_thing_overlaps_it_wholly_and_one_that_is_n
     assert attention_iou(half, mask) == pytest.approx(1 / 3)
 
 
-def test_a_thing_smaller_than_a_place_is_looked_for_where_it_is():
+def test_a_object_smaller_than_a_place_is_looked_for_where_it_is():
     mask = torch.zeros(64, 64)
     mask[33:36, 1:4] = 1
     heat = torch.zeros(8, 8)

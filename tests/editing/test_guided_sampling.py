@@ -16,9 +16,9 @@ from imagen_mini.diffusion.timesteps import uniform_timesteps
 ZERO_TERMINAL = zero_terminal_snr(linear_log_snr)      # at t = 1 exactly nothing is left
 
 
-def one_of(*pictures):
+def one_of(*images):
     """The exact denoiser of a data set of these pictures [3, h, w]: their mean, weighted by how likely each led to x_t."""
-    points = torch.stack(pictures)
+    points = torch.stack(images)
 
     def denoise(x_t, t, log_snr_of=cosine_log_snr):
         alpha, sigma = alpha_sigma(log_snr_of(t.double()))
@@ -28,7 +28,7 @@ def one_of(*pictures):
     return denoise
 
 
-def picture(seed, size=6):
+def image(seed, size=6):
     return randn([seed], (3, size, size), "picture", dtype=torch.float64)[0].clamp(-1, 1)
 
 
@@ -36,8 +36,8 @@ def noise(*purpose, n=2, size=6):
     return randn(range(n), (3, size, size), *purpose, dtype=torch.float64)
 
 
-def last_of(walk):
-    *_, last = walk
+def last_of(trajectory):
+    *_, last = trajectory
     return last
 
 
@@ -50,29 +50,29 @@ def plain(denoise, x_T, steps=10, sampler="ddim"):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_sdedit_from_t_1_is_sampling_from_noise(sampler):
     def denoise(x_t, t):
-        return one_of(picture(0), picture(1))(x_t, t, ZERO_TERMINAL)
+        return one_of(image(0), image(1))(x_t, t, ZERO_TERMINAL)
 
-    times, drawing = uniform_timesteps(8).double(), picture(7).expand(2, -1, -1, -1)
+    times, drawing = uniform_timesteps(8).double(), image(7).expand(2, -1, -1, -1)
     ours = list(sdedit(denoise, drawing, 1.0, noise("x_T"), times, ZERO_TERMINAL, sampler, lambda i: noise("step", i)))
     bare = list(sample(denoise, noise("x_T"), times, ZERO_TERMINAL, sampler, lambda i: noise("step", i)))
     assert len(ours) == len(bare) == 8 and all(torch.equal(a.x, b.x) and torch.equal(a.x_0_hat, b.x_0_hat) for a, b in zip(ours, bare))
 
 
 def test_sdedit_at_t_0_returns_the_drawing():
-    state, = sdedit(lambda x, t: x * 0, picture(7)[None], 0.0, noise("x_T", n=1), uniform_timesteps(8).double(), cosine_log_snr)
-    assert torch.equal(state.x_0_hat[0], picture(7)) and torch.equal(state.x[0], picture(7))
+    state, = sdedit(lambda x, t: x * 0, image(7)[None], 0.0, noise("x_T", n=1), uniform_timesteps(8).double(), cosine_log_snr)
+    assert torch.equal(state.x_0_hat[0], image(7)) and torch.equal(state.x[0], image(7))
 
 
 def test_sdedit_starts_on_the_forward_process_and_takes_the_steps_that_are_left():
-    seen, drawing, times = [], picture(7)[None], uniform_timesteps(10).double()
+    seen, drawing, times = [], image(7)[None], uniform_timesteps(10).double()
     states = list(sdedit(lambda x, t: seen.append((x, float(t))) or x, drawing, 0.45, noise("x_T", n=1), times, cosine_log_snr))
     assert [t for _, t in seen] == pytest.approx([0.45, 0.4, 0.3, 0.2, 0.1]) and states[-1].s == 0
     assert torch.allclose(seen[0][0], q_sample(drawing, noise("x_T", n=1), cosine_log_snr(torch.tensor(0.45, dtype=torch.float64))))
     assert truncate_timesteps(0.4, times).tolist() == pytest.approx([0.4, 0.3, 0.2, 0.1, 0]) and len(truncate_timesteps(1.0, times)) == 11
 
 
-def test_sdedit_keeps_to_the_nearer_picture_at_little_noise_and_forgets_the_drawing_at_much():
-    a, b = picture(0), picture(1)
+def test_sdedit_keeps_to_the_nearer_image_at_little_noise_and_forgets_the_drawing_at_much():
+    a, b = image(0), image(1)
     drawing, share = (0.6 * a + 0.4 * b).expand(40, -1, -1, -1), []
     for t in (0.05, 0.5, 1.0):
         found = last_of(sdedit(one_of(a, b), drawing, t, noise("x_T", n=40), uniform_timesteps(40).double(), cosine_log_snr)).x_0_hat
@@ -81,9 +81,9 @@ def test_sdedit_keeps_to_the_nearer_picture_at_little_noise_and_forgets_the_draw
 
 
 @pytest.mark.parametrize("t", [-0.1, 1.1])
-def test_a_time_outside_of_the_walk_is_an_error(t):
+def test_a_time_outside_of_the_trajectory_is_an_error(t):
     with pytest.raises(ValueError, match="expected a time from 0"):
-        next(sdedit(lambda x, t: x, picture(0)[None], t, noise("x_T", n=1), uniform_timesteps(4), cosine_log_snr))
+        next(sdedit(lambda x, t: x, image(0)[None], t, noise("x_T", n=1), uniform_timesteps(4), cosine_log_snr))
 
 
 # ---------------------------------------------------------------- inpainting
@@ -94,10 +94,10 @@ LEFT[..., :3] = 1
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_replacing_what_is_known_keeps_it_exactly(sampler):
-    known, times = picture(0), uniform_timesteps(10).double()
-    walk = sample(inpaint_denoiser(one_of(picture(1), picture(2)), known, LEFT), noise("x_T"), times, cosine_log_snr, sampler, lambda i: noise("step", i),
+    known, times = image(0), uniform_timesteps(10).double()
+    trajectory = sample(inpaint_denoiser(one_of(image(1), image(2)), known, LEFT), noise("x_T"), times, cosine_log_snr, sampler, lambda i: noise("step", i),
                   repaint_callback(known, LEFT, lambda step: noise("known", step), cosine_log_snr))
-    for state in walk:
+    for state in trajectory:
         assert torch.equal(state.x_0_hat[..., :3], known[..., :3].expand(2, -1, -1, -1))
         expected = q_sample(known, noise("known", state.step), cosine_log_snr(torch.tensor(state.s, dtype=torch.float64)))
         assert torch.allclose(state.x[..., :3], expected[..., :3], rtol=0, atol=1e-12)
@@ -105,12 +105,12 @@ def test_replacing_what_is_known_keeps_it_exactly(sampler):
 
 @pytest.mark.parametrize("rounds", [1, 3])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_repaint_keeps_what_is_known_exactly_and_finds_the_only_picture_that_goes_with_it(rounds, sampler):
-    pictures = [picture(i) for i in range(4)]
-    states = list(repaint(one_of(*pictures), pictures[2], LEFT, noise("x_T"), uniform_timesteps(12).double(), cosine_log_snr, noise, rounds, sampler))
+def test_repaint_keeps_what_is_known_exactly_and_finds_the_only_image_that_goes_with_it(rounds, sampler):
+    images = [image(i) for i in range(4)]
+    states = list(repaint(one_of(*images), images[2], LEFT, noise("x_T"), uniform_timesteps(12).double(), cosine_log_snr, noise, rounds, sampler))
     assert [s.step for s in states] == list(range(12)) and all(s.steps == 12 for s in states)
-    assert all(torch.equal(s.x_0_hat[..., :3], pictures[2][..., :3].expand(2, -1, -1, -1)) for s in states)
-    assert torch.allclose(states[-1].x_0_hat, pictures[2].expand(2, -1, -1, -1), rtol=0, atol=1e-6)
+    assert all(torch.equal(s.x_0_hat[..., :3], images[2][..., :3].expand(2, -1, -1, -1)) for s in states)
+    assert torch.allclose(states[-1].x_0_hat, images[2].expand(2, -1, -1, -1), rtol=0, atol=1e-6)
 
 
 def correlated(x_t, t, rho=0.9):
@@ -125,10 +125,10 @@ def test_with_more_rounds_the_new_part_agrees_better_with_the_known_one():
     """One pixel is known to be 1.5; the other one's mean, given that, is 0.9 * 1.5."""
     n, mask, known = 600, torch.tensor([1.0, 0.0], dtype=torch.float64).view(1, 1, 1, 2), torch.full((1, 1, 1, 2), 1.5, dtype=torch.float64)
 
-    def draw(*purpose):
+    def generate(*purpose):
         return randn(range(n), (1, 1, 2), *purpose, dtype=torch.float64)
 
-    means = [last_of(repaint(correlated, known, mask, draw("x_T"), uniform_timesteps(20).double(), cosine_log_snr, draw, rounds)).x_0_hat[..., 1].mean().item()
+    means = [last_of(repaint(correlated, known, mask, generate("x_T"), uniform_timesteps(20).double(), cosine_log_snr, generate, rounds)).x_0_hat[..., 1].mean().item()
              for rounds in (1, 4, 15)]
     assert means[0] < means[1] - 0.2 and means[1] < means[2], means
     assert means[2] == pytest.approx(1.35, abs=0.1), means
@@ -145,7 +145,7 @@ def test_noise_that_leads_back_leads_back_onto_the_forward_process():
 @pytest.mark.parametrize("options", [{"rounds": 0}, {"sampler": "dpmpp_2m"}])
 def test_what_repaint_cannot_do_is_an_error(options):
     with pytest.raises(ValueError, match="expected ddim or ddpm, and at least one round"):
-        next(repaint(correlated, picture(0), LEFT, noise("x_T"), uniform_timesteps(4), cosine_log_snr, noise, **options))
+        next(repaint(correlated, image(0), LEFT, noise("x_T"), uniform_timesteps(4), cosine_log_snr, noise, **options))
 
 
 # ---------------------------------------------------------------- anagrams and hybrids
@@ -160,12 +160,12 @@ def test_a_view_is_linear_orthogonal_and_has_a_way_back(view):
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun"])
 def test_the_anagram_of_one_caption_seen_upright_is_plain_sampling(sampler):
-    denoise = one_of(picture(0), picture(1))
+    denoise = one_of(image(0), image(1))
     assert torch.equal(plain(anagram([denoise], [VIEWS["upright"]]), noise("x_T"), sampler=sampler).x, plain(denoise, noise("x_T"), sampler=sampler).x)
 
 
 def test_the_views_really_look_different_ways():
-    a = picture(0)[None]
+    a = image(0)[None]
     seen = {name: view.there(a) for name, view in VIEWS.items()}
     assert torch.equal(seen["turned"][0, :, 0, 0], a[0, :, -1, -1]) and torch.equal(seen["upside down"][0, :, 0], a[0, :, -1])
     assert torch.equal(seen["mirrored"][..., 0], a[..., -1]) and torch.equal(seen["negative"], -a)
@@ -173,10 +173,10 @@ def test_the_views_really_look_different_ways():
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_an_anagram_is_a_picture_that_every_view_likes_more_often_than_by_chance(name):
+def test_an_anagram_is_a_image_that_every_view_likes_more_often_than_by_chance(name):
     """Two data sets that have one picture in common, as each view sees it. A mean of two estimates can also stay between two others."""
-    view, shared = VIEWS[name], picture(0)
-    upright, other = one_of(shared, picture(1)), one_of(view.there(shared[None])[0], picture(2))
+    view, shared = VIEWS[name], image(0)
+    upright, other = one_of(shared, image(1)), one_of(view.there(shared[None])[0], image(2))
 
     def share(denoise):
         found = plain(denoise, noise("x_T", n=60), steps=40).x_0_hat
@@ -187,7 +187,7 @@ def test_an_anagram_is_a_picture_that_every_view_likes_more_often_than_by_chance
 
 def test_the_mean_of_the_estimates_is_the_mean_of_the_noises():
     x_t, t = noise("x_t"), torch.tensor(0.4, dtype=torch.float64)
-    denoisers, view = [one_of(picture(0)), one_of(picture(1))], VIEWS["turned"]
+    denoisers, view = [one_of(image(0)), one_of(image(1))], VIEWS["turned"]
     ours = eps_from_x_0(anagram(denoisers, [VIEWS["upright"], view])(x_t, t), x_t, cosine_log_snr(t))
     theirs = [eps_from_x_0(denoisers[0](x_t, t), x_t, cosine_log_snr(t)),
               view.back(eps_from_x_0(denoisers[1](view.there(x_t), t), view.there(x_t), cosine_log_snr(t)))]
@@ -199,7 +199,7 @@ PARTS = {"frequency": frequency_parts(8.0), "color": color_parts(), "place": mas
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_parts_are_linear_and_sum_to_the_picture(parts):
+def test_parts_are_linear_and_sum_to_the_image(parts):
     a, b = noise("a"), noise("b")
     assert torch.allclose(sum(part(a) for part in parts), a)
     for part in parts:
@@ -208,7 +208,7 @@ def test_parts_are_linear_and_sum_to_the_picture(parts):
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 def test_parts_by_one_denoiser_are_plain_sampling_and_by_two_are_put_together(parts):
-    a, b = picture(0), picture(1)
+    a, b = image(0), image(1)
     same = plain(factorized_diffusion([one_of(a, b)] * 2, parts), noise("x_T")).x_0_hat
     assert torch.allclose(same, plain(one_of(a, b), noise("x_T")).x_0_hat)
     both = plain(factorized_diffusion([one_of(a), one_of(b)], parts), noise("x_T")).x_0_hat
@@ -233,7 +233,7 @@ def test_denoisers_and_views_or_parts_must_be_as_many(make, others):
 
 # ---------------------------------------------------------------- drawings
 
-def test_a_drawing_becomes_a_picture_with_its_colors():
+def test_a_drawing_becomes_a_image_with_its_colors():
     image = Image.new("RGB", (300, 200), (255, 0, 51))
     image.paste((0, 0, 0), (0, 0, 50, 200))            # not in the middle square
     found = image_to_tensor(image)

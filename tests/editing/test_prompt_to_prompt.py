@@ -42,7 +42,7 @@ def test_an_edit_from_two_seeds_is_an_error(tiny_pipe):
         tiny_pipe([SOURCE, TARGET], seed=[0, 1], edit=Replace(), **QUIET)
 
 
-@pytest.mark.parametrize("name", ["cross_steps", "self_steps", "source_steps"])
+@pytest.mark.parametrize("name", ["cross_replace_steps", "self_replace_steps", "shared_prompt_steps"])
 @pytest.mark.parametrize("window", [1.5, -0.1, (0.5, 0.2), (0.2, 1.2), (-1, 0.5), float("nan")])
 def test_a_window_outside_the_steps_is_an_error(name, window):
     with pytest.raises(ValueError, match=f"{name}=.*expected a share of the steps"):
@@ -52,7 +52,7 @@ def test_a_window_outside_the_steps_is_an_error(name, window):
 # ---------------------------------------------------------------- when it is active
 
 def test_a_window_is_a_share_of_the_steps_from_its_start_up_to_its_end():
-    bound = Replace(cross_steps=(0.25, 0.75), self_steps=0.5, source_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
+    bound = Replace(cross_replace_steps=(0.25, 0.75), self_replace_steps=0.5, shared_prompt_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
     controls = [bound.control_at(1 - step / 8) for step in range(8)]
     assert [bool(c and c.cross) for c in controls] == [False, False, True, True, True, True, False, False]
     assert [bool(c and c.own) for c in controls] == [True, True, True, True, False, False, False, False]
@@ -61,7 +61,7 @@ def test_a_window_is_a_share_of_the_steps_from_its_start_up_to_its_end():
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
 def test_a_share_of_the_steps_that_is_a_whole_number_is_that_many_steps(share):
-    bound = Replace(cross_steps=share, self_steps=(share, 1.0), source_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
+    bound = Replace(cross_replace_steps=share, self_replace_steps=(share, 1.0), shared_prompt_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
     for steps in range(10, 210, 10):
         controls = [bound.control_at(float(t)) for t in uniform_timesteps(steps)[:-1]]
         assert (sum(c.cross for c in controls), sum(c.own for c in controls)) == (round(share * steps), round((1 - share) * steps)), steps
@@ -69,14 +69,14 @@ def test_a_share_of_the_steps_that_is_a_whole_number_is_that_many_steps(share):
 
 def test_a_window_of_one_covers_every_step_and_of_zero_none():
     for window, expected in ((1.0, True), (0.0, False)):
-        bound = Replace(cross_steps=window, self_steps=0.0, source_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
+        bound = Replace(cross_replace_steps=window, self_replace_steps=0.0, shared_prompt_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
         assert all((bound.control_at(1 - step / 10) is not None) == expected for step in range(10))
 
 
 def test_self_attention_is_injected_on_small_grids_only():
     control = inject(torch.eye(2)[None], cross=False, own=True)
-    assert control.wants(AttentionSite("a", "mid", "self", 16)) and not control.wants(AttentionSite("b", "up", "self", 32))
-    assert not control.wants(AttentionSite("c", "mid", "cross", 8))
+    assert control.needs_probs(AttentionSite("a", "mid", "self", 16)) and not control.needs_probs(AttentionSite("b", "up", "self", 32))
+    assert not control.needs_probs(AttentionSite("c", "mid", "cross", 8))
 
 
 # ---------------------------------------------------------------- what it does to the probabilities
@@ -98,10 +98,10 @@ def test_targets_take_the_self_attention_of_the_source():
 
 
 @pytest.mark.parametrize("hybrid", [False, True])
-def test_injecting_the_maps_of_the_same_prompt_and_noise_changes_nothing(tiny_pipe, random_text, awaken, hybrid):
+def test_injecting_the_maps_of_the_same_prompt_and_noise_changes_nothing(tiny_pipe, random_text, randomize_zero_init, hybrid):
     torch.manual_seed(0)
     config = tiny_pipe.stages["base"].config.unet
-    net = awaken(UNet(replace(config, attention=("", "hybrid") if hybrid else config.attention)))
+    net = randomize_zero_init(UNet(replace(config, attention=("", "hybrid") if hybrid else config.attention)))
     x = torch.randn(1, 3, 64, 64).repeat(2, 1, 1, 1)
     text = random_text([5, 5])[[0, 0]]
     control = inject(torch.eye(5)[None], own=True, self_size=64)
@@ -114,13 +114,13 @@ def test_injecting_the_maps_of_the_same_prompt_and_noise_changes_nothing(tiny_pi
 
 # ---------------------------------------------------------------- what it does to the pictures
 
-def test_with_an_empty_window_source_and_target_are_drawn_as_without_an_edit(tiny_pipe):
-    edited = tiny_pipe([SOURCE, TARGET], seed=1, edit=Replace(cross_steps=0.0, self_steps=0.0, source_steps=0.0), **QUIET).stages
+def test_with_an_empty_window_source_and_target_are_generated_as_without_an_edit(tiny_pipe):
+    edited = tiny_pipe([SOURCE, TARGET], seed=1, edit=Replace(cross_replace_steps=0.0, self_replace_steps=0.0, shared_prompt_steps=0.0), **QUIET).stages
     plain = tiny_pipe([SOURCE, TARGET], seed=1, **QUIET).stages
     assert all(torch.equal(edited[name], plain[name]) for name in plain)
 
 
-@pytest.mark.parametrize("edit", [Replace(1.0, 0.0, source_steps=0.0), Replace(0.0, 1.0, source_steps=0.0), Replace(source_steps=0.8)], ids=["cross", "self", "both"])
+@pytest.mark.parametrize("edit", [Replace(1.0, 0.0, shared_prompt_steps=0.0), Replace(0.0, 1.0, shared_prompt_steps=0.0), Replace(shared_prompt_steps=0.8)], ids=["cross", "self", "both"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_the_edit_changes_the_target_and_leaves_the_source(tiny_pipe, edit, guidance_scale):
     options = {"guidance_scale": guidance_scale, "seed": 1, "stages": ("base",), "num_inference_steps": 8} | QUIET
@@ -134,10 +134,10 @@ def test_the_edit_changes_the_target_and_leaves_the_source(tiny_pipe, edit, guid
 @pytest.mark.parametrize("target", [TARGET, "a crimson circle above a blue square"])        # of as many tokens, and of more
 def test_while_the_source_s_prompt_is_read_the_target_is_the_source_and_no_longer(tiny_pipe, target):
     options = {"seed": 1, "stages": ("base",), "num_inference_steps": 4} | QUIET
-    with pytest.warns(UserWarning, match="the edit changes nothing: in all 4 steps of base, .* smaller source_steps"):
-        source, edited = tiny_pipe([SOURCE, target], edit=Replace(0.0, 0.0, source_steps=1.0), **options).images
+    with pytest.warns(UserWarning, match="the edit changes nothing: in all 4 steps of base, .* smaller shared_prompt_steps"):
+        source, edited = tiny_pipe([SOURCE, target], edit=Replace(0.0, 0.0, shared_prompt_steps=1.0), **options).images
     assert torch.allclose(source, edited, rtol=0, atol=1e-4)
-    source, edited = tiny_pipe([SOURCE, target], edit=Replace(0.0, 0.0, source_steps=0.5), **options).images
+    source, edited = tiny_pipe([SOURCE, target], edit=Replace(0.0, 0.0, shared_prompt_steps=0.5), **options).images
     plain = tiny_pipe(target, **options).images[0]
     assert (source - edited).abs().max() > 1e-3 and (plain - edited).abs().max() > 1e-3
 
@@ -159,7 +159,7 @@ def test_the_unconditional_branch_never_sees_a_control_and_the_other_does_in_its
         calls.append((len(args[0]), text.shape == null.shape and torch.equal(text, null), kwargs.get("control") is not None))
 
     hook = net.register_forward_pre_hook(note, with_kwargs=True)
-    tiny_pipe([SOURCE, TARGET], edit=Replace(0.5, 0.0, source_steps=0.0), num_inference_steps=4, stages=("base",), **QUIET)
+    tiny_pipe([SOURCE, TARGET], edit=Replace(0.5, 0.0, shared_prompt_steps=0.0), num_inference_steps=4, stages=("base",), **QUIET)
     hook.remove()
     assert calls == [(2, False, True), (2, True, False), (2, False, True), (2, True, False), (4, False, False), (4, False, False)]
 
@@ -176,7 +176,7 @@ def test_super_resolution_is_not_controlled(tiny_pipe):
 
 def test_new_words_keep_their_own_attention_and_common_words_take_the_source_s():
     source, target = tokens("a ring"), tokens("a red ring")
-    bound = Refine(1.0, 0.0, source_steps=0.0).bind([source, target], SITES, 4)
+    bound = Refine(1.0, 0.0, shared_prompt_steps=0.0).bind([source, target], SITES, 4)
     probs = torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     out = bound.control_at(1.0).probs(SITES[0], probs, 4)
     assert torch.equal(out[0], probs[0])
@@ -187,7 +187,7 @@ def test_new_words_keep_their_own_attention_and_common_words_take_the_source_s()
 # ---------------------------------------------------------------- windows of single words
 
 def test_a_word_may_have_a_window_of_its_own():
-    bound = Replace({"default": 0.5, "star": (0.25, 0.75)}, 0.0, source_steps=0.0).bind([tokens("a red ring"), tokens("a red star")], SITES, 4)
+    bound = Replace({"default": 0.5, "star": (0.25, 0.75)}, 0.0, shared_prompt_steps=0.0).bind([tokens("a red ring"), tokens("a red star")], SITES, 4)
     at = [bound.control_at(1 - step / 8) for step in range(8)]
     assert [bool(c and c.injected[0, 2]) for c in at] == [False, False, True, True, True, True, False, False]
     assert [bool(c and c.injected[0, 1]) for c in at] == [True, True, True, True, False, False, False, False]
@@ -195,7 +195,7 @@ def test_a_word_may_have_a_window_of_its_own():
 
 
 def test_words_without_a_window_are_not_injected_where_no_default_is_given():
-    bound = Replace({"star": 1.0}, 0.0, source_steps=0.0).bind([tokens("a ring"), tokens("a star")], SITES, 3)
+    bound = Replace({"star": 1.0}, 0.0, shared_prompt_steps=0.0).bind([tokens("a ring"), tokens("a star")], SITES, 3)
     assert bound.control_at(1.0).injected.tolist() == [[False, True, False]]
 
 
@@ -227,13 +227,13 @@ def test_the_source_s_columns_are_scaled_and_not_renormalised():
 
 
 def test_weights_act_in_their_window_alone():
-    bound = Chain(Reweight({"ring": 2}, steps=(0.5, 1.0)), Refine(0.0, 0.0, source_steps=0.0)).bind([tokens("red ring")] * 2, SITES, 3)
+    bound = Chain(Reweight({"ring": 2}, steps=(0.5, 1.0)), Refine(0.0, 0.0, shared_prompt_steps=0.0)).bind([tokens("red ring")] * 2, SITES, 3)
     assert [None if (c := bound.control_at(1 - step / 4)) is None else c.scale[0, 1].item() for step in range(4)] == [None, None, 2, 2]
 
 
 def test_edits_may_be_chained_in_any_order():
     prompts, probs = [tokens("a red ring"), tokens("a red star")], torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    edits = Replace(1.0, 0.0, source_steps=0.0), Reweight({"red": 2}), Reweight({"star": 0.5})
+    edits = Replace(1.0, 0.0, shared_prompt_steps=0.0), Reweight({"red": 2}), Reweight({"star": 0.5})
     one, other = (Chain(*e).bind(prompts, SITES, 4).control_at(1.0).probs(SITES[0], probs, 4) for e in (edits, edits[::-1]))
     assert torch.equal(one, other)
     assert torch.allclose(one[1], probs[0] * torch.tensor([1, 2, 0.5, 1]))
@@ -272,60 +272,60 @@ def exact_pipe(tiny_pipe):
 
 
 EXACT = {"seed": 1, "stages": ("base",), "num_inference_steps": 5} | QUIET
-OFF = {"cross_steps": 0.0, "self_steps": 0.0, "source_steps": 0.0}
+OFF = {"cross_replace_steps": 0.0, "self_replace_steps": 0.0, "shared_prompt_steps": 0.0}
 
 
-def drawn(pipe, prompts, edit=None, **options):
+def generated(pipe, prompts, edit=None, **options):
     return pipe(prompts, edit=edit, **EXACT | options).stages["base"]
 
 
-def test_the_same_prompt_twice_is_the_same_picture_whatever_is_injected(exact_pipe):
-    source, target = drawn(exact_pipe, [SOURCE, SOURCE], Refine(1.0, 1.0, source_steps=0.0))
+def test_the_same_prompt_twice_is_the_same_image_whatever_is_injected(exact_pipe):
+    source, target = generated(exact_pipe, [SOURCE, SOURCE], Refine(1.0, 1.0, shared_prompt_steps=0.0))
     assert (source - target).abs().max() < 1e-9
 
 
 def test_a_weight_of_one_leaves_the_source(exact_pipe):
-    source, target = drawn(exact_pipe, [SOURCE, SOURCE], Reweight({"red": 1}))
+    source, target = generated(exact_pipe, [SOURCE, SOURCE], Reweight({"red": 1}))
     assert (source - target).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("edit", [Refine(**OFF), Chain(Refine(**OFF), Reweight({"red": 1}))], ids=["refine", "with a weight of 1"])
 def test_an_empty_window_leaves_the_plain_target(exact_pipe, edit):
     target = SOURCE.replace("red", "large red")
-    assert torch.equal(drawn(exact_pipe, [SOURCE, target], edit), drawn(exact_pipe, [SOURCE, target]))
+    assert torch.equal(generated(exact_pipe, [SOURCE, target], edit), generated(exact_pipe, [SOURCE, target]))
 
 
-@pytest.mark.parametrize("edit, target", [(Refine(source_steps=0.0), SOURCE.replace("red", "large red")), (Reweight({"red": 2}), SOURCE),
-                                          (Chain(Replace(source_steps=0.0), Reweight({"star": -1})), TARGET)], ids=["refine", "reweight", "chain"])
+@pytest.mark.parametrize("edit, target", [(Refine(shared_prompt_steps=0.0), SOURCE.replace("red", "large red")), (Reweight({"red": 2}), SOURCE),
+                                          (Chain(Replace(shared_prompt_steps=0.0), Reweight({"star": -1})), TARGET)], ids=["refine", "reweight", "chain"])
 def test_the_edits_change_the_target_and_leave_the_source(exact_pipe, edit, target):
-    edited, plain = drawn(exact_pipe, [SOURCE, target], edit), drawn(exact_pipe, [SOURCE, target])
+    edited, plain = generated(exact_pipe, [SOURCE, target], edit), generated(exact_pipe, [SOURCE, target])
     assert (edited[0] - plain[0]).abs().max() < 1e-9 and (edited[1] - plain[1]).abs().max() > 1e-4
 
 
-def test_a_stronger_weight_moves_the_picture_further(exact_pipe):
-    source, *targets = drawn(exact_pipe, [SOURCE] * 5, Reweight({"red": [1, 1.25, 1.5, 2]}))
+def test_a_stronger_weight_moves_the_image_further(exact_pipe):
+    source, *targets = generated(exact_pipe, [SOURCE] * 5, Reweight({"red": [1, 1.25, 1.5, 2]}))
     moved = [(t - source).square().mean().item() for t in targets]
     assert moved == sorted(moved) and moved[0] < 1e-15 < moved[1]
 
 
 @pytest.mark.parametrize("options, rows", [({}, [2, 2, 2, 2, 2, 2, 2]), ({"negative_prompt": "a blue ring"}, [2] * 10)], ids=["alone", "with a negative prompt"])
-def test_as_long_as_source_and_target_are_one_picture_one_row_is_drawn_for_both(exact_pipe, monkeypatch, options, rows):
+def test_as_long_as_source_and_target_are_one_image_one_row_is_generated_for_both(exact_pipe, monkeypatch, options, rows):
     seen = []
     hook = exact_pipe.stages["base"].net.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    edited = drawn(exact_pipe, [SOURCE, TARGET], Replace(source_steps=0.6), **options)
+    edited = generated(exact_pipe, [SOURCE, TARGET], Replace(shared_prompt_steps=0.6), **options)
     hook.remove()
     assert seen == rows                                # guided in one call for three steps of five, then in a call with a control and one without
-    monkeypatch.setattr(BoundPromptToPrompt, "is_one_picture", lambda *_: False)
-    assert (edited - drawn(exact_pipe, [SOURCE, TARGET], Replace(source_steps=0.6), **options)).abs().max() < 1e-9
+    monkeypatch.setattr(BoundPromptToPrompt, "rows_identical", lambda *_: False)
+    assert (edited - generated(exact_pipe, [SOURCE, TARGET], Replace(shared_prompt_steps=0.6), **options)).abs().max() < 1e-9
 
 
-def test_rows_that_differ_before_their_prompts_are_shared_are_drawn_each(exact_pipe):
-    bound = Replace(source_steps=(0.2, 0.6)).bind([tokens("a ring"), tokens("a star")], SITES, 3)
-    assert isinstance(bound.control_at(0.5), SourcePromptControl) and not bound.is_one_picture(0.5) and not bound.is_one_picture(1.0)
+def test_rows_that_differ_before_their_prompts_are_shared_are_generated_each(exact_pipe):
+    bound = Replace(shared_prompt_steps=(0.2, 0.6)).bind([tokens("a ring"), tokens("a star")], SITES, 3)
+    assert isinstance(bound.control_at(0.5), SourcePromptControl) and not bound.rows_identical(0.5) and not bound.rows_identical(1.0)
 
 
 def test_while_the_source_is_read_nothing_is_scaled():
-    bound = Chain(Refine(source_steps=0.5), Reweight({"ring": 2})).bind([tokens("red ring")] * 2, SITES, 3)
+    bound = Chain(Refine(shared_prompt_steps=0.5), Reweight({"ring": 2})).bind([tokens("red ring")] * 2, SITES, 3)
     assert isinstance(bound.control_at(1.0), SourcePromptControl) and isinstance(bound.control_at(0.4), AttentionInjectionControl)
 
 
@@ -335,7 +335,7 @@ PLACES = [AttentionSite("up.cross", "up", "cross", 2), AttentionSite("mid.cross"
 AT_ONCE = {"steps": (0.0, 1.0)}
 
 
-def looked_at(bound, t, **places):
+def attention_mask(bound, t, **places):
     """Show a bound edit attention on a 2 x 2 grid: for each row of the batch the place at which each word is looked at, all others getting the rest."""
     probs = torch.zeros(2, 1, 4, 3)
     for row in range(2):
@@ -344,16 +344,16 @@ def looked_at(bound, t, **places):
     bound.control_at(t).probs(PLACES[0], probs, 3)
 
 
-def test_pictures_differ_where_source_or_target_look_at_the_words_and_nowhere_else(monkeypatch):
+def test_images_differ_where_source_or_target_look_at_the_words_and_nowhere_else(monkeypatch):
     monkeypatch.setattr("imagen_mini.editing.blending.F.max_pool2d", lambda heat, *_: heat)       # a 2 x 2 grid would be grown all over
     bound = LocalBlend("ring", **AT_ONCE).bind([tokens("a ring"), tokens("a ring")], PLACES, 3)
-    looked_at(bound, 1.0, a=(3, 3), ring=(0, 1))
+    attention_mask(bound, 1.0, a=(3, 3), ring=(0, 1))
     x_0_hat = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
     blended = bound.after_denoising(x_0_hat, 1.0)
     assert torch.equal(blended[0], x_0_hat[0])
     assert blended[1, 0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]     # places 0 and 1: the upper half
     bound = LocalBlend("ring", exclude="a", **AT_ONCE).bind([tokens("a ring"), tokens("a ring")], PLACES, 3)
-    looked_at(bound, 1.0, a=(1, 3), ring=(0, 1))
+    attention_mask(bound, 1.0, a=(1, 3), ring=(0, 1))
     assert bound.after_denoising(x_0_hat, 1.0)[1, 0].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
@@ -371,23 +371,23 @@ def blended():
 
 
 def test_masks_are_grown_by_one_place(blended):
-    picture = blended(1.0, **AT_ONCE)
-    assert picture.sum() == 9 and picture[2:5, 2:5].all()
+    image = blended(1.0, **AT_ONCE)
+    assert image.sum() == 9 and image[2:5, 2:5].all()
 
 
 @pytest.mark.parametrize("t, blends", [(0.9, False), (0.5, True), (0.3, True), (0.2, False)])
-def test_pictures_are_blended_in_the_window_alone(blended, t, blends):
+def test_images_are_blended_in_the_window_alone(blended, t, blends):
     assert blended(t, steps=(0.5, 0.75)).sum() == (9 if blends else 64)
 
 
-def test_blended_pictures_are_the_source_s_where_nobody_looks(exact_pipe):
+def test_blended_images_are_the_source_s_where_nobody_looks(exact_pipe):
     """At a threshold that only the highest places reach, most of the picture is the source's to the last bit; alone, and with other edits."""
     blend = LocalBlend("circle", "star", threshold=0.999, **AT_ONCE)
-    for edit in (blend, Chain(Replace(0.5, 0.0, source_steps=0.0), blend), Chain(Replace(source_steps=0.8), Reweight({"red": 2}), blend)):
-        source, target = drawn(exact_pipe, [SOURCE, TARGET], edit)
+    for edit in (blend, Chain(Replace(0.5, 0.0, shared_prompt_steps=0.0), blend), Chain(Replace(shared_prompt_steps=0.8), Reweight({"red": 2}), blend)):
+        source, target = generated(exact_pipe, [SOURCE, TARGET], edit)
         same = (source == target).all(0).float().mean()
         assert 0 < same < 1, same
-    source, plain = drawn(exact_pipe, [SOURCE, TARGET])
+    source, plain = generated(exact_pipe, [SOURCE, TARGET])
     assert not (source == plain).all(0).any()
 
 
@@ -404,15 +404,15 @@ def test_what_cannot_be_blended_is_an_error_that_says_so(make, message):
 
 # ---------------------------------------------------------------- blending where the prompts disagree
 
-def disagreeing(blend, *readings, source=None):
+def disagreeing(blend, *parsed_scenes, source=None):
     """A bound DiffBlend that was shown a source, and x_0_hat of it by source and target prompt, one pair for each noise."""
-    bound = Chain(Replace(source_steps=0.0), blend).bind([tokens("a ring"), tokens("a star")], SITES, 3)
+    bound = Chain(Replace(shared_prompt_steps=0.0), blend).bind([tokens("a ring"), tokens("a star")], SITES, 3)
     assert bound.needs_source and not Replace().bind([tokens("a ring"), tokens("a star")], SITES, 3).needs_source
-    bound.look_at(torch.zeros(1, 3, 16, 16) if source is None else source, lambda t, i: readings[i])
+    bound.set_source(torch.zeros(1, 3, 16, 16) if source is None else source, lambda t, i: parsed_scenes[i])
     return bound
 
 
-def reading(*places, by=1.0):
+def parsed(*places, by=1.0):
     """What two prompts make of a source of 16 x 16 pixels: the second differs at these places, in one channel."""
     x_0_hat = torch.zeros(2, 3, 16, 16)
     for y, x in places:
@@ -428,24 +428,24 @@ def changed(bound, t=1.0):
 
 def test_the_target_changes_where_the_prompts_disagree_and_by_some_places_around():
     at_once = DiffEditMask(grow=1, noises=1)
-    assert changed(disagreeing(at_once, reading((8, 8)))) == (6, 10, 6, 10, 25)           # smoothed by one place, grown by one
-    assert changed(disagreeing(DiffEditMask(grow=2, noises=1), reading((8, 8)))) == (5, 11, 5, 11, 49)
-    assert changed(disagreeing(at_once, reading((8, 5), (8, 11)))) == (6, 10, 3, 13, 55)  # the gap between is closed
-    weak = reading((8, 8)) + reading((2, 2), by=0.2)
+    assert changed(disagreeing(at_once, parsed((8, 8)))) == (6, 10, 6, 10, 25)           # smoothed by one place, grown by one
+    assert changed(disagreeing(DiffEditMask(grow=2, noises=1), parsed((8, 8)))) == (5, 11, 5, 11, 49)
+    assert changed(disagreeing(at_once, parsed((8, 5), (8, 11)))) == (6, 10, 3, 13, 55)  # the gap between is closed
+    weak = parsed((8, 8)) + parsed((2, 2), by=0.2)
     assert changed(disagreeing(at_once, weak)) == (6, 10, 6, 10, 25)                      # too little beside the largest
-    assert changed(disagreeing(DiffEditMask(grow=1, noises=2), reading((8, 8)), reading((8, 8), (2, 2), by=0.6))) is not None
+    assert changed(disagreeing(DiffEditMask(grow=1, noises=2), parsed((8, 8)), parsed((8, 8), (2, 2), by=0.6))) is not None
 
 
 def test_differences_are_means_over_noises():
-    bound = disagreeing(DiffEditMask(grow=0, noises=2, threshold=0.4), reading((12, 12)) + reading((4, 4), by=0.9), reading((12, 12)) - reading((4, 4), by=0.2))
+    bound = disagreeing(DiffEditMask(grow=0, noises=2, threshold=0.4), parsed((12, 12)) + parsed((4, 4), by=0.9), parsed((12, 12)) - parsed((4, 4), by=0.2))
     assert changed(bound)[:4] == (3, 13, 3, 13)                               # 1 and (0.9 + 0.2) / 2
-    bound = disagreeing(DiffEditMask(grow=0, noises=2, threshold=0.4), reading((12, 12)) + reading((4, 4), by=0.5), reading((12, 12)))
+    bound = disagreeing(DiffEditMask(grow=0, noises=2, threshold=0.4), parsed((12, 12)) + parsed((4, 4), by=0.5), parsed((12, 12)))
     assert changed(bound) == (11, 13, 11, 13, 9)
 
 
 def test_elsewhere_the_target_is_the_finished_source_in_its_window():
     source = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    bound = disagreeing(DiffEditMask(grow=0, noises=1, steps=(0.5, 1.0)), reading((8, 8)), source=source)
+    bound = disagreeing(DiffEditMask(grow=0, noises=1, steps=(0.5, 1.0)), parsed((8, 8)), source=source)
     x_0_hat = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
     assert torch.equal(bound.after_denoising(x_0_hat, 0.8), x_0_hat)
     blended = bound.after_denoising(x_0_hat, 0.4)
@@ -455,18 +455,18 @@ def test_elsewhere_the_target_is_the_finished_source_in_its_window():
 
 
 @pytest.mark.parametrize("options", [{}, {"negative_prompt": "a blue ring"}])
-def test_with_a_diff_blend_the_source_is_drawn_as_ever_and_most_of_the_target_is_its_own(exact_pipe, options):
-    source = drawn(exact_pipe, [SOURCE], **options)[0]
-    edited = drawn(exact_pipe, [SOURCE, TARGET], Chain(Replace(source_steps=0.0), DiffEditMask(threshold=0.9, grow=0)), **options)
+def test_with_a_diff_blend_the_source_is_generated_as_ever_and_most_of_the_target_is_its_own(exact_pipe, options):
+    source = generated(exact_pipe, [SOURCE], **options)[0]
+    edited = generated(exact_pipe, [SOURCE, TARGET], Chain(Replace(shared_prompt_steps=0.0), DiffEditMask(threshold=0.9, grow=0)), **options)
     assert (edited[0] - source).abs().max() < 1e-9
     same = (edited[1] - edited[0]).abs().amax(0) < 1e-9
     assert 0.1 < same.double().mean() < 1
-    assert (drawn(exact_pipe, [SOURCE, SOURCE], Chain(Refine(source_steps=0.0), DiffEditMask()), **options)[1] - source).abs().max() < 1e-9
+    assert (generated(exact_pipe, [SOURCE, SOURCE], Chain(Refine(shared_prompt_steps=0.0), DiffEditMask()), **options)[1] - source).abs().max() < 1e-9
 
 
 def test_super_resolution_may_be_edited_with_a_diff_blend(tiny_pipe):
     options = {"edit_stages": ("sr_256",), "seed": 2} | QUIET
-    edited = tiny_pipe([SOURCE, TARGET], edit=Chain(Replace(source_steps=0.0), DiffEditMask()), **options).images
+    edited = tiny_pipe([SOURCE, TARGET], edit=Chain(Replace(shared_prompt_steps=0.0), DiffEditMask()), **options).images
     assert edited[1].shape == (3, 256, 256) and torch.isfinite(edited[1]).all()
 
 

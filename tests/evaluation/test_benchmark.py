@@ -32,7 +32,7 @@ def test_every_prompt_reads_back_as_its_description_but_the_misspelt_ones():
         if category == "misspellings":
             continue
         got, meant = parse_caption(caption.text), caption.description
-        assert Counter(got.things) == Counter(meant.things), category
+        assert Counter(got.objects) == Counter(meant.objects), category
         assert (got.relation, got.background) == (meant.relation, meant.background), category
 
 
@@ -73,12 +73,12 @@ def test_the_committed_list_is_what_the_function_gives():
 
 
 @pytest.mark.parametrize("k", range(1, 7))
-def test_k_attributes_are_k_said_of_two_things(k):
+def test_k_attributes_are_k_said_of_two_objects(k):
     ways = set()
     for _, _, caption in benchmark(60, categories=[f"{k} attribute{'s' * (k > 1)}"]):
         d = caption.description
-        assert len(d.things) == 2 and d.things[0].shape != d.things[1].shape
-        said = [getattr(thing, name) for thing in d.things for name in ("color", "size", "texture")] + [d.relation, d.background]
+        assert len(d.objects) == 2 and d.objects[0].shape != d.objects[1].shape
+        said = [getattr(obj, name) for obj in d.objects for name in ("color", "size", "texture")] + [d.relation, d.background]
         assert sum(value is not None for value in said) == k
         ways.add(tuple(value is not None for value in said))
     assert len(ways) == sum(1 for i in range(1, 16) if sum(n for j, n in enumerate(ATTRIBUTES_OF_TWO.values()) if i >> j & 1) == k)       # every way to say k
@@ -93,8 +93,8 @@ def test_a_misspelt_prompt_has_one_word_that_is_none_and_says_something():
         wrong = [w for w in caption.words if w.text not in VOCABULARY]
         assert len(wrong) == 1 and wrong[0].role in ("color", "size", "shape")
         assert [caption.text[w.start:w.end] for w in caption.words] == [w.text for w in caption.words]
-        thing, = caption.description.things
-        assert sorted({thing.shape, thing.color, thing.size} - {w.text for w in caption.words}) != []
+        obj, = caption.description.objects
+        assert sorted({obj.shape, obj.color, obj.size} - {w.text for w in caption.words}) != []
 
 
 def test_prompts_of_rare_words_have_two_or_more_of_them_and_no_common_word_that_has_one():
@@ -103,19 +103,19 @@ def test_prompts_of_rare_words_have_two_or_more_of_them_and_no_common_word_that_
         assert sum(w in RARE_WORDS for w in words) >= 2 and not set(words) & set(RARE_WORDS.values())
 
 
-def test_what_a_negation_names_is_not_in_the_picture():
+def test_what_a_negation_names_is_not_in_the_image():
     for _, _, caption in benchmark(60, categories=["negation"]):
-        thing, = caption.description.things
+        obj, = caption.description.objects
         *_, color, shape = caption.text.split()
-        assert color in COLORS and shape in SHAPES and (color != thing.color) and (shape != thing.shape)
-        assert parse_caption(caption.text).things == (thing,) and any(w in ("no", "without") for w in caption.text.split())
+        assert color in COLORS and shape in SHAPES and (color != obj.color) and (shape != obj.shape)
+        assert parse_caption(caption.text).objects == (obj,) and any(w in ("no", "without") for w in caption.text.split())
 
 
 @pytest.mark.parametrize("text", ["a red circle without a star on a white background", "a red circle on a white background and no star",
                                   "on a white background , a red circle but no star"])
 def test_a_negation_may_stand_before_or_after_a_background(text):
     d = parse_caption(text)
-    assert [t.shape for t in d.things] == ["circle"] and d.background == "white"
+    assert [t.shape for t in d.objects] == ["circle"] and d.background == "white"
 
 
 @pytest.mark.parametrize("text", ["a red circle and no elephant", "a red circle without a", "no red circle"])
@@ -129,11 +129,11 @@ def test_words_that_training_never_uses_are_in_no_training_caption():
     assert not seen & (set(RARE_WORDS) | {"no", "but", "without"})
 
 
-def test_other_words_keep_their_places_their_things_and_the_article():
+def test_other_words_keep_their_places_their_objects_and_the_article():
     caption = caption_from(parse_caption("a red circle above an orange square"), random.Random(3))
     at = {w.text: i for i, w in enumerate(caption.words)}
     new = reword(caption, {at["red"]: "azure", at["orange"]: "rose"})
     assert "an azure circle" in new.text and "a rose square" in new.text
-    assert [(w.things, w.role) for w in new.words] == [(w.things, w.role) for w in caption.words]
+    assert [(w.objects, w.role) for w in new.words] == [(w.objects, w.role) for w in caption.words]
     assert [new.text[w.start:w.end] for w in new.words] == [w.text for w in new.words]
     assert new.description == caption.description

@@ -38,7 +38,7 @@ def test_an_edit_that_changes_what_was_asked_for_and_nothing_else_is_good(size):
     assert judged(edited(), size=size) == EditScore(True, True, True, True) and judged(edited(), size=size).good
 
 
-def test_an_edit_may_move_things_by_a_little():
+def test_an_edit_may_move_objects_by_a_little():
     assert judged(edited(circle={"x": 22, "y": 31}, star={"x": 46})).good
 
 
@@ -46,7 +46,7 @@ def test_an_edit_may_move_things_by_a_little():
     (edited(star={"y": 45}), True), (edited(circle={"x": 12}), True), (edited(star={"color": "pink"}), False), (edited(star={"shape": "ring"}), False),
     (edited(star={"size": "large"}), True),
 ], ids=["moved", "itself moved", "recolored", "reshaped", "resized"])
-def test_an_edit_that_moves_anything_or_changes_another_thing_has_not_kept_the_layout(after, success):
+def test_an_edit_that_moves_anything_or_changes_another_object_has_not_kept_the_layout(after, success):
     assert judged(after) == EditScore(True, success, False, False)
 
 
@@ -57,7 +57,7 @@ def test_an_edit_that_changes_more_in_its_place_has_kept_the_layout_but_not_all_
     assert judged(after) == EditScore(True, success, True, False)
 
 
-def test_a_texture_that_changes_is_seen_in_the_large_picture():
+def test_a_texture_that_changes_is_seen_in_the_large_image():
     assert not judged(edited(star={"texture": "striped"}), size=256).layout
     assert judged(edited(circle={"texture": "striped"}), size=256) == EditScore(True, True, True, False)
 
@@ -71,7 +71,7 @@ ONE_MORE = (*edited().objects, one("ring", "pink", "small", x=34, y=10))
 
 
 @pytest.mark.parametrize("objects", [(), BEFORE.objects[:1], ONE_MORE], ids=["none", "one gone", "one more"])
-def test_an_edit_that_loses_or_adds_a_thing_is_neither(objects):
+def test_an_edit_that_loses_or_adds_a_object_is_neither(objects):
     score = judged(Scene(objects, "gray"))
     assert not score.success and not score.layout and not score.kept
 
@@ -84,7 +84,7 @@ def test_an_edit_of_a_source_that_is_wrong_already_does_not_count():
     assert score_edit(SWAP, parse_image(render(BEFORE, 64))[0], unreadable) == EditScore(True, False, False, False)
 
 
-def test_one_of_two_like_things_can_be_edited():
+def test_one_of_two_like_objects_can_be_edited():
     swap = EditTask("color", 0, 0, *(Caption(t, (), parse_caption(t)) for t in ("two red circles", "a green circle and a red circle")))
     before = Scene((one(x=20), one(x=45)), "white")
     assert judged(Scene((one(x=20, color="green"), one(x=45)), "white"), before, swap).good
@@ -92,13 +92,13 @@ def test_one_of_two_like_things_can_be_edited():
 
 
 @pytest.mark.parametrize("attribute", ["color", "shape"])
-def test_a_swap_changes_one_word_of_one_thing(attribute):
+def test_a_swap_changes_one_word_of_one_object(attribute):
     list_of_swaps = swaps(attribute, 40)
-    assert [len(s.source.description.things) for s in list_of_swaps] == [1, 2] * 20
+    assert [len(s.source.description.objects) for s in list_of_swaps] == [1, 2] * 20
     for s in list_of_swaps:
         a, b = s.source.text.split(), s.target.text.split()
         words = [(x, y) for x, y in zip(a, b) if x != y and {x, y} != {"a", "an"}]
-        before, after = s.source.description.things[s.thing], s.target.description.things[s.thing]
+        before, after = s.source.description.objects[s.obj], s.target.description.objects[s.obj]
         assert len(a) == len(b) and words == [(getattr(before, attribute), getattr(after, attribute))]
         assert replace(before, **{attribute: ""}) == replace(after, **{attribute: ""})
         assert parse_caption(s.target.text) == s.target.description
@@ -106,25 +106,25 @@ def test_a_swap_changes_one_word_of_one_thing(attribute):
 
 
 @pytest.mark.parametrize("attribute", ADDED)
-def test_an_addition_says_one_thing_more_in_the_same_words(attribute):
+def test_an_addition_says_one_object_more_in_the_same_words(attribute):
     tasks = additions(attribute, 40)
-    assert [len(t.source.description.things) for t in tasks] == [1, 2] * 20 and tasks[:5] == additions(attribute, 5)
+    assert [len(t.source.description.objects) for t in tasks] == [1, 2] * 20 and tasks[:5] == additions(attribute, 5)
     for t in tasks:
         a, b = ([w for w in c.text.replace(",", "").split() if w not in ("a", "an")] for c in (t.source, t.target))
         new = [w for w in b if w not in a]
         assert [w for w in b if w not in new] == a and parse_caption(t.target.text) == t.target.description
         if attribute == "background":
-            assert t.thing is None and new == ["on", t.target.description.background, "background"] and t.source.description.background is None
+            assert t.obj is None and new == ["on", t.target.description.background, "background"] and t.source.description.background is None
             assert replace(t.target.description, background=None) == t.source.description
         else:
-            before, after = (d.things[t.thing] for d in (t.source.description, t.target.description))
+            before, after = (d.objects[t.obj] for d in (t.source.description, t.target.description))
             assert getattr(before, attribute) is None and new == [getattr(after, attribute)] and replace(after, **{attribute: None}) == before
 
 
 @pytest.mark.parametrize("after, score", [
     (Scene(BEFORE.objects, "white"), (True, True, True)), (Scene(BEFORE.objects, "gray"), (False, True, True)), (Scene(edited().objects, "white"), (False, False, False)),
     (Scene(BEFORE.objects[:1], "white"), (False, False, False))], ids=["done", "not done", "a thing recolored", "a thing gone"])
-def test_a_new_background_is_to_leave_every_thing_alone(after, score):
+def test_a_new_background_is_to_leave_every_object_alone(after, score):
     task = EditTask("background", None, 0, *(Caption(t, (), parse_caption(t)) for t in (FROM_TO[0], FROM_TO[0] + " on a white background")))
     assert judged(after, swap=task) == EditScore(True, *score)
 
@@ -145,26 +145,26 @@ def test_pixels_count_where_the_edit_should_have_left_them_alone():
     assert unedited_psnr(SWAP, parse_image(images)[0], ParsedScene(None, None, (), ("noise",)), images) is None
 
 
-def test_perfect_edits_score_one_and_unedited_pictures_zero():
+def test_perfect_edits_score_one_and_unedited_images_zero():
     list_of_swaps = swaps("color", 8)
     by_text = {s.source.text: s for s in list_of_swaps}
 
-    def draw(prompts, seed, edit=True):
+    def generate(prompts, seed, edit=True):
         s = by_text[prompts[0]]
         source = scene_of(s.source.description, random.Random(seed))
         objects = list(s.source.description.assign(source))
         if edit:
-            objects[s.thing] = replace(objects[s.thing], color=s.target.description.things[s.thing].color)
+            objects[s.obj] = replace(objects[s.obj], color=s.target.description.objects[s.obj].color)
         return render([source, replace(source, objects=tuple(objects))], 64)
 
-    perfect = edit_table([score for _, _, (score,) in evaluate_edits(draw, list_of_swaps)])
+    perfect = edit_table([score for _, _, (score,) in evaluate_edits(generate, list_of_swaps)])
     assert perfect["n"] == perfect["source_right"] == 8
     assert perfect["good"] == perfect["success"] == perfect["all_kept"] == perfect["good_high"] == 1
-    unedited = edit_table([score for _, _, (score,) in evaluate_edits(lambda p, seed: draw(p, seed, False), list_of_swaps)])
+    unedited = edit_table([score for _, _, (score,) in evaluate_edits(lambda p, seed: generate(p, seed, False), list_of_swaps)])
     assert unedited["success"] == unedited["good"] == unedited["all_kept"] == 0 and unedited["layout"] == 1
 
 
-def test_rates_are_taken_over_the_edits_whose_source_was_right():
+def test_rates_are_taken_over_the_edits_whose_source_was_correct():
     row = edit_table([EditScore(True, True, True, True), EditScore(True, True, True, False), EditScore(True, False, True, True),
                       EditScore(True, True, False, False), EditScore(False, True, False, False)])
     assert (row["n"], row["source_right"], row["success"], row["layout"], row["good"], row["all_kept"]) == (5, 4, 0.75, 0.75, 0.5, 0.25)

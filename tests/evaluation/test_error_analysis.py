@@ -19,16 +19,16 @@ RED, BLUE = ObjectDescription("circle", "red", "small", "solid"), ObjectDescript
 LEFT_OF = Description((RED, BLUE), "left of", "white")
 
 
-def scene(*things, background="white"):
+def scene(*objects, background="white"):
     """Things side by side, left to right: (shape, color, size, texture)."""
-    return Scene(tuple(SceneObject(x=12 + 36 * i, y=32, shape=a, color=b, size=c, texture=d) for i, (a, b, c, d) in enumerate(things)), background)
+    return Scene(tuple(SceneObject(x=12 + 36 * i, y=32, shape=a, color=b, size=c, texture=d) for i, (a, b, c, d) in enumerate(objects)), background)
 
 
 C, S = ("circle", "red", "small", "solid"), ("square", "blue", "large", "solid")
 
 
-def changed(thing, place, value):
-    return tuple(value if i == place else v for i, v in enumerate(thing))
+def changed(obj, place, value):
+    return tuple(value if i == place else v for i, v in enumerate(obj))
 
 
 @pytest.mark.parametrize("shown, kind", [
@@ -48,8 +48,8 @@ def changed(thing, place, value):
     (scene(changed(C, 1, "blue"), S), "color"),
 ], ids=lambda v: v if isinstance(v, str) else "")
 def test_each_kind_of_error_is_told_from_the_others(shown, kind):
-    reading = ParsedScene(None, None, (), ("x",)) if shown is None else ParsedScene(shown, shown.background, shown.objects, ())
-    assert classify_error(LEFT_OF, reading) == kind and kind in ERROR_TYPES
+    parsed = ParsedScene(None, None, (), ("x",)) if shown is None else ParsedScene(shown, shown.background, shown.objects, ())
+    assert classify_error(LEFT_OF, parsed) == kind and kind in ERROR_TYPES
     assert (kind == "right") == LEFT_OF.fits(shown)
 
 
@@ -59,15 +59,15 @@ def results_of(change=lambda scene, rng: scene, n=20):
     rng = random.Random(0)
     scenes = [change(sample_scene_matching(caption.description, rng), rng) for _, _, caption in prompts]
     images = render(scenes, 256)
-    return [Result(category, seed, caption, image, reading) for (category, seed, caption), image, reading in zip(prompts, images, parse_image(images))]
+    return [Result(category, seed, caption, image, parsed) for (category, seed, caption), image, parsed in zip(prompts, images, parse_image(images))]
 
 
-def test_true_pictures_have_no_errors_and_lie_on_the_diagonal():
+def test_true_images_have_no_errors_and_lie_on_the_diagonal():
     results = results_of(n=6)
     assert all(kinds == {"right": 6} for kinds in error_table(results).values())
     for attribute, matrix in confusion_matrices(results).items():
-        assert sum(n for said, drawn in matrix.items() for value, n in drawn.items() if value != said) == 0
-        assert sum(n for drawn in matrix.values() for n in drawn.values()) > 0, attribute
+        assert sum(n for said, generated in matrix.items() for value, n in generated.items() if value != said) == 0
+        assert sum(n for generated in matrix.values() for n in generated.values()) > 0, attribute
 
 
 def test_a_planted_share_of_swapped_colours_is_found_as_that_share():
@@ -83,11 +83,11 @@ def test_a_planted_share_of_swapped_colours_is_found_as_that_share():
 
     results = results_of(repaint, n=12)
     wrong = sum(of.get("color", 0) for of in error_table(results).values())
-    said = sum(p and r.caption.description.things[0].color is not None for p, r in zip(planted, results))
+    said = sum(p and r.caption.description.objects[0].color is not None for p, r in zip(planted, results))
     assert wrong == said > 5
     matrix = confusion_matrices(results)["color"]
-    assert sum(n for of, drawn in matrix.items() for value, n in drawn.items() if value != of) == wrong
-    assert all(value in ("red", "green") for of, drawn in matrix.items() for value, n in drawn.items() if n and value != of)
+    assert sum(n for of, generated in matrix.items() for value, n in generated.items() if value != of) == wrong
+    assert all(value in ("red", "green") for of, generated in matrix.items() for value, n in generated.items() if n and value != of)
 
 
 # ---------------------------------------------------------------- comparing

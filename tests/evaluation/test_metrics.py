@@ -66,7 +66,7 @@ def test_features_that_have_no_moments_are_an_error(features, message):
         gaussian_statistics(features)
 
 
-def test_precision_falls_when_pictures_are_wrong_and_recall_when_they_are_all_alike():
+def test_precision_falls_when_images_are_wrong_and_recall_when_they_are_all_alike():
     g = torch.Generator().manual_seed(0)
     true = torch.randn(400, 4, generator=g)
     same = precision_and_recall(true, torch.randn(400, 4, generator=g))
@@ -95,5 +95,5 @@ def test_what_was_copied_is_found():
 
 
 def test_psnr_is_twenty_for_an_error_of_a_tenth_of_the_range():
-    pictures = torch.rand(2, 3, 8, 8)
-    assert psnr(pictures, pictures + torch.tensor([0.2, -0.02]).view(2, 1, 1, 1)).tolist() == pytest.approx([20, 40], abs=1e-3)
+    images = torch.rand(2, 3, 8, 8)
+    assert psnr(images, images + torch.tensor([0.2, -0.02]).view(2, 1, 1, 1)).tolist() == pytest.approx([20, 40], abs=1e-3)

@@ -25,13 +25,13 @@ def scenes_of(description, n):
     rng, out = random.Random(5), []
     while len(out) < n:
         objects = []
-        for thing in rng.sample(description.things, 2):
+        for obj in rng.sample(description.objects, 2):
             size = rng.choice(tuple(SIZES))
-            where = sample_free_position(rng, SIZES[size] * SHAPES[thing.shape], objects, tries=1000)
+            where = sample_free_position(rng, SIZES[size] * SHAPES[obj.shape], objects, tries=1000)
             if where is not None:
-                objects.append(SceneObject(*where[::-1], thing.shape, thing.color, size, "solid"))
-        first = [o for thing in description.things for o in objects if (o.shape, o.color) == (thing.shape, thing.color)]
-        if len(first) < 2 or any(t.size not in (None, o.size) for t, o in zip(description.things, first)) or held_out(Scene(tuple(first), description.background)):
+                objects.append(SceneObject(*where[::-1], obj.shape, obj.color, size, "solid"))
+        first = [o for obj in description.objects for o in objects if (o.shape, o.color) == (obj.shape, obj.color)]
+        if len(first) < 2 or any(t.size not in (None, o.size) for t, o in zip(description.objects, first)) or held_out(Scene(tuple(first), description.background)):
             continue
         said = unambiguous_relation(*first) if rng.random() < RELATION_PROB else None
         if said == description.relation:
@@ -40,27 +40,27 @@ def scenes_of(description, n):
 
 
 @pytest.mark.parametrize("caption", [CAPTION, "a red circle to the left of a large blue square on a white background"])
-def test_it_is_the_mean_of_the_pictures_by_their_likelihood(caption):
-    best, pictures = OptimalDenoiser(parse_caption(caption)), render(scenes_of(parse_caption(caption), 6000), 64).double()
+def test_it_is_the_mean_of_the_images_by_their_likelihood(caption):
+    best, images = OptimalDenoiser(parse_caption(caption)), render(scenes_of(parse_caption(caption), 6000), 64).double()
     for log_snr in (-12.0, -8.5):
-        x_t = q_sample(pictures[:1], randn([1], (3, 64, 64), "eps").double(), torch.tensor([log_snr]))
+        x_t = q_sample(images[:1], randn([1], (3, 64, 64), "eps").double(), torch.tensor([log_snr]))
         level = torch.tensor(log_snr, dtype=torch.float64)
-        found, halves = best(x_t, log_snr), [posterior_mean(x_t, level, half) for half in pictures.split(3000)]
+        found, halves = best(x_t, log_snr), [posterior_mean(x_t, level, half) for half in images.split(3000)]
         chance = (halves[0] - halves[1]).square().mean() / 4                   # of the error of a mean over all
         assert (found - sum(halves) / 2).square().mean() < 2 * chance, caption
 
 
-def test_in_little_noise_it_finds_the_picture():
-    best, pictures = OptimalDenoiser(parse_caption(CAPTION)), render(scenes_of(parse_caption(CAPTION), 6), 64)
-    x_t = q_sample(pictures, randn(range(6), (3, 64, 64), "eps"), torch.full((6,), 2.0))
-    assert torch.allclose(best(x_t, 2.0), pictures, atol=1e-3)
+def test_in_little_noise_it_finds_the_image():
+    best, images = OptimalDenoiser(parse_caption(CAPTION)), render(scenes_of(parse_caption(CAPTION), 6), 64)
+    x_t = q_sample(images, randn(range(6), (3, 64, 64), "eps"), torch.full((6,), 2.0))
+    assert torch.allclose(best(x_t, 2.0), images, atol=1e-3)
 
 
-def test_a_walk_with_it_draws_what_is_said():
+def test_a_trajectory_with_it_generates_what_is_said():
     best = OptimalDenoiser(parse_caption(CAPTION))
     *_, last = sample(lambda x, t: best(x, cosine_log_snr(t)), randn(range(3), (3, 64, 64), "x_T"), log_snr_timesteps(12, cosine_log_snr, cosine_t),
                       cosine_log_snr, "dpmpp_2m")
-    assert all(parse_caption(CAPTION).fits(reading.scene) for reading in parse_image(last.x_0_hat))
+    assert all(parse_caption(CAPTION).fits(parsed.scene) for parsed in parse_image(last.x_0_hat))
 
 
 @pytest.mark.parametrize("caption", ["a red circle on a white background", "a red circle and a blue square", "a circle and a blue square on a white background",

@@ -39,14 +39,14 @@ def clip_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return render([training_scene(0, i) for i in range(60)], 64)
 
 
-def test_the_frechet_distance_is_that_of_torchmetrics_on_the_same_features(pictures):
+def test_the_frechet_distance_is_that_of_torchmetrics_on_the_same_features(images):
     """On features of two sets of scenes, one of them recoloured by turning its channels, and on features that are handed through as they are."""
     fid = pytest.importorskip("torchmetrics.image.fid")
-    found = features(pictures[:30]), features(pictures[30:].roll(1, dims=1))
+    found = features(images[:30]), features(images[30:].roll(1, dims=1))
     wide = torch.randn(200, 24, generator=torch.Generator().manual_seed(0)), 1.5 + torch.randn(150, 24, generator=torch.Generator().manual_seed(1)) * torch.arange(1, 25) / 9
     for (a, b), tolerance in ((wide, 1e-5), (found, 1e-3)):                     # 30 pictures of 48 features: singular covariances, where the general root is less exact
         same = nn.Identity()
@@ -57,28 +57,28 @@ def test_the_frechet_distance_is_that_of_torchmetrics_on_the_same_features(pictu
         assert frechet_distance(*gaussian_statistics(a), *gaussian_statistics(b)) == pytest.approx(theirs.compute().item(), rel=tolerance)
 
 
-def test_scenes_are_the_features_of_our_own_classifier(pictures):
-    assert torch.equal(make_feature_extractor("scenes")(pictures[:3]), features(pictures[:3])) and features(pictures[:3]).shape == (3, WIDTH)
+def test_scenes_are_the_features_of_our_own_classifier(images):
+    assert torch.equal(make_feature_extractor("scenes")(images[:3]), features(images[:3])) and features(images[:3]).shape == (3, WIDTH)
 
 
-def test_clip_s_score_is_what_its_own_model_says_of_pictures_that_pillow_has_made_smaller(clip_folder, pictures):
+def test_clip_s_score_is_what_its_own_model_says_of_images_that_pillow_has_made_smaller(clip_folder, images):
     clip = Clip(clip_folder)
-    small = torch.stack([torch.from_numpy(np.array(p.resize((32, 32), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 255 for p in to_pil(pictures[:5])])
+    small = torch.stack([torch.from_numpy(np.array(p.resize((32, 32), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 255 for p in to_pil(images[:5])])
     inputs = (small - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
     with torch.no_grad():
         logits = clip.model(input_ids=clip.tokenizer(["a ring"], return_tensors="pt").input_ids, pixel_values=inputs).logits_per_image[:, 0]
-    ours = clip.score(pictures[:5], ["a ring"] * 5)
+    ours = clip.score(images[:5], ["a ring"] * 5)
     theirs = (100 * logits / clip.model.logit_scale.exp()).clamp(min=0)
-    assert clip(pictures[:5]).shape == (5, 8) and torch.allclose(ours, theirs, atol=0.5)         # pixels are rounded there
-    assert torch.allclose(clip(pictures[:5]), clip(pictures[:5], batch=2), atol=1e-5)
+    assert clip(images[:5]).shape == (5, 8) and torch.allclose(ours, theirs, atol=0.5)         # pixels are rounded there
+    assert torch.allclose(clip(images[:5]), clip(images[:5], batch=2), atol=1e-5)
 
 
-def test_clip_s_score_is_of_each_picture_and_its_text_and_long_texts_are_cut(clip_folder, pictures):
+def test_clip_s_score_is_of_each_image_and_its_text_and_long_texts_are_cut(clip_folder, images):
     clip = Clip(clip_folder)
     texts = ["a ring", "a star above a blue square", "word " * 100]
-    assert torch.allclose(clip.score(pictures[:3], texts), torch.cat([clip.score(pictures[i:i + 1], texts[i:i + 1]) for i in range(3)]), atol=1e-3)
+    assert torch.allclose(clip.score(images[:3], texts), torch.cat([clip.score(images[i:i + 1], texts[i:i + 1]) for i in range(3)]), atol=1e-3)
     with pytest.raises(ValueError, match="2 pictures and 3 texts"):
-        clip.score(pictures[:2], texts)
+        clip.score(images[:2], texts)
 
 
 def test_distances_by_clip_give_its_score_too(clip_folder, tiny_pipe, tmp_path, capsys):
@@ -105,7 +105,7 @@ def test_inception_without_its_packages_says_what_to_install(monkeypatch):
         other_features.make_feature_extractor("inception")
 
 
-def test_inception_is_given_bytes_of_the_whole_range_in_batches(monkeypatch, pictures):
+def test_inception_is_given_bytes_of_the_whole_range_in_batches(monkeypatch, images):
     """Its weights are not here: the network is a mean, which tells what reaches it."""
     fid = pytest.importorskip("torchmetrics.image.fid")
     given = []

@@ -28,16 +28,16 @@ def test_facts_are_what_the_scene_holds():
     assert not scene_labels(Scene(SCENE.objects * 2, "white"))[:training.KINDS["count"]][:3].any()
 
 
-def test_the_shipped_features_know_what_is_in_a_picture():
+def test_the_shipped_features_know_what_is_in_a_image():
     told = training.accuracy(module.classifier(64), 128, "cpu")
     assert told["background"] > 0.99 and told["count"] > 0.9 and told["colors"] > 0.9 and told["shapes"] > 0.7
 
 
 def test_the_shipped_features_are_frozen_and_do_not_depend_on_the_batch():
-    pictures = render([training_scene(0, i) for i in range(5)], 64)
-    together = features(pictures)
+    images = render([training_scene(0, i) for i in range(5)], 64)
+    together = features(images)
     assert together.shape == (5, WIDTH) and not together.requires_grad
-    assert torch.allclose(together, torch.cat([features(p[None]) for p in pictures]), atol=1e-4)
+    assert torch.allclose(together, torch.cat([features(p[None]) for p in images]), atol=1e-4)
     assert not any(p.requires_grad for p in module.classifier(64).parameters())
 
 
@@ -52,14 +52,14 @@ def recolored(scenes):
 
 def test_features_are_standardized_and_what_is_told_stays():
     net = SceneClassifier(64)
-    pictures, _ = training.batch_of(64, "standardize", 0, 256, "cpu")
+    images, _ = training.batch_of(64, "standardize", 0, 256, "cpu")
     with torch.no_grad():
-        before = net(pictures)
+        before = net(images)
         training.standardize(net, 256, "cpu")
-        assert torch.allclose(net(pictures), before, atol=1e-4)
-        found = net.features(pictures)
+        assert torch.allclose(net(images), before, atol=1e-4)
+        found = net.features(images)
     assert found.mean(0).abs().max() < 1e-3 and (found.std(0) - 1).abs().max() < 1e-3
-    shipped = features(pictures)
+    shipped = features(images)
     assert shipped.mean(0).abs().max() < 0.3 and 0.8 < shipped.std(0).min() and shipped.std(0).max() < 1.25
 
 
@@ -71,13 +71,13 @@ def test_the_distance_between_two_samples_of_the_world_is_far_smaller_than_to_an
     assert found > 1.5 * by_chance
 
 
-def test_pictures_that_nobody_would_take_for_true_have_no_precision():
+def test_images_that_nobody_would_take_for_true_have_no_precision():
     true = sets_of(200)
     noise = features(torch.randn(200, 3, 64, 64, generator=torch.Generator().manual_seed(0)).clamp(-1, 1))
     assert precision_and_recall(true, noise)[0] < 0.05 < 0.7 < precision_and_recall(true, sets_of(200, start=1000))[0]
 
 
-def test_pictures_of_another_size_and_a_missing_classifier_are_errors_that_say_what_to_do(monkeypatch, tmp_path):
+def test_images_of_another_size_and_a_missing_classifier_are_errors_that_say_what_to_do(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"\[b, 3, 64, 64\]; got \[1, 3, 32, 32\]"):
         SceneClassifier(64).features(torch.zeros(1, 3, 32, 32))
     with pytest.raises(ValueError, match="multiple of 32"):
@@ -93,14 +93,14 @@ def test_training_the_features_lowers_their_error_and_leaves_them_on_disk(tmp_pa
     from safetensors.torch import load_file
     net, fresh = SceneClassifier(64), SceneClassifier(64)
     net.load_state_dict(load_file(out))
-    pictures, truth = training.batch_of(64, "test", 0, 64, "cpu")
+    images, truth = training.batch_of(64, "test", 0, 64, "cpu")
     assert truth.shape == (64, NUM_LABELS)
     with torch.no_grad():
-        trained, untrained = (torch.nn.functional.binary_cross_entropy_with_logits(n(pictures), truth) for n in (net, fresh))
+        trained, untrained = (torch.nn.functional.binary_cross_entropy_with_logits(n(images), truth) for n in (net, fresh))
     assert trained < 0.6 * untrained
 
 
-def test_the_distances_of_a_pipeline_are_measured_and_drawn(tiny_pipe, tmp_path, capsys):
+def test_the_distances_of_a_pipeline_are_measured_and_generated(tiny_pipe, tmp_path, capsys):
     tiny_pipe.save_pretrained(tmp_path / "pipe")
     own = tiny_pipe.stages["base"].config
     distances.main(["--pipeline", str(tmp_path / "pipe"), "--n", "6", "--true", "12", "--scales", f"{own.guidance_scale}", "1", "--thresholds", "static", "dynamic",
@@ -114,7 +114,7 @@ def test_the_distances_of_a_pipeline_are_measured_and_drawn(tiny_pipe, tmp_path,
         assert image.width > 600
 
 
-def test_too_few_pictures_for_a_distance_are_refused(capsys):
+def test_too_few_images_for_a_distance_are_refused(capsys):
     with pytest.raises(SystemExit):
         distances.main(["--n", "2"])
     assert "at least 4 pictures" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.scenes import one, right_pictures, scene_of
+from support.scenes import one, correct_images, scene_of
 
 from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
 from imagen_mini.evaluation.scoring import evaluate, table
@@ -19,9 +19,9 @@ from imagen_mini.scenes.scene import COLORS, Scene
 # ---------------------------------------------------------------- text alignment
 
 @pytest.mark.parametrize("size", [64, 256])
-def test_pictures_of_what_the_captions_say_are_all_right(size):
+def test_images_of_what_the_captions_say_are_all_correct(size):
     prompts = benchmark(6 if size == 64 else 2)
-    rows = table(list(evaluate(right_pictures(prompts, size), prompts)))
+    rows = table(list(evaluate(correct_images(prompts, size), prompts)))
     assert set(rows) == set(CATEGORIES) | set(HELD_OUT_CATEGORIES)
     assert {name: row["accuracy"] for name, row in rows.items()} == {name: 1.0 for name in rows}
 
@@ -30,19 +30,19 @@ NOISE = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("picture", [torch.ones(3, 64, 64), torch.zeros(3, 64, 64), NOISE], ids=["white", "gray", "noise"])
-def test_pictures_of_nothing_are_all_wrong(picture):
+def test_images_of_nothing_are_all_wrong(image):
     prompts = benchmark(3)
-    rows = table(list(evaluate(lambda texts, seeds: picture.expand(len(texts), -1, -1, -1), prompts)))
+    rows = table(list(evaluate(lambda texts, seeds: image.expand(len(texts), -1, -1, -1), prompts)))
     assert all(row["accuracy"] == 0 and row["right"] == 0 and row["n"] == 3 for row in rows.values())
 
 
 def test_a_planted_tenth_of_swapped_colors_is_found_as_a_tenth():
     prompts = benchmark(50, categories=["colors"])
-    draw = right_pictures(prompts, 64)
+    generate = correct_images(prompts, 64)
     others = list(COLORS)
 
     def wrong_now_and_then(texts, seeds):
-        images = draw(texts, seeds)
+        images = generate(texts, seeds)
         for i, (text, seed) in enumerate(zip(texts, seeds)):
             if seed % 10 == 3:
                 scene = scene_of(parse_caption(text), random.Random(0))
@@ -60,9 +60,9 @@ def test_a_planted_tenth_of_swapped_colors_is_found_as_a_tenth():
     ("a red circle", True), ("a large solid red circle on a white background", True), ("a circle", True), ("a crimson disc", True),
     ("a blue circle", False), ("a red ring", False), ("a small red circle", False), ("a striped red circle", False),
     ("a red circle on a black background", False), ("two red circles", False), ("a red circle and a blue star", False)])
-def test_a_picture_is_right_if_it_shows_what_is_said_and_nothing_else(caption, right):
-    reading, = parse_image(render(Scene((one(),), "white"), 256))
-    assert parse_caption(caption).fits(reading.scene) == right
+def test_a_image_is_correct_if_it_shows_what_is_said_and_nothing_else(caption, right):
+    parsed, = parse_image(render(Scene((one(),), "white"), 256))
+    assert parse_caption(caption).fits(parsed.scene) == right
 
 
 @pytest.mark.parametrize("caption, right", [
@@ -72,12 +72,12 @@ def test_a_picture_is_right_if_it_shows_what_is_said_and_nothing_else(caption, r
     ("a red circle to the right of a blue star", False), ("a red circle above a blue star", False),
     ("a blue star to the left of a red circle", False),
     ("a blue circle to the left of a red star", False), ("a red circle", False)])
-def test_a_relation_is_right_in_its_order_only(caption, right):
-    reading, = parse_image(render(Scene((one(), one("star", "blue", "small", x=48, y=30)), "gray"), 64))
-    assert parse_caption(caption).fits(reading.scene) == right
+def test_a_relation_is_correct_in_its_order_only(caption, right):
+    parsed, = parse_image(render(Scene((one(), one("star", "blue", "small", x=48, y=30)), "gray"), 64))
+    assert parse_caption(caption).fits(parsed.scene) == right
 
 
-def test_a_picture_that_cannot_be_read_is_wrong():
+def test_a_image_that_cannot_be_read_is_wrong():
     assert not parse_caption("a red circle").fits(None)
 
 

@@ -23,7 +23,7 @@ from imagen_mini.models.unet import UNetConfig
 from imagen_mini.weights import WEIGHTS
 from train.train import main
 
-NET = UNetConfig(patch=8, channels=(16, 16), blocks=(1, 1), attention=("cross", "hybrid"), head_width=16, emb_width=16, text_width=16, text_layers=1)
+NET = UNetConfig(patch=8, channels=(16, 16), blocks=(1, 1), attention=("cross", "hybrid"), head_dim=16, emb_dim=16, text_width=16, text_layers=1)
 FACTS = "facts.json"                                   # of the pictures that the pipeline drew when it was made
 
 
@@ -38,7 +38,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     random.seed(0)
     encoder = text_encoder()
-    base = StageConfig("base", NET, num_inference_steps=3, text_encoder=encoder.identity())
+    base = StageConfig("base", NET, num_inference_steps=3, text_encoder=encoder.weights_digest())
     sr = replace(base, name="sr_256", unet=replace(NET, image_size=256, low_res_size=64, skip="sum"), prediction="v")
     stages = [DiffusionStage(base), DiffusionStage(sr)]
     for stage in stages:
@@ -47,8 +47,8 @@ if __name__ == "__main__":
                 torch.nn.init.normal_(p, std=0.1)
     pipe = ImagenPipeline(encoder, stages)
     pipe.save_pretrained(folder / "pipeline")
-    picture = pipe("a red circle", seed=1, output_type="pt", progress=False).images[0]
-    (folder / FACTS).write_text(json.dumps({"mean": picture.mean((1, 2)).tolist(), "std": picture.std((1, 2)).tolist()}) + "\n")
-    to_image(picture).save(folder / "a red circle, seed 1.png")
+    image = pipe("a red circle", seed=1, output_type="pt", progress=False).images[0]
+    (folder / FACTS).write_text(json.dumps({"mean": image.mean((1, 2)).tolist(), "std": image.std((1, 2)).tolist()}) + "\n")
+    to_image(image).save(folder / "a red circle, seed 1.png")
     main(["--stage", "base", "--init-from", str(folder / "pipeline" / "base"), "--text-encoder", str(folder / "pipeline" / "text_encoder"),
           "--output-dir", str(folder / "run"), "--device", "cpu", "steps=3", "batch_size=2", "sample_every=0", "save_every=3", "log_every=1"])

@@ -20,7 +20,7 @@ class Look(AttentionControl):
     def __init__(self):
         self.seen = []
 
-    def wants(self, site):
+    def needs_probs(self, site):
         return True
 
     def probs(self, site, probs, n_text):
@@ -44,7 +44,7 @@ def no_probs(monkeypatch):
 
 def layer_of(kind, seed=0):
     torch.manual_seed(seed)
-    layer = Attention(AttentionSite(f"mid.{kind}", "mid", kind, 4), 32, WIDTH, head_width=16)
+    layer = Attention(AttentionSite(f"mid.{kind}", "mid", kind, 4), 32, WIDTH, head_dim=16)
     torch.nn.init.normal_(layer.out.weight, std=0.3)
     return layer
 

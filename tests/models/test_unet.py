@@ -11,9 +11,9 @@ from imagen_mini.models.layers import TextRefinerBlock, layer_norm, positional_e
 from imagen_mini.text.encoder import concatenate
 from imagen_mini.models.unet import UNet, UNetConfig
 
-BASE = UNetConfig(image_size=16, patch=2, channels=(32, 64), blocks=(1, 2), attention=("cross", "self+cross"), emb_width=32, text_width=32)
+BASE = UNetConfig(image_size=16, patch=2, channels=(32, 64), blocks=(1, 2), attention=("cross", "self+cross"), emb_dim=32, text_width=32)
 SR = replace(BASE, image_size=32, low_res_size=16, patch=4, skip="sum", skip_scale=0.5 ** 0.5)
-EACH = replace(BASE, mid_blocks=3, attend_each=True)
+EACH = replace(BASE, mid_blocks=3, attention_every_block=True)
 CONFIGS = pytest.mark.parametrize("config", [BASE, SR, replace(BASE, attention=("", "hybrid")), EACH], ids=["base", "sr", "hybrid", "attention after each block"])
 
 
@@ -33,10 +33,10 @@ def inputs_for(config, text):
 
 
 @pytest.fixture
-def net_of(awaken):
+def net_of(randomize_zero_init):
     def net_of(config):
         torch.manual_seed(0)
-        return awaken(UNet(config))
+        return randomize_zero_init(UNet(config))
     return net_of
 
 
@@ -89,7 +89,7 @@ def test_the_output_depends_on_everything_that_goes_in(config, net_of, text, ran
 
 
 @CONFIGS
-def test_a_picture_depends_on_nothing_else_in_the_batch(config, net_of, text):
+def test_a_image_depends_on_nothing_else_in_the_batch(config, net_of, text):
     net, inputs = net_of(config), inputs_for(config, text)
     together = net(**inputs)
     for i in range(2):
@@ -102,7 +102,7 @@ def test_text_that_was_read_before_gives_what_text_gives(config, net_of, text):
     net, inputs = net_of(config), inputs_for(config, text)
     read = net.read(text)
     assert torch.equal(net(**inputs | {"text": read}), net(**inputs))
-    assert {name for name in read.kv} == {site.name for site in net.sites if site.kind != "self"} and read.pooled.shape == (2, config.emb_width)
+    assert {name for name in read.kv} == {site.name for site in net.sites if site.kind != "self"} and read.pooled.shape == (2, config.emb_dim)
 
 
 @CONFIGS
@@ -116,7 +116,7 @@ def test_padding_of_the_text_does_not_change_the_output(config, net_of, text, ra
 @CONFIGS
 def test_attention_sites_have_unique_names_and_say_where_they_stand(config, net_of):
     sites = net_of(config).sites
-    rounds = [*config.blocks * 2, config.mid_blocks] if config.attend_each else [1] * (2 * len(config.blocks) + 1)
+    rounds = [*config.blocks * 2, config.mid_blocks] if config.attention_every_block else [1] * (2 * len(config.blocks) + 1)
     kinds = [len([k for k in level.split("+") if k]) for level in (*config.attention * 2, config.attention[-1])]
     assert len(sites) == len({s.name for s in sites}) == sum(n * k for n, k in zip(rounds, kinds))
     for site in sites:
@@ -148,7 +148,7 @@ def test_a_control_reaches_every_site_once_in_the_order_of_the_sites(net_of, tex
     assert sorted(note.met) == sorted(s.name for s in net.sites)
 
 
-def test_the_pooled_text_can_be_left_out_for_single_pictures(net_of, text, random_text):
+def test_the_pooled_text_can_be_left_out_for_single_images(net_of, text, random_text):
     config = replace(BASE, attention=("", ""))         # so that the text comes in by its pooled vector alone
     net, inputs, other = net_of(config), inputs_for(config, text), random_text([4, 2], width=32, seed=9)
     outs = [net(**inputs | {"text": t}, use_pooled=torch.tensor([1.0, 0.0])) for t in (text, other)]
@@ -173,9 +173,9 @@ def test_attention_to_words_can_follow_the_place_of_a_pixel(text):
     assert torch.cdist(out[0].T, out[0].T).add(9 * torch.eye(16)).min() > 1e-4     # equal pixels, and yet no two get the same
 
 
-def test_a_text_layer_tells_the_order_of_words_and_reads_no_padding(awaken, random_text):
+def test_a_text_layer_tells_the_order_of_words_and_reads_no_padding(randomize_zero_init, random_text):
     torch.manual_seed(0)
-    layer, text = awaken(TextRefinerBlock(32)), random_text([5], width=32)
+    layer, text = randomize_zero_init(TextRefinerBlock(32)), random_text([5], width=32)
     there, back = layer(text.emb, text.mask), layer(text.emb.flip(1), text.mask).flip(1)
     assert (there - back).abs().max() > 1e-3
     padded = random_text([5], width=32, n=9)
@@ -213,9 +213,9 @@ def test_both_kinds_of_skip_connection_carry_the_down_blocks_output(skip, net_of
 @pytest.mark.parametrize("change, message", [
     ({"blocks": (1,)}, "one value a level; got 2, 1 and 2"),
     ({"image_size": 18}, "image_size 18 is no multiple of 4"),
-    ({"channels": (32, 48)}, r"channels \[48\].*head_width 32"),
+    ({"channels": (32, 48)}, r"channels \[48\].*head_dim 32"),
     ({"attention": ("", "self+crossed")}, "'crossed'"),
-    ({"text_width": 48}, "text_width 48 is no multiple of head_width 32"),
+    ({"text_width": 48}, "text_width 48 is no multiple of head_dim 32"),
     ({"skip": "add"}, "'add'; expected 'concat' or 'sum'"),
 ])
 def test_a_configuration_that_cannot_be_built_is_an_error_that_names_the_value(change, message):
@@ -223,7 +223,7 @@ def test_a_configuration_that_cannot_be_built_is_an_error_that_names_the_value(c
         replace(BASE, **change)
 
 
-@pytest.mark.parametrize("change", [{"patch": 0}, {"head_width": 0}, {"channels": (), "blocks": (), "attention": ()}, {"emb_width": -1},
+@pytest.mark.parametrize("change", [{"patch": 0}, {"head_dim": 0}, {"channels": (), "blocks": (), "attention": ()}, {"emb_dim": -1},
                                     {"image_size": 0}, {"blocks": (1, 0)}, {"text_width": 0}, {"low_res_size": 0}, {"mid_blocks": -1},
                                     {"text_layers": -1}])
 def test_a_size_that_is_no_positive_number_is_a_value_error(change):
@@ -231,7 +231,7 @@ def test_a_size_that_is_no_positive_number_is_a_value_error(change):
         replace(BASE, **change)
 
 
-def test_a_picture_of_another_size_is_an_error(text):
+def test_a_image_of_another_size_is_an_error(text):
     with pytest.raises(ValueError, match=r"\[b, 3, 16, 16\]; got \[2, 3, 8, 8\]"):
         UNet(BASE)(torch.zeros(2, 3, 8, 8), torch.zeros(2), text)
 
@@ -255,7 +255,7 @@ def test_low_res_and_aug_level_belong_together_and_to_super_resolution_only(conf
             UNet(config)(**inputs)
 
 
-def test_a_low_resolution_picture_of_another_size_is_an_error(text):
+def test_a_low_resolution_image_of_another_size_is_an_error(text):
     with pytest.raises(ValueError, match=r"enlarges pictures \[b, 3, 16, 16\]; got \[2, 3, 8, 8\]"):
         UNet(SR)(**inputs_for(SR, text) | {"low_res": torch.zeros(2, 3, 8, 8)})
 

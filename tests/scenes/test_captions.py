@@ -17,33 +17,33 @@ def test_what_is_written_of_a_thousand_scenes_reads_back_as_what_was_described(p
         description = describe(scene, rng)
         got = parse_caption(caption_from(description, rng, paraphrase).text)
         assert description.fits(scene) and got.fits(scene)
-        assert Counter(got.things) == Counter(description.things)
+        assert Counter(got.objects) == Counter(description.objects)
         assert (got.relation, got.background) == (description.relation, description.background)
         if got.relation is not None:
-            assert got.things == description.things    # the order matters
+            assert got.objects == description.objects    # the order matters
 
 
 def test_a_caption_knows_where_its_words_stand_and_what_they_speak_of():
     rng = random.Random(6)
     for _ in range(300):
         caption = caption_from(describe(random_scene(rng), rng), rng)
-        things = caption.description.things
+        objects = caption.description.objects
         for word in caption.words:
             assert caption.text[word.start:word.end] == word.text
             if word.role in ("color", "size", "texture"):
-                assert all(getattr(things[i], word.role) == word.text for i in word.things)
+                assert all(getattr(objects[i], word.role) == word.text for i in word.objects)
             if word.role == "shape":
-                assert all(word.text in (things[i].shape, things[i].shape + "s", things[i].shape + "es") for i in word.things)
-        spoken = Counter(i for w in caption.words if w.role == "shape" for i in w.things)
-        assert spoken == {i: 1 for i in range(len(things))}
+                assert all(word.text in (objects[i].shape, objects[i].shape + "s", objects[i].shape + "es") for i in word.objects)
+        spoken = Counter(i for w in caption.words if w.role == "shape" for i in w.objects)
+        assert spoken == {i: 1 for i in range(len(objects))}
 
 
-def test_what_is_said_of_one_thing_is_at_times_not_said_of_the_other():
+def test_what_is_said_of_one_object_is_at_times_not_said_of_the_other():
     rng = random.Random(7)
     scenes = [scene for scene in (random_scene(rng, count=2) for _ in range(2000)) if len({(o.shape, o.color) for o in scene.objects}) == 2]
-    pairs = [describe(scene, rng).things for scene in scenes]
+    pairs = [describe(scene, rng).objects for scene in scenes]
     for key, often in ATTRIBUTE_PROB.items():
-        said = [sum(getattr(thing, key) is not None for thing in things) for things in pairs]
+        said = [sum(getattr(obj, key) is not None for obj in objects) for objects in pairs]
         assert said.count(1) / len(pairs) == pytest.approx(INDEPENDENT_PROB / 2, abs=0.03)
         assert said.count(2) / len(pairs) == pytest.approx((1 - INDEPENDENT_PROB) * often + INDEPENDENT_PROB / 4, abs=0.04)
 
@@ -55,8 +55,8 @@ def test_what_is_said_of_one_thing_is_at_times_not_said_of_the_other():
     ("an image of a huge rose star beneath a cross", [ObjectDescription("star", "pink", "large"), ObjectDescription("cross")], "below", None),
     ("on a black background, a ring", [ObjectDescription("ring")], None, "black"),
 ])
-def test_captions_are_read_rare_words_and_all(text, things, relation, background):
-    assert parse_caption(text) == Description(tuple(things), relation, background)
+def test_captions_are_read_rare_words_and_all(text, objects, relation, background):
+    assert parse_caption(text) == Description(tuple(objects), relation, background)
 
 
 @pytest.mark.parametrize("text, message", [

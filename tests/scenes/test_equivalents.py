@@ -42,13 +42,13 @@ def ways(scene, other):
 
 # ---------------------------------------------------------------- the three ways
 
-def test_things_are_exchanged_and_sizes_and_colours_stay_with_the_place_or_go_along():
+def test_objects_are_exchanged_and_sizes_and_colours_stay_with_the_place_or_go_along():
     seen = {found.scene for seed in range(40) for found in swap_objects(PAIR, random.Random(seed))}
     assert seen == {Scene((replace(CIRCLE, x=46, y=34, size=size, color=color), replace(SQUARE, x=16, y=30, size=other_size, color=other_color)), "white")
                     for size, other_size in (("small", "large"), ("large", "small")) for color, other_color in (("red", "blue"), ("blue", "red"))}
 
 
-def test_a_thing_is_moved_clear_of_its_first_place_and_of_all_others():
+def test_a_object_is_moved_clear_of_its_first_place_and_of_all_others():
     for seed in range(50):
         for found in move_object(PAIR, random.Random(seed)):
             old, = set(PAIR.objects) - set(found.scene.objects)
@@ -57,7 +57,7 @@ def test_a_thing_is_moved_clear_of_its_first_place_and_of_all_others():
             assert is_free(Scene((*PAIR.objects, new), "white"))
 
 
-def test_a_thing_takes_another_colour_and_the_two_places_are_halves_of_it():
+def test_a_object_takes_another_colour_and_the_two_places_are_halves_of_it():
     seen = Counter()
     for seed in range(100):
         for found in recolor_object(PAIR, random.Random(seed)):
@@ -71,7 +71,7 @@ def test_a_thing_takes_another_colour_and_the_two_places_are_halves_of_it():
     assert seen.keys() == {(o.shape, color) for o in PAIR.objects for color in COLORS if color != o.color}
 
 
-def test_like_things_stay_alike():
+def test_like_objects_stay_alike():
     three = Scene((CIRCLE, replace(CIRCLE, x=46), replace(CIRCLE, y=50)), "white")
     assert not list(recolor_object(three, random.Random(0)))
     assert {ways(three, other) for other in twins(three, "three circles")} == {"moved"}
@@ -85,7 +85,7 @@ def test_like_things_stay_alike():
     ("a circle to the left of a square", {"moved", "recolored"}),
     ("a circle and a square", {"exchanged", "moved", "recolored"}),
 ])
-def test_a_twin_changes_only_what_the_caption_leaves_open(caption, expected):
+def test_a_equivalent_changes_only_what_the_caption_leaves_open(caption, expected):
     assert {ways(PAIR, other) for other in twins(PAIR, caption)} == expected
 
 
@@ -108,11 +108,11 @@ def test_textures_alone_make_no_twin():
     assert {ways(pair, other) for other in twins(pair, "two red circles")} == {"moved"}
 
 
-def test_there_is_no_twin_that_the_caption_does_not_describe():
+def test_there_is_no_equivalent_that_the_caption_does_not_describe():
     assert not twins(PAIR, "a ring")
 
 
-def test_twins_are_of_training_and_fit_the_caption():
+def test_equivalents_are_of_training_and_fit_the_caption():
     seen = Counter()
     for index in range(400):
         scene = training_scene(5, index)
@@ -128,7 +128,7 @@ def test_twins_are_of_training_and_fit_the_caption():
     assert seen["?"] == 0 and seen["none"] < 60 and seen["exchanged"] > 80 and seen["moved"] > 80 and seen["recolored"] > 10
 
 
-def test_a_scene_is_not_free_if_a_thing_leaves_the_picture_or_touches_another():
+def test_a_scene_is_not_free_if_a_object_leaves_the_image_or_touches_another():
     assert is_free(PAIR)
     assert not is_free(Scene((replace(CIRCLE, x=5), SQUARE), "white"))
     assert not is_free(Scene((replace(CIRCLE, x=30), SQUARE), "white"))
@@ -140,7 +140,7 @@ def test_is_free_agrees_with_random_scenes_of_every_size():
         assert is_free(training_scene(9, index, [float(k + 1 == count) for k in range(4)]))
 
 
-def test_a_thing_whose_texture_is_not_said_takes_another_and_the_small_picture_stays_as_it_is():
+def test_a_object_whose_texture_is_not_said_takes_another_and_the_small_image_stays_as_it_is():
     seen = Counter()
     for seed in range(100):
         found = find_equivalent(PAIR, parse_caption("a red circle and a dotted square"), random.Random(seed), textures=True)
@@ -153,24 +153,24 @@ def test_a_thing_whose_texture_is_not_said_takes_another_and_the_small_picture_s
     assert find_equivalent(PAIR, parse_caption("a solid circle and a dotted square"), random.Random(0), textures=True) is None
 
 
-def test_twins_for_super_resolution_differ_in_texture_alone_and_on_both_sides():
+def test_equivalents_for_super_resolution_differ_in_texture_alone_and_on_both_sides():
     data, numbers = SceneDataset(3), range(12)
     batch, found = data.batch(numbers, 256, 64), data.alternatives(numbers, 256, 64)
     twins, *_ = data.draft(numbers, 256, 64, alternatives=True).others
-    assert torch.equal(render_packed(twins, 64), batch.low_res) and torch.equal(render_packed(twins, 256), found.twins) and torch.equal(found.mistaken, batch.pictures)
-    differ = (batch.pictures - found.twins).abs().amax((1, 2, 3)) > 0.1
+    assert torch.equal(render_packed(twins, 64), batch.low_res) and torch.equal(render_packed(twins, 256), found.twins) and torch.equal(found.mistaken, batch.images)
+    differ = (batch.images - found.twins).abs().amax((1, 2, 3)) > 0.1
     assert 3 < differ.sum() < 12 and torch.equal(differ, found.side.amax((1, 2, 3)) > 0)
-    for change, side in zip((batch.pictures - found.twins).abs().amax(1)[differ], found.side[differ]):
+    for change, side in zip((batch.images - found.twins).abs().amax(1)[differ], found.side[differ]):
         assert (change * side[0]).max() > 0.1 and (change * (1 - side[0])).max() > 0.1
 
 
-def test_the_twins_of_samples_are_their_second_scenes_and_differ_on_both_sides():
+def test_the_equivalents_of_samples_are_their_second_scenes_and_differ_on_both_sides():
     data, numbers = SceneDataset(3), range(12)
     batch, found = data.batch(numbers, 64), data.alternatives(numbers, 64)
-    differ = (batch.pictures - found.twins).abs().amax((1, 2, 3)) > 0.1
+    differ = (batch.images - found.twins).abs().amax((1, 2, 3)) > 0.1
     assert 3 < differ.sum() < 12
     assert torch.equal(differ, found.side.amax((1, 2, 3)) > 0)           # no second picture, no sides
-    for x_0, other, side, does in zip(batch.pictures, found.twins, found.side, differ):
+    for x_0, other, side, does in zip(batch.images, found.twins, found.side, differ):
         if does:
             change = (x_0 - other).abs().amax(0)
             assert (change * side[0]).max() > 0.1 and (change * (1 - side[0])).max() > 0.1
@@ -180,7 +180,7 @@ def test_the_twins_of_samples_are_their_second_scenes_and_differ_on_both_sides()
 
 # ---------------------------------------------------------------- the target
 
-def test_the_expectation_of_two_pictures_leaves_nothing_to_be_known():
+def test_the_expectation_of_two_images_leaves_nothing_to_be_known():
     """x_0 less E[x_0 | x_t] is uncorrelated with whatever is computed from x_t, and x_0 less x_0 of the other kind is not."""
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 1, 3, 2, 2, generator=g, dtype=torch.float64)
@@ -212,7 +212,7 @@ def alternatives(n):
     return Alternatives(torch.ones(n, 3, 2, 2), side, torch.full((n, 3, 2, 2), -1.0))
 
 
-def test_pictures_on_the_way_to_twins_are_between_the_two_each_side_by_its_own_share():
+def test_images_on_the_way_to_equivalents_are_between_the_two_each_side_by_its_own_share():
     x_0, seconds = torch.zeros(4, 3, 2, 2), alternatives(4)
     shares = torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.2, 0.7], [0.5, 0.5]])
     out = mix_alternatives(x_0, seconds, shares, torch.zeros(4), torch.tensor([-3.0, -3.0, -3.0, 2.0]))
@@ -221,7 +221,7 @@ def test_pictures_on_the_way_to_twins_are_between_the_two_each_side_by_its_own_s
     assert torch.equal(out["other"], seconds.twins)
 
 
-def test_pictures_with_a_mistake_are_between_the_two_and_what_is_right_stays_x_0():
+def test_images_with_a_mistake_are_between_the_two_and_what_is_correct_stays_x_0():
     x_0, seconds = torch.zeros(3, 3, 2, 2), alternatives(3)
     out = mix_alternatives(x_0, seconds, torch.zeros(3, 2), torch.tensor([1.0, 0.25, 1.0]), torch.tensor([-3.0, -3.0, 2.0]))
     assert [x.unique().tolist() for x in out["shown"]] == [[-1.0], [-0.25], [0.0]]
@@ -235,7 +235,7 @@ def test_half_of_the_time_one_place_is_half_way_and_the_other_itself():
     assert shares[~one].mean().item() == pytest.approx(0.5, abs=0.02) and 0 <= shares.min() and shares.max() <= 1
 
 
-def test_each_picture_has_a_twin_or_a_mistake_or_neither_and_none_is_called_wrong_without_its_caption():
+def test_each_image_has_a_equivalent_or_a_mistake_or_neither_and_none_is_called_wrong_without_its_caption():
     config = TrainConfig(batch_size=20_000, twins=0.5, mistakes=0.3, drop_text=0.1)
     found = draw_step_variables(config, DiffusionStage(PRESETS["tiny"]["base"]), 0)
     twin, mistake = found["towards_twin"].any(1), found["mistake"] > 0

@@ -31,19 +31,19 @@ def as_shown(scene, size):
 
 def round_trip(scenes, size, step=100):
     """Seconds spent on drawing and on reading; fails at the first scene that does not come back."""
-    drawing = reading = 0.0
+    drawing = parsed = 0.0
     for start in range(0, len(scenes), step):
         part = scenes[start:start + step]
         begin = time.perf_counter()
         images = render(part, size)
         middle = time.perf_counter()
-        readings = parse_image(images)
-        drawing, reading = drawing + middle - begin, reading + time.perf_counter() - middle
-        assert len(readings) == len(part)
-        for scene, got in zip(part, readings):
+        parsed_scenes = parse_image(images)
+        drawing, parsed = drawing + middle - begin, parsed + time.perf_counter() - middle
+        assert len(parsed_scenes) == len(part)
+        for scene, got in zip(part, parsed_scenes):
             assert got.scene == as_shown(scene, size), f"{scene} was read as {got}"
             assert got.problems == () and got.objects == got.scene.objects
-    return drawing, reading
+    return drawing, parsed
 
 
 # ---- scenes ----
@@ -109,7 +109,7 @@ def test_textures_vanish_at_64_and_show_at_256(shape, size):
         assert large.min() >= -1 and large.max() <= 1                  # nothing had to be clipped
 
 
-def test_pooled_256_is_the_64_picture():
+def test_pooled_256_is_the_64_image():
     scenes = some_scenes(64, seed=1)
     small, pooled = render(scenes, 64), F.avg_pool2d(render(scenes, 256), 4)
     assert (small - pooled).abs().mean() < 0.005                       # on [-1, 1]; only outlines differ
@@ -127,8 +127,8 @@ def test_shapes_have_the_area_and_the_middle_they_should(size, radius_name, r):
              "cross": 2 * 2.3 * 0.76 - 0.76 ** 2, "ring": math.pi * (1.12 ** 2 - 0.48 ** 2)}
     assert set(areas) == set(SHAPES)
     for shape, area in areas.items():
-        picture = render(one(shape, "blue", radius_name, background="black"), size)[0]
-        covered = (picture[2] + 1) / 2 / COLORS["blue"][2] * (GRID / size) ** 2
+        image = render(one(shape, "blue", radius_name, background="black"), size)[0]
+        covered = (image[2] + 1) / 2 / COLORS["blue"][2] * (GRID / size) ** 2
         assert covered.sum().item() == pytest.approx(area * r * r, rel=0.02)
         torch.testing.assert_close(covered, covered.flip(1), rtol=0, atol=1e-4)            # all stand upright at x = 32
         y = (torch.arange(size) + 0.5) * GRID / size
@@ -137,31 +137,31 @@ def test_shapes_have_the_area_and_the_middle_they_should(size, radius_name, r):
 
 
 @pytest.mark.parametrize("size", [64, 256])
-def test_masks_are_what_was_drawn(size):
+def test_masks_are_what_was_generated(size):
     for scene in some_scenes(20, seed=2):
         scene = Scene(tuple(replace(o, texture="solid") for o in scene.objects), scene.background)
-        found, picture = masks(scene, size), (render(scene, size)[0] + 1) / 2
+        found, image = masks(scene, size), (render(scene, size)[0] + 1) / 2
         assert found.shape == (len(scene.objects), size, size) and found.dtype == torch.bool
         assert found.sum(0).max() == 1                                 # disjoint
         ground = torch.tensor(BACKGROUNDS[scene.background])[:, None, None]
         for o, mask in zip(scene.objects, found):
             way = torch.tensor(COLORS[o.color])[:, None, None] - ground
-            covered = ((picture - ground) * way).sum(0) / way.square().sum()
+            covered = ((image - ground) * way).sum(0) / way.square().sum()
             assert covered[mask].min() > 0.499
             nearby = F.max_pool2d(mask[None].float(), 3, 1, 1)[0].bool()
             others = (found.sum(0) > 0) & ~mask
             assert covered[nearby & ~mask & ~others].max() < 0.501
-        assert (picture - ground)[:, F.max_pool2d(found.any(0)[None].float(), 7, 1, 3)[0] == 0].abs().max() < 0.3
+        assert (image - ground)[:, F.max_pool2d(found.any(0)[None].float(), 7, 1, 3)[0] == 0].abs().max() < 0.3
 
 
 @pytest.mark.parametrize("size", [64, 192, 256])
-def test_a_batch_is_drawn_and_read_as_single_pictures(size):
+def test_a_batch_is_generated_and_read_as_single_images(size):
     scenes = some_scenes(12, seed=3)
     batch = render(scenes, size)
     assert batch.shape == (12, 3, size, size)
     for scene, image in zip(scenes, batch):
         torch.testing.assert_close(render(scene, size)[0], image, rtol=0, atol=1e-6)
-    assert parse_image(batch) == [reading for image in batch for reading in parse_image(image[None])]
+    assert parse_image(batch) == [parsed for image in batch for parsed in parse_image(image[None])]
 
 
 # ---- reading ----
@@ -174,8 +174,8 @@ def test_round_trip(size, n):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 256])
 def test_round_trip_of_10000(size):
-    drawing, reading = round_trip(some_scenes(10_000, seed=10), size)
-    print(f"\n10,000 scenes at {size} px: drawn {10_000 / drawing:.0f}/s, read {10_000 / reading:.0f}/s, all exact")
+    drawing, parsed = round_trip(some_scenes(10_000, seed=10), size)
+    print(f"\n10,000 scenes at {size} px: drawn {10_000 / drawing:.0f}/s, read {10_000 / parsed:.0f}/s, all exact")
 
 
 def test_an_empty_scene_is_a_scene():
@@ -204,21 +204,21 @@ def test_blur_does_not_join_neighbours():
 def test_half_a_pixel_and_another_phase_are_still_read(shift):
     """At 256 px, a shift by whole pixels moves the picture by quarters of 1/64, and the textures' phase with it."""
     scenes = some_scenes(40, seed=5)
-    readings = parse_image(render(scenes, 256).roll(shift, (2, 3)))
-    for scene, reading in zip(scenes, readings):
-        assert reading.problems == ()
-        nearest = [min(reading.objects, key=lambda r: math.hypot(r.x - o.x, r.y - o.y)) for o in scene.objects]
+    parsed_scenes = parse_image(render(scenes, 256).roll(shift, (2, 3)))
+    for scene, parsed in zip(scenes, parsed_scenes):
+        assert parsed.problems == ()
+        nearest = [min(parsed.objects, key=lambda r: math.hypot(r.x - o.x, r.y - o.y)) for o in scene.objects]
         assert [replace(r, x=o.x, y=o.y) for r, o in zip(nearest, scene.objects)] == list(scene.objects)
         assert all(abs(r.x - o.x) <= 1 and abs(r.y - o.y) <= 1 for r, o in zip(nearest, scene.objects))
 
 
 def expect_problem(image, words, objects=None):
-    for picture in (image, F.interpolate(image[None], scale_factor=4)[0]):
-        (reading,) = parse_image(picture[None])
-        assert reading.scene is None
-        assert any(words in problem for problem in reading.problems), reading
+    for resized in (image, F.interpolate(image[None], scale_factor=4)[0]):
+        (parsed,) = parse_image(resized[None])
+        assert parsed.scene is None
+        assert any(words in problem for problem in parsed.problems), parsed
         if objects is not None:
-            assert len(reading.objects) == objects
+            assert len(parsed.objects) == objects
 
 
 def test_noise_and_gradients_are_no_scenes():
@@ -276,12 +276,12 @@ def test_what_can_be_read_is_read_beside_a_problem():
     scene = Scene(one(x=16, y=16).objects + one("star", "blue", x=46, y=46).objects, "white")
     image = render(scene, 64)[0]
     image[:, masks(scene)[1]] = torch.tensor((0.4, 0.4, 0.4))[:, None] * 2 - 1
-    (reading,) = parse_image(image[None])
-    assert reading.scene is None and len(reading.problems) == 1 and "no known colour" in reading.problems[0]
-    assert reading.background == "white" and reading.objects == scene.without_texture().objects[:1]
+    (parsed,) = parse_image(image[None])
+    assert parsed.scene is None and len(parsed.problems) == 1 and "no known colour" in parsed.problems[0]
+    assert parsed.background == "white" and parsed.objects == scene.without_texture().objects[:1]
 
 
-def test_dirt_is_ignored_but_a_small_thing_is_a_problem():
+def test_dirt_is_ignored_but_a_small_object_is_a_problem():
     image = render(one(), 64)[0]
     red = torch.tensor(COLORS["red"])[:, None, None] * 2 - 1
     image[:, 4:6, 4:6] = red
@@ -294,9 +294,9 @@ def test_an_unknown_texture_is_a_problem():
     image = render(one("square"), 256)[0]
     image[:, masks(one("square"), 256)[0]] += 0.4 * (1 - 2 * (torch.arange(256) % 4 // 2)).expand(256, 256)[
         masks(one("square"), 256)[0]]                                  # stripes that stand upright
-    (reading,) = parse_image(image[None])
-    assert reading.scene is None and "no known texture" in reading.problems[0]
-    assert reading.objects == one("square").without_texture().objects
+    (parsed,) = parse_image(image[None])
+    assert parsed.scene is None and "no known texture" in parsed.problems[0]
+    assert parsed.objects == one("square").without_texture().objects
     for texture in ("striped", "dotted", "checkered"):                 # and half of the contrast is still a texture
         faint = (render(one("square", texture=texture), 256) + render(one("square"), 256)) / 2
         assert parse_image(faint)[0].scene == one("square", texture=texture)
@@ -306,6 +306,6 @@ def test_an_unknown_texture_is_a_problem():
     (torch.zeros(3, 64, 64), r"images\[None\]"), (torch.zeros(1, 1, 64, 64), "expected .b, 3"),
     (torch.zeros(1, 3, 64, 128), "64, 128"), (torch.zeros(1, 3, 100, 100), "multiple of 64"),
     (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "127.5")])
-def test_pictures_of_another_form_are_refused(images, words):
+def test_images_of_another_form_are_refused(images, words):
     with pytest.raises(ValueError, match=words):
         parse_image(images)

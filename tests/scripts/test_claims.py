@@ -49,8 +49,8 @@ def test_the_interval_holds_the_difference_about_nineteen_times_of_twenty(paired
     rng, inside, times = random.Random(0), 0, 1500
     for _ in range(times):
         easy = [rng.random() for _ in range(40)]
-        pictures = 1 if paired else 4
-        a, b = ([sum(rng.random() < p * e for _ in range(pictures)) / pictures for e in easy] for p in (0.6, 0.9))
+        images = 1 if paired else 4
+        a, b = ([sum(rng.random() < p * e for _ in range(images)) / images for e in easy] for p in (0.6, 0.9))
         d = paired_agresti_min([y - x for x, y in zip(a, b)])
         inside += d.low <= 0.15 <= d.high
     assert 0.93 < inside / times < 0.985
@@ -117,7 +117,7 @@ def augmentation(clean_0, made_0, clean, made, largest=50):
     return {"own_level": 0.1, "levels": [0.0, 0.1, 0.3, 0.5], "clean": rows(clean_0, clean, clean), "generated": rows(made_0, made, largest)}
 
 
-def test_where_hardly_a_picture_is_right_nothing_can_be_told():
+def test_where_hardly_a_image_is_correct_nothing_can_be_told():
     numbers = augmentation(1, 1, 1, 1, largest=1)
     assert cascade.judge_gap(numbers).outcome == cascade.judge_sweep(numbers).outcome == UNCLEAR
     assert cascade.judge_gap(augmentation(25, 25, 25, 25)).outcome == UNCLEAR        # solid every time: one of four textures
@@ -201,22 +201,22 @@ def test_augmentation_in_training_is_judged_by_the_gap_it_leaves(clean_a, made_a
 
 # ---------------------------------------------------------------- what is measured
 
-def test_the_clean_twin_of_a_picture_is_the_same_scene_without_textures():
+def test_the_clean_equivalent_of_a_image_is_the_same_scene_without_textures():
     scenes = [training_scene(HELD_OUT_SEED, i) for i in range(6)]
-    pictures = render(scenes, 64)
-    twins = render([cascade.without_textures(reading.scene) for reading in parse_image(pictures)], 64)
-    assert torch.allclose(twins, pictures, atol=1e-5)
+    images = render(scenes, 64)
+    twins = render([cascade.without_textures(parsed.scene) for parsed in parse_image(images)], 64)
+    assert torch.allclose(twins, images, atol=1e-5)
 
 
 def test_the_other_caption_differs_in_its_textures_alone():
     for _, _, caption in benchmark(10, categories=["texture", "two textures"]):
         own, other = cascade.with_other_textures(caption)
         assert own.description == caption.description and own.text != other.text and len(own.text.split()) == len(other.text.split())
-        for a, b in zip(own.description.things, other.description.things):
+        for a, b in zip(own.description.objects, other.description.objects):
             assert a.texture != b.texture and replace(a, texture=None) == replace(b, texture=None) and (b.texture, b.shape) not in HELD_OUT_TEXTURE_SHAPE
 
 
-def test_spread_is_of_the_right_pictures_of_each_caption():
+def test_spread_is_of_the_correct_images_of_each_caption():
     found = torch.zeros(2 * guidance.SEEDS, 1)
     found[1], found[2], found[7] = 3.0, 100.0, 4.0
     right = [i in (0, 1, 7) for i in range(len(found))]
@@ -237,8 +237,8 @@ def test_encoders_differ_in_weights_or_in_depth(encoder):
     random_one, small = (variants.encoder_named(name, encoder) for name in ("random", "small"))
     assert variants.encoder_named("trained", encoder) is encoder
     assert {k: v.shape for k, v in random_one.state_dict().items()} == {k: v.shape for k, v in encoder.state_dict().items()}
-    assert random_one.identity() not in (encoder.identity(), small.identity())
-    assert random_one.identity() == variants.encoder_named("random", encoder).identity()
+    assert random_one.weights_digest() not in (encoder.weights_digest(), small.weights_digest())
+    assert random_one.weights_digest() == variants.encoder_named("random", encoder).weights_digest()
     assert small.model.config.num_layers == 1 and encoder.model.config.num_layers == 4
     own, first = encoder.model.state_dict(), small.model.state_dict()
     assert len(first) < len(own) and all(torch.equal(own[k], v) for k, v in first.items())
@@ -266,12 +266,12 @@ def test_variants_differ_in_what_they_say(preset):
 class Knows(torch.nn.Module):
     """Says the picture whose caption it reads, half as bright."""
 
-    def __init__(self, pictures, text):
+    def __init__(self, images, text):
         super().__init__()
-        self.pictures, self.known, self.out = pictures, [tuple(row[:4, :4].flatten().tolist()) for row in text.emb], torch.nn.Linear(1, 1)
+        self.images, self.known, self.out = images, [tuple(row[:4, :4].flatten().tolist()) for row in text.emb], torch.nn.Linear(1, 1)
 
     def forward(self, x_t, log_snr, text):
-        return torch.stack([self.pictures[self.known.index(tuple(row[:4, :4].flatten().tolist()))] for row in text.emb]) / 2
+        return torch.stack([self.images[self.known.index(tuple(row[:4, :4].flatten().tolist()))] for row in text.emb]) / 2
 
 
 def test_errors_are_of_the_own_caption_and_of_anothers(encoder):
@@ -314,14 +314,14 @@ def test_all_that_needs_no_training_is_measured_once(folder, tmp_path, capsys, m
             assert [v["claim"] for v in found[e.name]["verdicts"]] == [c.sentence for c in e.claims]
             assert all(v["outcome"] in (HOLDS, FAILS, UNCLEAR) and v["numbers"] in page for v in found[e.name]["verdicts"])
             for end in ("", "_pictures"):
-                with Image.open(tmp_path / f"{e.name}{end}.png") as picture:
-                    assert picture.width > 100
+                with Image.open(tmp_path / f"{e.name}{end}.png") as image:
+                    assert image.width > 100
     assert "## Not measured" in page and page.count("needs `--train MINUTES`") == sum(len(e.claims) for e in claims.EXPERIMENTS if e.variants)
 
     def no_more(*_, **__):
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(ImagenPipeline, "run_stage", no_more)
+    monkeypatch.setattr(ImagenPipeline, "sample_stage", no_more)
     monkeypatch.setattr(editing, "sample_with_switched_prompt", no_more)
     capsys.readouterr()
     claims.main(options(folder, tmp_path))
@@ -336,14 +336,14 @@ def test_all_that_needs_no_training_is_measured_once(folder, tmp_path, capsys, m
         claims.main(options(folder, tmp_path, "--only", "thresholding"))
 
 
-def test_other_weights_of_the_same_shapes_are_another_pipeline(folder, tiny_pipe, awaken):
+def test_other_weights_of_the_same_shapes_are_another_pipeline(folder, tiny_pipe, randomize_zero_init):
     torch.manual_seed(1)
-    other = ImagenPipeline(tiny_pipe.text_encoder, [awaken(DiffusionStage(stage.config)) for stage in tiny_pipe.stages.values()])
+    other = ImagenPipeline(tiny_pipe.text_encoder, [randomize_zero_init(DiffusionStage(stage.config)) for stage in tiny_pipe.stages.values()])
     assert len({report.pipeline_identity(p) for p in (tiny_pipe, other, ImagenPipeline.from_pretrained(folder))}) == 2
 
 
-def test_what_depends_on_the_text_encoder_alone_is_kept_when_other_stages_come(tiny_pipe, awaken, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(trained, "PICTURES", {"base": 4, "sr_256": 4})
+def test_what_depends_on_the_text_encoder_alone_is_kept_when_other_stages_come(tiny_pipe, randomize_zero_init, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trained, "IMAGES", {"base": 4, "sr_256": 4})
     monkeypatch.setattr(variants, "PACE_ROUNDS", 1)
     folder = tmp_path / "pipeline"
     tiny_pipe.save_pretrained(folder)
@@ -351,14 +351,14 @@ def test_what_depends_on_the_text_encoder_alone_is_kept_when_other_stages_come(t
     claims.main(todo)
     assert "kept from before" not in capsys.readouterr().out
     torch.manual_seed(2)
-    ImagenPipeline(tiny_pipe.text_encoder, [awaken(DiffusionStage(stage.config)) for stage in tiny_pipe.stages.values()]).save_pretrained(folder)
+    ImagenPipeline(tiny_pipe.text_encoder, [randomize_zero_init(DiffusionStage(stage.config)) for stage in tiny_pipe.stages.values()]).save_pretrained(folder)
     claims.main(todo)
     out = capsys.readouterr().out
     assert "cross-attention: kept from before" in out and "early-steps: kept" not in out
 
 
 def test_what_needs_training_is_trained_once_and_a_changed_plan_is_refused(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(trained, "PICTURES", {"base": 4, "sr_256": 4})
+    monkeypatch.setattr(trained, "IMAGES", {"base": 4, "sr_256": 4})
     monkeypatch.setattr(trained, "ROUNDS", 2)
     monkeypatch.setattr(variants, "PACE_ROUNDS", 1)
     todo = options(folder, tmp_path, "--only", "encoder-or-unet", "--preset", "tiny")
@@ -385,7 +385,7 @@ def test_what_needs_training_is_trained_once_and_a_changed_plan_is_refused(folde
 
 
 def test_networks_can_be_asked_for_by_steps_and_by_how_they_are_trained(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(trained, "PICTURES", {"base": 4, "sr_256": 4})
+    monkeypatch.setattr(trained, "IMAGES", {"base": 4, "sr_256": 4})
     todo = options(folder, tmp_path, "--only", "cross-attention", "--preset", "tiny", "--train-steps", "3", "--recipe", "batch_size=5", "seed=8")
     claims.main(todo)
     assert "2 of 2 networks (pooled-only, reference), 3 steps each" in capsys.readouterr().out

@@ -25,41 +25,41 @@ def png(size, color="red"):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     """A folder of six good pictures."""
     write_folder(tmp_path / "my pictures", [(f"{i}.png", png((300, 280 + i), (40 * i, 0, 0)), f"number {i}") for i in range(6)])
     return tmp_path / "my pictures"
 
 
 @pytest.mark.parametrize("stage, size", [("base", 64), ("sr_256", 256)])
-def test_training_on_a_folder_resumes_on_it_and_says_what_it_was_trained_on(encoder_folder, tmp_path, pictures, capsys, monkeypatch, stage, size):
+def test_training_on_a_folder_resumes_on_it_and_says_what_it_was_trained_on(encoder_folder, tmp_path, images, capsys, monkeypatch, stage, size):
     monkeypatch.setattr(train, "SAMPLES", 2)
 
     def run(*more):
         train.main(["--stage", stage, "--preset", "tiny", "--output-dir", str(tmp_path / "run"), "--text-encoder", str(encoder_folder), *more])
 
-    run("--data", str(pictures), "--time-limit", "0", "steps=2", "batch_size=4", "sample_every=2", "log_every=1")
+    run("--data", str(images), "--time-limit", "0", "steps=2", "batch_size=4", "sample_every=2", "log_every=1")
     run("--resume")
-    assert capsys.readouterr().out.count(f"6 pictures in {pictures}") == 2
+    assert capsys.readouterr().out.count(f"6 pictures in {images}") == 2
     _, state, _ = load_checkpoint(tmp_path / "run")
     source = state["data"]
-    assert state["step"] == 2 and source.pop("path") == str(pictures) and source["pictures"] == 6
+    assert state["step"] == 2 and source.pop("path") == str(images) and source["pictures"] == 6
     (leg,) = read(tmp_path / "run" / "stage" / "config.json")["training"]["legs"]
     assert leg["data"] == source == {"source": "folder", "name": "my pictures", "pictures": 6, "fingerprint": source["fingerprint"]}
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2] and not any("score" in line for line in lines)
     assert [file.name for file in (tmp_path / "run").glob("samples_*")] == ["samples_00000002.png"]
-    assert sorted(p.stem for p in (pictures / ".prepared").rglob("*.npy")) == sorted({"64", str(size)})
+    assert sorted(p.stem for p in (images / ".prepared").rglob("*.npy")) == sorted({"64", str(size)})
 
-    (pictures / "0.png").write_bytes(png((300, 300), "blue"))
+    (images / "0.png").write_bytes(png((300, 300), "blue"))
     with pytest.raises(SystemExit, match="are not those this run was trained on .*: --data"):
         run("--resume", "steps=3")
-    run("--resume", "--data", str(pictures), "steps=3")
+    run("--resume", "--data", str(images), "steps=3")
     legs = read(tmp_path / "run" / "stage" / "config.json")["training"]["legs"]
     assert [leg["steps"] for leg in legs] == [2, 1] and legs[0]["data"]["fingerprint"] != legs[1]["data"]["fingerprint"]
 
 
-def test_training_on_a_folder_with_a_broken_picture_stops_or_leaves_it_out(encoder_folder, tmp_path, capsys):
+def test_training_on_a_folder_with_a_broken_image_stops_or_leaves_it_out(encoder_folder, tmp_path, capsys):
     write_folder(tmp_path / "p", [(f"{i}.png", png((64, 64)) if i else b"", str(i)) for i in range(100)])
     arguments = ["--stage", "base", "--preset", "tiny", "--output-dir", str(tmp_path / "run"), "--text-encoder", str(encoder_folder),
                  "--data", str(tmp_path / "p"), "--data-cache", str(tmp_path / "cache"), "steps=1", "batch_size=2", "sample_every=0"]
@@ -75,30 +75,30 @@ def test_a_stage_and_a_text_encoder_that_do_not_fit_are_an_error_that_says_how(e
         train.main(["--stage", "base", "--preset", "tiny", "--output-dir", str(tmp_path), "--text-encoder", str(encoder_folder), "stage.unet.text_width=64"])
 
 
-def test_check_data_finds_nothing_wrong_with_a_good_folder_and_draws_it(pictures, tmp_path, capsys):
-    check_data.main([str(pictures), "--picture", str(tmp_path / "new" / "sheet.png")])
+def test_check_data_finds_nothing_wrong_with_a_good_folder_and_generates_it(images, tmp_path, capsys):
+    check_data.main([str(images), "--picture", str(tmp_path / "new" / "sheet.png")])
     out = capsys.readouterr().out
     assert "0 problems\n0 notes\n6 pictures, 6 captions" in out and "256 to 511 px        6 #####" in out
     with Image.open(tmp_path / "new" / "sheet.png") as sheet:
         assert sheet.width > 6 * 128
 
 
-def test_check_data_reports_everything_that_is_wrong(pictures, capsys):
-    for name, content in (("small.png", png((40, 400))), ("again.png", (pictures / "0.png").read_bytes()), ("broken.png", png((9, 9))[:50]),
+def test_check_data_reports_everything_that_is_wrong(images, capsys):
+    for name, content in (("small.png", png((40, 400))), ("again.png", (images / "0.png").read_bytes()), ("broken.png", png((9, 9))[:50]),
                           ("extra.png", png((9, 9)))):
-        (pictures / name).write_bytes(content)
+        (images / name).write_bytes(content)
     rows = [{"file_name": "small.png", "text": "a"}, {"file_name": "again.png", "text": ["b", "word " * 200]}, {"file_name": "broken.png", "text": "c"},
             {"file_name": "gone.png", "text": "d"}, {"file_name": "1.png", "text": ""}, {"file_name": "../x.png", "text": "e"}]
-    with open(pictures / "metadata.jsonl", "a") as file:
+    with open(images / "metadata.jsonl", "a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
     with pytest.raises(SystemExit) as stop:
-        check_data.main([str(pictures)])
+        check_data.main([str(images)])
     assert stop.value.code == 1
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     problems, notes = lines.index("5 problems:"), lines.index("5 notes:")
     expected_problems = ("metadata.jsonl line 10: file_name 'gone.png' is not there", "metadata.jsonl line 11: the caption is empty",
                          "metadata.jsonl line 12: file_name '../x.png' leads out", "metadata.jsonl line 13: no JSON",
-                         f"metadata.jsonl line 9: {pictures}/broken.png")
+                         f"metadata.jsonl line 9: {images}/broken.png")
     expected_notes = ("line 7, small.png: 40 x 400 px; would be enlarged to 64", "line 7, small.png: 40 x 400 px; only its central square",
                       "line 8, again.png: the caption has 201 tokens; what", "line 8, again.png: the same pixels as line 1, 0.png", "extra.png: no row")
     for found, expected in zip(sorted(lines[problems + 1:notes]) + lines[notes + 1:notes + 6], expected_problems + expected_notes, strict=True):
@@ -128,7 +128,7 @@ def test_without_an_emoji_font_there_is_an_error_that_names_the_package(tmp_path
         emoji.main(["--out", str(tmp_path / "e"), "--font", str(tmp_path / "no.ttf")])
 
 
-def test_emoji_of_a_plain_font_are_drawn_in_black_on_a_square():
+def test_emoji_of_a_plain_font_are_generated_in_black_on_a_square():
     from matplotlib import get_data_path
 
     font = emoji.load_font(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf")
@@ -164,7 +164,7 @@ class FakeRows(list):
         return self
 
 
-def test_pictures_of_the_hub_are_written_as_they_are(tmp_path, monkeypatch):
+def test_images_of_the_hub_are_written_as_they_are(tmp_path, monkeypatch):
     (tmp_path / "b.png").write_bytes(png((8, 8), "blue"))
     rows = FakeRows([{"image": {"bytes": png((8, 8)), "path": "a.jpg"}, "caption": "red"},
                      {"image": {"bytes": None, "path": str(tmp_path / "b.png")}, "caption": ["blue", "b"]},

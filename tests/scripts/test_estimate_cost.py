@@ -11,19 +11,19 @@ from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 from train import estimate_cost as scale
-from train.benchmark_throughput import flops_per_picture
+from train.benchmark_throughput import flops_per_image
 from train.estimate_cost import cost
 
 TINY = PRESETS["tiny"]["base"].unet
 
 
 @pytest.mark.parametrize("name", ["base", "sr_256"])
-def test_flops_are_those_of_a_step_on_real_pictures(name):
+def test_flops_are_those_of_a_step_on_real_images(name):
     stage, encoder = DiffusionStage(PRESETS["tiny"][name]), TextEncoder.from_pretrained(WEIGHTS / "text_encoder")
     unet = stage.config.unet
     of = cost(unet, text_length=encoder(SceneDataset().batch(range(2), unet.image_size, unet.low_res_size)[2]).emb.shape[1])
     assert of.parameters == sum(p.numel() for p in stage.parameters())
-    assert of.flops == pytest.approx(flops_per_picture(stage, encoder), rel=1e-6)
+    assert of.flops == pytest.approx(flops_per_image(stage, encoder), rel=1e-6)
 
 
 def test_four_times_the_pixels_are_four_times_the_activations_and_twice_the_channels_twice():
@@ -46,7 +46,7 @@ def test_activations_are_what_a_gpu_allocates(checkpointing):
     from imagen_mini.models.unet import UNet
     config = PRESETS["small"]["base"].unet
     net, of = UNet(config).cuda(), cost(config)
-    net.checkpoint_gradients(checkpointing)
+    net.enable_gradient_checkpointing(checkpointing)
 
     def peak(batch):
         torch.cuda.reset_peak_memory_stats()

@@ -15,11 +15,11 @@ CONFIG = PRESETS["tiny"]["base"]
 
 
 @pytest.fixture
-def two(tmp_path, awaken):
+def two(tmp_path, randomize_zero_init):
     """A stage, and one that was trained on from it, in their folders."""
     torch.manual_seed(0)
     for name, legs in (("before", 1), ("after", 2)):
-        save_stage(awaken(DiffusionStage(CONFIG)), tmp_path / name, {"legs": [{"steps": 10 * (i + 1)} for i in range(legs)]})
+        save_stage(randomize_zero_init(DiffusionStage(CONFIG)), tmp_path / name, {"legs": [{"steps": 10 * (i + 1)} for i in range(legs)]})
     return tmp_path
 
 

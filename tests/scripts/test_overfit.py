@@ -21,7 +21,7 @@ def check(tmp_path, capsys, *options):
     return status, capsys.readouterr().out, image.size
 
 
-def test_a_small_network_learns_eight_pictures_by_heart(tmp_path, capsys):
+def test_a_small_network_memorises_eight_images(tmp_path, capsys):
     status, out, size = check(tmp_path, capsys)
     assert status == 0 and "PASS: 8 of 8 pictures learnt" in out and out.count(": right\n") == 8, out
     assert size[0] > 8 * 128 and size[1] > 2 * 128
@@ -29,7 +29,7 @@ def test_a_small_network_learns_eight_pictures_by_heart(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [["--shuffle-captions"], ["--learning-rate", "0"], ["--optimizer", "adamw", "--learning-rate", "1"]])
-def test_it_fails_when_captions_tell_nothing_or_nothing_is_learnt(tmp_path, capsys, options):
+def test_it_fails_when_captions_tell_nothing_or_nothing_is_learned(tmp_path, capsys, options):
     status, out, _ = check(tmp_path, capsys, *options)
     assert status == 1 and "FAIL: 0 of 8 pictures learnt" in out, out
 
@@ -51,18 +51,18 @@ def eight():
     return [training_caption(scene, 0, i) for i, scene in enumerate(scenes)], render(scenes, 64)
 
 
-def test_the_pictures_themselves_are_learnt_and_each_others_are_not(eight):
-    captions, pictures = eight
-    assert all(o.learnt and o.verdict == "right" and o.psnr > 100 for o in overfit.judge_samples(captions, pictures, pictures))
-    swapped = overfit.judge_samples(captions, pictures, pictures.roll(1, 0))
+def test_the_images_themselves_are_learned_and_each_others_are_not(eight):
+    captions, images = eight
+    assert all(o.learnt and o.verdict == "right" and o.psnr > 100 for o in overfit.judge_samples(captions, images, images))
+    swapped = overfit.judge_samples(captions, images, images.roll(1, 0))
     assert not any(o.learnt for o in swapped) and not any(o.verdict == "right" for o in swapped)
 
 
-def test_a_right_picture_of_another_place_and_a_wrong_one_that_is_near_are_not_learnt(eight):
-    captions, pictures = eight
-    moved, = overfit.judge_samples(captions[4:5], pictures[4:5], pictures[4:5].roll(4, -1))           # the caption still holds
+def test_a_correct_image_of_another_place_and_a_wrong_one_that_is_near_are_not_learned(eight):
+    captions, images = eight
+    moved, = overfit.judge_samples(captions[4:5], images[4:5], images[4:5].roll(4, -1))           # the caption still holds
     assert moved.verdict == "right" and moved.psnr < overfit.LEARNT and not moved.learnt
-    near = pictures[1:2].clone()
+    near = images[1:2].clone()
     near[0, :, 30:46, 52:64] = near[0, :, :1, :1]                              # part of the triangle is painted over
-    cut, = overfit.judge_samples(captions[1:2], pictures[1:2], near)
+    cut, = overfit.judge_samples(captions[1:2], images[1:2], near)
     assert cut.psnr > overfit.LEARNT and cut.verdict != "right" and not cut.learnt

@@ -25,7 +25,7 @@ def test_noise_has_the_deviation_it_says_and_stays_in_range():
 
 
 @pytest.mark.parametrize("size", [64, 256])
-def test_blur_keeps_flat_pictures_and_widens_an_edge_by_its_deviation(size):
+def test_blur_keeps_flat_images_and_widens_an_edge_by_its_deviation(size):
     flat = torch.full((1, 3, size, size), 0.3)
     assert torch.allclose(blur(flat, 1.0), flat, atol=1e-5)
     edge = torch.ones(1, 3, size, size)
@@ -44,7 +44,7 @@ def test_jpeg_of_high_quality_changes_little_and_of_low_quality_much():
     assert jpeg(true, 90).shape == true.shape
 
 
-def test_an_outcome_is_right_unreadable_or_misread():
+def test_an_outcome_is_correct_unreadable_or_misread():
     scene, other = SCENES[:2]
 
     def read(as_what):
@@ -57,7 +57,7 @@ def test_an_outcome_is_right_unreadable_or_misread():
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_pictures_that_are_hardly_spoilt_are_right_and_ruined_ones_are_unreadable_rather_than_misread(way):
+def test_images_that_are_hardly_spoilt_are_correct_and_ruined_ones_are_unreadable_rather_than_misread(way):
     rows = measure(12, 64, way)
     assert rows[0]["right"] == 12
     assert all(r["right"] + r["unreadable"] + r["misread"] == r["n"] for r in rows)
@@ -78,8 +78,8 @@ def test_the_script_leaves_a_figure_its_numbers_and_a_sheet(tiny_pipe, tmp_path,
 @pytest.mark.parametrize("texture", TEXTURES[1:])
 def test_a_texture_that_fades_is_read_or_not_but_not_taken_for_another_or_for_solid(texture):
     """Blurred up to where its eye can still tell it is there, at an RMS of 0.01 or more; noise alone makes no texture of a solid thing."""
-    picture = render(Scene((one(texture=texture),), "white"), 256)
-    readings = [parse_image(blur(picture, sigma))[0].scene for sigma in (0, 0.1, 0.2, 0.25)]
-    assert readings[0] is not None and all(scene is None or scene.objects[0].texture == texture for scene in readings)
+    image = render(Scene((one(texture=texture),), "white"), 256)
+    parsed_scenes = [parse_image(blur(image, sigma))[0].scene for sigma in (0, 0.1, 0.2, 0.25)]
+    assert parsed_scenes[0] is not None and all(scene is None or scene.objects[0].texture == texture for scene in parsed_scenes)
     solid = gaussian_noise(render(Scene((one(),), "white"), 256).expand(20, -1, -1, -1), 0.3)
-    assert all(reading.scene is not None and reading.scene.objects[0].texture == "solid" for reading in parse_image(solid))
+    assert all(parsed.scene is not None and parsed.scene.objects[0].texture == "solid" for parsed in parse_image(solid))

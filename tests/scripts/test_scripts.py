@@ -23,7 +23,7 @@ from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 from sample import activation_patching as paths, attention, benchmark_latency as sample_benchmark, compare, demo, edit, edit_cascade, edit_sweep, evaluate, generate, plot_schedules, reweight, sweep
 from sample.claims import __main__ as claims
-from support.scenes import one, right_pictures
+from support.scenes import one, correct_images
 from train import baselines as peers, benchmark_throughput as train_benchmark, check_dataset as check_data, download_dataset as from_hub, estimate_cost as scale, excess_error as regret, export_pipeline as assemble, make_emoji_dataset as emoji, model_card as card, overfit, profile_step as breakdown, report, sample_timeline as progress, time_to_score, train, verify_checkpoints as verify
 
 
@@ -44,7 +44,7 @@ def size(path):
         return image.size
 
 
-def test_generate_draws_one_caption_at_256_px_and_says_what_it_shows(folder, tmp_path, capsys):
+def test_generate_generates_one_caption_at_256_px_and_says_what_it_shows(folder, tmp_path, capsys):
     generate.main(["a red circle", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path / "new" / "a.png")])
     assert size(tmp_path / "new" / "a.png") == (256, 256)
     assert "'a red circle', seed 0: " in capsys.readouterr().out
@@ -56,7 +56,7 @@ def test_generate_says_of_a_caption_it_cannot_read_that_it_was_not_judged(folder
     assert "not judged" in capsys.readouterr().out
 
 
-def test_generate_draws_several_captions_and_seeds_on_one_sheet(folder, tmp_path, capsys):
+def test_generate_generates_several_captions_and_seeds_on_one_sheet(folder, tmp_path, capsys):
     generate.main(["a red circle", "two rings", "--count", "2", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path / "a.png")])
     assert [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()[:4]] == [
         "'a red circle', seed 0", "'a red circle', seed 1", "'two rings', seed 0", "'two rings', seed 1"]
@@ -64,14 +64,14 @@ def test_generate_draws_several_captions_and_seeds_on_one_sheet(folder, tmp_path
 
 
 def test_the_options_of_generate_reach_the_pipeline(folder, tmp_path):
-    def draw(*options):
+    def generate(*options):
         generate.main(["a red circle", "--pipeline", folder, "--steps", "4", "--base-only", "--precision", "fp32", "--out", str(tmp_path / "a.png"), *options])
         with Image.open(tmp_path / "a.png") as image:
             return image.tobytes()
 
-    pictures = [draw(), draw("--negative-prompt", "a blue star"), draw("--eta", "0.5"), draw("--guidance-interval", "0.5,2"), draw("--sampler", "ddpm"),
-                draw("--sampler", "ddpm", "--gamma", "1"), draw("--sampler", "heun")]
-    assert len(set(pictures)) == len(pictures)
+    images = [generate(), generate("--negative-prompt", "a blue star"), generate("--eta", "0.5"), generate("--guidance-interval", "0.5,2"), generate("--sampler", "ddpm"),
+                generate("--sampler", "ddpm", "--gamma", "1"), generate("--sampler", "heun")]
+    assert len(set(images)) == len(images)
 
 
 @pytest.mark.parametrize("options, message", [
@@ -107,7 +107,7 @@ def test_edit_refines_and_reweights(folder, tmp_path, capsys):
         edit.main(["reweight", "a small red circle", "--word", "blue", "--pipeline", folder, "--out", str(tmp_path / "x.png")])
 
 
-def test_demo_writes_its_three_pictures(folder, tmp_path, capsys):
+def test_demo_writes_its_three_images(folder, tmp_path, capsys):
     demo.main(["--pipeline", folder, "--out", str(tmp_path)])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["caption.png", "captions.png", "edit.png"]
     assert size(tmp_path / "caption.png") == (256, 256)
@@ -163,7 +163,7 @@ def test_edit_shows_the_alignment_and_blends(folder, tmp_path, capsys):
     assert size(tmp_path / "d.png")[0] > 4 * 256
 
 
-def test_attention_draws_its_sheets_and_says_where_attention_goes(folder, tmp_path, capsys):
+def test_attention_generates_its_sheets_and_says_where_attention_goes(folder, tmp_path, capsys):
     attention.main(["a red circle", "--pipeline", folder, "--steps", "3", "--out", str(tmp_path)])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["heads.png", "layers.png", "steps.gif", "steps.png", "tokens.png"]
     shares = [float(line.split()[1].rstrip("%")) for line in capsys.readouterr().out.splitlines() if "of the attention" in line]
@@ -172,35 +172,35 @@ def test_attention_draws_its_sheets_and_says_where_attention_goes(folder, tmp_pa
         assert moving.n_frames == 3
 
 
-def test_attention_says_that_pictures_which_show_nothing_cannot_be_judged(folder, tmp_path):
+def test_attention_says_that_images_which_show_nothing_cannot_be_judged(folder, tmp_path):
     with pytest.raises(SystemExit, match="none of 2 pictures shows what was said"):
         attention.main(["--find", "1", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path)])
     assert read(tmp_path / "find.json")["judged"] == 0
 
 
-def test_maps_are_held_against_the_things_their_words_speak_of(folder, tmp_path, monkeypatch):
+def test_maps_are_held_against_the_objects_their_words_speak_of(folder, tmp_path, monkeypatch):
     """Pictures that show what was said, and for the maps of the first layer one that is highest on the first thing of every caption."""
     prompts = benchmark(2, categories=attention.CATEGORIES)
-    truth = right_pictures(prompts, 64)
+    truth = correct_images(prompts, 64)
     pipe = ImagenPipeline.from_pretrained(folder)
-    monkeypatch.setattr(pipe, "run_stage", lambda *args: plain(*args) * 0 + truth(args[2], args[5]))
-    plain = type(pipe).run_stage.__get__(pipe)
+    monkeypatch.setattr(pipe, "sample_stage", lambda *args: plain(*args) * 0 + truth(args[2], args[5]))
+    plain = type(pipe).sample_stage.__get__(pipe)
     site = next(s.name for s in pipe.stages["base"].net.sites if s.kind == "cross")
 
     def of_word(maps, number, row, site, times):
         caption = prompts[row][2]
         (scene,) = [r.scene for r in parse_image(truth([caption.text], [prompts[row][1]]))]
-        things = dict(zip(scene.objects, masks(scene)))
-        heat = things[caption.description.assign(scene)[0]].float()
+        objects = dict(zip(scene.objects, masks(scene)))
+        heat = objects[caption.description.assign(scene)[0]].float()
         return torch.nn.functional.interpolate(heat[None, None], size=(8, 8), mode="area")[0, 0] if site == first else torch.rand(8, 8)
 
     first = site
-    monkeypatch.setattr(attention.AttentionStore, "of_word", of_word)
+    monkeypatch.setattr(attention.AttentionStore, "positions_of_word", of_word)
     report = attention.find(pipe, prompts, {"stages": ["base"], "output_type": "pt", "num_inference_steps": 2})
     assert report["judged"] == 4
     shapes = report["overlap"]["shape"]
     assert all(0.4 < step < 0.65 for step in shapes[site])                                        # the first thing of two is found, the second is not
-    attention.draw_find(report, tmp_path / "find.png")
+    attention.plot_find(report, tmp_path / "find.png")
     assert size(tmp_path / "find.png")[0] > 500
 
 
@@ -211,8 +211,8 @@ def test_edit_cascade_judges_each_way_of_enlarging_an_edit(folder, tmp_path, cap
     for stage in pipe.stages.values():                 # enough for some to come after those in which the source's prompt is read
         stage.config = replace(stage.config, num_inference_steps=12)
     source, own, read_source, other_noise, edited = edit_cascade.sample_all(pipe, ["a red ring", "a red star"], 1)
-    assert len({picture.numpy().tobytes() for picture in (source, own, read_source, other_noise, edited)}) == 5
-    true = right_pictures([("", t.seed, c) for t in swaps("color", 1) + swaps("shape", 1) for c in (t.source, t.target)], 256)
+    assert len({image.numpy().tobytes() for image in (source, own, read_source, other_noise, edited)}) == 5
+    true = correct_images([("", t.seed, c) for t in swaps("color", 1) + swaps("shape", 1) for c in (t.source, t.target)], 256)
     monkeypatch.setattr(edit_cascade, "sample_all", lambda pipe, prompts, seed: true([*prompts, *[prompts[1]] * 3], [seed] * 5))
     edit_cascade.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
     assert all(row["success"] == 1 for row in read(tmp_path / "edit_cascade.json")["ways"].values()) and size(tmp_path / "edit_cascade.png")[0] > 5 * 192
@@ -228,13 +228,13 @@ def test_edit_sweep_judges_every_kind_at_every_length(folder, tmp_path, monkeypa
     _, plain = pipe(["a ring", "a star"], seed=1, stages=("base",), progress=False).stages["base"]
     assert torch.equal(edited, plain)
     (task,) = edit_tasks(1, 1)["color swap"]
-    true = right_pictures([("", 0, c) for c in (task.source, task.target)], 64)
-    monkeypatch.setattr(edit_sweep, "evaluate_edits", lambda draw, tasks: evaluate_edits(lambda p, seed: true([p[0], p[1], p[1], p[0], p[0]], [seed] * 5), tasks))
-    rows, (shown, pictures) = edit_sweep.measure(pipe, "color swap", [task], [0.0, 1.0])
-    assert [[row["success"] for row in of] for of in rows.values()] == [[1, 1], [0, 0]] and shown == task and len(pictures) == 5
+    true = correct_images([("", 0, c) for c in (task.source, task.target)], 64)
+    monkeypatch.setattr(edit_sweep, "evaluate_edits", lambda generate, tasks: evaluate_edits(lambda p, seed: true([p[0], p[1], p[1], p[0], p[0]], [seed] * 5), tasks))
+    rows, (shown, images) = edit_sweep.measure(pipe, "color swap", [task], [0.0, 1.0])
+    assert [[row["success"] for row in of] for of in rows.values()] == [[1, 1], [0, 0]] and shown == task and len(images) == 5
 
 
-def test_reweight_measures_what_a_thing_covers(folder, tmp_path, capsys):
+def test_reweight_measures_what_a_object_covers(folder, tmp_path, capsys):
     reweight.main(["--n", "2", "--pipeline", folder, "--out", str(tmp_path)])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["reweight.json", "reweight.png", "reweight_pictures.png"]
     assert list(read(tmp_path / "reweight.json")["words"]) == ["small", "large"] and "rank correlation" in capsys.readouterr().out
@@ -243,14 +243,14 @@ def test_reweight_measures_what_a_thing_covers(folder, tmp_path, capsys):
     assert reweight.monotone(torch.tensor([1.0, 2.0, 5.0])) == 1 and reweight.monotone(torch.tensor([3.0, 2.0, 0.0])) == -1
 
 
-def test_paths_counts_pictures_that_show_either_prompt(folder, tmp_path, capsys):
+def test_paths_counts_images_that_show_either_prompt(folder, tmp_path, capsys):
     paths.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
     found = read(tmp_path / "paths.json")
     assert set(found["color"]["ways"]) == {"maps", "values", "pooled", "maps + values", "maps + pooled", "values + pooled"}
     assert found["shape"]["both_right"] == 0 and "still its own" in capsys.readouterr().out
 
 
-def test_sweep_draws_two_figures_and_writes_their_numbers(folder, tmp_path, capsys):
+def test_sweep_generates_two_figures_and_writes_their_numbers(folder, tmp_path, capsys):
     sweep.main(["--pipeline", folder, "--n", "1", "--steps", "3", "1", "--samplers", "ddim", "heun", "--scales", "1", "20", "--precision", "fp32",
                 "--out", str(tmp_path / "s")])
     report = read(tmp_path / "s" / "sweeps.json")
@@ -267,15 +267,15 @@ def test_sweep_draws_two_figures_and_writes_their_numbers(folder, tmp_path, caps
     assert "heun" in capsys.readouterr().out
 
 
-def test_sweep_of_super_resolution_judges_textures_on_base_pictures_drawn_once(folder, tmp_path, monkeypatch):
-    drawn = []
-    run_stage = ImagenPipeline.run_stage
-    monkeypatch.setattr(ImagenPipeline, "run_stage", lambda self, name, *args, **options: drawn.append(name) or run_stage(self, name, *args, **options))
+def test_sweep_of_super_resolution_judges_textures_on_base_images_generated_once(folder, tmp_path, monkeypatch):
+    generated = []
+    sample_stage = ImagenPipeline.sample_stage
+    monkeypatch.setattr(ImagenPipeline, "sample_stage", lambda self, name, *args, **options: generated.append(name) or sample_stage(self, name, *args, **options))
     sweep.main(["--pipeline", folder, "--stage", "sr_256", "--n", "1", "--steps", "1", "2", "--samplers", "ddim", "--scales", "1", "--thresholds", "none",
                 "--out", str(tmp_path)])
     report = read(tmp_path / "sweeps.json")
     assert report["categories"] == ["texture", "two textures"] and [row["calls"] for row in report["samplers"]["ddim"]] == [1, 2]
-    assert sorted(drawn) == ["base", "sr_256", "sr_256", "sr_256"]
+    assert sorted(generated) == ["base", "sr_256", "sr_256", "sr_256"]
 
 
 @pytest.mark.parametrize("arguments", [["--steps", "0"], ["--scales", "0", "1"], ["--n", "0"]])
@@ -347,7 +347,7 @@ def test_the_training_benchmark_counts_flops_and_holds_them_against_a_matrix_pro
 
 
 @pytest.mark.parametrize("network", ["ours", "diffusers"])
-def test_the_score_after_minutes_is_measured_and_drawn(network, tmp_path, capsys, monkeypatch):
+def test_the_score_after_minutes_is_measured_and_generated(network, tmp_path, capsys, monkeypatch):
     pytest.importorskip("diffusers")
     monkeypatch.setattr(peers, "DiffusersNet", lambda width: TinyPeer(width))
     out = tmp_path / "score.json"
@@ -430,7 +430,7 @@ def test_the_parts_of_a_step_hold_all_its_arithmetic(capsys):
     _, _, table = capsys.readouterr().out.partition("of it\n")
     rows = {line[:34].strip(): line[34:].split() for line in table.splitlines()}
     stage, encoder = DiffusionStage(PRESETS["tiny"]["base"]), TextEncoder.from_pretrained(WEIGHTS / "text_encoder")
-    assert float(rows["a whole step"][3]) == pytest.approx(2 * train_benchmark.flops_per_picture(stage, encoder) / 1e9, abs=0.01)
+    assert float(rows["a whole step"][3]) == pytest.approx(2 * train_benchmark.flops_per_image(stage, encoder) / 1e9, abs=0.01)
     times = [float(row[1]) for name, row in rows.items() if name != "a whole step"]
     assert sum(times) == pytest.approx(float(rows["a whole step"][1]), abs=0.1 * len(times))
     assert {"cross attention, 4 x 4", "residual blocks, 8 x 8", "optimizer, muon", "optimizer, adamw", "text encoder", "pictures", "noise", "text layers"} <= set(rows)
@@ -449,7 +449,7 @@ def test_flops_are_those_of_a_known_layer():
 
     stage = DiffusionStage(PRESETS["tiny"]["base"])
     stage.net = Known()
-    assert train_benchmark.flops_per_picture(stage, lambda captions: None) == 2 * 2 * 12_288 * 100
+    assert train_benchmark.flops_per_image(stage, lambda captions: None) == 2 * 2 * 12_288 * 100
 
 
 @pytest.mark.parametrize("script", [generate, edit, edit_cascade, edit_sweep, reweight, attention, paths, claims, evaluate, compare, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,

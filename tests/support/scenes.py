@@ -16,16 +16,16 @@ def scene_of(description, rng, accept=lambda scene: True):
     """A random scene that shows what is described, drawn until it fits. On purpose not the package's own."""
     for _ in range(20_000):
         objects = []
-        for thing in description.things:
-            size = thing.size or (rng.choice(tuple(SIZES)) if len(description.things) < 3 else "small")
-            o = SceneObject(0, 0, thing.shape, thing.color or rng.choice(tuple(COLORS)), size, thing.texture or rng.choice(TEXTURES))
+        for obj in description.objects:
+            size = obj.size or (rng.choice(tuple(SIZES)) if len(description.objects) < 3 else "small")
+            o = SceneObject(0, 0, obj.shape, obj.color or rng.choice(tuple(COLORS)), size, obj.texture or rng.choice(TEXTURES))
             low, high = int(o.reach + 1.5), int(GRID - o.reach - 0.5)
             for _ in range(20):
                 o = replace(o, x=rng.randint(low, high), y=rng.randint(low, high))
                 if all((o.x - p.x) ** 2 + (o.y - p.y) ** 2 >= (o.reach + p.reach + MIN_GAP) ** 2 for p in objects):
                     objects.append(o)
                     break
-        apart = len(objects) == len(description.things)
+        apart = len(objects) == len(description.objects)
         clear = apart and (description.relation is None or unambiguous_relation(*objects) == description.relation)
         scene = Scene(tuple(objects), description.background or rng.choice(tuple(BACKGROUNDS)))
         if clear and accept(scene):
@@ -33,14 +33,14 @@ def scene_of(description, rng, accept=lambda scene: True):
     raise AssertionError(f"no scene shows {description}")
 
 
-def right_pictures(prompts, size):
+def correct_images(prompts, size):
     """A `generate` that knows the truth: for each prompt a picture that shows it."""
     descriptions = {c.text: c.description for _, _, c in prompts}
 
-    def draw(texts, seeds):
+    def generate(texts, seeds):
         return render([scene_of(descriptions[t], random.Random(f"{t}/{s}")) for t, s in zip(texts, seeds)], size)
 
-    return draw
+    return generate
 
 
 def tokens(text):

@@ -99,7 +99,7 @@ def test_the_pieces_of_a_word_join_back_to_the_word(encoder, prompt):
     tokens = encoder.tokens(prompt)
     assert len(tokens.ids) == len(tokens.pieces) == len(tokens.word_ids)
     for i, word in enumerate(tokens.words):
-        assert joined(tokens.pieces[k] for k in tokens.of_word(i)) == word.lower()
+        assert joined(tokens.pieces[k] for k in tokens.positions_of_word(i)) == word.lower()
     assert "" not in tokens.words
     assert "".join(tokens.words) == "".join(prompt.split())
     assert [i for i, w in enumerate(tokens.word_ids) if w is None] == [len(tokens.ids) - 1]      # the end token only
@@ -159,7 +159,7 @@ def test_an_encoder_comes_back_from_disk_as_it_was(encoder, tmp_path):
     assert all(again.tokens(p) == encoder.tokens(p) for p in PROMPTS)
 
 
-def test_pre_training_binds_attributes_and_relations_to_their_things(encoder):
+def test_pre_training_binds_attributes_and_relations_to_their_objects(encoder):
     from imagen_mini.viz.text_encoder import linear_probe
 
     torch.manual_seed(0)

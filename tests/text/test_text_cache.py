@@ -253,7 +253,7 @@ def writers(count, *arguments):
     return [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(count)]
 
 
-def test_two_processes_that_write_the_same_prompts_at_once_leave_each_row_once_and_right(encoder, encoder_folder, tmp_path, encoded):
+def test_two_processes_that_write_the_same_prompts_at_once_leave_each_row_once_and_correct(encoder, encoder_folder, tmp_path, encoded):
     assert [process.wait(120) for process in writers(2, encoder_folder, tmp_path, 0, 20)] == [0, 0]
     cached, prompts = CachedTextEncoder(encoder, tmp_path), captions(160)
     text, expected = cached(prompts), encoder(prompts)

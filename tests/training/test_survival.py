@@ -26,7 +26,7 @@ def assert_same_end(one, other):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """A folder of six pictures: an epoch ends in the middle of a batch of four."""
     from imagen_mini.utils.images import to_image
     from imagen_mini.scenes.render import render
@@ -47,9 +47,9 @@ def pictures(tmp_path_factory):
     ("sr_256", ["own", "precision=bf16"]),
     ("sr_256", ["accumulate=2", "rate_schedule=cosine", "precision=fp32"]),
 ], ids=lambda value: value if isinstance(value, str) else " ".join(value))
-def test_a_run_that_stops_after_every_step_ends_as_one_that_never_stops(tmp_path, pictures, stage, options):
+def test_a_run_that_stops_after_every_step_ends_as_one_that_never_stops(tmp_path, images, stage, options):
     steps = 6 if stage == "base" else 3
-    options = [f"--data={pictures}" if o == "own" else o for o in options] + [f"steps={steps}"]
+    options = [f"--data={images}" if o == "own" else o for o in options] + [f"steps={steps}"]
     train(tmp_path / "through", *options, stage=stage)
     train(tmp_path / "often", *options, "--time-limit", "0", stage=stage)
     for step in range(2, steps + 1):

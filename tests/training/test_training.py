@@ -95,7 +95,7 @@ def test_everything_random_is_a_function_of_seed_step_and_sample_number(monkeypa
         torch.manual_seed(seed_of_nothing)
         numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
         batch = scene_batch(config, step, 256, 64)
-        return {"pictures": batch.pictures, "low_res": batch.low_res, **draw_step_variables(config, stage, step), **draw_noise(config, stage, numbers, batch)}
+        return {"pictures": batch.images, "low_res": batch.low_res, **draw_step_variables(config, stage, step), **draw_noise(config, stage, numbers, batch)}
 
     one = all_of(CONFIG, 2, 0)
     assert set(one) == {"pictures", "low_res", "t", "drop", "use_pooled", "aug_level", "eps", "low_res_noise"}
@@ -107,10 +107,10 @@ def test_everything_random_is_a_function_of_seed_step_and_sample_number(monkeypa
 def test_a_sample_has_the_same_noise_in_any_batch():
     stage, batch = Run(CONFIG, "sr_256").stage, scene_batch(CONFIG, 0, 256, 64)
     together = draw_noise(CONFIG, stage, range(4), batch)
-    alone = draw_noise(CONFIG, stage, [2], Batch(batch.pictures[2:3], batch.low_res[2:3], batch.captions[2:3]))
+    alone = draw_noise(CONFIG, stage, [2], Batch(batch.images[2:3], batch.low_res[2:3], batch.captions[2:3]))
     assert all(torch.equal(together[k][2:3], alone[k]) for k in together)
-    drawn = torch.cat([x.flatten() for x in together.values()])
-    assert abs(drawn.mean()) < 0.01 and abs(drawn.std() - 1) < 0.01
+    generated = torch.cat([x.flatten() for x in together.values()])
+    assert abs(generated.mean()) < 0.01 and abs(generated.std() - 1) < 0.01
     assert not torch.equal(together["eps"][0], together["eps"][1]) and not torch.equal(together["eps"][0, :, :64, :64], together["low_res_noise"][0])
 
 
@@ -137,7 +137,7 @@ def test_data_of_ones_own_needs_batches_and_no_drafts(encoder, workers):
 
 
 @pytest.mark.parametrize("stage, accumulate, workers", [("base", 1, 0), ("base", 2, 1), ("sr_256", 2, 1)])
-def test_with_twins_every_loss_is_that_of_the_pictures_shown_and_of_two_targets(encoder, stage, accumulate, workers):
+def test_with_equivalents_every_loss_is_that_of_the_images_shown_and_of_two_targets(encoder, stage, accumulate, workers):
     config = replace(CONFIG, twins=0.6, mistakes=0.4 * (stage == "base"), steps=1, accumulate=accumulate, workers=workers)
     run, size, low = Run(config, stage), *((64, None) if stage == "base" else (256, 64))
     before = {k: v.clone() for k, v in run.stage.state_dict().items()}
@@ -147,14 +147,14 @@ def test_with_twins_every_loss_is_that_of_the_pictures_shown_and_of_two_targets(
     batch, alternatives = SceneDataset(config.seed, config.counts).batch(numbers, size, low), SceneDataset(config.seed, config.counts).alternatives(numbers, size, low)
     assert random["towards_twin"].any() and random["mistake"].any() == (stage == "base")
     assert random.keys() - {"towards_twin", "mistake"} == draw_step_variables(CONFIG, run.stage, 0).keys()
-    way = mix_alternatives(batch.pictures, alternatives, random["towards_twin"], random["mistake"], run.stage.log_snr_of(random["t"]))
-    losses = run.stage.loss(batch.pictures, encoder(batch.captions).drop(random["drop"]), random["t"], **draw_noise(config, run.stage, numbers, batch),
+    way = mix_alternatives(batch.images, alternatives, random["towards_twin"], random["mistake"], run.stage.log_snr_of(random["t"]))
+    losses = run.stage.loss(batch.images, encoder(batch.captions).drop(random["drop"]), random["t"], **draw_noise(config, run.stage, numbers, batch),
                             use_pooled=random["use_pooled"], low_res=batch.low_res, aug_level=random.get("aug_level"), **way,
                             weight=lambda log_snr: LOSS_WEIGHTS[config.loss_weight](log_snr, config.loss_cap))
     assert state.loss == pytest.approx(losses.mean().item(), rel=2e-2)
 
 
-def test_twins_and_mistakes_where_there_are_none_are_an_error(encoder):
+def test_equivalents_and_mistakes_where_there_are_none_are_an_error(encoder):
     with pytest.raises(ValueError, match="only a base stage decides what stands where"):
         next(Run(replace(CONFIG, mistakes=0.5), "sr_256").train(encoder))
     with pytest.raises(ValueError, match="only the built-in world has these"):
@@ -166,10 +166,10 @@ def test_a_graph_of_a_step_without_a_gpu_is_an_error(encoder):
         next(train(Run(CONFIG).stage, encoder, CONFIG, {}, None, graph=True))
 
 
-def test_padded_text_trains_as_it_does_without_padding(encoder, awaken):
+def test_padded_text_trains_as_it_does_without_padding(encoder, randomize_zero_init):
     """What a recorded step does: texts are padded to one length."""
     run = Run(CONFIG)
-    awaken(run.stage)
+    randomize_zero_init(run.stage)
     plain, padded = (next(_inputs(SceneDataset(), encoder, run.stage, CONFIG, [range(4)], 0, torch.device("cpu"), fixed)) for fixed in (False, True))
     assert padded["mask"].shape[1] == 32 > plain["mask"].shape[1] and torch.equal(padded["mask"].sum(1), plain["mask"].sum(1))
     losses = [run.stage.loss(text=TextEmbeddings(i.pop("emb"), i.pop("mask")), **i) for i in (plain, padded)]
@@ -192,12 +192,12 @@ def test_times_have_the_density_asked_for(power):
         assert (t < x).float().mean().item() == pytest.approx(x ** power, abs=0.02)
 
 
-def test_scenes_have_as_many_things_as_asked_for():
+def test_scenes_have_as_many_objects_as_asked_for():
     for counts, expected in (((0, 1), {2}), ((1, 0, 1), {1, 3})):
         assert {len(training_scene(0, i, counts).objects) for i in range(60)} == expected
 
 
-def test_pictures_and_low_resolution_pictures_of_a_batch_show_the_captions_scenes():
+def test_images_and_low_resolution_images_of_a_batch_show_the_captions_scenes():
     x_0, low_res, captions = scene_batch(CONFIG, 0, 256, 64)
     for large, small, caption in zip(parse_image(x_0), parse_image(low_res), captions):
         assert parse_caption(caption).fits(large.scene) and large.scene.without_texture() == small.scene
@@ -225,10 +225,10 @@ def test_stopping_and_resuming_from_a_checkpoint_changes_no_bit(encoder, tmp_pat
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
-def test_a_batch_in_parts_gives_the_gradient_of_the_whole(encoder, awaken, accumulate):
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(encoder, randomize_zero_init, accumulate):
     def gradients(parts):
         run = Run(replace(CONFIG, accumulate=parts, clip=1e9))
-        awaken(run.stage)
+        randomize_zero_init(run.stage)
         state = next(run.train(encoder))
         return state, {name: p.grad for name, p in run.stage.named_parameters()}
 
@@ -239,14 +239,14 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(encoder, awaken, accum
     assert all(torch.allclose(got[name], expected[name], rtol=1e-3, atol=1e-5 * scale.item()) for name in expected)
 
 
-def test_gradient_checkpointing_computes_every_stack_twice_and_gives_the_same_loss_and_gradients(encoder, awaken, monkeypatch):
+def test_gradient_checkpointing_computes_every_stack_twice_and_gives_the_same_loss_and_gradients(encoder, randomize_zero_init, monkeypatch):
     calls, run_stack = [], UNetLevel.run
     monkeypatch.setattr(UNetLevel, "run", lambda self, *args: calls.append(self) or run_stack(self, *args))
 
     def step(on):
         calls.clear()
         run = Run(replace(CONFIG, gradient_checkpointing=on))
-        awaken(run.stage)
+        randomize_zero_init(run.stage)
         state = next(run.train(encoder))
         return len(calls), state.loss, {name: p.grad for name, p in run.stage.named_parameters()}, run.stage
 
@@ -281,9 +281,9 @@ def test_a_loss_that_is_not_finite_is_an_error_and_leaves_the_weights_as_they_we
     assert all(same(before[part], tensors) for part, tensors in run.tensors().items())
 
 
-def test_the_gradient_is_clipped_to_its_norm_and_the_norm_before_is_reported(encoder, awaken):
+def test_the_gradient_is_clipped_to_its_norm_and_the_norm_before_is_reported(encoder, randomize_zero_init):
     run = Run(replace(CONFIG, clip=0.01))
-    awaken(run.stage)
+    randomize_zero_init(run.stage)
     state = next(run.train(encoder))
     norm = torch.stack([p.grad.norm() for p in run.stage.parameters()]).norm()
     assert norm.item() == pytest.approx(0.01, rel=1e-3) and state.gradient_norm > 0.02
@@ -347,7 +347,7 @@ def test_an_unknown_optimizer_is_an_error():
 # ---------------------------------------------------------------- configuration
 
 def test_overrides_set_fields_by_name_also_nested_ones():
-    config = override(PRESETS["tiny"]["base"], ["unet.channels=[48,96]", "unet.head_width=16", "guidance_scale=5", "prediction=v"])
+    config = override(PRESETS["tiny"]["base"], ["unet.channels=[48,96]", "unet.head_dim=16", "guidance_scale=5", "prediction=v"])
     assert config.unet.channels == (48, 96) and config.guidance_scale == 5.0 and config.prediction == "v"
     assert replace(config, unet=PRESETS["tiny"]["base"].unet, guidance_scale=3.0, prediction="x_0") == PRESETS["tiny"]["base"]
 
@@ -402,7 +402,7 @@ def test_the_script_trains_stops_at_its_time_limit_and_resumes_as_if_it_had_not_
     assert [line["step"] for line in lines] == [1, 2, 3] and all(line["loss"] > 0 for line in lines)
     stage = load_stage(stopped / "stage")
     assert same(stage.net.state_dict(), a["ema"]) and replace(stage.config, text_encoder=None) == PRESETS["tiny"]["base"]
-    assert stage.config.text_encoder == encoder.identity()
+    assert stage.config.text_encoder == encoder.weights_digest()
 
 
 def test_the_script_resumes_from_the_checkpoint_before_a_damaged_one_and_says_so(tmp_path, encoder_folder, capsys):
@@ -444,7 +444,7 @@ def test_the_script_can_start_from_the_weights_of_a_stage(tmp_path, encoder_fold
     assert same(first, second)
 
 
-def test_the_script_draws_a_sample_grid(tmp_path, encoder_folder):
+def test_the_script_generates_a_sample_grid(tmp_path, encoder_folder):
     main(arguments(tmp_path, encoder_folder, "sample_every=1", steps=1))
     assert list(tmp_path.rglob("*.png"))
 

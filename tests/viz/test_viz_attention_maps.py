@@ -61,7 +61,7 @@ def test_a_silenced_word_gets_nothing_and_pixels_keep_theirs():
     out = Columns(matrix).probs(HYBRID, probs, 5)
     assert (out[..., 1:3] == 0).all()
     assert torch.equal(out[..., [0, 3, 4]], probs[..., [0, 3, 4]]) and torch.equal(out[..., 5:], probs[..., 5:])
-    assert Columns(matrix).wants(HYBRID) and Columns(matrix).wants(CROSS) and not Columns(matrix).wants(SELF)
+    assert Columns(matrix).needs_probs(HYBRID) and Columns(matrix).needs_probs(CROSS) and not Columns(matrix).needs_probs(SELF)
 
 
 def test_held_maps_take_the_place_of_the_network_s_own():
@@ -85,10 +85,10 @@ def test_words_change_places_all_at_once():
 def test_a_map_is_brightest_where_it_is_highest():
     heat = torch.zeros(4, 4)
     heat[1, 2] = 1
-    drawn = heat_over(torch.zeros(3, 32, 32), heat)
-    assert drawn.shape == (3, 32, 32) and drawn.abs().max() <= 1
-    assert divmod(drawn.sum(0).argmax().item(), 32) in [(y, x) for y in (11, 12) for x in (19, 20)]
-    assert heat_over(torch.zeros(3, 32, 32), heat, top=2.0).sum() < drawn.sum()
+    generated = heat_over(torch.zeros(3, 32, 32), heat)
+    assert generated.shape == (3, 32, 32) and generated.abs().max() <= 1
+    assert divmod(generated.sum(0).argmax().item(), 32) in [(y, x) for y in (11, 12) for x in (19, 20)]
+    assert heat_over(torch.zeros(3, 32, 32), heat, top=2.0).sum() < generated.sum()
 
 
 def test_pieces_are_named_and_articles_are_no_words_to_show():

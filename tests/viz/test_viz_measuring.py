@@ -12,7 +12,7 @@ from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.error_analysis import error_table
 from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching, table
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.viz.measuring import audit_sheet, chance_rate, coverage, draw_comparison, draw_coverage, draw_groups, draw_sets, draw_shares, plot_corruptions, draw_widths, gallery, measure_parser_under, mixed, naive_interval, swap_colors
+from imagen_mini.viz.measuring import audit_sheet, chance_rate, coverage, plot_comparison, plot_coverage, plot_groups, plot_sets, plot_shares, plot_corruptions, plot_widths, gallery, measure_parser_under, mixed, naive_interval, swap_colors
 from imagen_mini.viz.image_grid import BORDERS, MARGIN
 from imagen_mini.scenes.captions import parse_caption
 from imagen_mini.scenes.parse import ParsedScene
@@ -27,8 +27,8 @@ def results_of(every=None):
     """Results of true pictures, one in `every` with other colours."""
     rng = random.Random(0)
     scenes = [sample_scene_matching(c.description, rng) for _, _, c in PROMPTS]
-    pictures = render(scenes if every is None else swap_colors(scenes, every), 64)
-    return list(evaluate(lambda texts, seeds: pictures, PROMPTS, batch=len(PROMPTS)))
+    images = render(scenes if every is None else swap_colors(scenes, every), 64)
+    return list(evaluate(lambda texts, seeds: images, PROMPTS, batch=len(PROMPTS)))
 
 
 def test_a_planted_share_is_found_and_called_by_its_name():
@@ -45,8 +45,8 @@ def test_swapped_colors_change_nothing_else():
 
 
 def test_chance_is_the_mean_over_all_pairs():
-    readings = [ParsedScene(scene, "white", scene.objects, ()) for scene in (Scene((one(color=c),), "white") for c in ("red", "red", "blue"))] + [ParsedScene(None, None, (), ("x",))]
-    assert chance_rate([parse_caption("a red circle"), parse_caption("a circle"), parse_caption("a star")], readings) == (2 + 3 + 0) / 12
+    parsed_scenes = [ParsedScene(scene, "white", scene.objects, ()) for scene in (Scene((one(color=c),), "white") for c in ("red", "red", "blue"))] + [ParsedScene(None, None, (), ("x",))]
+    assert chance_rate([parse_caption("a red circle"), parse_caption("a circle"), parse_caption("a star")], parsed_scenes) == (2 + 3 + 0) / 12
 
 
 def test_coverage_is_that_of_the_binomial_distribution():
@@ -65,7 +65,7 @@ def test_the_naive_interval_is_sure_of_itself_where_it_should_not_be():
     assert coverage(naive_interval, 10, 0.95) < 0.5 < 0.9 < coverage(wilson_interval, 10, 0.95)
 
 
-def test_spoilt_pictures_are_counted_by_outcome_and_drawn():
+def test_spoilt_images_are_counted_by_outcome_and_generated():
     rows = measure_parser_under(6, 64, gaussian_noise, (0, 2.0), batch=4)
     assert (rows[0]["right"], rows[1]["right"]) == (6, 0) and rows[1]["unreadable"] + rows[1]["misread"] == 6
     panel, = plot_corruptions({"noise": rows}).axes
@@ -103,15 +103,15 @@ def test_mixed_results_hold_as_many_mistakes_as_are_asked_for():
 
 def test_charts_show_the_numbers_they_are_given():
     rows = table(results_of(every=5))
-    panel, = draw_shares(rows).axes
+    panel, = plot_shares(rows).axes
     assert [bar.get_width() for bar in panel.patches] == [0.8, 0.8] and [t.get_text() for t in panel.get_yticklabels()] == list(rows)
-    panel, = draw_groups([(8, 10), (10, 10)], {"Wilson": wilson_interval, "naive": naive_interval}).axes
+    panel, = plot_groups([(8, 10), (10, 10)], {"Wilson": wilson_interval, "naive": naive_interval}).axes
     assert "all 20 pictures: 90%" in [t.get_text() for t in panel.get_legend().get_texts()]
-    shares, difference = draw_comparison(("a", 10, 20), ("b", 15, 20)).axes
+    shares, difference = plot_comparison(("a", 10, 20), ("b", 15, 20)).axes
     assert [bar.get_height() for bar in shares.patches] == [0.5, 0.75] and "b less a" in difference.get_title()
-    panel, = draw_coverage({"naive": naive_interval}, 10).axes
+    panel, = plot_coverage({"naive": naive_interval}, 10).axes
     assert panel.get_lines()[0].get_ydata()[99] == pytest.approx(coverage(naive_interval, 10, 0.5))
-    panel, = draw_widths(naive_interval, (0.5, 1.0), (10, 100), "naive").axes
+    panel, = plot_widths(naive_interval, (0.5, 1.0), (10, 100), "naive").axes
     assert list(panel.get_lines()[1].get_ydata()) == [0, 0] and panel.get_lines()[0].get_ydata()[0] == pytest.approx(0.62, abs=0.01)
-    panel, = draw_sets({"true": (1.0, 0.2), "drawn": (0.7, 0.9)}).axes
+    panel, = plot_sets({"true": (1.0, 0.2), "drawn": (0.7, 0.9)}).axes
     assert [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in panel.get_lines()] == [(0.2, 1.0), (0.9, 0.7)]

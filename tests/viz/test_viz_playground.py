@@ -9,7 +9,7 @@ from imagen_mini.viz.playground import judged_rows, shapes_read
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene
 
-PICTURES = render([Scene((one(),), "white"), Scene((one("star"),), "white"), Scene((one("star", x=14), one("ring", x=48)), "gray")], 64)
+IMAGES = render([Scene((one(),), "white"), Scene((one("star"),), "white"), Scene((one("star", x=14), one("ring", x=48)), "gray")], 64)
 RIGHT, WRONG, UNJUDGED = "#009E73", "#D55E00", "#BBBBBB"
 
 
@@ -20,10 +20,10 @@ def frames_of(image):
 
 
 def test_each_row_is_judged_by_its_own_caption():
-    assert frames_of(judged_rows([("first", "a red circle", PICTURES), ("second", "a star", PICTURES)], cell=64)) == [2, 4, 0]
-    assert frames_of(judged_rows([("not judged", "", PICTURES), ("second", "a red star", PICTURES)], cell=64)) == [1, 2, 3]
+    assert frames_of(judged_rows([("first", "a red circle", IMAGES), ("second", "a star", IMAGES)], cell=64)) == [2, 4, 0]
+    assert frames_of(judged_rows([("not judged", "", IMAGES), ("second", "a red star", IMAGES)], cell=64)) == [1, 2, 3]
 
 
 def test_shapes_are_counted():
-    found = shapes_read(torch.cat([PICTURES, torch.zeros(1, 3, 64, 64) + 0.4]))
+    found = shapes_read(torch.cat([IMAGES, torch.zeros(1, 3, 64, 64) + 0.4]))
     assert found == {"circle": 1, "star": 1, "several things": 1, "unreadable": 1}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from imagen_mini.viz.samplers import draw_errors, draw_spacings, draw_walks, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser, network_calls, shares, slerp
+from imagen_mini.viz.samplers import plot_errors, plot_spacings, plot_trajectories, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser, network_calls, shares, slerp
 from imagen_mini.utils.rng import generator, randn
 from imagen_mini.diffusion.samplers import SAMPLERS, sample
 from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr
@@ -28,13 +28,13 @@ def test_the_flow_makes_data_of_noise():
 
 
 def test_the_mixture_denoiser_is_the_mean_weighted_by_likelihood():
-    pictures, x_t = randn(range(3), (2, 4, 4), "pictures", dtype=torch.float64) * 0.3, randn([7, 8], (2, 4, 4), "x", dtype=torch.float64)
+    images, x_t = randn(range(3), (2, 4, 4), "pictures", dtype=torch.float64) * 0.3, randn([7, 8], (2, 4, 4), "x", dtype=torch.float64)
     t = torch.tensor(0.8, dtype=torch.float64)
     alpha, sigma = alpha_sigma(cosine_log_snr(t))
-    likelihood = torch.distributions.Normal(alpha * pictures, sigma).log_prob(x_t[:, None]).flatten(2).sum(2).softmax(1)
-    expected = torch.einsum("bn, nchw -> bchw", likelihood, pictures)
-    assert torch.allclose(mixture_denoiser(pictures, cosine_log_snr)(x_t, t), expected, rtol=0, atol=1e-10)
-    assert mixture_denoiser(pictures, cosine_log_snr)(x_t.float(), t).dtype == torch.float32
+    likelihood = torch.distributions.Normal(alpha * images, sigma).log_prob(x_t[:, None]).flatten(2).sum(2).softmax(1)
+    expected = torch.einsum("bn, nchw -> bchw", likelihood, images)
+    assert torch.allclose(mixture_denoiser(images, cosine_log_snr)(x_t, t), expected, rtol=0, atol=1e-10)
+    assert mixture_denoiser(images, cosine_log_snr)(x_t.float(), t).dtype == torch.float32
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -68,9 +68,9 @@ def test_shares_count_the_nearest():
 
 
 def test_charts_show_every_line():
-    walks = {"ddim": ([1.0, 0.5, 0.0], torch.zeros(3, 4))}
-    assert len(draw_walks(walks, [0.5]).axes[0].get_lines()) == 5
-    (panel,) = draw_errors({"ddim": [(16, 0.1), (64, 0.02)], "heun": [(31, 0.01), (127, 0.001)]}).axes
+    trajectories = {"ddim": ([1.0, 0.5, 0.0], torch.zeros(3, 4))}
+    assert len(plot_trajectories(trajectories, [0.5]).axes[0].get_lines()) == 5
+    (panel,) = plot_errors({"ddim": [(16, 0.1), (64, 0.02)], "heun": [(31, 0.01), (127, 0.001)]}).axes
     assert [line.get_label() for line in panel.get_lines()] == ["ddim", "heun", "slope -1", "slope -2"] and panel.get_yscale() == "log"
-    in_time, in_log_snr = draw_spacings(10, cosine_log_snr).axes
+    in_time, in_log_snr = plot_spacings(10, cosine_log_snr).axes
     assert [len(line.get_xdata()) for line in in_time.get_lines()] == [11] * 4 and in_log_snr.get_lines()[0].get_xdata()[0] == pytest.approx(-12)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from imagen_mini.diffusion.gaussian import q_sample
-from imagen_mini.viz.schedules import SCHEDULES, against_normal, curves, measured_log_snr, read_right, spread
+from imagen_mini.viz.schedules import SCHEDULES, against_normal, curves, measured_log_snr, read_correctly, spread
 from imagen_mini.utils.rng import randn
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_SEED, training_scene
@@ -37,7 +37,7 @@ def test_the_spread_has_an_area_of_one_and_moves_with_the_shift():
     assert middles == pytest.approx([0, -4], abs=0.05)
 
 
-def test_values_are_drawn_with_the_normal_curve_over_them():
+def test_values_are_generated_with_the_normal_curve_over_them():
     sheet = against_normal({"noise": randn([0], (40_000,)), "none": torch.zeros(2, 50)})
     for panel, close in zip(sheet.axes, (True, False)):
         height, edges = (torch.as_tensor(values) for values in panel.patches[0].get_data()[:2])
@@ -60,8 +60,8 @@ def test_averaging_4_by_4_pixels_raises_it_by_what_the_resolution_shift_takes():
     assert risen == pytest.approx(-resolution_shift(256), abs=0.05)
 
 
-def test_scenes_are_read_from_clean_pictures_and_not_from_each_other_s():
-    pictures = render(SCENES)
-    assert read_right(SCENES, pictures) == [True] * 6 and not any(read_right(SCENES, pictures.roll(1, 0)))
+def test_scenes_are_read_from_clean_images_and_not_from_each_other_s():
+    images = render(SCENES)
+    assert read_correctly(SCENES, images) == [True] * 6 and not any(read_correctly(SCENES, images.roll(1, 0)))
     with pytest.raises(ValueError):
-        read_right(SCENES[:2], pictures)
+        read_correctly(SCENES[:2], images)

@@ -15,23 +15,23 @@ TWO = Scene((SceneObject(44, 14, "star", "pink", "small", "dotted"), SceneObject
 PROMPTS = ["a striped red circle", "a dotted pink star and a green ring"]
 
 
-def test_true_scenes_have_the_places_of_the_picture_and_the_textures_of_the_prompt():
+def test_true_scenes_have_the_places_of_the_image_and_the_textures_of_the_prompt():
     assert true_scenes(PROMPTS, render([STRIPED, TWO], 64)) == [STRIPED, TWO]
     assert true_scenes(["a red circle"], render([STRIPED], 64))[0].objects[0].texture == "solid"
 
 
 @pytest.mark.parametrize("prompt", ["a blue circle", "a red elephant"])
-def test_a_picture_that_does_not_show_its_prompt_has_no_true_scene(prompt):
+def test_a_image_that_does_not_show_its_prompt_has_no_true_scene(prompt):
     with pytest.raises(ValueError, match=f"{prompt}.*keep those whose verdict is right"):
         true_scenes([prompt], render([STRIPED], 64))
 
 
 @pytest.mark.parametrize("size", [64, 256])
-def test_the_part_around_a_thing_holds_it(size):
-    picture = render([STRIPED], size)
-    part = around(picture, [STRIPED])
+def test_the_part_around_a_object_holds_it(size):
+    image = render([STRIPED], size)
+    part = around(image, [STRIPED])
     assert part.shape == (1, 3, 3 * size // 8, 3 * size // 8)
-    assert ((part < 0.9).sum() == (picture < 0.9).sum()) and (part < 0.9).any()
+    assert ((part < 0.9).sum() == (image < 0.9).sum()) and (part < 0.9).any()
     corner = Scene((replace(STRIPED.objects[0], x=12, y=12),), "white")
     assert torch.equal(around(render([corner], size), [corner])[0], render([corner], size)[0, :, :3 * size // 8, :3 * size // 8])
 
@@ -49,7 +49,7 @@ def test_enlarging_judges_what_it_draws(tiny_pipe, monkeypatch):
     assert given["seed"] == [3, 4] and given["aug_level"] == 0.2 and given["num_inference_steps"] == 5 and given["low_res"] is small
 
 
-def test_levels_are_written_and_drawn():
+def test_levels_are_written_and_generated():
     rows = [Enlarged(level, torch.zeros(2, 3, 4, 4), [True, level < 0.2], [True, True], torch.tensor([30.0, 20.0])) for level in (0.0, 0.3)]
     assert format_share([True] * 7 + [False]) == "7 of 8 (53 to 98 %)"
     lines = level_lines({"clean": rows}).splitlines()

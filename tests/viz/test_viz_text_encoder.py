@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from imagen_mini.viz.text_encoder import common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_right, piece_sheet, linear_probe, random_encoder_like, paraphrase_triples, synonyms, word_vector
+from imagen_mini.viz.text_encoder import common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_correct, piece_sheet, linear_probe, random_encoder_like, paraphrase_triples, synonyms, word_vector
 from imagen_mini.scenes.captions import RARE_WORDS, parse_caption
 from imagen_mini.text.encoder import TextEmbeddings
 from support.scenes import tokens
 
 
-def test_a_twin_has_the_same_shape_and_other_weights_and_leaves_the_random_state_alone(encoder):
+def test_a_equivalent_has_the_same_shape_and_other_weights_and_leaves_the_random_state_alone(encoder):
     state = torch.get_rng_state()
     twin, again, other = random_encoder_like(encoder), random_encoder_like(encoder), random_encoder_like(encoder, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
@@ -37,7 +37,7 @@ def test_captions_are_compared_as_sets():
 
 
 def test_a_word_s_vector_is_the_mean_of_its_pieces(encoder):
-    emb, of = encoder("a turquoise circle").emb[0], encoder.tokens("a turquoise circle").of_word(1)
+    emb, of = encoder("a turquoise circle").emb[0], encoder.tokens("a turquoise circle").positions_of_word(1)
     assert len(of) > 1 and torch.allclose(word_vector(encoder, "turquoise", "a {} circle"), emb[of].mean(0), atol=1e-6)
 
 
@@ -45,7 +45,7 @@ def test_every_rare_word_is_compared_with_the_words_of_its_kind(encoder):
     found = synonyms(encoder, torch.zeros(encoder.width))
     assert sorted(rare for of_kind in found.values() for rare in of_kind) == sorted(RARE_WORDS)
     assert all(RARE_WORDS[rare] in similar and max(similar.values()) <= 1 for of_kind in found.values() for rare, similar in of_kind.items())
-    assert nearest_is_right({"color": {"crimson": {"red": 0.9, "blue": 0.2}, "azure": {"red": 0.5, "blue": 0.2}}}) == {"crimson": True, "azure": False}
+    assert nearest_is_correct({"color": {"crimson": {"red": 0.9, "blue": 0.2}, "azure": {"red": 0.5, "blue": 0.2}}}) == {"crimson": True, "azure": False}
 
 
 def test_triples_say_the_same_and_something_else():
@@ -54,7 +54,7 @@ def test_triples_say_the_same_and_something_else():
     for caption, same_words, same_meaning in triples:
         assert sorted(caption.replace("an ", "a ").split()) == sorted(same_words.replace("an ", "a ").split())
         first, other, same = map(parse_caption, (caption, same_words, same_meaning))
-        assert other.things == same.things == first.things[::-1] and other.relation == first.relation != same.relation
+        assert other.objects == same.objects == first.objects[::-1] and other.relation == first.relation != same.relation
 
 
 def test_a_probe_finds_what_is_written_into_the_vectors_and_pooling_dilutes_it(encoder):

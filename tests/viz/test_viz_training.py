@@ -24,9 +24,9 @@ def encoder():
 
 def test_a_corner_shows_what_its_captions_say_and_a_shuffled_one_mostly_does_not():
     true, shuffled = (Corner(0, of).batch(range(24), 64) for of in (False, True))
-    assert torch.equal(true.pictures, shuffled.pictures) and sorted(true.captions) == sorted(shuffled.captions)
-    assert all(judge_images(true.captions, true.pictures))
-    assert sum(judge_images(shuffled.captions, shuffled.pictures)) < 8
+    assert torch.equal(true.images, shuffled.images) and sorted(true.captions) == sorted(shuffled.captions)
+    assert all(judge_images(true.captions, true.images))
+    assert sum(judge_images(shuffled.captions, shuffled.images)) < 8
 
 
 def test_a_corner_has_all_its_kinds_but_those_held_out_and_is_a_function_of_number_and_seed():
@@ -46,7 +46,7 @@ def test_losses_by_level_are_means_over_samples_not_over_steps():
 def test_a_new_network_answers_black_and_white_between_and_its_error_says_so(encoder):
     stage, _, _ = start(PRESETS["tiny"]["base"], CONFIG)
     errors = errors_at(stage, encoder, Corner(1), torch.tensor([0.1, 0.9]), n=6)
-    expected = Corner(1).batch(range(6), 64).pictures.square().mean()
+    expected = Corner(1).batch(range(6), 64).images.square().mean()
     assert torch.allclose(errors, expected.expand(2), rtol=1e-5)
 
 

@@ -82,7 +82,7 @@ def test_values_kept_are_those_that_the_blocks_give():
     assert sum(given) == activation_count(BASE)
 
 
-def test_the_drawn_u_has_a_box_for_every_stack_and_shares_that_do_not_exceed_the_whole():
+def test_the_generated_u_has_a_box_for_every_stack_and_shares_that_do_not_exceed_the_whole():
     sheet, (panel,) = subplots(["base"], "")
     plot_unet(panel, BASE, costs(BASE))
     texts = [t.get_text() for t in panel.texts]

@@ -12,9 +12,9 @@ from imagen_mini.utils.rng import randn
 @checks
 def check(modulate) -> str:
     """`modulate(h, emb, weight, bias)`: (1 + s) h + b, [s, b] = emb weight^T + bias, one of each for a channel of a picture; in float64."""
-    pictures, channels, width = 2, 4, 6
-    h = randn(range(pictures), (channels, 3, 4), "nb04", "h", dtype=torch.float64)
-    emb = randn(range(pictures), (width,), "nb04", "emb", dtype=torch.float64)
+    images, channels, width = 2, 4, 6
+    h = randn(range(images), (channels, 3, 4), "nb04", "h", dtype=torch.float64)
+    emb = randn(range(images), (width,), "nb04", "emb", dtype=torch.float64)
     weight, bias = (randn(range(2 * channels), shape, "nb04", name, dtype=torch.float64) for shape, name in (((width,), "weight"), ((), "bias")))
     scale, shift = (part[:, :, None, None] for part in linear(emb, weight, bias).chunk(2, dim=1))
     expected = h * (1 + scale) + shift

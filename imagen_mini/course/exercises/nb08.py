@@ -12,7 +12,7 @@ from imagen_mini.utils.rng import randn
 SHAPE = (3, 3, 89)                                     # 801 values: their 99.5 % is one of them, however one interpolates
 
 
-def pictures() -> Tensor:
+def images() -> Tensor:
     """Four pictures [4, *SHAPE] in float64: within the range; far out of it; farther; out of it on the dark side only."""
     x = randn(range(4), SHAPE, "nb08", dtype=torch.float64)
     return torch.stack([0.2 * x[0], 1.5 * x[1], 3 * x[2], torch.where(x[3] < 0, 4 * x[3], 0.3 * x[3])])
@@ -21,7 +21,7 @@ def pictures() -> Tensor:
 @checks
 def check(threshold) -> str:
     """`threshold(x_0_hat, percentile)`: s = percentile of |x_0_hat|, per picture, at least 1; clipped to [-s, s] and divided by s; in float64."""
-    x = pictures()
+    x = images()
     for percentile in (0.995, 0.9):
         expected, seen = dynamic_threshold(x, percentile), threshold(x.clone(), percentile)
         if isinstance(seen, Tensor) and seen.shape == expected.shape:

@@ -14,7 +14,7 @@ def no_noise(x_t, x_0_hat, log_snr_t, log_snr_s):
     return alpha_sigma(log_snr_s)[0] * x_0_hat
 
 
-def picture_not_scaled(x_t, x_0_hat, log_snr_t, log_snr_s):
+def image_not_scaled(x_t, x_0_hat, log_snr_t, log_snr_s):
     alpha_s, sigma_s = alpha_sigma(log_snr_s)
     return alpha_s * x_0_hat + sigma_s * (x_t - x_0_hat) / alpha_sigma(log_snr_t)[1]
 
@@ -43,5 +43,5 @@ def times_swapped(x_t, x_0_hat, log_snr_t, log_snr_s):
     return reference(x_t, x_0_hat, log_snr_s, log_snr_t)
 
 
-WRONG = [(no_noise, "The noise is missing"), (picture_not_scaled, "take that away"), (x_t_for_noise, "x_t is not the noise"), (still_at_t, "x_t again"),
+WRONG = [(no_noise, "The noise is missing"), (image_not_scaled, "take that away"), (x_t_for_noise, "x_t is not the noise"), (still_at_t, "x_t again"),
          (squares, "not squared"), (fresh_noise, "the noise that x_0_hat leaves in x_t"), (times_swapped, "both parts as at s")]

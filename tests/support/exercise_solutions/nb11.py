@@ -5,7 +5,7 @@ def make(spread=lambda from_, to: 1 / len(to), end=True, pairs=True):
     def answer(source, target):
         matrix = torch.zeros(len(source.ids), len(target.ids))
         for word in range(len(source.words)):
-            from_, to = source.of_word(word), target.of_word(word)
+            from_, to = source.positions_of_word(word), target.positions_of_word(word)
             for i, a in enumerate(from_):
                 for j, b in enumerate(to):
                     if pairs and len(from_) == len(to):
@@ -25,10 +25,10 @@ def counted_by_the_target(source, target):
     """After a word with another number of pieces, the target's own positions are looked up in the source."""
     matrix = torch.zeros(len(source.ids), len(target.ids))
     for word in range(len(source.words)):
-        to = target.of_word(word)
+        to = target.positions_of_word(word)
         for b in to:
             changed = source.words[word] != target.words[word]
-            matrix[min(source.of_word(word)[0] if changed else b, len(source.ids) - 1), b] = 1 / len(to)
+            matrix[min(source.positions_of_word(word)[0] if changed else b, len(source.ids) - 1), b] = 1 / len(to)
     matrix[-1, -1] = 1
     return matrix
 

@@ -1,0 +1,9 @@
+"""Prompt-to-Prompt under one short name: `from imagen_mini.prompt_to_prompt import Replace, Refine, Reweight, LocalBlend`.
+
+The code is in `imagen_mini.editing`.
+"""
+
+from imagen_mini.editing.blending import DiffEditMask, LocalBlend
+from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace, Reweight
+
+__all__ = ["Chain", "DiffEditMask", "LocalBlend", "Refine", "Replace", "Reweight"]
