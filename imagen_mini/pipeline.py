@@ -1,4 +1,4 @@
-"""`ImagenPipeline`: prompts in, pictures out. It loads, checks that the parts fit, and runs the stages one after the other."""
+"""`ImagenPipeline`: prompts in, images out. It loads, checks that the parts fit, and runs the stages one after the other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORMAT_VERSION = 1
 
 @dataclass
 class ImagenOutput:
-    """`images`: of the last stage, as asked for by output_type; `stages`: every stage's pictures [b, 3, h, w] in [-1, 1];
+    """`images`: of the last stage, as asked for by output_type; `stages`: every stage's images [b, 3, h, w] in [-1, 1];
     `seconds`: per stage."""
 
     images: list
@@ -65,7 +65,7 @@ class ImagenPipeline(nn.Module):
                 raise ValueError(f"stage {c.name} was trained with text encoder {c.text_encoder}, this one is {identity}: take the one it was trained with")
             expected = None if previous is None else previous.config.unet.image_size
             if c.unet.low_res_size != expected:
-                raise ValueError(f"stage {c.name} takes a low-resolution picture of size {c.unet.low_res_size}, but what comes before it makes {expected}")
+                raise ValueError(f"stage {c.name} takes a low-resolution image of size {c.unet.low_res_size}, but what comes before it makes {expected}")
         self.text_encoder = text_encoder
         self.stages = nn.ModuleDict({s.config.name: s for s in stages})
         self.eval().requires_grad_(False)
@@ -126,18 +126,18 @@ class ImagenPipeline(nn.Module):
                  low_res: Tensor | None = None, output_type: str = "pil",
                  edit=None, edit_stages: Sequence[str] | None = None, record: AttentionStore | None = None,
                  on_step: Callable[[str, SamplingState], None] | None = None, progress: bool = True) -> ImagenOutput:
-        """Draw a picture for each prompt.
+        """Draw an image for each prompt.
 
-        `stages`: only these (default: all). `low_res`: pictures [b, 3, h, w] in [-1, 1] of a stage's size, one for each prompt, to be enlarged by the
-        stages after it in place of drawing anew.
+        `stages`: only these (default: all). `low_res`: images [b, 3, h, w] in [-1, 1] of a stage's size, one for each prompt, to be enlarged by the
+        stages after it instead of drawing anew.
 
-        A picture depends on its own prompt and seed alone. `seed` is one number for all prompts, or one for each. What is left None
+        An image depends on its own prompt and seed alone. `seed` is one number for all prompts, or one for each. What is left None
         is the stage's own default; a dict by stage name sets a value per stage. With `edit`, the first prompt is the source and the
         others are its targets, all from one seed; `edit_stages` are those that are edited (None: the first, as in the paper; the others
         read each its own prompt). `record` writes down attention (see `imagen_mini.attention_maps`); `on_step(stage, state)` is called after
         every step.
 
-        `negative_prompt`: what guidance leads away from in place of the null text, at every guided stage; one for all prompts, or one
+        `negative_prompt`: what guidance leads away from instead of the null text, at every guided stage; one for all prompts, or one
         for each ("": none). `guidance_scale`: w, or a function of t that gives it; `guidance_interval`: the noise levels (low, high] of
         sigma / alpha between which there is guidance at all (see `imagen_mini.guidance`; a stage's own goes with its own w). `eta` is the
         fresh noise of ddim and dpmpp_2m, `gamma` the variance of ddpm (see `imagen_mini.samplers`), at the stages with that sampler. One of these that no stage uses is an error.
@@ -183,10 +183,10 @@ class ImagenPipeline(nn.Module):
         return ImagenOutput(images, outputs, seconds)
 
     def _after(self, low_res: Tensor, n: int) -> list[str]:
-        """The stages that enlarge such pictures, and those after."""
+        """The stages that enlarge such images, and those after."""
         sizes = {stage.config.unet.low_res_size: name for name, stage in self.stages.items() if stage.is_super_resolution}
         if low_res.shape[:2] != (n, 3) or low_res.shape[2:] not in [(size, size) for size in sizes]:
-            raise ValueError(f"low_res {list(low_res.shape)}: expected a picture for each of {n} prompts, [{n}, 3, size, size] with size one of {sorted(sizes)}")
+            raise ValueError(f"low_res {list(low_res.shape)}: expected an image for each of {n} prompts, [{n}, 3, size, size] with size one of {sorted(sizes)}")
         names = list(self.stages)
         return names[names.index(sizes[low_res.shape[-1]]):]
 
@@ -205,9 +205,9 @@ class ImagenPipeline(nn.Module):
     def sample_stage(self, name: str, plan: SamplingOptions, prompts: list[str], text: TextEmbeddings, negative: TextEmbeddings | None, seeds: list[int],
                   previous: Tensor | None, edit=None, record: AttentionStore | None = None,
                   on_step: Callable[[str, SamplingState], None] | None = None, progress: bool = True) -> Tensor:
-        """Sample one stage: the last step's x_0_hat [b, 3, size, size], which is the picture once it is clamped to [-1, 1].
+        """Sample one stage: the last step's x_0_hat [b, 3, size, size], which is the image once it is clamped to [-1, 1].
 
-        `previous` holds the pictures of the stage before. Where guidance is off, `negative` is not looked at.
+        `previous` holds the images of the stage before. Where guidance is off, `negative` is not looked at.
         """
         stage: DiffusionStage = self.stages[name]
         device, size = self.device, stage.config.unet.image_size

@@ -5,14 +5,14 @@
 #
 # **Before this:** nothing but PyTorch
 #
-# An Imagen-style cascade turns a caption into a picture in three stages:
+# An Imagen-style cascade turns a caption into an image in three stages:
 #
 # 1. a **frozen text encoder** (T5) turns words into vectors;
-# 2. a **base diffusion model** turns 64 x 64 pixels of noise into a small picture, reading the words at every step;
-# 3. a **super-resolution diffusion model** turns 256 x 256 pixels of noise into a large picture, reading the small one and the words.
+# 2. a **base diffusion model** turns 64 x 64 pixels of noise into a small image, reading the words at every step;
+# 3. a **super-resolution diffusion model** turns 256 x 256 pixels of noise into a large image, reading the small one and the words.
 #
 # We run them one at a time and look at what goes from one to the next. The networks here are small and were trained on a world of plain shapes. That world has a
-# *parser* that reads a picture back into a list of things, so whether a picture shows its caption is not a matter of taste: it is computed.
+# *parser* that reads an image back into a list of things, so whether an image shows its caption is not a matter of taste: it is computed.
 
 # %%
 # Colab only: install the package from a clone. Where it is installed already, this cell does nothing.
@@ -47,7 +47,7 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 caption, seed = "a striped red circle to the left of a blue square", 3
 
 # %% [markdown]
-# What is in the box? The text encoder is frozen: it was trained on text alone, before there was any picture. The two stages are diffusion models of the same class.
+# What is in the box? The text encoder is frozen: it was trained on text alone, before there was any image. The two stages are diffusion models of the same class.
 
 # %%
 for name, part in [("text encoder", pipe.text_encoder), *pipe.stages.items()]:
@@ -66,13 +66,13 @@ print(" | ".join(tokens.pieces))
 print(f"emb {list(text.emb.shape)} (prompts, pieces, width), mask {text.mask.sum().item()} real pieces of {text.mask.numel()}")
 
 # %% [markdown]
-# ## 2. Noise becomes a small picture
+# ## 2. Noise becomes a small image
 #
-# A diffusion model walks from time $t = 1$ (noise) to $t = 0$ (picture). At every step the U-Net looks at the noisy picture
+# A diffusion model walks from time $t = 1$ (noise) to $t = 0$ (image). At every step the U-Net looks at the noisy image
 #
 # $$x_t = \alpha_t\, x_0 + \sigma_t\, \epsilon$$
 #
-# and says what clean picture it suspects behind it, $\hat x_0$. Then a *sampler* takes a small step in that direction, and asks again.
+# and says what clean image it suspects behind it, $\hat x_0$. Then a *sampler* takes a small step in that direction, and asks again.
 #
 # **Predict:** the walk has 32 steps. In which of them will $\hat x_0$ first show two things? In which the right shapes? Does the layout come before the colours?
 
@@ -85,13 +85,13 @@ states = list(sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sa
 
 shown = [0, 1, 3, 5, 8, 11, 14, 18, 24, 31]
 image_table([[states[i].x[0].clamp(-1, 1) for i in shown], [states[i].x_0_hat[0] for i in shown]],
-              ["after the step: x", "suspected picture: x_0_hat"], [f"step {i}\nt {states[i].t:.2f}" for i in shown], cell=96,
+              ["after the step: x", "suspected image: x_0_hat"], [f"step {i}\nt {states[i].t:.2f}" for i in shown], cell=96,
               frames=[[None] * len(shown), [judge_images([caption], states[i].x_0_hat)[0] for i in shown]])
 
 # %% [markdown]
-# The lower row is framed in green where the parser reads the caption's scene from it, in orange where it does not. At first $\hat x_0$ is a blur: the mean of all pictures
+# The lower row is framed in green where the parser reads the caption's scene from it, in orange where it does not. At first $\hat x_0$ is a blur: the mean of all images
 # that this noise could hide. Red is left and blue is right from the very first step, before there is any shape: the words say so. Then places settle, then outlines.
-# What it says at the end is the base stage's picture.
+# What it says at the end is the base stage's image.
 #
 # The whole walk is this generator; the samplers themselves are notebook 09.
 
@@ -99,12 +99,12 @@ image_table([[states[i].x[0].clamp(-1, 1) for i in shown], [states[i].x_0_hat[0]
 show_source(sample)
 
 # %% [markdown]
-# ## 3. A small picture becomes a large one
+# ## 3. A small image becomes a large one
 #
-# The second stage does the same on 256 x 256 pixels, but it is shown the small picture. On purpose not the clean one: a little noise is added first
+# The second stage does the same on 256 x 256 pixels, but it is shown the small image. On purpose not the clean one: a little noise is added first
 # (*noise-conditioning augmentation*, `aug_level`), so that the stage does not trust the base's last mistake, and it is told how much.
 #
-# **Predict:** the caption says *striped*. The stripes are finer than a pixel of the small picture. Where does the second stage learn of them?
+# **Predict:** the caption says *striped*. The stripes are finer than a pixel of the small image. Where does the second stage learn of them?
 
 # %%
 sr = pipe.stages["sr_256"]
@@ -117,17 +117,17 @@ large = sr_states[-1].x_0_hat.clamp(-1, 1)
 
 shown = [0, 1, 3, 5, 9]
 image_table([[small[0], seen[0].clamp(-1, 1), *(sr_states[i].x_0_hat[0] for i in shown)]], [""],
-              ["the base's picture", "what this stage is shown", *(f"x_0_hat, step {i}" for i in shown)], cell=192)
+              ["the base's image", "what this stage is shown", *(f"x_0_hat, step {i}" for i in shown)], cell=192)
 
 # %% [markdown]
-# The base's picture cannot show a texture: in this world all four have the same mean colour within one of its pixels. The stage read it in the caption. That is
+# The base's image cannot show a texture: in this world all four have the same mean colour within one of its pixels. The stage read it in the caption. That is
 # why super-resolution needs the text, too.
 #
 # ## 4. The verdict
 
 # %%
 parsed, = parse_image(large)
-print("read from the picture:", describe_scene(parsed.scene) if parsed.scene else parsed.problems)
+print("read from the image:", describe_scene(parsed.scene) if parsed.scene else parsed.problems)
 print("the caption:          ", caption)
 print("verdict:              ", judge_image(caption, large[0]))
 to_image(large[0])
@@ -136,21 +136,21 @@ to_image(large[0])
 # ## All at once
 #
 # `pipe(...)` does the above, for any number of prompts. Here are eight, one seed each. Some are hard: *three* things, two things of which nobody says where they
-# are, a yellow cross, which no training picture ever showed.
+# are, a yellow cross, which no training image ever showed.
 
 # %%
 prompts = ["a large striped orange star on a black background", "a yellow ring above a purple cross", "three green circles", "a small pink triangle below a large cyan square",
            "a checkered red square on a white background", "a blue ring and a yellow star", "a yellow cross", "a purple star left of a green ring on a gray background"]
 out = pipe(prompts, seed=list(range(8)), progress=False)
 show_judged(prompts, out.stages["sr_256"], columns=4)
-print(", ".join(f"{name}: {seconds:.1f} s for {len(prompts)} pictures" for name, seconds in out.seconds.items()))
+print(", ".join(f"{name}: {seconds:.1f} s for {len(prompts)} images" for name, seconds in out.seconds.items()))
 
 # %% [markdown]
 # All or nearly all of them should be right; the README's table says how often for each kind of caption, over 30 seeds.
 #
-# ## Exercise: when is a picture decided?
+# ## Exercise: when is an image decided?
 #
-# Take the verdict on $\hat x_0$ after every step. A picture is *decided* at the first step from which on every verdict is right. Write that function; if the last
+# Take the verdict on $\hat x_0$ after every step. An image is *decided* at the first step from which on every verdict is right. Write that function; if the last
 # verdict is wrong, return the number of steps.
 
 # %%
@@ -161,17 +161,17 @@ def decided_at(verdicts: list[bool]) -> int:
 nb00.check(decided_at)
 
 # %% [markdown]
-# With it, the figure below shows how many of 32 pictures are decided after each step, for two kinds of captions. Until you have answered, it shows how many estimates are right
+# With it, the figure below shows how many of 32 images are decided after each step, for two kinds of captions. Until you have answered, it shows how many estimates are right
 # after each step, whether they stay so or not. **Predict** first: which is decided later, one thing or two?
 
 # %%
 from imagen_mini.evaluation.benchmark import benchmark
 
 answered = nb00.check(decided_at).right
-sheet, (panel,) = subplots(["decided pictures" if answered else "pictures whose estimate is right (exercise open)"], "step")
+sheet, (panel,) = subplots(["decided images" if answered else "images whose estimate is right (exercise open)"], "step")
 for category, style in zip(("one object", "positional"), STYLES):
     prompts = [c.text for _, _, c in benchmark(16, categories=[category])]
-    by_step = []                                       # of each step, the verdicts of all pictures
+    by_step = []                                       # of each step, the verdicts of all images
     pipe(prompts, seed=list(range(16)), stages=("base",), progress=False, on_step=lambda _, state: by_step.append(judge_images(prompts, state.x_0_hat)))
     steps, by_image = range(len(by_step)), list(zip(*by_step))
     done = [sum(decided_at(v) <= i if answered else v[i] for v in by_image) / len(prompts) for i in steps]
@@ -182,7 +182,7 @@ panel.legend(frameon=False)
 sheet
 
 # %% [markdown]
-# **What you should have seen.** Half of the pictures are decided after two thirds of the steps, and hardly any before the middle: the parser wants outlines, and these come in the second half, while
+# **What you should have seen.** Half of the images are decided after two thirds of the steps, and hardly any before the middle: the parser wants outlines, and these come in the second half, while
 # the layout and the colours of the things, in the strip above, came in the first. (The background took until the middle: after step 8 it was still beige, from step 11 on it is white.) Notebook 11 lives on this: to keep a layout, an edit must hold on to the early steps.
 #
 # Next: [01, noise schedules](01_noise_schedules.ipynb).

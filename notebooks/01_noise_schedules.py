@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 01 Noise schedules and the forward process
 #
-# **Objective:** see what the noise level means, what a schedule decides, and why a larger picture needs another one.
+# **Objective:** see what the noise level means, what a schedule decides, and why a larger image needs another one.
 #
 # **Before this:** 00
 #
-# A diffusion model learns by repairing. We take a clean picture $x_0$, add a known amount of noise $\epsilon \sim N(0, 1)$, and ask for the picture back:
+# A diffusion model learns by repairing. We take a clean image $x_0$, add a known amount of noise $\epsilon \sim N(0, 1)$, and ask for the image back:
 #
 # $$x_t = \alpha\, x_0 + \sigma\, \epsilon, \qquad \alpha^2 + \sigma^2 = 1$$
 #
@@ -13,7 +13,7 @@
 #
 # $$\text{log-SNR} = \log \frac{\alpha^2}{\sigma^2}$$
 #
-# 0 means as much noise as picture, each step of 2.3 is a factor of 10. A *noise schedule* is a function from time $t$ (0: picture, 1: noise) to log-SNR. It
+# 0 means as much noise as image, each step of 2.3 is a factor of 10. A *noise schedule* is a function from time $t$ (0: image, 1: noise) to log-SNR. It
 # falls. There is nothing to learn in it: it is chosen, and the choice decides on which levels of noise a network spends its effort.
 
 # %%
@@ -49,7 +49,7 @@ from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr, cosine_
 setup_notebook()
 
 # %% [markdown]
-# ## 1. A picture drowns
+# ## 1. An image drowns
 #
 # Two functions are the two equations above. $\alpha$ and $\sigma$ follow from the log-SNR alone.
 
@@ -57,7 +57,7 @@ setup_notebook()
 show_source(alpha_sigma, q_sample)
 
 # %% [markdown]
-# **Predict:** here is one picture at nine levels of noise. At which log-SNR will *you* lose the shapes? At which the colours? The parser of notebook 00 is a
+# **Predict:** here is one image at nine levels of noise. At which log-SNR will *you* lose the shapes? At which the colours? The parser of notebook 00 is a
 # harsh judge: it wants every outline. A green frame says that it still reads the scene. Where does it give up?
 
 # %%
@@ -76,7 +76,7 @@ image_table([list(noised)], ["x_t"], [f"log-SNR\n{level:g}" for level in levels]
 for level, readable in zip(levels, frames):
     alpha, sigma = alpha_sigma(level)
     said = "read by the parser" if readable else "not read"
-    print(f"log-SNR {level:4.0f}: alpha {alpha:.3f}, sigma {sigma:.3f}, as noise of deviation {sigma / alpha:6.2f} on the picture: {said}")
+    print(f"log-SNR {level:4.0f}: alpha {alpha:.3f}, sigma {sigma:.3f}, as noise of deviation {sigma / alpha:6.2f} on the image: {said}")
 
 # %% [markdown]
 # **What you should have seen.** The parser gives up at a noise that hardly disturbs you: somewhere between a log-SNR of 4 and 2. Your eye follows easily to 0
@@ -108,14 +108,14 @@ for name, log_snr_of in schedules.items():
     print(f"{name:25} log-SNR at t = 0, 0.5, 1: {at[0]:6.2f} {at[1]:6.2f} {at[2]:6.2f}")
 
 # %% [markdown]
-# **What you should have seen.** At $t = 0.5$ the shifted one is noisiest, linear is close. Linear has as much noise as picture (log-SNR 0) at $t \approx
+# **What you should have seen.** At $t = 0.5$ the shifted one is noisiest, linear is close. Linear has as much noise as image (log-SNR 0) at $t \approx
 # 0.26$ already, cosine at 0.5, and the sigmoid with its usual numbers is nearly the cosine. A shift moves the whole curve down and keeps its form. None of
 # them quite reaches $\alpha = 0$: the log-SNR would be $-\infty$ there. The papers' cosine and sigmoid formulas do, so here both are clipped at 12 and -12.
 # Linear ends at -10.05 by itself.
 #
 # ## 3. A schedule says *when*, not *what*
 #
-# **Predict:** the same picture and the same noise under three schedules, first at equal times, then at equal log-SNR. How different will the rows be?
+# **Predict:** the same image and the same noise under three schedules, first at equal times, then at equal log-SNR. How different will the rows be?
 
 # %%
 times = torch.tensor([0.15, 0.35, 0.55, 0.75])
@@ -133,11 +133,11 @@ labels = [f"{name}, t {t:.2f}" for name in names for t in when[name]]
 image_grid([image for strip in strips for image in strip], labels, columns=len(levels), cell=112).quantize(96)
 
 # %% [markdown]
-# **What you should have seen.** At equal times the rows differ. At equal log-SNR they are one picture, to rounding error: only the time written below
+# **What you should have seen.** At equal times the rows differ. At equal log-SNR they are one image, to rounding error: only the time written below
 # differs. So networks here are told the log-SNR and never $t$, and a schedule does just one thing: it spreads times over levels of noise. In training, $t$ is
 # drawn evenly from [0, 1], so the figure below is *what a network is trained on*. In sampling, steps that are even in $t$ are spread in the same way.
 #
-# **Predict:** the base stage of this package was trained with a cosine schedule, shifted by -4. Its pictures are a few flat shapes on a plain ground. Why so
+# **Predict:** the base stage of this package was trained with a cosine schedule, shifted by -4. Its images are a few flat shapes on a plain ground. Why so
 # much noise?
 
 # %%
@@ -153,14 +153,14 @@ for name, log_snr_of in schedules.items():
     print(f"{name:40} {between:4.0%} of the times lie between log-SNR -8 and -1, {above:4.0%} above")
 
 # %% [markdown]
-# **What you should have seen.** In this world a picture's layout and shapes are decided at log-SNRs from about -8 to -1 (notebook 02 measures it): large flat
-# shapes show through much noise. An unshifted schedule spends most of its times on pictures that are nearly clean, where there is little left to learn.
-# Photographs are full of fine detail and need these times. There is no best schedule, only one that fits the pictures.
+# **What you should have seen.** In this world an image's layout and shapes are decided at log-SNRs from about -8 to -1 (notebook 02 measures it): large flat
+# shapes show through much noise. An unshifted schedule spends most of its times on images that are nearly clean, where there is little left to learn.
+# Photographs are full of fine detail and need these times. There is no best schedule, only one that fits the images.
 #
 # ## 4. Is it noise yet?
 #
 # Sampling starts from pure noise, so the end of the forward process had better be pure noise, too. Let us look at the single values of $x_t$, of 200
-# pictures.
+# images.
 #
 # **Predict:** from which log-SNR on can you not tell the histogram from N(0, 1)?
 
@@ -177,10 +177,10 @@ for name, x in x_t.items():
     print(f"{name:20} mean {x.mean():6.3f}, deviation {x.std():.3f}")
 
 # %% [markdown]
-# At -2 the histogram is nearly that of noise, and at -6 no eye can tell them apart. (The deviation is below 1 at the start because that of the clean pictures
+# At -2 the histogram is nearly that of noise, and at -6 no eye can tell them apart. (The deviation is below 1 at the start because that of the clean images
 # is, too. With $\alpha^2 + \sigma^2 = 1$ it would stay at exactly 1 if theirs were.)
 #
-# But a histogram of single values is easily fooled. What if we first *average* all $n = 3 \cdot 64 \cdot 64$ values of a picture? The mean of $n$ noises has
+# But a histogram of single values is easily fooled. What if we first *average* all $n = 3 \cdot 64 \cdot 64$ values of an image? The mean of $n$ noises has
 # the deviation $1 / \sqrt n$, so $\sqrt n$ times the mean is N(0, 1) again, if it is noise.
 #
 # **Predict:** is it, at a log-SNR of -6? At the very end of the linear schedule, -10.05?
@@ -191,7 +191,7 @@ levels = [-6.0, -8.0, linear_log_snr(torch.tensor(1.0)).item(), -12.0]
 against_normal({f"means at log-SNR {level:.4g}": q_sample(images, noise, torch.tensor(level)).mean((1, 2, 3)) * count ** 0.5 for level in levels}, reach=9)
 
 # %%
-of_means = images.mean((1, 2, 3)).var()              # over pictures: a white ground and a black one are far apart
+of_means = images.mean((1, 2, 3)).var()              # over images: a white ground and a black one are far apart
 schedules["linear, zero terminal SNR"] = zero_terminal_snr(linear_log_snr)
 for name, log_snr_of in schedules.items():
     alpha, sigma = alpha_sigma(log_snr_of(torch.ones((), dtype=torch.float64)))
@@ -201,10 +201,10 @@ for name, log_snr_of in schedules.items():
 # %% [markdown]
 # **What you should have seen.** At -6 the values look like noise, and yet the means are spread over several groups: black grounds left, gray in the middle,
 # beige and white right. The average of 12,288 values sees through noise in which every single value is hopeless. At the end of the linear schedule there
-# still is a trace in pictures of 64 px and a plain one in those of 256 px. A sampler that starts from *pure* noise then starts from something training never
-# showed: a picture of middling brightness. That flaw, and the remedy, a schedule with zero terminal SNR, are the subject of Lin et al. (2023).
+# still is a trace in images of 64 px and a plain one in those of 256 px. A sampler that starts from *pure* noise then starts from something training never
+# showed: an image of middling brightness. That flaw, and the remedy, a schedule with zero terminal SNR, are the subject of Lin et al. (2023).
 #
-# Keep the lesson: **how noisy a picture is depends on how many pixels there are to average.**
+# Keep the lesson: **how noisy an image is depends on how many pixels there are to average.**
 #
 # ## 5. 64 and 256 pixels at the same $t$
 #
@@ -233,15 +233,15 @@ for log_snr in cosine_log_snr(t):
     print(f"small {measured[0]:5.2f},  large, averaged {measured[1]:5.2f},  large with the shift, averaged {measured[2]:5.2f}")
 
 # %% [markdown]
-# Averaging $k \times k$ pixels leaves a flat picture as it is and divides the noise's deviation by $k$, so it multiplies the SNR by $k^2$: here by 16, a
-# log-SNR higher by $2 \log 4 = 2.77$. To hide as much in a larger picture as in a small one, take that away:
+# Averaging $k \times k$ pixels leaves a flat image as it is and divides the noise's deviation by $k$, so it multiplies the SNR by $k^2$: here by 16, a
+# log-SNR higher by $2 \log 4 = 2.77$. To hide as much in a larger image as in a small one, take that away:
 
 # %%
 show_source(resolution_shift)
 
 # %% [markdown]
-# With the shift, the numbers of a row agree. More than that: let the noise of the small picture *be* the averaged noise of the large one (times 4, so that it
-# is N(0, 1) again). Then the averaged large picture *is* the small one, at another scale:
+# With the shift, the numbers of a row agree. More than that: let the noise of the small image *be* the averaged noise of the large one (times 4, so that it
+# is N(0, 1) again). Then the averaged large image *is* the small one, at another scale:
 
 # %%
 eps_64 = 4 * F.avg_pool2d(eps_256, 4)
@@ -249,7 +249,7 @@ log_snr = cosine_log_snr(torch.tensor(0.5))
 x_small = q_sample(F.avg_pool2d(render(scene, 256), 4), eps_64, log_snr)
 x_large = F.avg_pool2d(q_sample(render(scene, 256), eps_256, log_snr + shift), 4)
 scale = alpha_sigma(log_snr)[0] / alpha_sigma(log_snr + shift)[0]
-print(f"the averaged noise has deviation {eps_64.std():.3f}; largest difference of the two pictures: {(x_small - scale * x_large).abs().max():.0e}")
+print(f"the averaged noise has deviation {eps_64.std():.3f}; largest difference of the two images: {(x_small - scale * x_large).abs().max():.0e}")
 
 # %% [markdown]
 # Now let the parser be the judge of what can be seen.
@@ -282,36 +282,36 @@ for name, found in right.items():
     print(f"{name:32} half of the scenes are read up to t = {last:.2f}; at t = {times[5]:.2f}: {score_line(found[5])}")
 
 # %% [markdown]
-# **What you should have seen.** The large picture can be read for more than three times as long, and the shift brings its curve back onto that of the small one. An
-# unshifted schedule at 256 px would spend most of its times on pictures whose layout is plain to see.
+# **What you should have seen.** The large image can be read for more than three times as long, and the shift brings its curve back onto that of the small one. An
+# unshifted schedule at 256 px would spend most of its times on images whose layout is plain to see.
 #
 # ## 6. And noise augmentation?
 #
-# Look at it from the side of the super-resolution stage. It is shown *two* noisy pictures: $x_t$ at 256 px, and the base's small picture, to which a little
+# Look at it from the side of the super-resolution stage. It is shown *two* noisy images: $x_t$ at 256 px, and the base's small image, to which a little
 # noise is added on purpose (`augment_low_res`, level 0.1 by default). Both tell of the same 64 px layout, each with its own log-SNR, and the arithmetic of section 5
 # compares them.
 #
-# **Predict:** if the small picture came without noise, would the stage ever look at $x_t$ for the layout, even where the small picture is wrong?
+# **Predict:** if the small image came without noise, would the stage ever look at $x_t$ for the layout, even where the small image is wrong?
 
 # %%
 sr = PRESETS["mini"]["sr_256"]
 aug = torch.tensor([0.0, 0.1, 0.3, 0.5])
 augmented = augment_low_res(x_0.expand(4, -1, -1, -1), aug, randn([2], (3, 64, 64), "aug"))
 for level in aug.double():
-    offered = cosine_log_snr(level)                    # by the small picture
+    offered = cosine_log_snr(level)                    # by the small image
     equal = cosine_t(offered + shift, sr.log_snr_shift).clamp(0, 1)      # when x_t, averaged, has as much
-    print(f"aug_level {level:.1f}: the small picture has log-SNR {offered:5.2f}; x_t tells more of the layout than it before t = {equal:.2f}")
+    print(f"aug_level {level:.1f}: the small image has log-SNR {offered:5.2f}; x_t tells more of the layout than it before t = {equal:.2f}")
 image_table([list(augmented)], ["what the stage is shown"], [f"aug_level {level:.1f}" for level in aug], cell=128).quantize(96)
 
 # %% [markdown]
-# **What you should have seen.** Without noise on it, the small picture is the better witness at nearly all times: a network trained so learns to copy it,
+# **What you should have seen.** Without noise on it, the small image is the better witness at nearly all times: a network trained so learns to copy it,
 # mistakes of the base included. A little noise takes its monopoly away, and the last part of the walk can rely on what has taken shape in $x_t$. What that is
-# worth in pictures is the subject of notebook 10.
+# worth in images is the subject of notebook 10.
 #
 # ## Exercise: the same look, at another size
 #
-# Suppose the schedule may not be shifted: cosine for all sizes. You can still make a large picture look as noisy as a small one, by choosing another *time*.
-# Write the function: a 64 px picture is at time `t`; at which time is a picture of `size` pixels, once averaged down to 64, as noisy? `t` is a tensor. You
+# Suppose the schedule may not be shifted: cosine for all sizes. You can still make a large image look as noisy as a small one, by choosing another *time*.
+# Write the function: a 64 px image is at time `t`; at which time is an image of `size` pixels, once averaged down to 64, as noisy? `t` is a tensor. You
 # may use `cosine_log_snr`, its inverse `cosine_t`, and `resolution_shift`.
 
 # %%

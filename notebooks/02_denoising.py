@@ -10,7 +10,7 @@
 #
 # $$\hat x_0(x_t) = E[\,x_0 \mid x_t\,] = \sum_i p(x_i \mid x_t)\; x_i$$
 #
-# the average of all pictures that could hide behind this noise, each weighted by how likely it is. A mean of pictures is in general not a picture. This
+# the average of all images that could hide behind this noise, each weighted by how likely it is. A mean of images is in general not an image. This
 # notebook holds a classical denoiser, a trained network and the *exact* mean against each other, and ends where sampling begins.
 
 # %%
@@ -51,14 +51,14 @@ base = pipe.stages["base"]
 # %% [markdown]
 # ## 1. Three ways to denoise
 #
-# - **Blur**: average neighbours. We give it every advantage: of many widths and factors, the ones that come nearest to the true pictures, which it could not
+# - **Blur**: average neighbours. We give it every advantage: of many widths and factors, the ones that come nearest to the true images, which it could not
 #   know.
 # - **One step**: ask the trained network once for $\hat x_0$.
 # - **The walk**: take a small step towards $\hat x_0$, ask again, and so on. This is the sampler of notebook 00, but shorter and
 #   plainer: it starts here, not at pure noise, takes ten steps, adds no fresh noise and has no guidance.
 #
 # The network is told the captions and blur cannot be; what the network says *without* them is counted, too. There are two judges. **PSNR** measures how near
-# an answer is to the true picture, pixel by pixel (in decibels, of the mean squared error of all pictures; 10 more is an error ten times smaller). **The
+# an answer is to the true image, pixel by pixel (in decibels, of the mean squared error of all images; 10 more is an error ten times smaller). **The
 # parser** says whether it shows what the caption says.
 
 # %%
@@ -70,7 +70,7 @@ show_source(best_blur)
 
 # %%
 n = 16
-batch = SceneDataset(HELD_OUT_SEED).batch(range(n), 64)             # pictures that no training has seen
+batch = SceneDataset(HELD_OUT_SEED).batch(range(n), 64)             # images that no training has seen
 x_0, captions = batch.images, batch.captions
 eps = randn(range(n), (3, 64, 64), "eps")
 text = pipe.text_encoder(captions)
@@ -104,7 +104,7 @@ for level in chosen:
 # And over all levels:
 
 # %%
-sheet, (nearness, meaning) = subplots(["how near to the true picture?", "does it show its caption?"], "log-SNR   (right: more noise)")
+sheet, (nearness, meaning) = subplots(["how near to the true image?", "does it show its caption?"], "log-SNR   (right: more noise)")
 for name, style in zip(["blur", "one step, no words", "one step", "walk"], STYLES):
     nearness.plot(levels, [mean_psnr(answers[level][name], x_0) for level in levels], label=name, **style)
     meaning.plot(levels, [sum(judge_images(captions, answers[level][name].clamp(-1, 1))) / n for level in levels], label=name, **style)
@@ -116,9 +116,9 @@ nearness.legend(frameon=False)
 sheet
 
 # %% [markdown]
-# **What you should have seen.** Blur is far behind even at little noise, and from a log-SNR of 1 on hardly any of its pictures can be read: what removes the noise removes
+# **What you should have seen.** Blur is far behind even at little noise, and from a log-SNR of 1 on hardly any of its images can be read: what removes the noise removes
 # the outlines. The network's one answer is sharp at little noise and melts as noise grows. Then comes the point of this notebook: where there is much noise, **the walk has the lower PSNR and the better
-# pictures**. The one answer is nearer to the truth, and shows nothing; the walk decides on *some* sharp picture, which often shows the caption and is not the
+# images**. The one answer is nearer to the truth, and shows nothing; the walk decides on *some* sharp image, which often shows the caption and is not the
 # true one. What the noise has hidden is invented. Where there is little noise, there is nothing to decide, and one step does as well as many. (From a log-SNR
 # of -4 on, two to four of the 16 walks fail: what these weights are worst at stands in the README.)
 #
@@ -127,13 +127,13 @@ sheet
 # ## 2. The best possible denoiser
 #
 # Is the melted answer a weakness of this network? We can know. Let the caption be *a large red circle on a white background*. There are only 1,764 such
-# pictures, one for each place. So the sum at the top can be computed in full:
+# images, one for each place. So the sum at the top can be computed in full:
 
 # %%
 show_source(posterior, posterior_mean)
 
 # %% [markdown]
-# **Predict:** the exact mean at growing noise, and below it the network's answer, which has seen pictures like these but never a list of them. Will you be
+# **Predict:** the exact mean at growing noise, and below it the network's answer, which has seen images like these but never a list of them. Will you be
 # able to tell them apart?
 
 # %%
@@ -157,7 +157,7 @@ rows = [[best[level][0] for level in few_levels], [network[level][0] for level i
 image_table(rows, ["exact mean", "the network, one step"], [f"log-SNR {level:g}" for level in few_levels], cell=112)
 
 # %%
-print("over twelve pictures          PSNR to the truth, dB:   exact   network   and between the two")
+print("over twelve images          PSNR to the truth, dB:   exact   network   and between the two")
 for level in few_levels:
     log_snr = torch.tensor(level)
     p = posterior(q_sample(hidden, noise, log_snr), log_snr, candidates)
@@ -173,7 +173,7 @@ for level in few_levels:
 #
 # ## 3. Many walks from one $x_t$
 #
-# If one answer is the mean of all pictures that are possible, and a walk draws one of them, then the average of many walks should be the one answer. The walk
+# If one answer is the mean of all images that are possible, and a walk draws one of them, then the average of many walks should be the one answer. The walk
 # must be one that rolls dice: `ddpm` adds fresh noise at every step.
 #
 # **Predict:** below are five walks from the same $x_t$ at log-SNR -6. Will they agree? What will the average of 32 look like?
@@ -195,7 +195,7 @@ print(f"walks that show the caption: {score_line(judge_images([caption] * trajec
 p = posterior(x_t, log_snr, candidates)[0]
 spread_exact = (p @ (candidates - exact).square().flatten(1).mean(1)).sqrt().item()
 spread_trajectories = generated.std(0, correction=1).square().mean().sqrt().item()
-print(f"spread of a picture around the mean: walks {spread_trajectories:.3f}, all possible pictures {spread_exact:.3f}")
+print(f"spread of an image around the mean: walks {spread_trajectories:.3f}, all possible images {spread_exact:.3f}")
 print(f"error to the truth: one step {(once - truth).square().mean():.3f}, a walk on average {(generated - truth).square().mean():.3f} (mean squares)")
 
 sheet, (panel,) = subplots(["how far is the mean of walks from the one answer?"], "walks in the mean")
@@ -212,15 +212,15 @@ panel.legend(frameon=False)
 sheet
 
 # %% [markdown]
-# **What you should have seen.** Each walk is a clean picture with the disc at a place of its own. Their mean melts into the one answer, about at the rate of
-# any mean, $1 / \sqrt n$, and the walks are spread about as widely as the pictures that are possible: they do not favour a few. This is the whole relation of
+# **What you should have seen.** Each walk is a clean image with the disc at a place of its own. Their mean melts into the one answer, about at the rate of
+# any mean, $1 / \sqrt n$, and the walks are spread about as widely as the images that are possible: they do not favour a few. This is the whole relation of
 # denoising and sampling:
 #
-# - **one step** answers *what is the mean?* It has the least squared error, and is a picture only where nothing is left to decide;
-# - **a walk** answers *what is one of them?* If it is fair, its squared error is that of the mean plus the square of the spread: on average over pictures,
+# - **one step** answers *what is the mean?* It has the least squared error, and is an image only where nothing is left to decide;
+# - **a walk** answers *what is one of them?* If it is fair, its squared error is that of the mean plus the square of the spread: on average over images,
 #   twice as large, 3 dB less. A single case, as here, may lie off that.
 #
-# From pure noise there is nothing to see at all: the one answer is the mean of all pictures with this caption. The walk still draws one.
+# From pure noise there is nothing to see at all: the one answer is the mean of all images with this caption. The walk still draws one.
 #
 # ## 4. $\epsilon$, $x_0$ and $v$ are one thing
 #
@@ -292,8 +292,8 @@ for i in (0, 4, 8):
 
 # %% [markdown]
 # **What you should have seen.** In $\epsilon$ the error *falls* as the noise grows, down to almost nothing where the network knows almost nothing of the
-# picture: there $x_t$ nearly *is* $\epsilon$, and saying so is no merit. From that space, $x_0$ is had by dividing by $\alpha$: an error of 0.01 in
-# $\epsilon$ becomes an error larger than the picture's own range. At little noise it is the reverse: a small error of $x_0$, divided by $\sigma$, is a large
+# image: there $x_t$ nearly *is* $\epsilon$, and saying so is no merit. From that space, $x_0$ is had by dividing by $\alpha$: an error of 0.01 in
+# $\epsilon$ becomes an error larger than the image's own range. At little noise it is the reverse: a small error of $x_0$, divided by $\sigma$, is a large
 # one of $\epsilon$. $v$ follows $\epsilon$ at little noise and $x_0$ at much, so it never has to be divided by something small to give $x_0$.
 #
 # That is why a plain squared error means something else in each space (in $x_0$ it is divided by $\sigma^2 / \alpha^2$ to be that of $\epsilon$), why
@@ -303,7 +303,7 @@ for i in (0, 4, 8):
 # ## Exercise: one step of the walk, by hand
 #
 # How does a walk use $\hat x_0$, if it does not believe it yet? DDIM's answer, without dice: *(1)* if $\hat x_0$ were true, which noise would $x_t$ hold?
-# *(2)* Put that picture and that noise together again, as they would be at the next, smaller time $s$. Write it. `alpha_sigma(log_snr)` gives $(\alpha,
+# *(2)* Put that image and that noise together again, as they would be at the next, smaller time $s$. Write it. `alpha_sigma(log_snr)` gives $(\alpha,
 # \sigma)$; the arguments are tensors, in the check of float64.
 
 # %%

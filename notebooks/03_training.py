@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 03 Training, small
 #
-# **Objective:** train a text-to-image network from nothing in half a minute, and learn to tell from its numbers and pictures whether a run is going well.
+# **Objective:** train a text-to-image network from nothing in half a minute, and learn to tell from its numbers and images whether a run is going well.
 #
 # **Before this:** 01, 02
 #
-# Training a diffusion model is one small step, many times over. Take a picture $x_0$ and its caption $c$. Draw a time $t$ and noise $\epsilon$. Make $x_t =
+# Training a diffusion model is one small step, many times over. Take an image $x_0$ and its caption $c$. Draw a time $t$ and noise $\epsilon$. Make $x_t =
 # \alpha_t x_0 + \sigma_t \epsilon$, ask the network which $x_0$ it suspects, and lower
 #
 # $$L = w(\lambda_t)\; \big\| \hat x_0(x_t, \lambda_t, c) - x_0 \big\|^2 , \qquad \lambda_t = \log(\alpha_t^2 / \sigma_t^2)$$
@@ -69,7 +69,7 @@ images, _, said = data.batch(range(8), 64)
 image_table([list(images)], [""], said, cell=104)
 
 # %% [markdown]
-# And this is the loss, in full. First the noisy picture and the question to the network, then the error and its weight. Note what the function is *given*:
+# And this is the loss, in full. First the noisy image and the question to the network, then the error and its weight. Note what the function is *given*:
 # times and noise come from outside, so nothing in it is random.
 
 # %%
@@ -89,11 +89,11 @@ recipe = TrainConfig(steps=240, batch_size=16, learning_rate=8e-3, warmup=20, co
 show_source(learning_rate, start)
 
 # %% [markdown]
-# `train` is a generator: it does one step, hands over what it saw, and waits. So the loop below may draw pictures, measure or stop whenever it likes. At some
-# steps we draw six captions, always from the same noise, and measure the error on pictures that the run never sees: once with the weights as they are, once
+# `train` is a generator: it does one step, hands over what it saw, and waits. So the loop below may draw images, measure or stop whenever it likes. At some
+# steps we draw six captions, always from the same noise, and measure the error on images that the run never sees: once with the weights as they are, once
 # with their moving average (section 5).
 #
-# **Predict:** what will the pictures look like after 25 steps, after 100, after 240? What comes first: background, colour, place or shape?
+# **Predict:** what will the images look like after 25 steps, after 100, after 240? What comes first: background, colour, place or shape?
 
 # %%
 captions = ["a large red circle on a gray background", "a large green ring on a gray background", "a large blue square on a gray background",
@@ -114,7 +114,7 @@ for state in train(stage, encoder, recipe, optimizers, ema, data=data):
             errors["average"][state.step] = errors_at(stage, encoder, held_out, times)
             generated["average"][state.step] = sample_single_stage(stage, encoder, captions, range(6))
     began = time.perf_counter()
-print(f"{sum(p.numel() for p in stage.parameters()) / 1e6:.1f} million parameters, {recipe.steps} steps of {recipe.batch_size} pictures in {seconds:.0f} s")
+print(f"{sum(p.numel() for p in stage.parameters()) / 1e6:.1f} million parameters, {recipe.steps} steps of {recipe.batch_size} images in {seconds:.0f} s")
 
 # %%
 shown = [generated["average"][step] for step in looks[1:]]
@@ -133,7 +133,7 @@ print(f"after {looks[-1]} steps: {score_line(frames[-1])}")
 # shipped today; the README tells its story). The frame is green where the parser reads the caption's scene.
 
 # %%
-as_jpeg(Image.open(WEIGHTS / "pictures" / "training.png").convert("RGB"), quality=55)
+as_jpeg(Image.open(WEIGHTS / "images" / "training.png").convert("RGB"), quality=55)
 
 # %% [markdown]
 # Blobs after some hundred steps are *healthy*. If your own run looks like the first row after as many steps, wait. What belongs to what, and what lies where,
@@ -141,7 +141,7 @@ as_jpeg(Image.open(WEIGHTS / "pictures" / "training.png").convert("RGB"), qualit
 #
 # ## 3. The loss is a poor witness
 #
-# Each step's loss is that of a few pictures at a few noise levels. `train` tells the levels apart: ten equal parts of $t$.
+# Each step's loss is that of a few images at a few noise levels. `train` tells the levels apart: ten equal parts of $t$.
 #
 # **Predict:** at which noise levels will the loss fall most? At which will it hardly fall at all, however long one trains?
 
@@ -167,8 +167,8 @@ print(f"spread of single steps around their mean, last 100 steps: {100 * torch.t
 
 # %% [markdown]
 # The curve falls, ever more slowly, under a noise of its own: single steps scatter by a fifth, and even the mean of 21 steps goes back now and then. And most of the fall is at little noise. To see why, take
-# the weight away and hold the plain error of $\hat x_0$ against two others on the same unseen pictures: the *mean picture*, which is the best answer that
-# knows nothing of picture and caption, and the shipped stage.
+# the weight away and hold the plain error of $\hat x_0$ against two others on the same unseen images: the *mean image*, which is the best answer that
+# knows nothing of image and caption, and the shipped stage.
 #
 # **Predict:** the shipped stage draws this corner nearly without fault. At $t$ near 1, how much lower is its error than that of our half-minute run?
 
@@ -178,9 +178,9 @@ unseen = held_out.batch(range(24), 64).images
 constant = (unseen - many.mean(0)).square().mean().item()
 errors_shipped = errors_at(shipped, encoder, held_out, times)
 
-sheet, (panel,) = subplots(["plain squared error of x_0_hat, on unseen pictures"], "t   (1 is pure noise)")
+sheet, (panel,) = subplots(["plain squared error of x_0_hat, on unseen images"], "t   (1 is pure noise)")
 sheet.set_size_inches(6.5, 4)
-panel.axhline(constant, color="#777777", label="the mean picture, always")
+panel.axhline(constant, color="#777777", label="the mean image, always")
 for step, style in zip([50, 100, 240], STYLES):
     panel.plot(times, errors["average"][step], label=f"our run, step {step}", **style)
 panel.plot(times, errors_shipped, label="the shipped stage", **STYLES[4])
@@ -198,13 +198,13 @@ print(f"mean over all t      : our error {ours.mean():.4f}, shipped {errors_ship
 print(f"share of the shipped stage's error that lies at t > 0.7: {errors_shipped[7:].sum() / errors_shipped.sum():.0%}")
 
 # %% [markdown]
-# **What you should have seen.** At much noise the two are nearly equal, and not far from the mean picture: *where* the thing lies cannot be known from noise,
+# **What you should have seen.** At much noise the two are nearly equal, and not far from the mean image: *where* the thing lies cannot be known from noise,
 # and no training will change that (notebook 02). At little noise they differ many times over. Yet of a plain mean over all $t$, more than half may be error
-# at high noise, which nobody can lower: by that number, blobs are almost as good as finished pictures. So:
+# at high noise, which nobody can lower: by that number, blobs are almost as good as finished images. So:
 #
-# - **the loss at high noise says little about pictures**: nearly all of it is what cannot be known, though its last few per cent are where captions and
-#   layout are learnt;
-# - a mean over all levels hides what is learnt. Watch the levels, a held-out error with fixed times and noise, and the pictures.
+# - **the loss at high noise says little about images**: nearly all of it is what cannot be known, though its last few per cent are where captions and
+#   layout are learned;
+# - a mean over all levels hides what is learned. Watch the levels, a held-out error with fixed times and noise, and the images.
 #
 # ## 4. The loss weight
 #
@@ -256,10 +256,10 @@ for name, weight in weights.items():
 show_source(EMA.update)
 
 # %% [markdown]
-# **Predict:** which is better on unseen pictures in the middle of the run, where the learning rate is highest? And at the end, where it has fallen to zero?
+# **Predict:** which is better on unseen images in the middle of the run, where the learning rate is highest? And at the end, where it has fallen to zero?
 
 # %%
-sheet, (panel,) = subplots(["error of x_0_hat on unseen pictures, mean of t below 0.5"], "step")
+sheet, (panel,) = subplots(["error of x_0_hat on unseen images, mean of t below 0.5"], "step")
 sheet.set_size_inches(6, 3.6)
 for kind, style in zip(("latest", "average"), STYLES[1::-1]):
     panel.plot(looks, [errors[kind][step][:5].mean() for step in looks], label=f"{kind} weights", **style)
@@ -278,14 +278,14 @@ as_jpeg(image_table(rows, ["latest weights", "average weights"], [f"step {step}"
 
 # %% [markdown]
 # **What you should have seen.** At the high rate the two take turns. Here the average is ahead by 5 to 12 per cent at steps 10, 25 and 150, and behind by
-# 1 to 3 at steps 50 and 100, where the network learns fast: what was learnt in the last steps the average knows only in part. But its pictures lack the
+# 1 to 3 at steps 50 and 100, where the network learns fast: what was learned in the last steps the average knows only in part. But its images lack the
 # speckle of the latest weights, which are those of one moment. By the end the rate has fallen to zero, the weights stand
 # still, and the two are the same. An average and a falling rate are two ways to the same end, and shipped weights are averages.
 #
 # ## 6. Is my run healthy?
 #
 # A sound run and a broken one often have the same loss curve. So ask separate questions, each with a number: does the loss fall? Is the gradient calm? *Are
-# the captions used?* (The loss with each picture's own caption against that with another's, at the same noise.) Are the colours right? Does a gradient reach
+# the captions used?* (The loss with each image's own caption against that with another's, at the same noise.) Are the colours right? Does a gradient reach
 # every parameter? For runs on disk, `python -m train.report RUN` asks all of them.
 
 # %%
@@ -293,9 +293,9 @@ for finding in examine(stage, ema, encoder, held_out, states):
     print(f"{finding.verdict:5} {finding.about}: {finding.words}")
 
 # %% [markdown]
-# Now two broken runs. In one, a bug in the data loader gives each picture *the caption of its neighbour*. In the other, the learning rate is too high by far.
+# Now two broken runs. In one, a bug in the data loader gives each image *the caption of its neighbour*. In the other, the learning rate is too high by far.
 #
-# **Predict:** which of the two can you tell from the loss curve? What will the pictures of the first look like, for the six captions?
+# **Predict:** which of the two can you tell from the loss curve? What will the images of the first look like, for the six captions?
 
 # %%
 broken = {"captions shuffled": (Corner(seed=0, shuffled=True), recipe), "rate too high": (data, replace(recipe, learning_rate=1.0))}
@@ -334,17 +334,17 @@ as_jpeg(image_table([list(generated["average"][100]), list(confused)], ["as it s
 # **What you should have seen.** A rate that is far too high shows at once, and `train` stops by itself when a gradient is no longer a number, before the
 # weights are no numbers either. The other fault is the dangerous one: **for nearly 90 steps its loss curve is as good as that of the sound
 # run**, at times better; only then does the sound one fall below it, and who has no sound run beside it does not see that. The gradient is calm, the colours
-# are right *on average*, nothing is dead, and the pictures are of the same kind, only that their colour has nothing to do with the caption. Only the question that asks about
+# are right *on average*, nothing is dead, and the images are of the same kind, only that their colour has nothing to do with the caption. Only the question that asks about
 # captions finds it. (A sound run fails that question, too, while it is young: ask again later.)
 #
-# The first thing to run after every change of code is smaller still: `python -m train.overfit` learns eight pictures by heart in half a minute, and fails if
+# The first thing to run after every change of code is smaller still: `python -m train.overfit` memorises eight images in half a minute, and fails if
 # the network, the loss, the optimizer or the sampler is broken.
 #
 # ## Exercise: the loss of one step, by hand
 #
-# Write the training loss of a network that predicts $x_0$: per picture, the mean over its channels and pixels of the squared error, times the weight. You are
+# Write the training loss of a network that predicts $x_0$: per image, the mean over its channels and pixels of the squared error, times the weight. You are
 # given times `t` [b] and noise `eps`; `log_snr_of(t)` is the schedule, `net(x_t, log_snr, text)` the network, `weight(log_snr)` the weight. Recall $\alpha^2
-# = \mathrm{sigmoid}(\lambda)$ and $\sigma^2 = \mathrm{sigmoid}(-\lambda)$. Pictures are [b, 3, h, w]; return [b].
+# = \mathrm{sigmoid}(\lambda)$ and $\sigma^2 = \mathrm{sigmoid}(-\lambda)$. Images are [b, 3, h, w]; return [b].
 
 # %%
 def training_loss(net: Callable, x_0: torch.Tensor, text, t: torch.Tensor, eps: torch.Tensor, log_snr_of: Callable, weight: Callable) -> torch.Tensor:
@@ -354,14 +354,14 @@ def training_loss(net: Callable, x_0: torch.Tensor, text, t: torch.Tensor, eps: 
 nb03.check(training_loss)
 
 # %% [markdown]
-# With it, the figure below shows what a single step sees: **one** picture and the shipped stage, at 32 times with four noises each. Until you have answered,
-# the package's own loss draws it. **Predict:** why is the curve of section 3 so noisy, though every step sees 16 pictures?
+# With it, the figure below shows what a single step sees: **one** image and the shipped stage, at 32 times with four noises each. Until you have answered,
+# the package's own loss draws it. **Predict:** why is the curve of section 3 so noisy, though every step sees 16 images?
 
 # %%
 answered = nb03.check(training_loss).right
 image, _, caption = held_out.batch([0] * 32, 64)
 t, text = (torch.arange(32) + 0.5) / 32, encoder(caption)
-sheet, (panel,) = subplots(["loss of one picture, " + ("by your function" if answered else "by the package (exercise open)")], "t   (1 is pure noise)")
+sheet, (panel,) = subplots(["loss of one image, " + ("by your function" if answered else "by the package (exercise open)")], "t   (1 is pure noise)")
 sheet.set_size_inches(6.5, 3.8)
 found = []
 with torch.no_grad():
@@ -383,7 +383,7 @@ sheet
 
 # %% [markdown]
 # **What you should have seen.** At pure noise it does not matter which noise it is: the answer is the same mean, and so is its cost. In between, the same
-# picture costs several times more or less, depending on whether this noise happens to hide it. `train` spreads the times of a batch evenly over [0, 1]
+# image costs several times more or less, depending on whether this noise happens to hide it. `train` spreads the times of a batch evenly over [0, 1]
 # instead of drawing them freely, and still the luck of a step is larger than its progress.
 #
 # Next: [04, anatomy of the U-Net](04_unet.ipynb).

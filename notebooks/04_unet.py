@@ -1,17 +1,17 @@
 # %% [markdown]
 # # 04 Anatomy of the U-Net
 #
-# **Objective:** know what passes through a U-Net, where its parameters and its work sit, and how noise level, words and the small picture get in.
+# **Objective:** know what passes through a U-Net, where its parameters and its work sit, and how noise level, words and the small image get in.
 #
 # **Before this:** 02
 #
-# The denoiser of a diffusion model maps pictures to pictures of the same size. A *U-Net* goes down to a small grid, where every place can be told about all
+# The denoiser of a diffusion model maps images to images of the same size. A *U-Net* goes down to a small grid, where every place can be told about all
 # others cheaply, and up again, where outlines are drawn. On each grid it keeps what it saw on the way down (the *skip*) and reads it on the way up:
 #
 # $$h_i = \mathrm{down}_i(\mathrm{halve}(h_{i-1})), \qquad u_i = \mathrm{up}_i\big([\,\mathrm{double}(u_{i+1}),\; h_i\,]\big)$$
 #
 # Three more things must get in: the **noise level** scales and shifts every block; the **words** come in by attention; and in super-resolution the **small
-# picture** is laid beside the noisy one. We look at all of it from the running module, not from a diagram in a paper.
+# image** is laid beside the noisy one. We look at all of it from the running module, not from a diagram in a paper.
 
 # %%
 # Colab only: install the package from a clone. Where it is installed already, this cell does nothing.
@@ -53,9 +53,9 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 base, sr = pipe.stages["base"], pipe.stages["sr_256"]
 
 # %% [markdown]
-# ## 1. A picture on its way
+# ## 1. An image on its way
 #
-# A *hook* is a function that a module calls whenever it has run. We hang one on every station of the U, send one noisy picture through, and read off the
+# A *hook* is a function that a module calls whenever it has run. We hang one on every station of the U, send one noisy image through, and read off the
 # shapes.
 #
 # **Predict:** the base stage sees 64 x 64 pixels with 3 channels. It has three levels, with 48, 80 and 128 channels. On how many places does the lowest work?
@@ -87,7 +87,7 @@ image_table([[x_t[0].clamp(-1, 1), x_0_hat[0], x_0[0]]], [""], ["x_t, in", "x_0_
 # %% [markdown]
 # **What you should have seen.** The first thing is no convolution: 2 x 2 pixels with 3 channels become one place with 12 (a *patch*; `pixel_unshuffle`), and
 # at the end 12 channels become 2 x 2 pixels again. On the way down the places become a quarter each time while the channels grow less than twofold, so that
-# the data shrinks: most of it is on the finest grid, four times as much as in the picture itself, and the lowest level says in 64 places what the picture
+# the data shrinks: most of it is on the finest grid, four times as much as in the image itself, and the lowest level says in 64 places what the image
 # said in 4,096 pixels. On the way up a stack takes in twice its channels: those from below *and* the skip.
 #
 # The forward pass in full is not much longer than that:
@@ -108,7 +108,7 @@ parts = {"base": costs(base.config.unet), "sr_256": costs(sr.config.unet)}
 for name, of in parts.items():
     stage = pipe.stages[name]
     counted = sum(p.numel() for p in stage.net.parameters())
-    print(f"{name}: {counted:,} parameters ({total(of, 'parameters'):,} by parts), {total(of, 'flops') / 1e9:.2f} GFLOP for one picture and one step")
+    print(f"{name}: {counted:,} parameters ({total(of, 'parameters'):,} by parts), {total(of, 'flops') / 1e9:.2f} GFLOP for one image and one step")
 
 sheet, panels = subplots(["base, by grid", "super-resolution, by grid", "base, by kind", "super-resolution, by kind"], "% of the whole", columns=2)
 for column, (name, of) in enumerate(parts.items()):
@@ -164,7 +164,7 @@ for row in rows:
 # count again. Beside our network stands Imagen's own super-resolution stage in this package's terms (preset `paper`, 467 million parameters): it is counted,
 # not built.
 #
-# **Predict:** which change costs most: larger pictures for the blocks (patches of half the side make every grid twice as fine, which is what halving *after*
+# **Predict:** which change costs most: larger images for the blocks (patches of half the side make every grid twice as fine, which is what halving *after*
 # each level's convolutions would do); turning the order of the blocks around, most on the *finest* grid; or attention everywhere?
 
 # %%
@@ -217,8 +217,8 @@ for level, of in errors.items():
 
 # %% [markdown]
 # **What you should have seen.** (Framed in blue: told the truth.) Told of more noise than there is, the network melts what it could plainly see: the answer
-# goes to the mean picture, whatever $x_t$ shows. Told of less noise, it believes in the noise, and draws sharp pieces of things where there is only chance.
-# (Where there is so little noise that all is plain, it does not mind. And of a single picture the truth need not give the smallest error, as in the last row:
+# goes to the mean image, whatever $x_t$ shows. Told of less noise, it believes in the noise, and draws sharp pieces of things where there is only chance.
+# (Where there is so little noise that all is plain, it does not mind. And of a single image the truth need not give the smallest error, as in the last row:
 # only on average it does.) So one number decides how far $x_t$ is believed. How it does so can be read off the blocks:
 
 # %%
@@ -250,7 +250,7 @@ for name, values in factors.items():
 # %% [markdown]
 # **What you should have seen.** Hardly a channel stays as it is. From log-SNR -7 to 0, where shapes begin to show, the blocks on the way up, which draw
 # outlines, are turned up three times and more; the first block hardly changes there. And at log-SNR 1 all of them jump, to about twice the size. That is
-# probably the mark of this training: below 1 it also showed pictures that were still undecided or wrong, above it only true ones.
+# probably the mark of this training: below 1 it also showed images that were still undecided or wrong, above it only true ones.
 #
 # ### Zero to begin with
 #
@@ -270,7 +270,7 @@ print(f"norm of the last convolution's weights: fresh {fresh.out.weight.norm():.
 
 # %% [markdown]
 # A fresh network answers mid gray, everywhere and to everything, and its blocks pass on what they get. So training starts from a known loss (the mean square
-# of the pictures), however deep the network is, and each block grows from doing nothing. If your first loss is another, look there.
+# of the images), however deep the network is, and each block grows from doing nothing. If your first loss is another, look there.
 #
 # ## 5. How the words get in: where attention sits
 #
@@ -307,36 +307,36 @@ sheet
 # %% [markdown]
 # **What you should have seen.** Residual blocks and attention to words grow with the number of places, four times for twice the side. Attention between
 # places grows with its square, up to 16 times: a bargain on 8 x 8, dearer than a residual block from 32 x 32 on, out of the question at 128. So it stands at
-# the bottom, where 64 places are the whole picture. (Imagen's base has attention on its 32, 16 and 8 grids: Appendix F.1.)
+# the bottom, where 64 places are the whole image. (Imagen's base has attention on its 32, 16 and 8 grids: Appendix F.1.)
 #
-# ## 6. How the small picture gets in
+# ## 6. How the small image gets in
 #
-# In super-resolution, the small picture is enlarged by interpolation and laid beside the noisy one: six channels in place of three. It is noised a little,
+# In super-resolution, the small image is enlarged by interpolation and laid beside the noisy one: six channels instead of three. It is noised a little,
 # and its `aug_level` goes into the embedding, beside the noise level (notebook 10).
 #
-# **Predict:** pure noise in, one answer out. What does the stage draw from the words and *another* small picture? From its words and a gray one?
+# **Predict:** pure noise in, one answer out. What does the stage draw from the words and *another* small image? From its words and a gray one?
 
 # %%
 other = Scene(tuple(replace(obj, x=64 - obj.x, color="blue") for obj in scene.objects), "white")
 level = torch.tensor([sr.config.aug_level])
-smalls = {"its small picture": x_0, "another": render([other], 64), "gray": torch.zeros_like(x_0)}
+smalls = {"its small image": x_0, "another": render([other], 64), "gray": torch.zeros_like(x_0)}
 noise = randn([0], (3, 256, 256), "x_T")
 columns = []
 for small in smalls.values():
     shown = augment_low_res(small, level, randn([0], (3, 64, 64), "aug"))
     answer = sr.net(noise, sr.log_snr_of(torch.ones(1)), text, shown, level)
     columns.append((small[0], shown[0].clamp(-1, 1), answer[0].clamp(-1, 1)))
-as_jpeg(image_table(list(zip(*columns)), ["small picture", "as it is shown", "x_0_hat from noise"], list(smalls), cell=144))
+as_jpeg(image_table(list(zip(*columns)), ["small image", "as it is shown", "x_0_hat from noise"], list(smalls), cell=144))
 
 # %%
 for name, (small, _, answer) in zip(smalls, columns):
     difference = (F.avg_pool2d(answer, 4) - small).square().mean().sqrt()
-    print(f"{name:18} the answer, averaged down to 64 px, differs from the small picture by {difference:.3f} (root mean square)")
+    print(f"{name:18} the answer, averaged down to 64 px, differs from the small image by {difference:.3f} (root mean square)")
 
 # %% [markdown]
-# **What you should have seen.** Already the first answer, from pure noise, is the small picture, drawn larger: places, colours and background are taken from
+# **What you should have seen.** Already the first answer, from pure noise, is the small image, drawn larger: places, colours and background are taken from
 # it even where they contradict the words, and from a gray one nothing is made, whatever the words say. What the words are for, then, is what the small
-# picture cannot show: notebook 10.
+# image cannot show: notebook 10.
 #
 # ## Exercise: scale and shift
 #

@@ -10,7 +10,7 @@
 #
 # 1. words are not pieces: what the model reads are pieces of words;
 # 2. captions of a batch are padded, and padding must change nothing;
-# 3. one vector for the whole caption is a bag of words, and pictures need to know what belongs to what;
+# 3. one vector for the whole caption is a bag of words, and images need to know what belongs to what;
 # 4. when the caption is dropped, for guidance, really nothing may be left of it.
 #
 # Our T5 has 0.9 million parameters and was pre-trained in 20 minutes, on text about plain shapes. Imagen's has 4.6 billion and read much of the web. The
@@ -52,7 +52,7 @@ setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 encoder, base = pipe.text_encoder, pipe.stages["base"]
 trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
-print(f"{sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} million parameters, of which {trained} are trained with the pictures")
+print(f"{sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} million parameters, of which {trained} are trained with the images")
 
 # %% [markdown]
 # ## 1. Pieces
@@ -80,7 +80,7 @@ print("pieces of 'circel':", of.positions_of_word(3))
 # Anything that speaks of *words* later, such as an attention map or an edit, must know which pieces make up which word. `word_ids` says so; decoding and
 # counting spaces does not. And T5 puts **no token at the beginning**, only `</s>` at the end: code written for CLIP that skips position 0 is off by one here.
 #
-# **Predict:** does the cascade draw a misspelt caption? One with rare words, that no training picture had but the text had?
+# **Predict:** does the cascade draw a misspelt caption? One with rare words, that no training image had but the text had?
 
 # %%
 for category in ("one object", "misspellings", "rare words"):
@@ -112,10 +112,10 @@ ids = torch.tensor([encoder.tokens(short).ids + (0,) * (batch.emb.shape[1] - n)]
 print(f"the same if T5 is given no mask:     {(alone.emb[0] - encoder.model(input_ids=ids).last_hidden_state[0, :n]).abs().max():.1e}")
 
 one, two = (pipe(p, seed=0, stages=("base",), progress=False).stages["base"][0] for p in (short, [short, long]))
-print(f"the picture, drawn alone or beside the long one: largest difference {(one - two).abs().max():.1e} (pictures are in -1 ... 1)")
+print(f"the image, drawn alone or beside the long one: largest difference {(one - two).abs().max():.1e} (images are in -1 ... 1)")
 
 # %% [markdown]
-# With the mask the difference is rounding; without, it is of the size of the vectors themselves, and a caption's picture would depend on its neighbours in
+# With the mask the difference is rounding; without, it is of the size of the vectors themselves, and a caption's image would depend on its neighbours in
 # the batch. It does not crash, and it looks right as long as one tries single captions. That makes it a classic.
 #
 # ## 3. One vector, or one for each piece?
@@ -147,11 +147,11 @@ letters = "ABCDEF"
 matrix_sheet(matrices, ["pooled: the mean", "the sequence, place by place"], [f"{a}  {c}" for a, c in zip(letters, captions)], list(letters), low=0.3)
 
 # %% [markdown]
-# **Pooled, A, B and C are nearly one vector**, though they ask for three different pictures. A mean does not know the order of what it averages; all that is
+# **Pooled, A, B and C are nearly one vector**, though they ask for three different images. A mean does not know the order of what it averages; all that is
 # left of the order is what each vector knows of its neighbours. The sequence keeps A and B apart: at the place of "red" stands "blue". That is why Imagen's
 # U-Net looks at the whole sequence, by cross-attention, at every step. But neither measure finds that E *means the same* as A. Of that more below.
 #
-# Ours has a pooled vector, too, as Imagen's has: it is added to the embedding of the noise level, and sets the tone. It is a weighted mean, with learnt
+# Ours has a pooled vector, too, as Imagen's has: it is added to the embedding of the noise level, and sets the tone. It is a weighted mean, with learned
 # weights:
 
 # %%
@@ -178,7 +178,7 @@ show_source(matched)
 
 # %% [markdown]
 # The second has the **same words, but another meaning**; the third has **other words, but the same meaning**. We ask three readers: the same T5 with random
-# weights; our T5; and our T5 followed by the two small transformer layers over the words that belong to our U-Net and were trained with it, on pictures.
+# weights; our T5; and our T5 followed by the two small transformer layers over the words that belong to our U-Net and were trained with it, on images.
 #
 # **Predict:** for which of the three is the third caption nearer to the first than the second is?
 
@@ -198,7 +198,7 @@ matrix_sheet(shown, list(readers), names, ["caption", "same words", "same meanin
 
 # %% [markdown]
 # **What you should have seen.** For the frozen encoder, random or trained, the same words are always nearer than the same meaning. After the U-Net's own two
-# layers it is the other way round. They were trained with one question, what the picture must show, and the answer is the same for both ways of saying it.
+# layers it is the other way round. They were trained with one question, what the image must show, and the answer is the same for both ways of saying it.
 # Imagen has no such layers; its T5 is five thousand times as large. With a small encoder, they are what makes "left of" work here.
 #
 # A cosine is a coarse measure, though. A *probe* asks what can be read off a vector at all: a linear map, fitted to 3/4 of 600 held-out captions of two
@@ -226,8 +226,8 @@ matrix_sheet([shares], ["right answers of a linear probe (guessing between two: 
 #
 # ## 5. Trained against random: which words are near one another?
 #
-# T5 never saw a picture. What can it know of "crimson"? That it stands where "red" stands. Its training text had lines such as "crimson is another word for
-# red", and now and then the rare word in place of the common one.
+# T5 never saw an image. What can it know of "crimson"? That it stands where "red" stands. Its training text had lines such as "crimson is another word for
+# red", and now and then the rare word instead of the common one.
 #
 # **Predict:** of 18 rare words, how often is the nearest common word of its kind the one that it stands for? With random weights, too?
 
@@ -246,9 +246,9 @@ matrix_sheet([[list(of[rare].values()) for rare in rows] for of in colors.values
 # %% [markdown]
 # **What you should have seen.** The frames mark what each word stands for. Trained, about half of all rare words have the right neighbour, several times as
 # many as with random weights, where it is a matter of luck. That is better than nothing and far from good: most colours are fairly near to most rare ones,
-# because what the model learnt best is *that a colour stands here*. The share agrees with the pictures of section 1, though not word by word: "crimson" is
+# because what the model learned best is *that a colour stands here*. The share agrees with the images of section 1, though not word by word: "crimson" is
 # found here, and was drawn in purple there. How good the text encoder is limits how good
-# the pictures can be, which is one of Imagen's main findings: a larger text encoder helped more than a larger U-Net.
+# the images can be, which is one of Imagen's main findings: a larger text encoder helped more than a larger U-Net.
 #
 # ## 6. Nothing said
 #
@@ -260,7 +260,7 @@ show_source(TextEmbeddings.null, TextEmbeddings.drop)
 
 # %% [markdown]
 # The mask stays, so the null text of a long caption still has more tokens than that of a short one. **Predict:** does the number of tokens, at least, leak to
-# the picture?
+# the image?
 
 # %%
 with torch.no_grad():
@@ -275,13 +275,13 @@ denoise = base.denoiser(encoder([long] * 8).null(), guidance_scale=1.0)        #
 *_, last = sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler)
 images = last.x_0_hat.clamp(-1, 1)
 parsed_scenes = parse_image(images)
-print(f"pictures that the parser can read: {sum(r.scene is not None for r in parsed_scenes)} of {len(parsed_scenes)}")
+print(f"images that the parser can read: {sum(r.scene is not None for r in parsed_scenes)} of {len(parsed_scenes)}")
 labels = [", ".join(f"{o.color} {o.shape}" for o in r.scene.objects) if r.scene else "not readable" for r in parsed_scenes]
 image_grid(list(images), labels, columns=8, cell=96)
 
 # %% [markdown]
 # **What you should have seen.** All tokens of the null text are one and the same vector, so attention reads the same from any number of them: nothing leaks.
-# And with nothing said the network draws *some* picture of its world: this or that number of things, of all shapes and colours, and often one of two
+# And with nothing said the network draws *some* image of its world: this or that number of things, of all shapes and colours, and often one of two
 # colours at once. It is what guidance leads away from.
 #
 # Other code encodes the empty prompt instead, or learns a vector. Either works; what does not is to train with one and to sample with another.

@@ -1,17 +1,17 @@
 # %% [markdown]
 # # 06 Cross-attention
 #
-# **Objective:** see where each word is looked at, layer by layer and step by step, hold these maps against the truth, and change a picture by changing them.
+# **Objective:** see where each word is looked at, layer by layer and step by step, hold these maps against the truth, and change an image by changing them.
 #
 # **Before this:** 04, 05
 #
-# How do vectors of words get into a picture? Every place of the grid asks a question, a *query* $q$. Every piece of the caption has a *key* $k$, which says
+# How do vectors of words get into an image? Every place of the grid asks a question, a *query* $q$. Every piece of the caption has a *key* $k$, which says
 # what it can answer, and a *value* $v$, the answer. A place compares its query with all keys, and takes the values in these shares:
 #
 # $$\text{probs} = \text{softmax}\!\left(\frac{q\,k^T}{\sqrt d}\right), \qquad \text{out} = \text{probs}\; v$$
 #
-# A row of `probs` says how one place divides its attention among the words. A **column**, laid out as a picture, says where one word is looked at: the
-# *attention map* of the word. Nobody taught the network where its words belong. It was only shown captions and pictures.
+# A row of `probs` says how one place divides its attention among the words. A **column**, laid out as an image, says where one word is looked at: the
+# *attention map* of the word. Nobody taught the network where its words belong. It was only shown captions and images.
 
 # %%
 # Colab only: install the package from a clone. Where it is installed already, this cell does nothing.
@@ -114,7 +114,7 @@ as_jpeg(image_table(rows, [f"{site.name[:-6]}, {site.size} x {site.size}" for si
 # Each map has its own scale: bright is where *this* piece gets most. Look down a column. The maps of the colours lie on their things in the layers of the
 # finest grid, `down0` and above all `up0`. Those of the shapes lie on or around things in `down1`. On the 8 x 8 grids a thing is a place or two, and one sees
 # little; four layers there, those with `block` in their names, are bright all over: each place gives all tokens the same share, or nearly, and what such a
-# layer hands on is the mean of all words. Other maps are bright all round the things, on the ground, or on one side of the picture. Section 5 counts what here is only seen.
+# layer hands on is the mean of all words. Other maps are bright all round the things, on the ground, or on one side of the image. Section 5 counts what here is only seen.
 #
 # ## 3. And which head?
 #
@@ -150,11 +150,11 @@ show_source(attention_iou)
 # %% [markdown]
 # ## 4. Step by step
 #
-# **Predict:** the walk goes from pure noise to the picture. Are the maps there from the first step on, or do they follow the picture?
+# **Predict:** the walk goes from pure noise to the image. Are the maps there from the first step on, or do they follow the image?
 
 # %%
 times = [maps.times[i] for i in (0, 3, 6, 9, 12, 15, 19, 24, 31)]
-rows, row_names = [[estimates[t] for t in times]], ["suspected picture"]
+rows, row_names = [[estimates[t] for t in times]], ["suspected image"]
 for word, name in [*shown, (None, "up0.cross")]:
     heats = [maps.positions_of_word(word, site=name, times=[t]) if word else maps.of_tokens([len(names) - 1], site=name, times=[t]) for t in times]
     brightest = max(heat.max().item() for heat in heats)                      # one scale for the whole row
@@ -163,23 +163,23 @@ for word, name in [*shown, (None, "up0.cross")]:
 as_jpeg(image_table(rows, row_names, [f"step {maps.times.index(t)} t {t:.2f}" for t in times], cell=88))
 
 # %% [markdown]
-# The first maps are broad: "red" is looked at in the half of the picture where a red thing may come to be. Then map and picture sharpen one another: where
-# the picture has become red, the place asks for "red" all the more, and gets it. The shapes come later than the colours, as in the walk of notebook 00.
+# The first maps are broad: "red" is looked at in the half of the image where a red thing may come to be. Then map and image sharpen one another: where
+# the image has become red, the place asks for "red" all the more, and gets it. The shapes come later than the colours, as in the walk of notebook 00.
 #
 # ## 5. Against the truth
 #
-# One picture is an anecdote. Here are 16, all of two things, and all maps of their colour, shape and size words, by layer and step. Only pictures that show
+# One image is an anecdote. Here are 16, all of two things, and all maps of their colour, shape and size words, by layer and step. Only images that show
 # their caption can be judged: the parser tells where each thing is, and the caption knows which word speaks of which thing.
 
 # %%
 report = find(pipe, benchmark(8, categories=["size", "positional"]), {"stages": ("base",)}, progress=False)
-print(f"{report['judged']} of {report['captions']} pictures show their caption. Intersection over union, mean over all steps:")
+print(f"{report['judged']} of {report['captions']} images show their caption. Intersection over union, mean over all steps:")
 print(find_lines(report))
 find_sheet(report)
 
 # %% [markdown]
 # **What you should have seen.** Words of colour find their things best, on the fine grid: near 90 % at the end on `up0`, where a map that knows nothing has 3
-# %, and 53 % in the mean over all steps (README, 60 pictures; here it may be few points more or less). Words of shape find them on `down1`, up to about 60 %.
+# %, and 53 % in the mean over all steps (README, 60 images; here it may be few points more or less). Words of shape find them on `down1`, up to about 60 %.
 # Words of size find theirs on the coarse grid, on the way down, in the middle and on the way up alike, and only from the middle of the walk on. Many layers are
 # at the level of chance: their attention to this word serves something else, or nothing. (Nor is every number above chance a finding, where layers are bright all over, those with `block` in their names:
 # of a map that is nearly even, the highest places are just any.) So a claim like "the network looks at the word here" needs the layer, the step and a number.
@@ -211,9 +211,9 @@ sheet
 # that no word speaks of. CLIP puts a token at the beginning, too, which can serve as the sink; T5 has only this one. It is no waste, either: the end token
 # has a value like all others. Mind it in edits: what is taken from a word must go somewhere.
 #
-# ## 7. Change the maps, change the picture?
+# ## 7. Change the maps, change the image?
 #
-# Maps that *look* right prove nothing. To know whether they do anything, change them. A control may put other probabilities in place of the network's own;
+# Maps that *look* right prove nothing. To know whether they do anything, change them. A control may put other probabilities instead of the network's own;
 # ours multiplies them by a matrix on the right:
 
 # %%
@@ -226,10 +226,10 @@ show_source(Columns)
 # - **silence** the first shape word;
 # - **exchange the shapes**: the columns of the two shape words change places, so that where the network looks at "circle" it gets what "square" says;
 # - **exchange the colours**: likewise;
-# - **exchange the colours in held maps**: the maps are not those of this walk, but those written down while the untouched picture was drawn.
+# - **exchange the colours in held maps**: the maps are not those of this walk, but those written down while the untouched image was drawn.
 #
 # Exchanging two columns of `probs` is exactly the same as exchanging the two values: (probs S) v = probs (S v). So this is about what is *said*, not about
-# what is looked at. All pictures are drawn without fresh noise, so that nothing but this differs.
+# what is looked at. All images are drawn without fresh noise, so that nothing but this differs.
 #
 # **Predict:** what colour will a thing have whose word is silent? And which of the exchanges will work?
 
@@ -259,11 +259,11 @@ with torch.no_grad():
 wanted = {"its own caption": prompts,
           "colours exchanged": [with_words(p, {a: b, b: a}) for p, (a, b) in zip(prompts, colors)],
           "shapes exchanged": [with_words(p, {a: b, b: a}) for p, (a, b) in zip(prompts, shapes)]}
-print(f"of {len(prompts)} pictures, so many show".ljust(32) + "".join(f"{name:>20}" for name in wanted))
+print(f"of {len(prompts)} images, so many show".ljust(32) + "".join(f"{name:>20}" for name in wanted))
 for name, images in generated.items():
     print(f"{name:32}" + "".join(f"{sum(judge_images(texts, images)):>20}" for texts in wanted.values()))
 leaked = [r.scene is not None and {o.color for o in r.scene.objects} == {b} for r, (_, b) in zip(parse_image(generated["first colour silent"]), colors)]
-print(f"first colour silent: {sum(leaked)} of {len(leaked)} pictures have things of the other's colour alone")
+print(f"first colour silent: {sum(leaked)} of {len(leaked)} images have things of the other's colour alone")
 print("colours exchanged, maps held:", score_line(judge_images(wanted["colours exchanged"], generated["colours exchanged, maps held"])))
 as_jpeg(image_table([list(images[:8]) for images in generated.values()], list(generated), prompts[:8], cell=96))
 
@@ -273,13 +273,13 @@ as_jpeg(image_table([list(images[:8]) for images in generated.values()], list(ge
 # - A thing whose colour word is silent takes a colour all the same: in 4 of 10 that of the *other* thing, else a mixture, a third colour, or now and then its
 #   own. It listens to what is left.
 # - Without its shape word a thing keeps its shape or takes some other: the words beside it know something of it, too.
-# - Exchanging the shapes gives the picture of the other caption in 3 of 10. In most of the others the two things change places, colours and all: after the
+# - Exchanging the shapes gives the image of the other caption in 3 of 10. In most of the others the two things change places, colours and all: after the
 #   U-Net's text layers the vector of a shape word knows where its thing lies and what colour it has (notebook 05, section 4), and all of that goes with it.
-# - Exchanging the colours does in 6 of 10; the other things come out in mixtures of both. Why? The maps of colours **follow the picture** (section 5: late in the walk they
+# - Exchanging the colours does in 6 of 10; the other things come out in mixtures of both. Why? The maps of colours **follow the image** (section 5: late in the walk they
 #   lie on whatever has the colour). As soon as the circle turns blue, its places look at "blue", which the exchange makes say "red". The walk fights itself.
 # - With held maps this loop is cut, and the exchange works in all 10.
 #
-# So maps say *where* and values say *what*, and maps are no fixed layout but one half of a loop with the picture. Whoever wants to change what is said and
+# So maps say *where* and values say *what*, and maps are no fixed layout but one half of a loop with the image. Whoever wants to change what is said and
 # keep where, must hold the maps. That is Prompt-to-Prompt, notebook 11.
 #
 # ## Exercise: attention by hand
@@ -296,7 +296,7 @@ nb06.check(attention)
 
 # %% [markdown]
 # Values are answers, so a clever choice of values makes the output say where it came from: let word number $j$ answer with the $j$-th unit vector. Then the
-# output **is** the map. The figure draws the maps of one step that way, from q and k caught in the first picture's walk; until you have answered, PyTorch's
+# output **is** the map. The figure draws the maps of one step that way, from q and k caught in the first image's walk; until you have answered, PyTorch's
 # kernel stands in.
 
 # %%

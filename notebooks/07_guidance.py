@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 07 Classifier-free guidance
 #
-# **Objective:** see what a guidance weight does to one step, to one picture and to many, and what it costs.
+# **Objective:** see what a guidance weight does to one step, to one image and to many, and what it costs.
 #
 # **Before this:** 00, 02
 #
-# In training, one caption in ten was replaced by nothing. So the network can answer two questions about the same noisy picture: *what picture is this, given
-# the caption?* and *what picture is this, given no caption at all?* Where the two answers differ, the difference is what the caption says about this very
+# In training, one caption in ten was replaced by nothing. So the network can answer two questions about the same noisy image: *what image is this, given
+# the caption?* and *what image is this, given no caption at all?* Where the two answers differ, the difference is what the caption says about this very
 # pixel. Guidance exaggerates it:
 #
 # $$\tilde x_0 = w\, \hat x_0(x_t, c) + (1 - w)\, \hat x_0(x_t) = \hat x_0(x_t) + w\, \bigl(\hat x_0(x_t, c) - \hat x_0(x_t)\bigr)$$
@@ -16,7 +16,7 @@
 #
 # $$\hat x_0(x_t, c) - \hat x_0(x_t) = \frac{\sigma_t^2}{\alpha_t}\, \nabla_{x_t} \log p(c \mid x_t)$$
 #
-# so guidance climbs towards pictures from which a reader would guess the caption: it is a classifier, without a classifier. It may be applied to $\hat x_0$,
+# so guidance climbs towards images from which a reader would guess the caption: it is a classifier, without a classifier. It may be applied to $\hat x_0$,
 # to $\epsilon$ or to $v$: each is a multiple of the others plus a multiple of $x_t$, and the weights add up to 1.
 
 # %%
@@ -58,10 +58,10 @@ show_source(classifier_free_guidance)
 # %% [markdown]
 # ## 1. One walk: what does the caption add?
 #
-# We walk once with $w = 2$, and at every noisy picture on the way we ask both questions. Without a caption the network is given text whose vectors are all
+# We walk once with $w = 2$, and at every noisy image on the way we ask both questions. Without a caption the network is given text whose vectors are all
 # zero (`text.null()`).
 #
-# **Predict:** at which times do the two answers differ most: where there is most noise, in the middle, or at the end? And where in the picture?
+# **Predict:** at which times do the two answers differ most: where there is most noise, in the middle, or at the end? And where in the image?
 
 # %%
 caption, seed = "a red circle above a blue square", 4
@@ -99,13 +99,13 @@ sheet
 
 # %% [markdown]
 # **What you should have seen.** ($x_t$ is shown three times only.) At first there is nothing but the caption to go by: the difference is a reddish upper and a bluish lower half, weak, because
-# both answers are near the mean of all pictures. It grows while things find their places, and is then confined to the things: their colours, their outlines.
-# At the end it is nearly nothing: by then the noisy picture itself says what it shows, and the caption adds no news. Guidance is strong only while there is
+# both answers are near the mean of all images. It grows while things find their places, and is then confined to the things: their colours, their outlines.
+# At the end it is nearly nothing: by then the noisy image itself says what it shows, and the caption adds no news. Guidance is strong only while there is
 # something to decide, and then stops by itself.
 #
 # ## 2. One seed, many weights
 #
-# All pictures of a row start from the same noise. A green frame is right by the parser, an orange one is wrong.
+# All images of a row start from the same noise. A green frame is right by the parser, an orange one is wrong.
 #
 # **Predict:** what does $w = 0$ draw? Do things move as $w$ grows? Which $w$ is too much?
 
@@ -118,15 +118,15 @@ image_table([[images[i] for images in by_scale] for i in range(len(prompts))], p
               frames=[[found[i] for found in right] for i in range(len(prompts))])
 
 # %% [markdown]
-# At $w = 0$ the caption is not read: the first column shows pictures of the world, but not these. From $w = 1$ on, the same noise keeps its layout more or
+# At $w = 0$ the caption is not read: the first column shows images of the world, but not these. From $w = 1$ on, the same noise keeps its layout more or
 # less while $w$ grows, until at some weight something flips: a small thing is large, a thing lies elsewhere, the background is another. At the largest weights colours leave the world's and
 # outlines break up. (Thresholding, the remedy for values out of range, is switched off here: it is notebook 08.)
 #
 # ## 3. How much is best?
 #
 # The same captions and seeds at every $w$; the parser judges. *Binding* is like "a pink star and a cyan ring": which colour belongs to which shape?
-# *Counting* is like "three green circles". The second panel is about the values of $\hat x_0$ on the way: pictures lie in $[-1, 1]$, so what is outside is
-# nobody's picture. We take 12 steps instead of 32, to save time.
+# *Counting* is like "three green circles". The second panel is about the values of $\hat x_0$ on the way: images lie in $[-1, 1]$, so what is outside is
+# nobody's image. We take 12 steps instead of 32, to save time.
 #
 # **Predict:** is the best $w$ at 1? At 8? Where does the second curve start to rise?
 
@@ -142,10 +142,10 @@ sheet.legend(loc="outside lower center", ncols=2, frameon=False)
 sheet
 
 # %% [markdown]
-# **What you should have seen.** A slope: at $w = 8$ most pictures are wrong, and without guidance, at $w = 1$, as many are right as at 2. So these weights hardly
-# need it any more: a network that has seen fewer pictures does, and its curve is a hill with the top from 1.5 to 3. The
-# intervals of 16 pictures reach some 20 % to either side, so do not tell 1 from 2 by them. The share of values outside is near nothing without guidance, and
-# grows with $w$: we add, at each step, something that points away from the mean picture, and nothing holds it back. Models of photographs are used with
+# **What you should have seen.** A slope: at $w = 8$ most images are wrong, and without guidance, at $w = 1$, as many are right as at 2. So these weights hardly
+# need it any more: a network that has seen fewer images does, and its curve is a hill with the top from 1.5 to 3. The
+# intervals of 16 images reach some 20 % to either side, so do not tell 1 from 2 by them. The share of values outside is near nothing without guidance, and
+# grows with $w$: we add, at each step, something that points away from the mean image, and nothing holds it back. Models of photographs are used with
 # larger weights; a world of flat colours shows sooner that colours are off.
 #
 # Guidance has a second price: the network is called twice, or on a doubled batch. That is the `concatenate` and `chunk` below; where $w = 1$ it is called
@@ -158,7 +158,7 @@ show_source(make_denoiser)
 # ## 4. What guidance costs: diversity
 #
 # The caption says nothing of sizes, of the background, or of where exactly the two things lie. A good model would draw all of that at random. Each panel
-# shows the places of all things in those of 24 pictures that are right, from the same 24 seeds; small marks are small things.
+# shows the places of all things in those of 24 images that are right, from the same 24 seeds; small marks are small things.
 #
 # **Predict:** what becomes of the clouds when $w$ grows?
 
@@ -168,7 +168,7 @@ for w in (1.0, 2.0, 4.0):
     image = estimates(pipe, [caption] * n, range(n), guidance_scale=w, threshold="none", num_inference_steps=12)[-1].clamp(-1, 1)
     right = judge_images([caption] * n, image)
     scenes = [parsed.scene for parsed, is_right in zip(parse_image(image), right) if is_right]
-    found[f"w = {w:g}, {len(scenes)} pictures"] = scenes
+    found[f"w = {w:g}, {len(scenes)} images"] = scenes
     x, y = scatter(scenes, "circle")
     backgrounds = ", ".join(f"{name} {count}" for name, count in sorted(Counter(scene.background for scene in scenes).items()))
     print(f"w = {w:g}: {score_line(right)}")
@@ -180,8 +180,8 @@ plot_positions(found, ["circle", "square"])
 # But the network is a little surer that it sees a red circle when the circle is large, and guidance climbs towards what it is surest of. The backgrounds, of
 # which the caption is no evidence at all, stay more mixed.
 #
-# In an ideal network of this world nothing should narrow, since a caption is written with equal probability for every picture that it fits. It is the
-# network's own doubts that are exaggerated. In photographs it is worse: there, some pictures of a dog really are more "dog" than others.
+# In an ideal network of this world nothing should narrow, since a caption is written with equal probability for every image that it fits. It is the
+# network's own doubts that are exaggerated. In photographs it is worse: there, some images of a dog really are more "dog" than others.
 #
 # ## 5. Two conventions
 #
@@ -226,9 +226,9 @@ image_table(rows, ["no negative prompt", "away from white", "away from black"], 
 # speak of a blue square, too, and guidance leads away from all that they say: the squares are gray with a trace of blue, a colour that this world has not, and the parser reads none. A
 # negative prompt is not the word "not". It is another direction to walk in, and nobody trained the network to stay in the world on that way.
 #
-# ## Exercise: one weight for each picture
+# ## Exercise: one weight for each image
 #
-# Write guidance in Imagen's convention, with a weight of its own for every picture of the batch: `cond` and `uncond` are `[b, 3, h, w]`, and `w` is a tensor
+# Write guidance in Imagen's convention, with a weight of its own for every image of the batch: `cond` and `uncond` are `[b, 3, h, w]`, and `w` is a tensor
 # `[b]`. Mind how shapes meet: PyTorch lines up the *last* dimensions.
 
 # %%
@@ -261,7 +261,7 @@ print(f"right at w = {', '.join(f'{w:g}' for w, is_right in zip(weights, right) 
 image_table([list(last.x_0_hat)], [caption], [f"w = {w:g}" if answered else "w = 1" for w in weights], cell=96, frames=[right])
 
 # %% [markdown]
-# **What you should have seen** (once answered). At $w = 0$ nobody reads the caption, and below it the pictures avoid what it says. The caption comes true at
+# **What you should have seen** (once answered). At $w = 0$ nobody reads the caption, and below it the images avoid what it says. The caption comes true at
 # about $w = 1$.
 #
 # Next: [08, static and dynamic thresholding](08_thresholding.ipynb).

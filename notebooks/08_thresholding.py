@@ -1,20 +1,20 @@
 # %% [markdown]
 # # 08 Static and dynamic thresholding
 #
-# **Objective:** see large guidance weights drive estimates out of the range of pictures, and what two ways of pushing them back do to the picture.
+# **Objective:** see large guidance weights drive estimates out of the range of images, and what two ways of pushing them back do to the image.
 #
 # **Before this:** 02, 07
 #
-# Pictures have values in $[-1, 1]$. The network learnt to estimate pictures, so without guidance its $\hat x_0$ stays about there. Guidance adds to it, and
+# Images have values in $[-1, 1]$. The network learned to estimate images, so without guidance its $\hat x_0$ stays about there. Guidance adds to it, and
 # nothing keeps the sum in range:
 #
 # $$\tilde x_0 = \hat x_0(x_t) + w\, \bigl(\hat x_0(x_t, c) - \hat x_0(x_t)\bigr)$$
 #
-# The sampler takes this for a picture and steps towards it, so the next $x_t$ is one that no training picture leads to, and the network's answer to it is a
+# The sampler takes this for an image and steps towards it, so the next $x_t$ is one that no training image leads to, and the network's answer to it is a
 # guess. Imagen pushes the estimate back into range after every step, in one of two ways:
 #
 # * **static**: clip to $[-1, 1]$;
-# * **dynamic**: let $s$ be a high percentile of $|\tilde x_0|$ over the values of *one* picture, here 99.5 %. Where $s > 1$, clip to $[-s, s]$ and divide by $s$.
+# * **dynamic**: let $s$ be a high percentile of $|\tilde x_0|$ over the values of *one* image, here 99.5 %. Where $s > 1$, clip to $[-s, s]$ and divide by $s$.
 #
 # $$\text{static:}\quad \mathrm{clip}(\tilde x_0, -1, 1) \qquad\qquad \text{dynamic:}\quad \frac{\mathrm{clip}(\tilde x_0, -s, s)}{s}, \quad s = \max\bigl(1, \mathrm{percentile}_{99.5}(|\tilde x_0|)\bigr)$$
 #
@@ -52,7 +52,7 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 # ## 1. Out of range
 #
 # Four captions, without any thresholding, at four weights. `estimates` runs the base stage and keeps $\tilde x_0$ after each of its 32 steps, as it is. The
-# left panels are histograms of its values; gray is the range of pictures.
+# left panels are histograms of its values; gray is the range of images.
 #
 # **Predict:** at $w = 8$, in which part of the walk are most values out of range: at its beginning, in the middle, or at its end? (Notebook 07 has seen where
 # the caption says most.)
@@ -73,7 +73,7 @@ for panel, w in zip(panels, (1.0, 8.0)):
 for (w, trajectory), style in zip(trajectories.items(), STYLES):
     panels[2].plot([x.abs().flatten(1).quantile(0.995, dim=1).mean() for x in trajectory], label=f"w = {w:g}", **style)
 panels[2].axhline(1, color="#777777", linestyle=":")
-panels[2].set(xlabel="step", ylim=(0, None), ylabel="|x_0_hat|, mean of 4 pictures")
+panels[2].set(xlabel="step", ylim=(0, None), ylabel="|x_0_hat|, mean of 4 images")
 panels[2].legend(frameon=False, fontsize=8)
 
 for w, trajectory in trajectories.items():
@@ -95,7 +95,7 @@ sheet
 
 # %%
 ramp = torch.linspace(-3, 3, 3 * 401).reshape(1, 3, 1, 401)
-sheet, (panel,) = subplots(["what thresholding makes of the values of a picture"], "x_0_hat before")
+sheet, (panel,) = subplots(["what thresholding makes of the values of an image"], "x_0_hat before")
 panel.axhspan(-1, 1, color="#e2e2e2", zorder=0)
 for threshold, style in zip(THRESHOLDS, STYLES):
     panel.plot(ramp.flatten(), apply_threshold(ramp, threshold).flatten(), label=threshold, **style | {"marker": ""})
@@ -130,7 +130,7 @@ print(f"A: {captions[0]}\nB: {captions[1]}")
 image_table(rows, THRESHOLDS, [f"{name}: w = {w:g}" for name in "AB" for w in scales], cell=96, frames=frames)
 
 # %% [markdown]
-# Now with numbers: 16 captions (single things, relations, bindings, counts) at each weight, in each way, and 12 steps instead of 32, to save time. Dotted is what true pictures of the same captions
+# Now with numbers: 16 captions (single things, relations, bindings, counts) at each weight, in each way, and 12 steps instead of 32, to save time. Dotted is what true images of the same captions
 # have.
 #
 # **Predict:** the order of the three lines in the first panel.
@@ -149,10 +149,10 @@ sheet
 
 # %% [markdown]
 # **What you should have seen.** In the score, little: all three lines fall. At $w = 5$ clipping is ahead (6 of 16; dividing and none have 4), which 16 captions can
-# hardly tell; at $w = 10$ hardly a picture is right in any way. In this world *no* way of
+# hardly tell; at $w = 10$ hardly an image is right in any way. In this world *no* way of
 # thresholding rescues a large weight. The other panels tell them apart. Dynamic thresholding takes the values off the rim, as it is meant to, the white and
-# black of true backgrounds included, and it takes all the rest along: the mean of $|x|$ falls far below that of true pictures, which is to say that pictures
-# turn gray. At $w = 2$ it costs no right picture, though even there it takes nearly all values off the rim, and may draw another picture. Small weights are
+# black of true backgrounds included, and it takes all the rest along: the mean of $|x|$ falls far below that of true images, which is to say that images
+# turn gray. At $w = 2$ it costs no right image, though even there it takes nearly all values off the rim, and may draw another image. Small weights are
 # where one should be.
 #
 # ## 4. Why gray?
@@ -174,8 +174,8 @@ image_table([images], ["one estimate"], ["x_0_hat, clipped to be shown", "the la
 # **What you should have seen.** A few pixels of the things decide for all: their colours are what the caption is about, so it is there that guidance pushes
 # hardest. The background, which clipping alone would have left white, pays for it: it has become gray. And the sampler steps towards the gray one, over and over.
 #
-# In a photograph it is another story. There, a large weight drives large parts of the picture beyond the range. Clipping makes of these one flat patch of
-# pure colour, and the next step starts from that; dividing keeps the differences within them, and in a photograph the differences are the picture. Imagen's
+# In a photograph it is another story. There, a large weight drives large parts of the image beyond the range. Clipping makes of these one flat patch of
+# pure colour, and the next step starts from that; dividing keeps the differences within them, and in a photograph the differences are the image. Imagen's
 # authors report better photographs by it, and better agreement with the text, above all at very large weights (Section 2.3). Here a thing *is* a flat patch
 # of colour: clipping has nothing to lose in it, and dividing has. A method is good for a kind of data: measure it on yours.
 #
@@ -200,7 +200,7 @@ before = trajectories[8.0][13]
 after = threshold(before) if answered else static_threshold(before)
 print("mean |x| before:", [round(x.abs().mean().item(), 2) for x in before], "  after:", [round(x.abs().mean().item(), 2) for x in after])
 names = ["x_0_hat, w = 8, step 13", "your threshold" if answered else "static (exercise open)"]
-image_table([list(before.clamp(-1, 1)), list(after)], names, [f"picture {i}" for i in range(4)], cell=112)
+image_table([list(before.clamp(-1, 1)), list(after)], names, [f"image {i}" for i in range(4)], cell=112)
 
 # %%
 show_source(dynamic_threshold)

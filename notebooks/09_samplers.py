@@ -1,12 +1,12 @@
 # %% [markdown]
 # # 09 Samplers
 #
-# **Objective:** walk from noise to picture in several ways, and measure which way needs how many looks of the network.
+# **Objective:** walk from noise to image in several ways, and measure which way needs how many looks of the network.
 #
 # **Before this:** 01, 02, 08
 #
-# A trained denoiser says, for any noisy picture, which clean one it suspects. It does not say how to get there. A **sampler** does: from $x_t$ and $\hat x_0$
-# it makes the next, less noisy $x_s$. Training knows nothing of it, so it can be exchanged at will. The simplest one splits $x_t$ into the suspected picture
+# A trained denoiser says, for any noisy image, which clean one it suspects. It does not say how to get there. A **sampler** does: from $x_t$ and $\hat x_0$
+# it makes the next, less noisy $x_s$. Training knows nothing of it, so it can be exchanged at will. The simplest one splits $x_t$ into the suspected image
 # and the suspected noise, and mixes the two anew for time $s$:
 #
 # $$\hat\epsilon = \frac{x_t - \alpha_t \hat x_0}{\sigma_t}, \qquad x_s = \alpha_s\, \hat x_0 + \sigma_s\, \hat\epsilon \qquad\qquad \text{(DDIM)}$$
@@ -55,7 +55,7 @@ show_source(ddim_step)
 # %% [markdown]
 # ## 1. Walks that one can draw
 #
-# Pictures have 12,288 values, too many to plot. So here is a world whose "pictures" are single numbers, and there are just three of them. Its best denoiser
+# Images have 12,288 values, too many to plot. So here is a world whose "images" are single numbers, and there are just three of them. Its best denoiser
 # is a formula: the mean of the three, weighted by how likely each led to $x_t$. `sample` does not care that no network is involved.
 #
 # **Predict:** DDIM adds no noise on the way, DDPM does. What do 16 walks from the same 16 places look like? Can DDIM walks cross?
@@ -103,9 +103,9 @@ plot_errors(lines)
 show_source(dpmpp_2m_step, heun_step)
 
 # %% [markdown]
-# ## 3. Right pictures per network call
+# ## 3. Right images per network call
 #
-# Now the trained network, and what we want from it: right pictures. 16 captions (single things, relations, bindings, counts), from the same noise; only DDPM adds more
+# Now the trained network, and what we want from it: right images. 16 captions (single things, relations, bindings, counts), from the same noise; only DDPM adds more
 # on the way.
 #
 # **Predict:** how many calls does it take until more calls do not help? Which sampler is last?
@@ -113,7 +113,7 @@ show_source(dpmpp_2m_step, heun_step)
 # %%
 prompts = [c.text for _, _, c in benchmark(4, categories=["one object", "positional", "binding", "counting"])]
 calls, rows, frames = (3, 5, 9, 15), [], []
-sheet, (panel,) = subplots([f"share right of {len(prompts)}, with 95 % intervals"], "network calls per picture")
+sheet, (panel,) = subplots([f"share right of {len(prompts)}, with 95 % intervals"], "network calls per image")
 for sampler, style in zip(SAMPLERS, STYLES):
     steps = [(n + 1) // 2 if sampler == "heun" else n for n in calls]
     images = [estimates(pipe, prompts, range(16), sampler=sampler, num_inference_steps=n, eta=0.0)[-1].clamp(-1, 1) for n in steps]
@@ -133,9 +133,9 @@ image_table(rows, SAMPLERS, [f"{n} calls" for n in calls], cell=96, frames=frame
 
 # %% [markdown]
 # **What you should have seen.** Three calls draw blurs, five already much, and with nine all four have 15 or 16 of 16 right: more calls buy nothing
-# that 16 captions would show. Heun is last where calls are few, as it was with the exact denoiser: 3 calls are only 2 of its steps. Look at the pictures, too.
+# that 16 captions would show. Heun is last where calls are few, as it was with the exact denoiser: 3 calls are only 2 of its steps. Look at the images, too.
 # DDIM and DPM-Solver++ draw one and the same from 3 calls to 15, Heun another, on another background: from one noise there is but one true end of the walk, so
-# at least one of them is still far from it. DDPM adds noise of its own, and draws another picture with every number of steps.
+# at least one of them is still far from it. DDPM adds noise of its own, and draws another image with every number of steps.
 #
 # ## 4. Where to stop on the way
 #
@@ -145,7 +145,7 @@ image_table(rows, SAMPLERS, [f"{n} calls" for n in calls], cell=96, frames=frame
 plot_spacings(20, base.log_snr_of)
 
 # %% [markdown]
-# Does it matter? Take a world of four plain pictures, white, black, gray and beige, all equally frequent, and its exact denoiser (the one of section 1, now
+# Does it matter? Take a world of four plain images, white, black, gray and beige, all equally frequent, and its exact denoiser (the one of section 1, now
 # with 12,288 values). 200 walks of 20 steps should end at each of them about 50 times, give or take 12.
 #
 # **Predict:** is there a spacing with which they do not, although the denoiser is perfect?
@@ -169,14 +169,14 @@ sheet
 # %% [markdown]
 # **What you should have seen.** Steps even in $t$ favour some backgrounds over others. What all pixels share shows through the most noise, so it is decided
 # at the very beginning, and this spacing leaps over it with its first step, from log-SNR -16 to -9. The other three come about as close to even as 200 walks
-# can show; `mixed`, this stage's default, also keeps many steps for the middle, where shapes are drawn. No score that looks at one picture at a time would
+# can show; `mixed`, this stage's default, also keeps many steps for the middle, where shapes are drawn. No score that looks at one image at a time would
 # ever notice.
 #
 # ## 5. Between DDIM and DDPM: eta
 #
 # $$x_s = \alpha_s\, \hat x_0 + \sqrt{\sigma_s^2 - \eta^2 v}\; \hat\epsilon + \eta \sqrt{v}\; \text{noise}, \qquad v = \text{the variance of } x_s \text{ given } x_t \text{ and } x_0$$
 #
-# $\eta = 0$ is DDIM, $\eta = 1$ is DDPM. All pictures below start from one and the same $x_T$; what differs along a row is the noise that is added on the
+# $\eta = 0$ is DDIM, $\eta = 1$ is DDPM. All images below start from one and the same $x_T$; what differs along a row is the noise that is added on the
 # way.
 #
 # **Predict:** what does the top row look like? How much $\eta$ does it take to lose the layout that $x_T$ decided?
@@ -193,14 +193,14 @@ print(f"{caption}; with fresh noise: {score_line(sum(frames[1:], []))}")
 image_table(rows, [f"eta = {eta:g}" for eta in etas], [f"noise {i}" for i in range(n)], cell=84, frames=frames)
 
 # %% [markdown]
-# **What you should have seen.** Without fresh noise the picture is a function of $x_T$, mistakes included. A little of it changes things and places, much of
+# **What you should have seen.** Without fresh noise the image is a function of $x_T$, mistakes included. A little of it changes things and places, much of
 # it the background as well: at $\eta = 1$ the start is forgotten. Hence interpolation wants $\eta = 0$, and an edit must give source and
 # target the same fresh noise, as ours do (notebook 11). In exchange, fresh noise gives a walk the
 # chance to leave a bad beginning.
 #
 # ## 6. Between two noises
 #
-# With $\eta = 0$, is there a path of pictures between two pictures? Mix their noises. One has to be careful how: the mean of two independent noises $a$ and
+# With $\eta = 0$, is there a path of images between two images? Mix their noises. One has to be careful how: the mean of two independent noises $a$ and
 # $b$ has deviation $\sqrt{1/2}$, not 1,
 #
 # $$\mathrm{std}\bigl((1 - u)\, a + u\, b\bigr) = \sqrt{(1 - u)^2 + u^2},$$
@@ -231,20 +231,20 @@ factors = [0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0]
 image_table([list(last.x_0_hat)], [caption], [f"{factor:g} x_T" for factor in factors], cell=96, frames=[judge_images([caption] * len(factors), last.x_0_hat)])
 
 # %% [markdown]
-# **What you should have seen.** Things do not glide from one place to the other; they stay, and then jump: a picture of half a ring here and half a ring
+# **What you should have seen.** Things do not glide from one place to the other; they stay, and then jump: an image of half a ring here and half a ring
 # there is not of this world. And the linear row is *not* worse, although its noise is too short by a third. The second figure says why: the direction of the
 # noise decides, and the network forgives half or twice its length, but for the background. Only when hardly any noise is left (that is what a mean of a
-# hundred noises has: a tenth of the length) does the start lose its say: the picture comes near the one that no noise at all leads to. So take `slerp`, which is right at no cost, but do not believe that everything
+# hundred noises has: a tenth of the length) does the start lose its say: the image comes near the one that no noise at all leads to. So take `slerp`, which is right at no cost, but do not believe that everything
 # would break without it: measure it on your network.
 #
-# ## 7. Backwards: which noise belongs to a picture?
+# ## 7. Backwards: which noise belongs to an image?
 #
-# A walk without fresh noise can be walked backwards: the same step, with $s > t$. `ddim_invert` does that, so a picture gets a noise from which the sampler should
-# lead back to it. Editing of given pictures starts from there. Each step assumes that $\hat\epsilon$ stays what it was, so the way back is not exact.
+# A walk without fresh noise can be walked backwards: the same step, with $s > t$. `ddim_invert` does that, so an image gets a noise from which the sampler should
+# lead back to it. Editing of given images starts from there. Each step assumes that $\hat\epsilon$ stays what it was, so the way back is not exact.
 #
-# We draw two pictures, walk back to their noise, and forth again. We know the true noise: it is what we started from.
+# We draw two images, walk back to their noise, and forth again. We know the true noise: it is what we started from.
 #
-# **Predict:** with more steps, does the noise come out better? And the picture?
+# **Predict:** with more steps, does the noise come out better? And the image?
 
 # %%
 caption, seeds, counts = "a red star to the left of a blue circle", [3, 4], (20, 40, 80)
@@ -258,13 +258,13 @@ for steps in counts:
     off["noise"].append((back.x - x_T).square().mean().sqrt().item())
     off["picture"].append((again.x_0_hat - generated.x_0_hat).square().mean().sqrt().item())
     rows.append([generated.x_0_hat[0], again.x_0_hat[0], generated.x_0_hat[1], again.x_0_hat[1]])
-    print(f"{steps} steps: the noise is off by {off['noise'][-1]:.3f}, the picture drawn from it by {off['picture'][-1]:.2f} (root mean square)")
+    print(f"{steps} steps: the noise is off by {off['noise'][-1]:.3f}, the image drawn from it by {off['image'][-1]:.2f} (root mean square)")
 image_table(rows, [f"{steps} steps" for steps in counts], ["drawn", "and again", "drawn", "and again"], cell=84)
 
 # %% [markdown]
-# **What you should have seen.** Twice the steps, half the error of the noise: first order again, with a trained network. The picture follows late: it
+# **What you should have seen.** Twice the steps, half the error of the noise: first order again, with a trained network. The image follows late: it
 # is off by 0.33, 0.19 and 0.09. Colours and the relation come back at once, but the background and the sizes may be others even where the noise is off by a few percent: they hang on very small
-# sums over all of $x_T$, as section 4 has shown, and a small error tips them over. In this world one has to be very near for the picture to come back. So
+# sums over all of $x_T$, as section 4 has shown, and a small error tips them over. In this world one has to be very near for the image to come back. So
 # this is not how edits are made here: they start from a noise that is known (notebook 11).
 #
 # ## Exercise: one step by hand, with thresholding in it
@@ -280,7 +280,7 @@ def my_step(x_t: torch.Tensor, eps_hat: torch.Tensor, alpha_t: float, sigma_t: f
 nb09.check(my_step)
 
 # %% [markdown]
-# With it, the loop below is a sampler. It should end at the same picture as the package's `ddim` with static thresholding. Until you have answered, the
+# With it, the loop below is a sampler. It should end at the same image as the package's `ddim` with static thresholding. Until you have answered, the
 # figure holds that one alone.
 
 # %%

@@ -1,16 +1,16 @@
 # %% [markdown]
 # # 10 Super-resolution with noise augmentation
 #
-# **Objective:** find out what super-resolution takes from the small picture, what it takes from the words, and what the noise on the small picture is for.
+# **Objective:** find out what super-resolution takes from the small image, what it takes from the words, and what the noise on the small image is for.
 #
 # **Before this:** 01, 05 and 09
 #
-# The second stage of the cascade draws 256 x 256 pixels. It is a diffusion model like the first, with one more input: the small picture. In training that is
-# a *true* picture, made small. In use it is what the base stage *drew*, with mistakes that no true picture has. A network that always saw true pictures
+# The second stage of the cascade draws 256 x 256 pixels. It is a diffusion model like the first, with one more input: the small image. In training that is
+# a *true* image, made small. In use it is what the base stage *drew*, with mistakes that no true image has. A network that always saw true images
 # trusts every pixel, and enlarges the mistakes. That is the **cascade gap**.
 #
-# *Noise-conditioning augmentation* is the remedy: in training and in use, put some noise on the small picture, and tell the network how much. Under the noise
-# a true picture and a drawn one look alike, so the network learns to take the rough shape from the picture, and to finish it from the words and from what it
+# *Noise-conditioning augmentation* is the remedy: in training and in use, put some noise on the small image, and tell the network how much. Under the noise
+# a true image and a drawn one look alike, so the network learns to take the rough shape from the image, and to finish it from the words and from what it
 # knows.
 
 # %%
@@ -54,7 +54,7 @@ sr = pipe.stages["sr_256"]
 # %% [markdown]
 # ## 1. What the stage is given, and what it makes
 #
-# Call the small picture $z$. The stage is given a noisy one, by the forward process of notebook 01, at a time that is called `aug_level`, $a$:
+# Call the small image $z$. The stage is given a noisy one, by the forward process of notebook 01, at a time that is called `aug_level`, $a$:
 #
 # $$\tilde z = \alpha_a\, z + \sigma_a\, \epsilon, \qquad \alpha_a = \cos\left(\tfrac{\pi}{2} a\right), \quad \sigma_a = \sin\left(\tfrac{\pi}{2} a\right)$$
 
@@ -69,7 +69,7 @@ show_source(augment_low_res)
 show_source(UNet.forward)
 
 # %% [markdown]
-# We draw one picture, step by step. The base stage's picture comes from `pipe(..., stages=("base",))`, and `sr.denoiser` takes the augmented picture and its
+# We draw one image, step by step. The base stage's image comes from `pipe(..., stages=("base",))`, and `sr.denoiser` takes the augmented image and its
 # level.
 #
 # **Predict:** before the first step, $x_T$ is pure noise. The base stage's first guess at that point was a blur. What will the first guess of this stage look
@@ -87,7 +87,7 @@ states = list(sample(denoise, x_T, sr.times(), sr.log_snr_of, sr.config.sampler)
 
 shown = [0, 1, 3, 9]
 quantize_colors(image_table([[small[0], seen[0].clamp(-1, 1), *(states[i].x_0_hat[0] for i in shown)]], [""],
-                            ["the base's picture", f"what the stage is given: level {level.item():g}", *(f"x_0_hat, step {i}" for i in shown)], cell=256))
+                            ["the base's image", f"what the stage is given: level {level.item():g}", *(f"x_0_hat, step {i}" for i in shown)], cell=256))
 
 # %%
 print("after the last step:", judge_image(prompt, states[-1].x_0_hat[0].clamp(-1, 1)))
@@ -95,13 +95,13 @@ changes = [(states[i].x_0_hat - states[-1].x_0_hat).square().mean().sqrt().item(
 print("how far each guess is from the last one (root mean square):", ", ".join(f"step {i}: {change:.2f}" for i, change in zip(shown, changes)))
 
 # %% [markdown]
-# The first guess has it all: the place, the colour and the outline come from the small picture, the stripes from the words, and nothing has to wait for $x_t$
+# The first guess has it all: the place, the colour and the outline come from the small image, the stripes from the words, and nothing has to wait for $x_t$
 # to become clear. What is off is the tint of the background, and some of the stripes. The rest of the walk puts that right. So this stage needs few steps: 10
-# by default, and with 5 its pictures are as good. We take 5 from here on.
+# by default, and with 5 its images are as good. We take 5 from here on.
 #
 # ## 2. What comes from the words
 #
-# At 64 px a pixel covers one whole period of every texture, so all four textures look alike there. We give the stage one small picture with four different
+# At 64 px a pixel covers one whole period of every texture, so all four textures look alike there. We give the stage one small image with four different
 # words, and with none. `pipe(..., low_res=...)` draws super-resolution alone.
 #
 # **Predict:** what will it draw where the caption has no word for the texture?
@@ -121,15 +121,15 @@ for obj, low_res, scene in zip(objects, smalls, scenes):
     frames.append([None, *right[:4], None])
     found += right[:4]
 
-display(quantize_colors(image_table(rows, objects, ["the small picture", *words[:4], "no word"], cell=128, frames=frames)))
+display(quantize_colors(image_table(rows, objects, ["the small image", *words[:4], "no word"], cell=128, frames=frames)))
 print("the texture that was said, and all else:", score_line(found))
 
 # %% [markdown]
-# (Only the part around the thing is shown.) One small picture, four large ones. Without a word the stage makes up a texture of its own, or a mixture. So in
-# this world the text is not a luxury for super-resolution, as it may seem with photographs, where the small picture says nearly everything.
+# (Only the part around the thing is shown.) One small image, four large ones. Without a word the stage makes up a texture of its own, or a mixture. So in
+# this world the text is not a luxury for super-resolution, as it may seem with photographs, where the small image says nearly everything.
 #
-# Harder: **two different textures in one picture**. The stage has to find out which thing has which. The frozen text encoder does not tell it: until this
-# stage had text layers of its own (`text_layers` in its configuration, two small transformer layers over the words, trained with the pictures), it knew both
+# Harder: **two different textures in one image**. The stage has to find out which thing has which. The frozen text encoder does not tell it: until this
+# stage had text layers of its own (`text_layers` in its configuration, two small transformer layers over the words, trained with the images), it knew both
 # textures and gave them to the wrong things; 7 of 30 captions were right then.
 #
 # **Predict:** and if the base stage has drawn a wrong thing? Whose mistakes will you see below, if any?
@@ -145,11 +145,11 @@ print(score_line(right))
 
 # %% [markdown]
 # All six are right, as are all 30 of the README's table. It took both stages to get there: just after this one had its text layers, 14 of 30 were wrong, 12 of
-# them already in the small picture, where one of the two things was drawn twice. Now the base stage draws both, and each gets its texture.
+# them already in the small image, where one of the two things was drawn twice. Now the base stage draws both, and each gets its texture.
 #
 # ## 3. What the noise hides
 #
-# A small picture at growing levels (the part around the thing): in the upper row as the base stage drew it, in the lower one its *twin*, the same scene drawn
+# A small image at growing levels (the part around the thing): in the upper row as the base stage drew it, in the lower one its *twin*, the same scene drawn
 # by the renderer, without mistakes.
 #
 # **Predict:** from which level on can you no longer tell the two rows apart?
@@ -159,7 +159,7 @@ prompts = ["a small dotted pink circle", "a small checkered green circle", "a sm
            "a small solid cyan circle", "a small checkered purple cross", "a small dotted yellow star", "a small striped blue circle"]
 seeds = [0, 2, 3, 5, 6, 7, 8, 9]
 generated = pipe(prompts, seed=seeds, stages=("base",), progress=False).stages["base"]
-kept = [i for i, right in enumerate(judge_images(prompts, generated)) if right]          # of a wrong picture nobody can say what it should become
+kept = [i for i, right in enumerate(judge_images(prompts, generated)) if right]          # of a wrong image nobody can say what it should become
 prompts, seeds, generated = [prompts[i] for i in kept], [seeds[i] for i in kept], generated[kept]
 scenes = true_scenes(prompts, generated)
 clean, truth = render(scenes, 64), render(scenes, 256)
@@ -173,7 +173,7 @@ strips = [augment_low_res(images[row].expand(5, -1, -1, -1), torch.tensor(levels
 strips = [list(around(strip, [scenes[row]] * 5)) for strip in strips]
 display(quantize_colors(image_table(strips, ["drawn by the base stage", "its twin, without mistakes"], [f"level {v:g}" for v in levels], cell=144)))
 mistakes = (generated - clean).square().mean().sqrt().item()
-print(f"the base's mistakes (root mean square of drawn - twin, {len(prompts)} pictures): {mistakes:.2f}")
+print(f"the base's mistakes (root mean square of drawn - twin, {len(prompts)} images): {mistakes:.2f}")
 print("the noise, sigma / alpha:", ", ".join(f"level {v:g}: {(s / a).item():.2f}" for v, a, s in zip(levels, alpha, sigma)))
 
 # %% [markdown]
@@ -183,8 +183,8 @@ print("the noise, sigma / alpha:", ", ".join(f"level {v:g}: {(s / a).item():.2f}
 #
 # ## 4. The cascade gap
 #
-# Now the same captions and seeds, from the twins (clean) and from the drawn pictures (generated), at levels 0 to 0.5, the highest in training. Two measures:
-# is the large picture right, and how near is it to the true picture?
+# Now the same captions and seeds, from the twins (clean) and from the drawn images (generated), at levels 0 to 0.5, the highest in training. Two measures:
+# is the large image right, and how near is it to the true image?
 #
 # **Predict:** two lines in each panel. Is *clean* above *generated* at level 0? What does more noise do to each?
 
@@ -200,7 +200,7 @@ for one, other in zip(*found.values()):
 level_sheet(found)
 
 # %% [markdown]
-# **What you should have seen.** Not what the story promised. At every level all pictures are right, from clean and from generated ones alike: with eight pictures, a gap of less than a third could hide, but over 30 captions textures are right in 100 % too, at the default 0.1. The likeness
+# **What you should have seen.** Not what the story promised. At every level all images are right, from clean and from generated ones alike: with eight images, a gap of less than a third could hide, but over 30 captions textures are right in 100 % too, at the default 0.1. The likeness
 # shows a gap of 1.7 dB at level 0, which may be none (-1.5 to 4.8); at 0.3 it is closed, at 0.5 *clean* and *generated* are both worse. Part of
 # such a gap no noise can close, since the drawn outline is the only thing that tells the stage where the true one is.
 #
@@ -211,7 +211,7 @@ level_sheet(found)
 #
 # ## 5. A dial of trust
 #
-# What the level does in use shows where the small picture is bad. We spoil it: blocks of 4 x 4 pixels, as if only 16 x 16 pixels were left.
+# What the level does in use shows where the small image is bad. We spoil it: blocks of 4 x 4 pixels, as if only 16 x 16 pixels were left.
 #
 # **Predict:** at level 0, what becomes of a circle that is a heap of squares? At 0.5?
 
@@ -226,12 +226,12 @@ quantize_colors(image_table(list(zip(*columns)), prompts, ["drawn", "spoilt", *(
 # %%
 for result in found["blocks"]:
     obeys = psnr(F.avg_pool2d(result.images, 4), blocks).mean()
-    likeness = f"{obeys:.1f} dB alike with the spoilt picture it was given, {result.psnr.mean():.1f} dB with the true one"
+    likeness = f"{obeys:.1f} dB alike with the spoilt image it was given, {result.psnr.mean():.1f} dB with the true one"
     print(f"level {result.level:g}: {format_share(result.right)} right; {likeness}")
 gain = found["blocks"][2].psnr - found["blocks"][0].psnr
 half = 1.96 * gain.std() / len(gain) ** 0.5
 interval = f"95 % interval {gain.mean() - half:+.1f} to {gain.mean() + half:+.1f}"
-print(f"from level 0 to {levels[2]:g} the likeness to the true picture changes by {gain.mean():+.1f} dB ({interval})")
+print(f"from level 0 to {levels[2]:g} the likeness to the true image changes by {gain.mean():+.1f} dB ({interval})")
 
 # %% [markdown]
 # **What you should have seen.** First, how much is repaired: out of a few squares and the word *star* comes a star, and out of heaps of squares come circles, at level 0 already. The words do
@@ -262,12 +262,12 @@ names = ["no noise, told 0", "no noise, told 0.5", "noise 0.5, told 0", "noise 0
 quantize_colors(image_table(rows, names, [prompts[i] for i in chosen], cell=96))
 
 # %% [markdown]
-# With the noise but without the message no noise is enlarged; a circle becomes a cross, as it does with the message: the network can see for itself how noisy the picture
+# With the noise but without the message no noise is enlarged; a circle becomes a cross, as it does with the message: the network can see for itself how noisy the image
 # is. The message without the noise changes little. So here it is the noise itself that acts: it takes away what the message only asks to ignore.
 #
 # ## Exercise: augmentation by hand
 #
-# Write `augment_low_res`: `low_res` [b, 3, h, w] in [-1, 1], `aug_level` [b], a level for each picture, `noise` as `low_res`. `cosine_log_snr(aug_level)` and
+# Write `augment_low_res`: `low_res` [b, 3, h, w] in [-1, 1], `aug_level` [b], a level for each image, `noise` as `low_res`. `cosine_log_snr(aug_level)` and
 # `alpha_sigma(log_snr)` are there; what is left is to put them together.
 
 # %%
@@ -278,7 +278,7 @@ def augment_by_hand(low_res: torch.Tensor, aug_level: torch.Tensor, noise: torch
 nb10.check(augment_by_hand)
 
 # %% [markdown]
-# Once it is right, the figure below is made with it; until then with the package's. From one small picture, level by level: what the stage is given, and what
+# Once it is right, the figure below is made with it; until then with the package's. From one small image, level by level: what the stage is given, and what
 # it makes of it.
 #
 # **Predict:** which will change more from level to level, the outline or the texture?
@@ -299,6 +299,6 @@ display(quantize_colors(image_table(strips, ["given, by your function" if answer
 print(score_line(judge_images([prompts[row]] * 4, large)))
 
 # %% [markdown]
-# The texture stays, as it never was in the small picture. The outline changes by a few pixels at most, though it is told less and less well.
+# The texture stays, as it never was in the small image. The outline changes by a few pixels at most, though it is told less and less well.
 #
 # Next: [11, Prompt-to-Prompt](11_prompt_to_prompt.ipynb).

@@ -1,15 +1,15 @@
 # %% [markdown]
 # # 11 Prompt-to-Prompt
 #
-# **Objective:** edit a picture by editing its caption, and see what has to be held fixed so that everything else stays.
+# **Objective:** edit an image by editing its caption, and see what has to be held fixed so that everything else stays.
 #
 # **Before this:** 05, 06 and 09
 #
-# You have *a red ring* and want *the same picture* with a green one. Nothing in a text-to-image model knows what "the same picture" means: a new caption
-# gives a new picture. Prompt-to-Prompt (Hertz et al., 2022) finds the picture's layout in the **cross-attention maps**: which pixel looks at which word. Keep
+# You have *a red ring* and want *the same image* with a green one. Nothing in a text-to-image model knows what "the same image" means: a new caption
+# gives a new image. Prompt-to-Prompt (Hertz et al., 2022) finds the image's layout in the **cross-attention maps**: which pixel looks at which word. Keep
 # these maps, and let only the *words* change. There is no training, no mask, and no second model.
 #
-# In this world it can be counted how well that works: the parser reads both pictures, and says whether the new caption holds and whether every other thing is
+# In this world it can be counted how well that works: the parser reads both images, and says whether the new caption holds and whether every other thing is
 # where it was.
 
 # %%
@@ -67,14 +67,14 @@ rows = [[found.images[i][k] for i in shown] for k in range(4)]
 frames = [[None] * len(shown)] + [[found.scores[name][i].good for i in shown] for name in methods]
 names = [f"{found.tasks[i].source.text} -> {found.tasks[i].target.text}" for i in shown]
 display(quantize_colors(image_table(rows, ["source", *methods], names, cell=144, frames=frames)))
-print(f"{len(found.tasks)} edits whose source picture is right, of {len(tasks)}")
+print(f"{len(found.tasks)} edits whose source image is right, of {len(tasks)}")
 print(compared_lines(found.scores))
 
 # %% [markdown]
 # Green: the new caption holds *and* the layout is kept, every thing within 3/64 of the width of where it was.
 #
 # **What you should have seen.** The same seed with a new caption nearly always shows the new word, and mostly somewhere else. So a fixed seed alone does not
-# fix the picture. With the source's attention the thing mostly stays where it was. Where an edit fails, look how (the last column): attention alone puts the new thing where the same seed with the new caption puts
+# fix the image. With the source's attention the thing mostly stays where it was. Where an edit fails, look how (the last column): attention alone puts the new thing where the same seed with the new caption puts
 # it, and the default draws it in its place and leaves half of another there. Few edits give wide intervals; over 30 of each kind (the README's second table) the
 # default keeps 100 % of layouts when colours are swapped, attention alone 93 %, the same seed 23 %; of **shapes** 97, 87 and 33 %: a new shape has another outline, and may
 # move by some pixels. (Sizes are not part of the layout: where no caption says it, the new thing may be larger than the old one.)
@@ -86,7 +86,7 @@ print(compared_lines(found.scores))
 # $$\text{out} = M V, \qquad M = \text{softmax}\left(\frac{Q K^\top}{\sqrt d}\right)$$
 #
 # $M_{ij}$ says how much pixel $i$ looks at word $j$: *where*. $V$ says what the word means: *what*. While the source is drawn with its maps $M_t$, the target
-# is drawn beside it, in the same batch, from the same noise, and in place of its own maps $M^*_t$ it uses
+# is drawn beside it, in the same batch, from the same noise, and instead of its own maps $M^*_t$ it uses
 #
 # $$\hat M_t = \begin{cases} M_t & \text{in the window: the source's maps, with the target's } V \\ M^*_t & \text{after it} \end{cases}$$
 
@@ -110,7 +110,7 @@ for name, prompt, image in zip(("source", "edited"), prompts, base):
 
 # %% [markdown]
 # The map *as edited* is the map of *red* in the source: the circle is where *red* was looked at, and it is green, for the value is that of *green*. By
-# itself, in the picture that the edit holds in place, *green* looks about there too.
+# itself, in the image that the edit holds in place, *green* looks about there too.
 #
 # ## 3. Which column goes where
 #
@@ -141,7 +141,7 @@ for a, b, matrix_of, name in [("a red ring above a star", "a blue ring above a s
 #
 # ## 4. Kinds of edits
 #
-# `Replace` swaps words, `Refine` adds them, `Reweight` lets a word count more or less, `LocalBlend` lets the picture change only where the named words look, and
+# `Replace` swaps words, `Refine` adds them, `Reweight` lets a word count more or less, `LocalBlend` lets the image change only where the named words look, and
 # `DiffEditMask` only where the two captions, read on the finished source with some noise on it, disagree. `Chain` puts them together.
 #
 # **Predict:** the last example has *small* count -2 times. What will be drawn?
@@ -173,7 +173,7 @@ quantize_colors(image_table(rows, [name for name, *_ in examples], columns, cell
 # ## 5. The injection window
 #
 # How long should the source be held on to? Two windows, each from the noise on: of attention (the paper's $\tau$, with all maps injected, cross and self),
-# and of what this project adds: **`shared_prompt_steps`**, in which source and target read *the same caption*, so that they are one picture. The paper has no such
+# and of what this project adds: **`shared_prompt_steps`**, in which source and target read *the same caption*, so that they are one image. The paper has no such
 # thing. A pixel model of this size places things more finely than its maps can tell, and needs it.
 #
 # **Predict:** each window from 0 to 1. Which end shows the new word for certain, and which keeps the layout for certain? Where do the curves cross?
@@ -191,20 +191,20 @@ window_sheet({"attention injected": by_attention, "source's caption read (attent
 # %% [markdown]
 # **What you should have seen.** Attention for half of the walk keeps hardly more layouts than none: let go in the middle, the thing still moves. Held all the
 # way it mostly stays, here in seven of eight. So for this network the early steps are needed, and are not enough; the paper's larger one decides
-# layouts earlier. Reading the source's caption first makes source and target one picture for so long; too long, and the new
+# layouts earlier. Reading the source's caption first makes source and target one image for so long; too long, and the new
 # word comes too late: first a shape can no longer be changed, then a colour (at 1 the target is the source itself). Eight edits cannot tell 0.3 from 0.9:
-# `python -m sample.edit_sweep` measures with more, and for added words too. That 0.9 is not too long is a matter of training: this network has seen pictures that
+# `python -m sample.edit_sweep` measures with more, and for added words too. That 0.9 is not too long is a matter of training: this network has seen images that
 # contradict their captions (`mistakes`), and puts right what is wrong with them. Before it had, 0.6 was the most that a changed shape could bear.
 #
 # ## 6. Fading a word
 #
 # A column of $M$ can be multiplied by a number $c$, from -2 to 2. It is not normalised again. We fade *small*, and measure what the thing covers of the
-# picture, by its pixels.
+# image, by its pixels.
 #
 # **Predict:** $c = 0$: *small* is not looked at. What is drawn at $c = -1$?
 
 # %%
-weights = [-2.0, -1.0, 0.0, 1.0, 2.0]                  # one call draws the source and a picture for each
+weights = [-2.0, -1.0, 0.0, 1.0, 2.0]                  # one call draws the source and an image for each
 captions = sized_captions(3, "small")
 fading = Reweight({"small": weights})
 images = [pipe([caption] * 6, seed=seed, stages=("base",), edit=fading, progress=False).stages["base"][1:] for seed, caption in enumerate(captions)]
@@ -216,7 +216,7 @@ print("mean area:", ", ".join(f"c = {c:g}: {area:.1%}" for c, area in zip(weight
 fading_sheet("small", weights, areas, captions)
 
 # %% [markdown]
-# The frames are the parser's verdicts on *small*. Turned down, the thing grows, mostly in one leap, at a weight that differs from picture to picture: this
+# The frames are the parser's verdicts on *small*. Turned down, the thing grows, mostly in one leap, at a weight that differs from image to image: this
 # world has two sizes, and the network learned two. On average over many captions it is a slider: over 16 of them the area falls from 7.6 % at -2 to 3.1 % at
 # 2, in all 16. With *large* it grows from 7.1 to 8.5 %, in 11 of 16. The background mostly stays (not in the first row), since `Reweight` alone lets source and target share the first half
 # of the walk.

@@ -5,9 +5,9 @@
 #
 # **Before this:** 00, and 07 for the guidance weight
 #
-# A few nice pictures say nothing: they were chosen. A *benchmark* fixes the captions beforehand, draws every one, and counts. DrawBench does so with about 200 captions in eleven
+# A few nice images say nothing: they were chosen. A *benchmark* fixes the captions beforehand, draws every one, and counts. DrawBench does so with about 200 captions in eleven
 # categories, and people as judges. Ours is like it in its categories, but it is not DrawBench: its captions are of the world of shapes, and its judge is a parser that reads
-# a picture back into a scene. So it is cheap and says the same every time. What it cannot be is right by itself: a count needs an **interval**, and a judge must be judged.
+# an image back into a scene. So it is cheap and says the same every time. What it cannot be is right by itself: a count needs an **interval**, and a judge must be judged.
 
 # %%
 # Colab only: install the package from a clone. Where it is installed already, this cell does nothing.
@@ -49,7 +49,7 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 # %% [markdown]
 # ## 1. Captions, fixed beforehand
 #
-# Each category asks for one ability. The first table is of what training has shown in other pictures; the second is of what it never showed. Captions and seeds are a function of
+# Each category asks for one ability. The first table is of what training has shown in other images; the second is of what it never showed. Captions and seeds are a function of
 # a number, and none of them is used in training.
 
 # %%
@@ -61,7 +61,7 @@ for title, categories in (("of the kind that training has", CATEGORIES), ("held 
 # %% [markdown]
 # ## 2. A run
 #
-# Draw every caption once, read the picture, compare. An answer is right only if the *whole* picture is as described: the right things, no others, each attribute, each relation.
+# Draw every caption once, read the image, compare. An answer is right only if the *whole* image is as described: the right things, no others, each attribute, each relation.
 # We take five categories, ten captions each, and only the base stage, whose 64 pixels show all but textures.
 #
 # **Predict:** which of these will be nearly perfect, and which will fail most often?
@@ -79,7 +79,7 @@ for category, row in rows.items():
 
 # %% [markdown]
 # With these weights one thing, and two things in a relation, are drawn nearly always; "no" is not understood: the thing that should be absent is often drawn. That much ten
-# pictures can tell. They cannot tell whether relations (9 of 10) are harder than counts (10 of 10): look how far the intervals overlap. The README has all categories, with thirty captions each.
+# images can tell. They cannot tell whether relations (9 of 10) are harder than counts (10 of 10): look how far the intervals overlap. The README has all categories, with thirty captions each.
 #
 # ## 3. Why an interval?
 #
@@ -135,7 +135,7 @@ for name, interval in {"Wilson": wilson_interval, "naive": naive_interval}.items
 #
 # ## 4. What goes wrong
 #
-# A score says how often, not at what. So each wrong picture is put into one of a few kinds; the first that applies counts.
+# A score says how often, not at what. So each wrong image is put into one of a few kinds; the first that applies counts.
 #
 # **Predict:** a caption of "negation" names a thing, and one that should not be there. Which kind of error will be the most frequent?
 
@@ -153,7 +153,7 @@ gallery([*results, *results_50[10:]], right=0, wrong=4, columns=4, cell=128)
 #
 # ## 5. Judge the judge, by eye
 #
-# Here are fifteen of the pictures, with their captions, in random order; at least four of them are wrong. **Judge first:** write down the numbers of those that do *not* show exactly what is said.
+# Here are fifteen of the images, with their captions, in random order; at least four of them are wrong. **Judge first:** write down the numbers of those that do *not* show exactly what is said.
 
 # %%
 audited = mixed([*results, *results_50[10:]], 15, wrong=4)
@@ -169,10 +169,10 @@ for i in wrong_by_parser:
 print("you disagree on:", sorted(set(wrong_by_eye) ^ set(wrong_by_parser)) if wrong_by_eye else "(fill in wrong_by_eye)")
 
 # %% [markdown]
-# Where you disagree, look again, with what the parser saw. It is strict: a thing that is only nearly a star is *unreadable*, and counts as wrong. That costs the model a picture, but deceives nobody. In one way it is lenient: a
+# Where you disagree, look again, with what the parser saw. It is strict: a thing that is only nearly a star is *unreadable*, and counts as wrong. That costs the model an image, but deceives nobody. In one way it is lenient: a
 # thing has the colour that most of its inside has, so a square with one corner in another colour may pass. On this sheet there is none: none is unreadable, and what is wrong is plain to see.
 #
-# Worse would be to read another scene with confidence. How often does that happen when pictures get worse? Render true scenes, spoil them, and read again.
+# Worse would be to read another scene with confidence. How often does that happen when images get worse? Render true scenes, spoil them, and read again.
 #
 # **Predict:** which is more dangerous for the judge, noise or blur?
 
@@ -187,16 +187,16 @@ for way, of in spoilt.items():
     print(f"{way}, misread of 40:", ", ".join(f"{r['misread']} at {r['strength']:g}" for r in of))
 
 # %% [markdown]
-# Pictures with noise are refused, never misread. Blur is worse: up to a pixel it does no harm, but at two pixels small squares and stars have lost their corners and pass for circles.
-# So the judge can be trusted with sharp pictures, such as these networks draw, and not with blurred ones.
+# Images with noise are refused, never misread. Blur is worse: up to a pixel it does no harm, but at two pixels small squares and stars have lost their corners and pass for circles.
+# So the judge can be trusted with sharp images, such as these networks draw, and not with blurred ones.
 #
 # ## 6. Controls: three answers that are known beforehand
 #
-# Before one believes an evaluation, one gives it pictures whose score one knows. Any evaluation must pass these:
+# Before one believes an evaluation, one gives it images whose score one knows. Any evaluation must pass these:
 #
 # 1. **rendered scenes** of the captions: 100 %;
-# 2. the same pictures with the **captions shuffled**: chance, and not more;
-# 3. a **planted mistake**, the colours swapped in every tenth picture: 90 %.
+# 2. the same images with the **captions shuffled**: chance, and not more;
+# 3. a **planted mistake**, the colours swapped in every tenth image: 90 %.
 #
 # **Predict:** how high is chance for captions of one thing with a colour and a background? There are 8 colours, 6 shapes and 4 backgrounds.
 
@@ -214,10 +214,10 @@ for name, expected in {"rendered scenes": 1, "captions shuffled": by_chance, "pl
 print("the planted mistakes are found as:", error_table(controls["planted mistake"])["colors"])
 
 # %% [markdown]
-# One in 192 would be a half percent; a shuffle also leaves a caption with its own picture now and then, and `chance` counts that in.
+# One in 192 would be a half percent; a shuffle also leaves a caption with its own image now and then, and `chance` counts that in.
 #
 # If the first fails, the judge is broken; if the second is higher than chance, the judge does not read the caption; if the third is not found, the judge is blind there. A score by a network that compares
-# pictures with captions, such as a CLIP score, can be put to the same three tests. There the second and the third are the ones to fear.
+# images with captions, such as a CLIP score, can be put to the same three tests. There the second and the third are the ones to fear.
 #
 # ## 7. Is it better?
 #
@@ -228,7 +228,7 @@ print("the planted mistakes are found as:", error_table(controls["planted mistak
 show_source(newcombe_interval)
 
 # %% [markdown]
-# **Predict:** how large must a difference be for fifty pictures to show it?
+# **Predict:** how large must a difference be for fifty images to show it?
 
 # %%
 captions_50 = [r.caption.text for r in results_50]
@@ -242,15 +242,15 @@ difference, low, high = newcombe_interval(sum(off), 50, sum(on), 50)
 print("w = 1:", score_line(off))
 print(f"w = {w:g}:", score_line(on))
 print(f"difference {difference:+.0%}, 95 % interval {low:+.0%} to {high:+.0%}:", "it may be chance" if low <= 0 <= high else "not chance alone")
-print(f"picture by picture: {sum(a and not b for a, b in zip(off, on))} only right at w = 1, {sum(b and not a for a, b in zip(off, on))} only at w = {w:g}")
+print(f"image by image: {sum(a and not b for a, b in zip(off, on))} only right at w = 1, {sum(b and not a for a, b in zip(off, on))} only at w = {w:g}")
 
 # %% [markdown]
-# Around the difference lie almost 20 percent on either side, so fifty pictures show only large differences. To show 5 percent takes some 800 pictures for each setting, where half is right. As captions and seeds are shared, the last line says more: only the pictures
+# Around the difference lie almost 20 percent on either side, so fifty images show only large differences. To show 5 percent takes some 800 images for each setting, where half is right. As captions and seeds are shared, the last line says more: only the images
 # on which the two *differ* can decide. And beware of many comparisons: of twenty settings that are all alike, one will look better "with 95 %".
 #
 # ## 8. A measure without captions: the Fréchet distance
 #
-# Papers report FID: take features of many true and of many drawn pictures by some frozen network, describe each set by its mean $\mu$ and covariance $\Sigma$, and compare those:
+# Papers report FID: take features of many true and of many drawn images by some frozen network, describe each set by its mean $\mu$ and covariance $\Sigma$, and compare those:
 #
 # $$d = |\mu_a - \mu_b|^2 + \mathrm{Tr}\left(\Sigma_a + \Sigma_b - 2\,(\Sigma_a^{1/2} \Sigma_b \Sigma_a^{1/2})^{1/2}\right)$$
 
@@ -258,13 +258,13 @@ print(f"picture by picture: {sum(a and not b for a, b in zip(off, on))} only rig
 show_source(frechet_distance)
 
 # %% [markdown]
-# Our features are those of a small classifier of scenes; no number here can be compared with a published FID. A distance also depends on the number of pictures: with fewer it is larger. So all sets below have the same number, the
-# same captions, and are held against the same true pictures (ten of each caption):
+# Our features are those of a small classifier of scenes; no number here can be compared with a published FID. A distance also depends on the number of images: with fewer it is larger. So all sets below have the same number, the
+# same captions, and are held against the same true images (ten of each caption):
 #
-# - *true*: other true pictures of the captions;
+# - *true*: other true images of the captions;
 # - *drawn*: what the model drew;
-# - *shuffled*: the drawn pictures, their captions dealt out anew;
-# - *one background*: true pictures, but all of them on white. The captions here do not mention a background.
+# - *shuffled*: the drawn images, their captions dealt out anew;
+# - *one background*: true images, but all of them on white. The captions here do not mention a background.
 #
 # **Predict** for each: will the share of captions that are right notice? Will the distance?
 
@@ -286,9 +286,9 @@ for name, (share, distance) in measured.items():
     print(f"{name:16} {share:5.1%} right, Fréchet distance {distance:6.2f}")
 
 # %% [markdown]
-# **What you should have seen.** Even true pictures are not at 0: two samples of the same thing differ. Shuffling the captions ruins the share and leaves the distance *exactly* as it was, for it
+# **What you should have seen.** Even true images are not at 0: two samples of the same thing differ. Shuffling the captions ruins the share and leaves the distance *exactly* as it was, for it
 # never looks at a caption. With one background the share stays at 100 %, as no caption asked, while the distance is the largest of all. That is not made up: an earlier sampler of this project drew nearly
-# everything on gray, and the score did not mind (see the README). Neither measure is enough. Use both, and look at the pictures.
+# everything on gray, and the score did not mind (see the README). Neither measure is enough. Use both, and look at the images.
 #
 # ## Exercise: Wilson's interval, by hand
 #
@@ -302,14 +302,14 @@ def interval(successes: int, n: int) -> tuple[float, float]:
 nb12.check(interval)
 
 # %% [markdown]
-# How many pictures does one need? The figure below has your interval once it is right, and the naive one until then. **Predict:** from 100 to 400 pictures, how much narrower does it become?
+# How many images does one need? The figure below has your interval once it is right, and the naive one until then. **Predict:** from 100 to 400 images, how much narrower does it become?
 
 # %%
 answered = nb12.check(interval).right
 plot_widths(interval if answered else naive_interval, (0.5, 0.8, 1.0), (10, 30, 100, 300, 1000), "yours" if answered else "naive; exercise open")
 
 # %% [markdown]
-# Four times the pictures for half the width. With the naive interval the line of 100 % lies at 0 for every $n$, which cannot be: nobody knows everything after ten pictures. With Wilson's, ten of ten right
-# leave room for a model that fails on one picture in four.
+# Four times the images for half the width. With the naive interval the line of 100 % lies at 0 for every $n$, which cannot be: nobody knows everything after ten images. With Wilson's, ten of ten right
+# leave room for a model that fails on one image in four.
 #
 # Next: [13, playground](13_playground.ipynb).

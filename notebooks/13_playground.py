@@ -5,8 +5,8 @@
 #
 # **Before this:** 00, 02, 09, and 12 for the blurred judge
 #
-# A denoiser answers one question: which clean picture $\hat x_0$ do you suspect behind this noisy one? A sampler asks it again and again. Whoever stands between the two can change what is asked, or
-# what is heard, and gets something new without any training: a drawing made proper, a hole filled, a picture that says different things to different viewers. Nothing here is graded. Change the captions, the
+# A denoiser answers one question: which clean image $\hat x_0$ do you suspect behind this noisy one? A sampler asks it again and again. Whoever stands between the two can change what is asked, or
+# what is heard, and gets something new without any training: a drawing made proper, a hole filled, an image that says different things to different viewers. Nothing here is graded. Change the captions, the
 # drawing, the numbers, and run the cells again.
 
 # %%
@@ -44,7 +44,7 @@ from imagen_mini.utils.images import blur
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 base = pipe.stages["base"]
-n = 6                                                  # pictures in each game
+n = 6                                                  # images in each game
 x_T = randn(range(n), (3, 64, 64), "base", "x_T")
 times, log_snr_of, sampler = base.times(), base.log_snr_of, base.config.sampler
 
@@ -55,7 +55,7 @@ last_of = lambda trajectory: list(trajectory)[-1].x_0_hat.clamp(-1, 1)
 # ## 1. SDEdit: from a drawing
 #
 # Draw something badly. Put noise on it, up to a time $t$: $x_t = \alpha_t\, x_{drawing} + \sigma_t\, \epsilon$. Noise drowns what is fine before what is coarse, so the wobbly edges are gone and the layout is still there. Then walk from $t$ to 0,
-# here without fresh noise. The smaller $t$, the more *faithful* to the drawing; the larger, the more like a picture of the caption.
+# here without fresh noise. The smaller $t$, the more *faithful* to the drawing; the larger, the more like an image of the caption.
 
 # %%
 show_source(sdedit)
@@ -85,7 +85,7 @@ judged_rows([(f"seed {seed}: {caption}", caption, torch.stack([of[seed] for of i
             [f"t = {t:g}" for t in starts], cell=80)
 
 # %%
-sheet, (right, distance) = subplots(["realism: pictures that show their caption", "faithfulness: distance to the drawing"], "t from which the walk starts")
+sheet, (right, distance) = subplots(["realism: images that show their caption", "faithfulness: distance to the drawing"], "t from which the walk starts")
 for (caption, of), style in zip(generated.items(), STYLES):
     shares = [sum(judge_images([caption] * n, images)) / n for images in of]
     right.plot(starts, shares, label=caption, **style)
@@ -100,7 +100,7 @@ sheet
 # %% [markdown]
 # The matching caption needs hardly any noise: a hundredth of the way, and the blobs are proper things; at a tenth they stand on one of the four backgrounds of this world. Up to $t = 0.5$ and beyond they stay near where they were drawn; at $t = 1$ they are
 # anywhere. That is SDEdit's bargain: between the two lies a broad range of $t$ that is realistic *and* faithful. The contradicting caption has to fight for it: at $t = 0.01$ its colours run over the drawing's shapes, at $t = 0.1$
-# and 0.3 its shapes stand in the drawing's places, side by side; at $t = 0.5$, where the layout drowns, four of six pictures show all that it says, and from 0.85 on all. Coarse things are drowned last, so they are kept longest.
+# and 0.3 its shapes stand in the drawing's places, side by side; at $t = 0.5$, where the layout drowns, four of six images show all that it says, and from 0.85 on all. Coarse things are drowned last, so they are kept longest.
 #
 # The distance jumps up at once, with hardly any noise: the gray paper and the dark outline are not of this world, and go first.
 #
@@ -108,7 +108,7 @@ sheet
 #
 # ## 2. Inpainting: what is known stays
 #
-# A part of a picture is known (the mask is 1), the rest is to be painted. After each step, put the known part back in, with as much noise as there should be:
+# A part of an image is known (the mask is 1), the rest is to be painted. After each step, put the known part back in, with as much noise as there should be:
 #
 # $$x_s \leftarrow m \odot (\alpha_s\, x_{known} + \sigma_s\, \epsilon) + (1 - m) \odot x_s$$
 #
@@ -157,14 +157,14 @@ for r, images in repainted.items():
 judged_rows([("known", "", (mask * known).expand(n, -1, -1, -1)), *((f"{r} round{'s' * (r > 1)} a step", one_star, p) for r, p in repainted.items())])
 
 # %% [markdown]
-# With one round half of the pictures have the known half *and* a whole star beside it: the model has decided early, in the noise, where its star is, and that decision does not move. With three rounds it mostly moves over and
-# completes the half, though not in all (in picture 5 a star stands beside it only now). Each round costs a walk. The same shows in the test of `repaint` with two correlated numbers, where the truth is known: the second, given the first, has the right mean only with many rounds.
+# With one round half of the images have the known half *and* a whole star beside it: the model has decided early, in the noise, where its star is, and that decision does not move. With three rounds it mostly moves over and
+# completes the half, though not in all (in image 5 a star stands beside it only now). Each round costs a walk. The same shows in the test of `repaint` with two correlated numbers, where the truth is known: the second, given the first, has the right mean only with many rounds.
 #
 # **Try:** a mask that hides the middle. A cut further to the left, so that little of the star is seen. A caption that contradicts the known part.
 #
-# ## 3. Anagrams: one picture, two views
+# ## 3. Anagrams: one image, two views
 #
-# Two captions, two ways to look: upright, and turned by 180 degrees, say. At each step both look at the same noisy picture, each in its own view, and the estimates are turned back and averaged:
+# Two captions, two ways to look: upright, and turned by 180 degrees, say. At each step both look at the same noisy image, each in its own view, and the estimates are turned back and averaged:
 #
 # $$\hat x_0 = \frac{1}{2} \left( \hat x_0(x_t;\, c_1) + v^{-1}\, \hat x_0(v\, x_t;\, c_2) \right)$$
 #
@@ -174,8 +174,8 @@ judged_rows([("known", "", (mask * known).expand(n, -1, -1, -1)), *((f"{r} round
 show_source(anagram)
 
 # %% [markdown]
-# First two captions that are both true of one picture: upright *above*, after a quarter turn *to the left of*. Then a photographic negative: in this world's palette the negative of red is nearly cyan, and that of
-# yellow nearly blue, so a picture can be proper both ways.
+# First two captions that are both true of one image: upright *above*, after a quarter turn *to the left of*. Then a photographic negative: in this world's palette the negative of red is nearly cyan, and that of
+# yellow nearly blue, so an image can be proper both ways.
 #
 # **Predict:** what happens to the size of things, and, in the first pair, to the background, of which the captions do not speak?
 
@@ -193,7 +193,7 @@ for name, upright, attention_mask in pairs:
 judged_rows(rows)
 
 # %% [markdown]
-# Both views agree on everything of which nobody spoke, sizes and backgrounds, because there is only one picture: each estimate is made from noise that the other one has shaped, too.
+# Both views agree on everything of which nobody spoke, sizes and backgrounds, because there is only one image: each estimate is made from noise that the other one has shaped, too.
 #
 # And now two captions that cannot both be true. A triangle turned around is still a triangle, point down, and that is no shape of this world.
 #
@@ -212,11 +212,11 @@ judged_rows([(upright, upright, images), (f"turned: {turned}", turned, seen)])
 
 # %% [markdown]
 # Something in between: a triangle with round sides and the ghost of a circle around it, which the parser takes for a circle both ways up; the eye may see either. The paper's anagrams are like it: shapes that
-# can be read in two ways. No true picture of this world can. So it is also a picture that fools our judge, who takes what overlaps enough: an illusion works on the one who looks.
+# can be read in two ways. No true image of this world can. So it is also an image that fools our judge, who takes what overlaps enough: an illusion works on the one who looks.
 #
-# **Try:** "a large pink star" and "a large pink ring", turned. Three views at once. "upside down" for a picture with its own mirror image.
+# **Try:** "a large pink star" and "a large pink ring", turned. Three views at once. "upside down" for an image with its own mirror image.
 #
-# ## 4. Hybrids: one picture, two distances
+# ## 4. Hybrids: one image, two distances
 #
 # From afar one sees the low frequencies only. So let one caption draw those, and another one the high ones. Any parts do that sum to the whole and are linear:
 #
@@ -244,7 +244,7 @@ judged_rows([row for sigma, p in hybrids.items() for row in ((f"near, sigma {sig
 # %% [markdown]
 # With a small `sigma` the parser reads the circle, near and from afar; look closely, and a cross is drawn on the disc. With a large one the cross is left, with hardly a trace of the disc. In between both are there, a cross with a pale
 # disc around it: in five of six the parser reads a cross near and a circle from afar, as it should. True crosses stay crosses from afar, so it is not the blur
-# that makes the circle. So it works, in a narrow range of `sigma`: the world is flat, and each network pulls its estimate towards a clean picture of its own caption. With photographs, where there is always some texture to hide things in, the paper's hybrids are far better.
+# that makes the circle. So it works, in a narrow range of `sigma`: the world is flat, and each network pulls its estimate towards a clean image of its own caption. With photographs, where there is always some texture to hide things in, the paper's hybrids are far better.
 #
 # Other parts work as well. Brightness from one caption, colour from another:
 #
@@ -260,8 +260,8 @@ judged_rows([(f"wanted: {mixture}", mixture, images), ("its brightness", "", gra
 
 # %% [markdown]
 # **What you should have seen.** Colours come from one caption, shapes mostly from the brightness of the other. But the first one's shapes show through as ghosts: the ring's hole in the circle, the cross in the square. On gray there is hardly any brightness to
-# tell shapes by, and there the colours' caption draws them, too. Two pictures of six pass.
+# tell shapes by, and there the colours' caption draws them, too. Two images of six pass.
 #
-# All four games were a few lines around a denoiser that knew nothing of them. That is the lesson: a diffusion model is not a machine that makes pictures, but one that says what is likely. What to make of it is up to the one who asks.
+# All four games were a few lines around a denoiser that knew nothing of them. That is the lesson: a diffusion model is not a machine that makes images, but one that says what is likely. What to make of it is up to the one who asks.
 #
 # This is the last notebook. Back to the first: [00, tour](00_tour.ipynb).

@@ -1,4 +1,4 @@
-"""Make the notebooks: run each source NN_*.py and write it, with its pictures, as NN_*.ipynb.
+"""Make the notebooks: run each source NN_*.py and write it, with its images, as NN_*.ipynb.
 
     python -m notebooks.make                # all of them
     python -m notebooks.make 03 07          # some
@@ -63,13 +63,13 @@ def run(notebook: nbformat.NotebookNode, cell_seconds: int = CELL_SECONDS) -> fl
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                output.data.pop("image/jpeg", None)    # Pillow's pictures come as both
+                output.data.pop("image/jpeg", None)    # Pillow's images come as both
                 output.data["image/png"] = b64encode(lighter(b64decode(output.data["image/png"]))).decode()
     return time.perf_counter() - start
 
 
 def lighter(png: bytes) -> bytes:
-    """The picture in 256 colours, if 95 % of its values change by at most 4 of 255; noise and soft transitions, which would get steps, stay as they are."""
+    """The image in 256 colours, if 95 % of its values change by at most 4 of 255; noise and soft transitions, which would get steps, stay as they are."""
     with Image.open(BytesIO(png)) as image, BytesIO() as file:
         if image.mode != "RGB":
             return png

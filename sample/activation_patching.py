@@ -1,15 +1,15 @@
-"""By which way does a word reach the picture: where it is looked at, what it says there, or the prompt as a whole?
+"""By which way does a word reach the image: where it is looked at, what it says there, or the prompt as a whole?
 
     python -m sample.activation_patching --n 40 --out outputs/paths
 
-Pictures of a prompt are drawn with one thing from a prompt that differs in a single word, a colour or a shape, in every step:
+Images of a prompt are drawn with one thing from a prompt that differs in a single word, a colour or a shape, in every step:
 
 maps      its attention probabilities: where each word is looked at
 values    its values: what is read where a word is looked at
 pooled    its pooled vector, which is added everywhere
 ...       and several of them together
 
-How often does the picture then show the other prompt? Prompt-to-Prompt takes maps from the source and all else from the target, so it needs that words
+How often does the image then show the other prompt? Prompt-to-Prompt takes maps from the source and all else from the target, so it needs that words
 say what they say by their values, and that the pooled vector does not undo it.
 """
 
@@ -100,7 +100,7 @@ class _Bound(BoundEdit):
 
 
 def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:
-    """How often pictures with parts of another prompt show that one, and how often still their own; of swaps that both prompts draw rightly."""
+    """How often images with parts of another prompt show that one, and how often still their own; of swaps that both prompts draw rightly."""
     base = next(iter(pipe.stages))
     counts = {mix: [0, 0] for mix in MIXES}
     right = 0
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     (args.out / "paths.json").write_text(json.dumps(report, indent=1) + "\n")
     for attribute in SWAPPED:
         of = report[attribute]["both_right"]
-        print(f"{attribute}: of {of} swaps whose pictures are both right; drawn with this from the other prompt:")
+        print(f"{attribute}: of {of} swaps whose images are both right; drawn with this from the other prompt:")
         for name, row in report[attribute]["ways"].items():
             share = row["other"] / max(1, of)
             print(f"  {name:18}shows the other {share:>5.0%} ({row['low']:.0%} - {row['high']:.0%}), still its own {row['own'] / max(1, of):>5.0%}")

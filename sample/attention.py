@@ -1,15 +1,15 @@
-"""What does each word look at? Attention maps of a picture while it is drawn.
+"""What does each word look at? Attention maps of an image while it is drawn.
 
     python -m sample.attention "a red circle above a blue square" --seed 0 --out outputs/attention
     python -m sample.attention --find 60 --out outputs/attention
 
-tokens.png    the picture, and over it the map of each token, the end token too: where attention goes that has nothing to say
-steps.png     the maps of the words, step by step, with the picture as the network estimates it
+tokens.png    the image, and over it the map of each token, the end token too: where attention goes that has nothing to say
+steps.png     the maps of the words, step by step, with the image as the network estimates it
 layers.png    the maps of the words, layer by layer
 heads.png     the maps of one word, layer by layer and head by head
 steps.gif     the same as steps.png, moving
 
-With `--find`, over so many captions: how well do the maps of a word find the thing that it speaks of? The picture's own things, as the parser reads
+With `--find`, over so many captions: how well do the maps of a word find the thing that it speaks of? The image's own things, as the parser reads
 them, are the truth; a map is right as far as its highest places are those that the thing covers (intersection over union). By layer and step, in
 find.png and find.json, against a map that knows nothing.
 """
@@ -56,9 +56,9 @@ def main(arguments: list[str] | None = None) -> None:
         report = find(pipe, benchmark(args.find, categories=CATEGORIES), options)
         (args.out / "find.json").write_text(json.dumps(report, indent=1) + "\n")
         if not report["judged"]:
-            raise SystemExit(f"none of {report['captions']} pictures shows what was said, so there is no truth to hold the maps against")
+            raise SystemExit(f"none of {report['captions']} images shows what was said, so there is no truth to hold the maps against")
         plot_find(report, args.out / "find.png")
-        print(f"{report['judged']} of {report['captions']} pictures show what was said; mean overlap over steps, and that of a map that knows nothing:")
+        print(f"{report['judged']} of {report['captions']} images show what was said; mean overlap over steps, and that of a map that knows nothing:")
         print(find_lines(report))
         print(f"{args.out}/find.png, find.json")
         return

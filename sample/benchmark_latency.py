@@ -1,9 +1,9 @@
-"""How fast is sampling? Seconds per picture and per network call, by stage, steps and batch; and what an edit costs.
+"""How fast is sampling? Seconds per image and per network call, by stage, steps and batch; and what an edit costs.
 
     python -m sample.benchmark_latency
     python -m sample.benchmark_latency --steps 8 16 32 --batch 1 8 --out benchmark.json
 
-Ways take turns, so that a busy machine is busy for all of them; medians count. Loading, and turning tensors into pictures, are left out.
+Ways take turns, so that a busy machine is busy for all of them; medians count. Loading, and turning tensors into images, are left out.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     for batch in args.batch:
         for steps in args.steps or [None]:
             ways["plain", batch, steps] = lambda batch=batch, steps=steps: generate([SOURCE] * batch, seed=range(batch), num_inference_steps=steps)
-    ways["two plain pictures", 2, None] = lambda: generate([SOURCE, TARGET])
+    ways["two plain images", 2, None] = lambda: generate([SOURCE, TARGET])
     ways["source and edit", 2, None] = lambda: generate([SOURCE, TARGET], edit=Replace())
     times = {way: [] for way in ways}
     for way in ways.values():
@@ -72,12 +72,12 @@ def main(arguments: list[str] | None = None) -> None:
             of_stage = median(t[stage] for t in found)
             row[stage] = {"seconds": round(of_stage, 4), "seconds_per_call": round(of_stage / count_calls(pipe, stage, ways[what, batch, steps]), 5)}
         rows.append({**row, "seconds_per_picture": round(median(t["all"] for t in found) / batch, 4)})
-    print(f"{'what':<20}{'batch':>6}{'steps':>7}" + "".join(f"{stage + ' s':>12}{'a call, ms':>12}" for stage in pipe.stages) + f"{'s per picture':>15}")
+    print(f"{'what':<20}{'batch':>6}{'steps':>7}" + "".join(f"{stage + ' s':>12}{'a call, ms':>12}" for stage in pipe.stages) + f"{'s per image':>15}")
     for r in rows:
         print(f"{r['what']:<20}{r['batch']:>6}{r['steps'] or 'own':>7}" + "".join(
             f"{r[stage]['seconds']:>12.3f}{1e3 * r[stage]['seconds_per_call']:>12.1f}" for stage in pipe.stages) + f"{r['seconds_per_picture']:>15.3f}")
-    plain, edit = (median(t["all"] for t in times[name, 2, None]) for name in ("two plain pictures", "source and edit"))
-    print(f"source and edit take {edit / plain:.2f} times two plain pictures")
+    plain, edit = (median(t["all"] for t in times[name, 2, None]) for name in ("two plain images", "source and edit"))
+    print(f"source and edit take {edit / plain:.2f} times two plain images")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({"edit_over_plain": round(edit / plain, 3), "rows": rows}, indent=1) + "\n")
 

@@ -36,13 +36,13 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance-scale", type=float, help="w of classifier-free guidance; 1 is off (default: the stage's own)")
     parser.add_argument("--guidance-interval", type=noise_levels, metavar="LOW,HIGH",
                         help="guide only while the noise level sigma / alpha is in this interval, for example 0.2,5 (default: always)")
-    parser.add_argument("--negative-prompt", metavar="TEXT", help="what the pictures should not show: guidance leads away from it")
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="what the images should not show: guidance leads away from it")
     parser.add_argument("--threshold", choices=THRESHOLDS, help="how x_0 is kept in range (default: the stage's own)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="(default: the stage's own)")
     parser.add_argument("--spacing", choices=TIMESTEP_SPACINGS, help="of the steps: even in t, in log-SNR, Karras et al.'s, or a mean of the first two (default: the stage's own)")
     parser.add_argument("--eta", type=float, help="fresh noise in every step of the ddim and dpmpp_2m samplers, from 0 (none) to 1 (default: the stage's own)")
     parser.add_argument("--gamma", type=float, default=0.0, help="variance of the ddpm sampler, from 0 (the smaller one, the default) to 1 (the larger one)")
-    parser.add_argument("--aug-level", type=float, help="noise added to the low-resolution picture before super-resolution")
+    parser.add_argument("--aug-level", type=float, help="noise added to the low-resolution image before super-resolution")
     parser.add_argument("--base-only", action="store_true", help="stop after the first stage")
 
 

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_pipeline_options(parser)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder for the pictures")
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder for the images")
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()

@@ -1,10 +1,10 @@
-"""Do the pictures come from the right distribution? Fréchet distance, precision and recall, and whether pictures were learnt by heart.
+"""Do the images come from the right distribution? Fréchet distance, precision and recall, and whether images were memorised.
 
     python -m sample.distribution_metrics --out outputs/distances
 
-Captions of unseen scenes as training has them are drawn at each guidance scale w, for each way of thresholding, and held against true pictures by the
-features of `imagen_mini.features` (of 64 px pictures; with `--stage sr_256`, of 256 px). The figure sets text
-alignment against distance, as the papers do, with w along the lines. For comparison stand as many true pictures of other scenes: no model can be
+Captions of unseen scenes as training has them are drawn at each guidance scale w, for each way of thresholding, and held against true images by the
+features of `imagen_mini.features` (of 64 px images; with `--stage sr_256`, of 256 px). The figure sets text
+alignment against distance, as the papers do, with w along the lines. For comparison stand as many true images of other scenes: no model can be
 expected to do better than they do.
 
 These distances can be compared with one another, for one size and one n. They are not FID as published for photographs, and say nothing beside it.
@@ -46,7 +46,7 @@ def captions_of(seed: int, numbers: range) -> list[Caption]:
 
 
 def compare(images: Tensor, true: Tensor) -> dict[str, float]:
-    """Of pictures against true ones, both as features: Fréchet distance, precision, recall."""
+    """Of images against true ones, both as features: Fréchet distance, precision, recall."""
     precision, recall = precision_and_recall(true, images)
     return {"frechet": round(frechet_distance(*gaussian_statistics(true), *gaussian_statistics(images)), 4), "precision": round(precision, 4), "recall": round(recall, 4)}
 
@@ -63,7 +63,7 @@ def median_distance(images: Tensor, among: Tensor) -> float:
 
 
 def plot_distances(report: dict, path: Path) -> None:
-    sheet, (pareto, recall) = subplots([f"text alignment and Fréchet distance, by w ({report['n']} pictures of {report['stage']})", "precision and recall, by w"], "")
+    sheet, (pareto, recall) = subplots([f"text alignment and Fréchet distance, by w ({report['n']} images of {report['stage']})", "precision and recall, by w"], "")
     for (threshold, rows), style in zip(report["lines"].items(), STYLES):
         pareto.plot([r["frechet"] for r in rows], [r["accuracy"] for r in rows], **style, label=f"threshold: {threshold}")
         recall.plot([r["recall"] for r in rows], [r["precision"] for r in rows], **style)
@@ -73,9 +73,9 @@ def plot_distances(report: dict, path: Path) -> None:
     true, own = report["true_pictures"], report["own"]
     pareto.plot(own["frechet"], own["accuracy"], color="black", marker="D", linestyle="none", label="by default")
     recall.plot(own["recall"], own["precision"], color="black", marker="D", linestyle="none")
-    pareto.axvline(true["frechet"], color="#777777", linestyle=":", label="other true pictures")
+    pareto.axvline(true["frechet"], color="#777777", linestyle=":", label="other true images")
     recall.plot(true["recall"], true["precision"], color="#777777", marker="*", linestyle="none", markersize=10)
-    pareto.set_xlabel("Fréchet distance to true pictures")
+    pareto.set_xlabel("Fréchet distance to true images")
     pareto.set_ylabel("share of captions drawn rightly")
     recall.set_xlabel("recall")
     recall.set_ylabel("precision")
@@ -87,9 +87,9 @@ def plot_distances(report: dict, path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", help="whose pictures and whose w (default: the first stage)")
+    parser.add_argument("--stage", help="whose images and whose w (default: the first stage)")
     parser.add_argument("--n", type=int, default=300, help="captions (default: 300)")
-    parser.add_argument("--true", type=int, default=2000, help="true pictures to compare with (default: 2000)")
+    parser.add_argument("--true", type=int, default=2000, help="true images to compare with (default: 2000)")
     parser.add_argument("--scales", type=float, nargs="+", default=[1, 1.5, 2, 3, 5, 8], help="values of w")
     parser.add_argument("--thresholds", nargs="+", choices=THRESHOLDS, default=list(THRESHOLDS))
     parser.add_argument("--features", default="scenes", metavar="WHICH", help=f"{FEATURE_EXTRACTORS}; default: scenes, of our own classifier")
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_model_options(parser)
     args = parser.parse_args(arguments)
     if min(args.n, args.true) < 4 or min(args.scales) <= 0:
-        parser.error(f"--n {args.n}, --true {args.true}, --scales {args.scales}: expected at least 4 pictures of each, and scales above 0")
+        parser.error(f"--n {args.n}, --true {args.true}, --scales {args.scales}: expected at least 4 images of each, and scales above 0")
     start, pipe = time.perf_counter(), load_pipeline(args)
     name = args.stage or next(iter(pipe.stages))
     if name not in pipe.stages:
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     trained = features(true_images(TRAINED, range(args.true), size))
     report = {"pipeline": args.pipeline, "stage": name, "features": args.features, "n": args.n, "true": args.true, "lines": {},
               "true_pictures": {**compare(others, true), "nearest_trained": median_distance(others, trained)}}
-    with tqdm(total=args.n * (1 + len(args.thresholds) * len(args.scales)), desc="pictures") as bar:
+    with tqdm(total=args.n * (1 + len(args.thresholds) * len(args.scales)), desc="images") as bar:
 
         def measured(**options) -> dict:
             generated = []
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{label:15}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}"
               + (f"   CLIP score {r['clip_score']:.1f}" if "clip_score" in r else ""))
     true_row = report["true_pictures"]
-    print(f"{'true pictures of other scenes':23}{true_row['frechet']:>9.3f}{true_row['precision']:>11.0%}{true_row['recall']:>8.0%}{true_row['nearest_trained']:>30.3f}")
+    print(f"{'true images of other scenes':23}{true_row['frechet']:>9.3f}{true_row['precision']:>11.0%}{true_row['recall']:>8.0%}{true_row['nearest_trained']:>30.3f}")
     print(f"{report['seconds']:.0f} s; {args.out}/distances.png, distances.json")
 
 

@@ -1,4 +1,4 @@
-"""Edit a picture by its prompt, with Prompt-to-Prompt.
+"""Edit an image by its prompt, with Prompt-to-Prompt.
 
     python -m sample.edit replace "a red circle above a blue square" "a red star above a blue square" --out edit.png
     python -m sample.edit refine "a red circle" "a red circle on a black background" --out edit.png
@@ -38,14 +38,14 @@ def window(text: str) -> float | tuple[float, float]:
 def add_edit_parser(kinds, name: str, edit: type[AttentionInjection], about: str, target: str) -> argparse.ArgumentParser:
     """A subcommand that takes a source and a target."""
     parser = kinds.add_parser(name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("source", help="the caption of the picture")
+    parser.add_argument("source", help="the caption of the image")
     parser.add_argument("target", help=target)
     parser.add_argument("--cross-replace-steps", "--cross-steps", type=window, default=edit.cross_replace_steps, help="share of the steps in which the source's cross-attention is used")
     parser.add_argument("--self-replace-steps", "--self-steps", type=window, default=edit.self_replace_steps, help="share of the steps in which the source's self-attention is used")
     parser.add_argument("--shared-prompt-steps", "--source-steps", type=window, default=edit.shared_prompt_steps, help="share of the steps in which the source's whole prompt is read")
     blends = parser.add_mutually_exclusive_group()
-    blends.add_argument("--local-blend", nargs="+", metavar="WORD", help="let the picture change only where these words look")
-    blends.add_argument("--diff-blend", action="store_true", help="let the picture change only where the two prompts disagree about the source's")
+    blends.add_argument("--local-blend", nargs="+", metavar="WORD", help="let the image change only where these words look")
+    blends.add_argument("--diff-blend", action="store_true", help="let the image change only where the two prompts disagree about the source's")
     parser.add_argument("--show-alignment", action="store_true", help="also draw which token answers which, to OUT with _alignment in its name")
     return parser
 
@@ -69,14 +69,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
     reweight = kinds.add_parser("reweight", help="let a word count more, less, or against", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    reweight.add_argument("prompt", help="the caption of the picture")
+    reweight.add_argument("prompt", help="the caption of the image")
     reweight.add_argument("--word", required=True, help="the word")
-    reweight.add_argument("--scale", type=float, nargs="+", default=[-1.0, 0.0, 2.0], help="its attention is multiplied by this, from -2 to 2; a picture for each")
+    reweight.add_argument("--scale", type=float, nargs="+", default=[-1.0, 0.0, 2.0], help="its attention is multiplied by this, from -2 to 2; an image for each")
     reweight.add_argument("--weight-steps", type=window, default=Reweight.steps, help="share of the steps in which it is")
     for kind in (add_edit_parser(kinds, "replace", Replace, "swap words, one for one", "the same caption with one or more words swapped"),
                  add_edit_parser(kinds, "refine", Refine, "add or remove words", "the same caption with words added, removed or swapped"), reweight):
         kind.add_argument("--seed", type=int, default=0)
-        kind.add_argument("--out", type=Path, default=Path("edit.png"), help="the picture to write")
+        kind.add_argument("--out", type=Path, default=Path("edit.png"), help="the image to write")
         add_pipeline_options(kind)
     args = parser.parse_args(arguments)
 

@@ -1,9 +1,9 @@
-"""After an edit of the base stage's picture: what should super-resolution read, and from which noise should it start?
+"""After an edit of the base stage's image: what should super-resolution read, and from which noise should it start?
 
     python -m sample.edit_cascade --n 20 --out outputs/edit_cascade
 
 Word swaps are made by Prompt-to-Prompt at the base stage, which draws no textures; super-resolution invents them where no caption names one. It
-is run four ways: each picture with its own prompt and all from one noise (the default, as in the paper); all with the source's prompt; each with a noise of
+is run four ways: each image with its own prompt and all from one noise (the default, as in the paper); all with the source's prompt; each with a noise of
 its own; and edited as well. Judged at 256 px: is the edit still there, does everything else look as in the source, textures included?
 """
 
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         quantize_colors(image_grid(tiles, labels, columns=1 + len(WAYS), cell=192, frames=frames)).save(args.out / "edit_cascade.png", optimize=True)
     for way, row in report["ways"].items():
         print(f"{way:24}of {row['source_right']} right sources: success {row['success']:.0%}, layout kept {row['layout']:.0%}, nothing else changed "
-              f"{row['all_kept']:.0%}, rest of the picture {row['psnr'] or 0:.1f} dB")
+              f"{row['all_kept']:.0%}, rest of the image {row['psnr'] or 0:.1f} dB")
     print(f"{args.out}/edit_cascade.json" + (", edit_cascade.png" if tiles else "; no source was right, so there is no sheet"))
 
 

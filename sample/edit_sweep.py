@@ -4,7 +4,7 @@
 
 edit_sweep.png            of each kind of edit: how often it succeeds, keeps the layout, does both; against the share of the walk in which the source's
                           attention is injected (cross and self), and, with attention injected all the way, in which the source's prompt is read
-edit_sweep_pictures.png   one edit of each kind, at every length
+edit_sweep_images.png   one edit of each kind, at every length
 edit_sweep.json           the numbers
 
 The papers' windows are shares of the steps; ours are shares of the walk in t, which is the same where steps are even in t. At 0 both are "same seed, new
@@ -36,7 +36,7 @@ def edit_of(name: str) -> type[AttentionInjection]:
 
 
 def measure(pipe: ImagenPipeline, name: str, tasks: list[EditTask], shares: list[float]) -> tuple[dict, tuple[EditTask, Tensor]]:
-    """The table of each sweep at each share, and the pictures of the first task whose source is right."""
+    """The table of each sweep at each share, and the images of the first task whose source is right."""
     base, kind = next(iter(pipe.stages)), edit_of(name)
     plans = [(sweep, share) for sweep in SWEEPS for share in shares]
 
@@ -92,9 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
     (args.out / "edit_sweep.json").write_text(json.dumps(report, indent=1) + "\n")
     plot_figure(report, args.out / "edit_sweep.png")
     if tiles:
-        quantize_colors(image_grid(tiles, labels, columns=1 + len(shares), cell=112)).save(args.out / "edit_sweep_pictures.png", optimize=True)
+        quantize_colors(image_grid(tiles, labels, columns=1 + len(shares), cell=112)).save(args.out / "edit_sweep_images.png", optimize=True)
     print("after each share: shows the new prompt, keeps the layout, both")
-    print(f"{args.out}/edit_sweep.png, edit_sweep.json" + (", edit_sweep_pictures.png" if tiles else "; no source was right, so there are no pictures"))
+    print(f"{args.out}/edit_sweep.png, edit_sweep.json" + (", edit_sweep_images.png" if tiles else "; no source was right, so there are no images"))
 
 
 if __name__ == "__main__":

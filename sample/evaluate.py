@@ -2,9 +2,9 @@
 
     python -m sample.evaluate --out report.json
 
-Prompts and seeds are fixed and none occurs in training. Alignment is judged on the last stage's pictures, edits on the base stage's, where
+Prompts and seeds are fixed and none occurs in training. Alignment is judged on the last stage's images, edits on the base stage's, where
 Prompt-to-Prompt acts: words swapped (Replace) and added (Refine), alone and with `DiffEditMask`, against the same seed with the new prompt, and against
-injecting all of the source's attention in every step. Writes the JSON report and a picture of successes and failures, and prints the table.
+injecting all of the source's attention in every step. Writes the JSON report and an image of successes and failures, and prints the table.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ METHODS = ("prompt-to-prompt", "and only where prompts disagree", "same seed, ne
 
 
 class Examiner:
-    """Draws pictures and edits by one pipeline, and judges them."""
+    """Draws images and edits by one pipeline, and judges them."""
 
     def __init__(self, args: argparse.Namespace):
         self.pipe, self.options = load_pipeline(args), sampling_options(args)
@@ -54,7 +54,7 @@ class Examiner:
         return torch.cat([edited, blended[1:], self.generate(prompts[1:], seed, **base), injected[1:]])
 
     def captions(self, prompts: list[tuple[str, int, Caption]]) -> list[Result]:
-        """With arrays for pictures, to be sent to another process."""
+        """With arrays for images, to be sent to another process."""
         return [replace(result, image=result.image.float().cpu().numpy()) for result in evaluate(self.generate, prompts, batch=len(prompts))]
 
     def edit(self, job: tuple[type[Edit], EditTask]) -> tuple[EditScore, ...]:
@@ -73,8 +73,8 @@ def print_alignment(report: dict) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("report.json"), help="the report; its picture is written beside it")
-    parser.add_argument("--image", "--picture", type=Path, help="the picture (default: beside the report)")
+    parser.add_argument("--out", type=Path, default=Path("report.json"), help="the report; its image is written beside it")
+    parser.add_argument("--image", "--picture", type=Path, help="the image (default: beside the report)")
     parser.add_argument("--n", type=int, default=30, help="captions per category (default: 30)")
     parser.add_argument("--edits", type=int, default=30, help="edits of each of five kinds (default: 30); 0 leaves them out")
     parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")

@@ -1,4 +1,4 @@
-"""Draw pictures of captions.
+"""Draw images of captions.
 
     python -m sample.generate "a red circle to the left of a blue square" --seed 0 --out out.png
 """
@@ -17,9 +17,9 @@ from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompts", nargs="+", help="one caption or several, each in quotes")
-    parser.add_argument("--seed", type=int, default=0, help="of the first picture")
-    parser.add_argument("--count", type=int, default=1, help="pictures per caption, with rising seeds (default: 1)")
-    parser.add_argument("--out", type=Path, default=Path("out.png"), help="the picture to write (default: out.png)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first image")
+    parser.add_argument("--count", type=int, default=1, help="images per caption, with rising seeds (default: 1)")
+    parser.add_argument("--out", type=Path, default=Path("out.png"), help="the image to write (default: out.png)")
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
 

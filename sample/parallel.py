@@ -25,7 +25,7 @@ def spread(prepare: Callable[[], Tool], workers: int) -> Iterator[Spread]:
     """Gives `each(work, jobs)`, which yields work(prepare(), job) for every job, in their order.
 
     With one worker all happens in this process. Else each of them calls `prepare` once; then `prepare`, `work`, jobs and results must be picklable, and hold
-    arrays in place of tensors, each of which would keep a file open.
+    arrays instead of tensors, each of which would keep a file open.
     """
     if workers == 1:
         tool = prepare()

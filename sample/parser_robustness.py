@@ -1,9 +1,9 @@
-"""Can the judge be trusted? The parser against pictures that are worse than they should be, and a sheet of its verdicts for a human to audit.
+"""Can the judge be trusted? The parser against images that are worse than they should be, and a sheet of its verdicts for a human to audit.
 
     python -m sample.parser_robustness --out outputs/parser             # parser.png and parser.json: noise, blur and JPEG
-    python -m sample.parser_robustness --out outputs/parser --sheet 200 # and audit.png: pictures of the pipeline, each with what was read
+    python -m sample.parser_robustness --out outputs/parser --sheet 200 # and audit.png: images of the pipeline, each with what was read
 
-True scenes are rendered and then spoilt. Read again, a picture is right (the very scene), unreadable (no scene explains it, which costs a model a picture
+True scenes are rendered and then spoilt. Read again, an image is right (the very scene), unreadable (no scene explains it, which costs a model an image
 but deceives nobody), or misread: another scene, with confidence. Only the last would make a score wrong.
 """
 
@@ -35,12 +35,12 @@ WAYS: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] = {
 
 
 def measure(n: int, size: int, way: str) -> list[dict]:
-    """For each strength of one of WAYS to spoil pictures: how often they are right, unreadable and misread."""
+    """For each strength of one of WAYS to spoil images: how often they are right, unreadable and misread."""
     return measure_parser_under(n, size, *WAYS[way])
 
 
 def audit(args: argparse.Namespace, path: Path) -> None:
-    """Pictures of the pipeline for the benchmark's captions, evenly from all categories, each with its verdict."""
+    """Images of the pipeline for the benchmark's captions, evenly from all categories, each with its verdict."""
     pipe, options = load_pipeline(args), sampling_options(args)
     prompts = benchmark(1 + args.sheet // 20, seed=7)
     prompts = [prompts[i * len(prompts) // args.sheet] for i in range(args.sheet)]
@@ -49,7 +49,7 @@ def audit(args: argparse.Namespace, path: Path) -> None:
         stages = pipe(captions, seed=seeds, progress=False, output_type="pt", **options).stages
         return stages[list(stages)[-1]]
 
-    results = list(tqdm(evaluate(images, prompts), total=len(prompts), desc="pictures"))
+    results = list(tqdm(evaluate(images, prompts), total=len(prompts), desc="images"))
     audit_sheet(results).save(path)
     print(path)
 
@@ -57,13 +57,13 @@ def audit(args: argparse.Namespace, path: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=200, help="scenes (default: 200)")
-    parser.add_argument("--sheet", type=int, default=0, metavar="N", help="also draw a sheet of N pictures with verdicts")
+    parser.add_argument("--sheet", type=int, default=0, metavar="N", help="also draw a sheet of N images with verdicts")
     parser.add_argument("--out", type=Path, default=Path("outputs/parser"), help="a folder")
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, list[dict]]] = {}
-    for size, way in tqdm([(size, way) for size in SIZES for way in WAYS], desc="spoilt pictures"):
+    for size, way in tqdm([(size, way) for size in SIZES for way in WAYS], desc="spoilt images"):
         found.setdefault(str(size), {})[way] = measure(args.n, size, way)
     (args.out / "parser.json").write_text(json.dumps(found, indent=1) + "\n")
     save_figure(plot_corruptions({f"{way}, {size} px": rows for size, ways in found.items() for way, rows in ways.items()}), args.out / "parser.png")

@@ -1,10 +1,10 @@
-"""Fading a word up and down: does the picture answer to the weight of a word?
+"""Fading a word up and down: does the image answer to the weight of a word?
 
     python -m sample.reweight --n 24 --out outputs/reweight
 
-Captions of one thing that say its size; the attention to "small" or "large" is multiplied by c, from -2 to 2, and what the thing covers of the picture is
+Captions of one thing that say its size; the attention to "small" or "large" is multiplied by c, from -2 to 2, and what the thing covers of the image is
 measured: by its pixels, without the parser, which knows small and large alone. If the answer is monotone, re-weighting is a slider. reweight.png shows the
-curves with pictures' 95 % intervals, reweight_pictures.png a row for each of some captions.
+curves with images' 95 % intervals, reweight_images.png a row for each of some captions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WEIGHTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def measure(pipe: ImagenPipeline, word: str, n: int) -> tuple[dict, list[Tensor]]:
-    """What things cover at each weight of the word, and the pictures [weights, 3, h, w] of each caption."""
+    """What things cover at each weight of the word, and the images [weights, 3, h, w] of each caption."""
     base = next(iter(pipe.stages))
     images = [pipe([caption] * (1 + len(WEIGHTS)), seed=seed, edit=Reweight({word: WEIGHTS}), stages=(base,), progress=False, output_type="pt")
                 .stages[base][1:].float().cpu() for seed, caption in enumerate(tqdm(sized_captions(n, word), desc=word))]
@@ -50,7 +50,7 @@ def interval(differences: Tensor) -> dict[str, float]:
 
 
 def plot_weights(report: dict, path: Path) -> None:
-    sheet, (panel,) = subplots([f"what the thing covers of the picture ({report['n']} captions)"], "weight c of the word   (1 changes nothing)")
+    sheet, (panel,) = subplots([f"what the thing covers of the image ({report['n']} captions)"], "weight c of the word   (1 changes nothing)")
     for (word, row), style in zip(report["words"].items(), STYLES):
         panel.plot(row["weights"], row["mean"], **style, label=f'"{word}"')
         low, high = ([m + sign * e for m, e in zip(row["mean"], row["half_interval"])] for sign in (-1, 1))
@@ -77,12 +77,12 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "reweight.json").write_text(json.dumps(report, indent=1) + "\n")
     plot_weights(report, args.out / "reweight.png")
-    image_grid(tiles, labels, columns=len(WEIGHTS), cell=96).save(args.out / "reweight_pictures.png", optimize=True)
+    image_grid(tiles, labels, columns=len(WEIGHTS), cell=96).save(args.out / "reweight_images.png", optimize=True)
     for word, row in report["words"].items():
         end = row["end_to_end"]
-        print(f"{word}: from c = {WEIGHTS[0]:g} to {WEIGHTS[-1]:g} the thing covers {row['mean'][0]:.1%} to {row['mean'][-1]:.1%} of the picture: {100 * end['mean']:+.1f} points "
+        print(f"{word}: from c = {WEIGHTS[0]:g} to {WEIGHTS[-1]:g} the thing covers {row['mean'][0]:.1%} to {row['mean'][-1]:.1%} of the image: {100 * end['mean']:+.1f} points "
               f"({100 * end['low']:+.1f} to {100 * end['high']:+.1f}); {row['captions_that_follow']} of {args.n} captions go that way; rank correlation {row['monotone']:+.2f}")
-    print(f"{args.out}/reweight.png, reweight_pictures.png, reweight.json")
+    print(f"{args.out}/reweight.png, reweight_images.png, reweight.json")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
     python -m sample.sweep --out outputs/sweeps
 
-samplers.png     how many pictures are right, against the number of network calls, for each sampler without fresh noise where it can do without,
+samplers.png     how many images are right, against the number of network calls, for each sampler without fresh noise where it can do without,
                  and for the stage's own, if it adds some
 thresholds.png   how many are right, and how saturated they are, against the guidance scale w, for each way of thresholding
 sweeps.json      the numbers of both, with 95 % intervals
 
 One stage is swept; what a figure does not vary is that stage's default. Right or wrong is the exact parser's verdict, on prompts and seeds that
-do not occur in training. Saturation is read off the last x_0_hat, before it is clamped to make a picture: the share of its values at
-|x| >= 0.99, and the mean of |x|. White and black backgrounds are saturated by nature, so true pictures of the same captions stand beside it.
+do not occur in training. Saturation is read off the last x_0_hat, before it is clamped to make an image: the share of its values at
+|x| >= 0.99, and the mean of |x|. White and black backgrounds are saturated by nature, so true images of the same captions stand beside it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SR_CATEGORIES = ["texture", "two textures"]            # all that super-resoluti
 # ---------------------------------------------------------------- numbers
 
 def measurer(pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Caption]], batch: int, bar: tqdm) -> Callable[[SamplingOptions], dict]:
-    """A function that draws all prompts with stage `name` as a plan says, and judges them: network calls per picture, saturation,
+    """A function that draws all prompts with stage `name` as a plan says, and judges them: network calls per image, saturation,
     and the score in all and per category."""
     earlier = list(pipe.stages)[:list(pipe.stages).index(name)]
 
@@ -87,7 +87,7 @@ def plot_samplers(report: dict) -> Figure:
     """Accuracy against network calls: a panel for all categories and one for each."""
     lines, names = report["samplers"], ["all", *report["categories"]]
     n = {name: next(iter(lines.values()))[0][name]["n"] for name in names}
-    sheet, panels = subplots([f"{name}: share right of {n[name]}" for name in names], "network calls per picture")
+    sheet, panels = subplots([f"{name}: share right of {n[name]}" for name in names], "network calls per image")
     for panel, name in zip(panels, names):
         for (sampler, rows), style in zip(lines.items(), STYLES):
             accuracy_line(panel, [row["calls"] for row in rows], [row[name] for row in rows], sampler, style)
@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
               "defaults": asdict(own) | {option: getattr(stage.config, option) for option in ("guidance_scale", "guidance_interval")},
               "true_pictures": saturation(truth), "samplers": {}, "thresholds": {}}
     plans = plans_of(own, args.samplers)
-    with tqdm(total=len(prompts) * (len(plans) * len(steps) + len(args.thresholds) * len(scales)), desc="pictures") as bar:
+    with tqdm(total=len(prompts) * (len(plans) * len(steps) + len(args.thresholds) * len(scales)), desc="images") as bar:
         measure = measurer(pipe, name, prompts, args.batch, bar)
         for line, plan in plans.items():
             report["samplers"][line] = [{"steps": n, **measure(replace(plan, num_inference_steps=n))} for n in steps]

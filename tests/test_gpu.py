@@ -1,4 +1,4 @@
-"""The same on a GPU as on the CPU: pictures, losses, updates, samples, edits. `python -m pytest -m gpu`."""
+"""The same on a GPU as on the CPU: images, losses, updates, samples, edits. `python -m pytest -m gpu`."""
 
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ def test_loss_gradient_and_update_are_the_same(stage, encoder, gpu_encoder, rand
         torch.manual_seed(0)
         run, unet = randomize_zero_init(DiffusionStage(PRESETS["tiny"][stage])).to(device), PRESETS["tiny"][stage].unet
         batch = SceneDataset().batch(range(4), unet.image_size, unet.low_res_size)
-        random = {k: v.to(device) for k, v in draw_step_variables(config, run, 0).items() if k not in ("drop", "towards_twin", "mistake")}
+        random = {k: v.to(device) for k, v in draw_step_variables(config, run, 0).items() if k not in ("drop", "equivalent_mix", "mistake")}
         noise = {k: v.to(device) for k, v in draw_noise(config, run, range(4), batch).items()}              # a CPU's, for both
         low = None if batch.low_res is None else batch.low_res.to(device)
         loss = run.loss(batch.images.to(device), encode(batch.captions), low_res=low, **random, **noise)

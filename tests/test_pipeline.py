@@ -180,7 +180,7 @@ def test_prompts_that_are_no_text_are_an_error(tiny_pipe):
 # ---------------------------------------------------------------- guidance and fresh noise
 
 def test_a_negative_prompt_is_what_guidance_leads_away_from(tiny_pipe):
-    def generate(prompt, **options):                       # one step: the picture is what guidance made of the network's two answers
+    def generate(prompt, **options):                       # one step: the image is what guidance made of the network's two answers
         return tiny_pipe(prompt, seed=3, num_inference_steps=1, threshold="none", stages=("base",), **options, **QUIET).images[0]
 
     prompt, negative = "a red circle", "two small blue stars above a ring"
@@ -314,7 +314,7 @@ def changed(stage, unet):
 
 
 def test_a_super_resolution_stage_without_its_base_is_an_error(encoder):
-    with pytest.raises(ValueError, match="sr_256 takes a low-resolution picture of size 64, but what comes before it makes None"):
+    with pytest.raises(ValueError, match="sr_256 takes a low-resolution image of size 64, but what comes before it makes None"):
         ImagenPipeline(encoder, [DiffusionStage(TINY["sr_256"])])
 
 
@@ -402,7 +402,7 @@ def test_truncated_weights_are_an_error_that_names_the_file(copy):
     ('{"format_version": 1, "stages": "base"}', "must be a list of folder names"),
     ('{"format_version": 1, "stages": ["../base"]}', "must be a list of folder names"),
     ('{"format_version": 1, "stages": ["base", 3]}', "must be a list of folder names"),
-    ('{"format_version": 1, "stages": ["sr_256"]}', "sr_256 takes a low-resolution picture of size 64"),
+    ('{"format_version": 1, "stages": ["sr_256"]}', "sr_256 takes a low-resolution image of size 64"),
 ])
 def test_an_index_that_is_wrong_is_an_error_that_says_how(copy, index, message):
     (copy / "model_index.json").write_text(index)
@@ -421,7 +421,7 @@ def test_text_is_read_once_for_a_image_and_the_unconditional_branch_reads_the_nu
 
 
 
-# ---------------------------------------------------------------- enlarging pictures, editing stages, looking on
+# ---------------------------------------------------------------- enlarging images, editing stages, looking on
 
 def test_images_are_enlarged_as_the_cascade_would_enlarge_its_own(tiny_pipe):
     both = tiny_pipe(["a ring", "a star"], seed=[3, 4], progress=False)
@@ -432,7 +432,7 @@ def test_images_are_enlarged_as_the_cascade_would_enlarge_its_own(tiny_pipe):
 
 @pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 32, 32), (1, 1, 64, 64), (3, 64, 64), (1, 3, 64, 32)])
 def test_images_of_another_shape_are_an_error_that_says_which_is_expected(tiny_pipe, shape):
-    with pytest.raises(ValueError, match=r"expected a picture for each of 1 prompts, \[1, 3, size, size\] with size one of \[64\]"):
+    with pytest.raises(ValueError, match=r"expected an image for each of 1 prompts, \[1, 3, size, size\] with size one of \[64\]"):
         tiny_pipe("a ring", low_res=torch.zeros(shape), progress=False)
 
 

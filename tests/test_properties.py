@@ -55,7 +55,7 @@ def test_the_dynamic_threshold_of_anything(seed, shape, scale, percentile, dtype
     y = dynamic_threshold(x, percentile)
     assert y.shape == shape and y.dtype == dtype and y.abs().max() <= 1
     assert torch.equal(dynamic_threshold(-x, percentile), -y)                              # odd
-    assert torch.equal(dynamic_threshold(x.flip(0), percentile), y.flip(0))                # each picture alone
+    assert torch.equal(dynamic_threshold(x.flip(0), percentile), y.flip(0))                # each image alone
     assert (x.sign() == y.sign()).all() and (y.abs() <= x.abs()).all()                     # towards 0, never across it
 
 

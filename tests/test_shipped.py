@@ -35,7 +35,7 @@ def test_one_object_is_generated_as_captioned_and_the_score_is_the_captions_meri
 def test_super_resolution_generates_the_texture_that_the_text_names(pipe):
     results = preview(pipe.stages["sr_256"], pipe.text_encoder, n=8, categories=["texture"])
     print(f"texture: {table(results)}")
-    assert sum(r.right for r in results) >= 5          # the low-resolution picture does not show it: chance is 2 of 8
+    assert sum(r.right for r in results) >= 5          # the low-resolution image does not show it: chance is 2 of 8
 
 
 def test_the_report_beside_the_weights_is_of_these_weights():

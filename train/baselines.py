@@ -43,7 +43,7 @@ NETWORKS = ("ours", "diffusers")
 
 
 def build_for_training(network: str, stage_config: StageConfig, config: TrainConfig, device: torch.device) -> tuple[DiffusionStage, dict[str, torch.optim.Optimizer]]:
-    """A fresh stage and its optimizers; with network "diffusers", theirs and AdamW in place of ours."""
+    """A fresh stage and its optimizers; with network "diffusers", theirs and AdamW instead of ours."""
     torch.manual_seed(config.seed)
     stage = DiffusionStage(stage_config)
     if network == "diffusers":

@@ -8,7 +8,7 @@ Times steps of the training loop itself, as `train.train` runs it, in rounds tha
 median round counts. FLOPs are counted by torch (matrix products and convolutions, forward and backward), and held against the rate of a
 large bf16 matrix product that takes its turn in the same rounds: their quotient is the model FLOP utilisation, MFU.
 
-With diffusers installed, its UNet2DConditionModel is trained beside ours, on the same pictures and text, by the same loop.
+With diffusers installed, its UNet2DConditionModel is trained beside ours, on the same images and text, by the same loop.
 """
 
 from __future__ import annotations

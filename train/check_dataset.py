@@ -1,8 +1,8 @@
-"""What is wrong with a folder of captioned pictures? Everything, before a training run stumbles over the first of it.
+"""What is wrong with a folder of captioned images? Everything, before a training run stumbles over the first of it.
 
-    python -m train.check_dataset my_pictures --picture sheet.png
+    python -m train.check_dataset my_images --image sheet.png
 
-The folder holds pictures and metadata.jsonl, with lines like {"file_name": "1.png", "text": "a caption"}.
+The folder holds images and metadata.jsonl, with lines like {"file_name": "1.png", "text": "a caption"}.
 Problems stop a run; notes do not, but look at them. The exit code is 1 if there are problems, else 0.
 """
 
@@ -26,7 +26,7 @@ from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
 
 BOUNDS = (64, 128, 256, 512, 1024)                     # of the histogram, in pixels; 64 and 256 are the sizes of the stages
-SHOWN = 24                                             # pictures on the contact sheet
+SHOWN = 24                                             # images on the contact sheet
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Report:
     notes: list[str] = field(default_factory=list)     # what one would want to know
     images: int = 0                                  # that can be trained on
     captions: int = 0
-    sides: Counter = field(default_factory=Counter)    # shorter sides of the pictures: how many are at least so many pixels (0, and BOUNDS)
+    sides: Counter = field(default_factory=Counter)    # shorter sides of the images: how many are at least so many pixels (0, and BOUNDS)
 
     def histogram(self) -> str:
         rows = [(f"{low} px or more" if high is None else f"{low} to {high - 1} px", self.sides[low]) for low, high in zip((0, *BOUNDS), (*BOUNDS, None))]
@@ -43,12 +43,12 @@ class Report:
 
 
 def check(folder: Path, encoder: TextEncoder, progress: bool = True) -> tuple[Report, list[tuple[Image.Image, str]]]:
-    """The report on a folder, and some of its pictures with a caption. FileNotFoundError if it has no metadata.jsonl."""
+    """The report on a folder, and some of its images with a caption. FileNotFoundError if it has no metadata.jsonl."""
     rows, problems = read_metadata(folder)
     report, samples, first_with = Report(problems), [], {}
     if not rows:
         report.problems.append(f"{METADATA} has no row that can be used")
-    for number, (found, row) in enumerate(zip(in_parallel(_examine, rows, "checking pictures", progress), rows)):
+    for number, (found, row) in enumerate(zip(in_parallel(_examine, rows, "checking images", progress), rows)):
         where = f"line {row.line}, {row.name}"
         report.notes += [f"{where}: {note}" for note in caption_notes(row.captions, encoder)]
         if isinstance(found, ImageError):
@@ -73,7 +73,7 @@ def check(folder: Path, encoder: TextEncoder, progress: bool = True) -> tuple[Re
 
 
 def _examine(row: Row) -> tuple[tuple[int, int], str, Image.Image] | ImageError:
-    """Size, checksum of the pixels, and a small version of a picture."""
+    """Size, checksum of the pixels, and a small version of an image."""
     try:
         image = open_rgb(row.path)
     except ImageError as error:
@@ -91,7 +91,7 @@ def caption_notes(captions: tuple[str, ...], encoder: TextEncoder) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--image", "--picture", type=Path, help=f"write a contact sheet of up to {SHOWN} pictures with their captions")
+    parser.add_argument("--image", "--picture", type=Path, help=f"write a contact sheet of up to {SHOWN} images with their captions")
     parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"), help="the T5 that will read the captions (default: the shipped one)")
     args = parser.parse_args(arguments)
     try:
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"{error}") from None
     for title, lines in (("problem", report.problems), ("note", report.notes)):
         print(f"{len(lines):,} {title}{'s'[:len(lines) != 1]}{':' if lines else ''}", *lines, sep="\n  ")
-    print(f"{report.images:,} pictures, {report.captions:,} captions; the shorter sides:\n{report.histogram()}")
+    print(f"{report.images:,} images, {report.captions:,} captions; the shorter sides:\n{report.histogram()}")
     if samples and args.image:
         images = [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(128, 128, 3).permute(2, 0, 1) / 127.5 - 1 for image, _ in samples]
         args.image.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Fetch captioned pictures from the Hugging Face hub into a folder that can be trained on. Needs `pip install -e ".[hub]"`.
+"""Fetch captioned images from the Hugging Face hub into a folder that can be trained on. Needs `pip install -e ".[hub]"`.
 
     python -m train.download_dataset OWNER/NAME --split train --limit 1000 --out data/mine
 """
@@ -16,7 +16,7 @@ from imagen_mini.data.metadata import write_folder
 
 
 def download_dataset(name: str, out: str | Path, split: str = "train", image: str = "image", text: str = "text", limit: int | None = None) -> int:
-    """Write the first `limit` pictures of a data set, byte by byte as they are there, and their captions; returns how many.
+    """Write the first `limit` images of a data set, byte by byte as they are there, and their captions; returns how many.
 
     `image` and `text` name the columns; a caption may be a string or a list of strings. Rows come as a stream: no more is fetched than is written.
     """
@@ -46,12 +46,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the data set, OWNER/NAME; or a local folder of one")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--image", default="image", help="name of the column of pictures (default: image)")
+    parser.add_argument("--image", default="image", help="name of the column of images (default: image)")
     parser.add_argument("--text", default="text", help="name of the column of captions (default: text)")
-    parser.add_argument("--limit", type=int, help="take only so many pictures")
+    parser.add_argument("--limit", type=int, help="take only so many images")
     parser.add_argument("--out", type=Path, required=True, help="the new folder")
     args = parser.parse_args(arguments)
-    print(f"{download_dataset(args.name, args.out, args.split, args.image, args.text, args.limit):,} pictures in {args.out}")
+    print(f"{download_dataset(args.name, args.out, args.split, args.image, args.text, args.limit):,} images in {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What would it take? The cost of training, computed: nothing is allocated, so any size will do. And measured, where it fits.
 
     python -m train.estimate_cost                                  # every stage of every preset: parameters, FLOPs, memory
-    python -m train.estimate_cost --growth                         # how cost grows with pictures, width, depth, words and batch
+    python -m train.estimate_cost --growth                         # how cost grows with images, width, depth, words and batch
     python -m train.estimate_cost --growth --measure               # the same, and how long it takes here
     python -m train.estimate_cost --preset paper --gpus 64         # the recipe on so many GPUs: how long, and what each must hold, with the arithmetic
 
@@ -37,7 +37,7 @@ STATE = {"adamw": 12 + 8, "muon": 12 + 4, "adafactor": 12}
 
 @dataclass(frozen=True)
 class Cost:
-    """Of training one network on one picture."""
+    """Of training one network on one image."""
 
     parameters: int
     flops: int                                         # forward and backward
@@ -46,7 +46,7 @@ class Cost:
 
 
 def cost(config: UNetConfig, text_length: int = 24) -> Cost:
-    """Count a training step of one picture with a prompt of `text_length` tokens."""
+    """Count a training step of one image with a prompt of `text_length` tokens."""
     with FakeTensorMode():
         net = UNet(config)
         with FlopCounterMode(display=False) as counter:
@@ -54,7 +54,7 @@ def cost(config: UNetConfig, text_length: int = 24) -> Cost:
         net.zero_grad(set_to_none=True)
         with patch("imagen_mini.models.attention.fused_attention", _one_kernel):                     # which FlopCounterMode would not count
             one, kept = _kept(net, 1, text_length), _kept(net, 2, text_length)
-    kept.subtract(one)                                 # what is kept once for the whole batch, as weights in bf16, is not a picture's
+    kept.subtract(one)                                 # what is kept once for the whole batch, as weights in bf16, is not an image's
     stacks = [n for what, n in kept.items() if what.startswith("in ")]
     return Cost(sum(p.numel() for p in net.parameters()), counter.get_total_flops(), kept["outside"] + sum(stacks), kept["outside"] + kept["into stacks"] + max(stacks))
 
@@ -105,7 +105,7 @@ def _kept(net: UNet, batch: int, text_length: int) -> Counter:
 # ---------------------------------------------------------------- what is printed
 
 def sizes() -> None:
-    print(f"{'preset':8} {'stage':8} {'parameters':>12} {'GFLOP a picture':>16} {'activations':>12} {'checkpointed':>13}")
+    print(f"{'preset':8} {'stage':8} {'parameters':>12} {'GFLOP an image':>16} {'activations':>12} {'checkpointed':>13}")
     for preset, stages in PRESETS.items():
         for name, stage in stages.items():
             of = cost(stage.unet)
@@ -113,7 +113,7 @@ def sizes() -> None:
 
 
 def milliseconds(config: UNetConfig, text_length: int, batch: int, device: torch.device) -> float:
-    """Of a forward and a backward pass, a picture: the fastest of a few, after one that warms up."""
+    """Of a forward and a backward pass, an image: the fastest of a few, after one that warms up."""
     net = UNet(config).to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
     times = []
     for _ in range(4):
@@ -130,14 +130,14 @@ def milliseconds(config: UNetConfig, text_length: int, batch: int, device: torch
 def growth(preset: str, assignments: list[str], measure_on: torch.device | None = None) -> None:
     """One thing at a time, from the base stage of a preset; measured as well, if a device is given."""
     unet = override_run(TRAIN_PRESETS[preset]["base"], PRESETS[preset]["base"], assignments)[1].unet
-    variants = {"pictures of (pixels)": [(size, replace(unet, image_size=size), 24, 8) for size in (32, 64, 128, 256)],
+    variants = {"images of (pixels)": [(size, replace(unet, image_size=size), 24, 8) for size in (32, 64, 128, 256)],
                 "channels times": [(f, replace(unet, channels=tuple(c * f for c in unet.channels)), 24, 8) for f in (1, 2, 4)],
                 "blocks times": [(f, replace(unet, blocks=tuple(b * f for b in unet.blocks)), 24, 8) for f in (1, 2, 4)],
                 "tokens of text": [(n, unet, n, 8) for n in (8, 24, 64, 256)]}
-    if measure_on is not None:                         # computed, a batch costs what its pictures cost
-        variants["pictures at once"] = [(batch, unet, 24, batch) for batch in (1, 8, 32, 128)]
-    print(f"base stage of {preset}" + ("" if measure_on is None else f", measured on {measure_on}, 8 pictures at once") + ", by\n")
-    print(f"{'':22} {'':>5} {'parameters':>12} {'GFLOP a picture':>16} {'activations':>12} {'checkpointed':>13}" + (f"{'ms a picture':>14} {'GFLOP/s':>9}" if measure_on else ""))
+    if measure_on is not None:                         # computed, a batch costs what its images cost
+        variants["images at once"] = [(batch, unet, 24, batch) for batch in (1, 8, 32, 128)]
+    print(f"base stage of {preset}" + ("" if measure_on is None else f", measured on {measure_on}, 8 images at once") + ", by\n")
+    print(f"{'':22} {'':>5} {'parameters':>12} {'GFLOP an image':>16} {'activations':>12} {'checkpointed':>13}" + (f"{'ms an image':>14} {'GFLOP/s':>9}" if measure_on else ""))
     for what, rows in variants.items():
         for value, config, length, batch in rows:
             of = cost(config, length)
@@ -164,12 +164,12 @@ def on_gpus(preset: str, gpus: int, rate: float, mfu: float, assignments: list[s
         state, kept, moving = of.parameters * bytes_each / spread, at_once * (of.checkpointed if again else of.activations), of.parameters * 2
         total += hours
         print(f"{preset} {name}: {of.parameters / 1e6:,.0f} M parameters, {recipe.optimizer}")
-        print(f"  work         {recipe.steps:,} steps x {recipe.batch_size:,} pictures x {flops / 1e9:,.0f} GFLOP{', the forward pass twice' if again else ''} = {work:.2e} FLOP")
+        print(f"  work         {recipe.steps:,} steps x {recipe.batch_size:,} images x {flops / 1e9:,.0f} GFLOP{', the forward pass twice' if again else ''} = {work:.2e} FLOP")
         print(f"  time         / ({gpus} x {rate / 1e12:.0f} TFLOP/s x {mfu:.0%}) = {hours:,.1f} hours")
         print(f"  state        {of.parameters / 1e6:,.0f} M x {bytes_each} bytes / {spread} = {state / 1e9:.1f} GB{', spread by --shard' if spread > 1 else ', a copy on each GPU'}")
-        print(f"  activations  {at_once} pictures at once x {kept / at_once / 1e6:,.0f} MB{', checkpointed' if again else ''} = {kept / 1e9:.1f} GB")
+        print(f"  activations  {at_once} images at once x {kept / at_once / 1e6:,.0f} MB{', checkpointed' if again else ''} = {kept / 1e9:.1f} GB")
         print(f"  weights      {of.parameters / 1e6:,.0f} M x 2 bytes, in bf16, at most all at once = {moving / 1e9:.1f} GB;  in all {(state + kept + moving) / 1e9:.1f} GB a GPU\n")
-    print(f"all stages: {total / 24:,.1f} days, {total * gpus:,.0f} GPU hours. Not in it: the text encoder (cached, or a forward pass a picture), data, communication.")
+    print(f"all stages: {total / 24:,.1f} days, {total * gpus:,.0f} GPU hours. Not in it: the text encoder (cached, or a forward pass an image), data, communication.")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -77,7 +77,7 @@ class Log:
                             self.board.add_scalar(f"{name}/{i}" if isinstance(value, list) else name, v, step)
 
     def restart_clock(self, step: int) -> None:
-        """Leave what took time until now out of the pictures per second."""
+        """Leave what took time until now out of the images per second."""
         self.mark, self.marked, self.data_wait_seconds = time.monotonic(), step, 0.0
 
 

@@ -1,4 +1,4 @@
-"""A small data set to try training on one's own pictures: the emoji of a colour font, with their Unicode names as captions.
+"""A small data set to try training on one's own images: the emoji of a colour font, with their Unicode names as captions.
 
     python -m train.make_emoji_dataset --out data/emoji
     python -m train.train --stage base --data data/emoji
@@ -43,7 +43,7 @@ def load_font(path: Path) -> ImageFont.FreeTypeFont:
 
 
 def emoji_names(code_points: Iterable[int]) -> dict[str, str]:
-    """Symbols and their names, 'grinning face': of all characters those that are pictures by themselves, not letters, digits or parts of flags."""
+    """Symbols and their names, 'grinning face': of all characters those that are images by themselves, not letters, digits or parts of flags."""
     names = {chr(c): unicodedata.name(chr(c), "").lower() for c in sorted(code_points) if unicodedata.category(chr(c)) == "So"}
     return {symbol: name for symbol, name in names.items() if name and not name.startswith("regional indicator")}
 

@@ -241,12 +241,12 @@ At commit {commit} this took {report["seconds"]:.0f} s:
 
 ## Limitations
 
-The model has learnt no objects, colours, textures or words beyond those of its world, and nothing
+The model has learned no objects, colours, textures or words beyond those of its world, and nothing
 of light or depth. In these categories of the benchmark it is correct less than 90 % of the time:
 
 {weaknesses(report)}
 {claims_section(folder)}
-## How it learnt
+## How it learned
 
 {learning(folder)}
 """

@@ -1,4 +1,4 @@
-"""The overfit check: can the network and the training loop learn eight pictures by heart, each by its caption?
+"""The overfit check: can the network and the training loop memorise eight images, each by its caption?
 
     python -m train.overfit --out overfit.png
     python -m train.overfit --shuffle-captions       # what it looks like when it must fail
@@ -46,7 +46,7 @@ NETWORK = StageConfig("base", UNetConfig(patch=8, channels=(96, 128), blocks=(1,
 
 @dataclass(frozen=True)
 class Outcome:
-    """One caption's picture, what was drawn for it [3, 64, 64], how near that is in dB, and the parser's verdict on it."""
+    """One caption's image, what was drawn for it [3, 64, 64], how near that is in dB, and the parser's verdict on it."""
 
     caption: Caption
     target: Tensor
@@ -60,7 +60,7 @@ class Outcome:
 
 
 class Few:
-    """Training data of a few pictures [n, 3, h, w], in turn, without end."""
+    """Training data of a few images [n, 3, h, w], in turn, without end."""
 
     def __init__(self, captions: list[str], images: Tensor, shuffle_captions: bool):
         self.captions, self.images, self.shuffle_captions = captions, images, shuffle_captions
@@ -72,15 +72,15 @@ class Few:
 
 
 def judge_samples(captions: list[Caption], targets: Tensor, samples: Tensor) -> list[Outcome]:
-    """Compare what was drawn with what was to be learnt, both [b, 3, 64, 64]."""
+    """Compare what was drawn with what was to be learned, both [b, 3, 64, 64]."""
     return [Outcome(caption, target, generated, value.item(), verdict_text(caption.description, parsed))
             for caption, target, generated, value, parsed in zip(captions, targets, samples, psnr(targets, samples), parse_image(samples))]
 
 
 def overfit(encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = False) -> list[Outcome]:
-    """Train a small network on eight pictures, then draw their captions with its average weights.
+    """Train a small network on eight images, then draw their captions with its average weights.
 
-    `shuffle_captions` gives each picture another's caption, drawn anew at each step, so that captions tell nothing.
+    `shuffle_captions` gives each image another's caption, drawn anew at each step, so that captions tell nothing.
     """
     device = encoder.model.device
     scenes = [training_scene(config.seed, i) for i in range(IMAGES)]
@@ -103,13 +103,13 @@ def overfit(encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=150, help="of 16 pictures, two of each (default: 150)")
+    parser.add_argument("--steps", type=int, default=150, help="of 16 images, two of each (default: 150)")
     parser.add_argument("--optimizer", default="muon", help="muon, adamw or adafactor (default: muon)")
     parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--shuffle-captions", action="store_true", help="sabotage: at each step, each picture gets the caption of any of the eight")
+    parser.add_argument("--shuffle-captions", action="store_true", help="sabotage: at each step, each image gets the caption of any of the eight")
     parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"), help="a T5 encoder: folder or hub name (default: the shipped one)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path("overfit.png"), help="the pictures, and below each what was drawn (default: overfit.png)")
+    parser.add_argument("--out", type=Path, default=Path("overfit.png"), help="the images, and below each what was drawn (default: overfit.png)")
     args = parser.parse_args(arguments)
     config = TrainConfig(steps=args.steps, batch_size=2 * IMAGES, optimizer=args.optimizer, learning_rate=args.learning_rate, rate_schedule="cosine",
                          warmup=20, ema_half_life=20, drop_text=0.0, drop_pooled=0.0)
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     frames = [None] * IMAGES + [o.learnt for o in outcomes]
     image_grid([o.target for o in outcomes] + [o.sample for o in outcomes], labels, columns=IMAGES, cell=128, frames=frames).save(args.out)
     learnt = sum(o.learnt for o in outcomes)
-    print(f"{'PASS' if learnt == IMAGES else 'FAIL'}: {learnt} of {IMAGES} pictures learnt (at least {LEARNT:.0f} dB, and right by the parser); {args.out}")
+    print(f"{'PASS' if learned == IMAGES else 'FAIL'}: {learned} of {IMAGES} images learned (at least {LEARNT:.0f} dB, and right by the parser); {args.out}")
     if learnt < IMAGES:
         raise SystemExit(1)
 

@@ -4,7 +4,7 @@
     python -m train.profile_step --stage sr_256 --batch 16
     python -m train.profile_step stage.unet.channels=[64,128,192]
 
-Every part of the network runs alone, forward and backward, on the inputs that it has in a real step; beside them what a step does besides: pictures,
+Every part of the network runs alone, forward and backward, on the inputs that it has in a real step; beside them what a step does besides: images,
 noise, text, optimizers, average. Parts and a large bf16 matrix product take turns, and the fastest turn of each counts. FLOPs are torch's own count. What
 the parts do not explain of a whole step is shown as "the rest": the loss, concatenations, glue, and what parts do to each other's caches.
 """
@@ -56,7 +56,7 @@ def parts_of(stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict,
     net, unet, numbers = stage.net, stage.config.unet, range(config.batch_size)
     data = SceneDataset(config.seed, config.counts)
     batch = data.batch(numbers, unet.image_size, unet.low_res_size, device)
-    random = {k: v.to(device) for k, v in draw_step_variables(config, stage, 0).items() if k not in ("drop", "towards_twin", "mistake")}
+    random = {k: v.to(device) for k, v in draw_step_variables(config, stage, 0).items() if k not in ("drop", "equivalent_mix", "mistake")}
     text = encoder(batch.captions).to(torch.float32)
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype(config.precision, device) == torch.bfloat16)
     seen: list[tuple[str, nn.Module, tuple]] = []

@@ -1,9 +1,9 @@
-"""Is my run healthy? One picture and a page of text.
+"""Is my run healthy? One image and a page of text.
 
     python -m train.report runs/base                   # the built-in world
-    python -m train.report runs/mine --data my_pictures
+    python -m train.report runs/mine --data my_images
 
-Reads the newest checkpoint and the log, measures on samples that the run was not trained on (of a folder: on its own pictures), and says of each
+Reads the newest checkpoint and the log, measures on samples that the run was not trained on (of a folder: on its own images), and says of each
 thing whether it is fine, worth a look or bad. Of the built-in world it shows the run behind the shipped weights beside it, as that was after as
 many steps.
 """
@@ -43,11 +43,11 @@ CHANNELS = ("red", "green", "blue")
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder")
-    parser.add_argument("--data", type=Path, help="the folder of pictures it is trained on (default: as the run says)")
+    parser.add_argument("--data", type=Path, help="the folder of images it is trained on (default: as the run says)")
     parser.add_argument("--text-encoder", help="the text encoder it is trained with (default: as the run says)")
     parser.add_argument("--n", type=int, default=512, help="samples to look at (default: 512)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="the picture; the text is written beside it as .txt (default: RUN/report.png)")
+    parser.add_argument("--out", type=Path, help="the image; the text is written beside it as .txt (default: RUN/report.png)")
     parser.add_argument("--reference-from", type=Path, nargs="+", metavar="STAGE", help="instead: measure these stage folders and write what they show to --out, as JSON")
     args = parser.parse_args(arguments)
     if args.reference_from:
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def open_data(path: str | Path | None, config: TrainConfig, stage: StageConfig, n: int) -> tuple[Dataset, range]:
-    """What to look at: scenes that no training sees, or the first pictures of a folder."""
+    """What to look at: scenes that no training sees, or the first images of a folder."""
     if path is None:
         return SceneDataset(HELD_OUT_SEED, config.counts), range(n)
     sizes = [size for size in (stage.unet.image_size, stage.unet.low_res_size) if size is not None]
@@ -129,7 +129,7 @@ def page(heading: str, notes: list[str], findings: list[Diagnostic]) -> str:
 
 
 def plot_report(log: list[dict], found: NoiseBinStats, reference: dict | None, steps: int) -> Figure:
-    """The picture: loss, gradient norm, score over the steps; losses, what captions are worth, colour and saturation over t."""
+    """The image: loss, gradient norm, score over the steps; losses, what captions are worth, colour and saturation over t."""
     titles = ["loss", "gradient norm", "score of the sample grids", "loss by t, with own and other captions", "what another or no caption costs, by t",
               "x_0_hat by t: colour is off by, and saturation"]
     sheet, (loss, norm, scores, levels, costs, colors) = subplots(titles, "t (1 is pure noise)")

@@ -1,9 +1,9 @@
-"""Train the features by which sets of pictures are compared: a small classifier that tells what is in a scene.
+"""Train the features by which sets of images are compared: a small classifier that tells what is in a scene.
 
     python -m train.scene_classifier --size 64
     python -m train.scene_classifier --size 256
 
-Pictures are rendered as they are needed, of scenes of every kind, held-out ones too; a little noise is added, so that what a generator leaves behind
+Images are rendered as they are needed, of scenes of every kind, held-out ones too; a little noise is added, so that what a generator leaves behind
 does not throw the classifier. Prints how often each kind of fact is told rightly on scenes that were not trained on.
 """
 
@@ -33,7 +33,7 @@ def any_scene(rng: random.Random) -> Scene:
 
 
 def batch_of(size: int, purpose: str, step: int, n: int, device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures with their noise, and their facts: functions of purpose and step."""
+    """Images with their noise, and their facts: functions of purpose and step."""
     rng = random.Random(f"features/{purpose}/{step}")
     scenes = [any_scene(rng) for _ in range(n)]
     g = generator(step, "features", purpose)
@@ -44,7 +44,7 @@ def batch_of(size: int, purpose: str, step: int, n: int, device) -> tuple[torch.
 
 @torch.no_grad()
 def accuracy(net: SceneClassifier, n: int, device) -> dict[str, float]:
-    """The share of pictures of which all facts of a kind are told rightly."""
+    """The share of images of which all facts of a kind are told rightly."""
     images, truth = batch_of(net.size, "test", 0, n, device)
     told = torch.cat([net(part) for part in images.split(128)]) > 0
     parts = zip(KINDS, told.split(list(KINDS.values()), dim=1), truth.bool().split(list(KINDS.values()), dim=1))
@@ -53,7 +53,7 @@ def accuracy(net: SceneClassifier, n: int, device) -> dict[str, float]:
 
 @torch.no_grad()
 def standardize(net: SceneClassifier, n: int, device) -> None:
-    """Give each feature mean 0 and variance 1 over true pictures, and leave what is told of a picture as it was."""
+    """Give each feature mean 0 and variance 1 over true images, and leave what is told of an image as it was."""
     images, _ = batch_of(net.size, "standardize", 0, n, device)
     found = torch.cat([net.features(part) for part in images.split(128)])
     mean, deviation = found.mean(0), found.std(0)

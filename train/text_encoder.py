@@ -2,7 +2,7 @@
 
     python -m train.text_encoder --out runs/text_encoder
 
-Text only, as in Imagen: the encoder never sees a picture. Source: T5 (Raffel et al., 2020), Section 3.1.4: spans of the input
+Text only, as in Imagen: the encoder never sees an image. Source: T5 (Raffel et al., 2020), Section 3.1.4: spans of the input
 are replaced by sentinels, and the decoder writes what they hid. Only the encoder is kept.
 """
 

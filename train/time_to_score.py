@@ -4,9 +4,9 @@
     python -m train.time_to_score --network diffusers --minutes 60 --out runs/score_diffusers.json
     python -m train.time_to_score --plot runs/score_ours.json runs/score_diffusers.json --out curve.png
 
-What counts is not pictures a second but score per second of training. The base stage is trained with the recipe of its preset (`key=value` changes it)
+What counts is not images a second but score per second of training. The base stage is trained with the recipe of its preset (`key=value` changes it)
 for as many steps as fit into the minutes, at the speed of a short trial before, or for `steps=N`. At times its average weights denoise held-out
-pictures and draw the benchmark's captions, and the parser counts; neither is training time. With ours, word swaps by Prompt-to-Prompt are scored at
+images and draw the benchmark's captions, and the parser counts; neither is training time. With ours, word swaps by Prompt-to-Prompt are scored at
 the end: a network that cannot be edited is of no use here.
 
 With `--keep FOLDER` the training is kept there every few minutes, and the same command goes on where it was stopped.
@@ -85,7 +85,7 @@ class Trainee:
 
     @torch.no_grad()
     def errors(self, n: int = 64) -> dict[str, list[float]]:
-        """Of the average weights: mean squared error of x_0_hat on held-out scenes, by log-SNR, with each picture's own caption and with another's."""
+        """Of the average weights: mean squared error of x_0_hat on held-out scenes, by log-SNR, with each image's own caption and with another's."""
         device = self.stage.net.out.weight.device
         x_0, _, captions = SceneDataset(HELD_OUT_SEED).batch(range(n), self.stage.config.unet.image_size, None, device)
         eps, found = randn(range(n), x_0.shape[1:], "errors", device=device), {"log_snr": list(LOG_SNRS), "own": [], "other": []}

@@ -1,11 +1,11 @@
-"""Train one stage of the cascade, on the built-in world or on pictures of one's own.
+"""Train one stage of the cascade, on the built-in world or on images of one's own.
 
     python -m train.train --stage base --preset mini --output-dir runs/base
     python -m train.train --stage sr_256 --output-dir runs/sr_256 steps=3000 batch_size=32
-    python -m train.train --stage base --data my_pictures --output-dir runs/mine
+    python -m train.train --stage base --data my_images --output-dir runs/mine
     torchrun --nproc-per-node 2 -m train.train --stage base --output-dir runs/base
 
-`--data` is a folder of pictures with captions in metadata.jsonl; check it first with `python -m train.check_dataset`.
+`--data` is a folder of images with captions in metadata.jsonl; check it first with `python -m train.check_dataset`.
 
 Stop it at any time, by Ctrl-C or by pulling the plug; `--resume` goes on from the newest checkpoint as if nothing had happened. The EMA
 weights are written to OUTPUT_DIR/stage, from where `python -m train.export_pipeline` makes a pipeline. Is it going well?
@@ -47,7 +47,7 @@ from imagen_mini.weights import WEIGHTS
 
 from train.log import Log
 
-SAMPLES = 16                                           # pictures of a sample grid
+SAMPLES = 16                                           # images of a sample grid
 GRACE_SECONDS = 8                                              # seconds that a rank which is asked to stop has for its step
 
 
@@ -60,9 +60,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--text-encoder", help="a T5 encoder: folder or hub name (default: the shipped one)")
     parser.add_argument("--text-encoder-dtype", choices=tuple(DTYPES), help="in which its weights are held; bf16 for a large one (default: fp32)")
     parser.add_argument("--text-cache", type=Path, metavar="DIR", help="keep encoded captions in this folder, which any number of runs may share")
-    parser.add_argument("--data", type=Path, help="train on this folder of pictures and metadata.jsonl (default: the built-in world)")
-    parser.add_argument("--data-cache", type=Path, help="a folder to keep its cropped and resized pictures in (default: DATA/.prepared)")
-    parser.add_argument("--skip-broken", action="store_true", help="leave broken pictures out, up to 1 %% of all (default: stop at the first)")
+    parser.add_argument("--data", type=Path, help="train on this folder of images and metadata.jsonl (default: the built-in world)")
+    parser.add_argument("--data-cache", type=Path, help="a folder to keep its cropped and resized images in (default: DATA/.prepared)")
+    parser.add_argument("--skip-broken", action="store_true", help="leave broken images out, up to 1 %% of all (default: stop at the first)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
     parser.add_argument("--init-from", type=Path, help="start from the weights of a stage folder, for example the shipped one; "
                         "attention and text layers may be added: stage.unet.text_layers=2")
@@ -179,7 +179,7 @@ class Run:
         """Train to the last step, or until `stop` is asked for or time is up."""
         config = self.config
         self.say(f"stage {self.stage_config.name}: {sum(p.numel() for p in self.stage.parameters()):,} parameters, {config.steps:,} steps of "
-                 f"{config.batch_size} pictures on {self._hardware()}")
+                 f"{config.batch_size} images on {self._hardware()}")
         if self.args.resume:
             self.say(f"going on from step {self.step:,}" + ("" if self.step < config.steps else f", which is the last; for more: steps={2 * self.step}"))
             self.export()                              # in case the last export was cut short
@@ -224,9 +224,9 @@ class Run:
                 save_stage(averaged, aside, {"legs": self.legs})
 
     def save_sample_grid(self, log: Log) -> None:
-        """Draw captions of the data with the average weights, as a picture and, of the built-in world, with the share that the parser finds right.
+        """Draw captions of the data with the average weights, as an image and, of the built-in world, with the share that the parser finds right.
 
-        A super-resolution stage is given the true low-resolution pictures, so that its own work is seen.
+        A super-resolution stage is given the true low-resolution images, so that its own work is seen.
         """
         unet, numbers = self.stage_config.unet, range(SAMPLES)
         self.stage.eval()
@@ -262,9 +262,9 @@ class Run:
             return SceneDataset(self.config.seed, self.config.counts)
         sizes = [size for size in (unet.image_size, unet.low_res_size) if size is not None]
         data = ImageFolderDataset(path, sizes, self.config.seed, args.skip_broken, args.data_cache, progress=self.ranks.first)
-        self.say(f"{len(data):,} pictures in {data.path}" + (f", {len(data.broken)} broken ones left out" if data.broken else ""))
+        self.say(f"{len(data):,} images in {data.path}" + (f", {len(data.broken)} broken ones left out" if data.broken else ""))
         if args.data is None and data.fingerprint != saved["fingerprint"]:
-            raise ValueError(f"the pictures or captions in {path} are not those this run was trained on (fingerprint {data.fingerprint}, it was "
+            raise ValueError(f"the images or captions in {path} are not those this run was trained on (fingerprint {data.fingerprint}, it was "
                              f"{saved['fingerprint']}); to go on with them all the same, name them: --data {path}")
         return data
 

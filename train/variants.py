@@ -188,8 +188,8 @@ class Runs:
 
 @torch.no_grad()
 def errors(stage: DiffusionStage, encoder: TextEncoder, n: int, batch: int | None = None) -> dict:
-    """Mean squared errors of x_0_hat on n unseen scenes, with each one's own caption and with another's: by log-SNR, and by picture (`each`, the mean over all
-    levels of noise). What the right caption saves is the text gain. Super-resolution is given true low-resolution pictures, augmented as when sampling."""
+    """Mean squared errors of x_0_hat on n unseen scenes, with each one's own caption and with another's: by log-SNR, and by image (`each`, the mean over all
+    levels of noise). What the right caption saves is the text gain. Super-resolution is given true low-resolution images, augmented as when sampling."""
     unet, device = stage.config.unet, stage.net.out.weight.device
     batch = batch or (16 if device.type == "cpu" else 128)
     table = {"own": torch.zeros(len(LOG_SNRS), n), "other": torch.zeros(len(LOG_SNRS), n)}

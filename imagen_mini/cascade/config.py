@@ -69,7 +69,7 @@ _SMALL_SR = UNetConfig(image_size=256, low_res_size=64, patch=2, channels=(64, 1
 # Super-resolution, 467 M and 472 M here, "600M" and "400M" in Section 4.1. The two listings differ by self-attention in one block, which is
 # a few per cent, so no reading of them gives both numbers. The paper's attention is twice as wide inside; ours has, and theirs may not,
 # an attention layer in the middle. Their first stride of 2 is here the patch.
-# Ours alone: learnt positions (3 M, 1 M and 13 M), QK norm. The 1024 px stage is trained on crops in the paper, whole here.
+# Ours alone: learned positions (3 M, 1 M and 13 M), QK norm. The 1024 px stage is trained on crops in the paper, whole here.
 _PAPER = UNetConfig(patch=1, channels=(512, 1024, 1536, 2048), blocks=(3, 3, 3, 3), attention=("", "hybrid", "hybrid", "hybrid"), mid_blocks=2,
                     attention_every_block=True, head_dim=64, emb_dim=2048, text_width=4096, text_layers=0)
 _PAPER_SR = UNetConfig(image_size=256, low_res_size=64, patch=2, channels=(128, 256, 512, 1024), blocks=(2, 4, 8, 8), attention=("", "", "", "hybrid"),

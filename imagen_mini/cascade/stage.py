@@ -20,8 +20,8 @@ from imagen_mini.text.encoder import TextEmbeddings
 def augment_low_res(low_res: Tensor, aug_level: Tensor, noise: Tensor) -> Tensor:
     """Noise-conditioning augmentation: the forward process of the unshifted cosine schedule, at time `aug_level`.
 
-    low_res [b, 3, h, w], already in [-1, 1]; aug_level [b] in [0, 1], 0 leaves the picture as it is (to 0.3 % noise).
-    Training and sampling both call this function, on the same kind of picture.
+    low_res [b, 3, h, w], already in [-1, 1]; aug_level [b] in [0, 1], 0 leaves the image as it is (to 0.3 % noise).
+    Training and sampling both call this function, on the same kind of image.
 
     Source: Imagen (2022), Section 2.4.
     """
@@ -59,7 +59,7 @@ class DiffusionStage(nn.Module):
              shown: Tensor | None = None, other: Tensor | None = None) -> Tensor:
         """Denoising loss per example, [b], at given times t [b] with given noise, weighted by a function of the log-SNR: nothing here is random.
 
-        `shown` [b, 3, h, w]: pictures to be noised in place of x_0; `other` [b, 3, h, w]: pictures as likely as x_0 for the same text, so that the target
+        `shown` [b, 3, h, w]: images to be noised instead of x_0; `other` [b, 3, h, w]: images as likely as x_0 for the same text, so that the target
         is what x_t says of the two.
         """
         log_snr = self.log_snr_of(t)

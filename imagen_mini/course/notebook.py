@@ -1,4 +1,4 @@
-"""What the notebooks share: pictures with their score below, functions shown from the source."""
+"""What the notebooks share: images with their score below, functions shown from the source."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def show_source(*functions: Callable):
 
 
 def show_judged(prompts: Sequence[str], images: Tensor, columns: int | None = None, cell: int = 160) -> None:
-    """Display pictures [b, 3, h, w] in [-1, 1] with their prompts and what is wrong with them, framed by right and wrong, and the score below."""
+    """Display images [b, 3, h, w] in [-1, 1] with their prompts and what is wrong with them, framed by right and wrong, and the score below."""
     from IPython.display import display
 
     found = judge_images(prompts, images)

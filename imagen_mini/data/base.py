@@ -10,12 +10,12 @@ from torch import Tensor
 
 class Batch(NamedTuple):
     images: Tensor                                   # [b, 3, size, size] in [-1, 1]
-    low_res: Tensor | None                             # [b, 3, low, low], the same pictures smaller; for super-resolution
+    low_res: Tensor | None                             # [b, 3, low, low], the same images smaller; for super-resolution
     captions: list[str]
 
 
 class Alternatives(NamedTuple):
-    """For each picture two others, or itself where there is none of a kind."""
+    """For each image two others, or itself where there is none of a kind."""
 
     twins: Tensor                                      # [b, 3, size, size]; its caption describes this as well (see `scenes.twins`)
     side: Tensor                                       # [b, 1, size, size]: 1 on the side of the first of the two places in which these differ, else 0
@@ -23,7 +23,7 @@ class Alternatives(NamedTuple):
 
 
 class BatchPlan(Protocol):
-    """A batch whose pictures are still to be made. Small, and may be pickled."""
+    """A batch whose images are still to be made. Small, and may be pickled."""
 
     captions: list[str]
 

@@ -20,12 +20,12 @@ from imagen_mini.utils.rng import generator
 
 
 class ImageFolderDataset:
-    """A captioned image folder (see `image_folder`), its pictures cropped to their central squares and resized once, at each of `sizes`.
+    """A captioned image folder (see `image_folder`), its images cropped to their central squares and resized once, at each of `sizes`.
 
-    Every picture is seen once an epoch, in an order drawn anew for each. What is prepared is kept until the pictures change: in `path/.prepared`, or
+    Every image is seen once an epoch, in an order drawn anew for each. What is prepared is kept until the images change: in `path/.prepared`, or
     in a subfolder of `cache`. Captions are read afresh.
 
-    Raises ValueError for bad metadata and PictureError for a picture that cannot be read; with `skip_broken` such pictures are left out, up to 1 %.
+    Raises ValueError for bad metadata and PictureError for an image that cannot be read; with `skip_broken` such images are left out, up to 1 %.
     """
 
     def __init__(self, path: str | Path, sizes: Sequence[int], seed: int = 0, skip_broken: bool = False, cache: str | Path | None = None,
@@ -38,7 +38,7 @@ class ImageFolderDataset:
         subfolder = f"{self.path.name}-{hashlib.sha256(bytes(self.path)).hexdigest()[:8]}"
         prepared = prepare(rows, self.path / ".prepared" if cache is None else Path(cache, subfolder), sizes, skip_broken, progress)
         self.images, self.broken = prepared.images, prepared.broken
-        self.rows = [i for i in range(len(rows)) if i not in self.broken]        # of the prepared pictures, those that are there
+        self.rows = [i for i in range(len(rows)) if i not in self.broken]        # of the prepared images, those that are there
         self.captions = [row.captions for row in rows]
         contents = [(prepared.checksums[i], self.captions[i]) for i in self.rows]
         self.fingerprint = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
@@ -55,7 +55,7 @@ class ImageFolderDataset:
 
     def _read(self, rows: list[int], size: int) -> Tensor:
         if size not in self.images:
-            raise ValueError(f"the pictures of {self.path} were prepared at {', '.join(map(str, self.images))} px, not at {size}; name it in `sizes`")
+            raise ValueError(f"the images of {self.path} were prepared at {', '.join(map(str, self.images))} px, not at {size}; name it in `sizes`")
         return torch.from_numpy(self.images[size][rows])
 
     def batch(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Batch:
@@ -76,7 +76,7 @@ class FolderBatchPlan(NamedTuple):
 
 
 def epoch_row(number: int, n: int, seed: int) -> int:
-    """Which of `n` pictures sample `number` of the endless sequence is: each epoch is a permutation of its own."""
+    """Which of `n` images sample `number` of the endless sequence is: each epoch is a permutation of its own."""
     epoch, place = divmod(number, n)
     return _permutation(n, seed, epoch)[place]
 

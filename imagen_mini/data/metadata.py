@@ -1,9 +1,9 @@
-"""Captioned image folders, as Hugging Face `imagefolder` reads them: pictures, and `metadata.jsonl` with one JSON object a line.
+"""Captioned image folders, as Hugging Face `imagefolder` reads them: images, and `metadata.jsonl` with one JSON object a line.
 
     {"file_name": "cats/1.jpg", "text": "a grey cat on a chair"}
     {"file_name": "2.png", "text": ["a red boat", "a small boat at sea"]}
 
-Other keys are ignored. Of several captions one is drawn each time the picture is seen.
+Other keys are ignored. Of several captions one is drawn each time the image is seen.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Row:
 
 
 def read_metadata(folder: str | Path) -> tuple[list[Row], list[str]]:
-    """The rows that can be used, and what is wrong with the others: 'metadata.jsonl line 3: ...'. Pictures are not opened.
+    """The rows that can be used, and what is wrong with the others: 'metadata.jsonl line 3: ...'. Images are not opened.
 
     Raises FileNotFoundError if there is no such folder, or no metadata.jsonl in it.
     """
     root = Path(folder).resolve()
     if not (root / METADATA).is_file():
-        raise FileNotFoundError(f"{root} {'has no ' + METADATA if root.is_dir() else 'is no folder'}; expected pictures and a {METADATA} with lines like "
+        raise FileNotFoundError(f"{root} {'has no ' + METADATA if root.is_dir() else 'is no folder'}; expected images and a {METADATA} with lines like "
                                 '{"file_name": "1.png", "text": "a caption"}')
     rows, problems = [], []
     lines = (root / METADATA).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -96,7 +96,7 @@ def inside(root: Path, name: str) -> Path:
     if not path.is_relative_to(root):
         raise ValueError(f"file_name {name!r} is a link that leads out of the folder, to {path}")
     if not found:
-        raise ValueError(f"file_name {name!r} is {'a folder' if path.is_dir() else 'not there'}; expected a picture")
+        raise ValueError(f"file_name {name!r} is {'a folder' if path.is_dir() else 'not there'}; expected an image")
     return path
 
 
@@ -104,7 +104,7 @@ def unlisted(folder: str | Path, rows: Iterable[Row]) -> list[str]:
     """Files of the folder that no row names, hidden ones apart, sorted."""
     root, listed = Path(folder).resolve(), {row.path for row in rows}
     found = []
-    for parent, folders, files in os.trajectory(root):
+    for parent, folders, files in os.walk(root):
         folders[:] = [f for f in folders if not f.startswith(".")]
         found += [path for f in files if not f.startswith(".") and (path := Path(parent, f)).resolve() not in listed]
     return sorted(str(path.relative_to(root)) for path in found if path != root / METADATA)

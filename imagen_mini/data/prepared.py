@@ -1,9 +1,9 @@
-"""Training data: the built-in world, or a folder of one's own pictures with captions.
+"""Training data: the built-in world, or a folder of one's own images with captions.
 
 Both are endless sequences of numbered samples. Sample `number` is a function of the seed and the number alone, whoever asks for it and whenever,
 so step s of batch size b is made of the samples s * b ... s * b + b - 1, and resuming needs no state.
 
-The two here make a batch in two steps: `draft` decides what is in it, on the CPU, in any process; `BatchPlan.on` makes the pictures, on the device that
+The two here make a batch in two steps: `draft` decides what is in it, on the CPU, in any process; `BatchPlan.on` makes the images, on the device that
 needs them.
 """
 
@@ -57,26 +57,26 @@ T = TypeVar("T")
 
 
 
-# ---------------------------------------------------------------- the prepared pictures
+# ---------------------------------------------------------------- the prepared images
 
 PREPARATION = 1                                        # counts the ways of cropping and resizing; another one, another cache
-CHUNK = 256                                            # pictures that may be decoded and wait in memory
+CHUNK = 256                                            # images that may be decoded and wait in memory
 
 
 class Prepared(NamedTuple):
     images: dict[int, np.ndarray]                    # by size: uint8 [rows, size, size, 3], read from disk as needed
-    checksums: list[str]                               # SHA-256 of each picture's file; "" if it is broken
-    broken: dict[int, str]                             # rows without a picture, and why; in `images` they are black
+    checksums: list[str]                               # SHA-256 of each image's file; "" if it is broken
+    broken: dict[int, str]                             # rows without an image, and why; in `images` they are black
 
 
 def prepare(rows: Sequence[Row], cache: Path, sizes: Sequence[int], skip_broken: bool = False, progress: bool = True) -> Prepared:
-    """Crop and resize all pictures, unless the cache has them.
+    """Crop and resize all images, unless the cache has them.
 
-    CACHE/pictures-KEY/64.npy, 256.npy and info.json; KEY tells names, sizes and times of the files. Written aside and renamed, so they are whole or
+    CACHE/images-KEY/64.npy, 256.npy and info.json; KEY tells names, sizes and times of the files. Written aside and renamed, so they are whole or
     not there; a lock lets a second process wait and then find the work done.
     """
     stats = [(row.name, stat.st_size, stat.st_mtime_ns) for row in rows for stat in [row.path.stat()]]
-    folder = cache / f"pictures-{hashlib.sha256(json.dumps([PREPARATION, stats]).encode()).hexdigest()[:16]}"
+    folder = cache / f"images-{hashlib.sha256(json.dumps([PREPARATION, stats]).encode()).hexdigest()[:16]}"
 
     def missing() -> list[int]:
         return [size for size in sizes if not (folder / f"{size}.npy").is_file()]
@@ -86,12 +86,12 @@ def prepare(rows: Sequence[Row], cache: Path, sizes: Sequence[int], skip_broken:
             cache.mkdir(parents=True, exist_ok=True)
             (cache / "lock").touch()
         except OSError as error:
-            raise OSError(f"cannot write the prepared pictures to {cache} ({error.strerror}); name another folder for them (--data-cache)") from error
+            raise OSError(f"cannot write the prepared images to {cache} ({error.strerror}); name another folder for them (--data-cache)") from error
         with FileLock(cache / "lock"):
-            for old in set(cache.glob("pictures-*")) - {folder}:
-                shutil.rmtree(old)                     # of a killed process, or of the pictures as they were
+            for old in {*cache.glob("images-*"), *cache.glob("pictures-*")} - {folder}:  # "pictures-": of earlier versions
+                shutil.rmtree(old)                     # of a killed process, or of the images as they were
             if todo := missing():                      # and not done by another process in the meantime
-                with TemporaryDirectory(dir=cache, prefix="pictures-") as aside:
+                with TemporaryDirectory(dir=cache, prefix="images-") as aside:
                     _decode_all(rows, Path(aside), todo, skip_broken, progress)
                     folder.mkdir(exist_ok=True)
                     for name in ("info.json", *(f"{size}.npy" for size in todo)):
@@ -116,7 +116,7 @@ def _decode_all(rows: Sequence[Row], folder: Path, sizes: Sequence[int], skip_br
         files = [stack.enter_context(open(folder / f"{size}.npy", "wb")) for size in sizes]
         for file, size in zip(files, sizes):           # written in order, not through a memory map: a full disk is then an error and no crash
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, 3)})
-        for i, result in enumerate(in_parallel(decode, rows, "preparing pictures", progress)):
+        for i, result in enumerate(in_parallel(decode, rows, "preparing images", progress)):
             if isinstance(result, ImageError):
                 broken[i] = str(result)
                 _refuse_broken(broken, len(rows), skip_broken)
@@ -141,9 +141,9 @@ def in_parallel(function: Callable[[Row], T], rows: Sequence[Row], what: str, pr
 
 
 def _refuse_broken(broken: dict[int, str], n: int, skip_broken: bool) -> None:
-    """PictureError if any picture is broken, or, where they are skipped, more than 1 % of all."""
+    """PictureError if any image is broken, or, where they are skipped, more than 1 % of all."""
     if broken and not skip_broken:
-        raise ImageError(f"{next(iter(broken.values()))}\nAll problems: python -m train.check_dataset; to go on without such pictures: --skip-broken")
+        raise ImageError(f"{next(iter(broken.values()))}\nAll problems: python -m train.check_dataset; to go on without such images: --skip-broken")
     if len(broken) > n / 100:
-        raise ImageError(f"{len(broken)} of {n} pictures are broken, more than the 1 % that may be skipped:"
+        raise ImageError(f"{len(broken)} of {n} images are broken, more than the 1 % that may be skipped:"
                            + "".join(f"\n  {why}" for why in [*broken.values()][:5]))

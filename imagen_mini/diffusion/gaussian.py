@@ -1,8 +1,8 @@
 """The forward process, the three things a network can predict, how they convert, and the training loss.
 
-    eps  the noise,    x_0  the clean picture,    v = alpha eps - sigma x_0
+    eps  the noise,    x_0  the clean image,    v = alpha eps - sigma x_0
 
-Pictures are [b, c, h, w]; `log_snr` is [b] (or a scalar).
+Images are [b, c, h, w]; `log_snr` is [b] (or a scalar).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NO_EPS = "log_snr {}: there x_t is pure noise, and eps says nothing of x_0. With
 
 
 def alpha_sigma_like(log_snr: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma, shaped to multiply the pictures `like`."""
+    """alpha and sigma, shaped to multiply the images `like`."""
     alpha, sigma = alpha_sigma(log_snr)
     shape = (-1,) + (1,) * (like.ndim - 1)
     return alpha.reshape(shape), sigma.reshape(shape)
@@ -36,7 +36,7 @@ def eps_from_x_0(x_0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
 
 
 def x_0_from_eps(eps: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
-    """x_0 = (x_t - sigma eps) / alpha. An error where alpha = 0: pure noise minus noise leaves no picture."""
+    """x_0 = (x_t - sigma eps) / alpha. An error where alpha = 0: pure noise minus noise leaves no image."""
     alpha, sigma = alpha_sigma_like(log_snr, x_t)
     if not alpha.all():
         raise ValueError(NO_EPS.format(log_snr.min()))
@@ -56,7 +56,7 @@ def x_0_from_v(v: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
 
 
 def to_x_0(prediction: Tensor, kind: str, x_t: Tensor, log_snr: Tensor) -> Tensor:
-    """What the network predicted, as an estimate of the clean picture. `kind` is one of PREDICTIONS."""
+    """What the network predicted, as an estimate of the clean image. `kind` is one of PREDICTIONS."""
     if kind == "x_0":
         return prediction
     if kind == "eps":
@@ -67,7 +67,7 @@ def to_x_0(prediction: Tensor, kind: str, x_t: Tensor, log_snr: Tensor) -> Tenso
 
 
 def from_x_0(x_0: Tensor, kind: str, x_t: Tensor, log_snr: Tensor) -> Tensor:
-    """The clean picture as what the network predicts: the inverse of `to_x_0`, and the target in training."""
+    """The clean image as what the network predicts: the inverse of `to_x_0`, and the target in training."""
     if kind == "x_0":
         return x_0
     if kind == "eps":
@@ -78,7 +78,7 @@ def from_x_0(x_0: Tensor, kind: str, x_t: Tensor, log_snr: Tensor) -> Tensor:
 
 
 def two_candidate_posterior_mean(x_0: Tensor, other: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
-    """E[x_0 | x_t] if it was one of two pictures, each as likely before x_t was seen:
+    """E[x_0 | x_t] if it was one of two images, each as likely before x_t was seen:
 
         p x_0 + (1 - p) other,   p = sigmoid((||x_t - alpha other||^2 - ||x_t - alpha x_0||^2) / (2 sigma^2))
 

@@ -54,7 +54,7 @@ def static_threshold(x_0_hat: Tensor) -> Tensor:
 
 
 def dynamic_threshold(x_0_hat: Tensor, percentile: float = 0.995) -> Tensor:
-    """s = that percentile of |x_0_hat|, per picture, at least 1; clip to [-s, s] and divide by s.
+    """s = that percentile of |x_0_hat|, per image, at least 1; clip to [-s, s] and divide by s.
 
     Source: Imagen (2022), Section 2.3; 99.5 % from Fig. A.10b.
     """

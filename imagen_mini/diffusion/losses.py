@@ -33,7 +33,7 @@ def capped_v_weight(log_snr: Tensor, cap: float = 5.0) -> Tensor:
     """w = min(1 / sigma^2, cap), the weight of the squared error of x_0.
 
     Uncapped, 1 / sigma^2 = SNR + 1 is the weight that the plain loss on v gives to the error of x_0. The cap keeps nearly clean
-    pictures from taking over.
+    images from taking over.
     """
     return torch.clamp(1 + torch.exp(log_snr), max=cap)
 

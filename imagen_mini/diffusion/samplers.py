@@ -1,4 +1,4 @@
-"""Samplers: one update each, x_t -> x_s with s < t, and the generator that walks from noise to picture.
+"""Samplers: one update each, x_t -> x_s with s < t, and the generator that walks from noise to image.
 
 Every update goes through x_0_hat, so thresholding comes before it and eps is recomputed from what thresholding left.
 """
@@ -101,7 +101,7 @@ SAMPLER_OPTIONS = {"eta": ("ddim", "dpmpp_2m"), "gamma": ("ddpm",)}      # optio
 
 @dataclass(frozen=True)
 class SamplingState:
-    """What `sample` yields after each step: `x` is the picture at time `s`, `x_0_hat` the estimate that led there."""
+    """What `sample` yields after each step: `x` is the image at time `s`, `x_0_hat` the estimate that led there."""
 
     step: int
     steps: int
@@ -118,7 +118,7 @@ def sample(denoise: Denoiser, x_T: Tensor, times: Tensor, log_snr_of: Callable[[
     """Walk from x_T through `times` (falling, from 1 to 0) and yield a state after every step.
 
     `noise(step)` is asked for fresh noise by a sampler that needs it: ddpm, whose variance `gamma` chooses, and ddim and dpmpp_2m with `eta` > 0.
-    `after_step(x, step, s)` may change x, as edits do. The last state's `x_0_hat` is the picture.
+    `after_step(x, step, s)` may change x, as edits do. The last state's `x_0_hat` is the image.
     """
     validate_sampler_options(sampler, eta, gamma)
     if noise is None and (sampler == "ddpm" or eta > 0):
@@ -157,7 +157,7 @@ def validate_sampler_options(sampler: str, eta: float = 0.0, gamma: float = 0.0)
 
 
 def ddim_invert(denoise: Denoiser, x_0: Tensor, times: Tensor, log_snr_of: Callable[[Tensor], Tensor]) -> Iterator[SamplingState]:
-    """DDIM inversion: from the picture x_0 to noise from which `sample` (ddim, the same denoiser and times) leads back to it.
+    """DDIM inversion: from the image x_0 to noise from which `sample` (ddim, the same denoiser and times) leads back to it.
 
     The same step with time reversed: x_t = alpha_t x_0_hat + sigma_t eps_hat, estimated at s < t as if eps_hat stayed the same along
     the step, so the way back misses x_0 by an error that falls with the number of steps. The last state's `x` is x_T. Guidance

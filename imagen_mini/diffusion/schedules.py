@@ -3,7 +3,7 @@
     x_t = alpha x_0 + sigma eps,    alpha^2 + sigma^2 = 1,    log_snr = log(alpha^2 / sigma^2), falling in t
 
 A schedule is a function of t; next to it stands its inverse. All of them are clipped in the same way (`clipped`), and all take
-a `shift` that is added to the log-SNR: negative for more noise at every t, as larger pictures need.
+a `shift` that is added to the log-SNR: negative for more noise at every t, as larger images need.
 """
 
 from __future__ import annotations
@@ -143,10 +143,10 @@ def _logistic(x: float) -> float:
 SCHEDULES = {"cosine": cosine_log_snr, "linear": linear_log_snr, "sigmoid": sigmoid_log_snr}
 
 
-# ---------------------------------------------------------------- larger pictures, pure noise
+# ---------------------------------------------------------------- larger images, pure noise
 
 def resolution_shift(size: int, reference: int = 64) -> float:
-    """2 log(reference / size): the shift that gives pictures of `size` the log-SNR at `reference` when averaged down to it.
+    """2 log(reference / size): the shift that gives images of `size` the log-SNR at `reference` when averaged down to it.
 
     Averaging k x k pixels divides the noise's deviation by k. Source: Simple Diffusion (Hoogeboom et al., 2023).
     """
@@ -161,7 +161,7 @@ def interpolated_log_snr(t: Tensor, size: int, low: int, high: int, log_snr_of: 
     low <= high, or it need not fall in t. It has no closed inverse: use `numeric_t`. Source: Simple Diffusion (Hoogeboom et al., 2023).
     """
     if low > high:
-        raise ValueError(f"low {low} is larger than high {high}; noise at t = 1 is that of the smaller picture: swap them")
+        raise ValueError(f"low {low} is larger than high {high}; noise at t = 1 is that of the smaller image: swap them")
     return log_snr_of(t) + t * resolution_shift(size, low) + (1 - t) * resolution_shift(size, high)
 
 

@@ -1,4 +1,4 @@
-"""What pixels look at: attention maps, recorded while pictures are drawn, and read by word, layer, head and step.
+"""What pixels look at: attention maps, recorded while images are drawn, and read by word, layer, head and step.
 
     maps = AttentionMaps()
     out = pipe("a red circle above a blue square", seed=0, record=maps)
@@ -62,8 +62,8 @@ class AttentionStore:
         chosen = [layer for layer in layers if self.needs_probs(layer.site)]
         needed = bytes_needed(chosen, rows, n_text, steps, 1 + edited)
         if needed > self.max_bytes:
-            raise ValueError(f"recording {len(chosen)} attention layers of {rows} pictures over {steps} steps takes {needed / 2 ** 20:,.1f} MiB, max_bytes "
-                             f"allows {self.max_bytes / 2 ** 20:,.1f}: draw fewer pictures, lower max_size ({self.max_size}), or raise max_bytes")
+            raise ValueError(f"recording {len(chosen)} attention layers of {rows} images over {steps} steps takes {needed / 2 ** 20:,.1f} MiB, max_bytes "
+                             f"allows {self.max_bytes / 2 ** 20:,.1f}: draw fewer images, lower max_size ({self.max_size}), or raise max_bytes")
 
     def needs_probs(self, site: AttentionSite) -> bool:
         return site.kind in self.kinds and site.size <= self.max_size
@@ -94,7 +94,7 @@ class AttentionStore:
 
     @property
     def times(self) -> list[float]:
-        """The times of the steps recorded, from noise to picture."""
+        """The times of the steps recorded, from noise to image."""
         return sorted(self.after, reverse=True)
 
     @property

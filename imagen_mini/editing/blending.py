@@ -1,6 +1,6 @@
-"""Where an edit may change the picture, and where it stays the source's: the two ways of `prompt_to_prompt.LocalBlend` and `DiffEditMask` at work.
+"""Where an edit may change the image, and where it stays the source's: the two ways of `prompt_to_prompt.LocalBlend` and `DiffEditMask` at work.
 
-Both blend x_0_hat, not x: outside the mask the picture is the source's to the last bit, whatever the sampler remembers.
+Both blend x_0_hat, not x: outside the mask the image is the source's to the last bit, whatever the sampler remembers.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Blend(Edit):
 
 @dataclass(frozen=True)
 class LocalBlend(Blend):
-    """Only where the named words look does the picture change; elsewhere it stays the source's:
+    """Only where the named words look does the image change; elsewhere it stays the source's:
 
         x_0_hat* <- x_0_hat + mask (x_0_hat* - x_0_hat)
 
     The mask is where the maps of `words`, in the source or in the target, reach `threshold` of their highest value, less where those of `exclude` do;
     both are grown by one place on all sides. A map is a mean over heads, over the layers with a grid of `size` x `size` (None: the largest), and over the
-    steps so far. `steps`: in which share of the walk pictures are blended.
+    steps so far. `steps`: in which share of the walk images are blended.
     Differs from the code of the paper, which blends x: the end of our walk is x_0_hat, and a multi-step sampler remembers it.
     """
 
@@ -79,11 +79,11 @@ class LocalBlend(Blend):
 
 @dataclass(frozen=True)
 class DiffEditMask(Blend):
-    """Only where the prompts disagree about the source does the picture change; elsewhere it is the source's, as it came out.
+    """Only where the prompts disagree about the source does the image change; elsewhere it is the source's, as it came out.
 
     The source is drawn first, noised to time `at`, and read again by source and target prompt, `noises` times. The mask is where the two x_0_hat, on the
     mean, differ by `threshold` of the most that they do; gaps are closed, and it is grown by `grow` / 64 of the width. Once source and targets
-    part, what lies outside it is known to the last bit. `steps`: in which share of the walk pictures are blended.
+    part, what lies outside it is known to the last bit. `steps`: in which share of the walk images are blended.
 
     Source: DiffEdit (Couairon et al., 2022), Section 3.2, for the mask; its edit starts from inverted noise, ours from the source's own.
     """
@@ -148,7 +148,7 @@ def close(mask: Tensor, by: int) -> Tensor:
 
 
 class DiffEditBlender:
-    """A DiffBlend at work: it is shown the source's finished picture before the walk."""
+    """A DiffBlend at work: it is shown the source's finished image before the walk."""
 
     needs_source = True
 
@@ -187,7 +187,7 @@ class BoundBlend(BoundEdit):
         return self.blending.watch(self.inner.control_at(t), t)
 
     def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
-        """With the source's picture wherever the targets may not differ from it."""
+        """With the source's image wherever the targets may not differ from it."""
         return self.blending(self.inner.after_denoising(x_0_hat, t), bool(within(self.blend.steps, t)))
 
     @property

@@ -52,7 +52,7 @@ def inpaint_denoiser(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser
 
 
 def repaint_callback(known: Tensor, mask: Tensor, noise: Callable[[int], Tensor], log_snr_of: Callable[[Tensor], Tensor]) -> Callable[[Tensor, int, float], Tensor]:
-    """An `after_step` for `sample` that paints over what the step did where the picture is known, with as much noise as there should be at time s:
+    """An `after_step` for `sample` that paints over what the step did where the image is known, with as much noise as there should be at time s:
 
         x_s = mask (alpha_s known + sigma_s noise) + (1 - mask) x_s
 
@@ -99,7 +99,7 @@ def repaint(denoise: Denoiser, known: Tensor, mask: Tensor, x_T: Tensor, times: 
         yield replace(state, step=step, steps=len(times) - 1)
 
 
-# ---------------------------------------------------------------- several views of one picture
+# ---------------------------------------------------------------- several views of one image
 
 
 
@@ -107,7 +107,7 @@ def repaint(denoise: Denoiser, known: Tensor, mask: Tensor, x_T: Tensor, times: 
 
 
 
-# ---------------------------------------------------------------- several parts of one picture
+# ---------------------------------------------------------------- several parts of one image
 
 
 

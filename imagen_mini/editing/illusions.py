@@ -11,11 +11,11 @@ from torch import Tensor
 from imagen_mini.diffusion.guidance import Denoiser
 from imagen_mini.utils.images import blur
 
-Part = Callable[[Tensor], Tensor]                      # a linear map of pictures [b, 3, h, w]
+Part = Callable[[Tensor], Tensor]                      # a linear map of images [b, 3, h, w]
 
 
 class View(NamedTuple):
-    """A way to look at pictures [b, 3, h, w], and the way back. To leave noise normal it must be orthogonal: it may move pixels, and change signs."""
+    """A way to look at images [b, 3, h, w], and the way back. To leave noise normal it must be orthogonal: it may move pixels, and change signs."""
 
     there: Part
     back: Part
@@ -32,7 +32,7 @@ VIEWS = {
 
 
 def anagram(denoisers: Sequence[Denoiser], views: Sequence[View]) -> Denoiser:
-    """A picture that each denoiser sees in its own view: look, denoise, look back, and take the mean.
+    """An image that each denoiser sees in its own view: look, denoise, look back, and take the mean.
 
         x_0_hat = mean over i of back_i(denoise_i(there_i(x_t), t))
 
@@ -61,9 +61,9 @@ def mask_parts(mask: Tensor) -> tuple[Part, Part]:
 
 
 def factorized_diffusion(denoisers: Sequence[Denoiser], parts: Sequence[Part]) -> Denoiser:
-    """A picture of which each denoiser draws one part:
+    """An image of which each denoiser draws one part:
 
-        x_0_hat = sum over i of part_i(denoise_i(x_t, t)),   where the parts of a picture sum to the picture
+        x_0_hat = sum over i of part_i(denoise_i(x_t, t)),   where the parts of an image sum to the image
 
     The paper puts eps_hat together. As the parts are linear and sum to x_t, too, that is the same.
 

@@ -1,4 +1,4 @@
-"""Prompt-to-Prompt: edit a picture by editing its prompt, keeping the attention maps that laid it out.
+"""Prompt-to-Prompt: edit an image by editing its prompt, keeping the attention maps that laid it out.
 
 Source and target are drawn in one batch from one noise. While the source is drawn, its cross-attention probabilities replace the target's, word by
 word; what a word *means* (its values) stays the target's. Only the conditional branch is touched.
@@ -6,7 +6,7 @@ word; what a word *means* (its values) stays the target's. Only the conditional 
     Replace     a word is swapped for another:   M_t while t is in the window, then M*_t
     Refine      words are added:                 the source's column A(j) where there is one, else the target's own
     Reweight    a word counts more or less:      column j* times c
-    LocalBlend  a word's place alone changes:    elsewhere the source's picture
+    LocalBlend  a word's place alone changes:    elsewhere the source's image
     DiffBlend   what the prompts disagree about alone changes
 
 Source: Prompt-to-Prompt (Hertz et al., 2022), Algorithm 1 and Section 3.2; LocalBlend is in its revised preprint.
@@ -41,7 +41,7 @@ DEFAULT = "default"                                    # the key of a window for
 @dataclass(frozen=True)
 class Chain(Edit):
     """Several edits together: Chain(Replace(), Reweight({"red": 2}), LocalBlend("circle", "star")). Their order does not matter: the source's attention
-    comes first, weights act on it, and the picture that comes of it is blended."""
+    comes first, weights act on it, and the image that comes of it is blended."""
 
     edits: tuple[Edit, ...]
 
@@ -184,7 +184,7 @@ class BoundPromptToPrompt(BoundEdit):
     weights: list[tuple[tuple[float, float], Tensor]]  # window, and factors [targets, target tokens]
 
     def rows_identical(self, t: float) -> bool:
-        """One noise and one prompt give one picture: as long as `shared_prompt_steps` last, if they began at the start."""
+        """One noise and one prompt give one image: as long as `shared_prompt_steps` last, if they began at the start."""
         return self.injection.shared_prompt_steps[0] == 0 and bool(within(self.injection.shared_prompt_steps, t))
 
     def control_at(self, t: float) -> AttentionControl | None:

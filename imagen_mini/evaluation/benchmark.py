@@ -139,7 +139,7 @@ def caption_of(category: str, rng: random.Random) -> Caption:
 
 
 def benchmark(n: int, seed: int = 0, categories: list[str] | None = None) -> list[tuple[str, int, Caption]]:
-    """(category, seed of the picture, caption): `n` of each category, the same for the same seed, none used in training."""
+    """(category, seed of the image, caption): `n` of each category, the same for the same seed, none used in training."""
     known = CATEGORIES | HELD_OUT_CATEGORIES
     chosen = list(known) if categories is None else categories
     if unknown := set(chosen) - set(known):

@@ -1,4 +1,4 @@
-"""Ways to spoil a picture, by a known amount: noise, blur, JPEG."""
+"""Ways to spoil an image, by a known amount: noise, blur, JPEG."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ SWAPPED, ADDED = ("color", "shape"), ("color", "size", "background")
 @dataclass(frozen=True)
 class EditTask:
     """An edit to be made and judged: from prompt `source` to prompt `target`, `attribute` of thing `obj` becomes another value, or is said where it
-    was not; of the whole picture (thing None) its background."""
+    was not; of the whole image (thing None) its background."""
 
     attribute: str                                     # color, shape, size or background
     obj: int | None
@@ -100,7 +100,7 @@ def _is_part_of(words: list[str], longer: list[str]) -> bool:
 class EditScore:
     """How one edit went. `success`: the target caption holds. `layout`: every other object is unchanged and every place is, the edited
     object's too. `kept`: what is more, the background and the edited object's other attributes are unchanged (its size, say). `psnr`: how alike the
-    pictures are in dB away from what was to be edited; None if one of them cannot be read."""
+    images are in dB away from what was to be edited; None if one of them cannot be read."""
 
     source_right: bool
     success: bool
@@ -118,7 +118,7 @@ def same_place(a, b) -> bool:
 
 
 def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> EditScore:
-    """Judge an edit by the readings of both pictures."""
+    """Judge an edit by the readings of both images."""
     objects = task.source.description.assign(source.scene) if source.scene is not None else None
     success = task.target.description.fits(edited.scene)
     if objects is None or edited.scene is None or len(edited.scene.objects) != len(objects):
@@ -139,9 +139,9 @@ def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> Edit
 
 
 def unedited_psnr(task: EditTask, source: ParsedScene, edited: ParsedScene, images: Tensor) -> float | None:
-    """Peak signal to noise ratio in dB of two pictures [2, 3, h, w] in [-1, 1], at most 60, over the pixels that the edit should have left alone: all
+    """Peak signal to noise ratio in dB of two images [2, 3, h, w] in [-1, 1], at most 60, over the pixels that the edit should have left alone: all
     but those of the edited object, before and after, and a rim of one pixel in 64; of an edit of the background, those of the objects.
-    None if a picture cannot be read, or if the source does not show its prompt."""
+    None if an image cannot be read, or if the source does not show its prompt."""
     objects = task.source.description.assign(source.scene) if source.scene is not None else None
     if objects is None or edited.scene is None:
         return None
@@ -163,7 +163,7 @@ def unedited_psnr(task: EditTask, source: ParsedScene, edited: ParsedScene, imag
 
 
 def evaluate_edits(generate: Callable[[list[str], int], Tensor], tasks: list[EditTask]) -> Iterator[tuple[EditTask, Tensor, tuple[EditScore, ...]]]:
-    """Make each edit and judge it. `generate([source, target], seed)` gives the source's picture, then the target's by each method that
+    """Make each edit and judge it. `generate([source, target], seed)` gives the source's image, then the target's by each method that
     is compared, [1 + methods, 3, h, w]; yields one score a method."""
     for task in tasks:
         images = generate([task.source.text, task.target.text], task.seed).float().cpu()
@@ -173,7 +173,7 @@ def evaluate_edits(generate: Callable[[list[str], int], Tensor], tasks: list[Edi
 
 
 def edit_table(scores: list[EditScore]) -> dict[str, float | None]:
-    """Rates over the edits whose source picture was right to begin with, the interval of `good`, and the mean PSNR of what was to be left alone."""
+    """Rates over the edits whose source image was right to begin with, the interval of `good`, and the mean PSNR of what was to be left alone."""
     of = [s for s in scores if s.source_right]
     good = sum(s.good for s in of)
     low, high = wilson_interval(good, len(of))

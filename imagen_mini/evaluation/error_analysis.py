@@ -1,4 +1,4 @@
-"""What is wrong with a picture, in one word; and what is drawn in place of what was said.
+"""What is wrong with an image, in one word; and what is drawn instead of what was said.
 
 A score says how often a network fails, these say at what: a network that draws both colours on the wrong things needs something else than one that
 draws a wrong colour.
@@ -22,7 +22,7 @@ ERROR_TYPES = ("right", "unreadable", "too few", "too many", *ATTRIBUTES, "bindi
 def classify_error(description: Description, parsed: ParsedScene) -> str:
     """One of KINDS: the first that applies.
 
-    unreadable            no scene explains the picture
+    unreadable            no scene explains the image
     too few, too many     the number of things
     shape, color, ...     an attribute that was said is nowhere, whichever way things are told apart
     binding               every attribute that was said is there, but not on its thing
@@ -49,7 +49,7 @@ def _matches(obj: ObjectDescription, o: SceneObject, attribute: str) -> bool:
 
 
 def error_table(results: Iterable[Result]) -> dict[str, dict[str, int]]:
-    """Of each category, how many pictures are of which kind; kinds that do not occur are left out."""
+    """Of each category, how many images are of which kind; kinds that do not occur are left out."""
     counts: dict[str, Counter] = {}
     for r in results:
         counts.setdefault(r.category, Counter())[classify_error(r.caption.description, r.parsed)] += 1
@@ -57,7 +57,7 @@ def error_table(results: Iterable[Result]) -> dict[str, dict[str, int]]:
 
 
 def confusion_matrices(results: Iterable[Result]) -> dict[str, dict[str, dict[str, int]]]:
-    """What was drawn (inner) for what was said (outer), by attribute and for the background; of attributes only captions of one thing and pictures
+    """What was drawn (inner) for what was said (outer), by attribute and for the background; of attributes only captions of one thing and images
     that show one, where there is no question which thing is meant."""
     found = {name: {said: dict.fromkeys(values, 0) for said in values} for name, values in {**ATTRIBUTES, "background": tuple(BACKGROUNDS)}.items()}
     for r in results:

@@ -1,8 +1,8 @@
-"""How far two sets of pictures are from one another, by their features: Fréchet distance, precision and recall, nearest neighbours. And, pixel by
-pixel, how alike two pictures are.
+"""How far two sets of images are from one another, by their features: Fréchet distance, precision and recall, nearest neighbours. And, pixel by
+pixel, how alike two images are.
 
-Features are [n, d], one row a picture, from any frozen network. A distance means something only beside others with the same features, the same
-number of pictures and the same captions; no number here can be compared with a published FID.
+Features are [n, d], one row an image, from any frozen network. A distance means something only beside others with the same features, the same
+number of images and the same captions; no number here can be compared with a published FID.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
         |mean_a - mean_b|^2 + Tr(cov_a + cov_b - 2 (cov_a^1/2 cov_b cov_a^1/2)^1/2)
 
-    Means [d], covariances [d, d], computed in float64. The root is taken of a symmetric matrix, by its eigenvalues: with fewer pictures than
+    Means [d], covariances [d, d], computed in float64. The root is taken of a symmetric matrix, by its eigenvalues: with fewer images than
     features covariances are singular, where the general matrix root of cov_a cov_b, which is often taken, may fail or turn complex.
     Source: Dowson and Landau (1982); Heusel et al. (2017).
     """
@@ -44,13 +44,13 @@ def _root(symmetric: Tensor) -> Tensor:
 
 
 def precision_and_recall(true: Tensor, made: Tensor, k: int = 3) -> tuple[float, float]:
-    """How much of what was made lies where true pictures are (precision), and of the true ones where the made are (recall).
+    """How much of what was made lies where true images are (precision), and of the true ones where the made are (recall).
 
     Features [n, d] and [m, d]. A set's manifold is the union of balls around its members, each as large as the distance to the k-th nearest
     other member. Source: Kynkäänniemi et al. (2019), Eq. (1) and (2).
     """
     if min(len(true), len(made)) <= k:
-        raise ValueError(f"{len(true)} true and {len(made)} made pictures; expected more than k = {k} of each")
+        raise ValueError(f"{len(true)} true and {len(made)} made images; expected more than k = {k} of each")
 
     def share_inside(points: Tensor, members: Tensor) -> float:
         radius = torch.cdist(members, members).kthvalue(k + 1, dim=1).values    # the nearest is the member itself
@@ -68,7 +68,7 @@ def nearest_neighbours(features: Tensor, among: Tensor) -> tuple[Tensor, Tensor]
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of pictures [b, ...] in [-1, 1], in dB, [b]: 10 log10(2^2 / mean squared difference). Twice the error in each pixel costs
+    """Peak signal-to-noise ratio of images [b, ...] in [-1, 1], in dB, [b]: 10 log10(2^2 / mean squared difference). Twice the error in each pixel costs
     6 dB."""
     error = (a.float().cpu() - b.float().cpu()).square().flatten(1).mean(1)
     return 10 * torch.log10(4 / error.clamp(min=1e-12))

@@ -1,6 +1,6 @@
-"""The best denoiser there can be for a caption of two things: E[x_0 | x_t, caption], computed instead of learnt. What a network is held against.
+"""The best denoiser there can be for a caption of two things: E[x_0 | x_t, caption], computed instead of learned. What a network is held against.
 
-Things do not overlap, so of every picture that fits the caption the likelihood is a product of one factor for each thing:
+Things do not overlap, so of every image that fits the caption the likelihood is a product of one factor for each thing:
 
     log p(x_t | x_0) = const + g_1(place, size of the first) + g_2(place, size of the second)
     g(p) = (alpha <x_t - alpha b, d_p> - alpha^2 ||d||^2 / 2) / sigma^2
@@ -51,7 +51,7 @@ class ObjectTemplate:
 class OptimalDenoiser:
     """x_0_hat = E[x_0 | x_t, caption] for one caption: `description` has two things with colour and shape, and a background; sizes, a relation if it likes.
 
-    The scenes are those of training that such a caption could have been written for; the time is that of a few million pairs of places for each picture.
+    The scenes are those of training that such a caption could have been written for; the time is that of a few million pairs of places for each image.
     ValueError for other descriptions.
     """
 
@@ -101,7 +101,7 @@ class OptimalDenoiser:
         return torch.stack([self._mean([[score[n] for score in of] for of in scores]) for n in range(len(x_t))]).to(x_t)
 
     def _mean(self, scores: list[list[Tensor]]) -> Tensor:
-        """Of one picture: its expectation [3, 64, 64], by the scores of each thing's kinds at their places."""
+        """Of one image: its expectation [3, 64, 64], by the scores of each thing's kinds at their places."""
         logs = {(i, j): scores[0][i][:, None] + scores[1][j] + log_prior for (i, j), log_prior in self.log_prior.items()}
         highest = max(log.max() for log in logs.values())
         chances = {pair: (log - highest).exp() for pair, log in logs.items()}

@@ -1,7 +1,7 @@
-"""Features that papers take, for `distances`: Inception's, and CLIP's with its score of text and picture. Optional: their weights are not in the box.
+"""Features that papers take, for `distances`: Inception's, and CLIP's with its score of text and image. Optional: their weights are not in the box.
 
-They know photographs, and can hardly tell our shapes apart; for pictures of your own they may be the better ones. Numbers by them can be compared with
-others by the same features, the same number of pictures and the same preparation of these, and with no others.
+They know photographs, and can hardly tell our shapes apart; for images of your own they may be the better ones. Numbers by them can be compared with
+others by the same features, the same number of images and the same preparation of these, and with no others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 def make_feature_extractor(which: str) -> Callable[[Tensor], Tensor]:
-    """One of CHOICES -> a function from pictures [n, 3, h, w] in [-1, 1] to features [n, d]. ValueError for another name."""
+    """One of CHOICES -> a function from images [n, 3, h, w] in [-1, 1] to features [n, d]. ValueError for another name."""
     kind, _, where = which.partition(":")
     if which == "scenes":
         return features
@@ -31,7 +31,7 @@ def make_feature_extractor(which: str) -> Callable[[Tensor], Tensor]:
 
 
 class Inception:
-    """The 2048 pooled features of Inception v3 that FID takes, by torch-fidelity through torchmetrics; pictures are enlarged to 299 x 299 in there.
+    """The 2048 pooled features of Inception v3 that FID takes, by torch-fidelity through torchmetrics; images are enlarged to 299 x 299 in there.
 
     `weights`: a file, None: downloaded. ModuleNotFoundError without these packages.
     """
@@ -52,7 +52,7 @@ class Inception:
 
 
 class Clip:
-    """Features of pictures and texts by a CLIP of transformers, and how well a text fits a picture.
+    """Features of images and texts by a CLIP of transformers, and how well a text fits an image.
 
     Source: Radford et al. (2021); its score: Hessel et al. (2021), here 100 max(cos, 0).
     """
@@ -64,7 +64,7 @@ class Clip:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, batch: int = 32) -> Tensor:
-        """Pictures [n, 3, h, w] in [-1, 1] -> [n, d]."""
+        """Images [n, 3, h, w] in [-1, 1] -> [n, d]."""
         model, size = self.model.to(images.device), self.model.config.vision_config.image_size
         mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
         found = []
@@ -81,11 +81,11 @@ class Clip:
         return model.text_projection(model.text_model(**tokens).pooler_output)
 
     def score(self, images: Tensor, texts: Sequence[str]) -> Tensor:
-        """100 max(cos, 0) of each picture and its text, [n]."""
+        """100 max(cos, 0) of each image and its text, [n]."""
         return self.score_of(self(images), texts)
 
     def score_of(self, found: Tensor, texts: Sequence[str]) -> Tensor:
-        """The same, of pictures whose features are there."""
+        """The same, of images whose features are there."""
         if len(found) != len(texts):
-            raise ValueError(f"{len(found)} pictures and {len(texts)} texts; expected one for each")
+            raise ValueError(f"{len(found)} images and {len(texts)} texts; expected one for each")
         return 100 * F.cosine_similarity(found, self.of_texts(texts).to(found.device)).clamp(min=0)

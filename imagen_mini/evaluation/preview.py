@@ -17,7 +17,7 @@ from imagen_mini.utils.rng import randn
 
 
 def sample_single_stage(stage: DiffusionStage, encoder: TextEncoder, captions: list[str], seeds: list[int], low_res: Tensor | None = None) -> Tensor:
-    """Pictures [b, 3, size, size] in [-1, 1] by one stage without the others; super-resolution is given true low-resolution pictures."""
+    """Images [b, 3, size, size] in [-1, 1] by one stage without the others; super-resolution is given true low-resolution images."""
     size, name, device = stage.config.unet.image_size, stage.config.name, next(stage.parameters()).device
     level = None
     if low_res is not None:

@@ -1,7 +1,7 @@
-"""Features of pictures of the built-in world, for distances between sets of them: what a small classifier of scenes makes of a picture.
+"""Features of images of the built-in world, for distances between sets of them: what a small classifier of scenes makes of an image.
 
 Inception's features, which FID takes, know photographs of a thousand kinds of things and cannot tell our shapes apart. These were trained to tell what is
-in a scene (`train.scene_classifier`) and are frozen. Distances by them are comparable with one another, for pictures of one size, and with nothing else.
+in a scene (`train.scene_classifier`) and are frozen. Distances by them are comparable with one another, for images of one size, and with nothing else.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GRID, MAX_OBJECTS, SHAPES, SIZES, TEXTURES, Scene
 from imagen_mini.weights import WEIGHTS
 
-WIDTH = 48                                             # features of a picture
+WIDTH = 48                                             # features of an image
 CELLS = 4                                              # places are told apart on a grid of CELLS x CELLS
 
 
 def scene_labels(scene: Scene) -> Tensor:
     """What a scene holds, as zeros and ones: how many things; the background; which shapes, colours, sizes, textures, pairs of colour and shape occur;
-    in which cells of the picture there is a thing's middle."""
+    in which cells of the image there is a thing's middle."""
     def occur(values, found) -> list[float]:
         return [float(v in found) for v in values]
 
@@ -40,8 +40,8 @@ NUM_LABELS = len(scene_labels(Scene((), "white")))
 
 
 class SceneClassifier(nn.Module):
-    """Pictures [b, 3, size, size] in [-1, 1] -> logits of `scene_labels` [b, FACTS]; `features` [b, WIDTH] are all that these are computed from, of mean 0 and
-    variance 1 over true pictures."""
+    """Images [b, 3, size, size] in [-1, 1] -> logits of `scene_labels` [b, FACTS]; `features` [b, WIDTH] are all that these are computed from, of mean 0 and
+    variance 1 over true images."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -58,7 +58,7 @@ class SceneClassifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         if images.shape[1:] != (3, self.size, self.size):
-            raise ValueError(f"these features are of pictures [b, 3, {self.size}, {self.size}]; got {list(images.shape)}")
+            raise ValueError(f"these features are of images [b, 3, {self.size}, {self.size}]; got {list(images.shape)}")
         x = F.pixel_unshuffle(images, self.patch)
         place = torch.linspace(-1, 1, 32, device=x.device, dtype=x.dtype)
         where = torch.stack(torch.meshgrid(place, place, indexing="ij")).expand(len(x), -1, -1, -1)
@@ -84,10 +84,10 @@ def save_classifier(net: SceneClassifier, path: Path) -> None:
 
 @cache
 def classifier(size: int) -> SceneClassifier:
-    """The shipped one for pictures of `size` (64 or 256), frozen."""
+    """The shipped one for images of `size` (64 or 256), frozen."""
     path = weights_of(size)
     if not path.is_file():
-        raise FileNotFoundError(f"no features for pictures of {size} px: {path} is missing; train them with python -m train.scene_classifier --size {size}")
+        raise FileNotFoundError(f"no features for images of {size} px: {path} is missing; train them with python -m train.scene_classifier --size {size}")
     net = SceneClassifier(size)
     net.load_state_dict(load_file(path))
     return net.eval().requires_grad_(False)
@@ -95,6 +95,6 @@ def classifier(size: int) -> SceneClassifier:
 
 @torch.no_grad()
 def features(images: Tensor, batch: int = 128) -> Tensor:
-    """Features [n, WIDTH] of pictures [n, 3, size, size] in [-1, 1], by the shipped classifier for their size."""
+    """Features [n, WIDTH] of images [n, 3, size, size] in [-1, 1], by the shipped classifier for their size."""
     net = classifier(images.shape[-1]).to(images.device)
     return torch.cat([net.features(part.float()) for part in images.split(batch)])

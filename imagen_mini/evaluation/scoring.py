@@ -1,4 +1,4 @@
-"""Scores by the exact parser: does the picture show what its caption says?"""
+"""Scores by the exact parser: does the image show what its caption says?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURE
 
 @dataclass(frozen=True)
 class Result:
-    """One picture and its verdict."""
+    """One image and its verdict."""
 
     category: str
     seed: int
@@ -38,7 +38,7 @@ def verdict_text(description: Description, parsed: ParsedScene) -> str:
 
 
 def judge_image(prompt: str, image: Tensor) -> str:
-    """The parser's verdict on a picture [3, h, w] in [-1, 1], or why there is none: the prompt is not of the world's grammar."""
+    """The parser's verdict on an image [3, h, w] in [-1, 1], or why there is none: the prompt is not of the world's grammar."""
     try:
         description = parse_caption(prompt)
     except ValueError as error:
@@ -53,7 +53,7 @@ def describe_scene(scene: Scene) -> str:
 
 
 def evaluate(generate: Callable[[list[str], list[int]], Tensor], prompts: list[tuple[str, int, Caption]], batch: int = 16) -> Iterator[Result]:
-    """Draw every prompt and judge it. `generate(prompts, seeds)` gives pictures [b, 3, h, w] in [-1, 1]."""
+    """Draw every prompt and judge it. `generate(prompts, seeds)` gives images [b, 3, h, w] in [-1, 1]."""
     for start in range(0, len(prompts), batch):
         part = prompts[start:start + batch]
         images = generate([c.text for _, _, c in part], [seed for _, seed, _ in part])
@@ -62,7 +62,7 @@ def evaluate(generate: Callable[[list[str], list[int]], Tensor], prompts: list[t
 
 
 def score(results: list[Result]) -> dict[str, float]:
-    """n, right, accuracy, its Wilson 95 % interval, and how many pictures could not be read."""
+    """n, right, accuracy, its Wilson 95 % interval, and how many images could not be read."""
     right = sum(r.right for r in results)
     low, high = wilson_interval(right, len(results))
     return {"n": len(results), "right": right, "accuracy": round(right / len(results), 4), "low": round(low, 4), "high": round(high, 4),
@@ -93,9 +93,9 @@ def sample_scene_matching(description: Description, rng: random.Random) -> Scene
 
 
 def judge_images(prompts: Sequence[str], images: Tensor) -> list[bool | None]:
-    """Does each picture [b, 3, h, w] in [-1, 1] show its prompt, by the parser? None where the prompt is not of the world's grammar."""
+    """Does each image [b, 3, h, w] in [-1, 1] show its prompt, by the parser? None where the prompt is not of the world's grammar."""
     if len(prompts) != len(images):
-        raise ValueError(f"{len(prompts)} prompts for {len(images)} pictures; expected as many")
+        raise ValueError(f"{len(prompts)} prompts for {len(images)} images; expected as many")
     descriptions = [description_of(prompt) for prompt in prompts]
     return [None if d is None else d.fits(parsed.scene) for d, parsed in zip(descriptions, parse_image(images.float().cpu()))]
 

@@ -23,7 +23,7 @@ from imagen_mini.text.encoder import TextEmbeddings
 
 @dataclass(frozen=True)
 class TextContext(TextEmbeddings):
-    """Text as a network has read it (`UNet.parse_caption`): what does not change from step to step, computed once for a picture.
+    """Text as a network has read it (`UNet.prepare_text`): what does not change from step to step, computed once for an image.
 
     `emb` and `mask`: after the network's own text layers; `pooled` [b, emb_dim]; `kv`: by site, the words' keys and values [b, n, 2 channels].
     """

@@ -73,8 +73,8 @@ class ScalarEmbedding(nn.Module):
 class TextRefinerBlock(nn.Module):
     """A transformer layer over the words, [b, n, width] -> [b, n, width], trained with the U-Net.
 
-    What a word means in its sentence is the frozen encoder's to say; what the picture needs to know of each word (is this the thing
-    on the left?) is not what a language model must keep in it. Here the loss on pictures decides. Differs from the paper, which
+    What a word means in its sentence is the frozen encoder's to say; what the image needs to know of each word (is this the thing
+    on the left?) is not what a language model must keep in it. Here the loss on images decides. Differs from the paper, which
     has no such layers; later models on frozen language models do ("token refiner": HunyuanVideo, 2024).
     """
 

@@ -109,7 +109,7 @@ class UNetLevel(nn.Module):
 class UNet(nn.Module):
     """(x_t, log-SNR, text) -> what the stage predicts (eps, x_0 or v), of the shape of x_t.
 
-    A super-resolution U-Net (`low_res_size` set) also takes the noise-augmented low-resolution picture and its level.
+    A super-resolution U-Net (`low_res_size` set) also takes the noise-augmented low-resolution image and its level.
     """
 
     def __init__(self, config: UNetConfig):
@@ -158,7 +158,7 @@ class UNet(nn.Module):
             stack.gradient_checkpointing = on
 
     def read(self, text: TextEmbeddings) -> TextContext:
-        """All that the network makes of text alone. Sampling does this once for a picture; training, where each text is read once, in `forward`."""
+        """All that the network makes of text alone. Sampling does this once for an image; training, where each text is read once, in `forward`."""
         text = self.through_text_layers(text)
         return TextContext(text.emb, text.mask, self.pooled_text(text), {m.site.name: m.read(text) for m in self.attention_layers if m.site.kind != "self"})
 
@@ -210,16 +210,16 @@ class UNet(nn.Module):
     def _check(self, x_t: Tensor, text: TextEmbeddings, low_res: Tensor | None, aug_level: Tensor | None) -> None:
         c = self.config
         if x_t.shape[1:] != (3, c.image_size, c.image_size):
-            raise ValueError(f"this U-Net takes pictures [b, 3, {c.image_size}, {c.image_size}]; got {list(x_t.shape)}")
+            raise ValueError(f"this U-Net takes images [b, 3, {c.image_size}, {c.image_size}]; got {list(x_t.shape)}")
         if len(text) != len(x_t) or text.emb.shape[-1] != c.text_width:
-            raise ValueError(f"expected text for {len(x_t)} pictures of width {c.text_width}; got {list(text.emb.shape)}. "
+            raise ValueError(f"expected text for {len(x_t)} images of width {c.text_width}; got {list(text.emb.shape)}. "
                              "Another text encoder needs a U-Net trained with it")
         enlarges = c.low_res_size is not None
         if (low_res is not None) != enlarges or (aug_level is not None) != enlarges:
             raise ValueError(f"this U-Net has low_res_size={c.low_res_size}: low_res and aug_level are "
                              f"{'both needed' if enlarges else 'for super-resolution only'}")
         if low_res is not None and low_res.shape[1:] != (3, c.low_res_size, c.low_res_size):
-            raise ValueError(f"this U-Net enlarges pictures [b, 3, {c.low_res_size}, {c.low_res_size}]; got {list(low_res.shape)}")
+            raise ValueError(f"this U-Net enlarges images [b, 3, {c.low_res_size}, {c.low_res_size}]; got {list(low_res.shape)}")
 
 
 def _laid_out(x: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""The built-in world: scenes with ground truth, their pictures, their captions, and the way back from picture to scene."""
+"""The built-in world: scenes with ground truth, their images, their captions, and the way back from image to scene."""

@@ -1,7 +1,7 @@
 """Captions: what is said of a scene, how it is put in words, and how words are read back.
 
 Three verbs, and a test ties them:  describe(scene) -> Description,  write(description) -> Caption,  read(text) -> Description.
-A `Description` says only some of what a `Scene` decides; `Description.fits(scene)` is the judge of every picture.
+A `Description` says only some of what a `Scene` decides; `Description.fits(scene)` is the judge of every image.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ObjectDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """All things in the picture, and perhaps how the first lies to the second, and perhaps the background."""
+    """All things in the image, and perhaps how the first lies to the second, and perhaps the background."""
 
     objects: tuple[ObjectDescription, ...]
     relation: str | None = None
@@ -73,7 +73,7 @@ class Description:
         return None
 
     def fits(self, scene: Scene | None) -> bool:
-        """Does the scene show what is described? A picture that could not be read (None) does not."""
+        """Does the scene show what is described? An image that could not be read (None) does not."""
         return scene is not None and self.assign(scene) is not None
 
 

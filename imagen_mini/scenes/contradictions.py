@@ -1,6 +1,6 @@
 """Mistakes: a scene that is as described but for one thing, or for its background, and with everything in its place.
 
-A walk from noise can go wrong early: a thing is taken for another, or drawn in the colour of its neighbour. An edit even starts from such a picture: the
+A walk from noise can go wrong early: a thing is taken for another, or drawn in the colour of its neighbour. An edit even starts from such an image: the
 source's, when the prompt becomes the target's. A network that has seen mistakes goes on from there to what the caption says.
 """
 

@@ -74,7 +74,7 @@ def recolor_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene
 
 
 def retexture_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
-    """A thing in another texture; the two places are halves of it. Its 64 px picture is the same."""
+    """A thing in another texture; the two places are halves of it. Its 64 px image is the same."""
     for obj in rng.sample(scene.objects, len(scene.objects)):
         texture = rng.choice([name for name in TEXTURES if name != obj.texture])
         yield EquivalentScene(_with(scene, {obj: replace(obj, texture=texture)}), _halves(obj, rng))
@@ -85,7 +85,7 @@ ORDERS = ((swap_objects, move_object, recolor_object), (recolor_object, swap_obj
 
 
 def is_free(scene: Scene) -> bool:
-    """Do all things lie inside the picture and apart, as `random_scene` places them?"""
+    """Do all things lie inside the image and apart, as `random_scene` places them?"""
     inside = all(int(o.reach + 1.5) <= at <= int(GRID - o.reach - 0.5) for o in scene.objects for at in (o.x, o.y))
     return inside and all((a.x - b.x) ** 2 + (a.y - b.y) ** 2 >= (a.reach + b.reach + MIN_GAP) ** 2 for a, b in itertools.combinations(scene.objects, 2))
 

@@ -1,7 +1,7 @@
-"""Picture -> scene, by analysis through synthesis: each thing in the picture is compared with our own drawings of it.
+"""Image -> scene, by analysis through synthesis: each thing in the image is compared with our own drawings of it.
 
 Background, colours, shapes, sizes and places are read at 64 px, where textures vanish. A texture is read afterwards
-from the full picture, in the interior of its object. What fits nothing is reported as a problem, never guessed.
+from the full image, in the interior of its object. What fits nothing is reported as a problem, never guessed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, T
 
 # Colours are in [0, 1] here, and their differences are Euclidean.
 TOLERANCE = 0.14               # half of the least distance in the palette (red to orange, 0.28)
-LEAST_BACKGROUND = 0.25        # least share of the picture that its background explains
+LEAST_BACKGROUND = 0.25        # least share of the image that its background explains
 SPECK = 12                     # pixels; anything smaller is dirt. The smallest object covers 100.
 # Least soft IoU with a drawing. Measured: outlines warped at random by half a pixel (RMS), with noise of 0.05, keep
-# more than 0.8 in over 99 of 100 pictures. Of upside-down triangles and half discs 0.70 takes 26 in 100, 0.75 takes 4;
+# more than 0.8 in over 99 of 100 images. Of upside-down triangles and half discs 0.70 takes 26 in 100, 0.75 takes 4;
 # of random ellipses, which can be near circles, 0.75 takes 18.
 LEAST_OVERLAP = 0.75
 FLAT = 0.03                    # RMS of a texture, below which it is solid; the weakest, dotted, has 0.127
@@ -33,7 +33,7 @@ SHIFT = 2                      # how far a thing's centre may lie from where its
 
 @dataclass(frozen=True)
 class ParsedScene:
-    """What was read from one picture. `scene` is None if and only if there are `verify_checkpoint`.
+    """What was read from one image. `scene` is None if and only if there are `problems`.
 
     `objects` are those that could be read, in reading order; the texture of one may be None if just that was unclear.
     """
@@ -94,7 +94,7 @@ def erode(mask: Tensor) -> Tensor:
 
 
 def components(mask: Tensor) -> Tensor:
-    """[b, h, w] bool -> long: 0 outside the mask, and one number for each 8-connected component of a picture.
+    """[b, h, w] bool -> long: 0 outside the mask, and one number for each 8-connected component of an image.
 
     A pixel's label is the number of some pixel of its component. Each round takes the largest label around, and then
     that pixel's own label: the labels jump ever further, so a few rounds do for any component.
@@ -113,7 +113,7 @@ def components(mask: Tensor) -> Tensor:
 def find_foreground(small: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Tell the things from the background in `small` [b, 3, GRID, GRID], in [0, 1].
 
-    Returns the number of the background colour that explains most pixels [b], the share of the picture that it explains
+    Returns the number of the background colour that explains most pixels [b], the share of the image that it explains
     [b], and the foreground, bool [b, GRID, GRID].
     """
     grounds, colors = palettes(small.device)
@@ -129,7 +129,7 @@ def find_foreground(small: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def find_objects(foreground: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All components of a batch in one table, dirt left out: picture [n], label [n], area [n] and the middle of the
+    """All components of a batch in one table, dirt left out: image [n], label [n], area [n] and the middle of the
     bounding box [n, 2] (x, y)."""
     image, row, column = foreground.nonzero().unbind(1)
     keys = image * (GRID * GRID + 1) + labels[foreground]
@@ -144,7 +144,7 @@ def find_objects(foreground: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Te
 def read_textures(image: Tensor, cells: Tensor, obj: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """The texture of each of `n` things: the mean period over its interior, against the known ones at every phase.
 
-    `image` [b, 3, size, size] in [0, 1]; `cells` [m, 3] (picture, row, column) of the interior, in cells of one
+    `image` [b, 3, size, size] in [0, 1]; `cells` [m, 3] (image, row, column) of the interior, in cells of one
     period; `obj` [m] says whose cell it is. Returns the number of the best texture other than solid [n], its
     normalised correlation [n], and the RMS of what was seen [n].
     """
@@ -162,15 +162,15 @@ def read_textures(image: Tensor, cells: Tensor, obj: Tensor, n: int) -> tuple[Te
 
 @torch.no_grad()
 def parse_image(images: Tensor) -> list[ParsedScene]:
-    """Read pictures back into scenes: `parse_image(render(scene, 256))[0].scene == scene`; at 64 px without the textures.
+    """Read images back into scenes: `parse_image(render(scene, 256))[0].scene == scene`; at 64 px without the textures.
 
     Takes [b, 3, size, size] in [-1, 1], size a multiple of 64. Raises ValueError for a tensor of another form; a
-    picture that shows no scene raises nothing: its reading has no scene, but problems.
+    image that shows no scene raises nothing: its reading has no scene, but problems.
     """
     form = tuple(images.shape)
     if len(form) != 4 or form[1] != 3 or form[2] != form[3] or form[2] == 0 or form[2] % GRID:
         raise ValueError(f"parse got a tensor of shape {form}, expected [b, 3, size, size] with size a multiple of "
-                         f"{GRID}; add a batch dimension with images[None], or resize the pictures to 64 or 256")
+                         f"{GRID}; add a batch dimension with images[None], or resize the images to 64 or 256")
     if not images.is_floating_point():
         raise ValueError(f"parse got {images.dtype} pixels, expected floats in [-1, 1]; use images / 127.5 - 1")
     return [parsed for chunk in images.split(64) if len(chunk) for parsed in _parse_batch(chunk)]
@@ -188,8 +188,8 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     labels = components(foreground)
     index, label, area, middle = find_objects(foreground, labels)
 
-    # A window around each thing: `near` holds the labels, -1 outside the picture, and `own` is the thing itself.
-    x, y = (middle[:, :, None] + torch.arange(WINDOW, device=device)).unbind(1)            # in the padded picture
+    # A window around each thing: `near` holds the labels, -1 outside the image, and `own` is the thing itself.
+    x, y = (middle[:, :, None] + torch.arange(WINDOW, device=device)).unbind(1)            # in the padded image
     where = (index[:, None, None], y[:, :, None], x[:, None, :])
     near = F.pad(labels, (WINDOW // 2,) * 4, value=-1)[where]                              # [n, WINDOW, WINDOW]
     pixels = F.pad(small, (WINDOW // 2,) * 4).permute(0, 2, 3, 1)[where]                   # [n, WINDOW, WINDOW, 3]
@@ -217,7 +217,7 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     excess = area - (own & known.around[best]).sum((1, 2))            # pixels that the drawing does not account for
     place = middle + known.place[best]
 
-    # Texture, where the picture is large enough to show it. One pixel of the 64 px picture is one period.
+    # Texture, where the image is large enough to show it. One pixel of the 64 px image is one period.
     textures = [(0, 1.0, 0.0)] * len(best)
     if size > GRID:
         obj, row, column = (known.interior[best] & (near >= 0)).nonzero().unbind(1)
@@ -230,9 +230,9 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     names = [tuple(BACKGROUNDS)[g] for g in ground.tolist()]
     for i, (bad, part) in enumerate(zip(broken.tolist(), share.tolist())):
         if bad:
-            problems[i].append(f"{bad} values of the picture are not finite numbers")
+            problems[i].append(f"{bad} values of the image are not finite numbers")
         elif part < LEAST_BACKGROUND:
-            problems[i].append(f"no known background: {names[i]} explains most, but only {part:.0%} of the picture")
+            problems[i].append(f"no known background: {names[i]} explains most, but only {part:.0%} of the image")
     columns = (index, middle, place, miss, nearest, best, overlap, excess)
     for i, at, (px, py), away, c, drawing, score, extra, (t, correlation, strength) in zip(
             *(column.tolist() for column in columns), textures):

@@ -1,7 +1,7 @@
-"""Scene -> picture, at any resolution, by signed distance: negative inside a shape, zero on its outline, positive outside.
+"""Scene -> image, at any resolution, by signed distance: negative inside a shape, zero on its outline, positive outside.
 
-Textures repeat every 1/64 of the width. A pixel of the 64 px picture covers exactly one period, so there all four textures
-show their common mean: the plain colour. A 256 px picture has 4 x 4 pixels to a period and shows the pattern.
+Textures repeat every 1/64 of the width. A pixel of the 64 px image covers exactly one period, so there all four textures
+show their common mean: the plain colour. A 256 px image has 4 x 4 pixels to a period and shows the pattern.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ assert tuple(DISTANCE) == tuple(SHAPES)
 
 
 def texture_pattern(texture: str, size: int, device=None) -> Tensor:
-    """The texture's brightness around its mean over the picture: [size, size], zero mean over each period.
+    """The texture's brightness around its mean over the image: [size, size], zero mean over each period.
 
     Each of the 4 x 4 cells of a period is averaged over the part of it that a pixel covers; at 64 px nothing is left.
     """
@@ -69,7 +69,7 @@ def texture_pattern(texture: str, size: int, device=None) -> Tensor:
         "dotted": torch.where((row == 0) & (col == 0), 1.0, -1.0 / 3.0),
         "checkered": 1.0 - 2.0 * ((row + col) % 2),
     }[texture].to(torch.float32) * CONTRAST
-    fine = period.repeat(GRID, GRID)                   # the whole picture, one value a cell
+    fine = period.repeat(GRID, GRID)                   # the whole image, one value a cell
     if size % (4 * GRID) == 0:
         return fine.repeat_interleave(size // (4 * GRID), 0).repeat_interleave(size // (4 * GRID), 1)
     return torch.nn.functional.adaptive_avg_pool2d(fine[None], size)[0]
@@ -105,7 +105,7 @@ def coverage(numbers: Tensor, size: int, device=None) -> tuple[Tensor, Tensor, T
 
     The distance at the pixel's centre, in pixels, is turned into a coverage from 0 to 1 over the width of one pixel.
 
-    Returns `cover` [n, k, k] and the picture's rows and columns of the windows, `rows` [n, k] and `columns` [n, k].
+    Returns `cover` [n, k, k] and the image's rows and columns of the windows, `rows` [n, k] and `columns` [n, k].
     """
     scale = size / GRID
     of_shape = [(numbers[:, 3] == number).nonzero()[:, 0].to(device or numbers.device) for number in range(len(DISTANCE))]     # so that no GPU is asked how many

@@ -40,7 +40,7 @@ def with_misspelling(caption: Caption, rng: random.Random) -> Caption:
 
 
 def with_absence(caption: Caption, obj: ObjectDescription, rng: random.Random) -> Caption:
-    """And what is not in the picture: 'a red circle and no blue square'."""
+    """And what is not in the image: 'a red circle and no blue square'."""
     noun = [word for word, _ in noun_phrase(obj, 1, rng)[1:]]
     lead = rng.choice((["and", "no"], ["but", "no"], ["without", article_for(noun[0])]))
     return lay_out([*((w.text, w.objects, w.role) for w in caption.words), *((word, (), "other") for word in lead + noun)], caption.description)

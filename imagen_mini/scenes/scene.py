@@ -1,7 +1,7 @@
-"""The scene graph: what a picture of the built-in world can hold, and how scenes are drawn at random.
+"""The scene graph: what an image of the built-in world can hold, and how scenes are drawn at random.
 
 A `Scene` is complete: every attribute of every object is decided, so it can be rendered. Places are whole numbers of
-1/64 of the picture's width, so that a scene read back from a picture can be compared with `==`.
+1/64 of the image's width, so that a scene read back from an image can be compared with `==`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-GRID = 64                                              # places are multiples of 1 / GRID of the picture's width
+GRID = 64                                              # places are multiples of 1 / GRID of the image's width
 
 # Every channel of an object's colour lies in [0.22, 0.78]: a texture may add and subtract 0.22 without clipping.
 COLORS = {
@@ -27,7 +27,7 @@ BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "gray": (0.5,
 SIZES = {"small": 6.5, "large": 10.5}                   # radius in 1/64 of the width
 TEXTURES = ("solid", "striped", "dotted", "checkered")
 
-# Radius of the circle around each shape, in units of its size: keeps objects apart and inside the picture.
+# Radius of the circle around each shape, in units of its size: keeps objects apart and inside the image.
 SHAPES = {"circle": 1.0, "square": 1.26, "triangle": 1.36, "star": 1.36, "cross": 1.22, "ring": 1.12}
 MIN_GAP = 2                                                # least distance between two of those circles, in 1/64
 
@@ -47,14 +47,14 @@ HELD_OUT_SEED = 1_000_003                                     # seed of scenes t
 
 @dataclass(frozen=True, order=True)
 class SceneObject:
-    """One thing in the picture. `x` grows to the right, `y` downwards; both in 1/64 of the picture's width."""
+    """One thing in the image. `x` grows to the right, `y` downwards; both in 1/64 of the image's width."""
 
     y: int
     x: int
     shape: str
     color: str
     size: str
-    texture: str | None                                # None: not known, as when read from a 64 px picture
+    texture: str | None                                # None: not known, as when read from a 64 px image
 
     @property
     def reach(self) -> float:
@@ -64,7 +64,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects on a plain background. Objects are kept in reading order, so equal pictures are equal scenes."""
+    """Objects on a plain background. Objects are kept in reading order, so equal images are equal scenes."""
 
     objects: tuple[SceneObject, ...]
     background: str
@@ -73,7 +73,7 @@ class Scene:
         object.__setattr__(self, "objects", tuple(sorted(self.objects)))
 
     def without_texture(self) -> Scene:
-        """The same scene as far as a 64 px picture can show it."""
+        """The same scene as far as a 64 px image can show it."""
         return Scene(tuple(replace(o, texture=None) for o in self.objects), self.background)
 
 

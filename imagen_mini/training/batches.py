@@ -21,7 +21,7 @@ FIXED_LENGTH = 32                                      # tokens; the longest cap
 
 def draw_step_variables(config: TrainConfig, stage: DiffusionStage, step: int) -> dict[str, Tensor]:
     """What is random in a step but the noise, for its whole batch: t, whose text is dropped, whether the pooled text is used, aug_level; each [b];
-    and how far each of the two places is on its way to a twin, [b, 2], or the picture to a mistake, [b].
+    and how far each of the two places is on its way to a twin, [b, 2], or the image to a mistake, [b].
 
     Times are stratified: one in each of b equally likely parts of [0, 1], which lowers the variance of the loss and leaves each t
     its density, t^(time_power - 1).
@@ -34,7 +34,7 @@ def draw_step_variables(config: TrainConfig, stage: DiffusionStage, step: int) -
         out["aug_level"] = torch.rand(b, generator=g) * stage.config.max_aug_level
     if config.twins or config.mistakes:
         which = torch.rand(b, 1, generator=g)
-        out["towards_twin"] = equivalent_mix_weights(b, g) * (which < config.twins)
+        out["equivalent_mix"] = equivalent_mix_weights(b, g) * (which < config.twins)
         mistake = torch.where(torch.rand(b, generator=g) < 0.5, 1.0, torch.rand(b, generator=g))
         out["mistake"] = mistake * ((which >= config.twins) & (which < config.twins + config.mistakes)).squeeze(1) * ~out["drop"]
     return out
@@ -50,12 +50,12 @@ MIX_BELOW_LOG_SNR = 1.0                                  # the log-SNR above whi
 
 
 def mix_alternatives(x_0: Tensor, alternatives: Alternatives, equivalent_mix: Tensor, mistake: Tensor, log_snr: Tensor) -> dict[str, Tensor]:
-    """What `DiffusionStage.loss` is to show in place of x_0, and which second picture is as likely.
+    """What `DiffusionStage.loss` is to show instead of x_0, and which second image is as likely.
 
-    Towards twins: each of the two places is so far, `equivalent_mix` [b, 2] in [0, 1], on its way. A walk from noise comes through such pictures as long as
+    Towards twins: each of the two places is so far, `equivalent_mix` [b, 2] in [0, 1], on its way. A walk from noise comes through such images as long as
     x_0_hat has not decided what stands where; plain training sees none. Where one place is half way, only the other tells what belongs there.
-    With a mistake: the whole picture is so far, `mistake` [b] in [0, 1], one that the caption says is wrong; what is right is still x_0.
-    At less noise than `MIX_BELOW_LOG_SNR` pictures are x_0.
+    With a mistake: the whole image is so far, `mistake` [b] in [0, 1], one that the caption says is wrong; what is right is still x_0.
+    At less noise than `MIX_BELOW_LOG_SNR` images are x_0.
     """
     undecided = (log_snr < MIX_BELOW_LOG_SNR).to(x_0.dtype)[:, None, None, None]
     first, second = equivalent_mix[:, :, None, None, None].unbind(1)
@@ -102,7 +102,7 @@ def _inputs(data: Dataset, encoder: TextEncoder, stage: DiffusionStage, config: 
         text = encoder(batch.captions) if tokens is None else encoder.encode(*tokens)
         step, first = divmod(numbers[0], b)
         random = {k: v[first:first + len(numbers)].to(device) for k, v in draw_step_variables(config, stage, step).items()}
-        way = {name: random.pop(name) for name in ("towards_twin", "mistake") if name in random}
+        way = {name: random.pop(name) for name in ("equivalent_mix", "mistake") if name in random}
         text = text.drop(random.pop("drop")).to(torch.float32)
         text = text.pad(-len(text.mask[0]) % FIXED_LENGTH) if fixed_length else text
         inputs = {"x_0": batch.images, "emb": text.emb, "mask": text.mask} | random | draw_noise(config, stage, numbers, batch)

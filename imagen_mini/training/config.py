@@ -18,7 +18,7 @@ class TrainConfig:
     """How a stage is trained. Every number that changes over time is a function of the step."""
 
     steps: int = 10_000                                # optimizer steps in all
-    batch_size: int = 64                               # pictures a step
+    batch_size: int = 64                               # images a step
     accumulate: int = 1                                # the batch (of each rank) is computed in this many parts
     workers: int = 0                                   # processes that make batches ahead of time; 0: made when needed, on the device
     learning_rate: float = 1e-3                        # the highest: after warm-up, before it falls; Adafactor's is relative to the weights
@@ -33,7 +33,7 @@ class TrainConfig:
     drop_text: float = 0.1                             # captions dropped for classifier-free guidance (Imagen: 0.1)
     drop_pooled: float = 0.3                           # pooled text dropped on its own, so that the words are used too
     counts: tuple[float, ...] = (22, 50, 17, 11)       # how often a scene has 1, 2, 3, 4 things
-    twins: float = 0.0                                 # how many pictures are shown on the way to a second one that their caption describes as well,
+    twins: float = 0.0                                 # how many images are shown on the way to a second one that their caption describes as well,
     mistakes: float = 0.0                              # and how many on the way from one that it says is wrong (see scenes.twins, scenes.mistakes)
     time_power: float = 1.0                            # times are drawn with density t^(time_power - 1): above 1, more noise
     loss_weight: str = "capped_v"                      # of the squared error of x_0, by log-SNR: capped_v, balanced or min_snr
@@ -60,7 +60,7 @@ class TrainConfig:
         if self.time_power <= 0:
             raise ValueError(f"time_power must be above 0; got {self.time_power}")
         if self.twins < 0 or self.mistakes < 0 or self.twins + self.mistakes > 1:
-            raise ValueError(f"twins {self.twins}, mistakes {self.mistakes}: expected shares of all pictures, from 0 to 1 together")
+            raise ValueError(f"twins {self.twins}, mistakes {self.mistakes}: expected shares of all images, from 0 to 1 together")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} cannot be split into accumulate={self.accumulate} equal parts")
 
@@ -74,9 +74,9 @@ _MINI_RECIPES = {"base": TrainConfig(steps=12_000, batch_size=32, learning_rate=
 _LONGER = {"steps": 100_000, "learning_rate": 2e-4, "rate_schedule": "cosine", "warmup": 1000, "optimizer": "adamw", "ema_half_life": 5_000, "save_every": 2_000}
 
 
-# Appendix F and Section 4.1: 1e-4 after 10,000 steps, a cosine, 2.5 M steps of 2048 pictures, Adafactor for the base stage, Adam for the others.
+# Appendix F and Section 4.1: 1e-4 after 10,000 steps, a cosine, 2.5 M steps of 2048 images, Adafactor for the base stage, Adam for the others.
 # An average of the weights is not mentioned there; ours is as long as the usual decay of 0.9999.
-# 64 GPUs of 80 GB hold 32 pictures each; at 1024 px only with checkpointing (`python -m train.estimate_cost --preset paper --gpus 64`).
+# 64 GPUs of 80 GB hold 32 images each; at 1024 px only with checkpointing (`python -m train.estimate_cost --preset paper --gpus 64`).
 _PAPER_RECIPE = TrainConfig(steps=2_500_000, batch_size=2048, learning_rate=1e-4, rate_schedule="cosine", warmup=10_000, optimizer="adamw",
                             betas=(0.9, 0.999), weight_decay=0.0, ema_half_life=7_000, drop_pooled=0.0)
 

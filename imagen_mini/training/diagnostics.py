@@ -23,7 +23,7 @@ from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.utils.rng import randn
 
 OK, WARN, FAIL = "fine", "look", "bad"
-AUG_LEVEL = 0.1                                        # of super-resolution's low-resolution pictures, as in sampling
+AUG_LEVEL = 0.1                                        # of super-resolution's low-resolution images, as in sampling
 GAP = 2.0                                              # standard errors from which a difference is taken to be one
 
 
@@ -41,7 +41,7 @@ class NoiseBinStats:
     """What a stage does with held-out samples, by level of noise (LEVELS of them, equal parts of t, from little to much)."""
 
     losses: dict[str, list[float]]                     # of each kind of caption (true, shuffled, none): mean loss by level
-    gaps: dict[str, tuple[float, float]]               # loss with the caption of another picture, or none, over the loss with its own: mean, standard error
+    gaps: dict[str, tuple[float, float]]               # loss with the caption of another image, or none, over the loss with its own: mean, standard error
     color: list[list[float]]                           # by level: the mean of x_0_hat less that of x_0, of each channel
     saturated: list[float]                             # by level: the share of x_0_hat beyond [-1, 1] by more than a hundredth
     color_errors: list[list[float]]                    # standard errors of `color`: in much noise, no caption tells the background
@@ -94,7 +94,7 @@ def measure_noise_bins(stage: DiffusionStage, encoder: TextEncoder, data: Datase
 
     gaps = {}
     for kind in ("shuffled", "none"):
-        difference = losses[kind] - losses["true"]     # of the same picture, noise and time: paired
+        difference = losses[kind] - losses["true"]     # of the same image, noise and time: paired
         gaps[kind] = difference.mean().item(), (difference.std() / n ** 0.5).item()
     return NoiseBinStats({kind: by_level(values) for kind, values in losses.items()}, gaps, by_level(torch.cat(color)), by_level(torch.cat(beyond)),
                  errors_by_level(torch.cat(color)))
@@ -145,10 +145,10 @@ def check_gradients(log: list[dict]) -> Diagnostic:
 
 
 def check_conditioning(probe: NoiseBinStats) -> Diagnostic:
-    """Is the loss lower with a picture's own caption than with another's, and with none?"""
+    """Is the loss lower with an image's own caption than with another's, and with none?"""
     own = _mean(probe.losses["true"])
     (other, se), (none, _) = probe.gaps["shuffled"], probe.gaps["none"]
-    words = f"loss {own:.4f} with each picture's caption, {100 * other / own:+.1f} % with another's (standard error {100 * se / own:.1f}), {100 * none / own:+.1f} % with none"
+    words = f"loss {own:.4f} with each image's caption, {100 * other / own:+.1f} % with another's (standard error {100 * se / own:.1f}), {100 * none / own:+.1f} % with none"
     if other <= GAP * se:
         return Diagnostic("captions", FAIL, words + ": captions are not used. Early on that is so for some thousand steps; later, look at the captions "
                        "(python -m train.check_dataset) and at drop_text")
@@ -159,16 +159,16 @@ def check_conditioning(probe: NoiseBinStats) -> Diagnostic:
 
 def check_color(probe: NoiseBinStats) -> Diagnostic:
     """Do the channel means of x_0_hat fit the data? A network that misses them paints everything in a tint."""
-    # What the pictures at hand may do by chance (1 of 80 such means lies beyond 2.5 standard errors) is no tint.
+    # What the images at hand may do by chance (1 of 80 such means lies beyond 2.5 standard errors) is no tint.
     worst, off, level, channel = max((abs(v) - 2.5 * e, abs(v), i, c) for i, of in enumerate(probe.color) if isinstance(of, list)
                                      for c, (v, e) in enumerate(zip(of, probe.color_errors[i])))
     words = f"the mean of x_0_hat is off by at most {off:.3f} of 2 ({('red', 'green', 'blue')[channel]}, t {level / NOISE_BINS:.1f} to {(level + 1) / NOISE_BINS:.1f})"
     return Diagnostic("colour", OK if worst < 0.05 else WARN if worst < 0.15 else FAIL,
-                   words + ("" if worst < 0.05 else ": pictures will have a tint; train longer, and use the average weights"))
+                   words + ("" if worst < 0.05 else ": images will have a tint; train longer, and use the average weights"))
 
 
 def check_saturation(probe: NoiseBinStats) -> Diagnostic:
-    """How much of x_0_hat lies outside the range of a picture."""
+    """How much of x_0_hat lies outside the range of an image."""
     worst = max(v for v in probe.saturated if not math.isnan(v))
     return Diagnostic("saturation", OK if worst < 0.25 else WARN, f"at most {worst:.1%} of x_0_hat lies beyond [-1, 1] (by level of noise)"
                    + ("" if worst < 0.25 else ": thresholding will have much to cut"))
@@ -198,7 +198,7 @@ def check_throughput(log: list[dict]) -> Diagnostic:
     if not timed:
         return Diagnostic("data", WARN, "the log has no times")
     data_wait_seconds, rate = median([line["waited"] for line in timed]), median([line["pictures_per_second"] for line in timed])
-    words = f"{rate:.1f} pictures a second; {data_wait_seconds:.0%} of the time is spent waiting for pictures and captions"
+    words = f"{rate:.1f} images a second; {data_wait_seconds:.0%} of the time is spent waiting for images and captions"
     return Diagnostic("data", OK if data_wait_seconds < 0.1 else WARN, words + ("" if data_wait_seconds < 0.1 else ": more workers (workers=4) would help"))
 
 

@@ -71,7 +71,7 @@ class TrainState:
     learning_rate: float
     loss_sums_by_bin: list[float]                          # by level of noise, LEVELS of them: the sum of the losses,
     counts_by_bin: list[int]                            # and of how many samples
-    data_wait_seconds: float                                      # seconds that this rank waited for pictures and captions; with `graph` not counted
+    data_wait_seconds: float                                      # seconds that this rank waited for images and captions; with `graph` not counted
 
 
 def train(stage: DiffusionStage, encoder: TextEncoder, config: TrainConfig, optimizers: dict[str, torch.optim.Optimizer], ema: EMA, start: int = 0,

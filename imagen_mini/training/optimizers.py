@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(net: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float) -> dict[str, torch.optim.Optimizer]:
     """The optimizers of a U-Net, by name. With Muon, norms, biases, positions and the first and last layers go to AdamW.
 
-    Adafactor (Shazeer and Stern, 2018) keeps row and column means of the squared gradient in place of AdamW's two moments; its rate
+    Adafactor (Shazeer and Stern, 2018) keeps row and column means of the squared gradient instead of AdamW's two moments; its rate
     is relative to the size of each parameter. Imagen trains its base stage with it and finds that it hurts super-resolution
     (Section 4.1). torch's factors the last two axes, which saves memory in linear layers; of a convolution these are 3 x 3.
     """

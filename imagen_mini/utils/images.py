@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def to_image(image: Tensor, size: int | None = None) -> Image.Image:
-    """[3, h, w] in [-1, 1] -> a PIL picture of `size`: enlarged without smoothing, made smaller by averages (a fine texture would become another one)."""
+    """[3, h, w] in [-1, 1] -> a PIL image of `size`: enlarged without smoothing, made smaller by averages (a fine texture would become another one)."""
     if size is not None and size != image.shape[-1]:
         image = F.interpolate(image[None].float(), size=(size, size), mode="nearest" if size > image.shape[-1] else "area")[0]
     return Image.fromarray(((image.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """[b, 3, h, w] in [-1, 1] -> PIL pictures."""
+    """[b, 3, h, w] in [-1, 1] -> PIL images."""
     return [Image.fromarray(a) for a in ((to_numpy(images) * 255).round().astype(np.uint8))]
 
 
@@ -27,7 +27,7 @@ def to_numpy(images: Tensor) -> np.ndarray:
 
 
 def image_to_tensor(image: Image.Image, size: int = 64) -> Tensor:
-    """A PIL picture, its middle square, as [3, size, size] in [-1, 1]."""
+    """A PIL image, its middle square, as [3, size, size] in [-1, 1]."""
     return torch.from_numpy(central_square(to_rgb(image), size).copy()).permute(2, 0, 1) / 127.5 - 1
 
 
@@ -56,7 +56,7 @@ def to_rgb(image: Image.Image, sixteen_bit: bool = False) -> Image.Image:
 
 
 def central_square(image: Image.Image, size: int) -> np.ndarray:
-    """The largest square at the centre of an RGB picture, resized with anti-aliasing: uint8 [size, size, 3]."""
+    """The largest square at the centre of an RGB image, resized with anti-aliasing: uint8 [size, size, 3]."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return np.asarray(image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS))

@@ -48,7 +48,7 @@ def speed_up_of_bf16(device: torch.device) -> float:
 
 @torch.enable_grad()
 def _convolution(device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds. A GPU gets more pictures: few would tell how fast it starts, not how fast it computes."""
+    """Seconds. A GPU gets more images: few would tell how fast it starts, not how fast it computes."""
     n = 4 if device.type == "cpu" else 512
     x, weight = (torch.ones(shape, device=device, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_() for shape in ((n, 64, 32, 32), (64, 64, 3, 3)))
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Attention maps as pictures, held against the things that words speak of, and two controls: one that catches q, k, v and one that exchanges columns."""
+"""Attention maps as images, held against the things that words speak of, and two controls: one that catches q, k, v and one that exchanges columns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROLES = ("color", "shape", "size")                     # words that speak of one
 
 
 def heat_over(image: Tensor, heat: Tensor, top: float | None = None) -> Tensor:
-    """A map [h, w] as colours over a picture [3, H, W] in [-1, 1]; its highest value, or `top`, is brightest."""
+    """A map [h, w] as colours over an image [3, H, W] in [-1, 1]; its highest value, or `top`, is brightest."""
     from matplotlib import colormaps
 
     heat = F.interpolate(heat[None, None].float(), size=image.shape[-2:], mode="bilinear")[0, 0]
@@ -47,10 +47,10 @@ def words_of(maps: AttentionStore, row: int = 0) -> list[str]:
     return [w for w in dict.fromkeys(maps.tokens[row].words) if w.lower() not in ("a", "an", "the")]
 
 
-# ---------------------------------------------------------------- pictures of one prompt
+# ---------------------------------------------------------------- images of one prompt
 
 def token_sheet(maps: AttentionStore, image: Tensor, cell: int = 96) -> Image.Image:
-    """A row for each grid: the picture, then each token's map, averaged over layers, heads and steps, with its share of all attention."""
+    """A row for each grid: the image, then each token's map, averaged over layers, heads and steps, with its share of all attention."""
     tiles, labels = [], []
     for size in maps.sizes:
         tiles, labels = [*tiles, image], [*labels, f"{size} x {size}"]
@@ -80,7 +80,7 @@ def step_sheet(maps: AttentionStore, estimates: dict[float, Tensor], size: int, 
 
 
 def step_animation(maps: AttentionStore, estimates: dict[float, Tensor], size: int) -> list[Image.Image]:
-    """A picture for each step: the estimate, and each word's map over it."""
+    """An image for each step: the estimate, and each word's map over it."""
     images, labels = step_rows(maps, estimates, maps.times, size)
     return [image_grid([row[i] for row in images], [row[i] for row in labels], columns=len(images), cell=128) for i in range(len(maps.times))]
 
@@ -104,7 +104,7 @@ def head_sheet(maps: AttentionStore, image: Tensor, word: str) -> Image.Image:
 # ---------------------------------------------------------------- do the words find their things?
 
 def find(pipe: ImagenPipeline, prompts: list[tuple[str, int, Caption]], options: dict, batch: int = 10, progress: bool = True) -> dict:
-    """Overlap of words' maps with their things, by role of the word, by layer and by step; only pictures that show what was said can be judged.
+    """Overlap of words' maps with their things, by role of the word, by layer and by step; only images that show what was said can be judged.
 
     `prompts`: as `benchmark` has them; `options`: of the pipeline's call. Returns how many `captions` there were and how many were `judged`, the `times`,
     the grid of each of the `layers`, the overlap by `chance` for each layer, and `overlap`[role][layer]: its mean at each time, in [0, 1].

@@ -16,13 +16,13 @@ WIDTHS = (0, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)
 
 
 def mean_psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in [-1, 1] taken together, as one: what has the least squared error has the highest PSNR."""
+    """Peak signal-to-noise ratio in dB of images in [-1, 1] taken together, as one: what has the least squared error has the highest PSNR."""
     return psnr(a.flatten()[None], b.flatten()[None]).item()
 
 
 def best_blur(x_0: Tensor, x_t: Tensor, widths: Sequence[float] = WIDTHS) -> tuple[Tensor, float]:
     """The classical denoiser with every advantage: of Gaussian blurs of x_t [b, 3, h, w], each times the factor that suits it best, the one that comes
-    nearest to the true pictures x_0. Returns the estimate and the blur's width, in 1/64 of the picture's.
+    nearest to the true images x_0. Returns the estimate and the blur's width, in 1/64 of the image's.
 
         x_0_hat = factor blur(x_t, width),   factor = <blur, x_0> / <blur, blur>
     """
@@ -36,11 +36,11 @@ def best_blur(x_0: Tensor, x_t: Tensor, widths: Sequence[float] = WIDTHS) -> tup
 
 
 def posterior(x_t: Tensor, log_snr: Tensor, images: Tensor) -> Tensor:
-    """If x_0 is one of n pictures, each as likely as the others: how likely is each, once x_t is seen? (Bayes' rule, with normal noise.)
+    """If x_0 is one of n images, each as likely as the others: how likely is each, once x_t is seen? (Bayes' rule, with normal noise.)
 
         p_i = softmax over i of  -|| x_t - alpha x_i ||^2 / (2 sigma^2)
 
-    x_t [b, c, h, w], one log_snr, pictures [n, c, h, w]; returns [b, n]. What is the same for all i is left out of the softmax: || x_t ||^2.
+    x_t [b, c, h, w], one log_snr, images [n, c, h, w]; returns [b, n]. What is the same for all i is left out of the softmax: || x_t ||^2.
     """
     alpha, sigma = alpha_sigma(log_snr)
     seen, known = x_t.flatten(1), images.flatten(1)

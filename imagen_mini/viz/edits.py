@@ -31,7 +31,7 @@ SWEEPS: dict[str, Callable[[type[AttentionInjection], float], AttentionInjection
 # ---------------------------------------------------------------- one edit
 
 def compare_to_same_seed(pipe: ImagenPipeline, source: str, target: str, seed: int, *edits: Edit | None) -> Tensor:
-    """The first stage's pictures [1 + edits, 3, h, w] in [-1, 1], all from one noise: of the source, and of the target by each edit; None is no edit at
+    """The first stage's images [1 + edits, 3, h, w] in [-1, 1], all from one noise: of the source, and of the target by each edit; None is no edit at
     all: the same seed, and the new prompt alone."""
     name = next(iter(pipe.stages))
     options = {"seed": seed, "stages": (name,), "output_type": "pt", "progress": False}
@@ -43,7 +43,7 @@ def compare_to_same_seed(pipe: ImagenPipeline, source: str, target: str, seed: i
 
 
 def difference(source: Tensor, edited: Tensor) -> Tensor:
-    """Where two pictures [3, h, w] differ, and by how much: black is nowhere, white is from one end of the range to the other in some colour."""
+    """Where two images [3, h, w] differ, and by how much: black is nowhere, white is from one end of the range to the other in some colour."""
     return ((edited - source).abs().amax(0, keepdim=True) - 1).expand(3, -1, -1)
 
 
@@ -54,7 +54,7 @@ def changed_tokens(source: Tokens, target: Tokens) -> tuple[list[int], list[int]
 
 
 def map_tiles(maps: AttentionStore, base: Sequence[Tensor], word: str | None) -> tuple[list[Tensor], list[str]]:
-    """Attention maps on the largest grid over the base stage's pictures [3, h, w]: of `word`, in each picture; without it of the words that changed, in
+    """Attention maps on the largest grid over the base stage's images [3, h, w]: of `word`, in each image; without it of the words that changed, in
     the source and in the target before and after the edit. A row's brightness can be compared."""
     if word is not None:
         heats = [maps.positions_of_word(word, row) for row in range(len(base))]
@@ -92,7 +92,7 @@ def alignment_sheet(source: Tokens, target: Tokens, matrices: dict[str, Tensor])
 
 @dataclass(frozen=True)
 class Compared:
-    """Edits whose source picture was right, by several methods: `images` [1 + methods, 3, h, w] of each task, the source first, and of each method by its
+    """Edits whose source image was right, by several methods: `images` [1 + methods, 3, h, w] of each task, the source first, and of each method by its
     name the score of each task."""
 
     tasks: list[EditTask]
@@ -111,9 +111,9 @@ def compare(pipe: ImagenPipeline, tasks: Sequence[EditTask], methods: dict[str, 
 
 
 def compared_lines(scores: dict[str, list[EditScore]]) -> str:
-    """A line for each method: how often the new prompt is shown, the layout is kept, both; and how alike the rest of the picture is, in dB."""
+    """A line for each method: how often the new prompt is shown, the layout is kept, both; and how alike the rest of the image is, in dB."""
     width = max(map(len, scores)) + 2
-    lines = [" " * width + f"{'shows the new prompt':24}{'keeps the layout':24}{'both':24}rest of the picture"]
+    lines = [" " * width + f"{'shows the new prompt':24}{'keeps the layout':24}{'both':24}rest of the image"]
     for name, of in scores.items():
         pixels = [s.psnr for s in of if s.psnr is not None]
         rates = "".join(f"{format_share([getattr(s, key) for s in of]):24}" for key in ("success", "layout", "good"))
@@ -144,7 +144,7 @@ DIFFERS = 0.3                                          # from the background, in
 
 
 def covered(image: Tensor) -> float:
-    """The share of a picture [3, h, w] in [-1, 1] that is not background, whose colour is the median."""
+    """The share of an image [3, h, w] in [-1, 1] that is not background, whose colour is the median."""
     background = image.flatten(1).median(1).values[:, None, None]
     return ((image - background).abs().amax(0) > DIFFERS).float().mean().item()
 
@@ -164,13 +164,13 @@ def monotone(values: Tensor) -> Tensor:
 
 
 def fading_sheet(word: str, weights: Sequence[float], areas: Tensor, captions: Sequence[str]) -> Figure:
-    """What things cover of their pictures, areas [captions, weights] in [0, 1], over the weight of a word: a line for each caption."""
+    """What things cover of their images, areas [captions, weights] in [0, 1], over the weight of a word: a line for each caption."""
     sheet, (panel,) = subplots([f'what the thing covers, over the weight of "{word}"'], "weight c of the word   (1 changes nothing)")
     for row, caption, style in zip(areas.tolist(), captions, STYLES):
         panel.plot(weights, row, label=caption, **style)
     percent_axis(panel)
     panel.set_ylim(0, 1.15 * areas.max().item())
-    panel.set_ylabel("share of the picture")
+    panel.set_ylabel("share of the image")
     sheet.set_size_inches(6.5, 3.8)
     lines, names = panel.get_legend_handles_labels()
     sheet.legend(lines, names, loc="outside right upper", frameon=False)

@@ -1,4 +1,4 @@
-"""What guidance and thresholding do to pictures, in numbers and in charts: how many are right, how saturated they are, how much alike."""
+"""What guidance and thresholding do to images, in numbers and in charts: how many are right, how saturated they are, how much alike."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ MEASURES = {"saturated": f"share of values at |x| >= {SATURATED}", "mean_abs": "
 # ---------------------------------------------------------------- numbers
 
 def saturation(x_0_hat: Tensor) -> dict[str, float]:
-    """The share of values with |x| >= SATURATED, and the mean of |x|, of pictures of any shape, not clamped."""
+    """The share of values with |x| >= SATURATED, and the mean of |x|, of images of any shape, not clamped."""
     magnitude = x_0_hat.float().abs()
     return {"saturated": round((magnitude >= SATURATED).float().mean().item(), 4), "mean_abs": round(magnitude.mean().item(), 4)}
 
 
 def outside(x_0_hat: Tensor) -> float:
-    """The share of values that no picture has: beyond RIM."""
+    """The share of values that no image has: beyond RIM."""
     return (x_0_hat.float().abs() > RIM).float().mean().item()
 
 
 def estimates(pipe: ImagenPipeline, prompts: Sequence[str], seeds: Sequence[int], **options) -> list[Tensor]:
     """The base stage's x_0_hat [b, 3, h, w] after each step, as thresholding left them and not clamped; `options` are those of the pipeline's call.
 
-    The last one is the picture.
+    The last one is the image.
     """
     found: list[Tensor] = []
     base = next(iter(pipe.stages))
@@ -58,7 +58,7 @@ def rate(found: Sequence[bool]) -> dict[str, float]:
 
 
 def at_scale(pipe: ImagenPipeline, prompts: Sequence[str], seeds: Sequence[int], w: float, **options) -> dict[str, float]:
-    """One point of a curve over w: how many pictures are right (by the parser, with the 95 % interval), how saturated they are, and what lies
+    """One point of a curve over w: how many images are right (by the parser, with the 95 % interval), how saturated they are, and what lies
     outside the range at the step where most does."""
     trajectory = estimates(pipe, prompts, seeds, guidance_scale=w, **options)
     image = trajectory[-1]
@@ -66,7 +66,7 @@ def at_scale(pipe: ImagenPipeline, prompts: Sequence[str], seeds: Sequence[int],
 
 
 def true_images(prompts: Sequence[str], size: int = 64) -> Tensor:
-    """Rendered pictures [b, 3, size, size] in [-1, 1], one that each prompt fits: what a perfect model could draw."""
+    """Rendered images [b, 3, size, size] in [-1, 1], one that each prompt fits: what a perfect model could draw."""
     return render([sample_scene_matching(parse_caption(prompt), random.Random(prompt)) for prompt in prompts], size)
 
 
@@ -92,7 +92,7 @@ def accuracy_line(panel: Axes, xs: Sequence[float], rates: Sequence[dict], name:
 
 
 def plot_scales(lines: dict[str, Sequence[dict]], true: dict[str, float] | None = None, measures: Sequence[str] = ("saturated", "mean_abs")) -> Figure:
-    """Accuracy and some of MEASURES against w: rows as `at_scale` gives them by the line's name, and the measures of true pictures, dotted."""
+    """Accuracy and some of MEASURES against w: rows as `at_scale` gives them by the line's name, and the measures of true images, dotted."""
     scales = [row["w"] for row in next(iter(lines.values()))]
     n = next(iter(lines.values()))[0]["n"]
     sheet, (accuracy, *panels) = subplots([f"share right of {n}, with 95 % intervals", *(MEASURES[name] for name in measures)], SCALE_AXIS)
@@ -101,7 +101,7 @@ def plot_scales(lines: dict[str, Sequence[dict]], true: dict[str, float] | None 
         for panel, measure in zip(panels, measures):
             panel.plot(scales, [row[measure] for row in rows], **style)
     if true is not None:
-        accuracy.plot([], [], label="true pictures", **TRUE_IMAGE_STYLE)
+        accuracy.plot([], [], label="true images", **TRUE_IMAGE_STYLE)
     for panel, measure in zip(panels, measures):
         if true is not None:
             panel.axhline(true[measure], **TRUE_IMAGE_STYLE)

@@ -1,4 +1,4 @@
-"""Pictures of pictures: grids with captions, for people to look at."""
+"""Images of images: grids with captions, for people to look at."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from imagen_mini.utils.images import to_image
 
 BORDERS = {True: "#009E73", False: "#D55E00", None: "#bbbbbb"}      # right, wrong, not judged: green and vermilion of Okabe and Ito (2008)
-MARGIN = 6                                             # pixels around a picture
+MARGIN = 6                                             # pixels around an image
 Frame = bool | str | None                              # right or wrong, a colour, or None: no frame
 
 
@@ -20,7 +20,7 @@ Frame = bool | str | None                              # right or wrong, a colou
 
 def image_grid(images: Sequence[Tensor], labels: Sequence[str], columns: int | None = None, cell: int = 192,
                   frames: Sequence[Frame] | None = None) -> Image.Image:
-    """Pictures [3, h, w] in rows, each with its label below; `frames` says of each whether it is right (True, False; None: not judged), or gives a
+    """Images [3, h, w] in rows, each with its label below; `frames` says of each whether it is right (True, False; None: not judged), or gives a
     colour."""
     n = len(images)
     columns = columns or min(n, 4)
@@ -37,10 +37,10 @@ def image_grid(images: Sequence[Tensor], labels: Sequence[str], columns: int | N
 
 def image_table(rows: Sequence[Sequence[Tensor | None]], row_names: Sequence[str], column_names: Sequence[str], cell: int = 112,
                   frames: Sequence[Sequence[Frame]] | None = None) -> Image.Image:
-    """Pictures [3, h, w] as a table: names of rows to the left, of columns above; None leaves a place empty. `frames` as in `image_grid`, row by row.
-    ValueError if names and pictures are not as many."""
+    """Images [3, h, w] as a table: names of rows to the left, of columns above; None leaves a place empty. `frames` as in `image_grid`, row by row.
+    ValueError if names and images are not as many."""
     if len(rows) != len(row_names) or any(len(row) != len(column_names) for row in rows):
-        raise ValueError(f"rows of {[len(row) for row in rows]} pictures; expected {len(row_names)} rows ({', '.join(row_names)}) of {len(column_names)}")
+        raise ValueError(f"rows of {[len(row) for row in rows]} images; expected {len(row_names)} rows ({', '.join(row_names)}) of {len(column_names)}")
     font = ImageFont.load_default(size=12)
     names = [textwrap.wrap(name, width=16) or [""] for name in row_names]
     heads = [textwrap.wrap(name, width=max(6, cell // 6)) or [""] for name in column_names]
@@ -59,7 +59,7 @@ def image_table(rows: Sequence[Sequence[Tensor | None]], row_names: Sequence[str
 
 
 def _paste(sheet: Image.Image, image: Tensor, x: int, y: int, cell: int, frame: Frame) -> None:
-    """A picture at (x, y), `cell` wide, in its frame."""
+    """An image at (x, y), `cell` wide, in its frame."""
     color = frame if isinstance(frame, str) else BORDERS[frame]
     ImageDraw.Draw(sheet).rectangle((x - 2, y - 2, x + cell + 1, y + cell + 1), fill=color)
     sheet.paste(to_image(image, cell), (x, y))
@@ -71,7 +71,7 @@ def quantize_colors(sheet: Image.Image) -> Image.Image:
 
 
 def as_jpeg(sheet: Image.Image, quality: int = 85):
-    """A sheet as a notebook displays it, but a third as large: maps and noise are soft, and soft pictures make large PNG files."""
+    """A sheet as a notebook displays it, but a third as large: maps and noise are soft, and soft images make large PNG files."""
     from IPython.display import Image as Shown
 
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Measuring a model, and measuring the measure: galleries and sheets of verdicts, controls with a known answer, intervals, the judge on spoilt pictures."""
+"""Measuring a model, and measuring the measure: galleries and sheets of verdicts, controls with a known answer, intervals, the judge on spoilt images."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ OUTCOMES = ("right", "unreadable", "misread")
 Interval = Callable[[int, int], tuple[float, float]]   # (successes, n) -> (low, high)
 
 
-# ---------------------------------------------------------------- pictures with verdicts
+# ---------------------------------------------------------------- images with verdicts
 
 def gallery(results: Sequence[Result], right: int = 2, wrong: int = 2, columns: int = 6, cell: int = 192) -> Image.Image:
-    """Of each category up to `right` pictures that are right and `wrong` that are not, these with the kind of their error and what was read."""
+    """Of each category up to `right` images that are right and `wrong` that are not, these with the kind of their error and what was read."""
     chosen = []
     for category in dict.fromkeys(r.category for r in results):
         of = [r for r in results if r.category == category]
@@ -42,7 +42,7 @@ def _label(r: Result) -> str:
 
 
 def audit_sheet(results: Sequence[Result], judged: bool = True, columns: int = 10, cell: int = 160) -> Image.Image:
-    """Numbered pictures with their captions, for a person to judge; with `judged`, what the parser says of each, too."""
+    """Numbered images with their captions, for a person to judge; with `judged`, what the parser says of each, too."""
     labels = [f"{i}: {r.caption.text}" + (f" -> {verdict_text(r.caption.description, r.parsed)}" if judged else "") for i, r in enumerate(results)]
     return quantize_colors(image_grid([r.image for r in results], labels, columns=columns, cell=cell, frames=[r.right for r in results] if judged else None))
 
@@ -66,21 +66,21 @@ def swap_colors(scenes: Sequence[Scene], every: int) -> list[Scene]:
 
 
 def chance_rate(descriptions: Sequence[Description], parsed_scenes: Sequence[ParsedScene]) -> float:
-    """The share right that is to be expected if captions are dealt out to pictures at random: the mean over all pairs."""
+    """The share right that is to be expected if captions are dealt out to images at random: the mean over all pairs."""
     return sum(d.fits(r.scene) for d in descriptions for r in parsed_scenes) / (len(descriptions) * len(parsed_scenes))
 
 
-# ---------------------------------------------------------------- the judge on spoilt pictures
+# ---------------------------------------------------------------- the judge on spoilt images
 
 def outcome(scene: Scene, parsed: ParsedScene, size: int) -> str:
-    """One of OUTCOMES for a picture of `scene` and what was read from it; at less than 256 px, textures cannot be seen."""
+    """One of OUTCOMES for an image of `scene` and what was read from it; at less than 256 px, textures cannot be seen."""
     if parsed.scene is None:
         return "unreadable"
     return "right" if parsed.scene == (scene if size == 256 else scene.without_texture()) else "misread"
 
 
 def measure_parser_under(n: int, size: int, spoil: Callable[[Tensor, float], Tensor], strengths: Sequence[float], batch: int = 64) -> list[dict]:
-    """For each strength of one way to spoil pictures of `n` true scenes: how often they are right, unreadable and misread."""
+    """For each strength of one way to spoil images of `n` true scenes: how often they are right, unreadable and misread."""
     scenes, rows = [training_scene(HELD_OUT_SEED, i) for i in range(n)], []
     for strength in strengths:
         found: list[str] = []
@@ -93,7 +93,7 @@ def measure_parser_under(n: int, size: int, spoil: Callable[[Tensor, float], Ten
 
 
 def plot_corruptions(found: dict[str, list[dict]]) -> Figure:
-    """A panel for each way to spoil pictures: shares of OUTCOMES over its strength, with 95 % intervals. Takes rows of `measure_parser_under` by title."""
+    """A panel for each way to spoil images: shares of OUTCOMES over its strength, with 95 % intervals. Takes rows of `measure_parser_under` by title."""
     sheet, panels = subplots(list(found), "")
     for panel, rows in zip(panels, found.values()):
         for name, style in zip(OUTCOMES, STYLES):
@@ -113,13 +113,13 @@ def naive_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, floa
 
 
 def coverage(interval: Interval, n: int, p: float) -> float:
-    """How often the interval holds the true share p, over all outcomes of n pictures: exact, by the binomial distribution."""
+    """How often the interval holds the true share p, over all outcomes of n images: exact, by the binomial distribution."""
     return sum(math.comb(n, k) * p ** k * (1 - p) ** (n - k) for k in range(n + 1) if interval(k, n)[0] <= p <= interval(k, n)[1])
 
 
 def plot_coverage(intervals: dict[str, Interval], n: int) -> Figure:
     """How often each interval holds the truth, over the true share."""
-    sheet, (panel,) = subplots([f"how often an interval from {n} pictures holds the true accuracy"], "true accuracy")
+    sheet, (panel,) = subplots([f"how often an interval from {n} images holds the true accuracy"], "true accuracy")
     shares = [i / 200 for i in range(1, 200)]
     for (name, interval), style in zip(intervals.items(), STYLES):
         panel.plot(shares, [coverage(interval, n, p) for p in shares], label=name, **style | {"marker": ""})
@@ -148,14 +148,14 @@ def plot_shares(rows: dict[str, dict], title: str = "share of captions drawn rig
 def plot_groups(groups: Sequence[tuple[int, int]], intervals: dict[str, Interval]) -> Figure:
     """The share in each of several groups (right, n) with its intervals, and the share in all of them."""
     right, n = sum(k for k, _ in groups), sum(m for _, m in groups)
-    sheet, (panel,) = subplots(["one model, measured again and again"], "group of pictures")
+    sheet, (panel,) = subplots(["one model, measured again and again"], "group of images")
     for number, ((name, interval), style) in enumerate(zip(intervals.items(), STYLES)):
         for place, (k, m) in enumerate(groups):
             low, high = interval(k, m)
             x = place + 1 + 0.2 * (number - (len(intervals) - 1) / 2)
             panel.errorbar([x], [k / m], [[k / m - low], [high - k / m]], color=style["color"], marker=style["marker"], capsize=4, linewidth=1.8,
                            label=name if place == 0 else None)
-    panel.axhline(right / n, color="#777777", linestyle=":", label=f"all {n} pictures: {right / n:.0%}")
+    panel.axhline(right / n, color="#777777", linestyle=":", label=f"all {n} images: {right / n:.0%}")
     panel.set_xticks(range(1, len(groups) + 1))
     _percent(panel)
     panel.legend(frameon=False, loc="lower left", fontsize=8)
@@ -185,8 +185,8 @@ def plot_comparison(a: tuple[str, int, int], b: tuple[str, int, int]) -> Figure:
 
 
 def plot_widths(interval: Interval, shares: Sequence[float], numbers: Sequence[int], name: str) -> Figure:
-    """How wide an interval is, from its low to its high end, over the number of pictures, for some shares that are right."""
-    sheet, (panel,) = subplots([f"how wide is the interval? ({name})"], "pictures")
+    """How wide an interval is, from its low to its high end, over the number of images, for some shares that are right."""
+    sheet, (panel,) = subplots([f"how wide is the interval? ({name})"], "images")
     for share, style in zip(shares, STYLES):
         ends = [interval(round(share * n), n) for n in numbers]
         panel.plot(numbers, [high - low for low, high in ends], label=f"{share:.0%} right", **style)
@@ -200,8 +200,8 @@ def plot_widths(interval: Interval, shares: Sequence[float], numbers: Sequence[i
 
 
 def plot_sets(rows: dict[str, tuple[float, float]]) -> Figure:
-    """Sets of pictures by two measures: name -> (share right, Fréchet distance)."""
-    sheet, (panel,) = subplots(["two measures that see different things"], "Fréchet distance to true pictures (less is better)")
+    """Sets of images by two measures: name -> (share right, Fréchet distance)."""
+    sheet, (panel,) = subplots(["two measures that see different things"], "Fréchet distance to true images (less is better)")
     for (name, (share, distance)), style in zip(rows.items(), STYLES):
         panel.plot([distance], [share], label=name, **style | {"linestyle": "none", "markersize": 9})
     panel.set_xlim(0, 1.1 * max(distance for _, distance in rows.values()))

@@ -1,4 +1,4 @@
-"""Rows of pictures, each judged by its own caption: what the toys of the playground are shown in."""
+"""Rows of images, each judged by its own caption: what the toys of the playground are shown in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imagen_mini.viz.image_grid import quantize_colors, image_table
 
 
 def judged_rows(rows: Sequence[tuple[str, str, Tensor]], columns: Sequence[str] | None = None, cell: int = 128) -> Image.Image:
-    """A row for each (name, caption, pictures [b, 3, h, w] in [-1, 1]), framed by whether the pictures show that caption, by the parser; a caption that is empty
+    """A row for each (name, caption, images [b, 3, h, w] in [-1, 1]), framed by whether the images show that caption, by the parser; a caption that is empty
     is not judged. `columns`: their names (default: numbers)."""
     n = len(rows[0][2])
     frames = [judge_images([caption] * n, images) if caption else [None] * n for _, caption, images in rows]
@@ -23,7 +23,7 @@ def judged_rows(rows: Sequence[tuple[str, str, Tensor]], columns: Sequence[str] 
 
 
 def shapes_read(images: Tensor) -> Counter:
-    """How many of the pictures are read as which shape; those that cannot be read, or show several things, under these words."""
+    """How many of the images are read as which shape; those that cannot be read, or show several things, under these words."""
     names = []
     for parsed in parse_image(images.float().cpu()):
         if parsed.scene is None:

@@ -43,7 +43,7 @@ def gaussian_flow(x_T: Tensor, mean: float, std: float, log_snr_of: Schedule) ->
 
 
 def mixture_denoiser(images: Tensor, log_snr_of: Schedule) -> Denoiser:
-    """The best denoiser where the data are these pictures [n, ...], each as frequent as the others: `posterior_mean`, in float64."""
+    """The best denoiser where the data are these images [n, ...], each as frequent as the others: `posterior_mean`, in float64."""
     return lambda x_t, t: posterior_mean(x_t.double(), log_snr_of(t.double()), images.double()).to(x_t.dtype)
 
 
@@ -86,7 +86,7 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 
 def shares(images: Tensor, of: Tensor) -> Tensor:
-    """How often each of the pictures `of` [n, ...] is the nearest one to `images` [b, ...]: [n], with sum 1."""
+    """How often each of the images `of` [n, ...] is the nearest one to `images` [b, ...]: [n], with sum 1."""
     nearest = torch.cdist(images.flatten(1).double(), of.flatten(1).double()).argmin(1)
     return nearest.bincount(minlength=len(of)) / len(images)
 
@@ -127,6 +127,6 @@ def plot_spacings(steps: int, log_snr_of: Schedule) -> Figure:
         times = spaced_timesteps(spacing, steps, log_snr_of).double()
         for panel, x in zip(panels, (times, log_snr_of(times))):
             panel.plot(x, [row] * len(x), **style | {"linestyle": ""})
-    for panel, name, ends in zip(panels, ("t   (1 noise, 0 picture)", "log-SNR"), ((1.03, -0.03), None)):
+    for panel, name, ends in zip(panels, ("t   (1 noise, 0 image)", "log-SNR"), ((1.03, -0.03), None)):
         panel.set(xlabel=name, yticks=range(len(TIMESTEP_SPACINGS)), yticklabels=TIMESTEP_SPACINGS, ylim=(len(TIMESTEP_SPACINGS) - 0.5, -0.5), xlim=ends)
     return sheet

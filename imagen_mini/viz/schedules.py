@@ -1,4 +1,4 @@
-"""Noise schedules as one sees them: their curves, how their times are spread over the levels of noise, and how much of a picture is left."""
+"""Noise schedules as one sees them: their curves, how their times are spread over the levels of noise, and how much of an image is left."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ SCHEDULES: Schedules = {
 
 
 def curves(schedules: Schedules) -> Figure:
-    """Three panels, over t from 0 (picture) to 1 (noise): log-SNR, alpha and sigma."""
-    sheet, panels = subplots(["log-SNR", "alpha, of the picture", "sigma, of the noise"], "t   (0 picture, 1 noise)")
+    """Three panels, over t from 0 (image) to 1 (noise): log-SNR, alpha and sigma."""
+    sheet, panels = subplots(["log-SNR", "alpha, of the image", "sigma, of the noise"], "t   (0 image, 1 noise)")
     t = torch.linspace(0, 1, 501, dtype=torch.float64)
     for (name, log_snr_of), style in zip(schedules.items(), STYLES):
         log_snr = log_snr_of(t)
@@ -51,7 +51,7 @@ def curves(schedules: Schedules) -> Figure:
 
 def spread(schedules: Schedules, width: float = 0.5) -> Figure:
     """Which share of the times from 0 to 1 falls on each level of noise: a curve over log-SNR, in bins of `width`. Its area is 1."""
-    sheet, (panel,) = subplots(["how times spread over levels of noise"], "log-SNR   (high: picture, low: noise)")
+    sheet, (panel,) = subplots(["how times spread over levels of noise"], "log-SNR   (high: image, low: noise)")
     sheet.set_size_inches(7, 3.8)
     edges = torch.arange(-16, 16 + width, width, dtype=torch.float64)
     t = torch.linspace(0, 1, 100_001, dtype=torch.float64)
@@ -86,7 +86,7 @@ def legend_below(sheet: Figure, panel: Axes) -> None:
 
 
 def measured_log_snr(x_t: Tensor, x_0: Tensor) -> float:
-    """The log-SNR of noisy pictures x_t, measured with the clean ones x_0, both [b, c, h, w]: what of x_t is along x_0 is picture, the rest is noise.
+    """The log-SNR of noisy images x_t, measured with the clean ones x_0, both [b, c, h, w]: what of x_t is along x_0 is image, the rest is noise.
 
         alpha = <x_t, x_0> / <x_0, x_0>,   sigma = rms(x_t - alpha x_0),   log_snr = log(alpha^2 / sigma^2)
 
@@ -98,5 +98,5 @@ def measured_log_snr(x_t: Tensor, x_0: Tensor) -> float:
 
 
 def read_correctly(scenes: Sequence[Scene], images: Tensor) -> list[bool]:
-    """Does the parser read each scene, but for textures, from its picture [b, 3, 64, 64] in [-1, 1]?"""
+    """Does the parser read each scene, but for textures, from its image [b, 3, 64, 64] in [-1, 1]?"""
     return [parsed.scene == scene.without_texture() for parsed, scene in zip(parse_image(images.float()), scenes, strict=True)]

@@ -1,4 +1,4 @@
-"""Super-resolution by itself: the same pictures given to it clean, generated or spoilt, at several levels of augmentation, and how right it gets them."""
+"""Super-resolution by itself: the same images given to it clean, generated or spoilt, at several levels of augmentation, and how right it gets them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from imagen_mini.viz.style import STYLES, subplots, percent_axis
 
 
 def true_scenes(prompts: Sequence[str], images: Tensor) -> list[Scene]:
-    """The scene in each 64 px picture [b, 3, 64, 64] in [-1, 1], as the parser reads it, with the textures that its prompt names; what has none is solid.
+    """The scene in each 64 px image [b, 3, 64, 64] in [-1, 1], as the parser reads it, with the textures that its prompt names; what has none is solid.
 
-    Rendered at 64 px it is the picture without its mistakes, at 256 px what super-resolution should make of it. ValueError if a picture does not show its
+    Rendered at 64 px it is the image without its mistakes, at 256 px what super-resolution should make of it. ValueError if an image does not show its
     prompt: then nobody can say what it should become.
     """
     out = []
@@ -29,14 +29,14 @@ def true_scenes(prompts: Sequence[str], images: Tensor) -> list[Scene]:
         description = description_of(prompt)
         objects = None if description is None or parsed.scene is None else description.assign(parsed.scene)
         if objects is None:
-            raise ValueError(f"the picture of {prompt!r} does not show it, so there is no true scene; keep those whose verdict is right")
+            raise ValueError(f"the image of {prompt!r} does not show it, so there is no true scene; keep those whose verdict is right")
         textured = (replace(o, texture=obj.texture or "solid") for o, obj in zip(objects, description.objects))
         out.append(Scene(tuple(textured), parsed.scene.background))
     return out
 
 
 def around(images: Tensor, scenes: Sequence[Scene], share: float = 0.375) -> Tensor:
-    """The part of each picture [b, 3, size, size] around the first thing of its scene, `share` of the width, [b, 3, k, k]: to look at textures from near. At
+    """The part of each image [b, 3, size, size] around the first thing of its scene, `share` of the width, [b, 3, k, k]: to look at textures from near. At
     the rim the part is moved inside."""
     size = images.shape[-1]
     k, scale = round(share * size), size / GRID
@@ -46,8 +46,8 @@ def around(images: Tensor, scenes: Sequence[Scene], share: float = 0.375) -> Ten
 
 @dataclass(frozen=True)
 class Enlarged:
-    """What super-resolution made of some small pictures at one level of augmentation. `images` [b, 3, size, size] in [-1, 1]; of each, whether it is as
-    its prompt says (`right`), whether the parser can read it at all (`readable`), and how near it is to the true picture (`psnr` [b], in dB)."""
+    """What super-resolution made of some small images at one level of augmentation. `images` [b, 3, size, size] in [-1, 1]; of each, whether it is as
+    its prompt says (`right`), whether the parser can read it at all (`readable`), and how near it is to the true image (`psnr` [b], in dB)."""
 
     level: float
     images: Tensor
@@ -67,17 +67,17 @@ def enlarge(pipe: ImagenPipeline, prompts: Sequence[str], seeds: Sequence[int], 
 
 
 def level_lines(found: dict[str, list[Enlarged]]) -> str:
-    """What was `found` for each kind of small picture, by level: a line each."""
-    lines = [f"{'given':12}{'aug_level':>10}   {'right':22}{'readable':22}likeness to the true picture"]
+    """What was `found` for each kind of small image, by level: a line each."""
+    lines = [f"{'given':12}{'aug_level':>10}   {'right':22}{'readable':22}likeness to the true image"]
     for kind, rows in found.items():
         lines += [f"{kind:12}{r.level:>10g}   {format_share(r.right):22}{format_share(r.readable):22}{r.psnr.mean():.1f} dB" for r in rows]
     return "\n".join(lines)
 
 
 def level_sheet(found: dict[str, list[Enlarged]]) -> Figure:
-    """Two panels over the level: share right, with 95 % intervals, and likeness to the true picture, with the 95 % interval of its mean over pictures. Kinds
+    """Two panels over the level: share right, with 95 % intervals, and likeness to the true image, with the 95 % interval of its mean over images. Kinds
     are drawn side by side at each level, so that their bars can be told apart."""
-    sheet, (shares, likeness) = subplots(["right by the parser, textures too", "likeness to the true picture (dB)"], "aug_level", columns=2)
+    sheet, (shares, likeness) = subplots(["right by the parser, textures too", "likeness to the true image (dB)"], "aug_level", columns=2)
     levels = sorted({r.level for rows in found.values() for r in rows})
     for i, ((kind, rows), style) in enumerate(zip(found.items(), STYLES)):
         x = [levels.index(r.level) + 0.12 * (i - (len(found) - 1) / 2) for r in rows]

@@ -1,4 +1,4 @@
-"""Small training runs: a corner of the built-in world that is learnt in half a minute, and how such a run is looked at."""
+"""Small training runs: a corner of the built-in world that is learned in half a minute, and how such a run is looked at."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def losses_by_level(states: Sequence[TrainState]) -> list[float]:
 
 @torch.no_grad()
 def errors_at(stage: DiffusionStage, encoder: TextEncoder, data: Dataset, times: Tensor, n: int = 24) -> Tensor:
-    """The mean squared error of x_0_hat on the first n pictures of `data`, at each of these times [k]: [k]. Unweighted; the noise depends on the picture
+    """The mean squared error of x_0_hat on the first n images of `data`, at each of these times [k]: [k]. Unweighted; the noise depends on the image
     alone."""
     images, _, captions = data.batch(range(n), stage.config.unet.image_size)
     text, eps = encoder(captions), randn(range(n), images.shape[1:], "errors_at")

@@ -23,7 +23,7 @@ COST_KINDS = ("residual blocks", "attention to words", "attention to pixels", "c
 
 
 def forward_stages(net: UNet) -> list[tuple[str, nn.Module]]:
-    """What a picture passes on its way through the U, in order, by name: the stem, stacks, changes of the grid, the last convolution."""
+    """What an image passes on its way through the U, in order, by name: the stem, stacks, changes of the grid, the last convolution."""
     out: list[tuple[str, nn.Module]] = [("stem", net.stem)]
     levels = range(len(net.down))
     for i in levels:
@@ -36,7 +36,7 @@ def forward_stages(net: UNet) -> list[tuple[str, nn.Module]]:
 
 @dataclass(frozen=True)
 class Cost:
-    """A part of a network: what it is (one of KINDS), the side of its grid (None: it works on no grid), its parameters, and the FLOPs that one picture
+    """A part of a network: what it is (one of KINDS), the side of its grid (None: it works on no grid), its parameters, and the FLOPs that one image
     takes in it in one forward pass."""
 
     name: str
@@ -63,7 +63,7 @@ def costs(config: UNetConfig) -> list[Cost]:
 
 
 def forward(net: UNet) -> Tensor:
-    """One picture through the network, of zeros, with a prompt of WORDS tokens."""
+    """One image through the network, of zeros, with a prompt of WORDS tokens."""
     c = net.config
     number = torch.zeros(1)
     text = TextEmbeddings(torch.zeros(1, WORDS, c.text_width), torch.ones(1, WORDS, dtype=torch.bool))
@@ -109,7 +109,7 @@ def total(parts: Sequence[Cost], what: str, kind: str | None = None, grid: int |
 
 @torch.enable_grad()
 def flops_of_layer(kind: str, grid: int, channels: int = 128, text_width: int = 128) -> int:
-    """What one layer costs on a grid of this side, one picture: "residual block", or attention of kind "self", "cross" or "hybrid"."""
+    """What one layer costs on a grid of this side, one image: "residual block", or attention of kind "self", "cross" or "hybrid"."""
     with FakeTensorMode():
         x, text = torch.zeros(1, channels, grid, grid), TextEmbeddings(torch.zeros(1, WORDS, text_width), torch.ones(1, WORDS, dtype=torch.bool))
         if kind == "residual block":
@@ -131,7 +131,7 @@ def ablations(config: UNetConfig) -> dict[str, UNetConfig]:
 
 
 def activation_count(config: UNetConfig) -> int:
-    """How many values the residual blocks give, all together, for one picture: what a backward pass must find again is a small multiple of it."""
+    """How many values the residual blocks give, all together, for one image: what a backward pass must find again is a small multiple of it."""
     levels = list(zip(config.blocks, config.channels, config.grids))
     return sum(2 * blocks * channels * grid ** 2 for blocks, channels, grid in levels) + config.mid_blocks * config.channels[-1] * config.grids[-1] ** 2
 

@@ -6,7 +6,7 @@
 
 claims.md      the page: each claim, its verdict (holds, does not hold, or cannot be told at this scale) and the intervals that it follows from
 claims.json    all numbers
-NAME.png, NAME_pictures.png    the figure of an experiment, and pictures from it
+NAME.png, NAME_images.png    the figure of an experiment, and images from it
 
 Experiments that are done are kept: the same command goes on where it was stopped, and one with another pipeline or --n measures anew. Training runs lie in
 OUT/runs and go on as well.
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
                 runs.networks(e.variants)              # training is not the experiment's time
                 start = time.perf_counter()
             numbers, images = e.measure(runs if e.variants else pipe, args.n or e.n)
-            quantize_colors(images).save(args.out / f"{e.name}_pictures.png", optimize=True)
+            quantize_colors(images).save(args.out / f"{e.name}_images.png", optimize=True)
             e.generate(numbers, args.out / f"{e.name}.png")
             found[e.name] = {"settings": settings[e.name], "command": command_of(e, args), "seconds": round(time.perf_counter() - start, 1), "numbers": numbers}
         else:
@@ -130,7 +130,7 @@ def command_of(e: Experiment, args: argparse.Namespace) -> str:
 
 
 def is_kept(e: Experiment, settings: dict, found: dict, out: Path) -> bool:
-    return e.name in found and found[e.name]["settings"] == settings and all((out / f"{e.name}{end}.png").is_file() for end in ("", "_pictures"))
+    return e.name in found and found[e.name]["settings"] == settings and all((out / f"{e.name}{end}.png").is_file() for end in ("", "_images"))
 
 
 def prepare_training(args: argparse.Namespace, pipe: ImagenPipeline, waiting: list[Experiment]) -> Runs | None:

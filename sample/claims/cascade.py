@@ -44,7 +44,7 @@ def low_res_images(pipe: ImagenPipeline, captions: list[str], seeds: list[int]) 
 
 
 def enlarge(pipe: ImagenPipeline, captions: list[str], text: TextEmbeddings, seeds: list[int], low_res: Tensor, aug_level: float | None = None) -> Tensor:
-    """Super-resolution of given low-resolution pictures, with the text of one's choice."""
+    """Super-resolution of given low-resolution images, with the text of one's choice."""
     name = list(pipe.stages)[1]
     return pipe.sample_stage(name, resolve_sampling_options(pipe.stages[name], aug_level=aug_level), captions, text, None, seeds, low_res.to(pipe.device),
                           progress=False).clamp(-1, 1).float().cpu()
@@ -58,7 +58,7 @@ def without_textures(scene: Scene) -> Scene:
 
 
 def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """Each base picture that is right, and its twin by the renderer, enlarged at each level of augmentation."""
+    """Each base image that is right, and its twin by the renderer, enlarged at each level of augmentation."""
     config = pipe.stages[list(pipe.stages)[1]].config
     levels = sorted({level for level in LEVELS if level <= config.max_aug_level} | {config.aug_level})
     prompts = benchmark(n, categories=SR_CATEGORIES)
@@ -82,7 +82,7 @@ def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Imag
                         shown += [(large[i - at], right[i], f"{source}, level {level:g}: {captions[i - at]}") for i in examples if at <= i < at + BATCH]
                     bar.update(len(part))
                 found[source].append({"level": level, **tally(right)})
-    return found, sheet(shown or [(torch.ones(3, 256, 256), None, "no base picture was right")], columns=max(1, len(examples)), cell=256)
+    return found, sheet(shown or [(torch.ones(3, 256, 256), None, "no base image was right")], columns=max(1, len(examples)), cell=256)
 
 
 def at_level(numbers: dict, source: str, level: float) -> dict:
@@ -90,21 +90,21 @@ def at_level(numbers: dict, source: str, level: float) -> dict:
 
 
 def judge_gap(numbers: dict) -> Verdict:
-    """The gap of each prompt: right with a clean low-resolution picture, less right with a generated one. Without a gap there is nothing to close."""
+    """The gap of each prompt: right with a clean low-resolution image, less right with a generated one. Without a gap there is nothing to close."""
     own = numbers["own_level"]
     gap_0, gap_own = (gain(at_level(numbers, "generated", level), at_level(numbers, "clean", level)) for level in (0.0, own))
     rows = [at_level(numbers, source, level)["each"] for source, level in (("clean", 0.0), ("generated", 0.0), ("clean", own), ("generated", own))]
     closed = paired_agresti_min([(int(a) - int(b)) - (int(c) - int(d)) for a, b, c, d in zip(*rows)])
-    sentence = (f"Right from clean less from generated low-resolution pictures, {gap_0.n} pairs: at level 0 {gap_0}, at level {own:g} {gap_own}; "
+    sentence = (f"Right from clean less from generated low-resolution images, {gap_0.n} pairs: at level 0 {gap_0}, at level {own:g} {gap_own}; "
                 f"closed by {closed}. Generated, at level 0: {percent(at_level(numbers, 'generated', 0.0))} right, at level {own:g}: "
                 f"{percent(at_level(numbers, 'generated', own))}.")
     return closing(at_level(numbers, "clean", 0.0), gap_0, closed, sentence)
 
 
 def closing(clean: dict, gap: Difference, closed: Difference, sentence: str) -> Verdict:
-    """Of a gap that is there, whether it becomes smaller. A network that draws no more textures right than chance would, from clean pictures, has none to show."""
+    """Of a gap that is there, whether it becomes smaller. A network that draws no more textures right than chance would, from clean images, has none to show."""
     if clean["low"] <= CHANCE + MEANINGFUL:
-        return Verdict(UNCLEAR, "Even from clean pictures hardly more are right than textures drawn at random would be. " + sentence)
+        return Verdict(UNCLEAR, "Even from clean images hardly more are right than textures drawn at random would be. " + sentence)
     if is_above(gap) == FAILS:
         return Verdict(FAILS, "There is no gap of 10 points to close. " + sentence)
     return Verdict(is_above(closed) if is_above(gap) == HOLDS else UNCLEAR, sentence)
@@ -131,7 +131,7 @@ def plot_augmentation(numbers: dict, path: Path) -> None:
     for panel, which in zip(panels, of.values()):
         for source, style in zip(("clean", "generated"), STYLES):
             rows = [tally([row["each"][i] == "1" for i in which]) for row in numbers[source]]
-            accuracy_line(panel, numbers["levels"], rows, f"{source} low-resolution pictures", style)
+            accuracy_line(panel, numbers["levels"], rows, f"{source} low-resolution images", style)
         panel.axvline(numbers["own_level"], color="#777777", linestyle=":")
         percent_axis(panel)
     panels[0].plot([], [], color="#777777", linestyle=":", label="the stage's own level")
@@ -139,9 +139,9 @@ def plot_augmentation(numbers: dict, path: Path) -> None:
 
 
 AUGMENTATION = Experiment(
-    "augmentation", "The base stage draws n captions of each of the two texture categories. Each picture that is right, and the same scene by the renderer (clean), "
+    "augmentation", "The base stage draws n captions of each of the two texture categories. Each image that is right, and the same scene by the renderer (clean), "
     "are enlarged at each augmentation level with the same noise.", 30,
-    (Claim("Augmentation when sampling closes the gap between clean and generated low-resolution pictures.", "Imagen (2022), Section 2.4", judge_gap),
+    (Claim("Augmentation when sampling closes the gap between clean and generated low-resolution images.", "Imagen (2022), Section 2.4", judge_gap),
      Claim("When sampling, levels from 0.1 to 0.3 are better than none and than the largest.", "Imagen (2022), Appendix D.2 and Fig. A.12: generally used for "
            "the best samples, while level 0 has the best FID", judge_sweep)),
     measure_augmentation, plot_augmentation, cascade=True)
@@ -167,7 +167,7 @@ def with_other_textures(caption: Caption) -> tuple[Caption, Caption]:
 
 
 def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """One base picture, enlarged with three texts."""
+    """One base image, enlarged with three texts."""
     prompts = [(category, seed, *with_other_textures(caption)) for category, seed, caption in benchmark(n, categories=SR_CATEGORIES)]
     low_res = low_res_images(pipe, [own.text for _, _, own, _ in prompts], [seed for _, seed, _, _ in prompts])
     right: dict[str, list[bool]] = {name: [] for name in (*TEXTS, "as told otherwise")}
@@ -208,7 +208,7 @@ def plot_text(numbers: dict, path: Path) -> None:
 
 
 SUPER_RESOLUTION_TEXT = Experiment(
-    "super-resolution-text", "The base stage draws n captions of each of the two texture categories; each picture is enlarged with its own caption, with the null "
+    "super-resolution-text", "The base stage draws n captions of each of the two texture categories; each image is enlarged with its own caption, with the null "
     "text, and with a caption that differs in its textures alone. Right is what the own caption says.", 30,
     (Claim("Super-resolution needs the text.", "Imagen (2022), Appendix F.2: its super-resolution attends to the text; in this form the claim is ours", judge_text),),
     measure_text, plot_text, cascade=True)

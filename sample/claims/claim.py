@@ -40,7 +40,7 @@ class Claim:
 class Experiment:
     """One measurement with its figure, and the claims that it decides.
 
-    `measure(pipe, n)` gives numbers for JSON and a sheet of example pictures; with `variants`, networks that have to be trained first, it is given these
+    `measure(pipe, n)` gives numbers for JSON and a sheet of example images; with `variants`, networks that have to be trained first, it is given these
     in the pipeline's place. `plot(numbers, path)` makes the figure.
     """
 
@@ -95,8 +95,8 @@ def paired_agresti_min(differences: Sequence[float]) -> Difference:
 
     so that no interval has width 0 because all prompts agree. `mean` is without them.
 
-    Source: Agresti and Min (2005), "Simple improved confidence intervals for comparing matched proportions", for single pictures; that differences
-    may be of several pictures of a prompt is our extension.
+    Source: Agresti and Min (2005), "Simple improved confidence intervals for comparing matched proportions", for single images; that differences
+    may be of several images of a prompt is our extension.
     """
     n, total = len(differences), sum(differences)
     half = Z * math.sqrt(sum(d * d for d in differences) + 1 - total ** 2 / (n + 2)) / (n + 2)
@@ -153,7 +153,7 @@ def is_above(d: Difference, meaningful: float = MEANINGFUL) -> str:
 
 
 def is_enough(*rows: dict) -> bool:
-    """Is anything surely right more often than the difference that would be meaningful? Where hardly a picture is right, nothing can differ."""
+    """Is anything surely right more often than the difference that would be meaningful? Where hardly an image is right, nothing can differ."""
     return any(row["low"] > MEANINGFUL for row in rows)
 
 

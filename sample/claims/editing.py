@@ -1,4 +1,4 @@
-"""Claims about where the structure of a picture comes from: the seed, attention, or the early steps. On the base stage, where Prompt-to-Prompt acts."""
+"""Claims about where the structure of an image comes from: the seed, attention, or the early steps. On the base stage, where Prompt-to-Prompt acts."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ EIGHTHS = range(9)                                     # of the steps, after whi
 
 
 def sample_with_switched_prompt(pipe: ImagenPipeline, first: list[str], then: list[str], seeds: list[int], steps: int) -> Tensor:
-    """Pictures by the base stage that reads one list of prompts in the first `steps` steps, and another one in the rest."""
+    """Images by the base stage that reads one list of prompts in the first `steps` steps, and another one in the rest."""
     stage, name = pipe.stages[base_of(pipe)], base_of(pipe)
     plan, shape = resolve_sampling_options(stage), (3, *[stage.config.unet.image_size] * 2)
     times = stage.times(plan.num_inference_steps, plan.spacing)
@@ -119,7 +119,7 @@ def sample_with_switched_prompt(pipe: ImagenPipeline, first: list[str], then: li
 
 
 def measure_early(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """Switched after each share of the steps: whose layout does the picture have, that of the first prompt's picture or that of the second's?"""
+    """Switched after each share of the steps: whose layout does the image have, that of the first prompt's image or that of the second's?"""
     stage, todo = pipe.stages[base_of(pipe)], all_swaps(n)
     total = stage.config.num_inference_steps
     counts = sorted({round(eighth * total / 8) for eighth in EIGHTHS})
@@ -170,7 +170,7 @@ def judge_early(numbers: dict) -> Verdict:
 def plot_early(numbers: dict, path: Path) -> None:
     rows = numbers["rows"]
     chart, (panel,) = subplots([f"share of {numbers['both_right']} swaps"], "steps with the first prompt, before the second")
-    names = {"first_layout": "layout of the first prompt's picture", "second_layout": "layout of the second's", "second_word": "the second prompt is shown"}
+    names = {"first_layout": "layout of the first prompt's image", "second_layout": "layout of the second's", "second_word": "the second prompt is shown"}
     for (key, name), style in zip(names.items(), STYLES):
         accuracy_line(panel, [row["steps"] for row in rows], [row[key] for row in rows], name, style)
     log_snr = panel.secondary_xaxis("top")
@@ -183,6 +183,6 @@ def plot_early(numbers: dict, path: Path) -> None:
 
 EARLY_STEPS = Experiment(
     "early-steps", "n swaps of a colour and n of a shape. The base stage reads the first prompt in the first steps and the second one in the rest, from one noise; of "
-    "swaps whose two pictures, each drawn from one prompt alone, are right.", 30,
+    "swaps whose two images, each drawn from one prompt alone, are right.", 30,
     (Claim("Structure is decided in the early steps.", "Prompt-to-Prompt (Hertz et al., 2022)", judge_early),),
     measure_early, plot_early)

@@ -38,7 +38,7 @@ def base_of(pipe: ImagenPipeline) -> str:
 
 
 def sheet(shown: Sequence[tuple[Tensor, bool | None, str]], columns: int, cell: int = 128) -> Image.Image:
-    """Example pictures with their labels; a frame says whether they are right (None: not judged)."""
+    """Example images with their labels; a frame says whether they are right (None: not judged)."""
     return image_grid([p for p, _, _ in shown], [label for _, _, label in shown], columns, cell,
                          [right for _, right, _ in shown])
 
@@ -82,12 +82,12 @@ def plot_thresholds(numbers: dict, path: Path) -> None:
 
 
 def judge_thresholds(numbers: dict, worse: str, better: str) -> Verdict:
-    """At the largest w: by the parser. Saturation stands beside it, for a picture may be right and gray."""
+    """At the largest w: by the parser. Saturation stands beside it, for an image may be right and gray."""
     rows = {name: numbers["lines"][name][-1] for name in (worse, better)}
     d, w, true = gain(rows[worse], rows[better]), rows[better]["w"], numbers["true_pictures"]
     return Verdict(beats(rows[worse], rows[better]), f"At w = {w:g} {better} is right {percent(rows[better])}, {worse} {percent(rows[worse])}, of {d.n}: {d}. Mean |x| "
-                   f"{rows[better]['mean_abs']:.2f} ({better}) and {rows[worse]['mean_abs']:.2f} ({worse}), of true pictures {true['mean_abs']:.2f}; values at "
-                   f"|x| >= 0.99: {rows[better]['saturated']:.0%} and {rows[worse]['saturated']:.0%}, of true pictures {true['saturated']:.0%}.")
+                   f"{rows[better]['mean_abs']:.2f} ({better}) and {rows[worse]['mean_abs']:.2f} ({worse}), of true images {true['mean_abs']:.2f}; values at "
+                   f"|x| >= 0.99: {rows[better]['saturated']:.0%} and {rows[worse]['saturated']:.0%}, of true images {true['saturated']:.0%}.")
 
 
 THRESHOLDING = Experiment(
@@ -102,21 +102,21 @@ THRESHOLDING = Experiment(
 # ---------------------------------------------------------------- diversity against alignment
 
 WEIGHTS = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
-SEEDS = 6                                              # pictures of each caption
+SEEDS = 6                                              # images of each caption
 
 
 def spread(found: Tensor) -> float | None:
-    """The mean distance between two of these pictures, by their features [m, d]; None if there are not two."""
+    """The mean distance between two of these images, by their features [m, d]; None if there are not two."""
     return round(torch.pdist(found).mean().item(), 4) if len(found) > 1 else None
 
 
 def spreads(found: Tensor, right: Sequence[bool]) -> list[float | None]:
-    """By caption: how far its right pictures are from one another."""
+    """By caption: how far its right images are from one another."""
     return [spread(part[keep]) for part, keep in zip(found.split(SEEDS), torch.tensor(right).split(SEEDS))]
 
 
 def measure_diversity(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """SEEDS pictures of each caption, at each w: how many are right, and how different they are."""
+    """SEEDS images of each caption, at each w: how many are right, and how different they are."""
     base = base_of(pipe)
     captions = [caption for _, _, caption in benchmark(n, categories=BASE_CATEGORIES)]
     generated = [(caption, 100_000 * k + i) for i, caption in enumerate(captions) for k in range(SEEDS)]
@@ -153,12 +153,12 @@ def judged_w(numbers: dict) -> float:
 
 
 def by_caption(row: dict, seeds: int) -> list[float]:
-    """The share right of each caption's pictures."""
+    """The share right of each caption's images."""
     return [row["each"][i:i + seeds].count("1") / seeds for i in range(0, row["n"], seeds)]
 
 
 def judge_diversity(numbers: dict) -> Verdict:
-    """Both must be seen: more pictures right, and the right ones more alike. Pictures that are wrong differ, too; they would pass for diversity."""
+    """Both must be seen: more images right, and the right ones more alike. Images that are wrong differ, too; they would pass for diversity."""
     rows, w, seeds = {row["w"]: row for row in numbers["rows"]}, judged_w(numbers), numbers["seeds"]
     off, on, last = rows[1.0], rows[w], numbers["rows"][-1]
     alignment = paired_agresti_min([b - a for a, b in zip(by_caption(off, seeds), by_caption(on, seeds))])
@@ -168,7 +168,7 @@ def judge_diversity(numbers: dict) -> Verdict:
     aligned = is_above(alignment) if is_enough(off, on) else UNCLEAR
     return Verdict(all_of(aligned, is_above(loss, meaningful=0.05 * without)),
                    f"From w = 1 to w = {w:g} the share right goes from {percent(off)} to {percent(on)}: {alignment}, {alignment.n} captions. The mean distance "
-                   f"between right pictures of a caption goes from {without:.2f} to {with_w:.2f}: {-loss.mean:+.2f} ({-loss.high:+.2f} to {-loss.low:+.2f}), "
+                   f"between right images of a caption goes from {without:.2f} to {with_w:.2f}: {-loss.mean:+.2f} ({-loss.high:+.2f} to {-loss.low:+.2f}), "
                    f"{loss.n} captions; recall from {off['recall']:.0%} to {on['recall']:.0%}. At w = {last['w']:g}: {percent(last)} right, recall {last['recall']:.0%}.")
 
 
@@ -180,7 +180,7 @@ def mean_of(values: Sequence[float | None]) -> float:
 def plot_diversity(numbers: dict, path: Path) -> None:
     rows = numbers["rows"]
     scales = [row["w"] for row in rows]
-    chart, (right, alike, manifold) = subplots([f"share right of {rows[0]['n']}", "distance between right pictures of a caption", "precision and recall"],
+    chart, (right, alike, manifold) = subplots([f"share right of {rows[0]['n']}", "distance between right images of a caption", "precision and recall"],
                                              "guidance scale w   (1 is off)")
     right.plot(scales, [row["accuracy"] for row in rows], label="drawn", **STYLES[0])
     right.fill_between(scales, [row["low"] for row in rows], [row["high"] for row in rows], color=STYLES[0]["color"], alpha=0.1, linewidth=0)
@@ -188,7 +188,7 @@ def plot_diversity(numbers: dict, path: Path) -> None:
     alike.plot(scales, distances, **STYLES[0])
     alike.axhline(true, **TRUE_IMAGE_STYLE)
     alike.set_ylim(0, 1.1 * max([true, *(d for d in distances if d == d)]))
-    right.plot([], [], label="true pictures of the same captions", **TRUE_IMAGE_STYLE)
+    right.plot([], [], label="true images of the same captions", **TRUE_IMAGE_STYLE)
     for name, style in (("precision", STYLES[1]), ("recall", STYLES[2])):
         manifold.plot(scales, [row[name] for row in rows], **style)
         right.plot([], [], label=name, **style)
@@ -200,8 +200,8 @@ def plot_diversity(numbers: dict, path: Path) -> None:
 
 
 DIVERSITY = Experiment(
-    "guidance", f"The base stage draws {SEEDS} pictures of each of n captions of {len(BASE_CATEGORIES)} categories at each w. Diversity is the mean distance between two "
-    "right pictures of one caption, by the features of the shipped classifier of scenes; precision and recall are against true pictures of the same captions. The "
+    "guidance", f"The base stage draws {SEEDS} images of each of n captions of {len(BASE_CATEGORIES)} categories at each w. Diversity is the mean distance between two "
+    "right images of one caption, by the features of the shipped classifier of scenes; precision and recall are against true images of the same captions. The "
     "verdict compares w = 1 with the stage's own w; a fall of less than 5 % of the distance counts as none.", 8,
     (Claim("Guidance trades diversity for alignment.", "Imagen (2022), Figs. A.8, A.11 and A.13: alignment against distance, over w", judge_diversity),),
     measure_diversity, plot_diversity)

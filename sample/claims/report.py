@@ -17,7 +17,7 @@ from sample.claims.claim import FAILS, HOLDS, MEANINGFUL, UNCLEAR, Experiment, V
 
 INTRODUCTION = f"""# The papers' claims in miniature
 
-Measured on a built-in world of plain shapes, whose pictures an exact parser can read. What is found here need not be so for photographs, nor the other
+Measured on a built-in world of plain shapes, whose images an exact parser can read. What is found here need not be so for photographs, nor the other
 way round.
 
 - **{HOLDS}**: the 95 % interval of the difference lies on the claim's side of 0.
@@ -84,7 +84,7 @@ def page(experiments: tuple[Experiment, ...], found: dict) -> str:
         for claim, verdict in zip(e.claims, verdicts(e, entry["numbers"])):
             rows.append(f"| {claim.sentence} | **{verdict.outcome}** | [{e.name}](#{e.name}) |")
             parts.append(f"**{claim.sentence}** ({claim.source}): **{verdict.outcome}**. {verdict.numbers}")
-        parts += [f"![{e.name}: the numbers]({e.name}.png)", f"![{e.name}: pictures]({e.name}_pictures.png)"]
+        parts += [f"![{e.name}: the numbers]({e.name}.png)", f"![{e.name}: images]({e.name}_images.png)"]
         sections.append("\n\n".join(parts))
     blocks = [INTRODUCTION, "\n".join(["| claim | verdict | how |", "|---|---|---|", *rows]), *sections]
     if missing:

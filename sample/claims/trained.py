@@ -1,7 +1,7 @@
 """Claims that need networks trained for them: how text gets in, who encodes it, and how the U-Net is laid out.
 
-A short training draws few pictures right, so beside the score the judge looks at the text gain: by how much the error of x_0_hat on unseen scenes is smaller
-with the right caption than with another one's. Each network is one run of one seed, and the intervals are over pictures alone; so a difference of either
+A short training draws few images right, so beside the score the judge looks at the text gain: by how much the error of x_0_hat on unseen scenes is smaller
+with the right caption than with another one's. Each network is one run of one seed, and the intervals are over images alone; so a difference of either
 counts only beyond a margin, and what stays within it cannot be told.
 """
 
@@ -33,7 +33,7 @@ from train.variants import AUGMENTED, CLEAN_ONLY, EFFICIENT, LOG_SNRS, POOLED, R
 
 GAIN_MARGIN = 0.1                                      # of the larger text gain: less may be the luck of one training run
 ERROR_MARGIN = 0.05                                    # of the error, likewise
-LEAST_GAIN = 0.05                                      # of the error with another caption: with less, a network has not learnt to read yet
+LEAST_GAIN = 0.05                                      # of the error with another caption: with less, a network has not learned to read yet
 IMAGES = {"base": 512, "sr_256": 128}                # unseen scenes whose errors are taken
 SHOWN = 5                                              # examples in a row
 ROUNDS = 20                                            # of timing a training step
@@ -42,7 +42,7 @@ ROUNDS = 20                                            # of timing a training st
 # ---------------------------------------------------------------- numbers
 
 def sample_benchmark(stage: DiffusionStage, encoder: TextEncoder, n: int) -> list[Result]:
-    """The stage alone draws n captions of each category, super-resolution from true low-resolution pictures."""
+    """The stage alone draws n captions of each category, super-resolution from true low-resolution images."""
     low = stage.config.unet.low_res_size
     prompts = benchmark(n, categories=BASE_CATEGORIES if low is None else SR_CATEGORIES)
     descriptions = {c.text: c.description for _, _, c in prompts}
@@ -51,7 +51,7 @@ def sample_benchmark(stage: DiffusionStage, encoder: TextEncoder, n: int) -> lis
         low_res = None if low is None else render([sample_scene_matching(descriptions[c], random.Random(c)) for c in captions], low, next(stage.parameters()).device)
         return sample_single_stage(stage, encoder, captions, seeds, low_res)
 
-    return list(tqdm(evaluate(generate, prompts, BATCH), total=len(prompts), desc="pictures"))
+    return list(tqdm(evaluate(generate, prompts, BATCH), total=len(prompts), desc="images"))
 
 
 def parameters(net: nn.Module) -> int:
@@ -59,7 +59,7 @@ def parameters(net: nn.Module) -> int:
 
 
 def measure(runs: Runs, n: int, variants: tuple[Variant, ...]) -> tuple[dict, Image.Image]:
-    """Train the variants; parameters, steps, errors and score of each, and some of its pictures."""
+    """Train the variants; parameters, steps, errors and score of each, and some of its images."""
     found, shown = {"minutes": runs.minutes, "preset": runs.preset, "networks": {}}, []
     for name, (stage, encoder) in runs.networks(variants).items():
         results = sample_benchmark(stage, encoder, n)
@@ -72,7 +72,7 @@ def measure(runs: Runs, n: int, variants: tuple[Variant, ...]) -> tuple[dict, Im
 # ---------------------------------------------------------------- judging by text gain and score
 
 def text_gains(network: dict) -> list[float]:
-    """By picture: the error with another's caption less the error with its own."""
+    """By image: the error with another's caption less the error with its own."""
     each = network["errors"]["each"]
     return [other - own for own, other in zip(each["own"], each["other"])]
 
@@ -87,19 +87,19 @@ def relative(differences: list[float], unit: float) -> Difference:
 
 
 def compare_networks(numbers: dict, worse: Variant, better: Variant) -> Verdict:
-    """By the text gain of one network over that of the other, picture by picture, or by the score: whichever lies beyond its margin, unless the other surely
+    """By the text gain of one network over that of the other, image by image, or by the score: whichever lies beyond its margin, unless the other surely
     says the opposite."""
     a, b = (numbers["networks"][v.name] for v in (worse, better))
     gains_a, gains_b = text_gains(a), text_gains(b)
     unit = max(mean(gains_a), mean(gains_b))
     if unit <= LEAST_GAIN * mean(a["errors"]["other"]):
-        return Verdict(UNCLEAR, f"Neither network has learnt to use its caption after {a['steps']:,} steps: text gains {mean(gains_a):.5f} and "
+        return Verdict(UNCLEAR, f"Neither network has learned to use its caption after {a['steps']:,} steps: text gains {mean(gains_a):.5f} and "
                        f"{mean(gains_b):.5f} are less than {LEAST_GAIN:.0%} of the error.")
     d, score = relative([y - x for x, y in zip(gains_a, gains_b)], unit), gain(a["score"], b["score"])
     said = {is_beyond(d, GAIN_MARGIN), is_beyond(score, MEANINGFUL)}
     outcome = HOLDS if HOLDS in said and min(d.high, score.high) > 0 else FAILS if FAILS in said and max(d.low, score.low) < 0 else UNCLEAR
     return Verdict(outcome, f"After {a['steps']:,} steps the text gain is {mean(gains_b):.4f} ({better.name}) against {mean(gains_a):.4f} ({worse.name}): "
-                   f"{d.mean:+.0%} ({d.low:+.0%} to {d.high:+.0%}) of the larger one, {d.n} pictures; beyond {GAIN_MARGIN:.0%} counts. "
+                   f"{d.mean:+.0%} ({d.low:+.0%} to {d.high:+.0%}) of the larger one, {d.n} images; beyond {GAIN_MARGIN:.0%} counts. "
                    f"Right {percent(b['score'])} against {percent(a['score'])} of {score.n}: {score}; beyond {100 * MEANINGFUL:.0f} points counts.")
 
 
@@ -142,14 +142,14 @@ def judge_efficient(numbers: dict) -> Verdict:
     return Verdict(all_of(is_above(slower, meaningful=0.05), as_good),
                    f"A training step takes {times[0]:.3f} s against {times[1]:.3f} s{where}, {math.exp(slower.mean):.2f} times as fast "
                    f"({math.exp(slower.low):.2f} to {math.exp(slower.high):.2f}), with {b['parameters'] / 1e6:.1f} M against {a['parameters'] / 1e6:.1f} M parameters. After {a['steps']:,} steps "
-                   f"its error differs by {more.mean:+.1%} ({more.low:+.1%} to {more.high:+.1%}), {more.n} pictures, where more than {ERROR_MARGIN:+.0%} is worse; right "
+                   f"its error differs by {more.mean:+.1%} ({more.low:+.1%} to {more.high:+.1%}), {more.n} images, where more than {ERROR_MARGIN:+.0%} is worse; right "
                    f"{percent(b['score'])} against {percent(a['score'])} of {score.n}: {score}.")
 
 
 # ---------------------------------------------------------------- training with and without augmentation
 
 def measure_training_augmentation(runs: Runs, n: int) -> tuple[dict, Image.Image]:
-    """Both networks behind the pipeline's own base stage: clean and generated low-resolution pictures, at each level that they know."""
+    """Both networks behind the pipeline's own base stage: clean and generated low-resolution images, at each level that they know."""
     base, found, shown = next(iter(runs.pipe.stages.values())), {"minutes": runs.minutes, "preset": runs.preset, "networks": {}}, []
     for name, (stage, encoder) in runs.networks((CLEAN_ONLY, AUGMENTED)).items():
         found["networks"][name], images = measure_augmentation(ImagenPipeline(encoder, [base, stage]), n)
@@ -162,24 +162,24 @@ def measure_training_augmentation(runs: Runs, n: int) -> tuple[dict, Image.Image
 
 
 def own_rows(network: dict) -> tuple[dict, dict]:
-    """From clean and from generated pictures, at the level that the network is sampled with."""
+    """From clean and from generated images, at the level that the network is sampled with."""
     return tuple(at_level(network, source, network["own_level"]) for source in ("clean", "generated"))
 
 
 def judge_training_augmentation(numbers: dict) -> Verdict:
-    """The gap of the network that has seen clean pictures only, and what is left of it with the other one; each at its own level."""
+    """The gap of the network that has seen clean images only, and what is left of it with the other one; each at its own level."""
     (clean_a, made_a), (clean_b, made_b) = (own_rows(numbers["networks"][v.name]) for v in (CLEAN_ONLY, AUGMENTED))
     gap_a, gap_b = gain(made_a, clean_a), gain(made_b, clean_b)
     each = zip(clean_a["each"], made_a["each"], clean_b["each"], made_b["each"])
     closed = paired_agresti_min([(int(a) - int(b)) - (int(c) - int(d)) for a, b, c, d in each])
-    return closing(clean_a, gap_a, closed, f"Trained without augmentation, {percent(clean_a)} are right from clean and {percent(made_a)} from generated pictures, a gap of "
+    return closing(clean_a, gap_a, closed, f"Trained without augmentation, {percent(clean_a)} are right from clean and {percent(made_a)} from generated images, a gap of "
                    f"{gap_a}; with it, {percent(clean_b)} and {percent(made_b)}, a gap of {gap_b}; closed by {closed}, {closed.n} pairs.")
 
 
 def plot_training_augmentation(numbers: dict, path: Path) -> None:
     networks = numbers["networks"]
     n = next(iter(networks.values()))["base_right"]
-    chart, panels = subplots([f"{name}: share right of {n}" for name in networks], "low-resolution pictures")
+    chart, panels = subplots([f"{name}: share right of {n}" for name in networks], "low-resolution images")
     for panel, network in zip(panels, networks.values()):
         bars(panel, dict(zip(("clean", "generated"), own_rows(network))))
     save_figure(chart, path)
@@ -187,7 +187,7 @@ def plot_training_augmentation(numbers: dict, path: Path) -> None:
 
 # ---------------------------------------------------------------- the claims
 
-COMMON = ("Networks that differ in one thing, trained equally many steps on the same pictures from the same seed, one run each. Errors are of unseen "
+COMMON = ("Networks that differ in one thing, trained equally many steps on the same images from the same seed, one run each. Errors are of unseen "
           f"scenes at {len(LOG_SNRS)} levels of noise; most of what a caption saves, it saves "
           "where there is much noise, in backgrounds and places. n captions of each category are drawn. ")
 
@@ -212,16 +212,16 @@ ENCODER_OR_UNET = Experiment(
     lambda runs, n: measure(runs, n, (SMALL_ENCODER, SMALL_UNET, REFERENCE)), plot_networks, variants=(SMALL_ENCODER, SMALL_UNET, REFERENCE), of_text_encoder=True)
 
 EFFICIENT_UNET = Experiment(
-    "efficient-unet", COMMON + "Super-resolution, from true low-resolution pictures: as many blocks on all grids and concatenated skips, against more blocks on "
+    "efficient-unet", COMMON + "Super-resolution, from true low-resolution images: as many blocks on all grids and concatenated skips, against more blocks on "
     "small grids and residual sums times 1/sqrt(2). Both change resolution outside of their blocks: the order of the paper's third change is built into this "
     "U-Net.", 20,
     (Claim("The Efficient U-Net is faster at equal score.", "Imagen (2022), Appendix B.1", judge_efficient),),
     measure_efficient, plot_networks, variants=(STANDARD, EFFICIENT), of_text_encoder=True)
 
 TRAINING_AUGMENTATION = Experiment(
-    "training-augmentation", "Super-resolution trained with augmentation levels from 0 to 0.5, and with clean pictures alone, equally many steps, one run each. "
-    "Behind the pipeline's base stage, n captions of each of the two texture categories: each base picture that is right, and the same scene by the renderer, "
+    "training-augmentation", "Super-resolution trained with augmentation levels from 0 to 0.5, and with clean images alone, equally many steps, one run each. "
+    "Behind the pipeline's base stage, n captions of each of the two texture categories: each base image that is right, and the same scene by the renderer, "
     "are enlarged.", 30,
-    (Claim("Training with noise-conditioning augmentation closes the gap between clean and generated low-resolution pictures.", "Imagen (2022), Section 2.4",
+    (Claim("Training with noise-conditioning augmentation closes the gap between clean and generated low-resolution images.", "Imagen (2022), Section 2.4",
            judge_training_augmentation),),
     measure_training_augmentation, plot_training_augmentation, variants=(CLEAN_ONLY, AUGMENTED))

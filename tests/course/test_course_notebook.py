@@ -1,4 +1,4 @@
-"""What the notebooks share: verdicts, score lines, tables of pictures."""
+"""What the notebooks share: verdicts, score lines, tables of images."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ IMAGE = render(Scene((SceneObject(x=30, y=30, shape="circle", color="red", size=
 def test_verdicts_are_the_parsers():
     prompts = ["a red circle", "a blue circle", "a cat"]
     assert judge_images(prompts, IMAGE.expand(3, -1, -1, -1)) == [True, False, None]
-    with pytest.raises(ValueError, match="2 prompts for 1 pictures"):
+    with pytest.raises(ValueError, match="2 prompts for 1 images"):
         judge_images(["a red circle"] * 2, IMAGE)
 
 

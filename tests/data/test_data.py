@@ -1,4 +1,4 @@
-"""Pictures of one's own: decoding, metadata, order, and the cache of prepared pictures."""
+"""Images of one's own: decoding, metadata, order, and the cache of prepared images."""
 
 import io
 import json
@@ -49,13 +49,13 @@ def png(width, height, depth, color_type, rows):
 
 
 def colored(i):
-    """A small picture of its own colour."""
+    """A small image of its own colour."""
     return encoded(Image.new("RGB", (8, 8), (i % 256, 100, 200 - i % 200)))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten pictures, each of one colour, with captions; some with two."""
+    """Ten images, each of one colour, with captions; some with two."""
     write_folder(tmp_path / "pictures", [(f"{i}.png", colored(20 * i), f"number {i}" if i % 2 else [f"number {i}", f"the {i}"]) for i in range(10)])
     return tmp_path / "pictures"
 
@@ -169,7 +169,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), n
 BROKEN = {
     "empty": b"",
     "one byte": b"\x89",
-    "text": b"this is no picture\n" * 100,
+    "text": b"this is no image\n" * 100,
     "PNG, header only": encoded(NOISE)[:40],
     **{f"{format}, cut in the middle": encoded(NOISE, format)[:len(encoded(NOISE, format)) // 2] for format in decode.FORMATS},
     "PPM, not on the list": encoded(NOISE, "PPM"),
@@ -181,7 +181,7 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_a_broken_image_is_an_error_that_names_the_file(tmp_path, content):
     (tmp_path / "a broken one, ü.png").write_bytes(content)
-    with pytest.raises(ImageError, match=r"a broken one, ü.png.* (is no picture; expected PNG|cannot be decoded)"):
+    with pytest.raises(ImageError, match=r"a broken one, ü.png.* (is no image; expected PNG|cannot be decoded)"):
         open_rgb(tmp_path / "a broken one, ü.png")
 
 
@@ -207,7 +207,7 @@ def test_what_is_no_file_is_an_error_that_says_what_it_is(tmp_path):
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.png")                   # opening it would wait for ever
     for name, what in (("folder", "a folder"), ("link", "no file"), ("pipe", "no file")):
-        with pytest.raises(ImageError, match=f"{name}.png is {what}; expected a picture"):
+        with pytest.raises(ImageError, match=f"{name}.png is {what}; expected an image"):
             open_rgb(tmp_path / f"{name}.png")
 
 
@@ -247,8 +247,8 @@ def test_the_square_is_the_centre_and_the_resizing_is_anti_aliased():
     (b'{"file_name": "outside/secret.png", "text": "a"}', "is a link that leads out of the folder"),
     (b'{"file_name": "circle.png", "text": "a"}', "is no usable path|is not there"),
     (b'{"file_name": "dangling.png", "text": "a"}', "file_name 'dangling.png' is not there"),
-    (b'{"file_name": "gone.png", "text": "a"}', "file_name 'gone.png' is not there; expected a picture"),
-    (b'{"file_name": "folder.png", "text": "a"}', "file_name 'folder.png' is a folder; expected a picture"),
+    (b'{"file_name": "gone.png", "text": "a"}', "file_name 'gone.png' is not there; expected an image"),
+    (b'{"file_name": "folder.png", "text": "a"}', "file_name 'folder.png' is a folder; expected an image"),
     (b'{"file_name": "a\\u0000.png", "text": "a"}', "is no usable path|is not there"),
     (b'{"file_name": "\\ud800.png", "text": "a"}', "is no usable path|is not there"),
     (b'{"file_name": "' + b"x" * 5000 + b'", "text": "a"}', "is no usable path"),
@@ -382,7 +382,7 @@ def test_the_fingerprint_is_that_of_images_and_captions_wherever_they_are(folder
     assert opened(folder).fingerprint != first["fingerprint"]
 
 
-# ---------------------------------------------------------------- broken pictures
+# ---------------------------------------------------------------- broken images
 
 def hundred(tmp_path, broken):
     images = [(f"{i}.png", b"broken" if i in broken else colored(i + 1), str(i)) for i in range(100)]
@@ -392,7 +392,7 @@ def hundred(tmp_path, broken):
 
 def test_a_broken_image_stops_unless_it_may_be_skipped(tmp_path):
     folder = hundred(tmp_path, {42})
-    with pytest.raises(ImageError, match="(?s)42.png.*is no picture.*--skip-broken"):
+    with pytest.raises(ImageError, match="(?s)42.png.*is no image.*--skip-broken"):
         opened(folder)
     assert list((folder / ".prepared").glob("*/*")) == []
     data = opened(folder, skip_broken=True)
@@ -409,7 +409,7 @@ def test_a_skipped_image_is_never_seen_as_a_blank_one(tmp_path):
 
 
 def test_more_than_one_percent_of_broken_images_is_too_much_to_skip(tmp_path):
-    with pytest.raises(ImageError, match="(?s)2 of 100 pictures are broken, more than the 1 %.*7.png.*42.png"):
+    with pytest.raises(ImageError, match="(?s)2 of 100 images are broken, more than the 1 %.*7.png.*42.png"):
         opened(hundred(tmp_path, {42, 7}), skip_broken=True)
 
 
@@ -417,7 +417,7 @@ def test_more_than_one_percent_of_broken_images_is_too_much_to_skip(tmp_path):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The names of the pictures decoded so far."""
+    """The names of the images decoded so far."""
     names = []
 
     def watched(path):
@@ -436,7 +436,7 @@ def test_images_are_decoded_once_for_all_sizes_and_again_when_they_change(folder
     assert len(decoded) == 20
     (folder / "3.png").write_bytes(colored(250))
     assert not torch.equal(opened(folder).batch(range(10), 16).images, first.images) and len(decoded) == 30
-    assert len([p for p in (folder / ".prepared").iterdir() if p.is_dir()]) == 1      # what was prepared of the old pictures is gone
+    assert len([p for p in (folder / ".prepared").iterdir() if p.is_dir()]) == 1      # what was prepared of the old images is gone
 
 
 def test_changed_captions_need_no_decoding(folder, decoded):
@@ -457,11 +457,13 @@ def test_of_two_processes_one_waits_for_the_work_of_the_other(folder, decoded):
 
 
 SLOW = """
-import sys, time, imagen_mini.data as data
-fast = data.open_rgb
-data.open_rgb = lambda path: (time.sleep(0.05), fast(path))[1]
-data.CHUNK = 2
-data.Folder(sys.argv[1], (16, 8), progress=False)
+import sys, time
+from imagen_mini.data import prepared
+from imagen_mini.data.folder import ImageFolderDataset
+fast = prepared.open_rgb
+prepared.open_rgb = lambda path: (time.sleep(0.05), fast(path))[1]
+prepared.CHUNK = 2
+ImageFolderDataset(sys.argv[1], (16, 8), progress=False)
 """
 
 
@@ -508,7 +510,7 @@ def test_a_full_disk_is_an_error_and_leaves_no_litter(folder, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_to_is_read_with_the_cache_elsewhere(folder, decoded):
     (folder / ".prepared").touch()                     # as good as read-only, also for root
-    with pytest.raises(OSError, match=r"cannot write the prepared pictures to .*\.prepared .*--data-cache"):
+    with pytest.raises(OSError, match=r"cannot write the prepared images to .*\.prepared .*--data-cache"):
         opened(folder)
     elsewhere, copy = folder.parent / "elsewhere", folder.parent / "copies" / folder.name
     (elsewhere / "of somebody else").mkdir(parents=True)

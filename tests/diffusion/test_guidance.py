@@ -10,7 +10,7 @@ from imagen_mini.diffusion.schedules import cosine_log_snr, cosine_t, zero_termi
 
 
 class Network:
-    """A cheap stand-in: mixes each picture with its own text and noise level, and remembers how it was called."""
+    """A cheap stand-in: mixes each image with its own text and noise level, and remembers how it was called."""
 
     def __init__(self):
         self.calls = []

@@ -216,14 +216,14 @@ def test_steps_at_extreme_log_snrs_are_finite_in_float32(log_snr_t, log_snr_s):
 
 @pytest.mark.parametrize("spacing, fair", [(PRESETS["mini"]["base"].spacing, True), ("karras", True), ("uniform", False)])
 def test_backgrounds_come_out_as_often_as_they_are_in_the_data_only_if_the_noisiest_times_are_not_leapt_over(spacing, fair):
-    """A finite data set of plain pictures, with the shipped base stage's schedule and sampler, 20 steps."""
+    """A finite data set of plain images, with the shipped base stage's schedule and sampler, 20 steps."""
     c, n, levels = PRESETS["mini"]["base"], 128, torch.tensor([-1.0, -0.3, 0.3, 1.0], dtype=torch.float64)
     pixels = 3 * c.unet.image_size ** 2
 
     def log_snr_of(t):
         return SCHEDULES[c.schedule](t, c.log_snr_shift)
 
-    def denoise(x_t, t):                               # in two numbers a picture, its mean and one other direction: all that a plain picture changes
+    def denoise(x_t, t):                               # in two numbers an image, its mean and one other direction: all that a plain image changes
         alpha, sigma = alpha_sigma(log_snr_of(t.double()))
         posterior = (-(x_t[:, :1] - alpha * levels) ** 2 * pixels / (2 * sigma ** 2)).softmax(1)
         return torch.cat([posterior @ levels[:, None], torch.zeros(n, 1, dtype=torch.float64)], dim=1)

@@ -95,11 +95,11 @@ def test_a_negative_shift_is_noisier_at_every_t():
     assert (alpha_sigma(cosine_log_snr(T, -1.0))[1] > alpha_sigma(cosine_log_snr(T))[1]).all()
 
 
-# ---------------------------------------------------------------- larger pictures, pure noise
+# ---------------------------------------------------------------- larger images, pure noise
 
 def test_the_resolution_shift_makes_up_for_the_noise_that_averaging_removes():
     noise = torch.randn(4, 3, 256, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    left = F.avg_pool2d(noise, 4).std()                # of one unit of noise, in the same picture at 64 px
+    left = F.avg_pool2d(noise, 4).std()                # of one unit of noise, in the same image at 64 px
     alpha, sigma = alpha_sigma(cosine_log_snr(T, resolution_shift(256)))
     assert torch.allclose(torch.log(alpha ** 2 / (left * sigma) ** 2), cosine_log_snr(T), rtol=0, atol=0.02)
 
@@ -243,7 +243,7 @@ def test_fewer_than_one_step_is_refused_by_every_spacing(spacing):
         spacing(0, cosine_log_snr, cosine_t)
 
 
-# ---------------------------------------------------------------- the picture of them
+# ---------------------------------------------------------------- the image of them
 
 def test_the_image_shows_every_schedule(tmp_path):
     plot_schedules.main(["--out", str(tmp_path / "of" / "schedules.png")])

@@ -161,7 +161,7 @@ def test_memory_is_counted_before_it_is_taken(tiny_pipe):
     assert taken == bytes_needed(layers, 2, len(tiny_pipe.text_encoder.tokens(SOURCE).ids), 4)
     calls = []
     hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda *_: calls.append(1))
-    with pytest.raises(ValueError, match="attention layers of 2 pictures over 4 steps takes 0.[0-9] MiB, max_bytes allows 0.[0-9]: draw fewer"):
+    with pytest.raises(ValueError, match="attention layers of 2 images over 4 steps takes 0.[0-9] MiB, max_bytes allows 0.[0-9]: draw fewer"):
         tiny_pipe([SOURCE, "a ring"], record=AttentionStore(kinds=("cross", "self"), max_bytes=taken - 1), **QUIET)
     hook.remove()
     assert not calls

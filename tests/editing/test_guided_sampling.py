@@ -17,7 +17,7 @@ ZERO_TERMINAL = zero_terminal_snr(linear_log_snr)      # at t = 1 exactly nothin
 
 
 def one_of(*images):
-    """The exact denoiser of a data set of these pictures [3, h, w]: their mean, weighted by how likely each led to x_t."""
+    """The exact denoiser of a data set of these images [3, h, w]: their mean, weighted by how likely each led to x_t."""
     points = torch.stack(images)
 
     def denoise(x_t, t, log_snr_of=cosine_log_snr):
@@ -174,7 +174,7 @@ def test_the_views_really_look_different_ways():
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_an_anagram_is_a_image_that_every_view_likes_more_often_than_by_chance(name):
-    """Two data sets that have one picture in common, as each view sees it. A mean of two estimates can also stay between two others."""
+    """Two data sets that have one image in common, as each view sees it. A mean of two estimates can also stay between two others."""
     view, shared = VIEWS[name], image(0)
     upright, other = one_of(shared, image(1)), one_of(view.there(shared[None])[0], image(2))
 

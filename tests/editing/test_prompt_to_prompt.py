@@ -112,7 +112,7 @@ def test_injecting_the_maps_of_the_same_prompt_and_noise_changes_nothing(tiny_pi
     assert torch.allclose(plain[0], controlled[0], rtol=0, atol=1e-5) and not torch.allclose(plain[1], controlled[1], atol=1e-3)
 
 
-# ---------------------------------------------------------------- what it does to the pictures
+# ---------------------------------------------------------------- what it does to the images
 
 def test_with_an_empty_window_source_and_target_are_generated_as_without_an_edit(tiny_pipe):
     edited = tiny_pipe([SOURCE, TARGET], seed=1, edit=Replace(cross_replace_steps=0.0, self_replace_steps=0.0, shared_prompt_steps=0.0), **QUIET).stages
@@ -359,7 +359,7 @@ def test_images_differ_where_source_or_target_look_at_the_words_and_nowhere_else
 
 @pytest.fixture
 def blended():
-    """A function that shows a LocalBlend of "ring" one place of an 8 x 8 grid, row 3 and column 3, and gives what becomes of a black and a white picture."""
+    """A function that shows a LocalBlend of "ring" one place of an 8 x 8 grid, row 3 and column 3, and gives what becomes of a black and a white image."""
     def blended(t, **options):
         site = AttentionSite("up.cross", "up", "cross", 8)
         bound = LocalBlend("ring", **options).bind([tokens("a ring"), tokens("a ring")], [site], 3)
@@ -381,7 +381,7 @@ def test_images_are_blended_in_the_window_alone(blended, t, blends):
 
 
 def test_blended_images_are_the_source_s_where_nobody_looks(exact_pipe):
-    """At a threshold that only the highest places reach, most of the picture is the source's to the last bit; alone, and with other edits."""
+    """At a threshold that only the highest places reach, most of the image is the source's to the last bit; alone, and with other edits."""
     blend = LocalBlend("circle", "star", threshold=0.999, **AT_ONCE)
     for edit in (blend, Chain(Replace(0.5, 0.0, shared_prompt_steps=0.0), blend), Chain(Replace(shared_prompt_steps=0.8), Reweight({"red": 2}), blend)):
         source, target = generated(exact_pipe, [SOURCE, TARGET], edit)

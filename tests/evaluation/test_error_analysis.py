@@ -54,7 +54,7 @@ def test_each_kind_of_error_is_told_from_the_others(shown, kind):
 
 
 def results_of(change=lambda scene, rng: scene, n=20):
-    """The benchmark with its own scenes as pictures, perhaps changed."""
+    """The benchmark with its own scenes as images, perhaps changed."""
     prompts = benchmark(n, seed=3)
     rng = random.Random(0)
     scenes = [change(sample_scene_matching(caption.description, rng), rng) for _, _, caption in prompts]

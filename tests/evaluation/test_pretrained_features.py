@@ -48,7 +48,7 @@ def test_the_frechet_distance_is_that_of_torchmetrics_on_the_same_features(image
     fid = pytest.importorskip("torchmetrics.image.fid")
     found = features(images[:30]), features(images[30:].roll(1, dims=1))
     wide = torch.randn(200, 24, generator=torch.Generator().manual_seed(0)), 1.5 + torch.randn(150, 24, generator=torch.Generator().manual_seed(1)) * torch.arange(1, 25) / 9
-    for (a, b), tolerance in ((wide, 1e-5), (found, 1e-3)):                     # 30 pictures of 48 features: singular covariances, where the general root is less exact
+    for (a, b), tolerance in ((wide, 1e-5), (found, 1e-3)):                     # 30 images of 48 features: singular covariances, where the general root is less exact
         same = nn.Identity()
         same.num_features = a.shape[1]
         theirs = fid.FrechetInceptionDistance(feature=same).set_dtype(torch.float64)
@@ -77,7 +77,7 @@ def test_clip_s_score_is_of_each_image_and_its_text_and_long_texts_are_cut(clip_
     clip = Clip(clip_folder)
     texts = ["a ring", "a star above a blue square", "word " * 100]
     assert torch.allclose(clip.score(images[:3], texts), torch.cat([clip.score(images[i:i + 1], texts[i:i + 1]) for i in range(3)]), atol=1e-3)
-    with pytest.raises(ValueError, match="2 pictures and 3 texts"):
+    with pytest.raises(ValueError, match="2 images and 3 texts"):
         clip.score(images[:2], texts)
 
 

@@ -1,4 +1,4 @@
-"""Features of pictures: they hold what is in a scene, and distances by them tell sets of pictures apart."""
+"""Features of images: they hold what is in a scene, and distances by them tell sets of images apart."""
 
 import json
 import random
@@ -106,7 +106,7 @@ def test_the_distances_of_a_pipeline_are_measured_and_generated(tiny_pipe, tmp_p
     distances.main(["--pipeline", str(tmp_path / "pipe"), "--n", "6", "--true", "12", "--scales", f"{own.guidance_scale}", "1", "--thresholds", "static", "dynamic",
                     "--out", str(tmp_path / "out"), "--batch", "4"])
     page = capsys.readouterr().out
-    assert "true pictures of other scenes" in page and "by default" in page
+    assert "true images of other scenes" in page and "by default" in page
     found = json.loads((tmp_path / "out" / "distances.json").read_text())
     alike = next(row for row in found["lines"][own.threshold] if row["w"] == own.guidance_scale)
     assert own.guidance_interval is None and {"w": own.guidance_scale} | {k: v for k, v in found["own"].items() if k in alike} == alike
@@ -117,4 +117,4 @@ def test_the_distances_of_a_pipeline_are_measured_and_generated(tiny_pipe, tmp_p
 def test_too_few_images_for_a_distance_are_refused(capsys):
     with pytest.raises(SystemExit):
         distances.main(["--n", "2"])
-    assert "at least 4 pictures" in capsys.readouterr().err
+    assert "at least 4 images" in capsys.readouterr().err

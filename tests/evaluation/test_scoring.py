@@ -1,4 +1,4 @@
-"""The score itself: pictures that are right by construction, pictures that are wrong in a known way, and captions read back."""
+"""The score itself: images that are right by construction, images that are wrong in a known way, and captions read back."""
 
 import random
 from dataclasses import replace
@@ -29,7 +29,7 @@ def test_images_of_what_the_captions_say_are_all_correct(size):
 NOISE = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("picture", [torch.ones(3, 64, 64), torch.zeros(3, 64, 64), NOISE], ids=["white", "gray", "noise"])
+@pytest.mark.parametrize("image", [torch.ones(3, 64, 64), torch.zeros(3, 64, 64), NOISE], ids=["white", "gray", "noise"])
 def test_images_of_nothing_are_all_wrong(image):
     prompts = benchmark(3)
     rows = table(list(evaluate(lambda texts, seeds: image.expand(len(texts), -1, -1, -1), prompts)))

@@ -24,7 +24,7 @@ from imagen_mini.weights import WEIGHTS
 from train.train import main
 
 NET = UNetConfig(patch=8, channels=(16, 16), blocks=(1, 1), attention=("cross", "hybrid"), head_dim=16, emb_dim=16, text_width=16, text_layers=1)
-FACTS = "facts.json"                                   # of the pictures that the pipeline drew when it was made
+FACTS = "facts.json"                                   # of the images that the pipeline drew when it was made
 
 
 def text_encoder() -> TextEncoder:

@@ -23,7 +23,7 @@ def text(random_text):
 
 
 def inputs_for(config, text):
-    """Everything that a U-Net of this configuration takes, for two pictures."""
+    """Everything that a U-Net of this configuration takes, for two images."""
     g = torch.Generator().manual_seed(0)
     out = {"x_t": torch.randn(2, 3, config.image_size, config.image_size, generator=g), "log_snr": torch.tensor([-1.0, 2.0]), "text": text}
     if config.low_res_size is not None:
@@ -238,7 +238,7 @@ def test_a_image_of_another_size_is_an_error(text):
 
 @pytest.mark.parametrize("lengths, width", [([4, 2], 24), ([4], 32)])
 def test_text_of_another_width_or_number_is_an_error(lengths, width, random_text):
-    with pytest.raises(ValueError, match="expected text for 2 pictures of width 32"):
+    with pytest.raises(ValueError, match="expected text for 2 images of width 32"):
         UNet(BASE)(**inputs_for(BASE, random_text(lengths, width)))
 
 
@@ -256,7 +256,7 @@ def test_low_res_and_aug_level_belong_together_and_to_super_resolution_only(conf
 
 
 def test_a_low_resolution_image_of_another_size_is_an_error(text):
-    with pytest.raises(ValueError, match=r"enlarges pictures \[b, 3, 16, 16\]; got \[2, 3, 8, 8\]"):
+    with pytest.raises(ValueError, match=r"enlarges images \[b, 3, 16, 16\]; got \[2, 3, 8, 8\]"):
         UNet(SR)(**inputs_for(SR, text) | {"low_res": torch.zeros(2, 3, 8, 8)})
 
 

@@ -48,7 +48,7 @@ def test_what_is_said_of_one_object_is_at_times_not_said_of_the_other():
         assert said.count(2) / len(pairs) == pytest.approx((1 - INDEPENDENT_PROB) * often + INDEPENDENT_PROB / 4, abs=0.04)
 
 
-@pytest.mark.parametrize("text, things, relation, background", [
+@pytest.mark.parametrize("text, objects, relation, background", [
     ("a crimson disc", [ObjectDescription("circle", "red")], None, None),
     ("three tiny spotted hoops on a gray background", [ObjectDescription("ring", None, "small", "dotted")] * 3, None, "gray"),
     ("A red circle, a star and a blue box", [ObjectDescription("circle", "red"), ObjectDescription("star"), ObjectDescription("square", "blue")], None, None),

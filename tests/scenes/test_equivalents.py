@@ -169,7 +169,7 @@ def test_the_equivalents_of_samples_are_their_second_scenes_and_differ_on_both_s
     batch, found = data.batch(numbers, 64), data.alternatives(numbers, 64)
     differ = (batch.images - found.twins).abs().amax((1, 2, 3)) > 0.1
     assert 3 < differ.sum() < 12
-    assert torch.equal(differ, found.side.amax((1, 2, 3)) > 0)           # no second picture, no sides
+    assert torch.equal(differ, found.side.amax((1, 2, 3)) > 0)           # no second image, no sides
     for x_0, other, side, does in zip(batch.images, found.twins, found.side, differ):
         if does:
             change = (x_0 - other).abs().amax(0)
@@ -238,7 +238,7 @@ def test_half_of_the_time_one_place_is_half_way_and_the_other_itself():
 def test_each_image_has_a_equivalent_or_a_mistake_or_neither_and_none_is_called_wrong_without_its_caption():
     config = TrainConfig(batch_size=20_000, twins=0.5, mistakes=0.3, drop_text=0.1)
     found = draw_step_variables(config, DiffusionStage(PRESETS["tiny"]["base"]), 0)
-    twin, mistake = found["towards_twin"].any(1), found["mistake"] > 0
+    twin, mistake = found["equivalent_mix"].any(1), found["mistake"] > 0
     assert not (twin & mistake).any() and not (mistake & found["drop"]).any()
     assert twin.float().mean().item() == pytest.approx(0.5, abs=0.02) and mistake.float().mean().item() == pytest.approx(0.3 * 0.9, abs=0.02)
     assert (found["mistake"][mistake] == 1).float().mean().item() == pytest.approx(0.5, abs=0.03) and found["mistake"].max() <= 1
@@ -246,5 +246,5 @@ def test_each_image_has_a_equivalent_or_a_mistake_or_neither_and_none_is_called_
 
 @pytest.mark.parametrize("twins, mistakes", [(-0.1, 0.0), (0.0, -0.1), (0.6, 0.5)])
 def test_shares_that_are_none_are_an_error(twins, mistakes):
-    with pytest.raises(ValueError, match="twins .*, mistakes .*: expected shares of all pictures"):
+    with pytest.raises(ValueError, match="twins .*, mistakes .*: expected shares of all images"):
         TrainConfig(twins=twins, mistakes=mistakes)

@@ -1,4 +1,4 @@
-"""The built-in world: what is drawn, what training may see, and that pictures are read back exactly."""
+"""The built-in world: what is drawn, what training may see, and that images are read back exactly."""
 
 import math
 import random
@@ -94,7 +94,7 @@ def test_objects_keep_apart_and_inside():
                 assert math.hypot(a.x - b.x, a.y - b.y) >= a.reach + b.reach + MIN_GAP
 
 
-# ---- pictures ----
+# ---- images ----
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", SIZES)
@@ -202,7 +202,7 @@ def test_blur_does_not_join_neighbours():
 
 @pytest.mark.parametrize("shift", [(1, 0), (0, 1), (1, 1), (2, 1), (-1, 2)])
 def test_half_a_pixel_and_another_phase_are_still_read(shift):
-    """At 256 px, a shift by whole pixels moves the picture by quarters of 1/64, and the textures' phase with it."""
+    """At 256 px, a shift by whole pixels moves the image by quarters of 1/64, and the textures' phase with it."""
     scenes = some_scenes(40, seed=5)
     parsed_scenes = parse_image(render(scenes, 256).roll(shift, (2, 3)))
     for scene, parsed in zip(scenes, parsed_scenes):

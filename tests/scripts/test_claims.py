@@ -44,7 +44,7 @@ def test_prompts_that_all_agree_do_not_make_an_interval_of_width_0():
     assert paired_agresti_min([]).n == 0 and paired_agresti_min([]).high > 0.5
 
 
-@pytest.mark.parametrize("paired", [True, False], ids=["binary", "shares of several pictures"])
+@pytest.mark.parametrize("paired", [True, False], ids=["binary", "shares of several images"])
 def test_the_interval_holds_the_difference_about_nineteen_times_of_twenty(paired):
     rng, inside, times = random.Random(0), 0, 1500
     for _ in range(times):
@@ -175,7 +175,7 @@ def network(gain, own=0.1, right=50, n=60, noise=0.1):
                                                     (network(0.01), network(0.02, right=5), UNCLEAR), (network(0.0005), network(0.001), UNCLEAR),
                                                     (network(0.02, right=10), network(0.0201), HOLDS), (network(0.02), network(0.0199, right=10), FAILS),
                                                     (network(0.02, right=40), network(0.0201), UNCLEAR), (network(0.02, right=10), network(0.019, noise=0.01), UNCLEAR)],
-                         ids=["more", "less", "within the margin", "the score says the opposite", "nothing learnt", "more right", "fewer right",
+                         ids=["more", "less", "within the margin", "the score says the opposite", "nothing learned", "more right", "fewer right",
                               "hardly more right", "the gain says the opposite"])
 def test_text_gains_and_scores_decide_beyond_a_margin(worse, better, outcome):
     assert trained.compare_networks({"networks": {"pooled-only": worse, "reference": better}}, variants.POOLED, variants.REFERENCE).outcome == outcome
@@ -264,7 +264,7 @@ def test_variants_differ_in_what_they_say(preset):
 
 
 class Knows(torch.nn.Module):
-    """Says the picture whose caption it reads, half as bright."""
+    """Says the image whose caption it reads, half as bright."""
 
     def __init__(self, images, text):
         super().__init__()
@@ -313,7 +313,7 @@ def test_all_that_needs_no_training_is_measured_once(folder, tmp_path, capsys, m
             assert f"python -m sample.claims --only {e.name} --n 2 --pipeline" in page and f"![{e.name}: the numbers]({e.name}.png)" in page
             assert [v["claim"] for v in found[e.name]["verdicts"]] == [c.sentence for c in e.claims]
             assert all(v["outcome"] in (HOLDS, FAILS, UNCLEAR) and v["numbers"] in page for v in found[e.name]["verdicts"])
-            for end in ("", "_pictures"):
+            for end in ("", "_images"):
                 with Image.open(tmp_path / f"{e.name}{end}.png") as image:
                     assert image.width > 100
     assert "## Not measured" in page and page.count("needs `--train MINUTES`") == sum(len(e.claims) for e in claims.EXPERIMENTS if e.variants)

@@ -1,4 +1,4 @@
-"""The scripts for pictures of one's own: checking a folder, training on it, making one of emoji or from the hub."""
+"""The scripts for images of one's own: checking a folder, training on it, making one of emoji or from the hub."""
 
 import io
 import json
@@ -26,9 +26,9 @@ def png(size, color="red"):
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder of six good pictures."""
-    write_folder(tmp_path / "my pictures", [(f"{i}.png", png((300, 280 + i), (40 * i, 0, 0)), f"number {i}") for i in range(6)])
-    return tmp_path / "my pictures"
+    """A folder of six good images."""
+    write_folder(tmp_path / "my images", [(f"{i}.png", png((300, 280 + i), (40 * i, 0, 0)), f"number {i}") for i in range(6)])
+    return tmp_path / "my images"
 
 
 @pytest.mark.parametrize("stage, size", [("base", 64), ("sr_256", 256)])
@@ -40,12 +40,12 @@ def test_training_on_a_folder_resumes_on_it_and_says_what_it_was_trained_on(enco
 
     run("--data", str(images), "--time-limit", "0", "steps=2", "batch_size=4", "sample_every=2", "log_every=1")
     run("--resume")
-    assert capsys.readouterr().out.count(f"6 pictures in {images}") == 2
+    assert capsys.readouterr().out.count(f"6 images in {images}") == 2
     _, state, _ = load_checkpoint(tmp_path / "run")
     source = state["data"]
     assert state["step"] == 2 and source.pop("path") == str(images) and source["pictures"] == 6
     (leg,) = read(tmp_path / "run" / "stage" / "config.json")["training"]["legs"]
-    assert leg["data"] == source == {"source": "folder", "name": "my pictures", "pictures": 6, "fingerprint": source["fingerprint"]}
+    assert leg["data"] == source == {"source": "folder", "name": "my images", "pictures": 6, "fingerprint": source["fingerprint"]}
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2] and not any("score" in line for line in lines)
     assert [file.name for file in (tmp_path / "run").glob("samples_*")] == ["samples_00000002.png"]
@@ -63,10 +63,10 @@ def test_training_on_a_folder_with_a_broken_image_stops_or_leaves_it_out(encoder
     write_folder(tmp_path / "p", [(f"{i}.png", png((64, 64)) if i else b"", str(i)) for i in range(100)])
     arguments = ["--stage", "base", "--preset", "tiny", "--output-dir", str(tmp_path / "run"), "--text-encoder", str(encoder_folder),
                  "--data", str(tmp_path / "p"), "--data-cache", str(tmp_path / "cache"), "steps=1", "batch_size=2", "sample_every=0"]
-    with pytest.raises(SystemExit, match="0.png .0 bytes. is no picture"):
+    with pytest.raises(SystemExit, match="0.png .0 bytes. is no image"):
         train.main(arguments)
     train.main([*arguments, "--skip-broken"])
-    assert "99 pictures in" in (out := capsys.readouterr().out) and "1 broken ones left out" in out
+    assert "99 images in" in (out := capsys.readouterr().out) and "1 broken ones left out" in out
     assert not (tmp_path / "p" / ".prepared").exists() and list((tmp_path / "cache").rglob("64.npy"))
 
 
@@ -78,7 +78,7 @@ def test_a_stage_and_a_text_encoder_that_do_not_fit_are_an_error_that_says_how(e
 def test_check_data_finds_nothing_wrong_with_a_good_folder_and_generates_it(images, tmp_path, capsys):
     check_data.main([str(images), "--picture", str(tmp_path / "new" / "sheet.png")])
     out = capsys.readouterr().out
-    assert "0 problems\n0 notes\n6 pictures, 6 captions" in out and "256 to 511 px        6 #####" in out
+    assert "0 problems\n0 notes\n6 images, 6 captions" in out and "256 to 511 px        6 #####" in out
     with Image.open(tmp_path / "new" / "sheet.png") as sheet:
         assert sheet.width > 6 * 128
 
@@ -103,7 +103,7 @@ def test_check_data_reports_everything_that_is_wrong(images, capsys):
                       "line 8, again.png: the caption has 201 tokens; what", "line 8, again.png: the same pixels as line 1, 0.png", "extra.png: no row")
     for found, expected in zip(sorted(lines[problems + 1:notes]) + lines[notes + 1:notes + 6], expected_problems + expected_notes, strict=True):
         assert found.startswith(expected)
-    assert "8 pictures, 9 captions; the shorter sides:" in lines
+    assert "8 images, 9 captions; the shorter sides:" in lines
 
 
 def test_check_data_of_no_folder_says_what_is_expected(tmp_path):

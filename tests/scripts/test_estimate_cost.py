@@ -36,7 +36,7 @@ def test_four_times_the_pixels_are_four_times_the_activations_and_twice_the_chan
 def test_checkpointing_keeps_less_and_the_network_may_be_of_any_size():
     of = cost(PRESETS["paper"]["sr_1024"].unet)
     assert of.checkpointed < of.activations / 3
-    assert of.activations > 5e9                        # of one picture; nothing of it was allocated
+    assert of.activations > 5e9                        # of one image; nothing of it was allocated
 
 
 @pytest.mark.gpu
@@ -69,7 +69,7 @@ def test_the_arithmetic_on_the_page_adds_up(capsys):
     of = cost(TINY)
     assert f"{1000 * 8 * of.flops:.2e} FLOP" in out
     assert f"= {1000 * 8 * of.flops / 1e12 / 3600:,.1f} hours" in out
-    assert "2 pictures at once" in out
+    assert "2 images at once" in out
     assert "spread by --shard" in out
 
 
@@ -95,8 +95,8 @@ def test_the_tables_have_a_row_for_each_stage_and_each_variant(capsys, monkeypat
 
 def test_growth_is_measured_beside_what_is_computed(capsys):
     scale.main(["--preset", "tiny", "--growth", "--measure", "--device", "cpu"])
-    head, *rows = [line for line in capsys.readouterr().out.splitlines() if "ms a picture" in line or " MB" in line]
-    assert "ms a picture" in head and len(rows) == 4 + 3 + 3 + 4 + 4
+    head, *rows = [line for line in capsys.readouterr().out.splitlines() if "ms an image" in line or " MB" in line]
+    assert "ms an image" in head and len(rows) == 4 + 3 + 3 + 4 + 4
     took, rate, computed = zip(*((float(r.split()[-2]), float(r.split()[-1]), float(r.split(" M ")[1].split()[0])) for r in rows))
-    assert took[3] > took[0] and took[14] > took[17]   # larger pictures take longer; many at once take less time each
+    assert took[3] > took[0] and took[14] > took[17]   # larger images take longer; many at once take less time each
     assert all(t * r == pytest.approx(1000 * c, rel=0.25, abs=40) for t, r, c in zip(took, rate, computed))

@@ -10,7 +10,7 @@ from train import overfit
 
 
 def check(tmp_path, capsys, *options):
-    """(exit status, what it printed, size of the picture)."""
+    """(exit status, what it printed, size of the image)."""
     try:
         overfit.main(["--device", "cpu", "--out", str(tmp_path / "o.png"), *options])
         status = 0
@@ -23,7 +23,7 @@ def check(tmp_path, capsys, *options):
 
 def test_a_small_network_memorises_eight_images(tmp_path, capsys):
     status, out, size = check(tmp_path, capsys)
-    assert status == 0 and "PASS: 8 of 8 pictures learnt" in out and out.count(": right\n") == 8, out
+    assert status == 0 and "PASS: 8 of 8 images learned" in out and out.count(": right\n") == 8, out
     assert size[0] > 8 * 128 and size[1] > 2 * 128
 
 
@@ -31,7 +31,7 @@ def test_a_small_network_memorises_eight_images(tmp_path, capsys):
 @pytest.mark.parametrize("options", [["--shuffle-captions"], ["--learning-rate", "0"], ["--optimizer", "adamw", "--learning-rate", "1"]])
 def test_it_fails_when_captions_tell_nothing_or_nothing_is_learned(tmp_path, capsys, options):
     status, out, _ = check(tmp_path, capsys, *options)
-    assert status == 1 and "FAIL: 0 of 8 pictures learnt" in out, out
+    assert status == 1 and "FAIL: 0 of 8 images learned" in out, out
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Spoiling pictures, and telling a picture that cannot be read from one that is read wrongly."""
+"""Spoiling images, and telling an image that cannot be read from one that is read wrongly."""
 
 import json
 

@@ -64,13 +64,13 @@ def test_generate_generates_several_captions_and_seeds_on_one_sheet(folder, tmp_
 
 
 def test_the_options_of_generate_reach_the_pipeline(folder, tmp_path):
-    def generate(*options):
+    def generated(*options):
         generate.main(["a red circle", "--pipeline", folder, "--steps", "4", "--base-only", "--precision", "fp32", "--out", str(tmp_path / "a.png"), *options])
         with Image.open(tmp_path / "a.png") as image:
             return image.tobytes()
 
-    images = [generate(), generate("--negative-prompt", "a blue star"), generate("--eta", "0.5"), generate("--guidance-interval", "0.5,2"), generate("--sampler", "ddpm"),
-                generate("--sampler", "ddpm", "--gamma", "1"), generate("--sampler", "heun")]
+    images = [generated(), generated("--negative-prompt", "a blue star"), generated("--eta", "0.5"), generated("--guidance-interval", "0.5,2"), generated("--sampler", "ddpm"),
+                generated("--sampler", "ddpm", "--gamma", "1"), generated("--sampler", "heun")]
     assert len(set(images)) == len(images)
 
 
@@ -173,13 +173,13 @@ def test_attention_generates_its_sheets_and_says_where_attention_goes(folder, tm
 
 
 def test_attention_says_that_images_which_show_nothing_cannot_be_judged(folder, tmp_path):
-    with pytest.raises(SystemExit, match="none of 2 pictures shows what was said"):
+    with pytest.raises(SystemExit, match="none of 2 images shows what was said"):
         attention.main(["--find", "1", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path)])
     assert read(tmp_path / "find.json")["judged"] == 0
 
 
 def test_maps_are_held_against_the_objects_their_words_speak_of(folder, tmp_path, monkeypatch):
-    """Pictures that show what was said, and for the maps of the first layer one that is highest on the first thing of every caption."""
+    """Images that show what was said, and for the maps of the first layer one that is highest on the first thing of every caption."""
     prompts = benchmark(2, categories=attention.CATEGORIES)
     truth = correct_images(prompts, 64)
     pipe = ImagenPipeline.from_pretrained(folder)
@@ -236,7 +236,7 @@ def test_edit_sweep_judges_every_kind_at_every_length(folder, tmp_path, monkeypa
 
 def test_reweight_measures_what_a_object_covers(folder, tmp_path, capsys):
     reweight.main(["--n", "2", "--pipeline", folder, "--out", str(tmp_path)])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["reweight.json", "reweight.png", "reweight_pictures.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["reweight.json", "reweight.png", "reweight_images.png"]
     assert list(read(tmp_path / "reweight.json")["words"]) == ["small", "large"] and "rank correlation" in capsys.readouterr().out
     scene = Scene((one(),), "white")
     assert reweight.covered(render(scene, 64)[0]) == pytest.approx(masks(scene).float().mean().item(), rel=0.15)
@@ -369,7 +369,7 @@ def test_recipes_are_compared_early_by_errors_alone(tmp_path, capsys):
     found = json.loads(out.read_text())
     point, = found["curve"]
     assert found["recipe"]["steps"] == 4 and point["step"] == 2 and "all" not in point
-    # A network that has learnt nothing says about 0 whatever the noise and the caption, and errs by the mean square of the pictures.
+    # A network that has learned nothing says about 0 whatever the noise and the caption, and errs by the mean square of the images.
     assert len(set(point["errors"]["own"])) > 1 and all(0.2 < e < 0.8 for e in point["errors"]["own"])
     assert point["errors"]["own"] == pytest.approx(point["errors"]["other"], rel=0.05)
     assert "error by log-SNR" in capsys.readouterr().out

@@ -30,7 +30,7 @@ def asked_for(step: int, batch_size: int = 4) -> type:
 
 
 def fault(draft):
-    if FAULT == "nan in a picture":
+    if FAULT == "nan in an image":
         draft.scenes.backgrounds[0, 0] = NAN
     elif FAULT == "nan in a loss":
         loss = DiffusionStage.forward

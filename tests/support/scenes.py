@@ -1,4 +1,4 @@
-"""Scenes and pictures of what a caption says, and prompts taken apart by hand."""
+"""Scenes and images of what a caption says, and prompts taken apart by hand."""
 
 import random
 from dataclasses import replace
@@ -34,7 +34,7 @@ def scene_of(description, rng, accept=lambda scene: True):
 
 
 def correct_images(prompts, size):
-    """A `generate` that knows the truth: for each prompt a picture that shows it."""
+    """A `generate` that knows the truth: for each prompt an image that shows it."""
     descriptions = {c.text: c.description for _, _, c in prompts}
 
     def generate(texts, seeds):

@@ -233,9 +233,9 @@ WRITE = """
 import os, sys, time
 from pathlib import Path
 import torch
-from imagen_mini.text import TextEncoder
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.text.cache import CachedTextEncoder
-from tests.test_text_cache import captions
+from tests.text.test_text_cache import captions
 torch.set_num_threads(1)
 encoder, folder, start, batches, writers = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
 encoder = TextEncoder.from_pretrained(encoder)

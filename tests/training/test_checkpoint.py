@@ -190,8 +190,8 @@ def test_verify_of_a_folder_without_checkpoints_is_no_success(tmp_path, capsys):
 
 HOLD = """
 import sys, pathlib, time
-from imagen_mini.training.run_guard import only_one
-with only_one(pathlib.Path(sys.argv[1])):
+from imagen_mini.training.run_guard import run_lock
+with run_lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -225,8 +225,8 @@ def test_the_first_signal_asks_and_the_second_ends(number):
 
 STUCK = """
 import os, signal, sys, time
-from imagen_mini.training.run_guard import StopRequest
-with StopRequest(grace=1) as stop:
+from imagen_mini.training.run_guard import GracefulStop
+with GracefulStop(grace=1) as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     if sys.argv[1] == "asks":
         assert stop.asked()

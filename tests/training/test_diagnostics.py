@@ -48,8 +48,8 @@ def test_with_little_noise_the_image_says_nearly_all(of_shipped):
 def test_a_network_that_never_saw_a_caption_is_found_out(encoder, randomize_zero_init):
     torch.manual_seed(0)
     stage = randomize_zero_init(DiffusionStage(PRESETS["tiny"]["base"]))
-    for attention in [m for m in stage.net.modules() if type(m).__name__ in ("Attention", "PooledText")]:
-        attention.forward = (lambda text: torch.zeros(len(text), stage.config.unet.emb_dim)) if type(attention).__name__ == "PooledText" else lambda x, *_: x
+    for attention in [m for m in stage.net.modules() if type(m).__name__ in ("Attention", "AttentionPooling")]:
+        attention.forward = (lambda text: torch.zeros(len(text), stage.config.unet.emb_dim)) if type(attention).__name__ == "AttentionPooling" else lambda x, *_: x
     found = measure_noise_bins(stage, encoder, UNSEEN, range(32))
     assert found.gaps["shuffled"] == (0, 0) and found.losses["true"] == found.losses["none"]
     finding = health.check_conditioning(found)

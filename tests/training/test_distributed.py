@@ -55,7 +55,7 @@ def alone(tmp_path_factory):
 def test_two_ranks_train_as_one_does(tmp_path, alone, options):
     done = torchrun(tmp_path / "run", *STEPS, *options)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("6 steps of 4 pictures on 2 x CPU") == 1          # one of them speaks
+    assert done.stdout.count("6 steps of 4 images on 2 x CPU") == 1          # one of them speaks
     assert_nearly_same_end(tmp_path / "run", alone)
 
 
@@ -71,7 +71,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, alone, first, then
     assert_nearly_same_end(tmp_path / "run", alone)
 
 
-@pytest.mark.parametrize("fault, words", [("nan in a picture", "step 2 of stage base: loss nan"), ("nan in a loss", "step 2 of stage base: loss nan"),
+@pytest.mark.parametrize("fault, words", [("nan in an image", "step 2 of stage base: loss nan"), ("nan in a loss", "step 2 of stage base: loss nan"),
                                           ("nan in a gradient", "step 2 of stage base: loss"), ("raises", "ZeroDivisionError: something is wrong here"),
                                           ("is killed", "Signal 9"), ("hangs", "imed out")])
 def test_one_rank_that_fails_ends_them_all_within_twenty_seconds(tmp_path, fault, words):

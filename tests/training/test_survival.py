@@ -27,14 +27,14 @@ def assert_same_end(one, other):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A folder of six pictures: an epoch ends in the middle of a batch of four."""
+    """A folder of six images: an epoch ends in the middle of a batch of four."""
     from imagen_mini.utils.images import to_image
     from imagen_mini.scenes.render import render
     from imagen_mini.scenes.scene import training_scene
     folder = tmp_path_factory.mktemp("eigene Bilder")
     for i in range(6):
         to_image(render([training_scene(3, i)], 256)[0]).save(folder / f"{i}.png")
-    (folder / "metadata.jsonl").write_text("".join(json.dumps({"file_name": f"{i}.png", "text": f"picture {i}"}) + "\n" for i in range(6)))
+    (folder / "metadata.jsonl").write_text("".join(json.dumps({"file_name": f"{i}.png", "text": f"image {i}"}) + "\n" for i in range(6)))
     return folder
 
 
@@ -95,7 +95,7 @@ def test_any_working_directory_will_do(tmp_path, monkeypatch):
     assert load_checkpoint(tmp_path / "ein Lauf" / "mit Leerzeichen")[1]["step"] == 1
 
 
-@pytest.mark.parametrize("fault", ["nan in a picture", "nan in a loss", "nan in a gradient"])
+@pytest.mark.parametrize("fault", ["nan in an image", "nan in a loss", "nan in a gradient"])
 def test_what_is_not_finite_stops_the_run_before_it_spoils_anything(tmp_path, fault):
     run = process(tmp_path / "run", "steps=9", "save_every=1", script=("tests/support/fault_injection.py", fault, "3"))
     out, _ = run.communicate(timeout=120)

@@ -52,5 +52,5 @@ def test_training_is_as_fast_as_a_bare_loop(tmp_path, encoder, monkeypatch):
         ended.clear()
         main(["--stage", "base", "--output-dir", str(tmp_path / str(i)), *RECIPE, f"steps={STEPS + 1}"])
         best["ours"] = min(best["ours"], (ended[-1] - ended[0]) / STEPS)
-    print(f"a step of {BATCH} pictures: bare {best['bare'] * 1e3:.0f} ms, train.train {best['ours'] * 1e3:.0f} ms, {best['ours'] / best['bare'] - 1:+.1%}")
+    print(f"a step of {BATCH} images: bare {best['bare'] * 1e3:.0f} ms, train.train {best['ours'] * 1e3:.0f} ms, {best['ours'] / best['bare'] - 1:+.1%}")
     assert best["ours"] < 1.03 * best["bare"]

@@ -84,7 +84,7 @@ def test_the_loop_sets_the_learning_rate_of_the_step(encoder):
 
 
 def scene_batch(config, step, size=64, low=None):
-    """The pictures of a step, as the loop asks for them."""
+    """The images of a step, as the loop asks for them."""
     return SceneDataset(config.seed, config.counts).batch(range(step * config.batch_size, (step + 1) * config.batch_size), size, low)
 
 
@@ -145,9 +145,9 @@ def test_with_equivalents_every_loss_is_that_of_the_images_shown_and_of_two_targ
     run.stage.load_state_dict(before)
     random, numbers = draw_step_variables(config, run.stage, 0), range(4)
     batch, alternatives = SceneDataset(config.seed, config.counts).batch(numbers, size, low), SceneDataset(config.seed, config.counts).alternatives(numbers, size, low)
-    assert random["towards_twin"].any() and random["mistake"].any() == (stage == "base")
-    assert random.keys() - {"towards_twin", "mistake"} == draw_step_variables(CONFIG, run.stage, 0).keys()
-    way = mix_alternatives(batch.images, alternatives, random["towards_twin"], random["mistake"], run.stage.log_snr_of(random["t"]))
+    assert random["equivalent_mix"].any() and random["mistake"].any() == (stage == "base")
+    assert random.keys() - {"equivalent_mix", "mistake"} == draw_step_variables(CONFIG, run.stage, 0).keys()
+    way = mix_alternatives(batch.images, alternatives, random["equivalent_mix"], random["mistake"], run.stage.log_snr_of(random["t"]))
     losses = run.stage.loss(batch.images, encoder(batch.captions).drop(random["drop"]), random["t"], **draw_noise(config, run.stage, numbers, batch),
                             use_pooled=random["use_pooled"], low_res=batch.low_res, aug_level=random.get("aug_level"), **way,
                             weight=lambda log_snr: LOSS_WEIGHTS[config.loss_weight](log_snr, config.loss_cap))

@@ -24,7 +24,7 @@ PROMPTS = benchmark(10, categories=["colors", "positional"])
 
 
 def results_of(every=None):
-    """Results of true pictures, one in `every` with other colours."""
+    """Results of true images, one in `every` with other colours."""
     rng = random.Random(0)
     scenes = [sample_scene_matching(c.description, rng) for _, _, c in PROMPTS]
     images = render(scenes if every is None else swap_colors(scenes, every), 64)
@@ -106,7 +106,7 @@ def test_charts_show_the_numbers_they_are_given():
     panel, = plot_shares(rows).axes
     assert [bar.get_width() for bar in panel.patches] == [0.8, 0.8] and [t.get_text() for t in panel.get_yticklabels()] == list(rows)
     panel, = plot_groups([(8, 10), (10, 10)], {"Wilson": wilson_interval, "naive": naive_interval}).axes
-    assert "all 20 pictures: 90%" in [t.get_text() for t in panel.get_legend().get_texts()]
+    assert "all 20 images: 90%" in [t.get_text() for t in panel.get_legend().get_texts()]
     shares, difference = plot_comparison(("a", 10, 20), ("b", 15, 20)).axes
     assert [bar.get_height() for bar in shares.patches] == [0.5, 0.75] and "b less a" in difference.get_title()
     panel, = plot_coverage({"naive": naive_interval}, 10).axes

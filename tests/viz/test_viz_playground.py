@@ -1,4 +1,4 @@
-"""Rows of pictures with the verdicts that belong to them."""
+"""Rows of images with the verdicts that belong to them."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Notebook 00: from which step on is the picture decided?"""
+"""Notebook 00: from which step on is the image decided?"""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ def check(decided_at) -> str:
         seen = decided_at(list(verdicts))
         if seen != expected or isinstance(seen, bool):
             raise Wrong(f"for {verdicts} you say {seen}, expected {expected}: {why}")
-    return "A picture counts as decided once the estimate is right and stays so."
+    return "An image counts as decided once the estimate is right and stays so."

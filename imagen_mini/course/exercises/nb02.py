@@ -26,10 +26,10 @@ def check(ddim) -> str:
             "This is x_0_hat itself: a step goes to s only, where noise is left": x_0_hat,
             "x_t is not the noise. Solve x_t = alpha_t x_0_hat + sigma_t eps for eps": alpha_s * x_0_hat + sigma_s * x_t,
             "x_t holds alpha_t x_0_hat, not x_0_hat: take that away to find the noise": alpha_s * x_0_hat + sigma_s * (x_t - x_0_hat) / sigma_t,
-            "What is left of x_t without the picture is sigma_t eps: divide by sigma_t": alpha_s * x_0_hat + sigma_s * (x_t - alpha_t * x_0_hat),
+            "What is left of x_t without the image is sigma_t eps: divide by sigma_t": alpha_s * x_0_hat + sigma_s * (x_t - alpha_t * x_0_hat),
             "alpha and sigma are deviations: alpha_sigma gives them, and they are not squared": alpha_s ** 2 * x_0_hat + sigma_s ** 2 * eps,
         }
         hint = next((words for words, wrong in mistakes.items() if isinstance(seen, torch.Tensor) and seen.shape == wrong.shape
                      and torch.allclose(seen.double(), wrong, rtol=0, atol=1e-8)), "First the noise that x_0_hat leaves in x_t, then both parts as at s")
         expect_close(seen, x_s, f"the step from log-SNR {pair[0]:g} to {pair[1]:g}", hint, tolerance=1e-9)
-    return "The same picture and the same noise, mixed as at s: nothing random is left in the walk."
+    return "The same image and the same noise, mixed as at s: nothing random is left in the walk."

@@ -11,7 +11,7 @@ from imagen_mini.utils.rng import randn
 
 @checks
 def check(modulate) -> str:
-    """`modulate(h, emb, weight, bias)`: (1 + s) h + b, [s, b] = emb weight^T + bias, one of each for a channel of a picture; in float64."""
+    """`modulate(h, emb, weight, bias)`: (1 + s) h + b, [s, b] = emb weight^T + bias, one of each for a channel of an image; in float64."""
     images, channels, width = 2, 4, 6
     h = randn(range(images), (channels, 3, 4), "nb04", "h", dtype=torch.float64)
     emb = randn(range(images), (width,), "nb04", "emb", dtype=torch.float64)
@@ -26,5 +26,5 @@ def check(modulate) -> str:
                               ("h shifted first and then scaled", (h + shift) * (1 + scale), "Scale first, then shift")):
         if isinstance(seen, torch.Tensor) and seen.shape == expected.shape and torch.allclose(seen.double(), other):
             raise Wrong(f"this is {name}: {seen[0, 0, 0, 0]:.4g} at [0, 0, 0, 0], expected {expected[0, 0, 0, 0]:.4g}. {hint}")
-    expect_close(seen, expected, "the modulated h", "A picture has one scale and one shift for each channel, the same at every place: [b, c, 1, 1]")
+    expect_close(seen, expected, "the modulated h", "An image has one scale and one shift for each channel, the same at every place: [b, c, 1, 1]")
     return "One number, the noise level, reaches every channel of every block in this way."

@@ -43,6 +43,6 @@ def mistakes(x_t, eps_hat, alpha_t, sigma_t, alpha_s, sigma_s):
     yield alpha_s * x_0_hat + sigma_s * eps_hat, ("you clip x_0_hat and keep the network's eps_hat: alpha_t x_0_hat + sigma_t eps_hat is no longer x_t. "
                                                   "Compute eps anew: (x_t - alpha_t x_0_hat) / sigma_t")
     yield alpha_s * free + sigma_s * eps_hat, "x_0_hat leaves [-1, 1] here and you do not clip it"
-    yield sigma_s * x_0_hat + alpha_s * eps, "alpha_s and sigma_s have changed places: alpha belongs to the picture, sigma to the noise"
+    yield sigma_s * x_0_hat + alpha_s * eps, "alpha_s and sigma_s have changed places: alpha belongs to the image, sigma to the noise"
     yield alpha_t * x_0_hat + sigma_t * eps, "this is x_t again: mix with the coefficients of s, not of t"
     yield alpha_s * x_0_hat + sigma_t * eps, "the noise keeps the size it had at t: it should be sigma_s of it"
