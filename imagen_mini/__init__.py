@@ -1,13 +1,14 @@
 """imagen_mini: a from-scratch, educational Imagen-style text-to-image cascade.
 
-    from imagen_mini import ImagenPipeline, Replace
+from imagen_mini import ImagenPipeline, Replace
 """
 
 from importlib import import_module
 
 __version__ = "0.1.0"
 
-# Public names and the modules they live in, loaded on first use: importing the package alone stays light.
+# Public names and the modules they live in, loaded on first use: importing the package alone stays
+# light.
 _PUBLIC = {
     "ImagenPipeline": "pipeline",
     "ImagenOutput": "pipeline",
@@ -29,7 +30,10 @@ __all__ = sorted(_PUBLIC)
 
 def __getattr__(name: str):
     if name not in _PUBLIC:
-        raise AttributeError(f"module 'imagen_mini' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'imagen_mini' has no attribute {name!r}; its public names are "
+            f"{', '.join(__all__)}"
+        )
     return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
 
 

@@ -1,4 +1,5 @@
-"""Prompt-to-Prompt under one short name: `from imagen_mini.prompt_to_prompt import Replace, Refine, Reweight, LocalBlend`.
+"""Prompt-to-Prompt under one short name: `from imagen_mini.prompt_to_prompt import Replace, Refine,
+Reweight, LocalBlend`.
 
 The code is in `imagen_mini.editing`.
 """

@@ -20,27 +20,30 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.stage import augment_low_res
-from imagen_mini.viz.style import STYLES, subplots
-from imagen_mini.evaluation.scoring import describe_scene, judge_image
 from imagen_mini.course.exercises import nb00
-from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.course.notebook import setup_notebook, show_judged, show_source
-from imagen_mini.viz.image_grid import image_table
+from imagen_mini.diffusion.samplers import sample
+from imagen_mini.evaluation.scoring import describe_scene, judge_image, judge_images
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.utils.images import to_image
 from imagen_mini.utils.rng import randn
-from imagen_mini.diffusion.samplers import sample
-from imagen_mini.scenes.parse import parse_image
+from imagen_mini.viz.image_grid import image_table
+from imagen_mini.viz.style import STYLES, subplots
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
@@ -63,7 +66,9 @@ for name, part in [("text encoder", pipe.text_encoder), *pipe.stages.items()]:
 tokens = pipe.text_encoder.tokens(caption)
 text = pipe.text_encoder(caption)
 print(" | ".join(tokens.pieces))
-print(f"emb {list(text.emb.shape)} (prompts, pieces, width), mask {text.mask.sum().item()} real pieces of {text.mask.numel()}")
+print(
+    f"emb {list(text.emb.shape)} (prompts, pieces, width), mask {text.mask.sum().item()} real pieces of {text.mask.numel()}"
+)
 
 # %% [markdown]
 # ## 2. Noise becomes a small image
@@ -79,14 +84,29 @@ print(f"emb {list(text.emb.shape)} (prompts, pieces, width), mask {text.mask.sum
 # %%
 base = pipe.stages["base"]
 denoise = base.denoiser(text)
-x_T = randn([seed], (3, 64, 64), "base", "x_T")        # all randomness here is a function of the seed and of what it is for
-states = list(sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler,
-                     lambda step: randn([seed], (3, 64, 64), "base", "step", step), eta=base.config.eta))      # a little fresh noise at every step
+x_T = randn(
+    [seed], (3, 64, 64), "base", "x_T"
+)  # all randomness here is a function of the seed and of what it is for
+states = list(
+    sample(
+        denoise,
+        x_T,
+        base.times(),
+        base.log_snr_of,
+        base.config.sampler,
+        lambda step: randn([seed], (3, 64, 64), "base", "step", step),
+        eta=base.config.eta,
+    )
+)  # a little fresh noise at every step
 
 shown = [0, 1, 3, 5, 8, 11, 14, 18, 24, 31]
-image_table([[states[i].x[0].clamp(-1, 1) for i in shown], [states[i].x_0_hat[0] for i in shown]],
-              ["after the step: x", "suspected image: x_0_hat"], [f"step {i}\nt {states[i].t:.2f}" for i in shown], cell=96,
-              frames=[[None] * len(shown), [judge_images([caption], states[i].x_0_hat)[0] for i in shown]])
+image_table(
+    [[states[i].x[0].clamp(-1, 1) for i in shown], [states[i].x_0_hat[0] for i in shown]],
+    ["after the step: x", "suspected image: x_0_hat"],
+    [f"step {i}\nt {states[i].t:.2f}" for i in shown],
+    cell=96,
+    frames=[[None] * len(shown), [judge_images([caption], states[i].x_0_hat)[0] for i in shown]],
+)
 
 # %% [markdown]
 # The lower row is framed in green where the parser reads the caption's scene from it, in orange where it does not. At first $\hat x_0$ is a blur: the mean of all images
@@ -112,12 +132,18 @@ small = states[-1].x_0_hat.clamp(-1, 1)
 level = torch.tensor([sr.config.aug_level])
 seen = augment_low_res(small, level, randn([seed], (3, 64, 64), "sr_256", "aug"))
 x_T = randn([seed], (3, 256, 256), "sr_256", "x_T")
-sr_states = list(sample(sr.denoiser(text, seen, level), x_T, sr.times(), sr.log_snr_of, sr.config.sampler))
+sr_states = list(
+    sample(sr.denoiser(text, seen, level), x_T, sr.times(), sr.log_snr_of, sr.config.sampler)
+)
 large = sr_states[-1].x_0_hat.clamp(-1, 1)
 
 shown = [0, 1, 3, 5, 9]
-image_table([[small[0], seen[0].clamp(-1, 1), *(sr_states[i].x_0_hat[0] for i in shown)]], [""],
-              ["the base's image", "what this stage is shown", *(f"x_0_hat, step {i}" for i in shown)], cell=192)
+image_table(
+    [[small[0], seen[0].clamp(-1, 1), *(sr_states[i].x_0_hat[0] for i in shown)]],
+    [""],
+    ["the base's image", "what this stage is shown", *(f"x_0_hat, step {i}" for i in shown)],
+    cell=192,
+)
 
 # %% [markdown]
 # The base's image cannot show a texture: in this world all four have the same mean colour within one of its pixels. The stage read it in the caption. That is
@@ -126,7 +152,7 @@ image_table([[small[0], seen[0].clamp(-1, 1), *(sr_states[i].x_0_hat[0] for i in
 # ## 4. The verdict
 
 # %%
-parsed, = parse_image(large)
+(parsed,) = parse_image(large)
 print("read from the image:", describe_scene(parsed.scene) if parsed.scene else parsed.problems)
 print("the caption:          ", caption)
 print("verdict:              ", judge_image(caption, large[0]))
@@ -139,11 +165,24 @@ to_image(large[0])
 # are, a yellow cross, which no training image ever showed.
 
 # %%
-prompts = ["a large striped orange star on a black background", "a yellow ring above a purple cross", "three green circles", "a small pink triangle below a large cyan square",
-           "a checkered red square on a white background", "a blue ring and a yellow star", "a yellow cross", "a purple star left of a green ring on a gray background"]
+prompts = [
+    "a large striped orange star on a black background",
+    "a yellow ring above a purple cross",
+    "three green circles",
+    "a small pink triangle below a large cyan square",
+    "a checkered red square on a white background",
+    "a blue ring and a yellow star",
+    "a yellow cross",
+    "a purple star left of a green ring on a gray background",
+]
 out = pipe(prompts, seed=list(range(8)), progress=False)
 show_judged(prompts, out.stages["sr_256"], columns=4)
-print(", ".join(f"{name}: {seconds:.1f} s for {len(prompts)} images" for name, seconds in out.seconds.items()))
+print(
+    ", ".join(
+        f"{name}: {seconds:.1f} s for {len(prompts)} images"
+        for name, seconds in out.seconds.items()
+    )
+)
 
 # %% [markdown]
 # All or nearly all of them should be right; the README's table says how often for each kind of caption, over 30 seeds.
@@ -153,9 +192,9 @@ print(", ".join(f"{name}: {seconds:.1f} s for {len(prompts)} images" for name, s
 # Take the verdict on $\hat x_0$ after every step. An image is *decided* at the first step from which on every verdict is right. Write that function; if the last
 # verdict is wrong, return the number of steps.
 
+
 # %%
-def decided_at(verdicts: list[bool]) -> int:
-    ...                                                # your answer
+def decided_at(verdicts: list[bool]) -> int: ...  # your answer
 
 
 nb00.check(decided_at)
@@ -168,15 +207,28 @@ nb00.check(decided_at)
 from imagen_mini.evaluation.benchmark import benchmark
 
 answered = nb00.check(decided_at).right
-sheet, (panel,) = subplots(["decided images" if answered else "images whose estimate is right (exercise open)"], "step")
+sheet, (panel,) = subplots(
+    ["decided images" if answered else "images whose estimate is right (exercise open)"], "step"
+)
 for category, style in zip(("one object", "positional"), STYLES):
     prompts = [c.text for _, _, c in benchmark(16, categories=[category])]
-    by_step = []                                       # of each step, the verdicts of all images
-    pipe(prompts, seed=list(range(16)), stages=("base",), progress=False, on_step=lambda _, state: by_step.append(judge_images(prompts, state.x_0_hat)))
+    by_step = []  # of each step, the verdicts of all images
+    pipe(
+        prompts,
+        seed=list(range(16)),
+        stages=("base",),
+        progress=False,
+        on_step=lambda _, state: by_step.append(judge_images(prompts, state.x_0_hat)),
+    )
     steps, by_image = range(len(by_step)), list(zip(*by_step))
-    done = [sum(decided_at(v) <= i if answered else v[i] for v in by_image) / len(prompts) for i in steps]
+    done = [
+        sum(decided_at(v) <= i if answered else v[i] for v in by_image) / len(prompts)
+        for i in steps
+    ]
     panel.plot(steps, done, label=category, **style)
-    print(f"{category}: {done[-1]:.0%} right at the end, half of these after step {next(i for i in steps if done[i] >= done[-1] / 2)}")
+    print(
+        f"{category}: {done[-1]:.0%} right at the end, half of these after step {next(i for i in steps if done[i] >= done[-1] / 2)}"
+    )
 panel.set_ylim(0, 1)
 panel.legend(frameon=False)
 sheet

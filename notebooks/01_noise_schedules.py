@@ -22,29 +22,49 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 import torch
 import torch.nn.functional as F
 
-from imagen_mini.cascade.stage import augment_low_res
-from imagen_mini.viz.style import STYLES, subplots, percent_axis
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.diffusion.gaussian import q_sample
+from imagen_mini.cascade.stage import augment_low_res
 from imagen_mini.course.exercises import nb01
-from imagen_mini.viz.schedules import against_normal, curves, legend_below, measured_log_snr, read_correctly, spread
-from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.course.notebook import setup_notebook, show_source
-from imagen_mini.viz.image_grid import image_grid, image_table
-from imagen_mini.utils.rng import randn
+from imagen_mini.diffusion.gaussian import q_sample
+from imagen_mini.diffusion.schedules import (
+    alpha_sigma,
+    cosine_log_snr,
+    cosine_t,
+    linear_log_snr,
+    numeric_t,
+    resolution_shift,
+    sigmoid_log_snr,
+    zero_terminal_snr,
+)
+from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import HELD_OUT_SEED, SceneObject, Scene, training_scene
-from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr, cosine_t, linear_log_snr, numeric_t, resolution_shift, sigmoid_log_snr, zero_terminal_snr
+from imagen_mini.scenes.scene import HELD_OUT_SEED, Scene, SceneObject, training_scene
+from imagen_mini.utils.rng import randn
+from imagen_mini.viz.image_grid import image_grid, image_table
+from imagen_mini.viz.schedules import (
+    against_normal,
+    curves,
+    legend_below,
+    measured_log_snr,
+    read_correctly,
+    spread,
+)
+from imagen_mini.viz.style import STYLES, percent_axis, subplots
 
 setup_notebook()
 
@@ -64,19 +84,26 @@ show_source(alpha_sigma, q_sample)
 star = SceneObject(x=19, y=42, shape="star", color="blue", size="large", texture="solid")
 ring = SceneObject(x=44, y=20, shape="ring", color="red", size="large", texture="solid")
 scene = Scene((star, ring), "beige")
-x_0 = render(scene)                                    # [1, 3, 64, 64] in [-1, 1]
+x_0 = render(scene)  # [1, 3, 64, 64] in [-1, 1]
 eps = randn([1], (3, 64, 64), "eps")
 
 levels = torch.tensor([8.0, 6, 4, 2, 0, -2, -4, -6, -8])
 noised = q_sample(x_0, eps, levels)
-frames = [read_correctly([scene], (x / alpha_sigma(level)[0])[None])[0] for x, level in zip(noised, levels)]
-image_table([list(noised)], ["x_t"], [f"log-SNR\n{level:g}" for level in levels], cell=96, frames=[frames]).quantize(96)     # 96 colours: a smaller file
+frames = [
+    read_correctly([scene], (x / alpha_sigma(level)[0])[None])[0]
+    for x, level in zip(noised, levels)
+]
+image_table(
+    [list(noised)], ["x_t"], [f"log-SNR\n{level:g}" for level in levels], cell=96, frames=[frames]
+).quantize(96)  # 96 colours: a smaller file
 
 # %%
 for level, readable in zip(levels, frames):
     alpha, sigma = alpha_sigma(level)
     said = "read by the parser" if readable else "not read"
-    print(f"log-SNR {level:4.0f}: alpha {alpha:.3f}, sigma {sigma:.3f}, as noise of deviation {sigma / alpha:6.2f} on the image: {said}")
+    print(
+        f"log-SNR {level:4.0f}: alpha {alpha:.3f}, sigma {sigma:.3f}, as noise of deviation {sigma / alpha:6.2f} on the image: {said}"
+    )
 
 # %% [markdown]
 # **What you should have seen.** The parser gives up at a noise that hardly disturbs you: somewhere between a log-SNR of 4 and 2. Your eye follows easily to 0
@@ -98,8 +125,12 @@ show_source(cosine_log_snr, linear_log_snr)
 # **Predict:** at $t = 0.5$, which of the four is noisiest? And which of them reach pure noise at $t = 1$?
 
 # %%
-schedules = {"cosine": cosine_log_snr, "linear": linear_log_snr, "sigmoid": sigmoid_log_snr,
-             "cosine, shifted by -2.77": lambda t: cosine_log_snr(t, resolution_shift(256))}
+schedules = {
+    "cosine": cosine_log_snr,
+    "linear": linear_log_snr,
+    "sigmoid": sigmoid_log_snr,
+    "cosine, shifted by -2.77": lambda t: cosine_log_snr(t, resolution_shift(256)),
+}
 curves(schedules)
 
 # %%
@@ -121,16 +152,22 @@ for name, log_snr_of in schedules.items():
 times = torch.tensor([0.15, 0.35, 0.55, 0.75])
 names = list(schedules)[:3]
 strips = [q_sample(x_0, eps, schedules[name](times)) for name in names]
-image_table([list(strip) for strip in strips], names, [f"t = {t:.2f}" for t in times], cell=112).quantize(96)
+image_table(
+    [list(strip) for strip in strips], names, [f"t = {t:.2f}" for t in times], cell=112
+).quantize(96)
 
 # %%
 levels = torch.tensor([5.0, 2, -1, -4])
-when = {name: numeric_t(levels.double(), schedules[name]) for name in names}           # at which t each schedule has these log-SNRs
+when = {
+    name: numeric_t(levels.double(), schedules[name]) for name in names
+}  # at which t each schedule has these log-SNRs
 strips = [q_sample(x_0, eps, schedules[name](when[name])) for name in names]
 difference = max((strip - strips[0]).abs().max() for strip in strips)
 print(f"largest difference between the rows below: {difference:.0e}")
 labels = [f"{name}, t {t:.2f}" for name in names for t in when[name]]
-image_grid([image for strip in strips for image in strip], labels, columns=len(levels), cell=112).quantize(96)
+image_grid(
+    [image for strip in strips for image in strip], labels, columns=len(levels), cell=112
+).quantize(96)
 
 # %% [markdown]
 # **What you should have seen.** At equal times the rows differ. At equal log-SNR they are one image, to rounding error: only the time written below
@@ -142,7 +179,9 @@ image_grid([image for strip in strips for image in strip], labels, columns=len(l
 
 # %%
 base = PRESETS["mini"]["base"]
-schedules["cosine, shifted by -4 (our base stage)"] = lambda t: cosine_log_snr(t, base.log_snr_shift)
+schedules["cosine, shifted by -4 (our base stage)"] = lambda t: cosine_log_snr(
+    t, base.log_snr_shift
+)
 spread(schedules)
 
 # %%
@@ -150,7 +189,9 @@ t = torch.linspace(0, 1, 10_001)
 for name, log_snr_of in schedules.items():
     log_snr = log_snr_of(t)
     between, above = ((-8 < log_snr) & (log_snr < -1)).float().mean(), (log_snr > -1).float().mean()
-    print(f"{name:40} {between:4.0%} of the times lie between log-SNR -8 and -1, {above:4.0%} above")
+    print(
+        f"{name:40} {between:4.0%} of the times lie between log-SNR -8 and -1, {above:4.0%} above"
+    )
 
 # %% [markdown]
 # **What you should have seen.** In this world an image's layout and shapes are decided at log-SNRs from about -8 to -1 (notebook 02 measures it): large flat
@@ -169,7 +210,9 @@ scenes = [training_scene(HELD_OUT_SEED, i) for i in range(200)]
 images = render(scenes)
 noise = randn(range(200), (3, 64, 64), "eps")
 levels = [6.0, 1.0, -2.0, -6.0]
-x_t = {f"x_t at log-SNR {level:g}": q_sample(images, noise, torch.tensor(level)) for level in levels}
+x_t = {
+    f"x_t at log-SNR {level:g}": q_sample(images, noise, torch.tensor(level)) for level in levels
+}
 against_normal({name: x[:, :, ::4, ::4] for name, x in x_t.items()})
 
 # %%
@@ -188,15 +231,26 @@ for name, x in x_t.items():
 # %%
 count = images[0].numel()
 levels = [-6.0, -8.0, linear_log_snr(torch.tensor(1.0)).item(), -12.0]
-against_normal({f"means at log-SNR {level:.4g}": q_sample(images, noise, torch.tensor(level)).mean((1, 2, 3)) * count ** 0.5 for level in levels}, reach=9)
+against_normal(
+    {
+        f"means at log-SNR {level:.4g}": q_sample(images, noise, torch.tensor(level)).mean(
+            (1, 2, 3)
+        )
+        * count**0.5
+        for level in levels
+    },
+    reach=9,
+)
 
 # %%
-of_means = images.mean((1, 2, 3)).var()              # over images: a white ground and a black one are far apart
+of_means = images.mean((1, 2, 3)).var()  # over images: a white ground and a black one are far apart
 schedules["linear, zero terminal SNR"] = zero_terminal_snr(linear_log_snr)
 for name, log_snr_of in schedules.items():
     alpha, sigma = alpha_sigma(log_snr_of(torch.ones((), dtype=torch.float64)))
-    deviations = [(sigma ** 2 + alpha ** 2 * of_means * 3 * size ** 2).sqrt() for size in (64, 256)]
-    print(f"{name:40} at t = 1, deviation of the means: {deviations[0]:.2f} (64 px), {deviations[1]:.2f} (256 px); noise has 1.00")
+    deviations = [(sigma**2 + alpha**2 * of_means * 3 * size**2).sqrt() for size in (64, 256)]
+    print(
+        f"{name:40} at t = 1, deviation of the means: {deviations[0]:.2f} (64 px), {deviations[1]:.2f} (256 px); noise has 1.00"
+    )
 
 # %% [markdown]
 # **What you should have seen.** At -6 the values look like noise, and yet the means are spread over several groups: black grounds left, gray in the middle,
@@ -217,20 +271,34 @@ eps_256 = randn([1], (3, 256, 256), "eps, 256 px")
 x_64 = q_sample(x_0, eps, cosine_log_snr(t))
 x_256 = q_sample(render(scene, 256), eps_256, cosine_log_snr(t))
 averaged = F.avg_pool2d(x_256, 4)
-rows = {"64 px": x_64, "256 px, same t (every second pixel shown)": x_256, "256 px, 4 x 4 pixels averaged": averaged}
-image_table([list(x) for x in rows.values()], list(rows), [f"t = {x:.2f}" for x in t], cell=128).quantize(96)
+rows = {
+    "64 px": x_64,
+    "256 px, same t (every second pixel shown)": x_256,
+    "256 px, 4 x 4 pixels averaged": averaged,
+}
+image_table(
+    [list(x) for x in rows.values()], list(rows), [f"t = {x:.2f}" for x in t], cell=128
+).quantize(96)
 
 # %%
 shift = resolution_shift(256)
 print(f"resolution_shift(256) = {shift:.3f}. Log-SNR, measured at 64 px over 24 scenes:")
 chosen = scenes[:24]
 small, large = render(chosen), render(chosen, 256)
-noise_small, noise_large = randn(range(24), (3, 64, 64), "eps"), randn(range(24), (3, 256, 256), "eps, 256 px")
+noise_small, noise_large = (
+    randn(range(24), (3, 64, 64), "eps"),
+    randn(range(24), (3, 256, 256), "eps, 256 px"),
+)
 for log_snr in cosine_log_snr(t):
-    same, shifted = q_sample(large, noise_large, log_snr), q_sample(large, noise_large, log_snr + shift)
+    same, shifted = (
+        q_sample(large, noise_large, log_snr),
+        q_sample(large, noise_large, log_snr + shift),
+    )
     seen = [q_sample(small, noise_small, log_snr), F.avg_pool2d(same, 4), F.avg_pool2d(shifted, 4)]
     measured = [measured_log_snr(x, small) for x in seen]
-    print(f"small {measured[0]:5.2f},  large, averaged {measured[1]:5.2f},  large with the shift, averaged {measured[2]:5.2f}")
+    print(
+        f"small {measured[0]:5.2f},  large, averaged {measured[1]:5.2f},  large with the shift, averaged {measured[2]:5.2f}"
+    )
 
 # %% [markdown]
 # Averaging $k \times k$ pixels leaves a flat image as it is and divides the noise's deviation by $k$, so it multiplies the SNR by $k^2$: here by 16, a
@@ -249,7 +317,9 @@ log_snr = cosine_log_snr(torch.tensor(0.5))
 x_small = q_sample(F.avg_pool2d(render(scene, 256), 4), eps_64, log_snr)
 x_large = F.avg_pool2d(q_sample(render(scene, 256), eps_256, log_snr + shift), 4)
 scale = alpha_sigma(log_snr)[0] / alpha_sigma(log_snr + shift)[0]
-print(f"the averaged noise has deviation {eps_64.std():.3f}; largest difference of the two images: {(x_small - scale * x_large).abs().max():.0e}")
+print(
+    f"the averaged noise has deviation {eps_64.std():.3f}; largest difference of the two images: {(x_small - scale * x_large).abs().max():.0e}"
+)
 
 # %% [markdown]
 # Now let the parser be the judge of what can be seen.
@@ -261,7 +331,10 @@ times = torch.linspace(0.02, 0.58, 15)
 right = {"64 px": [], "256 px, averaged": [], "256 px with the shift, averaged": []}
 for t in times:
     log_snr = cosine_log_snr(t)
-    same, shifted = q_sample(large, noise_large, log_snr), q_sample(large, noise_large, log_snr + shift)
+    same, shifted = (
+        q_sample(large, noise_large, log_snr),
+        q_sample(large, noise_large, log_snr + shift),
+    )
     seen = [q_sample(small, noise_small, log_snr), F.avg_pool2d(same, 4), F.avg_pool2d(shifted, 4)]
     alphas = [alpha_sigma(x)[0] for x in (log_snr, log_snr, log_snr + shift)]
     for found, x, alpha in zip(right.values(), seen, alphas):
@@ -278,8 +351,12 @@ sheet
 
 # %%
 for name, found in right.items():
-    last = max((t for t, each in zip(times.tolist(), found) if sum(each) >= len(each) / 2), default=0)
-    print(f"{name:32} half of the scenes are read up to t = {last:.2f}; at t = {times[5]:.2f}: {score_line(found[5])}")
+    last = max(
+        (t for t, each in zip(times.tolist(), found) if sum(each) >= len(each) / 2), default=0
+    )
+    print(
+        f"{name:32} half of the scenes are read up to t = {last:.2f}; at t = {times[5]:.2f}: {score_line(found[5])}"
+    )
 
 # %% [markdown]
 # **What you should have seen.** The large image can be read for more than three times as long, and the shift brings its curve back onto that of the small one. An
@@ -298,10 +375,19 @@ sr = PRESETS["mini"]["sr_256"]
 aug = torch.tensor([0.0, 0.1, 0.3, 0.5])
 augmented = augment_low_res(x_0.expand(4, -1, -1, -1), aug, randn([2], (3, 64, 64), "aug"))
 for level in aug.double():
-    offered = cosine_log_snr(level)                    # by the small image
-    equal = cosine_t(offered + shift, sr.log_snr_shift).clamp(0, 1)      # when x_t, averaged, has as much
-    print(f"aug_level {level:.1f}: the small image has log-SNR {offered:5.2f}; x_t tells more of the layout than it before t = {equal:.2f}")
-image_table([list(augmented)], ["what the stage is shown"], [f"aug_level {level:.1f}" for level in aug], cell=128).quantize(96)
+    offered = cosine_log_snr(level)  # by the small image
+    equal = cosine_t(offered + shift, sr.log_snr_shift).clamp(
+        0, 1
+    )  # when x_t, averaged, has as much
+    print(
+        f"aug_level {level:.1f}: the small image has log-SNR {offered:5.2f}; x_t tells more of the layout than it before t = {equal:.2f}"
+    )
+image_table(
+    [list(augmented)],
+    ["what the stage is shown"],
+    [f"aug_level {level:.1f}" for level in aug],
+    cell=128,
+).quantize(96)
 
 # %% [markdown]
 # **What you should have seen.** Without noise on it, the small image is the better witness at nearly all times: a network trained so learns to copy it,
@@ -314,9 +400,9 @@ image_table([list(augmented)], ["what the stage is shown"], [f"aug_level {level:
 # Write the function: a 64 px image is at time `t`; at which time is an image of `size` pixels, once averaged down to 64, as noisy? `t` is a tensor. You
 # may use `cosine_log_snr`, its inverse `cosine_t`, and `resolution_shift`.
 
+
 # %%
-def time_for(size: int, t: torch.Tensor) -> torch.Tensor:
-    ...                                                # your answer
+def time_for(size: int, t: torch.Tensor) -> torch.Tensor: ...  # your answer
 
 
 nb01.check(time_for)
@@ -331,10 +417,14 @@ other = time_for(256, t) if answered else t
 upper = q_sample(x_0, eps, cosine_log_snr(t))
 lower = F.avg_pool2d(q_sample(render(scene, 256), eps_256, cosine_log_snr(other)), 4)
 for x, a, b in zip(t, upper, lower):
-    print(f"t = {x:.1f}: measured log-SNR {measured_log_snr(a[None], x_0):4.1f} above, {measured_log_snr(b[None], x_0):4.1f} below")
-stretch = lambda x: 0.7 * x / x.std((1, 2, 3), keepdim=True)      # to equal contrast, for the eye
+    print(
+        f"t = {x:.1f}: measured log-SNR {measured_log_snr(a[None], x_0):4.1f} above, {measured_log_snr(b[None], x_0):4.1f} below"
+    )
+stretch = lambda x: 0.7 * x / x.std((1, 2, 3), keepdim=True)  # to equal contrast, for the eye
 names = ["64 px at t", "256 px at time_for(256, t)" if answered else "256 px at t (exercise open)"]
-image_table([list(stretch(upper)), list(stretch(lower))], names, [f"t = {x:.1f}" for x in t], cell=112).quantize(96)
+image_table(
+    [list(stretch(upper)), list(stretch(lower))], names, [f"t = {x:.1f}" for x in t], cell=112
+).quantize(96)
 
 # %% [markdown]
 # Next: [02, denoising](02_denoising.ipynb).

@@ -19,30 +19,41 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.viz.style import STYLES, subplots, log_axis, percent_axis
-from imagen_mini.data.synthetic import SceneDataset
-from imagen_mini.diffusion.gaussian import PREDICTION_TYPES, from_x_0, q_sample, to_x_0, v_from_x_0, x_0_from_v
 from imagen_mini.course.exercises import nb02
-from imagen_mini.viz.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
+from imagen_mini.course.notebook import setup_notebook, show_judged, show_source
+from imagen_mini.data.synthetic import SceneDataset
+from imagen_mini.diffusion.gaussian import (
+    PREDICTION_TYPES,
+    from_x_0,
+    q_sample,
+    to_x_0,
+    v_from_x_0,
+    x_0_from_v,
+)
+from imagen_mini.diffusion.samplers import sample
+from imagen_mini.diffusion.schedules import alpha_sigma, numeric_t
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import setup_notebook, show_judged, show_source
-from imagen_mini.viz.image_grid import image_table
-from imagen_mini.utils.rng import generator, randn
-from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_SEED, SceneObject
-from imagen_mini.diffusion.schedules import alpha_sigma, numeric_t
+from imagen_mini.utils.rng import generator, randn
+from imagen_mini.viz.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
+from imagen_mini.viz.image_grid import image_table
+from imagen_mini.viz.style import STYLES, log_axis, percent_axis, subplots
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
@@ -70,44 +81,79 @@ show_source(best_blur)
 
 # %%
 n = 16
-batch = SceneDataset(HELD_OUT_SEED).batch(range(n), 64)             # images that no training has seen
+batch = SceneDataset(HELD_OUT_SEED).batch(range(n), 64)  # images that no training has seen
 x_0, captions = batch.images, batch.captions
 eps = randn(range(n), (3, 64, 64), "eps")
 text = pipe.text_encoder(captions)
-denoise = base.denoiser(text, guidance_scale=1, threshold="none")                      # the network's plain answer: (x_t, t) -> x_0_hat
+denoise = base.denoiser(
+    text, guidance_scale=1, threshold="none"
+)  # the network's plain answer: (x_t, t) -> x_0_hat
 without_words = base.denoiser(text.null(), guidance_scale=1, threshold="none")
 
-levels = [3.0, 1.0, -1.0, -2.5, -4.0, -5.5, -7.0, -9.0, -11.0]     # log-SNR, from little noise to much
+levels = [3.0, 1.0, -1.0, -2.5, -4.0, -5.5, -7.0, -9.0, -11.0]  # log-SNR, from little noise to much
 answers = {}
 for level in levels:
     x_t = q_sample(x_0, eps, torch.tensor(level))
-    t = numeric_t(torch.tensor(level), base.log_snr_of)                                # when the stage's schedule has this noise
-    *_, last = sample(denoise, x_t, t * base.times(10), base.log_snr_of, base.config.sampler)      # ten steps, from t to 0
-    answers[level] = {"blur": best_blur(x_0, x_t)[0], "one step, no words": without_words(x_t, t), "one step": denoise(x_t, t), "walk": last.x_0_hat}
+    t = numeric_t(torch.tensor(level), base.log_snr_of)  # when the stage's schedule has this noise
+    *_, last = sample(
+        denoise, x_t, t * base.times(10), base.log_snr_of, base.config.sampler
+    )  # ten steps, from t to 0
+    answers[level] = {
+        "blur": best_blur(x_0, x_t)[0],
+        "one step, no words": without_words(x_t, t),
+        "one step": denoise(x_t, t),
+        "walk": last.x_0_hat,
+    }
 
 # %%
 chosen, which = [-1.0, -4.0, -7.0], 0
 names = ["blur", "one step", "walk"]
 print(captions[which])
-rows = [[q_sample(x_0, eps, torch.tensor(level))[which], *(answers[level][name][which] for name in names), x_0[which]] for level in chosen]
-frames = [[judge_images([captions[which]], image[None].clamp(-1, 1))[0] for image in row] for row in rows]
-image_table(rows, [f"log-SNR {level:g}" for level in chosen], ["x_t", *names, "truth"], cell=128, frames=frames)
+rows = [
+    [
+        q_sample(x_0, eps, torch.tensor(level))[which],
+        *(answers[level][name][which] for name in names),
+        x_0[which],
+    ]
+    for level in chosen
+]
+frames = [
+    [judge_images([captions[which]], image[None].clamp(-1, 1))[0] for image in row] for row in rows
+]
+image_table(
+    rows,
+    [f"log-SNR {level:g}" for level in chosen],
+    ["x_t", *names, "truth"],
+    cell=128,
+    frames=frames,
+)
 
 # %%
 for level in chosen:
     print(f"log-SNR {level:g}")
     for name in names:
         found = answers[level][name]
-        print(f"    {name:9} {mean_psnr(found, x_0):5.1f} dB, {score_line(judge_images(captions, found.clamp(-1, 1)))}")
+        print(
+            f"    {name:9} {mean_psnr(found, x_0):5.1f} dB, {score_line(judge_images(captions, found.clamp(-1, 1)))}"
+        )
 
 # %% [markdown]
 # And over all levels:
 
 # %%
-sheet, (nearness, meaning) = subplots(["how near to the true image?", "does it show its caption?"], "log-SNR   (right: more noise)")
+sheet, (nearness, meaning) = subplots(
+    ["how near to the true image?", "does it show its caption?"], "log-SNR   (right: more noise)"
+)
 for name, style in zip(["blur", "one step, no words", "one step", "walk"], STYLES):
-    nearness.plot(levels, [mean_psnr(answers[level][name], x_0) for level in levels], label=name, **style)
-    meaning.plot(levels, [sum(judge_images(captions, answers[level][name].clamp(-1, 1))) / n for level in levels], label=name, **style)
+    nearness.plot(
+        levels, [mean_psnr(answers[level][name], x_0) for level in levels], label=name, **style
+    )
+    meaning.plot(
+        levels,
+        [sum(judge_images(captions, answers[level][name].clamp(-1, 1))) / n for level in levels],
+        label=name,
+        **style,
+    )
 for panel in (nearness, meaning):
     panel.invert_xaxis()
 nearness.set_ylabel("PSNR, dB")
@@ -138,8 +184,10 @@ show_source(posterior, posterior_mean)
 
 # %%
 circle = SceneObject(x=24, y=40, shape="circle", color="red", size="large", texture="solid")
-candidates = render(everywhere(circle, "white"))       # [1764, 3, 64, 64]
-hidden = candidates[torch.randperm(len(candidates), generator=generator(2, "hidden"))[:12]]      # twelve of them are hidden in noise
+candidates = render(everywhere(circle, "white"))  # [1764, 3, 64, 64]
+hidden = candidates[
+    torch.randperm(len(candidates), generator=generator(2, "hidden"))[:12]
+]  # twelve of them are hidden in noise
 noise = randn(range(12), (3, 64, 64), "noise")
 caption = "a large red circle on a white background"
 told = pipe.text_encoder([caption] * 12)
@@ -154,16 +202,23 @@ for level in few_levels:
     network[level] = answer(x_t, numeric_t(log_snr, base.log_snr_of))
 
 rows = [[best[level][0] for level in few_levels], [network[level][0] for level in few_levels]]
-image_table(rows, ["exact mean", "the network, one step"], [f"log-SNR {level:g}" for level in few_levels], cell=112)
+image_table(
+    rows,
+    ["exact mean", "the network, one step"],
+    [f"log-SNR {level:g}" for level in few_levels],
+    cell=112,
+)
 
 # %%
 print("over twelve images          PSNR to the truth, dB:   exact   network   and between the two")
 for level in few_levels:
     log_snr = torch.tensor(level)
     p = posterior(q_sample(hidden, noise, log_snr), log_snr, candidates)
-    places = torch.exp(-torch.special.xlogy(p, p).sum(1)).mean()                       # the exponential of the entropy
-    print(f"log-SNR {level:g}: some {places:6.1f} of {len(candidates)} places possible {mean_psnr(best[level], hidden):12.1f} {mean_psnr(network[level], hidden):9.1f}"
-          f" {mean_psnr(best[level], network[level]):14.1f}")
+    places = torch.exp(-torch.special.xlogy(p, p).sum(1)).mean()  # the exponential of the entropy
+    print(
+        f"log-SNR {level:g}: some {places:6.1f} of {len(candidates)} places possible {mean_psnr(best[level], hidden):12.1f} {mean_psnr(network[level], hidden):9.1f}"
+        f" {mean_psnr(best[level], network[level]):14.1f}"
+    )
 
 # %% [markdown]
 # **What you should have seen.** The two agree in nearly everything: where the answer is sharp, where it melts, even in which other places they suspect the
@@ -184,26 +239,56 @@ truth, x_t = hidden[:1], q_sample(hidden[:1], noise[:1], log_snr)
 t = numeric_t(log_snr, base.log_snr_of)
 many = base.denoiser(told[[0] * trajectories], guidance_scale=1, threshold="none")
 dice = lambda step: randn(range(trajectories), (3, 64, 64), "step", step)
-*_, last = sample(many, x_t.expand(trajectories, -1, -1, -1), t * base.times(12), base.log_snr_of, "ddpm", dice)
+*_, last = sample(
+    many, x_t.expand(trajectories, -1, -1, -1), t * base.times(12), base.log_snr_of, "ddpm", dice
+)
 
 generated, exact, once = last.x_0_hat, best[-6.0][:1], network[-6.0][:1]
-columns = [*(f"walk {i + 1}" for i in range(5)), f"mean of {trajectories} walks", "one step", "exact mean", "truth"]
-image_table([[*generated[:5], generated.mean(0), once[0], exact[0], truth[0]]], [""], columns, cell=96)
+columns = [
+    *(f"walk {i + 1}" for i in range(5)),
+    f"mean of {trajectories} walks",
+    "one step",
+    "exact mean",
+    "truth",
+]
+image_table(
+    [[*generated[:5], generated.mean(0), once[0], exact[0], truth[0]]], [""], columns, cell=96
+)
 
 # %%
-print(f"walks that show the caption: {score_line(judge_images([caption] * trajectories, generated.clamp(-1, 1)))}")
+print(
+    f"walks that show the caption: {score_line(judge_images([caption] * trajectories, generated.clamp(-1, 1)))}"
+)
 p = posterior(x_t, log_snr, candidates)[0]
 spread_exact = (p @ (candidates - exact).square().flatten(1).mean(1)).sqrt().item()
 spread_trajectories = generated.std(0, correction=1).square().mean().sqrt().item()
-print(f"spread of an image around the mean: walks {spread_trajectories:.3f}, all possible images {spread_exact:.3f}")
-print(f"error to the truth: one step {(once - truth).square().mean():.3f}, a walk on average {(generated - truth).square().mean():.3f} (mean squares)")
+print(
+    f"spread of an image around the mean: walks {spread_trajectories:.3f}, all possible images {spread_exact:.3f}"
+)
+print(
+    f"error to the truth: one step {(once - truth).square().mean():.3f}, a walk on average {(generated - truth).square().mean():.3f} (mean squares)"
+)
 
-sheet, (panel,) = subplots(["how far is the mean of walks from the one answer?"], "walks in the mean")
+sheet, (panel,) = subplots(
+    ["how far is the mean of walks from the one answer?"], "walks in the mean"
+)
 sheet.set_size_inches(5.5, 3.5)
 counts = [1, 2, 4, 8, 16, 32]
-far = [torch.stack([group.mean(0) - once[0] for group in generated.split(count)]).square().mean().sqrt().item() for count in counts]
+far = [
+    torch.stack([group.mean(0) - once[0] for group in generated.split(count)])
+    .square()
+    .mean()
+    .sqrt()
+    .item()
+    for count in counts
+]
 panel.plot(counts, far, label="seen", **STYLES[0])
-panel.plot(counts, [spread_exact / count ** 0.5 for count in counts], label="spread / sqrt(walks)", **STYLES[1])
+panel.plot(
+    counts,
+    [spread_exact / count**0.5 for count in counts],
+    label="spread / sqrt(walks)",
+    **STYLES[1],
+)
 panel.set_yscale("log")
 panel.set_yticks([0.05, 0.1, 0.2, 0.4], ["0.05", "0.1", "0.2", "0.4"])
 log_axis(panel, counts)
@@ -243,7 +328,10 @@ for level in (6.0, 0.0, -6.0, -12.0):
     for dtype in (torch.float64, torch.float32):
         log_snr, image = torch.tensor(level, dtype=dtype), x_0.to(dtype)
         x_t = q_sample(image, eps.to(dtype), log_snr)
-        errors = [(to_x_0(from_x_0(image, kind, x_t, log_snr), kind, x_t, log_snr) - image).abs().max() for kind in PREDICTION_TYPES]
+        errors = [
+            (to_x_0(from_x_0(image, kind, x_t, log_snr), kind, x_t, log_snr) - image).abs().max()
+            for kind in PREDICTION_TYPES
+        ]
         words = [f"by way of {kind} {error:.0e}" for kind, error in zip(PREDICTION_TYPES, errors)]
         print(f"log-SNR {level:3g}, {str(dtype)[6:]}: " + ", ".join(words))
 
@@ -253,8 +341,12 @@ alpha, sigma = alpha_sigma(log_snr)
 image, dots = x_0.double(), eps.double()
 x_t = q_sample(image, dots, log_snr)
 v = v_from_x_0(image, x_t, log_snr)
-print(f"eps = sigma x_t + alpha v:        off by {(sigma * x_t + alpha * v - dots).abs().max():.0e}")
-print(f"x_t^2 + v^2 = x_0^2 + eps^2:      off by {(x_t ** 2 + v ** 2 - image ** 2 - dots ** 2).abs().max():.0e}")
+print(
+    f"eps = sigma x_t + alpha v:        off by {(sigma * x_t + alpha * v - dots).abs().max():.0e}"
+)
+print(
+    f"x_t^2 + v^2 = x_0^2 + eps^2:      off by {(x_t**2 + v**2 - image**2 - dots**2).abs().max():.0e}"
+)
 
 # %% [markdown]
 # The last line says it best: $(x_t, v)$ is $(x_0, \epsilon)$, *rotated* by an angle that depends on the noise level alone.
@@ -265,7 +357,10 @@ print(f"x_t^2 + v^2 = x_0^2 + eps^2:      off by {(x_t ** 2 + v ** 2 - image ** 
 # way round: let each prediction be off by 0.01. How far off is the $x_0$ that one computes from it?
 
 # %%
-sheet, (seen, effect) = subplots(["the network's error, in three spaces", "error of x_0 if the prediction is off by 0.01"], "log-SNR   (right: more noise)")
+sheet, (seen, effect) = subplots(
+    ["the network's error, in three spaces", "error of x_0 if the prediction is off by 0.01"],
+    "log-SNR   (right: more noise)",
+)
 wrong = 0.01 * randn(range(n), (3, 64, 64), "wrong")
 table = {}
 for kind, style in zip(PREDICTION_TYPES, STYLES):
@@ -274,8 +369,16 @@ for kind, style in zip(PREDICTION_TYPES, STYLES):
         log_snr = torch.tensor(level)
         x_t = q_sample(x_0, eps, log_snr)
         true = from_x_0(x_0, kind, x_t, log_snr)
-        errors.append((from_x_0(answers[level]["one step"], kind, x_t, log_snr) - true).square().mean().sqrt().item())
-        effects.append((to_x_0(true + wrong, kind, x_t, log_snr) - x_0).square().mean().sqrt().item())
+        errors.append(
+            (from_x_0(answers[level]["one step"], kind, x_t, log_snr) - true)
+            .square()
+            .mean()
+            .sqrt()
+            .item()
+        )
+        effects.append(
+            (to_x_0(true + wrong, kind, x_t, log_snr) - x_0).square().mean().sqrt().item()
+        )
     table[kind] = errors
     seen.plot(levels, errors, label=kind, **style)
     effect.plot(levels, effects, label=kind, **style)
@@ -288,7 +391,10 @@ sheet
 
 # %%
 for i in (0, 4, 8):
-    print(f"log-SNR {levels[i]:3g}: the same answers are off by " + ", ".join(f"{table[kind][i]:.3f} in {kind}" for kind in PREDICTION_TYPES))
+    print(
+        f"log-SNR {levels[i]:3g}: the same answers are off by "
+        + ", ".join(f"{table[kind][i]:.3f} in {kind}" for kind in PREDICTION_TYPES)
+    )
 
 # %% [markdown]
 # **What you should have seen.** In $\epsilon$ the error *falls* as the noise grows, down to almost nothing where the network knows almost nothing of the
@@ -306,9 +412,11 @@ for i in (0, 4, 8):
 # *(2)* Put that image and that noise together again, as they would be at the next, smaller time $s$. Write it. `alpha_sigma(log_snr)` gives $(\alpha,
 # \sigma)$; the arguments are tensors, in the check of float64.
 
+
 # %%
-def ddim(x_t: torch.Tensor, x_0_hat: torch.Tensor, log_snr_t: torch.Tensor, log_snr_s: torch.Tensor) -> torch.Tensor:
-    ...                                                # your answer
+def ddim(
+    x_t: torch.Tensor, x_0_hat: torch.Tensor, log_snr_t: torch.Tensor, log_snr_s: torch.Tensor
+) -> torch.Tensor: ...  # your answer
 
 
 nb02.check(ddim)
@@ -318,8 +426,13 @@ nb02.check(ddim)
 
 # %%
 answered = nb02.check(ddim).right
-prompts = ["a large red circle on a white background", "a yellow star above a purple ring", "two green crosses", "a blue square left of an orange triangle"]
-generate = base.denoiser(pipe.text_encoder(prompts))       # with the stage's own guidance: notebook 07
+prompts = [
+    "a large red circle on a white background",
+    "a yellow star above a purple ring",
+    "two green crosses",
+    "a blue square left of an orange triangle",
+]
+generate = base.denoiser(pipe.text_encoder(prompts))  # with the stage's own guidance: notebook 07
 x = x_T = randn(range(4), (3, 64, 64), "base", "x_T")
 times = base.times()
 log_snr = base.log_snr_of(times)
@@ -330,7 +443,9 @@ for i in range(len(times) - 1 if answered else 1):
 show_judged(prompts, x_0_hat.clamp(-1, 1), cell=128)
 if answered:
     *_, last = sample(generate, x_T, times, base.log_snr_of, "ddim")
-    print(f"largest difference from the package's own ddim: {(last.x_0_hat - x_0_hat).abs().max():.0e}")
+    print(
+        f"largest difference from the package's own ddim: {(last.x_0_hat - x_0_hat).abs().max():.0e}"
+    )
 
 # %% [markdown]
 # With your step most of the four should be right. The other samplers, and how few steps are enough, are notebook 09. First: how does a network learn to

@@ -19,11 +19,15 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 import time
@@ -35,27 +39,30 @@ import torch
 from PIL import Image
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.viz.style import STYLES, subplots
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.training.config import TrainConfig
-from imagen_mini.diffusion.losses import LOSS_WEIGHTS, sqrt_snr_weight, simple_weight
-from imagen_mini.evaluation.preview import sample_single_stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.course.exercises import nb03
-from imagen_mini.viz.training import Corner, errors_at, examine, losses_by_level, start
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.diffusion.losses import LOSS_WEIGHTS, simple_weight, sqrt_snr_weight
+from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import setup_notebook, show_source
-from imagen_mini.viz.image_grid import as_jpeg, image_table
-from imagen_mini.utils.rng import randn
+from imagen_mini.models.unet import UNetConfig
+from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import NOISE_BINS, learning_rate, train
-from imagen_mini.models.unet import UNetConfig
+from imagen_mini.utils.rng import randn
+from imagen_mini.viz.image_grid import as_jpeg, image_table
+from imagen_mini.viz.style import STYLES, subplots
+from imagen_mini.viz.training import Corner, errors_at, examine, losses_by_level, start
 from imagen_mini.weights import WEIGHTS
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
-encoder, shipped = pipe.text_encoder, pipe.stages["base"]              # the encoder is frozen; `shipped` is a base stage after some eight hours on a CPU and eight minutes on a GPU
+encoder, shipped = (
+    pipe.text_encoder,
+    pipe.stages["base"],
+)  # the encoder is frozen; `shipped` is a base stage after some eight hours on a CPU and eight minutes on a GPU
 
 # %% [markdown]
 # ## 1. A corner of the world
@@ -64,7 +71,7 @@ encoder, shipped = pipe.text_encoder, pipe.stages["base"]              # the enc
 # this; the whole world, with up to four things and their relations, takes hours.
 
 # %%
-data, held_out = Corner(seed=0), Corner(seed=1)        # endless both, and no sample in common
+data, held_out = Corner(seed=0), Corner(seed=1)  # endless both, and no sample in common
 images, _, said = data.batch(range(8), 64)
 image_table([list(images)], [""], said, cell=104)
 
@@ -82,10 +89,26 @@ show_source(DiffusionStage.loss)
 # step: a short warm-up, a plateau, and a fall to zero at the end.
 
 # %%
-small = UNetConfig(patch=4, channels=(32, 64, 96), blocks=(1, 1, 1), attention=("", "cross", "self+cross"), head_dim=16, text_layers=1)
+small = UNetConfig(
+    patch=4,
+    channels=(32, 64, 96),
+    blocks=(1, 1, 1),
+    attention=("", "cross", "self+cross"),
+    head_dim=16,
+    text_layers=1,
+)
 stage_config = replace(PRESETS["mini"]["base"], unet=small, num_inference_steps=12)
-recipe = TrainConfig(steps=240, batch_size=16, learning_rate=8e-3, warmup=20, cooldown=0.4, ema_half_life=60, drop_pooled=0.0,
-                     loss_weight="balanced", loss_cap=60.0)
+recipe = TrainConfig(
+    steps=240,
+    batch_size=16,
+    learning_rate=8e-3,
+    warmup=20,
+    cooldown=0.4,
+    ema_half_life=60,
+    drop_pooled=0.0,
+    loss_weight="balanced",
+    loss_cap=60.0,
+)
 show_source(learning_rate, start)
 
 # %% [markdown]
@@ -96,30 +119,55 @@ show_source(learning_rate, start)
 # **Predict:** what will the images look like after 25 steps, after 100, after 240? What comes first: background, colour, place or shape?
 
 # %%
-captions = ["a large red circle on a gray background", "a large green ring on a gray background", "a large blue square on a gray background",
-            "a large yellow circle on a gray background", "a large blue ring on a gray background", "a large red square on a gray background"]
-times = (torch.arange(NOISE_BINS) + 0.5) / NOISE_BINS          # the middle of each of ten levels of noise
+captions = [
+    "a large red circle on a gray background",
+    "a large green ring on a gray background",
+    "a large blue square on a gray background",
+    "a large yellow circle on a gray background",
+    "a large blue ring on a gray background",
+    "a large red square on a gray background",
+]
+times = (torch.arange(NOISE_BINS) + 0.5) / NOISE_BINS  # the middle of each of ten levels of noise
 looks = [10, 25, 50, 100, 150, 240]
 
 stage, optimizers, ema = start(stage_config, recipe)
-states, generated, errors, seconds = [], {"average": {}, "latest": {}}, {"average": {}, "latest": {}}, 0.0
+states, generated, errors, seconds = (
+    [],
+    {"average": {}, "latest": {}},
+    {"average": {}, "latest": {}},
+    0.0,
+)
 began = time.perf_counter()
 for state in train(stage, encoder, recipe, optimizers, ema, data=data):
     states.append(state)
-    seconds += time.perf_counter() - began             # of training alone, without the looks
+    seconds += time.perf_counter() - began  # of training alone, without the looks
     if state.step in looks:
         errors["latest"][state.step] = errors_at(stage, encoder, held_out, times)
-        generated["latest"][state.step] = sample_single_stage(stage, encoder, captions[:3], [0, 1, 2])
+        generated["latest"][state.step] = sample_single_stage(
+            stage, encoder, captions[:3], [0, 1, 2]
+        )
         with ema.average_parameters():
             errors["average"][state.step] = errors_at(stage, encoder, held_out, times)
-            generated["average"][state.step] = sample_single_stage(stage, encoder, captions, range(6))
+            generated["average"][state.step] = sample_single_stage(
+                stage, encoder, captions, range(6)
+            )
     began = time.perf_counter()
-print(f"{sum(p.numel() for p in stage.parameters()) / 1e6:.1f} million parameters, {recipe.steps} steps of {recipe.batch_size} images in {seconds:.0f} s")
+print(
+    f"{sum(p.numel() for p in stage.parameters()) / 1e6:.1f} million parameters, {recipe.steps} steps of {recipe.batch_size} images in {seconds:.0f} s"
+)
 
 # %%
 shown = [generated["average"][step] for step in looks[1:]]
 frames = [judge_images(captions, images) for images in shown]
-as_jpeg(image_table([list(images) for images in shown], [f"step {step}" for step in looks[1:]], captions, cell=104, frames=frames))
+as_jpeg(
+    image_table(
+        [list(images) for images in shown],
+        [f"step {step}" for step in looks[1:]],
+        captions,
+        cell=104,
+        frames=frames,
+    )
+)
 
 # %%
 print(f"after {looks[-1]} steps: {score_line(frames[-1])}")
@@ -146,13 +194,28 @@ as_jpeg(Image.open(WEIGHTS / "images" / "training.png").convert("RGB"), quality=
 # **Predict:** at which noise levels will the loss fall most? At which will it hardly fall at all, however long one trains?
 
 # %%
-sheet, (over_steps, by_level) = subplots(["loss of each step", "loss by noise level, in parts of the run"], "step")
+sheet, (over_steps, by_level) = subplots(
+    ["loss of each step", "loss by noise level, in parts of the run"], "step"
+)
 losses = [state.loss for state in states]
-smooth = [fmean(losses[max(0, i - 20):i + 1]) for i in range(len(losses))]             # the mean of the last 21
+smooth = [
+    fmean(losses[max(0, i - 20) : i + 1]) for i in range(len(losses))
+]  # the mean of the last 21
 over_steps.plot(range(1, len(losses) + 1), losses, color="#bbbbbb", linewidth=0.8, label="a step")
-over_steps.plot(range(1, len(losses) + 1), smooth, color=STYLES[0]["color"], linewidth=2, label="mean of 21 steps")
+over_steps.plot(
+    range(1, len(losses) + 1),
+    smooth,
+    color=STYLES[0]["color"],
+    linewidth=2,
+    label="mean of 21 steps",
+)
 for part, style in zip([(0, 25), (25, 50), (50, 100), (100, 240)], STYLES):
-    by_level.plot(times, losses_by_level(states[slice(*part)]), label=f"steps {part[0] + 1} to {part[1]}", **style)
+    by_level.plot(
+        times,
+        losses_by_level(states[slice(*part)]),
+        label=f"steps {part[0] + 1} to {part[1]}",
+        **style,
+    )
 by_level.set_xlabel("t   (1 is pure noise)")
 for panel in (over_steps, by_level):
     panel.set_yscale("log")
@@ -162,8 +225,13 @@ sheet
 
 # %%
 first, last = losses_by_level(states[:25]), losses_by_level(states[-100:])
-print("first 25 steps / last 100 steps, by level of t:", ", ".join(f"{a / b:.0f}" if a / b >= 10 else f"{a / b:.1f}" for a, b in zip(first, last)))
-print(f"spread of single steps around their mean, last 100 steps: {100 * torch.tensor(losses[-100:]).std() / fmean(losses[-100:]):.0f} %")
+print(
+    "first 25 steps / last 100 steps, by level of t:",
+    ", ".join(f"{a / b:.0f}" if a / b >= 10 else f"{a / b:.1f}" for a, b in zip(first, last)),
+)
+print(
+    f"spread of single steps around their mean, last 100 steps: {100 * torch.tensor(losses[-100:]).std() / fmean(losses[-100:]):.0f} %"
+)
 
 # %% [markdown]
 # The curve falls, ever more slowly, under a noise of its own: single steps scatter by a fifth, and even the mean of 21 steps goes back now and then. And most of the fall is at little noise. To see why, take
@@ -178,7 +246,9 @@ unseen = held_out.batch(range(24), 64).images
 constant = (unseen - many.mean(0)).square().mean().item()
 errors_shipped = errors_at(shipped, encoder, held_out, times)
 
-sheet, (panel,) = subplots(["plain squared error of x_0_hat, on unseen images"], "t   (1 is pure noise)")
+sheet, (panel,) = subplots(
+    ["plain squared error of x_0_hat, on unseen images"], "t   (1 is pure noise)"
+)
 sheet.set_size_inches(6.5, 4)
 panel.axhline(constant, color="#777777", label="the mean image, always")
 for step, style in zip([50, 100, 240], STYLES):
@@ -193,9 +263,15 @@ sheet
 ours = errors["average"][looks[-1]]
 for i in (0, 2, 4, 6, 8, 9):
     level = f"t {times[i]:.2f}, log-SNR {shipped.log_snr_of(times[i]):5.1f}"
-    print(f"{level}: our error {ours[i]:.4f}, shipped {errors_shipped[i]:.4f}, ratio {ours[i] / errors_shipped[i]:5.1f}")
-print(f"mean over all t      : our error {ours.mean():.4f}, shipped {errors_shipped.mean():.4f}, ratio {ours.mean() / errors_shipped.mean():5.1f}")
-print(f"share of the shipped stage's error that lies at t > 0.7: {errors_shipped[7:].sum() / errors_shipped.sum():.0%}")
+    print(
+        f"{level}: our error {ours[i]:.4f}, shipped {errors_shipped[i]:.4f}, ratio {ours[i] / errors_shipped[i]:5.1f}"
+    )
+print(
+    f"mean over all t      : our error {ours.mean():.4f}, shipped {errors_shipped.mean():.4f}, ratio {ours.mean() / errors_shipped.mean():5.1f}"
+)
+print(
+    f"share of the shipped stage's error that lies at t > 0.7: {errors_shipped[7:].sum() / errors_shipped.sum():.0%}"
+)
 
 # %% [markdown]
 # **What you should have seen.** At much noise the two are nearly equal, and not far from the mean image: *where* the thing lies cannot be known from noise,
@@ -219,11 +295,18 @@ show_source(sqrt_snr_weight)
 # drown the others?
 
 # %%
-fine = (torch.arange(40) + 0.5) / 40                   # near t = 0 everything changes fast: ten levels are too few
+fine = (torch.arange(40) + 0.5) / 40  # near t = 0 everything changes fast: ten levels are too few
 log_snr, its_errors = shipped.log_snr_of(fine), errors_at(shipped, encoder, held_out, fine, n=8)
-weights = {"SNR (plain error of eps)": simple_weight(log_snr), "min_snr, cap 5": LOSS_WEIGHTS["min_snr"](log_snr, 5.0),
-           "capped_v, cap 5": LOSS_WEIGHTS["capped_v"](log_snr, 5.0), "balanced, cap 60": LOSS_WEIGHTS["balanced"](log_snr, 60.0)}
-sheet, (height, share) = subplots(["weight of the squared error of x_0", "share of the loss, by noise level"], "t   (1 is pure noise)")
+weights = {
+    "SNR (plain error of eps)": simple_weight(log_snr),
+    "min_snr, cap 5": LOSS_WEIGHTS["min_snr"](log_snr, 5.0),
+    "capped_v, cap 5": LOSS_WEIGHTS["capped_v"](log_snr, 5.0),
+    "balanced, cap 60": LOSS_WEIGHTS["balanced"](log_snr, 60.0),
+}
+sheet, (height, share) = subplots(
+    ["weight of the squared error of x_0", "share of the loss, by noise level"],
+    "t   (1 is pure noise)",
+)
 for (name, weight), style in zip(weights.items(), STYLES):
     height.plot(fine, weight, label=name, markevery=4, **style)
     share.plot(fine, 100 * weight * its_errors / (weight * its_errors).sum(), markevery=4, **style)
@@ -235,7 +318,9 @@ sheet
 # %%
 for name, weight in weights.items():
     parts = weight * its_errors / (weight * its_errors).sum()
-    print(f"{name:25} t below 0.1: {parts[:4].sum():4.0%}, t from 0.1 to 0.7: {parts[4:28].sum():4.0%}, t above 0.7: {parts[28:].sum():4.0%}")
+    print(
+        f"{name:25} t below 0.1: {parts[:4].sum():4.0%}, t from 0.1 to 0.7: {parts[4:28].sum():4.0%}, t above 0.7: {parts[28:].sum():4.0%}"
+    )
 
 # %% [markdown]
 # **What you should have seen.** Plain SNR spends two fifths of the loss on the 40th of $t$ with the least noise, and next to nothing where layout and captions
@@ -262,7 +347,9 @@ show_source(EMA.update)
 sheet, (panel,) = subplots(["error of x_0_hat on unseen images, mean of t below 0.5"], "step")
 sheet.set_size_inches(6, 3.6)
 for kind, style in zip(("latest", "average"), STYLES[1::-1]):
-    panel.plot(looks, [errors[kind][step][:5].mean() for step in looks], label=f"{kind} weights", **style)
+    panel.plot(
+        looks, [errors[kind][step][:5].mean() for step in looks], label=f"{kind} weights", **style
+    )
 panel.set_ylim(0, None)
 panel.set_ylabel("mean squared error")
 panel.legend(frameon=False)
@@ -271,10 +358,22 @@ sheet
 # %%
 for step in looks:
     a, b = (errors[kind][step][:5].mean().item() for kind in ("latest", "average"))
-    print(f"step {step:3}, learning rate {states[step - 1].learning_rate:.4f}: latest {a:.4f}, average {b:.4f} ({100 * (b / a - 1):+.0f} %)")
+    print(
+        f"step {step:3}, learning rate {states[step - 1].learning_rate:.4f}: latest {a:.4f}, average {b:.4f} ({100 * (b / a - 1):+.0f} %)"
+    )
 middle = [50, 100]
-rows = [[generated[kind][step][i] for step in middle for i in range(3)] for kind in ("latest", "average")]
-as_jpeg(image_table(rows, ["latest weights", "average weights"], [f"step {step}" for step in middle for _ in range(3)], cell=96))
+rows = [
+    [generated[kind][step][i] for step in middle for i in range(3)]
+    for kind in ("latest", "average")
+]
+as_jpeg(
+    image_table(
+        rows,
+        ["latest weights", "average weights"],
+        [f"step {step}" for step in middle for _ in range(3)],
+        cell=96,
+    )
+)
 
 # %% [markdown]
 # **What you should have seen.** At the high rate the two take turns. Here the average is ahead by 5 to 12 per cent at steps 10, 25 and 150, and behind by
@@ -298,7 +397,10 @@ for finding in examine(stage, ema, encoder, held_out, states):
 # **Predict:** which of the two can you tell from the loss curve? What will the images of the first look like, for the six captions?
 
 # %%
-broken = {"captions shuffled": (Corner(seed=0, shuffled=True), recipe), "rate too high": (data, replace(recipe, learning_rate=1.0))}
+broken = {
+    "captions shuffled": (Corner(seed=0, shuffled=True), recipe),
+    "rate too high": (data, replace(recipe, learning_rate=1.0)),
+}
 logs, runs = {"as it should be": states[:100]}, {}
 for name, (its_data, its_recipe) in broken.items():
     its_stage, its_optimizers, its_ema = runs[name] = start(stage_config, its_recipe)
@@ -314,7 +416,7 @@ for name, (its_data, its_recipe) in broken.items():
 sheet, (panel,) = subplots(["loss, mean of 11 steps"], "step")
 sheet.set_size_inches(6, 3.6)
 for (name, log), style in zip(logs.items(), STYLES):
-    curve = [fmean(state.loss for state in log[max(0, i - 10):i + 1]) for i in range(len(log))]
+    curve = [fmean(state.loss for state in log[max(0, i - 10) : i + 1]) for i in range(len(log))]
     panel.plot(range(1, len(log) + 1), curve, label=name, markevery=10, **style)
 panel.set_yscale("log")
 panel.set_ylabel("weighted loss")
@@ -328,7 +430,14 @@ for finding in examine(its_stage, its_ema, encoder, held_out, logs["captions shu
 
 with its_ema.average_parameters():
     confused = sample_single_stage(its_stage, encoder, captions, range(6))
-as_jpeg(image_table([list(generated["average"][100]), list(confused)], ["as it should be, step 100", "captions shuffled, step 100"], captions, cell=104))
+as_jpeg(
+    image_table(
+        [list(generated["average"][100]), list(confused)],
+        ["as it should be, step 100", "captions shuffled, step 100"],
+        captions,
+        cell=104,
+    )
+)
 
 # %% [markdown]
 # **What you should have seen.** A rate that is far too high shows at once, and `train` stops by itself when a gradient is no longer a number, before the
@@ -346,9 +455,17 @@ as_jpeg(image_table([list(generated["average"][100]), list(confused)], ["as it s
 # given times `t` [b] and noise `eps`; `log_snr_of(t)` is the schedule, `net(x_t, log_snr, text)` the network, `weight(log_snr)` the weight. Recall $\alpha^2
 # = \mathrm{sigmoid}(\lambda)$ and $\sigma^2 = \mathrm{sigmoid}(-\lambda)$. Images are [b, 3, h, w]; return [b].
 
+
 # %%
-def training_loss(net: Callable, x_0: torch.Tensor, text, t: torch.Tensor, eps: torch.Tensor, log_snr_of: Callable, weight: Callable) -> torch.Tensor:
-    ...                                                # your answer
+def training_loss(
+    net: Callable,
+    x_0: torch.Tensor,
+    text,
+    t: torch.Tensor,
+    eps: torch.Tensor,
+    log_snr_of: Callable,
+    weight: Callable,
+) -> torch.Tensor: ...  # your answer
 
 
 nb03.check(training_loss)
@@ -361,7 +478,13 @@ nb03.check(training_loss)
 answered = nb03.check(training_loss).right
 image, _, caption = held_out.batch([0] * 32, 64)
 t, text = (torch.arange(32) + 0.5) / 32, encoder(caption)
-sheet, (panel,) = subplots(["loss of one image, " + ("by your function" if answered else "by the package (exercise open)")], "t   (1 is pure noise)")
+sheet, (panel,) = subplots(
+    [
+        "loss of one image, "
+        + ("by your function" if answered else "by the package (exercise open)")
+    ],
+    "t   (1 is pure noise)",
+)
 sheet.set_size_inches(6.5, 3.8)
 found = []
 with torch.no_grad():
@@ -369,8 +492,15 @@ with torch.no_grad():
         eps = randn([generate] * 32, (3, 64, 64), "exercise")
         loss = shipped.loss(image, text, t, eps, weight=sqrt_snr_weight)
         if answered:
-            by_package, loss = loss, training_loss(shipped.net, image, text, t, eps, shipped.log_snr_of, sqrt_snr_weight)
-            print(f"noise {generate + 1}: largest difference from the package {(loss - by_package).abs().max():.0e}")
+            by_package, loss = (
+                loss,
+                training_loss(
+                    shipped.net, image, text, t, eps, shipped.log_snr_of, sqrt_snr_weight
+                ),
+            )
+            print(
+                f"noise {generate + 1}: largest difference from the package {(loss - by_package).abs().max():.0e}"
+            )
         found.append(loss)
         panel.plot(t, loss, label=f"noise {generate + 1}", **style)
 panel.set_yscale("log")
@@ -378,7 +508,9 @@ panel.set_ylabel("weighted loss")
 panel.legend(frameon=False)
 found = torch.stack(found)
 between = (found.amax(0) / found.amin(0)).mean()
-print(f"largest loss / smallest: {found.max() / found.min():.0f}; between the four noises at the same t, on average: {between:.1f}")
+print(
+    f"largest loss / smallest: {found.max() / found.min():.0f}; between the four noises at the same t, on average: {between:.1f}"
+)
 sheet
 
 # %% [markdown]

@@ -19,11 +19,15 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 from dataclasses import replace
@@ -33,22 +37,32 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade.stage import augment_low_res
-from imagen_mini.viz.style import STYLES, subplots, log_axis
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.diffusion.gaussian import q_sample
+from imagen_mini.cascade.stage import augment_low_res
 from imagen_mini.course.exercises import nb04
-from imagen_mini.viz.unet import COST_KINDS, WORDS, costs, plot_unet, flops_of_layer, forward_stages, total, activation_count, ablations
-from imagen_mini.models.layers import ResBlock
 from imagen_mini.course.notebook import setup_notebook, show_source
-from imagen_mini.viz.image_grid import as_jpeg, image_table
-from imagen_mini.utils.rng import randn
-from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import SceneObject, Scene
+from imagen_mini.diffusion.gaussian import q_sample
+from imagen_mini.models.layers import ResBlock
 from imagen_mini.models.unet import UNet
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import Scene, SceneObject
+from imagen_mini.utils.rng import randn
+from imagen_mini.viz.image_grid import as_jpeg, image_table
+from imagen_mini.viz.style import STYLES, log_axis, subplots
+from imagen_mini.viz.unet import (
+    COST_KINDS,
+    WORDS,
+    ablations,
+    activation_count,
+    costs,
+    flops_of_layer,
+    forward_stages,
+    plot_unet,
+    total,
+)
 
 setup_notebook()
-_ = torch.set_grad_enabled(False)                      # nothing is trained here
+_ = torch.set_grad_enabled(False)  # nothing is trained here
 pipe = ImagenPipeline.from_pretrained("scenes")
 base, sr = pipe.stages["base"], pipe.stages["sr_256"]
 
@@ -72,17 +86,30 @@ log_snr = torch.tensor([-2.0])
 x_t = q_sample(x_0, eps, log_snr)
 
 seen = []
-hooks = [module.register_forward_hook(lambda module, inputs, output, name=name: seen.append((name, inputs[0].shape, output.shape)))
-         for name, module in forward_stages(base.net)]
+hooks = [
+    module.register_forward_hook(
+        lambda module, inputs, output, name=name: seen.append((name, inputs[0].shape, output.shape))
+    )
+    for name, module in forward_stages(base.net)
+]
 x_0_hat = base.net(x_t, log_snr, text)
 for hook in hooks:
     hook.remove()
 
 print(f"{'':10}{'in':>16}{'out':>16}{'values out':>12}{'parameters':>12}")
 for (name, module), (_, shape_in, shape_out) in zip(forward_stages(base.net), seen):
-    channels_in, channels_out = (f"{shape[1]} x {shape[2]} x {shape[3]}" for shape in (shape_in, shape_out))
-    print(f"{name:10}{channels_in:>16}{channels_out:>16}{shape_out.numel():>12,}{sum(p.numel() for p in module.parameters()):>12,}")
-image_table([[x_t[0].clamp(-1, 1), x_0_hat[0], x_0[0]]], [""], ["x_t, in", "x_0_hat, out", "truth"], cell=128)
+    channels_in, channels_out = (
+        f"{shape[1]} x {shape[2]} x {shape[3]}" for shape in (shape_in, shape_out)
+    )
+    print(
+        f"{name:10}{channels_in:>16}{channels_out:>16}{shape_out.numel():>12,}{sum(p.numel() for p in module.parameters()):>12,}"
+    )
+image_table(
+    [[x_t[0].clamp(-1, 1), x_0_hat[0], x_0[0]]],
+    [""],
+    ["x_t, in", "x_0_hat, out", "truth"],
+    cell=128,
+)
 
 # %% [markdown]
 # **What you should have seen.** The first thing is no convolution: 2 x 2 pixels with 3 channels become one place with 12 (a *patch*; `pixel_unshuffle`), and
@@ -108,16 +135,31 @@ parts = {"base": costs(base.config.unet), "sr_256": costs(sr.config.unet)}
 for name, of in parts.items():
     stage = pipe.stages[name]
     counted = sum(p.numel() for p in stage.net.parameters())
-    print(f"{name}: {counted:,} parameters ({total(of, 'parameters'):,} by parts), {total(of, 'flops') / 1e9:.2f} GFLOP for one image and one step")
+    print(
+        f"{name}: {counted:,} parameters ({total(of, 'parameters'):,} by parts), {total(of, 'flops') / 1e9:.2f} GFLOP for one image and one step"
+    )
 
-sheet, panels = subplots(["base, by grid", "super-resolution, by grid", "base, by kind", "super-resolution, by kind"], "% of the whole", columns=2)
+sheet, panels = subplots(
+    ["base, by grid", "super-resolution, by grid", "base, by kind", "super-resolution, by kind"],
+    "% of the whole",
+    columns=2,
+)
 for column, (name, of) in enumerate(parts.items()):
     grids = pipe.stages[name].config.unet.grids
-    for panel, groups in ((panels[column], [(f"{g} x {g}", {"grid": g}) for g in grids]), (panels[2 + column], [(kind, {"kind": kind}) for kind in COST_KINDS])):
+    for panel, groups in (
+        (panels[column], [(f"{g} x {g}", {"grid": g}) for g in grids]),
+        (panels[2 + column], [(kind, {"kind": kind}) for kind in COST_KINDS]),
+    ):
         rows = torch.arange(len(groups)) * 1.0
         for what, offset, style in (("parameters", -0.2, STYLES[0]), ("flops", 0.2, STYLES[1])):
             shares = [100 * total(of, what, **group) / total(of, what) for _, group in groups]
-            panel.barh(rows + offset, shares, height=0.38, color=style["color"], label={"flops": "FLOPs"}.get(what, what))
+            panel.barh(
+                rows + offset,
+                shares,
+                height=0.38,
+                color=style["color"],
+                label={"flops": "FLOPs"}.get(what, what),
+            )
         panel.set_yticks(rows, [label for label, _ in groups])
         panel.invert_yaxis()
         panel.set_xlim(0, 80)
@@ -129,7 +171,9 @@ for name, of in parts.items():
     grids = pipe.stages[name].config.unet.grids
     for grid in grids:
         shares = [total(of, what, grid=grid) / total(of, what) for what in ("parameters", "flops")]
-        print(f"{name:7}{grid:3} x {grid:<3} {shares[0]:4.0%} of parameters, {shares[1]:4.0%} of FLOPs")
+        print(
+            f"{name:7}{grid:3} x {grid:<3} {shares[0]:4.0%} of parameters, {shares[1]:4.0%} of FLOPs"
+        )
 
 # %% [markdown]
 # **What you should have seen.** A convolution from $c$ to $c$ channels has $9c^2$ weights, and uses each of them once *at every place*: $2 \cdot 9c^2 \cdot
@@ -150,14 +194,19 @@ for name, of in parts.items():
 sheet = Figure(figsize=(11, 5.6), layout="constrained")
 for i, name in enumerate(parts):
     panel = sheet.add_subplot(1, 2, i + 1)
-    panel.set_title(f"{name}: {total(parts[name], 'parameters') / 1e6:.1f} M parameters, {total(parts[name], 'flops') / 1e9:.2f} GFLOP", fontsize=10)
+    panel.set_title(
+        f"{name}: {total(parts[name], 'parameters') / 1e6:.1f} M parameters, {total(parts[name], 'flops') / 1e9:.2f} GFLOP",
+        fontsize=10,
+    )
     plot_unet(panel, pipe.stages[name].config.unet, parts[name])
 sheet
 
 # %%
 rows = ["image_size", "low_res_size", "patch", "grids", "channels", "blocks", "attention", "skip"]
 for row in rows:
-    print(f"{row:13}" + "".join(f"{str(getattr(stage.config.unet, row)):36}" for stage in (base, sr)))
+    print(
+        f"{row:13}" + "".join(f"{str(getattr(stage.config.unet, row)):36}" for stage in (base, sr))
+    )
 
 # %% [markdown]
 # The same class, a fifth fewer parameters, 16 times the pixels, and yet only about four times the work. What makes it cheap? Change one thing at a time and
@@ -173,7 +222,9 @@ for name, unet in (("ours", sr.config.unet), ("Imagen's, 64 to 256", imagens)):
     lines.append(f"{name:36}{'M parameters':>13}{'GFLOP':>10}{'blocks give':>20}")
     for change, changed in ablations(unet).items():
         of = costs(changed)
-        lines.append(f"    {change:32}{total(of, 'parameters') / 1e6:>13.1f}{total(of, 'flops') / 1e9:>10.1f}{activation_count(changed) / 1e6:>13.1f} M values")
+        lines.append(
+            f"    {change:32}{total(of, 'parameters') / 1e6:>13.1f}{total(of, 'flops') / 1e9:>10.1f}{activation_count(changed) / 1e6:>13.1f} M values"
+        )
 print("\n".join(lines))
 
 # %% [markdown]
@@ -205,15 +256,30 @@ true_levels, told = [1.0, -2.0, -5.0], [8.0, 3.0, 1.0, -2.0, -5.0, -8.0, -14.0]
 rows, frames, errors = [], [], {}
 for level in true_levels:
     noisy = q_sample(x_0, eps, torch.tensor([level]))
-    answers = base.net(noisy.expand(len(told), -1, -1, -1), torch.tensor(told), text[[0] * len(told)])
+    answers = base.net(
+        noisy.expand(len(told), -1, -1, -1), torch.tensor(told), text[[0] * len(told)]
+    )
     errors[level] = [(answer - x_0[0]).square().mean().item() for answer in answers]
     rows.append([noisy[0].clamp(-1, 1), *answers])
-    frames.append([None, *("#0072B2" if said == level else None for said in told)])    # blue: told the truth
-as_jpeg(image_table(rows, [f"log-SNR is {level:g}" for level in true_levels], ["x_t", *(f"told {said:g}" for said in told)], cell=104, frames=frames))
+    frames.append(
+        [None, *("#0072B2" if said == level else None for said in told)]
+    )  # blue: told the truth
+as_jpeg(
+    image_table(
+        rows,
+        [f"log-SNR is {level:g}" for level in true_levels],
+        ["x_t", *(f"told {said:g}" for said in told)],
+        cell=104,
+        frames=frames,
+    )
+)
 
 # %%
 for level, of in errors.items():
-    print(f"log-SNR {level:2g}: squared error " + ", ".join(f"told {said:g}: {error:.4f}" for said, error in zip(told, of)))
+    print(
+        f"log-SNR {level:2g}: squared error "
+        + ", ".join(f"told {said:g}: {error:.4f}" for said, error in zip(told, of))
+    )
 
 # %% [markdown]
 # **What you should have seen.** (Framed in blue: told the truth.) Told of more noise than there is, the network melts what it could plainly see: the answer
@@ -224,15 +290,30 @@ for level, of in errors.items():
 # %%
 levels = torch.linspace(-14, 8, 89)
 null = text.null()[[0] * len(levels)]
-emb = base.net.embed(levels, base.net.through_text_layers(null), None, torch.zeros(len(levels)))      # the noise level alone, no words
-blocks = {"first block, 32 x 32": base.net.down[0].blocks[0], "middle, 8 x 8": base.net.mid.blocks[0], "last but one, 16 x 16": base.net.up[1].blocks[0],
-          "last block, 32 x 32": base.net.up[0].blocks[0]}
-factors = {name: 1 + block.emb(emb).chunk(2, dim=1)[0] for name, block in blocks.items()}              # 1 + s: [89, channels]
+emb = base.net.embed(
+    levels, base.net.through_text_layers(null), None, torch.zeros(len(levels))
+)  # the noise level alone, no words
+blocks = {
+    "first block, 32 x 32": base.net.down[0].blocks[0],
+    "middle, 8 x 8": base.net.mid.blocks[0],
+    "last but one, 16 x 16": base.net.up[1].blocks[0],
+    "last block, 32 x 32": base.net.up[0].blocks[0],
+}
+factors = {
+    name: 1 + block.emb(emb).chunk(2, dim=1)[0] for name, block in blocks.items()
+}  # 1 + s: [89, channels]
 
 titles = ["1 + s of the first block's 48 channels", "size of 1 + s, mean over channels"]
 sheet, (channels, sizes) = subplots(titles, "log-SNR that the network is told")
 first = factors["first block, 32 x 32"]
-shade = channels.imshow(first.T[first.mean(0).argsort()], aspect="auto", extent=(-14, 8, 48, 0), cmap="PuOr", vmin=-12, vmax=12)
+shade = channels.imshow(
+    first.T[first.mean(0).argsort()],
+    aspect="auto",
+    extent=(-14, 8, 48, 0),
+    cmap="PuOr",
+    vmin=-12,
+    vmax=12,
+)
 channels.set_ylabel("channel, in order of the mean")
 channels.grid(False)
 sheet.colorbar(shade, ax=channels)
@@ -245,7 +326,9 @@ sheet
 # %%
 for name, values in factors.items():
     size = values.abs().mean(1)
-    print(f"{name:22} mean size of 1 + s: {size[:20].mean():5.1f} below log-SNR -9, {size[-28:].mean():5.1f} above 1")
+    print(
+        f"{name:22} mean size of 1 + s: {size[:20].mean():5.1f} below log-SNR -9, {size[-28:].mean():5.1f} above 1"
+    )
 
 # %% [markdown]
 # **What you should have seen.** Hardly a channel stays as it is. From log-SNR -7 to 0, where shapes begin to show, the blocks on the way up, which draw
@@ -264,9 +347,15 @@ fresh = UNet(base.config.unet)
 answer = fresh(x_t, log_snr, text)
 block, h = fresh.down[0].blocks[0], torch.randn(1, 48, 32, 32)
 print(f"largest value that a fresh network answers: {answer.abs().max():.1f}")
-print(f"its squared error: {(answer - x_0).square().mean():.3f}; the mean of x_0 squared: {x_0.square().mean():.3f}")
-print(f"a fresh residual block changes what passes by {(block(h, torch.randn(1, 256)) - h).abs().max():.1f}")
-print(f"norm of the last convolution's weights: fresh {fresh.out.weight.norm():.2f}, trained {base.net.out.weight.norm():.2f}")
+print(
+    f"its squared error: {(answer - x_0).square().mean():.3f}; the mean of x_0 squared: {x_0.square().mean():.3f}"
+)
+print(
+    f"a fresh residual block changes what passes by {(block(h, torch.randn(1, 256)) - h).abs().max():.1f}"
+)
+print(
+    f"norm of the last convolution's weights: fresh {fresh.out.weight.norm():.2f}, trained {base.net.out.weight.norm():.2f}"
+)
 
 # %% [markdown]
 # A fresh network answers mid gray, everywhere and to everything, and its blocks pass on what they get. So training starts from a known loss (the mean square
@@ -281,8 +370,8 @@ print(f"norm of the last convolution's weights: fresh {fresh.out.weight.norm():.
 for name, stage in pipe.stages.items():
     print(name)
     for site in stage.net.sites:
-        keys = f"{site.size ** 2} places" if site.kind == "self" else "the words"
-        print(f"    {site.name:12} {site.place:5} {site.kind:6} {site.size ** 2:5} places ask {keys}")
+        keys = f"{site.size**2} places" if site.kind == "self" else "the words"
+        print(f"    {site.name:12} {site.place:5} {site.kind:6} {site.size**2:5} places ask {keys}")
 
 # %% [markdown]
 # **Predict:** attention to words stands on all three grids of the base, attention to places on the smallest only. Why not on all? How does the work of each
@@ -293,10 +382,21 @@ sides = [8, 16, 32, 64, 128]
 lines = [f"{'MFLOP':20}" + "".join(f"{f'{side} x {side}':>11}" for side in sides)]
 sheet, (panel,) = subplots([f"one layer of 128 channels, {WORDS} words"], "side of the grid")
 sheet.set_size_inches(6, 4)
-for (label, kind), style in zip({"residual block": "residual block", "attention to words": "cross", "attention to places": "self"}.items(), STYLES):
+for (label, kind), style in zip(
+    {
+        "residual block": "residual block",
+        "attention to words": "cross",
+        "attention to places": "self",
+    }.items(),
+    STYLES,
+):
     work = [flops_of_layer(kind, side) / 1e6 for side in sides]
     panel.plot(sides, work, label=label, **style)
-    lines.append(f"{label:20}" + "".join(f"{flops:11,.0f}" for flops in work) + f"   from 64 to 128: {work[-1] / work[-2]:.1f} times")
+    lines.append(
+        f"{label:20}"
+        + "".join(f"{flops:11,.0f}" for flops in work)
+        + f"   from 64 to 128: {work[-1] / work[-2]:.1f} times"
+    )
 log_axis(panel, sides)
 panel.set_yscale("log")
 panel.set_ylabel("MFLOP")
@@ -326,12 +426,21 @@ for small in smalls.values():
     shown = augment_low_res(small, level, randn([0], (3, 64, 64), "aug"))
     answer = sr.net(noise, sr.log_snr_of(torch.ones(1)), text, shown, level)
     columns.append((small[0], shown[0].clamp(-1, 1), answer[0].clamp(-1, 1)))
-as_jpeg(image_table(list(zip(*columns)), ["small image", "as it is shown", "x_0_hat from noise"], list(smalls), cell=144))
+as_jpeg(
+    image_table(
+        list(zip(*columns)),
+        ["small image", "as it is shown", "x_0_hat from noise"],
+        list(smalls),
+        cell=144,
+    )
+)
 
 # %%
 for name, (small, _, answer) in zip(smalls, columns):
     difference = (F.avg_pool2d(answer, 4) - small).square().mean().sqrt()
-    print(f"{name:18} the answer, averaged down to 64 px, differs from the small image by {difference:.3f} (root mean square)")
+    print(
+        f"{name:18} the answer, averaged down to 64 px, differs from the small image by {difference:.3f} (root mean square)"
+    )
 
 # %% [markdown]
 # **What you should have seen.** Already the first answer, from pure noise, is the small image, drawn larger: places, colours and background are taken from
@@ -343,9 +452,11 @@ for name, (small, _, answer) in zip(smalls, columns):
 # Write the modulation of a residual block. `h` [b, c, h, w] is already normalised, `emb` [b, e] is the embedding, `weight` [2c, e] and `bias` [2c] are those
 # of the linear layer, whose first half of outputs is the scale $s$ and whose second half is the shift.
 
+
 # %%
-def modulate(h: torch.Tensor, emb: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    ...                                                # your answer
+def modulate(
+    h: torch.Tensor, emb: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor: ...  # your answer
 
 
 nb04.check(modulate)
@@ -360,16 +471,26 @@ block, caught = base.net.up[0].blocks[0], []
 hook = block.norm2.register_forward_hook(lambda module, inputs, output: caught.append(output))
 base.net(x_t, log_snr, text)
 hook.remove()
-features, = caught                                     # [1, 48, 32, 32]
+(features,) = caught  # [1, 48, 32, 32]
 
 asked = torch.tensor([6.0, 2.0, -2.0, -6.0, -10.0])
 emb = base.net.embed(asked, base.net.through_text_layers(text[[0] * 5]), None, None)
 same = features.expand(5, -1, -1, -1)
 shown = modulate(same, emb, block.emb.weight, block.emb.bias) if answered else same
-chosen = factors["last block, 32 x 32"].std(0).topk(3).indices.tolist()      # the channels whose factor changes most
-rows = [[(row / shown[:, channel].abs().max()).expand(3, -1, -1) for row in shown[:, channel]] for channel in chosen]
+chosen = (
+    factors["last block, 32 x 32"].std(0).topk(3).indices.tolist()
+)  # the channels whose factor changes most
+rows = [
+    [(row / shown[:, channel].abs().max()).expand(3, -1, -1) for row in shown[:, channel]]
+    for channel in chosen
+]
 print("modulated by your function" if answered else "not modulated (exercise open)")
-image_table(rows, [f"channel {channel}" for channel in chosen], [f"log-SNR {level:g}" for level in asked.tolist()], cell=96)
+image_table(
+    rows,
+    [f"channel {channel}" for channel in chosen],
+    [f"log-SNR {level:g}" for level in asked.tolist()],
+    cell=96,
+)
 
 # %% [markdown]
 # With your function, the same features are turned up, down or off, as the noise level says: nothing else has changed from one column to the next. (Each row

@@ -22,11 +22,15 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 import torch
@@ -34,25 +38,40 @@ import torch.nn.functional as F
 from IPython.display import display
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, subplots
 from imagen_mini.course.exercises import nb05
-from imagen_mini.viz.text_encoder import common_part, cosines, masked_mean, matched, matched_matrix, matrix_sheet, nearest_is_correct, piece_sheet, linear_probe, random_encoder_like, paraphrase_triples, synonyms
-from imagen_mini.models.layers import AttentionPooling
-from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.course.notebook import setup_notebook, show_source
-from imagen_mini.viz.image_grid import image_grid
-from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
+from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.statistics import score_line
+from imagen_mini.models.layers import AttentionPooling
 from imagen_mini.scenes.captions import RARE_WORDS
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.text.encoder import TextEmbeddings
+from imagen_mini.utils.rng import randn
+from imagen_mini.viz.image_grid import image_grid
+from imagen_mini.viz.style import STYLES, subplots
+from imagen_mini.viz.text_encoder import (
+    common_part,
+    cosines,
+    linear_probe,
+    masked_mean,
+    matched,
+    matched_matrix,
+    matrix_sheet,
+    nearest_is_correct,
+    paraphrase_triples,
+    piece_sheet,
+    random_encoder_like,
+    synonyms,
+)
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 encoder, base = pipe.text_encoder, pipe.stages["base"]
 trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
-print(f"{sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} million parameters, of which {trained} are trained with the images")
+print(
+    f"{sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} million parameters, of which {trained} are trained with the images"
+)
 
 # %% [markdown]
 # ## 1. Pieces
@@ -63,7 +82,14 @@ print(f"{sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} million paramet
 # **Predict:** which of these are one piece a word: "crimson" (rare, but the text had it), "circel" (misspelt), "turquoise" (never seen)?
 
 # %%
-prompts = ["a red circle", "a crimson disc", "a larg red circel", "a small turquoise ring", "three striped green stars", "a red circle 🙂"]
+prompts = [
+    "a red circle",
+    "a crimson disc",
+    "a larg red circel",
+    "a small turquoise ring",
+    "three striped green stars",
+    "a red circle 🙂",
+]
 tokens = [encoder.tokens(prompt) for prompt in prompts]
 piece_sheet(tokens)
 
@@ -85,7 +111,9 @@ print("pieces of 'circel':", of.positions_of_word(3))
 # %%
 for category in ("one object", "misspellings", "rare words"):
     _, seeds, captions = zip(*benchmark(7, categories=[category]))
-    images = pipe([c.text for c in captions], seed=list(seeds), stages=("base",), progress=False).stages["base"]
+    images = pipe(
+        [c.text for c in captions], seed=list(seeds), stages=("base",), progress=False
+    ).stages["base"]
     found = [c.description.fits(parsed.scene) for c, parsed in zip(captions, parse_image(images))]
     print(f"{category}: {score_line(found)}")
     display(image_grid(list(images), [c.text for c in captions], columns=7, cell=96, frames=found))
@@ -101,7 +129,10 @@ for category in ("one object", "misspellings", "rare words"):
 # simple: a caption alone, and the same caption beside a long one.
 
 # %%
-short, long = "a red circle", "a large striped orange star to the right of a small dotted green cross on a white background"
+short, long = (
+    "a red circle",
+    "a large striped orange star to the right of a small dotted green cross on a white background",
+)
 alone, batch = encoder(short), encoder([short, long])
 n = alone.emb.shape[1]
 print("shapes: alone", list(alone.emb.shape), "and in the batch", list(batch.emb.shape))
@@ -109,10 +140,17 @@ print(f"real tokens, largest difference:     {(alone.emb[0] - batch.emb[0, :n]).
 print(f"padding, largest number:             {batch.emb[0, n:].abs().max():.1e}")
 
 ids = torch.tensor([encoder.tokens(short).ids + (0,) * (batch.emb.shape[1] - n)])
-print(f"the same if T5 is given no mask:     {(alone.emb[0] - encoder.model(input_ids=ids).last_hidden_state[0, :n]).abs().max():.1e}")
+print(
+    f"the same if T5 is given no mask:     {(alone.emb[0] - encoder.model(input_ids=ids).last_hidden_state[0, :n]).abs().max():.1e}"
+)
 
-one, two = (pipe(p, seed=0, stages=("base",), progress=False).stages["base"][0] for p in (short, [short, long]))
-print(f"the image, drawn alone or beside the long one: largest difference {(one - two).abs().max():.1e} (images are in -1 ... 1)")
+one, two = (
+    pipe(p, seed=0, stages=("base",), progress=False).stages["base"][0]
+    for p in (short, [short, long])
+)
+print(
+    f"the image, drawn alone or beside the long one: largest difference {(one - two).abs().max():.1e} (images are in -1 ... 1)"
+)
 
 # %% [markdown]
 # With the mask the difference is rounding; without, it is of the size of the vectors themselves, and a caption's image would depend on its neighbours in
@@ -132,19 +170,40 @@ print(f"the image, drawn alone or beside the long one: largest difference {(one 
 # first?
 
 # %%
-captions = ["a red circle left of a blue square", "a blue square left of a red circle", "a blue circle left of a red square",
-            "a red circle right of a blue square", "a blue square right of a red circle", "a green star left of a yellow ring"]
-world = [c.text for _, _, c in benchmark(40, seed=5, categories=["one object", "binding", "positional", "counting", "description"])]
+captions = [
+    "a red circle left of a blue square",
+    "a blue square left of a red circle",
+    "a blue circle left of a red square",
+    "a red circle right of a blue square",
+    "a blue square right of a red circle",
+    "a green star left of a yellow ring",
+]
+world = [
+    c.text
+    for _, _, c in benchmark(
+        40, seed=5, categories=["one object", "binding", "positional", "counting", "description"]
+    )
+]
 common = common_part(encoder(world))
 
 text = encoder(captions)
 pooled = masked_mean(text) - common
 by_place = F.normalize(text.emb - common, dim=-1)
 matrices = [cosines(pooled, pooled), torch.einsum("ind, jnd -> ijn", by_place, by_place).mean(-1)]
-print(f"circle left of square against square left of circle: pooled {matrices[0][0, 1]:.3f}, place by place {matrices[1][0, 1]:.3f}")
-print(f"the first against the star and the ring:             pooled {matrices[0][0, 5]:.3f}, place by place {matrices[1][0, 5]:.3f}")
+print(
+    f"circle left of square against square left of circle: pooled {matrices[0][0, 1]:.3f}, place by place {matrices[1][0, 1]:.3f}"
+)
+print(
+    f"the first against the star and the ring:             pooled {matrices[0][0, 5]:.3f}, place by place {matrices[1][0, 5]:.3f}"
+)
 letters = "ABCDEF"
-matrix_sheet(matrices, ["pooled: the mean", "the sequence, place by place"], [f"{a}  {c}" for a, c in zip(letters, captions)], list(letters), low=0.3)
+matrix_sheet(
+    matrices,
+    ["pooled: the mean", "the sequence, place by place"],
+    [f"{a}  {c}" for a, c in zip(letters, captions)],
+    list(letters),
+    low=0.3,
+)
 
 # %% [markdown]
 # **Pooled, A, B and C are nearly one vector**, though they ask for three different images. A mean does not know the order of what it averages; all that is
@@ -160,7 +219,9 @@ show_source(AttentionPooling)
 # %%
 own = base.net.read(text).pooled.detach()
 own = own - base.net.read(encoder(world)).pooled.detach().mean(0)
-print(f"the U-Net's own pooled vector: A against B {cosines(own, own)[0, 1]:.3f}, A against F {cosines(own, own)[0, 5]:.3f}")
+print(
+    f"the U-Net's own pooled vector: A against B {cosines(own, own)[0, 1]:.3f}, A against F {cosines(own, own)[0, 5]:.3f}"
+)
 
 # %% [markdown]
 # ## 4. Does the sequence know who is where?
@@ -183,9 +244,12 @@ show_source(matched)
 # **Predict:** for which of the three is the third caption nearer to the first than the second is?
 
 # %%
-twin = random_encoder_like(encoder)                            # the same T5, but with random weights
-readers = {"random T5": lambda prompts: twin(prompts), "our T5": lambda prompts: encoder(prompts),
-           "with the U-Net's text layers": lambda prompts: base.net.through_text_layers(encoder(prompts))}
+twin = random_encoder_like(encoder)  # the same T5, but with random weights
+readers = {
+    "random T5": lambda prompts: twin(prompts),
+    "our T5": lambda prompts: encoder(prompts),
+    "with the U-Net's text layers": lambda prompts: base.net.through_text_layers(encoder(prompts)),
+}
 shown, names = [], ["the caption", "same words, other meaning", "same meaning, other words"]
 with torch.no_grad():
     for name, reader in readers.items():
@@ -193,7 +257,9 @@ with torch.no_grad():
         each = [matched_matrix(reader(list(triple)), off) for triple in triples]
         shown.append(torch.stack(each).mean(0))
         nearer = [bool(m[0, 2] > m[0, 1]) for m in each]
-        print(f"{name}: the same meaning is nearer in {score_line(nearer).replace('right', 'triples')}")
+        print(
+            f"{name}: the same meaning is nearer in {score_line(nearer).replace('right', 'triples')}"
+        )
 matrix_sheet(shown, list(readers), names, ["caption", "same words", "same meaning"], low=0.7)
 
 # %% [markdown]
@@ -212,11 +278,22 @@ matrix_sheet(shown, list(readers), names, ["caption", "same words", "same meanin
 # Who knows the words but not what belongs to what can say which two colours, shapes or places come in question, and guess: about 50 %.
 
 # %%
-answers = {"random T5": linear_probe(twin, 600), "our T5": linear_probe(encoder, 600), "with the U-Net's text layers": linear_probe(encoder, 600, read=base.net.through_text_layers)}
+answers = {
+    "random T5": linear_probe(twin, 600),
+    "our T5": linear_probe(encoder, 600),
+    "with the U-Net's text layers": linear_probe(encoder, 600, read=base.net.through_text_layers),
+}
 for name, row in answers.items():
     print(f"{name:30}" + ", ".join(f"{task} {share:.0%}" for task, share in row.items()))
 shares = [list(row.values()) for row in answers.values()]
-matrix_sheet([shares], ["right answers of a linear probe (guessing between two: 0.50)"], list(answers), list(answers["our T5"]), low=0.4, label="share right")
+matrix_sheet(
+    [shares],
+    ["right answers of a linear probe (guessing between two: 0.50)"],
+    list(answers),
+    list(answers["our T5"]),
+    low=0.4,
+    label="share right",
+)
 
 # %% [markdown]
 # **What you should have seen.** Pre-training has bound colours to their things: from about a half to nearly all. A mean of all vectors loses some of what the
@@ -232,16 +309,31 @@ matrix_sheet([shares], ["right answers of a linear probe (guessing between two: 
 # **Predict:** of 18 rare words, how often is the nearest common word of its kind the one that it stands for? With random weights, too?
 
 # %%
-found = {name: synonyms(which, common_part(which(world))) for name, which in (("our T5", encoder), ("random T5", twin))}
+found = {
+    name: synonyms(which, common_part(which(world)))
+    for name, which in (("our T5", encoder), ("random T5", twin))
+}
 hits = nearest_is_correct(found["our T5"])
-others = [sum(nearest_is_correct(synonyms(other, common_part(other(world)))).values()) for other in (random_encoder_like(encoder, seed) for seed in range(5))]
+others = [
+    sum(nearest_is_correct(synonyms(other, common_part(other(world)))).values())
+    for other in (random_encoder_like(encoder, seed) for seed in range(5))
+]
 print("our T5, the nearest common word:", score_line(list(hits.values())))
 print("random T5, five times:          ", ", ".join(f"{n} of {len(hits)}" for n in others))
-print("not found by our T5:", ", ".join(f"{rare} ({RARE_WORDS[rare]})" for rare, hit in hits.items() if not hit))
+print(
+    "not found by our T5:",
+    ", ".join(f"{rare} ({RARE_WORDS[rare]})" for rare, hit in hits.items() if not hit),
+)
 colors = {name: of["color"] for name, of in found.items()}
 rows, columns = list(colors["our T5"]), list(colors["our T5"]["crimson"])
 right = [(i, columns.index(RARE_WORDS[rare])) for i, rare in enumerate(rows)]
-matrix_sheet([[list(of[rare].values()) for rare in rows] for of in colors.values()], list(colors), rows, columns, marked=right)
+matrix_sheet(
+    [[list(of[rare].values()) for rare in rows] for of in colors.values()],
+    list(colors),
+    rows,
+    columns,
+    marked=right,
+)
 
 # %% [markdown]
 # **What you should have seen.** The frames mark what each word stands for. Trained, about half of all rare words have the right neighbour, several times as
@@ -264,19 +356,31 @@ show_source(TextEmbeddings.null, TextEmbeddings.drop)
 
 # %%
 with torch.no_grad():
-    nothing, said = base.net.read(encoder([long, short]).null()), base.net.read(encoder([long, short]))
+    nothing, said = (
+        base.net.read(encoder([long, short]).null()),
+        base.net.read(encoder([long, short])),
+    )
 for name, read in (("caption", said), ("nothing said", nothing)):
     tokens_differ = (read.emb[0] - read.emb[0, :1]).abs().max() / read.emb[0].abs().max()
     pooled_differ = (read.pooled[0] - read.pooled[1]).abs().max() / read.pooled.abs().max()
-    print(f"{name:13} differ, in shares of the largest number: its tokens by {tokens_differ:.0e}, pooled vectors of the long and the short one by {pooled_differ:.0e}")
+    print(
+        f"{name:13} differ, in shares of the largest number: its tokens by {tokens_differ:.0e}, pooled vectors of the long and the short one by {pooled_differ:.0e}"
+    )
 
 x_T = randn(range(8), (3, 64, 64), "base", "x_T")
-denoise = base.denoiser(encoder([long] * 8).null(), guidance_scale=1.0)        # w = 1: no guidance, one call, with the null text
+denoise = base.denoiser(
+    encoder([long] * 8).null(), guidance_scale=1.0
+)  # w = 1: no guidance, one call, with the null text
 *_, last = sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler)
 images = last.x_0_hat.clamp(-1, 1)
 parsed_scenes = parse_image(images)
-print(f"images that the parser can read: {sum(r.scene is not None for r in parsed_scenes)} of {len(parsed_scenes)}")
-labels = [", ".join(f"{o.color} {o.shape}" for o in r.scene.objects) if r.scene else "not readable" for r in parsed_scenes]
+print(
+    f"images that the parser can read: {sum(r.scene is not None for r in parsed_scenes)} of {len(parsed_scenes)}"
+)
+labels = [
+    ", ".join(f"{o.color} {o.shape}" for o in r.scene.objects) if r.scene else "not readable"
+    for r in parsed_scenes
+]
 image_grid(list(images), labels, columns=8, cell=96)
 
 # %% [markdown]
@@ -291,9 +395,9 @@ image_grid(list(images), labels, columns=8, cell=96)
 # Write the mean over the real tokens. `emb` is [b, n, d] and `mask` is bool [b, n], True where a token is real. The result is [b, d], and it must not depend
 # on how far a row is padded, nor on what numbers stand at the padding.
 
+
 # %%
-def pool(emb: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    ...                                                # your answer
+def pool(emb: torch.Tensor, mask: torch.Tensor) -> torch.Tensor: ...  # your answer
 
 
 nb05.check(pool)
@@ -305,14 +409,16 @@ nb05.check(pool)
 means = {"forgets the mask": lambda emb, mask: emb.mean(1)}
 if nb05.check(pool).right:
     means["yours"] = pool
-sheet, (panel,) = subplots([f"the pooled vector of \"{short}\", padded"], "padding (tokens)")
+sheet, (panel,) = subplots([f'the pooled vector of "{short}", padded'], "padding (tokens)")
 for (name, mean), style in zip(means.items(), STYLES):
     start, moved = mean(alone.emb, alone.mask), []
     for extra in range(0, 21, 2):
         padded = mean(F.pad(alone.emb, (0, 0, 0, extra)), F.pad(alone.mask, (0, extra)))
         moved.append(((padded - start).norm() / start.norm()).item())
     panel.plot(range(0, 21, 2), moved, label=name, **style)
-    print(f"{name}: after 20 tokens of padding the vector has moved by {moved[-1]:.0%} of its length")
+    print(
+        f"{name}: after 20 tokens of padding the vector has moved by {moved[-1]:.0%} of its length"
+    )
 panel.set_ylabel("moved by (share of its length)")
 panel.set_ylim(-0.05, 1.05)
 panel.legend(frameon=False)

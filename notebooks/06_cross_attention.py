@@ -19,39 +19,56 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 import torch
 import torch.nn.functional as F
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.models.attention import attention_probs
-from imagen_mini.models.control import AttentionControl
-from imagen_mini.editing.attention_store import AttentionStore
-from imagen_mini.evaluation.localization import chance_iou, attention_iou
-from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import subplots, line_style
 from imagen_mini.course.exercises import nb06
-from imagen_mini.viz.attention_maps import Catch, Columns, swapped_columns, find, find_lines, find_sheet, heat_over, names_of, silenced_columns, with_words
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.diffusion.samplers import sample
+from imagen_mini.editing.attention_store import AttentionStore
+from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.localization import attention_iou, chance_iou
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import setup_notebook, show_source
-from imagen_mini.viz.image_grid import as_jpeg, image_table
-from imagen_mini.utils.rng import randn
-from imagen_mini.diffusion.samplers import sample
+from imagen_mini.models.attention import attention_probs
+from imagen_mini.models.control import AttentionControl
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import masks
+from imagen_mini.utils.rng import randn
+from imagen_mini.viz.attention_maps import (
+    Catch,
+    Columns,
+    find,
+    find_lines,
+    find_sheet,
+    heat_over,
+    names_of,
+    silenced_columns,
+    swapped_columns,
+    with_words,
+)
+from imagen_mini.viz.image_grid import as_jpeg, image_table
+from imagen_mini.viz.style import line_style, subplots
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 base = pipe.stages["base"]
 for layer in base.net.attention_layers:
-    print(f"{layer.site.name:12} {layer.site.size:2} x {layer.site.size:<2} places, {layer.heads} heads")
+    print(
+        f"{layer.site.name:12} {layer.site.size:2} x {layer.site.size:<2} places, {layer.heads} heads"
+    )
 
 # %% [markdown]
 # ## 1. The equation, and the fast kernel
@@ -71,21 +88,30 @@ show_source(attention_probs)
 show_source(AttentionControl)
 
 # %%
-prompts = ["a red circle above a blue square", "a ring"]                      # two lengths, so that there is padding
+prompts = ["a red circle above a blue square", "a ring"]  # two lengths, so that there is padding
 text = pipe.text_encoder(prompts)
-mask = text.mask[:, None, None, :]                                            # [b, 1, 1, keys]
+mask = text.mask[:, None, None, :]  # [b, 1, 1, keys]
 catch = Catch()
 denoise = base.denoiser(text, control_at=lambda t: catch)
 with torch.no_grad():
-    denoise(randn([3, 3], (3, 64, 64), "base", "x_T"), base.times()[0])       # one step is enough
+    denoise(randn([3, 3], (3, 64, 64), "base", "x_T"), base.times()[0])  # one step is enough
 
 for layer in base.net.attention_layers:
     if layer.site.kind == "cross":
         q, k, v = catch.caught[layer.site.name]
-        far = (attention_probs(q, k, mask) @ v - F.scaled_dot_product_attention(q, k, v, attn_mask=mask)).abs().max()
-        unmasked = attention_probs(q, k, None)[1, :, :, text.mask[1].sum():].sum(-1).mean()
-        print(f"{layer.site.name:12} q {list(q.shape)}, k {list(k.shape)}: differ by {far:.0e}, values up to {v.abs().max():.1f}; "
-              f"without the mask \"a ring\" would give {unmasked:.0%} to padding")
+        far = (
+            (
+                attention_probs(q, k, mask) @ v
+                - F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            )
+            .abs()
+            .max()
+        )
+        unmasked = attention_probs(q, k, None)[1, :, :, text.mask[1].sum() :].sum(-1).mean()
+        print(
+            f"{layer.site.name:12} q {list(q.shape)}, k {list(k.shape)}: differ by {far:.0e}, values up to {v.abs().max():.1f}; "
+            f'without the mask "a ring" would give {unmasked:.0%} to padding'
+        )
 
 # %% [markdown]
 # They differ by rounding. And the mask matters here, too: padded keys are no words, but without the mask they would get a large part of the attention of the
@@ -101,14 +127,31 @@ for layer in base.net.attention_layers:
 # %%
 caption, seed = "a red circle above a blue square", 3
 maps, estimates = AttentionStore(), {}
-out = pipe(caption, seed=seed, record=maps, stages=("base",), progress=False, on_step=lambda _, state: estimates.update({state.t: state.x_0_hat[0]}))
+out = pipe(
+    caption,
+    seed=seed,
+    record=maps,
+    stages=("base",),
+    progress=False,
+    on_step=lambda _, state: estimates.update({state.t: state.x_0_hat[0]}),
+)
 image = out.stages["base"][0]
 tokens, names = maps.tokens[0], names_of(maps)
 print("verdict:", "right" if judge_images([caption], image[None])[0] else "wrong")
 
 pieces = [i for i, name in enumerate(names) if name != "a"]
-rows = [[image] + [heat_over(image, maps.of_tokens([i], site=site.name)) for i in pieces] for site in maps.sites]
-as_jpeg(image_table(rows, [f"{site.name[:-6]}, {site.size} x {site.size}" for site in maps.sites], ["picture", *(names[i] for i in pieces)], cell=96))
+rows = [
+    [image] + [heat_over(image, maps.of_tokens([i], site=site.name)) for i in pieces]
+    for site in maps.sites
+]
+as_jpeg(
+    image_table(
+        rows,
+        [f"{site.name[:-6]}, {site.size} x {site.size}" for site in maps.sites],
+        ["picture", *(names[i] for i in pieces)],
+        cell=96,
+    )
+)
 
 # %% [markdown]
 # Each map has its own scale: bright is where *this* piece gets most. Look down a column. The maps of the colours lie on their things in the layers of the
@@ -121,23 +164,50 @@ as_jpeg(image_table(rows, [f"{site.name[:-6]}, {site.size} x {site.size}" for si
 # A layer has several heads, each with queries, keys and values of its own. **Predict:** do they all look at the same?
 
 # %%
-shown = [("red", "up0.cross"), ("blue", "up0.cross"), ("circle", "down1.cross"), ("square", "down1.cross"), ("above", "mid.cross")]
+shown = [
+    ("red", "up0.cross"),
+    ("blue", "up0.cross"),
+    ("circle", "down1.cross"),
+    ("square", "down1.cross"),
+    ("above", "mid.cross"),
+]
 heads = max(maps.after[maps.times[0]][name].shape[1] for _, name in shown)
 rows = []
 for word, name in shown:
     n = maps.after[maps.times[0]][name].shape[1]
-    rows.append([heat_over(image, maps.positions_of_word(word, site=name, head=h)) if h < n else None for h in range(heads)])
-as_jpeg(image_table(rows, [f"{word}, {name[:-6]}" for word, name in shown], [f"head {h}" for h in range(heads)], cell=88))
+    rows.append(
+        [
+            heat_over(image, maps.positions_of_word(word, site=name, head=h)) if h < n else None
+            for h in range(heads)
+        ]
+    )
+as_jpeg(
+    image_table(
+        rows,
+        [f"{word}, {name[:-6]}" for word, name in shown],
+        [f"head {h}" for h in range(heads)],
+        cell=88,
+    )
+)
 
 # %%
-parsed, = parse_image(image[None])
-truth = {o.shape: obj for o, obj in zip(parsed.scene.objects, masks(parsed.scene))} if parsed.scene else {}
+(parsed,) = parse_image(image[None])
+truth = (
+    {o.shape: obj for o, obj in zip(parsed.scene.objects, masks(parsed.scene))}
+    if parsed.scene
+    else {}
+)
 for (word, name), obj in zip(shown[:4], ("circle", "square", "circle", "square")):
     if obj in truth:
-        heats = [maps.positions_of_word(word, site=name, head=h) for h in range(maps.after[maps.times[0]][name].shape[1])]
+        heats = [
+            maps.positions_of_word(word, site=name, head=h)
+            for h in range(maps.after[maps.times[0]][name].shape[1])
+        ]
         each = ", ".join(f"{attention_iou(heat, truth[obj]):.0%}" for heat in heats)
         chance = chance_iou(truth[obj], len(heats[0]))
-        print(f"{word:7} in {name:12} overlaps with the {obj}, head by head: {each}; a map that knows nothing: {chance:.0%}")
+        print(
+            f"{word:7} in {name:12} overlaps with the {obj}, head by head: {each}; a map that knows nothing: {chance:.0%}"
+        )
 
 # %% [markdown]
 # **What you should have seen.** Heads divide the work, and not by our rules: of one word, one head may cover its thing, another the rim, and another the
@@ -156,11 +226,18 @@ show_source(attention_iou)
 times = [maps.times[i] for i in (0, 3, 6, 9, 12, 15, 19, 24, 31)]
 rows, row_names = [[estimates[t] for t in times]], ["suspected image"]
 for word, name in [*shown, (None, "up0.cross")]:
-    heats = [maps.positions_of_word(word, site=name, times=[t]) if word else maps.of_tokens([len(names) - 1], site=name, times=[t]) for t in times]
-    brightest = max(heat.max().item() for heat in heats)                      # one scale for the whole row
+    heats = [
+        maps.positions_of_word(word, site=name, times=[t])
+        if word
+        else maps.of_tokens([len(names) - 1], site=name, times=[t])
+        for t in times
+    ]
+    brightest = max(heat.max().item() for heat in heats)  # one scale for the whole row
     rows.append([heat_over(estimates[t], heat, brightest) for t, heat in zip(times, heats)])
     row_names.append(f"{word or '</s>'}, {name[:-6]}")
-as_jpeg(image_table(rows, row_names, [f"step {maps.times.index(t)} t {t:.2f}" for t in times], cell=88))
+as_jpeg(
+    image_table(rows, row_names, [f"step {maps.times.index(t)} t {t:.2f}" for t in times], cell=88)
+)
 
 # %% [markdown]
 # The first maps are broad: "red" is looked at in the half of the image where a red thing may come to be. Then map and image sharpen one another: where
@@ -172,8 +249,12 @@ as_jpeg(image_table(rows, row_names, [f"step {maps.times.index(t)} t {t:.2f}" fo
 # their caption can be judged: the parser tells where each thing is, and the caption knows which word speaks of which thing.
 
 # %%
-report = find(pipe, benchmark(8, categories=["size", "positional"]), {"stages": ("base",)}, progress=False)
-print(f"{report['judged']} of {report['captions']} images show their caption. Intersection over union, mean over all steps:")
+report = find(
+    pipe, benchmark(8, categories=["size", "positional"]), {"stages": ("base",)}, progress=False
+)
+print(
+    f"{report['judged']} of {report['captions']} images show their caption. Intersection over union, mean over all steps:"
+)
 print(find_lines(report))
 find_sheet(report)
 
@@ -192,7 +273,12 @@ find_sheet(report)
 sheet, (panel,) = subplots(["attention that the end token </s> gets"], "t   (1 is noise)")
 for i, site in enumerate(maps.sites):
     of_end = [maps.shares(site=site.name, times=[t])[-1].item() for t in maps.times]
-    panel.plot(maps.times, of_end, label=f"{site.name[:-6]}, {site.size} x {site.size}", **line_style(i) | {"markersize": 3})
+    panel.plot(
+        maps.times,
+        of_end,
+        label=f"{site.name[:-6]}, {site.size} x {site.size}",
+        **line_style(i) | {"markersize": 3},
+    )
 panel.axhline(1 / len(names), color="#777777", linestyle=":", label="its even share")
 panel.set_ylabel("share of all attention")
 panel.set_ylim(0, 1)
@@ -201,9 +287,21 @@ panel.legend(frameon=False, fontsize=7, ncols=2)
 
 end = maps.of_tokens([len(names) - 1], site="up0.cross")
 if truth:
-    obj = F.interpolate(torch.stack(list(truth.values())).any(0)[None, None].float(), size=(32, 32), mode="area")[0, 0] > 0.5
-    print(f"on up0, </s> gets {end[obj].mean():.0%} of the attention of places on things, and {end[~obj].mean():.0%} of that of the ground")
-print("on up0, each token:", ", ".join(f"{name} {share:.0%}" for name, share in zip(names, maps.shares(site="up0.cross").tolist())))
+    obj = (
+        F.interpolate(
+            torch.stack(list(truth.values())).any(0)[None, None].float(), size=(32, 32), mode="area"
+        )[0, 0]
+        > 0.5
+    )
+    print(
+        f"on up0, </s> gets {end[obj].mean():.0%} of the attention of places on things, and {end[~obj].mean():.0%} of that of the ground"
+    )
+print(
+    "on up0, each token:",
+    ", ".join(
+        f"{name} {share:.0%}" for name, share in zip(names, maps.shares(site="up0.cross").tolist())
+    ),
+)
 sheet
 
 # %% [markdown]
@@ -241,12 +339,16 @@ n = text.mask.shape[1]
 colors, shapes = [(a.color, b.color) for a, b in objects], [(a.shape, b.shape) for a, b in objects]
 kept = AttentionStore()
 kept.start(tokens, base.net.sites)
-controls = {"untouched": kept.around(None),                                   # only writes down
-            "first colour silent": lambda t: Columns(silenced_columns(tokens, [a for a, _ in colors], n)),
-            "first shape silent": lambda t: Columns(silenced_columns(tokens, [a for a, _ in shapes], n)),
-            "shapes exchanged": lambda t: Columns(swapped_columns(tokens, shapes, n)),
-            "colours exchanged": lambda t: Columns(swapped_columns(tokens, colors, n)),
-            "colours exchanged, maps held": lambda t: Columns(swapped_columns(tokens, colors, n), held=kept.after[t])}
+controls = {
+    "untouched": kept.around(None),  # only writes down
+    "first colour silent": lambda t: Columns(silenced_columns(tokens, [a for a, _ in colors], n)),
+    "first shape silent": lambda t: Columns(silenced_columns(tokens, [a for a, _ in shapes], n)),
+    "shapes exchanged": lambda t: Columns(swapped_columns(tokens, shapes, n)),
+    "colours exchanged": lambda t: Columns(swapped_columns(tokens, colors, n)),
+    "colours exchanged, maps held": lambda t: Columns(
+        swapped_columns(tokens, colors, n), held=kept.after[t]
+    ),
+}
 generated = {}
 with torch.no_grad():
     for name, control_at in controls.items():
@@ -256,16 +358,37 @@ with torch.no_grad():
         generated[name] = last.x_0_hat.clamp(-1, 1)
 
 # %%
-wanted = {"its own caption": prompts,
-          "colours exchanged": [with_words(p, {a: b, b: a}) for p, (a, b) in zip(prompts, colors)],
-          "shapes exchanged": [with_words(p, {a: b, b: a}) for p, (a, b) in zip(prompts, shapes)]}
-print(f"of {len(prompts)} images, so many show".ljust(32) + "".join(f"{name:>20}" for name in wanted))
+wanted = {
+    "its own caption": prompts,
+    "colours exchanged": [with_words(p, {a: b, b: a}) for p, (a, b) in zip(prompts, colors)],
+    "shapes exchanged": [with_words(p, {a: b, b: a}) for p, (a, b) in zip(prompts, shapes)],
+}
+print(
+    f"of {len(prompts)} images, so many show".ljust(32) + "".join(f"{name:>20}" for name in wanted)
+)
 for name, images in generated.items():
-    print(f"{name:32}" + "".join(f"{sum(judge_images(texts, images)):>20}" for texts in wanted.values()))
-leaked = [r.scene is not None and {o.color for o in r.scene.objects} == {b} for r, (_, b) in zip(parse_image(generated["first colour silent"]), colors)]
-print(f"first colour silent: {sum(leaked)} of {len(leaked)} images have things of the other's colour alone")
-print("colours exchanged, maps held:", score_line(judge_images(wanted["colours exchanged"], generated["colours exchanged, maps held"])))
-as_jpeg(image_table([list(images[:8]) for images in generated.values()], list(generated), prompts[:8], cell=96))
+    print(
+        f"{name:32}"
+        + "".join(f"{sum(judge_images(texts, images)):>20}" for texts in wanted.values())
+    )
+leaked = [
+    r.scene is not None and {o.color for o in r.scene.objects} == {b}
+    for r, (_, b) in zip(parse_image(generated["first colour silent"]), colors)
+]
+print(
+    f"first colour silent: {sum(leaked)} of {len(leaked)} images have things of the other's colour alone"
+)
+print(
+    "colours exchanged, maps held:",
+    score_line(
+        judge_images(wanted["colours exchanged"], generated["colours exchanged, maps held"])
+    ),
+)
+as_jpeg(
+    image_table(
+        [list(images[:8]) for images in generated.values()], list(generated), prompts[:8], cell=96
+    )
+)
 
 # %% [markdown]
 # **What you should have seen.**
@@ -287,9 +410,9 @@ as_jpeg(image_table([list(images[:8]) for images in generated.values()], list(ge
 # Write attention with a mask. q is [b, heads, queries, d], k and v are [b, heads, keys, d], and mask is bool [b, 1, 1, keys], True where a key is real; it
 # broadcasts. Return [b, heads, queries, d]. `masked_fill` and `math.inf` may help.
 
+
 # %%
-def attention(q, k, v, mask):
-    ...                                                # your answer
+def attention(q, k, v, mask): ...  # your answer
 
 
 nb06.check(attention)
@@ -301,24 +424,44 @@ nb06.check(attention)
 
 # %%
 answered = nb06.check(attention).right
-own_attention = attention if answered else lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+own_attention = (
+    attention
+    if answered
+    else lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+)
 text, catch = pipe.text_encoder(caption), Catch()
 moment = maps.times[15]
 x_T = randn([seed], (3, 64, 64), "base", "x_T")
 denoise = base.denoiser(text, control_at=lambda t: catch if t == moment else None)
 with torch.no_grad():
-    for state in sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler,
-                        lambda step: randn([seed], (3, 64, 64), "base", "step", step), eta=base.config.eta):        # the pipeline's noise, so its walk
-        if catch.caught:                               # the step that we waited for
+    for state in sample(
+        denoise,
+        x_T,
+        base.times(),
+        base.log_snr_of,
+        base.config.sampler,
+        lambda step: randn([seed], (3, 64, 64), "base", "step", step),
+        eta=base.config.eta,
+    ):  # the pipeline's noise, so its walk
+        if catch.caught:  # the step that we waited for
             break
 q, k, _ = catch.caught["up0.cross"]
 unit = torch.eye(k.shape[2]).expand(1, k.shape[1], -1, -1)
-columns = own_attention(q, k, unit, text.mask[:, None, None, :])[0].mean(0)                  # [places, words], the mean over heads
+columns = own_attention(q, k, unit, text.mask[:, None, None, :])[0].mean(
+    0
+)  # [places, words], the mean over heads
 print("by", "your attention" if answered else "PyTorch's kernel (exercise open)")
 far = (columns - maps.probs(site="up0.cross", times=[moment])[0]).abs().max()
 print(f"largest difference from what was recorded: {far:.0e}")
 assert far < 1e-3, "this is not the walk that was recorded"
-as_jpeg(image_table([[heat_over(state.x_0_hat[0], column.view(32, 32)) for column in columns.T]], ["up0, step 15"], names, cell=88))
+as_jpeg(
+    image_table(
+        [[heat_over(state.x_0_hat[0], column.view(32, 32)) for column in columns.T]],
+        ["up0, step 15"],
+        names,
+        cell=88,
+    )
+)
 
 # %% [markdown]
 # Next: [07, classifier-free guidance](07_guidance.ipynb).

@@ -25,11 +25,15 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 from collections import Counter
@@ -37,18 +41,25 @@ from collections import Counter
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, subplots
 from imagen_mini.course.exercises import nb07
-from imagen_mini.viz.guidance import at_scale, plot_positions, plot_scales, estimates, scatter, share_of_large_objects
+from imagen_mini.course.notebook import setup_notebook, show_source
 from imagen_mini.diffusion.guidance import classifier_free_guidance, make_denoiser, static_threshold
+from imagen_mini.diffusion.samplers import sample
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import setup_notebook, show_source
-from imagen_mini.viz.image_grid import image_table
-from imagen_mini.utils.rng import randn
-from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.parse import parse_image
+from imagen_mini.utils.rng import randn
+from imagen_mini.viz.guidance import (
+    at_scale,
+    estimates,
+    plot_positions,
+    plot_scales,
+    scatter,
+    share_of_large_objects,
+)
+from imagen_mini.viz.image_grid import image_table
+from imagen_mini.viz.style import STYLES, subplots
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
@@ -71,8 +82,12 @@ without_text = base.denoiser(text.null(), guidance_scale=1.0, threshold="none")
 
 times = base.times()
 x_T = randn([seed], (3, 64, 64), "base", "x_T")
-states = list(sample(base.denoiser(text, guidance_scale=2.0), x_T, times, base.log_snr_of, base.config.sampler))
-noisy = [x_T, *(state.x for state in states)]          # what the network sees at each of the times
+states = list(
+    sample(
+        base.denoiser(text, guidance_scale=2.0), x_T, times, base.log_snr_of, base.config.sampler
+    )
+)
+noisy = [x_T, *(state.x for state in states)]  # what the network sees at each of the times
 
 with torch.no_grad():
     cond = [with_text(x, t) for x, t in zip(noisy, times[:-1])]
@@ -83,8 +98,12 @@ guided = [classifier_free_guidance(c, u, 2.0) for c, u in zip(cond, uncond)]
 shown = [0, 4, 8, 12, 16, 20, 31]
 rows = [[x[i][0].clamp(-1, 1) for i in shown] for x in (uncond, cond, difference, guided)]
 rows.insert(0, [noisy[i][0].clamp(-1, 1) if i in (0, 16, 31) else None for i in shown])
-image_table(rows, ["x_t", "without caption", "with caption", "their difference (gray is 0)", "guided, w = 2"],
-              [f"step {i}\nt {times[i]:.2f}" for i in shown], cell=96)
+image_table(
+    rows,
+    ["x_t", "without caption", "with caption", "their difference (gray is 0)", "guided, w = 2"],
+    [f"step {i}\nt {times[i]:.2f}" for i in shown],
+    cell=96,
+)
 
 # %%
 size = [d.square().mean().sqrt().item() for d in difference]
@@ -94,7 +113,9 @@ panel.plot([u.square().mean().sqrt().item() for u in uncond], label="without cap
 panel.set_ylim(0, None)
 panel.set_ylabel("root mean square of x_0_hat")
 panel.legend(frameon=False)
-print(f"the difference is largest at step {size.index(max(size))} ({max(size):.2f}), and {size[-1]:.3f} at the last one")
+print(
+    f"the difference is largest at step {size.index(max(size))} ({max(size):.2f}), and {size[-1]:.3f} at the last one"
+)
 sheet
 
 # %% [markdown]
@@ -110,12 +131,23 @@ sheet
 # **Predict:** what does $w = 0$ draw? Do things move as $w$ grows? Which $w$ is too much?
 
 # %%
-prompts, seeds = ["a red circle above a blue square", "three green stars", "a cyan cross and a pink star"], [4, 1, 0]
+prompts, seeds = (
+    ["a red circle above a blue square", "three green stars", "a cyan cross and a pink star"],
+    [4, 1, 0],
+)
 scales = [0.0, 1.0, 2.0, 4.0, 8.0, 14.0]
-by_scale = [estimates(pipe, prompts, seeds, guidance_scale=w, threshold="none")[-1].clamp(-1, 1) for w in scales]
+by_scale = [
+    estimates(pipe, prompts, seeds, guidance_scale=w, threshold="none")[-1].clamp(-1, 1)
+    for w in scales
+]
 right = [judge_images(prompts, images) for images in by_scale]
-image_table([[images[i] for images in by_scale] for i in range(len(prompts))], prompts, [f"w = {w:g}" for w in scales], cell=112,
-              frames=[[found[i] for found in right] for i in range(len(prompts))])
+image_table(
+    [[images[i] for images in by_scale] for i in range(len(prompts))],
+    prompts,
+    [f"w = {w:g}" for w in scales],
+    cell=112,
+    frames=[[found[i] for found in right] for i in range(len(prompts))],
+)
 
 # %% [markdown]
 # At $w = 0$ the caption is not read: the first column shows images of the world, but not these. From $w = 1$ on, the same noise keeps its layout more or
@@ -134,8 +166,17 @@ image_table([[images[i] for images in by_scale] for i in range(len(prompts))], p
 lines = {}
 for category in ("binding", "counting"):
     prompts = [c.text for _, _, c in benchmark(16, categories=[category])]
-    lines[category] = [at_scale(pipe, prompts, range(16), w, threshold="none", num_inference_steps=12) for w in (1.0, 2.0, 3.0, 5.0, 8.0)]
-    print(f"{category}:", ", ".join(f"w = {row['w']:g}: {row['right']} of {row['n']} ({row['low']:.0%} to {row['high']:.0%})" for row in lines[category]))
+    lines[category] = [
+        at_scale(pipe, prompts, range(16), w, threshold="none", num_inference_steps=12)
+        for w in (1.0, 2.0, 3.0, 5.0, 8.0)
+    ]
+    print(
+        f"{category}:",
+        ", ".join(
+            f"w = {row['w']:g}: {row['right']} of {row['n']} ({row['low']:.0%} to {row['high']:.0%})"
+            for row in lines[category]
+        ),
+    )
 
 sheet = plot_scales(lines, measures=["outside"])
 sheet.legend(loc="outside lower center", ncols=2, frameon=False)
@@ -165,14 +206,21 @@ show_source(make_denoiser)
 # %%
 caption, n, found = "a red circle above a blue square", 24, {}
 for w in (1.0, 2.0, 4.0):
-    image = estimates(pipe, [caption] * n, range(n), guidance_scale=w, threshold="none", num_inference_steps=12)[-1].clamp(-1, 1)
+    image = estimates(
+        pipe, [caption] * n, range(n), guidance_scale=w, threshold="none", num_inference_steps=12
+    )[-1].clamp(-1, 1)
     right = judge_images([caption] * n, image)
     scenes = [parsed.scene for parsed, is_right in zip(parse_image(image), right) if is_right]
     found[f"w = {w:g}, {len(scenes)} images"] = scenes
     x, y = scatter(scenes, "circle")
-    backgrounds = ", ".join(f"{name} {count}" for name, count in sorted(Counter(scene.background for scene in scenes).items()))
+    backgrounds = ", ".join(
+        f"{name} {count}"
+        for name, count in sorted(Counter(scene.background for scene in scenes).items())
+    )
     print(f"w = {w:g}: {score_line(right)}")
-    print(f"       circles scatter by {x:.1f} across and {y:.1f} down; {share_of_large_objects(scenes):.0%} of all things are large; backgrounds: {backgrounds}")
+    print(
+        f"       circles scatter by {x:.1f} across and {y:.1f} down; {share_of_large_objects(scenes):.0%} of all things are large; backgrounds: {backgrounds}"
+    )
 plot_positions(found, ["circle", "square"])
 
 # %% [markdown]
@@ -214,12 +262,27 @@ print(f"Ho and Salimans, w = 3:    {(1 + w) * c - w * u:.2f}   one too many")
 caption, n, rows, frames = "a blue square", 6, [], []
 negatives = [None, "a blue square on a white background", "a blue square on a black background"]
 for negative in negatives:
-    image = estimates(pipe, [caption] * n, range(n), guidance_scale=2.0, negative_prompt=negative, num_inference_steps=12)[-1].clamp(-1, 1)
+    image = estimates(
+        pipe,
+        [caption] * n,
+        range(n),
+        guidance_scale=2.0,
+        negative_prompt=negative,
+        num_inference_steps=12,
+    )[-1].clamp(-1, 1)
     rows.append(list(image))
     frames.append(judge_images([caption] * n, image))
-    backgrounds = Counter(parsed.scene.background if parsed.scene else "unreadable" for parsed in parse_image(image))
+    backgrounds = Counter(
+        parsed.scene.background if parsed.scene else "unreadable" for parsed in parse_image(image)
+    )
     print(f"{negative or 'no negative prompt'}: {dict(backgrounds)}")
-image_table(rows, ["no negative prompt", "away from white", "away from black"], [f"seed {i}" for i in range(n)], cell=72, frames=frames)
+image_table(
+    rows,
+    ["no negative prompt", "away from white", "away from black"],
+    [f"seed {i}" for i in range(n)],
+    cell=72,
+    frames=frames,
+)
 
 # %% [markdown]
 # **What you should have seen.** Away from white: all are black now, which is as far from white as one can go. Away from black: white. But the negative prompts
@@ -231,9 +294,11 @@ image_table(rows, ["no negative prompt", "away from white", "away from black"], 
 # Write guidance in Imagen's convention, with a weight of its own for every image of the batch: `cond` and `uncond` are `[b, 3, h, w]`, and `w` is a tensor
 # `[b]`. Mind how shapes meet: PyTorch lines up the *last* dimensions.
 
+
 # %%
-def guide(cond: torch.Tensor, uncond: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    ...                                                # your answer
+def guide(
+    cond: torch.Tensor, uncond: torch.Tensor, w: torch.Tensor
+) -> torch.Tensor: ...  # your answer
 
 
 nb07.check(guide)
@@ -244,7 +309,10 @@ nb07.check(guide)
 
 # %%
 answered = nb07.check(guide).right
-caption, weights = "a yellow circle to the left of a purple square", torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0, 5.0])
+caption, weights = (
+    "a yellow circle to the left of a purple square",
+    torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0, 5.0]),
+)
 text = pipe.text_encoder([caption] * len(weights))
 with_text = base.denoiser(text, guidance_scale=1.0, threshold="none")
 without_text = base.denoiser(text.null(), guidance_scale=1.0, threshold="none")
@@ -252,13 +320,33 @@ without_text = base.denoiser(text.null(), guidance_scale=1.0, threshold="none")
 
 def denoise(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     cond = with_text(x_t, t)
-    return static_threshold(guide(cond, without_text(x_t, t), weights)) if answered else static_threshold(cond)
+    return (
+        static_threshold(guide(cond, without_text(x_t, t), weights))
+        if answered
+        else static_threshold(cond)
+    )
 
 
-*_, last = sample(denoise, randn([2] * len(weights), (3, 64, 64), "base", "x_T"), base.times(12), base.log_snr_of, base.config.sampler)
+*_, last = sample(
+    denoise,
+    randn([2] * len(weights), (3, 64, 64), "base", "x_T"),
+    base.times(12),
+    base.log_snr_of,
+    base.config.sampler,
+)
 right = judge_images([caption] * len(weights), last.x_0_hat)
-print(f"right at w = {', '.join(f'{w:g}' for w, is_right in zip(weights, right) if is_right)}" if answered else "exercise open: w = 1 everywhere")
-image_table([list(last.x_0_hat)], [caption], [f"w = {w:g}" if answered else "w = 1" for w in weights], cell=96, frames=[right])
+print(
+    f"right at w = {', '.join(f'{w:g}' for w, is_right in zip(weights, right) if is_right)}"
+    if answered
+    else "exercise open: w = 1 everywhere"
+)
+image_table(
+    [list(last.x_0_hat)],
+    [caption],
+    [f"w = {w:g}" if answered else "w = 1" for w in weights],
+    cell=96,
+    frames=[right],
+)
 
 # %% [markdown]
 # **What you should have seen** (once answered). At $w = 0$ nobody reads the caption, and below it the images avoid what it says. The caption comes true at

@@ -26,24 +26,40 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, subplots
 from imagen_mini.course.exercises import nb08
-from imagen_mini.viz.guidance import at_scale, plot_scales, estimates, outside, saturation, true_images
-from imagen_mini.diffusion.guidance import THRESHOLDS, apply_threshold, dynamic_threshold, static_threshold
-from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.diffusion.guidance import (
+    THRESHOLDS,
+    apply_threshold,
+    dynamic_threshold,
+    static_threshold,
+)
+from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.scoring import judge_images
+from imagen_mini.viz.guidance import (
+    at_scale,
+    estimates,
+    outside,
+    plot_scales,
+    saturation,
+    true_images,
+)
 from imagen_mini.viz.image_grid import image_table
+from imagen_mini.viz.style import STYLES, subplots
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
@@ -58,27 +74,51 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 # the caption says most.)
 
 # %%
-captions, seeds = ["a red star to the left of a blue circle", "a large green ring", "two pink squares", "a yellow circle above a purple cross"], [3, 5, 7, 2]
-trajectories = {w: estimates(pipe, captions, seeds, guidance_scale=w, threshold="none") for w in (1.0, 2.0, 4.0, 8.0)}
+captions, seeds = (
+    [
+        "a red star to the left of a blue circle",
+        "a large green ring",
+        "two pink squares",
+        "a yellow circle above a purple cross",
+    ],
+    [3, 5, 7, 2],
+)
+trajectories = {
+    w: estimates(pipe, captions, seeds, guidance_scale=w, threshold="none")
+    for w in (1.0, 2.0, 4.0, 8.0)
+}
 
-sheet, panels = subplots(["w = 1: values of x_0_hat", "w = 8: values of x_0_hat", "99.5 % of |x_0_hat| are below"], "x_0_hat")
+sheet, panels = subplots(
+    ["w = 1: values of x_0_hat", "w = 8: values of x_0_hat", "99.5 % of |x_0_hat| are below"],
+    "x_0_hat",
+)
 for panel, w in zip(panels, (1.0, 8.0)):
     panel.axvspan(-1, 1, color="#e2e2e2", zorder=0)
     for step, style in zip((0, 7, 13, 20, 31), STYLES):
-        density, edges = torch.histogram(trajectories[w][step].flatten(), bins=60, range=(-4.0, 4.0), density=True)
-        panel.plot((edges[1:] + edges[:-1]) / 2, density, label=f"step {step}", **style | {"marker": ""})
+        density, edges = torch.histogram(
+            trajectories[w][step].flatten(), bins=60, range=(-4.0, 4.0), density=True
+        )
+        panel.plot(
+            (edges[1:] + edges[:-1]) / 2, density, label=f"step {step}", **style | {"marker": ""}
+        )
     panel.set(yscale="log", ylim=(1e-3, 20), ylabel="density")
     panel.legend(frameon=False, fontsize=8, loc="upper left")
 
 for (w, trajectory), style in zip(trajectories.items(), STYLES):
-    panels[2].plot([x.abs().flatten(1).quantile(0.995, dim=1).mean() for x in trajectory], label=f"w = {w:g}", **style)
+    panels[2].plot(
+        [x.abs().flatten(1).quantile(0.995, dim=1).mean() for x in trajectory],
+        label=f"w = {w:g}",
+        **style,
+    )
 panels[2].axhline(1, color="#777777", linestyle=":")
 panels[2].set(xlabel="step", ylim=(0, None), ylabel="|x_0_hat|, mean of 4 images")
 panels[2].legend(frameon=False, fontsize=8)
 
 for w, trajectory in trajectories.items():
     shares = [outside(x) for x in trajectory]
-    print(f"w = {w:g}: at most {max(shares):.1%} of all values beyond 1.05 (step {shares.index(max(shares))}), {shares[-1]:.1%} at the end")
+    print(
+        f"w = {w:g}: at most {max(shares):.1%} of all values beyond 1.05 (step {shares.index(max(shares))}), {shares[-1]:.1%} at the end"
+    )
 sheet
 
 # %% [markdown]
@@ -98,11 +138,22 @@ ramp = torch.linspace(-3, 3, 3 * 401).reshape(1, 3, 1, 401)
 sheet, (panel,) = subplots(["what thresholding makes of the values of an image"], "x_0_hat before")
 panel.axhspan(-1, 1, color="#e2e2e2", zorder=0)
 for threshold, style in zip(THRESHOLDS, STYLES):
-    panel.plot(ramp.flatten(), apply_threshold(ramp, threshold).flatten(), label=threshold, **style | {"marker": ""})
+    panel.plot(
+        ramp.flatten(),
+        apply_threshold(ramp, threshold).flatten(),
+        label=threshold,
+        **style | {"marker": ""},
+    )
 panel.set_ylabel("x_0_hat after")
 panel.legend(frameon=False)
 half = torch.cat([ramp.flatten(), torch.tensor([0.5])])[None, None, None]
-print("0.5 becomes", ", ".join(f"{apply_threshold(half, threshold)[..., -1].item():.2f} ({threshold})" for threshold in THRESHOLDS))
+print(
+    "0.5 becomes",
+    ", ".join(
+        f"{apply_threshold(half, threshold)[..., -1].item():.2f} ({threshold})"
+        for threshold in THRESHOLDS
+    ),
+)
 sheet
 
 # %%
@@ -119,15 +170,28 @@ show_source(static_threshold, apply_threshold)
 # **Predict:** which row will look best at $w = 8$? And at 14?
 
 # %%
-captions, seeds, scales = ["a red star to the left of a blue circle", "a yellow circle above a purple cross"], [3, 2], (2.0, 4.0, 8.0, 14.0)
+captions, seeds, scales = (
+    ["a red star to the left of a blue circle", "a yellow circle above a purple cross"],
+    [3, 2],
+    (2.0, 4.0, 8.0, 14.0),
+)
 rows, frames = [], []
 for threshold in THRESHOLDS:
-    images = [estimates(pipe, captions, seeds, guidance_scale=w, threshold=threshold)[-1].clamp(-1, 1) for w in scales]
+    images = [
+        estimates(pipe, captions, seeds, guidance_scale=w, threshold=threshold)[-1].clamp(-1, 1)
+        for w in scales
+    ]
     rows.append([image[i] for i in range(2) for image in images])
     found = [judge_images(captions, image) for image in images]
     frames.append([right[i] for i in range(2) for right in found])
 print(f"A: {captions[0]}\nB: {captions[1]}")
-image_table(rows, THRESHOLDS, [f"{name}: w = {w:g}" for name in "AB" for w in scales], cell=96, frames=frames)
+image_table(
+    rows,
+    THRESHOLDS,
+    [f"{name}: w = {w:g}" for name in "AB" for w in scales],
+    cell=96,
+    frames=frames,
+)
 
 # %% [markdown]
 # Now with numbers: 16 captions (single things, relations, bindings, counts) at each weight, in each way, and 12 steps instead of 32, to save time. Dotted is what true images of the same captions
@@ -136,12 +200,23 @@ image_table(rows, THRESHOLDS, [f"{name}: w = {w:g}" for name in "AB" for w in sc
 # **Predict:** the order of the three lines in the first panel.
 
 # %%
-prompts = [c.text for _, _, c in benchmark(4, categories=["one object", "positional", "binding", "counting"])]
+prompts = [
+    c.text
+    for _, _, c in benchmark(4, categories=["one object", "positional", "binding", "counting"])
+]
 lines = {}
 for threshold in THRESHOLDS:
-    lines[threshold] = [at_scale(pipe, prompts, range(16), w, threshold=threshold, num_inference_steps=12) for w in (2.0, 5.0, 10.0)]
-    print(f"{threshold:8}", ", ".join(f"w = {row['w']:g}: {row['right']} of {row['n']} ({row['low']:.0%} to {row['high']:.0%}), mean |x| {row['mean_abs']:.2f}"
-                                      for row in lines[threshold]))
+    lines[threshold] = [
+        at_scale(pipe, prompts, range(16), w, threshold=threshold, num_inference_steps=12)
+        for w in (2.0, 5.0, 10.0)
+    ]
+    print(
+        f"{threshold:8}",
+        ", ".join(
+            f"w = {row['w']:g}: {row['right']} of {row['n']} ({row['low']:.0%} to {row['high']:.0%}), mean |x| {row['mean_abs']:.2f}"
+            for row in lines[threshold]
+        ),
+    )
 
 sheet = plot_scales(lines, saturation(true_images(prompts)))
 sheet.legend(loc="outside lower center", ncols=4, frameon=False)
@@ -165,10 +240,22 @@ sheet
 estimate = trajectories[8.0][10][:1]
 s = estimate.abs().flatten().quantile(0.995)
 largest = (estimate.abs() >= s).any(1, keepdim=True).float().expand(1, 3, 64, 64) * 2 - 1
-images = [estimate[0].clamp(-1, 1), largest[0], static_threshold(estimate)[0], dynamic_threshold(estimate)[0]]
+images = [
+    estimate[0].clamp(-1, 1),
+    largest[0],
+    static_threshold(estimate)[0],
+    dynamic_threshold(estimate)[0],
+]
 before, static, dynamic = (x.abs().mean() for x in (estimate, images[2], images[3]))
-print(f"step 10 at w = 8: s = {s:.2f}; mean |x| before {before:.2f}, static {static:.2f}, dynamic {dynamic:.2f}")
-image_table([images], ["one estimate"], ["x_0_hat, clipped to be shown", "the largest 0.5 %", "static", "dynamic"], cell=128)
+print(
+    f"step 10 at w = 8: s = {s:.2f}; mean |x| before {before:.2f}, static {static:.2f}, dynamic {dynamic:.2f}"
+)
+image_table(
+    [images],
+    ["one estimate"],
+    ["x_0_hat, clipped to be shown", "the largest 0.5 %", "static", "dynamic"],
+    cell=128,
+)
 
 # %% [markdown]
 # **What you should have seen.** A few pixels of the things decide for all: their colours are what the caption is about, so it is there that guidance pushes
@@ -184,9 +271,9 @@ image_table([images], ["one estimate"], ["x_0_hat, clipped to be shown", "the la
 # Write it from the equation at the top, for a batch `[b, 3, h, w]`. `torch.quantile` is allowed. (The package's own, which is shown below, does without:
 # `torch.quantile` refuses large tensors.)
 
+
 # %%
-def threshold(x_0_hat: torch.Tensor, percentile: float = 0.995) -> torch.Tensor:
-    ...                                                # your answer
+def threshold(x_0_hat: torch.Tensor, percentile: float = 0.995) -> torch.Tensor: ...  # your answer
 
 
 nb08.check(threshold)
@@ -198,9 +285,16 @@ nb08.check(threshold)
 answered = nb08.check(threshold).right
 before = trajectories[8.0][13]
 after = threshold(before) if answered else static_threshold(before)
-print("mean |x| before:", [round(x.abs().mean().item(), 2) for x in before], "  after:", [round(x.abs().mean().item(), 2) for x in after])
+print(
+    "mean |x| before:",
+    [round(x.abs().mean().item(), 2) for x in before],
+    "  after:",
+    [round(x.abs().mean().item(), 2) for x in after],
+)
 names = ["x_0_hat, w = 8, step 13", "your threshold" if answered else "static (exercise open)"]
-image_table([list(before.clamp(-1, 1)), list(after)], names, [f"image {i}" for i in range(4)], cell=112)
+image_table(
+    [list(before.clamp(-1, 1)), list(after)], names, [f"image {i}" for i in range(4)], cell=112
+)
 
 # %%
 show_source(dynamic_threshold)

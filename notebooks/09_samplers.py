@@ -20,32 +20,55 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, subplots, log_axis, percent_axis
-from imagen_mini.diffusion.gaussian import eps_from_x_0
 from imagen_mini.course.exercises import nb09
-from imagen_mini.viz.guidance import accuracy_line, estimates, rate
-from imagen_mini.viz.samplers import plot_errors, plot_spacings, plot_trajectories, errors, fitted_order, gaussian_denoiser, gaussian_flow, mixture_denoiser, network_calls, shares, slerp
-from imagen_mini.evaluation.scoring import judge_images
-from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.course.notebook import setup_notebook, show_source
-from imagen_mini.viz.image_grid import image_table
-from imagen_mini.utils.rng import randn
-from imagen_mini.diffusion.samplers import SAMPLERS, ddim_step, dpmpp_2m_step, heun_step, ddim_invert, sample
-from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import BACKGROUNDS, Scene
+from imagen_mini.diffusion.gaussian import eps_from_x_0
+from imagen_mini.diffusion.samplers import (
+    SAMPLERS,
+    ddim_invert,
+    ddim_step,
+    dpmpp_2m_step,
+    heun_step,
+    sample,
+)
 from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr
 from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS, uniform_timesteps
+from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.scoring import judge_images
+from imagen_mini.evaluation.statistics import score_line
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import BACKGROUNDS, Scene
+from imagen_mini.utils.rng import randn
+from imagen_mini.viz.guidance import accuracy_line, estimates, rate
+from imagen_mini.viz.image_grid import image_table
+from imagen_mini.viz.samplers import (
+    errors,
+    fitted_order,
+    gaussian_denoiser,
+    gaussian_flow,
+    mixture_denoiser,
+    network_calls,
+    plot_errors,
+    plot_spacings,
+    plot_trajectories,
+    shares,
+    slerp,
+)
+from imagen_mini.viz.style import STYLES, log_axis, percent_axis, subplots
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
@@ -64,10 +87,26 @@ show_source(ddim_step)
 points = torch.tensor([-0.8, 0.1, 0.7]).reshape(3, 1, 1, 1)
 denoise = mixture_denoiser(points, cosine_log_snr)
 x_T, times, trajectories = randn(range(16), (1, 1, 1), "walkers"), uniform_timesteps(40), {}
-for name, sampler in (("ddim: no noise on the way", "ddim"), ("ddpm: fresh noise in every step", "ddpm")):
-    states = list(sample(denoise, x_T, times, cosine_log_snr, sampler, noise=lambda step: randn(range(16), (1, 1, 1), "walkers", step)))
+for name, sampler in (
+    ("ddim: no noise on the way", "ddim"),
+    ("ddpm: fresh noise in every step", "ddpm"),
+):
+    states = list(
+        sample(
+            denoise,
+            x_T,
+            times,
+            cosine_log_snr,
+            sampler,
+            noise=lambda step: randn(range(16), (1, 1, 1), "walkers", step),
+        )
+    )
     trajectories[name] = times, torch.stack([x_T, *(state.x for state in states)]).flatten(1)
-    print(f"{name}: the three points are reached by", (16 * shares(states[-1].x_0_hat, points)).int().tolist(), "of 16")
+    print(
+        f"{name}: the three points are reached by",
+        (16 * shares(states[-1].x_0_hat, points)).int().tolist(),
+        "of 16",
+    )
 plot_trajectories(trajectories, points.flatten().tolist())
 
 # %% [markdown]
@@ -88,10 +127,15 @@ show_source(gaussian_denoiser, gaussian_flow)
 # **Predict:** which of DDIM, DPM-Solver++ 2M and Heun are of which order? Heun calls the network twice a step: is it worth it when calls are few?
 
 # %%
-lines = {sampler: list(errors(sampler, [8, 16, 32, 64, 128, 256], base.log_snr_of)) for sampler in ("ddim", "dpmpp_2m", "heun")}
+lines = {
+    sampler: list(errors(sampler, [8, 16, 32, 64, 128, 256], base.log_snr_of))
+    for sampler in ("ddim", "dpmpp_2m", "heun")
+}
 for sampler, found in lines.items():
     calls, error = zip(*found[2:])
-    print(f"{sampler:9} order {fitted_order(calls, error):.2f};  error {found[0][1]:.4f} with {found[0][0]} calls, {found[-1][1]:.6f} with {found[-1][0]}")
+    print(
+        f"{sampler:9} order {fitted_order(calls, error):.2f};  error {found[0][1]:.4f} with {found[0][0]} calls, {found[-1][1]:.6f} with {found[-1][0]}"
+    )
 plot_errors(lines)
 
 # %% [markdown]
@@ -111,15 +155,30 @@ show_source(dpmpp_2m_step, heun_step)
 # **Predict:** how many calls does it take until more calls do not help? Which sampler is last?
 
 # %%
-prompts = [c.text for _, _, c in benchmark(4, categories=["one object", "positional", "binding", "counting"])]
+prompts = [
+    c.text
+    for _, _, c in benchmark(4, categories=["one object", "positional", "binding", "counting"])
+]
 calls, rows, frames = (3, 5, 9, 15), [], []
-sheet, (panel,) = subplots([f"share right of {len(prompts)}, with 95 % intervals"], "network calls per image")
+sheet, (panel,) = subplots(
+    [f"share right of {len(prompts)}, with 95 % intervals"], "network calls per image"
+)
 for sampler, style in zip(SAMPLERS, STYLES):
     steps = [(n + 1) // 2 if sampler == "heun" else n for n in calls]
-    images = [estimates(pipe, prompts, range(16), sampler=sampler, num_inference_steps=n, eta=0.0)[-1].clamp(-1, 1) for n in steps]
+    images = [
+        estimates(pipe, prompts, range(16), sampler=sampler, num_inference_steps=n, eta=0.0)[
+            -1
+        ].clamp(-1, 1)
+        for n in steps
+    ]
     found = [judge_images(prompts, x) for x in images]
     accuracy_line(panel, calls, [rate(right) for right in found], sampler, style)
-    print(f"{sampler:9}", ", ".join(f"{network_calls(sampler, n)} calls: {sum(right)}" for n, right in zip(steps, found)))
+    print(
+        f"{sampler:9}",
+        ", ".join(
+            f"{network_calls(sampler, n)} calls: {sum(right)}" for n, right in zip(steps, found)
+        ),
+    )
     rows.append([x[5] for x in images])
     frames.append([right[5] for right in found])
 log_axis(panel, calls)
@@ -155,10 +214,25 @@ plain = render([Scene((), background) for background in BACKGROUNDS], 64)
 x_T = randn(range(200), (3, 64, 64), "plain")
 sheet, (panel,) = subplots(["where 200 walks end"], "")
 for i, (spacing, style) in enumerate(zip(TIMESTEP_SPACINGS, STYLES)):
-    *_, last = sample(mixture_denoiser(plain, base.log_snr_of), x_T, base.times(20, spacing), base.log_snr_of, base.config.sampler)
+    *_, last = sample(
+        mixture_denoiser(plain, base.log_snr_of),
+        x_T,
+        base.times(20, spacing),
+        base.log_snr_of,
+        base.config.sampler,
+    )
     found = shares(last.x_0_hat, plain)
-    panel.bar([k + 0.2 * i - 0.3 for k in range(4)], found, width=0.18, color=style["color"], label=spacing)
-    print(f"{spacing:8}", ", ".join(f"{background} {share:.0%}" for background, share in zip(BACKGROUNDS, found)))
+    panel.bar(
+        [k + 0.2 * i - 0.3 for k in range(4)],
+        found,
+        width=0.18,
+        color=style["color"],
+        label=spacing,
+    )
+    print(
+        f"{spacing:8}",
+        ", ".join(f"{background} {share:.0%}" for background, share in zip(BACKGROUNDS, found)),
+    )
 panel.set_axisbelow(True)
 panel.axhline(0.25, color="#777777", linestyle=":")
 percent_axis(panel)
@@ -186,11 +260,25 @@ caption, etas, n = "a yellow star above a blue circle", (0.0, 0.3, 0.6, 1.0), 4
 denoise = base.denoiser(pipe.text_encoder([caption] * n))
 x_T, rows = randn([1] * n, (3, 64, 64), "base", "x_T"), []
 for eta in etas:
-    *_, last = sample(denoise, x_T, base.times(), base.log_snr_of, "ddim", noise=lambda step: randn(range(n), (3, 64, 64), "fresh", step), eta=eta)
+    *_, last = sample(
+        denoise,
+        x_T,
+        base.times(),
+        base.log_snr_of,
+        "ddim",
+        noise=lambda step: randn(range(n), (3, 64, 64), "fresh", step),
+        eta=eta,
+    )
     rows.append(list(last.x_0_hat))
 frames = [judge_images([caption] * n, torch.stack(row)) for row in rows]
 print(f"{caption}; with fresh noise: {score_line(sum(frames[1:], []))}")
-image_table(rows, [f"eta = {eta:g}" for eta in etas], [f"noise {i}" for i in range(n)], cell=84, frames=frames)
+image_table(
+    rows,
+    [f"eta = {eta:g}" for eta in etas],
+    [f"noise {i}" for i in range(n)],
+    cell=84,
+    frames=frames,
+)
 
 # %% [markdown]
 # **What you should have seen.** Without fresh noise the image is a function of $x_T$, mistakes included. A little of it changes things and places, much of
@@ -227,8 +315,20 @@ image_table(rows, ["spherical", "linear"], [f"u = {u:g}" for u in mix], cell=96,
 
 # %%
 factors = [0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0]
-*_, last = sample(denoise, torch.stack([factor * a for factor in factors]), base.times(), base.log_snr_of, base.config.sampler)
-image_table([list(last.x_0_hat)], [caption], [f"{factor:g} x_T" for factor in factors], cell=96, frames=[judge_images([caption] * len(factors), last.x_0_hat)])
+*_, last = sample(
+    denoise,
+    torch.stack([factor * a for factor in factors]),
+    base.times(),
+    base.log_snr_of,
+    base.config.sampler,
+)
+image_table(
+    [list(last.x_0_hat)],
+    [caption],
+    [f"{factor:g} x_T" for factor in factors],
+    cell=96,
+    frames=[judge_images([caption] * len(factors), last.x_0_hat)],
+)
 
 # %% [markdown]
 # **What you should have seen.** Things do not glide from one place to the other; they stay, and then jump: an image of half a ring here and half a ring
@@ -258,8 +358,15 @@ for steps in counts:
     off["noise"].append((back.x - x_T).square().mean().sqrt().item())
     off["picture"].append((again.x_0_hat - generated.x_0_hat).square().mean().sqrt().item())
     rows.append([generated.x_0_hat[0], again.x_0_hat[0], generated.x_0_hat[1], again.x_0_hat[1]])
-    print(f"{steps} steps: the noise is off by {off['noise'][-1]:.3f}, the image drawn from it by {off['image'][-1]:.2f} (root mean square)")
-image_table(rows, [f"{steps} steps" for steps in counts], ["drawn", "and again", "drawn", "and again"], cell=84)
+    print(
+        f"{steps} steps: the noise is off by {off['noise'][-1]:.3f}, the image drawn from it by {off['image'][-1]:.2f} (root mean square)"
+    )
+image_table(
+    rows,
+    [f"{steps} steps" for steps in counts],
+    ["drawn", "and again", "drawn", "and again"],
+    cell=84,
+)
 
 # %% [markdown]
 # **What you should have seen.** Twice the steps, half the error of the noise: first order again, with a trained network. The image follows late: it
@@ -272,9 +379,16 @@ image_table(rows, [f"{steps} steps" for steps in counts], ["drawn", "and again",
 # Most networks elsewhere predict $\epsilon$. Write one DDIM step for them: from `x_t` and `eps_hat`, get $\hat x_0$, clip it to $[-1, 1]$ (static
 # thresholding), and take the step. Careful: once $\hat x_0$ is clipped, which noise is in $x_t$? The four coefficients are numbers. Checked in float64.
 
+
 # %%
-def my_step(x_t: torch.Tensor, eps_hat: torch.Tensor, alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> torch.Tensor:
-    ...                                                # your answer
+def my_step(
+    x_t: torch.Tensor,
+    eps_hat: torch.Tensor,
+    alpha_t: float,
+    sigma_t: float,
+    alpha_s: float,
+    sigma_s: float,
+) -> torch.Tensor: ...  # your answer
 
 
 nb09.check(my_step)
@@ -285,7 +399,11 @@ nb09.check(my_step)
 
 # %%
 answered = nb09.check(my_step).right
-caption, times, x = "a small purple triangle below a large cyan square", base.times(), randn([0], (3, 64, 64), "base", "x_T")
+caption, times, x = (
+    "a small purple triangle below a large cyan square",
+    base.times(),
+    randn([0], (3, 64, 64), "base", "x_T"),
+)
 text = pipe.text_encoder(caption)
 *_, theirs = sample(base.denoiser(text, threshold="static"), x, times, base.log_snr_of, "ddim")
 row, names = [theirs.x_0_hat[0]], ["the package's ddim"]
@@ -298,7 +416,9 @@ if answered:
         x = my_step(x, eps_hat, *alpha_sigma(log_snr_t), *alpha_sigma(log_snr_s))
     row, names = [*row, x[0]], [*names, "yours"]
     print(f"largest difference: {(x - theirs.x).abs().max():.1e}")
-image_table([row], [""], names, cell=128, frames=[judge_images([caption] * len(row), torch.stack(row))])
+image_table(
+    [row], [""], names, cell=128, frames=[judge_images([caption] * len(row), torch.stack(row))]
+)
 
 # %% [markdown]
 # Yours and the package's should differ by less than 0.01, which is rounding in float32, grown over 32 steps.

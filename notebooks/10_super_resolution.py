@@ -19,11 +19,15 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 import torch
@@ -31,21 +35,20 @@ import torch.nn.functional as F
 from IPython.display import display
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.cascade.stage import augment_low_res
-from imagen_mini.evaluation.metrics import psnr
-from imagen_mini.evaluation.scoring import judge_image
 from imagen_mini.course.exercises import nb10
-from imagen_mini.viz.super_resolution import around, enlarge, level_lines, level_sheet, true_scenes
-from imagen_mini.evaluation.scoring import judge_images
-from imagen_mini.evaluation.statistics import score_line, format_share
 from imagen_mini.course.notebook import setup_notebook, show_source
-from imagen_mini.viz.image_grid import quantize_colors, image_grid, image_table
-from imagen_mini.utils.rng import randn
 from imagen_mini.diffusion.samplers import sample
-from imagen_mini.scenes.render import render
 from imagen_mini.diffusion.schedules import alpha_sigma, cosine_log_snr
+from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.metrics import psnr
+from imagen_mini.evaluation.scoring import judge_image, judge_images
+from imagen_mini.evaluation.statistics import format_share, score_line
 from imagen_mini.models.unet import UNet
+from imagen_mini.scenes.render import render
+from imagen_mini.utils.rng import randn
+from imagen_mini.viz.image_grid import image_grid, image_table, quantize_colors
+from imagen_mini.viz.super_resolution import around, enlarge, level_lines, level_sheet, true_scenes
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
@@ -86,13 +89,28 @@ x_T = randn([seed], (3, 256, 256), "sr_256", "x_T")
 states = list(sample(denoise, x_T, sr.times(), sr.log_snr_of, sr.config.sampler))
 
 shown = [0, 1, 3, 9]
-quantize_colors(image_table([[small[0], seen[0].clamp(-1, 1), *(states[i].x_0_hat[0] for i in shown)]], [""],
-                            ["the base's image", f"what the stage is given: level {level.item():g}", *(f"x_0_hat, step {i}" for i in shown)], cell=256))
+quantize_colors(
+    image_table(
+        [[small[0], seen[0].clamp(-1, 1), *(states[i].x_0_hat[0] for i in shown)]],
+        [""],
+        [
+            "the base's image",
+            f"what the stage is given: level {level.item():g}",
+            *(f"x_0_hat, step {i}" for i in shown),
+        ],
+        cell=256,
+    )
+)
 
 # %%
 print("after the last step:", judge_image(prompt, states[-1].x_0_hat[0].clamp(-1, 1)))
-changes = [(states[i].x_0_hat - states[-1].x_0_hat).square().mean().sqrt().item() for i in shown[:-1]]
-print("how far each guess is from the last one (root mean square):", ", ".join(f"step {i}: {change:.2f}" for i, change in zip(shown, changes)))
+changes = [
+    (states[i].x_0_hat - states[-1].x_0_hat).square().mean().sqrt().item() for i in shown[:-1]
+]
+print(
+    "how far each guess is from the last one (root mean square):",
+    ", ".join(f"step {i}: {change:.2f}" for i, change in zip(shown, changes)),
+)
 
 # %% [markdown]
 # The first guess has it all: the place, the colour and the outline come from the small image, the stripes from the words, and nothing has to wait for $x_t$
@@ -109,19 +127,33 @@ print("how far each guess is from the last one (root mean square):", ", ".join(f
 # %%
 words = ["solid ", "striped ", "dotted ", "checkered ", ""]
 objects = ["orange square", "purple star"]
-smalls = pipe([f"a {obj}" for obj in objects], seed=[3, 4], stages=("base",), progress=False).stages["base"]
+smalls = pipe(
+    [f"a {obj}" for obj in objects], seed=[3, 4], stages=("base",), progress=False
+).stages["base"]
 
 scenes = true_scenes([f"a {obj}" for obj in objects], smalls)
 rows, frames, found = [], [], []
 for obj, low_res, scene in zip(objects, smalls, scenes):
     prompts = [f"a {word}{obj}" for word in words]
-    large = pipe(prompts, seed=3, low_res=low_res.expand(5, -1, -1, -1), num_inference_steps=5, progress=False).stages["sr_256"]
+    large = pipe(
+        prompts,
+        seed=3,
+        low_res=low_res.expand(5, -1, -1, -1),
+        num_inference_steps=5,
+        progress=False,
+    ).stages["sr_256"]
     right = judge_images(prompts, large)
     rows.append([*around(low_res[None], [scene], 0.5), *around(large, [scene] * 5, 0.5)])
     frames.append([None, *right[:4], None])
     found += right[:4]
 
-display(quantize_colors(image_table(rows, objects, ["the small image", *words[:4], "no word"], cell=128, frames=frames)))
+display(
+    quantize_colors(
+        image_table(
+            rows, objects, ["the small image", *words[:4], "no word"], cell=128, frames=frames
+        )
+    )
+)
 print("the texture that was said, and all else:", score_line(found))
 
 # %% [markdown]
@@ -137,7 +169,9 @@ print("the texture that was said, and all else:", score_line(found))
 # %%
 category = benchmark(6, categories=["two textures"])
 prompts = [caption.text for _, _, caption in category]
-large = pipe(prompts, seed=[s for _, s, _ in category], num_inference_steps={"sr_256": 5}, progress=False).stages["sr_256"]
+large = pipe(
+    prompts, seed=[s for _, s, _ in category], num_inference_steps={"sr_256": 5}, progress=False
+).stages["sr_256"]
 right = judge_images(prompts, large)
 labels = [f"{prompt}: {judge_image(prompt, image)}" for prompt, image in zip(prompts, large)]
 display(quantize_colors(image_grid(list(large), labels, columns=3, cell=256, frames=right)))
@@ -155,26 +189,53 @@ print(score_line(right))
 # **Predict:** from which level on can you no longer tell the two rows apart?
 
 # %%
-prompts = ["a small dotted pink circle", "a small checkered green circle", "a small dotted blue ring", "a small striped green cross",
-           "a small solid cyan circle", "a small checkered purple cross", "a small dotted yellow star", "a small striped blue circle"]
+prompts = [
+    "a small dotted pink circle",
+    "a small checkered green circle",
+    "a small dotted blue ring",
+    "a small striped green cross",
+    "a small solid cyan circle",
+    "a small checkered purple cross",
+    "a small dotted yellow star",
+    "a small striped blue circle",
+]
 seeds = [0, 2, 3, 5, 6, 7, 8, 9]
 generated = pipe(prompts, seed=seeds, stages=("base",), progress=False).stages["base"]
-kept = [i for i, right in enumerate(judge_images(prompts, generated)) if right]          # of a wrong image nobody can say what it should become
+kept = [
+    i for i, right in enumerate(judge_images(prompts, generated)) if right
+]  # of a wrong image nobody can say what it should become
 prompts, seeds, generated = [prompts[i] for i in kept], [seeds[i] for i in kept], generated[kept]
 scenes = true_scenes(prompts, generated)
 clean, truth = render(scenes, 64), render(scenes, 256)
 
 levels = [0.0, 0.1, 0.2, 0.3, 0.5]
 alpha, sigma = alpha_sigma(cosine_log_snr(torch.tensor(levels)))
-row = len(prompts) - 2                                 # the star: it has corners
+row = len(prompts) - 2  # the star: it has corners
 noise = randn([seeds[row]], (3, 64, 64), "sr_256", "aug").expand(5, -1, -1, -1)
-strips = [augment_low_res(images[row].expand(5, -1, -1, -1), torch.tensor(levels), noise).clamp(-1, 1) for images in (generated, clean)]
+strips = [
+    augment_low_res(images[row].expand(5, -1, -1, -1), torch.tensor(levels), noise).clamp(-1, 1)
+    for images in (generated, clean)
+]
 
 strips = [list(around(strip, [scenes[row]] * 5)) for strip in strips]
-display(quantize_colors(image_table(strips, ["drawn by the base stage", "its twin, without mistakes"], [f"level {v:g}" for v in levels], cell=144)))
+display(
+    quantize_colors(
+        image_table(
+            strips,
+            ["drawn by the base stage", "its twin, without mistakes"],
+            [f"level {v:g}" for v in levels],
+            cell=144,
+        )
+    )
+)
 mistakes = (generated - clean).square().mean().sqrt().item()
-print(f"the base's mistakes (root mean square of drawn - twin, {len(prompts)} images): {mistakes:.2f}")
-print("the noise, sigma / alpha:", ", ".join(f"level {v:g}: {(s / a).item():.2f}" for v, a, s in zip(levels, alpha, sigma)))
+print(
+    f"the base's mistakes (root mean square of drawn - twin, {len(prompts)} images): {mistakes:.2f}"
+)
+print(
+    "the noise, sigma / alpha:",
+    ", ".join(f"level {v:g}: {(s / a).item():.2f}" for v, a, s in zip(levels, alpha, sigma)),
+)
 
 # %% [markdown]
 # Already at level 0.1 the noise on each pixel is larger than the mistakes are on average (these sit on the outlines, where they are larger than the mean
@@ -190,13 +251,19 @@ print("the noise, sigma / alpha:", ", ".join(f"level {v:g}: {(s / a).item():.2f}
 
 # %%
 levels = [0.0, 0.1, 0.3, 0.5]
-found = {"clean": [enlarge(pipe, prompts, seeds, clean, truth, level, steps=5) for level in levels],
-         "generated": [enlarge(pipe, prompts, seeds, generated, truth, level, steps=5) for level in levels]}
+found = {
+    "clean": [enlarge(pipe, prompts, seeds, clean, truth, level, steps=5) for level in levels],
+    "generated": [
+        enlarge(pipe, prompts, seeds, generated, truth, level, steps=5) for level in levels
+    ],
+}
 print(level_lines(found))
 for one, other in zip(*found.values()):
     gap = one.psnr - other.psnr
     half = 1.96 * gap.std() / len(gap) ** 0.5
-    print(f"level {one.level:g}: the gap, clean less generated, is {gap.mean():.1f} dB (95 % interval {gap.mean() - half:.1f} to {gap.mean() + half:.1f})")
+    print(
+        f"level {one.level:g}: the gap, clean less generated, is {gap.mean():.1f} dB (95 % interval {gap.mean() - half:.1f} to {gap.mean() + half:.1f})"
+    )
 level_sheet(found)
 
 # %% [markdown]
@@ -219,9 +286,22 @@ level_sheet(found)
 blocks = F.interpolate(F.avg_pool2d(generated, 4), scale_factor=4)
 found["blocks"] = [enlarge(pipe, prompts, seeds, blocks, truth, level, steps=5) for level in levels]
 
-columns = [around(images, scenes) for images in (generated, blocks, *(result.images for result in found["blocks"]))]
-frames = [[None, None, *(result.right[i] for result in found["blocks"])] for i in range(len(prompts))]
-quantize_colors(image_table(list(zip(*columns)), prompts, ["drawn", "spoilt", *(f"level {level:g}" for level in levels)], cell=96, frames=frames))
+columns = [
+    around(images, scenes)
+    for images in (generated, blocks, *(result.images for result in found["blocks"]))
+]
+frames = [
+    [None, None, *(result.right[i] for result in found["blocks"])] for i in range(len(prompts))
+]
+quantize_colors(
+    image_table(
+        list(zip(*columns)),
+        prompts,
+        ["drawn", "spoilt", *(f"level {level:g}" for level in levels)],
+        cell=96,
+        frames=frames,
+    )
+)
 
 # %%
 for result in found["blocks"]:
@@ -231,7 +311,9 @@ for result in found["blocks"]:
 gain = found["blocks"][2].psnr - found["blocks"][0].psnr
 half = 1.96 * gain.std() / len(gain) ** 0.5
 interval = f"95 % interval {gain.mean() - half:+.1f} to {gain.mean() + half:+.1f}"
-print(f"from level 0 to {levels[2]:g} the likeness to the true image changes by {gain.mean():+.1f} dB ({interval})")
+print(
+    f"from level 0 to {levels[2]:g} the likeness to the true image changes by {gain.mean():+.1f} dB ({interval})"
+)
 
 # %% [markdown]
 # **What you should have seen.** First, how much is repaired: out of a few squares and the word *star* comes a star, and out of heaps of squares come circles, at level 0 already. The words do
@@ -246,7 +328,7 @@ print(f"from level 0 to {levels[2]:g} the likeness to the true image changes by 
 # **Predict:** all the noise, but "level 0" told: will it enlarge the noise? No noise, but "level 0.5" told: will it trust the blocks?
 
 # %%
-chosen = [0, 1, 2, 7][:len(prompts)]
+chosen = [0, 1, 2, 7][: len(prompts)]
 texts = pipe.text_encoder([prompts[i] for i in chosen])
 noise = randn([seeds[i] for i in chosen], (3, 64, 64), "sr_256", "aug")
 x_T = randn([seeds[i] for i in chosen], (3, 256, 256), "sr_256", "x_T")
@@ -254,9 +336,17 @@ x_T = randn([seeds[i] for i in chosen], (3, 256, 256), "sr_256", "x_T")
 rows = []
 for made, told in [(0.0, 0.0), (0.0, 0.5), (0.5, 0.0), (0.5, 0.5)]:
     seen = augment_low_res(blocks[chosen], torch.full((len(chosen),), made), noise)
-    *_, last = sample(sr.denoiser(texts, seen, torch.full((len(chosen),), told)), x_T, sr.times(5), sr.log_snr_of, sr.config.sampler)
+    *_, last = sample(
+        sr.denoiser(texts, seen, torch.full((len(chosen),), told)),
+        x_T,
+        sr.times(5),
+        sr.log_snr_of,
+        sr.config.sampler,
+    )
     rows.append(last.x_0_hat.clamp(-1, 1))
-    print(f"noise of level {made:g}, level {told:g} told: {psnr(F.avg_pool2d(rows[-1], 4), blocks[chosen]).mean():.1f} dB alike with what it was given")
+    print(
+        f"noise of level {made:g}, level {told:g} told: {psnr(F.avg_pool2d(rows[-1], 4), blocks[chosen]).mean():.1f} dB alike with what it was given"
+    )
 rows = [list(around(row, [scenes[i] for i in chosen])) for row in rows]
 names = ["no noise, told 0", "no noise, told 0.5", "noise 0.5, told 0", "noise 0.5, told 0.5"]
 quantize_colors(image_table(rows, names, [prompts[i] for i in chosen], cell=96))
@@ -270,9 +360,11 @@ quantize_colors(image_table(rows, names, [prompts[i] for i in chosen], cell=96))
 # Write `augment_low_res`: `low_res` [b, 3, h, w] in [-1, 1], `aug_level` [b], a level for each image, `noise` as `low_res`. `cosine_log_snr(aug_level)` and
 # `alpha_sigma(log_snr)` are there; what is left is to put them together.
 
+
 # %%
-def augment_by_hand(low_res: torch.Tensor, aug_level: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    ...                                                # your answer
+def augment_by_hand(
+    low_res: torch.Tensor, aug_level: torch.Tensor, noise: torch.Tensor
+) -> torch.Tensor: ...  # your answer
 
 
 nb10.check(augment_by_hand)
@@ -288,14 +380,33 @@ answered = nb10.check(augment_by_hand).right
 mine = augment_by_hand if answered else augment_low_res
 levels = torch.tensor([0.0, 0.1, 0.3, 0.5])
 row = len(prompts) - 2
-seen = mine(generated[row].expand(4, -1, -1, -1), levels, randn([seeds[row]], (3, 64, 64), "sr_256", "aug").expand(4, -1, -1, -1))
+seen = mine(
+    generated[row].expand(4, -1, -1, -1),
+    levels,
+    randn([seeds[row]], (3, 64, 64), "sr_256", "aug").expand(4, -1, -1, -1),
+)
 x_T = randn([seeds[row]], (3, 256, 256), "sr_256", "x_T").expand(4, -1, -1, -1)
-*_, last = sample(sr.denoiser(pipe.text_encoder([prompts[row]] * 4), seen, levels), x_T, sr.times(5), sr.log_snr_of, sr.config.sampler)
+*_, last = sample(
+    sr.denoiser(pipe.text_encoder([prompts[row]] * 4), seen, levels),
+    x_T,
+    sr.times(5),
+    sr.log_snr_of,
+    sr.config.sampler,
+)
 large = last.x_0_hat.clamp(-1, 1)
 
 strips = [list(around(images, [scenes[row]] * 4)) for images in (seen.clamp(-1, 1), large)]
-display(quantize_colors(image_table(strips, ["given, by your function" if answered else "given (exercise open)", "made of it"],
-                                    [f"level {v:g}" for v in levels.tolist()], cell=192, frames=[[None] * 4, judge_images([prompts[row]] * 4, large)])))
+display(
+    quantize_colors(
+        image_table(
+            strips,
+            ["given, by your function" if answered else "given (exercise open)", "made of it"],
+            [f"level {v:g}" for v in levels.tolist()],
+            cell=192,
+            frames=[[None] * 4, judge_images([prompts[row]] * 4, large)],
+        )
+    )
+)
 print(score_line(judge_images([prompts[row]] * 4, large)))
 
 # %% [markdown]

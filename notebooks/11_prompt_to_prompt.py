@@ -18,30 +18,44 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 import torch
 from IPython.display import display
 
 from imagen_mini import ImagenPipeline
+from imagen_mini.course.exercises import nb11
+from imagen_mini.course.notebook import setup_notebook, show_source
 from imagen_mini.editing.alignment import refinement_mapper, replacement_mapper
 from imagen_mini.editing.attention_store import AttentionStore
-from imagen_mini.evaluation.edit_benchmark import swaps
-from imagen_mini.evaluation.scoring import judge_image
-from imagen_mini.course.exercises import nb11
-from imagen_mini.viz.edits import alignment_sheet, compare_to_same_seed, compare, compared_lines, covered, difference, fading_sheet, map_tiles, sized_captions, window_sheet
-from imagen_mini.editing.controls import AttentionInjectionControl
-from imagen_mini.evaluation.scoring import judge_images
-from imagen_mini.course.notebook import setup_notebook, show_source
-from imagen_mini.viz.image_grid import quantize_colors, image_grid, image_table
 from imagen_mini.editing.blending import DiffEditMask, LocalBlend
+from imagen_mini.editing.controls import AttentionInjectionControl
 from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace, Reweight
+from imagen_mini.evaluation.edit_benchmark import swaps
+from imagen_mini.evaluation.scoring import judge_image, judge_images
 from imagen_mini.text.encoder import Tokens
+from imagen_mini.viz.edits import (
+    alignment_sheet,
+    compare,
+    compare_to_same_seed,
+    compared_lines,
+    covered,
+    difference,
+    fading_sheet,
+    map_tiles,
+    sized_captions,
+    window_sheet,
+)
+from imagen_mini.viz.image_grid import image_grid, image_table, quantize_colors
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
@@ -62,7 +76,7 @@ tasks = swaps("color", 5) + swaps("shape", 3)
 methods = {"same seed": None, "attention": Replace(shared_prompt_steps=0.0), "default": Replace()}
 found = compare(pipe, tasks, methods)
 
-shown = range(len(found.tasks))[1::2]                    # every other one
+shown = range(len(found.tasks))[1::2]  # every other one
 rows = [[found.images[i][k] for i in shown] for k in range(4)]
 frames = [[None] * len(shown)] + [[found.scores[name][i].good for i in shown] for name in methods]
 names = [f"{found.tasks[i].source.text} -> {found.tasks[i].target.text}" for i in shown]
@@ -102,9 +116,25 @@ show_source(AttentionInjectionControl.probs)
 # %%
 prompts, seed = ["a red circle above a blue square", "a green circle above a blue square"], 3
 maps = AttentionStore()
-base = pipe(prompts, seed=seed, stages=("base",), edit=Replace(shared_prompt_steps=0.0), record=maps, progress=False).stages["base"]
+base = pipe(
+    prompts,
+    seed=seed,
+    stages=("base",),
+    edit=Replace(shared_prompt_steps=0.0),
+    record=maps,
+    progress=False,
+).stages["base"]
 tiles, labels = map_tiles(maps, list(base), None)
-display(quantize_colors(image_grid([base[0], base[1], *tiles], ["source", "edited, attention injected", *labels], columns=5, cell=144)))
+display(
+    quantize_colors(
+        image_grid(
+            [base[0], base[1], *tiles],
+            ["source", "edited, attention injected", *labels],
+            columns=5,
+            cell=144,
+        )
+    )
+)
 for name, prompt, image in zip(("source", "edited"), prompts, base):
     print(f"{name}: {prompt}: {judge_image(prompt, image)}")
 
@@ -127,12 +157,31 @@ show_source(replacement_mapper, refinement_mapper)
 
 # %%
 pieces = pipe.text_encoder.tokens
-for a, b, matrix_of, name in [("a red ring above a star", "a blue ring above a star", replacement_mapper, "Replace: one word for one word"),
-                              ("a ring above a star", "a small ring above a red star", refinement_mapper, "Refine: added words"),
-                              ("a red ring above a star", "a magenta ring above a star", replacement_mapper, "Replace: a word of many pieces")]:
+for a, b, matrix_of, name in [
+    (
+        "a red ring above a star",
+        "a blue ring above a star",
+        replacement_mapper,
+        "Replace: one word for one word",
+    ),
+    (
+        "a ring above a star",
+        "a small ring above a red star",
+        refinement_mapper,
+        "Refine: added words",
+    ),
+    (
+        "a red ring above a star",
+        "a magenta ring above a star",
+        replacement_mapper,
+        "Replace: a word of many pieces",
+    ),
+]:
     matrix = matrix_of(pieces(a), pieces(b))
     display(alignment_sheet(pieces(a), pieces(b), {name: matrix}))
-    print(f"{a} -> {b}: rows add up to {matrix.sum(1).unique().tolist()}, columns to {[round(v, 2) for v in matrix.sum(0).unique().tolist()]}")
+    print(
+        f"{a} -> {b}: rows add up to {matrix.sum(1).unique().tolist()}, columns to {[round(v, 2) for v in matrix.sum(0).unique().tolist()]}"
+    )
 
 # %% [markdown]
 # One word for one word is the identity. An added word has an empty column: no word of the source answers it, so it keeps its own maps ($A(j) = $ None in the
@@ -148,21 +197,35 @@ for a, b, matrix_of, name in [("a red ring above a star", "a blue ring above a s
 
 # %%
 one, other = "a pink square right of a red ring", "a pink square right of a green ring"
-examples = [("Replace", one, other, 3, Replace()),
-            ("Replace and LocalBlend", one, other, 3, Chain(Replace(), LocalBlend("ring"))),
-            ("Replace and DiffBlend", one, other, 3, Chain(Replace(), DiffEditMask())),
-            ("Refine", "a cross over a green ring", "a pink cross over a green ring", 1, Refine()),
-            ("Reweight: small x -2", "a small orange square", "a small orange square", 0, Reweight({"small": -2.0}))]
+examples = [
+    ("Replace", one, other, 3, Replace()),
+    ("Replace and LocalBlend", one, other, 3, Chain(Replace(), LocalBlend("ring"))),
+    ("Replace and DiffBlend", one, other, 3, Chain(Replace(), DiffEditMask())),
+    ("Refine", "a cross over a green ring", "a pink cross over a green ring", 1, Refine()),
+    (
+        "Reweight: small x -2",
+        "a small orange square",
+        "a small orange square",
+        0,
+        Reweight({"small": -2.0}),
+    ),
+]
 
 rows, frames = [], []
 for name, before, after, seed, edit in examples:
     first, by_seed, edited = compare_to_same_seed(pipe, before, after, seed, None, edit)
     rows.append([first, by_seed, edited, difference(first, edited)])
-    frames.append([*judge_images([before, after, after], torch.stack([first, by_seed, edited])), None])
+    frames.append(
+        [*judge_images([before, after, after], torch.stack([first, by_seed, edited])), None]
+    )
     changed = ((edited - first).abs().amax(0) > 0.02).float().mean()
-    print(f"{name}: {after}: {judge_image(after, edited)}; {changed:.0%} of the pixels differ from the source's by more than 1 % of the range")
+    print(
+        f"{name}: {after}: {judge_image(after, edited)}; {changed:.0%} of the pixels differ from the source's by more than 1 % of the range"
+    )
 columns = ["source", "same seed, new caption", "edit", "difference of source and edit"]
-quantize_colors(image_table(rows, [name for name, *_ in examples], columns, cell=128, frames=frames))
+quantize_colors(
+    image_table(rows, [name for name, *_ in examples], columns, cell=128, frames=frames)
+)
 
 # %% [markdown]
 # Green and orange are the verdicts on the caption alone. `Replace` recolours the ring and leaves the square alone, but for a few pixels of its rim. With `LocalBlend` fewer
@@ -179,14 +242,25 @@ quantize_colors(image_table(rows, [name for name, *_ in examples], columns, cell
 # **Predict:** each window from 0 to 1. Which end shows the new word for certain, and which keeps the layout for certain? Where do the curves cross?
 
 # %%
-more = {"attention 0.5": Replace(0.5, 0.5, shared_prompt_steps=0.0), "source 0.3": Replace(shared_prompt_steps=0.3), "source 0.6": Replace(shared_prompt_steps=0.6)}
+more = {
+    "attention 0.5": Replace(0.5, 0.5, shared_prompt_steps=0.0),
+    "source 0.3": Replace(shared_prompt_steps=0.3),
+    "source 0.6": Replace(shared_prompt_steps=0.6),
+}
 scores = found.scores | compare(pipe, found.tasks, more).scores
 by_attention = {0.0: scores["same seed"], 0.5: scores["attention 0.5"], 1.0: scores["attention"]}
-by_source = {0.0: scores["attention"], 0.3: scores["source 0.3"], 0.6: scores["source 0.6"], 0.9: scores["default"]}
+by_source = {
+    0.0: scores["attention"],
+    0.3: scores["source 0.3"],
+    0.6: scores["source 0.6"],
+    0.9: scores["default"],
+}
 
 print(compared_lines({f"attention {length:g}": of for length, of in by_attention.items()}))
 print(compared_lines({f"caption {length:g}": of for length, of in by_source.items()}))
-window_sheet({"attention injected": by_attention, "source's caption read (attention all the way)": by_source})
+window_sheet(
+    {"attention injected": by_attention, "source's caption read (attention all the way)": by_source}
+)
 
 # %% [markdown]
 # **What you should have seen.** Attention for half of the walk keeps hardly more layouts than none: let go in the middle, the thing still moves. Held all the
@@ -204,15 +278,31 @@ window_sheet({"attention injected": by_attention, "source's caption read (attent
 # **Predict:** $c = 0$: *small* is not looked at. What is drawn at $c = -1$?
 
 # %%
-weights = [-2.0, -1.0, 0.0, 1.0, 2.0]                  # one call draws the source and an image for each
+weights = [-2.0, -1.0, 0.0, 1.0, 2.0]  # one call draws the source and an image for each
 captions = sized_captions(3, "small")
 fading = Reweight({"small": weights})
-images = [pipe([caption] * 6, seed=seed, stages=("base",), edit=fading, progress=False).stages["base"][1:] for seed, caption in enumerate(captions)]
+images = [
+    pipe([caption] * 6, seed=seed, stages=("base",), edit=fading, progress=False).stages["base"][1:]
+    for seed, caption in enumerate(captions)
+]
 areas = torch.tensor([[covered(image) for image in row] for row in images])
 
 frames = [judge_images([caption] * 5, row) for caption, row in zip(captions, images)]
-display(quantize_colors(image_table([list(row) for row in images], captions, [f"c = {c:g}" for c in weights], cell=112, frames=frames)))
-print("mean area:", ", ".join(f"c = {c:g}: {area:.1%}" for c, area in zip(weights, areas.mean(0).tolist())))
+display(
+    quantize_colors(
+        image_table(
+            [list(row) for row in images],
+            captions,
+            [f"c = {c:g}" for c in weights],
+            cell=112,
+            frames=frames,
+        )
+    )
+)
+print(
+    "mean area:",
+    ", ".join(f"c = {c:g}: {area:.1%}" for c, area in zip(weights, areas.mean(0).tolist())),
+)
 fading_sheet("small", weights, areas, captions)
 
 # %% [markdown]
@@ -235,9 +325,9 @@ fading_sheet("small", weights, areas, captions)
 # `tokens.words` are the words, `tokens.positions_of_word(i)` gives the positions of word $i$, `tokens.ids` has all tokens, of which the last one is the end. Beware of
 # a mistake that is found in published code: to take a token's position in the target for its position in the source.
 
+
 # %%
-def alignment(source: Tokens, target: Tokens) -> torch.Tensor:
-    ...                                                # your answer
+def alignment(source: Tokens, target: Tokens) -> torch.Tensor: ...  # your answer
 
 
 nb11.check(alignment)
@@ -251,7 +341,9 @@ a, b = pieces("a red ring above a star"), pieces("a maroon ring above a star")
 right = replacement_mapper(a, b)
 answered = nb11.check(alignment).right
 mine = alignment(a, b) if answered else torch.eye(len(a.ids), len(b.ids))
-alignment_sheet(a, b, {"yours" if answered else "positions as they are (exercise open)": mine, "right": right})
+alignment_sheet(
+    a, b, {"yours" if answered else "positions as they are (exercise open)": mine, "right": right}
+)
 
 # %% [markdown]
 # With positions as they are, *ring* takes the attention of the end token, the pieces of *maroon* that of other words, and the last tokens take none: an edit that runs without an error, and draws

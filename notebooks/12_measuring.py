@@ -15,11 +15,15 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 import random
@@ -27,21 +31,40 @@ import random
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
-from imagen_mini.evaluation.metrics import frechet_distance, gaussian_statistics
-from imagen_mini.evaluation.error_analysis import error_table, classify_error
-from imagen_mini.evaluation.statistics import newcombe_interval
-from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching, table, verdict_text
-from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.course.exercises import nb12
-from imagen_mini.evaluation.scene_features import features
-from imagen_mini.viz.measuring import audit_sheet, chance_rate, coverage, plot_comparison, plot_coverage, plot_groups, plot_sets, plot_shares, plot_corruptions, plot_widths, gallery, measure_parser_under, mixed, naive_interval, swap_colors
-from imagen_mini.evaluation.scoring import judge_images
-from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.course.notebook import setup_notebook, show_source
-from imagen_mini.scenes.render import render
+from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
 from imagen_mini.evaluation.corruptions import gaussian_noise
+from imagen_mini.evaluation.error_analysis import classify_error, error_table
+from imagen_mini.evaluation.metrics import frechet_distance, gaussian_statistics
+from imagen_mini.evaluation.scene_features import features
+from imagen_mini.evaluation.scoring import (
+    evaluate,
+    judge_images,
+    sample_scene_matching,
+    table,
+    verdict_text,
+)
+from imagen_mini.evaluation.statistics import newcombe_interval, score_line, wilson_interval
+from imagen_mini.scenes.render import render
 from imagen_mini.utils.images import blur
+from imagen_mini.viz.measuring import (
+    audit_sheet,
+    chance_rate,
+    coverage,
+    gallery,
+    measure_parser_under,
+    mixed,
+    naive_interval,
+    plot_comparison,
+    plot_corruptions,
+    plot_coverage,
+    plot_groups,
+    plot_sets,
+    plot_shares,
+    plot_widths,
+    swap_colors,
+)
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
@@ -53,7 +76,10 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 # a number, and none of them is used in training.
 
 # %%
-for title, categories in (("of the kind that training has", CATEGORIES), ("held out of training", HELD_OUT_CATEGORIES)):
+for title, categories in (
+    ("of the kind that training has", CATEGORIES),
+    ("held out of training", HELD_OUT_CATEGORIES),
+):
     print(f"{title}:")
     for category, _, caption in benchmark(1, seed=5, categories=list(categories)):
         print(f"    {category:28}{caption.text}")
@@ -68,14 +94,18 @@ for title, categories in (("of the kind that training has", CATEGORIES), ("held 
 
 # %%
 chosen = ["one object", "positional", "counting", "binding", "negation"]
-generate = lambda prompts, seeds: pipe(prompts, seed=seeds, stages=("base",), progress=False).stages["base"]
+generate = lambda prompts, seeds: pipe(
+    prompts, seed=seeds, stages=("base",), progress=False
+).stages["base"]
 results = list(evaluate(generate, benchmark(10, categories=chosen)))
 rows = table(results)
 plot_shares(rows)
 
 # %%
 for category, row in rows.items():
-    print(f"{category:12} {row['right']:2} of {row['n']}, 95 % interval {row['low']:4.0%} to {row['high']:4.0%}, {row['unreadable']} unreadable")
+    print(
+        f"{category:12} {row['right']:2} of {row['n']}, 95 % interval {row['low']:4.0%} to {row['high']:4.0%}, {row['unreadable']} unreadable"
+    )
 
 # %% [markdown]
 # With these weights one thing, and two things in a relation, are drawn nearly always; "no" is not understood: the thing that should be absent is often drawn. That much ten
@@ -89,8 +119,10 @@ for category, row in rows.items():
 # **Predict:** how far apart will the five results lie?
 
 # %%
-results_50 = [r for r in results if r.category == "negation"] + list(evaluate(generate, benchmark(50, categories=["negation"])[10:]))
-groups = [(sum(r.right for r in results_50[i:i + 10]), 10) for i in range(0, 50, 10)]
+results_50 = [r for r in results if r.category == "negation"] + list(
+    evaluate(generate, benchmark(50, categories=["negation"])[10:])
+)
+groups = [(sum(r.right for r in results_50[i : i + 10]), 10) for i in range(0, 50, 10)]
 plot_groups(groups, {"Wilson's interval": wilson_interval, "the naive interval": naive_interval})
 
 # %%
@@ -112,7 +144,9 @@ print("all:", score_line([r.right for r in results_50]))
 
 # %%
 for k in (10, 9, 5):
-    print(f"{k:2} of 10: naive {naive_interval(k, 10)[0]:4.0%} to {naive_interval(k, 10)[1]:4.0%}, Wilson {wilson_interval(k, 10)[0]:4.0%} to {wilson_interval(k, 10)[1]:4.0%}")
+    print(
+        f"{k:2} of 10: naive {naive_interval(k, 10)[0]:4.0%} to {naive_interval(k, 10)[1]:4.0%}, Wilson {wilson_interval(k, 10)[0]:4.0%} to {wilson_interval(k, 10)[1]:4.0%}"
+    )
 
 # %% [markdown]
 # Both promise to hold the truth 95 times in 100. That can be checked exactly: for each true $p$, add up the probabilities of all $k$ whose interval holds $p$.
@@ -128,7 +162,9 @@ plot_coverage({"Wilson's interval": wilson_interval, "the naive interval": naive
 
 # %%
 for name, interval in {"Wilson": wilson_interval, "naive": naive_interval}.items():
-    print(f"{name:6} at a true accuracy of 50 %: {coverage(interval, 10, 0.5):.0%}, 80 %: {coverage(interval, 10, 0.8):.0%}, 95 %: {coverage(interval, 10, 0.95):.0%}")
+    print(
+        f"{name:6} at a true accuracy of 50 %: {coverage(interval, 10, 0.5):.0%}, 80 %: {coverage(interval, 10, 0.8):.0%}, 95 %: {coverage(interval, 10, 0.95):.0%}"
+    )
 
 # %% [markdown]
 # Wilson's stays near 95 % on average, with teeth, since $k$ is a whole number. The naive one falls far below it towards both ends, and there are the interesting models.
@@ -160,13 +196,18 @@ audited = mixed([*results, *results_50[10:]], 15, wrong=4)
 audit_sheet(audited, judged=False, columns=5, cell=128)
 
 # %%
-wrong_by_eye = []                                      # for example [3, 7, 12]
+wrong_by_eye = []  # for example [3, 7, 12]
 
 wrong_by_parser = [i for i, r in enumerate(audited) if not r.right]
 print("wrong by the parser:")
 for i in wrong_by_parser:
-    print(f"    {i:2} {audited[i].caption.text}: {verdict_text(audited[i].caption.description, audited[i].parsed)}")
-print("you disagree on:", sorted(set(wrong_by_eye) ^ set(wrong_by_parser)) if wrong_by_eye else "(fill in wrong_by_eye)")
+    print(
+        f"    {i:2} {audited[i].caption.text}: {verdict_text(audited[i].caption.description, audited[i].parsed)}"
+    )
+print(
+    "you disagree on:",
+    sorted(set(wrong_by_eye) ^ set(wrong_by_parser)) if wrong_by_eye else "(fill in wrong_by_eye)",
+)
 
 # %% [markdown]
 # Where you disagree, look again, with what the parser saw. It is strict: a thing that is only nearly a star is *unreadable*, and counts as wrong. That costs the model an image, but deceives nobody. In one way it is lenient: a
@@ -177,7 +218,10 @@ print("you disagree on:", sorted(set(wrong_by_eye) ^ set(wrong_by_parser)) if wr
 # **Predict:** which is more dangerous for the judge, noise or blur?
 
 # %%
-spoilt = {"noise, deviation": measure_parser_under(40, 64, gaussian_noise, (0, 0.05, 0.1, 0.2, 0.3, 0.5)), "blur, in pixels": measure_parser_under(40, 64, blur, (0, 0.5, 0.75, 1, 1.5, 2))}
+spoilt = {
+    "noise, deviation": measure_parser_under(40, 64, gaussian_noise, (0, 0.05, 0.1, 0.2, 0.3, 0.5)),
+    "blur, in pixels": measure_parser_under(40, 64, blur, (0, 0.5, 0.75, 1, 1.5, 2)),
+}
 sheet = plot_corruptions(spoilt)
 sheet.axes[0].legend(frameon=False)
 sheet
@@ -204,13 +248,28 @@ for way, of in spoilt.items():
 prompts = benchmark(200, seed=2, categories=["colors"])
 rng = random.Random(0)
 scenes = [sample_scene_matching(caption.description, rng) for _, _, caption in prompts]
-dealt_out = rng.sample(scenes, len(scenes))            # the same scenes, in another order
-shown = {"rendered scenes": scenes, "captions shuffled": dealt_out, "planted mistake": swap_colors(scenes, every=10)}
-controls = {name: list(evaluate(lambda texts, seeds: render(of, 64), prompts, batch=len(prompts))) for name, of in shown.items()}
-by_chance = chance_rate([c.description for _, _, c in prompts], [r.parsed for r in controls["rendered scenes"]])
+dealt_out = rng.sample(scenes, len(scenes))  # the same scenes, in another order
+shown = {
+    "rendered scenes": scenes,
+    "captions shuffled": dealt_out,
+    "planted mistake": swap_colors(scenes, every=10),
+}
+controls = {
+    name: list(evaluate(lambda texts, seeds: render(of, 64), prompts, batch=len(prompts)))
+    for name, of in shown.items()
+}
+by_chance = chance_rate(
+    [c.description for _, _, c in prompts], [r.parsed for r in controls["rendered scenes"]]
+)
 
-for name, expected in {"rendered scenes": 1, "captions shuffled": by_chance, "planted mistake": 0.9}.items():
-    print(f"{name:18} expected {expected:6.1%}, found {score_line([r.right for r in controls[name]])}")
+for name, expected in {
+    "rendered scenes": 1,
+    "captions shuffled": by_chance,
+    "planted mistake": 0.9,
+}.items():
+    print(
+        f"{name:18} expected {expected:6.1%}, found {score_line([r.right for r in controls[name]])}"
+    )
 print("the planted mistakes are found as:", error_table(controls["planted mistake"])["colors"])
 
 # %% [markdown]
@@ -232,7 +291,13 @@ show_source(newcombe_interval)
 
 # %%
 captions_50 = [r.caption.text for r in results_50]
-without = pipe(captions_50, seed=[r.seed for r in results_50], stages=("base",), guidance_scale=1.0, progress=False).stages["base"]
+without = pipe(
+    captions_50,
+    seed=[r.seed for r in results_50],
+    stages=("base",),
+    guidance_scale=1.0,
+    progress=False,
+).stages["base"]
 off, on = judge_images(captions_50, without), [r.right for r in results_50]
 w = pipe.stages["base"].config.guidance_scale
 plot_comparison(("w = 1", sum(off), 50), (f"w = {w:g}", sum(on), 50))
@@ -241,8 +306,13 @@ plot_comparison(("w = 1", sum(off), 50), (f"w = {w:g}", sum(on), 50))
 difference, low, high = newcombe_interval(sum(off), 50, sum(on), 50)
 print("w = 1:", score_line(off))
 print(f"w = {w:g}:", score_line(on))
-print(f"difference {difference:+.0%}, 95 % interval {low:+.0%} to {high:+.0%}:", "it may be chance" if low <= 0 <= high else "not chance alone")
-print(f"image by image: {sum(a and not b for a, b in zip(off, on))} only right at w = 1, {sum(b and not a for a, b in zip(off, on))} only at w = {w:g}")
+print(
+    f"difference {difference:+.0%}, 95 % interval {low:+.0%} to {high:+.0%}:",
+    "it may be chance" if low <= 0 <= high else "not chance alone",
+)
+print(
+    f"image by image: {sum(a and not b for a, b in zip(off, on))} only right at w = 1, {sum(b and not a for a, b in zip(off, on))} only at w = {w:g}"
+)
 
 # %% [markdown]
 # Around the difference lie almost 20 percent on either side, so fifty images show only large differences. To show 5 percent takes some 800 images for each setting, where half is right. As captions and seeds are shared, the last line says more: only the images
@@ -270,15 +340,30 @@ show_source(frechet_distance)
 
 # %%
 everything = [*results, *results_50[10:]]
-texts, descriptions = [r.caption.text for r in everything], [r.caption.description for r in everything]
+texts, descriptions = (
+    [r.caption.text for r in everything],
+    [r.caption.description for r in everything],
+)
 rng = random.Random(1)
-reference = gaussian_statistics(features(render([sample_scene_matching(d, rng) for d in descriptions for _ in range(10)])))
+reference = gaussian_statistics(
+    features(render([sample_scene_matching(d, rng) for d in descriptions for _ in range(10)]))
+)
 true = [sample_scene_matching(d, rng) for d in descriptions]
 generated = torch.stack([r.image for r in everything])
 
-sets = {"true": (texts, render(true)), "drawn": (texts, generated), "shuffled": (rng.sample(texts, len(texts)), generated),
-        "one background": (texts, render([type(scene)(scene.objects, "white") for scene in true]))}
-measured = {name: (sum(judge_images(*of)) / len(texts), frechet_distance(*reference, *gaussian_statistics(features(of[1])))) for name, of in sets.items()}
+sets = {
+    "true": (texts, render(true)),
+    "drawn": (texts, generated),
+    "shuffled": (rng.sample(texts, len(texts)), generated),
+    "one background": (texts, render([type(scene)(scene.objects, "white") for scene in true])),
+}
+measured = {
+    name: (
+        sum(judge_images(*of)) / len(texts),
+        frechet_distance(*reference, *gaussian_statistics(features(of[1]))),
+    )
+    for name, of in sets.items()
+}
 plot_sets(measured)
 
 # %%
@@ -294,9 +379,9 @@ for name, (share, distance) in measured.items():
 #
 # Solve $|\hat p - p| = z \sqrt{p(1-p)/n}$ for $p$, with $z = 1.96$. Square both sides: it is a quadratic equation in $p$. Its two roots are the ends of the interval. Return `(low, high)`.
 
+
 # %%
-def interval(successes: int, n: int) -> tuple[float, float]:
-    ...                                                # your answer
+def interval(successes: int, n: int) -> tuple[float, float]: ...  # your answer
 
 
 nb12.check(interval)
@@ -306,7 +391,12 @@ nb12.check(interval)
 
 # %%
 answered = nb12.check(interval).right
-plot_widths(interval if answered else naive_interval, (0.5, 0.8, 1.0), (10, 30, 100, 300, 1000), "yours" if answered else "naive; exercise open")
+plot_widths(
+    interval if answered else naive_interval,
+    (0.5, 0.8, 1.0),
+    (10, 30, 100, 300, 1000),
+    "yours" if answered else "naive; exercise open",
+)
 
 # %% [markdown]
 # Four times the images for half the width. With the naive interval the line of 100 % lies at 0 for every $n$, which cannot be: nobody knows everything after ten images. With Wilson's, ten of ten right

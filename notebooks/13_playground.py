@@ -15,36 +15,44 @@ import importlib.util
 import subprocess
 import sys
 
-REPOSITORY = ""                                        # the address of your copy of imagen_mini, as `git clone` takes it
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
 if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
+    )
     subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
 
 # %%
 import torch
 from PIL import Image, ImageDraw
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.viz.style import STYLES, subplots, percent_axis
-from imagen_mini.viz.playground import judged_rows, shapes_read
+from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.diffusion.samplers import sample
+from imagen_mini.editing.guided_sampling import repaint, repaint_callback, sdedit
+from imagen_mini.editing.illusions import (
+    VIEWS,
+    anagram,
+    color_parts,
+    factorized_diffusion,
+    frequency_parts,
+)
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import setup_notebook, show_source
-from imagen_mini.utils.images import to_image
-from imagen_mini.editing.guided_sampling import repaint_callback, repaint, sdedit
-from imagen_mini.editing.illusions import VIEWS, anagram, color_parts, factorized_diffusion, frequency_parts
-from imagen_mini.utils.images import image_to_tensor
-from imagen_mini.utils.rng import randn
-from imagen_mini.diffusion.samplers import sample
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import SceneObject, Scene
-from imagen_mini.utils.images import blur
+from imagen_mini.scenes.scene import Scene, SceneObject
+from imagen_mini.utils.images import blur, image_to_tensor, to_image
+from imagen_mini.utils.rng import randn
+from imagen_mini.viz.playground import judged_rows, shapes_read
+from imagen_mini.viz.style import STYLES, percent_axis, subplots
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 base = pipe.stages["base"]
-n = 6                                                  # images in each game
+n = 6  # images in each game
 x_T = randn(range(n), (3, 64, 64), "base", "x_T")
 times, log_snr_of, sampler = base.times(), base.log_snr_of, base.config.sampler
 
@@ -61,7 +69,7 @@ last_of = lambda trajectory: list(trajectory)[-1].x_0_hat.clamp(-1, 1)
 show_source(sdedit)
 
 # %%
-paper = Image.new("RGB", (256, 256), "#d8d8d0")        # your drawing: change it
+paper = Image.new("RGB", (256, 256), "#d8d8d0")  # your drawing: change it
 pen = ImageDraw.Draw(paper)
 pen.polygon([(30, 140), (52, 98), (98, 92), (124, 130), (108, 176), (60, 184)], fill="#b03030")
 pen.polygon([(150, 118), (222, 96), (236, 170), (160, 186)], fill="#3058b8")
@@ -79,18 +87,48 @@ to_image(drawing, 192)
 
 # %%
 starts = [0.0, 0.01, 0.1, 0.3, 0.5, 0.85, 1.0]
-generated = {caption: [last_of(sdedit(denoiser_of(caption), drawing.expand(n, -1, -1, -1), t, x_T, times, log_snr_of, sampler)) for t in starts]
-         for caption in (matching, other)}
-judged_rows([(f"seed {seed}: {caption}", caption, torch.stack([of[seed] for of in generated[caption]])) for caption in generated for seed in (0, 1)],
-            [f"t = {t:g}" for t in starts], cell=80)
+generated = {
+    caption: [
+        last_of(
+            sdedit(
+                denoiser_of(caption),
+                drawing.expand(n, -1, -1, -1),
+                t,
+                x_T,
+                times,
+                log_snr_of,
+                sampler,
+            )
+        )
+        for t in starts
+    ]
+    for caption in (matching, other)
+}
+judged_rows(
+    [
+        (f"seed {seed}: {caption}", caption, torch.stack([of[seed] for of in generated[caption]]))
+        for caption in generated
+        for seed in (0, 1)
+    ],
+    [f"t = {t:g}" for t in starts],
+    cell=80,
+)
 
 # %%
-sheet, (right, distance) = subplots(["realism: images that show their caption", "faithfulness: distance to the drawing"], "t from which the walk starts")
+sheet, (right, distance) = subplots(
+    ["realism: images that show their caption", "faithfulness: distance to the drawing"],
+    "t from which the walk starts",
+)
 for (caption, of), style in zip(generated.items(), STYLES):
     shares = [sum(judge_images([caption] * n, images)) / n for images in of]
     right.plot(starts, shares, label=caption, **style)
-    distance.plot(starts, [(images - drawing).square().mean().sqrt() for images in of], label=caption, **style)
-    print(f"{caption}: right of {n}, from t = 0 to 1:", ", ".join(f"{share * n:.0f}" for share in shares))
+    distance.plot(
+        starts, [(images - drawing).square().mean().sqrt() for images in of], label=caption, **style
+    )
+    print(
+        f"{caption}: right of {n}, from t = 0 to 1:",
+        ", ".join(f"{share * n:.0f}" for share in shares),
+    )
 percent_axis(right)
 distance.set_ylim(0, None)
 distance.set_ylabel("root mean square, of pixels in [-1, 1]")
@@ -124,7 +162,7 @@ show_source(repaint_callback)
 circle = SceneObject(x=17, y=30, shape="circle", color="red", size="large", texture="solid")
 known = render(Scene((circle,), "beige"), 64)
 mask = torch.zeros(1, 1, 64, 64)
-mask[..., :32] = 1                                     # 1 is known: the left half
+mask[..., :32] = 1  # 1 is known: the left half
 noise = lambda *purpose: randn(range(n), (3, 64, 64), "inpaint", *purpose)
 
 after_step = repaint_callback(known, mask, lambda step: noise("known", step), log_snr_of)
@@ -150,11 +188,19 @@ star = SceneObject(x=32, y=32, shape="star", color="orange", size="large", textu
 known = render(Scene((star,), "beige"), 64)
 one_star = "a large orange star"
 rounds = [1, 3]
-repainted = {r: last_of(repaint(denoiser_of(one_star), known, mask, x_T, times, log_snr_of, noise, rounds=r)) for r in rounds}
+repainted = {
+    r: last_of(repaint(denoiser_of(one_star), known, mask, x_T, times, log_snr_of, noise, rounds=r))
+    for r in rounds
+}
 for r, images in repainted.items():
     print(f"{r} round{'s' * (r > 1)}:", score_line(judge_images([one_star] * n, images)))
     print(f"    largest change of the known part: {((images - known) * mask).abs().max():.0e}")
-judged_rows([("known", "", (mask * known).expand(n, -1, -1, -1)), *((f"{r} round{'s' * (r > 1)} a step", one_star, p) for r, p in repainted.items())])
+judged_rows(
+    [
+        ("known", "", (mask * known).expand(n, -1, -1, -1)),
+        *((f"{r} round{'s' * (r > 1)} a step", one_star, p) for r, p in repainted.items()),
+    ]
+)
 
 # %% [markdown]
 # With one round half of the images have the known half *and* a whole star beside it: the model has decided early, in the noise, where its star is, and that decision does not move. With three rounds it mostly moves over and
@@ -180,15 +226,34 @@ show_source(anagram)
 # **Predict:** what happens to the size of things, and, in the first pair, to the background, of which the captions do not speak?
 
 # %%
-pairs = [("quarter turn", "a red circle above a blue square", "a red circle to the left of a blue square"),
-         ("negative", "a red circle above a yellow square on a white background", "a cyan circle above a blue square on a black background")]
+pairs = [
+    (
+        "quarter turn",
+        "a red circle above a blue square",
+        "a red circle to the left of a blue square",
+    ),
+    (
+        "negative",
+        "a red circle above a yellow square on a white background",
+        "a cyan circle above a blue square on a black background",
+    ),
+]
 rows = []
 for name, upright, attention_mask in pairs:
     view = VIEWS[name]
     both = anagram([denoiser_of(upright), denoiser_of(attention_mask)], [VIEWS["upright"], view])
     images = last_of(sample(both, x_T, times, log_snr_of, sampler))
-    rows += [(upright, upright, images), (f"{name}: {attention_mask}", attention_mask, view.there(images))]
-    right = [a and b for a, b in zip(judge_images([upright] * n, images), judge_images([attention_mask] * n, view.there(images)))]
+    rows += [
+        (upright, upright, images),
+        (f"{name}: {attention_mask}", attention_mask, view.there(images)),
+    ]
+    right = [
+        a and b
+        for a, b in zip(
+            judge_images([upright] * n, images),
+            judge_images([attention_mask] * n, view.there(images)),
+        )
+    ]
     print(f"{name}, right in both views:", score_line(right))
 judged_rows(rows)
 
@@ -206,7 +271,9 @@ images = last_of(sample(both, x_T, times, log_snr_of, sampler))
 seen = VIEWS["turned"].there(images)
 print("upright it is read as:", dict(shapes_read(images)))
 print("turned it is read as: ", dict(shapes_read(seen)))
-right = [a and b for a, b in zip(judge_images([upright] * n, images), judge_images([turned] * n, seen))]
+right = [
+    a and b for a, b in zip(judge_images([upright] * n, images), judge_images([turned] * n, seen))
+]
 print("right in both views:", score_line(right))
 judged_rows([(upright, upright, images), (f"turned: {turned}", turned, seen)])
 
@@ -232,14 +299,49 @@ show_source(factorized_diffusion, frequency_parts)
 
 # %%
 far, near = "a large red circle", "a large red cross"
-hybrids = {sigma: last_of(sample(factorized_diffusion([denoiser_of(far), denoiser_of(near)], frequency_parts(sigma)), x_T, times, log_snr_of, sampler))
-           for sigma in (1.5, 2.5, 3.5)}
+hybrids = {
+    sigma: last_of(
+        sample(
+            factorized_diffusion([denoiser_of(far), denoiser_of(near)], frequency_parts(sigma)),
+            x_T,
+            times,
+            log_snr_of,
+            sampler,
+        )
+    )
+    for sigma in (1.5, 2.5, 3.5)
+}
 for sigma, images in hybrids.items():
-    both = [a and b for a, b in zip(judge_images([near] * n, images), judge_images([far] * n, blur(images, 2)))]
-    print(f"sigma {sigma}: near {dict(shapes_read(images))}, far {dict(shapes_read(blur(images, 2)))}, cross near and circle far: {sum(both)} of {n}")
-crosses = render([Scene((SceneObject(x=26 + i, y=30, shape="cross", color="red", size="large", texture="solid"),), "white") for i in range(n)], 64)
+    both = [
+        a and b
+        for a, b in zip(judge_images([near] * n, images), judge_images([far] * n, blur(images, 2)))
+    ]
+    print(
+        f"sigma {sigma}: near {dict(shapes_read(images))}, far {dict(shapes_read(blur(images, 2)))}, cross near and circle far: {sum(both)} of {n}"
+    )
+crosses = render(
+    [
+        Scene(
+            (
+                SceneObject(
+                    x=26 + i, y=30, shape="cross", color="red", size="large", texture="solid"
+                ),
+            ),
+            "white",
+        )
+        for i in range(n)
+    ],
+    64,
+)
 print("control, true crosses from afar:", dict(shapes_read(blur(crosses, 2))))
-judged_rows([row for sigma, p in hybrids.items() for row in ((f"near, sigma {sigma}", near, p), ("from afar", far, blur(p, 2)))], cell=64)
+judged_rows(
+    [
+        row
+        for sigma, p in hybrids.items()
+        for row in ((f"near, sigma {sigma}", near, p), ("from afar", far, blur(p, 2)))
+    ],
+    cell=64,
+)
 
 # %% [markdown]
 # With a small `sigma` the parser reads the circle, near and from afar; look closely, and a cross is drawn on the disc. With a large one the cross is left, with hardly a trace of the disc. In between both are there, a cross with a pale
@@ -253,7 +355,15 @@ judged_rows([row for sigma, p in hybrids.items() for row in ((f"near, sigma {sig
 # %%
 bright, colorful = "a red circle above a blue square", "a green ring above a purple cross"
 mixture = "a green circle above a purple square"
-images = last_of(sample(factorized_diffusion([denoiser_of(bright), denoiser_of(colorful)], color_parts()), x_T, times, log_snr_of, sampler))
+images = last_of(
+    sample(
+        factorized_diffusion([denoiser_of(bright), denoiser_of(colorful)], color_parts()),
+        x_T,
+        times,
+        log_snr_of,
+        sampler,
+    )
+)
 print(f"{mixture}:", score_line(judge_images([mixture] * n, images)))
 gray = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
 judged_rows([(f"wanted: {mixture}", mixture, images), ("its brightness", "", gray)])

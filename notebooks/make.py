@@ -4,8 +4,8 @@
     python -m notebooks.make 03 07          # some
     python -m notebooks.make --convert 03   # without running: keeps the outputs of cells that are unchanged
 
-A source is a Python file in the py:percent form of Jupytext, which editors and diffs can read. Edit that, never the .ipynb. Seconds are written into
-the table of notebooks/README.md.
+A source is a Python file in the py:percent form of Jupytext, which editors and diffs can read. Edit
+that, never the .ipynb. Seconds are written into the table of notebooks/README.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tqdm import tqdm
 from imagen_mini.viz.image_grid import quantize_colors
 
 FOLDER = Path(__file__).parent
-CELL_SECONDS = 150                                     # the longest that a cell may take, on a machine that does other work, too
+CELL_SECONDS = 150  # the longest that a cell may take, on a machine that does other work, too
 TABLE = re.compile(r"(<!-- table: .*? -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -37,44 +37,74 @@ def sources(names: list[str] | None = None) -> list[Path]:
     found = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
     chosen = [p for p in found if not names or p.name[:2] in names]
     if unknown := set(names or []) - {p.name[:2] for p in found}:
-        raise SystemExit(f"no notebook {', '.join(sorted(unknown))}; there are {', '.join(p.name[:2] for p in found)}")
+        raise SystemExit(
+            f"no notebook {', '.join(sorted(unknown))}; there are "
+            f"{', '.join(p.name[:2] for p in found)}"
+        )
     return chosen
 
 
 def read(source: Path) -> nbformat.NotebookNode:
-    """A source as a notebook without outputs; its cells are numbered, so that the same source gives the same file."""
+    """A source as a notebook without outputs; its cells are numbered, so that the same source gives
+    the same file.
+    """
     notebook = jupytext.read(source)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         cell.metadata = {}
-    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
     return notebook
 
 
 def run(notebook: nbformat.NotebookNode, cell_seconds: int = CELL_SECONDS) -> float:
-    """Run all cells in place; returns the seconds it took. TimeoutError, naming the cell, if one takes too long."""
-    client = NotebookClient(notebook, timeout=cell_seconds, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}, record_timing=False)
+    """Run all cells in place; returns the seconds it took. TimeoutError, naming the cell, if one
+    takes too long.
+    """
+    client = NotebookClient(
+        notebook,
+        timeout=cell_seconds,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(FOLDER)}},
+        record_timing=False,
+    )
     start = time.perf_counter()
     try:
         client.execute()
     except CellTimeoutError:
-        number = max(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.execution_count is not None)
-        raise TimeoutError(f"cell {number} takes more than {cell_seconds} s: {notebook.cells[number].source[:200]!r}") from None
+        number = max(
+            i
+            for i, cell in enumerate(notebook.cells)
+            if cell.cell_type == "code" and cell.execution_count is not None
+        )
+        raise TimeoutError(
+            f"cell {number} takes more than {cell_seconds} s: "
+            f"{notebook.cells[number].source[:200]!r}"
+        ) from None
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                output.data.pop("image/jpeg", None)    # Pillow's images come as both
-                output.data["image/png"] = b64encode(lighter(b64decode(output.data["image/png"]))).decode()
+                output.data.pop("image/jpeg", None)  # Pillow's images come as both
+                output.data["image/png"] = b64encode(
+                    lighter(b64decode(output.data["image/png"]))
+                ).decode()
     return time.perf_counter() - start
 
 
 def lighter(png: bytes) -> bytes:
-    """The image in 256 colours, if 95 % of its values change by at most 4 of 255; noise and soft transitions, which would get steps, stay as they are."""
+    """The image in 256 colours, if 95 % of its values change by at most 4 of 255; noise and soft
+    transitions, which would get steps, stay as they are.
+    """
     with Image.open(BytesIO(png)) as image, BytesIO() as file:
         if image.mode != "RGB":
             return png
         few = quantize_colors(image)
-        if np.quantile(np.abs(np.asarray(few.convert("RGB"), np.int16) - np.asarray(image)), 0.95) > 4:
+        if (
+            np.quantile(np.abs(np.asarray(few.convert("RGB"), np.int16) - np.asarray(image)), 0.95)
+            > 4
+        ):
             return png
         few.save(file, "PNG", optimize=True)
         return min(file.getvalue(), png, key=len)
@@ -85,16 +115,25 @@ def keep_outputs(notebook: nbformat.NotebookNode, old: nbformat.NotebookNode) ->
     known = {cell.source: cell for cell in old.cells if cell.cell_type == "code"}
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source in known:
-            cell.outputs, cell.execution_count = known[cell.source].outputs, known[cell.source].execution_count
+            cell.outputs, cell.execution_count = (
+                known[cell.source].outputs,
+                known[cell.source].execution_count,
+            )
 
 
 def facts(notebook: nbformat.NotebookNode) -> tuple[str, str, str]:
     """Title, objective and prerequisites, as a notebook's first cell says them."""
     first = notebook.cells[0].source
     title = re.search(r"^# (.+)$", first, re.MULTILINE)
-    objective, before = (re.search(rf"^\*\*{name}:\*\* (.+)$", first, re.MULTILINE) for name in ("Objective", "Before this"))
+    objective, before = (
+        re.search(rf"^\*\*{name}:\*\* (.+)$", first, re.MULTILINE)
+        for name in ("Objective", "Before this")
+    )
     if not (title and objective and before):
-        raise ValueError(f"the first cell needs a title, **Objective:** and **Before this:**; it is {first[:200]!r}")
+        raise ValueError(
+            "the first cell needs a title, **Objective:** and **Before this:**; it is "
+            f"{first[:200]!r}"
+        )
     return title[1], objective[1], before[1]
 
 
@@ -114,10 +153,25 @@ def table() -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m notebooks.make", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NN", help="numbers of notebooks (default: all)")
-    parser.add_argument("--convert", action="store_true", help="do not run, only convert; outputs of unchanged cells are kept")
-    parser.add_argument("--cell-seconds", type=int, default=CELL_SECONDS, help=f"time limit for a cell (default: {CELL_SECONDS})")
+    parser = argparse.ArgumentParser(
+        prog="python -m notebooks.make",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NN", help="numbers of notebooks (default: all)"
+    )
+    parser.add_argument(
+        "--convert",
+        action="store_true",
+        help="do not run, only convert; outputs of unchanged cells are kept",
+    )
+    parser.add_argument(
+        "--cell-seconds",
+        type=int,
+        default=CELL_SECONDS,
+        help=f"time limit for a cell (default: {CELL_SECONDS})",
+    )
     args = parser.parse_args(arguments)
     for source in tqdm(sources(args.names), desc="notebooks"):
         made, notebook = source.with_suffix(".ipynb"), read(source)

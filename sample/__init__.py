@@ -2,4 +2,12 @@
 
 from imagen_mini.utils.renamed import keep_old_names
 
-keep_old_names(__name__, {"benchmark": "benchmark_latency", "distances": "distribution_metrics", "parser_check": "parser_robustness", "paths": "activation_patching"})
+keep_old_names(
+    __name__,
+    {
+        "benchmark": "benchmark_latency",
+        "distances": "distribution_metrics",
+        "parser_check": "parser_robustness",
+        "paths": "activation_patching",
+    },
+)

@@ -1,16 +1,19 @@
-"""By which way does a word reach the image: where it is looked at, what it says there, or the prompt as a whole?
+"""By which way does a word reach the image: where it is looked at, what it says there, or the
+prompt as a whole?
 
     python -m sample.activation_patching --n 40 --out outputs/paths
 
-Images of a prompt are drawn with one thing from a prompt that differs in a single word, a colour or a shape, in every step:
+Images of a prompt are drawn with one thing from a prompt that differs in a single word, a colour or
+a shape, in every step:
 
 maps      its attention probabilities: where each word is looked at
 values    its values: what is read where a word is looked at
 pooled    its pooled vector, which is added everywhere
 ...       and several of them together
 
-How often does the image then show the other prompt? Prompt-to-Prompt takes maps from the source and all else from the target, so it needs that words
-say what they say by their values, and that the pooled vector does not undo it.
+How often does the image then show the other prompt? Prompt-to-Prompt takes maps from the source and
+all else from the target, so it needs that words say what they say by their values, and that the
+pooled vector does not undo it.
 """
 
 from __future__ import annotations
@@ -28,14 +31,13 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.alignment import replacement_mapper
-from imagen_mini.models.attention import TextContext
-from imagen_mini.models.control import AttentionSite, AttentionControl
+from imagen_mini.editing.base import BoundEdit
 from imagen_mini.evaluation.edit_benchmark import SWAPPED, swaps
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.editing.base import BoundEdit
+from imagen_mini.models.attention import TextContext
+from imagen_mini.models.control import AttentionControl, AttentionSite
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.text.encoder import TextEmbeddings, Tokens
-
 from sample.cli import add_model_options, load_pipeline
 
 PARTS = ("maps", "values", "pooled")
@@ -44,11 +46,13 @@ MIXES = [frozenset(parts) for n in (1, 2) for parts in combinations(PARTS, n)]
 
 @dataclass(frozen=True)
 class Mixed(AttentionControl):
-    """Row 0 of the batch draws the prompt, row 1 the other prompt, and row 2 + i the prompt with the parts `mixes[i]` of the other."""
+    """Row 0 of the batch draws the prompt, row 1 the other prompt, and row 2 + i the prompt with
+    the parts `mixes[i]` of the other.
+    """
 
     mixes: list[frozenset]
     read: Callable[[TextEmbeddings], TextContext]
-    matrix: Tensor                                     # [tokens of the other, tokens of the prompt]
+    matrix: Tensor  # [tokens of the other, tokens of the prompt]
 
     def rows(self, part: str) -> list[int]:
         return [2 + i for i, parts in enumerate(self.mixes) if part in parts]
@@ -59,12 +63,17 @@ class Mixed(AttentionControl):
         pooled[self.rows("pooled")] = read.pooled[1]
         return TextContext(read.emb, read.mask, pooled, read.kv)
 
-    def qkv(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(
+        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if site.kind != "self":
             v = v.clone()
             n = len(self.matrix)
-            # A word of the prompt says what its counterpart says; the mean of its pieces, if these are not as many.
-            v[self.rows("values"), :, :n] = torch.einsum("st,hsd->htd", (self.matrix / self.matrix.sum(0).clamp(min=1e-6)).to(v), v[1, :, :n])
+            # A word of the prompt says what its counterpart says; the mean of its pieces, if these
+            # are not as many.
+            v[self.rows("values"), :, :n] = torch.einsum(
+                "st,hsd->htd", (self.matrix / self.matrix.sum(0).clamp(min=1e-6)).to(v), v[1, :, :n]
+            )
         return q, k, v
 
     def needs_probs(self, site: AttentionSite) -> bool:
@@ -72,7 +81,9 @@ class Mixed(AttentionControl):
 
     def probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
         probs = probs.clone()
-        probs[self.rows("maps"), :, :, :n_text] = torch.einsum("hps,st->hpt", probs[1, :, :, :n_text], self.matrix.to(probs))
+        probs[self.rows("maps"), :, :, :n_text] = torch.einsum(
+            "hps,st->hpt", probs[1, :, :, :n_text], self.matrix.to(probs)
+        )
         return probs
 
 
@@ -86,7 +97,7 @@ class Mix:
     def bind(self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int) -> Mix:
         own = replacement_mapper(tokens[1], tokens[0])
         matrix = torch.zeros(batch_tokens, batch_tokens)
-        matrix[:own.shape[0], :own.shape[1]] = own
+        matrix[: own.shape[0], : own.shape[1]] = own
         control = Mixed(self.mixes, self.read, matrix)
         return _Bound(control)
 
@@ -100,13 +111,22 @@ class _Bound(BoundEdit):
 
 
 def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:
-    """How often images with parts of another prompt show that one, and how often still their own; of swaps that both prompts draw rightly."""
+    """How often images with parts of another prompt show that one, and how often still their own;
+    of swaps that both prompts draw rightly.
+    """
     base = next(iter(pipe.stages))
     counts = {mix: [0, 0] for mix in MIXES}
     right = 0
     for task in tqdm(swaps(attribute, n), desc=f"{attribute} swaps"):
         prompts = [task.source.text, task.target.text] + [task.source.text] * len(MIXES)
-        images = pipe(prompts, seed=task.seed, stages=(base,), edit=Mix(MIXES, pipe.stages[base].net.read), progress=False, output_type="pt").stages[base]
+        images = pipe(
+            prompts,
+            seed=task.seed,
+            stages=(base,),
+            edit=Mix(MIXES, pipe.stages[base].net.read),
+            progress=False,
+            output_type="pt",
+        ).stages[base]
         own, other, *mixed = [parsed.scene for parsed in parse_image(images.float().cpu())]
         if not (task.source.description.fits(own) and task.target.description.fits(other)):
             continue
@@ -114,26 +134,47 @@ def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:
         for mix, scene in zip(MIXES, mixed):
             counts[mix][0] += task.target.description.fits(scene)
             counts[mix][1] += task.source.description.fits(scene)
-    return {"n": n, "both_right": right, "ways": {" + ".join(p for p in PARTS if p in mix): {
-        "other": other, "own": own, **dict(zip(("low", "high"), (round(v, 4) for v in wilson_interval(other, right))))} for mix, (other, own) in counts.items()}}
+    return {
+        "n": n,
+        "both_right": right,
+        "ways": {
+            " + ".join(p for p in PARTS if p in mix): {
+                "other": other,
+                "own": own,
+                **dict(zip(("low", "high"), (round(v, 4) for v in wilson_interval(other, right)))),
+            }
+            for mix, (other, own) in counts.items()
+        },
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--n", type=int, default=40, help="word swaps of each kind (default: 40)")
     parser.add_argument("--out", type=Path, default=Path("outputs/paths"), help="a folder")
     add_model_options(parser)
     args = parser.parse_args(arguments)
     pipe = load_pipeline(args)
-    report = {"pipeline": args.pipeline, **{attribute: measure(pipe, attribute, args.n) for attribute in SWAPPED}}
+    report = {
+        "pipeline": args.pipeline,
+        **{attribute: measure(pipe, attribute, args.n) for attribute in SWAPPED},
+    }
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "paths.json").write_text(json.dumps(report, indent=1) + "\n")
     for attribute in SWAPPED:
         of = report[attribute]["both_right"]
-        print(f"{attribute}: of {of} swaps whose images are both right; drawn with this from the other prompt:")
+        print(
+            f"{attribute}: of {of} swaps whose images are both right; drawn with this from the "
+            "other prompt:"
+        )
         for name, row in report[attribute]["ways"].items():
             share = row["other"] / max(1, of)
-            print(f"  {name:18}shows the other {share:>5.0%} ({row['low']:.0%} - {row['high']:.0%}), still its own {row['own'] / max(1, of):>5.0%}")
+            print(
+                f"  {name:18}shows the other {share:>5.0%} ({row['low']:.0%} - "
+                f"{row['high']:.0%}), still its own {row['own'] / max(1, of):>5.0%}"
+            )
     print(f"{args.out}/paths.json")
 
 

@@ -3,14 +3,14 @@
     python -m sample.attention "a red circle above a blue square" --seed 0 --out outputs/attention
     python -m sample.attention --find 60 --out outputs/attention
 
-tokens.png    the image, and over it the map of each token, the end token too: where attention goes that has nothing to say
-steps.png     the maps of the words, step by step, with the image as the network estimates it
-layers.png    the maps of the words, layer by layer
-heads.png     the maps of one word, layer by layer and head by head
-steps.gif     the same as steps.png, moving
+tokens.png    the image, and over it the map of each token, the end token too: where attention goes
+that has nothing to say steps.png     the maps of the words, step by step, with the image as the
+network estimates it layers.png    the maps of the words, layer by layer heads.png     the maps of
+one word, layer by layer and head by head steps.gif     the same as steps.png, moving
 
-With `--find`, over so many captions: how well do the maps of a word find the thing that it speaks of? The image's own things, as the parser reads
-them, are the truth; a map is right as far as its highest places are those that the thing covers (intersection over union). By layer and step, in
+With `--find`, over so many captions: how well do the maps of a word find the thing that it speaks
+of? The image's own things, as the parser reads them, are the truth; a map is right as far as its
+highest places are those that the thing covers (intersection over union). By layer and step, in
 find.png and find.json, against a map that knows nothing.
 """
 
@@ -22,11 +22,21 @@ from pathlib import Path
 
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.attention_maps import find, find_lines, find_sheet, head_sheet, layer_sheet, names_of, step_animation, step_sheet, token_sheet, words_of
-
+from imagen_mini.viz.attention_maps import (
+    find,
+    find_lines,
+    find_sheet,
+    head_sheet,
+    layer_sheet,
+    names_of,
+    step_animation,
+    step_sheet,
+    token_sheet,
+    words_of,
+)
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
-CATEGORIES = ["size", "positional"]                    # two things each, with two attributes said
+CATEGORIES = ["size", "positional"]  # two things each, with two attributes said
 
 
 def plot_find(report: dict, path: Path) -> None:
@@ -37,13 +47,26 @@ def plot_find(report: dict, path: Path) -> None:
 
 # ---------------------------------------------------------------- the script
 
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("prompt", nargs="?", help="the caption")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--find", type=int, metavar="N", help="instead: over N captions of each of two categories, how well the maps find the things")
-    parser.add_argument("--word", help="whose maps heads.png shows (default: that of the word that is looked at most)")
-    parser.add_argument("--size", type=int, help="the grid of steps.png and steps.gif (default: the largest)")
+    parser.add_argument(
+        "--find",
+        type=int,
+        metavar="N",
+        help="instead: over N captions of each of two categories, how well the maps find the things",
+    )
+    parser.add_argument(
+        "--word",
+        help="whose maps heads.png shows (default: that of the word that is looked at most)",
+    )
+    parser.add_argument(
+        "--size", type=int, help="the grid of steps.png and steps.gif (default: the largest)"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/attention"), help="a folder")
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
@@ -56,19 +79,35 @@ def main(arguments: list[str] | None = None) -> None:
         report = find(pipe, benchmark(args.find, categories=CATEGORIES), options)
         (args.out / "find.json").write_text(json.dumps(report, indent=1) + "\n")
         if not report["judged"]:
-            raise SystemExit(f"none of {report['captions']} images shows what was said, so there is no truth to hold the maps against")
+            raise SystemExit(
+                f"none of {report['captions']} images shows what was said, so there is no "
+                "truth to hold the maps against"
+            )
         plot_find(report, args.out / "find.png")
-        print(f"{report['judged']} of {report['captions']} images show what was said; mean overlap over steps, and that of a map that knows nothing:")
+        print(
+            f"{report['judged']} of {report['captions']} images show what was said; mean "
+            "overlap over steps, and that of a map that knows nothing:"
+        )
         print(find_lines(report))
         print(f"{args.out}/find.png, find.json")
         return
     maps, estimates = AttentionStore(), {}
-    image = pipe(args.prompt, seed=args.seed, record=maps, on_step=lambda _, state: estimates.update({state.t: state.x_0_hat[0].float().cpu()}), **options).images[0]
+    image = pipe(
+        args.prompt,
+        seed=args.seed,
+        record=maps,
+        on_step=lambda _, state: estimates.update({state.t: state.x_0_hat[0].float().cpu()}),
+        **options,
+    ).images[0]
     size = args.size or maps.sizes[0]
     token_sheet(maps, image).save(args.out / "tokens.png")
     step_sheet(maps, estimates, size).save(args.out / "steps.png")
     layer_sheet(maps, image).save(args.out / "layers.png")
-    head_sheet(maps, image, args.word or max(words_of(maps), key=lambda w: maps.positions_of_word(w, size=size).sum())).save(args.out / "heads.png")
+    head_sheet(
+        maps,
+        image,
+        args.word or max(words_of(maps), key=lambda w: maps.positions_of_word(w, size=size).sum()),
+    ).save(args.out / "heads.png")
     first, *rest = step_animation(maps, estimates, size)
     first.save(args.out / "steps.gif", save_all=True, append_images=rest, duration=250, loop=0)
     for name, share in zip(names_of(maps), maps.shares(size=size).tolist()):

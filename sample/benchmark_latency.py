@@ -1,9 +1,11 @@
-"""How fast is sampling? Seconds per image and per network call, by stage, steps and batch; and what an edit costs.
+"""How fast is sampling? Seconds per image and per network call, by stage, steps and batch; and what
+an edit costs.
 
     python -m sample.benchmark_latency
     python -m sample.benchmark_latency --steps 8 16 32 --batch 1 8 --out benchmark.json
 
-Ways take turns, so that a busy machine is busy for all of them; medians count. Loading, and turning tensors into images, are left out.
+Ways take turns, so that a busy machine is busy for all of them; medians count. Loading, and turning
+tensors into images, are left out.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.prompt_to_prompt import Replace
-
 from sample.cli import add_model_options, load_pipeline
 
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
@@ -36,9 +37,13 @@ def count_calls(pipe: ImagenPipeline, stage: str, generate: Callable) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_model_options(parser)
-    parser.add_argument("--steps", nargs="+", type=int, help="steps of every stage (default: each stage's own)")
+    parser.add_argument(
+        "--steps", nargs="+", type=int, help="steps of every stage (default: each stage's own)"
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"))
@@ -52,12 +57,14 @@ def main(arguments: list[str] | None = None) -> None:
     ways: dict[tuple, Callable[[], dict[str, float]]] = {}
     for batch in args.batch:
         for steps in args.steps or [None]:
-            ways["plain", batch, steps] = lambda batch=batch, steps=steps: generate([SOURCE] * batch, seed=range(batch), num_inference_steps=steps)
+            ways["plain", batch, steps] = lambda batch=batch, steps=steps: generate(
+                [SOURCE] * batch, seed=range(batch), num_inference_steps=steps
+            )
     ways["two plain images", 2, None] = lambda: generate([SOURCE, TARGET])
     ways["source and edit", 2, None] = lambda: generate([SOURCE, TARGET], edit=Replace())
     times = {way: [] for way in ways}
     for way in ways.values():
-        way()                                          # the first call allocates and picks kernels
+        way()  # the first call allocates and picks kernels
     for _ in tqdm(range(args.rounds), desc="rounds"):
         for name, way in ways.items():
             start = time.perf_counter()
@@ -70,16 +77,38 @@ def main(arguments: list[str] | None = None) -> None:
         row = {"what": what, "batch": batch, "steps": steps}
         for stage in pipe.stages:
             of_stage = median(t[stage] for t in found)
-            row[stage] = {"seconds": round(of_stage, 4), "seconds_per_call": round(of_stage / count_calls(pipe, stage, ways[what, batch, steps]), 5)}
-        rows.append({**row, "seconds_per_picture": round(median(t["all"] for t in found) / batch, 4)})
-    print(f"{'what':<20}{'batch':>6}{'steps':>7}" + "".join(f"{stage + ' s':>12}{'a call, ms':>12}" for stage in pipe.stages) + f"{'s per image':>15}")
+            row[stage] = {
+                "seconds": round(of_stage, 4),
+                "seconds_per_call": round(
+                    of_stage / count_calls(pipe, stage, ways[what, batch, steps]), 5
+                ),
+            }
+        rows.append(
+            {**row, "seconds_per_picture": round(median(t["all"] for t in found) / batch, 4)}
+        )
+    print(
+        f"{'what':<20}{'batch':>6}{'steps':>7}"
+        + "".join(f"{stage + ' s':>12}{'a call, ms':>12}" for stage in pipe.stages)
+        + f"{'s per image':>15}"
+    )
     for r in rows:
-        print(f"{r['what']:<20}{r['batch']:>6}{r['steps'] or 'own':>7}" + "".join(
-            f"{r[stage]['seconds']:>12.3f}{1e3 * r[stage]['seconds_per_call']:>12.1f}" for stage in pipe.stages) + f"{r['seconds_per_picture']:>15.3f}")
-    plain, edit = (median(t["all"] for t in times[name, 2, None]) for name in ("two plain images", "source and edit"))
+        print(
+            f"{r['what']:<20}{r['batch']:>6}{r['steps'] or 'own':>7}"
+            + "".join(
+                f"{r[stage]['seconds']:>12.3f}{1e3 * r[stage]['seconds_per_call']:>12.1f}"
+                for stage in pipe.stages
+            )
+            + f"{r['seconds_per_picture']:>15.3f}"
+        )
+    plain, edit = (
+        median(t["all"] for t in times[name, 2, None])
+        for name in ("two plain images", "source and edit")
+    )
     print(f"source and edit take {edit / plain:.2f} times two plain images")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"edit_over_plain": round(edit / plain, 3), "rows": rows}, indent=1) + "\n")
+    args.out.write_text(
+        json.dumps({"edit_over_plain": round(edit / plain, 3), "rows": rows}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

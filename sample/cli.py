@@ -8,9 +8,9 @@ import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.diffusion.guidance import THRESHOLDS
-from imagen_mini.utils.precision import PRECISIONS, compute_dtype
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
+from imagen_mini.utils.precision import PRECISIONS, compute_dtype
 
 
 def noise_levels(text: str) -> tuple[float, float]:
@@ -18,31 +18,88 @@ def noise_levels(text: str) -> tuple[float, float]:
     try:
         low, high = (float(value) for value in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no interval; expected two noise levels like 0.2,5") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no interval; expected two noise levels like 0.2,5"
+        ) from None
     return low, high
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Which pipeline, and where it runs."""
-    parser.add_argument("--pipeline", default="scenes", help="a pipeline folder or hub id (default: the shipped weights)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, mps (default: cuda if there is one)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the networks; auto is bf16 where that is found to be faster")
+    parser.add_argument(
+        "--pipeline",
+        default="scenes",
+        help="a pipeline folder or hub id (default: the shipped weights)",
+    )
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda, cuda:1, mps (default: cuda if there is one)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="of the networks; auto is bf16 where that is found to be faster",
+    )
 
 
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     """Which pipeline, and the options of its call."""
     add_model_options(parser)
-    parser.add_argument("--steps", type=int, help="steps per stage, each one network call; with heun two, except the last (default: the stage's own)")
-    parser.add_argument("--guidance-scale", type=float, help="w of classifier-free guidance; 1 is off (default: the stage's own)")
-    parser.add_argument("--guidance-interval", type=noise_levels, metavar="LOW,HIGH",
-                        help="guide only while the noise level sigma / alpha is in this interval, for example 0.2,5 (default: always)")
-    parser.add_argument("--negative-prompt", metavar="TEXT", help="what the images should not show: guidance leads away from it")
-    parser.add_argument("--threshold", choices=THRESHOLDS, help="how x_0 is kept in range (default: the stage's own)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="steps per stage, each one network call; with heun two, except the last (default: the "
+        "stage's own)",
+    )
+    parser.add_argument(
+        "--guidance-scale",
+        type=float,
+        help="w of classifier-free guidance; 1 is off (default: the stage's own)",
+    )
+    parser.add_argument(
+        "--guidance-interval",
+        type=noise_levels,
+        metavar="LOW,HIGH",
+        help="guide only while the noise level sigma / alpha is in this "
+        "interval, for example 0.2,5 (default: always)",
+    )
+    parser.add_argument(
+        "--negative-prompt",
+        metavar="TEXT",
+        help="what the images should not show: guidance leads away from it",
+    )
+    parser.add_argument(
+        "--threshold",
+        choices=THRESHOLDS,
+        help="how x_0 is kept in range (default: the stage's own)",
+    )
     parser.add_argument("--sampler", choices=SAMPLERS, help="(default: the stage's own)")
-    parser.add_argument("--spacing", choices=TIMESTEP_SPACINGS, help="of the steps: even in t, in log-SNR, Karras et al.'s, or a mean of the first two (default: the stage's own)")
-    parser.add_argument("--eta", type=float, help="fresh noise in every step of the ddim and dpmpp_2m samplers, from 0 (none) to 1 (default: the stage's own)")
-    parser.add_argument("--gamma", type=float, default=0.0, help="variance of the ddpm sampler, from 0 (the smaller one, the default) to 1 (the larger one)")
-    parser.add_argument("--aug-level", type=float, help="noise added to the low-resolution image before super-resolution")
+    parser.add_argument(
+        "--spacing",
+        choices=TIMESTEP_SPACINGS,
+        help="of the steps: even in t, in log-SNR, Karras et al.'s, or a mean of the first two "
+        "(default: the stage's own)",
+    )
+    parser.add_argument(
+        "--eta",
+        type=float,
+        help="fresh noise in every step of the ddim and dpmpp_2m samplers, from 0 (none) to 1 "
+        "(default: the stage's own)",
+    )
+    parser.add_argument(
+        "--gamma",
+        type=float,
+        default=0.0,
+        help="variance of the ddpm sampler, from 0 (the smaller one, the default) to 1 (the larger "
+        "one)",
+    )
+    parser.add_argument(
+        "--aug-level",
+        type=float,
+        help="noise added to the low-resolution image before super-resolution",
+    )
     parser.add_argument("--base-only", action="store_true", help="stop after the first stage")
 
 
@@ -55,6 +112,16 @@ def load_pipeline(args: argparse.Namespace) -> ImagenPipeline:
 
 def sampling_options(args: argparse.Namespace) -> dict:
     """The options as arguments of the pipeline's call."""
-    return {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale, "guidance_interval": args.guidance_interval,
-            "negative_prompt": args.negative_prompt, "threshold": args.threshold, "sampler": args.sampler, "spacing": args.spacing,
-            "eta": args.eta, "gamma": args.gamma, "aug_level": args.aug_level, "stages": ("base",) if args.base_only else None}
+    return {
+        "num_inference_steps": args.steps,
+        "guidance_scale": args.guidance_scale,
+        "guidance_interval": args.guidance_interval,
+        "negative_prompt": args.negative_prompt,
+        "threshold": args.threshold,
+        "sampler": args.sampler,
+        "spacing": args.spacing,
+        "eta": args.eta,
+        "gamma": args.gamma,
+        "aug_level": args.aug_level,
+        "stages": ("base",) if args.base_only else None,
+    }

@@ -1,8 +1,10 @@
-"""Is one model better than another? Two reports of `sample.evaluate`, category by category, with 95 % intervals of the difference.
+"""Is one model better than another? Two reports of `sample.evaluate`, category by category, with 95
+% intervals of the difference.
 
     python -m sample.compare before.json after.json
 
-A difference whose interval holds 0 may be chance. Both reports should be of the same prompts; if they are not, it says so.
+A difference whose interval holds 0 may be chance. Both reports should be of the same prompts; if
+they are not, it says so.
 """
 
 from __future__ import annotations
@@ -17,8 +19,18 @@ from imagen_mini.evaluation.statistics import newcombe_interval
 def read(path: Path) -> dict:
     try:
         report = json.loads(path.read_text())
-        return {"seed": report["benchmark_seed"], "rows": {**{name: (row["right"], row["n"]) for name, row in report["text_alignment"].items()},
-                **{name: (round(row["good"] * row["source_right"]), row["source_right"]) for name, row in report["edits"].items()}}}
+        return {
+            "seed": report["benchmark_seed"],
+            "rows": {
+                **{
+                    name: (row["right"], row["n"]) for name, row in report["text_alignment"].items()
+                },
+                **{
+                    name: (round(row["good"] * row["source_right"]), row["source_right"])
+                    for name, row in report["edits"].items()
+                },
+            },
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SystemExit(f"{path} is no report of sample.evaluate: {error!r}") from error
 
@@ -30,13 +42,24 @@ def compare(before: dict, after: dict) -> list[dict]:
         (a, n_a), (b, n_b) = before["rows"][name], after["rows"][name]
         if n_a and n_b:
             difference, low, high = newcombe_interval(a, n_a, b, n_b)
-            rows.append({"category": name, "before": a / n_a, "after": b / n_b, "difference": difference, "low": low, "high": high,
-                         "verdict": "better" if low > 0 else "worse" if high < 0 else "may be chance"})
+            rows.append(
+                {
+                    "category": name,
+                    "before": a / n_a,
+                    "after": b / n_b,
+                    "difference": difference,
+                    "low": low,
+                    "high": high,
+                    "verdict": "better" if low > 0 else "worse" if high < 0 else "may be chance",
+                }
+            )
     return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     args = parser.parse_args(arguments)
@@ -48,7 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit("the reports have no category in common")
     print(f"{'category':40}{'before':>8}{'after':>8}{'difference':>12}   95 % interval")
     for r in rows:
-        print(f"{r['category']:40}{r['before']:>8.1%}{r['after']:>8.1%}{100 * r['difference']:>+11.1f} %   {100 * r['low']:+.1f} to {100 * r['high']:+.1f}: {r['verdict']}")
+        print(
+            f"{r['category']:40}{r['before']:>8.1%}{r['after']:>8.1%}{100 * r['difference']:>+11.1f} "
+            f"%   {100 * r['low']:+.1f} to {100 * r['high']:+.1f}: {r['verdict']}"
+        )
 
 
 if __name__ == "__main__":

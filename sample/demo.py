@@ -1,6 +1,6 @@
 """The demo: one caption, eight captions, one edit, on the shipped weights.
 
-    python -m sample.demo --out outputs/demo
+python -m sample.demo --out outputs/demo
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from pathlib import Path
 
 import torch
 
+from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.scoring import judge_image
 from imagen_mini.viz.image_grid import image_grid
-from imagen_mini.editing.prompt_to_prompt import Replace
-
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
 CAPTION = "a red circle to the left of a blue square"
@@ -32,24 +31,36 @@ EDIT = ("a red circle to the left of a blue square", "a yellow circle to the lef
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_pipeline_options(parser)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder for the images")
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/demo"), help="folder for the images"
+    )
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     pipe, options = load_pipeline(args), sampling_options(args)
-    print(f"loaded in {time.perf_counter() - start:.1f} s, {sum(p.numel() for p in pipe.parameters()):,} parameters, on {args.device}")
+    print(
+        f"loaded in {time.perf_counter() - start:.1f} s, "
+        f"{sum(p.numel() for p in pipe.parameters()):,} parameters, on {args.device}"
+    )
 
     def generate(name: str, prompts: list[str], edit=None) -> torch.Tensor:
         out = pipe(prompts, seed=args.seed, edit=edit, **options)
-        print(f"\n{name}: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in out.seconds.items()))
+        print(
+            f"\n{name}: "
+            + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in out.seconds.items())
+        )
         images = out.stages[list(out.stages)[-1]]
         for prompt, image in zip(prompts, images):
             print(f"  {prompt!r}: {judge_image(prompt, image)}")
         path = args.out / f"{name}.png"
-        out.images[0].save(path) if len(prompts) == 1 else image_grid(list(images), prompts, cell=256).save(path)
+        out.images[0].save(path) if len(prompts) == 1 else image_grid(
+            list(images), prompts, cell=256
+        ).save(path)
         print(f"  -> {path}")
         return images
 

@@ -1,14 +1,18 @@
-"""Do the images come from the right distribution? Fréchet distance, precision and recall, and whether images were memorised.
+"""Do the images come from the right distribution? Fréchet distance, precision and recall, and
+whether images were memorised.
 
     python -m sample.distribution_metrics --out outputs/distances
 
-Captions of unseen scenes as training has them are drawn at each guidance scale w, for each way of thresholding, and held against true images by the
-features of `imagen_mini.features` (of 64 px images; with `--stage sr_256`, of 256 px). The figure sets text
-alignment against distance, as the papers do, with w along the lines. For comparison stand as many true images of other scenes: no model can be
-expected to do better than they do.
+Captions of unseen scenes as training has them are drawn at each guidance scale w, for each way of
+thresholding, and held against true images by the features of `imagen_mini.features` (of 64 px
+images; with `--stage sr_256`, of 256 px). The figure sets text alignment against distance, as the
+papers do, with w along the lines. For comparison stand as many true images of other scenes: no
+model can be expected to do better than they do.
 
-These distances can be compared with one another, for one size and one n. They are not FID as published for photographs, and say nothing beside it.
-`--features inception` and `--features clip:NAME` take those of published papers instead, of weights that are not in the box; CLIP also scores captions.
+These distances can be compared with one another, for one size and one n. They are not FID as
+published for photographs, and say nothing beside it. `--features inception` and `--features
+clip:NAME` take those of published papers instead, of weights that are not in the box; CLIP also
+scores captions.
 """
 
 from __future__ import annotations
@@ -22,19 +26,27 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
-from imagen_mini.evaluation.metrics import frechet_distance, gaussian_statistics, nearest_neighbours, precision_and_recall
-from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.diffusion.guidance import THRESHOLDS
-from imagen_mini.evaluation.pretrained_features import FEATURE_EXTRACTORS, Clip, make_feature_extractor
+from imagen_mini.evaluation.metrics import (
+    frechet_distance,
+    gaussian_statistics,
+    nearest_neighbours,
+    precision_and_recall,
+)
+from imagen_mini.evaluation.pretrained_features import (
+    FEATURE_EXTRACTORS,
+    Clip,
+    make_feature_extractor,
+)
+from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.captions import Caption, training_caption
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_SEED, training_scene
-
+from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
 
-TRAINED = 0                                            # seed of those that it does
+TRAINED = 0  # seed of those that it does
 
 
 def true_images(seed: int, numbers: range, size: int) -> Tensor:
@@ -48,14 +60,26 @@ def captions_of(seed: int, numbers: range) -> list[Caption]:
 def compare(images: Tensor, true: Tensor) -> dict[str, float]:
     """Of images against true ones, both as features: Fréchet distance, precision, recall."""
     precision, recall = precision_and_recall(true, images)
-    return {"frechet": round(frechet_distance(*gaussian_statistics(true), *gaussian_statistics(images)), 4), "precision": round(precision, 4), "recall": round(recall, 4)}
+    return {
+        "frechet": round(
+            frechet_distance(*gaussian_statistics(true), *gaussian_statistics(images)), 4
+        ),
+        "precision": round(precision, 4),
+        "recall": round(recall, 4),
+    }
 
 
 def alignment(images: Tensor, captions: list[Caption]) -> dict:
     parsed_scenes = [parsed for part in images.split(64) for parsed in parse_image(part.cpu())]
     right = sum(c.description.fits(r.scene) for c, r in zip(captions, parsed_scenes))
     low, high = wilson_interval(right, len(captions))
-    return {"n": len(captions), "right": right, "accuracy": round(right / len(captions), 4), "low": round(low, 4), "high": round(high, 4)}
+    return {
+        "n": len(captions),
+        "right": right,
+        "accuracy": round(right / len(captions), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+    }
 
 
 def median_distance(images: Tensor, among: Tensor) -> float:
@@ -63,18 +87,56 @@ def median_distance(images: Tensor, among: Tensor) -> float:
 
 
 def plot_distances(report: dict, path: Path) -> None:
-    sheet, (pareto, recall) = subplots([f"text alignment and Fréchet distance, by w ({report['n']} images of {report['stage']})", "precision and recall, by w"], "")
+    sheet, (pareto, recall) = subplots(
+        [
+            f"text alignment and Fréchet distance, by w ({report['n']} images of "
+            f"{report['stage']})",
+            "precision and recall, by w",
+        ],
+        "",
+    )
     for (threshold, rows), style in zip(report["lines"].items(), STYLES):
-        pareto.plot([r["frechet"] for r in rows], [r["accuracy"] for r in rows], **style, label=f"threshold: {threshold}")
+        pareto.plot(
+            [r["frechet"] for r in rows],
+            [r["accuracy"] for r in rows],
+            **style,
+            label=f"threshold: {threshold}",
+        )
         recall.plot([r["recall"] for r in rows], [r["precision"] for r in rows], **style)
         for r in rows:
-            pareto.annotate(f"{r['w']:g}", (r["frechet"], r["accuracy"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
-            recall.annotate(f"{r['w']:g}", (r["recall"], r["precision"]), xytext=(4, 3), textcoords="offset points", fontsize=7)
+            pareto.annotate(
+                f"{r['w']:g}",
+                (r["frechet"], r["accuracy"]),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=7,
+            )
+            recall.annotate(
+                f"{r['w']:g}",
+                (r["recall"], r["precision"]),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=7,
+            )
     true, own = report["true_pictures"], report["own"]
-    pareto.plot(own["frechet"], own["accuracy"], color="black", marker="D", linestyle="none", label="by default")
+    pareto.plot(
+        own["frechet"],
+        own["accuracy"],
+        color="black",
+        marker="D",
+        linestyle="none",
+        label="by default",
+    )
     recall.plot(own["recall"], own["precision"], color="black", marker="D", linestyle="none")
     pareto.axvline(true["frechet"], color="#777777", linestyle=":", label="other true images")
-    recall.plot(true["recall"], true["precision"], color="#777777", marker="*", linestyle="none", markersize=10)
+    recall.plot(
+        true["recall"],
+        true["precision"],
+        color="#777777",
+        marker="*",
+        linestyle="none",
+        markersize=10,
+    )
     pareto.set_xlabel("Fréchet distance to true images")
     pareto.set_ylabel("share of captions drawn rightly")
     recall.set_xlabel("recall")
@@ -86,19 +148,33 @@ def plot_distances(report: dict, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--stage", help="whose images and whose w (default: the first stage)")
     parser.add_argument("--n", type=int, default=300, help="captions (default: 300)")
-    parser.add_argument("--true", type=int, default=2000, help="true images to compare with (default: 2000)")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1, 1.5, 2, 3, 5, 8], help="values of w")
+    parser.add_argument(
+        "--true", type=int, default=2000, help="true images to compare with (default: 2000)"
+    )
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=[1, 1.5, 2, 3, 5, 8], help="values of w"
+    )
     parser.add_argument("--thresholds", nargs="+", choices=THRESHOLDS, default=list(THRESHOLDS))
-    parser.add_argument("--features", default="scenes", metavar="WHICH", help=f"{FEATURE_EXTRACTORS}; default: scenes, of our own classifier")
+    parser.add_argument(
+        "--features",
+        default="scenes",
+        metavar="WHICH",
+        help=f"{FEATURE_EXTRACTORS}; default: scenes, of our own classifier",
+    )
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--out", type=Path, default=Path("outputs/distances"), help="a folder")
     add_model_options(parser)
     args = parser.parse_args(arguments)
     if min(args.n, args.true) < 4 or min(args.scales) <= 0:
-        parser.error(f"--n {args.n}, --true {args.true}, --scales {args.scales}: expected at least 4 images of each, and scales above 0")
+        parser.error(
+            f"--n {args.n}, --true {args.true}, --scales {args.scales}: expected at least 4 "
+            "images of each, and scales above 0"
+        )
     start, pipe = time.perf_counter(), load_pipeline(args)
     name = args.stage or next(iter(pipe.stages))
     if name not in pipe.stages:
@@ -107,43 +183,99 @@ def main(arguments: list[str] | None = None) -> None:
         features = make_feature_extractor(args.features)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         parser.error(f"--features {args.features}: {error}")
-    stages, size = list(pipe.stages)[:list(pipe.stages).index(name) + 1], pipe.stages[name].config.unet.image_size
+    stages, size = (
+        list(pipe.stages)[: list(pipe.stages).index(name) + 1],
+        pipe.stages[name].config.unet.image_size,
+    )
     numbers = range(args.n)
     captions = captions_of(HELD_OUT_SEED, numbers)
     true = features(true_images(HELD_OUT_SEED, range(args.n, args.n + args.true), size))
-    others = features(true_images(HELD_OUT_SEED, range(args.n + args.true, 2 * args.n + args.true), size))
+    others = features(
+        true_images(HELD_OUT_SEED, range(args.n + args.true, 2 * args.n + args.true), size)
+    )
     trained = features(true_images(TRAINED, range(args.true), size))
-    report = {"pipeline": args.pipeline, "stage": name, "features": args.features, "n": args.n, "true": args.true, "lines": {},
-              "true_pictures": {**compare(others, true), "nearest_trained": median_distance(others, trained)}}
+    report = {
+        "pipeline": args.pipeline,
+        "stage": name,
+        "features": args.features,
+        "n": args.n,
+        "true": args.true,
+        "lines": {},
+        "true_pictures": {
+            **compare(others, true),
+            "nearest_trained": median_distance(others, trained),
+        },
+    }
     with tqdm(total=args.n * (1 + len(args.thresholds) * len(args.scales)), desc="images") as bar:
 
         def measured(**options) -> dict:
             generated = []
             for at in range(0, args.n, args.batch):
-                part = numbers[at:at + args.batch]
-                generated.append(pipe([captions[i].text for i in part], seed=list(part), stages=stages, output_type="pt", progress=False,
-                                  **{option: {name: value} for option, value in options.items()}).stages[name].float().cpu())
+                part = numbers[at : at + args.batch]
+                generated.append(
+                    pipe(
+                        [captions[i].text for i in part],
+                        seed=list(part),
+                        stages=stages,
+                        output_type="pt",
+                        progress=False,
+                        **{option: {name: value} for option, value in options.items()},
+                    )
+                    .stages[name]
+                    .float()
+                    .cpu()
+                )
                 bar.update(len(part))
             images = torch.cat(generated)
             found = features(images)
-            row = {**alignment(images, captions), **compare(found, true), "nearest_trained": median_distance(found, trained)}
-            return row | ({"clip_score": round(features.score_of(found, [c.text for c in captions]).mean().item(), 2)} if isinstance(features, Clip) else {})
+            row = {
+                **alignment(images, captions),
+                **compare(found, true),
+                "nearest_trained": median_distance(found, trained),
+            }
+            return row | (
+                {
+                    "clip_score": round(
+                        features.score_of(found, [c.text for c in captions]).mean().item(), 2
+                    )
+                }
+                if isinstance(features, Clip)
+                else {}
+            )
 
         own = pipe.stages[name].config
-        report["own"] = {option: getattr(own, option) for option in ("guidance_scale", "guidance_interval", "threshold")} | measured()
+        report["own"] = {
+            option: getattr(own, option)
+            for option in ("guidance_scale", "guidance_interval", "threshold")
+        } | measured()
         for threshold in args.thresholds:
-            report["lines"][threshold] = [{"w": w, **measured(guidance_scale=w, threshold=threshold)} for w in args.scales]
+            report["lines"][threshold] = [
+                {"w": w, **measured(guidance_scale=w, threshold=threshold)} for w in args.scales
+            ]
     report["seconds"] = round(time.perf_counter() - start, 1)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "distances.json").write_text(json.dumps(report, indent=1) + "\n")
     plot_distances(report, args.out / "distances.png")
-    print(f"{'threshold':10}{'w':>5}{'right':>8}{'Fréchet':>9}{'precision':>11}{'recall':>8}{'to the nearest trained scene':>30}")
-    rows = [("by default", report["own"]), *((f"{threshold:10}{r['w']:>5g}", r) for threshold, line in report["lines"].items() for r in line)]
+    print(
+        f"{'threshold':10}{'w':>5}{'right':>8}{'Fréchet':>9}{'precision':>11}{'recall':>8}{'to the nearest trained scene':>30}"
+    )
+    rows = [
+        ("by default", report["own"]),
+        *(
+            (f"{threshold:10}{r['w']:>5g}", r)
+            for threshold, line in report["lines"].items()
+            for r in line
+        ),
+    ]
     for label, r in rows:
-        print(f"{label:15}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}"
-              + (f"   CLIP score {r['clip_score']:.1f}" if "clip_score" in r else ""))
+        print(
+            f"{label:15}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}"
+            + (f"   CLIP score {r['clip_score']:.1f}" if "clip_score" in r else "")
+        )
     true_row = report["true_pictures"]
-    print(f"{'true images of other scenes':23}{true_row['frechet']:>9.3f}{true_row['precision']:>11.0%}{true_row['recall']:>8.0%}{true_row['nearest_trained']:>30.3f}")
+    print(
+        f"{'true images of other scenes':23}{true_row['frechet']:>9.3f}{true_row['precision']:>11.0%}{true_row['recall']:>8.0%}{true_row['nearest_trained']:>30.3f}"
+    )
     print(f"{report['seconds']:.0f} s; {args.out}/distances.png, distances.json")
 
 

@@ -4,8 +4,9 @@
     python -m sample.edit refine "a red circle" "a red circle on a black background" --out edit.png
     python -m sample.edit reweight "a small red circle" --word small --scale -1 0 1 2 --out edit.png
 
-The figure shows the source and the edit with what the parser reads in each, where they differ, "same seed, new prompt" (which shows what the attention
-maps are for), and below them the attention maps of the words that changed: the source's, the target's own, and what the edit made of it.
+The figure shows the source and the edit with what the parser reads in each, where they differ,
+"same seed, new prompt" (which shows what the attention maps are for), and below them the attention
+maps of the words that changed: the source's, the target's own, and what the edit made of it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,19 @@ from PIL import Image
 
 from imagen_mini.editing.alignment import refinement_mapper, replacement_mapper
 from imagen_mini.editing.attention_store import AttentionStore
-from imagen_mini.evaluation.scoring import judge_image
-from imagen_mini.viz.edits import alignment_sheet, difference, map_tiles
-from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask, LocalBlend
-from imagen_mini.editing.prompt_to_prompt import Chain, AttentionInjection, Refine, Replace, Reweight
+from imagen_mini.editing.prompt_to_prompt import (
+    AttentionInjection,
+    Chain,
+    Refine,
+    Replace,
+    Reweight,
+)
+from imagen_mini.evaluation.scoring import judge_image
 from imagen_mini.text.encoder import Tokens
-
+from imagen_mini.viz.edits import alignment_sheet, difference, map_tiles
+from imagen_mini.viz.image_grid import image_grid
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
 
@@ -35,46 +41,131 @@ def window(text: str) -> float | tuple[float, float]:
     return values[0] if len(values) == 1 else values
 
 
-def add_edit_parser(kinds, name: str, edit: type[AttentionInjection], about: str, target: str) -> argparse.ArgumentParser:
+def add_edit_parser(
+    kinds, name: str, edit: type[AttentionInjection], about: str, target: str
+) -> argparse.ArgumentParser:
     """A subcommand that takes a source and a target."""
-    parser = kinds.add_parser(name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = kinds.add_parser(
+        name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("source", help="the caption of the image")
     parser.add_argument("target", help=target)
-    parser.add_argument("--cross-replace-steps", "--cross-steps", type=window, default=edit.cross_replace_steps, help="share of the steps in which the source's cross-attention is used")
-    parser.add_argument("--self-replace-steps", "--self-steps", type=window, default=edit.self_replace_steps, help="share of the steps in which the source's self-attention is used")
-    parser.add_argument("--shared-prompt-steps", "--source-steps", type=window, default=edit.shared_prompt_steps, help="share of the steps in which the source's whole prompt is read")
+    parser.add_argument(
+        "--cross-replace-steps",
+        "--cross-steps",
+        type=window,
+        default=edit.cross_replace_steps,
+        help="share of the steps in which the source's cross-attention is used",
+    )
+    parser.add_argument(
+        "--self-replace-steps",
+        "--self-steps",
+        type=window,
+        default=edit.self_replace_steps,
+        help="share of the steps in which the source's self-attention is used",
+    )
+    parser.add_argument(
+        "--shared-prompt-steps",
+        "--source-steps",
+        type=window,
+        default=edit.shared_prompt_steps,
+        help="share of the steps in which the source's whole prompt is read",
+    )
     blends = parser.add_mutually_exclusive_group()
-    blends.add_argument("--local-blend", nargs="+", metavar="WORD", help="let the image change only where these words look")
-    blends.add_argument("--diff-blend", action="store_true", help="let the image change only where the two prompts disagree about the source's")
-    parser.add_argument("--show-alignment", action="store_true", help="also draw which token answers which, to OUT with _alignment in its name")
+    blends.add_argument(
+        "--local-blend",
+        nargs="+",
+        metavar="WORD",
+        help="let the image change only where these words look",
+    )
+    blends.add_argument(
+        "--diff-blend",
+        action="store_true",
+        help="let the image change only where the two prompts disagree about the source's",
+    )
+    parser.add_argument(
+        "--show-alignment",
+        action="store_true",
+        help="also draw which token answers which, to OUT with _alignment in its name",
+    )
     return parser
 
 
 def resolve_edit(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
     """Prompts, the first the source; the edit; a name for each target."""
     if args.kind == "reweight":
-        return [args.prompt] * (1 + len(args.scale)), Reweight({args.word: args.scale}, args.weight_steps), [f"{args.word} x {c:g}" for c in args.scale]
-    edit = (Replace if args.kind == "replace" else Refine)(args.cross_replace_steps, args.self_replace_steps, shared_prompt_steps=args.shared_prompt_steps)
-    blend = LocalBlend(*args.local_blend) if args.local_blend else DiffEditMask() if args.diff_blend else None
+        return (
+            [args.prompt] * (1 + len(args.scale)),
+            Reweight({args.word: args.scale}, args.weight_steps),
+            [f"{args.word} x {c:g}" for c in args.scale],
+        )
+    edit = (Replace if args.kind == "replace" else Refine)(
+        args.cross_replace_steps,
+        args.self_replace_steps,
+        shared_prompt_steps=args.shared_prompt_steps,
+    )
+    blend = (
+        LocalBlend(*args.local_blend)
+        if args.local_blend
+        else DiffEditMask()
+        if args.diff_blend
+        else None
+    )
     return [args.source, args.target], edit if blend is None else Chain(edit, blend), ["edit"]
 
 
 def plot_alignment(source: Tokens, target: Tokens, kind: str, path: Path) -> None:
-    """The matrix that lays the source's attention on the target's tokens, as a chart: a row a token of the source, a column one of the target."""
+    """The matrix that lays the source's attention on the target's tokens, as a chart: a row a token
+    of the source, a column one of the target.
+    """
     matrix = (replacement_mapper if kind == "replace" else refinement_mapper)(source, target)
-    alignment_sheet(source, target, {f"{kind}: whose attention does each token of the target take?": matrix}).savefig(path, dpi=110)
+    alignment_sheet(
+        source, target, {f"{kind}: whose attention does each token of the target take?": matrix}
+    ).savefig(path, dpi=110)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kinds = parser.add_subparsers(dest="kind", required=True)
-    reweight = kinds.add_parser("reweight", help="let a word count more, less, or against", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    reweight = kinds.add_parser(
+        "reweight",
+        help="let a word count more, less, or against",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     reweight.add_argument("prompt", help="the caption of the image")
     reweight.add_argument("--word", required=True, help="the word")
-    reweight.add_argument("--scale", type=float, nargs="+", default=[-1.0, 0.0, 2.0], help="its attention is multiplied by this, from -2 to 2; an image for each")
-    reweight.add_argument("--weight-steps", type=window, default=Reweight.steps, help="share of the steps in which it is")
-    for kind in (add_edit_parser(kinds, "replace", Replace, "swap words, one for one", "the same caption with one or more words swapped"),
-                 add_edit_parser(kinds, "refine", Refine, "add or remove words", "the same caption with words added, removed or swapped"), reweight):
+    reweight.add_argument(
+        "--scale",
+        type=float,
+        nargs="+",
+        default=[-1.0, 0.0, 2.0],
+        help="its attention is multiplied by this, from -2 to 2; an image for each",
+    )
+    reweight.add_argument(
+        "--weight-steps",
+        type=window,
+        default=Reweight.steps,
+        help="share of the steps in which it is",
+    )
+    for kind in (
+        add_edit_parser(
+            kinds,
+            "replace",
+            Replace,
+            "swap words, one for one",
+            "the same caption with one or more words swapped",
+        ),
+        add_edit_parser(
+            kinds,
+            "refine",
+            Refine,
+            "add or remove words",
+            "the same caption with words added, removed or swapped",
+        ),
+        reweight,
+    ):
         kind.add_argument("--seed", type=int, default=0)
         kind.add_argument("--out", type=Path, default=Path("edit.png"), help="the image to write")
         add_pipeline_options(kind)
@@ -84,23 +175,37 @@ def main(arguments: list[str] | None = None) -> None:
     prompts, edit, names = resolve_edit(args)
     maps, word = AttentionStore(), args.word if args.kind == "reweight" else None
     out = pipe(prompts, seed=args.seed, edit=edit, record=maps, **options)
-    images, base = ([p.float().cpu() for p in out.stages[stage]] for stage in (list(out.stages)[-1], list(out.stages)[0]))
-    tiles, labels = images, [f"{name}: {prompt}" for name, prompt in zip(["source", *names], prompts)]
+    images, base = (
+        [p.float().cpu() for p in out.stages[stage]]
+        for stage in (list(out.stages)[-1], list(out.stages)[0])
+    )
+    tiles, labels = (
+        images,
+        [f"{name}: {prompt}" for name, prompt in zip(["source", *names], prompts)],
+    )
     verdicts = list(zip(["source", *names], prompts, images))
     if word is None:
         plain = pipe(prompts[1], seed=args.seed, **options).stages
-        verdicts.append(("same seed, new prompt", prompts[1], plain[list(plain)[-1]][0].float().cpu()))
+        verdicts.append(
+            ("same seed, new prompt", prompts[1], plain[list(plain)[-1]][0].float().cpu())
+        )
         tiles = [*tiles, difference(*images), verdicts[-1][2]]
         labels = [*labels, "difference of source and edit", f"same seed, new prompt: {prompts[1]}"]
     for name, prompt, image in verdicts:
         print(f"{name}: {prompt!r}: {judge_image(prompt, image)}")
     columns = min(5, len(tiles))
-    filler = -len(tiles) % columns                      # the maps begin a row of their own
+    filler = -len(tiles) % columns  # the maps begin a row of their own
     more, more_labels = map_tiles(maps, base, word) if maps.times else ([], [])
     if not maps.times:
-        print("no attention maps to show: source and target read the source's prompt in every step; take more --steps, or lower --source-steps")
+        print(
+            "no attention maps to show: source and target read the source's prompt in every "
+            "step; take more --steps, or lower --source-steps"
+        )
     frames = [None] * len(tiles) + ["white"] * filler + [None] * len(more)
-    tiles, labels = [*tiles, *[torch.ones_like(tiles[0])] * filler, *more], [*labels, *[""] * filler, *more_labels]
+    tiles, labels = (
+        [*tiles, *[torch.ones_like(tiles[0])] * filler, *more],
+        [*labels, *[""] * filler, *more_labels],
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     sheet: Image.Image = image_grid(tiles, labels, columns=columns, cell=256, frames=frames)
     sheet.save(args.out)

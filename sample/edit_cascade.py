@@ -1,10 +1,13 @@
-"""After an edit of the base stage's image: what should super-resolution read, and from which noise should it start?
+"""After an edit of the base stage's image: what should super-resolution read, and from which noise
+should it start?
 
     python -m sample.edit_cascade --n 20 --out outputs/edit_cascade
 
-Word swaps are made by Prompt-to-Prompt at the base stage, which draws no textures; super-resolution invents them where no caption names one. It
-is run four ways: each image with its own prompt and all from one noise (the default, as in the paper); all with the source's prompt; each with a noise of
-its own; and edited as well. Judged at 256 px: is the edit still there, does everything else look as in the source, textures included?
+Word swaps are made by Prompt-to-Prompt at the base stage, which draws no textures; super-resolution
+invents them where no caption names one. It is run four ways: each image with its own prompt and all
+from one noise (the default, as in the paper); all with the source's prompt; each with a noise of
+its own; and edited as well. Judged at 256 px: is the edit still there, does everything else look as
+in the source, textures included?
 """
 
 from __future__ import annotations
@@ -18,13 +21,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.edit_benchmark import SWAPPED, edit_table, evaluate_edits, swaps
-from imagen_mini.viz.image_grid import quantize_colors, image_grid
 from imagen_mini.editing.prompt_to_prompt import Replace
-
+from imagen_mini.evaluation.edit_benchmark import SWAPPED, edit_table, evaluate_edits, swaps
+from imagen_mini.viz.image_grid import image_grid, quantize_colors
 from sample.cli import add_model_options, load_pipeline
 
-OTHER_NOISE = 1_000_000                                # added to the seed
+OTHER_NOISE = 1_000_000  # added to the seed
 WAYS = ("own prompt, one noise", "the source's prompt", "another noise", "edited as well")
 
 
@@ -38,13 +40,24 @@ def sample_all(pipe: ImagenPipeline, prompts: list[str], seed: int) -> Tensor:
 
     base = pipe(prompts, seed=seed, edit=Replace(), stages=names[:1], **quiet).stages[names[0]]
     source, target = enlarged(base, prompts, seed).split(1)
-    return torch.cat([source, target, enlarged(base[1:], prompts[:1], seed), enlarged(base[1:], prompts[1:], seed + OTHER_NOISE),
-                      enlarged(base, prompts, seed, edit=Replace())[1:]])
+    return torch.cat(
+        [
+            source,
+            target,
+            enlarged(base[1:], prompts[:1], seed),
+            enlarged(base[1:], prompts[1:], seed + OTHER_NOISE),
+            enlarged(base, prompts, seed, edit=Replace())[1:],
+        ]
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=20, help="swaps of colours, and as many of shapes (default: 20)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--n", type=int, default=20, help="swaps of colours, and as many of shapes (default: 20)"
+    )
     parser.add_argument("--shown", type=int, default=4, help="edits on the sheet (default: 4)")
     parser.add_argument("--out", type=Path, default=Path("outputs/edit_cascade"), help="a folder")
     add_model_options(parser)
@@ -54,23 +67,41 @@ def main(arguments: list[str] | None = None) -> None:
     pipe = load_pipeline(args)
     if len(pipe.stages) < 2:
         raise SystemExit(f"{args.pipeline} has no super-resolution, only {', '.join(pipe.stages)}")
-    tasks = [task for pair in zip(*(swaps(attribute, args.n) for attribute in SWAPPED)) for task in pair]
+    tasks = [
+        task for pair in zip(*(swaps(attribute, args.n) for attribute in SWAPPED)) for task in pair
+    ]
     tiles, labels, frames, scores = [], [], [], []
-    for task, images, of in tqdm(evaluate_edits(lambda prompts, seed: sample_all(pipe, prompts, seed), tasks), total=len(tasks), desc="edits"):
+    for task, images, of in tqdm(
+        evaluate_edits(lambda prompts, seed: sample_all(pipe, prompts, seed), tasks),
+        total=len(tasks),
+        desc="edits",
+    ):
         scores.append(of)
         if of[0].source_right and len(tiles) < args.shown * len(images):
             tiles += images
             labels += [task.source.text, *(f"{task.target.text} ({way})" for way in WAYS)]
             frames += [None, *(s.success and s.kept for s in of)]
-    report = {"pipeline": args.pipeline, "n": len(tasks), "ways": {way: edit_table(list(of)) for way, of in zip(WAYS, zip(*scores))}}
+    report = {
+        "pipeline": args.pipeline,
+        "n": len(tasks),
+        "ways": {way: edit_table(list(of)) for way, of in zip(WAYS, zip(*scores))},
+    }
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "edit_cascade.json").write_text(json.dumps(report, indent=1) + "\n")
     if tiles:
-        quantize_colors(image_grid(tiles, labels, columns=1 + len(WAYS), cell=192, frames=frames)).save(args.out / "edit_cascade.png", optimize=True)
+        quantize_colors(
+            image_grid(tiles, labels, columns=1 + len(WAYS), cell=192, frames=frames)
+        ).save(args.out / "edit_cascade.png", optimize=True)
     for way, row in report["ways"].items():
-        print(f"{way:24}of {row['source_right']} right sources: success {row['success']:.0%}, layout kept {row['layout']:.0%}, nothing else changed "
-              f"{row['all_kept']:.0%}, rest of the image {row['psnr'] or 0:.1f} dB")
-    print(f"{args.out}/edit_cascade.json" + (", edit_cascade.png" if tiles else "; no source was right, so there is no sheet"))
+        print(
+            f"{way:24}of {row['source_right']} right sources: success {row['success']:.0%}, "
+            f"layout kept {row['layout']:.0%}, nothing else changed "
+            f"{row['all_kept']:.0%}, rest of the image {row['psnr'] or 0:.1f} dB"
+        )
+    print(
+        f"{args.out}/edit_cascade.json"
+        + (", edit_cascade.png" if tiles else "; no source was right, so there is no sheet")
+    )
 
 
 if __name__ == "__main__":

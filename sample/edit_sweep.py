@@ -1,14 +1,16 @@
-"""How long should the source be held on to? Edits by Prompt-to-Prompt over the length of the injection window.
+"""How long should the source be held on to? Edits by Prompt-to-Prompt over the length of the
+injection window.
 
     python -m sample.edit_sweep --n 20 --out outputs/edit_sweep
 
-edit_sweep.png            of each kind of edit: how often it succeeds, keeps the layout, does both; against the share of the walk in which the source's
+edit_sweep.png            of each kind of edit: how often it succeeds, keeps the layout, does both;
+against the share of the walk in which the source's
                           attention is injected (cross and self), and, with attention injected all the way, in which the source's prompt is read
 edit_sweep_images.png   one edit of each kind, at every length
 edit_sweep.json           the numbers
 
-The papers' windows are shares of the steps; ours are shares of the walk in t, which is the same where steps are even in t. At 0 both are "same seed, new
-prompt".
+The papers' windows are shares of the steps; ours are shares of the walk in t, which is the same
+where steps are even in t. At 0 both are "same seed, new prompt".
 """
 
 from __future__ import annotations
@@ -22,12 +24,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
+from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Refine, Replace
 from imagen_mini.evaluation.edit_benchmark import EditTask, edit_table, edit_tasks, evaluate_edits
 from imagen_mini.viz.edits import SWEEPS
-from imagen_mini.viz.image_grid import quantize_colors, image_grid
-from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Refine, Replace
-
+from imagen_mini.viz.image_grid import image_grid, quantize_colors
+from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
 
 
@@ -35,13 +36,27 @@ def edit_of(name: str) -> type[AttentionInjection]:
     return Replace if name.endswith("swap") else Refine
 
 
-def measure(pipe: ImagenPipeline, name: str, tasks: list[EditTask], shares: list[float]) -> tuple[dict, tuple[EditTask, Tensor]]:
-    """The table of each sweep at each share, and the images of the first task whose source is right."""
+def measure(
+    pipe: ImagenPipeline, name: str, tasks: list[EditTask], shares: list[float]
+) -> tuple[dict, tuple[EditTask, Tensor]]:
+    """The table of each sweep at each share, and the images of the first task whose source is
+    right.
+    """
     base, kind = next(iter(pipe.stages)), edit_of(name)
     plans = [(sweep, share) for sweep in SWEEPS for share in shares]
 
     def generate(prompts: list[str], seed: int) -> Tensor:
-        generated = [pipe(prompts, seed=seed, stages=(base,), edit=SWEEPS[sweep](kind, share), progress=False, output_type="pt").stages[base] for sweep, share in plans]
+        generated = [
+            pipe(
+                prompts,
+                seed=seed,
+                stages=(base,),
+                edit=SWEEPS[sweep](kind, share),
+                progress=False,
+                output_type="pt",
+            ).stages[base]
+            for sweep, share in plans
+        ]
         return torch.cat([generated[0][:1], *(pair[1:] for pair in generated)])
 
     scores, example = [], None
@@ -50,51 +65,102 @@ def measure(pipe: ImagenPipeline, name: str, tasks: list[EditTask], shares: list
         if example is None and of[0].source_right:
             example = task, images
     tables = [edit_table(list(of)) for of in zip(*scores)]
-    return {sweep: tables[i * len(shares):(i + 1) * len(shares)] for i, sweep in enumerate(SWEEPS)}, example
+    return {
+        sweep: tables[i * len(shares) : (i + 1) * len(shares)] for i, sweep in enumerate(SWEEPS)
+    }, example
 
 
 def plot_figure(report: dict, path: Path) -> None:
     titles = [f"{name}: {sweep}" for name in report["kinds"] for sweep in SWEEPS]
     sheet, panels = subplots(titles, "share of the walk", columns=4)
-    for panel, (rows) in zip(panels, (rows for of in report["kinds"].values() for rows in of.values())):
-        for key, label, style in zip(("success", "layout", "good"), ("shows the new prompt", "keeps the layout", "both"), STYLES):
+    for panel, (rows) in zip(
+        panels, (rows for of in report["kinds"].values() for rows in of.values())
+    ):
+        for key, label, style in zip(
+            ("success", "layout", "good"),
+            ("shows the new prompt", "keeps the layout", "both"),
+            STYLES,
+        ):
             panel.plot(report["shares"], [row[key] for row in rows], **style, label=label)
-        panel.fill_between(report["shares"], [row["good_low"] for row in rows], [row["good_high"] for row in rows], color=STYLES[2]["color"], alpha=0.1, linewidth=0)
+        panel.fill_between(
+            report["shares"],
+            [row["good_low"] for row in rows],
+            [row["good_high"] for row in rows],
+            color=STYLES[2]["color"],
+            alpha=0.1,
+            linewidth=0,
+        )
         percent_axis(panel)
     save_figure(sheet, path)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kinds = tuple(edit_tasks(0))
     parser.add_argument("--n", type=int, default=20, help="edits of each kind (default: 20)")
-    parser.add_argument("--seed", type=int, default=1, help="of the list of edits; `sample.evaluate` has 0 (default: 1)")
-    parser.add_argument("--kinds", nargs="+", choices=kinds, default=list(kinds), help="only these (default: all)")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.3, 0.6, 0.9, 1], help="lengths of the windows")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        help="of the list of edits; `sample.evaluate` has 0 (default: 1)",
+    )
+    parser.add_argument(
+        "--kinds", nargs="+", choices=kinds, default=list(kinds), help="only these (default: all)"
+    )
+    parser.add_argument(
+        "--shares",
+        type=float,
+        nargs="+",
+        default=[0, 0.3, 0.6, 0.9, 1],
+        help="lengths of the windows",
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/edit_sweep"), help="a folder")
     add_model_options(parser)
     args = parser.parse_args(arguments)
     if args.n < 1 or not all(0 <= share <= 1 for share in args.shares):
-        parser.error(f"--n {args.n}, --shares {args.shares}: expected at least one edit, and shares from 0 to 1")
+        parser.error(
+            f"--n {args.n}, --shares {args.shares}: expected at least one edit, and shares "
+            "from 0 to 1"
+        )
     pipe, shares = load_pipeline(args), sorted(set(args.shares))
-    report, tiles, labels = {"pipeline": args.pipeline, "n": args.n, "seed": args.seed, "shares": shares, "kinds": {}}, [], []
+    report, tiles, labels = (
+        {"pipeline": args.pipeline, "n": args.n, "seed": args.seed, "shares": shares, "kinds": {}},
+        [],
+        [],
+    )
     tasks = edit_tasks(args.n, args.seed)
     for name in args.kinds:
         report["kinds"][name], example = measure(pipe, name, tasks[name], shares)
         if example is not None:
             task, (source, *edited) = example
             for i, sweep in enumerate(SWEEPS):
-                tiles += [source, *edited[i * len(shares):(i + 1) * len(shares)]]
-                labels += [task.source.text, *(f"{task.target.text} ({sweep}: {share:g})" for share in shares)]
+                tiles += [source, *edited[i * len(shares) : (i + 1) * len(shares)]]
+                labels += [
+                    task.source.text,
+                    *(f"{task.target.text} ({sweep}: {share:g})" for share in shares),
+                ]
         for sweep, rows in report["kinds"][name].items():
-            print(f"{name + ', ' + sweep:40}" + ", ".join(f"{share:g}: {row['success']:.0%} {row['layout']:.0%} {row['good']:.0%}" for share, row in zip(shares, rows)))
+            print(
+                f"{name + ', ' + sweep:40}"
+                + ", ".join(
+                    f"{share:g}: {row['success']:.0%} {row['layout']:.0%} {row['good']:.0%}"
+                    for share, row in zip(shares, rows)
+                )
+            )
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "edit_sweep.json").write_text(json.dumps(report, indent=1) + "\n")
     plot_figure(report, args.out / "edit_sweep.png")
     if tiles:
-        quantize_colors(image_grid(tiles, labels, columns=1 + len(shares), cell=112)).save(args.out / "edit_sweep_images.png", optimize=True)
+        quantize_colors(image_grid(tiles, labels, columns=1 + len(shares), cell=112)).save(
+            args.out / "edit_sweep_images.png", optimize=True
+        )
     print("after each share: shows the new prompt, keeps the layout, both")
-    print(f"{args.out}/edit_sweep.png, edit_sweep.json" + (", edit_sweep_images.png" if tiles else "; no source was right, so there are no images"))
+    print(
+        f"{args.out}/edit_sweep.png, edit_sweep.json"
+        + (", edit_sweep_images.png" if tiles else "; no source was right, so there are no images")
+    )
 
 
 if __name__ == "__main__":

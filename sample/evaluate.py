@@ -1,10 +1,13 @@
-"""Score a pipeline on the built-in world: text alignment by category, held-out compositions, and edits.
+"""Score a pipeline on the built-in world: text alignment by category, held-out compositions, and
+edits.
 
     python -m sample.evaluate --out report.json
 
-Prompts and seeds are fixed and none occurs in training. Alignment is judged on the last stage's images, edits on the base stage's, where
-Prompt-to-Prompt acts: words swapped (Replace) and added (Refine), alone and with `DiffEditMask`, against the same seed with the new prompt, and against
-injecting all of the source's attention in every step. Writes the JSON report and an image of successes and failures, and prints the table.
+Prompts and seeds are fixed and none occurs in training. Alignment is judged on the last stage's
+images, edits on the base stage's, where Prompt-to-Prompt acts: words swapped (Replace) and added
+(Refine), alone and with `DiffEditMask`, against the same seed with the new prompt, and against
+injecting all of the source's attention in every step. Writes the JSON report and an image of
+successes and failures, and prints the table.
 """
 
 from __future__ import annotations
@@ -20,21 +23,31 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.error_analysis import confusion_matrices, error_table
-from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
-from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, edit_table, edit_tasks, evaluate_edits
-from imagen_mini.evaluation.scoring import Result, evaluate, table
-from imagen_mini.viz.measuring import gallery
-from imagen_mini.utils.precision import resolve_precision
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask
 from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace
+from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
+from imagen_mini.evaluation.edit_benchmark import (
+    EditScore,
+    EditTask,
+    edit_table,
+    edit_tasks,
+    evaluate_edits,
+)
+from imagen_mini.evaluation.error_analysis import confusion_matrices, error_table
+from imagen_mini.evaluation.scoring import Result, evaluate, table
 from imagen_mini.scenes.captions import Caption
-
+from imagen_mini.utils.precision import resolve_precision
+from imagen_mini.viz.measuring import gallery
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 from sample.parallel import default_workers, spread
 
-METHODS = ("prompt-to-prompt", "and only where prompts disagree", "same seed, new prompt", "all attention injected")
+METHODS = (
+    "prompt-to-prompt",
+    "and only where prompts disagree",
+    "same seed, new prompt",
+    "all attention injected",
+)
 
 
 class Examiner:
@@ -44,43 +57,86 @@ class Examiner:
         self.pipe, self.options = load_pipeline(args), sampling_options(args)
 
     def generate(self, prompts: list[str], seeds, **more) -> torch.Tensor:
-        stages = self.pipe(prompts, seed=seeds, progress=False, output_type="pt", **self.options | more).stages
+        stages = self.pipe(
+            prompts, seed=seeds, progress=False, output_type="pt", **self.options | more
+        ).stages
         return stages[list(stages)[-1]]
 
     def generate_edits(self, kind: type[Edit], prompts: list[str], seed: int) -> torch.Tensor:
         """The source, and its target by each of METHODS."""
         base = {"stages": list(self.pipe.stages)[:1]}
-        edited, blended, injected = (self.generate(prompts, seed, edit=edit, **base) for edit in (kind(), Chain(kind(), DiffEditMask()), kind(1.0, 1.0, shared_prompt_steps=0.0)))
-        return torch.cat([edited, blended[1:], self.generate(prompts[1:], seed, **base), injected[1:]])
+        edited, blended, injected = (
+            self.generate(prompts, seed, edit=edit, **base)
+            for edit in (
+                kind(),
+                Chain(kind(), DiffEditMask()),
+                kind(1.0, 1.0, shared_prompt_steps=0.0),
+            )
+        )
+        return torch.cat(
+            [edited, blended[1:], self.generate(prompts[1:], seed, **base), injected[1:]]
+        )
 
     def captions(self, prompts: list[tuple[str, int, Caption]]) -> list[Result]:
         """With arrays for images, to be sent to another process."""
-        return [replace(result, image=result.image.float().cpu().numpy()) for result in evaluate(self.generate, prompts, batch=len(prompts))]
+        return [
+            replace(result, image=result.image.float().cpu().numpy())
+            for result in evaluate(self.generate, prompts, batch=len(prompts))
+        ]
 
     def edit(self, job: tuple[type[Edit], EditTask]) -> tuple[EditScore, ...]:
         """A score by each of METHODS."""
         kind, task = job
-        (_, _, scores), = evaluate_edits(partial(self.generate_edits, kind), [task])
+        ((_, _, scores),) = evaluate_edits(partial(self.generate_edits, kind), [task])
         return scores
 
 
 def print_alignment(report: dict) -> None:
     print(f"{'category':28} {'right':>9} {'accuracy':>9}   {'95 % interval':16} errors")
     for name, row in report["text_alignment"].items():
-        errors = ", ".join(f"{n} {kind}" for kind, n in report["errors"][name].items() if kind != "right")
-        print(f"{name:28} {row['right']:>4}/{row['n']:<4} {row['accuracy']:>9.1%}   {row['low']:6.1%} - {row['high']:6.1%}  {errors}")
+        errors = ", ".join(
+            f"{n} {kind}" for kind, n in report["errors"][name].items() if kind != "right"
+        )
+        print(
+            f"{name:28} {row['right']:>4}/{row['n']:<4} {row['accuracy']:>9.1%}   "
+            f"{row['low']:6.1%} - {row['high']:6.1%}  {errors}"
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("report.json"), help="the report; its image is written beside it")
-    parser.add_argument("--image", "--picture", type=Path, help="the image (default: beside the report)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("report.json"),
+        help="the report; its image is written beside it",
+    )
+    parser.add_argument(
+        "--image", "--picture", type=Path, help="the image (default: beside the report)"
+    )
     parser.add_argument("--n", type=int, default=30, help="captions per category (default: 30)")
-    parser.add_argument("--edits", type=int, default=30, help="edits of each of five kinds (default: 30); 0 leaves them out")
+    parser.add_argument(
+        "--edits",
+        type=int,
+        default=30,
+        help="edits of each of five kinds (default: 30); 0 leaves them out",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")
-    parser.add_argument("--categories", nargs="*", choices=(*CATEGORIES, *HELD_OUT_CATEGORIES), help="only these (default: all)")
+    parser.add_argument(
+        "--categories",
+        nargs="*",
+        choices=(*CATEGORIES, *HELD_OUT_CATEGORIES),
+        help="only these (default: all)",
+    )
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--workers", type=int, help="processes, of one thread each (default: on CPUs as many as torch would use threads, at most 8; on a GPU 1)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes, of one thread each (default: on CPUs as many as torch would use threads, "
+        "at most 8; on a GPU 1)",
+    )
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
     args.workers = default_workers(args.device) if args.workers is None else args.workers
@@ -88,26 +144,50 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--workers {args.workers}, --batch {args.batch}: expected 1 or more of each")
 
     start = time.perf_counter()
-    args.precision = resolve_precision(args.precision, torch.device(args.device))      # once for all workers
-    prompts, edits = benchmark(args.n, args.seed, args.categories), edit_tasks(args.edits, args.seed) if args.edits else {}
-    batches = [prompts[i:i + args.batch] for i in range(0, len(prompts), args.batch)]
-    ImagenPipeline.from_pretrained(args.pipeline)      # if it cannot be loaded, say so here
+    # once for all workers
+    args.precision = resolve_precision(args.precision, torch.device(args.device))
+    prompts, edits = (
+        benchmark(args.n, args.seed, args.categories),
+        edit_tasks(args.edits, args.seed) if args.edits else {},
+    )
+    batches = [prompts[i : i + args.batch] for i in range(0, len(prompts), args.batch)]
+    ImagenPipeline.from_pretrained(args.pipeline)  # if it cannot be loaded, say so here
     with spread(partial(Examiner, args), args.workers) as each:
         results = []
         with tqdm(total=len(prompts), desc="text alignment") as bar:
             for part in each(Examiner.captions, batches):
-                results += [replace(result, image=torch.from_numpy(result.image)) for result in part]
+                results += [
+                    replace(result, image=torch.from_numpy(result.image)) for result in part
+                ]
                 bar.update(len(part))
-        report = {"pipeline": str(args.pipeline), "options": sampling_options(args), "benchmark_seed": args.seed, "text_alignment": table(results),
-                  "errors": error_table(results), "confusions": confusion_matrices(results), "edits": {}}
+        report = {
+            "pipeline": str(args.pipeline),
+            "options": sampling_options(args),
+            "benchmark_seed": args.seed,
+            "text_alignment": table(results),
+            "errors": error_table(results),
+            "confusions": confusion_matrices(results),
+            "edits": {},
+        }
         print_alignment(report)
         for name, tasks in edits.items():
             kind = Replace if name.endswith("swap") else Refine
-            scores = list(tqdm(each(Examiner.edit, [(kind, task) for task in tasks]), total=len(tasks), desc=name))
+            scores = list(
+                tqdm(
+                    each(Examiner.edit, [(kind, task) for task in tasks]),
+                    total=len(tasks),
+                    desc=name,
+                )
+            )
             for method, of in zip(METHODS, zip(*scores)):
                 row = report["edits"][f"{name}, {method}"] = edit_table(of)
-                print(f"{name + ', ' + method:40} of {row['source_right']} right sources: success {row['success']:.1%}, layout kept {row['layout']:.1%}, both "
-                      f"{row['good']:.1%} ({row['good_low']:.1%} - {row['good_high']:.1%}), nothing else changed {row['all_kept']:.1%}, {row['psnr'] or 0:.1f} dB")
+                print(
+                    f"{name + ', ' + method:40} of {row['source_right']} right sources: "
+                    f"success {row['success']:.1%}, layout kept {row['layout']:.1%}, both "
+                    f"{row['good']:.1%} ({row['good_low']:.1%} - "
+                    f"{row['good_high']:.1%}), nothing else changed "
+                    f"{row['all_kept']:.1%}, {row['psnr'] or 0:.1f} dB"
+                )
     report["seconds"] = round(time.perf_counter() - start, 1)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")

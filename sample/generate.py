@@ -1,6 +1,6 @@
 """Draw images of captions.
 
-    python -m sample.generate "a red circle to the left of a blue square" --seed 0 --out out.png
+python -m sample.generate "a red circle to the left of a blue square" --seed 0 --out out.png
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from pathlib import Path
 
 from imagen_mini.evaluation.scoring import judge_image
 from imagen_mini.viz.image_grid import image_grid
-
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("prompts", nargs="+", help="one caption or several, each in quotes")
     parser.add_argument("--seed", type=int, default=0, help="of the first image")
-    parser.add_argument("--count", type=int, default=1, help="images per caption, with rising seeds (default: 1)")
-    parser.add_argument("--out", type=Path, default=Path("out.png"), help="the image to write (default: out.png)")
+    parser.add_argument(
+        "--count", type=int, default=1, help="images per caption, with rising seeds (default: 1)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out.png"), help="the image to write (default: out.png)"
+    )
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
 
@@ -35,7 +40,10 @@ def main(arguments: list[str] | None = None) -> None:
         out.images[0].save(args.out)
     else:
         image_grid(last, [f"{p} ({s})" for p, s in zip(prompts, seeds)]).save(args.out)
-    print(f"{args.out}: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in out.seconds.items()))
+    print(
+        f"{args.out}: "
+        + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in out.seconds.items())
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Independent work spread over processes of one thread each: networks as small as ours gain little from a second thread."""
+"""Independent work spread over processes of one thread each: networks as small as ours gain little
+from a second thread.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Spread = Callable[[Callable[[Tool, Job], Done], Iterable[Job]], Iterator[Done]]
 
 
 def default_workers(device: str) -> int:
-    """A process for every thread that torch may use, at most 8; one on a GPU, which is shared badly."""
+    """A process for every thread that torch may use, at most 8; one on a GPU, which is shared
+    badly.
+    """
     return min(8, torch.get_num_threads()) if torch.device(device).type == "cpu" else 1
 
 
@@ -24,8 +28,9 @@ def default_workers(device: str) -> int:
 def spread(prepare: Callable[[], Tool], workers: int) -> Iterator[Spread]:
     """Gives `each(work, jobs)`, which yields work(prepare(), job) for every job, in their order.
 
-    With one worker all happens in this process. Else each of them calls `prepare` once; then `prepare`, `work`, jobs and results must be picklable, and hold
-    arrays instead of tensors, each of which would keep a file open.
+    With one worker all happens in this process. Else each of them calls `prepare` once; then
+    `prepare`, `work`, jobs and results must be picklable, and hold arrays instead of tensors, each
+    of which would keep a file open.
     """
     if workers == 1:
         tool = prepare()

@@ -2,9 +2,10 @@
 
     python -m sample.reweight --n 24 --out outputs/reweight
 
-Captions of one thing that say its size; the attention to "small" or "large" is multiplied by c, from -2 to 2, and what the thing covers of the image is
-measured: by its pixels, without the parser, which knows small and large alone. If the answer is monotone, re-weighting is a slider. reweight.png shows the
-curves with images' 95 % intervals, reweight_images.png a row for each of some captions.
+Captions of one thing that say its size; the attention to "small" or "large" is multiplied by c,
+from -2 to 2, and what the thing covers of the image is measured: by its pixels, without the parser,
+which knows small and large alone. If the answer is monotone, re-weighting is a slider. reweight.png
+shows the curves with images' 95 % intervals, reweight_images.png a row for each of some captions.
 """
 
 from __future__ import annotations
@@ -18,50 +19,94 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
-from imagen_mini.viz.edits import covered, monotone, sized_captions
-from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.editing.prompt_to_prompt import Reweight
 from imagen_mini.scenes.scene import SIZES
-
+from imagen_mini.viz.edits import covered, monotone, sized_captions
+from imagen_mini.viz.image_grid import image_grid
+from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
 
 WEIGHTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def measure(pipe: ImagenPipeline, word: str, n: int) -> tuple[dict, list[Tensor]]:
-    """What things cover at each weight of the word, and the images [weights, 3, h, w] of each caption."""
+    """What things cover at each weight of the word, and the images [weights, 3, h, w] of each
+    caption.
+    """
     base = next(iter(pipe.stages))
-    images = [pipe([caption] * (1 + len(WEIGHTS)), seed=seed, edit=Reweight({word: WEIGHTS}), stages=(base,), progress=False, output_type="pt")
-                .stages[base][1:].float().cpu() for seed, caption in enumerate(tqdm(sized_captions(n, word), desc=word))]
+    images = [
+        pipe(
+            [caption] * (1 + len(WEIGHTS)),
+            seed=seed,
+            edit=Reweight({word: WEIGHTS}),
+            stages=(base,),
+            progress=False,
+            output_type="pt",
+        )
+        .stages[base][1:]
+        .float()
+        .cpu()
+        for seed, caption in enumerate(tqdm(sized_captions(n, word), desc=word))
+    ]
     areas = torch.tensor([[covered(image) for image in row] for row in images])
     mean, error = areas.mean(0), 1.96 * areas.std(0) / len(areas) ** 0.5
     steps = areas.diff(dim=1)
-    return {"weights": list(WEIGHTS), "mean": [round(v, 4) for v in mean.tolist()], "half_interval": [round(v, 4) for v in error.tolist()],
-            "monotone": round(float(monotone(mean)), 4), "end_to_end": interval(areas[:, -1] - areas[:, 0]),
-            "captions_that_follow": int((areas[:, -1] - areas[:, 0] < 0 if word == "small" else areas[:, -1] - areas[:, 0] > 0).sum()),
-            "largest_step_back": round((steps.mean(0) * (1 if word == "small" else -1)).clamp(min=0).max().item(), 4)}, images
+    return {
+        "weights": list(WEIGHTS),
+        "mean": [round(v, 4) for v in mean.tolist()],
+        "half_interval": [round(v, 4) for v in error.tolist()],
+        "monotone": round(float(monotone(mean)), 4),
+        "end_to_end": interval(areas[:, -1] - areas[:, 0]),
+        "captions_that_follow": int(
+            (
+                areas[:, -1] - areas[:, 0] < 0
+                if word == "small"
+                else areas[:, -1] - areas[:, 0] > 0
+            ).sum()
+        ),
+        "largest_step_back": round(
+            (steps.mean(0) * (1 if word == "small" else -1)).clamp(min=0).max().item(), 4
+        ),
+    }, images
 
 
 def interval(differences: Tensor) -> dict[str, float]:
     """Mean and 95 % interval (normal)."""
-    mean, half = differences.mean().item(), 1.96 * differences.std().item() / len(differences) ** 0.5
+    mean, half = (
+        differences.mean().item(),
+        1.96 * differences.std().item() / len(differences) ** 0.5,
+    )
     return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
 def plot_weights(report: dict, path: Path) -> None:
-    sheet, (panel,) = subplots([f"what the thing covers of the image ({report['n']} captions)"], "weight c of the word   (1 changes nothing)")
+    sheet, (panel,) = subplots(
+        [f"what the thing covers of the image ({report['n']} captions)"],
+        "weight c of the word   (1 changes nothing)",
+    )
     for (word, row), style in zip(report["words"].items(), STYLES):
         panel.plot(row["weights"], row["mean"], **style, label=f'"{word}"')
-        low, high = ([m + sign * e for m, e in zip(row["mean"], row["half_interval"])] for sign in (-1, 1))
+        low, high = (
+            [m + sign * e for m, e in zip(row["mean"], row["half_interval"])] for sign in (-1, 1)
+        )
         panel.fill_between(row["weights"], low, high, color=style["color"], alpha=0.1, linewidth=0)
     percent_axis(panel)
-    panel.set_ylim(0, 1.2 * max(m + e for row in report["words"].values() for m, e in zip(row["mean"], row["half_interval"])))
+    panel.set_ylim(
+        0,
+        1.2
+        * max(
+            m + e
+            for row in report["words"].values()
+            for m, e in zip(row["mean"], row["half_interval"])
+        ),
+    )
     save_figure(sheet, path)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--n", type=int, default=24, help="captions for each word (default: 24)")
     parser.add_argument("--out", type=Path, default=Path("outputs/reweight"), help="a folder")
     add_model_options(parser)
@@ -77,11 +122,19 @@ def main(arguments: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "reweight.json").write_text(json.dumps(report, indent=1) + "\n")
     plot_weights(report, args.out / "reweight.png")
-    image_grid(tiles, labels, columns=len(WEIGHTS), cell=96).save(args.out / "reweight_images.png", optimize=True)
+    image_grid(tiles, labels, columns=len(WEIGHTS), cell=96).save(
+        args.out / "reweight_images.png", optimize=True
+    )
     for word, row in report["words"].items():
         end = row["end_to_end"]
-        print(f"{word}: from c = {WEIGHTS[0]:g} to {WEIGHTS[-1]:g} the thing covers {row['mean'][0]:.1%} to {row['mean'][-1]:.1%} of the image: {100 * end['mean']:+.1f} points "
-              f"({100 * end['low']:+.1f} to {100 * end['high']:+.1f}); {row['captions_that_follow']} of {args.n} captions go that way; rank correlation {row['monotone']:+.2f}")
+        print(
+            f"{word}: from c = {WEIGHTS[0]:g} to {WEIGHTS[-1]:g} the thing covers "
+            f"{row['mean'][0]:.1%} to {row['mean'][-1]:.1%} of the image: "
+            f"{100 * end['mean']:+.1f} points "
+            f"({100 * end['low']:+.1f} to {100 * end['high']:+.1f}); "
+            f"{row['captions_that_follow']} of {args.n} captions go that way; rank "
+            f"correlation {row['monotone']:+.2f}"
+        )
     print(f"{args.out}/reweight.png, reweight_images.png, reweight.json")
 
 

@@ -2,14 +2,17 @@
 
     python -m sample.sweep --out outputs/sweeps
 
-samplers.png     how many images are right, against the number of network calls, for each sampler without fresh noise where it can do without,
+samplers.png     how many images are right, against the number of network calls, for each sampler
+without fresh noise where it can do without,
                  and for the stage's own, if it adds some
-thresholds.png   how many are right, and how saturated they are, against the guidance scale w, for each way of thresholding
-sweeps.json      the numbers of both, with 95 % intervals
+thresholds.png   how many are right, and how saturated they are, against the guidance scale w, for
+each way of thresholding sweeps.json      the numbers of both, with 95 % intervals
 
-One stage is swept; what a figure does not vary is that stage's default. Right or wrong is the exact parser's verdict, on prompts and seeds that
-do not occur in training. Saturation is read off the last x_0_hat, before it is clamped to make an image: the share of its values at
-|x| >= 0.99, and the mean of |x|. White and black backgrounds are saturated by nature, so true images of the same captions stand beside it.
+One stage is swept; what a figure does not vary is that stage's default. Right or wrong is the exact
+parser's verdict, on prompts and seeds that do not occur in training. Saturation is read off the
+last x_0_hat, before it is clamped to make an image: the share of its values at |x| >= 0.99, and the
+mean of |x|. White and black backgrounds are saturated by nature, so true images of the same
+captions stand beside it.
 """
 
 from __future__ import annotations
@@ -29,98 +32,172 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, subplots, log_axis, percent_axis, save_figure
-from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching, score, table
-from imagen_mini.viz.guidance import accuracy_line, plot_scales, saturation
+from imagen_mini.cascade.sampling_options import SamplingOptions, resolve_sampling_options
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.diffusion.samplers import SAMPLERS
-from imagen_mini.cascade.sampling_options import SamplingOptions, resolve_sampling_options
+from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching, score, table
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.render import render
-
+from imagen_mini.viz.guidance import accuracy_line, plot_scales, saturation
+from imagen_mini.viz.style import STYLES, log_axis, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
 
 BASE_CATEGORIES = ["one object", "binding", "positional", "counting"]
-SR_CATEGORIES = ["texture", "two textures"]            # all that super-resolution decides
+SR_CATEGORIES = ["texture", "two textures"]  # all that super-resolution decides
 
 
 # ---------------------------------------------------------------- numbers
 
-def measurer(pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Caption]], batch: int, bar: tqdm) -> Callable[[SamplingOptions], dict]:
-    """A function that draws all prompts with stage `name` as a plan says, and judges them: network calls per image, saturation,
-    and the score in all and per category."""
-    earlier = list(pipe.stages)[:list(pipe.stages).index(name)]
+
+def measurer(
+    pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Caption]], batch: int, bar: tqdm
+) -> Callable[[SamplingOptions], dict]:
+    """A function that draws all prompts with stage `name` as a plan says, and judges them: network
+    calls per image, saturation, and the score in all and per category.
+    """
+    earlier = list(pipe.stages)[: list(pipe.stages).index(name)]
 
     @cache
     def previous(captions: tuple[str, ...], seeds: tuple[int, ...]) -> Tensor | None:
         """What super-resolution starts from: drawn once, with the defaults of the stages before."""
-        return pipe(list(captions), seed=seeds, stages=earlier, output_type="pt", progress=False).stages[earlier[-1]] if earlier else None
+        return (
+            pipe(
+                list(captions), seed=seeds, stages=earlier, output_type="pt", progress=False
+            ).stages[earlier[-1]]
+            if earlier
+            else None
+        )
 
     def measure(plan: SamplingOptions) -> dict:
         calls, x_0_hats, results = [], [], []
         counter = pipe.stages[name].net.register_forward_pre_hook(lambda *_: calls.append(1))
 
         def generate(captions: list[str], seeds: list[int]) -> Tensor:
-            x_0_hats.append(pipe.sample_stage(name, plan, captions, pipe.text_encoder(captions), None, seeds, previous(tuple(captions), tuple(seeds)),
-                                           progress=False))
+            x_0_hats.append(
+                pipe.sample_stage(
+                    name,
+                    plan,
+                    captions,
+                    pipe.text_encoder(captions),
+                    None,
+                    seeds,
+                    previous(tuple(captions), tuple(seeds)),
+                    progress=False,
+                )
+            )
             return x_0_hats[-1].clamp(-1, 1)
 
         for result in evaluate(generate, prompts, batch):
             results.append(result)
             bar.update()
         counter.remove()
-        return {"calls": len(calls) // len(x_0_hats), **saturation(torch.cat(x_0_hats)), "all": score(results), **table(results)}
+        return {
+            "calls": len(calls) // len(x_0_hats),
+            **saturation(torch.cat(x_0_hats)),
+            "all": score(results),
+            **table(results),
+        }
 
     return measure
 
 
 def plans_of(own: SamplingOptions, samplers: Sequence[str]) -> dict[str, SamplingOptions]:
-    """A plan for each line of the first figure: every sampler without the fresh noise that it could do without, and the stage's own way with it."""
+    """A plan for each line of the first figure: every sampler without the fresh noise that it could
+    do without, and the stage's own way with it.
+    """
     plans = {sampler: replace(own, sampler=sampler, eta=0.0) for sampler in samplers}
-    return plans | ({f"{own.sampler}, eta {own.eta:g}": own} if own.eta > 0 and own.sampler in samplers else {})
+    return plans | (
+        {f"{own.sampler}, eta {own.eta:g}": own} if own.eta > 0 and own.sampler in samplers else {}
+    )
 
 
 # ---------------------------------------------------------------- figures
+
 
 def plot_samplers(report: dict) -> Figure:
     """Accuracy against network calls: a panel for all categories and one for each."""
     lines, names = report["samplers"], ["all", *report["categories"]]
     n = {name: next(iter(lines.values()))[0][name]["n"] for name in names}
-    sheet, panels = subplots([f"{name}: share right of {n[name]}" for name in names], "network calls per image")
+    sheet, panels = subplots(
+        [f"{name}: share right of {n[name]}" for name in names], "network calls per image"
+    )
     for panel, name in zip(panels, names):
         for (sampler, rows), style in zip(lines.items(), STYLES):
-            accuracy_line(panel, [row["calls"] for row in rows], [row[name] for row in rows], sampler, style)
+            accuracy_line(
+                panel, [row["calls"] for row in rows], [row[name] for row in rows], sampler, style
+            )
         log_axis(panel, [1, 2, 4, 8, 16, 32, 64])
         percent_axis(panel)
     return sheet
 
 
 def plot_thresholds(report: dict) -> Figure:
-    """Accuracy, the share of saturated values and the mean of |x|, against w, for each way of thresholding."""
-    lines = {f"threshold: {name}": [row["all"] | row for row in rows] for name, rows in report["thresholds"].items()}
+    """Accuracy, the share of saturated values and the mean of |x|, against w, for each way of
+    thresholding.
+    """
+    lines = {
+        f"threshold: {name}": [row["all"] | row for row in rows]
+        for name, rows in report["thresholds"].items()
+    }
     return plot_scales(lines, report["true_pictures"])
 
 
 # ---------------------------------------------------------------- the script
 
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("outputs/sweeps"), help="folder for the figures and the numbers")
-    parser.add_argument("--stage", help="the stage to sweep, for example sr_256 (default: the first)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/sweeps"),
+        help="folder for the figures and the numbers",
+    )
+    parser.add_argument(
+        "--stage", help="the stage to sweep, for example sr_256 (default: the first)"
+    )
     parser.add_argument("--n", type=int, default=10, help="captions per category (default: 10)")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8, 12, 16, 24, 32],
-                        help="numbers of steps for each sampler; heun takes two calls a step")
-    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="only these (default: all)")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1, 1.5, 2, 3, 4, 6, 8, 12, 16], help="values of w for each threshold")
-    parser.add_argument("--thresholds", nargs="+", choices=THRESHOLDS, default=list(THRESHOLDS), help="only these (default: all)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3, 4, 6, 8, 12, 16, 24, 32],
+        help="numbers of steps for each sampler; heun takes two calls a step",
+    )
+    parser.add_argument(
+        "--samplers",
+        nargs="+",
+        choices=SAMPLERS,
+        default=list(SAMPLERS),
+        help="only these (default: all)",
+    )
+    parser.add_argument(
+        "--scales",
+        type=float,
+        nargs="+",
+        default=[1, 1.5, 2, 3, 4, 6, 8, 12, 16],
+        help="values of w for each threshold",
+    )
+    parser.add_argument(
+        "--thresholds",
+        nargs="+",
+        choices=THRESHOLDS,
+        default=list(THRESHOLDS),
+        help="only these (default: all)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")
     parser.add_argument("--batch", type=int, default=16)
     add_model_options(parser)
     args = parser.parse_args(arguments)
     steps, scales = sorted(set(args.steps)), sorted(set(args.scales))
     if args.n < 1 or steps[0] < 1 or scales[0] <= 0:
-        parser.error(f"--n {args.n}, --steps {steps}, --scales {scales}: expected n and steps of at least 1, and scales above 0")
+        parser.error(
+            f"--n {args.n}, --steps {steps}, --scales {scales}: expected n and steps of at "
+            "least 1, and scales above 0"
+        )
 
     start = time.perf_counter()
     pipe = load_pipeline(args)
@@ -131,17 +208,43 @@ def main(arguments: list[str] | None = None) -> None:
     own = resolve_sampling_options(stage)
     categories = SR_CATEGORIES if stage.is_super_resolution else BASE_CATEGORIES
     prompts = benchmark(args.n, args.seed, categories)
-    truth = render([sample_scene_matching(caption.description, random.Random(caption.text)) for _, _, caption in prompts], stage.config.unet.image_size)
-    report = {"pipeline": args.pipeline, "stage": name, "n": args.n, "benchmark_seed": args.seed, "categories": categories,
-              "defaults": asdict(own) | {option: getattr(stage.config, option) for option in ("guidance_scale", "guidance_interval")},
-              "true_pictures": saturation(truth), "samplers": {}, "thresholds": {}}
+    truth = render(
+        [
+            sample_scene_matching(caption.description, random.Random(caption.text))
+            for _, _, caption in prompts
+        ],
+        stage.config.unet.image_size,
+    )
+    report = {
+        "pipeline": args.pipeline,
+        "stage": name,
+        "n": args.n,
+        "benchmark_seed": args.seed,
+        "categories": categories,
+        "defaults": asdict(own)
+        | {
+            option: getattr(stage.config, option)
+            for option in ("guidance_scale", "guidance_interval")
+        },
+        "true_pictures": saturation(truth),
+        "samplers": {},
+        "thresholds": {},
+    }
     plans = plans_of(own, args.samplers)
-    with tqdm(total=len(prompts) * (len(plans) * len(steps) + len(args.thresholds) * len(scales)), desc="images") as bar:
+    with tqdm(
+        total=len(prompts) * (len(plans) * len(steps) + len(args.thresholds) * len(scales)),
+        desc="images",
+    ) as bar:
         measure = measurer(pipe, name, prompts, args.batch, bar)
         for line, plan in plans.items():
-            report["samplers"][line] = [{"steps": n, **measure(replace(plan, num_inference_steps=n))} for n in steps]
+            report["samplers"][line] = [
+                {"steps": n, **measure(replace(plan, num_inference_steps=n))} for n in steps
+            ]
         for threshold in args.thresholds:
-            report["thresholds"][threshold] = [{"w": w, **measure(replace(own, threshold=threshold, guidance_scale=w))} for w in scales]
+            report["thresholds"][threshold] = [
+                {"w": w, **measure(replace(own, threshold=threshold, guidance_scale=w))}
+                for w in scales
+            ]
     report["seconds"] = round(time.perf_counter() - start, 1)
 
     save_figure(plot_samplers(report), args.out / "samplers.png")
@@ -149,7 +252,10 @@ def main(arguments: list[str] | None = None) -> None:
     (args.out / "sweeps.json").write_text(json.dumps(report, indent=1) + "\n")
     for kind, key in (("samplers", "calls"), ("thresholds", "w")):
         for line, rows in report[kind].items():
-            print(f"{line:16} " + ", ".join(f"{key} {row[key]:g}: {row['all']['accuracy']:.0%}" for row in rows))
+            print(
+                f"{line:16} "
+                + ", ".join(f"{key} {row[key]:g}: {row['all']['accuracy']:.0%}" for row in rows)
+            )
     print(f"{report['seconds']:.0f} s; {args.out}/samplers.png, thresholds.png, sweeps.json")
 
 

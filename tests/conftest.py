@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
 from imagen_mini.weights import WEIGHTS
 
-if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):         # each process has its share of the cores, and so have the programs that it starts
+# each process has its share of the cores, and so have the programs that it starts
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     threads = max(1, (os.cpu_count() or 1) // int(workers))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
@@ -31,14 +32,17 @@ def encoder(encoder_folder) -> TextEncoder:
 
 @pytest.fixture(scope="session")
 def randomize_zero_init():
-    """Gives what starts at zero (the last layer, each block's second convolution) small random values, in place, so that the
-    output depends on everything that goes in."""
+    """Gives what starts at zero (the last layer, each block's second convolution) small random
+    values, in place, so that the output depends on everything that goes in.
+    """
+
     def randomize_zero_init(module: torch.nn.Module, std: float = 0.1) -> torch.nn.Module:
         with torch.no_grad():
             for p in module.parameters():
                 if not p.any():
                     p.normal_(std=std)
         return module
+
     return randomize_zero_init
 
 
@@ -46,14 +50,25 @@ def randomize_zero_init():
 def tiny_pipe(encoder, randomize_zero_init) -> ImagenPipeline:
     """An untrained cascade of the "tiny" preset."""
     torch.manual_seed(0)
-    return ImagenPipeline(encoder, [randomize_zero_init(DiffusionStage(PRESETS["tiny"][name])) for name in ("base", "sr_256")])
+    return ImagenPipeline(
+        encoder,
+        [randomize_zero_init(DiffusionStage(PRESETS["tiny"][name])) for name in ("base", "sr_256")],
+    )
 
 
 @pytest.fixture(scope="session")
 def random_text():
-    """Text of given numbers of real tokens, with random embeddings where there is a token and zeros where there is none."""
-    def random_text(lengths, width: int = 128, n: int | None = None, seed: int = 0, dtype=torch.float32) -> TextEmbeddings:
+    """Text of given numbers of real tokens, with random embeddings where there is a token and zeros
+    where there is none.
+    """
+
+    def random_text(
+        lengths, width: int = 128, n: int | None = None, seed: int = 0, dtype=torch.float32
+    ) -> TextEmbeddings:
         mask = torch.arange(n or max(lengths))[None] < torch.tensor(lengths)[:, None]
-        emb = torch.randn(*mask.shape, width, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+        emb = torch.randn(
+            *mask.shape, width, generator=torch.Generator().manual_seed(seed), dtype=dtype
+        )
         return TextEmbeddings(emb * mask[:, :, None], mask)
+
     return random_text

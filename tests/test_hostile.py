@@ -1,4 +1,6 @@
-"""Folders that someone else made: whatever is in them, loading gives a model or our own error, runs no code and allocates nothing absurd."""
+"""Folders that someone else made: whatever is in them, loading gives a model or our own error, runs
+no code and allocates nothing absurd.
+"""
 
 import json
 import os
@@ -39,10 +41,16 @@ class Evil:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.parametrize("part, names", [
-    ("base", ["model.safetensors", "model.bin", "model.pt", "pytorch_model.bin", "model.ckpt"]),
-    ("text_encoder", ["model.safetensors", "pytorch_model.bin", "model.pt", "tf_model.h5", "tokenizer.pkl"]),
-])
+@pytest.mark.parametrize(
+    "part, names",
+    [
+        ("base", ["model.safetensors", "model.bin", "model.pt", "pytorch_model.bin", "model.ckpt"]),
+        (
+            "text_encoder",
+            ["model.safetensors", "pytorch_model.bin", "model.pt", "tf_model.h5", "tokenizer.pkl"],
+        ),
+    ],
+)
 @pytest.mark.parametrize("beside", [True, False], ids=["beside the weights", "in their place"])
 def test_no_pickle_is_run_under_any_name(copy, tmp_path, part, names, beside):
     mark = tmp_path / "it ran"
@@ -57,13 +65,19 @@ def test_no_pickle_is_run_under_any_name(copy, tmp_path, part, names, beside):
             ImagenPipeline.from_pretrained(copy)
     assert not mark.exists()
     pickle.loads(pickle.dumps(Evil(mark)))
-    assert mark.exists()                               # it would have
+    assert mark.exists()  # it would have
 
 
 def leaves(value, path=()):
     """The paths of all values in nested JSON, of groups too."""
     yield path
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, inner in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         yield from leaves(inner, (*path, key))
 
 
@@ -78,7 +92,7 @@ def changed(value, path, new):
     return value
 
 
-ABSURD = [None, True, -1, 0, 7, 10 ** 12, 1e308, float("nan"), "", "x", [], [0], {}, {"x": 1}]
+ABSURD = [None, True, -1, 0, 7, 10**12, 1e308, float("nan"), "", "x", [], [0], {}, {"x": 1}]
 
 
 def test_any_value_in_a_stage_configuration_may_be_absurd(saved, tmp_path):
@@ -88,7 +102,9 @@ def test_any_value_in_a_stage_configuration_may_be_absurd(saved, tmp_path):
     began = time.monotonic()
     for path in leaves(good["stage"]):
         for new in ABSURD:
-            (folder / "config.json").write_text(json.dumps({**good, "stage": changed(good["stage"], path, new)}))
+            (folder / "config.json").write_text(
+                json.dumps({**good, "stage": changed(good["stage"], path, new)})
+            )
             try:
                 load_stage(folder)
                 accepted += 1
@@ -117,23 +133,55 @@ def header(entries, data=b""):
     return struct.pack("<Q", len(text)) + text + data
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"\0" * 7, struct.pack("<Q", 2 ** 63) + b"{}", struct.pack("<Q", 10 ** 9) + b"{}",
-    header({"x": {"dtype": "F32", "shape": [2 ** 40], "data_offsets": [0, 2 ** 42]}}),
-    header({"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"1234"),
-    header({"x": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
-    header({"x": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"1234"),
-    header({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
-    header([]), b"\x02" + b"\0" * 7 + b"\xff\xff",
-], ids=["empty", "short", "header of 2^63", "header of 1 GB", "4 TB", "overlapping", "unknown dtype", "negative", "another tensor", "no object", "no text"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 7,
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 10**9) + b"{}",
+        header({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
+        header({"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"1234"),
+        header({"x": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
+        header({"x": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"1234"),
+        header({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
+        header([]),
+        b"\x02" + b"\0" * 7 + b"\xff\xff",
+    ],
+    ids=[
+        "empty",
+        "short",
+        "header of 2^63",
+        "header of 1 GB",
+        "4 TB",
+        "overlapping",
+        "unknown dtype",
+        "negative",
+        "another tensor",
+        "no object",
+        "no text",
+    ],
+)
 def test_a_weights_file_may_claim_anything(copy, content):
     (copy / "base" / "model.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=str(copy / "base")):
         load_stage(copy / "base")
 
 
-@pytest.mark.parametrize("index", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"x": "../../etc/passwd"}}', '{"weight_map": {"x": "/etc/passwd"}}',
-                                   '{"weight_map": {"x": "missing.safetensors"}}', '{"weight_map": {"x": 3}}', '{"weight_map": {"x": ""}}'])
+@pytest.mark.parametrize(
+    "index",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"weight_map": []}',
+        '{"weight_map": {"x": "../../etc/passwd"}}',
+        '{"weight_map": {"x": "/etc/passwd"}}',
+        '{"weight_map": {"x": "missing.safetensors"}}',
+        '{"weight_map": {"x": 3}}',
+        '{"weight_map": {"x": ""}}',
+    ],
+)
 def test_an_index_of_shards_may_claim_anything(copy, index):
     (copy / "base" / "model.safetensors.index.json").write_text(index)
     with pytest.raises(OURS, match=str(copy / "base")):
@@ -141,12 +189,26 @@ def test_an_index_of_shards_may_claim_anything(copy, index):
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"model_type": "bert"}', '{"d_model": -1, "model_type": "t5"}',
-                                     '{"d_model": 1000000000000, "model_type": "t5"}', '{"auto_map": {"AutoConfig": "evil.Config"}, "model_type": "evil"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        "null",
+        '{"model_type": "bert"}',
+        '{"d_model": -1, "model_type": "t5"}',
+        '{"d_model": 1000000000000, "model_type": "t5"}',
+        '{"auto_map": {"AutoConfig": "evil.Config"}, "model_type": "evil"}',
+    ],
+)
 def test_a_text_encoder_folder_may_claim_anything(copy, file, content):
     (copy / "text_encoder" / file).write_text(content)
     try:
-        ImagenPipeline.from_pretrained(copy)("a ring", num_inference_steps=1, stages=("base",), progress=False)
+        ImagenPipeline.from_pretrained(copy)(
+            "a ring", num_inference_steps=1, stages=("base",), progress=False
+        )
     except OURS as error:
         assert "text_encoder" in str(error) or "text encoder" in str(error), error
 
@@ -160,7 +222,11 @@ def test_a_stage_of_another_text_encoder_is_refused_with_both_names(copy, encode
         ImagenPipeline.from_pretrained(copy)
     config["stage"]["text_encoder"] = "0123456789abcdef"
     file.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=f"base was trained with text encoder 0123456789abcdef, this one is {encoder.weights_digest()}"):
+    with pytest.raises(
+        ValueError,
+        match="base was trained with text encoder 0123456789abcdef, this one is "
+        f"{encoder.weights_digest()}",
+    ):
         ImagenPipeline.from_pretrained(copy)
 
 

@@ -11,13 +11,13 @@ from PIL import Image
 
 import imagen_mini.pipeline
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.cascade.config import PRESETS, StageConfig
-from imagen_mini.evaluation.preview import sample_single_stage
-from imagen_mini.utils.rng import randn
+from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.diffusion.schedules import SCHEDULES
+from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.text.encoder import TextEmbeddings
+from imagen_mini.utils.rng import randn
 
 QUIET = {"progress": False, "output_type": "pt"}
 TINY = PRESETS["tiny"]
@@ -25,8 +25,13 @@ TINY = PRESETS["tiny"]
 
 def test_a_caption_becomes_a_image_at_every_stage(tiny_pipe):
     out = tiny_pipe("a red circle", progress=False)
-    assert {name: tuple(x.shape) for name, x in out.stages.items()} == {"base": (1, 3, 64, 64), "sr_256": (1, 3, 256, 256)}
-    assert all(x.isfinite().all() and x.abs().max() <= 1 and x.std() > 0.01 for x in out.stages.values())
+    assert {name: tuple(x.shape) for name, x in out.stages.items()} == {
+        "base": (1, 3, 64, 64),
+        "sr_256": (1, 3, 256, 256),
+    }
+    assert all(
+        x.isfinite().all() and x.abs().max() <= 1 and x.std() > 0.01 for x in out.stages.values()
+    )
     assert out.images[0].size == (256, 256) and set(out.seconds) == {"base", "sr_256"}
 
 
@@ -41,20 +46,38 @@ def test_the_image_depends_on_the_caption_the_seed_and_nothing_else(tiny_pipe):
     assert (generate("two small blue stars", 3) - first).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("options, negatives", [
-    ({"sampler": "ddim"}, None), ({"sampler": "ddpm"}, None), ({"sampler": "ddim", "eta": 0.7}, None), ({"sampler": "dpmpp_2m", "eta": 0.7}, None), ({"sampler": "ddpm", "gamma": 0.7}, None),
-    ({"sampler": "heun"}, None), ({}, ["blue", "a large star on a striped white background, or below a pink ring", ""]),
-])
+@pytest.mark.parametrize(
+    "options, negatives",
+    [
+        ({"sampler": "ddim"}, None),
+        ({"sampler": "ddpm"}, None),
+        ({"sampler": "ddim", "eta": 0.7}, None),
+        ({"sampler": "dpmpp_2m", "eta": 0.7}, None),
+        ({"sampler": "ddpm", "gamma": 0.7}, None),
+        ({"sampler": "heun"}, None),
+        ({}, ["blue", "a large star on a striped white background, or below a pink ring", ""]),
+    ],
+)
 def test_the_same_seed_in_another_batch_gives_the_same_image(tiny_pipe, options, negatives):
-    prompts = ["a red circle", "a large striped blue square to the left of a small pink star on a white background", "ring"]
-    together = tiny_pipe(prompts, seed=[5, 6, 7], negative_prompt=negatives, **options, **QUIET).stages
+    prompts = [
+        "a red circle",
+        "a large striped blue square to the left of a small pink star on a white background",
+        "ring",
+    ]
+    together = tiny_pipe(
+        prompts, seed=[5, 6, 7], negative_prompt=negatives, **options, **QUIET
+    ).stages
     for i, prompt in enumerate(prompts):
-        alone = tiny_pipe(prompt, seed=5 + i, negative_prompt=negatives and negatives[i], **options, **QUIET).stages
+        alone = tiny_pipe(
+            prompt, seed=5 + i, negative_prompt=negatives and negatives[i], **options, **QUIET
+        ).stages
         for name in together:
             assert torch.allclose(alone[name][0], together[name][i], rtol=0, atol=1e-4)
 
 
-def test_super_resolution_sees_the_base_image_augmented_by_the_one_augment_at_the_level_asked_for(tiny_pipe, monkeypatch):
+def test_super_resolution_sees_the_base_image_augmented_by_the_one_augment_at_the_level_asked_for(
+    tiny_pipe, monkeypatch
+):
     calls = []
 
     def spy(low_res, aug_level, noise):
@@ -63,40 +86,80 @@ def test_super_resolution_sees_the_base_image_augmented_by_the_one_augment_at_th
 
     monkeypatch.setattr(imagen_mini.pipeline, "augment_low_res", spy)
     seen = []
-    hook = tiny_pipe.stages["sr_256"].net.register_forward_pre_hook(lambda m, args: seen.append(args[3:5]))
+    hook = tiny_pipe.stages["sr_256"].net.register_forward_pre_hook(
+        lambda m, args: seen.append(args[3:5])
+    )
     out = tiny_pipe(["a red circle", "ring"], seed=2, aug_level=0.3, **QUIET)
     hook.remove()
-    (low_res, level, noise), = calls
-    assert torch.equal(low_res, out.stages["base"]) and torch.allclose(level, torch.tensor([0.3, 0.3]))
-    for given, told in seen:                           # on the batch doubled by guidance
-        assert torch.equal(given, augment_low_res(low_res, level, noise).repeat(2, 1, 1, 1)) and torch.equal(told, level.repeat(2))
+    ((low_res, level, noise),) = calls
+    assert torch.equal(low_res, out.stages["base"]) and torch.allclose(
+        level, torch.tensor([0.3, 0.3])
+    )
+    for given, told in seen:  # on the batch doubled by guidance
+        assert torch.equal(
+            given, augment_low_res(low_res, level, noise).repeat(2, 1, 1, 1)
+        ) and torch.equal(told, level.repeat(2))
     assert len(seen) == TINY["sr_256"].num_inference_steps
     assert torch.equal(noise[0], randn([2], (3, 64, 64), "sr_256", "aug")[0])
 
 
 def test_every_option_changes_the_image(tiny_pipe):
     plain = tiny_pipe("a red circle", **QUIET).images[0]
-    for option in ({"num_inference_steps": 3}, {"guidance_scale": 9.0}, {"threshold": "none"}, {"aug_level": 0.5}, {"sampler": "ddpm"},
-                   {"sampler": "heun"}, {"spacing": "karras", "num_inference_steps": 3}, {"seed": 1}, {"eta": 1.0}, {"negative_prompt": "a blue square"},
-                   {"guidance_interval": (0.5, 2.0)}, {"guidance_scale": lambda t: 1 + 8 * t}):
-        assert (tiny_pipe("a red circle", **option, **QUIET).images[0] - plain).abs().max() > 1e-3, option
+    for option in (
+        {"num_inference_steps": 3},
+        {"guidance_scale": 9.0},
+        {"threshold": "none"},
+        {"aug_level": 0.5},
+        {"sampler": "ddpm"},
+        {"sampler": "heun"},
+        {"spacing": "karras", "num_inference_steps": 3},
+        {"seed": 1},
+        {"eta": 1.0},
+        {"negative_prompt": "a blue square"},
+        {"guidance_interval": (0.5, 2.0)},
+        {"guidance_scale": lambda t: 1 + 8 * t},
+    ):
+        assert (
+            tiny_pipe("a red circle", **option, **QUIET).images[0] - plain
+        ).abs().max() > 1e-3, option
 
 
 def test_a_dict_by_stage_sets_an_option_of_that_stage_alone(tiny_pipe):
     plain = tiny_pipe("a red circle", **QUIET).stages
-    for option in ({"num_inference_steps": {"sr_256": 3}}, {"guidance_scale": {"sr_256": 9.0}}, {"sampler": {"sr_256": "ddpm"}}, {"eta": {"sr_256": 1.0}},
-                   {"guidance_scale": {"sr_256": lambda t: 9.0}}, {"guidance_interval": {"sr_256": (0.5, 2.0)}}):
+    for option in (
+        {"num_inference_steps": {"sr_256": 3}},
+        {"guidance_scale": {"sr_256": 9.0}},
+        {"sampler": {"sr_256": "ddpm"}},
+        {"eta": {"sr_256": 1.0}},
+        {"guidance_scale": {"sr_256": lambda t: 9.0}},
+        {"guidance_interval": {"sr_256": (0.5, 2.0)}},
+    ):
         out = tiny_pipe("a red circle", **option, **QUIET).stages
-        assert torch.equal(out["base"], plain["base"]) and not torch.allclose(out["sr_256"], plain["sr_256"], atol=1e-3), option
-    same = tiny_pipe("a red circle", num_inference_steps={name: c.num_inference_steps for name, c in TINY.items()}, **QUIET).stages
+        assert torch.equal(out["base"], plain["base"]) and not torch.allclose(
+            out["sr_256"], plain["sr_256"], atol=1e-3
+        ), option
+    same = tiny_pipe(
+        "a red circle",
+        num_inference_steps={name: c.num_inference_steps for name, c in TINY.items()},
+        **QUIET,
+    ).stages
     assert torch.equal(same["sr_256"], plain["sr_256"])
 
 
-@pytest.mark.parametrize("sampler, base_calls", [("ddim", 5), ("ddpm", 5), ("dpmpp_2m", 5), ("heun", 9)])
-def test_a_step_is_one_network_call_and_with_heun_two_except_the_last(tiny_pipe, sampler, base_calls):
+@pytest.mark.parametrize(
+    "sampler, base_calls", [("ddim", 5), ("ddpm", 5), ("dpmpp_2m", 5), ("heun", 9)]
+)
+def test_a_step_is_one_network_call_and_with_heun_two_except_the_last(
+    tiny_pipe, sampler, base_calls
+):
     calls = []
-    hooks = [s.net.register_forward_pre_hook(lambda m, args, name=name: calls.append(name)) for name, s in tiny_pipe.stages.items()]
-    tiny_pipe("a red circle", num_inference_steps={"base": 5, "sr_256": 1}, sampler=sampler, **QUIET)
+    hooks = [
+        s.net.register_forward_pre_hook(lambda m, args, name=name: calls.append(name))
+        for name, s in tiny_pipe.stages.items()
+    ]
+    tiny_pipe(
+        "a red circle", num_inference_steps={"base": 5, "sr_256": 1}, sampler=sampler, **QUIET
+    )
     for hook in hooks:
         hook.remove()
     assert calls == ["base"] * base_calls + ["sr_256"]
@@ -114,8 +177,10 @@ def test_an_empty_caption_gives_a_finite_image(tiny_pipe):
 
 
 def test_the_output_types_show_the_same_image(tiny_pipe):
-    pt, array, pil = (tiny_pipe(["ring", "star"], stages=("base",), output_type=kind, progress=False).images
-                      for kind in ("pt", "np", "pil"))
+    pt, array, pil = (
+        tiny_pipe(["ring", "star"], stages=("base",), output_type=kind, progress=False).images
+        for kind in ("pt", "np", "pil")
+    )
     assert [len(x) for x in (pt, array, pil)] == [2, 2, 2]
     assert isinstance(pil[0], Image.Image) and pil[0].mode == "RGB" and pt[0].shape == (3, 64, 64)
     assert array[0].shape == (64, 64, 3) and array[0].min() >= 0 and array[0].max() <= 1
@@ -125,45 +190,87 @@ def test_the_output_types_show_the_same_image(tiny_pipe):
 
 def test_black_and_white_become_0_and_255():
     images = torch.stack([torch.full((3, 2, 2), v) for v in (-1.0, 1.0, 0.0, 7.0)])
-    assert [np.asarray(i).flat[0] for i in imagen_mini.utils.images.to_pil(images)] == [0, 255, 128, 255]
+    assert [np.asarray(i).flat[0] for i in imagen_mini.utils.images.to_pil(images)] == [
+        0,
+        255,
+        128,
+        255,
+    ]
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"seed": [1, 2]}, "2 seeds for 1 prompts"),
-    ({"num_inference_steps": 0}, "at least 1; got 0"),
-    ({"aug_level": 0.9}, "aug_level 0.9: stage sr_256 was trained with levels from 0 to 0.5"),
-    ({"aug_level": -0.1}, "aug_level -0.1"),
-    ({"threshold": "clip"}, "'clip'; expected one of"),
-    ({"sampler": "euler"}, "'euler'; expected one of"),
-    ({"spacing": "cosine"}, "spacing 'cosine'; expected one of uniform, log_snr, karras"),
-    ({"output_type": "jpg"}, "'jpg'; expected 'pil', 'np' or 'pt'"),
-    ({"stages": ("sr_256",)}, r"\['base', 'sr_256'\] or its beginning"),
-    ({"stages": ()}, "or its beginning"),
-    ({"stages": ("base", "sr_1024")}, "or its beginning"),
-    ({"guidance_scale": {"sr": 2.0}}, r"guidance_scale: no stage \['sr'\]; there are \['base', 'sr_256'\]"),
-    ({"eta": {"sr": 0.5}}, r"eta: no stage \['sr'\]"),
-    ({"eta": 1.5}, "eta 1.5; expected a number from 0 to 1"),
-    ({"gamma": 0.5}, "gamma 0.5 is not used.*base with ddim, sr_256 with ddim; pass sampler='ddpm'"),
-    ({"eta": 0.5, "sampler": "heun"}, "eta 0.5 is not used.*base with heun, sr_256 with heun; pass sampler='ddim' or 'dpmpp_2m'"),
-    ({"eta": {"sr_256": 0.5}, "sampler": {"sr_256": "heun"}}, "eta 0.5 with the heun sampler, which does not use it"),
-    ({"negative_prompt": "ring", "guidance_scale": 1.0}, "negative_prompt 'ring' is not used: guidance is off"),
-    ({"negative_prompt": ["ring", "star"]}, "2 negative prompts for 1 prompts"),
-    ({"guidance_interval": (0.5, 2.0), "guidance_scale": 1.0}, r"guidance_interval \(0.5, 2.0\) is not used: guidance is off"),
-    ({"guidance_interval": (2.0, 0.5)}, r"the guidance interval is \(2.0, 0.5\]"),
-    ({"guidance_interval": (2.0,)}, r"the guidance interval is \(2.0\]; expected noise levels"),
-    ({"guidance_interval": {"base": 2.0}}, "the guidance interval is 2.0; expected noise levels"),
-    ({"guidance_interval": {"base": {"base": (0.5, 2.0)}}}, "the guidance interval is {'base': .*; expected noise levels"),
-    ({"guidance_interval": (0.5, 2.0), "guidance_scale": lambda t: 3.0}, r"guidance_interval \(0.5, 2.0\) and a guidance_scale that is a function"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"seed": [1, 2]}, "2 seeds for 1 prompts"),
+        ({"num_inference_steps": 0}, "at least 1; got 0"),
+        ({"aug_level": 0.9}, "aug_level 0.9: stage sr_256 was trained with levels from 0 to 0.5"),
+        ({"aug_level": -0.1}, "aug_level -0.1"),
+        ({"threshold": "clip"}, "'clip'; expected one of"),
+        ({"sampler": "euler"}, "'euler'; expected one of"),
+        ({"spacing": "cosine"}, "spacing 'cosine'; expected one of uniform, log_snr, karras"),
+        ({"output_type": "jpg"}, "'jpg'; expected 'pil', 'np' or 'pt'"),
+        ({"stages": ("sr_256",)}, r"\['base', 'sr_256'\] or its beginning"),
+        ({"stages": ()}, "or its beginning"),
+        ({"stages": ("base", "sr_1024")}, "or its beginning"),
+        (
+            {"guidance_scale": {"sr": 2.0}},
+            r"guidance_scale: no stage \['sr'\]; there are \['base', 'sr_256'\]",
+        ),
+        ({"eta": {"sr": 0.5}}, r"eta: no stage \['sr'\]"),
+        ({"eta": 1.5}, "eta 1.5; expected a number from 0 to 1"),
+        (
+            {"gamma": 0.5},
+            "gamma 0.5 is not used.*base with ddim, sr_256 with ddim; pass sampler='ddpm'",
+        ),
+        (
+            {"eta": 0.5, "sampler": "heun"},
+            "eta 0.5 is not used.*base with heun, sr_256 with heun; pass sampler='ddim' or "
+            "'dpmpp_2m'",
+        ),
+        (
+            {"eta": {"sr_256": 0.5}, "sampler": {"sr_256": "heun"}},
+            "eta 0.5 with the heun sampler, which does not use it",
+        ),
+        (
+            {"negative_prompt": "ring", "guidance_scale": 1.0},
+            "negative_prompt 'ring' is not used: guidance is off",
+        ),
+        ({"negative_prompt": ["ring", "star"]}, "2 negative prompts for 1 prompts"),
+        (
+            {"guidance_interval": (0.5, 2.0), "guidance_scale": 1.0},
+            r"guidance_interval \(0.5, 2.0\) is not used: guidance is off",
+        ),
+        ({"guidance_interval": (2.0, 0.5)}, r"the guidance interval is \(2.0, 0.5\]"),
+        ({"guidance_interval": (2.0,)}, r"the guidance interval is \(2.0\]; expected noise levels"),
+        (
+            {"guidance_interval": {"base": 2.0}},
+            "the guidance interval is 2.0; expected noise levels",
+        ),
+        (
+            {"guidance_interval": {"base": {"base": (0.5, 2.0)}}},
+            "the guidance interval is {'base': .*; expected noise levels",
+        ),
+        (
+            {"guidance_interval": (0.5, 2.0), "guidance_scale": lambda t: 3.0},
+            r"guidance_interval \(0.5, 2.0\) and a guidance_scale that is a function",
+        ),
+    ],
+)
 def test_an_option_out_of_range_is_an_error_that_names_it(tiny_pipe, options, message):
     with pytest.raises(ValueError, match=message):
         tiny_pipe("a red circle", **{"output_type": "pt", "progress": False} | options)
 
 
-def test_an_option_that_does_not_fit_a_later_stage_is_an_error_before_anything_is_generated(tiny_pipe):
+def test_an_option_that_does_not_fit_a_later_stage_is_an_error_before_anything_is_generated(
+    tiny_pipe,
+):
     calls = []
     hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda *_: calls.append(1))
-    for options in ({"eta": {"sr_256": 0.5}, "sampler": {"sr_256": "heun"}}, {"aug_level": 0.9}, {"guidance_interval": {"sr_256": (2.0, 0.5)}}):
+    for options in (
+        {"eta": {"sr_256": 0.5}, "sampler": {"sr_256": "heun"}},
+        {"aug_level": 0.9},
+        {"guidance_interval": {"sr_256": (2.0, 0.5)}},
+    ):
         with pytest.raises(ValueError):
             tiny_pipe("a red circle", **options, **QUIET)
     hook.remove()
@@ -179,35 +286,60 @@ def test_prompts_that_are_no_text_are_an_error(tiny_pipe):
 
 # ---------------------------------------------------------------- guidance and fresh noise
 
+
 def test_a_negative_prompt_is_what_guidance_leads_away_from(tiny_pipe):
-    def generate(prompt, **options):                       # one step: the image is what guidance made of the network's two answers
-        return tiny_pipe(prompt, seed=3, num_inference_steps=1, threshold="none", stages=("base",), **options, **QUIET).images[0]
+    # one step: the image is what guidance made of the network's two answers
+    def generate(prompt, **options):
+        return tiny_pipe(
+            prompt,
+            seed=3,
+            num_inference_steps=1,
+            threshold="none",
+            stages=("base",),
+            **options,
+            **QUIET,
+        ).images[0]
 
     prompt, negative = "a red circle", "two small blue stars above a ring"
     cond, away_from = generate(prompt, guidance_scale=1.0), generate(negative, guidance_scale=1.0)
     out = generate(prompt, guidance_scale=2.5, negative_prompt=negative)
     inside = (cond.abs() < 1) & (away_from.abs() < 1)  # of the clamp at the end
     assert inside.float().mean() > 0.5
-    assert torch.allclose(out[inside], (2.5 * cond - 1.5 * away_from).clamp(-1, 1)[inside], rtol=0, atol=1e-4)
+    assert torch.allclose(
+        out[inside], (2.5 * cond - 1.5 * away_from).clamp(-1, 1)[inside], rtol=0, atol=1e-4
+    )
     assert (out - generate(prompt, guidance_scale=2.5)).abs().max() > 1e-3
 
 
 def test_one_negative_prompt_holds_for_all_prompts_and_an_empty_one_is_none(tiny_pipe):
     def generate(negative):
-        return tiny_pipe(["a red circle", "ring"], seed=[1, 2], negative_prompt=negative, **QUIET).images
+        return tiny_pipe(
+            ["a red circle", "ring"], seed=[1, 2], negative_prompt=negative, **QUIET
+        ).images
 
-    plain, one, each, second, empty = map(generate, (None, "a blue star", ["a blue star"] * 2, ["", "a blue star"], ""))
-    assert all(torch.equal(a, b) for a, b in zip(one, each)) and all(torch.equal(a, b) for a, b in zip(plain, empty))
-    assert torch.allclose(second[0], plain[0], rtol=0, atol=1e-4) and torch.allclose(second[1], one[1], rtol=0, atol=1e-4)
+    plain, one, each, second, empty = map(
+        generate, (None, "a blue star", ["a blue star"] * 2, ["", "a blue star"], "")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one, each)) and all(
+        torch.equal(a, b) for a, b in zip(plain, empty)
+    )
+    assert torch.allclose(second[0], plain[0], rtol=0, atol=1e-4) and torch.allclose(
+        second[1], one[1], rtol=0, atol=1e-4
+    )
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(plain, one))
 
 
 def test_a_negative_prompt_acts_where_there_is_guidance_and_leaves_the_other_stages(tiny_pipe):
     def generate(**options):
-        return tiny_pipe("a red circle", guidance_scale={"base": 1.0, "sr_256": 3.0}, **options, **QUIET).stages
+        return tiny_pipe(
+            "a red circle", guidance_scale={"base": 1.0, "sr_256": 3.0}, **options, **QUIET
+        ).stages
 
     plain, out = generate(), generate(negative_prompt="a blue star")
-    assert torch.equal(out["base"], plain["base"]) and (out["sr_256"] - plain["sr_256"]).abs().max() > 1e-3
+    assert (
+        torch.equal(out["base"], plain["base"])
+        and (out["sr_256"] - plain["sr_256"]).abs().max() > 1e-3
+    )
 
 
 def test_the_guidance_scale_may_be_a_function_of_t_and_an_interval_is_one(tiny_pipe):
@@ -215,8 +347,13 @@ def test_the_guidance_scale_may_be_a_function_of_t_and_an_interval_is_one(tiny_p
         return tiny_pipe("a red circle", **options, **QUIET).images[0]
 
     assert torch.equal(generate(guidance_scale=lambda t: 4.0), generate(guidance_scale=4.0))
-    assert torch.equal(generate(guidance_scale=4.0, guidance_interval=(0.0, float("inf"))), generate(guidance_scale=4.0))
-    assert torch.equal(generate(guidance_scale=4.0, guidance_interval=(1e7, 1e8)), generate(guidance_scale=1.0))
+    assert torch.equal(
+        generate(guidance_scale=4.0, guidance_interval=(0.0, float("inf"))),
+        generate(guidance_scale=4.0),
+    )
+    assert torch.equal(
+        generate(guidance_scale=4.0, guidance_interval=(1e7, 1e8)), generate(guidance_scale=1.0)
+    )
 
 
 def test_a_stages_own_guidance_interval_goes_with_its_own_w(tiny_pipe, monkeypatch):
@@ -224,35 +361,60 @@ def test_a_stages_own_guidance_interval_goes_with_its_own_w(tiny_pipe, monkeypat
         return tiny_pipe("a red circle", stages=("base",), **options, **QUIET).images[0]
 
     stage, everywhere = tiny_pipe.stages["base"], (0.0, 1e9)
-    w, always, asked = stage.config.guidance_scale, generate(), generate(guidance_interval=(0.5, 2.0))
+    w, always, asked = (
+        stage.config.guidance_scale,
+        generate(),
+        generate(guidance_interval=(0.5, 2.0)),
+    )
     monkeypatch.setattr(stage, "config", replace(stage.config, guidance_interval=(0.5, 2.0)))
     assert torch.equal(generate(), asked) and not torch.equal(asked, always)
-    assert torch.equal(generate(guidance_scale=w), always) and torch.equal(generate(guidance_interval=everywhere), always)
-    assert torch.equal(generate(guidance_scale=w, guidance_interval=(0.5, 2.0)), asked) and torch.equal(generate(guidance_scale=lambda t: w), always)
+    assert torch.equal(generate(guidance_scale=w), always) and torch.equal(
+        generate(guidance_interval=everywhere), always
+    )
+    assert torch.equal(
+        generate(guidance_scale=w, guidance_interval=(0.5, 2.0)), asked
+    ) and torch.equal(generate(guidance_scale=lambda t: w), always)
     alone = sample_single_stage(stage, tiny_pipe.text_encoder, ["a red circle"], [0])
     monkeypatch.setattr(stage, "config", replace(stage.config, guidance_interval=None))
-    assert not torch.equal(sample_single_stage(stage, tiny_pipe.text_encoder, ["a red circle"], [0]), alone)
+    assert not torch.equal(
+        sample_single_stage(stage, tiny_pipe.text_encoder, ["a red circle"], [0]), alone
+    )
 
 
 @pytest.mark.parametrize("interval", [(2.0, 0.5), (1.0,), (-1.0, 2.0), (1.0, 2.0, 3.0)])
 def test_a_stages_own_guidance_interval_is_one(interval):
-    with pytest.raises(ValueError, match="expected noise levels sigma / alpha with 0 <= low < high"):
+    with pytest.raises(
+        ValueError, match="expected noise levels sigma / alpha with 0 <= low < high"
+    ):
         StageConfig(guidance_interval=interval)
 
 
 def test_outside_the_guidance_interval_a_step_costs_half(tiny_pipe):
     sizes = []
-    hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda m, args: sizes.append(len(args[0])))
-    tiny_pipe("a red circle", num_inference_steps=4, guidance_interval=(0.5, 2.0), stages=("base",), **QUIET)
+    hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(
+        lambda m, args: sizes.append(len(args[0]))
+    )
+    tiny_pipe(
+        "a red circle",
+        num_inference_steps=4,
+        guidance_interval=(0.5, 2.0),
+        stages=("base",),
+        **QUIET,
+    )
     hook.remove()
-    assert sizes == [1, 1, 2, 1]                       # sigma / alpha is tan(pi t / 2): 403 (where it is clipped), 2.4, 1, 0.4
+    # sigma / alpha is tan(pi t / 2): 403 (where it is clipped), 2.4, 1, 0.4
+    assert sizes == [1, 1, 2, 1]
 
 
 def test_fresh_noise_is_a_function_of_the_seed_and_in_ddim_there_is_none_by_default(tiny_pipe):
     def generate(sampler="ddim", **options):
-        return tiny_pipe("a red circle", seed=3, sampler=sampler, stages=("base",), **options, **QUIET).images[0]
+        return tiny_pipe(
+            "a red circle", seed=3, sampler=sampler, stages=("base",), **options, **QUIET
+        ).images[0]
 
-    assert torch.equal(generate(eta=0.0), generate()) and torch.equal(generate(eta=0.8), generate(eta=0.8))
+    assert torch.equal(generate(eta=0.0), generate()) and torch.equal(
+        generate(eta=0.8), generate(eta=0.8)
+    )
     assert (generate(eta=0.8) - generate()).abs().max() > 1e-2
     assert torch.allclose(generate(eta=1.0), generate("ddpm"), rtol=0, atol=1e-4)
     assert (generate("ddpm", gamma=1.0) - generate("ddpm")).abs().max() > 1e-2
@@ -266,16 +428,24 @@ def test_a_stage_has_an_eta_of_its_own_which_goes_with_its_own_sampler(tiny_pipe
 
     plain = generate()
     monkeypatch.setattr(base, "config", replace(base.config, eta=1.0))
-    assert torch.equal(generate(), generate(eta=1.0)) and torch.equal(generate(eta=0.0), plain) and (generate() - plain).abs().max() > 1e-2
+    assert (
+        torch.equal(generate(), generate(eta=1.0))
+        and torch.equal(generate(eta=0.0), plain)
+        and (generate() - plain).abs().max() > 1e-2
+    )
     assert torch.equal(generate(sampler="dpmpp_2m"), generate(sampler="dpmpp_2m", eta=0.0))
-    assert torch.equal(sample_single_stage(base, tiny_pipe.text_encoder, ["a red circle"], [0])[0], generate())
+    assert torch.equal(
+        sample_single_stage(base, tiny_pipe.text_encoder, ["a red circle"], [0])[0], generate()
+    )
     with pytest.raises(ValueError, match="eta 1.0 with the heun sampler, which does not use it"):
         replace(base.config, sampler="heun")
 
 
 def test_one_eta_for_all_stages_reaches_those_that_use_it(tiny_pipe):
     def generate(**options):
-        return tiny_pipe("a red circle", sampler={"base": "ddim", "sr_256": "heun"}, **options, **QUIET).stages
+        return tiny_pipe(
+            "a red circle", sampler={"base": "ddim", "sr_256": "heun"}, **options, **QUIET
+        ).stages
 
     everywhere, there, plain = generate(eta=1.0), generate(eta={"base": 1.0}), generate()
     assert all(torch.equal(everywhere[name], there[name]) for name in there)
@@ -286,7 +456,13 @@ def test_one_eta_for_all_stages_reaches_those_that_use_it(tiny_pipe):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_pipeline_with_any_schedule_draws(encoder, randomize_zero_init, schedule, sampler):
     torch.manual_seed(0)
-    pipe = ImagenPipeline(encoder, [randomize_zero_init(DiffusionStage(replace(TINY[name], schedule=schedule))) for name in TINY])
+    pipe = ImagenPipeline(
+        encoder,
+        [
+            randomize_zero_init(DiffusionStage(replace(TINY[name], schedule=schedule)))
+            for name in TINY
+        ],
+    )
     out = pipe("a red circle", sampler=sampler, **QUIET).stages
     assert all(x.isfinite().all() and x.std() > 0.01 for x in out.values())
 
@@ -304,6 +480,7 @@ def test_schedules_generate_different_images(encoder, randomize_zero_init):
 
 # ---------------------------------------------------------------- assembling
 
+
 def test_stages_are_ordered_by_size(encoder):
     pipe = ImagenPipeline(encoder, [DiffusionStage(TINY["sr_256"]), DiffusionStage(TINY["base"])])
     assert list(pipe.stages) == ["base", "sr_256"]
@@ -314,26 +491,38 @@ def changed(stage, unet):
 
 
 def test_a_super_resolution_stage_without_its_base_is_an_error(encoder):
-    with pytest.raises(ValueError, match="sr_256 takes a low-resolution image of size 64, but what comes before it makes None"):
+    with pytest.raises(
+        ValueError,
+        match="sr_256 takes a low-resolution image of size 64, but what comes before it makes None",
+    ):
         ImagenPipeline(encoder, [DiffusionStage(TINY["sr_256"])])
 
 
 def test_a_super_resolution_stage_for_another_base_is_an_error(encoder):
     with pytest.raises(ValueError, match="size 64, but what comes before it makes 128"):
-        ImagenPipeline(encoder, [DiffusionStage(changed("base", {"image_size": 128})), DiffusionStage(TINY["sr_256"])])
+        ImagenPipeline(
+            encoder,
+            [DiffusionStage(changed("base", {"image_size": 128})), DiffusionStage(TINY["sr_256"])],
+        )
 
 
 def test_a_stage_for_another_text_encoder_is_an_error(encoder):
-    with pytest.raises(ValueError, match=f"text of width 64, the text encoder gives {encoder.width}"):
+    with pytest.raises(
+        ValueError, match=f"text of width 64, the text encoder gives {encoder.width}"
+    ):
         ImagenPipeline(encoder, [DiffusionStage(changed("base", {"text_width": 64}))])
 
 
 def test_two_stages_of_one_name_are_an_error(encoder):
     with pytest.raises(ValueError, match=r"name of its own; got \['base', 'base'\]"):
-        ImagenPipeline(encoder, [DiffusionStage(TINY["base"]), DiffusionStage(replace(TINY["sr_256"], name="base"))])
+        ImagenPipeline(
+            encoder,
+            [DiffusionStage(TINY["base"]), DiffusionStage(replace(TINY["sr_256"], name="base"))],
+        )
 
 
 # ---------------------------------------------------------------- on disk
+
 
 @pytest.fixture(scope="module")
 def saved(tiny_pipe, tmp_path_factory):
@@ -349,7 +538,9 @@ def copy(saved, tmp_path):
 
 def test_a_pipeline_comes_back_from_disk_and_generates_the_same_images(tiny_pipe, saved):
     again = ImagenPipeline.from_pretrained(saved)
-    first, second = (p(["a red circle", "ring"], seed=[1, 2], **QUIET).stages for p in (tiny_pipe, again))
+    first, second = (
+        p(["a red circle", "ring"], seed=[1, 2], **QUIET).stages for p in (tiny_pipe, again)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -362,7 +553,10 @@ def test_a_pipeline_in_bfloat16_generates_nearly_the_same_image(tiny_pipe, saved
     half = ImagenPipeline.from_pretrained(saved, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16 and tiny_pipe.dtype == torch.float32
     options = {"stages": ("base",), "num_inference_steps": 2, "guidance_scale": 1.0} | QUIET
-    difference = half("a red circle", **options).images[0].float() - tiny_pipe("a red circle", **options).images[0]
+    difference = (
+        half("a red circle", **options).images[0].float()
+        - tiny_pipe("a red circle", **options).images[0]
+    )
     assert difference.square().mean().sqrt() < 0.1
 
 
@@ -378,12 +572,23 @@ def test_a_folder_that_is_not_there_is_an_error_that_says_what_may_stand_there(t
         ImagenPipeline.from_pretrained(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("missing", ["model_index.json", "text_encoder", "text_encoder/config.json", "sr_256", "base/config.json",
-                                     "base/model.safetensors"])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "model_index.json",
+        "text_encoder",
+        "text_encoder/config.json",
+        "sr_256",
+        "base/config.json",
+        "base/model.safetensors",
+    ],
+)
 def test_a_missing_part_is_an_error_that_names_it(copy, missing):
     path = copy / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(FileNotFoundError, match=missing.split("/")[0] if path.suffix == "" else path.name):
+    with pytest.raises(
+        FileNotFoundError, match=missing.split("/")[0] if path.suffix == "" else path.name
+    ):
         ImagenPipeline.from_pretrained(copy)
 
 
@@ -394,64 +599,103 @@ def test_truncated_weights_are_an_error_that_names_the_file(copy):
         ImagenPipeline.from_pretrained(copy)
 
 
-@pytest.mark.parametrize("index, message", [
-    ("{", "is not the index of a pipeline"),
-    ("[]", "is not the index of a pipeline"),
-    ('{"stages": ["base"]}', "is not the index of a pipeline.*format_version"),
-    ('{"format_version": 2, "stages": ["base"]}', "format version 2; this code reads 1. Update"),
-    ('{"format_version": 1, "stages": "base"}', "must be a list of folder names"),
-    ('{"format_version": 1, "stages": ["../base"]}', "must be a list of folder names"),
-    ('{"format_version": 1, "stages": ["base", 3]}', "must be a list of folder names"),
-    ('{"format_version": 1, "stages": ["sr_256"]}', "sr_256 takes a low-resolution image of size 64"),
-])
+@pytest.mark.parametrize(
+    "index, message",
+    [
+        ("{", "is not the index of a pipeline"),
+        ("[]", "is not the index of a pipeline"),
+        ('{"stages": ["base"]}', "is not the index of a pipeline.*format_version"),
+        (
+            '{"format_version": 2, "stages": ["base"]}',
+            "format version 2; this code reads 1. Update",
+        ),
+        ('{"format_version": 1, "stages": "base"}', "must be a list of folder names"),
+        ('{"format_version": 1, "stages": ["../base"]}', "must be a list of folder names"),
+        ('{"format_version": 1, "stages": ["base", 3]}', "must be a list of folder names"),
+        (
+            '{"format_version": 1, "stages": ["sr_256"]}',
+            "sr_256 takes a low-resolution image of size 64",
+        ),
+    ],
+)
 def test_an_index_that_is_wrong_is_an_error_that_says_how(copy, index, message):
     (copy / "model_index.json").write_text(index)
     with pytest.raises(ValueError, match=message):
         ImagenPipeline.from_pretrained(copy)
 
 
-def test_text_is_read_once_for_a_image_and_the_unconditional_branch_reads_the_null_text(tiny_pipe, monkeypatch):
+def test_text_is_read_once_for_a_image_and_the_unconditional_branch_reads_the_null_text(
+    tiny_pipe, monkeypatch
+):
     net, texts = tiny_pipe.stages["base"].net, []
     read = net.read
     monkeypatch.setattr(net, "read", lambda text: texts.append(text) or read(text))
     tiny_pipe("a red circle", stages=("base",), **QUIET)
     prompt: TextEmbeddings = tiny_pipe.text_encoder("a red circle")
-    text, = texts
-    assert torch.equal(text.emb[0], prompt.emb[0]) and not text.emb[1].any() and torch.equal(text.mask[1], prompt.mask[0])
-
+    (text,) = texts
+    assert (
+        torch.equal(text.emb[0], prompt.emb[0])
+        and not text.emb[1].any()
+        and torch.equal(text.mask[1], prompt.mask[0])
+    )
 
 
 # ---------------------------------------------------------------- enlarging images, editing stages, looking on
 
+
 def test_images_are_enlarged_as_the_cascade_would_enlarge_its_own(tiny_pipe):
     both = tiny_pipe(["a ring", "a star"], seed=[3, 4], progress=False)
-    again = tiny_pipe(["a ring", "a star"], seed=[3, 4], low_res=both.stages["base"], progress=False)
-    assert list(again.stages) == ["sr_256"] and torch.equal(again.stages["sr_256"], both.stages["sr_256"])
-    assert not torch.equal(tiny_pipe(["a ring", "a star"], seed=[3, 4], low_res=-both.stages["base"], progress=False).stages["sr_256"], both.stages["sr_256"])
+    again = tiny_pipe(
+        ["a ring", "a star"], seed=[3, 4], low_res=both.stages["base"], progress=False
+    )
+    assert list(again.stages) == ["sr_256"] and torch.equal(
+        again.stages["sr_256"], both.stages["sr_256"]
+    )
+    assert not torch.equal(
+        tiny_pipe(
+            ["a ring", "a star"], seed=[3, 4], low_res=-both.stages["base"], progress=False
+        ).stages["sr_256"],
+        both.stages["sr_256"],
+    )
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 32, 32), (1, 1, 64, 64), (3, 64, 64), (1, 3, 64, 32)])
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 64, 64), (1, 3, 32, 32), (1, 1, 64, 64), (3, 64, 64), (1, 3, 64, 32)]
+)
 def test_images_of_another_shape_are_an_error_that_says_which_is_expected(tiny_pipe, shape):
-    with pytest.raises(ValueError, match=r"expected an image for each of 1 prompts, \[1, 3, size, size\] with size one of \[64\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected an image for each of 1 prompts, \[1, 3, size, size\] with size one of "
+        r"\[64\]",
+    ):
         tiny_pipe("a ring", low_res=torch.zeros(shape), progress=False)
 
 
 def test_images_are_not_enlarged_by_the_stage_that_generates_such(tiny_pipe):
-    with pytest.raises(ValueError, match=r"stages \['base'\]; expected \['sr_256'\] or its beginning"):
+    with pytest.raises(
+        ValueError, match=r"stages \['base'\]; expected \['sr_256'\] or its beginning"
+    ):
         tiny_pipe("a ring", low_res=torch.zeros(1, 3, 64, 64), stages=("base",), progress=False)
 
 
 def test_super_resolution_is_edited_where_that_is_asked_for(tiny_pipe):
     from imagen_mini.editing.prompt_to_prompt import Replace
+
     prompts, edit = ["a red ring", "a red star"], Replace(1.0, 1.0, shared_prompt_steps=0.0)
 
     def generated(**options):
         return tiny_pipe(prompts, edit=edit, progress=False, **options).stages
 
     first, both = generated(), generated(edit_stages=("base", "sr_256"))
-    assert torch.equal(first["base"], both["base"]) and (first["sr_256"][0] - both["sr_256"][0]).abs().max() < 1e-3
+    assert (
+        torch.equal(first["base"], both["base"])
+        and (first["sr_256"][0] - both["sr_256"][0]).abs().max() < 1e-3
+    )
     assert (first["sr_256"][1] - both["sr_256"][1]).abs().max() > 1e-3
-    assert torch.equal(generated(edit_stages=())["base"], tiny_pipe(prompts, progress=False).stages["base"])     # none
+    # none
+    assert torch.equal(
+        generated(edit_stages=())["base"], tiny_pipe(prompts, progress=False).stages["base"]
+    )
     with pytest.raises(ValueError, match=r"edit_stages: no stage \['sr'\] is drawn"):
         generated(edit_stages=("sr",))
     with pytest.raises(ValueError, match="without an edit"):
@@ -460,7 +704,15 @@ def test_super_resolution_is_edited_where_that_is_asked_for(tiny_pipe):
 
 def test_every_step_of_every_stage_can_be_looked_at(tiny_pipe):
     seen = []
-    out = tiny_pipe("a ring", progress=False, on_step=lambda stage, state: seen.append((stage, state.step, state.x_0_hat.clamp(-1, 1))))
+    out = tiny_pipe(
+        "a ring",
+        progress=False,
+        on_step=lambda stage, state: seen.append((stage, state.step, state.x_0_hat.clamp(-1, 1))),
+    )
     steps = {name: stage.config.num_inference_steps for name, stage in tiny_pipe.stages.items()}
-    assert [(stage, step) for stage, step, _ in seen] == [(name, i) for name, n in steps.items() for i in range(n)]
-    assert torch.equal(seen[-1][2], out.stages["sr_256"]) and torch.equal(seen[steps["base"] - 1][2], out.stages["base"])
+    assert [(stage, step) for stage, step, _ in seen] == [
+        (name, i) for name, n in steps.items() for i in range(n)
+    ]
+    assert torch.equal(seen[-1][2], out.stages["sr_256"]) and torch.equal(
+        seen[steps["base"] - 1][2], out.stages["base"]
+    )

@@ -1,4 +1,6 @@
-"""The shipped weights work: what is drawn is what the caption says, far above chance. (The score itself: python -m sample.evaluate.)"""
+"""The shipped weights work: what is drawn is what the caption says, far above chance. (The score
+itself: python -m sample.evaluate.)
+"""
 
 import json
 from pathlib import Path
@@ -24,9 +26,17 @@ def pipe():
 
 def test_one_object_is_generated_as_captioned_and_the_score_is_the_captions_merit(pipe):
     prompts = benchmark(12, seed=7, categories=["one object"])
-    results = list(evaluate(lambda p, s: pipe(p, seed=s, stages=("base",), progress=False).stages["base"], prompts, batch=12))
+    results = list(
+        evaluate(
+            lambda p, s: pipe(p, seed=s, stages=("base",), progress=False).stages["base"],
+            prompts,
+            batch=12,
+        )
+    )
     captions = [r.caption for r in results]
-    shuffled = sum(c.description.fits(r.parsed.scene) for c, r in zip(captions[1:] + captions[:1], results))
+    shuffled = sum(
+        c.description.fits(r.parsed.scene) for c, r in zip(captions[1:] + captions[:1], results)
+    )
     right = sum(r.right for r in results)
     print(f"one object: {right} of 12 are right, {shuffled} of 12 with shuffled captions")
     assert right >= 6 and shuffled <= 2
@@ -35,7 +45,8 @@ def test_one_object_is_generated_as_captioned_and_the_score_is_the_captions_meri
 def test_super_resolution_generates_the_texture_that_the_text_names(pipe):
     results = preview(pipe.stages["sr_256"], pipe.text_encoder, n=8, categories=["texture"])
     print(f"texture: {table(results)}")
-    assert sum(r.right for r in results) >= 5          # the low-resolution image does not show it: chance is 2 of 8
+    # the low-resolution image does not show it: chance is 2 of 8
+    assert sum(r.right for r in results) >= 5
 
 
 def test_the_report_beside_the_weights_is_of_these_weights():

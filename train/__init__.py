@@ -2,8 +2,21 @@
 
 from imagen_mini.utils.renamed import keep_old_names
 
-keep_old_names(__name__, {
-    "assemble": "export_pipeline", "benchmark": "benchmark_throughput", "breakdown": "profile_step", "card": "model_card", "check_data": "check_dataset",
-    "emoji": "make_emoji_dataset", "features": "scene_classifier", "from_hub": "download_dataset", "peers": "baselines", "progress": "sample_timeline",
-    "regret": "excess_error", "scale": "estimate_cost", "verify": "verify_checkpoints",
-})
+keep_old_names(
+    __name__,
+    {
+        "assemble": "export_pipeline",
+        "benchmark": "benchmark_throughput",
+        "breakdown": "profile_step",
+        "card": "model_card",
+        "check_data": "check_dataset",
+        "emoji": "make_emoji_dataset",
+        "features": "scene_classifier",
+        "from_hub": "download_dataset",
+        "peers": "baselines",
+        "progress": "sample_timeline",
+        "regret": "excess_error",
+        "scale": "estimate_cost",
+        "verify": "verify_checkpoints",
+    },
+)

@@ -4,11 +4,14 @@
     python -m train.benchmark_throughput --stages base sr_256 --batch 16 64 --precision bf16 fp32 --compile off on --out benchmark.json
     python -m train.benchmark_throughput --stages base sr_256 --batch 512 --graph workers=10        # a GPU does not wait: batches come from other processes
 
-Times steps of the training loop itself, as `train.train` runs it, in rounds that take turns, so that a busy machine is busy for all of them; the
-median round counts. FLOPs are counted by torch (matrix products and convolutions, forward and backward), and held against the rate of a
-large bf16 matrix product that takes its turn in the same rounds: their quotient is the model FLOP utilisation, MFU.
+Times steps of the training loop itself, as `train.train` runs it, in rounds that take turns, so
+that a busy machine is busy for all of them; the median round counts. FLOPs are counted by torch
+(matrix products and convolutions, forward and backward), and held against the rate of a large bf16
+matrix product that takes its turn in the same rounds: their quotient is the model FLOP utilisation,
+MFU.
 
-With diffusers installed, its UNet2DConditionModel is trained beside ours, on the same images and text, by the same loop.
+With diffusers installed, its UNet2DConditionModel is trained beside ours, on the same images and
+text, by the same loop.
 """
 
 from __future__ import annotations
@@ -29,19 +32,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.training.config import TRAIN_PRESETS, override_run
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.synthetic import SceneDataset
-from imagen_mini.utils.precision import PRECISIONS
 from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
+from imagen_mini.training.config import TRAIN_PRESETS, override_run
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
+from imagen_mini.utils.precision import PRECISIONS
 from imagen_mini.weights import WEIGHTS
-
 from train.baselines import build_for_training
 
-MATRIX = {"cpu": 2048, "cuda": 8192}                   # side of the matrices whose product sets the pace
+MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product sets the pace
 
 
 class WithLength(nn.Module):
@@ -53,26 +55,58 @@ class WithLength(nn.Module):
 
     def forward(self, prompts: list[str]) -> TextEmbeddings:
         text = self.encoder(prompts)
-        emb = text.emb.repeat(1, -(-self.length // text.emb.shape[1]), 1)[:, :self.length]
+        emb = text.emb.repeat(1, -(-self.length // text.emb.shape[1]), 1)[:, : self.length]
         return TextEmbeddings(emb, torch.ones(emb.shape[:2], dtype=torch.bool, device=emb.device))
 
 
 class Run:
     """One way to train, of which a round at a time is timed."""
 
-    def __init__(self, network: str, precision: str, batch: int, compiled: bool, length: int, encoder: TextEncoder, args: argparse.Namespace):
+    def __init__(
+        self,
+        network: str,
+        precision: str,
+        batch: int,
+        compiled: bool,
+        length: int,
+        encoder: TextEncoder,
+        args: argparse.Namespace,
+    ):
         name, device = "base" if network == "diffusers" else network, torch.device(args.device)
-        self.what = {"network": network, "precision": precision, "batch": batch, "compiled": compiled, "text_length": length or None}
-        config, stage_config = override_run(TRAIN_PRESETS[args.preset][name], PRESETS[args.preset][name], args.overrides)
-        config = replace(config, steps=10 ** 9, batch_size=batch, accumulate=1, precision=precision)
-        stage, optimizers = build_for_training("diffusers" if network == "diffusers" else "ours", stage_config, config, device)
+        self.what = {
+            "network": network,
+            "precision": precision,
+            "batch": batch,
+            "compiled": compiled,
+            "text_length": length or None,
+        }
+        config, stage_config = override_run(
+            TRAIN_PRESETS[args.preset][name], PRESETS[args.preset][name], args.overrides
+        )
+        config = replace(config, steps=10**9, batch_size=batch, accumulate=1, precision=precision)
+        stage, optimizers = build_for_training(
+            "diffusers" if network == "diffusers" else "ours", stage_config, config, device
+        )
         encoder = WithLength(encoder, length) if length else encoder
-        self.parameters, self.batch, self.round, self.device, self.times = sum(p.numel() for p in stage.parameters()), batch, args.round, device, []
+        self.parameters, self.batch, self.round, self.device, self.times = (
+            sum(p.numel() for p in stage.parameters()),
+            batch,
+            args.round,
+            device,
+            [],
+        )
         self.flops = flops_per_image(stage, encoder)
         if compiled:
             stage.net.compile()
-        self.steps = train(stage, encoder, config, optimizers, EMA(stage.net, config.ema_half_life), graph=args.graph)
-        next(self.steps)                               # the first step allocates, compiles, picks kernels
+        self.steps = train(
+            stage,
+            encoder,
+            config,
+            optimizers,
+            EMA(stage.net, config.ema_half_life),
+            graph=args.graph,
+        )
+        next(self.steps)  # the first step allocates, compiles, picks kernels
 
     def time(self) -> None:
         """A round."""
@@ -86,16 +120,28 @@ class Run:
     def row(self, pace: float) -> dict:
         """What was found; `pace` is the rate of the matrix product in FLOP/s."""
         rate = self.batch / median(self.times)
-        return {**self.what, "parameters": self.parameters, "pictures_per_second": round(rate, 1), "gflop_per_picture": round(self.flops / 1e9, 2),
-                "gflop_per_second": round(rate * self.flops / 1e9, 1), "mfu": round(rate * self.flops / pace, 3)}
+        return {
+            **self.what,
+            "parameters": self.parameters,
+            "pictures_per_second": round(rate, 1),
+            "gflop_per_picture": round(self.flops / 1e9, 2),
+            "gflop_per_second": round(rate * self.flops / 1e9, 1),
+            "mfu": round(rate * self.flops / pace, 3),
+        }
 
 
 def flops_per_image(stage: DiffusionStage, encoder: nn.Module, batch: int = 2) -> float:
     """Forward and backward, counted on a small batch in float32."""
     unet, device = stage.config.unet, stage.net.out.weight.device
-    x_0, low_res, captions = SceneDataset().batch(range(batch), unet.image_size, unet.low_res_size, device)
+    x_0, low_res, captions = SceneDataset().batch(
+        range(batch), unet.image_size, unet.low_res_size, device
+    )
     t = torch.full((batch,), 0.5, device=device)
-    low = {} if low_res is None else {"low_res": low_res, "aug_level": t, "low_res_noise": torch.randn_like(low_res)}
+    low = (
+        {}
+        if low_res is None
+        else {"low_res": low_res, "aug_level": t, "low_res_noise": torch.randn_like(low_res)}
+    )
     text = encoder(captions)
     with FlopCounterMode(display=False) as counter:
         stage.loss(x_0, text, t, torch.randn_like(x_0), use_pooled=t, **low).mean().backward()
@@ -107,8 +153,14 @@ class MatrixProduct:
     """What the processor can do: a large bf16 matrix product, in FLOP/s."""
 
     def __init__(self, device: torch.device):
-        self.n, self.device, self.rates = MATRIX["cuda" if device.type == "cuda" else "cpu"], device, []
-        self.a, self.b = (torch.randn(self.n, self.n, device=device, dtype=torch.bfloat16) for _ in range(2))
+        self.n, self.device, self.rates = (
+            MATRIX["cuda" if device.type == "cuda" else "cpu"],
+            device,
+            [],
+        )
+        self.a, self.b = (
+            torch.randn(self.n, self.n, device=device, dtype=torch.bfloat16) for _ in range(2)
+        )
         self.a @ self.b
 
     def time(self, repeats: int = 8) -> None:
@@ -117,44 +169,75 @@ class MatrixProduct:
             self.a @ self.b
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.rates.append(repeats * 2 * self.n ** 3 / (time.perf_counter() - start))
+        self.rates.append(repeats * 2 * self.n**3 / (time.perf_counter() - start))
 
 
 def peak_memory(device: torch.device) -> float:
     """GB, of the device, or of this process so far."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)
+    return round(
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024)
+        / 1e9,
+        2,
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
-    parser.add_argument("--stages", nargs="+", default=["base"], metavar="STAGE", help="base, sr_256 (default: base)")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        default=["base"],
+        metavar="STAGE",
+        help="base, sr_256 (default: base)",
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[32])
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["auto"])
     parser.add_argument("--compile", nargs="+", choices=("off", "on"), default=["off"])
-    parser.add_argument("--graph", action="store_true", help="on a GPU: a step recorded once and replayed")
-    parser.add_argument("--text-length", nargs="+", type=int, default=[0], help="tokens of every prompt; 0: as the captions are (default)")
+    parser.add_argument(
+        "--graph", action="store_true", help="on a GPU: a step recorded once and replayed"
+    )
+    parser.add_argument(
+        "--text-length",
+        nargs="+",
+        type=int,
+        default=[0],
+        help="tokens of every prompt; 0: as the captions are (default)",
+    )
     parser.add_argument("--no-diffusers", action="store_true", help="leave diffusers' network out")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--round", type=int, default=4, help="steps of a round (default: 4)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"))
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the recipe or, with 'stage.' before them, of the stage: optimizer=adamw "
-                        "stage.unet.image_size=128")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="changes of the recipe or, with 'stage.' before them, of the stage: optimizer=adamw "
+        "stage.unet.image_size=128",
+    )
     args = parser.parse_intermixed_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
     if unknown := set(args.stages) - set(PRESETS[args.preset]):
-        parser.error(f"--stages {', '.join(sorted(unknown))}: the preset {args.preset} has {', '.join(PRESETS[args.preset])}")
+        parser.error(
+            f"--stages {', '.join(sorted(unknown))}: the preset {args.preset} has "
+            f"{', '.join(PRESETS[args.preset])}"
+        )
     device = torch.device(args.device)
     encoder = TextEncoder.from_pretrained(WEIGHTS / "text_encoder").to(device)
     networks = list(args.stages)
     if "base" in networks and not args.no_diffusers and importlib.util.find_spec("diffusers"):
         networks.append("diffusers")
-    ways = itertools.product(networks, args.precision, args.batch, (c == "on" for c in args.compile), args.text_length)
+    ways = itertools.product(
+        networks, args.precision, args.batch, (c == "on" for c in args.compile), args.text_length
+    )
     pace, runs = MatrixProduct(device), []
     for way in tqdm(list(ways), desc="setting up"):
         runs.append((Run(*way, encoder, args), peak_memory(device)))
@@ -163,15 +246,31 @@ def main(arguments: list[str] | None = None) -> None:
         for run, _ in runs:
             run.time()
     rate = median(pace.rates)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     rows = [{**run.row(rate), "peak_memory_gb_so_far": memory} for run, memory in runs]
-    print(f"{name}: a bf16 product of {pace.n} x {pace.n} matrices runs at {rate / 1e9:,.0f} GFLOP/s")
-    print(f"{'network':<10}{'precision':>10}{'batch':>6}{'compiled':>9}{'text':>6}{'parameters':>12}{'GFLOP/pic':>10}{'pics/s':>8}{'GFLOP/s':>9}{'MFU':>6}")
+    print(
+        f"{name}: a bf16 product of {pace.n} x {pace.n} matrices runs at {rate / 1e9:,.0f} GFLOP/s"
+    )
+    print(
+        f"{'network':<10}{'precision':>10}{'batch':>6}{'compiled':>9}{'text':>6}{'parameters':>12}{'GFLOP/pic':>10}{'pics/s':>8}{'GFLOP/s':>9}{'MFU':>6}"
+    )
     for r in rows:
-        print(f"{r['network']:<10}{r['precision']:>10}{r['batch']:>6}{'yes' if r['compiled'] else 'no':>9}{r['text_length'] or '-':>6}{r['parameters']:>12,}"
-              f"{r['gflop_per_picture']:>10}{r['pictures_per_second']:>8}{r['gflop_per_second']:>9,.0f}{r['mfu']:>6.0%}")
+        print(
+            f"{r['network']:<10}{r['precision']:>10}{r['batch']:>6}{'yes' if r['compiled'] else 'no':>9}{r['text_length'] or '-':>6}{r['parameters']:>12,}"
+            f"{r['gflop_per_picture']:>10}{r['pictures_per_second']:>8}{r['gflop_per_second']:>9,.0f}{r['mfu']:>6.0%}"
+        )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"device": name, "matrix_product_gflop_per_second": round(rate / 1e9, 1), "rows": rows}, indent=1) + "\n")
+    args.out.write_text(
+        json.dumps(
+            {"device": name, "matrix_product_gflop_per_second": round(rate / 1e9, 1), "rows": rows},
+            indent=1,
+        )
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

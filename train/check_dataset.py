@@ -1,9 +1,11 @@
-"""What is wrong with a folder of captioned images? Everything, before a training run stumbles over the first of it.
+"""What is wrong with a folder of captioned images? Everything, before a training run stumbles over
+the first of it.
 
     python -m train.check_dataset my_images --image sheet.png
 
-The folder holds images and metadata.jsonl, with lines like {"file_name": "1.png", "text": "a caption"}.
-Problems stop a run; notes do not, but look at them. The exit code is 1 if there are problems, else 0.
+The folder holds images and metadata.jsonl, with lines like {"file_name": "1.png", "text": "a
+caption"}. Problems stop a run; notes do not, but look at them. The exit code is 1 if there are
+problems, else 0.
 """
 
 from __future__ import annotations
@@ -17,38 +19,51 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from imagen_mini.data.prepared import in_parallel
 from imagen_mini.data.image_io import ImageError, open_rgb
-from imagen_mini.utils.images import central_square
 from imagen_mini.data.metadata import METADATA, Row, read_metadata, unlisted
-from imagen_mini.viz.image_grid import image_grid
+from imagen_mini.data.prepared import in_parallel
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.utils.images import central_square
+from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 
-BOUNDS = (64, 128, 256, 512, 1024)                     # of the histogram, in pixels; 64 and 256 are the sizes of the stages
-SHOWN = 24                                             # images on the contact sheet
+# of the histogram, in pixels; 64 and 256 are the sizes of the stages
+BOUNDS = (64, 128, 256, 512, 1024)
+SHOWN = 24  # images on the contact sheet
 
 
 @dataclass
 class Report:
     problems: list[str] = field(default_factory=list)  # each of them stops a run
-    notes: list[str] = field(default_factory=list)     # what one would want to know
-    images: int = 0                                  # that can be trained on
+    notes: list[str] = field(default_factory=list)  # what one would want to know
+    images: int = 0  # that can be trained on
     captions: int = 0
-    sides: Counter = field(default_factory=Counter)    # shorter sides of the images: how many are at least so many pixels (0, and BOUNDS)
+    # shorter sides of the images: how many are at least so many pixels (0, and BOUNDS)
+    sides: Counter = field(default_factory=Counter)
 
     def histogram(self) -> str:
-        rows = [(f"{low} px or more" if high is None else f"{low} to {high - 1} px", self.sides[low]) for low, high in zip((0, *BOUNDS), (*BOUNDS, None))]
-        return "\n".join(f"  {name:>15} {n:8,} {'#' * -(-40 * n // max(1, self.images))}" for name, n in rows)
+        rows = [
+            (f"{low} px or more" if high is None else f"{low} to {high - 1} px", self.sides[low])
+            for low, high in zip((0, *BOUNDS), (*BOUNDS, None))
+        ]
+        return "\n".join(
+            f"  {name:>15} {n:8,} {'#' * -(-40 * n // max(1, self.images))}" for name, n in rows
+        )
 
 
-def check(folder: Path, encoder: TextEncoder, progress: bool = True) -> tuple[Report, list[tuple[Image.Image, str]]]:
-    """The report on a folder, and some of its images with a caption. FileNotFoundError if it has no metadata.jsonl."""
+def check(
+    folder: Path, encoder: TextEncoder, progress: bool = True
+) -> tuple[Report, list[tuple[Image.Image, str]]]:
+    """The report on a folder, and some of its images with a caption. FileNotFoundError if it has no
+    metadata.jsonl.
+    """
     rows, problems = read_metadata(folder)
     report, samples, first_with = Report(problems), [], {}
     if not rows:
         report.problems.append(f"{METADATA} has no row that can be used")
-    for number, (found, row) in enumerate(zip(in_parallel(_examine, rows, "checking images", progress), rows)):
+    for number, (found, row) in enumerate(
+        zip(in_parallel(_examine, rows, "checking images", progress), rows)
+    ):
         where = f"line {row.line}, {row.name}"
         report.notes += [f"{where}: {note}" for note in caption_notes(row.captions, encoder)]
         if isinstance(found, ImageError):
@@ -62,13 +77,18 @@ def check(folder: Path, encoder: TextEncoder, progress: bool = True) -> tuple[Re
         if side < BOUNDS[0]:
             report.notes.append(f"{where}: {width} x {height} px; would be enlarged to {BOUNDS[0]}")
         if max(width, height) > 2 * side:
-            report.notes.append(f"{where}: {width} x {height} px; only its central square is used, less than half")
+            report.notes.append(
+                f"{where}: {width} x {height} px; only its central square is used, less than half"
+            )
         if digest in first_with:
             report.notes.append(f"{where}: the same pixels as {first_with[digest]}")
         first_with.setdefault(digest, where)
         if number % -(-len(rows) // SHOWN) == 0:
             samples.append((small, row.captions[0]))
-    report.notes += [f"{name}: no row of {METADATA} names it, so it is not used" for name in unlisted(folder, rows)]
+    report.notes += [
+        f"{name}: no row of {METADATA} names it, so it is not used"
+        for name in unlisted(folder, rows)
+    ]
     return report, samples
 
 
@@ -78,33 +98,70 @@ def _examine(row: Row) -> tuple[tuple[int, int], str, Image.Image] | ImageError:
         image = open_rgb(row.path)
     except ImageError as error:
         return error
-    return image.size, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(), Image.fromarray(central_square(image, 128))
+    return (
+        image.size,
+        hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(),
+        Image.fromarray(central_square(image, 128)),
+    )
 
 
 def caption_notes(captions: tuple[str, ...], encoder: TextEncoder) -> list[str]:
     """Captions that the text encoder would cut."""
-    lengths = [len(ids) for ids in encoder.tokenizer([" ".join(c.split()) for c in captions])["input_ids"]]
-    return [f"the caption has {n} tokens; what follows the first {encoder.max_length} is cut off: {caption!r:.60}"
-            for caption, n in zip(captions, lengths) if n > encoder.max_length]
+    lengths = [
+        len(ids) for ids in encoder.tokenizer([" ".join(c.split()) for c in captions])["input_ids"]
+    ]
+    return [
+        f"the caption has {n} tokens; what follows the first {encoder.max_length} is cut off: "
+        f"{caption!r:.60}"
+        for caption, n in zip(captions, lengths)
+        if n > encoder.max_length
+    ]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--image", "--picture", type=Path, help=f"write a contact sheet of up to {SHOWN} images with their captions")
-    parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"), help="the T5 that will read the captions (default: the shipped one)")
+    parser.add_argument(
+        "--image",
+        "--picture",
+        type=Path,
+        help=f"write a contact sheet of up to {SHOWN} images with their captions",
+    )
+    parser.add_argument(
+        "--text-encoder",
+        default=str(WEIGHTS / "text_encoder"),
+        help="the T5 that will read the captions (default: the shipped one)",
+    )
     args = parser.parse_args(arguments)
     try:
         report, samples = check(args.folder, TextEncoder.from_pretrained(args.text_encoder))
     except FileNotFoundError as error:
         raise SystemExit(f"{error}") from None
     for title, lines in (("problem", report.problems), ("note", report.notes)):
-        print(f"{len(lines):,} {title}{'s'[:len(lines) != 1]}{':' if lines else ''}", *lines, sep="\n  ")
-    print(f"{report.images:,} images, {report.captions:,} captions; the shorter sides:\n{report.histogram()}")
+        print(
+            f"{len(lines):,} {title}{'s'[: len(lines) != 1]}{':' if lines else ''}",
+            *lines,
+            sep="\n  ",
+        )
+    print(
+        f"{report.images:,} images, {report.captions:,} captions; the shorter "
+        f"sides:\n{report.histogram()}"
+    )
     if samples and args.image:
-        images = [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(128, 128, 3).permute(2, 0, 1) / 127.5 - 1 for image, _ in samples]
+        images = [
+            torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+            .reshape(128, 128, 3)
+            .permute(2, 0, 1)
+            / 127.5
+            - 1
+            for image, _ in samples
+        ]
         args.image.parent.mkdir(parents=True, exist_ok=True)
-        image_grid(images, [caption for _, caption in samples], columns=8, cell=128).save(args.image)
+        image_grid(images, [caption for _, caption in samples], columns=8, cell=128).save(
+            args.image
+        )
         print(args.image)
     if report.problems:
         raise SystemExit(1)

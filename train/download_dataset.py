@@ -1,4 +1,5 @@
-"""Fetch captioned images from the Hugging Face hub into a folder that can be trained on. Needs `pip install -e ".[hub]"`.
+"""Fetch captioned images from the Hugging Face hub into a folder that can be trained on. Needs `pip
+install -e ".[hub]"`.
 
     python -m train.download_dataset OWNER/NAME --split train --limit 1000 --out data/mine
 """
@@ -15,27 +16,43 @@ from tqdm.auto import tqdm
 from imagen_mini.data.metadata import write_folder
 
 
-def download_dataset(name: str, out: str | Path, split: str = "train", image: str = "image", text: str = "text", limit: int | None = None) -> int:
-    """Write the first `limit` images of a data set, byte by byte as they are there, and their captions; returns how many.
+def download_dataset(
+    name: str,
+    out: str | Path,
+    split: str = "train",
+    image: str = "image",
+    text: str = "text",
+    limit: int | None = None,
+) -> int:
+    """Write the first `limit` images of a data set, byte by byte as they are there, and their
+    captions; returns how many.
 
-    `image` and `text` name the columns; a caption may be a string or a list of strings. Rows come as a stream: no more is fetched than is written.
+    `image` and `text` name the columns; a caption may be a string or a list of strings. Rows come
+    as a stream: no more is fetched than is written.
     """
     try:
-        import fsspec                                  # comes with datasets
+        import fsspec  # comes with datasets
         from datasets import Image, load_dataset
     except ImportError:
-        raise ImportError('fetching from the hub needs the package datasets: pip install -e ".[hub]"') from None
+        raise ImportError(
+            'fetching from the hub needs the package datasets: pip install -e ".[hub]"'
+        ) from None
     rows = load_dataset(name, split=split, streaming=True)
-    columns = rows.column_names or [image, text]        # not always known
+    columns = rows.column_names or [image, text]  # not always known
     if missing := {image, text} - set(columns):
-        raise ValueError(f"{name} has no column {', '.join(sorted(missing))}; it has {', '.join(columns)}")
-    rows = rows.cast_column(image, Image(decode=False))      # decoding is ours, with its checks
+        raise ValueError(
+            f"{name} has no column {', '.join(sorted(missing))}; it has {', '.join(columns)}"
+        )
+    rows = rows.cast_column(image, Image(decode=False))  # decoding is ours, with its checks
 
     def images() -> Iterator[tuple[str, bytes, str | list[str]]]:
-        for number, row in enumerate(tqdm(islice(rows, limit), total=limit, desc="fetching", unit="picture")):
+        for number, row in enumerate(
+            tqdm(islice(rows, limit), total=limit, desc="fetching", unit="picture")
+        ):
             content, path = row[image]["bytes"], row[image]["path"] or ""
             if content is None:
-                with fsspec.open(path, "rb") as file:  # on the hub, in an archive there, or on this machine
+                # on the hub, in an archive there, or on this machine
+                with fsspec.open(path, "rb") as file:
                     content = file.read()
             yield f"{number:08d}{Path(path.split('::')[0]).suffix}", content, row[text]
 
@@ -43,15 +60,24 @@ def download_dataset(name: str, out: str | Path, split: str = "train", image: st
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", help="of the data set, OWNER/NAME; or a local folder of one")
     parser.add_argument("--split", default="train")
-    parser.add_argument("--image", default="image", help="name of the column of images (default: image)")
-    parser.add_argument("--text", default="text", help="name of the column of captions (default: text)")
+    parser.add_argument(
+        "--image", default="image", help="name of the column of images (default: image)"
+    )
+    parser.add_argument(
+        "--text", default="text", help="name of the column of captions (default: text)"
+    )
     parser.add_argument("--limit", type=int, help="take only so many images")
     parser.add_argument("--out", type=Path, required=True, help="the new folder")
     args = parser.parse_args(arguments)
-    print(f"{download_dataset(args.name, args.out, args.split, args.image, args.text, args.limit):,} images in {args.out}")
+    print(
+        f"{download_dataset(args.name, args.out, args.split, args.image, args.text, args.limit):,} "
+        f"images in {args.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""What would it take? The cost of training, computed: nothing is allocated, so any size will do. And measured, where it fits.
+"""What would it take? The cost of training, computed: nothing is allocated, so any size will do.
+And measured, where it fits.
 
     python -m train.estimate_cost                                  # every stage of every preset: parameters, FLOPs, memory
     python -m train.estimate_cost --growth                         # how cost grows with images, width, depth, words and batch
     python -m train.estimate_cost --growth --measure               # the same, and how long it takes here
     python -m train.estimate_cost --preset paper --gpus 64         # the recipe on so many GPUs: how long, and what each must hold, with the arithmetic
 
-FLOPs are torch's own count, forward and backward. Memory of activations is what autograd keeps for the backward pass in bf16, counted on shapes alone
-(fake tensors), with attention in one kernel as on a GPU. What cannot be counted is assumed, and printed: the GPU's peak rate, and the share of it that
-training reaches (MFU).
+FLOPs are torch's own count, forward and backward. Memory of activations is what autograd keeps for
+the backward pass in bf16, counted on shapes alone (fake tensors), with attention in one kernel as
+on a GPU. What cannot be counted is assumed, and printed: the GPU's peak rate, and the share of it
+that training reaches (MFU).
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_mini.cascade.config import PRESETS
+from imagen_mini.models.unet import UNet, UNetConfig
+from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.training.config import TRAIN_PRESETS, override_run
 from imagen_mini.utils.precision import compute_dtype
-from imagen_mini.text.encoder import TextEmbeddings
-from imagen_mini.models.unet import UNet, UNetConfig
 
-H100 = 989e12                                          # FLOP/s in bf16, dense, by its data sheet
-# Bytes a parameter: weight, its average, gradient, in float32; and what the optimizer keeps. Adafactor's means of rows and columns are next to nothing.
+H100 = 989e12  # FLOP/s in bf16, dense, by its data sheet
+# Bytes a parameter: weight, its average, gradient, in float32; and what the optimizer keeps.
+# Adafactor's means of rows and columns are next to nothing.
 STATE = {"adamw": 12 + 8, "muon": 12 + 4, "adafactor": 12}
 
 
@@ -40,9 +43,10 @@ class Cost:
     """Of training one network on one image."""
 
     parameters: int
-    flops: int                                         # forward and backward
-    activations: int                                   # bytes kept for the backward pass
-    checkpointed: int                                  # the same with gradient checkpointing, while the largest stack is computed again
+    flops: int  # forward and backward
+    activations: int  # bytes kept for the backward pass
+    # the same with gradient checkpointing, while the largest stack is computed again
+    checkpointed: int
 
 
 def cost(config: UNetConfig, text_length: int = 24) -> Cost:
@@ -52,11 +56,18 @@ def cost(config: UNetConfig, text_length: int = 24) -> Cost:
         with FlopCounterMode(display=False) as counter:
             _forward(net, 1, text_length).backward()
         net.zero_grad(set_to_none=True)
-        with patch("imagen_mini.models.attention.fused_attention", _one_kernel):                     # which FlopCounterMode would not count
+        # which FlopCounterMode would not count
+        with patch("imagen_mini.models.attention.fused_attention", _one_kernel):
             one, kept = _kept(net, 1, text_length), _kept(net, 2, text_length)
-    kept.subtract(one)                                 # what is kept once for the whole batch, as weights in bf16, is not an image's
+    # what is kept once for the whole batch, as weights in bf16, is not an image's
+    kept.subtract(one)
     stacks = [n for what, n in kept.items() if what.startswith("in ")]
-    return Cost(sum(p.numel() for p in net.parameters()), counter.get_total_flops(), kept["outside"] + sum(stacks), kept["outside"] + kept["into stacks"] + max(stacks))
+    return Cost(
+        sum(p.numel() for p in net.parameters()),
+        counter.get_total_flops(),
+        kept["outside"] + sum(stacks),
+        kept["outside"] + kept["into stacks"] + max(stacks),
+    )
 
 
 def _one_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -67,13 +78,22 @@ def _forward(net: UNet, batch: int, text_length: int) -> Tensor:
     """The loss."""
     c, at = net.config, {"device": net.out.weight.device}
     x, number = torch.zeros(batch, 3, c.image_size, c.image_size, **at), torch.zeros(batch, **at)
-    text = TextEmbeddings(torch.zeros(batch, text_length, c.text_width, **at), torch.ones(batch, text_length, dtype=torch.bool, **at))
-    low = () if c.low_res_size is None else (torch.zeros(batch, 3, c.low_res_size, c.low_res_size, **at), number)
+    text = TextEmbeddings(
+        torch.zeros(batch, text_length, c.text_width, **at),
+        torch.ones(batch, text_length, dtype=torch.bool, **at),
+    )
+    low = (
+        ()
+        if c.low_res_size is None
+        else (torch.zeros(batch, 3, c.low_res_size, c.low_res_size, **at), number)
+    )
     return (net(x, number, text, *low, use_pooled=number).float() - x).square().mean()
 
 
 def _kept(net: UNet, batch: int, text_length: int) -> Counter:
-    """Bytes kept for the backward pass: in each stack, outside of all; and those of what goes into stacks."""
+    """Bytes kept for the backward pass: in each stack, outside of all; and those of what goes into
+    stacks.
+    """
     counts, seen, place = Counter(), [], ["outside"]
     known = {p.untyped_storage()._cdata for p in net.parameters()}
 
@@ -81,7 +101,7 @@ def _kept(net: UNet, batch: int, text_length: int) -> Counter:
         storage = x.untyped_storage()
         if storage._cdata not in known:
             known.add(storage._cdata)
-            seen.append(x)                             # alive, or another storage could take its number
+            seen.append(x)  # alive, or another storage could take its number
             counts[place[0]] += storage.nbytes()
         return x
 
@@ -89,13 +109,21 @@ def _kept(net: UNet, batch: int, text_length: int) -> Counter:
         def hook(_, inputs):
             place[0] = f"in {number}"
             counts["into stacks"] += inputs[0].nbytes
+
         return hook
 
     def leave(*_) -> None:
         place[0] = "outside"
 
-    hooks = [hook for i, stack in enumerate(net.levels()) for hook in (stack.register_forward_pre_hook(enter(i)), stack.register_forward_hook(leave))]
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", torch.bfloat16):
+    hooks = [
+        hook
+        for i, stack in enumerate(net.levels())
+        for hook in (stack.register_forward_pre_hook(enter(i)), stack.register_forward_hook(leave))
+    ]
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
         _forward(net, batch, text_length)
     for hook in hooks:
         hook.remove()
@@ -104,21 +132,32 @@ def _kept(net: UNet, batch: int, text_length: int) -> Counter:
 
 # ---------------------------------------------------------------- what is printed
 
+
 def sizes() -> None:
-    print(f"{'preset':8} {'stage':8} {'parameters':>12} {'GFLOP an image':>16} {'activations':>12} {'checkpointed':>13}")
+    print(
+        f"{'preset':8} {'stage':8} {'parameters':>12} {'GFLOP an image':>16} "
+        f"{'activations':>12} {'checkpointed':>13}"
+    )
     for preset, stages in PRESETS.items():
         for name, stage in stages.items():
             of = cost(stage.unet)
-            print(f"{preset:8} {name:8} {of.parameters / 1e6:10.1f} M {of.flops / 1e9:16.2f} {of.activations / 1e6:9.1f} MB {of.checkpointed / 1e6:10.1f} MB")
+            print(
+                f"{preset:8} {name:8} {of.parameters / 1e6:10.1f} M {of.flops / 1e9:16.2f} "
+                f"{of.activations / 1e6:9.1f} MB {of.checkpointed / 1e6:10.1f} MB"
+            )
 
 
 def milliseconds(config: UNetConfig, text_length: int, batch: int, device: torch.device) -> float:
     """Of a forward and a backward pass, an image: the fastest of a few, after one that warms up."""
-    net = UNet(config).to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
+    net = UNet(config).to(
+        device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format
+    )
     times = []
     for _ in range(4):
         start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype("auto", device) == torch.bfloat16):
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=compute_dtype("auto", device) == torch.bfloat16
+        ):
             loss = _forward(net, batch, text_length)
         loss.backward()
         if device.type == "cuda":
@@ -130,62 +169,141 @@ def milliseconds(config: UNetConfig, text_length: int, batch: int, device: torch
 def growth(preset: str, assignments: list[str], measure_on: torch.device | None = None) -> None:
     """One thing at a time, from the base stage of a preset; measured as well, if a device is given."""
     unet = override_run(TRAIN_PRESETS[preset]["base"], PRESETS[preset]["base"], assignments)[1].unet
-    variants = {"images of (pixels)": [(size, replace(unet, image_size=size), 24, 8) for size in (32, 64, 128, 256)],
-                "channels times": [(f, replace(unet, channels=tuple(c * f for c in unet.channels)), 24, 8) for f in (1, 2, 4)],
-                "blocks times": [(f, replace(unet, blocks=tuple(b * f for b in unet.blocks)), 24, 8) for f in (1, 2, 4)],
-                "tokens of text": [(n, unet, n, 8) for n in (8, 24, 64, 256)]}
-    if measure_on is not None:                         # computed, a batch costs what its images cost
+    variants = {
+        "images of (pixels)": [
+            (size, replace(unet, image_size=size), 24, 8) for size in (32, 64, 128, 256)
+        ],
+        "channels times": [
+            (f, replace(unet, channels=tuple(c * f for c in unet.channels)), 24, 8)
+            for f in (1, 2, 4)
+        ],
+        "blocks times": [
+            (f, replace(unet, blocks=tuple(b * f for b in unet.blocks)), 24, 8) for f in (1, 2, 4)
+        ],
+        "tokens of text": [(n, unet, n, 8) for n in (8, 24, 64, 256)],
+    }
+    if measure_on is not None:  # computed, a batch costs what its images cost
         variants["images at once"] = [(batch, unet, 24, batch) for batch in (1, 8, 32, 128)]
-    print(f"base stage of {preset}" + ("" if measure_on is None else f", measured on {measure_on}, 8 images at once") + ", by\n")
-    print(f"{'':22} {'':>5} {'parameters':>12} {'GFLOP an image':>16} {'activations':>12} {'checkpointed':>13}" + (f"{'ms an image':>14} {'GFLOP/s':>9}" if measure_on else ""))
+    print(
+        f"base stage of {preset}"
+        + ("" if measure_on is None else f", measured on {measure_on}, 8 images at once")
+        + ", by\n"
+    )
+    print(
+        f"{'':22} {'':>5} {'parameters':>12} {'GFLOP an image':>16} {'activations':>12} "
+        f"{'checkpointed':>13}" + (f"{'ms an image':>14} {'GFLOP/s':>9}" if measure_on else "")
+    )
     for what, rows in variants.items():
         for value, config, length, batch in rows:
             of = cost(config, length)
             took = milliseconds(config, length, batch, measure_on) if measure_on else None
-            print(f"{what:22} {value:>5} {of.parameters / 1e6:10.1f} M {of.flops / 1e9:16.2f} {of.activations / 1e6:9.1f} MB {of.checkpointed / 1e6:10.1f} MB"
-                  + ("" if took is None else f"{took:14.2f} {of.flops / 1e6 / took:9.0f}"), flush=True)
+            print(
+                f"{what:22} {value:>5} {of.parameters / 1e6:10.1f} M {of.flops / 1e9:16.2f} "
+                f"{of.activations / 1e6:9.1f} MB {of.checkpointed / 1e6:10.1f} MB"
+                + ("" if took is None else f"{took:14.2f} {of.flops / 1e6 / took:9.0f}"),
+                flush=True,
+            )
             what = ""
 
 
 def on_gpus(preset: str, gpus: int, rate: float, mfu: float, assignments: list[str]) -> None:
-    """How long a preset's recipe takes on GPUs, and what each holds. `--shard` spreads weights, average, gradients and AdamW's moments over them."""
+    """How long a preset's recipe takes on GPUs, and what each holds. `--shard` spreads weights,
+    average, gradients and AdamW's moments over them.
+    """
     total = 0.0
-    print(f"{gpus} GPUs of {rate / 1e12:.0f} TFLOP/s in bf16, of which training is assumed to reach {mfu:.0%}\n")
+    print(
+        f"{gpus} GPUs of {rate / 1e12:.0f} TFLOP/s in bf16, of which training is assumed to "
+        f"reach {mfu:.0%}\n"
+    )
     for name, stage in PRESETS[preset].items():
         recipe, stage = override_run(TRAIN_PRESETS[preset][name], stage, assignments)
         of = cost(stage.unet)
-        at_once, again = recipe.batch_size // (gpus * recipe.accumulate), recipe.gradient_checkpointing
+        at_once, again = (
+            recipe.batch_size // (gpus * recipe.accumulate),
+            recipe.gradient_checkpointing,
+        )
         if not at_once:
-            raise SystemExit(f"a batch of {recipe.batch_size} cannot be shared out among {gpus} GPUs in {recipe.accumulate} parts each: fewer of both, or a larger batch_size")
-        flops = of.flops * (4 / 3 if again else 1)     # the forward pass, a third of it, is done again
+            raise SystemExit(
+                f"a batch of {recipe.batch_size} cannot be shared out among {gpus} GPUs in "
+                f"{recipe.accumulate} parts each: fewer of both, or a larger batch_size"
+            )
+        flops = of.flops * (4 / 3 if again else 1)  # the forward pass, a third of it, is done again
         work = recipe.steps * recipe.batch_size * flops
         hours = work / (gpus * rate * mfu) / 3600
         bytes_each, spread = STATE[recipe.optimizer], gpus if recipe.optimizer == "adamw" else 1
-        state, kept, moving = of.parameters * bytes_each / spread, at_once * (of.checkpointed if again else of.activations), of.parameters * 2
+        state, kept, moving = (
+            of.parameters * bytes_each / spread,
+            at_once * (of.checkpointed if again else of.activations),
+            of.parameters * 2,
+        )
         total += hours
         print(f"{preset} {name}: {of.parameters / 1e6:,.0f} M parameters, {recipe.optimizer}")
-        print(f"  work         {recipe.steps:,} steps x {recipe.batch_size:,} images x {flops / 1e9:,.0f} GFLOP{', the forward pass twice' if again else ''} = {work:.2e} FLOP")
-        print(f"  time         / ({gpus} x {rate / 1e12:.0f} TFLOP/s x {mfu:.0%}) = {hours:,.1f} hours")
-        print(f"  state        {of.parameters / 1e6:,.0f} M x {bytes_each} bytes / {spread} = {state / 1e9:.1f} GB{', spread by --shard' if spread > 1 else ', a copy on each GPU'}")
-        print(f"  activations  {at_once} images at once x {kept / at_once / 1e6:,.0f} MB{', checkpointed' if again else ''} = {kept / 1e9:.1f} GB")
-        print(f"  weights      {of.parameters / 1e6:,.0f} M x 2 bytes, in bf16, at most all at once = {moving / 1e9:.1f} GB;  in all {(state + kept + moving) / 1e9:.1f} GB a GPU\n")
-    print(f"all stages: {total / 24:,.1f} days, {total * gpus:,.0f} GPU hours. Not in it: the text encoder (cached, or a forward pass an image), data, communication.")
+        print(
+            f"  work         {recipe.steps:,} steps x {recipe.batch_size:,} images x "
+            f"{flops / 1e9:,.0f} GFLOP{', the forward pass twice' if again else ''} = "
+            f"{work:.2e} FLOP"
+        )
+        print(
+            f"  time         / ({gpus} x {rate / 1e12:.0f} TFLOP/s x {mfu:.0%}) = {hours:,.1f} "
+            "hours"
+        )
+        print(
+            f"  state        {of.parameters / 1e6:,.0f} M x {bytes_each} bytes / {spread} = "
+            f"{state / 1e9:.1f} "
+            f"GB{', spread by --shard' if spread > 1 else ', a copy on each GPU'}"
+        )
+        print(
+            f"  activations  {at_once} images at once x {kept / at_once / 1e6:,.0f} "
+            f"MB{', checkpointed' if again else ''} = {kept / 1e9:.1f} GB"
+        )
+        print(
+            f"  weights      {of.parameters / 1e6:,.0f} M x 2 bytes, in bf16, at most all at "
+            f"once = {moving / 1e9:.1f} GB;  in all {(state + kept + moving) / 1e9:.1f} GB a "
+            "GPU\n"
+        )
+    print(
+        f"all stages: {total / 24:,.1f} days, {total * gpus:,.0f} GPU hours. Not in it: the "
+        "text encoder (cached, or a forward pass an image), data, communication."
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
-    parser.add_argument("--growth", action="store_true", help="how cost grows, from the base stage of --preset")
-    parser.add_argument("--measure", action="store_true", help="with --growth: also how long a forward and a backward pass take on --device")
+    parser.add_argument(
+        "--growth", action="store_true", help="how cost grows, from the base stage of --preset"
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="with --growth: also how long a forward and a backward pass take on --device",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--gpus", type=int, metavar="N", help="the recipe of --preset on N GPUs")
-    parser.add_argument("--rate", type=float, default=H100, help="of one GPU in FLOP/s (default: an H100's, 989e12)")
-    parser.add_argument("--mfu", type=float, default=0.4, help="share of it that training reaches (default: 0.4, an assumption)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="with --growth or --gpus: changes of the recipes or, with 'stage.' before them, of the "
-                        "stages: accumulate=4 gradient_checkpointing=true")
+    parser.add_argument(
+        "--rate", type=float, default=H100, help="of one GPU in FLOP/s (default: an H100's, 989e12)"
+    )
+    parser.add_argument(
+        "--mfu",
+        type=float,
+        default=0.4,
+        help="share of it that training reaches (default: 0.4, an assumption)",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="with --growth or --gpus: changes of the recipes or, with 'stage.' before them, of the "
+        "stages: accumulate=4 gradient_checkpointing=true",
+    )
     args = parser.parse_intermixed_args(arguments)
     if args.gpus is not None and (args.gpus < 1 or args.rate <= 0 or not 0 < args.mfu <= 1):
-        parser.error(f"--gpus {args.gpus} --rate {args.rate:g} --mfu {args.mfu:g}: expected at least one GPU, a rate above 0, an MFU in (0, 1]")
+        parser.error(
+            f"--gpus {args.gpus} --rate {args.rate:g} --mfu {args.mfu:g}: expected at least "
+            "one GPU, a rate above 0, an MFU in (0, 1]"
+        )
     if args.gpus is not None:
         on_gpus(args.preset, args.gpus, args.rate, args.mfu, args.overrides)
     elif args.growth:

@@ -1,6 +1,6 @@
 """Put trained stages and a text encoder together as a pipeline folder.
 
-    python -m train.export_pipeline --base runs/base --sr runs/sr_256 --text-encoder runs/text_encoder --out my_pipeline
+python -m train.export_pipeline --base runs/base --sr runs/sr_256 --text-encoder runs/text_encoder --out my_pipeline
 """
 
 from __future__ import annotations
@@ -12,38 +12,78 @@ from pathlib import Path
 import torch
 
 from imagen_mini.cascade.serialization import load_stage
-from imagen_mini.utils.configuration import override
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.utils.configuration import override
 from imagen_mini.weights import WEIGHTS
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, required=True, help="run folder of the base stage, or a stage folder")
-    parser.add_argument("--sr", type=Path, help="run folder of the super-resolution stage, or a stage folder")
-    parser.add_argument("--text-encoder", type=Path, default=WEIGHTS / "text_encoder", help="the text encoder they were trained with")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--base", type=Path, required=True, help="run folder of the base stage, or a stage folder"
+    )
+    parser.add_argument(
+        "--sr", type=Path, help="run folder of the super-resolution stage, or a stage folder"
+    )
+    parser.add_argument(
+        "--text-encoder",
+        type=Path,
+        default=WEIGHTS / "text_encoder",
+        help="the text encoder they were trained with",
+    )
     half = parser.add_mutually_exclusive_group()
-    half.add_argument("--half", action="store_true", help="store the stages in float16: half the size, rounded to 3 digits")
-    half.add_argument("--bf16", action="store_true", help="store them in bfloat16: rounded to 2 digits, and a fifth of it can be packed away")
+    half.add_argument(
+        "--half",
+        action="store_true",
+        help="store the stages in float16: half the size, rounded to 3 digits",
+    )
+    half.add_argument(
+        "--bf16",
+        action="store_true",
+        help="store them in bfloat16: rounded to 2 digits, and a fifth of it can be packed away",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the pipeline")
-    parser.add_argument("overrides", nargs="*", metavar="stage.key=value", help="change how a stage is sampled by default: base.num_inference_steps=20")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="stage.key=value",
+        help="change how a stage is sampled by default: base.num_inference_steps=20",
+    )
     args = parser.parse_intermixed_args(arguments)
-    folders = [path / "stage" if (path / "stage").is_dir() else path for path in (args.base, args.sr) if path is not None]
+    folders = [
+        path / "stage" if (path / "stage").is_dir() else path
+        for path in (args.base, args.sr)
+        if path is not None
+    ]
     stages = [load_stage(folder) for folder in folders]
     for stage in stages:
         prefix = stage.config.name + "."
-        stage.config = override(stage.config, [o.removeprefix(prefix) for o in args.overrides if o.startswith(prefix)])
-    if unknown := [o for o in args.overrides if o.partition(".")[0] not in {s.config.name for s in stages}]:
-        raise SystemExit(f"{unknown[0]!r} names no stage; there are {', '.join(s.config.name for s in stages)}")
-    training = {s.config.name: json.loads((folder / "config.json").read_text())["training"] for s, folder in zip(stages, folders)}
+        stage.config = override(
+            stage.config, [o.removeprefix(prefix) for o in args.overrides if o.startswith(prefix)]
+        )
+    if unknown := [
+        o for o in args.overrides if o.partition(".")[0] not in {s.config.name for s in stages}
+    ]:
+        raise SystemExit(
+            f"{unknown[0]!r} names no stage; there are {', '.join(s.config.name for s in stages)}"
+        )
+    training = {
+        s.config.name: json.loads((folder / "config.json").read_text())["training"]
+        for s, folder in zip(stages, folders)
+    }
     pipe = ImagenPipeline(TextEncoder.from_pretrained(args.text_encoder), stages)
     if args.half or args.bf16:
         pipe.stages.to(torch.float16 if args.half else torch.bfloat16)
     pipe.save_pretrained(args.out, training)
     for name, how in training.items():
         for leg in how["legs"]:
-            print(f"{name}: {leg['steps']} steps of {leg['train']['batch_size']} in {leg['seconds']} s on {leg['device']}")
+            print(
+                f"{name}: {leg['steps']} steps of {leg['train']['batch_size']} in "
+                f"{leg['seconds']} s on {leg['device']}"
+            )
     print(args.out)
 
 

@@ -1,4 +1,5 @@
-"""A small data set to try training on one's own images: the emoji of a colour font, with their Unicode names as captions.
+"""A small data set to try training on one's own images: the emoji of a colour font, with their
+Unicode names as captions.
 
     python -m train.make_emoji_dataset --out data/emoji
     python -m train.train --stage base --data data/emoji
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini.data.metadata import write_folder
 
-SIZES = (109, 160, 136, 128)                           # colour fonts hold bitmaps, of one size: Noto's 109, Apple's 160
+SIZES = (109, 160, 136, 128)  # colour fonts hold bitmaps, of one size: Noto's 109, Apple's 160
 
 
 def find_font() -> Path:
@@ -28,7 +29,10 @@ def find_font() -> Path:
 
     fonts = sorted(Path(font) for font in findSystemFonts() if "emoji" in Path(font).name.lower())
     if not fonts:
-        raise FileNotFoundError("no emoji font on this system; install one (Debian, Ubuntu: apt install fonts-noto-color-emoji) or name its file with --font")
+        raise FileNotFoundError(
+            "no emoji font on this system; install one (Debian, Ubuntu: apt install "
+            "fonts-noto-color-emoji) or name its file with --font"
+        )
     return fonts[0]
 
 
@@ -37,15 +41,28 @@ def load_font(path: Path) -> ImageFont.FreeTypeFont:
     for size in SIZES:
         try:
             return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
-        except OSError as error:                       # another size is needed, or it is no font at all
+        except OSError as error:  # another size is needed, or it is no font at all
             reason = error
-    raise ValueError(f"{path} cannot be used: {reason}; expected a font with colour bitmaps of size {', '.join(map(str, SIZES))}, like NotoColorEmoji.ttf")
+    raise ValueError(
+        f"{path} cannot be used: {reason}; expected a font with colour bitmaps of size "
+        f"{', '.join(map(str, SIZES))}, like NotoColorEmoji.ttf"
+    )
 
 
 def emoji_names(code_points: Iterable[int]) -> dict[str, str]:
-    """Symbols and their names, 'grinning face': of all characters those that are images by themselves, not letters, digits or parts of flags."""
-    names = {chr(c): unicodedata.name(chr(c), "").lower() for c in sorted(code_points) if unicodedata.category(chr(c)) == "So"}
-    return {symbol: name for symbol, name in names.items() if name and not name.startswith("regional indicator")}
+    """Symbols and their names, 'grinning face': of all characters those that are images by
+    themselves, not letters, digits or parts of flags.
+    """
+    names = {
+        chr(c): unicodedata.name(chr(c), "").lower()
+        for c in sorted(code_points)
+        if unicodedata.category(chr(c)) == "So"
+    }
+    return {
+        symbol: name
+        for symbol, name in names.items()
+        if name and not name.startswith("regional indicator")
+    }
 
 
 def render_emoji(symbol: str, font: ImageFont.FreeTypeFont) -> Image.Image | None:
@@ -53,28 +70,45 @@ def render_emoji(symbol: str, font: ImageFont.FreeTypeFont) -> Image.Image | Non
     left, top, right, bottom = font.getbbox(symbol)
     side = max(right - left, bottom - top)
     image = Image.new("RGBA", (side, side))
-    ImageDraw.Draw(image).text(((side - right - left) / 2, (side - bottom - top) / 2), symbol, "black", font, embedded_color=True)
+    ImageDraw.Draw(image).text(
+        ((side - right - left) / 2, (side - bottom - top) / 2),
+        symbol,
+        "black",
+        font,
+        embedded_color=True,
+    )
     return image if image.getbbox() else None
 
 
 def emoji_images(font_file: Path) -> Iterator[tuple[str, bytes, str]]:
     """(file name, PNG, caption) of every emoji of a font."""
-    from fontTools.ttLib import TTFont                 # comes with matplotlib
+    from fontTools.ttLib import TTFont  # comes with matplotlib
 
     font, found = load_font(font_file), 0
-    for symbol, name in tqdm(emoji_names(TTFont(font_file, fontNumber=0).getBestCmap()).items(), desc="drawing", unit="emoji"):
+    for symbol, name in tqdm(
+        emoji_names(TTFont(font_file, fontNumber=0).getBestCmap()).items(),
+        desc="drawing",
+        unit="emoji",
+    ):
         if image := render_emoji(symbol, font):
             file, found = io.BytesIO(), found + 1
             image.save(file, "PNG")
             yield f"{ord(symbol):x}.png", file.getvalue(), name
     if not found:
-        raise ValueError(f"{font_file} draws no emoji; expected a font with colour bitmaps, like NotoColorEmoji.ttf")
+        raise ValueError(
+            f"{font_file} draws no emoji; expected a font with colour bitmaps, like "
+            "NotoColorEmoji.ttf"
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="the new folder")
-    parser.add_argument("--font", type=Path, help="a colour-emoji font (default: the first of the system)")
+    parser.add_argument(
+        "--font", type=Path, help="a colour-emoji font (default: the first of the system)"
+    )
     args = parser.parse_args(arguments)
     font = args.font or find_font()
     print(f"{write_folder(args.out, emoji_images(font)):,} emoji of {font} in {args.out}")

@@ -1,10 +1,11 @@
-"""The overfit check: can the network and the training loop memorise eight images, each by its caption?
+"""The overfit check: can the network and the training loop memorise eight images, each by its
+caption?
 
     python -m train.overfit --out overfit.png
     python -m train.overfit --shuffle-captions       # what it looks like when it must fail
 
-Whatever cannot do this in a minute will not learn a world in a day: run it first after every change to the network, the loss, the
-optimizer or the sampler. Exits with 1 if it fails.
+Whatever cannot do this in a minute will not learn a world in a day: run it first after every change
+to the network, the loss, the optimizer or the sampler. Exits with 1 if it fails.
 """
 
 from __future__ import annotations
@@ -18,35 +19,42 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import StageConfig
-from imagen_mini.training.config import TrainConfig
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.base import Batch
+from imagen_mini.diffusion.samplers import sample
 from imagen_mini.evaluation.metrics import psnr
 from imagen_mini.evaluation.scoring import verdict_text
-from imagen_mini.training.optimizers import make_optimizers
-from imagen_mini.viz.image_grid import image_grid
-from imagen_mini.utils.rng import generator, randn
-from imagen_mini.diffusion.samplers import sample
+from imagen_mini.models.unet import UNetConfig
 from imagen_mini.scenes.captions import Caption, training_caption
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
-from imagen_mini.models.unet import UNetConfig
+from imagen_mini.training.optimizers import make_optimizers
+from imagen_mini.utils.rng import generator, randn
+from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 
 IMAGES = 8
-LEARNT = 20.0                                          # dB: an error of a tenth of the range from black to white
-NETWORK = StageConfig("base", UNetConfig(patch=8, channels=(96, 128), blocks=(1, 1), attention=("cross", "self+cross")), log_snr_shift=-1.0,
-                      num_inference_steps=10, guidance_scale=1.0)
+LEARNT = 20.0  # dB: an error of a tenth of the range from black to white
+NETWORK = StageConfig(
+    "base",
+    UNetConfig(patch=8, channels=(96, 128), blocks=(1, 1), attention=("cross", "self+cross")),
+    log_snr_shift=-1.0,
+    num_inference_steps=10,
+    guidance_scale=1.0,
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One caption's image, what was drawn for it [3, 64, 64], how near that is in dB, and the parser's verdict on it."""
+    """One caption's image, what was drawn for it [3, 64, 64], how near that is in dB, and the
+    parser's verdict on it.
+    """
 
     caption: Caption
     target: Tensor
@@ -67,30 +75,52 @@ class Few:
 
     def batch(self, numbers: Sequence[int], *_) -> Batch:
         of = [divmod(number, len(self.captions)) for number in numbers]
-        said = [torch.randperm(len(self.captions), generator=generator(turn, "shuffle"))[i] if self.shuffle_captions else i for turn, i in of]
+        said = [
+            torch.randperm(len(self.captions), generator=generator(turn, "shuffle"))[i]
+            if self.shuffle_captions
+            else i
+            for turn, i in of
+        ]
         return Batch(self.images[[i for _, i in of]], None, [self.captions[i] for i in said])
 
 
 def judge_samples(captions: list[Caption], targets: Tensor, samples: Tensor) -> list[Outcome]:
     """Compare what was drawn with what was to be learned, both [b, 3, 64, 64]."""
-    return [Outcome(caption, target, generated, value.item(), verdict_text(caption.description, parsed))
-            for caption, target, generated, value, parsed in zip(captions, targets, samples, psnr(targets, samples), parse_image(samples))]
+    return [
+        Outcome(caption, target, generated, value.item(), verdict_text(caption.description, parsed))
+        for caption, target, generated, value, parsed in zip(
+            captions, targets, samples, psnr(targets, samples), parse_image(samples)
+        )
+    ]
 
 
-def overfit(encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = False) -> list[Outcome]:
+def overfit(
+    encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = False
+) -> list[Outcome]:
     """Train a small network on eight images, then draw their captions with its average weights.
 
-    `shuffle_captions` gives each image another's caption, drawn anew at each step, so that captions tell nothing.
+    `shuffle_captions` gives each image another's caption, drawn anew at each step, so that captions
+    tell nothing.
     """
     device = encoder.model.device
     scenes = [training_scene(config.seed, i) for i in range(IMAGES)]
     captions = [training_caption(scene, config.seed, i) for i, scene in enumerate(scenes)]
-    texts, targets = [caption.text for caption in captions], render(scenes, NETWORK.unet.image_size, device)
+    texts, targets = (
+        [caption.text for caption in captions],
+        render(scenes, NETWORK.unet.image_size, device),
+    )
     torch.manual_seed(config.seed)
     stage = DiffusionStage(NETWORK).to(device, memory_format=torch.channels_last)
-    optimizers = make_optimizers(stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
+    optimizers = make_optimizers(
+        stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay
+    )
     ema = EMA(stage.net, config.ema_half_life)
-    steps = tqdm(train(stage, encoder, config, optimizers, ema, data=Few(texts, targets, shuffle_captions)), total=config.steps, desc="overfit", unit="step")
+    steps = tqdm(
+        train(stage, encoder, config, optimizers, ema, data=Few(texts, targets, shuffle_captions)),
+        total=config.steps,
+        desc="overfit",
+        unit="step",
+    )
     for state in steps:
         if state.step % 10 == 0:
             steps.set_postfix(loss=f"{state.loss:.4f}")
@@ -102,26 +132,67 @@ def overfit(encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=150, help="of 16 images, two of each (default: 150)")
-    parser.add_argument("--optimizer", default="muon", help="muon, adamw or adafactor (default: muon)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--steps", type=int, default=150, help="of 16 images, two of each (default: 150)"
+    )
+    parser.add_argument(
+        "--optimizer", default="muon", help="muon, adamw or adafactor (default: muon)"
+    )
     parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--shuffle-captions", action="store_true", help="sabotage: at each step, each image gets the caption of any of the eight")
-    parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"), help="a T5 encoder: folder or hub name (default: the shipped one)")
+    parser.add_argument(
+        "--shuffle-captions",
+        action="store_true",
+        help="sabotage: at each step, each image gets the caption of any of the eight",
+    )
+    parser.add_argument(
+        "--text-encoder",
+        default=str(WEIGHTS / "text_encoder"),
+        help="a T5 encoder: folder or hub name (default: the shipped one)",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path("overfit.png"), help="the images, and below each what was drawn (default: overfit.png)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("overfit.png"),
+        help="the images, and below each what was drawn (default: overfit.png)",
+    )
     args = parser.parse_args(arguments)
-    config = TrainConfig(steps=args.steps, batch_size=2 * IMAGES, optimizer=args.optimizer, learning_rate=args.learning_rate, rate_schedule="cosine",
-                         warmup=20, ema_half_life=20, drop_text=0.0, drop_pooled=0.0)
-    outcomes = overfit(TextEncoder.from_pretrained(args.text_encoder).to(args.device), config, args.shuffle_captions)
+    config = TrainConfig(
+        steps=args.steps,
+        batch_size=2 * IMAGES,
+        optimizer=args.optimizer,
+        learning_rate=args.learning_rate,
+        rate_schedule="cosine",
+        warmup=20,
+        ema_half_life=20,
+        drop_text=0.0,
+        drop_pooled=0.0,
+    )
+    outcomes = overfit(
+        TextEncoder.from_pretrained(args.text_encoder).to(args.device),
+        config,
+        args.shuffle_captions,
+    )
     for o in outcomes:
         print(f"{o.psnr:5.1f} dB  {o.caption.text!r}: {o.verdict}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     labels = [o.caption.text for o in outcomes] + [f"{o.psnr:.1f} dB" for o in outcomes]
     frames = [None] * IMAGES + [o.learnt for o in outcomes]
-    image_grid([o.target for o in outcomes] + [o.sample for o in outcomes], labels, columns=IMAGES, cell=128, frames=frames).save(args.out)
+    image_grid(
+        [o.target for o in outcomes] + [o.sample for o in outcomes],
+        labels,
+        columns=IMAGES,
+        cell=128,
+        frames=frames,
+    ).save(args.out)
     learnt = sum(o.learnt for o in outcomes)
-    print(f"{'PASS' if learned == IMAGES else 'FAIL'}: {learned} of {IMAGES} images learned (at least {LEARNT:.0f} dB, and right by the parser); {args.out}")
+    print(
+        f"{'PASS' if learned == IMAGES else 'FAIL'}: {learned} of {IMAGES} images learned (at "
+        f"least {LEARNT:.0f} dB, and right by the parser); {args.out}"
+    )
     if learnt < IMAGES:
         raise SystemExit(1)
 

@@ -1,12 +1,15 @@
-"""Where does the time of a training step go? Part by part, and how near each is to what the processor can do.
+"""Where does the time of a training step go? Part by part, and how near each is to what the
+processor can do.
 
     python -m train.profile_step
     python -m train.profile_step --stage sr_256 --batch 16
     python -m train.profile_step stage.unet.channels=[64,128,192]
 
-Every part of the network runs alone, forward and backward, on the inputs that it has in a real step; beside them what a step does besides: images,
-noise, text, optimizers, average. Parts and a large bf16 matrix product take turns, and the fastest turn of each counts. FLOPs are torch's own count. What
-the parts do not explain of a whole step is shown as "the rest": the loss, concatenations, glue, and what parts do to each other's caches.
+Every part of the network runs alone, forward and backward, on the inputs that it has in a real
+step; beside them what a step does besides: images, noise, text, optimizers, average. Parts and a
+large bf16 matrix product take turns, and the fastest turn of each counts. FLOPs are torch's own
+count. What the parts do not explain of a whole step is shown as "the rest": the loss,
+concatenations, glue, and what parts do to each other's caches.
 """
 
 from __future__ import annotations
@@ -22,23 +25,36 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from imagen_mini.models.attention import Attention
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.training.config import TRAIN_PRESETS, TrainConfig, override_run
 from imagen_mini.data.synthetic import SceneDataset
-from imagen_mini.models.layers import Downsample, ScalarEmbedding, AttentionPooling, ResBlock, TextRefinerBlock, Upsample
-from imagen_mini.utils.precision import compute_dtype
+from imagen_mini.models.attention import Attention
+from imagen_mini.models.layers import (
+    AttentionPooling,
+    Downsample,
+    ResBlock,
+    ScalarEmbedding,
+    TextRefinerBlock,
+    Upsample,
+)
 from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
 from imagen_mini.training.batches import draw_noise, draw_step_variables
+from imagen_mini.training.config import TRAIN_PRESETS, TrainConfig, override_run
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
+from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.weights import WEIGHTS
-
-from train.benchmark_throughput import MatrixProduct
 from train.baselines import build_for_training
+from train.benchmark_throughput import MatrixProduct
 
-KINDS = {ResBlock: "residual blocks", Attention: "attention", Downsample: "halving the grid", Upsample: "doubling the grid", TextRefinerBlock: "text layers",
-         AttentionPooling: "pooled text", ScalarEmbedding: "embedding of numbers"}
+KINDS = {
+    ResBlock: "residual blocks",
+    Attention: "attention",
+    Downsample: "halving the grid",
+    Upsample: "doubling the grid",
+    TextRefinerBlock: "text layers",
+    AttentionPooling: "pooled text",
+    ScalarEmbedding: "embedding of numbers",
+}
 
 
 @dataclass
@@ -51,28 +67,57 @@ class Part:
     times: list[float] = field(default_factory=list)
 
 
-def parts_of(stage, encoder: TextEncoder, config: TrainConfig, optimizers: dict, ema: EMA, device: torch.device) -> list[Part]:
+def parts_of(
+    stage,
+    encoder: TextEncoder,
+    config: TrainConfig,
+    optimizers: dict,
+    ema: EMA,
+    device: torch.device,
+) -> list[Part]:
     """Every part of a step, the network's with the inputs that it has in one."""
     net, unet, numbers = stage.net, stage.config.unet, range(config.batch_size)
     data = SceneDataset(config.seed, config.counts)
     batch = data.batch(numbers, unet.image_size, unet.low_res_size, device)
-    random = {k: v.to(device) for k, v in draw_step_variables(config, stage, 0).items() if k not in ("drop", "equivalent_mix", "mistake")}
+    random = {
+        k: v.to(device)
+        for k, v in draw_step_variables(config, stage, 0).items()
+        if k not in ("drop", "equivalent_mix", "mistake")
+    }
     text = encoder(batch.captions).to(torch.float32)
-    mixed = torch.autocast(device.type, torch.bfloat16, enabled=compute_dtype(config.precision, device) == torch.bfloat16)
+    mixed = torch.autocast(
+        device.type,
+        torch.bfloat16,
+        enabled=compute_dtype(config.precision, device) == torch.bfloat16,
+    )
     seen: list[tuple[str, nn.Module, tuple]] = []
 
     def remember(name: str):
         return lambda module, inputs: seen.append((name, module, inputs))
 
-    hooks = [m.register_forward_pre_hook(remember(_name(key, m))) for key, m in net.named_modules() if _name(key, m)]
+    hooks = [
+        m.register_forward_pre_hook(remember(_name(key, m)))
+        for key, m in net.named_modules()
+        if _name(key, m)
+    ]
     with mixed:
-        loss = stage.loss(batch.images, text, low_res=batch.low_res, **random, **draw_noise(config, stage, numbers, batch))
-    loss.mean().backward()                             # the optimizers need gradients
+        loss = stage.loss(
+            batch.images,
+            text,
+            low_res=batch.low_res,
+            **random,
+            **draw_noise(config, stage, numbers, batch),
+        )
+    loss.mean().backward()  # the optimizers need gradients
     for hook in hooks:
         hook.remove()
-    parts = [Part("pictures", lambda: data.batch(numbers, unet.image_size, unet.low_res_size, device)),
-             Part("noise", lambda: draw_noise(config, stage, numbers, batch)), Part("text encoder", lambda: encoder(batch.captions)),
-             *(Part(f"optimizer, {name}", optimizer.step) for name, optimizer in optimizers.items()), Part("average of the weights", lambda: ema.update(1))]
+    parts = [
+        Part("pictures", lambda: data.batch(numbers, unet.image_size, unet.low_res_size, device)),
+        Part("noise", lambda: draw_noise(config, stage, numbers, batch)),
+        Part("text encoder", lambda: encoder(batch.captions)),
+        *(Part(f"optimizer, {name}", optimizer.step) for name, optimizer in optimizers.items()),
+        Part("average of the weights", lambda: ema.update(1)),
+    ]
     for name, module, inputs in seen:
         run = _forward_and_backward(module, inputs, mixed)
         with FlopCounterMode(display=False) as counter:
@@ -91,12 +136,22 @@ def _name(key: str, module: nn.Module) -> str | None:
 
 def _at(name: str, inputs: tuple) -> str:
     x = inputs[0]
-    return f"{name}, {x.shape[-1]} x {x.shape[-1]}" if isinstance(x, Tensor) and x.ndim == 4 else name
+    return (
+        f"{name}, {x.shape[-1]} x {x.shape[-1]}" if isinstance(x, Tensor) and x.ndim == 4 else name
+    )
 
 
-def _forward_and_backward(module: nn.Module, inputs: tuple, mixed: torch.autocast) -> Callable[[], None]:
-    needs = [x.detach().requires_grad_(x.is_floating_point() and x.requires_grad) if isinstance(x, Tensor) else
-             TextEmbeddings(x.emb.detach().requires_grad_(x.emb.requires_grad), x.mask) if isinstance(x, TextEmbeddings) else x for x in inputs]
+def _forward_and_backward(
+    module: nn.Module, inputs: tuple, mixed: torch.autocast
+) -> Callable[[], None]:
+    needs = [
+        x.detach().requires_grad_(x.is_floating_point() and x.requires_grad)
+        if isinstance(x, Tensor)
+        else TextEmbeddings(x.emb.detach().requires_grad_(x.emb.requires_grad), x.mask)
+        if isinstance(x, TextEmbeddings)
+        else x
+        for x in inputs
+    ]
 
     def run() -> None:
         with mixed:
@@ -115,25 +170,40 @@ def timed(run: Callable[[], None], device: torch.device) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
     parser.add_argument("--stage", default="base")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the recipe or, with 'stage.' before them, of the stage")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="changes of the recipe or, with 'stage.' before them, of the stage",
+    )
     args = parser.parse_intermixed_args(arguments)
     if args.stage not in PRESETS[args.preset]:
-        parser.error(f"--stage {args.stage}: the preset {args.preset} has {', '.join(PRESETS[args.preset])}")
+        parser.error(
+            f"--stage {args.stage}: the preset {args.preset} has {', '.join(PRESETS[args.preset])}"
+        )
     device = torch.device(args.device)
-    config, stage_config = override_run(TRAIN_PRESETS[args.preset][args.stage], PRESETS[args.preset][args.stage], args.overrides)
-    config = replace(config, batch_size=args.batch, steps=10 ** 9)
+    config, stage_config = override_run(
+        TRAIN_PRESETS[args.preset][args.stage], PRESETS[args.preset][args.stage], args.overrides
+    )
+    config = replace(config, batch_size=args.batch, steps=10**9)
     encoder = TextEncoder.from_pretrained(WEIGHTS / "text_encoder").to(device)
     stage, optimizers = build_for_training("ours", stage_config, config, device)
     ema = EMA(stage.net, config.ema_half_life)
     steps = train(stage, encoder, config, optimizers, ema)
-    next(steps)                                        # the first step allocates and picks kernels
-    parts, pace, whole = parts_of(stage, encoder, config, optimizers, ema, device), MatrixProduct(device), []
+    next(steps)  # the first step allocates and picks kernels
+    parts, pace, whole = (
+        parts_of(stage, encoder, config, optimizers, ema, device),
+        MatrixProduct(device),
+        [],
+    )
     for _ in tqdm(range(args.rounds), desc="rounds"):
         pace.time(2)
         whole.append(timed(lambda: next(steps), device))
@@ -150,13 +220,25 @@ def report(parts: list[Part], whole: float, rate: float, device: torch.device) -
             row[i] += value
     rows["the rest"] = [1, whole - sum(row[1] for row in rows.values()), 0.0]
     rows["a whole step"] = [1, whole, sum(part.flops for part in parts)]
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{name}: a bf16 matrix product runs at {rate / 1e9:,.0f} GFLOP/s; 'of it': the share that a part reaches\n")
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{name}: a bf16 matrix product runs at {rate / 1e9:,.0f} GFLOP/s; 'of it': the share "
+        "that a part reaches\n"
+    )
     print(f"{'part':<34}{'calls':>6}{'ms':>9}{'share':>7}{'GFLOP':>9}{'of it':>7}")
-    order = sorted(rows.items(), key=lambda item: (item[0] == "a whole step", item[0] == "the rest", -item[1][1]))
+    order = sorted(
+        rows.items(),
+        key=lambda item: (item[0] == "a whole step", item[0] == "the rest", -item[1][1]),
+    )
     for part, (calls, seconds, flops) in order:
-        print(f"{part:<34}{calls:>6}{1000 * seconds:>9.1f}{seconds / whole:>7.0%}{flops / 1e9 or '-':>9{'.2f' if flops else ''}}"
-              f"{flops / seconds / rate if flops else '-':>7{'.0%' if flops else ''}}")
+        print(
+            f"{part:<34}{calls:>6}{1000 * seconds:>9.1f}{seconds / whole:>7.0%}{flops / 1e9 or '-':>9{'.2f' if flops else ''}}"
+            f"{flops / seconds / rate if flops else '-':>7{'.0%' if flops else ''}}"
+        )
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     python -m train.report runs/base                   # the built-in world
     python -m train.report runs/mine --data my_images
 
-Reads the newest checkpoint and the log, measures on samples that the run was not trained on (of a folder: on its own images), and says of each
-thing whether it is fine, worth a look or bad. Of the built-in world it shows the run behind the shipped weights beside it, as that was after as
-many steps.
+Reads the newest checkpoint and the log, measures on samples that the run was not trained on (of a
+folder: on its own images), and says of each thing whether it is fine, worth a look or bad. Of the
+built-in world it shows the run behind the shipped weights beside it, as that was after as many
+steps.
 """
 
 from __future__ import annotations
@@ -18,37 +19,68 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
+from imagen_mini.cascade.config import StageConfig
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
-from imagen_mini.training.checkpoint import load_checkpoint
-from imagen_mini.cascade.config import StageConfig
-from imagen_mini.training.config import TrainConfig
-from imagen_mini.utils.configuration import from_dict
 from imagen_mini.data.base import Dataset
 from imagen_mini.data.folder import ImageFolderDataset
 from imagen_mini.data.synthetic import SceneDataset
-from imagen_mini.training.diagnostics import Diagnostic, NoiseBinStats, gradient_norms, check_average, check_color, check_conditioning, check_dead_parameters, check_gradients, check_loss, check_reference, check_saturation, check_throughput, measure_noise_bins
 from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.training.checkpoint import load_checkpoint
+from imagen_mini.training.config import TrainConfig
+from imagen_mini.training.diagnostics import (
+    Diagnostic,
+    NoiseBinStats,
+    check_average,
+    check_color,
+    check_conditioning,
+    check_dead_parameters,
+    check_gradients,
+    check_loss,
+    check_reference,
+    check_saturation,
+    check_throughput,
+    gradient_norms,
+    measure_noise_bins,
+)
 from imagen_mini.training.loop import NOISE_BINS
+from imagen_mini.utils.configuration import from_dict
+from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
-
 from train.log import read_log
 
-REFERENCE = WEIGHTS / "reference.json"                 # {stage: [{"steps": ..., "schedule": ..., "losses": {...}}]}: what `measure_noise_bins` found as the shipped weights came about
+# {stage: [{"steps": ..., "schedule": ..., "losses": {...}}]}: what `measure_noise_bins` found as
+# the shipped weights came about
+REFERENCE = WEIGHTS / "reference.json"
 CHANNELS = ("red", "green", "blue")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="a run's folder")
-    parser.add_argument("--data", type=Path, help="the folder of images it is trained on (default: as the run says)")
-    parser.add_argument("--text-encoder", help="the text encoder it is trained with (default: as the run says)")
+    parser.add_argument(
+        "--data", type=Path, help="the folder of images it is trained on (default: as the run says)"
+    )
+    parser.add_argument(
+        "--text-encoder", help="the text encoder it is trained with (default: as the run says)"
+    )
     parser.add_argument("--n", type=int, default=512, help="samples to look at (default: 512)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="the image; the text is written beside it as .txt (default: RUN/report.png)")
-    parser.add_argument("--reference-from", type=Path, nargs="+", metavar="STAGE", help="instead: measure these stage folders and write what they show to --out, as JSON")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the image; the text is written beside it as .txt (default: RUN/report.png)",
+    )
+    parser.add_argument(
+        "--reference-from",
+        type=Path,
+        nargs="+",
+        metavar="STAGE",
+        help="instead: measure these stage folders and write what they show to --out, as JSON",
+    )
     args = parser.parse_args(arguments)
     if args.reference_from:
         write_reference(args)
@@ -57,35 +89,63 @@ def main(arguments: list[str] | None = None) -> None:
         tensors, saved, notes = load_checkpoint(args.run)
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from error
-    config, stage_config = from_dict(TrainConfig, saved["train"]), from_dict(StageConfig, saved["stage"])
-    encoder = TextEncoder.from_pretrained(args.text_encoder or saved.get("text_encoder") or WEIGHTS / "text_encoder").to(args.device)
+    config, stage_config = (
+        from_dict(TrainConfig, saved["train"]),
+        from_dict(StageConfig, saved["stage"]),
+    )
+    encoder = TextEncoder.from_pretrained(
+        args.text_encoder or saved.get("text_encoder") or WEIGHTS / "text_encoder"
+    ).to(args.device)
     log = read_log(args.run)
     steps = sum(leg["steps"] for leg in saved["legs"])
     on_scenes = args.data is None and saved.get("data", {}).get("path") is None
-    data, numbers = open_data(args.data or saved.get("data", {}).get("path"), config, stage_config, args.n)
+    data, numbers = open_data(
+        args.data or saved.get("data", {}).get("path"), config, stage_config, args.n
+    )
     stages = {}
     for name in ("weights", "ema"):
         stages[name] = DiffusionStage(stage_config)
         stages[name].net.load_state_dict(tensors[name])
         stages[name].to(args.device)
-    probes = {name: measure_noise_bins(stage, encoder, data, numbers) for name, stage in stages.items()}
-    difference = sum((tensors["weights"][k] - v).square().sum() for k, v in tensors["ema"].items()).sqrt()
+    probes = {
+        name: measure_noise_bins(stage, encoder, data, numbers) for name, stage in stages.items()
+    }
+    difference = sum(
+        (tensors["weights"][k] - v).square().sum() for k, v in tensors["ema"].items()
+    ).sqrt()
     distance = float(difference / sum(v.square().sum() for v in tensors["ema"].values()).sqrt())
-    known = json.loads(REFERENCE.read_text()).get(stage_config.name, []) if on_scenes and REFERENCE.is_file() else []
-    reference = [r for r in known if r["schedule"] == schedule_of(stage_config)]          # else the same t is not the same noise
+    known = (
+        json.loads(REFERENCE.read_text()).get(stage_config.name, [])
+        if on_scenes and REFERENCE.is_file()
+        else []
+    )
+    # else the same t is not the same noise
+    reference = [r for r in known if r["schedule"] == schedule_of(stage_config)]
     averaged = probes["ema"]
-    findings = [check_loss(log, from_trained=steps > saved["step"]), check_gradients(log), check_conditioning(averaged), check_color(averaged), check_saturation(averaged),
-                check_average(probes["weights"], averaged, distance), check_dead_parameters(gradient_norms(stages["weights"], encoder, data, numbers[:16])),
-                check_throughput(log)] + ([check_reference(averaged, steps, reference)] if reference else [])
+    findings = [
+        check_loss(log, from_trained=steps > saved["step"]),
+        check_gradients(log),
+        check_conditioning(averaged),
+        check_color(averaged),
+        check_saturation(averaged),
+        check_average(probes["weights"], averaged, distance),
+        check_dead_parameters(gradient_norms(stages["weights"], encoder, data, numbers[:16])),
+        check_throughput(log),
+    ] + ([check_reference(averaged, steps, reference)] if reference else [])
     out = args.out or args.run / "report.png"
     save_figure(plot_report(log, averaged, nearest(reference, steps), steps), out)
-    heading = f"{args.run}: stage {stage_config.name}, step {saved['step']:,} of {config.steps:,}, {saved['legs'][-1]['device']}"
+    heading = (
+        f"{args.run}: stage {stage_config.name}, step {saved['step']:,} of {config.steps:,}, "
+        f"{saved['legs'][-1]['device']}"
+    )
     text = page(heading, notes, findings)
     out.with_suffix(".txt").write_text(text)
     print(text + f"\n{out}")
 
 
-def open_data(path: str | Path | None, config: TrainConfig, stage: StageConfig, n: int) -> tuple[Dataset, range]:
+def open_data(
+    path: str | Path | None, config: TrainConfig, stage: StageConfig, n: int
+) -> tuple[Dataset, range]:
     """What to look at: scenes that no training sees, or the first images of a folder."""
     if path is None:
         return SceneDataset(HELD_OUT_SEED, config.counts), range(n)
@@ -97,14 +157,28 @@ def write_reference(args: argparse.Namespace) -> None:
     """Measure stages of different ages and write them down by name of stage."""
     if args.out is None:
         raise SystemExit("--reference-from needs --out, the JSON file to write")
-    encoder = TextEncoder.from_pretrained(args.text_encoder or WEIGHTS / "text_encoder").to(args.device)
+    encoder = TextEncoder.from_pretrained(args.text_encoder or WEIGHTS / "text_encoder").to(
+        args.device
+    )
     out: dict[str, list[dict]] = {}
     for folder in args.reference_from:
         stage = load_stage(folder).to(args.device)
         legs = json.loads((folder / "config.json").read_text())["training"]["legs"]
-        found = measure_noise_bins(stage, encoder, *open_data(None, TrainConfig(), stage.config, args.n))
-        out.setdefault(stage.config.name, []).append({"steps": sum(leg["steps"] for leg in legs), "schedule": schedule_of(stage.config), **asdict(found)})
-        print(f"{folder}: {out[stage.config.name][-1]['steps']:,} steps, loss by level {[round(v, 4) for v in found.losses['true']]}", flush=True)
+        found = measure_noise_bins(
+            stage, encoder, *open_data(None, TrainConfig(), stage.config, args.n)
+        )
+        out.setdefault(stage.config.name, []).append(
+            {
+                "steps": sum(leg["steps"] for leg in legs),
+                "schedule": schedule_of(stage.config),
+                **asdict(found),
+            }
+        )
+        print(
+            f"{folder}: {out[stage.config.name][-1]['steps']:,} steps, loss by level "
+            f"{[round(v, 4) for v in found.losses['true']]}",
+            flush=True,
+        )
     for of in out.values():
         of.sort(key=lambda r: r["steps"])
     args.out.write_text(json.dumps(out, indent=1) + "\n")
@@ -122,20 +196,45 @@ def page(heading: str, notes: list[str], findings: list[Diagnostic]) -> str:
     """The text: the worst first."""
     order = {"bad": 0, "look": 1, "fine": 2}
     lines = [heading, *notes, ""]
-    lines += [f"{f.verdict.upper() if f.verdict != 'fine' else f.verdict:<5} {f.about:<15} {f.words}" for f in sorted(findings, key=lambda f: order[f.verdict])]
+    lines += [
+        f"{f.verdict.upper() if f.verdict != 'fine' else f.verdict:<5} {f.about:<15} {f.words}"
+        for f in sorted(findings, key=lambda f: order[f.verdict])
+    ]
     worst = min((f.verdict for f in findings), key=order.__getitem__)
-    lines += ["", {"bad": "Not healthy: see the first lines.", "look": "Running, with something to look at.", "fine": "Healthy."}[worst]]
+    lines += [
+        "",
+        {
+            "bad": "Not healthy: see the first lines.",
+            "look": "Running, with something to look at.",
+            "fine": "Healthy.",
+        }[worst],
+    ]
     return "\n".join(lines) + "\n"
 
 
-def plot_report(log: list[dict], found: NoiseBinStats, reference: dict | None, steps: int) -> Figure:
-    """The image: loss, gradient norm, score over the steps; losses, what captions are worth, colour and saturation over t."""
-    titles = ["loss", "gradient norm", "score of the sample grids", "loss by t, with own and other captions", "what another or no caption costs, by t",
-              "x_0_hat by t: colour is off by, and saturation"]
+def plot_report(
+    log: list[dict], found: NoiseBinStats, reference: dict | None, steps: int
+) -> Figure:
+    """The image: loss, gradient norm, score over the steps; losses, what captions are worth, colour
+    and saturation over t.
+    """
+    titles = [
+        "loss",
+        "gradient norm",
+        "score of the sample grids",
+        "loss by t, with own and other captions",
+        "what another or no caption costs, by t",
+        "x_0_hat by t: colour is off by, and saturation",
+    ]
     sheet, (loss, norm, scores, levels, costs, colors) = subplots(titles, "t (1 is pure noise)")
     lines = [line for line in log if "loss" in line]
     for panel, key in ((loss, "loss"), (norm, "gradient_norm")):
-        panel.plot([line["step"] for line in lines], [line[key] for line in lines], color=STYLES[0]["color"], linewidth=0.8)
+        panel.plot(
+            [line["step"] for line in lines],
+            [line[key] for line in lines],
+            color=STYLES[0]["color"],
+            linewidth=0.8,
+        )
         panel.set_yscale("log")
     scored = [line for line in log if "score" in line]
     scores.plot([line["step"] for line in scored], [line["score"] for line in scored], **STYLES[0])
@@ -150,15 +249,38 @@ def plot_report(log: list[dict], found: NoiseBinStats, reference: dict | None, s
         label = {"true": "own caption", "shuffled": "another's", "none": "no caption"}[kind]
         levels.plot(at, found.losses[kind], **style, label=label)
         if kind != "true":
-            costs.plot(at, [100 * (b / a - 1) for a, b in zip(found.losses["true"], found.losses[kind])], **style)
+            costs.plot(
+                at,
+                [100 * (b / a - 1) for a, b in zip(found.losses["true"], found.losses[kind])],
+                **style,
+            )
             if reference:
-                costs.plot(at, [100 * (b / a - 1) for a, b in zip(reference["losses"]["true"], reference["losses"][kind])], color=style["color"], alpha=0.35)
+                costs.plot(
+                    at,
+                    [
+                        100 * (b / a - 1)
+                        for a, b in zip(reference["losses"]["true"], reference["losses"][kind])
+                    ],
+                    color=style["color"],
+                    alpha=0.35,
+                )
     if reference:
-        levels.plot(at, reference["losses"]["true"], color="#777777", linestyle=":", label=f"shipped weights at step {reference['steps']:,}")
+        levels.plot(
+            at,
+            reference["losses"]["true"],
+            color="#777777",
+            linestyle=":",
+            label=f"shipped weights at step {reference['steps']:,}",
+        )
     levels.set_yscale("log")
     costs.set_ylabel("% of the loss")
     for i, color in enumerate(("#c03030", "#2a8a2a", "#3050c0")):
-        colors.plot(at, [of[i] if isinstance(of, list) else float("nan") for of in found.color], color=color, label=CHANNELS[i])
+        colors.plot(
+            at,
+            [of[i] if isinstance(of, list) else float("nan") for of in found.color],
+            color=color,
+            label=CHANNELS[i],
+        )
     colors.plot(at, found.saturated, color="#000000", linestyle=":", label="share beyond [-1, 1]")
     colors.legend(frameon=False, fontsize=8)
     return sheet

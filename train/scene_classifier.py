@@ -1,10 +1,12 @@
-"""Train the features by which sets of images are compared: a small classifier that tells what is in a scene.
+"""Train the features by which sets of images are compared: a small classifier that tells what is in
+a scene.
 
     python -m train.scene_classifier --size 64
     python -m train.scene_classifier --size 256
 
-Images are rendered as they are needed, of scenes of every kind, held-out ones too; a little noise is added, so that what a generator leaves behind
-does not throw the classifier. Prints how often each kind of fact is told rightly on scenes that were not trained on.
+Images are rendered as they are needed, of scenes of every kind, held-out ones too; a little noise
+is added, so that what a generator leaves behind does not throw the classifier. Prints how often
+each kind of fact is told rightly on scenes that were not trained on.
 """
 
 from __future__ import annotations
@@ -18,28 +20,59 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from imagen_mini.evaluation.scene_features import CELLS, SceneClassifier, scene_labels, save_classifier, weights_of
-from imagen_mini.utils.rng import generator
+from imagen_mini.evaluation.scene_features import (
+    CELLS,
+    SceneClassifier,
+    save_classifier,
+    scene_labels,
+    weights_of,
+)
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, MAX_OBJECTS, SHAPES, SIZES, TEXTURES, Scene, random_scene
+from imagen_mini.scenes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    MAX_OBJECTS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    random_scene,
+)
+from imagen_mini.utils.rng import generator
 
-KINDS = {"count": MAX_OBJECTS, "background": len(BACKGROUNDS), "shapes": len(SHAPES), "colors": len(COLORS), "sizes": len(SIZES), "textures": len(TEXTURES),
-         "pairs": len(COLORS) * len(SHAPES), "places": CELLS ** 2}
-NOISE = 0.05                                           # the largest deviation
+KINDS = {
+    "count": MAX_OBJECTS,
+    "background": len(BACKGROUNDS),
+    "shapes": len(SHAPES),
+    "colors": len(COLORS),
+    "sizes": len(SIZES),
+    "textures": len(TEXTURES),
+    "pairs": len(COLORS) * len(SHAPES),
+    "places": CELLS**2,
+}
+NOISE = 0.05  # the largest deviation
 
 
 def any_scene(rng: random.Random) -> Scene:
-    return random_scene(rng, count=rng.choices((1, 2, 3, 4, 5), (25, 35, 17, 13, 10))[0], exclude_held_out=False)
+    return random_scene(
+        rng, count=rng.choices((1, 2, 3, 4, 5), (25, 35, 17, 13, 10))[0], exclude_held_out=False
+    )
 
 
-def batch_of(size: int, purpose: str, step: int, n: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_of(
+    size: int, purpose: str, step: int, n: int, device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Images with their noise, and their facts: functions of purpose and step."""
     rng = random.Random(f"features/{purpose}/{step}")
     scenes = [any_scene(rng) for _ in range(n)]
     g = generator(step, "features", purpose)
     images = render(scenes, size, device)
-    noise = (torch.randn(images.shape, generator=g) * torch.rand(n, 1, 1, 1, generator=g) * NOISE).to(images.device)
-    return (images + noise).clamp(-1, 1), torch.stack([scene_labels(s) for s in scenes]).to(images.device)
+    noise = (
+        torch.randn(images.shape, generator=g) * torch.rand(n, 1, 1, 1, generator=g) * NOISE
+    ).to(images.device)
+    return (images + noise).clamp(-1, 1), torch.stack([scene_labels(s) for s in scenes]).to(
+        images.device
+    )
 
 
 @torch.no_grad()
@@ -47,13 +80,19 @@ def accuracy(net: SceneClassifier, n: int, device) -> dict[str, float]:
     """The share of images of which all facts of a kind are told rightly."""
     images, truth = batch_of(net.size, "test", 0, n, device)
     told = torch.cat([net(part) for part in images.split(128)]) > 0
-    parts = zip(KINDS, told.split(list(KINDS.values()), dim=1), truth.bool().split(list(KINDS.values()), dim=1))
+    parts = zip(
+        KINDS,
+        told.split(list(KINDS.values()), dim=1),
+        truth.bool().split(list(KINDS.values()), dim=1),
+    )
     return {kind: (a == b).all(1).float().mean().item() for kind, a, b in parts}
 
 
 @torch.no_grad()
 def standardize(net: SceneClassifier, n: int, device) -> None:
-    """Give each feature mean 0 and variance 1 over true images, and leave what is told of an image as it was."""
+    """Give each feature mean 0 and variance 1 over true images, and leave what is told of an image
+    as it was.
+    """
     images, _ = batch_of(net.size, "standardize", 0, n, device)
     found = torch.cat([net.features(part) for part in images.split(128)])
     mean, deviation = found.mean(0), found.std(0)
@@ -64,7 +103,9 @@ def standardize(net: SceneClassifier, n: int, device) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, choices=(64, 256), default=64)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)
@@ -76,7 +117,10 @@ def main(arguments: list[str] | None = None) -> None:
     net = SceneClassifier(args.size).to(args.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, args.steps, pct_start=0.1)
-    start, bar = time.monotonic(), tqdm(range(args.steps), desc=f"features of {args.size} px", unit="step")
+    start, bar = (
+        time.monotonic(),
+        tqdm(range(args.steps), desc=f"features of {args.size} px", unit="step"),
+    )
     for step in bar:
         images, truth = batch_of(args.size, "train", step, args.batch, args.device)
         loss = F.binary_cross_entropy_with_logits(net(images), truth)
@@ -89,8 +133,16 @@ def main(arguments: list[str] | None = None) -> None:
     out = args.out or weights_of(args.size)
     standardize(net.eval(), 2048, args.device)
     save_classifier(net, out)
-    print(f"{sum(p.numel() for p in net.parameters()):,} parameters, {args.steps:,} steps of {args.batch}, {time.monotonic() - start:.0f} s")
-    print("told rightly: " + ", ".join(f"{kind} {share:.1%}" for kind, share in accuracy(net, 512, args.device).items()))
+    print(
+        f"{sum(p.numel() for p in net.parameters()):,} parameters, {args.steps:,} steps of "
+        f"{args.batch}, {time.monotonic() - start:.0f} s"
+    )
+    print(
+        "told rightly: "
+        + ", ".join(
+            f"{kind} {share:.1%}" for kind, share in accuracy(net, 512, args.device).items()
+        )
+    )
     print(out)
 
 

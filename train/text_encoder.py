@@ -1,9 +1,11 @@
-"""Pre-train the embedded text encoder: a T5 of about one million parameters, by span corruption on text of the built-in world.
+"""Pre-train the embedded text encoder: a T5 of about one million parameters, by span corruption on
+text of the built-in world.
 
     python -m train.text_encoder --out runs/text_encoder
 
-Text only, as in Imagen: the encoder never sees an image. Source: T5 (Raffel et al., 2020), Section 3.1.4: spans of the input
-are replaced by sentinels, and the decoder writes what they hid. Only the encoder is kept.
+Text only, as in Imagen: the encoder never sees an image. Source: T5 (Raffel et al., 2020), Section
+3.1.4: spans of the input are replaced by sentinels, and the decoder writes what they hid. Only the
+encoder is kept.
 """
 
 from __future__ import annotations
@@ -18,48 +20,84 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel, T5ForConditionalGeneration
+from transformers import (
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
+)
 
-from imagen_mini.viz.text_encoder import linear_probe
-from imagen_mini.training.optimizers import Muon
 from imagen_mini.scenes.corpus import sample_corpus_line
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.training.optimizers import Muon
+from imagen_mini.viz.text_encoder import linear_probe
 
 SENTINELS = 16
-TRAINING_HISTORY = "training.json"                                 # beside the encoder: how it was trained, run by run
+TRAINING_HISTORY = "training.json"  # beside the encoder: how it was trained, run by run
 
 
 def train_tokenizer(vocab_size: int = 768, lines: int = 20_000) -> PreTrainedTokenizerFast:
-    """A BPE tokenizer that never meets an unknown character: what it has no piece for falls apart into bytes."""
+    """A BPE tokenizer that never meets an unknown character: what it has no piece for falls apart
+    into bytes.
+    """
     special = ["<pad>", "</s>", "<unk>"] + [f"<extra_id_{i}>" for i in range(SENTINELS)]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
+    )
     rng = random.Random("tokenizer")
     corpus = (sample_corpus_line(rng) for _ in range(lines))
-    tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(
-        vocab_size=vocab_size - 256, special_tokens=special, initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789.,'-"),
-        show_progress=False))
+    tokenizer.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size - 256,
+            special_tokens=special,
+            initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789.,'-"),
+            show_progress=False,
+        ),
+    )
 
     state = json.loads(tokenizer.to_str())["model"]
     vocab = state["vocab"] | {f"<0x{byte:02X}>": len(state["vocab"]) + byte for byte in range(256)}
-    tokenizer.model = models.BPE(vocab=vocab, merges=[tuple(m) for m in state["merges"]], unk_token="<unk>", byte_fallback=True)
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
-                                   extra_special_tokens=special[3:], model_max_length=512)
+    tokenizer.model = models.BPE(
+        vocab=vocab,
+        merges=[tuple(m) for m in state["merges"]],
+        unk_token="<unk>",
+        byte_fallback=True,
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_special_tokens=special[3:],
+        model_max_length=512,
+    )
 
 
-def corrupt(ids: list[int], rng: random.Random, first_sentinel: int, rate: float = 0.25, mean_span: float = 2.0) -> tuple[list[int], list[int]]:
-    """Span corruption of one line: (input with sentinels, target: each sentinel followed by what it hid), without end tokens."""
+def corrupt(
+    ids: list[int],
+    rng: random.Random,
+    first_sentinel: int,
+    rate: float = 0.25,
+    mean_span: float = 2.0,
+) -> tuple[list[int], list[int]]:
+    """Span corruption of one line: (input with sentinels, target: each sentinel followed by what it
+    hid), without end tokens.
+    """
     inputs, target, sentinel, i = [], [], 0, 0
     while i < len(ids):
         if rng.random() < rate / mean_span and sentinel < SENTINELS:
             span = 1 + int(rng.expovariate(1 / (mean_span - 0.5)))
             mark = first_sentinel + sentinel
             inputs.append(mark)
-            target += [mark, *ids[i:i + span]]
+            target += [mark, *ids[i : i + span]]
             sentinel, i = sentinel + 1, i + span
-        inputs += ids[i:i + 1]
+        inputs += ids[i : i + 1]
         i += 1
     return inputs, target
 
@@ -69,15 +107,32 @@ def pad(rows: list[list[int]], value: int) -> Tensor:
     return torch.tensor([row + [value] * (n - len(row)) for row in rows])
 
 
-def pretrain(tokenizer, config: T5Config, steps: int, batch: int, lr: float, seed: int, time_limit: float,
-             init: T5EncoderModel | None = None) -> tuple[T5ForConditionalGeneration, dict]:
+def pretrain(
+    tokenizer,
+    config: T5Config,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    time_limit: float,
+    init: T5EncoderModel | None = None,
+) -> tuple[T5ForConditionalGeneration, dict]:
     torch.manual_seed(seed)
     model = T5ForConditionalGeneration(config).train()
     if init is not None:
         model.load_state_dict(init.state_dict(), strict=False)
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "shared" not in name and "bias" not in name]
+    matrices = [
+        p
+        for name, p in model.named_parameters()
+        if p.ndim == 2 and "shared" not in name and "bias" not in name
+    ]
     chosen = {id(p) for p in matrices}
-    optimizers = [Muon(matrices, lr), torch.optim.AdamW([p for p in model.parameters() if id(p) not in chosen], lr=lr, weight_decay=0.0)]
+    optimizers = [
+        Muon(matrices, lr),
+        torch.optim.AdamW(
+            [p for p in model.parameters() if id(p) not in chosen], lr=lr, weight_decay=0.0
+        ),
+    ]
     first_sentinel, end = tokenizer.convert_tokens_to_ids("<extra_id_0>"), tokenizer.eos_token_id
     rng, start, average = random.Random(f"corpus/{seed}"), time.monotonic(), None
     bar = tqdm(range(steps), desc="text encoder")
@@ -88,11 +143,15 @@ def pretrain(tokenizer, config: T5Config, steps: int, batch: int, lr: float, see
         progress = max(step / steps, spent)
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = lr * min((step + 1) / 200, 1.0) * max(1 - progress, 0.02)
-        lines = tokenizer([sample_corpus_line(rng) for _ in range(batch)], add_special_tokens=False)["input_ids"]
+        lines = tokenizer(
+            [sample_corpus_line(rng) for _ in range(batch)], add_special_tokens=False
+        )["input_ids"]
         pairs = [corrupt(ids, rng, first_sentinel) for ids in lines]
         inputs = pad([a + [end] for a, _ in pairs], tokenizer.pad_token_id)
         labels = pad([b + [end] for _, b in pairs], -100)
-        loss = model(input_ids=inputs, attention_mask=inputs != tokenizer.pad_token_id, labels=labels).loss
+        loss = model(
+            input_ids=inputs, attention_mask=inputs != tokenizer.pad_token_id, labels=labels
+        ).loss
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -101,39 +160,97 @@ def pretrain(tokenizer, config: T5Config, steps: int, batch: int, lr: float, see
         average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
         if step % 20 == 0:
             bar.set_postfix(loss=f"{average:.3f}")
-    return model, {"steps": step + 1, "seconds": round(time.monotonic() - start), "loss": round(average, 4)}
+    return model, {
+        "steps": step + 1,
+        "seconds": round(time.monotonic() - start),
+        "loss": round(average, 4),
+    }
 
 
 def small_config(vocab_size: int) -> T5Config:
-    return T5Config(vocab_size=vocab_size, d_model=128, d_kv=32, num_heads=4, d_ff=352, num_layers=4, num_decoder_layers=1,
-                    relative_attention_num_buckets=32, relative_attention_max_distance=64, dropout_rate=0.0,
-                    feed_forward_proj="gated-gelu", tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
+    return T5Config(
+        vocab_size=vocab_size,
+        d_model=128,
+        d_kv=32,
+        num_heads=4,
+        d_ff=352,
+        num_layers=4,
+        num_decoder_layers=1,
+        relative_attention_num_buckets=32,
+        relative_attention_max_distance=64,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Pre-train the embedded T5 on text of the built-in world.")
-    parser.add_argument("--out", type=Path, default=Path("runs/text_encoder"), help="folder for the encoder and its tokenizer")
+    parser = argparse.ArgumentParser(
+        description="Pre-train the embedded T5 on text of the built-in world."
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/text_encoder"),
+        help="folder for the encoder and its tokenizer",
+    )
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=96, help="lines of text a step")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--time-limit", type=float, default=3600, help="seconds; the learning rate reaches its end with it")
-    parser.add_argument("--init-from", type=Path, help="go on from an encoder (its decoder is trained anew)")
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        default=3600,
+        help="seconds; the learning rate reaches its end with it",
+    )
+    parser.add_argument(
+        "--init-from", type=Path, help="go on from an encoder (its decoder is trained anew)"
+    )
     args = parser.parse_args(arguments)
 
     start = None if args.init_from is None else TextEncoder.from_pretrained(args.init_from)
     tokenizer = train_tokenizer() if start is None else start.tokenizer
     config = small_config(len(tokenizer))
-    model, log = pretrain(tokenizer, config, args.steps, args.batch, args.lr, args.seed, args.time_limit, start and start.model)
+    model, log = pretrain(
+        tokenizer,
+        config,
+        args.steps,
+        args.batch,
+        args.lr,
+        args.seed,
+        args.time_limit,
+        start and start.model,
+    )
     encoder = T5EncoderModel(config)
-    missing = encoder.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith(("decoder", "lm_head"))}, strict=False)
+    missing = encoder.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if not k.startswith(("decoder", "lm_head"))},
+        strict=False,
+    )
     assert not missing.missing_keys, missing
     trained = TextEncoder(encoder, tokenizer)
     trained.save_pretrained(args.out)
-    legs = json.loads((args.init_from / TRAINING_HISTORY).read_text()) if args.init_from and (args.init_from / TRAINING_HISTORY).is_file() else []
-    legs.append(log | {"batch": args.batch, "learning_rate": args.lr, "seed": args.seed, "device": f"CPU, {torch.get_num_threads()} threads"})
+    legs = (
+        json.loads((args.init_from / TRAINING_HISTORY).read_text())
+        if args.init_from and (args.init_from / TRAINING_HISTORY).is_file()
+        else []
+    )
+    legs.append(
+        log
+        | {
+            "batch": args.batch,
+            "learning_rate": args.lr,
+            "seed": args.seed,
+            "device": f"CPU, {torch.get_num_threads()} threads",
+        }
+    )
     (args.out / TRAINING_HISTORY).write_text(json.dumps(legs, indent=1) + "\n")
-    print(f"{sum(p.numel() for p in encoder.parameters()):,} parameters, {log}, saved in {args.out}")
+    print(
+        f"{sum(p.numel() for p in encoder.parameters()):,} parameters, {log}, saved in {args.out}"
+    )
     print("probe, trained:", linear_probe(trained))
     torch.manual_seed(args.seed)
     print("probe, random: ", linear_probe(TextEncoder(T5EncoderModel(config), tokenizer)))

@@ -16,7 +16,9 @@ from imagen_mini.training.checkpoint import checkpoints, verify_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="a run's folder")
     args = parser.parse_args(arguments)
     bad = 0
@@ -27,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
             bad += 1
         for checkpoint in tqdm(found, desc=str(run), leave=False):
             wrong = verify_checkpoint(checkpoint)
-            megabytes = sum(file.stat().st_size for file in checkpoint.iterdir()) / 10 ** 6
+            megabytes = sum(file.stat().st_size for file in checkpoint.iterdir()) / 10**6
             tqdm.write(f"{checkpoint}: {'; '.join(wrong) or f'whole, {megabytes:.1f} MB'}")
             bad += bool(wrong)
     raise SystemExit(min(bad, 1))

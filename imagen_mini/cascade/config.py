@@ -1,4 +1,6 @@
-"""Configuration: small dataclasses with one comment a field, presets, and `key=value` overrides that refuse what they don't know."""
+"""Configuration: small dataclasses with one comment a field, presets, and `key=value` overrides
+that refuse what they don't know.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +17,27 @@ from imagen_mini.utils.configuration import check_choice
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of the cascade: its network, its diffusion, and how it is sampled unless asked otherwise."""
+    """One stage of the cascade: its network, its diffusion, and how it is sampled unless asked
+    otherwise.
+    """
 
-    name: str = "base"                                 # "base" or "sr_<size>"
+    name: str = "base"  # "base" or "sr_<size>"
     unet: UNetConfig = field(default_factory=UNetConfig)
-    text_encoder: str | None = None                    # identity of the one it was trained with; None: not known
-    prediction: str = "x_0"                            # what the network predicts: eps, x_0 or v
-    schedule: str = "cosine"                           # of the noise: cosine, linear or sigmoid
-    log_snr_shift: float = 0.0                         # added to the schedule's log-SNR; negative is noisier
-    max_aug_level: float = 0.5                         # super-resolution: training draws the augmentation level from [0, this]
-    aug_level: float = 0.1                             # super-resolution: the level when sampling
-    num_inference_steps: int = 40                      # steps of one network call each; heun's take two
-    guidance_scale: float = 3.0                        # w; 1 is off
-    guidance_interval: tuple[float, float] | None = None      # with that w: only at noise levels sigma / alpha in (low, high]; None: at all of them
-    threshold: str = "dynamic"                         # none, static or dynamic
-    sampler: str = "ddim"                              # ddim, ddpm, dpmpp_2m or heun
-    eta: float = 0.0                                   # of ddim and dpmpp_2m: fresh noise in every step, from 0 (none) to 1
-    spacing: str = "uniform"                           # of the steps: uniform (in t), log_snr, karras or mixed
+    text_encoder: str | None = None  # identity of the one it was trained with; None: not known
+    prediction: str = "x_0"  # what the network predicts: eps, x_0 or v
+    schedule: str = "cosine"  # of the noise: cosine, linear or sigmoid
+    log_snr_shift: float = 0.0  # added to the schedule's log-SNR; negative is noisier
+    # super-resolution: training draws the augmentation level from [0, this]
+    max_aug_level: float = 0.5
+    aug_level: float = 0.1  # super-resolution: the level when sampling
+    num_inference_steps: int = 40  # steps of one network call each; heun's take two
+    guidance_scale: float = 3.0  # w; 1 is off
+    # with that w: only at noise levels sigma / alpha in (low, high]; None: at all of them
+    guidance_interval: tuple[float, float] | None = None
+    threshold: str = "dynamic"  # none, static or dynamic
+    sampler: str = "ddim"  # ddim, ddpm, dpmpp_2m or heun
+    eta: float = 0.0  # of ddim and dpmpp_2m: fresh noise in every step, from 0 (none) to 1
+    spacing: str = "uniform"  # of the steps: uniform (in t), log_snr, karras or mixed
 
     def __post_init__(self):
         check_choice("prediction", self.prediction, PREDICTION_TYPES)
@@ -44,71 +50,176 @@ class StageConfig:
             check_interval(self.guidance_interval)
 
 
-
-
-
-
 # ---------------------------------------------------------------- presets
 
-_TINY = UNetConfig(image_size=64, patch=8, channels=(32, 32), blocks=(1, 1), attention=("", "self+cross"), emb_dim=64)
-_MINI = UNetConfig(channels=(48, 80, 128), head_dim=16)            # what learns fastest on a CPU: train/VARIANTS.md
-_MINI_SR = UNetConfig(image_size=256, low_res_size=64, patch=4, channels=(64, 96, 128), blocks=(1, 1, 2),
-                      attention=("", "cross", "self+cross"), skip="sum", skip_scale=0.5 ** 0.5)
+_TINY = UNetConfig(
+    image_size=64,
+    patch=8,
+    channels=(32, 32),
+    blocks=(1, 1),
+    attention=("", "self+cross"),
+    emb_dim=64,
+)
+# what learns fastest on a CPU: train/VARIANTS.md
+_MINI = UNetConfig(channels=(48, 80, 128), head_dim=16)
+_MINI_SR = UNetConfig(
+    image_size=256,
+    low_res_size=64,
+    patch=4,
+    channels=(64, 96, 128),
+    blocks=(1, 1, 2),
+    attention=("", "cross", "self+cross"),
+    skip="sum",
+    skip_scale=0.5**0.5,
+)
 
-# A quarter of Imagen's base in width, with its proportions (1 : 2 : 3 : 4, on pixels, attention at 32, 16 and 8) and two of its three blocks
-# a level: 66 M parameters, which with their average, gradients and AdamW's two moments take 1.3 GB and leave a GPU's memory to activations.
+# A quarter of Imagen's base in width, with its proportions (1 : 2 : 3 : 4, on pixels, attention at
+# 32, 16 and 8) and two of its three blocks a level: 66 M parameters, which with their average,
+# gradients and AdamW's two moments take 1.3 GB and leave a GPU's memory to activations.
 # Super-resolution is half of Imagen's in width and in blocks: 70 M.
-_SMALL = UNetConfig(patch=1, channels=(128, 256, 384, 512), blocks=(2, 2, 2, 2), attention=("", "self+cross", "self+cross", "self+cross"),
-                    head_dim=64, emb_dim=512)
-_SMALL_SR = UNetConfig(image_size=256, low_res_size=64, patch=2, channels=(64, 128, 256, 512), blocks=(1, 2, 4, 4), attention=("", "", "", "self+cross"),
-                       head_dim=64, emb_dim=512, skip="sum", skip_scale=0.5 ** 0.5)
+_SMALL = UNetConfig(
+    patch=1,
+    channels=(128, 256, 384, 512),
+    blocks=(2, 2, 2, 2),
+    attention=("", "self+cross", "self+cross", "self+cross"),
+    head_dim=64,
+    emb_dim=512,
+)
+_SMALL_SR = UNetConfig(
+    image_size=256,
+    low_res_size=64,
+    patch=2,
+    channels=(64, 128, 256, 512),
+    blocks=(1, 2, 4, 4),
+    attention=("", "", "", "self+cross"),
+    head_dim=64,
+    emb_dim=512,
+    skip="sum",
+    skip_scale=0.5**0.5,
+)
 
 # Imagen's own sizes (2022, Appendix F.1 to F.3), for T5-XXL, as far as this U-Net can say them.
-# Base, 1.80 B here, "2B" in Section 4.1. Missing: a fourth block a level on the way up, and changes of resolution inside residual blocks ("biggan");
-# with these it would hold 2.5 B.
-# Super-resolution, 467 M and 472 M here, "600M" and "400M" in Section 4.1. The two listings differ by self-attention in one block, which is
-# a few per cent, so no reading of them gives both numbers. The paper's attention is twice as wide inside; ours has, and theirs may not,
-# an attention layer in the middle. Their first stride of 2 is here the patch.
-# Ours alone: learned positions (3 M, 1 M and 13 M), QK norm. The 1024 px stage is trained on crops in the paper, whole here.
-_PAPER = UNetConfig(patch=1, channels=(512, 1024, 1536, 2048), blocks=(3, 3, 3, 3), attention=("", "hybrid", "hybrid", "hybrid"), mid_blocks=2,
-                    attention_every_block=True, head_dim=64, emb_dim=2048, text_width=4096, text_layers=0)
-_PAPER_SR = UNetConfig(image_size=256, low_res_size=64, patch=2, channels=(128, 256, 512, 1024), blocks=(2, 4, 8, 8), attention=("", "", "", "hybrid"),
-                       mid_blocks=0, head_dim=128, emb_dim=512, text_width=4096, text_layers=0, skip="sum", skip_scale=0.5 ** 0.5)
-_PAPER_SR_1024 = replace(_PAPER_SR, image_size=1024, low_res_size=256, attention=("", "", "", "cross"))
+# Base, 1.80 B here, "2B" in Section 4.1. Missing: a fourth block a level on the way up, and changes
+# of resolution inside residual blocks ("biggan"); with these it would hold 2.5 B. Super-resolution,
+# 467 M and 472 M here, "600M" and "400M" in Section 4.1. The two listings differ by self-attention
+# in one block, which is a few per cent, so no reading of them gives both numbers. The paper's
+# attention is twice as wide inside; ours has, and theirs may not, an attention layer in the middle.
+# Their first stride of 2 is here the patch. Ours alone: learned positions (3 M, 1 M and 13 M), QK
+# norm. The 1024 px stage is trained on crops in the paper, whole here.
+_PAPER = UNetConfig(
+    patch=1,
+    channels=(512, 1024, 1536, 2048),
+    blocks=(3, 3, 3, 3),
+    attention=("", "hybrid", "hybrid", "hybrid"),
+    mid_blocks=2,
+    attention_every_block=True,
+    head_dim=64,
+    emb_dim=2048,
+    text_width=4096,
+    text_layers=0,
+)
+_PAPER_SR = UNetConfig(
+    image_size=256,
+    low_res_size=64,
+    patch=2,
+    channels=(128, 256, 512, 1024),
+    blocks=(2, 4, 8, 8),
+    attention=("", "", "", "hybrid"),
+    mid_blocks=0,
+    head_dim=128,
+    emb_dim=512,
+    text_width=4096,
+    text_layers=0,
+    skip="sum",
+    skip_scale=0.5**0.5,
+)
+_PAPER_SR_1024 = replace(
+    _PAPER_SR, image_size=1024, low_res_size=256, attention=("", "", "", "cross")
+)
 
 PRESETS: dict[str, dict[str, StageConfig]] = {
-    "tiny": {                                          # for tests: seconds
+    "tiny": {  # for tests: seconds
         "base": StageConfig("base", _TINY, num_inference_steps=4),
-        "sr_256": StageConfig("sr_256", replace(_TINY, image_size=256, low_res_size=64, patch=32), num_inference_steps=2),
+        "sr_256": StageConfig(
+            "sr_256",
+            replace(_TINY, image_size=256, low_res_size=64, patch=32),
+            num_inference_steps=2,
+        ),
     },
-    "mini": {                                          # for a laptop: the shipped cascade
-        # Few things on plain ground show what they are through much noise: the layout is decided at log-SNRs from -8 to -5, shapes from -4 to -1.
-        # The shift puts half of all times between -5.8 and -2.2.
-        "base": StageConfig("base", _MINI, log_snr_shift=-4.0, num_inference_steps=32, guidance_scale=2.0, sampler="dpmpp_2m", eta=1.0, spacing="mixed"),
-        "sr_256": StageConfig("sr_256", _MINI_SR, log_snr_shift=-2.0, num_inference_steps=10, guidance_scale=2.0, sampler="dpmpp_2m"),
+    "mini": {  # for a laptop: the shipped cascade
+        # Few things on plain ground show what they are through much noise: the layout is decided at
+        # log-SNRs from -8 to -5, shapes from -4 to -1. The shift puts half of all times between
+        # -5.8 and -2.2.
+        "base": StageConfig(
+            "base",
+            _MINI,
+            log_snr_shift=-4.0,
+            num_inference_steps=32,
+            guidance_scale=2.0,
+            sampler="dpmpp_2m",
+            eta=1.0,
+            spacing="mixed",
+        ),
+        "sr_256": StageConfig(
+            "sr_256",
+            _MINI_SR,
+            log_snr_shift=-2.0,
+            num_inference_steps=10,
+            guidance_scale=2.0,
+            sampler="dpmpp_2m",
+        ),
     },
-    "small": {                                         # for one GPU; not trained yet
-        "base": StageConfig("base", _SMALL, log_snr_shift=-4.0, num_inference_steps=20, guidance_scale=2.0, sampler="dpmpp_2m", spacing="mixed"),
-        "sr_256": StageConfig("sr_256", _SMALL_SR, log_snr_shift=-2.0, num_inference_steps=10, guidance_scale=2.0, sampler="dpmpp_2m"),
+    "small": {  # for one GPU; not trained yet
+        "base": StageConfig(
+            "base",
+            _SMALL,
+            log_snr_shift=-4.0,
+            num_inference_steps=20,
+            guidance_scale=2.0,
+            sampler="dpmpp_2m",
+            spacing="mixed",
+        ),
+        "sr_256": StageConfig(
+            "sr_256",
+            _SMALL_SR,
+            log_snr_shift=-2.0,
+            num_inference_steps=10,
+            guidance_scale=2.0,
+            sampler="dpmpp_2m",
+        ),
     },
-    # For many GPUs; not trained here. v, not the paper's eps: our loss is weighted for x_0, which gives eps no bound at pure noise. Guidance is
-    # that of Table 1 (1.35 and 8; none is given for 1024 px). The paper does not state the number of sampling steps.
+    # For many GPUs; not trained here. v, not the paper's eps: our loss is weighted for x_0, which
+    # gives eps no bound at pure noise. Guidance is that of Table 1 (1.35 and 8; none is given for
+    # 1024 px). The paper does not state the number of sampling steps.
     "paper": {
-        "base": StageConfig("base", _PAPER, prediction="v", num_inference_steps=250, guidance_scale=1.35, sampler="ddpm"),
-        "sr_256": StageConfig("sr_256", _PAPER_SR, prediction="v", max_aug_level=1.0, num_inference_steps=100, guidance_scale=8.0, sampler="ddpm"),
-        "sr_1024": StageConfig("sr_1024", _PAPER_SR_1024, prediction="v", schedule="linear", max_aug_level=1.0, num_inference_steps=50, sampler="ddpm"),
+        "base": StageConfig(
+            "base",
+            _PAPER,
+            prediction="v",
+            num_inference_steps=250,
+            guidance_scale=1.35,
+            sampler="ddpm",
+        ),
+        "sr_256": StageConfig(
+            "sr_256",
+            _PAPER_SR,
+            prediction="v",
+            max_aug_level=1.0,
+            num_inference_steps=100,
+            guidance_scale=8.0,
+            sampler="ddpm",
+        ),
+        "sr_1024": StageConfig(
+            "sr_1024",
+            _PAPER_SR_1024,
+            prediction="v",
+            schedule="linear",
+            max_aug_level=1.0,
+            num_inference_steps=50,
+            sampler="ddpm",
+        ),
     },
 }
 
 
-
 # ---------------------------------------------------------------- dictionaries and overrides
-
-
-
-
-
-
-
-
-

@@ -14,24 +14,34 @@ from imagen_mini.cascade.config import StageConfig
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.utils.configuration import from_dict, to_dict
 
-MAX_SHARD = "14MB"                                     # no file of a pipeline is larger
+MAX_SHARD = "14MB"  # no file of a pipeline is larger
 
 
 def save_stage(stage: DiffusionStage, folder: Path, training: dict | None = None) -> None:
-    """Write a stage: its weights, in shards if they are large, and `config.json` with its configuration and how it was trained."""
+    """Write a stage: its weights, in shards if they are large, and `config.json` with its
+    configuration and how it was trained.
+    """
     from huggingface_hub import save_torch_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("model*.safetensors*"):
         old.unlink()
-    save_torch_state_dict({k: v.detach().cpu() for k, v in stage.net.state_dict().items()}, folder, max_shard_size=MAX_SHARD)
+    save_torch_state_dict(
+        {k: v.detach().cpu() for k, v in stage.net.state_dict().items()},
+        folder,
+        max_shard_size=MAX_SHARD,
+    )
     for file in folder.glob("model*.safetensors"):
         file.chmod(0o644)
-    (folder / "config.json").write_text(json.dumps({"stage": to_dict(stage.config), "training": training or {}}, indent=1) + "\n")
+    (folder / "config.json").write_text(
+        json.dumps({"stage": to_dict(stage.config), "training": training or {}}, indent=1) + "\n"
+    )
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` names, in float32."""
+    """The tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json`
+    names, in float32.
+    """
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.is_file():
@@ -46,12 +56,16 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
         try:
             weights |= load_file(folder / name)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{folder / name} cannot be read ({error}); fetch or train it again") from error
+            raise ValueError(
+                f"{folder / name} cannot be read ({error}); fetch or train it again"
+            ) from error
     return {k: v.float() for k, v in weights.items()}
 
 
 def load_stage(folder: str | Path) -> DiffusionStage:
-    """Read a stage folder as `save_stage` writes it. Every way in which it can be wrong is a ValueError or FileNotFoundError."""
+    """Read a stage folder as `save_stage` writes it. Every way in which it can be wrong is a
+    ValueError or FileNotFoundError.
+    """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no stage: it has no config.json")
@@ -60,11 +74,17 @@ def load_stage(folder: str | Path) -> DiffusionStage:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'config.json'} is no stage configuration: {error}") from error
     weights = load_weights(folder)
-    with torch.device("meta"):                         # nothing is allocated for a configuration that the weights do not fit
+    # nothing is allocated for a configuration that the weights do not fit
+    with torch.device("meta"):
         expected = DiffusionStage(config).net.state_dict()
-    wrong = sorted(set(weights) ^ set(expected)) or [k for k in expected if weights[k].shape != expected[k].shape]
+    wrong = sorted(set(weights) ^ set(expected)) or [
+        k for k in expected if weights[k].shape != expected[k].shape
+    ]
     if wrong:
-        raise ValueError(f"{folder}: the weights are not those of config.json: {len(wrong)} tensors differ, the first is {wrong[0]!r}")
+        raise ValueError(
+            f"{folder}: the weights are not those of config.json: {len(wrong)} tensors differ, "
+            f"the first is {wrong[0]!r}"
+        )
     stage = DiffusionStage(config)
     stage.net.load_state_dict(weights)
     return stage.eval()

@@ -10,20 +10,35 @@ from imagen_mini.models.layers import ResBlock, TextRefinerBlock
 
 
 def init_from_smaller(stage: DiffusionStage, trained: DiffusionStage) -> list[str]:
-    """Give `stage` the weights of a trained stage that has fewer layers, and is else the same. Gives the names of the layers that are new.
+    """Give `stage` the weights of a trained stage that has fewer layers, and is else the same.
+    Gives the names of the layers that are new.
 
-    New may be attention, text layers, and residual blocks at the end of a level or of the middle. A new layer adds nothing at first: what it adds to its
-    input goes through a last projection, which is set to 0. So the network says what the trained one said, and learns from there; attention in it that could
-    learn no more can again (`Attention.revive_dead_channels`). ValueError if the networks differ in more.
+    New may be attention, text layers, and residual blocks at the end of a level or of the middle. A
+    new layer adds nothing at first: what it adds to its input goes through a last projection, which
+    is set to 0. So the network says what the trained one said, and learns from there; attention in
+    it that could learn no more can again (`Attention.revive_dead_channels`). ValueError if the
+    networks differ in more.
     """
     weights, own = trained.net.state_dict(), stage.net.state_dict()
-    new = {name: last for name, layer in stage.net.named_modules()
-           if (last := _what_it_adds(layer)) and not any(k.startswith(f"{name}.") for k in weights)}
-    wrong = sorted(k for k in set(weights) | set(own) if not any(k.startswith(f"{name}.") for name in new)
-                   and (k not in own or k not in weights or own[k].shape != weights[k].shape))
+    new = {
+        name: last
+        for name, layer in stage.net.named_modules()
+        if (last := _what_it_adds(layer)) and not any(k.startswith(f"{name}.") for k in weights)
+    }
+    wrong = sorted(
+        k
+        for k in set(weights) | set(own)
+        if not any(k.startswith(f"{name}.") for name in new)
+        and (k not in own or k not in weights or own[k].shape != weights[k].shape)
+    )
     if wrong:
-        raise ValueError(f"the weights of the trained stage {trained.config.name} do not fit: {len(wrong)} tensors differ, the first is {wrong[0]!r}. Only "
-                         "text layers can be added, residual blocks at the end of a level, and attention, after what a level has: 'cross' may become 'cross+self'")
+        raise ValueError(
+            f"the weights of the trained stage {trained.config.name} do not fit: {len(wrong)} "
+            f"tensors differ, the first is {wrong[0]!r}. Only "
+            "text layers can be added, residual blocks at the end of a level, "
+            "and attention, after what a level has: 'cross' may become "
+            "'cross+self'"
+        )
     stage.net.load_state_dict(weights, strict=False)
     for last in new.values():
         for projection in last:
@@ -35,7 +50,9 @@ def init_from_smaller(stage: DiffusionStage, trained: DiffusionStage) -> list[st
 
 
 def _what_it_adds(layer: nn.Module) -> list[nn.Module]:
-    """The projections through which a layer adds to its input; none for what does not, or not only, add."""
+    """The projections through which a layer adds to its input; none for what does not, or not only,
+    add.
+    """
     match layer:
         case Attention():
             return [layer.out]

@@ -23,22 +23,25 @@ def show_source(*functions: Callable):
     """Functions or classes as their source has them, to be displayed."""
     from IPython.display import Markdown
 
-    return Markdown("\n\n".join(f"`{f.__module__}`\n```python\n{inspect.getsource(f).rstrip()}\n```" for f in functions))
+    return Markdown(
+        "\n\n".join(
+            f"`{f.__module__}`\n```python\n{inspect.getsource(f).rstrip()}\n```" for f in functions
+        )
+    )
 
 
-
-
-
-
-
-
-
-
-def show_judged(prompts: Sequence[str], images: Tensor, columns: int | None = None, cell: int = 160) -> None:
-    """Display images [b, 3, h, w] in [-1, 1] with their prompts and what is wrong with them, framed by right and wrong, and the score below."""
+def show_judged(
+    prompts: Sequence[str], images: Tensor, columns: int | None = None, cell: int = 160
+) -> None:
+    """Display images [b, 3, h, w] in [-1, 1] with their prompts and what is wrong with them, framed
+    by right and wrong, and the score below.
+    """
     from IPython.display import display
 
     found = judge_images(prompts, images)
-    labels = [prompt if right else f"{prompt}: {judge_image(prompt, image)}" for prompt, image, right in zip(prompts, images, found)]
+    labels = [
+        prompt if right else f"{prompt}: {judge_image(prompt, image)}"
+        for prompt, image, right in zip(prompts, images, found)
+    ]
     display(image_grid(list(images), labels, columns=columns, cell=cell, frames=found))
     print(score_line(found))

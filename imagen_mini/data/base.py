@@ -9,17 +9,19 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    images: Tensor                                   # [b, 3, size, size] in [-1, 1]
-    low_res: Tensor | None                             # [b, 3, low, low], the same images smaller; for super-resolution
+    images: Tensor  # [b, 3, size, size] in [-1, 1]
+    low_res: Tensor | None  # [b, 3, low, low], the same images smaller; for super-resolution
     captions: list[str]
 
 
 class Alternatives(NamedTuple):
     """For each image two others, or itself where there is none of a kind."""
 
-    twins: Tensor                                      # [b, 3, size, size]; its caption describes this as well (see `scenes.twins`)
-    side: Tensor                                       # [b, 1, size, size]: 1 on the side of the first of the two places in which these differ, else 0
-    mistaken: Tensor                                   # [b, 3, size, size]; its caption says that this is wrong (see `scenes.mistakes`)
+    twins: Tensor  # [b, 3, size, size]; its caption describes this as well (see `scenes.twins`)
+    # [b, 1, size, size]: 1 on the side of the first of the two places in which these differ, else 0
+    side: Tensor
+    # [b, 3, size, size]; its caption says that this is wrong (see `scenes.mistakes`)
+    mistaken: Tensor
 
 
 class BatchPlan(Protocol):
@@ -34,11 +36,15 @@ class BatchPlan(Protocol):
 class Dataset(Protocol):
     """What a training loop needs to know of its data."""
 
-    def batch(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Batch:
+    def batch(
+        self, numbers: Sequence[int], size: int, low: int | None = None, device=None
+    ) -> Batch:
         """The samples of these numbers, at `size` pixels, and at `low` pixels unless that is None."""
 
     def describe(self) -> dict:
-        """Where the data comes from, for JSON: equal descriptions mean equal samples (of equal seeds)."""
+        """Where the data comes from, for JSON: equal descriptions mean equal samples (of equal
+        seeds).
+        """
 
 
 class ReadyBatch(Batch):
@@ -49,6 +55,18 @@ class ReadyBatch(Batch):
         return Batch(images, low_res, self.captions), None
 
 
-def plan_batch(data: Dataset, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False) -> BatchPlan:
-    """The draft of the samples of these numbers, perhaps with alternatives; of data that has no drafts, the batch itself."""
-    return data.draft(numbers, size, low, alternatives) if hasattr(data, "draft") else ReadyBatch(*data.batch(numbers, size, low))
+def plan_batch(
+    data: Dataset,
+    numbers: Sequence[int],
+    size: int,
+    low: int | None = None,
+    alternatives: bool = False,
+) -> BatchPlan:
+    """The draft of the samples of these numbers, perhaps with alternatives; of data that has no
+    drafts, the batch itself.
+    """
+    return (
+        data.draft(numbers, size, low, alternatives)
+        if hasattr(data, "draft")
+        else ReadyBatch(*data.batch(numbers, size, low))
+    )

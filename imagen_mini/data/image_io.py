@@ -1,5 +1,5 @@
-"""Image files of any origin -> RGB. Few formats, a cap on the pixels that is checked before any is decoded, and no image is ever made up:
-what cannot be read is a PictureError that names the file.
+"""Image files of any origin -> RGB. Few formats, a cap on the pixels that is checked before any is
+decoded, and no image is ever made up: what cannot be read is a PictureError that names the file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from imagen_mini.utils.images import to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-MAX_PIXELS = 64 * 2 ** 20                              # a file of a few kB can declare billions
+MAX_PIXELS = 64 * 2**20  # a file of a few kB can declare billions
 
 
 class ImageError(ValueError):
@@ -21,23 +21,32 @@ class ImageError(ValueError):
 def open_rgb(path: Path) -> Image.Image:
     """The image in a file, upright, as RGB. Of an animation, or of several pages, the first.
 
-    The format is told by the content, not by the name. EXIF orientation is applied; transparent pixels are put on white; 16 bits are scaled
-    to 8; colour profiles are not applied.
+    The format is told by the content, not by the name. EXIF orientation is applied; transparent
+    pixels are put on white; 16 bits are scaled to 8; colour profiles are not applied.
     """
-    if not path.is_file():                             # a pipe or a device would wait for ever
-        raise ImageError(f"{path} is {'a folder' if path.is_dir() else 'no file'}; expected an image")
+    if not path.is_file():  # a pipe or a device would wait for ever
+        raise ImageError(
+            f"{path} is {'a folder' if path.is_dir() else 'no file'}; expected an image"
+        )
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            return to_rgb(ImageOps.exif_transpose(image), sixteen_bit=image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG"))
+            return to_rgb(
+                ImageOps.exif_transpose(image),
+                sixteen_bit=image.mode.startswith("I;16")
+                or (image.mode, image.format) == ("I", "PNG"),
+            )
     except UnidentifiedImageError:
-        raise ImageError(f"{path} ({path.stat().st_size:,} bytes) is no image; expected {', '.join(FORMATS)}") from None
+        raise ImageError(
+            f"{path} ({path.stat().st_size:,} bytes) is no image; expected {', '.join(FORMATS)}"
+        ) from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large: {error}; at most {MAX_PIXELS:,} pixels are decoded. Make it smaller") from None
-    except Exception as error:                         # decoders meet broken files with all kinds of exceptions
-        raise ImageError(f"{path} cannot be decoded: {error}. Save it again, or leave it out") from error
-
-
-
-
+        raise ImageError(
+            f"{path} is too large: {error}; at most {MAX_PIXELS:,} pixels are decoded. Make it "
+            "smaller"
+        ) from None
+    except Exception as error:  # decoders meet broken files with all kinds of exceptions
+        raise ImageError(
+            f"{path} cannot be decoded: {error}. Save it again, or leave it out"
+        ) from error

@@ -1,4 +1,5 @@
-"""Captioned image folders, as Hugging Face `imagefolder` reads them: images, and `metadata.jsonl` with one JSON object a line.
+"""Captioned image folders, as Hugging Face `imagefolder` reads them: images, and `metadata.jsonl`
+with one JSON object a line.
 
     {"file_name": "cats/1.jpg", "text": "a grey cat on a chair"}
     {"file_name": "2.png", "text": ["a red boat", "a small boat at sea"]}
@@ -21,21 +22,25 @@ METADATA = "metadata.jsonl"
 class Row:
     """One picture of a folder."""
 
-    line: int                                          # of metadata.jsonl, from 1
-    name: str                                          # as it stands there
-    path: Path                                         # of a file that is there, links resolved
+    line: int  # of metadata.jsonl, from 1
+    name: str  # as it stands there
+    path: Path  # of a file that is there, links resolved
     captions: tuple[str, ...]
 
 
 def read_metadata(folder: str | Path) -> tuple[list[Row], list[str]]:
-    """The rows that can be used, and what is wrong with the others: 'metadata.jsonl line 3: ...'. Images are not opened.
+    """The rows that can be used, and what is wrong with the others: 'metadata.jsonl line 3: ...'.
+    Images are not opened.
 
     Raises FileNotFoundError if there is no such folder, or no metadata.jsonl in it.
     """
     root = Path(folder).resolve()
     if not (root / METADATA).is_file():
-        raise FileNotFoundError(f"{root} {'has no ' + METADATA if root.is_dir() else 'is no folder'}; expected images and a {METADATA} with lines like "
-                                '{"file_name": "1.png", "text": "a caption"}')
+        raise FileNotFoundError(
+            f"{root} {'has no ' + METADATA if root.is_dir() else 'is no folder'}; expected "
+            f"images and a {METADATA} with lines like "
+            '{"file_name": "1.png", "text": "a caption"}'
+        )
     rows, problems = [], []
     lines = (root / METADATA).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, line in enumerate(lines, 1):
@@ -53,17 +58,23 @@ def _parse(line: bytes) -> tuple[str, tuple[str, ...]]:
     try:
         values = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"no UTF-8 at byte {error.start} (0x{line[error.start]:02x}); save the file as UTF-8") from None
+        raise ValueError(
+            f"no UTF-8 at byte {error.start} (0x{line[error.start]:02x}); save the file as UTF-8"
+        ) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"no JSON at column {error.colno} ({error.msg})") from None
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
     if not isinstance(values, dict) or not isinstance(values.get("file_name"), str):
-        raise ValueError(f'expected an object with "file_name" and "text"; got {line.decode()!r:.80}')
+        raise ValueError(
+            f'expected an object with "file_name" and "text"; got {line.decode()!r:.80}'
+        )
     captions = values.get("text")
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(captions, list) or not captions:
-        raise ValueError(f'"text" must be a caption or a list of captions; got {json.dumps(captions):.80}')
+        raise ValueError(
+            f'"text" must be a caption or a list of captions; got {json.dumps(captions):.80}'
+        )
     for caption in captions:
         if wrong := caption_problem(caption):
             raise ValueError(wrong)
@@ -84,19 +95,27 @@ def caption_problem(caption) -> str | None:
 
 
 def inside(root: Path, name: str) -> Path:
-    """The file `name` of the folder `root` (resolved). ValueError unless it is a file, in `root`, also after links are followed."""
-    windows = PureWindowsPath(name)                    # knows both kinds of slashes, and drives
+    """The file `name` of the folder `root` (resolved). ValueError unless it is a file, in `root`,
+    also after links are followed.
+    """
+    windows = PureWindowsPath(name)  # knows both kinds of slashes, and drives
     if not name or windows.anchor or ".." in windows.parts:
-        raise ValueError(f"file_name {name!r} leads out of the folder; expected a path inside it, like 'cats/1.jpg'")
+        raise ValueError(
+            f"file_name {name!r} leads out of the folder; expected a path inside it, like "
+            "'cats/1.jpg'"
+        )
     try:
         path = (root / name).resolve()
         found = path.is_file()
-    except (OSError, ValueError, RuntimeError) as error:     # too long, no text, links in a circle
+    except (OSError, ValueError, RuntimeError) as error:  # too long, no text, links in a circle
         raise ValueError(f"file_name {name!r:.80} is no usable path: {error}") from None
     if not path.is_relative_to(root):
         raise ValueError(f"file_name {name!r} is a link that leads out of the folder, to {path}")
     if not found:
-        raise ValueError(f"file_name {name!r} is {'a folder' if path.is_dir() else 'not there'}; expected an image")
+        raise ValueError(
+            f"file_name {name!r} is {'a folder' if path.is_dir() else 'not there'}; expected "
+            "an image"
+        )
     return path
 
 
@@ -106,13 +125,19 @@ def unlisted(folder: str | Path, rows: Iterable[Row]) -> list[str]:
     found = []
     for parent, folders, files in os.walk(root):
         folders[:] = [f for f in folders if not f.startswith(".")]
-        found += [path for f in files if not f.startswith(".") and (path := Path(parent, f)).resolve() not in listed]
+        found += [
+            path
+            for f in files
+            if not f.startswith(".") and (path := Path(parent, f)).resolve() not in listed
+        ]
     return sorted(str(path.relative_to(root)) for path in found if path != root / METADATA)
 
 
 def write_folder(out: str | Path, images: Iterable[tuple[str, bytes, str | list[str]]]) -> int:
-    """Write (file name, content of the file, caption or captions) as a captioned folder; returns how many. metadata.jsonl comes last, so a folder
-    that has one is whole. Raises FileExistsError if `out` already holds something."""
+    """Write (file name, content of the file, caption or captions) as a captioned folder; returns
+    how many. metadata.jsonl comes last, so a folder that has one is whole. Raises FileExistsError
+    if `out` already holds something.
+    """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):

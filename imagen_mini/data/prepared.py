@@ -1,10 +1,11 @@
 """Training data: the built-in world, or a folder of one's own images with captions.
 
-Both are endless sequences of numbered samples. Sample `number` is a function of the seed and the number alone, whoever asks for it and whenever,
-so step s of batch size b is made of the samples s * b ... s * b + b - 1, and resuming needs no state.
+Both are endless sequences of numbered samples. Sample `number` is a function of the seed and the
+number alone, whoever asks for it and whenever, so step s of batch size b is made of the samples s *
+b ... s * b + b - 1, and resuming needs no state.
 
-The two here make a batch in two steps: `draft` decides what is in it, on the CPU, in any process; `BatchPlan.on` makes the images, on the device that
-needs them.
+The two here make a batch in two steps: `draft` decides what is in it, on the CPU, in any process;
+`BatchPlan.on` makes the images, on the device that needs them.
 """
 
 from __future__ import annotations
@@ -31,52 +32,41 @@ from imagen_mini.utils.images import central_square
 T = TypeVar("T")
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 # ---------------------------------------------------------------- order
-
-
-
 
 
 # ---------------------------------------------------------------- the prepared images
 
-PREPARATION = 1                                        # counts the ways of cropping and resizing; another one, another cache
-CHUNK = 256                                            # images that may be decoded and wait in memory
+PREPARATION = 1  # counts the ways of cropping and resizing; another one, another cache
+CHUNK = 256  # images that may be decoded and wait in memory
 
 
 class Prepared(NamedTuple):
-    images: dict[int, np.ndarray]                    # by size: uint8 [rows, size, size, 3], read from disk as needed
-    checksums: list[str]                               # SHA-256 of each image's file; "" if it is broken
-    broken: dict[int, str]                             # rows without an image, and why; in `images` they are black
+    images: dict[int, np.ndarray]  # by size: uint8 [rows, size, size, 3], read from disk as needed
+    checksums: list[str]  # SHA-256 of each image's file; "" if it is broken
+    broken: dict[int, str]  # rows without an image, and why; in `images` they are black
 
 
-def prepare(rows: Sequence[Row], cache: Path, sizes: Sequence[int], skip_broken: bool = False, progress: bool = True) -> Prepared:
+def prepare(
+    rows: Sequence[Row],
+    cache: Path,
+    sizes: Sequence[int],
+    skip_broken: bool = False,
+    progress: bool = True,
+) -> Prepared:
     """Crop and resize all images, unless the cache has them.
 
-    CACHE/images-KEY/64.npy, 256.npy and info.json; KEY tells names, sizes and times of the files. Written aside and renamed, so they are whole or
-    not there; a lock lets a second process wait and then find the work done.
+    CACHE/images-KEY/64.npy, 256.npy and info.json; KEY tells names, sizes and times of the files.
+    Written aside and renamed, so they are whole or not there; a lock lets a second process wait and
+    then find the work done.
     """
-    stats = [(row.name, stat.st_size, stat.st_mtime_ns) for row in rows for stat in [row.path.stat()]]
-    folder = cache / f"images-{hashlib.sha256(json.dumps([PREPARATION, stats]).encode()).hexdigest()[:16]}"
+    stats = [
+        (row.name, stat.st_size, stat.st_mtime_ns) for row in rows for stat in [row.path.stat()]
+    ]
+    folder = (
+        cache
+        / f"images-{hashlib.sha256(json.dumps([PREPARATION, stats]).encode()).hexdigest()[:16]}"
+    )
 
     def missing() -> list[int]:
         return [size for size in sizes if not (folder / f"{size}.npy").is_file()]
@@ -86,11 +76,15 @@ def prepare(rows: Sequence[Row], cache: Path, sizes: Sequence[int], skip_broken:
             cache.mkdir(parents=True, exist_ok=True)
             (cache / "lock").touch()
         except OSError as error:
-            raise OSError(f"cannot write the prepared images to {cache} ({error.strerror}); name another folder for them (--data-cache)") from error
+            raise OSError(
+                f"cannot write the prepared images to {cache} ({error.strerror}); name another "
+                "folder for them (--data-cache)"
+            ) from error
         with FileLock(cache / "lock"):
-            for old in {*cache.glob("images-*"), *cache.glob("pictures-*")} - {folder}:  # "pictures-": of earlier versions
-                shutil.rmtree(old)                     # of a killed process, or of the images as they were
-            if todo := missing():                      # and not done by another process in the meantime
+            # "pictures-": of earlier versions
+            for old in {*cache.glob("images-*"), *cache.glob("pictures-*")} - {folder}:
+                shutil.rmtree(old)  # of a killed process, or of the images as they were
+            if todo := missing():  # and not done by another process in the meantime
                 with TemporaryDirectory(dir=cache, prefix="images-") as aside:
                     _decode_all(rows, Path(aside), todo, skip_broken, progress)
                     folder.mkdir(exist_ok=True)
@@ -99,23 +93,35 @@ def prepare(rows: Sequence[Row], cache: Path, sizes: Sequence[int], skip_broken:
     info = json.loads((folder / "info.json").read_text())
     broken = {int(i): why for i, why in info["broken"].items()}
     _refuse_broken(broken, len(rows), skip_broken)
-    return Prepared({size: np.lib.format.open_memmap(folder / f"{size}.npy", mode="r") for size in sizes}, info["checksums"], broken)
+    return Prepared(
+        {size: np.lib.format.open_memmap(folder / f"{size}.npy", mode="r") for size in sizes},
+        info["checksums"],
+        broken,
+    )
 
 
-def _decode_all(rows: Sequence[Row], folder: Path, sizes: Sequence[int], skip_broken: bool, progress: bool) -> None:
+def _decode_all(
+    rows: Sequence[Row], folder: Path, sizes: Sequence[int], skip_broken: bool, progress: bool
+) -> None:
     """Write SIZE.npy and info.json for all rows into `folder`."""
+
     def decode(row: Row) -> tuple[str, list[bytes]] | ImageError:
         try:
             image = open_rgb(row.path)
         except ImageError as error:
             return error
-        return hashlib.sha256(row.path.read_bytes()).hexdigest(), [central_square(image, size).tobytes() for size in sizes]
+        return hashlib.sha256(row.path.read_bytes()).hexdigest(), [
+            central_square(image, size).tobytes() for size in sizes
+        ]
 
     checksums, broken = [], {}
     with ExitStack() as stack:
         files = [stack.enter_context(open(folder / f"{size}.npy", "wb")) for size in sizes]
-        for file, size in zip(files, sizes):           # written in order, not through a memory map: a full disk is then an error and no crash
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, 3)})
+        # written in order, not through a memory map: a full disk is then an error and no crash
+        for file, size in zip(files, sizes):
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, 3)}
+            )
         for i, result in enumerate(in_parallel(decode, rows, "preparing images", progress)):
             if isinstance(result, ImageError):
                 broken[i] = str(result)
@@ -131,11 +137,18 @@ def _decode_all(rows: Sequence[Row], folder: Path, sizes: Sequence[int], skip_br
             os.fsync(file.fileno())
 
 
-def in_parallel(function: Callable[[Row], T], rows: Sequence[Row], what: str, progress: bool = True) -> Iterator[T]:
-    """function(row) for each row, in order, by several threads (Pillow decodes outside Python's lock), never far ahead of who takes them."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, tqdm(total=len(rows), desc=what, unit="picture", disable=not progress) as bar:
+def in_parallel(
+    function: Callable[[Row], T], rows: Sequence[Row], what: str, progress: bool = True
+) -> Iterator[T]:
+    """function(row) for each row, in order, by several threads (Pillow decodes outside Python's
+    lock), never far ahead of who takes them.
+    """
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        tqdm(total=len(rows), desc=what, unit="picture", disable=not progress) as bar,
+    ):
         for start in range(0, len(rows), CHUNK):
-            for result in pool.map(function, rows[start:start + CHUNK]):
+            for result in pool.map(function, rows[start : start + CHUNK]):
                 yield result
                 bar.update()
 
@@ -143,7 +156,12 @@ def in_parallel(function: Callable[[Row], T], rows: Sequence[Row], what: str, pr
 def _refuse_broken(broken: dict[int, str], n: int, skip_broken: bool) -> None:
     """PictureError if any image is broken, or, where they are skipped, more than 1 % of all."""
     if broken and not skip_broken:
-        raise ImageError(f"{next(iter(broken.values()))}\nAll problems: python -m train.check_dataset; to go on without such images: --skip-broken")
+        raise ImageError(
+            f"{next(iter(broken.values()))}\nAll problems: python -m train.check_dataset; to "
+            "go on without such images: --skip-broken"
+        )
     if len(broken) > n / 100:
-        raise ImageError(f"{len(broken)} of {n} images are broken, more than the 1 % that may be skipped:"
-                           + "".join(f"\n  {why}" for why in [*broken.values()][:5]))
+        raise ImageError(
+            f"{len(broken)} of {n} images are broken, more than the 1 % that may be skipped:"
+            + "".join(f"\n  {why}" for why in [*broken.values()][:5])
+        )

@@ -1,1 +1,3 @@
-"""The mathematics of diffusion: schedules, timesteps, the Gaussian, losses, guidance, samplers. No network."""
+"""The mathematics of diffusion: schedules, timesteps, the Gaussian, losses, guidance, samplers. No
+network.
+"""

@@ -1,1 +1,3 @@
-"""Edits of images by their prompts: Prompt-to-Prompt, blending, recording of attention, guided sampling, illusions."""
+"""Edits of images by their prompts: Prompt-to-Prompt, blending, recording of attention, guided
+sampling, illusions.
+"""

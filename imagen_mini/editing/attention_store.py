@@ -1,11 +1,13 @@
-"""What pixels look at: attention maps, recorded while images are drawn, and read by word, layer, head and step.
+"""What pixels look at: attention maps, recorded while images are drawn, and read by word, layer,
+head and step.
 
     maps = AttentionMaps()
     out = pipe("a red circle above a blue square", seed=0, record=maps)
     maps.of_word("circle", size=16)                    # [16, 16]: how much each place looks at the word
 
-A map is a column of the attention's probabilities: softmax over the words of the prompt, of every query, that is of every place on the grid. Only
-the conditional branch is recorded. With an edit, both what the network computed and what the edit made of it are kept.
+A map is a column of the attention's probabilities: softmax over the words of the prompt, of every
+query, that is of every place on the grid. Only the conditional branch is recorded. With an edit,
+both what the network computed and what the edit made of it are kept.
 
 Source: Prompt-to-Prompt (Hertz et al., 2022), Section 3 and Figure 4.
 """
@@ -21,35 +23,48 @@ from torch import Tensor
 
 from imagen_mini.editing.alignment import token_positions
 from imagen_mini.models.attention import Attention
-from imagen_mini.models.control import AttentionSite, AttentionControl
+from imagen_mini.models.control import AttentionControl, AttentionSite
 from imagen_mini.text.encoder import Tokens
 
 
-def bytes_needed(layers: Sequence[Attention], rows: int, n_text: int, steps: int, copies: int = 1) -> int:
-    """What recording takes in memory, in float32: heads x queries x keys for each attention layer, row of the batch, step, and copy (2 with an edit).
-    Keys are the words; of self-attention, the places."""
-    def keys(site: AttentionSite) -> int:
-        return site.size ** 2 if site.kind == "self" else n_text
+def bytes_needed(
+    layers: Sequence[Attention], rows: int, n_text: int, steps: int, copies: int = 1
+) -> int:
+    """What recording takes in memory, in float32: heads x queries x keys for each attention layer,
+    row of the batch, step, and copy (2 with an edit). Keys are the words; of self-attention, the
+    places.
+    """
 
-    return 4 * rows * steps * copies * sum(layer.heads * layer.site.size ** 2 * keys(layer.site) for layer in layers)
+    def keys(site: AttentionSite) -> int:
+        return site.size**2 if site.kind == "self" else n_text
+
+    return (
+        4
+        * rows
+        * steps
+        * copies
+        * sum(layer.heads * layer.site.size**2 * keys(layer.site) for layer in layers)
+    )
 
 
 @dataclass
 class AttentionStore:
     """A record of attention, filled by the pipeline's call and then asked.
 
-    `stage`: whose (None: the first's); `kinds` and `max_size`: which sites are recorded, by kind and by grid; `max_bytes`: how much memory they may
-    take, checked before anything is drawn. Steps in which an edit lets the targets read the source's prompt are left out: there they have no maps of
-    their own.
+    `stage`: whose (None: the first's); `kinds` and `max_size`: which sites are recorded, by kind
+    and by grid; `max_bytes`: how much memory they may take, checked before anything is drawn. Steps
+    in which an edit lets the targets read the source's prompt are left out: there they have no maps
+    of their own.
 
-    `before` and `after` hold, by time t and by the site's name, the probabilities [b, heads, queries, words] (of self-attention [b, heads,
-    queries, queries]) as the network computed them and as an edit left them; without an edit they are the same tensors.
+    `before` and `after` hold, by time t and by the site's name, the probabilities [b, heads,
+    queries, words] (of self-attention [b, heads, queries, queries]) as the network computed them
+    and as an edit left them; without an edit they are the same tensors.
     """
 
     stage: str | None = None
     kinds: tuple[str, ...] = ("cross", "hybrid")
     max_size: int = 64
-    max_bytes: int = 2 ** 30
+    max_bytes: int = 2**30
     sites: list[AttentionSite] = field(default_factory=list, init=False)
     tokens: list[Tokens] = field(default_factory=list, init=False)
     before: dict[float, dict[str, Tensor]] = field(default_factory=dict, init=False)
@@ -57,38 +72,64 @@ class AttentionStore:
 
     # ------------------------------------------------------------ recording
 
-    def check_memory(self, layers: Sequence[Attention], rows: int, n_text: int, steps: int, edited: bool) -> None:
+    def check_memory(
+        self, layers: Sequence[Attention], rows: int, n_text: int, steps: int, edited: bool
+    ) -> None:
         """A ValueError if recording a walk would take more than `max_bytes`."""
         chosen = [layer for layer in layers if self.needs_probs(layer.site)]
         needed = bytes_needed(chosen, rows, n_text, steps, 1 + edited)
         if needed > self.max_bytes:
-            raise ValueError(f"recording {len(chosen)} attention layers of {rows} images over {steps} steps takes {needed / 2 ** 20:,.1f} MiB, max_bytes "
-                             f"allows {self.max_bytes / 2 ** 20:,.1f}: draw fewer images, lower max_size ({self.max_size}), or raise max_bytes")
+            raise ValueError(
+                f"recording {len(chosen)} attention layers of {rows} images over {steps} steps "
+                f"takes {needed / 2**20:,.1f} MiB, max_bytes "
+                f"allows {self.max_bytes / 2**20:,.1f}: draw fewer images, "
+                f"lower max_size ({self.max_size}), or raise max_bytes"
+            )
 
     def needs_probs(self, site: AttentionSite) -> bool:
         return site.kind in self.kinds and site.size <= self.max_size
 
     def start(self, tokens: list[Tokens], sites: Sequence[AttentionSite]) -> None:
-        """Forget what was recorded before and get ready for these prompts and sites. ValueError if there is nothing to record."""
-        self.sites, self.tokens, self.before, self.after = [s for s in sites if self.needs_probs(s)], tokens, {}, {}
+        """Forget what was recorded before and get ready for these prompts and sites. ValueError if
+        there is nothing to record.
+        """
+        self.sites, self.tokens, self.before, self.after = (
+            [s for s in sites if self.needs_probs(s)],
+            tokens,
+            {},
+            {},
+        )
         if not self.sites:
-            raise ValueError(f"no attention to record: kinds {', '.join(self.kinds)} on grids of at most {self.max_size} were asked for, the network has "
-                             + (", ".join(f"{s.name} ({s.kind}, {s.size} x {s.size})" for s in sites) or "none"))
+            raise ValueError(
+                f"no attention to record: kinds {', '.join(self.kinds)} on grids of at most "
+                f"{self.max_size} were asked for, the network has "
+                + (", ".join(f"{s.name} ({s.kind}, {s.size} x {s.size})" for s in sites) or "none")
+            )
 
-    def around(self, control_at: Callable[[float], AttentionControl | None] | None) -> Callable[[float], AttentionControl]:
+    def around(
+        self, control_at: Callable[[float], AttentionControl | None] | None
+    ) -> Callable[[float], AttentionControl]:
         """`control_at`, with every control it gives watched."""
         return lambda t: self.watch(control_at(t) if control_at else None, t)
 
     def watch(self, control: AttentionControl | None, t: float) -> AttentionControl:
         """A control that does what `control` does and writes down the probabilities at time t."""
         control = control or AttentionControl()
-        return control if type(control).text is not AttentionControl.text else Recording(control, self, t)
+        return (
+            control
+            if type(control).text is not AttentionControl.text
+            else Recording(control, self, t)
+        )
 
-    def keep(self, t: float, site: AttentionSite, before: Tensor, after: Tensor, n_text: int) -> None:
+    def keep(
+        self, t: float, site: AttentionSite, before: Tensor, after: Tensor, n_text: int
+    ) -> None:
         columns = slice(None) if site.kind == "self" else slice(n_text)
         stored = before[..., columns].detach().float()
         self.before.setdefault(t, {})[site.name] = stored
-        self.after.setdefault(t, {})[site.name] = stored if after is before else after[..., columns].detach().float()
+        self.after.setdefault(t, {})[site.name] = (
+            stored if after is before else after[..., columns].detach().float()
+        )
 
     # ------------------------------------------------------------ asking
 
@@ -102,39 +143,62 @@ class AttentionStore:
         """The grids recorded, largest first."""
         return sorted({s.size for s in self.sites}, reverse=True)
 
-    def probs(self, size: int | None = None, site: str | None = None, times: Sequence[float] | None = None, head: int | None = None,
-              edited: bool = True) -> Tensor:
-        """Probabilities [b, places, words] on one grid, averaged over what is not named: attention layers, steps, heads.
+    def probs(
+        self,
+        size: int | None = None,
+        site: str | None = None,
+        times: Sequence[float] | None = None,
+        head: int | None = None,
+        edited: bool = True,
+    ) -> Tensor:
+        """Probabilities [b, places, words] on one grid, averaged over what is not named: attention
+        layers, steps, heads.
 
-        `size`: the grid (default: that of `site`, else the largest recorded); `times`: some of `self.times`; `edited`: as an edit left them, or
-        (False) as the network computed them.
+        `size`: the grid (default: that of `site`, else the largest recorded); `times`: some of
+        `self.times`; `edited`: as an edit left them, or (False) as the network computed them.
         """
         if not self.after:
-            raise ValueError("nothing is recorded yet: pass this object as record= to the pipeline's call")
+            raise ValueError(
+                "nothing is recorded yet: pass this object as record= to the pipeline's call"
+            )
         if site is not None and site not in {s.name for s in self.sites}:
-            raise ValueError(f"no attention layer {site!r} is recorded; there are {', '.join(s.name for s in self.sites)}")
+            raise ValueError(
+                f"no attention layer {site!r} is recorded; there are "
+                f"{', '.join(s.name for s in self.sites)}"
+            )
         chosen = [s for s in self.sites if s.kind != "self" and (s.name == site or site is None)]
         size = size or max((s.size for s in chosen), default=None)
         chosen = [s for s in chosen if s.size == size]
         if not chosen:
-            raise ValueError(f"no attention to words on a grid of {size} is recorded; there are grids of {', '.join(map(str, self.sizes))}")
+            raise ValueError(
+                f"no attention to words on a grid of {size} is recorded; there are grids of "
+                f"{', '.join(map(str, self.sizes))}"
+            )
         recorded = self.after if edited else self.before
-        each = [recorded[t][s.name] for t in (self.times if times is None else times) for s in chosen]
+        each = [
+            recorded[t][s.name] for t in (self.times if times is None else times) for s in chosen
+        ]
         return torch.stack([(p.mean(1) if head is None else p[:, head]) for p in each]).mean(0)
 
     def of_tokens(self, positions: Sequence[int], row: int = 0, **chosen) -> Tensor:
-        """The map [size, size] of some tokens of prompt number `row`, together. `chosen`: see `probs`."""
+        """The map [size, size] of some tokens of prompt number `row`, together. `chosen`: see
+        `probs`.
+        """
         column = self.probs(**chosen)[row, :, list(positions)].sum(-1)
         return rearrange(column, "(h w) -> h w", h=int(len(column) ** 0.5))
 
     def positions_of_word(self, word: str | int, row: int = 0, **chosen) -> Tensor:
-        """The map [size, size] of a word (every one that reads so, or word number `word`) of prompt number `row`. `chosen`: see `probs`."""
+        """The map [size, size] of a word (every one that reads so, or word number `word`) of prompt
+        number `row`. `chosen`: see `probs`.
+        """
         return self.of_tokens(token_positions(self.tokens[row], word), row, **chosen)
 
     def shares(self, row: int = 0, **chosen) -> Tensor:
-        """How much of all attention each token of prompt number `row` gets, the end token included: [tokens], which add up to 1 but for hybrid
-        attention, where pixels take the rest. A token that gets much everywhere is where attention sinks."""
-        return self.probs(**chosen)[row].mean(0)[:len(self.tokens[row].ids)]
+        """How much of all attention each token of prompt number `row` gets, the end token included:
+        [tokens], which add up to 1 but for hybrid attention, where pixels take the rest. A token
+        that gets much everywhere is where attention sinks.
+        """
+        return self.probs(**chosen)[row].mean(0)[: len(self.tokens[row].ids)]
 
 
 @dataclass(frozen=True)
@@ -145,7 +209,9 @@ class Recording(AttentionControl):
     maps: AttentionStore
     t: float
 
-    def qkv(self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(
+        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         return self.inner.qkv(site, q, k, v)
 
     def needs_probs(self, site: AttentionSite) -> bool:
@@ -159,6 +225,3 @@ class Recording(AttentionControl):
 
 
 # ---------------------------------------------------------------- does a word find its thing?
-
-
-

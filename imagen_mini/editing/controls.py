@@ -1,6 +1,7 @@
 """What Prompt-to-Prompt does inside attention: its two controls.
 
-Row 0 of the batch is the source. `imagen_mini.prompt_to_prompt` decides when each is active, and makes the matrices.
+Row 0 of the batch is the source. `imagen_mini.prompt_to_prompt` decides when each is active, and
+makes the matrices.
 
 Source: Prompt-to-Prompt (Hertz et al., 2022), Section 3.2.
 """
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imagen_mini.models.control import AttentionSite, AttentionControl
+from imagen_mini.models.control import AttentionControl, AttentionSite
 from imagen_mini.text.encoder import TextEmbeddings
 
 
@@ -25,8 +26,10 @@ class SourcePromptControl(AttentionControl):
 
 @dataclass(frozen=True)
 class AttentionInjectionControl(AttentionControl):
-    """Row 0 of the batch is the source; the other rows take its probabilities, column by column through `matrices`, where `injected` [targets, tokens]
-    says so; then columns are multiplied by `scale` [targets, tokens]."""
+    """Row 0 of the batch is the source; the other rows take its probabilities, column by column
+    through `matrices`, where `injected` [targets, tokens] says so; then columns are multiplied by
+    `scale` [targets, tokens].
+    """
 
     matrices: Tensor
     injected: Tensor
@@ -42,5 +45,7 @@ class AttentionInjectionControl(AttentionControl):
         if site.kind == "self":
             return probs[:1].expand_as(probs)
         of_source = torch.einsum("hps,bst->bhpt", probs[0, :, :, :n_text], self.matrices.to(probs))
-        words = torch.where(self.injected[:, None, None].to(probs.device), of_source, probs[1:, :, :, :n_text]) * self.scale[:, None, None].to(probs)
+        words = torch.where(
+            self.injected[:, None, None].to(probs.device), of_source, probs[1:, :, :, :n_text]
+        ) * self.scale[:, None, None].to(probs)
         return torch.cat([probs[:1], torch.cat([words, probs[1:, :, :, n_text:]], dim=-1)])

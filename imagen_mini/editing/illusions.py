@@ -1,4 +1,6 @@
-"""Two denoisers, one image: anagrams, and images whose parts (frequencies, colours, halves) follow different prompts."""
+"""Two denoisers, one image: anagrams, and images whose parts (frequencies, colours, halves) follow
+different prompts.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,13 @@ from torch import Tensor
 from imagen_mini.diffusion.guidance import Denoiser
 from imagen_mini.utils.images import blur
 
-Part = Callable[[Tensor], Tensor]                      # a linear map of images [b, 3, h, w]
+Part = Callable[[Tensor], Tensor]  # a linear map of images [b, 3, h, w]
 
 
 class View(NamedTuple):
-    """A way to look at images [b, 3, h, w], and the way back. To leave noise normal it must be orthogonal: it may move pixels, and change signs."""
+    """A way to look at images [b, 3, h, w], and the way back. To leave noise normal it must be
+    orthogonal: it may move pixels, and change signs.
+    """
 
     there: Part
     back: Part
@@ -32,21 +36,30 @@ VIEWS = {
 
 
 def anagram(denoisers: Sequence[Denoiser], views: Sequence[View]) -> Denoiser:
-    """An image that each denoiser sees in its own view: look, denoise, look back, and take the mean.
+    """An image that each denoiser sees in its own view: look, denoise, look back, and take the
+    mean.
 
         x_0_hat = mean over i of back_i(denoise_i(there_i(x_t), t))
 
-    The paper takes the mean of eps_hat. As eps_hat = (x_t - alpha x_0_hat) / sigma and views are linear, that is the same.
+    The paper takes the mean of eps_hat. As eps_hat = (x_t - alpha x_0_hat) / sigma and views are
+    linear, that is the same.
 
-    Source: Geng et al. (2024), "Visual Anagrams: Generating Multi-View Optical Illusions with Diffusion Models".
+    Source: Geng et al. (2024), "Visual Anagrams: Generating Multi-View Optical Illusions with
+    Diffusion Models".
     """
     if len(denoisers) != len(views) or not views:
-        raise ValueError(f"{len(denoisers)} denoisers for {len(views)} views; expected one for each")
-    return lambda x_t, t: torch.stack([view.back(denoise(view.there(x_t), t)) for denoise, view in zip(denoisers, views)]).mean(0)
+        raise ValueError(
+            f"{len(denoisers)} denoisers for {len(views)} views; expected one for each"
+        )
+    return lambda x_t, t: torch.stack(
+        [view.back(denoise(view.there(x_t), t)) for denoise, view in zip(denoisers, views)]
+    ).mean(0)
 
 
 def frequency_parts(sigma: float) -> tuple[Part, Part]:
-    """Low and high frequencies: what a blur by `sigma` (in 1/64 of the width) leaves, and what it takes away."""
+    """Low and high frequencies: what a blur by `sigma` (in 1/64 of the width) leaves, and what it
+    takes away.
+    """
     return lambda x: blur(x, sigma), lambda x: x - blur(x, sigma)
 
 
@@ -70,5 +83,7 @@ def factorized_diffusion(denoisers: Sequence[Denoiser], parts: Sequence[Part]) -
     Source: Geng et al. (2024), "Factorized Diffusion: Perceptual Illusions by Noise Decomposition".
     """
     if len(denoisers) != len(parts) or not parts:
-        raise ValueError(f"{len(denoisers)} denoisers for {len(parts)} parts; expected one for each")
+        raise ValueError(
+            f"{len(denoisers)} denoisers for {len(parts)} parts; expected one for each"
+        )
     return lambda x_t, t: sum(part(denoise(x_t, t)) for denoise, part in zip(denoisers, parts))

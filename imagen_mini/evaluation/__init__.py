@@ -1,1 +1,3 @@
-"""What is measured: benchmarks, scores with intervals, errors, distances between sets of images, features."""
+"""What is measured: benchmarks, scores with intervals, errors, distances between sets of images,
+features.
+"""

@@ -1,6 +1,8 @@
-"""The benchmark's captions: DrawBench-like categories that the parser can judge. It is not DrawBench.
+"""The benchmark's captions: DrawBench-like categories that the parser can judge. It is not
+DrawBench.
 
-Fixed lists, functions of a seed, none of them used in training; `benchmark.tsv` holds the first 30 of each category.
+Fixed lists, functions of a seed, none of them used in training; `benchmark.tsv` holds the first 30
+of each category.
 """
 
 from __future__ import annotations
@@ -9,7 +11,13 @@ import random
 from collections.abc import Callable
 from itertools import combinations
 
-from imagen_mini.scenes.captions import RARE_WORDS, Caption, Description, ObjectDescription, caption_from
+from imagen_mini.scenes.captions import (
+    RARE_WORDS,
+    Caption,
+    Description,
+    ObjectDescription,
+    caption_from,
+)
 from imagen_mini.scenes.rewording import with_absence, with_misspelling, with_rare_words
 from imagen_mini.scenes.scene import (
     BACKGROUNDS,
@@ -29,9 +37,16 @@ from imagen_mini.scenes.scene import (
 def random_object(rng: random.Random, *said: str, shape: str | None = None) -> ObjectDescription:
     """A thing of the training distribution, with the named attributes said."""
     while True:
-        obj = ObjectDescription(shape or rng.choice(tuple(SHAPES)), rng.choice(tuple(COLORS)) if "color" in said else None,
-                      rng.choice(tuple(SIZES)) if "size" in said else None, rng.choice(TEXTURES) if "texture" in said else None)
-        if (obj.color, obj.shape) not in HELD_OUT_COLOR_SHAPE and (obj.texture, obj.shape) not in HELD_OUT_TEXTURE_SHAPE:
+        obj = ObjectDescription(
+            shape or rng.choice(tuple(SHAPES)),
+            rng.choice(tuple(COLORS)) if "color" in said else None,
+            rng.choice(tuple(SIZES)) if "size" in said else None,
+            rng.choice(TEXTURES) if "texture" in said else None,
+        )
+        if (obj.color, obj.shape) not in HELD_OUT_COLOR_SHAPE and (
+            obj.texture,
+            obj.shape,
+        ) not in HELD_OUT_TEXTURE_SHAPE:
             return obj
 
 
@@ -53,35 +68,60 @@ def related(rng: random.Random) -> Description:
 
 def held_out_relation(d: Description) -> bool:
     a, b = d.objects
-    pairs = {(a.shape, d.relation, b.shape), (b.shape, {"right of": "left of", "below": "above"}.get(d.relation), a.shape)}
+    pairs = {
+        (a.shape, d.relation, b.shape),
+        (b.shape, {"right of": "left of", "below": "above"}.get(d.relation), a.shape),
+    }
     return bool(pairs & HELD_OUT_RELATIONS)
 
 
 def _said_of_two(rng: random.Random, groups: tuple[str, ...]) -> Description:
-    """Two things of which some groups of attributes are said: color and size of both, their relation, the background."""
+    """Two things of which some groups of attributes are said: color and size of both, their
+    relation, the background.
+    """
     while True:
         a, b = _two(rng, *(g for g in groups if g in ("color", "size", "texture")))
-        d = Description((a, b), rng.choice(RELATIONS) if "relation" in groups else None, rng.choice(tuple(BACKGROUNDS)) if "background" in groups else None)
+        d = Description(
+            (a, b),
+            rng.choice(RELATIONS) if "relation" in groups else None,
+            rng.choice(tuple(BACKGROUNDS)) if "background" in groups else None,
+        )
         upper, lower = (b, a) if d.relation == "below" else (a, b)
         conflicting = d.relation in ("above", "below") and conflicts(upper, lower)
         if not (conflicting or d.relation and held_out_relation(d)):
             return d
 
 
-ATTRIBUTES_OF_TWO = {"color": 2, "size": 2, "relation": 1, "background": 1}    # how many attributes a caption of two things states with each group
+# how many attributes a caption of two things states with each group
+ATTRIBUTES_OF_TWO = {"color": 2, "size": 2, "relation": 1, "background": 1}
 
 
 def _attributes(k: int) -> Callable[[random.Random], Description]:
-    """Two things of which `k` attributes are said, besides their shapes. As in training, a kind of attribute is said of both or of neither."""
-    ways = [groups for n in range(1, 5) for groups in combinations(ATTRIBUTES_OF_TWO, n) if sum(ATTRIBUTES_OF_TWO[g] for g in groups) == k]
+    """Two things of which `k` attributes are said, besides their shapes. As in training, a kind of
+    attribute is said of both or of neither.
+    """
+    ways = [
+        groups
+        for n in range(1, 5)
+        for groups in combinations(ATTRIBUTES_OF_TWO, n)
+        if sum(ATTRIBUTES_OF_TWO[g] for g in groups) == k
+    ]
     return lambda rng: _said_of_two(rng, rng.choice(ways))
 
 
 def _conflicting(rng: random.Random) -> Description:
-    """A large thing above a small one: against the training set's one regularity, and against nothing else."""
+    """A large thing above a small one: against the training set's one regularity, and against
+    nothing else.
+    """
     while True:
         a, b = _two(rng, "color")
-        d = Description((ObjectDescription(a.shape, a.color, "large"), ObjectDescription(b.shape, b.color, "small")), "above")
+        d = Description(
+            (
+                ObjectDescription(a.shape, a.color, "large"),
+                ObjectDescription(b.shape, b.color, "small"),
+            ),
+            "above",
+        )
         if not held_out_relation(d):
             return d
 
@@ -100,20 +140,38 @@ def _pick(rng: random.Random, pairs: frozenset) -> tuple:
 
 CATEGORIES: dict[str, Callable[[random.Random], Description]] = {
     "one object": lambda r: Description((random_object(r, "color", "size"),)),
-    "colors": lambda r: Description((random_object(r, "color"),), background=r.choice(tuple(BACKGROUNDS))),
+    "colors": lambda r: Description(
+        (random_object(r, "color"),), background=r.choice(tuple(BACKGROUNDS))
+    ),
     "size": lambda r: Description(_two(r, "color", "size")),
     "binding": lambda r: Description(_two(r, "color")),
     "counting": lambda r: Description((random_object(r, "color"),) * r.randint(1, 4)),
     "positional": related,
     "texture": lambda r: Description((random_object(r, "color", "texture"),)),
     "two textures": lambda r: Description(_two(r, "color", "texture")),
-    "description": lambda r: _said_of_two(r, ("color", "size", "texture", "relation", "background")),
+    "description": lambda r: _said_of_two(
+        r, ("color", "size", "texture", "relation", "background")
+    ),
     **{f"{k} attribute{'s' * (k > 1)}": _attributes(k) for k in range(1, 7)},
 }
 HELD_OUT_CATEGORIES: dict[str, Callable[[random.Random], Description]] = {
-    "held-out color and shape": lambda r: Description((ObjectDescription((p := _pick(r, HELD_OUT_COLOR_SHAPE))[1], p[0]),)),
-    "held-out texture and shape": lambda r: Description((ObjectDescription((p := _pick(r, HELD_OUT_TEXTURE_SHAPE))[1], r.choice(("orange", "pink")), None, p[0]),)),
-    "held-out relation": lambda r: Description((ObjectDescription((p := _pick(r, HELD_OUT_RELATIONS))[0], "orange"), ObjectDescription(p[2], "pink")), p[1]),
+    "held-out color and shape": lambda r: Description(
+        (ObjectDescription((p := _pick(r, HELD_OUT_COLOR_SHAPE))[1], p[0]),)
+    ),
+    "held-out texture and shape": lambda r: Description(
+        (
+            ObjectDescription(
+                (p := _pick(r, HELD_OUT_TEXTURE_SHAPE))[1], r.choice(("orange", "pink")), None, p[0]
+            ),
+        )
+    ),
+    "held-out relation": lambda r: Description(
+        (
+            ObjectDescription((p := _pick(r, HELD_OUT_RELATIONS))[0], "orange"),
+            ObjectDescription(p[2], "pink"),
+        ),
+        p[1],
+    ),
     "held-out count": lambda r: Description((random_object(r, "color"),) * HELD_OUT_COUNT),
     "held-out phrase": related,
     "conflicting": _conflicting,
@@ -125,23 +183,41 @@ HELD_OUT_CATEGORIES: dict[str, Callable[[random.Random], Description]] = {
 
 def caption_of(category: str, rng: random.Random) -> Caption:
     """A caption of a category, put in its words."""
-    caption = caption_from((CATEGORIES | HELD_OUT_CATEGORIES)[category](rng), rng, paraphrase=category == "held-out phrase")
+    caption = caption_from(
+        (CATEGORIES | HELD_OUT_CATEGORIES)[category](rng),
+        rng,
+        paraphrase=category == "held-out phrase",
+    )
     if category == "misspellings":
         return with_misspelling(caption, rng)
     if category == "rare words":
         return with_rare_words(caption)
     if category == "negation":
         (obj,) = caption.description.objects
-        while (absent := random_object(rng, "color")).shape == obj.shape or absent.color == obj.color:
+        while (
+            absent := random_object(rng, "color")
+        ).shape == obj.shape or absent.color == obj.color:
             pass
         return with_absence(caption, absent, rng)
     return caption
 
 
-def benchmark(n: int, seed: int = 0, categories: list[str] | None = None) -> list[tuple[str, int, Caption]]:
-    """(category, seed of the image, caption): `n` of each category, the same for the same seed, none used in training."""
+def benchmark(
+    n: int, seed: int = 0, categories: list[str] | None = None
+) -> list[tuple[str, int, Caption]]:
+    """(category, seed of the image, caption): `n` of each category, the same for the same seed,
+    none used in training.
+    """
     known = CATEGORIES | HELD_OUT_CATEGORIES
     chosen = list(known) if categories is None else categories
     if unknown := set(chosen) - set(known):
         raise ValueError(f"unknown categories {sorted(unknown)}; there are {', '.join(known)}")
-    return [(category, 1000 * seed + i, caption_of(category, random.Random(f"benchmark/{seed}/{category}/{i}"))) for category in chosen for i in range(n)]
+    return [
+        (
+            category,
+            1000 * seed + i,
+            caption_of(category, random.Random(f"benchmark/{seed}/{category}/{i}")),
+        )
+        for category in chosen
+        for i in range(n)
+    ]

@@ -14,9 +14,9 @@ from imagen_mini.utils.rng import randn
 
 def gaussian_noise(images: Tensor, sigma: float) -> Tensor:
     """Normal noise of this deviation, then clipped to [-1, 1]."""
-    return (images + sigma * randn(range(len(images)), images.shape[1:], "parser check")).clamp(-1, 1)
-
-
+    return (images + sigma * randn(range(len(images)), images.shape[1:], "parser check")).clamp(
+        -1, 1
+    )
 
 
 def jpeg(images: Tensor, quality: float) -> Tensor:
@@ -26,5 +26,9 @@ def jpeg(images: Tensor, quality: float) -> Tensor:
         file = io.BytesIO()
         to_image(image).save(file, "JPEG", quality=int(quality))
         with Image.open(file) as decoded:
-            out.append(torch.frombuffer(bytearray(decoded.convert("RGB").tobytes()), dtype=torch.uint8).view(decoded.height, decoded.width, 3))
+            out.append(
+                torch.frombuffer(
+                    bytearray(decoded.convert("RGB").tobytes()), dtype=torch.uint8
+                ).view(decoded.height, decoded.width, 3)
+            )
     return torch.stack(out).permute(0, 3, 1, 2) / 127.5 - 1

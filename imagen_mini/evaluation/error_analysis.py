@@ -1,7 +1,7 @@
 """What is wrong with an image, in one word; and what is drawn instead of what was said.
 
-A score says how often a network fails, these say at what: a network that draws both colours on the wrong things needs something else than one that
-draws a wrong colour.
+A score says how often a network fails, these say at what: a network that draws both colours on the
+wrong things needs something else than one that draws a wrong colour.
 """
 
 from __future__ import annotations
@@ -15,8 +15,22 @@ from imagen_mini.scenes.captions import Description, ObjectDescription
 from imagen_mini.scenes.parse import ParsedScene
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, SceneObject
 
-ATTRIBUTES = {"shape": tuple(SHAPES), "color": tuple(COLORS), "size": tuple(SIZES), "texture": tuple(TEXTURES)}
-ERROR_TYPES = ("right", "unreadable", "too few", "too many", *ATTRIBUTES, "binding", "relation", "background")
+ATTRIBUTES = {
+    "shape": tuple(SHAPES),
+    "color": tuple(COLORS),
+    "size": tuple(SIZES),
+    "texture": tuple(TEXTURES),
+}
+ERROR_TYPES = (
+    "right",
+    "unreadable",
+    "too few",
+    "too many",
+    *ATTRIBUTES,
+    "binding",
+    "relation",
+    "background",
+)
 
 
 def classify_error(description: Description, parsed: ParsedScene) -> str:
@@ -37,29 +51,49 @@ def classify_error(description: Description, parsed: ParsedScene) -> str:
         return "right"
     orders = list(itertools.permutations(scene.objects))
     if any(all(obj.fits(o) for obj, o in zip(description.objects, objects)) for objects in orders):
-        return "background" if Description(description.objects, description.relation).fits(scene) else "relation"
+        return (
+            "background"
+            if Description(description.objects, description.relation).fits(scene)
+            else "relation"
+        )
     for name in ATTRIBUTES:
-        if not any(all(_matches(obj, o, name) for obj, o in zip(description.objects, objects)) for objects in orders):
+        if not any(
+            all(_matches(obj, o, name) for obj, o in zip(description.objects, objects))
+            for objects in orders
+        ):
             return name
     return "binding"
 
 
 def _matches(obj: ObjectDescription, o: SceneObject, attribute: str) -> bool:
-    return getattr(obj, attribute) is None or getattr(o, attribute) in (None, getattr(obj, attribute))
+    return getattr(obj, attribute) is None or getattr(o, attribute) in (
+        None,
+        getattr(obj, attribute),
+    )
 
 
 def error_table(results: Iterable[Result]) -> dict[str, dict[str, int]]:
     """Of each category, how many images are of which kind; kinds that do not occur are left out."""
     counts: dict[str, Counter] = {}
     for r in results:
-        counts.setdefault(r.category, Counter())[classify_error(r.caption.description, r.parsed)] += 1
-    return {category: {kind: of[kind] for kind in ERROR_TYPES if of[kind]} for category, of in counts.items()}
+        counts.setdefault(r.category, Counter())[
+            classify_error(r.caption.description, r.parsed)
+        ] += 1
+    return {
+        category: {kind: of[kind] for kind in ERROR_TYPES if of[kind]}
+        for category, of in counts.items()
+    }
 
 
 def confusion_matrices(results: Iterable[Result]) -> dict[str, dict[str, dict[str, int]]]:
-    """What was drawn (inner) for what was said (outer), by attribute and for the background; of attributes only captions of one thing and images
-    that show one, where there is no question which thing is meant."""
-    found = {name: {said: dict.fromkeys(values, 0) for said in values} for name, values in {**ATTRIBUTES, "background": tuple(BACKGROUNDS)}.items()}
+    """What was drawn (inner) for what was said (outer), by attribute and for the background; of
+    attributes only captions of one thing and images that show one, where there is no question which
+    thing is meant.
+    """
+    found = {
+        name: {said: dict.fromkeys(values, 0) for said in values}
+        for name, values in {**ATTRIBUTES, "background": tuple(BACKGROUNDS)}.items()
+    }
     for r in results:
         scene, description = r.parsed.scene, r.caption.description
         if scene is None:
@@ -68,9 +102,10 @@ def confusion_matrices(results: Iterable[Result]) -> dict[str, dict[str, dict[st
             found["background"][description.background][scene.background] += 1
         if len(description.objects) == len(scene.objects) == 1:
             for name in ATTRIBUTES:
-                said, generated = getattr(description.objects[0], name), getattr(scene.objects[0], name)
+                said, generated = (
+                    getattr(description.objects[0], name),
+                    getattr(scene.objects[0], name),
+                )
                 if said is not None and generated is not None:
                     found[name][said][generated] += 1
     return found
-
-

@@ -8,10 +8,12 @@ from torch import Tensor
 
 
 def attention_iou(heat: Tensor, mask: Tensor) -> float:
-    """Intersection over union of a map [h, w] and a thing: of the places where the map is highest, as many as the thing covers, against the thing.
+    """Intersection over union of a map [h, w] and a thing: of the places where the map is highest,
+    as many as the thing covers, against the thing.
 
-    `mask` [H, W] in [0, 1] is the thing's, at any resolution; it is brought to the map's, and places that it covers by half or more count. If there
-    is none, the one that it covers most counts. No threshold to choose: 1 is a map that is highest exactly on the thing.
+    `mask` [H, W] in [0, 1] is the thing's, at any resolution; it is brought to the map's, and
+    places that it covers by half or more count. If there is none, the one that it covers most
+    counts. No threshold to choose: 1 is a map that is highest exactly on the thing.
     """
     cells = F.interpolate(mask[None, None].float(), size=heat.shape, mode="area")[0, 0].flatten()
     obj = cells >= min(0.5, cells.max().item())
@@ -21,7 +23,9 @@ def attention_iou(heat: Tensor, mask: Tensor) -> float:
 
 
 def chance_iou(mask: Tensor, size: int) -> float:
-    """What `attention_iou` would be, about, of a map that knows nothing: the share p of the grid that the thing covers gives p / (2 - p)."""
+    """What `attention_iou` would be, about, of a map that knows nothing: the share p of the grid
+    that the thing covers gives p / (2 - p).
+    """
     cells = F.interpolate(mask[None, None].float(), size=(size, size), mode="area")[0, 0].flatten()
     p = (cells >= min(0.5, cells.max().item())).float().mean().item()
     return p / (2 - p)

@@ -1,7 +1,9 @@
-"""Features that papers take, for `distances`: Inception's, and CLIP's with its score of text and image. Optional: their weights are not in the box.
+"""Features that papers take, for `distances`: Inception's, and CLIP's with its score of text and
+image. Optional: their weights are not in the box.
 
-They know photographs, and can hardly tell our shapes apart; for images of your own they may be the better ones. Numbers by them can be compared with
-others by the same features, the same number of images and the same preparation of these, and with no others.
+They know photographs, and can hardly tell our shapes apart; for images of your own they may be the
+better ones. Numbers by them can be compared with others by the same features, the same number of
+images and the same preparation of these, and with no others.
 """
 
 from __future__ import annotations
@@ -14,12 +16,16 @@ from torch import Tensor
 
 from imagen_mini.evaluation.scene_features import features
 
-FEATURE_EXTRACTORS = "scenes, inception, inception:WEIGHTS (a file), or clip:NAME (a folder or a hub id)"
+FEATURE_EXTRACTORS = (
+    "scenes, inception, inception:WEIGHTS (a file), or clip:NAME (a folder or a hub id)"
+)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def make_feature_extractor(which: str) -> Callable[[Tensor], Tensor]:
-    """One of CHOICES -> a function from images [n, 3, h, w] in [-1, 1] to features [n, d]. ValueError for another name."""
+    """One of CHOICES -> a function from images [n, 3, h, w] in [-1, 1] to features [n, d].
+    ValueError for another name.
+    """
     kind, _, where = which.partition(":")
     if which == "scenes":
         return features
@@ -31,7 +37,8 @@ def make_feature_extractor(which: str) -> Callable[[Tensor], Tensor]:
 
 
 class Inception:
-    """The 2048 pooled features of Inception v3 that FID takes, by torch-fidelity through torchmetrics; images are enlarged to 299 x 299 in there.
+    """The 2048 pooled features of Inception v3 that FID takes, by torch-fidelity through
+    torchmetrics; images are enlarged to 299 x 299 in there.
 
     `weights`: a file, None: downloaded. ModuleNotFoundError without these packages.
     """
@@ -41,7 +48,10 @@ class Inception:
             import torch_fidelity  # noqa: F401
             from torchmetrics.image.fid import NoTrainInceptionV3
         except ImportError as error:
-            raise ModuleNotFoundError('Inception needs torchmetrics and torch-fidelity: pip install "imagen_mini[metrics]"') from error
+            raise ModuleNotFoundError(
+                "Inception needs torchmetrics and torch-fidelity: pip install "
+                '"imagen_mini[metrics]"'
+            ) from error
         self.net = NoTrainInceptionV3("inception-v3-compat", ["2048"], weights).eval()
 
     @torch.no_grad()
@@ -60,24 +70,40 @@ class Clip:
     def __init__(self, name: str):
         from transformers import AutoTokenizer, CLIPModel
 
-        self.model, self.tokenizer = CLIPModel.from_pretrained(name).eval().requires_grad_(False), AutoTokenizer.from_pretrained(name)
+        self.model, self.tokenizer = (
+            CLIPModel.from_pretrained(name).eval().requires_grad_(False),
+            AutoTokenizer.from_pretrained(name),
+        )
 
     @torch.no_grad()
     def __call__(self, images: Tensor, batch: int = 32) -> Tensor:
         """Images [n, 3, h, w] in [-1, 1] -> [n, d]."""
         model, size = self.model.to(images.device), self.model.config.vision_config.image_size
-        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+        mean, std = (
+            torch.tensor(values, device=images.device)[:, None, None]
+            for values in (CLIP_MEAN, CLIP_STD)
+        )
         found = []
         for part in images.float().split(batch):
             part = F.interpolate(part, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-            found.append(model.visual_projection(model.vision_model(pixel_values=((part + 1) / 2 - mean) / std).pooler_output))
+            found.append(
+                model.visual_projection(
+                    model.vision_model(pixel_values=((part + 1) / 2 - mean) / std).pooler_output
+                )
+            )
         return torch.cat(found)
 
     @torch.no_grad()
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         """[n, d]."""
         model = self.model
-        tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=model.config.text_config.max_position_embeddings, return_tensors="pt").to(model.device)
+        tokens = self.tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        ).to(model.device)
         return model.text_projection(model.text_model(**tokens).pooler_output)
 
     def score(self, images: Tensor, texts: Sequence[str]) -> Tensor:

@@ -1,7 +1,10 @@
-"""Features of images of the built-in world, for distances between sets of them: what a small classifier of scenes makes of an image.
+"""Features of images of the built-in world, for distances between sets of them: what a small
+classifier of scenes makes of an image.
 
-Inception's features, which FID takes, know photographs of a thousand kinds of things and cannot tell our shapes apart. These were trained to tell what is
-in a scene (`train.scene_classifier`) and are frozen. Distances by them are comparable with one another, for images of one size, and with nothing else.
+Inception's features, which FID takes, know photographs of a thousand kinds of things and cannot
+tell our shapes apart. These were trained to tell what is in a scene (`train.scene_classifier`) and
+are frozen. Distances by them are comparable with one another, for images of one size, and with
+nothing else.
 """
 
 from __future__ import annotations
@@ -14,34 +17,54 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GRID, MAX_OBJECTS, SHAPES, SIZES, TEXTURES, Scene
+from imagen_mini.scenes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    GRID,
+    MAX_OBJECTS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+)
 from imagen_mini.weights import WEIGHTS
 
-WIDTH = 48                                             # features of an image
-CELLS = 4                                              # places are told apart on a grid of CELLS x CELLS
+WIDTH = 48  # features of an image
+CELLS = 4  # places are told apart on a grid of CELLS x CELLS
 
 
 def scene_labels(scene: Scene) -> Tensor:
-    """What a scene holds, as zeros and ones: how many things; the background; which shapes, colours, sizes, textures, pairs of colour and shape occur;
-    in which cells of the image there is a thing's middle."""
+    """What a scene holds, as zeros and ones: how many things; the background; which shapes,
+    colours, sizes, textures, pairs of colour and shape occur; in which cells of the image there is
+    a thing's middle.
+    """
+
     def occur(values, found) -> list[float]:
         return [float(v in found) for v in values]
 
     objects = scene.objects
     cells = {(o.y * CELLS // GRID, o.x * CELLS // GRID) for o in objects}
-    return torch.tensor([
-        *occur(range(1, MAX_OBJECTS + 1), {len(objects)}), *occur(BACKGROUNDS, {scene.background}), *occur(SHAPES, {o.shape for o in objects}),
-        *occur(COLORS, {o.color for o in objects}), *occur(SIZES, {o.size for o in objects}), *occur(TEXTURES, {o.texture for o in objects}),
-        *occur([(c, s) for c in COLORS for s in SHAPES], {(o.color, o.shape) for o in objects}),
-        *occur([(y, x) for y in range(CELLS) for x in range(CELLS)], cells)])
+    return torch.tensor(
+        [
+            *occur(range(1, MAX_OBJECTS + 1), {len(objects)}),
+            *occur(BACKGROUNDS, {scene.background}),
+            *occur(SHAPES, {o.shape for o in objects}),
+            *occur(COLORS, {o.color for o in objects}),
+            *occur(SIZES, {o.size for o in objects}),
+            *occur(TEXTURES, {o.texture for o in objects}),
+            *occur([(c, s) for c in COLORS for s in SHAPES], {(o.color, o.shape) for o in objects}),
+            *occur([(y, x) for y in range(CELLS) for x in range(CELLS)], cells),
+        ]
+    )
 
 
 NUM_LABELS = len(scene_labels(Scene((), "white")))
 
 
 class SceneClassifier(nn.Module):
-    """Images [b, 3, size, size] in [-1, 1] -> logits of `scene_labels` [b, FACTS]; `features` [b, WIDTH] are all that these are computed from, of mean 0 and
-    variance 1 over true images."""
+    """Images [b, 3, size, size] in [-1, 1] -> logits of `scene_labels` [b, FACTS]; `features` [b,
+    WIDTH] are all that these are computed from, of mean 0 and variance 1 over true images.
+    """
 
     def __init__(self, size: int):
         super().__init__()
@@ -49,16 +72,28 @@ class SceneClassifier(nn.Module):
             raise ValueError(f"size {size}: expected a multiple of 32")
         self.size, self.patch = size, size // 32
         widths = (48, 64, 96)
-        self.stem = nn.Conv2d(3 * self.patch ** 2 + 2, widths[0], 3, padding=1)       # two channels say where a pixel is
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=stride, padding=1) for a, b, stride in (
-            (widths[0], widths[0], 1), (widths[0], widths[1], 2), (widths[1], widths[1], 1), (widths[1], widths[2], 2), (widths[2], widths[2], 1)))
+        # two channels say where a pixel is
+        self.stem = nn.Conv2d(3 * self.patch**2 + 2, widths[0], 3, padding=1)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=stride, padding=1)
+            for a, b, stride in (
+                (widths[0], widths[0], 1),
+                (widths[0], widths[1], 2),
+                (widths[1], widths[1], 1),
+                (widths[1], widths[2], 2),
+                (widths[2], widths[2], 1),
+            )
+        )
         self.norms = nn.ModuleList(nn.GroupNorm(8, conv.in_channels) for conv in self.convs)
         self.to_features = nn.Linear(2 * widths[-1], WIDTH)
         self.to_facts = nn.Linear(WIDTH, NUM_LABELS)
 
     def features(self, images: Tensor) -> Tensor:
         if images.shape[1:] != (3, self.size, self.size):
-            raise ValueError(f"these features are of images [b, 3, {self.size}, {self.size}]; got {list(images.shape)}")
+            raise ValueError(
+                f"these features are of images [b, 3, {self.size}, {self.size}]; got "
+                f"{list(images.shape)}"
+            )
         x = F.pixel_unshuffle(images, self.patch)
         place = torch.linspace(-1, 1, 32, device=x.device, dtype=x.dtype)
         where = torch.stack(torch.meshgrid(place, place, indexing="ij")).expand(len(x), -1, -1, -1)
@@ -87,7 +122,10 @@ def classifier(size: int) -> SceneClassifier:
     """The shipped one for images of `size` (64 or 256), frozen."""
     path = weights_of(size)
     if not path.is_file():
-        raise FileNotFoundError(f"no features for images of {size} px: {path} is missing; train them with python -m train.scene_classifier --size {size}")
+        raise FileNotFoundError(
+            f"no features for images of {size} px: {path} is missing; train them with python "
+            f"-m train.scene_classifier --size {size}"
+        )
     net = SceneClassifier(size)
     net.load_state_dict(load_file(path))
     return net.eval().requires_grad_(False)
@@ -95,6 +133,8 @@ def classifier(size: int) -> SceneClassifier:
 
 @torch.no_grad()
 def features(images: Tensor, batch: int = 128) -> Tensor:
-    """Features [n, WIDTH] of images [n, 3, size, size] in [-1, 1], by the shipped classifier for their size."""
+    """Features [n, WIDTH] of images [n, 3, size, size] in [-1, 1], by the shipped classifier for
+    their size.
+    """
     net = classifier(images.shape[-1]).to(images.device)
     return torch.cat([net.features(part.float()) for part in images.split(batch)])

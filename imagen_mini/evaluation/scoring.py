@@ -11,9 +11,19 @@ from torch import Tensor
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.captions import Caption, Description, parse_caption
 from imagen_mini.scenes.parse import ParsedScene, parse_image
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, SceneObject, Scene, sample_free_position
+from imagen_mini.scenes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    SceneObject,
+    sample_free_position,
+)
 
 # ---------------------------------------------------------------- text alignment
+
 
 @dataclass(frozen=True)
 class Result:
@@ -22,7 +32,7 @@ class Result:
     category: str
     seed: int
     caption: Caption
-    image: Tensor                                      # [3, h, w] in [-1, 1]
+    image: Tensor  # [3, h, w] in [-1, 1]
     parsed: ParsedScene
 
     @property
@@ -34,11 +44,17 @@ def verdict_text(description: Description, parsed: ParsedScene) -> str:
     """In words: right, or what was read instead."""
     if parsed.scene is None:
         return "unreadable: " + "; ".join(parsed.problems)
-    return "right" if description.fits(parsed.scene) else "wrong: shows " + describe_scene(parsed.scene)
+    return (
+        "right"
+        if description.fits(parsed.scene)
+        else "wrong: shows " + describe_scene(parsed.scene)
+    )
 
 
 def judge_image(prompt: str, image: Tensor) -> str:
-    """The parser's verdict on an image [3, h, w] in [-1, 1], or why there is none: the prompt is not of the world's grammar."""
+    """The parser's verdict on an image [3, h, w] in [-1, 1], or why there is none: the prompt is
+    not of the world's grammar.
+    """
     try:
         description = parse_caption(prompt)
     except ValueError as error:
@@ -48,16 +64,27 @@ def judge_image(prompt: str, image: Tensor) -> str:
 
 def describe_scene(scene: Scene) -> str:
     """What a scene holds, briefly."""
-    objects = ", ".join(" ".join(filter(None, (o.size, o.texture, o.color, o.shape))) + f" at ({o.x}, {o.y})" for o in scene.objects)
+    objects = ", ".join(
+        " ".join(filter(None, (o.size, o.texture, o.color, o.shape))) + f" at ({o.x}, {o.y})"
+        for o in scene.objects
+    )
     return (objects or "nothing") + f" on {scene.background}"
 
 
-def evaluate(generate: Callable[[list[str], list[int]], Tensor], prompts: list[tuple[str, int, Caption]], batch: int = 16) -> Iterator[Result]:
-    """Draw every prompt and judge it. `generate(prompts, seeds)` gives images [b, 3, h, w] in [-1, 1]."""
+def evaluate(
+    generate: Callable[[list[str], list[int]], Tensor],
+    prompts: list[tuple[str, int, Caption]],
+    batch: int = 16,
+) -> Iterator[Result]:
+    """Draw every prompt and judge it. `generate(prompts, seeds)` gives images [b, 3, h, w] in [-1,
+    1].
+    """
     for start in range(0, len(prompts), batch):
-        part = prompts[start:start + batch]
+        part = prompts[start : start + batch]
         images = generate([c.text for _, _, c in part], [seed for _, seed, _ in part])
-        for (category, seed, caption), image, parsed in zip(part, images, parse_image(images.float().cpu())):
+        for (category, seed, caption), image, parsed in zip(
+            part, images, parse_image(images.float().cpu())
+        ):
             yield Result(category, seed, caption, image, parsed)
 
 
@@ -65,17 +92,22 @@ def score(results: list[Result]) -> dict[str, float]:
     """n, right, accuracy, its Wilson 95 % interval, and how many images could not be read."""
     right = sum(r.right for r in results)
     low, high = wilson_interval(right, len(results))
-    return {"n": len(results), "right": right, "accuracy": round(right / len(results), 4), "low": round(low, 4), "high": round(high, 4),
-            "unreadable": sum(r.parsed.scene is None for r in results)}
+    return {
+        "n": len(results),
+        "right": right,
+        "accuracy": round(right / len(results), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "unreadable": sum(r.parsed.scene is None for r in results),
+    }
 
 
 def table(results: list[Result]) -> dict[str, dict[str, float]]:
     """`score` of each category."""
-    return {category: score([r for r in results if r.category == category]) for category in dict.fromkeys(r.category for r in results)}
-
-
-
-
+    return {
+        category: score([r for r in results if r.category == category])
+        for category in dict.fromkeys(r.category for r in results)
+    }
 
 
 def sample_scene_matching(description: Description, rng: random.Random) -> Scene:
@@ -83,21 +115,38 @@ def sample_scene_matching(description: Description, rng: random.Random) -> Scene
     while True:
         objects: list[SceneObject] = []
         for obj in description.objects:
-            size, texture = obj.size or rng.choice(tuple(SIZES)), obj.texture or rng.choice(TEXTURES)
+            size, texture = (
+                obj.size or rng.choice(tuple(SIZES)),
+                obj.texture or rng.choice(TEXTURES),
+            )
             where = sample_free_position(rng, SIZES[size] * SHAPES[obj.shape], objects)
             if where is not None:
-                objects.append(SceneObject(x=where[0], y=where[1], shape=obj.shape, color=obj.color or rng.choice(tuple(COLORS)), size=size, texture=texture))
+                objects.append(
+                    SceneObject(
+                        x=where[0],
+                        y=where[1],
+                        shape=obj.shape,
+                        color=obj.color or rng.choice(tuple(COLORS)),
+                        size=size,
+                        texture=texture,
+                    )
+                )
         scene = Scene(tuple(objects), description.background or rng.choice(tuple(BACKGROUNDS)))
         if description.fits(scene):
             return scene
 
 
 def judge_images(prompts: Sequence[str], images: Tensor) -> list[bool | None]:
-    """Does each image [b, 3, h, w] in [-1, 1] show its prompt, by the parser? None where the prompt is not of the world's grammar."""
+    """Does each image [b, 3, h, w] in [-1, 1] show its prompt, by the parser? None where the prompt
+    is not of the world's grammar.
+    """
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts for {len(images)} images; expected as many")
     descriptions = [description_of(prompt) for prompt in prompts]
-    return [None if d is None else d.fits(parsed.scene) for d, parsed in zip(descriptions, parse_image(images.float().cpu()))]
+    return [
+        None if d is None else d.fits(parsed.scene)
+        for d, parsed in zip(descriptions, parse_image(images.float().cpu()))
+    ]
 
 
 def description_of(prompt: str) -> Description | None:

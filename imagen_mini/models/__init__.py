@@ -1,1 +1,3 @@
-"""Networks: the text-conditioned U-Net, its layers, its attention, and the controls that reach into it. No diffusion mathematics."""
+"""Networks: the text-conditioned U-Net, its layers, its attention, and the controls that reach into
+it. No diffusion mathematics.
+"""

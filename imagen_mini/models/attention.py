@@ -1,9 +1,10 @@
-"""The attention layer: pixels ask, pixels and words answer. And the hook through which an edit reaches it.
+"""The attention layer: pixels ask, pixels and words answer. And the hook through which an edit
+reaches it.
 
     probs = softmax(q k^T / sqrt(d)),   out = probs v          Source: Attention Is All You Need (2017), Eq. (1)
 
-Without a control this is one fused call. A control may change q, k and v, and may ask to see and change `probs`, at the
-sites it names and only there.
+Without a control this is one fused call. A control may change q, k and v, and may ask to see and
+change `probs`, at the sites it names and only there.
 """
 
 from __future__ import annotations
@@ -16,48 +17,60 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from imagen_mini.models.control import AttentionSite, AttentionControl
+from imagen_mini.models.control import AttentionControl, AttentionSite
 from imagen_mini.models.layers import GroupNorm, LayerNorm, positional_encoding_2d
 from imagen_mini.text.encoder import TextEmbeddings
 
 
 @dataclass(frozen=True)
 class TextContext(TextEmbeddings):
-    """Text as a network has read it (`UNet.prepare_text`): what does not change from step to step, computed once for an image.
+    """Text as a network has read it (`UNet.prepare_text`): what does not change from step to step,
+    computed once for an image.
 
-    `emb` and `mask`: after the network's own text layers; `pooled` [b, emb_dim]; `kv`: by site, the words' keys and values [b, n, 2 channels].
+    `emb` and `mask`: after the network's own text layers; `pooled` [b, emb_dim]; `kv`: by site, the
+    words' keys and values [b, n, 2 channels].
     """
 
     pooled: Tensor
     kv: dict[str, Tensor]
 
 
-
-
-DEAD_GAIN = 1e-4                                          # gains below this have no say: the product of two adds nothing to logits
+DEAD_GAIN = 1e-4  # gains below this have no say: the product of two adds nothing to logits
 
 
 class Attention(nn.Module):
-    """x + out(attention(norm(x))). Pixels [b, c, h, w] are the queries; the site's kind says what the keys are."""
+    """x + out(attention(norm(x))). Pixels [b, c, h, w] are the queries; the site's kind says what
+    the keys are.
+    """
 
-    def __init__(self, site: AttentionSite, channels: int, text_width: int | None = None, head_dim: int = 32):
+    def __init__(
+        self, site: AttentionSite, channels: int, text_width: int | None = None, head_dim: int = 32
+    ):
         super().__init__()
         if channels % head_dim:
-            raise ValueError(f"attention {site.name}: {channels} channels are no multiple of the head width {head_dim}")
+            raise ValueError(
+                f"attention {site.name}: {channels} channels are no multiple of the head width "
+                f"{head_dim}"
+            )
         if site.kind not in ("self", "cross", "hybrid"):
-            raise ValueError(f"attention {site.name}: kind {site.kind!r}; expected 'self', 'cross' or 'hybrid'")
+            raise ValueError(
+                f"attention {site.name}: kind {site.kind!r}; expected 'self', 'cross' or 'hybrid'"
+            )
         self.site, self.heads = site, channels // head_dim
         self.norm = GroupNorm(channels // head_dim, channels)
-        # 'To the left' means nothing to a pixel that does not know where it stands. Learnt, from sines and cosines, as in ViT.
-        # Differs from the paper, whose U-Net knows places by the padding of its convolutions alone.
+        # 'To the left' means nothing to a pixel that does not know where it stands. Learnt, from
+        # sines and cosines, as in ViT. Differs from the paper, whose U-Net knows places by the
+        # padding of its convolutions alone.
         self.position = nn.Parameter(positional_encoding_2d(site.size, channels))
         self.to_q = nn.Linear(channels, channels, bias=False)
-        # QK norm keeps q k^T in range at any learning rate (ViT-22B, 2023). Differs from the paper, which has none.
+        # QK norm keeps q k^T in range at any learning rate (ViT-22B, 2023). Differs from the paper,
+        # which has none.
         self.q_norm, self.k_norm = LayerNorm(head_dim), LayerNorm(head_dim)
         if site.kind != "cross":
             self.pixels_to_kv = nn.Linear(channels, 2 * channels, bias=False)
         if site.kind != "self":
-            # Imagen, Section 2.5: a LayerNorm on the text embeddings, in attention too, helps considerably.
+            # Imagen, Section 2.5: a LayerNorm on the text embeddings, in attention too, helps
+            # considerably.
             self.text_norm = nn.LayerNorm(text_width)
             self.text_to_kv = nn.Linear(text_width, 2 * channels, bias=False)
         self.out = nn.Linear(channels, channels)
@@ -66,11 +79,13 @@ class Attention(nn.Module):
 
     @torch.no_grad()
     def revive_dead_channels(self) -> int:
-        """Let channels learn again whose queries and keys have both lost their gain. Returns how many there were.
+        """Let channels learn again whose queries and keys have both lost their gain. Returns how
+        many there were.
 
-        A channel adds g_q g_k q_hat k_hat to the logits, so the gradient of either gain is a multiple of the other one. A layer that is put into a trained
-        network may first learn to keep still, and once both are 0, nothing brings them back: it looks everywhere alike for ever. With g_q = 1 and g_k = 0 the
-        logits are what they were, and g_k can learn.
+        A channel adds g_q g_k q_hat k_hat to the logits, so the gradient of either gain is a
+        multiple of the other one. A layer that is put into a trained network may first learn to
+        keep still, and once both are 0, nothing brings them back: it looks everywhere alike for
+        ever. With g_q = 1 and g_k = 0 the logits are what they were, and g_k can learn.
         """
         asleep = (self.q_norm.weight.abs() < DEAD_GAIN) & (self.k_norm.weight.abs() < DEAD_GAIN)
         self.q_norm.weight[asleep], self.k_norm.weight[asleep] = 1.0, 0.0
@@ -80,8 +95,12 @@ class Attention(nn.Module):
         """The words' keys and values, beside one another: [b, n, 2 channels]."""
         return self.text_to_kv(self.text_norm(text.emb))
 
-    def keys_and_values(self, pixels: Tensor, text: TextEmbeddings | None) -> tuple[Tensor, Tensor, Tensor | None, int]:
-        """k and v [b, heads, keys, d], which keys are there (bool [b, 1, 1, keys], None: all), and how many are words."""
+    def keys_and_values(
+        self, pixels: Tensor, text: TextEmbeddings | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, int]:
+        """k and v [b, heads, keys, d], which keys are there (bool [b, 1, 1, keys], None: all), and
+        how many are words.
+        """
         kv, mask, n_text = [], None, 0
         if self.site.kind != "self":
             kv.append(text.kv[self.site.name] if isinstance(text, TextContext) else self.read(text))
@@ -90,10 +109,17 @@ class Attention(nn.Module):
             kv.append(self.pixels_to_kv(pixels))
         if self.site.kind == "hybrid":
             mask = torch.cat([mask, mask.new_ones(len(mask), pixels.shape[1])], dim=1)
-        k, v = rearrange(torch.cat(kv, dim=1) if len(kv) > 1 else kv[0], "b n (two h d) -> two b h n d", two=2, h=self.heads)
+        k, v = rearrange(
+            torch.cat(kv, dim=1) if len(kv) > 1 else kv[0],
+            "b n (two h d) -> two b h n d",
+            two=2,
+            h=self.heads,
+        )
         return k, v, None if mask is None else mask[:, None, None, :], n_text
 
-    def forward(self, x: Tensor, text: TextEmbeddings | None = None, control: AttentionControl | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, text: TextEmbeddings | None = None, control: AttentionControl | None = None
+    ) -> Tensor:
         height, width = x.shape[-2:]
         pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
         pixels = pixels + self.position.to(pixels.dtype)
@@ -104,7 +130,7 @@ class Attention(nn.Module):
             q, k, v = control.qkv(self.site, q, k, v)
         if control is not None and control.needs_probs(self.site):
             probs = control.probs(self.site, attention_probs(q, k, mask), n_text)
-            out = (probs.to(v.dtype) @ v)
+            out = probs.to(v.dtype) @ v
         else:
             out = fused_attention(q, k, v, mask)
         out = self.out(rearrange(out, "b h n d -> b n (h d)"))
@@ -114,20 +140,24 @@ class Attention(nn.Module):
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v [b, heads, queries, d], without showing the probabilities.
 
-    One fused kernel, but for training on the CPU: there the backward pass of the fused kernel takes 2 to 5 times as long as
-    that of the three separate operations on grids as small as ours. Keys stand before queries then, [b, heads, keys, queries]: a softmax along the
-    last axis is slow where that is as short as a caption.
+    One fused kernel, but for training on the CPU: there the backward pass of the fused kernel takes
+    2 to 5 times as long as that of the three separate operations on grids as small as ours. Keys
+    stand before queries then, [b, heads, keys, queries]: a softmax along the last axis is slow
+    where that is as short as a caption.
     """
     if q.device.type == "cpu" and torch.is_grad_enabled():
         scores = (k / math.sqrt(k.shape[-1])) @ q.transpose(-1, -2)
         if mask is not None:
-            scores = scores.masked_fill(~mask.transpose(-1, -2), -1e9)                # not -inf: exp underflows to exactly 0 all the same
+            # not -inf: exp underflows to exactly 0 all the same
+            scores = scores.masked_fill(~mask.transpose(-1, -2), -1e9)
         return scores.softmax(-2).to(v.dtype).transpose(-1, -2) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def attention_probs(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(d)) [b, heads, queries, keys], in float32 at least; masked keys get exactly 0."""
+    """softmax(q k^T / sqrt(d)) [b, heads, queries, keys], in float32 at least; masked keys get
+    exactly 0.
+    """
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = (q.to(wide) @ k.to(wide).transpose(-1, -2)) / math.sqrt(q.shape[-1])
     if mask is not None:

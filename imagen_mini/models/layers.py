@@ -1,4 +1,6 @@
-"""The U-Net's small parts: the embedding of the noise level, text layers and pooled text, the residual block, changes of resolution."""
+"""The U-Net's small parts: the embedding of the noise level, text layers and pooled text, the
+residual block, changes of resolution.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +15,53 @@ from imagen_mini.text.encoder import TextEmbeddings
 
 
 def positional_encoding_2d(size: int, width: int) -> Tensor:
-    """Where each pixel of a grid is, in reading order: [size^2, width], half of it for y and half for x."""
+    """Where each pixel of a grid is, in reading order: [size^2, width], half of it for y and half
+    for x.
+    """
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    return torch.cat([sinusoidal_embedding(axis.flatten(), width // 2, 4.0, 2.0 * size) for axis in (y, x)], dim=1)
+    return torch.cat(
+        [sinusoidal_embedding(axis.flatten(), width // 2, 4.0, 2.0 * size) for axis in (y, x)],
+        dim=1,
+    )
 
 
 def sinusoidal_embedding(value: Tensor, width: int, shortest: float, longest: float) -> Tensor:
-    """sin and cos of a number [b] at wavelengths spaced geometrically from `shortest` to `longest`: [b, width]."""
+    """sin and cos of a number [b] at wavelengths spaced geometrically from `shortest` to `longest`:
+    [b, width].
+    """
     half = width // 2
-    wavelength = torch.logspace(math.log10(shortest), math.log10(longest), half, device=value.device)
+    wavelength = torch.logspace(
+        math.log10(shortest), math.log10(longest), half, device=value.device
+    )
     angle = 2 * math.pi * value.float()[:, None] / wavelength
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
 class GroupNorm(nn.GroupNorm):
-    """nn.GroupNorm that hands on the number format that it is given. Autocast has a GPU hand on float32, twice the bytes, though it computes in it anyway.
+    """nn.GroupNorm that hands on the number format that it is given. Autocast has a GPU hand on
+    float32, twice the bytes, though it computes in it anyway.
 
-    On a CPU, an x that needs no gradient, since all before it is frozen, is laid out channels first: torch's backward pass for channels last would write its
-    gradient to address 0 there, which ends the process (PyTorch 2.13).
+    On a CPU, an x that needs no gradient, since all before it is frozen, is laid out channels
+    first: torch's backward pass for channels last would write its gradient to address 0 there,
+    which ends the process (PyTorch 2.13).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.is_cuda:
-            return super().forward(x.contiguous() if torch.is_grad_enabled() and not x.requires_grad else x)
+            return super().forward(
+                x.contiguous() if torch.is_grad_enabled() and not x.requires_grad else x
+            )
         with torch.autocast("cuda", enabled=False):
-            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+            return F.group_norm(
+                x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps
+            )
 
 
 class LayerNorm(nn.LayerNorm):
-    """nn.LayerNorm without a bias, as `GroupNorm`. On a GPU in single operations: torch's kernel starts a block of threads for every row, and millions of
-    rows of 16 numbers, as an attention head has, are faster without it."""
+    """nn.LayerNorm without a bias, as `GroupNorm`. On a GPU in single operations: torch's kernel
+    starts a block of threads for every row, and millions of rows of 16 numbers, as an attention
+    head has, are faster without it.
+    """
 
     def __init__(self, width: int):
         super().__init__(width, bias=False)
@@ -52,10 +71,14 @@ class LayerNorm(nn.LayerNorm):
 
 
 def layer_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """(x - mean) / sqrt(variance + eps) * weight along the last axis, computed in float32 at least. Source: Ba et al. (2016), without its bias."""
+    """(x - mean) / sqrt(variance + eps) * weight along the last axis, computed in float32 at least.
+    Source: Ba et al. (2016), without its bias.
+    """
     centered = x.to(torch.promote_types(x.dtype, torch.float32))
     centered = centered - centered.mean(-1, keepdim=True)
-    return (centered * (torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps) * weight)).to(x.dtype)
+    return (centered * (torch.rsqrt(centered.square().mean(-1, keepdim=True) + eps) * weight)).to(
+        x.dtype
+    )
 
 
 class ScalarEmbedding(nn.Module):
@@ -67,40 +90,52 @@ class ScalarEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, value: Tensor) -> Tensor:
-        return self.mlp(sinusoidal_embedding(value, 64, self.shortest, self.longest).to(self.mlp[0].weight.dtype))
+        return self.mlp(
+            sinusoidal_embedding(value, 64, self.shortest, self.longest).to(
+                self.mlp[0].weight.dtype
+            )
+        )
 
 
 class TextRefinerBlock(nn.Module):
     """A transformer layer over the words, [b, n, width] -> [b, n, width], trained with the U-Net.
 
-    What a word means in its sentence is the frozen encoder's to say; what the image needs to know of each word (is this the thing
-    on the left?) is not what a language model must keep in it. Here the loss on images decides. Differs from the paper, which
-    has no such layers; later models on frozen language models do ("token refiner": HunyuanVideo, 2024).
+    What a word means in its sentence is the frozen encoder's to say; what the image needs to know
+    of each word (is this the thing on the left?) is not what a language model must keep in it. Here
+    the loss on images decides. Differs from the paper, which has no such layers; later models on
+    frozen language models do ("token refiner": HunyuanVideo, 2024).
     """
 
-    REACH = 8                                          # words further apart than this share one relative bias, as in T5
+    REACH = 8  # words further apart than this share one relative bias, as in T5
 
     def __init__(self, width: int, head_dim: int = 32):
         super().__init__()
         self.heads = width // head_dim
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
-        # Half of the heads start out looking back, half ahead: 'left of' makes what is before it the left thing.
+        # Half of the heads start out looking back, half ahead: 'left of' makes what is before it
+        # the left thing.
         offset, direction = torch.arange(-self.REACH, self.REACH + 1), torch.ones(self.heads, 1)
         direction[::2] = -1
         self.relative_bias = nn.Parameter(-3.0 * (offset * direction > 0))
         self.out = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width)
+        )
         for last in (self.out, self.mlp[-1]):
             nn.init.normal_(last.weight, std=0.2 / math.sqrt(last.in_features))
             nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x [b, n, width], mask bool [b, n]."""
-        q, k, v = rearrange(self.to_qkv(self.norm1(x)), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        q, k, v = rearrange(
+            self.to_qkv(self.norm1(x)), "b n (three h d) -> three b h n d", three=3, h=self.heads
+        )
         at = torch.arange(x.shape[1], device=x.device)
         offset = (at[None, :] - at[:, None]).clamp(-self.REACH, self.REACH) + self.REACH
-        scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1]) + self.relative_bias[:, offset]
+        scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1]) + self.relative_bias[
+            :, offset
+        ]
         probs = scores.masked_fill(~mask[:, None, None, :], -math.inf).softmax(-1).to(v.dtype)
         x = x + self.out(rearrange(probs @ v, "b h n d -> b n (h d)"))
         return x + self.mlp(self.norm2(x))
@@ -109,26 +144,36 @@ class TextRefinerBlock(nn.Module):
 class AttentionPooling(nn.Module):
     """One vector for the whole prompt, [b, width]: attention pooling over the real tokens.
 
-    Source: Imagen (2022), Section 2.5: a pooled embedding, LayerNorm-ed, is added to the time embedding.
+    Source: Imagen (2022), Section 2.5: a pooled embedding, LayerNorm-ed, is added to the time
+    embedding.
     """
 
     def __init__(self, text_width: int, width: int):
         super().__init__()
         self.norm = nn.LayerNorm(text_width)
-        self.score = nn.Linear(text_width, 1, bias=False)      # a softmax does not see what is added to all of its scores
+        # a softmax does not see what is added to all of its scores
+        self.score = nn.Linear(text_width, 1, bias=False)
         self.mlp = nn.Sequential(nn.Linear(text_width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, text: TextEmbeddings) -> Tensor:
         emb = self.norm(text.emb)
-        weight = self.score(emb)[..., 0].float().masked_fill(~text.mask, -math.inf).softmax(1).to(emb.dtype)
+        weight = (
+            self.score(emb)[..., 0]
+            .float()
+            .masked_fill(~text.mask, -math.inf)
+            .softmax(1)
+            .to(emb.dtype)
+        )
         return self.mlp((weight[:, None] @ emb)[:, 0])
 
 
 class ResBlock(nn.Module):
-    """GroupNorm, swish, 3x3; GroupNorm, scale and shift by the embedding, swish, 3x3; plus a (1x1 projected) shortcut.
+    """GroupNorm, swish, 3x3; GroupNorm, scale and shift by the embedding, swish, 3x3; plus a (1x1
+    projected) shortcut.
 
-    Source: Imagen (2022), Fig. A.27 and "use_scale_shift_norm". The sum is multiplied by `skip_scale` (Appendix B.1: 1/sqrt(2)
-    in the Efficient U-Net; the paper does not say on what, and the works it cites scale the residual sum).
+    Source: Imagen (2022), Fig. A.27 and "use_scale_shift_norm". The sum is multiplied by
+    `skip_scale` (Appendix B.1: 1/sqrt(2) in the Efficient U-Net; the paper does not say on what,
+    and the works it cites scale the residual sum).
     """
 
     def __init__(self, channels_in: int, channels: int, emb_dim: int, skip_scale: float = 1.0):
@@ -139,7 +184,9 @@ class ResBlock(nn.Module):
         self.emb = nn.Linear(emb_dim, 2 * channels)
         self.norm2 = GroupNorm(channels // 16, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
+        self.shortcut = (
+            nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
+        )
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
 

@@ -2,9 +2,10 @@
 
     patches -> down blocks -> middle -> up blocks -> patches
 
-A down block halves the grid before its convolutions and an up block doubles it after them, so most of the work is done on
-small grids (Imagen, Appendix B.1). Everything that conditions (noise level, augmentation level, pooled text) is summed into one
-embedding that scales and shifts every residual block; the words reach the pixels through attention.
+A down block halves the grid before its convolutions and an up block doubles it after them, so most
+of the work is done on small grids (Imagen, Appendix B.1). Everything that conditions (noise level,
+augmentation level, pooled text) is summed into one embedding that scales and shifts every residual
+block; the words reach the pixels through attention.
 """
 
 from __future__ import annotations
@@ -17,86 +18,156 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from imagen_mini.models.attention import Attention, TextContext
-from imagen_mini.models.control import AttentionSite, AttentionControl
-from imagen_mini.models.layers import Downsample, GroupNorm, ScalarEmbedding, AttentionPooling, ResBlock, TextRefinerBlock, Upsample
+from imagen_mini.models.control import AttentionControl, AttentionSite
+from imagen_mini.models.layers import (
+    AttentionPooling,
+    Downsample,
+    GroupNorm,
+    ResBlock,
+    ScalarEmbedding,
+    TextRefinerBlock,
+    Upsample,
+)
 from imagen_mini.text.encoder import TextEmbeddings
 
-# What may stand in a configuration: far beyond any use, and small enough to be refused or built in a moment.
-RANGES = {"image_size": (1, 8192), "low_res_size": (1, 8192), "patch": (1, 256), "channels": (1, 65536), "blocks": (1, 64), "mid_blocks": (0, 64),
-          "head_dim": (1, 65536), "emb_dim": (1, 65536), "text_width": (1, 65536), "text_layers": (0, 64)}
+# What may stand in a configuration: far beyond any use, and small enough to be refused or built in
+# a moment.
+RANGES = {
+    "image_size": (1, 8192),
+    "low_res_size": (1, 8192),
+    "patch": (1, 256),
+    "channels": (1, 65536),
+    "blocks": (1, 64),
+    "mid_blocks": (0, 64),
+    "head_dim": (1, 65536),
+    "emb_dim": (1, 65536),
+    "text_width": (1, 65536),
+    "text_layers": (0, 64),
+}
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    image_size: int = 64                               # pixels on a side
-    low_res_size: int | None = None                    # size of the conditioning picture of a super-resolution stage
-    patch: int = 2                                     # patch x patch pixels become one position with patch^2 * 3 channels
-    channels: tuple[int, ...] = (64, 128, 192)         # per level; each level's grid is half of the one before
-    blocks: tuple[int, ...] = (1, 1, 2)                # residual blocks per level, on the way down and on the way up
-    attention: tuple[str, ...] = ("cross", "cross", "self+cross")  # per level: "", "self", "cross", "self+cross", "hybrid"
-    mid_blocks: int = 1                                # residual blocks in the middle, on the smallest grid
-    attention_every_block: bool = False                          # attention after every residual block, as in Imagen's base; else after a level's last
-    head_dim: int = 32                               # channels per attention head
-    emb_dim: int = 256                               # width of the summed embedding
-    text_width: int = 128                              # width of the text encoder's embeddings
-    text_layers: int = 2                               # transformer layers over the words, before anything reads them
-    skip: str = "concat"                               # how an up block takes the down block's output: "concat" or "sum"
-    skip_scale: float = 1.0                            # factor on each residual sum; 1/sqrt(2) in the Efficient U-Net
+    image_size: int = 64  # pixels on a side
+    low_res_size: int | None = None  # size of the conditioning picture of a super-resolution stage
+    patch: int = 2  # patch x patch pixels become one position with patch^2 * 3 channels
+    # per level; each level's grid is half of the one before
+    channels: tuple[int, ...] = (64, 128, 192)
+    # residual blocks per level, on the way down and on the way up
+    blocks: tuple[int, ...] = (1, 1, 2)
+    # per level: "", "self", "cross", "self+cross", "hybrid"
+    attention: tuple[str, ...] = ("cross", "cross", "self+cross")
+    mid_blocks: int = 1  # residual blocks in the middle, on the smallest grid
+    # attention after every residual block, as in Imagen's base; else after a level's last
+    attention_every_block: bool = False
+    head_dim: int = 32  # channels per attention head
+    emb_dim: int = 256  # width of the summed embedding
+    text_width: int = 128  # width of the text encoder's embeddings
+    text_layers: int = 2  # transformer layers over the words, before anything reads them
+    skip: str = "concat"  # how an up block takes the down block's output: "concat" or "sum"
+    skip_scale: float = 1.0  # factor on each residual sum; 1/sqrt(2) in the Efficient U-Net
 
     def __post_init__(self):
         for name in ("channels", "blocks", "attention"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))     # lists come from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists come from JSON
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and (value == () or not all(low <= v <= high for v in (value if isinstance(value, tuple) else (value,)))):
+            if value is not None and (
+                value == ()
+                or not all(
+                    low <= v <= high for v in (value if isinstance(value, tuple) else (value,))
+                )
+            ):
                 raise ValueError(f"{name} {value}: expected {low} to {high}")
         if not len(self.channels) == len(self.blocks) == len(self.attention):
-            raise ValueError(f"channels, blocks and attention need one value a level; got {len(self.channels)}, "
-                             f"{len(self.blocks)} and {len(self.attention)}")
+            raise ValueError(
+                "channels, blocks and attention need one value a level; got "
+                f"{len(self.channels)}, "
+                f"{len(self.blocks)} and {len(self.attention)}"
+            )
         smallest = self.patch * 2 ** (len(self.channels) - 1)
         if self.image_size % smallest:
-            raise ValueError(f"image_size {self.image_size} is no multiple of {smallest} (patch times 2 for each level below the first)")
+            raise ValueError(
+                f"image_size {self.image_size} is no multiple of {smallest} (patch times 2 for "
+                "each level below the first)"
+            )
         bad = [c for c in self.channels if c % self.head_dim or c % 16]
         if bad:
-            raise ValueError(f"channels {bad} are no multiples of 16 and of head_dim {self.head_dim}")
+            raise ValueError(
+                f"channels {bad} are no multiples of 16 and of head_dim {self.head_dim}"
+            )
         if self.text_layers and self.text_width % self.head_dim:
-            raise ValueError(f"text_width {self.text_width} is no multiple of head_dim {self.head_dim}, as text_layers need")
-        unknown = {k for kinds in self.attention for k in kinds.split("+") if k} - {"self", "cross", "hybrid"}
+            raise ValueError(
+                f"text_width {self.text_width} is no multiple of head_dim {self.head_dim}, as "
+                "text_layers need"
+            )
+        unknown = {k for kinds in self.attention for k in kinds.split("+") if k} - {
+            "self",
+            "cross",
+            "hybrid",
+        }
         if unknown:
-            raise ValueError(f"unknown attention {sorted(unknown)}; expected '', 'self', 'cross', 'hybrid' or a sum like 'self+cross'")
+            raise ValueError(
+                f"unknown attention {sorted(unknown)}; expected '', 'self', 'cross', 'hybrid' "
+                "or a sum like 'self+cross'"
+            )
         if self.skip not in ("concat", "sum"):
             raise ValueError(f"skip {self.skip!r}; expected 'concat' or 'sum'")
 
     @property
     def grids(self) -> tuple[int, ...]:
         """Side of the grid at each level."""
-        return tuple(self.image_size // self.patch // 2 ** i for i in range(len(self.channels)))
+        return tuple(self.image_size // self.patch // 2**i for i in range(len(self.channels)))
 
 
 class UNetLevel(nn.Module):
-    """Residual blocks on one grid, and attention: after the last of them, or, with `attention_every_block`, after every one."""
+    """Residual blocks on one grid, and attention: after the last of them, or, with
+    `attention_every_block`, after every one.
+    """
 
-    def __init__(self, config: UNetConfig, name: str, place: str, level: int, channels_in: int, blocks: int):
+    def __init__(
+        self, config: UNetConfig, name: str, place: str, level: int, channels_in: int, blocks: int
+    ):
         super().__init__()
         channels = config.channels[level]
-        self.blocks = nn.ModuleList(ResBlock(channels_in if i == 0 else channels, channels, config.emb_dim, config.skip_scale)
-                                    for i in range(blocks))
+        self.blocks = nn.ModuleList(
+            ResBlock(
+                channels_in if i == 0 else channels, channels, config.emb_dim, config.skip_scale
+            )
+            for i in range(blocks)
+        )
 
         def attention(after: str = "") -> nn.ModuleList:
             kinds = [k for k in config.attention[level].split("+") if k]
-            return nn.ModuleList(Attention(AttentionSite(f"{name}{after}.{kind}", place, kind, config.grids[level]), channels, config.text_width, config.head_dim)
-                                 for kind in kinds)
+            return nn.ModuleList(
+                Attention(
+                    AttentionSite(f"{name}{after}.{kind}", place, kind, config.grids[level]),
+                    channels,
+                    config.text_width,
+                    config.head_dim,
+                )
+                for kind in kinds
+            )
 
-        self.between = nn.ModuleList(attention(f".block{i}") for i in range(blocks - 1) if config.attention_every_block)
+        self.between = nn.ModuleList(
+            attention(f".block{i}") for i in range(blocks - 1) if config.attention_every_block
+        )
         self.attention = attention()
         self.gradient_checkpointing = False
 
-    def forward(self, x: Tensor, emb: Tensor, text: TextEmbeddings, control: AttentionControl | None) -> Tensor:
+    def forward(
+        self, x: Tensor, emb: Tensor, text: TextEmbeddings, control: AttentionControl | None
+    ) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.run, x, emb, text, control, use_reentrant=False, preserve_rng_state=False)      # nothing here is random
+            # nothing here is random
+            return checkpoint(
+                self.run, x, emb, text, control, use_reentrant=False, preserve_rng_state=False
+            )
         return self.run(x, emb, text, control)
 
-    def run(self, x: Tensor, emb: Tensor, text: TextEmbeddings, control: AttentionControl | None) -> Tensor:
+    def run(
+        self, x: Tensor, emb: Tensor, text: TextEmbeddings, control: AttentionControl | None
+    ) -> Tensor:
         for i, block in enumerate(self.blocks):
             x = block(x, emb)
             for attention in self.between[i] if i < len(self.between) else ():
@@ -109,7 +180,8 @@ class UNetLevel(nn.Module):
 class UNet(nn.Module):
     """(x_t, log-SNR, text) -> what the stage predicts (eps, x_0 or v), of the shape of x_t.
 
-    A super-resolution U-Net (`low_res_size` set) also takes the noise-augmented low-resolution image and its level.
+    A super-resolution U-Net (`low_res_size` set) also takes the noise-augmented low-resolution
+    image and its level.
     """
 
     def __init__(self, config: UNetConfig):
@@ -117,16 +189,20 @@ class UNet(nn.Module):
         self.config = config
         channels, last = config.channels, len(config.channels) - 1
         self.log_snr_embedding = ScalarEmbedding(config.emb_dim, shortest=1.0, longest=60.0)
-        self.text_layers = nn.ModuleList(TextRefinerBlock(config.text_width, config.head_dim) for _ in range(config.text_layers))
+        self.text_layers = nn.ModuleList(
+            TextRefinerBlock(config.text_width, config.head_dim) for _ in range(config.text_layers)
+        )
         self.pooled_text = AttentionPooling(config.text_width, config.emb_dim)
         if config.low_res_size is not None:
             self.aug_level_embedding = ScalarEmbedding(config.emb_dim, shortest=0.1, longest=4.0)
         images = 1 if config.low_res_size is None else 2
-        self.stem = nn.Conv2d(3 * images * config.patch ** 2, channels[0], 3, padding=1)
+        self.stem = nn.Conv2d(3 * images * config.patch**2, channels[0], 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         for i in range(last + 1):
             self.downsample.append(Downsample(channels[i - 1], channels[i]) if i else nn.Identity())
-            self.down.append(UNetLevel(config, f"down{i}", "down", i, channels[i], config.blocks[i]))
+            self.down.append(
+                UNetLevel(config, f"down{i}", "down", i, channels[i], config.blocks[i])
+            )
         self.mid = UNetLevel(config, "mid", "mid", last, channels[last], config.mid_blocks)
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         for i in range(last + 1):
@@ -134,7 +210,7 @@ class UNet(nn.Module):
             self.up.append(UNetLevel(config, f"up{i}", "up", i, width, config.blocks[i]))
             self.upsample.append(Upsample(channels[i], channels[i - 1]) if i else nn.Identity())
         self.out_norm = GroupNorm(channels[0] // 16, channels[0])
-        self.out = nn.Conv2d(channels[0], 3 * config.patch ** 2, 3, padding=1)
+        self.out = nn.Conv2d(channels[0], 3 * config.patch**2, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -153,42 +229,71 @@ class UNet(nn.Module):
         return [*self.down, self.mid, *self.up]
 
     def enable_gradient_checkpointing(self, on: bool) -> None:
-        """Keep only what goes into each stack for the backward pass, which then computes the stack again. Source: Chen et al. (2016)."""
+        """Keep only what goes into each stack for the backward pass, which then computes the stack
+        again. Source: Chen et al. (2016).
+        """
         for stack in self.levels():
             stack.gradient_checkpointing = on
 
     def read(self, text: TextEmbeddings) -> TextContext:
-        """All that the network makes of text alone. Sampling does this once for an image; training, where each text is read once, in `forward`."""
+        """All that the network makes of text alone. Sampling does this once for an image; training,
+        where each text is read once, in `forward`.
+        """
         text = self.through_text_layers(text)
-        return TextContext(text.emb, text.mask, self.pooled_text(text), {m.site.name: m.read(text) for m in self.attention_layers if m.site.kind != "self"})
+        return TextContext(
+            text.emb,
+            text.mask,
+            self.pooled_text(text),
+            {m.site.name: m.read(text) for m in self.attention_layers if m.site.kind != "self"},
+        )
 
     def through_text_layers(self, text: TextEmbeddings) -> TextEmbeddings:
         for layer in self.text_layers:
             text = TextEmbeddings(layer(text.emb, text.mask), text.mask)
         return text
 
-    def embed(self, log_snr: Tensor, text: TextEmbeddings, aug_level: Tensor | None, use_pooled: Tensor | None) -> Tensor:
+    def embed(
+        self,
+        log_snr: Tensor,
+        text: TextEmbeddings,
+        aug_level: Tensor | None,
+        use_pooled: Tensor | None,
+    ) -> Tensor:
         """The summed embedding [b, emb_dim], after the swish that every block would apply."""
         pooled = text.pooled if isinstance(text, TextContext) else self.pooled_text(text)
         if use_pooled is not None:
             pooled = pooled * use_pooled[:, None]
-        emb = self.log_snr_embedding(log_snr.clamp(-20, 20)) + pooled          # finite where a schedule ends in pure noise
+        # finite where a schedule ends in pure noise
+        emb = self.log_snr_embedding(log_snr.clamp(-20, 20)) + pooled
         if aug_level is not None:
             emb = emb + self.aug_level_embedding(aug_level)
         return F.silu(emb)
 
-    def forward(self, x_t: Tensor, log_snr: Tensor, text: TextEmbeddings, low_res: Tensor | None = None, aug_level: Tensor | None = None,
-                control: AttentionControl | None = None, use_pooled: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        log_snr: Tensor,
+        text: TextEmbeddings,
+        low_res: Tensor | None = None,
+        aug_level: Tensor | None = None,
+        control: AttentionControl | None = None,
+        use_pooled: Tensor | None = None,
+    ) -> Tensor:
         """Predict.
 
-        x_t [b, 3, h, w]; log_snr [b]; text: b rows, or `prepare_text` of them; low_res [b, 3, size, size] in [-1, 1], already augmented, and aug_level [b]
-        in [0, 1], for a super-resolution U-Net only; control: see `attention.AttentionControl`; use_pooled [b], 0 or 1: leave the pooled text
-        out, as training does at times so that the words are used too. Returns [b, 3, h, w].
+        x_t [b, 3, h, w]; log_snr [b]; text: b rows, or `prepare_text` of them; low_res [b, 3, size,
+        size] in [-1, 1], already augmented, and aug_level [b] in [0, 1], for a super-resolution
+        U-Net only; control: see `attention.AttentionControl`; use_pooled [b], 0 or 1: leave the
+        pooled text out, as training does at times so that the words are used too. Returns [b, 3, h,
+        w].
         """
         self._check(x_t, text, low_res, aug_level)
         x = x_t
         if low_res is not None:
-            x = torch.cat([x, F.interpolate(low_res, size=x.shape[-2:], mode="bilinear", antialias=False)], dim=1)
+            x = torch.cat(
+                [x, F.interpolate(low_res, size=x.shape[-2:], mode="bilinear", antialias=False)],
+                dim=1,
+            )
         if control is not None:
             text = control.text(text)
         if not isinstance(text, TextContext):
@@ -202,26 +307,45 @@ class UNet(nn.Module):
         x = self.mid(x, emb, text, control)
         for upsample, stack in zip(reversed(self.upsample), reversed(self.up)):
             skip = skips.pop()
-            x = torch.cat([x, skip], dim=1) if self.config.skip == "concat" else (x + skip) * 0.5 ** 0.5
+            x = (
+                torch.cat([x, skip], dim=1)
+                if self.config.skip == "concat"
+                else (x + skip) * 0.5**0.5
+            )
             x = upsample(stack(x, emb, text, control))
         x = self.out(F.silu(self.out_norm(x)))
         return F.pixel_shuffle(x, self.config.patch)
 
-    def _check(self, x_t: Tensor, text: TextEmbeddings, low_res: Tensor | None, aug_level: Tensor | None) -> None:
+    def _check(
+        self, x_t: Tensor, text: TextEmbeddings, low_res: Tensor | None, aug_level: Tensor | None
+    ) -> None:
         c = self.config
         if x_t.shape[1:] != (3, c.image_size, c.image_size):
-            raise ValueError(f"this U-Net takes images [b, 3, {c.image_size}, {c.image_size}]; got {list(x_t.shape)}")
+            raise ValueError(
+                f"this U-Net takes images [b, 3, {c.image_size}, {c.image_size}]; got "
+                f"{list(x_t.shape)}"
+            )
         if len(text) != len(x_t) or text.emb.shape[-1] != c.text_width:
-            raise ValueError(f"expected text for {len(x_t)} images of width {c.text_width}; got {list(text.emb.shape)}. "
-                             "Another text encoder needs a U-Net trained with it")
+            raise ValueError(
+                f"expected text for {len(x_t)} images of width {c.text_width}; got "
+                f"{list(text.emb.shape)}. "
+                "Another text encoder needs a U-Net trained with it"
+            )
         enlarges = c.low_res_size is not None
         if (low_res is not None) != enlarges or (aug_level is not None) != enlarges:
-            raise ValueError(f"this U-Net has low_res_size={c.low_res_size}: low_res and aug_level are "
-                             f"{'both needed' if enlarges else 'for super-resolution only'}")
+            raise ValueError(
+                f"this U-Net has low_res_size={c.low_res_size}: low_res and aug_level are "
+                f"{'both needed' if enlarges else 'for super-resolution only'}"
+            )
         if low_res is not None and low_res.shape[1:] != (3, c.low_res_size, c.low_res_size):
-            raise ValueError(f"this U-Net enlarges images [b, 3, {c.low_res_size}, {c.low_res_size}]; got {list(low_res.shape)}")
+            raise ValueError(
+                f"this U-Net enlarges images [b, 3, {c.low_res_size}, {c.low_res_size}]; got "
+                f"{list(low_res.shape)}"
+            )
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """As the device computes fastest: channels last on a CPU; on a GPU as it is, since GroupNorm would turn it back there in every block."""
+    """As the device computes fastest: channels last on a CPU; on a GPU as it is, since GroupNorm
+    would turn it back there in every block.
+    """
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x

@@ -1,7 +1,8 @@
 """Captions: what is said of a scene, how it is put in words, and how words are read back.
 
-Three verbs, and a test ties them:  describe(scene) -> Description,  write(description) -> Caption,  read(text) -> Description.
-A `Description` says only some of what a `Scene` decides; `Description.fits(scene)` is the judge of every image.
+Three verbs, and a test ties them:  describe(scene) -> Description,  write(description) -> Caption,
+read(text) -> Description. A `Description` says only some of what a `Scene` decides;
+`Description.fits(scene)` is the judge of every image.
 """
 
 from __future__ import annotations
@@ -12,7 +13,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, RELATIONS, SHAPES, SIZES, TEXTURES, SceneObject, Scene, unambiguous_relation, relation
+from imagen_mini.scenes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    SceneObject,
+    relation,
+    unambiguous_relation,
+)
 
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 PHRASES = {
@@ -22,15 +34,33 @@ PHRASES = {
     "below": ("below", "under"),
 }
 
-# Words and phrases that never occur in a training caption of the diffusion stages. The text encoder, like a large
-# language model, has read them in text.
+# Words and phrases that never occur in a training caption of the diffusion stages. The text
+# encoder, like a large language model, has read them in text.
 HELD_OUT_PHRASES = {
-    "left of": "on the left side of", "right of": "on the right side of", "above": "on top of", "below": "beneath",
+    "left of": "on the left side of",
+    "right of": "on the right side of",
+    "above": "on top of",
+    "below": "beneath",
 }
 RARE_WORDS = {
-    "crimson": "red", "azure": "blue", "emerald": "green", "violet": "purple", "golden": "yellow", "rose": "pink",
-    "disc": "circle", "hoop": "ring", "box": "square", "pentagram": "star", "huge": "large", "tiny": "small",
-    "banded": "striped", "spotted": "dotted", "chequered": "checkered", "plain": "solid", "ivory": "white", "ebony": "black",
+    "crimson": "red",
+    "azure": "blue",
+    "emerald": "green",
+    "violet": "purple",
+    "golden": "yellow",
+    "rose": "pink",
+    "disc": "circle",
+    "hoop": "ring",
+    "box": "square",
+    "pentagram": "star",
+    "huge": "large",
+    "tiny": "small",
+    "banded": "striped",
+    "spotted": "dotted",
+    "chequered": "checkered",
+    "plain": "solid",
+    "ivory": "white",
+    "ebony": "black",
 }
 
 
@@ -44,14 +74,22 @@ class ObjectDescription:
     texture: str | None = None
 
     def fits(self, o: SceneObject) -> bool:
-        """True if nothing said contradicts the object. An object whose texture is unknown fits every texture."""
-        return (self.shape == o.shape and self.color in (None, o.color) and self.size in (None, o.size)
-                and (o.texture is None or self.texture in (None, o.texture)))
+        """True if nothing said contradicts the object. An object whose texture is unknown fits
+        every texture.
+        """
+        return (
+            self.shape == o.shape
+            and self.color in (None, o.color)
+            and self.size in (None, o.size)
+            and (o.texture is None or self.texture in (None, o.texture))
+        )
 
 
 @dataclass(frozen=True)
 class Description:
-    """All things in the image, and perhaps how the first lies to the second, and perhaps the background."""
+    """All things in the image, and perhaps how the first lies to the second, and perhaps the
+    background.
+    """
 
     objects: tuple[ObjectDescription, ...]
     relation: str | None = None
@@ -59,16 +97,24 @@ class Description:
 
     def __post_init__(self):
         if self.relation is not None and (self.relation not in RELATIONS or len(self.objects) != 2):
-            raise ValueError(f"a relation needs two things and one of {RELATIONS}; got {self.relation!r} "
-                             f"with {len(self.objects)} things")
+            raise ValueError(
+                f"a relation needs two things and one of {RELATIONS}; got {self.relation!r} "
+                f"with {len(self.objects)} things"
+            )
 
     def assign(self, scene: Scene) -> tuple[SceneObject, ...] | None:
-        """The scene's object for each thing, or None if the scene is not as described (one thing too many is wrong too)."""
-        if len(scene.objects) != len(self.objects) or self.background not in (None, scene.background):
+        """The scene's object for each thing, or None if the scene is not as described (one thing
+        too many is wrong too).
+        """
+        if len(scene.objects) != len(self.objects) or self.background not in (
+            None,
+            scene.background,
+        ):
             return None
         for objects in itertools.permutations(scene.objects):
-            if (all(t.fits(o) for t, o in zip(self.objects, objects))
-                    and (self.relation is None or relation(*objects) == self.relation)):
+            if all(t.fits(o) for t, o in zip(self.objects, objects)) and (
+                self.relation is None or relation(*objects) == self.relation
+            ):
                 return objects
         return None
 
@@ -79,13 +125,15 @@ class Description:
 
 @dataclass(frozen=True)
 class Word:
-    """One word of a caption: its characters `text[start:end]`, which things it speaks of, and what it says of them."""
+    """One word of a caption: its characters `text[start:end]`, which things it speaks of, and what
+    it says of them.
+    """
 
     text: str
     start: int
     end: int
     objects: tuple[int, ...]
-    role: str                                          # color, shape, size, texture, relation, background, number or other
+    role: str  # color, shape, size, texture, relation, background, number or other
 
 
 @dataclass(frozen=True)
@@ -97,26 +145,40 @@ class Caption:
 
 # ---------------------------------------------------------------- scene -> description
 
-ATTRIBUTE_PROB = {"color": 0.8, "size": 0.4, "texture": 0.5}     # how often, of all things of a scene together
-INDEPENDENT_PROB = 0.3                                     # how often, instead, a coin decides for each thing: only so is learned whose a word is
-RELATION_PROB = 0.4                                    # where there is a clear one. More, and shapes are bound to places instead of to colours
+# how often, of all things of a scene together
+ATTRIBUTE_PROB = {"color": 0.8, "size": 0.4, "texture": 0.5}
+# how often, instead, a coin decides for each thing: only so is learned whose a word is
+INDEPENDENT_PROB = 0.3
+# where there is a clear one. More, and shapes are bound to places instead of to colours
+RELATION_PROB = 0.4
 
 
 def describe(scene: Scene, rng: random.Random) -> Description:
-    """Say some of what the scene holds: every thing with its shape, mostly its colour, at times size and texture; of all things, or of each as it comes.
+    """Say some of what the scene holds: every thing with its shape, mostly its colour, at times
+    size and texture; of all things, or of each as it comes.
 
-    Two things are related if one clearly lies beside the other; like things are often counted, and then described alike.
+    Two things are related if one clearly lies beside the other; like things are often counted, and
+    then described alike.
     """
     objects = list(scene.objects)
     rng.shuffle(objects)
     said = {key: rng.random() < often for key, often in ATTRIBUTE_PROB.items()}
     said_of = [said] * len(objects)
     alike = len(objects) > 1 and len({(o.shape, o.color) for o in objects}) == 1
-    if alike and rng.random() < 0.75:                  # keep only what holds for all of them, so that they can be counted
-        said_of = [{key: value and len({getattr(o, key) for o in objects}) == 1 for key, value in said.items()}] * len(objects)
+    # keep only what holds for all of them, so that they can be counted
+    if alike and rng.random() < 0.75:
+        said_of = [
+            {
+                key: value and len({getattr(o, key) for o in objects}) == 1
+                for key, value in said.items()
+            }
+        ] * len(objects)
     elif rng.random() < INDEPENDENT_PROB:
         said_of = [{key: rng.random() < 0.5 for key in ATTRIBUTE_PROB} for _ in objects]
-    described = tuple(ObjectDescription(o.shape, **{key: getattr(o, key) for key in ATTRIBUTE_PROB if said[key]}) for o, said in zip(objects, said_of))
+    described = tuple(
+        ObjectDescription(o.shape, **{key: getattr(o, key) for key in ATTRIBUTE_PROB if said[key]})
+        for o, said in zip(objects, said_of)
+    )
     between = None
     if len(objects) == 2 and described[0] != described[1] and rng.random() < RELATION_PROB:
         between = unambiguous_relation(*objects)
@@ -125,13 +187,16 @@ def describe(scene: Scene, rng: random.Random) -> Description:
 
 # ---------------------------------------------------------------- description -> words
 
+
 def article_for(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
 def noun_phrase(obj: ObjectDescription, count: int, rng: random.Random) -> list[tuple[str, str]]:
     """'a large striped red circle' or 'two red circles', as (word, role)."""
-    adjectives = [(getattr(obj, role), role) for role in ("size", "texture", "color") if getattr(obj, role)]
+    adjectives = [
+        (getattr(obj, role), role) for role in ("size", "texture", "color") if getattr(obj, role)
+    ]
     if rng.random() < 0.3:
         adjectives[-2:] = adjectives[-2:][::-1]
     noun = obj.shape
@@ -143,7 +208,9 @@ def noun_phrase(obj: ObjectDescription, count: int, rng: random.Random) -> list[
 
 
 def caption_from(description: Description, rng: random.Random, paraphrase: bool = False) -> Caption:
-    """Put a description in words. `paraphrase` uses the relation phrases that are held out of training."""
+    """Put a description in words. `paraphrase` uses the relation phrases that are held out of
+    training.
+    """
     tagged: list[tuple[str, tuple[int, ...], str]] = []
 
     def say(words: str, objects: tuple[int, ...] = (), role: str = "other") -> None:
@@ -156,15 +223,21 @@ def caption_from(description: Description, rng: random.Random, paraphrase: bool 
     if in_front and not opening:
         say("on a"), say(background, role="background"), say("background ,")
 
-    groups = [(obj, [i for i, other in enumerate(description.objects) if other == obj])
-              for obj in dict.fromkeys(description.objects)]
+    groups = [
+        (obj, [i for i, other in enumerate(description.objects) if other == obj])
+        for obj in dict.fromkeys(description.objects)
+    ]
     if description.relation is not None:
         groups = [(obj, [i]) for i, obj in enumerate(description.objects)]
     for number, (obj, members) in enumerate(groups):
         if number:
             if description.relation is not None:
                 phrase = rng.choice(PHRASES[description.relation])
-                say(HELD_OUT_PHRASES[description.relation] if paraphrase else phrase, (0, 1), "relation")
+                say(
+                    HELD_OUT_PHRASES[description.relation] if paraphrase else phrase,
+                    (0, 1),
+                    "relation",
+                )
             else:
                 say("and" if number == len(groups) - 1 else ",")
         for word, role in noun_phrase(obj, len(members), rng):
@@ -175,7 +248,9 @@ def caption_from(description: Description, rng: random.Random, paraphrase: bool 
     return lay_out(tagged, description)
 
 
-def lay_out(tagged: Iterable[tuple[str, tuple[int, ...], str]], description: Description) -> Caption:
+def lay_out(
+    tagged: Iterable[tuple[str, tuple[int, ...], str]], description: Description
+) -> Caption:
     """Words in a row, as (word, things, role)."""
     text, words = "", []
     for word, objects, role in tagged:
@@ -187,9 +262,16 @@ def lay_out(tagged: Iterable[tuple[str, tuple[int, ...], str]], description: Des
 
 # ---------------------------------------------------------------- words -> description
 
-_NOUNS = {shape: shape for shape in SHAPES} | {s + ("es" if s.endswith("s") else "s"): s for s in SHAPES}
-_ADJECTIVES = ({c: "color" for c in COLORS} | {s: "size" for s in SIZES} | {t: "texture" for t in TEXTURES})
-_ALL_PHRASES = sorted(((p, r) for r in RELATIONS for p in (*PHRASES[r], HELD_OUT_PHRASES[r])), key=lambda item: -len(item[0]))
+_NOUNS = {shape: shape for shape in SHAPES} | {
+    s + ("es" if s.endswith("s") else "s"): s for s in SHAPES
+}
+_ADJECTIVES = (
+    {c: "color" for c in COLORS} | {s: "size" for s in SIZES} | {t: "texture" for t in TEXTURES}
+)
+_ALL_PHRASES = sorted(
+    ((p, r) for r in RELATIONS for p in (*PHRASES[r], HELD_OUT_PHRASES[r])),
+    key=lambda item: -len(item[0]),
+)
 
 
 def _read_noun_phrase(words: list[str], text: str) -> list[ObjectDescription]:
@@ -198,13 +280,20 @@ def _read_noun_phrase(words: list[str], text: str) -> list[ObjectDescription]:
         count = NUMBERS.index(words[0]) if words[0] in NUMBERS else 1
         words = words[1:]
     if not words or words[-1] not in _NOUNS:
-        raise ValueError(f"cannot read {' '.join(words)!r} in {text!r} as a thing: expected one of {', '.join(SHAPES)} at its end")
+        raise ValueError(
+            f"cannot read {' '.join(words)!r} in {text!r} as a thing: expected one of "
+            f"{', '.join(SHAPES)} at its end"
+        )
     said: dict[str, str] = {}
     for word in words[:-1]:
         role = _ADJECTIVES.get(word)
         if role is None or role in said:
-            raise ValueError(f"cannot read the word {word!r} in {text!r}: expected at most one colour ({', '.join(COLORS)}), "
-                             f"one size ({', '.join(SIZES)}) and one texture ({', '.join(TEXTURES)}) before the shape")
+            raise ValueError(
+                f"cannot read the word {word!r} in {text!r}: expected at most one colour "
+                f"({', '.join(COLORS)}), "
+                f"one size ({', '.join(SIZES)}) and one texture "
+                f"({', '.join(TEXTURES)}) before the shape"
+            )
         said[role] = word
     return [ObjectDescription(_NOUNS[words[-1]], **said)] * count
 
@@ -223,24 +312,35 @@ def parse_caption(text: str) -> Description:
     if found:
         background = found.group(1)
         if background not in BACKGROUNDS:
-            raise ValueError(f"no background {background!r} in {text!r}: expected one of {', '.join(BACKGROUNDS)}")
-        line = (line[:found.start()] + line[found.end():]).strip()
-    line, _, absent = re.sub(r" (?:(?:and |but |with )?no|without) ", " without ", line).partition(" without ")
+            raise ValueError(
+                f"no background {background!r} in {text!r}: expected one of "
+                f"{', '.join(BACKGROUNDS)}"
+            )
+        line = (line[: found.start()] + line[found.end() :]).strip()
+    line, _, absent = re.sub(r" (?:(?:and |but |with )?no|without) ", " without ", line).partition(
+        " without "
+    )
     if absent:
-        _read_noun_phrase(absent.split(), text)        # must be a thing, and adds nothing
+        _read_noun_phrase(absent.split(), text)  # must be a thing, and adds nothing
     for phrase, name in _ALL_PHRASES:
         first, middle, second = line.partition(f" {phrase} ")
         if middle:
-            objects = _read_noun_phrase(first.split(), text) + _read_noun_phrase(second.split(), text)
+            objects = _read_noun_phrase(first.split(), text) + _read_noun_phrase(
+                second.split(), text
+            )
             return Description(tuple(objects), name, background)
     parts = [p for p in re.split(r" ?, | and ", line) if p]
     objects = [t for p in parts for t in _read_noun_phrase(p.split(), text)]
     if not objects:
-        raise ValueError(f"nothing to see in the caption {text!r}: expected, for example, 'a red circle above a blue square'")
+        raise ValueError(
+            f"nothing to see in the caption {text!r}: expected, for example, 'a red circle "
+            "above a blue square'"
+        )
     return Description(tuple(objects), None, background)
 
 
 # ---------------------------------------------------------------- training
+
 
 def training_caption(scene: Scene, seed: int, index: int) -> Caption:
     """The caption of training scene `index`: a pure function of the scene, the seed and the index."""

@@ -1,7 +1,9 @@
-"""Mistakes: a scene that is as described but for one thing, or for its background, and with everything in its place.
+"""Mistakes: a scene that is as described but for one thing, or for its background, and with
+everything in its place.
 
-A walk from noise can go wrong early: a thing is taken for another, or drawn in the colour of its neighbour. An edit even starts from such an image: the
-source's, when the prompt becomes the target's. A network that has seen mistakes goes on from there to what the caption says.
+A walk from noise can go wrong early: a thing is taken for another, or drawn in the colour of its
+neighbour. An edit even starts from such an image: the source's, when the prompt becomes the
+target's. A network that has seen mistakes goes on from there to what the caption says.
 """
 
 from __future__ import annotations
@@ -16,9 +18,15 @@ from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene, 
 
 
 def find_contradiction(scene: Scene, description: Description, rng: random.Random) -> Scene | None:
-    """A scene that differs from this one, which fits the description, in one thing's shape, colour or size, in what another thing has of both, or in the
-    background, so that the description does not fit. None if no try makes one."""
-    for way in rng.choices((recolored, reshaped, resized, taken_for_another, on_another_background), (4, 3, 1, 3, 1), k=8):
+    """A scene that differs from this one, which fits the description, in one thing's shape, colour
+    or size, in what another thing has of both, or in the background, so that the description does
+    not fit. None if no try makes one.
+    """
+    for way in rng.choices(
+        (recolored, reshaped, resized, taken_for_another, on_another_background),
+        (4, 3, 1, 3, 1),
+        k=8,
+    ):
         for other in way(scene, rng):
             if not description.fits(other) and is_free(other) and not held_out(other):
                 return other
@@ -26,7 +34,10 @@ def find_contradiction(scene: Scene, description: Description, rng: random.Rando
 
 
 def _with_one(scene: Scene, i: int, **changed) -> Scene:
-    return Scene((*scene.objects[:i], replace(scene.objects[i], **changed), *scene.objects[i + 1:]), scene.background)
+    return Scene(
+        (*scene.objects[:i], replace(scene.objects[i], **changed), *scene.objects[i + 1 :]),
+        scene.background,
+    )
 
 
 def _in_any_order(scene: Scene, rng: random.Random) -> list[int]:
@@ -35,17 +46,23 @@ def _in_any_order(scene: Scene, rng: random.Random) -> list[int]:
 
 def recolored(scene: Scene, rng: random.Random) -> Iterator[Scene]:
     for i in _in_any_order(scene, rng):
-        yield _with_one(scene, i, color=rng.choice([name for name in COLORS if name != scene.objects[i].color]))
+        yield _with_one(
+            scene, i, color=rng.choice([name for name in COLORS if name != scene.objects[i].color])
+        )
 
 
 def reshaped(scene: Scene, rng: random.Random) -> Iterator[Scene]:
     for i in _in_any_order(scene, rng):
-        yield _with_one(scene, i, shape=rng.choice([name for name in SHAPES if name != scene.objects[i].shape]))
+        yield _with_one(
+            scene, i, shape=rng.choice([name for name in SHAPES if name != scene.objects[i].shape])
+        )
 
 
 def resized(scene: Scene, rng: random.Random) -> Iterator[Scene]:
     for i in _in_any_order(scene, rng):
-        yield _with_one(scene, i, size=rng.choice([name for name in SIZES if name != scene.objects[i].size]))
+        yield _with_one(
+            scene, i, size=rng.choice([name for name in SIZES if name != scene.objects[i].size])
+        )
 
 
 def taken_for_another(scene: Scene, rng: random.Random) -> Iterator[Scene]:
@@ -56,4 +73,6 @@ def taken_for_another(scene: Scene, rng: random.Random) -> Iterator[Scene]:
 
 
 def on_another_background(scene: Scene, rng: random.Random) -> Iterator[Scene]:
-    yield Scene(scene.objects, rng.choice([name for name in BACKGROUNDS if name != scene.background]))
+    yield Scene(
+        scene.objects, rng.choice([name for name in BACKGROUNDS if name != scene.background])
+    )

@@ -4,28 +4,50 @@ from __future__ import annotations
 
 import random
 
-from imagen_mini.scenes.captions import NUMBERS, PHRASES, RARE_WORDS, Description, describe, caption_from
-from imagen_mini.scenes.scene import HELD_OUT_COUNT, OPPOSITE, random_scene
+from imagen_mini.scenes.captions import (
+    NUMBERS,
+    PHRASES,
+    RARE_WORDS,
+    Description,
+    caption_from,
+    describe,
+)
 from imagen_mini.scenes.rewording import misspell
+from imagen_mini.scenes.scene import HELD_OUT_COUNT, OPPOSITE, random_scene
 
 
 def sample_corpus_line(rng: random.Random) -> str:
-    """One line of the text-only corpus: a caption, the same again seen from the other side, and what follows from it; or a
-    sentence about words.
+    """One line of the text-only corpus: a caption, the same again seen from the other side, and
+    what follows from it; or a sentence about words.
 
-    To fill a gap in one copy from the other ('a red circle above a star. a star under a red ...') makes a language model bind attributes to
-    things and understand relations. Rare words, held-out phrases and misspellings occur here, never in training captions.
+    To fill a gap in one copy from the other ('a red circle above a star. a star under a red ...')
+    makes a language model bind attributes to things and understand relations. Rare words, held-out
+    phrases and misspellings occur here, never in training captions.
     """
     if rng.random() < 0.05:
         rare, common = rng.choice(tuple(RARE_WORDS.items()))
-        return rng.choice((f"{rare} is another word for {common}", f"{rare} means {common}", f"when it is {rare}, it is {common}"))
-    scene = random_scene(rng, exclude_held_out=False, count=rng.choices((None, 2, HELD_OUT_COUNT), (58, 40, 2))[0])
+        return rng.choice(
+            (
+                f"{rare} is another word for {common}",
+                f"{rare} means {common}",
+                f"when it is {rare}, it is {common}",
+            )
+        )
+    scene = random_scene(
+        rng, exclude_held_out=False, count=rng.choices((None, 2, HELD_OUT_COUNT), (58, 40, 2))[0]
+    )
     description = describe(scene, rng)
     lines = [caption_from(description, rng, paraphrase=rng.random() < 0.1).text]
-    if rng.random() < 0.7:                             # the same again, from the other side
+    if rng.random() < 0.7:  # the same again, from the other side
         objects = tuple(reversed(description.objects))
         name = OPPOSITE.get(description.relation)
-        lines.append(caption_from(Description(objects, name, description.background), rng, paraphrase=rng.random() < 0.1).text)
+        lines.append(
+            caption_from(
+                Description(objects, name, description.background),
+                rng,
+                paraphrase=rng.random() < 0.1,
+            ).text
+        )
     shapes = [t.shape for t in description.objects]
     for obj in description.objects:
         if shapes.count(obj.shape) == 1 and rng.random() < 0.3:

@@ -1,8 +1,10 @@
-"""Twins: a second scene that a caption describes as well as the first, and that differs from it in two places which must agree.
+"""Twins: a second scene that a caption describes as well as the first, and that differs from it in
+two places which must agree.
 
-"A red circle and a blue square" does not say which of the two is on the left. What a network must know is that if one place shows the circle, the other
-shows the square. "Four stars" does not say where: if one place has a star less, another has one more. "A star" does not say its colour: if one half of it
-is red, so is the other. Nor does it say its texture, which only super-resolution draws.
+"A red circle and a blue square" does not say which of the two is on the left. What a network must
+know is that if one place shows the circle, the other shows the square. "Four stars" does not say
+where: if one place has a star less, another has one more. "A star" does not say its colour: if one
+half of it is red, so is the other. Nor does it say its texture, which only super-resolution draws.
 """
 
 from __future__ import annotations
@@ -17,55 +19,86 @@ import torch
 from torch import Tensor
 
 from imagen_mini.scenes.captions import Description
-from imagen_mini.scenes.scene import COLORS, MIN_GAP, GRID, TEXTURES, SceneObject, Scene, sample_free_position, held_out
+from imagen_mini.scenes.scene import (
+    COLORS,
+    GRID,
+    MIN_GAP,
+    TEXTURES,
+    Scene,
+    SceneObject,
+    held_out,
+    sample_free_position,
+)
 
 
 @dataclass(frozen=True)
 class EquivalentScene:
-    """`scene` is the second one; `places` are the two points (x, y), in 1/64 of the width, around which it differs from the first."""
+    """`scene` is the second one; `places` are the two points (x, y), in 1/64 of the width, around
+    which it differs from the first.
+    """
 
     scene: Scene
     places: tuple[tuple[float, float], tuple[float, float]]
 
 
 def sides(places: Tensor, size: int) -> Tensor:
-    """For pairs of places [b, 2, 2]: 1 where a pixel is nearer to the first than to the second, else 0, [b, 1, size, size]. 0 where places are NaN."""
+    """For pairs of places [b, 2, 2]: 1 where a pixel is nearer to the first than to the second,
+    else 0, [b, 1, size, size]. 0 where places are NaN.
+    """
     line = (torch.arange(size, device=places.device) + 0.5) * GRID / size
     x, y = places[:, :, :, None, None].unbind(2)
     first, second = ((line - x) ** 2 + (line[:, None] - y) ** 2).unbind(1)
     return (first < second).float()[:, None]
 
 
-def find_equivalent(scene: Scene, description: Description, rng: random.Random, textures: bool = False) -> EquivalentScene | None:
-    """Another scene of training that fits the description: with a thing in another colour, two things exchanged, or a thing elsewhere, by chance
-    among what is possible; with `textures`, one that is the same but for a thing's texture. None if nothing is."""
+def find_equivalent(
+    scene: Scene, description: Description, rng: random.Random, textures: bool = False
+) -> EquivalentScene | None:
+    """Another scene of training that fits the description: with a thing in another colour, two
+    things exchanged, or a thing elsewhere, by chance among what is possible; with `textures`, one
+    that is the same but for a thing's texture. None if nothing is.
+    """
     for way in (retexture_object,) if textures else rng.choice(ORDERS):
         for other in way(scene, rng):
             differs = textures or other.scene.without_texture() != scene.without_texture()
-            if differs and description.fits(other.scene) and is_free(other.scene) and not held_out(other.scene):
+            if (
+                differs
+                and description.fits(other.scene)
+                and is_free(other.scene)
+                and not held_out(other.scene)
+            ):
                 return other
     return None
 
 
 def swap_objects(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
-    """Two things in each other's place; sizes and colours go along or stay where they are, each by chance. A walk often decides on colours before shapes:
-    where the caption leaves them open, it then does not know which of the two shapes stands in which colour."""
+    """Two things in each other's place; sizes and colours go along or stay where they are, each by
+    chance. A walk often decides on colours before shapes: where the caption leaves them open, it
+    then does not know which of the two shapes stands in which colour.
+    """
     pairs = list(itertools.combinations(scene.objects, 2))
     for a, b in rng.sample(pairs, len(pairs)):
         for staying in rng.sample([(), ("size",), ("color",), ("size", "color")], 4):
             kept = ("x", "y", *staying)
-            yield EquivalentScene(_with(scene, {a: _in_place_of(b, a, kept), b: _in_place_of(a, b, kept)}), ((a.x, a.y), (b.x, b.y)))
+            yield EquivalentScene(
+                _with(scene, {a: _in_place_of(b, a, kept), b: _in_place_of(a, b, kept)}),
+                ((a.x, a.y), (b.x, b.y)),
+            )
 
 
 def move_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
     """A thing at another place, clear of its first one."""
     for obj in rng.sample(scene.objects, len(scene.objects)):
         if (place := sample_free_position(rng, obj.reach, list(scene.objects))) is not None:
-            yield EquivalentScene(_with(scene, {obj: replace(obj, x=place[0], y=place[1])}), ((obj.x, obj.y), place))
+            yield EquivalentScene(
+                _with(scene, {obj: replace(obj, x=place[0], y=place[1])}), ((obj.x, obj.y), place)
+            )
 
 
 def recolor_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
-    """A thing in another colour; the two places are halves of it. Not of things that are all alike: those are alike in colour, too."""
+    """A thing in another colour; the two places are halves of it. Not of things that are all alike:
+    those are alike in colour, too.
+    """
     if len(scene.objects) > 1 and len({(o.shape, o.color) for o in scene.objects}) == 1:
         return
     for obj in rng.sample(scene.objects, len(scene.objects)):
@@ -81,16 +114,30 @@ def retexture_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentSce
 
 
 # In which order they are tried: what is possible less often comes first more often.
-ORDERS = ((swap_objects, move_object, recolor_object), (recolor_object, swap_objects, move_object), (recolor_object, swap_objects, move_object), (move_object, swap_objects, recolor_object))
+ORDERS = (
+    (swap_objects, move_object, recolor_object),
+    (recolor_object, swap_objects, move_object),
+    (recolor_object, swap_objects, move_object),
+    (move_object, swap_objects, recolor_object),
+)
 
 
 def is_free(scene: Scene) -> bool:
     """Do all things lie inside the image and apart, as `random_scene` places them?"""
-    inside = all(int(o.reach + 1.5) <= at <= int(GRID - o.reach - 0.5) for o in scene.objects for at in (o.x, o.y))
-    return inside and all((a.x - b.x) ** 2 + (a.y - b.y) ** 2 >= (a.reach + b.reach + MIN_GAP) ** 2 for a, b in itertools.combinations(scene.objects, 2))
+    inside = all(
+        int(o.reach + 1.5) <= at <= int(GRID - o.reach - 0.5)
+        for o in scene.objects
+        for at in (o.x, o.y)
+    )
+    return inside and all(
+        (a.x - b.x) ** 2 + (a.y - b.y) ** 2 >= (a.reach + b.reach + MIN_GAP) ** 2
+        for a, b in itertools.combinations(scene.objects, 2)
+    )
 
 
-def _halves(obj: SceneObject, rng: random.Random) -> tuple[tuple[float, float], tuple[float, float]]:
+def _halves(
+    obj: SceneObject, rng: random.Random
+) -> tuple[tuple[float, float], tuple[float, float]]:
     """A place on either side of a line through the thing's middle."""
     angle = rng.uniform(0, 2 * math.pi)
     dx, dy = math.cos(angle), math.sin(angle)

@@ -1,7 +1,9 @@
-"""Image -> scene, by analysis through synthesis: each thing in the image is compared with our own drawings of it.
+"""Image -> scene, by analysis through synthesis: each thing in the image is compared with our own
+drawings of it.
 
-Background, colours, shapes, sizes and places are read at 64 px, where textures vanish. A texture is read afterwards
-from the full image, in the interior of its object. What fits nothing is reported as a problem, never guessed.
+Background, colours, shapes, sizes and places are read at 64 px, where textures vanish. A texture is
+read afterwards from the full image, in the interior of its object. What fits nothing is reported as
+a problem, never guessed.
 """
 
 from __future__ import annotations
@@ -14,28 +16,40 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imagen_mini.scenes.render import coverage, texture_pattern
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GRID, SHAPES, SIZES, TEXTURES, SceneObject, Scene
+from imagen_mini.scenes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    GRID,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    SceneObject,
+)
 
 # Colours are in [0, 1] here, and their differences are Euclidean.
-TOLERANCE = 0.14               # half of the least distance in the palette (red to orange, 0.28)
-LEAST_BACKGROUND = 0.25        # least share of the image that its background explains
-SPECK = 12                     # pixels; anything smaller is dirt. The smallest object covers 100.
-# Least soft IoU with a drawing. Measured: outlines warped at random by half a pixel (RMS), with noise of 0.05, keep
-# more than 0.8 in over 99 of 100 images. Of upside-down triangles and half discs 0.70 takes 26 in 100, 0.75 takes 4;
-# of random ellipses, which can be near circles, 0.75 takes 18.
+TOLERANCE = 0.14  # half of the least distance in the palette (red to orange, 0.28)
+LEAST_BACKGROUND = 0.25  # least share of the image that its background explains
+SPECK = 12  # pixels; anything smaller is dirt. The smallest object covers 100.
+# Least soft IoU with a drawing. Measured: outlines warped at random by half a pixel (RMS), with
+# noise of 0.05, keep more than 0.8 in over 99 of 100 images. Of upside-down triangles and half
+# discs 0.70 takes 26 in 100, 0.75 takes 4; of random ellipses, which can be near circles, 0.75
+# takes 18.
 LEAST_OVERLAP = 0.75
-FLAT = 0.03                    # RMS of a texture, below which it is solid; the weakest, dotted, has 0.127
-FAINT = 0.01                   # but from here on not if it is one beyond doubt, blurred: then it is neither
-LEAST_CORRELATION = 0.75       # between the texture seen and a known one; two known ones reach 0.58 at most
-WINDOW = 36                    # holds the largest object, moved by SHIFT to any side
-SHIFT = 2                      # how far a thing's centre may lie from where its bounding box puts it
+FLAT = 0.03  # RMS of a texture, below which it is solid; the weakest, dotted, has 0.127
+FAINT = 0.01  # but from here on not if it is one beyond doubt, blurred: then it is neither
+# between the texture seen and a known one; two known ones reach 0.58 at most
+LEAST_CORRELATION = 0.75
+WINDOW = 36  # holds the largest object, moved by SHIFT to any side
+SHIFT = 2  # how far a thing's centre may lie from where its bounding box puts it
 
 
 @dataclass(frozen=True)
 class ParsedScene:
     """What was read from one image. `scene` is None if and only if there are `problems`.
 
-    `objects` are those that could be read, in reading order; the texture of one may be None if just that was unclear.
+    `objects` are those that could be read, in reading order; the texture of one may be None if just
+    that was unclear.
     """
 
     scene: Scene | None
@@ -46,13 +60,15 @@ class ParsedScene:
 
 @dataclass(frozen=True)
 class Templates:
-    """Every shape in every size, at every shift within a window whose middle is the middle of its bounding box."""
+    """Every shape in every size, at every shift within a window whose middle is the middle of its
+    bounding box.
+    """
 
-    names: list[tuple[str, str]]   # n of (shape, size)
-    place: Tensor                  # [n, 2] long: the object's (x, y), seen from the middle of the window
-    cover: Tensor                  # [n, WINDOW, WINDOW] in [0, 1]
-    around: Tensor                 # the same, bool: the shape and a margin of a pixel
-    interior: Tensor               # the same, bool: wholly covered, and so are the neighbours
+    names: list[tuple[str, str]]  # n of (shape, size)
+    place: Tensor  # [n, 2] long: the object's (x, y), seen from the middle of the window
+    cover: Tensor  # [n, WINDOW, WINDOW] in [0, 1]
+    around: Tensor  # the same, bool: the shape and a margin of a pixel
+    interior: Tensor  # the same, bool: wholly covered, and so are the neighbours
 
 
 @lru_cache(maxsize=8)
@@ -60,7 +76,9 @@ def templates(device: torch.device) -> Templates:
     """Drawn once per device, by the renderer's own coverage."""
     kinds = [(shape, size) for shape in SHAPES for size in SIZES]
     middle = GRID // 2
-    numbers = torch.tensor([(middle, middle, SIZES[size], tuple(SHAPES).index(shape), 0) for shape, size in kinds])
+    numbers = torch.tensor(
+        [(middle, middle, SIZES[size], tuple(SHAPES).index(shape), 0) for shape, size in kinds]
+    )
     cover, rows, columns = coverage(numbers.float(), GRID)
     names, place, windows = [], [], []
     for kind, image, row, column in zip(kinds, cover, rows, columns):
@@ -70,16 +88,20 @@ def templates(device: torch.device) -> Templates:
         for dy in range(-SHIFT, SHIFT + 1):
             for dx in range(-SHIFT, SHIFT + 1):
                 top, left = y - dy - WINDOW // 2, x - dx - WINDOW // 2
-                windows.append(canvas[top:top + WINDOW, left:left + WINDOW])
+                windows.append(canvas[top : top + WINDOW, left : left + WINDOW])
                 place.append((middle - x + dx, middle - y + dy))
                 names.append(kind)
     cover = torch.stack(windows).to(device)
-    return Templates(names, torch.tensor(place, device=device), cover, dilate(cover > 0), erode(cover > 0.99))
+    return Templates(
+        names, torch.tensor(place, device=device), cover, dilate(cover > 0), erode(cover > 0.99)
+    )
 
 
 def palettes(device: torch.device) -> tuple[Tensor, Tensor]:
     """The colours of backgrounds [4, 3] and of objects [8, 3], in [0, 1]."""
-    grounds, colors = (torch.tensor(list(palette.values()), device=device) for palette in (BACKGROUNDS, COLORS))
+    grounds, colors = (
+        torch.tensor(list(palette.values()), device=device) for palette in (BACKGROUNDS, COLORS)
+    )
     return grounds, colors
 
 
@@ -94,15 +116,18 @@ def erode(mask: Tensor) -> Tensor:
 
 
 def components(mask: Tensor) -> Tensor:
-    """[b, h, w] bool -> long: 0 outside the mask, and one number for each 8-connected component of an image.
+    """[b, h, w] bool -> long: 0 outside the mask, and one number for each 8-connected component of
+    an image.
 
-    A pixel's label is the number of some pixel of its component. Each round takes the largest label around, and then
-    that pixel's own label: the labels jump ever further, so a few rounds do for any component.
+    A pixel's label is the number of some pixel of its component. Each round takes the largest label
+    around, and then that pixel's own label: the labels jump ever further, so a few rounds do for
+    any component.
     """
     b, h, w = mask.shape
     labels = torch.arange(1, h * w + 1, device=mask.device).view(1, h, w) * mask
     while True:
-        grown = F.max_pool2d(labels[:, None].float(), 3, 1, 1)[:, 0].long() * mask         # exact below 2^24
+        # exact below 2^24
+        grown = F.max_pool2d(labels[:, None].float(), 3, 1, 1)[:, 0].long() * mask
         flat = grown.flatten(1)
         jumped = F.pad(flat, (1, 0)).gather(1, flat).view(b, h, w)
         if torch.equal(jumped, labels):
@@ -113,43 +138,58 @@ def components(mask: Tensor) -> Tensor:
 def find_foreground(small: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Tell the things from the background in `small` [b, 3, GRID, GRID], in [0, 1].
 
-    Returns the number of the background colour that explains most pixels [b], the share of the image that it explains
-    [b], and the foreground, bool [b, GRID, GRID].
+    Returns the number of the background colour that explains most pixels [b], the share of the
+    image that it explains [b], and the foreground, bool [b, GRID, GRID].
     """
     grounds, colors = palettes(small.device)
-    to_ground, to_color = ((small[:, None] - palette[:, :, None, None]).square().sum(2).sqrt()
-                           for palette in (grounds, colors))                               # [b, 4 or 8, GRID, GRID]
+    to_ground, to_color = (
+        (small[:, None] - palette[:, :, None, None]).square().sum(2).sqrt()
+        for palette in (grounds, colors)
+    )  # [b, 4 or 8, GRID, GRID]
     share, ground = (to_ground < TOLERANCE).float().mean((2, 3)).max(1)
     differs = to_ground[torch.arange(len(small)), ground]
     # Nearer to some colour than to the background, or far from both ...
     foreground = (to_color.amin(1) < differs) | (differs > 2 * TOLERANCE)
-    # ... and differing at least half as much as the surroundings: a pixel between two things, or at a soft edge, may
-    # look like a third colour.
+    # ... and differing at least half as much as the surroundings: a pixel between two things, or at
+    # a soft edge, may look like a third colour.
     return ground, share, foreground & (differs > 0.5 * F.max_pool2d(differs, 5, 1, 2))
 
 
 def find_objects(foreground: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All components of a batch in one table, dirt left out: image [n], label [n], area [n] and the middle of the
-    bounding box [n, 2] (x, y)."""
+    """All components of a batch in one table, dirt left out: image [n], label [n], area [n] and the
+    middle of the bounding box [n, 2] (x, y).
+    """
     image, row, column = foreground.nonzero().unbind(1)
     keys = image * (GRID * GRID + 1) + labels[foreground]
     keys, member, area = torch.unique(keys, return_inverse=True, return_counts=True)
-    middle = torch.stack([torch.zeros_like(keys).scatter_reduce_(0, member, p, "amin", include_self=False)
-                          + torch.zeros_like(keys).scatter_reduce_(0, member, p, "amax", include_self=False)
-                          for p in (column, row)], 1).add(1) // 2
+    middle = (
+        torch.stack(
+            [
+                torch.zeros_like(keys).scatter_reduce_(0, member, p, "amin", include_self=False)
+                + torch.zeros_like(keys).scatter_reduce_(0, member, p, "amax", include_self=False)
+                for p in (column, row)
+            ],
+            1,
+        ).add(1)
+        // 2
+    )
     kept = area >= SPECK
     return keys[kept] // (GRID * GRID + 1), keys[kept] % (GRID * GRID + 1), area[kept], middle[kept]
 
 
-def read_textures(image: Tensor, cells: Tensor, obj: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The texture of each of `n` things: the mean period over its interior, against the known ones at every phase.
+def read_textures(
+    image: Tensor, cells: Tensor, obj: Tensor, n: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The texture of each of `n` things: the mean period over its interior, against the known ones
+    at every phase.
 
-    `image` [b, 3, size, size] in [0, 1]; `cells` [m, 3] (image, row, column) of the interior, in cells of one
-    period; `obj` [m] says whose cell it is. Returns the number of the best texture other than solid [n], its
-    normalised correlation [n], and the RMS of what was seen [n].
+    `image` [b, 3, size, size] in [0, 1]; `cells` [m, 3] (image, row, column) of the interior, in
+    cells of one period; `obj` [m] says whose cell it is. Returns the number of the best texture
+    other than solid [n], its normalised correlation [n], and the RMS of what was seen [n].
     """
     f = image.shape[-1] // GRID
-    periods = image.mean(1).unflatten(2, (GRID, f)).unflatten(1, (GRID, f)).transpose(2, 3)   # [b, GRID, GRID, f, f]
+    # [b, GRID, GRID, f, f]
+    periods = image.mean(1).unflatten(2, (GRID, f)).unflatten(1, (GRID, f)).transpose(2, 3)
     total = image.new_zeros(n, f * f).index_add_(0, obj, periods[tuple(cells.T)].flatten(1))
     seen = total / obj.bincount(minlength=n).clamp(min=1)[:, None]
     seen = seen - seen.mean(1, keepdim=True)
@@ -162,17 +202,25 @@ def read_textures(image: Tensor, cells: Tensor, obj: Tensor, n: int) -> tuple[Te
 
 @torch.no_grad()
 def parse_image(images: Tensor) -> list[ParsedScene]:
-    """Read images back into scenes: `parse_image(render(scene, 256))[0].scene == scene`; at 64 px without the textures.
+    """Read images back into scenes: `parse_image(render(scene, 256))[0].scene == scene`; at 64 px
+    without the textures.
 
-    Takes [b, 3, size, size] in [-1, 1], size a multiple of 64. Raises ValueError for a tensor of another form; a
-    image that shows no scene raises nothing: its reading has no scene, but problems.
+    Takes [b, 3, size, size] in [-1, 1], size a multiple of 64. Raises ValueError for a tensor of
+    another form; a image that shows no scene raises nothing: its reading has no scene, but
+    problems.
     """
     form = tuple(images.shape)
     if len(form) != 4 or form[1] != 3 or form[2] != form[3] or form[2] == 0 or form[2] % GRID:
-        raise ValueError(f"parse got a tensor of shape {form}, expected [b, 3, size, size] with size a multiple of "
-                         f"{GRID}; add a batch dimension with images[None], or resize the images to 64 or 256")
+        raise ValueError(
+            f"parse got a tensor of shape {form}, expected [b, 3, size, size] with size a "
+            "multiple of "
+            f"{GRID}; add a batch dimension with images[None], or resize the "
+            "images to 64 or 256"
+        )
     if not images.is_floating_point():
-        raise ValueError(f"parse got {images.dtype} pixels, expected floats in [-1, 1]; use images / 127.5 - 1")
+        raise ValueError(
+            f"parse got {images.dtype} pixels, expected floats in [-1, 1]; use images / 127.5 - 1"
+        )
     return [parsed for chunk in images.split(64) if len(chunk) for parsed in _parse_batch(chunk)]
 
 
@@ -188,41 +236,51 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     labels = components(foreground)
     index, label, area, middle = find_objects(foreground, labels)
 
-    # A window around each thing: `near` holds the labels, -1 outside the image, and `own` is the thing itself.
-    x, y = (middle[:, :, None] + torch.arange(WINDOW, device=device)).unbind(1)            # in the padded image
+    # A window around each thing: `near` holds the labels, -1 outside the image, and `own` is the
+    # thing itself. in the padded image
+    x, y = (middle[:, :, None] + torch.arange(WINDOW, device=device)).unbind(1)
     where = (index[:, None, None], y[:, :, None], x[:, None, :])
-    near = F.pad(labels, (WINDOW // 2,) * 4, value=-1)[where]                              # [n, WINDOW, WINDOW]
-    pixels = F.pad(small, (WINDOW // 2,) * 4).permute(0, 2, 3, 1)[where]                   # [n, WINDOW, WINDOW, 3]
+    near = F.pad(labels, (WINDOW // 2,) * 4, value=-1)[where]  # [n, WINDOW, WINDOW]
+    pixels = F.pad(small, (WINDOW // 2,) * 4).permute(0, 2, 3, 1)[where]  # [n, WINDOW, WINDOW, 3]
     own = near == label[:, None, None]
 
     # Colour: the median of the interior, or of everything where a thing is too thin to have one.
     grounds, colors = palettes(device)
     inner = erode(own)
     inner = torch.where(inner.any(2).any(1)[:, None, None], inner, own)
-    color = pixels.masked_fill(~inner[..., None], float("nan")).flatten(1, 2).nanmedian(1).values      # [n, 3]
+    # [n, 3]
+    color = pixels.masked_fill(~inner[..., None], float("nan")).flatten(1, 2).nanmedian(1).values
     miss, nearest = (color[:, None] - colors).norm(dim=-1).min(1)
 
-    # Soft coverage: how far each pixel is on the way from the background to that colour. Pixels off the way count as 0.
+    # Soft coverage: how far each pixel is on the way from the background to that colour. Pixels off
+    # the way count as 0.
     way = (color - grounds[ground[index]])[:, None, None]
     step = pixels - grounds[ground[index]][:, None, None]
     alpha = (step * way).sum(-1) / way.square().sum(-1).clamp(min=1e-6)
     off_way = (step - alpha[..., None] * way).norm(dim=-1)
     alpha = alpha.clamp(0, 1) * (dilate(own) & (near >= 0) & (off_way < 2 * TOLERANCE))
 
-    # Shape, size and place: the drawing d with the best soft IoU, sum(a d) / (sum(a^2) + sum(d^2) - sum(a d)).
+    # Shape, size and place: the drawing d with the best soft IoU, sum(a d) / (sum(a^2) + sum(d^2) -
+    # sum(a d)).
     known = templates(device)
     both = alpha.flatten(1) @ known.cover.flatten(1).T
     union = alpha.square().sum((1, 2))[:, None] + known.cover.square().sum((1, 2)) - both
     overlap, best = (both / union).max(1)
-    excess = area - (own & known.around[best]).sum((1, 2))            # pixels that the drawing does not account for
+    # pixels that the drawing does not account for
+    excess = area - (own & known.around[best]).sum((1, 2))
     place = middle + known.place[best]
 
-    # Texture, where the image is large enough to show it. One pixel of the 64 px image is one period.
+    # Texture, where the image is large enough to show it. One pixel of the 64 px image is one
+    # period.
     textures = [(0, 1.0, 0.0)] * len(best)
     if size > GRID:
         obj, row, column = (known.interior[best] & (near >= 0)).nonzero().unbind(1)
-        cells = torch.stack([index[obj], y[obj, row] - WINDOW // 2, x[obj, column] - WINDOW // 2], 1)
-        textures = list(zip(*(part.tolist() for part in read_textures(image, cells, obj, len(best)))))
+        cells = torch.stack(
+            [index[obj], y[obj, row] - WINDOW // 2, x[obj, column] - WINDOW // 2], 1
+        )
+        textures = list(
+            zip(*(part.tolist() for part in read_textures(image, cells, obj, len(best))))
+        )
 
     # Report.
     problems: list[list[str]] = [[] for _ in images]
@@ -232,26 +290,52 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
         if bad:
             problems[i].append(f"{bad} values of the image are not finite numbers")
         elif part < LEAST_BACKGROUND:
-            problems[i].append(f"no known background: {names[i]} explains most, but only {part:.0%} of the image")
+            problems[i].append(
+                f"no known background: {names[i]} explains most, but only {part:.0%} of the image"
+            )
     columns = (index, middle, place, miss, nearest, best, overlap, excess)
     for i, at, (px, py), away, c, drawing, score, extra, (t, correlation, strength) in zip(
-            *(column.tolist() for column in columns), textures):
-        obj, color, (shape, length) = f"the thing at ({at[0]}, {at[1]})", tuple(COLORS)[c], known.names[drawing]
+        *(column.tolist() for column in columns), textures
+    ):
+        obj, color, (shape, length) = (
+            f"the thing at ({at[0]}, {at[1]})",
+            tuple(COLORS)[c],
+            known.names[drawing],
+        )
         texture = None if size == GRID else TEXTURES[t] if strength >= FLAT else "solid"
         if away > TOLERANCE:
-            problems[i].append(f"{obj} has no known colour (nearest {color}, at a distance of {away:.2f})")
+            problems[i].append(
+                f"{obj} has no known colour (nearest {color}, at a distance of {away:.2f})"
+            )
         elif score < LEAST_OVERLAP:
-            problems[i].append(f"{obj} is no known shape (best overlap {score:.2f}, with a {length} {shape})")
+            problems[i].append(
+                f"{obj} is no known shape (best overlap {score:.2f}, with a {length} {shape})"
+            )
         elif extra >= SPECK:
-            problems[i].append(f"{obj} is more than a {length} {shape}: {extra} pixels lie outside of it")
+            problems[i].append(
+                f"{obj} is more than a {length} {shape}: {extra} pixels lie outside of it"
+            )
         else:
             if texture == "solid" and strength >= FAINT and correlation >= LEAST_CORRELATION:
-                problems[i].append(f"{obj} is neither solid nor {TEXTURES[t]}: it shows that texture at an RMS of {strength:.3f}")
+                problems[i].append(
+                    f"{obj} is neither solid nor {TEXTURES[t]}: it shows that texture at an "
+                    f"RMS of {strength:.3f}"
+                )
                 texture = None
             elif texture not in (None, "solid") and correlation < LEAST_CORRELATION:
-                problems[i].append(f"{obj} has no known texture (best: {texture}, correlation {correlation:.2f})")
+                problems[i].append(
+                    f"{obj} has no known texture (best: {texture}, correlation {correlation:.2f})"
+                )
                 texture = None
-            objects[i].append(SceneObject(x=px, y=py, shape=shape, color=color, size=length, texture=texture))
-    return [ParsedScene(scene=None if wrong else Scene(tuple(found), name), background=name if good else None,
-                    objects=tuple(sorted(found, key=lambda o: (o.y, o.x))), problems=tuple(wrong))
-            for found, wrong, name, good in zip(objects, problems, names, usable.tolist())]
+            objects[i].append(
+                SceneObject(x=px, y=py, shape=shape, color=color, size=length, texture=texture)
+            )
+    return [
+        ParsedScene(
+            scene=None if wrong else Scene(tuple(found), name),
+            background=name if good else None,
+            objects=tuple(sorted(found, key=lambda o: (o.y, o.x))),
+            problems=tuple(wrong),
+        )
+        for found, wrong, name, good in zip(objects, problems, names, usable.tolist())
+    ]

@@ -1,10 +1,19 @@
-"""Other words for the same: rare words, misspellings, and what is not there. Captions of the diffusion stages have none of these."""
+"""Other words for the same: rare words, misspellings, and what is not there. Captions of the
+diffusion stages have none of these.
+"""
 
 from __future__ import annotations
 
 import random
 
-from imagen_mini.scenes.captions import RARE_WORDS, Caption, ObjectDescription, article_for, lay_out, noun_phrase
+from imagen_mini.scenes.captions import (
+    RARE_WORDS,
+    Caption,
+    ObjectDescription,
+    article_for,
+    lay_out,
+    noun_phrase,
+)
 
 
 def misspell(word: str, rng: random.Random) -> str:
@@ -12,11 +21,19 @@ def misspell(word: str, rng: random.Random) -> str:
     if len(word) < 4:
         return word
     i = rng.randrange(1, len(word) - 2)
-    return rng.choice((word[:i] + word[i + 1] + word[i] + word[i + 2:], word[:i] + word[i + 1:], word[:i] + word[i] + word[i:]))
+    return rng.choice(
+        (
+            word[:i] + word[i + 1] + word[i] + word[i + 2 :],
+            word[:i] + word[i + 1 :],
+            word[:i] + word[i] + word[i:],
+        )
+    )
 
 
 def reword(caption: Caption, new: dict[int, str]) -> Caption:
-    """The caption with other words at these positions; "a" and "an" follow suit. What it describes stays."""
+    """The caption with other words at these positions; "a" and "an" follow suit. What it describes
+    stays.
+    """
     tagged = [(new.get(i, w.text), w.objects, w.role) for i, w in enumerate(caption.words)]
     for i, (word, objects, role) in enumerate(tagged[:-1]):
         if word in ("a", "an"):
@@ -32,9 +49,14 @@ def with_rare_words(caption: Caption) -> Caption:
 
 def with_misspelling(caption: Caption, rng: random.Random) -> Caption:
     """One word that says something, misspelt."""
-    telling = [i for i, w in enumerate(caption.words) if len(w.text) >= 4 and w.role not in ("other", "relation", "number")]
+    telling = [
+        i
+        for i, w in enumerate(caption.words)
+        if len(w.text) >= 4 and w.role not in ("other", "relation", "number")
+    ]
     i = rng.choice(telling)
-    while (word := misspell(caption.words[i].text, rng)) == caption.words[i].text:           # two equal letters may have changed places
+    # two equal letters may have changed places
+    while (word := misspell(caption.words[i].text, rng)) == caption.words[i].text:
         pass
     return reword(caption, {i: word})
 
@@ -43,4 +65,10 @@ def with_absence(caption: Caption, obj: ObjectDescription, rng: random.Random) -
     """And what is not in the image: 'a red circle and no blue square'."""
     noun = [word for word, _ in noun_phrase(obj, 1, rng)[1:]]
     lead = rng.choice((["and", "no"], ["but", "no"], ["without", article_for(noun[0])]))
-    return lay_out([*((w.text, w.objects, w.role) for w in caption.words), *((word, (), "other") for word in lead + noun)], caption.description)
+    return lay_out(
+        [
+            *((w.text, w.objects, w.role) for w in caption.words),
+            *((word, (), "other") for word in lead + noun),
+        ],
+        caption.description,
+    )

@@ -1,7 +1,9 @@
-"""The scene graph: what an image of the built-in world can hold, and how scenes are drawn at random.
+"""The scene graph: what an image of the built-in world can hold, and how scenes are drawn at
+random.
 
-A `Scene` is complete: every attribute of every object is decided, so it can be rendered. Places are whole numbers of
-1/64 of the image's width, so that a scene read back from an image can be compared with `==`.
+A `Scene` is complete: every attribute of every object is decided, so it can be rendered. Places are
+whole numbers of 1/64 of the image's width, so that a scene read back from an image can be compared
+with `==`.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-GRID = 64                                              # places are multiples of 1 / GRID of the image's width
+GRID = 64  # places are multiples of 1 / GRID of the image's width
 
-# Every channel of an object's colour lies in [0.22, 0.78]: a texture may add and subtract 0.22 without clipping.
+# Every channel of an object's colour lies in [0.22, 0.78]: a texture may add and subtract 0.22
+# without clipping.
 COLORS = {
     "red": (0.78, 0.22, 0.22),
     "orange": (0.78, 0.50, 0.22),
@@ -23,38 +26,65 @@ COLORS = {
     "purple": (0.50, 0.22, 0.66),
     "pink": (0.78, 0.48, 0.68),
 }
-BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "gray": (0.5, 0.5, 0.5), "beige": (0.92, 0.85, 0.68)}
-SIZES = {"small": 6.5, "large": 10.5}                   # radius in 1/64 of the width
+BACKGROUNDS = {
+    "white": (1.0, 1.0, 1.0),
+    "black": (0.0, 0.0, 0.0),
+    "gray": (0.5, 0.5, 0.5),
+    "beige": (0.92, 0.85, 0.68),
+}
+SIZES = {"small": 6.5, "large": 10.5}  # radius in 1/64 of the width
 TEXTURES = ("solid", "striped", "dotted", "checkered")
 
-# Radius of the circle around each shape, in units of its size: keeps objects apart and inside the image.
-SHAPES = {"circle": 1.0, "square": 1.26, "triangle": 1.36, "star": 1.36, "cross": 1.22, "ring": 1.12}
-MIN_GAP = 2                                                # least distance between two of those circles, in 1/64
+# Radius of the circle around each shape, in units of its size: keeps objects apart and inside the
+# image.
+SHAPES = {
+    "circle": 1.0,
+    "square": 1.26,
+    "triangle": 1.36,
+    "star": 1.36,
+    "cross": 1.22,
+    "ring": 1.12,
+}
+MIN_GAP = 2  # least distance between two of those circles, in 1/64
 
 RELATIONS = ("left of", "right of", "above", "below")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
-# Never drawn in training, so that composition can be tested. (The other splits, of words, are in captions.py.)
-HELD_OUT_COLOR_SHAPE = frozenset({
-    ("red", "triangle"), ("blue", "star"), ("green", "square"), ("purple", "circle"), ("yellow", "cross"), ("cyan", "ring"),
-})
-HELD_OUT_TEXTURE_SHAPE = frozenset({("striped", "star"), ("dotted", "triangle"), ("checkered", "ring")})
-HELD_OUT_RELATIONS = frozenset({("star", "left of", "cross"), ("ring", "above", "square"), ("triangle", "left of", "circle")})
+# Never drawn in training, so that composition can be tested. (The other splits, of words, are in
+# captions.py.)
+HELD_OUT_COLOR_SHAPE = frozenset(
+    {
+        ("red", "triangle"),
+        ("blue", "star"),
+        ("green", "square"),
+        ("purple", "circle"),
+        ("yellow", "cross"),
+        ("cyan", "ring"),
+    }
+)
+HELD_OUT_TEXTURE_SHAPE = frozenset(
+    {("striped", "star"), ("dotted", "triangle"), ("checkered", "ring")}
+)
+HELD_OUT_RELATIONS = frozenset(
+    {("star", "left of", "cross"), ("ring", "above", "square"), ("triangle", "left of", "circle")}
+)
 HELD_OUT_COUNT = 5
 MAX_OBJECTS = 5
-HELD_OUT_SEED = 1_000_003                                     # seed of scenes to measure on: no training uses it
+HELD_OUT_SEED = 1_000_003  # seed of scenes to measure on: no training uses it
 
 
 @dataclass(frozen=True, order=True)
 class SceneObject:
-    """One thing in the image. `x` grows to the right, `y` downwards; both in 1/64 of the image's width."""
+    """One thing in the image. `x` grows to the right, `y` downwards; both in 1/64 of the image's
+    width.
+    """
 
     y: int
     x: int
     shape: str
     color: str
     size: str
-    texture: str | None                                # None: not known, as when read from a 64 px image
+    texture: str | None  # None: not known, as when read from a 64 px image
 
     @property
     def reach(self) -> float:
@@ -64,7 +94,9 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects on a plain background. Objects are kept in reading order, so equal images are equal scenes."""
+    """Objects on a plain background. Objects are kept in reading order, so equal images are equal
+    scenes.
+    """
 
     objects: tuple[SceneObject, ...]
     background: str
@@ -78,7 +110,9 @@ class Scene:
 
 
 def relation(a, b) -> str | None:
-    """How `a` lies with respect to `b`: one of RELATIONS, by the larger of the two offsets; None on the diagonal."""
+    """How `a` lies with respect to `b`: one of RELATIONS, by the larger of the two offsets; None on
+    the diagonal.
+    """
     dx, dy = a.x - b.x, a.y - b.y
     if abs(dx) == abs(dy):
         return None
@@ -88,7 +122,9 @@ def relation(a, b) -> str | None:
 
 
 def unambiguous_relation(a, b) -> str | None:
-    """As `relation`, but None unless one offset exceeds the other by 6/64: what a caption may fairly say."""
+    """As `relation`, but None unless one offset exceeds the other by 6/64: what a caption may
+    fairly say.
+    """
     return relation(a, b) if abs(abs(a.x - b.x) - abs(a.y - b.y)) >= 6 else None
 
 
@@ -116,7 +152,9 @@ def held_out(scene: Scene) -> set[str]:
     return found
 
 
-def sample_free_position(rng: random.Random, reach: float, placed: list[SceneObject], tries: int = 20) -> tuple[int, int] | None:
+def sample_free_position(
+    rng: random.Random, reach: float, placed: list[SceneObject], tries: int = 20
+) -> tuple[int, int] | None:
     """A free place (x, y) for an object of that reach, or None when none was found."""
     low, high = int(reach + 1.5), int(GRID - reach - 0.5)
     for _ in range(tries):
@@ -126,12 +164,18 @@ def sample_free_position(rng: random.Random, reach: float, placed: list[SceneObj
     return None
 
 
-def random_scene(rng: random.Random, count: int | None = None, same: float = 0.2, exclude_held_out: bool = True,
-                 counts: Sequence[float] = (22, 50, 17, 11)) -> Scene:
+def random_scene(
+    rng: random.Random,
+    count: int | None = None,
+    same: float = 0.2,
+    exclude_held_out: bool = True,
+    counts: Sequence[float] = (22, 50, 17, 11),
+) -> Scene:
     """A random scene of `count` objects (by default 1, 2, 3 or 4, as often as `counts` says).
 
-    `same` is the probability that the objects are alike in shape and colour, as captions with numbers need.
-    With `exclude_held_out`, scenes of a held-out split are drawn again: the training distribution.
+    `same` is the probability that the objects are alike in shape and colour, as captions with
+    numbers need. With `exclude_held_out`, scenes of a held-out split are drawn again: the training
+    distribution.
     """
     n = count or rng.choices(range(1, len(counts) + 1), counts)[0]
     while True:
@@ -146,7 +190,11 @@ def random_scene(rng: random.Random, count: int | None = None, same: float = 0.2
             where = sample_free_position(rng, SIZES[size] * SHAPES[shape], objects)
             if where is None:
                 break
-            objects.append(SceneObject(x=where[0], y=where[1], shape=shape, color=color, size=size, texture=texture))
+            objects.append(
+                SceneObject(
+                    x=where[0], y=where[1], shape=shape, color=color, size=size, texture=texture
+                )
+            )
         else:
             scene = Scene(tuple(objects), rng.choice(tuple(BACKGROUNDS)))
             if not (exclude_held_out and held_out(scene)):

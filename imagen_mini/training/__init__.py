@@ -1,1 +1,3 @@
-"""Training: its configuration, loop, batches, average of the weights, optimizers, checkpoints, distribution, diagnostics."""
+"""Training: its configuration, loop, batches, average of the weights, optimizers, checkpoints,
+distribution, diagnostics.
+"""

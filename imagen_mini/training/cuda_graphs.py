@@ -1,6 +1,8 @@
-"""Keeping a GPU busy: a step's kernels recorded once and then replayed (a CUDA graph), while the next step's inputs are made on a stream of their own.
+"""Keeping a GPU busy: a step's kernels recorded once and then replayed (a CUDA graph), while the
+next step's inputs are made on a stream of their own.
 
-A small network is thousands of short kernels, and a GPU can be done with each before Python has started the next. Replaying starts them all at once.
+A small network is thousands of short kernels, and a GPU can be done with each before Python has
+started the next. Replaying starts them all at once.
 """
 
 from __future__ import annotations
@@ -10,14 +12,17 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-Step = Callable[[dict[str, Tensor]], Tensor]           # forward and backward: from named tensors to losses, leaving gradients in the parameters
+# forward and backward: from named tensors to losses, leaving gradients in the parameters
+Step = Callable[[dict[str, Tensor]], Tensor]
 
 
 class CudaGraphedStep:
     """`step`, recorded for every new set of shapes and replayed for each other call.
 
-    Values are copied to where the recording has its inputs; losses and gradients are written where it has its outputs, so each call overwrites those of
-    the one before. `step` must not look at values on the way (`if x > 0`), as this waits for the GPU. Gradients start from None: `step` adds to nothing.
+    Values are copied to where the recording has its inputs; losses and gradients are written where
+    it has its outputs, so each call overwrites those of the one before. `step` must not look at
+    values on the way (`if x > 0`), as this waits for the GPU. Gradients start from None: `step`
+    adds to nothing.
     """
 
     def __init__(self, step: Step, parameters: list[nn.Parameter]):
@@ -34,10 +39,13 @@ class CudaGraphedStep:
             p.grad = gradient
         return losses
 
-    def _record(self, inputs: dict[str, Tensor]) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor], Tensor, list[Tensor | None]]:
+    def _record(
+        self, inputs: dict[str, Tensor]
+    ) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor], Tensor, list[Tensor | None]]:
         fixed = {name: x.clone() for name, x in inputs.items()}
         self._forget()
-        aside = torch.cuda.Stream()                    # the first calls choose kernels and allocate, which cannot be recorded
+        # the first calls choose kernels and allocate, which cannot be recorded
+        aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(3):
@@ -55,7 +63,9 @@ class CudaGraphedStep:
 
 
 def prefetch_on_stream(items: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """The same items, made on another CUDA stream, so that making one does not wait for what computes with the one before."""
+    """The same items, made on another CUDA stream, so that making one does not wait for what
+    computes with the one before.
+    """
     stream = torch.cuda.Stream()
     while True:
         with torch.cuda.stream(stream):

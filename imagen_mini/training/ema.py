@@ -9,7 +9,9 @@ import torch
 
 
 class EMA:
-    """An exponential moving average of the weights. Its memory grows with the run, up to `half_life` steps."""
+    """An exponential moving average of the weights. Its memory grows with the run, up to
+    `half_life` steps.
+    """
 
     def __init__(self, net: torch.nn.Module, half_life: int):
         self.net, self.half_life = net, half_life
@@ -19,7 +21,9 @@ class EMA:
     def update(self, step: int) -> None:
         decay = 0.5 ** (1 / min(self.half_life, max(1.0, 0.1 * step)))
         current = self.net.state_dict()
-        torch._foreach_lerp_(list(self.weights.values()), [current[k].detach() for k in self.weights], 1 - decay)
+        torch._foreach_lerp_(
+            list(self.weights.values()), [current[k].detach() for k in self.weights], 1 - decay
+        )
 
     @contextmanager
     @torch.no_grad()

@@ -12,9 +12,11 @@ OPTIMIZERS = ("muon", "adamw", "adafactor")
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: its singular values are pushed to about 1 by Newton-Schulz iteration.
+    """The nearest semi-orthogonal matrix, roughly: its singular values are pushed to about 1 by
+    Newton-Schulz iteration.
 
-    matrix [..., rows, columns], one or several. The quintic's coefficients are chosen for speed, not for convergence to exactly 1.
+    matrix [..., rows, columns], one or several. The quintic's coefficients are chosen for speed,
+    not for convergence to exactly 1.
 
     Source: Muon (Jordan et al., 2024).
     """
@@ -23,7 +25,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT.contiguous() if tall else x
     add = torch.addmm if x.ndim == 2 else torch.baddbmm
-    for _ in range(steps):                             # x <- a x + (b g + c g^2) x,  g = x x^T
+    for _ in range(steps):  # x <- a x + (b g + c g^2) x,  g = x x^T
         gram = x @ x.mT
         x = add(x, add(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
@@ -32,8 +34,9 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalized: every direction of a kernel's update is equally long.
 
-    Kernels of any shape are taken as matrices [out, everything else]. The update is scaled to the size of AdamW's, so that one
-    learning rate serves both (Moonlight, 2025). torch.optim.Muon is the same for matrices, but refuses convolutions.
+    Kernels of any shape are taken as matrices [out, everything else]. The update is scaled to the
+    size of AdamW's, so that one learning rate serves both (Moonlight, 2025). torch.optim.Muon is
+    the same for matrices, but refuses convolutions.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
@@ -42,37 +45,64 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
-            params = sorted((p for p in group["params"] if p.grad is not None), key=lambda p: p.shape)
+            params = sorted(
+                (p for p in group["params"] if p.grad is not None), key=lambda p: p.shape
+            )
             if not params:
                 continue
             for p in params:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-            gradients, moments = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
+            gradients, moments = (
+                [p.grad for p in params],
+                [self.state[p]["momentum"] for p in params],
+            )
             torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
-            ahead, updates = torch._foreach_lerp(gradients, moments, group["momentum"]), []       # Nesterov's
-            for _, alike in itertools.groupby(ahead, key=lambda m: m.shape):                      # those of one shape are orthogonalized together
+            # Nesterov's
+            ahead, updates = torch._foreach_lerp(gradients, moments, group["momentum"]), []
+            # those of one shape are orthogonalized together
+            for _, alike in itertools.groupby(ahead, key=lambda m: m.shape):
                 matrices = torch.stack([m.flatten(1) for m in alike])
-                updates += (orthogonalize(matrices.bfloat16()).to(matrices.dtype) * 0.2 * math.sqrt(max(matrices.shape[1:]))).unbind()
+                updates += (
+                    orthogonalize(matrices.bfloat16()).to(matrices.dtype)
+                    * 0.2
+                    * math.sqrt(max(matrices.shape[1:]))
+                ).unbind()
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(params, [u.view(p.shape) for u, p in zip(updates, params)], alpha=-group["lr"])
+            torch._foreach_add_(
+                params, [u.view(p.shape) for u, p in zip(updates, params)], alpha=-group["lr"]
+            )
 
 
-def make_optimizers(net: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float) -> dict[str, torch.optim.Optimizer]:
-    """The optimizers of a U-Net, by name. With Muon, norms, biases, positions and the first and last layers go to AdamW.
+def make_optimizers(
+    net: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float
+) -> dict[str, torch.optim.Optimizer]:
+    """The optimizers of a U-Net, by name. With Muon, norms, biases, positions and the first and
+    last layers go to AdamW.
 
-    Adafactor (Shazeer and Stern, 2018) keeps row and column means of the squared gradient instead of AdamW's two moments; its rate
-    is relative to the size of each parameter. Imagen trains its base stage with it and finds that it hurts super-resolution
-    (Section 4.1). torch's factors the last two axes, which saves memory in linear layers; of a convolution these are 3 x 3.
+    Adafactor (Shazeer and Stern, 2018) keeps row and column means of the squared gradient instead
+    of AdamW's two moments; its rate is relative to the size of each parameter. Imagen trains its
+    base stage with it and finds that it hurts super-resolution (Section 4.1). torch's factors the
+    last two axes, which saves memory in linear layers; of a convolution these are 3 x 3.
     """
     edges = {id(net.stem.weight), id(net.out.weight), id(net.pooled_text.score.weight)}
-    kernels = [p for key, p in net.named_parameters() if p.ndim >= 2 and key.endswith("weight") and not (name == "muon" and id(p) in edges)]
+    kernels = [
+        p
+        for key, p in net.named_parameters()
+        if p.ndim >= 2 and key.endswith("weight") and not (name == "muon" and id(p) in edges)
+    ]
     chosen = {id(p) for p in kernels}
     others = [p for p in net.parameters() if id(p) not in chosen]
-    groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    fused = net.out.weight.device.type in ("cpu", "cuda")                     # one kernel for all parameters
+    groups = [
+        {"params": kernels, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    fused = net.out.weight.device.type in ("cpu", "cuda")  # one kernel for all parameters
     if name == "muon":
-        return {"muon": Muon(kernels, lr, weight_decay=weight_decay), "adamw": torch.optim.AdamW(others, lr, betas, weight_decay=0.0, fused=fused)}
+        return {
+            "muon": Muon(kernels, lr, weight_decay=weight_decay),
+            "adamw": torch.optim.AdamW(others, lr, betas, weight_decay=0.0, fused=fused),
+        }
     if name == "adamw":
         return {"adamw": torch.optim.AdamW(groups, lr, betas, fused=fused)}
     if name == "adafactor":

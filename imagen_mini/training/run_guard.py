@@ -1,4 +1,6 @@
-"""What keeps a long run safe from the outside: one process to a folder, and an end that can be asked for."""
+"""What keeps a long run safe from the outside: one process to a folder, and an end that can be
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,18 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def run_lock(run: Path) -> Iterator[None]:
-    """Hold a run's folder, made if need be. BlockingIOError if another process holds it; a lock dies with its process, however that ends."""
+    """Hold a run's folder, made if need be. BlockingIOError if another process holds it; a lock
+    dies with its process, however that ends.
+    """
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run / ".lock")
         lock.acquire(timeout=0)
     except Timeout:
-        raise BlockingIOError(f"{run} is in use by another process: wait for it, stop it, or pass another --output-dir") from None
+        raise BlockingIOError(
+            f"{run} is in use by another process: wait for it, stop it, or pass another "
+            "--output-dir"
+        ) from None
     except OSError as error:
         raise OSError(f"{run} cannot be written to: {error}. Pass another --output-dir") from error
     try:
@@ -28,8 +35,10 @@ def run_lock(run: Path) -> Iterator[None]:
 
 
 class GracefulStop:
-    """`with StopRequest() as stop:` the first SIGTERM or Ctrl-C lets `stop.asked()` be true, which is to be called after each step; the second
-    ends at once. With `grace`, so does a step that is not done within so many seconds: it may be waiting for a process that is gone."""
+    """`with StopRequest() as stop:` the first SIGTERM or Ctrl-C lets `stop.asked()` be true, which
+    is to be called after each step; the second ends at once. With `grace`, so does a step that is
+    not done within so many seconds: it may be waiting for a process that is gone.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -47,7 +56,7 @@ class GracefulStop:
 
     def asked(self) -> bool:
         """Whether to stop now."""
-        signal.alarm(0)                                # whoever asks is not stuck
+        signal.alarm(0)  # whoever asks is not stuck
         return self._asked
 
     def _ask(self, number: int, frame) -> None:
@@ -56,4 +65,8 @@ class GracefulStop:
             signal.signal(each, signal.SIG_DFL)
         if self.grace:
             signal.alarm(self.grace)
-        print(f"\n{signal.Signals(number).name}: stopping after this step, with a checkpoint; once more to stop at once", flush=True)
+        print(
+            f"\n{signal.Signals(number).name}: stopping after this step, with a checkpoint; "
+            "once more to stop at once",
+            flush=True,
+        )

@@ -1,1 +1,3 @@
-"""Small things that every room may use: random numbers, precision, configurations from dictionaries, images in other types."""
+"""Small things that every room may use: random numbers, precision, configurations from
+dictionaries, images in other types.
+"""

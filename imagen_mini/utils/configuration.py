@@ -38,15 +38,27 @@ def to_dict(config) -> dict:
 
 
 def from_dict(cls, values: dict):
-    """A dataclass from a dictionary as JSON gives it. Unknown names and wrong types are errors that say so."""
+    """A dataclass from a dictionary as JSON gives it. Unknown names and wrong types are errors that
+    say so.
+    """
     if not isinstance(values, dict):
-        raise ValueError(f"{cls.__name__}: expected an object with named fields; got {type(values).__name__}")
+        raise ValueError(
+            f"{cls.__name__}: expected an object with named fields; got {type(values).__name__}"
+        )
     hints = typing.get_type_hints(cls)
     values = renamed(values, hints)
     unknown = set(values) - set(hints)
     if unknown:
-        raise ValueError(f"{cls.__name__} has no {', '.join(map(repr, sorted(unknown)))}; it has {', '.join(hints)}")
-    return cls(**{name: _typed(f"{cls.__name__}.{name}", hints[name], value) for name, value in values.items()})
+        raise ValueError(
+            f"{cls.__name__} has no {', '.join(map(repr, sorted(unknown)))}; it has "
+            f"{', '.join(hints)}"
+        )
+    return cls(
+        **{
+            name: _typed(f"{cls.__name__}.{name}", hints[name], value)
+            for name, value in values.items()
+        }
+    )
 
 
 def _typed(name: str, hint, value):
@@ -68,7 +80,9 @@ def _typed(name: str, hint, value):
 
 
 def override(config, assignments: list[str]):
-    """Apply `key=value` strings, dotted for nested fields (`unet.channels=[48,96,144]`); values are JSON, or plain words."""
+    """Apply `key=value` strings, dotted for nested fields (`unet.channels=[48,96,144]`); values are
+    JSON, or plain words.
+    """
     values = to_dict(config)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -82,7 +96,10 @@ def override(config, assignments: list[str]):
                 raise ValueError(f"{key!r}: {type(config).__name__} has no group {parent!r}")
         last = RENAMED.get(last, last) if last not in target else last
         if last not in target:
-            raise ValueError(f"unknown setting {key!r}; {'.'.join(parents) or type(config).__name__} has {', '.join(target)}")
+            raise ValueError(
+                f"unknown setting {key!r}; {'.'.join(parents) or type(config).__name__} has "
+                f"{', '.join(target)}"
+            )
         try:
             target[last] = json.loads(text)
         except json.JSONDecodeError:

@@ -10,10 +10,22 @@ from torch import Tensor
 
 
 def to_image(image: Tensor, size: int | None = None) -> Image.Image:
-    """[3, h, w] in [-1, 1] -> a PIL image of `size`: enlarged without smoothing, made smaller by averages (a fine texture would become another one)."""
+    """[3, h, w] in [-1, 1] -> a PIL image of `size`: enlarged without smoothing, made smaller by
+    averages (a fine texture would become another one).
+    """
     if size is not None and size != image.shape[-1]:
-        image = F.interpolate(image[None].float(), size=(size, size), mode="nearest" if size > image.shape[-1] else "area")[0]
-    return Image.fromarray(((image.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy())
+        image = F.interpolate(
+            image[None].float(),
+            size=(size, size),
+            mode="nearest" if size > image.shape[-1] else "area",
+        )[0]
+    return Image.fromarray(
+        ((image.float().cpu().clamp(-1, 1) + 1) * 127.5)
+        .round()
+        .to(torch.uint8)
+        .permute(1, 2, 0)
+        .numpy()
+    )
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -37,18 +49,28 @@ def blur(images: Tensor, sigma: float) -> Tensor:
         return images
     sigma *= images.shape[-1] / 64
     reach = int(3 * sigma) + 1
-    kernel = torch.exp(-torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype) ** 2 / (2 * sigma ** 2))
+    kernel = torch.exp(
+        -(torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype) ** 2)
+        / (2 * sigma**2)
+    )
     kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
     padded = F.pad(images, (reach,) * 4, mode="replicate")
     return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.mT, groups=3)
 
 
 def to_rgb(image: Image.Image, sixteen_bit: bool = False) -> Image.Image:
-    """Any mode of Pillow -> RGB on white. `sixteen_bit`: the one channel goes up to 65,535, which would be clipped at 255 otherwise."""
+    """Any mode of Pillow -> RGB on white. `sixteen_bit`: the one channel goes up to 65,535, which
+    would be clipped at 255 otherwise.
+    """
     if sixteen_bit:
-        return Image.fromarray((np.asarray(image, np.float32) / 257).round().astype(np.uint8)).convert("RGB")
+        return Image.fromarray(
+            (np.asarray(image, np.float32) / 257).round().astype(np.uint8)
+        ).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError(f"which of the values of mode {image.mode} (32 bits a pixel) is white is not known; expected 8 or 16 bits a channel")
+        raise ValueError(
+            f"which of the values of mode {image.mode} (32 bits a pixel) is white is not "
+            "known; expected 8 or 16 bits a channel"
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -56,7 +78,13 @@ def to_rgb(image: Image.Image, sixteen_bit: bool = False) -> Image.Image:
 
 
 def central_square(image: Image.Image, size: int) -> np.ndarray:
-    """The largest square at the centre of an RGB image, resized with anti-aliasing: uint8 [size, size, 3]."""
+    """The largest square at the centre of an RGB image, resized with anti-aliasing: uint8 [size,
+    size, 3].
+    """
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    return np.asarray(image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS))
+    return np.asarray(
+        image.crop((left, top, left + side, top + side)).resize(
+            (size, size), Image.Resampling.LANCZOS
+        )
+    )

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS = ("auto", "bf16", "fp32")
-WORTH_IT = 1.2                                         # bf16 must be so many times as fast: it costs digits
+WORTH_IT = 1.2  # bf16 must be so many times as fast: it costs digits
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """"fp32" or "bf16" as asked for; "auto" is bf16 where this device is found to be clearly faster in it, else fp32."""
+    """ "fp32" or "bf16" as asked for; "auto" is bf16 where this device is found to be clearly faster
+    in it, else fp32.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if precision == "auto":
@@ -29,10 +31,11 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 @cache
 def speed_up_of_bf16(device: torch.device) -> float:
-    """How many times as fast a 3x3 convolution, forward and backward, is in bf16 as in float32: measured once a process, in about 0.1 s.
+    """How many times as fast a 3x3 convolution, forward and backward, is in bf16 as in float32:
+    measured once a process, in about 0.1 s.
 
-    Both take turns, on one CPU thread, and the fastest of each counts, so that other work on the machine does not decide. Where a processor has
-    no bf16, torch emulates it, slowly.
+    Both take turns, on one CPU thread, and the fastest of each counts, so that other work on the
+    machine does not decide. Where a processor has no bf16, torch emulates it, slowly.
     """
     threads, times = torch.get_num_threads(), {torch.float32: [], torch.bfloat16: []}
     torch.set_num_threads(1)
@@ -50,8 +53,13 @@ def speed_up_of_bf16(device: torch.device) -> float:
 def _convolution(device: torch.device, dtype: torch.dtype) -> float:
     """Seconds. A GPU gets more images: few would tell how fast it starts, not how fast it computes."""
     n = 4 if device.type == "cpu" else 512
-    x, weight = (torch.ones(shape, device=device, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_() for shape in ((n, 64, 32, 32), (64, 64, 3, 3)))
+    x, weight = (
+        torch.ones(shape, device=device, dtype=dtype)
+        .to(memory_format=torch.channels_last)
+        .requires_grad_()
+        for shape in ((n, 64, 32, 32), (64, 64, 3, 3))
+    )
     start = time.perf_counter()
     gradients = torch.autograd.grad(F.conv2d(x, weight, padding=1).sum(), (x, weight))
-    gradients[0].flatten()[0].item()                   # waits for a GPU
+    gradients[0].flatten()[0].item()  # waits for a GPU
     return time.perf_counter() - start

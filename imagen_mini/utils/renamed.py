@@ -7,7 +7,9 @@ from importlib.util import find_spec, spec_from_file_location
 
 
 class RenamedScripts(MetaPathFinder):
-    """Finds the modules of `package` that `names` (old name -> new name) lists, under their old names."""
+    """Finds the modules of `package` that `names` (old name -> new name) lists, under their old
+    names.
+    """
 
     def __init__(self, package: str, names: dict[str, str]):
         self.names = {f"{package}.{old}": f"{package}.{new}" for old, new in names.items()}

@@ -11,17 +11,22 @@ from torch import Tensor
 
 from imagen_mini.utils.images import to_image
 
-BORDERS = {True: "#009E73", False: "#D55E00", None: "#bbbbbb"}      # right, wrong, not judged: green and vermilion of Okabe and Ito (2008)
-MARGIN = 6                                             # pixels around an image
-Frame = bool | str | None                              # right or wrong, a colour, or None: no frame
+# right, wrong, not judged: green and vermilion of Okabe and Ito (2008)
+BORDERS = {True: "#009E73", False: "#D55E00", None: "#bbbbbb"}
+MARGIN = 6  # pixels around an image
+Frame = bool | str | None  # right or wrong, a colour, or None: no frame
 
 
-
-
-def image_grid(images: Sequence[Tensor], labels: Sequence[str], columns: int | None = None, cell: int = 192,
-                  frames: Sequence[Frame] | None = None) -> Image.Image:
-    """Images [3, h, w] in rows, each with its label below; `frames` says of each whether it is right (True, False; None: not judged), or gives a
-    colour."""
+def image_grid(
+    images: Sequence[Tensor],
+    labels: Sequence[str],
+    columns: int | None = None,
+    cell: int = 192,
+    frames: Sequence[Frame] | None = None,
+) -> Image.Image:
+    """Images [3, h, w] in rows, each with its label below; `frames` says of each whether it is
+    right (True, False; None: not judged), or gives a colour.
+    """
     n = len(images)
     columns = columns or min(n, 4)
     font = ImageFont.load_default(size=12)
@@ -31,30 +36,67 @@ def image_grid(images: Sequence[Tensor], labels: Sequence[str], columns: int | N
     for i, (image, text) in enumerate(zip(images, lines)):
         x, y = i % columns * width + MARGIN, i // columns * height + MARGIN
         _paste(sheet, image, x, y, cell, frames[i] if frames else None)
-        ImageDraw.Draw(sheet).multiline_text((x, y + cell + 4), "\n".join(text), fill="black", font=font, spacing=2)
+        ImageDraw.Draw(sheet).multiline_text(
+            (x, y + cell + 4), "\n".join(text), fill="black", font=font, spacing=2
+        )
     return sheet
 
 
-def image_table(rows: Sequence[Sequence[Tensor | None]], row_names: Sequence[str], column_names: Sequence[str], cell: int = 112,
-                  frames: Sequence[Sequence[Frame]] | None = None) -> Image.Image:
-    """Images [3, h, w] as a table: names of rows to the left, of columns above; None leaves a place empty. `frames` as in `image_grid`, row by row.
-    ValueError if names and images are not as many."""
+def image_table(
+    rows: Sequence[Sequence[Tensor | None]],
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    cell: int = 112,
+    frames: Sequence[Sequence[Frame]] | None = None,
+) -> Image.Image:
+    """Images [3, h, w] as a table: names of rows to the left, of columns above; None leaves a place
+    empty. `frames` as in `image_grid`, row by row. ValueError if names and images are not as many.
+    """
     if len(rows) != len(row_names) or any(len(row) != len(column_names) for row in rows):
-        raise ValueError(f"rows of {[len(row) for row in rows]} images; expected {len(row_names)} rows ({', '.join(row_names)}) of {len(column_names)}")
+        raise ValueError(
+            f"rows of {[len(row) for row in rows]} images; expected {len(row_names)} rows "
+            f"({', '.join(row_names)}) of {len(column_names)}"
+        )
     font = ImageFont.load_default(size=12)
     names = [textwrap.wrap(name, width=16) or [""] for name in row_names]
     heads = [textwrap.wrap(name, width=max(6, cell // 6)) or [""] for name in column_names]
-    left = int(max((font.getlength(line) for name in names for line in name), default=0)) + 2 * MARGIN
+    left = (
+        int(max((font.getlength(line) for name in names for line in name), default=0)) + 2 * MARGIN
+    )
     top, step = 15 * max(map(len, heads)) + MARGIN, cell + MARGIN
-    sheet = Image.new("RGB", (left + len(heads) * step + MARGIN, top + len(names) * step + MARGIN), "white")
+    sheet = Image.new(
+        "RGB", (left + len(heads) * step + MARGIN, top + len(names) * step + MARGIN), "white"
+    )
     generate = ImageDraw.Draw(sheet)
     for i, head in enumerate(heads):
-        generate.multiline_text((left + i * step + cell / 2, top - 2), "\n".join(head), fill="black", font=font, spacing=2, anchor="md", align="center")
+        generate.multiline_text(
+            (left + i * step + cell / 2, top - 2),
+            "\n".join(head),
+            fill="black",
+            font=font,
+            spacing=2,
+            anchor="md",
+            align="center",
+        )
     for j, (name, row) in enumerate(zip(names, rows)):
-        generate.multiline_text((MARGIN, top + j * step + cell / 2), "\n".join(name), fill="black", font=font, spacing=2, anchor="lm")
+        generate.multiline_text(
+            (MARGIN, top + j * step + cell / 2),
+            "\n".join(name),
+            fill="black",
+            font=font,
+            spacing=2,
+            anchor="lm",
+        )
         for i, image in enumerate(row):
             if image is not None:
-                _paste(sheet, image, left + i * step, top + j * step, cell, frames[j][i] if frames else None)
+                _paste(
+                    sheet,
+                    image,
+                    left + i * step,
+                    top + j * step,
+                    cell,
+                    frames[j][i] if frames else None,
+                )
     return sheet
 
 
@@ -66,12 +108,16 @@ def _paste(sheet: Image.Image, image: Tensor, x: int, y: int, cell: int, frame: 
 
 
 def quantize_colors(sheet: Image.Image) -> Image.Image:
-    """A sheet in 256 colours: the eye hardly sees it, and the file is a fifth as large, since plain backgrounds become plain."""
+    """A sheet in 256 colours: the eye hardly sees it, and the file is a fifth as large, since plain
+    backgrounds become plain.
+    """
     return sheet.quantize(256, Image.Quantize.FASTOCTREE)
 
 
 def as_jpeg(sheet: Image.Image, quality: int = 85):
-    """A sheet as a notebook displays it, but a third as large: maps and noise are soft, and soft images make large PNG files."""
+    """A sheet as a notebook displays it, but a third as large: maps and noise are soft, and soft
+    images make large PNG files.
+    """
     from IPython.display import Image as Shown
 
     file = io.BytesIO()

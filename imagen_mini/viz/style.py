@@ -1,4 +1,6 @@
-"""How the charts of this project look: lines that colour-blind readers and black-and-white printers can tell apart, one legend for all panels."""
+"""How the charts of this project look: lines that colour-blind readers and black-and-white printers
+can tell apart, one legend for all panels.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, PercentFormatter
 
 # Colours: Okabe and Ito (2008).
-STYLES = tuple({"color": color, "linestyle": dashes, "marker": mark, "markersize": 5} for color, dashes, mark in (
-    ("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"), ("#CC79A7", (0, (1, 1)), "D"), ("#000000", (0, (5, 1, 1, 1)), "v"),
-    ("#E69F00", (0, (3, 3)), "P"), ("#56B4E9", (0, (4, 1, 1, 1, 1, 1)), "X")))
+STYLES = tuple(
+    {"color": color, "linestyle": dashes, "marker": mark, "markersize": 5}
+    for color, dashes, mark in (
+        ("#0072B2", "-", "o"),
+        ("#D55E00", "--", "s"),
+        ("#009E73", "-.", "^"),
+        ("#CC79A7", (0, (1, 1)), "D"),
+        ("#000000", (0, (5, 1, 1, 1)), "v"),
+        ("#E69F00", (0, (3, 3)), "P"),
+        ("#56B4E9", (0, (4, 1, 1, 1, 1, 1)), "X"),
+    )
+)
 
 
 def line_style(number: int) -> dict:
     """How line `number` of a panel looks; from the eighth on, as the first ones, with hollow marks."""
-    return STYLES[number % len(STYLES)] | ({} if number < len(STYLES) else {"markerfacecolor": "white"})
+    return STYLES[number % len(STYLES)] | (
+        {} if number < len(STYLES) else {"markerfacecolor": "white"}
+    )
 
 
 def subplots(titles: Sequence[str], xlabel: str, columns: int = 3) -> tuple[Figure, list[Axes]]:
@@ -49,8 +62,12 @@ def percent_axis(panel: Axes) -> None:
 
 
 def save_figure(sheet: Figure, path: Path) -> None:
-    """Write a figure, with the legend of the first panel that has labels below it; the name's ending says how (.png, .svg, .pdf)."""
-    lines, names = next(legend for axes in sheet.axes if (legend := axes.get_legend_handles_labels())[0])
+    """Write a figure, with the legend of the first panel that has labels below it; the name's
+    ending says how (.png, .svg, .pdf).
+    """
+    lines, names = next(
+        legend for axes in sheet.axes if (legend := axes.get_legend_handles_labels())[0]
+    )
     sheet.legend(lines, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.savefig(path, dpi=110)

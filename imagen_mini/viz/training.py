@@ -1,4 +1,6 @@
-"""Small training runs: a corner of the built-in world that is learned in half a minute, and how such a run is looked at."""
+"""Small training runs: a corner of the built-in world that is learned in half a minute, and how
+such a run is looked at.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,11 @@ from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.base import Batch, Dataset
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import SHAPES as REACHES
-from imagen_mini.scenes.scene import SIZES, SceneObject, Scene, sample_free_position, held_out
+from imagen_mini.scenes.scene import SIZES, Scene, SceneObject, held_out, sample_free_position
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.diagnostics import (
     Diagnostic,
-    gradient_norms,
     check_average,
     check_color,
     check_conditioning,
@@ -27,6 +28,7 @@ from imagen_mini.training.diagnostics import (
     check_gradients,
     check_loss,
     check_saturation,
+    gradient_norms,
     measure_noise_bins,
 )
 from imagen_mini.training.ema import EMA
@@ -38,65 +40,117 @@ COLORS, SHAPES = ("red", "yellow", "green", "blue"), ("circle", "square", "ring"
 
 
 class Corner:
-    """A corner of the built-in world: one large thing of few colours and shapes, anywhere on gray. Captions say all but the place.
+    """A corner of the built-in world: one large thing of few colours and shapes, anywhere on gray.
+    Captions say all but the place.
 
-    `shuffled` gives each picture of a batch the caption of the one after it: a fault that no error message reports.
+    `shuffled` gives each picture of a batch the caption of the one after it: a fault that no error
+    message reports.
     """
 
     def __init__(self, seed: int = 0, shuffled: bool = False):
         self.seed, self.shuffled = seed, shuffled
 
     def scene(self, number: int) -> Scene:
-        """Scene `number`: a function of the seed and the number. Pairs that the world holds out are held out here, too."""
+        """Scene `number`: a function of the seed and the number. Pairs that the world holds out are
+        held out here, too.
+        """
         rng = random.Random(f"corner/{self.seed}/{number}")
         while True:
             color, shape = rng.choice(COLORS), rng.choice(SHAPES)
             x, y = sample_free_position(rng, SIZES["large"] * REACHES[shape], [])
-            scene = Scene((SceneObject(x=x, y=y, shape=shape, color=color, size="large", texture="solid"),), "gray")
+            scene = Scene(
+                (SceneObject(x=x, y=y, shape=shape, color=color, size="large", texture="solid"),),
+                "gray",
+            )
             if not held_out(scene):
                 return scene
 
-    def batch(self, numbers: Sequence[int], size: int, low: int | None = None, device=None) -> Batch:
+    def batch(
+        self, numbers: Sequence[int], size: int, low: int | None = None, device=None
+    ) -> Batch:
         scenes = [self.scene(number) for number in numbers]
-        captions = [f"a large {obj.color} {obj.shape} on a {scene.background} background" for scene in scenes for obj in scene.objects]
+        captions = [
+            f"a large {obj.color} {obj.shape} on a {scene.background} background"
+            for scene in scenes
+            for obj in scene.objects
+        ]
         if self.shuffled:
             captions = captions[1:] + captions[:1]
-        return Batch(render(scenes, size, device), None if low is None else render(scenes, low, device), captions)
+        return Batch(
+            render(scenes, size, device),
+            None if low is None else render(scenes, low, device),
+            captions,
+        )
 
     def describe(self) -> dict:
         return {"source": "a corner of the scenes", "seed": self.seed, "shuffled": self.shuffled}
 
 
-def start(stage_config: StageConfig, config: TrainConfig) -> tuple[DiffusionStage, dict[str, torch.optim.Optimizer], EMA]:
-    """What a run needs besides its data: a stage whose weights are a function of the seed, its optimizers, and the average of its weights."""
-    torch.manual_seed(config.seed)                     # of the initial weights: all else that is random has numbers of its own
+def start(
+    stage_config: StageConfig, config: TrainConfig
+) -> tuple[DiffusionStage, dict[str, torch.optim.Optimizer], EMA]:
+    """What a run needs besides its data: a stage whose weights are a function of the seed, its
+    optimizers, and the average of its weights.
+    """
+    # of the initial weights: all else that is random has numbers of its own
+    torch.manual_seed(config.seed)
     stage = DiffusionStage(stage_config).to(memory_format=torch.channels_last)
-    optimizers = make_optimizers(stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay)
+    optimizers = make_optimizers(
+        stage.net, config.optimizer, config.learning_rate, config.betas, config.weight_decay
+    )
     return stage, optimizers, EMA(stage.net, config.ema_half_life)
 
 
 def losses_by_level(states: Sequence[TrainState]) -> list[float]:
-    """The mean loss of these steps at each level of noise [LEVELS], from little to much; NaN where there was no sample."""
-    sums, counts = ([sum(getattr(state, name)[i] for state in states) for i in range(NOISE_BINS)] for name in ("loss_sums_by_bin", "counts_by_bin"))
+    """The mean loss of these steps at each level of noise [LEVELS], from little to much; NaN where
+    there was no sample.
+    """
+    sums, counts = (
+        [sum(getattr(state, name)[i] for state in states) for i in range(NOISE_BINS)]
+        for name in ("loss_sums_by_bin", "counts_by_bin")
+    )
     return [total / n if n else float("nan") for total, n in zip(sums, counts)]
 
 
 @torch.no_grad()
-def errors_at(stage: DiffusionStage, encoder: TextEncoder, data: Dataset, times: Tensor, n: int = 24) -> Tensor:
-    """The mean squared error of x_0_hat on the first n images of `data`, at each of these times [k]: [k]. Unweighted; the noise depends on the image
-    alone."""
+def errors_at(
+    stage: DiffusionStage, encoder: TextEncoder, data: Dataset, times: Tensor, n: int = 24
+) -> Tensor:
+    """The mean squared error of x_0_hat on the first n images of `data`, at each of these times
+    [k]: [k]. Unweighted; the noise depends on the image alone.
+    """
     images, _, captions = data.batch(range(n), stage.config.unet.image_size)
     text, eps = encoder(captions), randn(range(n), images.shape[1:], "errors_at")
-    return torch.stack([stage.loss(images, text, t.expand(n), eps, weight=torch.ones_like).mean() for t in times])
+    return torch.stack(
+        [stage.loss(images, text, t.expand(n), eps, weight=torch.ones_like).mean() for t in times]
+    )
 
 
-def examine(stage: DiffusionStage, ema: EMA, encoder: TextEncoder, data: Dataset, states: Sequence[TrainState], n: int = 128) -> list[Diagnostic]:
-    """Is this run healthy? What `python -m train.report` asks of a run on disk: of its log, and of n held-out samples of `data`."""
+def examine(
+    stage: DiffusionStage,
+    ema: EMA,
+    encoder: TextEncoder,
+    data: Dataset,
+    states: Sequence[TrainState],
+    n: int = 128,
+) -> list[Diagnostic]:
+    """Is this run healthy? What `python -m train.report` asks of a run on disk: of its log, and of
+    n held-out samples of `data`.
+    """
     log = [asdict(state) for state in states]
     own, numbers = measure_noise_bins(stage, encoder, data, range(n)), range(min(n, 8))
     with ema.average_parameters():
         averaged = measure_noise_bins(stage, encoder, data, range(n))
     weights = stage.net.state_dict()
-    apart = sum((weights[name] - average).square().sum() for name, average in ema.weights.items()) / sum(w.square().sum() for w in ema.weights.values())
-    return [check_loss(log), check_gradients(log), check_conditioning(averaged), check_color(averaged), check_saturation(averaged),
-            check_average(own, averaged, apart.sqrt().item()), check_dead_parameters(gradient_norms(stage, encoder, data, numbers))]
+    apart = sum(
+        (weights[name] - average).square().sum() for name, average in ema.weights.items()
+    ) / sum(w.square().sum() for w in ema.weights.values())
+    return [
+        check_loss(log),
+        check_gradients(log),
+        check_conditioning(averaged),
+        check_color(averaged),
+        check_saturation(averaged),
+        check_average(own, averaged, apart.sqrt().item()),
+        check_dead_parameters(gradient_norms(stage, encoder, data, numbers)),
+    ]

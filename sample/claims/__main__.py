@@ -1,15 +1,16 @@
-"""The papers' claims in miniature: does each hold here? One page with a figure and a verdict for every claim, and all numbers.
+"""The papers' claims in miniature: does each hold here? One page with a figure and a verdict for
+every claim, and all numbers.
 
     python -m sample.claims                        # the claims that need no training: about 15 minutes on two idle cores
     python -m sample.claims --train 30             # all of them: nine networks are trained, 30 minutes each
     python -m sample.claims --only thresholding early-steps --n 10
 
-claims.md      the page: each claim, its verdict (holds, does not hold, or cannot be told at this scale) and the intervals that it follows from
-claims.json    all numbers
-NAME.png, NAME_images.png    the figure of an experiment, and images from it
+claims.md      the page: each claim, its verdict (holds, does not hold, or cannot be told at this
+scale) and the intervals that it follows from claims.json    all numbers NAME.png, NAME_images.png
+the figure of an experiment, and images from it
 
-Experiments that are done are kept: the same command goes on where it was stopped, and one with another pipeline or --n measures anew. Training runs lie in
-OUT/runs and go on as well.
+Experiments that are done are kept: the same command goes on where it was stopped, and one with
+another pipeline or --n measures anew. Training runs lie in OUT/runs and go on as well.
 """
 
 from __future__ import annotations
@@ -23,56 +24,141 @@ from pathlib import Path
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.viz.image_grid import quantize_colors
-
-from sample.cli import add_model_options, load_pipeline
 from sample.claims import report
 from sample.claims.cascade import AUGMENTATION, SUPER_RESOLUTION_TEXT
 from sample.claims.claim import Experiment
 from sample.claims.editing import EARLY_STEPS, FIXED_ATTENTION
 from sample.claims.guidance import DIVERSITY, THRESHOLDING
-from sample.claims.trained import CROSS_ATTENTION, EFFICIENT_UNET, ENCODER_OR_UNET, TEXT_ENCODER, TRAINING_AUGMENTATION
+from sample.claims.trained import (
+    CROSS_ATTENTION,
+    EFFICIENT_UNET,
+    ENCODER_OR_UNET,
+    TEXT_ENCODER,
+    TRAINING_AUGMENTATION,
+)
+from sample.cli import add_model_options, load_pipeline
 from train.variants import Runs, Variant
 
-EXPERIMENTS = (THRESHOLDING, DIVERSITY, AUGMENTATION, SUPER_RESOLUTION_TEXT, FIXED_ATTENTION, EARLY_STEPS, CROSS_ATTENTION, TEXT_ENCODER, ENCODER_OR_UNET,
-               EFFICIENT_UNET, TRAINING_AUGMENTATION)
+EXPERIMENTS = (
+    THRESHOLDING,
+    DIVERSITY,
+    AUGMENTATION,
+    SUPER_RESOLUTION_TEXT,
+    FIXED_ATTENTION,
+    EARLY_STEPS,
+    CROSS_ATTENTION,
+    TEXT_ENCODER,
+    ENCODER_OR_UNET,
+    EFFICIENT_UNET,
+    TRAINING_AUGMENTATION,
+)
 NAMES = tuple(e.name for e in EXPERIMENTS)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    what = "\n".join(f"  {e.name}{' (needs --train)' if e.variants else ''}\n" + "\n".join(f"      {c.sentence}" for c in e.claims) for e in EXPERIMENTS)
-    parser = argparse.ArgumentParser(prog="python -m sample.claims", description=__doc__, epilog=f"experiments, and the claims that they decide:\n{what}",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help="only these experiments; their names are listed below")
-    parser.add_argument("--n", type=int, help="prompts of each kind (default: each experiment's own, 8 to 30)")
-    parser.add_argument("--train", type=float, metavar="MINUTES", help="also those that need networks trained for them, each for so many minutes")
-    parser.add_argument("--train-steps", type=int, metavar="STEPS", help="the same, each for so many steps")
-    parser.add_argument("--recipe", nargs="+", default=[], metavar="KEY=VALUE", help="how all of these are trained, for example batch_size=256 precision=bf16")
-    parser.add_argument("--graph", action="store_true", help="train them on one GPU by recorded steps, as train.train does")
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="of the networks that are trained (default: mini)")
+    what = "\n".join(
+        f"  {e.name}{' (needs --train)' if e.variants else ''}\n"
+        + "\n".join(f"      {c.sentence}" for c in e.claims)
+        for e in EXPERIMENTS
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m sample.claims",
+        description=__doc__,
+        epilog=f"experiments, and the claims that they decide:\n{what}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=NAMES,
+        metavar="NAME",
+        help="only these experiments; their names are listed below",
+    )
+    parser.add_argument(
+        "--n", type=int, help="prompts of each kind (default: each experiment's own, 8 to 30)"
+    )
+    parser.add_argument(
+        "--train",
+        type=float,
+        metavar="MINUTES",
+        help="also those that need networks trained for them, each for so many minutes",
+    )
+    parser.add_argument(
+        "--train-steps", type=int, metavar="STEPS", help="the same, each for so many steps"
+    )
+    parser.add_argument(
+        "--recipe",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how all of these are trained, for example batch_size=256 precision=bf16",
+    )
+    parser.add_argument(
+        "--graph",
+        action="store_true",
+        help="train them on one GPU by recorded steps, as train.train does",
+    )
+    parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default="mini",
+        help="of the networks that are trained (default: mini)",
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/claims"), help="a folder")
-    parser.add_argument("--fresh", action="store_true", help="measure anew what was kept; with --train, also delete OUT/runs and train anew")
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="measure anew what was kept; with --train, also delete OUT/runs and train anew",
+    )
     add_model_options(parser)
     args = parser.parse_args(arguments)
     if args.n is not None and args.n < 2 or args.train is not None and args.train <= 0:
-        parser.error(f"--n {args.n}, --train {args.train}: expected at least 2 prompts, and more than 0 minutes")
+        parser.error(
+            f"--n {args.n}, --train {args.train}: expected at least 2 prompts, and more than 0 "
+            "minutes"
+        )
     if args.train_steps is not None and (args.train is not None or args.train_steps < 2):
-        parser.error(f"--train {args.train}, --train-steps {args.train_steps}: expected one of them, and at least 2 steps")
+        parser.error(
+            f"--train {args.train}, --train-steps {args.train_steps}: expected one of them, "
+            "and at least 2 steps"
+        )
     args.trains = args.train is not None or args.train_steps is not None
     if (args.recipe or args.graph) and not args.trains:
-        parser.error("--recipe and --graph say how networks are trained: add --train MINUTES or --train-steps STEPS")
+        parser.error(
+            "--recipe and --graph say how networks are trained: add --train MINUTES or "
+            "--train-steps STEPS"
+        )
     if any(o.startswith("steps=") for o in args.recipe):
-        parser.error(f"--recipe {' '.join(args.recipe)}: the number of steps is --train-steps, equal for all networks of a stage")
-    if args.only and not args.trains and (untrained := [e.name for e in EXPERIMENTS if e.name in args.only and e.variants]):
-        parser.error(f"--only {' '.join(untrained)} needs networks trained for it: add --train MINUTES")
+        parser.error(
+            f"--recipe {' '.join(args.recipe)}: the number of steps is --train-steps, equal "
+            "for all networks of a stage"
+        )
+    if (
+        args.only
+        and not args.trains
+        and (untrained := [e.name for e in EXPERIMENTS if e.name in args.only and e.variants])
+    ):
+        parser.error(
+            f"--only {' '.join(untrained)} needs networks trained for it: add --train MINUTES"
+        )
     return args
 
 
 def chosen(args: argparse.Namespace, pipe: ImagenPipeline) -> list[Experiment]:
-    """What is asked for and can be measured. SystemExit if something was named that this pipeline cannot show."""
-    asked = [e for e in EXPERIMENTS if (e.name in args.only if args.only else args.trains or not e.variants)]
+    """What is asked for and can be measured. SystemExit if something was named that this pipeline
+    cannot show.
+    """
+    asked = [
+        e
+        for e in EXPERIMENTS
+        if (e.name in args.only if args.only else args.trains or not e.variants)
+    ]
     impossible = [e for e in asked if e.cascade and len(pipe.stages) < 2]
     if impossible and args.only:
-        raise SystemExit(f"{', '.join(e.name for e in impossible)}: {args.pipeline} has no super-resolution, only {', '.join(pipe.stages)}")
+        raise SystemExit(
+            f"{', '.join(e.name for e in impossible)}: {args.pipeline} has no "
+            f"super-resolution, only {', '.join(pipe.stages)}"
+        )
     return [e for e in asked if e not in impossible]
 
 
@@ -87,7 +173,14 @@ def main(arguments: list[str] | None = None) -> None:
     if args.fresh and args.trains:
         shutil.rmtree(args.out / "runs", ignore_errors=True)
     whole = report.pipeline_identity(pipe)
-    settings = {e.name: settings_of(e, args) | {"pipeline": args.pipeline, "identity": pipe.text_encoder.weights_digest() if e.of_text_encoder else whole} for e in todo}
+    settings = {
+        e.name: settings_of(e, args)
+        | {
+            "pipeline": args.pipeline,
+            "identity": pipe.text_encoder.weights_digest() if e.of_text_encoder else whole,
+        }
+        for e in todo
+    }
     runs = None
     if waiting := [e for e in todo if not is_kept(e, settings[e.name], found, args.out)]:
         runs = prepare_training(args, pipe, waiting)
@@ -96,15 +189,25 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{e.name}: {'; '.join(c.sentence for c in e.claims)}")
             start = time.perf_counter()
             if e.variants:
-                runs.networks(e.variants)              # training is not the experiment's time
+                runs.networks(e.variants)  # training is not the experiment's time
                 start = time.perf_counter()
             numbers, images = e.measure(runs if e.variants else pipe, args.n or e.n)
             quantize_colors(images).save(args.out / f"{e.name}_images.png", optimize=True)
             e.generate(numbers, args.out / f"{e.name}.png")
-            found[e.name] = {"settings": settings[e.name], "command": command_of(e, args), "seconds": round(time.perf_counter() - start, 1), "numbers": numbers}
+            found[e.name] = {
+                "settings": settings[e.name],
+                "command": command_of(e, args),
+                "seconds": round(time.perf_counter() - start, 1),
+                "numbers": numbers,
+            }
         else:
             print(f"{e.name}: kept from before")
-        found |= {of.name: report.with_verdicts(of, found[of.name]) for of in EXPERIMENTS if of.name in found}        # rules may have changed since
+        # rules may have changed since
+        found |= {
+            of.name: report.with_verdicts(of, found[of.name])
+            for of in EXPERIMENTS
+            if of.name in found
+        }
         report.write(args.out / "claims.json", found)
         (args.out / "claims.md").write_text(report.page(EXPERIMENTS, found))
         for verdict in found[e.name]["verdicts"]:
@@ -117,35 +220,74 @@ def settings_of(e: Experiment, args: argparse.Namespace) -> dict:
     if not e.variants:
         return {"n": args.n or e.n}
     long = {"minutes": args.train} if args.train else {"steps": args.train_steps}
-    return {"n": args.n or e.n, "preset": args.preset, **long, **({"recipe": " ".join(args.recipe)} if args.recipe else {})}
+    return {
+        "n": args.n or e.n,
+        "preset": args.preset,
+        **long,
+        **({"recipe": " ".join(args.recipe)} if args.recipe else {}),
+    }
 
 
 def command_of(e: Experiment, args: argparse.Namespace) -> str:
     """What to type for this experiment alone."""
     words = ["python", "-m", "sample.claims", "--only", e.name, "--n", str(args.n or e.n)]
     if e.variants:
-        words += ["--train", f"{args.train:g}"] if args.train else ["--train-steps", str(args.train_steps)]
-        words += ["--preset", args.preset, *(["--graph"] if args.graph else []), *(["--recipe", *args.recipe] if args.recipe else [])]
+        words += (
+            ["--train", f"{args.train:g}"]
+            if args.train
+            else ["--train-steps", str(args.train_steps)]
+        )
+        words += [
+            "--preset",
+            args.preset,
+            *(["--graph"] if args.graph else []),
+            *(["--recipe", *args.recipe] if args.recipe else []),
+        ]
     return shlex.join(words + ([] if args.pipeline == "scenes" else ["--pipeline", args.pipeline]))
 
 
 def is_kept(e: Experiment, settings: dict, found: dict, out: Path) -> bool:
-    return e.name in found and found[e.name]["settings"] == settings and all((out / f"{e.name}{end}.png").is_file() for end in ("", "_images"))
+    return (
+        e.name in found
+        and found[e.name]["settings"] == settings
+        and all((out / f"{e.name}{end}.png").is_file() for end in ("", "_images"))
+    )
 
 
-def prepare_training(args: argparse.Namespace, pipe: ImagenPipeline, waiting: list[Experiment]) -> Runs | None:
+def prepare_training(
+    args: argparse.Namespace, pipe: ImagenPipeline, waiting: list[Experiment]
+) -> Runs | None:
     """The folder of trained networks; says what the training will take."""
     needed: dict[str, Variant] = {v.name: v for e in waiting for v in e.variants}
     if not needed:
         return None
     try:
-        runs = Runs(args.out / "runs", args.preset, args.train, pipe, args.train_steps, args.recipe, args.graph)
+        runs = Runs(
+            args.out / "runs",
+            args.preset,
+            args.train,
+            pipe,
+            args.train_steps,
+            args.recipe,
+            args.graph,
+        )
     except ValueError as error:
         raise SystemExit(str(error)) from error
     left = [v for v in needed.values() if not runs.is_done(v)]
-    long = f"{args.train_steps} steps each" if args.train is None else (f"about {args.train:g} minutes each at the speed that is measured first, "
-                                                                      f"{len(left) * args.train:g} minutes in all")
-    print(f"training: {len(left)} of {len(needed)} networks ({', '.join(v.name for v in left) or 'none'}), {long}; runs that are done are kept in {runs.folder}")
+    long = (
+        f"{args.train_steps} steps each"
+        if args.train is None
+        else (
+            f"about {args.train:g} minutes each at the speed that is measured first, "
+            f"{len(left) * args.train:g} minutes in "
+            "all"
+        )
+    )
+    print(
+        f"training: {len(left)} of {len(needed)} networks "
+        f"({', '.join(v.name for v in left) or 'none'}), {long}; runs that are done are kept "
+        f"in {runs.folder}"
+    )
     runs.settle(list(needed.values()))
     return runs
 

@@ -1,6 +1,8 @@
-"""Claims about the cascade: what noise-conditioning augmentation is for, and whether super-resolution reads the text.
+"""Claims about the cascade: what noise-conditioning augmentation is for, and whether
+super-resolution reads the text.
 
-Only super-resolution can know textures: at 64 px all four look alike. So right or wrong is a matter of textures here.
+Only super-resolution can know textures: at 64 px all four look alike. So right or wrong is a matter
+of textures here.
 """
 
 from __future__ import annotations
@@ -15,42 +17,92 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
-from imagen_mini.viz.guidance import accuracy_line
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.scenes.captions import Caption, Description, caption_from
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_TEXTURE_SHAPE, TEXTURES, Scene
 from imagen_mini.text.encoder import TextEmbeddings
-
-from sample.sweep import SR_CATEGORIES
-from sample.claims.claim import (FAILS, HOLDS, MEANINGFUL, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, beats, paired_agresti_min, gain, is_above, is_enough, percent,
-                    tally)
+from imagen_mini.viz.guidance import accuracy_line
+from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
+from sample.claims.claim import (
+    FAILS,
+    HOLDS,
+    MEANINGFUL,
+    UNCLEAR,
+    Claim,
+    Difference,
+    Experiment,
+    Verdict,
+    all_of,
+    bars,
+    beats,
+    gain,
+    is_above,
+    is_enough,
+    paired_agresti_min,
+    percent,
+    tally,
+)
 from sample.claims.guidance import BATCH, base_of, evenly_spaced, sheet
+from sample.sweep import SR_CATEGORIES
 
 LEVELS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
-SHOWN = 5                                              # examples in a row
-CHANCE = 1 / len(TEXTURES)                             # what a network is right that always draws the same texture
-RECOMMENDED = (0.1, 0.3)                               # Imagen (2022), Appendix D.2: generally used for the best samples
+SHOWN = 5  # examples in a row
+CHANCE = 1 / len(TEXTURES)  # what a network is right that always draws the same texture
+RECOMMENDED = (0.1, 0.3)  # Imagen (2022), Appendix D.2: generally used for the best samples
 
 
 def low_res_images(pipe: ImagenPipeline, captions: list[str], seeds: list[int]) -> Tensor:
     """What the base stage draws [n, 3, size, size], with its defaults."""
     base = base_of(pipe)
-    return torch.cat([pipe(captions[at:at + BATCH], seed=seeds[at:at + BATCH], stages=(base,), output_type="pt", progress=False).stages[base].float().cpu()
-                      for at in tqdm(range(0, len(captions), BATCH), desc="base stage", unit="batch")])
+    return torch.cat(
+        [
+            pipe(
+                captions[at : at + BATCH],
+                seed=seeds[at : at + BATCH],
+                stages=(base,),
+                output_type="pt",
+                progress=False,
+            )
+            .stages[base]
+            .float()
+            .cpu()
+            for at in tqdm(range(0, len(captions), BATCH), desc="base stage", unit="batch")
+        ]
+    )
 
 
-def enlarge(pipe: ImagenPipeline, captions: list[str], text: TextEmbeddings, seeds: list[int], low_res: Tensor, aug_level: float | None = None) -> Tensor:
+def enlarge(
+    pipe: ImagenPipeline,
+    captions: list[str],
+    text: TextEmbeddings,
+    seeds: list[int],
+    low_res: Tensor,
+    aug_level: float | None = None,
+) -> Tensor:
     """Super-resolution of given low-resolution images, with the text of one's choice."""
     name = list(pipe.stages)[1]
-    return pipe.sample_stage(name, resolve_sampling_options(pipe.stages[name], aug_level=aug_level), captions, text, None, seeds, low_res.to(pipe.device),
-                          progress=False).clamp(-1, 1).float().cpu()
+    return (
+        pipe.sample_stage(
+            name,
+            resolve_sampling_options(pipe.stages[name], aug_level=aug_level),
+            captions,
+            text,
+            None,
+            seeds,
+            low_res.to(pipe.device),
+            progress=False,
+        )
+        .clamp(-1, 1)
+        .float()
+        .cpu()
+    )
 
 
 # ---------------------------------------------------------------- noise-conditioning augmentation
+
 
 def without_textures(scene: Scene) -> Scene:
     """The same scene to be rendered at the size of the base stage, where textures cannot be seen."""
@@ -58,31 +110,72 @@ def without_textures(scene: Scene) -> Scene:
 
 
 def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """Each base image that is right, and its twin by the renderer, enlarged at each level of augmentation."""
+    """Each base image that is right, and its twin by the renderer, enlarged at each level of
+    augmentation.
+    """
     config = pipe.stages[list(pipe.stages)[1]].config
-    levels = sorted({level for level in LEVELS if level <= config.max_aug_level} | {config.aug_level})
+    levels = sorted(
+        {level for level in LEVELS if level <= config.max_aug_level} | {config.aug_level}
+    )
     prompts = benchmark(n, categories=SR_CATEGORIES)
-    generated = low_res_images(pipe, [c.text for _, _, c in prompts], [seed for _, seed, _ in prompts])
+    generated = low_res_images(
+        pipe, [c.text for _, _, c in prompts], [seed for _, seed, _ in prompts]
+    )
     scenes = [parsed.scene for part in generated.split(64) for parsed in parse_image(part)]
     kept = [i for i, (_, _, c) in enumerate(prompts) if c.description.fits(scenes[i])]
-    low_res = {"clean": render([without_textures(scenes[i]) for i in kept], generated.shape[-1]) if kept else generated[:0], "generated": generated[kept]}
-    found = {"own_level": config.aug_level, "levels": levels, "categories": SR_CATEGORIES, "category": [prompts[i][0] for i in kept],
-             "base_right": len(kept), "captions": len(prompts), "clean": [], "generated": []}
+    low_res = {
+        "clean": render([without_textures(scenes[i]) for i in kept], generated.shape[-1])
+        if kept
+        else generated[:0],
+        "generated": generated[kept],
+    }
+    found = {
+        "own_level": config.aug_level,
+        "levels": levels,
+        "categories": SR_CATEGORIES,
+        "category": [prompts[i][0] for i in kept],
+        "base_right": len(kept),
+        "captions": len(prompts),
+        "clean": [],
+        "generated": [],
+    }
     examples, shown = evenly_spaced(range(len(kept)), SHOWN), []
     with tqdm(total=2 * len(levels) * len(kept), desc="augmentation") as bar:
         for source, images in low_res.items():
             for level in levels:
                 right = []
                 for at in range(0, len(kept), BATCH):
-                    part = [prompts[i] for i in kept[at:at + BATCH]]
+                    part = [prompts[i] for i in kept[at : at + BATCH]]
                     captions = [c.text for _, _, c in part]
-                    large = enlarge(pipe, captions, pipe.text_encoder(captions), [seed for _, seed, _ in part], images[at:at + BATCH], level)
-                    right += [c.description.fits(parsed.scene) for (_, _, c), parsed in zip(part, parse_image(large))]
+                    large = enlarge(
+                        pipe,
+                        captions,
+                        pipe.text_encoder(captions),
+                        [seed for _, seed, _ in part],
+                        images[at : at + BATCH],
+                        level,
+                    )
+                    right += [
+                        c.description.fits(parsed.scene)
+                        for (_, _, c), parsed in zip(part, parse_image(large))
+                    ]
                     if level in (0.0, config.aug_level, levels[-1]):
-                        shown += [(large[i - at], right[i], f"{source}, level {level:g}: {captions[i - at]}") for i in examples if at <= i < at + BATCH]
+                        shown += [
+                            (
+                                large[i - at],
+                                right[i],
+                                f"{source}, level {level:g}: {captions[i - at]}",
+                            )
+                            for i in examples
+                            if at <= i < at + BATCH
+                        ]
                     bar.update(len(part))
                 found[source].append({"level": level, **tally(right)})
-    return found, sheet(shown or [(torch.ones(3, 256, 256), None, "no base image was right")], columns=max(1, len(examples)), cell=256)
+    return found, sheet(
+        shown or [(torch.ones(3, 256, 256), None, "no base image was right")],
+        columns=max(1, len(examples)),
+        cell=256,
+    )
 
 
 def at_level(numbers: dict, source: str, level: float) -> dict:
@@ -90,21 +183,46 @@ def at_level(numbers: dict, source: str, level: float) -> dict:
 
 
 def judge_gap(numbers: dict) -> Verdict:
-    """The gap of each prompt: right with a clean low-resolution image, less right with a generated one. Without a gap there is nothing to close."""
+    """The gap of each prompt: right with a clean low-resolution image, less right with a generated
+    one. Without a gap there is nothing to close.
+    """
     own = numbers["own_level"]
-    gap_0, gap_own = (gain(at_level(numbers, "generated", level), at_level(numbers, "clean", level)) for level in (0.0, own))
-    rows = [at_level(numbers, source, level)["each"] for source, level in (("clean", 0.0), ("generated", 0.0), ("clean", own), ("generated", own))]
-    closed = paired_agresti_min([(int(a) - int(b)) - (int(c) - int(d)) for a, b, c, d in zip(*rows)])
-    sentence = (f"Right from clean less from generated low-resolution images, {gap_0.n} pairs: at level 0 {gap_0}, at level {own:g} {gap_own}; "
-                f"closed by {closed}. Generated, at level 0: {percent(at_level(numbers, 'generated', 0.0))} right, at level {own:g}: "
-                f"{percent(at_level(numbers, 'generated', own))}.")
+    gap_0, gap_own = (
+        gain(at_level(numbers, "generated", level), at_level(numbers, "clean", level))
+        for level in (0.0, own)
+    )
+    rows = [
+        at_level(numbers, source, level)["each"]
+        for source, level in (
+            ("clean", 0.0),
+            ("generated", 0.0),
+            ("clean", own),
+            ("generated", own),
+        )
+    ]
+    closed = paired_agresti_min(
+        [(int(a) - int(b)) - (int(c) - int(d)) for a, b, c, d in zip(*rows)]
+    )
+    sentence = (
+        f"Right from clean less from generated low-resolution images, {gap_0.n} pairs: at "
+        f"level 0 {gap_0}, at level {own:g} {gap_own}; "
+        f"closed by {closed}. Generated, at level 0: "
+        f"{percent(at_level(numbers, 'generated', 0.0))} right, at level {own:g}: "
+        f"{percent(at_level(numbers, 'generated', own))}."
+    )
     return closing(at_level(numbers, "clean", 0.0), gap_0, closed, sentence)
 
 
 def closing(clean: dict, gap: Difference, closed: Difference, sentence: str) -> Verdict:
-    """Of a gap that is there, whether it becomes smaller. A network that draws no more textures right than chance would, from clean images, has none to show."""
+    """Of a gap that is there, whether it becomes smaller. A network that draws no more textures
+    right than chance would, from clean images, has none to show.
+    """
     if clean["low"] <= CHANCE + MEANINGFUL:
-        return Verdict(UNCLEAR, "Even from clean images hardly more are right than textures drawn at random would be. " + sentence)
+        return Verdict(
+            UNCLEAR,
+            "Even from clean images hardly more are right than textures drawn at random would "
+            "be. " + sentence,
+        )
     if is_above(gap) == FAILS:
         return Verdict(FAILS, "There is no gap of 10 points to close. " + sentence)
     return Verdict(is_above(closed) if is_above(gap) == HOLDS else UNCLEAR, sentence)
@@ -112,22 +230,45 @@ def closing(clean: dict, gap: Difference, closed: Difference, sentence: str) -> 
 
 def judge_sweep(numbers: dict) -> Verdict:
     """The mean of the levels that the paper recommends against none, and against the largest."""
-    inside = [row for row in numbers["generated"] if RECOMMENDED[0] <= row["level"] <= RECOMMENDED[1]]
+    inside = [
+        row for row in numbers["generated"] if RECOMMENDED[0] <= row["level"] <= RECOMMENDED[1]
+    ]
     if not inside:
-        return Verdict(UNCLEAR, f"This stage was trained with levels up to {numbers['levels'][-1]:g}.")
-    per_prompt = [sum(map(int, each)) / len(inside) for each in zip(*(row["each"] for row in inside))]
+        return Verdict(
+            UNCLEAR, f"This stage was trained with levels up to {numbers['levels'][-1]:g}."
+        )
+    per_prompt = [
+        sum(map(int, each)) / len(inside) for each in zip(*(row["each"] for row in inside))
+    ]
     none, largest = numbers["generated"][0], numbers["generated"][-1]
-    over = [paired_agresti_min([p - int(e) for p, e in zip(per_prompt, row["each"])]) for row in (none, largest)]
+    over = [
+        paired_agresti_min([p - int(e) for p, e in zip(per_prompt, row["each"])])
+        for row in (none, largest)
+    ]
     share = sum(per_prompt) / max(1, len(per_prompt))
     outcome = all_of(*map(is_above, over)) if is_enough(*numbers["generated"]) else UNCLEAR
-    return Verdict(outcome, f"Levels {RECOMMENDED[0]} to {RECOMMENDED[1]} are right {share:.0%} of {none['n']}; against level 0 "
-                   f"({percent(none)}) {over[0]}, against level {largest['level']:g} ({percent(largest)}) {over[1]}.")
+    return Verdict(
+        outcome,
+        f"Levels {RECOMMENDED[0]} to {RECOMMENDED[1]} are right {share:.0%} of {none['n']}; "
+        "against level 0 "
+        f"({percent(none)}) {over[0]}, against level {largest['level']:g} "
+        f"({percent(largest)}) {over[1]}.",
+    )
 
 
 def plot_augmentation(numbers: dict, path: Path) -> None:
     categories = numbers["category"]
-    of = {"all": range(len(categories)), **{name: [i for i, c in enumerate(categories) if c == name] for name in numbers["categories"]}}
-    chart, panels = subplots([f"{name}: share right of {len(which)}" for name, which in of.items()], "augmentation level when sampling")
+    of = {
+        "all": range(len(categories)),
+        **{
+            name: [i for i, c in enumerate(categories) if c == name]
+            for name in numbers["categories"]
+        },
+    }
+    chart, panels = subplots(
+        [f"{name}: share right of {len(which)}" for name, which in of.items()],
+        "augmentation level when sampling",
+    )
     for panel, which in zip(panels, of.values()):
         for source, style in zip(("clean", "generated"), STYLES):
             rows = [tally([row["each"][i] == "1" for i in which]) for row in numbers[source]]
@@ -139,12 +280,29 @@ def plot_augmentation(numbers: dict, path: Path) -> None:
 
 
 AUGMENTATION = Experiment(
-    "augmentation", "The base stage draws n captions of each of the two texture categories. Each image that is right, and the same scene by the renderer (clean), "
-    "are enlarged at each augmentation level with the same noise.", 30,
-    (Claim("Augmentation when sampling closes the gap between clean and generated low-resolution images.", "Imagen (2022), Section 2.4", judge_gap),
-     Claim("When sampling, levels from 0.1 to 0.3 are better than none and than the largest.", "Imagen (2022), Appendix D.2 and Fig. A.12: generally used for "
-           "the best samples, while level 0 has the best FID", judge_sweep)),
-    measure_augmentation, plot_augmentation, cascade=True)
+    "augmentation",
+    "The base stage draws n captions of each of the two texture categories. Each image "
+    "that is right, and the same scene by the renderer (clean), "
+    "are enlarged at each augmentation level with the same noise.",
+    30,
+    (
+        Claim(
+            "Augmentation when sampling closes the gap between clean and generated low-resolution "
+            "images.",
+            "Imagen (2022), Section 2.4",
+            judge_gap,
+        ),
+        Claim(
+            "When sampling, levels from 0.1 to 0.3 are better than none and than the largest.",
+            "Imagen (2022), Appendix D.2 and Fig. A.12: generally used for "
+            "the best samples, while level 0 has the best FID",
+            judge_sweep,
+        ),
+    ),
+    measure_augmentation,
+    plot_augmentation,
+    cascade=True,
+)
 
 
 # ---------------------------------------------------------------- text in super-resolution
@@ -154,61 +312,120 @@ TEXTS = ("own caption", "no text", "other textures")
 
 def retextured(description: Description, rng: random.Random) -> Description:
     """The same things with other textures, as training may have them."""
-    def other(shape: str, texture: str) -> str:
-        return rng.choice([t for t in TEXTURES if t != texture and (t, shape) not in HELD_OUT_TEXTURE_SHAPE])
 
-    return replace(description, objects=tuple(replace(t, texture=other(t.shape, t.texture)) for t in description.objects))
+    def other(shape: str, texture: str) -> str:
+        return rng.choice(
+            [t for t in TEXTURES if t != texture and (t, shape) not in HELD_OUT_TEXTURE_SHAPE]
+        )
+
+    return replace(
+        description,
+        objects=tuple(replace(t, texture=other(t.shape, t.texture)) for t in description.objects),
+    )
 
 
 def with_other_textures(caption: Caption) -> tuple[Caption, Caption]:
     """A caption of the same description, and one that differs from it in its textures alone."""
     own, other = caption.description, retextured(caption.description, random.Random(caption.text))
-    return caption_from(own, random.Random(caption.text)), caption_from(other, random.Random(caption.text))
+    return caption_from(own, random.Random(caption.text)), caption_from(
+        other, random.Random(caption.text)
+    )
 
 
 def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     """One base image, enlarged with three texts."""
-    prompts = [(category, seed, *with_other_textures(caption)) for category, seed, caption in benchmark(n, categories=SR_CATEGORIES)]
-    low_res = low_res_images(pipe, [own.text for _, _, own, _ in prompts], [seed for _, seed, _, _ in prompts])
+    prompts = [
+        (category, seed, *with_other_textures(caption))
+        for category, seed, caption in benchmark(n, categories=SR_CATEGORIES)
+    ]
+    low_res = low_res_images(
+        pipe, [own.text for _, _, own, _ in prompts], [seed for _, seed, _, _ in prompts]
+    )
     right: dict[str, list[bool]] = {name: [] for name in (*TEXTS, "as told otherwise")}
     examples, shown = evenly_spaced(range(len(prompts)), SHOWN), {name: [] for name in TEXTS}
     with tqdm(total=len(TEXTS) * len(prompts), desc="super-resolution") as bar:
         for at in range(0, len(prompts), BATCH):
-            part = prompts[at:at + BATCH]
-            captions, others, seeds = [own.text for _, _, own, _ in part], [other.text for _, _, _, other in part], [seed for _, seed, _, _ in part]
+            part = prompts[at : at + BATCH]
+            captions, others, seeds = (
+                [own.text for _, _, own, _ in part],
+                [other.text for _, _, _, other in part],
+                [seed for _, seed, _, _ in part],
+            )
             own_text = pipe.text_encoder(captions)
             for name, text in zip(TEXTS, (own_text, own_text.null(), pipe.text_encoder(others))):
-                large = enlarge(pipe, captions, text, seeds, low_res[at:at + BATCH])
+                large = enlarge(pipe, captions, text, seeds, low_res[at : at + BATCH])
                 scenes = [parsed.scene for parsed in parse_image(large)]
-                right[name] += [own.description.fits(scene) for (_, _, own, _), scene in zip(part, scenes)]
+                right[name] += [
+                    own.description.fits(scene) for (_, _, own, _), scene in zip(part, scenes)
+                ]
                 if name == "other textures":
-                    right["as told otherwise"] += [other.description.fits(scene) for (_, _, _, other), scene in zip(part, scenes)]
-                said = {"own caption": captions, "no text": ["no text"] * len(part), "other textures": others}[name]
-                shown[name] += [(large[i - at], right[name][i], said[i - at]) for i in examples if at <= i < at + BATCH]
+                    right["as told otherwise"] += [
+                        other.description.fits(scene)
+                        for (_, _, _, other), scene in zip(part, scenes)
+                    ]
+                said = {
+                    "own caption": captions,
+                    "no text": ["no text"] * len(part),
+                    "other textures": others,
+                }[name]
+                shown[name] += [
+                    (large[i - at], right[name][i], said[i - at])
+                    for i in examples
+                    if at <= i < at + BATCH
+                ]
                 bar.update(len(part))
-    found = {"category": [category for category, *_ in prompts], **{name: tally(each) for name, each in right.items()}}
-    return found, sheet([each for row in shown.values() for each in row], columns=len(examples), cell=256)
+    found = {
+        "category": [category for category, *_ in prompts],
+        **{name: tally(each) for name, each in right.items()},
+    }
+    return found, sheet(
+        [each for row in shown.values() for each in row], columns=len(examples), cell=256
+    )
 
 
 def judge_text(numbers: dict) -> Verdict:
     own, none, other = (numbers[name] for name in TEXTS)
     over_none, over_other = gain(none, own), gain(other, own)
-    return Verdict(all_of(beats(none, own), beats(other, own)),
-                   f"Right as the caption says, of {own['n']}: {percent(own)} with it, {percent(none)} with no text ({over_none}), {percent(other)} with other "
-                   f"textures in it ({over_other}); of the last {percent(numbers['as told otherwise'])} show the other textures.")
+    return Verdict(
+        all_of(beats(none, own), beats(other, own)),
+        f"Right as the caption says, of {own['n']}: {percent(own)} with it, "
+        f"{percent(none)} with no text ({over_none}), {percent(other)} with "
+        "other "
+        f"textures in it ({over_other}); of the last "
+        f"{percent(numbers['as told otherwise'])} show the other textures.",
+    )
 
 
 def plot_text(numbers: dict, path: Path) -> None:
     categories = list(dict.fromkeys(numbers["category"]))
-    chart, panels = subplots([f"{name}: share right of {numbers['category'].count(name)}" for name in categories], "what super-resolution reads")
+    chart, panels = subplots(
+        [f"{name}: share right of {numbers['category'].count(name)}" for name in categories],
+        "what super-resolution reads",
+    )
     for panel, category in zip(panels, categories):
         which = [i for i, c in enumerate(numbers["category"]) if c == category]
-        bars(panel, {name: tally([numbers[name]["each"][i] == "1" for i in which]) for name in TEXTS})
+        bars(
+            panel, {name: tally([numbers[name]["each"][i] == "1" for i in which]) for name in TEXTS}
+        )
     save_figure(chart, path)
 
 
 SUPER_RESOLUTION_TEXT = Experiment(
-    "super-resolution-text", "The base stage draws n captions of each of the two texture categories; each image is enlarged with its own caption, with the null "
-    "text, and with a caption that differs in its textures alone. Right is what the own caption says.", 30,
-    (Claim("Super-resolution needs the text.", "Imagen (2022), Appendix F.2: its super-resolution attends to the text; in this form the claim is ours", judge_text),),
-    measure_text, plot_text, cascade=True)
+    "super-resolution-text",
+    "The base stage draws n captions of each of the two texture categories; each image is "
+    "enlarged with its own caption, with the null "
+    "text, and with a caption that differs in its textures alone. Right is what the own "
+    "caption says.",
+    30,
+    (
+        Claim(
+            "Super-resolution needs the text.",
+            "Imagen (2022), Appendix F.2: its super-resolution attends to the text; in this form "
+            "the claim is ours",
+            judge_text,
+        ),
+    ),
+    measure_text,
+    plot_text,
+    cascade=True,
+)

@@ -1,6 +1,8 @@
-"""What a claim is, and what may be concluded: a verdict follows from a 95 % interval, never from a difference alone.
+"""What a claim is, and what may be concluded: a verdict follows from a 95 % interval, never from a
+difference alone.
 
-Both sides of a comparison draw the same prompts from the same seeds, so what is looked at is the difference prompt by prompt.
+Both sides of a comparison draw the same prompts from the same seeds, so what is looked at is the
+difference prompt by prompt.
 """
 
 from __future__ import annotations
@@ -13,18 +15,19 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from PIL import Image
 
-from imagen_mini.viz.style import STYLES, percent_axis
 from imagen_mini.evaluation.statistics import wilson_interval
+from imagen_mini.viz.style import STYLES, percent_axis
 
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "cannot be told at this scale"
-MEANINGFUL = 0.1                                       # of shares: when the interval excludes even a gain of 10 points, there is none to speak of
+# of shares: when the interval excludes even a gain of 10 points, there is none to speak of
+MEANINGFUL = 0.1
 Z = 1.96
 
 
 @dataclass(frozen=True)
 class Verdict:
-    outcome: str                                       # HOLDS, FAILS or UNCLEAR
-    numbers: str                                       # the numbers that it follows from, in a sentence or two
+    outcome: str  # HOLDS, FAILS or UNCLEAR
+    numbers: str  # the numbers that it follows from, in a sentence or two
 
 
 @dataclass(frozen=True)
@@ -40,22 +43,24 @@ class Claim:
 class Experiment:
     """One measurement with its figure, and the claims that it decides.
 
-    `measure(pipe, n)` gives numbers for JSON and a sheet of example images; with `variants`, networks that have to be trained first, it is given these
-    in the pipeline's place. `plot(numbers, path)` makes the figure.
+    `measure(pipe, n)` gives numbers for JSON and a sheet of example images; with `variants`,
+    networks that have to be trained first, it is given these in the pipeline's place.
+    `plot(numbers, path)` makes the figure.
     """
 
     name: str
-    method: str                                        # what is measured, in words
-    n: int                                             # of prompts, in the unit that `method` names
+    method: str  # what is measured, in words
+    n: int  # of prompts, in the unit that `method` names
     claims: tuple[Claim, ...]
     measure: Callable[..., tuple[dict, Image.Image]]
     generate: Callable[[dict, Path], None]
-    cascade: bool = False                              # needs super-resolution
+    cascade: bool = False  # needs super-resolution
     variants: tuple = ()
-    of_text_encoder: bool = False                      # of the pipeline, its numbers depend on the text encoder alone
+    of_text_encoder: bool = False  # of the pipeline, its numbers depend on the text encoder alone
 
 
 # ---------------------------------------------------------------- statistics
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -71,10 +76,19 @@ class Difference:
 
 
 def tally(right: Sequence[bool]) -> dict:
-    """How often something is right, with Wilson's 95 % interval; `each` keeps what became of every prompt, so that tallies can be paired."""
+    """How often something is right, with Wilson's 95 % interval; `each` keeps what became of every
+    prompt, so that tallies can be paired.
+    """
     n, k = len(right), sum(map(bool, right))
     low, high = wilson_interval(k, n)
-    return {"n": n, "right": k, "accuracy": round(k / max(1, n), 4), "low": round(low, 4), "high": round(high, 4), "each": "".join("01"[bool(r)] for r in right)}
+    return {
+        "n": n,
+        "right": k,
+        "accuracy": round(k / max(1, n), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "each": "".join("01"[bool(r)] for r in right),
+    }
 
 
 def percent(row: dict) -> str:
@@ -89,22 +103,28 @@ def gain(before: dict, after: dict) -> Difference:
 
 
 def paired_agresti_min(differences: Sequence[float]) -> Difference:
-    """The mean of differences of shares, prompt by prompt, each in [-1, 1]; half a prompt is added that speaks for, half a one against, and one for neither,
+    """The mean of differences of shares, prompt by prompt, each in [-1, 1]; half a prompt is added
+    that speaks for, half a one against, and one for neither,
 
         (sum d) / (n + 2)  +-  z sqrt(sum d^2 + 1 - (sum d)^2 / (n + 2)) / (n + 2)
 
     so that no interval has width 0 because all prompts agree. `mean` is without them.
 
-    Source: Agresti and Min (2005), "Simple improved confidence intervals for comparing matched proportions", for single images; that differences
-    may be of several images of a prompt is our extension.
+    Source: Agresti and Min (2005), "Simple improved confidence intervals for comparing matched
+    proportions", for single images; that differences may be of several images of a prompt is our
+    extension.
     """
     n, total = len(differences), sum(differences)
-    half = Z * math.sqrt(sum(d * d for d in differences) + 1 - total ** 2 / (n + 2)) / (n + 2)
-    return Difference(total / max(1, n), max(-1.0, total / (n + 2) - half), min(1.0, total / (n + 2) + half), n)
+    half = Z * math.sqrt(sum(d * d for d in differences) + 1 - total**2 / (n + 2)) / (n + 2)
+    return Difference(
+        total / max(1, n), max(-1.0, total / (n + 2) - half), min(1.0, total / (n + 2) + half), n
+    )
 
 
 def difference_of_means(differences: Sequence[float]) -> Difference:
-    """The mean of differences of any size, with Student's t interval; of fewer than two, everything is possible."""
+    """The mean of differences of any size, with Student's t interval; of fewer than two, everything
+    is possible.
+    """
     n = len(differences)
     if n < 2:
         return Difference(sum(differences), -math.inf, math.inf, n)
@@ -114,17 +134,23 @@ def difference_of_means(differences: Sequence[float]) -> Difference:
 
 
 def t_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t distribution, by bisection of its distribution function, which is a sum for whole degrees of freedom.
+    """The 97.5 % quantile of Student's t distribution, by bisection of its distribution function,
+    which is a sum for whole degrees of freedom.
 
     Source: Abramowitz and Stegun (1964), 26.7.3 and 26.7.4.
     """
-    def within(t: float) -> float:                     # the probability of [-t, t]
+
+    def within(t: float) -> float:  # the probability of [-t, t]
         angle = math.atan(t / math.sqrt(freedom))
         term, total = (math.cos(angle), 0.0) if freedom % 2 else (1.0, 0.0)
         for k in range(1 + freedom % 2, freedom, 2):
             total += term
             term *= math.cos(angle) ** 2 * k / (k + 1)
-        return 2 / math.pi * (angle + math.sin(angle) * total) if freedom % 2 else math.sin(angle) * total
+        return (
+            2 / math.pi * (angle + math.sin(angle) * total)
+            if freedom % 2
+            else math.sin(angle) * total
+        )
 
     low, high = 0.0, 20.0
     for _ in range(60):
@@ -134,6 +160,7 @@ def t_quantile(freedom: int) -> float:
 
 
 # ---------------------------------------------------------------- figures
+
 
 def bars(panel: Axes, rows: dict[str, dict]) -> None:
     """Tallies beside one another, with their intervals."""
@@ -147,13 +174,18 @@ def bars(panel: Axes, rows: dict[str, dict]) -> None:
 
 # ---------------------------------------------------------------- from intervals to outcomes
 
+
 def is_above(d: Difference, meaningful: float = MEANINGFUL) -> str:
-    """Is the difference above 0? It holds if the interval is, and does not if the interval excludes even what would be meaningful."""
+    """Is the difference above 0? It holds if the interval is, and does not if the interval excludes
+    even what would be meaningful.
+    """
     return HOLDS if d.low > 0 else FAILS if d.high < meaningful else UNCLEAR
 
 
 def is_enough(*rows: dict) -> bool:
-    """Is anything surely right more often than the difference that would be meaningful? Where hardly an image is right, nothing can differ."""
+    """Is anything surely right more often than the difference that would be meaningful? Where
+    hardly an image is right, nothing can differ.
+    """
     return any(row["low"] > MEANINGFUL for row in rows)
 
 
@@ -164,7 +196,9 @@ def beats(before: dict, after: dict) -> str:
 
 
 def is_beyond(d: Difference, margin: float) -> str:
-    """Is the difference above a margin? It holds if the interval is, does not if the interval lies below the same margin on the other side."""
+    """Is the difference above a margin? It holds if the interval is, does not if the interval lies
+    below the same margin on the other side.
+    """
     return HOLDS if d.low > margin else FAILS if d.high < -margin else UNCLEAR
 
 

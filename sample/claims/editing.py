@@ -1,4 +1,6 @@
-"""Claims about where the structure of an image comes from: the seed, attention, or the early steps. On the base stage, where Prompt-to-Prompt acts."""
+"""Claims about where the structure of an image comes from: the seed, attention, or the early steps.
+On the base stage, where Prompt-to-Prompt acts.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,30 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.viz.style import STYLES, subplots, percent_axis, save_figure
-from imagen_mini.evaluation.edit_benchmark import EditTask, evaluate_edits, score_edit, swaps
-from imagen_mini.viz.guidance import accuracy_line
-from imagen_mini.editing.prompt_to_prompt import Replace
-from imagen_mini.utils.rng import randn
-from imagen_mini.diffusion.samplers import sample
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
+from imagen_mini.diffusion.samplers import sample
+from imagen_mini.editing.prompt_to_prompt import Replace
+from imagen_mini.evaluation.edit_benchmark import EditTask, evaluate_edits, score_edit, swaps
 from imagen_mini.scenes.parse import parse_image
-
-from sample.claims.claim import HOLDS, Claim, Experiment, Verdict, all_of, bars, beats, gain, is_most, percent, tally
+from imagen_mini.utils.rng import randn
+from imagen_mini.viz.guidance import accuracy_line
+from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
+from sample.claims.claim import (
+    HOLDS,
+    Claim,
+    Experiment,
+    Verdict,
+    all_of,
+    bars,
+    beats,
+    gain,
+    is_most,
+    percent,
+    tally,
+)
 from sample.claims.guidance import BATCH, base_of, evenly_spaced, sheet
 
-SHOWN = 5                                              # examples on a sheet
+SHOWN = 5  # examples on a sheet
 
 
 def all_swaps(n: int) -> list[EditTask]:
@@ -33,78 +46,137 @@ def all_swaps(n: int) -> list[EditTask]:
 
 # ---------------------------------------------------------------- fixed seed and fixed attention
 
-METHODS = SAME_SEED, ATTENTION, SHARED_START = "same seed", "same seed and attention", "and a shared start"
+METHODS = SAME_SEED, ATTENTION, SHARED_START = (
+    "same seed",
+    "same seed and attention",
+    "and a shared start",
+)
 
 
 def measure_fixed(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """Each word swap by three methods from one seed, and what became of the source's layout; of swaps whose source is right."""
+    """Each word swap by three methods from one seed, and what became of the source's layout; of
+    swaps whose source is right.
+    """
     base, todo = base_of(pipe), all_swaps(n)
 
     def generate(prompts: list[str], seed: int, edit: Replace | None = None) -> Tensor:
-        return pipe(prompts, seed=seed, stages=(base,), edit=edit, output_type="pt", progress=False).stages[base]
+        return pipe(
+            prompts, seed=seed, stages=(base,), edit=edit, output_type="pt", progress=False
+        ).stages[base]
 
     def generate_all(prompts: list[str], seed: int) -> Tensor:
-        """The source; the target by the new prompt alone, by injected attention as in the paper, and by the defaults of `Replace`."""
+        """The source; the target by the new prompt alone, by injected attention as in the paper,
+        and by the defaults of `Replace`.
+        """
         source, by_attention = generate(prompts, seed, Replace(shared_prompt_steps=0.0)).split(1)
-        return torch.cat([source, generate(prompts[1:], seed), by_attention, generate(prompts, seed, Replace())[1:]])
+        return torch.cat(
+            [
+                source,
+                generate(prompts[1:], seed),
+                by_attention,
+                generate(prompts, seed, Replace())[1:],
+            ]
+        )
 
     examples, scores = evenly_spaced(todo, SHOWN), []
     shown: list[tuple[Tensor, bool, str]] = []
-    for swap, images, of in tqdm(evaluate_edits(generate_all, todo), total=len(todo), desc="fixed attention"):
+    for swap, images, of in tqdm(
+        evaluate_edits(generate_all, todo), total=len(todo), desc="fixed attention"
+    ):
         if of[0].source_right:
             scores.append(of)
         if swap in examples:
             labels = [swap.source.text, *(f"{name}: {swap.target.text}" for name in METHODS)]
             shown += zip(images.float().cpu(), [of[0].source_right, *(s.good for s in of)], labels)
     columns = {name: [of[i] for of in scores] for i, name in enumerate(METHODS)}
-    found = {"swaps": len(todo), "source_right": len(scores), "layout": {name: tally([s.layout for s in of]) for name, of in columns.items()},
-             "success": {name: tally([s.success for s in of]) for name, of in columns.items()}}
+    found = {
+        "swaps": len(todo),
+        "source_right": len(scores),
+        "layout": {name: tally([s.layout for s in of]) for name, of in columns.items()},
+        "success": {name: tally([s.success for s in of]) for name, of in columns.items()},
+    }
     return found, sheet(shown, columns=4)
 
 
 def counts_line(numbers: dict, name: str) -> str:
     layout, success = numbers["layout"][name], numbers["success"][name]
-    return f"{percent(layout)} ({layout['low']:.0%} to {layout['high']:.0%}) keep the layout, {percent(success)} show the new prompt"
+    return (
+        f"{percent(layout)} ({layout['low']:.0%} to {layout['high']:.0%}) keep the layout, "
+        f"{percent(success)} show the new prompt"
+    )
 
 
 def judge_seed(numbers: dict) -> Verdict:
     """The claim is a denial: it holds where layouts are kept less often than not."""
     layout = numbers["layout"][SAME_SEED]
     turned = {**layout, "low": 1 - layout["high"], "high": 1 - layout["low"]}
-    return Verdict(is_most(turned), f"With the same seed and a new prompt, of {numbers['source_right']} right sources {counts_line(numbers, SAME_SEED)}.")
+    return Verdict(
+        is_most(turned),
+        f"With the same seed and a new prompt, of {numbers['source_right']} right sources "
+        f"{counts_line(numbers, SAME_SEED)}.",
+    )
 
 
 def judge_attention(numbers: dict) -> Verdict:
-    """More than the seed alone does, and more often than not. The shared start, which the paper does not have, is reported and not judged."""
+    """More than the seed alone does, and more often than not. The shared start, which the paper
+    does not have, is reported and not judged.
+    """
     layout = numbers["layout"]
     d = gain(layout[SAME_SEED], layout[ATTENTION])
-    return Verdict(all_of(beats(layout[SAME_SEED], layout[ATTENTION]), is_most(layout[ATTENTION])),
-                   f"With the source's attention injected, of {numbers['source_right']} right sources {counts_line(numbers, ATTENTION)}; against the seed alone {d}. "
-                   f"With a shared start as well, which is this project's and not the paper's, {counts_line(numbers, SHARED_START)}.")
+    return Verdict(
+        all_of(beats(layout[SAME_SEED], layout[ATTENTION]), is_most(layout[ATTENTION])),
+        f"With the source's attention injected, of {numbers['source_right']} "
+        f"right sources {counts_line(numbers, ATTENTION)}; against the seed "
+        f"alone {d}. "
+        "With a shared start as well, which is this project's and not the "
+        f"paper's, {counts_line(numbers, SHARED_START)}.",
+    )
 
 
 def plot_fixed(numbers: dict, path: Path) -> None:
-    chart, panels = subplots([f"layout kept, share of {numbers['source_right']}", "new prompt shown"], "", columns=2)
+    chart, panels = subplots(
+        [f"layout kept, share of {numbers['source_right']}", "new prompt shown"], "", columns=2
+    )
     for panel, rows in zip(panels, (numbers["layout"], numbers["success"])):
         bars(panel, rows)
     save_figure(chart, path)
 
 
 FIXED_ATTENTION = Experiment(
-    "fixed-attention", "n swaps of a colour and n of a shape, in captions of one and of two things, by the base stage. The layout is kept if every thing is where it "
-    "was (within 3/64 of the width) and all things but the edited one are unchanged. Kept means more often than not.", 30,
-    (Claim("A fixed seed alone does not keep the structure.", "Prompt-to-Prompt (Hertz et al., 2022)", judge_seed),
-     Claim("A fixed seed with fixed attention keeps the structure.", "Prompt-to-Prompt (Hertz et al., 2022), Algorithm 1", judge_attention)),
-    measure_fixed, plot_fixed)
+    "fixed-attention",
+    "n swaps of a colour and n of a shape, in captions of one and of two things, by the "
+    "base stage. The layout is kept if every thing is where it "
+    "was (within 3/64 of the width) and all things but the edited one are unchanged. Kept "
+    "means more often than not.",
+    30,
+    (
+        Claim(
+            "A fixed seed alone does not keep the structure.",
+            "Prompt-to-Prompt (Hertz et al., 2022)",
+            judge_seed,
+        ),
+        Claim(
+            "A fixed seed with fixed attention keeps the structure.",
+            "Prompt-to-Prompt (Hertz et al., 2022), Algorithm 1",
+            judge_attention,
+        ),
+    ),
+    measure_fixed,
+    plot_fixed,
+)
 
 
 # ---------------------------------------------------------------- early steps
 
-EIGHTHS = range(9)                                     # of the steps, after which the prompt changes
+EIGHTHS = range(9)  # of the steps, after which the prompt changes
 
 
-def sample_with_switched_prompt(pipe: ImagenPipeline, first: list[str], then: list[str], seeds: list[int], steps: int) -> Tensor:
-    """Images by the base stage that reads one list of prompts in the first `steps` steps, and another one in the rest."""
+def sample_with_switched_prompt(
+    pipe: ImagenPipeline, first: list[str], then: list[str], seeds: list[int], steps: int
+) -> Tensor:
+    """Images by the base stage that reads one list of prompts in the first `steps` steps, and
+    another one in the rest.
+    """
     stage, name = pipe.stages[base_of(pipe)], base_of(pipe)
     plan, shape = resolve_sampling_options(stage), (3, *[stage.config.unet.image_size] * 2)
     times = stage.times(plan.num_inference_steps, plan.spacing)
@@ -113,36 +185,75 @@ def sample_with_switched_prompt(pipe: ImagenPipeline, first: list[str], then: li
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         return late(x_t, t) if t <= times[steps] else early(x_t, t)
 
-    *_, last = sample(denoise, randn(seeds, shape, name, "x_T", device=pipe.device), times, stage.log_snr_of, plan.sampler,
-                      lambda step: randn(seeds, shape, name, "step", step, device=pipe.device), eta=plan.eta)
+    *_, last = sample(
+        denoise,
+        randn(seeds, shape, name, "x_T", device=pipe.device),
+        times,
+        stage.log_snr_of,
+        plan.sampler,
+        lambda step: randn(seeds, shape, name, "step", step, device=pipe.device),
+        eta=plan.eta,
+    )
     return last.x_0_hat.clamp(-1, 1).float().cpu()
 
 
 def measure_early(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """Switched after each share of the steps: whose layout does the image have, that of the first prompt's image or that of the second's?"""
+    """Switched after each share of the steps: whose layout does the image have, that of the first
+    prompt's image or that of the second's?
+    """
     stage, todo = pipe.stages[base_of(pipe)], all_swaps(n)
     total = stage.config.num_inference_steps
     counts = sorted({round(eighth * total / 8) for eighth in EIGHTHS})
     batches: dict[int, list[Tensor]] = {steps: [] for steps in counts}
     with tqdm(total=len(counts) * len(todo), desc="early steps") as bar:
         for at in range(0, len(todo), BATCH):
-            part = todo[at:at + BATCH]
+            part = todo[at : at + BATCH]
             for steps in counts:
-                batches[steps].append(sample_with_switched_prompt(pipe, [s.source.text for s in part], [s.target.text for s in part], [s.seed for s in part], steps))
+                batches[steps].append(
+                    sample_with_switched_prompt(
+                        pipe,
+                        [s.source.text for s in part],
+                        [s.target.text for s in part],
+                        [s.seed for s in part],
+                        steps,
+                    )
+                )
                 bar.update(len(part))
     generated = {steps: torch.cat(parts) for steps, parts in batches.items()}
-    parsed_scenes = {steps: [parsed for part in images.split(64) for parsed in parse_image(part)] for steps, images in generated.items()}
+    parsed_scenes = {
+        steps: [parsed for part in images.split(64) for parsed in parse_image(part)]
+        for steps, images in generated.items()
+    }
     of_first, of_second = parsed_scenes[total], parsed_scenes[0]
-    kept = [i for i, s in enumerate(todo) if s.source.description.fits(of_first[i].scene) and s.target.description.fits(of_second[i].scene)]
+    kept = [
+        i
+        for i, s in enumerate(todo)
+        if s.source.description.fits(of_first[i].scene)
+        and s.target.description.fits(of_second[i].scene)
+    ]
     found = {"swaps": len(todo), "both_right": len(kept), "steps": total, "rows": []}
     for steps in counts:
         towards = [score_edit(todo[i], of_first[i], parsed_scenes[steps][i]) for i in kept]
         back = [score_edit(reverse(todo[i]), of_second[i], parsed_scenes[steps][i]) for i in kept]
         log_snr = stage.log_snr_of(stage.times()[steps].double()).clamp(-20, 20).item()
-        found["rows"].append({"steps": steps, "log_snr": round(log_snr, 2), "first_layout": tally([s.layout for s in towards]),
-                              "second_layout": tally([s.layout for s in back]), "second_word": tally([s.success for s in towards])})
-    examples = [(generated[steps][i], None, f"{steps} of {total}: {(todo[i].source if steps == total else todo[i].target).text}")
-                for i in evenly_spaced(kept or [0], SHOWN) for steps in reversed(counts)]
+        found["rows"].append(
+            {
+                "steps": steps,
+                "log_snr": round(log_snr, 2),
+                "first_layout": tally([s.layout for s in towards]),
+                "second_layout": tally([s.layout for s in back]),
+                "second_word": tally([s.success for s in towards]),
+            }
+        )
+    examples = [
+        (
+            generated[steps][i],
+            None,
+            f"{steps} of {total}: {(todo[i].source if steps == total else todo[i].target).text}",
+        )
+        for i in evenly_spaced(kept or [0], SHOWN)
+        for steps in reversed(counts)
+    ]
     return found, sheet(examples, columns=len(counts), cell=96)
 
 
@@ -151,7 +262,9 @@ def reverse(swap: EditTask) -> EditTask:
 
 
 def judge_early(numbers: dict) -> Verdict:
-    """At half of the steps: the first half has the first prompt's word, the second half the second's. Whose layout is it?"""
+    """At half of the steps: the first half has the first prompt's word, the second half the
+    second's. Whose layout is it?
+    """
     rows = numbers["rows"]
     half = min(rows, key=lambda row: abs(row["steps"] - numbers["steps"] / 2))
     d = gain(half["second_layout"], half["first_layout"])
@@ -159,22 +272,40 @@ def judge_early(numbers: dict) -> Verdict:
     if decided is None:
         when = "no switch leaves the first layout surely in more than half"
     else:
-        when = (f"after {decided['steps']} steps (log-SNR {decided['log_snr']:g}) it surely is the first one's in more than half, and "
-                f"{percent(decided['second_word'])} still show the second prompt")
-    return Verdict(beats(half["second_layout"], half["first_layout"]),
-                   f"Switched after {half['steps']} of {numbers['steps']} steps, {percent(half['first_layout'])} have the first prompt's layout and "
-                   f"{percent(half['second_layout'])} the second's, of {d.n}: {d}; {percent(half['second_word'])} show the second prompt. "
-                   f"{when[0].upper()}{when[1:]}.")
+        when = (
+            f"after {decided['steps']} steps (log-SNR {decided['log_snr']:g}) it surely is the "
+            "first one's in more than half, and "
+            f"{percent(decided['second_word'])} still show the second prompt"
+        )
+    return Verdict(
+        beats(half["second_layout"], half["first_layout"]),
+        f"Switched after {half['steps']} of {numbers['steps']} steps, "
+        f"{percent(half['first_layout'])} have the first prompt's layout and "
+        f"{percent(half['second_layout'])} the second's, of {d.n}: {d}; "
+        f"{percent(half['second_word'])} show the second prompt. "
+        f"{when[0].upper()}{when[1:]}.",
+    )
 
 
 def plot_early(numbers: dict, path: Path) -> None:
     rows = numbers["rows"]
-    chart, (panel,) = subplots([f"share of {numbers['both_right']} swaps"], "steps with the first prompt, before the second")
-    names = {"first_layout": "layout of the first prompt's image", "second_layout": "layout of the second's", "second_word": "the second prompt is shown"}
+    chart, (panel,) = subplots(
+        [f"share of {numbers['both_right']} swaps"],
+        "steps with the first prompt, before the second",
+    )
+    names = {
+        "first_layout": "layout of the first prompt's image",
+        "second_layout": "layout of the second's",
+        "second_word": "the second prompt is shown",
+    }
     for (key, name), style in zip(names.items(), STYLES):
-        accuracy_line(panel, [row["steps"] for row in rows], [row[key] for row in rows], name, style)
+        accuracy_line(
+            panel, [row["steps"] for row in rows], [row[key] for row in rows], name, style
+        )
     log_snr = panel.secondary_xaxis("top")
-    log_snr.set_xticks([row["steps"] for row in rows], [f"{row['log_snr']:.0f}" for row in rows], fontsize=7)
+    log_snr.set_xticks(
+        [row["steps"] for row in rows], [f"{row['log_snr']:.0f}" for row in rows], fontsize=7
+    )
     log_snr.set_xlabel("log-SNR there", fontsize=8)
     percent_axis(panel)
     chart.set_size_inches(10, 4.6)
@@ -182,7 +313,18 @@ def plot_early(numbers: dict, path: Path) -> None:
 
 
 EARLY_STEPS = Experiment(
-    "early-steps", "n swaps of a colour and n of a shape. The base stage reads the first prompt in the first steps and the second one in the rest, from one noise; of "
-    "swaps whose two images, each drawn from one prompt alone, are right.", 30,
-    (Claim("Structure is decided in the early steps.", "Prompt-to-Prompt (Hertz et al., 2022)", judge_early),),
-    measure_early, plot_early)
+    "early-steps",
+    "n swaps of a colour and n of a shape. The base stage reads the first prompt in the "
+    "first steps and the second one in the rest, from one noise; of "
+    "swaps whose two images, each drawn from one prompt alone, are right.",
+    30,
+    (
+        Claim(
+            "Structure is decided in the early steps.",
+            "Prompt-to-Prompt (Hertz et al., 2022)",
+            judge_early,
+        ),
+    ),
+    measure_early,
+    plot_early,
+)

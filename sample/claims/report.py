@@ -1,4 +1,6 @@
-"""What was found, on disk: claims.json, which is added to as experiments end, and claims.md, which is written from it."""
+"""What was found, on disk: claims.json, which is added to as experiments end, and claims.md, which
+is written from it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,6 @@ import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.utils.configuration import to_dict
-
 from sample.claims.claim import FAILS, HOLDS, MEANINGFUL, UNCLEAR, Experiment, Verdict
 
 INTRODUCTION = f"""# The papers' claims in miniature
@@ -31,27 +32,41 @@ claims, and each interval errs once in twenty times: one verdict among these may
 
 
 def pipeline_identity(pipe: ImagenPipeline) -> str:
-    """A short hash of weights, configuration and number format: what results of a pipeline are the results of."""
-    configurations = [pipe.text_encoder.weights_digest(), str(pipe.dtype), *(to_dict(stage.config) for stage in pipe.stages.values())]
+    """A short hash of weights, configuration and number format: what results of a pipeline are the
+    results of.
+    """
+    configurations = [
+        pipe.text_encoder.weights_digest(),
+        str(pipe.dtype),
+        *(to_dict(stage.config) for stage in pipe.stages.values()),
+    ]
     digest = hashlib.sha256(json.dumps(configurations).encode())
     for name, tensor in pipe.stages.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()[:16]
 
 
 def read(path: Path, default_empty: bool = False) -> dict:
-    """The experiments that claims.json holds, by name. SystemExit if the file is something else, unless that is to pass for none."""
+    """The experiments that claims.json holds, by name. SystemExit if the file is something else,
+    unless that is to pass for none.
+    """
     if not path.is_file():
         return {}
     try:
         experiments = json.loads(path.read_text())["experiments"]
-        if all({"settings", "numbers", "seconds", "command"} <= set(of) for of in experiments.values()):
+        if all(
+            {"settings", "numbers", "seconds", "command"} <= set(of) for of in experiments.values()
+        ):
             return experiments
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     if default_empty:
         return {}
-    raise SystemExit(f"{path} is no claims.json of this command; pass --fresh to write it anew, or another --out")
+    raise SystemExit(
+        f"{path} is no claims.json of this command; pass --fresh to write it anew, or another --out"
+    )
 
 
 def write(path: Path, experiments: dict) -> None:
@@ -67,7 +82,13 @@ def verdicts(experiment: Experiment, numbers: dict) -> list[Verdict]:
 
 def with_verdicts(experiment: Experiment, entry: dict) -> dict:
     """An entry of claims.json with what follows from its numbers today."""
-    return {**entry, "verdicts": [{"claim": c.sentence, **asdict(v)} for c, v in zip(experiment.claims, verdicts(experiment, entry["numbers"]))]}
+    return {
+        **entry,
+        "verdicts": [
+            {"claim": c.sentence, **asdict(v)}
+            for c, v in zip(experiment.claims, verdicts(experiment, entry["numbers"]))
+        ],
+    }
 
 
 def page(experiments: tuple[Experiment, ...], found: dict) -> str:
@@ -75,18 +96,38 @@ def page(experiments: tuple[Experiment, ...], found: dict) -> str:
     rows, sections, missing = [], [], []
     for e in experiments:
         if e.name not in found:
-            missing += [f"- {c.sentence} (`{e.name}`{', needs `--train MINUTES`' if e.variants else ''})" for c in e.claims]
+            missing += [
+                f"- {c.sentence} (`{e.name}`{', needs `--train MINUTES`' if e.variants else ''})"
+                for c in e.claims
+            ]
             continue
         entry = found[e.name]
-        settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entry["settings"].items() if name != "n")
+        settings = ", ".join(
+            f"{name.replace('_', ' ')} {value}"
+            for name, value in entry["settings"].items()
+            if name != "n"
+        )
         time = f"It took {entry['seconds']:.0f} s{', besides training' if e.variants else ''}."
-        parts = [f"## {e.name}", f"{e.method} Here n = {entry['settings']['n']} ({settings}). {time}", f"    {entry['command']}"]
+        parts = [
+            f"## {e.name}",
+            f"{e.method} Here n = {entry['settings']['n']} ({settings}). {time}",
+            f"    {entry['command']}",
+        ]
         for claim, verdict in zip(e.claims, verdicts(e, entry["numbers"])):
             rows.append(f"| {claim.sentence} | **{verdict.outcome}** | [{e.name}](#{e.name}) |")
-            parts.append(f"**{claim.sentence}** ({claim.source}): **{verdict.outcome}**. {verdict.numbers}")
-        parts += [f"![{e.name}: the numbers]({e.name}.png)", f"![{e.name}: images]({e.name}_images.png)"]
+            parts.append(
+                f"**{claim.sentence}** ({claim.source}): **{verdict.outcome}**. {verdict.numbers}"
+            )
+        parts += [
+            f"![{e.name}: the numbers]({e.name}.png)",
+            f"![{e.name}: images]({e.name}_images.png)",
+        ]
         sections.append("\n\n".join(parts))
-    blocks = [INTRODUCTION, "\n".join(["| claim | verdict | how |", "|---|---|---|", *rows]), *sections]
+    blocks = [
+        INTRODUCTION,
+        "\n".join(["| claim | verdict | how |", "|---|---|---|", *rows]),
+        *sections,
+    ]
     if missing:
         blocks.append("\n".join(["## Not measured", "", *missing]))
     return "\n\n".join(block.strip("\n") for block in blocks) + "\n"

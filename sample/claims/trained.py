@@ -1,8 +1,10 @@
-"""Claims that need networks trained for them: how text gets in, who encodes it, and how the U-Net is laid out.
+"""Claims that need networks trained for them: how text gets in, who encodes it, and how the U-Net
+is laid out.
 
-A short training draws few images right, so beside the score the judge looks at the text gain: by how much the error of x_0_hat on unseen scenes is smaller
-with the right caption than with another one's. Each network is one run of one seed, and the intervals are over images alone; so a difference of either
-counts only beyond a margin, and what stays within it cannot be told.
+A short training draws few images right, so beside the score the judge looks at the text gain: by
+how much the error of x_0_hat on unseen scenes is smaller with the right caption than with another
+one's. Each network is one run of one seed, and the intervals are over images alone; so a difference
+of either counts only beyond a margin, and what stays within it cannot be told.
 """
 
 from __future__ import annotations
@@ -16,39 +18,82 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.viz.style import STYLES, subplots, save_figure
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.evaluation.scoring import Result, evaluate, sample_scene_matching
 from imagen_mini.scenes.render import render
 from imagen_mini.text.encoder import TextEncoder
-
-from sample.sweep import BASE_CATEGORIES, SR_CATEGORIES
+from imagen_mini.viz.style import STYLES, save_figure, subplots
 from sample.claims.cascade import at_level, closing, measure_augmentation
-from sample.claims.claim import (FAILS, HOLDS, MEANINGFUL, UNCLEAR, Claim, Difference, Experiment, Verdict, all_of, bars, difference_of_means, paired_agresti_min, gain, is_above,
-                    is_beyond, is_enough, percent, tally)
+from sample.claims.claim import (
+    FAILS,
+    HOLDS,
+    MEANINGFUL,
+    UNCLEAR,
+    Claim,
+    Difference,
+    Experiment,
+    Verdict,
+    all_of,
+    bars,
+    difference_of_means,
+    gain,
+    is_above,
+    is_beyond,
+    is_enough,
+    paired_agresti_min,
+    percent,
+    tally,
+)
 from sample.claims.guidance import BATCH, evenly_spaced, sheet
-from train.variants import AUGMENTED, CLEAN_ONLY, EFFICIENT, LOG_SNRS, POOLED, RANDOM_ENCODER, REFERENCE, Runs, SMALL_ENCODER, SMALL_UNET, STANDARD, Variant, errors
+from sample.sweep import BASE_CATEGORIES, SR_CATEGORIES
+from train.variants import (
+    AUGMENTED,
+    CLEAN_ONLY,
+    EFFICIENT,
+    LOG_SNRS,
+    POOLED,
+    RANDOM_ENCODER,
+    REFERENCE,
+    SMALL_ENCODER,
+    SMALL_UNET,
+    STANDARD,
+    Runs,
+    Variant,
+    errors,
+)
 
-GAIN_MARGIN = 0.1                                      # of the larger text gain: less may be the luck of one training run
-ERROR_MARGIN = 0.05                                    # of the error, likewise
-LEAST_GAIN = 0.05                                      # of the error with another caption: with less, a network has not learned to read yet
-IMAGES = {"base": 512, "sr_256": 128}                # unseen scenes whose errors are taken
-SHOWN = 5                                              # examples in a row
-ROUNDS = 20                                            # of timing a training step
+GAIN_MARGIN = 0.1  # of the larger text gain: less may be the luck of one training run
+ERROR_MARGIN = 0.05  # of the error, likewise
+# of the error with another caption: with less, a network has not learned to read yet
+LEAST_GAIN = 0.05
+IMAGES = {"base": 512, "sr_256": 128}  # unseen scenes whose errors are taken
+SHOWN = 5  # examples in a row
+ROUNDS = 20  # of timing a training step
 
 
 # ---------------------------------------------------------------- numbers
 
+
 def sample_benchmark(stage: DiffusionStage, encoder: TextEncoder, n: int) -> list[Result]:
-    """The stage alone draws n captions of each category, super-resolution from true low-resolution images."""
+    """The stage alone draws n captions of each category, super-resolution from true low-resolution
+    images.
+    """
     low = stage.config.unet.low_res_size
     prompts = benchmark(n, categories=BASE_CATEGORIES if low is None else SR_CATEGORIES)
     descriptions = {c.text: c.description for _, _, c in prompts}
 
     def generate(captions: list[str], seeds: list[int]) -> Tensor:
-        low_res = None if low is None else render([sample_scene_matching(descriptions[c], random.Random(c)) for c in captions], low, next(stage.parameters()).device)
+        low_res = (
+            None
+            if low is None
+            else render(
+                [sample_scene_matching(descriptions[c], random.Random(c)) for c in captions],
+                low,
+                next(stage.parameters()).device,
+            )
+        )
         return sample_single_stage(stage, encoder, captions, seeds, low_res)
 
     return list(tqdm(evaluate(generate, prompts, BATCH), total=len(prompts), desc="images"))
@@ -63,13 +108,25 @@ def measure(runs: Runs, n: int, variants: tuple[Variant, ...]) -> tuple[dict, Im
     found, shown = {"minutes": runs.minutes, "preset": runs.preset, "networks": {}}, []
     for name, (stage, encoder) in runs.networks(variants).items():
         results = sample_benchmark(stage, encoder, n)
-        found["networks"][name] = {"parameters": parameters(stage), "encoder_parameters": parameters(encoder), "steps": runs.plan["steps"][stage.config.name],
-                                   "errors": errors(stage, encoder, IMAGES[stage.config.name]), "score": tally([r.right for r in results])}
-        shown += [(r.image, r.right, f"{name}: {r.caption.text}") for r in evenly_spaced(results, SHOWN)]
-    return found, sheet(shown, columns=len(shown) // len(variants), cell=128 if len(results[0].image[0]) < 128 else 256)
+        found["networks"][name] = {
+            "parameters": parameters(stage),
+            "encoder_parameters": parameters(encoder),
+            "steps": runs.plan["steps"][stage.config.name],
+            "errors": errors(stage, encoder, IMAGES[stage.config.name]),
+            "score": tally([r.right for r in results]),
+        }
+        shown += [
+            (r.image, r.right, f"{name}: {r.caption.text}") for r in evenly_spaced(results, SHOWN)
+        ]
+    return found, sheet(
+        shown,
+        columns=len(shown) // len(variants),
+        cell=128 if len(results[0].image[0]) < 128 else 256,
+    )
 
 
 # ---------------------------------------------------------------- judging by text gain and score
+
 
 def text_gains(network: dict) -> list[float]:
     """By image: the error with another's caption less the error with its own."""
@@ -87,32 +144,66 @@ def relative(differences: list[float], unit: float) -> Difference:
 
 
 def compare_networks(numbers: dict, worse: Variant, better: Variant) -> Verdict:
-    """By the text gain of one network over that of the other, image by image, or by the score: whichever lies beyond its margin, unless the other surely
-    says the opposite."""
+    """By the text gain of one network over that of the other, image by image, or by the score:
+    whichever lies beyond its margin, unless the other surely says the opposite.
+    """
     a, b = (numbers["networks"][v.name] for v in (worse, better))
     gains_a, gains_b = text_gains(a), text_gains(b)
     unit = max(mean(gains_a), mean(gains_b))
     if unit <= LEAST_GAIN * mean(a["errors"]["other"]):
-        return Verdict(UNCLEAR, f"Neither network has learned to use its caption after {a['steps']:,} steps: text gains {mean(gains_a):.5f} and "
-                       f"{mean(gains_b):.5f} are less than {LEAST_GAIN:.0%} of the error.")
-    d, score = relative([y - x for x, y in zip(gains_a, gains_b)], unit), gain(a["score"], b["score"])
+        return Verdict(
+            UNCLEAR,
+            f"Neither network has learned to use its caption after {a['steps']:,} steps: text "
+            f"gains {mean(gains_a):.5f} and "
+            f"{mean(gains_b):.5f} are less than {LEAST_GAIN:.0%} of the error.",
+        )
+    d, score = (
+        relative([y - x for x, y in zip(gains_a, gains_b)], unit),
+        gain(a["score"], b["score"]),
+    )
     said = {is_beyond(d, GAIN_MARGIN), is_beyond(score, MEANINGFUL)}
-    outcome = HOLDS if HOLDS in said and min(d.high, score.high) > 0 else FAILS if FAILS in said and max(d.low, score.low) < 0 else UNCLEAR
-    return Verdict(outcome, f"After {a['steps']:,} steps the text gain is {mean(gains_b):.4f} ({better.name}) against {mean(gains_a):.4f} ({worse.name}): "
-                   f"{d.mean:+.0%} ({d.low:+.0%} to {d.high:+.0%}) of the larger one, {d.n} images; beyond {GAIN_MARGIN:.0%} counts. "
-                   f"Right {percent(b['score'])} against {percent(a['score'])} of {score.n}: {score}; beyond {100 * MEANINGFUL:.0f} points counts.")
+    outcome = (
+        HOLDS
+        if HOLDS in said and min(d.high, score.high) > 0
+        else FAILS
+        if FAILS in said and max(d.low, score.low) < 0
+        else UNCLEAR
+    )
+    return Verdict(
+        outcome,
+        f"After {a['steps']:,} steps the text gain is {mean(gains_b):.4f} ({better.name}) "
+        f"against {mean(gains_a):.4f} ({worse.name}): "
+        f"{d.mean:+.0%} ({d.low:+.0%} to {d.high:+.0%}) of the larger one, "
+        f"{d.n} images; beyond {GAIN_MARGIN:.0%} counts. "
+        f"Right {percent(b['score'])} against {percent(a['score'])} of "
+        f"{score.n}: {score}; beyond {100 * MEANINGFUL:.0f} points counts.",
+    )
 
 
 def plot_networks(numbers: dict, path: Path) -> None:
     """Errors with the right caption, text gains, and scores."""
     networks = numbers["networks"]
     n = next(iter(networks.values()))["score"]["n"]
-    titles = ["error of x_0_hat with the right caption", "text gain: error saved by the right caption", f"share right of {n}"]
+    titles = [
+        "error of x_0_hat with the right caption",
+        "text gain: error saved by the right caption",
+        f"share right of {n}",
+    ]
     chart, (error, text_gain, score) = subplots(titles, "log-SNR")
     for (name, network), style in zip(networks.items(), STYLES):
         found = network["errors"]
-        error.plot(found["log_snr"], found["own"], label=f"{name}, {network['parameters'] / 1e6:.1f} M + text {network['encoder_parameters'] / 1e6:.1f} M", **style)
-        text_gain.plot(found["log_snr"], [other - own for own, other in zip(found["own"], found["other"])], **style)
+        error.plot(
+            found["log_snr"],
+            found["own"],
+            label=f"{name}, {network['parameters'] / 1e6:.1f} M + text "
+            f"{network['encoder_parameters'] / 1e6:.1f} M",
+            **style,
+        )
+        text_gain.plot(
+            found["log_snr"],
+            [other - own for own, other in zip(found["own"], found["other"])],
+            **style,
+        )
     bars(score, {name: network["score"] for name, network in networks.items()})
     error.set_yscale("log")
     score.set_xlabel("")
@@ -121,38 +212,68 @@ def plot_networks(numbers: dict, path: Path) -> None:
 
 # ---------------------------------------------------------------- the Efficient U-Net
 
+
 def measure_efficient(runs: Runs, n: int) -> tuple[dict, Image.Image]:
     """As the others; and the time of a training step of both, taking turns."""
     found, images = measure(runs, n, (STANDARD, EFFICIENT))
-    return {**found, "step_seconds": runs.step_seconds((STANDARD, EFFICIENT), ROUNDS), "hardware": runs.hardware(EFFICIENT)}, images
+    return {
+        **found,
+        "step_seconds": runs.step_seconds((STANDARD, EFFICIENT), ROUNDS),
+        "hardware": runs.hardware(EFFICIENT),
+    }, images
 
 
 def judge_efficient(numbers: dict) -> Verdict:
-    """Faster: by the ratio of the times of a step, turn by turn. At equal score: after equally many steps, when there is a score to speak of, its error is not
-    larger by more than ERROR_MARGIN."""
-    seconds, (a, b) = numbers["step_seconds"], (numbers["networks"][v.name] for v in (STANDARD, EFFICIENT))
-    slower = difference_of_means([math.log(s / e) for s, e in zip(seconds[STANDARD.name], seconds[EFFICIENT.name])])
+    """Faster: by the ratio of the times of a step, turn by turn. At equal score: after equally many
+    steps, when there is a score to speak of, its error is not larger by more than ERROR_MARGIN.
+    """
+    seconds, (a, b) = (
+        numbers["step_seconds"],
+        (numbers["networks"][v.name] for v in (STANDARD, EFFICIENT)),
+    )
+    slower = difference_of_means(
+        [math.log(s / e) for s, e in zip(seconds[STANDARD.name], seconds[EFFICIENT.name])]
+    )
     own_a, own_b = a["errors"]["each"]["own"], b["errors"]["each"]["own"]
     more = relative([y - x for x, y in zip(own_a, own_b)], mean(own_a))
     as_good = HOLDS if more.high < ERROR_MARGIN else FAILS if more.low > ERROR_MARGIN else UNCLEAR
     if not is_enough(a["score"], b["score"]):
         as_good = UNCLEAR
     score = gain(a["score"], b["score"])
-    times, where = (mean(seconds[EFFICIENT.name]), mean(seconds[STANDARD.name])), f" ({numbers['hardware']})" if "hardware" in numbers else ""
-    return Verdict(all_of(is_above(slower, meaningful=0.05), as_good),
-                   f"A training step takes {times[0]:.3f} s against {times[1]:.3f} s{where}, {math.exp(slower.mean):.2f} times as fast "
-                   f"({math.exp(slower.low):.2f} to {math.exp(slower.high):.2f}), with {b['parameters'] / 1e6:.1f} M against {a['parameters'] / 1e6:.1f} M parameters. After {a['steps']:,} steps "
-                   f"its error differs by {more.mean:+.1%} ({more.low:+.1%} to {more.high:+.1%}), {more.n} images, where more than {ERROR_MARGIN:+.0%} is worse; right "
-                   f"{percent(b['score'])} against {percent(a['score'])} of {score.n}: {score}.")
+    times, where = (
+        (mean(seconds[EFFICIENT.name]), mean(seconds[STANDARD.name])),
+        f" ({numbers['hardware']})" if "hardware" in numbers else "",
+    )
+    return Verdict(
+        all_of(is_above(slower, meaningful=0.05), as_good),
+        f"A training step takes {times[0]:.3f} s against {times[1]:.3f} "
+        f"s{where}, {math.exp(slower.mean):.2f} times as fast "
+        f"({math.exp(slower.low):.2f} to {math.exp(slower.high):.2f}), with "
+        f"{b['parameters'] / 1e6:.1f} M against {a['parameters'] / 1e6:.1f} M "
+        f"parameters. After {a['steps']:,} steps "
+        f"its error differs by {more.mean:+.1%} ({more.low:+.1%} to "
+        f"{more.high:+.1%}), {more.n} images, where more than "
+        f"{ERROR_MARGIN:+.0%} is worse; right "
+        f"{percent(b['score'])} against {percent(a['score'])} of {score.n}: {score}.",
+    )
 
 
 # ---------------------------------------------------------------- training with and without augmentation
 
+
 def measure_training_augmentation(runs: Runs, n: int) -> tuple[dict, Image.Image]:
-    """Both networks behind the pipeline's own base stage: clean and generated low-resolution images, at each level that they know."""
-    base, found, shown = next(iter(runs.pipe.stages.values())), {"minutes": runs.minutes, "preset": runs.preset, "networks": {}}, []
+    """Both networks behind the pipeline's own base stage: clean and generated low-resolution
+    images, at each level that they know.
+    """
+    base, found, shown = (
+        next(iter(runs.pipe.stages.values())),
+        {"minutes": runs.minutes, "preset": runs.preset, "networks": {}},
+        [],
+    )
     for name, (stage, encoder) in runs.networks((CLEAN_ONLY, AUGMENTED)).items():
-        found["networks"][name], images = measure_augmentation(ImagenPipeline(encoder, [base, stage]), n)
+        found["networks"][name], images = measure_augmentation(
+            ImagenPipeline(encoder, [base, stage]), n
+        )
         found["networks"][name]["steps"] = runs.plan["steps"][stage.config.name]
         shown.append(images)
     both = Image.new("RGB", (max(p.width for p in shown), sum(p.height for p in shown)), "white")
@@ -163,23 +284,38 @@ def measure_training_augmentation(runs: Runs, n: int) -> tuple[dict, Image.Image
 
 def own_rows(network: dict) -> tuple[dict, dict]:
     """From clean and from generated images, at the level that the network is sampled with."""
-    return tuple(at_level(network, source, network["own_level"]) for source in ("clean", "generated"))
+    return tuple(
+        at_level(network, source, network["own_level"]) for source in ("clean", "generated")
+    )
 
 
 def judge_training_augmentation(numbers: dict) -> Verdict:
-    """The gap of the network that has seen clean images only, and what is left of it with the other one; each at its own level."""
-    (clean_a, made_a), (clean_b, made_b) = (own_rows(numbers["networks"][v.name]) for v in (CLEAN_ONLY, AUGMENTED))
+    """The gap of the network that has seen clean images only, and what is left of it with the other
+    one; each at its own level.
+    """
+    (clean_a, made_a), (clean_b, made_b) = (
+        own_rows(numbers["networks"][v.name]) for v in (CLEAN_ONLY, AUGMENTED)
+    )
     gap_a, gap_b = gain(made_a, clean_a), gain(made_b, clean_b)
     each = zip(clean_a["each"], made_a["each"], clean_b["each"], made_b["each"])
     closed = paired_agresti_min([(int(a) - int(b)) - (int(c) - int(d)) for a, b, c, d in each])
-    return closing(clean_a, gap_a, closed, f"Trained without augmentation, {percent(clean_a)} are right from clean and {percent(made_a)} from generated images, a gap of "
-                   f"{gap_a}; with it, {percent(clean_b)} and {percent(made_b)}, a gap of {gap_b}; closed by {closed}, {closed.n} pairs.")
+    return closing(
+        clean_a,
+        gap_a,
+        closed,
+        f"Trained without augmentation, {percent(clean_a)} are right from clean and "
+        f"{percent(made_a)} from generated images, a gap of "
+        f"{gap_a}; with it, {percent(clean_b)} and {percent(made_b)}, a gap of "
+        f"{gap_b}; closed by {closed}, {closed.n} pairs.",
+    )
 
 
 def plot_training_augmentation(numbers: dict, path: Path) -> None:
     networks = numbers["networks"]
     n = next(iter(networks.values()))["base_right"]
-    chart, panels = subplots([f"{name}: share right of {n}" for name in networks], "low-resolution images")
+    chart, panels = subplots(
+        [f"{name}: share right of {n}" for name in networks], "low-resolution images"
+    )
     for panel, network in zip(panels, networks.values()):
         bars(panel, dict(zip(("clean", "generated"), own_rows(network))))
     save_figure(chart, path)
@@ -187,41 +323,112 @@ def plot_training_augmentation(numbers: dict, path: Path) -> None:
 
 # ---------------------------------------------------------------- the claims
 
-COMMON = ("Networks that differ in one thing, trained equally many steps on the same images from the same seed, one run each. Errors are of unseen "
-          f"scenes at {len(LOG_SNRS)} levels of noise; most of what a caption saves, it saves "
-          "where there is much noise, in backgrounds and places. n captions of each category are drawn. ")
+COMMON = (
+    "Networks that differ in one thing, trained equally many steps on the same images from the "
+    "same seed, one run each. Errors are of unseen "
+    f"scenes at {len(LOG_SNRS)} levels of noise; most of what a caption saves, it saves "
+    "where there is much noise, in backgrounds and places. n captions of each "
+    "category are drawn. "
+)
 
 CROSS_ATTENTION = Experiment(
-    "cross-attention", COMMON + "The reference attends to the words and has the pooled text added to the time embedding, as in the paper; pooled-only has "
-    "the latter alone.", 30,
-    (Claim("Cross-attention to the words beats pooled text.", "Imagen (2022), Section 2.5", lambda numbers: compare_networks(numbers, POOLED, REFERENCE)),),
-    lambda runs, n: measure(runs, n, (POOLED, REFERENCE)), plot_networks, variants=(POOLED, REFERENCE), of_text_encoder=True)
+    "cross-attention",
+    COMMON + "The reference attends to the words and has the pooled text added to the time "
+    "embedding, as in the paper; pooled-only has "
+    "the latter alone.",
+    30,
+    (
+        Claim(
+            "Cross-attention to the words beats pooled text.",
+            "Imagen (2022), Section 2.5",
+            lambda numbers: compare_networks(numbers, POOLED, REFERENCE),
+        ),
+    ),
+    lambda runs, n: measure(runs, n, (POOLED, REFERENCE)),
+    plot_networks,
+    variants=(POOLED, REFERENCE),
+    of_text_encoder=True,
+)
 
 TEXT_ENCODER = Experiment(
-    "text-encoder", COMMON + "The random text encoder has the trained one's shape and tokenizer.", 30,
-    (Claim("A text encoder trained on text beats a random one.", "Imagen (2022), Section 2.1: a frozen language model trained on text only; in this form the "
-           "claim is ours", lambda numbers: compare_networks(numbers, RANDOM_ENCODER, REFERENCE)),),
-    lambda runs, n: measure(runs, n, (RANDOM_ENCODER, REFERENCE)), plot_networks, variants=(RANDOM_ENCODER, REFERENCE), of_text_encoder=True)
+    "text-encoder",
+    COMMON + "The random text encoder has the trained one's shape and tokenizer.",
+    30,
+    (
+        Claim(
+            "A text encoder trained on text beats a random one.",
+            "Imagen (2022), Section 2.1: a frozen language model trained on text only; in this "
+            "form the "
+            "claim is ours",
+            lambda numbers: compare_networks(numbers, RANDOM_ENCODER, REFERENCE),
+        ),
+    ),
+    lambda runs, n: measure(runs, n, (RANDOM_ENCODER, REFERENCE)),
+    plot_networks,
+    variants=(RANDOM_ENCODER, REFERENCE),
+    of_text_encoder=True,
+)
 
 ENCODER_OR_UNET = Experiment(
-    "encoder-or-unet", COMMON + "Of the reference, once the text encoder is cut to its first layers, a quarter of them (which were never trained to be read by "
-    "others), once the U-Net to half its width: of the shipped encoder and the mini preset, both to about a third of their parameters. The claim says that the "
-    "first does more harm.", 30,
-    (Claim("A larger text encoder matters more than a larger U-Net.", "Imagen (2022), Section 2.1",
-           lambda numbers: compare_networks(numbers, SMALL_ENCODER, SMALL_UNET)),),
-    lambda runs, n: measure(runs, n, (SMALL_ENCODER, SMALL_UNET, REFERENCE)), plot_networks, variants=(SMALL_ENCODER, SMALL_UNET, REFERENCE), of_text_encoder=True)
+    "encoder-or-unet",
+    COMMON
+    + "Of the reference, once the text encoder is cut to its first layers, a quarter of them "
+    "(which were never trained to be read by "
+    "others), once the U-Net to half its width: of the shipped encoder and the mini "
+    "preset, both to about a third of their parameters. The claim says that the "
+    "first does more harm.",
+    30,
+    (
+        Claim(
+            "A larger text encoder matters more than a larger U-Net.",
+            "Imagen (2022), Section 2.1",
+            lambda numbers: compare_networks(numbers, SMALL_ENCODER, SMALL_UNET),
+        ),
+    ),
+    lambda runs, n: measure(runs, n, (SMALL_ENCODER, SMALL_UNET, REFERENCE)),
+    plot_networks,
+    variants=(SMALL_ENCODER, SMALL_UNET, REFERENCE),
+    of_text_encoder=True,
+)
 
 EFFICIENT_UNET = Experiment(
-    "efficient-unet", COMMON + "Super-resolution, from true low-resolution images: as many blocks on all grids and concatenated skips, against more blocks on "
-    "small grids and residual sums times 1/sqrt(2). Both change resolution outside of their blocks: the order of the paper's third change is built into this "
-    "U-Net.", 20,
-    (Claim("The Efficient U-Net is faster at equal score.", "Imagen (2022), Appendix B.1", judge_efficient),),
-    measure_efficient, plot_networks, variants=(STANDARD, EFFICIENT), of_text_encoder=True)
+    "efficient-unet",
+    COMMON + "Super-resolution, from true low-resolution images: as many blocks on all grids and "
+    "concatenated skips, against more blocks on "
+    "small grids and residual sums times 1/sqrt(2). Both change resolution outside of "
+    "their blocks: the order of the paper's third change is built into this "
+    "U-Net.",
+    20,
+    (
+        Claim(
+            "The Efficient U-Net is faster at equal score.",
+            "Imagen (2022), Appendix B.1",
+            judge_efficient,
+        ),
+    ),
+    measure_efficient,
+    plot_networks,
+    variants=(STANDARD, EFFICIENT),
+    of_text_encoder=True,
+)
 
 TRAINING_AUGMENTATION = Experiment(
-    "training-augmentation", "Super-resolution trained with augmentation levels from 0 to 0.5, and with clean images alone, equally many steps, one run each. "
-    "Behind the pipeline's base stage, n captions of each of the two texture categories: each base image that is right, and the same scene by the renderer, "
-    "are enlarged.", 30,
-    (Claim("Training with noise-conditioning augmentation closes the gap between clean and generated low-resolution images.", "Imagen (2022), Section 2.4",
-           judge_training_augmentation),),
-    measure_training_augmentation, plot_training_augmentation, variants=(CLEAN_ONLY, AUGMENTED))
+    "training-augmentation",
+    "Super-resolution trained with augmentation levels from 0 to 0.5, and with clean "
+    "images alone, equally many steps, one run each. "
+    "Behind the pipeline's base stage, n captions of each of the two texture categories: "
+    "each base image that is right, and the same scene by the renderer, "
+    "are enlarged.",
+    30,
+    (
+        Claim(
+            "Training with noise-conditioning augmentation closes the gap between clean and "
+            "generated low-resolution images.",
+            "Imagen (2022), Section 2.4",
+            judge_training_augmentation,
+        ),
+    ),
+    measure_training_augmentation,
+    plot_training_augmentation,
+    variants=(CLEAN_ONLY, AUGMENTED),
+)

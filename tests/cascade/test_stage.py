@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import imagen_mini.cascade.stage
+from imagen_mini.cascade.config import PRESETS
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.cascade.weight_transfer import init_from_smaller
-from imagen_mini.cascade.config import PRESETS
-from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.diffusion.gaussian import from_x_0, q_sample
 from imagen_mini.diffusion.schedules import SCHEDULES
+from imagen_mini.utils.configuration import from_dict, to_dict
 
 TINY = PRESETS["tiny"]
 
@@ -27,37 +27,74 @@ def images():
 
 # ---------------------------------------------------------------- layers that are added
 
+
 def with_unet(config, **changes):
     return replace(config, unet=replace(config.unet, **changes))
 
 
 def test_added_layers_add_nothing_at_first_and_learn(images, random_text, randomize_zero_init):
-    trained = randomize_zero_init(DiffusionStage(with_unet(TINY["base"], text_layers=1, attention=("", "cross"))))
-    stage = DiffusionStage(with_unet(TINY["base"], text_layers=2, attention=("cross", "cross+self")))
-    assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, trained, images, random_text, {"text_layers.1", "down.0.attention.0", "up.0.attention.0", "down.1.attention.1", "mid.attention.1", "up.1.attention.1"})
+    trained = randomize_zero_init(
+        DiffusionStage(with_unet(TINY["base"], text_layers=1, attention=("", "cross")))
+    )
+    stage = DiffusionStage(
+        with_unet(TINY["base"], text_layers=2, attention=("cross", "cross+self"))
+    )
+    assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(
+        stage,
+        trained,
+        images,
+        random_text,
+        {
+            "text_layers.1",
+            "down.0.attention.0",
+            "up.0.attention.0",
+            "down.1.attention.1",
+            "mid.attention.1",
+            "up.1.attention.1",
+        },
+    )
 
 
-def test_added_blocks_and_attention_between_them_add_nothing_at_first_and_learn(images, random_text, randomize_zero_init):
+def test_added_blocks_and_attention_between_them_add_nothing_at_first_and_learn(
+    images, random_text, randomize_zero_init
+):
     trained = randomize_zero_init(DiffusionStage(TINY["base"]))
-    stage = DiffusionStage(with_unet(TINY["base"], blocks=(1, 2), mid_blocks=2, attention_every_block=True))
+    stage = DiffusionStage(
+        with_unet(TINY["base"], blocks=(1, 2), mid_blocks=2, attention_every_block=True)
+    )
     between = {f"{place}.between.0.{i}" for place in ("down.1", "mid", "up.1") for i in (0, 1)}
     assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(
-        stage, trained, images, random_text, {"down.1.blocks.1", "mid.blocks.1", "up.1.blocks.1", *between})
+        stage,
+        trained,
+        images,
+        random_text,
+        {"down.1.blocks.1", "mid.blocks.1", "up.1.blocks.1", *between},
+    )
 
 
-def assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(stage, trained, images, random_text, expected):
+def assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(
+    stage, trained, images, random_text, expected
+):
     new = init_from_smaller(stage, trained)
     assert set(new) == expected
     x_t, text, log_snr = images[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
-    torch.testing.assert_close(stage.net(x_t, log_snr, text), trained.net(x_t, log_snr, text), rtol=0, atol=0)
+    torch.testing.assert_close(
+        stage.net(x_t, log_snr, text), trained.net(x_t, log_snr, text), rtol=0, atol=0
+    )
     stage.net(x_t, log_snr, text).square().sum().backward()
     for name in new:
         layer = stage.net.get_submodule(name)
-        assert (layer.conv2 if name.rpartition(".")[0].endswith("blocks") else layer.out).weight.grad.any(), name
+        assert (
+            layer.conv2 if name.rpartition(".")[0].endswith("blocks") else layer.out
+        ).weight.grad.any(), name
 
 
-def test_attention_that_looks_everywhere_alike_can_learn_again(images, random_text, randomize_zero_init):
-    """With both gains at 0 neither has a gradient, ever; taken over, the network says the same, and the keys' gains have one."""
+def test_attention_that_looks_everywhere_alike_can_learn_again(
+    images, random_text, randomize_zero_init
+):
+    """With both gains at 0 neither has a gradient, ever; taken over, the network says the same, and
+    the keys' gains have one.
+    """
     trained, stage = randomize_zero_init(DiffusionStage(TINY["base"])), DiffusionStage(TINY["base"])
     with torch.no_grad():
         for layer in trained.net.attention_layers:
@@ -69,22 +106,41 @@ def test_attention_that_looks_everywhere_alike_can_learn_again(images, random_te
     for of in said:
         of.square().sum().backward()
     for woken, asleep in zip(stage.net.attention_layers, trained.net.attention_layers):
-        assert not asleep.k_norm.weight.grad[::2].any() and not asleep.q_norm.weight.grad[::2].any() and asleep.k_norm.weight.grad[1::2].all()
+        assert (
+            not asleep.k_norm.weight.grad[::2].any()
+            and not asleep.q_norm.weight.grad[::2].any()
+            and asleep.k_norm.weight.grad[1::2].all()
+        )
         assert woken.k_norm.weight.grad.all(), woken.site.name
 
 
 def test_the_same_layers_take_over_all_weights():
     trained, stage = DiffusionStage(TINY["base"]), DiffusionStage(TINY["base"])
-    assert init_from_smaller(stage, trained) == [] and all(torch.equal(a, b) for a, b in zip(stage.state_dict().values(), trained.state_dict().values()))
+    assert init_from_smaller(stage, trained) == [] and all(
+        torch.equal(a, b)
+        for a, b in zip(stage.state_dict().values(), trained.state_dict().values())
+    )
 
 
-@pytest.mark.parametrize("changes", [{"channels": (32, 64)}, {"text_layers": 1}, {"attention": ("", "cross+self")}, {"attention": ("", "hybrid")}, {"blocks": (1, 2), "skip_scale": 0.5}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"channels": (32, 64)},
+        {"text_layers": 1},
+        {"attention": ("", "cross+self")},
+        {"attention": ("", "hybrid")},
+        {"blocks": (1, 2), "skip_scale": 0.5},
+    ],
+)
 def test_what_is_more_than_added_layers_is_refused(changes):
     with pytest.raises(ValueError, match="do not fit.* the first is '"):
-        init_from_smaller(DiffusionStage(with_unet(TINY["base"], **changes)), DiffusionStage(TINY["base"]))
+        init_from_smaller(
+            DiffusionStage(with_unet(TINY["base"], **changes)), DiffusionStage(TINY["base"])
+        )
 
 
 # ---------------------------------------------------------------- augmentation
+
 
 def test_augmentation_at_level_zero_leaves_the_image(images):
     image, noise = images
@@ -102,25 +158,37 @@ def test_augmentation_keeps_the_variance_and_takes_a_level_for_each_image(images
     level = torch.tensor([0.0, 0.2, 0.5, 1.0])
     out = augment_low_res(other, level, noise)
     assert out.std((1, 2, 3)).tolist() == pytest.approx([1] * 4, abs=0.03)
-    kept = (out * other).mean((1, 2, 3))               # alpha of each level
+    kept = (out * other).mean((1, 2, 3))  # alpha of each level
     assert kept.tolist() == pytest.approx(torch.cos(torch.pi * level / 2).tolist(), abs=0.03)
 
 
 # ---------------------------------------------------------------- a stage
+
 
 @pytest.fixture
 def batch(random_text, images):
     """Arguments of a super-resolution stage's loss."""
     g = torch.Generator().manual_seed(1)
     x_0, eps = (torch.randn(2, 3, 256, 256, generator=g) for _ in range(2))
-    return {"x_0": x_0, "text": random_text([4, 3]), "t": torch.tensor([0.3, 0.8]), "eps": eps, "low_res": images[0][:2],
-            "aug_level": torch.tensor([0.1, 0.4]), "low_res_noise": images[1][:2]}
+    return {
+        "x_0": x_0,
+        "text": random_text([4, 3]),
+        "t": torch.tensor([0.3, 0.8]),
+        "eps": eps,
+        "low_res": images[0][:2],
+        "aug_level": torch.tensor([0.1, 0.4]),
+        "low_res_noise": images[1][:2],
+    }
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("prediction", ["x_0", "eps", "v"])
-def test_the_loss_of_a_stage_is_zero_for_the_true_answer_and_positive_for_another(prediction, schedule, batch, monkeypatch):
-    stage = DiffusionStage(replace(TINY["sr_256"], prediction=prediction, schedule=schedule, log_snr_shift=-1.0))
+def test_the_loss_of_a_stage_is_zero_for_the_true_answer_and_positive_for_another(
+    prediction, schedule, batch, monkeypatch
+):
+    stage = DiffusionStage(
+        replace(TINY["sr_256"], prediction=prediction, schedule=schedule, log_snr_shift=-1.0)
+    )
     log_snr = SCHEDULES[schedule](batch["t"], -1.0)
     x_t = q_sample(batch["x_0"], batch["eps"], log_snr)
     answer = from_x_0(batch["x_0"], prediction, x_t, log_snr)
@@ -139,7 +207,11 @@ def test_training_gives_the_network_the_augmented_image_and_its_level(batch, mon
     stage, calls = DiffusionStage(TINY["sr_256"]), []
 
     def spy(low_res, aug_level, noise):
-        assert low_res is batch["low_res"] and aug_level is batch["aug_level"] and noise is batch["low_res_noise"]
+        assert (
+            low_res is batch["low_res"]
+            and aug_level is batch["aug_level"]
+            and noise is batch["low_res_noise"]
+        )
         calls.append(augment_low_res(low_res, aug_level, noise))
         return calls[-1]
 
@@ -171,6 +243,7 @@ def test_a_stage_s_schedule_is_the_one_of_its_configuration_shifted(schedule):
 
 
 # ---------------------------------------------------------------- on disk
+
 
 @pytest.fixture
 def folder(tmp_path, randomize_zero_init):
@@ -209,23 +282,35 @@ def change_config(folder, change):
     (folder / "config.json").write_text(json.dumps(values))
 
 
-@pytest.mark.parametrize("where, key, value, message", [
-    ("stage", "colour", 1, "StageConfig has no 'colour'"),
-    ("unet", "depth", 3, "UNetConfig has no 'depth'"),
-    ("stage", "guidance_scale", "high", "guidance_scale: expected float; got 'high'"),
-    ("stage", "guidance_scale", True, "guidance_scale: expected float; got True"),
-    ("stage", "num_inference_steps", 2.5, "num_inference_steps: expected int; got 2.5"),
-    ("unet", "channels", 32, "channels: expected a list; got 32"),
-    ("unet", "channels", ["32", 32], "channels: expected int; got '32'"),
-    ("unet", "patch", 0, "patch 0"),
-    ("unet", "blocks", [], "blocks"),
-    ("stage", "unet", [1], "expected an object"),
-    ("stage", "prediction", "noise", "prediction 'noise'; expected one of eps, x_0, v"),
-    ("stage", "schedule", "quadratic", "schedule 'quadratic'; expected one of cosine, linear, sigmoid"),
-    ("unet", "image_size", None, "image_size: expected int; got None"),
-])
-def test_a_changed_configuration_is_an_error_that_names_the_field(folder, where, key, value, message):
-    change_config(folder, lambda stage: (stage if where == "stage" else stage["unet"]).update({key: value}))
+@pytest.mark.parametrize(
+    "where, key, value, message",
+    [
+        ("stage", "colour", 1, "StageConfig has no 'colour'"),
+        ("unet", "depth", 3, "UNetConfig has no 'depth'"),
+        ("stage", "guidance_scale", "high", "guidance_scale: expected float; got 'high'"),
+        ("stage", "guidance_scale", True, "guidance_scale: expected float; got True"),
+        ("stage", "num_inference_steps", 2.5, "num_inference_steps: expected int; got 2.5"),
+        ("unet", "channels", 32, "channels: expected a list; got 32"),
+        ("unet", "channels", ["32", 32], "channels: expected int; got '32'"),
+        ("unet", "patch", 0, "patch 0"),
+        ("unet", "blocks", [], "blocks"),
+        ("stage", "unet", [1], "expected an object"),
+        ("stage", "prediction", "noise", "prediction 'noise'; expected one of eps, x_0, v"),
+        (
+            "stage",
+            "schedule",
+            "quadratic",
+            "schedule 'quadratic'; expected one of cosine, linear, sigmoid",
+        ),
+        ("unet", "image_size", None, "image_size: expected int; got None"),
+    ],
+)
+def test_a_changed_configuration_is_an_error_that_names_the_field(
+    folder, where, key, value, message
+):
+    change_config(
+        folder, lambda stage: (stage if where == "stage" else stage["unet"]).update({key: value})
+    )
     with pytest.raises(ValueError, match=f"config.json is no stage configuration: .*{message}"):
         load_stage(folder)
 
@@ -235,7 +320,9 @@ def test_a_configuration_from_before_there_was_a_choice_of_schedule_means_cosine
     assert load_stage(folder).config == replace(TINY["base"], schedule="cosine")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"unet": {}}', '{"stage": null}', '"stage"', "\ufeff{}"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"unet": {}}', '{"stage": null}', '"stage"', "\ufeff{}"]
+)
 def test_a_configuration_that_is_no_configuration_is_an_error(folder, text):
     (folder / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="is no stage configuration"):

@@ -3,15 +3,20 @@
 import pytest
 import torch
 
+from imagen_mini.course.notebook import show_source
+from imagen_mini.diffusion.schedules import alpha_sigma
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
-from imagen_mini.course.notebook import show_source
-from imagen_mini.viz.image_grid import BORDERS, MARGIN, image_grid, image_table
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import SceneObject, Scene
-from imagen_mini.diffusion.schedules import alpha_sigma
+from imagen_mini.scenes.scene import Scene, SceneObject
+from imagen_mini.viz.image_grid import BORDERS, MARGIN, image_grid, image_table
 
-IMAGE = render(Scene((SceneObject(x=30, y=30, shape="circle", color="red", size="large", texture="solid"),), "white"))
+IMAGE = render(
+    Scene(
+        (SceneObject(x=30, y=30, shape="circle", color="red", size="large", texture="solid"),),
+        "white",
+    )
+)
 
 
 def test_verdicts_are_the_parsers():
@@ -28,15 +33,31 @@ def test_a_score_line_leaves_out_what_cannot_be_judged():
 
 def test_source_is_the_functions_own():
     shown = show_source(alpha_sigma).data
-    assert "def alpha_sigma(log_snr: Tensor)" in shown and shown.startswith("`imagen_mini.diffusion.schedules`")
+    assert "def alpha_sigma(log_snr: Tensor)" in shown and shown.startswith(
+        "`imagen_mini.diffusion.schedules`"
+    )
 
 
 def test_a_table_puts_images_under_their_names():
-    red, blue = (torch.tensor(c).view(3, 1, 1).expand(3, 8, 8) for c in ([1.0, -1, -1], [-1.0, -1, 1]))
-    sheet = image_table([[red, blue], [None, red]], ["a", "b"], ["1", "2"], cell=32, frames=[[True, False], [None, None]])
+    red, blue = (
+        torch.tensor(c).view(3, 1, 1).expand(3, 8, 8) for c in ([1.0, -1, -1], [-1.0, -1, 1])
+    )
+    sheet = image_table(
+        [[red, blue], [None, red]],
+        ["a", "b"],
+        ["1", "2"],
+        cell=32,
+        frames=[[True, False], [None, None]],
+    )
     width, height = sheet.size
     left, top = width - 2 * (32 + MARGIN) - MARGIN, height - 2 * (32 + MARGIN) - MARGIN
-    middle = [[sheet.getpixel((left + i * (32 + MARGIN) + 16, top + j * (32 + MARGIN) + 16)) for i in range(2)] for j in range(2)]
+    middle = [
+        [
+            sheet.getpixel((left + i * (32 + MARGIN) + 16, top + j * (32 + MARGIN) + 16))
+            for i in range(2)
+        ]
+        for j in range(2)
+    ]
     assert middle == [[(255, 0, 0), (0, 0, 255)], [(255, 255, 255), (255, 0, 0)]]
     frame = sheet.getpixel((left - 1, top + 16))
     assert "#%02X%02X%02X" % frame == BORDERS[True]
@@ -49,5 +70,8 @@ def test_a_table_counts_its_names():
 
 def test_frames_say_correct_and_wrong():
     sheet = image_grid([IMAGE[0]] * 3, ["", "", ""], cell=32, frames=[True, False, "#123456"])
-    colors = ["#%02X%02X%02X" % sheet.getpixel((MARGIN - 1 + i * (32 + 2 * MARGIN), MARGIN + 16)) for i in range(3)]
+    colors = [
+        "#%02X%02X%02X" % sheet.getpixel((MARGIN - 1 + i * (32 + 2 * MARGIN), MARGIN + 16))
+        for i in range(3)
+    ]
     assert colors == [BORDERS[True], BORDERS[False], "#123456"]

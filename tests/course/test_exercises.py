@@ -1,4 +1,6 @@
-"""The exercises of the notebooks: a blank has no mark, the reference answer passes, plausible mistakes fail with a message that helps."""
+"""The exercises of the notebooks: a blank has no mark, the reference answer passes, plausible
+mistakes fail with a message that helps.
+"""
 
 import importlib
 from pathlib import Path
@@ -8,7 +10,9 @@ import torch
 
 from imagen_mini.course.exercises import Checked, Wrong, checks, expect_close
 
-NAMES = sorted(p.stem for p in (Path(__file__).parents[1] / "support" / "exercise_solutions").glob("nb*.py"))
+NAMES = sorted(
+    p.stem for p in (Path(__file__).parents[1] / "support" / "exercise_solutions").glob("nb*.py")
+)
 
 
 def check_of(name):
@@ -26,11 +30,14 @@ def test_every_check_has_answers_and_every_answer_a_check():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_blank_has_no_mark(name):
-    def my_answer(*args, **kwargs):
-        ...
+    def my_answer(*args, **kwargs): ...
 
     found = check_of(name)(my_answer)
-    assert found.right is None and "my_answer" in found.message and repr(found).startswith("No answer yet")
+    assert (
+        found.right is None
+        and "my_answer" in found.message
+        and repr(found).startswith("No answer yet")
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -39,7 +46,9 @@ def test_the_reference_passes(name):
     assert found.right is True, found
 
 
-@pytest.mark.parametrize("name, number", [(name, i) for name in NAMES for i in range(len(answers_to(name).WRONG))])
+@pytest.mark.parametrize(
+    "name, number", [(name, i) for name in NAMES for i in range(len(answers_to(name).WRONG))]
+)
 def test_plausible_mistakes_fail_with_a_message_that_helps(name, number):
     answer, words = answers_to(name).WRONG[number]
     found = check_of(name)(answer)
@@ -62,11 +71,21 @@ def test_a_check_tells_errors_from_blanks():
     assert check(lambda x: x * x) == Checked(True, "the square")
     assert check(lambda x: x + 1) == Checked(False, "not the square")
     assert check(lambda x: None).right is None
-    assert check(lambda x: 1 / 0).right is False and "ZeroDivisionError" in check(lambda x: 1 / 0).message
+    assert (
+        check(lambda x: 1 / 0).right is False
+        and "ZeroDivisionError" in check(lambda x: 1 / 0).message
+    )
 
 
-@pytest.mark.parametrize("seen, words", [(2.0, "should be a tensor"), (torch.zeros(3), "shape"), (torch.tensor([1.0, 2.5]), "2.5 at [1], expected 2"),
-                                         (torch.tensor([1.0, torch.nan]), "nan at [1]")])
+@pytest.mark.parametrize(
+    "seen, words",
+    [
+        (2.0, "should be a tensor"),
+        (torch.zeros(3), "shape"),
+        (torch.tensor([1.0, 2.5]), "2.5 at [1], expected 2"),
+        (torch.tensor([1.0, torch.nan]), "nan at [1]"),
+    ],
+)
 def test_what_is_not_close_is_named(seen, words):
     with pytest.raises(Wrong, match=words.replace("[", r"\[")):
         expect_close(seen, torch.tensor([1.0, 2.0]), "x_t")

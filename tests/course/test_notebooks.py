@@ -1,4 +1,6 @@
-"""The notebooks: each source and its .ipynb hold together, and each runs from its first cell to its last."""
+"""The notebooks: each source and its .ipynb hold together, and each runs from its first cell to its
+last.
+"""
 
 import ast
 import importlib.util
@@ -14,7 +16,7 @@ from notebooks.make import CELL_SECONDS, facts, keep_outputs, lighter, read, run
 SOURCES = sources()
 NAMES = [p.stem for p in SOURCES]
 each = pytest.mark.parametrize("source", SOURCES, ids=NAMES)
-LARGEST = 1_500_000                                    # bytes of an .ipynb
+LARGEST = 1_500_000  # bytes of an .ipynb
 
 
 def made(source):
@@ -33,8 +35,12 @@ def test_they_are_numbered_without_gaps():
 @each
 def test_a_pair_holds_together(source):
     expected, found = read(source), made(source)
-    assert [(c.cell_type, c.source) for c in found.cells] == [(c.cell_type, c.source) for c in expected.cells], \
-        f"{source.with_suffix('.ipynb').name} is not made from {source.name}: python -m notebooks.make {source.name[:2]}"
+    assert [(c.cell_type, c.source) for c in found.cells] == [
+        (c.cell_type, c.source) for c in expected.cells
+    ], (
+        f"{source.with_suffix('.ipynb').name} is not made from {source.name}: python -m "
+        f"notebooks.make {source.name[:2]}"
+    )
 
 
 @each
@@ -56,12 +62,18 @@ def test_a_source_keeps_to_the_form(source):
     title, objective, before = facts(notebook)
     assert title.startswith(source.name[:2]) and objective and before
     first = read(SOURCES[0])
-    assert notebook.cells[1].source == first.cells[1].source, "the cell for Colab is the same everywhere"
+    assert notebook.cells[1].source == first.cells[1].source, (
+        "the cell for Colab is the same everywhere"
+    )
     tree = ast.parse("\n".join(c.source for c in code_cells(notebook)))
     assert not [node.name for node in ast.trajectory(tree) if isinstance(node, ast.ClassDef)]
     modules = [node.module for node in ast.trajectory(tree) if isinstance(node, ast.ImportFrom)]
-    assert not [m for m in modules if m.split(".")[0] in ("sample", "train", "tests")], "only the package is installed everywhere"
-    exercises = source.parents[1] / "imagen_mini" / "course" / "exercises" / f"nb{source.name[:2]}.py"
+    assert not [m for m in modules if m.split(".")[0] in ("sample", "train", "tests")], (
+        "only the package is installed everywhere"
+    )
+    exercises = (
+        source.parents[1] / "imagen_mini" / "course" / "exercises" / f"nb{source.name[:2]}.py"
+    )
     assert exercises.is_file() == (f"nb{source.name[:2]}.check(" in source.read_text())
 
 
@@ -78,6 +90,7 @@ def test_the_table_is_of_these_notebooks():
 
 
 # ---------------------------------------------------------------- the maker
+
 
 def notebook_of(*cells):
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
@@ -105,9 +118,10 @@ def test_a_image_of_few_colours_becomes_light_and_noise_and_soft_transitions_sta
     g = np.random.default_rng(0)
     plain = np.full((96, 96, 3), (200, 60, 40), np.uint8)
     plain[20:60, 30:80] = (20, 90, 220)
-    grainy = (plain + g.integers(-2, 3, plain.shape)).astype(np.uint8)                   # as networks draw plain things
+    # as networks draw plain things
+    grainy = (plain + g.integers(-2, 3, plain.shape)).astype(np.uint8)
     noise = g.integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    soft = np.full((96, 96, 3), 255, np.uint8)                                           # as blurs on a plain ground are
+    soft = np.full((96, 96, 3), 255, np.uint8)  # as blurs on a plain ground are
     soft[:32, :, 1:] = np.linspace(255, 215, 96, dtype=np.uint8)[:, None]
     small = lighter(as_png(grainy))
     with Image.open(BytesIO(small)) as image:
@@ -122,6 +136,7 @@ def test_a_first_cell_without_an_objective_is_refused():
 
 
 # ---------------------------------------------------------------- all of them, run
+
 
 @pytest.mark.notebook
 @each

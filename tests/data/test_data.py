@@ -23,13 +23,13 @@ from PIL import Image, ImageFile
 import imagen_mini.data.prepared
 from imagen_mini.data import image_io as decode
 from imagen_mini.data.folder import ImageFolderDataset, epoch_row
-from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.data.image_io import ImageError, open_rgb
-from imagen_mini.utils.images import central_square
 from imagen_mini.data.metadata import read_metadata, unlisted, write_folder
+from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.scenes.captions import training_caption
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
+from imagen_mini.utils.images import central_square
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,10 +42,19 @@ def encoded(image, format="PNG", **options):
 
 def png(width, height, depth, color_type, rows):
     """A PNG file by hand: of modes and sizes that Pillow does not write."""
+
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
     header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows, 9))
+        + chunk(b"IEND", b"")
+    )
 
 
 def colored(i):
@@ -56,7 +65,13 @@ def colored(i):
 @pytest.fixture
 def folder(tmp_path):
     """Ten images, each of one colour, with captions; some with two."""
-    write_folder(tmp_path / "pictures", [(f"{i}.png", colored(20 * i), f"number {i}" if i % 2 else [f"number {i}", f"the {i}"]) for i in range(10)])
+    write_folder(
+        tmp_path / "pictures",
+        [
+            (f"{i}.png", colored(20 * i), f"number {i}" if i % 2 else [f"number {i}", f"the {i}"])
+            for i in range(10)
+        ],
+    )
     return tmp_path / "pictures"
 
 
@@ -65,6 +80,7 @@ def opened(folder, sizes=(16, 8), **options):
 
 
 # ---------------------------------------------------------------- decoding
+
 
 def palette(transparency=None):
     image = Image.new("P", (4, 4), 1)
@@ -83,11 +99,21 @@ def turned(format):
     """Red above blue, stored lying on its side, as EXIF says."""
     image = Image.new("RGB", (32, 32), (255, 0, 0))
     image.paste((0, 0, 255), (0, 16, 32, 32))
-    return encoded(image.transpose(Image.Transpose.ROTATE_90), format, exif=orientation(6), **{"lossless": True} if format == "WEBP" else {})
+    return encoded(
+        image.transpose(Image.Transpose.ROTATE_90),
+        format,
+        exif=orientation(6),
+        **{"lossless": True} if format == "WEBP" else {},
+    )
 
 
 def several(format):
-    return encoded(Image.new("RGB", (4, 4), (255, 0, 0)), format, save_all=True, append_images=[Image.new("RGB", (4, 4), (0, 0, 255))])
+    return encoded(
+        Image.new("RGB", (4, 4), (255, 0, 0)),
+        format,
+        save_all=True,
+        append_images=[Image.new("RGB", (4, 4), (0, 0, 255))],
+    )
 
 
 def grey16(value, format="PNG"):
@@ -99,7 +125,10 @@ MODES = {
     "grey": (encoded(Image.new("L", (4, 4), 77)), [(77, 77, 77)] * 2),
     "bilevel": (encoded(Image.new("1", (4, 4), 1)), [(255, 255, 255)] * 2),
     "grey and alpha": (encoded(Image.new("LA", (4, 4), (0, 51))), [(204, 204, 204)] * 2),
-    "grey with a transparent value": (encoded(Image.new("L", (4, 4), 7), transparency=7), [(255, 255, 255)] * 2),
+    "grey with a transparent value": (
+        encoded(Image.new("L", (4, 4), 7), transparency=7),
+        [(255, 255, 255)] * 2,
+    ),
     "alpha": (encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 51))), [(255, 204, 204)] * 2),
     "fully transparent": (encoded(Image.new("RGBA", (4, 4), (9, 9, 9, 0))), [(255, 255, 255)] * 2),
     "palette": (palette(), [(10, 200, 30)] * 2),
@@ -108,16 +137,32 @@ MODES = {
     "16-bit grey": (grey16(51400), [(200, 200, 200)] * 2),
     "16-bit grey, dark": (grey16(514), [(2, 2, 2)] * 2),
     "16-bit grey TIFF": (grey16(51400, "TIFF"), [(200, 200, 200)] * 2),
-    "16-bit RGB": (png(4, 4, 16, 2, (b"\0" + struct.pack(">HHH", 51400, 514, 65535) * 4) * 4), [(200, 2, 255)] * 2),
-    "16-bit RGB and alpha": (png(4, 4, 16, 6, (b"\0" + struct.pack(">HHHH", 0, 0, 65535, 0) * 4) * 4), [(255, 255, 255)] * 2),
-    "CMYK JPEG": (encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100), [(255, 0, 0)] * 2),
+    "16-bit RGB": (
+        png(4, 4, 16, 2, (b"\0" + struct.pack(">HHH", 51400, 514, 65535) * 4) * 4),
+        [(200, 2, 255)] * 2,
+    ),
+    "16-bit RGB and alpha": (
+        png(4, 4, 16, 6, (b"\0" + struct.pack(">HHHH", 0, 0, 65535, 0) * 4) * 4),
+        [(255, 255, 255)] * 2,
+    ),
+    "CMYK JPEG": (
+        encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100),
+        [(255, 0, 0)] * 2,
+    ),
     "CMYK TIFF": (encoded(Image.new("CMYK", (4, 4), (255, 0, 0, 0)), "TIFF"), [(0, 255, 255)] * 2),
     "turned JPEG": (turned("JPEG"), RED_ABOVE_BLUE),
     "turned PNG": (turned("PNG"), RED_ABOVE_BLUE),
     "turned WebP": (turned("WEBP"), RED_ABOVE_BLUE),
     "turned TIFF": (turned("TIFF"), RED_ABOVE_BLUE),
-    "turned 16-bit grey": (encoded(Image.fromarray(np.repeat(np.array([[51400, 514]], np.uint16), 2, 0)).transpose(Image.Transpose.ROTATE_180),
-                                   exif=orientation(6)), [(2, 2, 2), (200, 200, 200)]),
+    "turned 16-bit grey": (
+        encoded(
+            Image.fromarray(np.repeat(np.array([[51400, 514]], np.uint16), 2, 0)).transpose(
+                Image.Transpose.ROTATE_180
+            ),
+            exif=orientation(6),
+        ),
+        [(2, 2, 2), (200, 200, 200)],
+    ),
     "BMP": (encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "BMP"), [(1, 2, 3)] * 2),
     "animated GIF": (several("GIF"), [(255, 0, 0)] * 2),
     "animated PNG": (several("PNG"), [(255, 0, 0)] * 2),
@@ -129,7 +174,7 @@ MODES = {
 @pytest.mark.parametrize("name", MODES)
 def test_odd_images_become_rgb_with_the_correct_values(tmp_path, name):
     content, (top, bottom) = MODES[name]
-    (tmp_path / "picture").write_bytes(content)        # the name says nothing of the format
+    (tmp_path / "picture").write_bytes(content)  # the name says nothing of the format
     image = open_rgb(tmp_path / "picture")
     assert image.mode == "RGB"
     middle, tolerance = image.width // 2, 3 if "JPEG" in name or "WebP" in name else 0
@@ -140,17 +185,27 @@ def test_odd_images_become_rgb_with_the_correct_values(tmp_path, name):
 @pytest.mark.parametrize("mode", ["F", "I"])
 def test_images_of_32_bits_whose_white_is_unknown_are_refused(tmp_path, mode):
     Image.new(mode, (4, 4), 1000).save(tmp_path / "a.tiff")
-    with pytest.raises(ImageError, match=f"a.tiff cannot be decoded: which of the values of mode {mode} .* is white is not known"):
+    with pytest.raises(
+        ImageError,
+        match=f"a.tiff cannot be decoded: which of the values of mode {mode} .* is white is not "
+        "known",
+    ):
         open_rgb(tmp_path / "a.tiff")
 
 
-@pytest.mark.parametrize("side, declared", [(16384, "268435456 pixels"), (12000, "12000 x 12000 pixels")])
-def test_decompression_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch, recwarn, side, declared):
+@pytest.mark.parametrize(
+    "side, declared", [(16384, "268435456 pixels"), (12000, "12000 x 12000 pixels")]
+)
+def test_decompression_bombs_are_refused_before_they_are_decoded(
+    tmp_path, monkeypatch, recwarn, side, declared
+):
     bomb = png(side, side, 1, 0, bytes((side // 8 + 1) * side))
     assert len(bomb) < 40_000
     (tmp_path / "bomb.png").write_bytes(bomb)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(ImageError, match=f"bomb.png is too large: .*{declared}.*; at most 67,108,864 pixels"):
+    with pytest.raises(
+        ImageError, match=f"bomb.png is too large: .*{declared}.*; at most 67,108,864 pixels"
+    ):
         open_rgb(tmp_path / "bomb.png")
 
 
@@ -171,7 +226,10 @@ BROKEN = {
     "one byte": b"\x89",
     "text": b"this is no image\n" * 100,
     "PNG, header only": encoded(NOISE)[:40],
-    **{f"{format}, cut in the middle": encoded(NOISE, format)[:len(encoded(NOISE, format)) // 2] for format in decode.FORMATS},
+    **{
+        f"{format}, cut in the middle": encoded(NOISE, format)[: len(encoded(NOISE, format)) // 2]
+        for format in decode.FORMATS
+    },
     "PPM, not on the list": encoded(NOISE, "PPM"),
     "ICO, not on the list": encoded(NOISE, "ICO"),
     "PDF, not on the list": encoded(NOISE, "PDF"),
@@ -181,11 +239,13 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_a_broken_image_is_an_error_that_names_the_file(tmp_path, content):
     (tmp_path / "a broken one, ü.png").write_bytes(content)
-    with pytest.raises(ImageError, match=r"a broken one, ü.png.* (is no image; expected PNG|cannot be decoded)"):
+    with pytest.raises(
+        ImageError, match=r"a broken one, ü.png.* (is no image; expected PNG|cannot be decoded)"
+    ):
         open_rgb(tmp_path / "a broken one, ü.png")
 
 
-@pytest.mark.filterwarnings("ignore")                 # of Pillow, about what it found
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about what it found
 @pytest.mark.parametrize("format", decode.FORMATS)
 def test_a_damaged_image_is_decoded_or_refused_with_our_own_error(tmp_path, format):
     rng, content = random.Random(0), encoded(NOISE.resize((16, 16)), format)
@@ -205,7 +265,7 @@ def test_a_damaged_image_is_decoded_or_refused_with_our_own_error(tmp_path, form
 def test_what_is_no_file_is_an_error_that_says_what_it_is(tmp_path):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
-    os.mkfifo(tmp_path / "pipe.png")                   # opening it would wait for ever
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
     for name, what in (("folder", "a folder"), ("link", "no file"), ("pipe", "no file")):
         with pytest.raises(ImageError, match=f"{name}.png is {what}; expected an image"):
             open_rgb(tmp_path / f"{name}.png")
@@ -216,43 +276,69 @@ def test_the_square_is_the_centre_and_the_resizing_is_anti_aliased():
     wide.paste((0, 255, 0), (100, 0, 200, 100))
     assert (central_square(wide, 10) == (0, 255, 0)).all()
     assert (central_square(wide.transpose(Image.Transpose.ROTATE_90), 10) == (0, 255, 0)).all()
-    checks = Image.fromarray((np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)).convert("RGB")
-    assert np.abs(central_square(checks, 64).astype(int) - 127.5).max() < 8      # without anti-aliasing: 0 or 255
+    checks = Image.fromarray((np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)).convert(
+        "RGB"
+    )
+    # without anti-aliasing: 0 or 255
+    assert np.abs(central_square(checks, 64).astype(int) - 127.5).max() < 8
 
 
 # ---------------------------------------------------------------- metadata
 
-@pytest.mark.parametrize("line, reason", [
-    (b'{"file_name": "0.png", "text": "a"', "no JSON at column 35"),
-    (b"[" * 100_000, "JSON nested too deeply"),
-    (b"[1, 2]", r'expected an object with "file_name" and "text"; got .\[1, 2\]'),
-    (b'{"text": "a"}', 'expected an object with "file_name"'),
-    (b'{"file_name": 3, "text": "a"}', 'expected an object with "file_name"'),
-    (b'{"file_name": "0.png"}', '"text" must be a caption or a list of captions; got null'),
-    (b'{"file_name": "0.png", "text": []}', '"text" must be a caption or a list of captions'),
-    (b'{"file_name": "0.png", "text": ["a", 3]}', "a caption must be a string; got 3"),
-    (b'{"file_name": "0.png", "text": " \\n"}', "the caption is empty"),
-    (b'{"file_name": "0.png", "text": ["a", ""]}', "the caption is empty"),
-    (b'{"file_name": "0.png", "text": "a\\u0000b"}', "the caption holds a NUL character"),
-    (b'{"file_name": "0.png", "text": "\\ud83d"}', "the caption holds a lone surrogate"),
-    ('{"file_name": "0.png", "text": "grün"}'.encode("latin-1"), r"no UTF-8 at byte 34 \(0xfc\)"),
-    ('{"file_name": "0.png", "text": "a"}'.encode("utf-16"), r"no UTF-8 at byte 0 \(0xff\)"),
-    (b'{"file_name": "", "text": "a"}', "file_name '' leads out of the folder"),
-    (b'{"file_name": "../secret.png", "text": "a"}', "file_name '../secret.png' leads out of the folder"),
-    (b'{"file_name": "x/../../secret.png", "text": "a"}', "leads out of the folder"),
-    (b'{"file_name": "..\\\\secret.png", "text": "a"}', "leads out of the folder"),
-    (b'{"file_name": "/etc/hostname", "text": "a"}', "leads out of the folder"),
-    (b'{"file_name": "C:\\\\a.png", "text": "a"}', "leads out of the folder"),
-    (b'{"file_name": "out.png", "text": "a"}', "file_name 'out.png' is a link that leads out of the folder, to .*secret.png"),
-    (b'{"file_name": "outside/secret.png", "text": "a"}', "is a link that leads out of the folder"),
-    (b'{"file_name": "circle.png", "text": "a"}', "is no usable path|is not there"),
-    (b'{"file_name": "dangling.png", "text": "a"}', "file_name 'dangling.png' is not there"),
-    (b'{"file_name": "gone.png", "text": "a"}', "file_name 'gone.png' is not there; expected an image"),
-    (b'{"file_name": "folder.png", "text": "a"}', "file_name 'folder.png' is a folder; expected an image"),
-    (b'{"file_name": "a\\u0000.png", "text": "a"}', "is no usable path|is not there"),
-    (b'{"file_name": "\\ud800.png", "text": "a"}', "is no usable path|is not there"),
-    (b'{"file_name": "' + b"x" * 5000 + b'", "text": "a"}', "is no usable path"),
-], ids=lambda v: v[:48].decode("latin-1") if isinstance(v, bytes) else "")
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        (b'{"file_name": "0.png", "text": "a"', "no JSON at column 35"),
+        (b"[" * 100_000, "JSON nested too deeply"),
+        (b"[1, 2]", r'expected an object with "file_name" and "text"; got .\[1, 2\]'),
+        (b'{"text": "a"}', 'expected an object with "file_name"'),
+        (b'{"file_name": 3, "text": "a"}', 'expected an object with "file_name"'),
+        (b'{"file_name": "0.png"}', '"text" must be a caption or a list of captions; got null'),
+        (b'{"file_name": "0.png", "text": []}', '"text" must be a caption or a list of captions'),
+        (b'{"file_name": "0.png", "text": ["a", 3]}', "a caption must be a string; got 3"),
+        (b'{"file_name": "0.png", "text": " \\n"}', "the caption is empty"),
+        (b'{"file_name": "0.png", "text": ["a", ""]}', "the caption is empty"),
+        (b'{"file_name": "0.png", "text": "a\\u0000b"}', "the caption holds a NUL character"),
+        (b'{"file_name": "0.png", "text": "\\ud83d"}', "the caption holds a lone surrogate"),
+        (
+            '{"file_name": "0.png", "text": "grün"}'.encode("latin-1"),
+            r"no UTF-8 at byte 34 \(0xfc\)",
+        ),
+        ('{"file_name": "0.png", "text": "a"}'.encode("utf-16"), r"no UTF-8 at byte 0 \(0xff\)"),
+        (b'{"file_name": "", "text": "a"}', "file_name '' leads out of the folder"),
+        (
+            b'{"file_name": "../secret.png", "text": "a"}',
+            "file_name '../secret.png' leads out of the folder",
+        ),
+        (b'{"file_name": "x/../../secret.png", "text": "a"}', "leads out of the folder"),
+        (b'{"file_name": "..\\\\secret.png", "text": "a"}', "leads out of the folder"),
+        (b'{"file_name": "/etc/hostname", "text": "a"}', "leads out of the folder"),
+        (b'{"file_name": "C:\\\\a.png", "text": "a"}', "leads out of the folder"),
+        (
+            b'{"file_name": "out.png", "text": "a"}',
+            "file_name 'out.png' is a link that leads out of the folder, to .*secret.png",
+        ),
+        (
+            b'{"file_name": "outside/secret.png", "text": "a"}',
+            "is a link that leads out of the folder",
+        ),
+        (b'{"file_name": "circle.png", "text": "a"}', "is no usable path|is not there"),
+        (b'{"file_name": "dangling.png", "text": "a"}', "file_name 'dangling.png' is not there"),
+        (
+            b'{"file_name": "gone.png", "text": "a"}',
+            "file_name 'gone.png' is not there; expected an image",
+        ),
+        (
+            b'{"file_name": "folder.png", "text": "a"}',
+            "file_name 'folder.png' is a folder; expected an image",
+        ),
+        (b'{"file_name": "a\\u0000.png", "text": "a"}', "is no usable path|is not there"),
+        (b'{"file_name": "\\ud800.png", "text": "a"}', "is no usable path|is not there"),
+        (b'{"file_name": "' + b"x" * 5000 + b'", "text": "a"}', "is no usable path"),
+    ],
+    ids=lambda v: v[:48].decode("latin-1") if isinstance(v, bytes) else "",
+)
 def test_a_bad_line_is_named_with_its_reason_and_the_others_are_read(folder, line, reason):
     (folder.parent / "secret.png").write_bytes(colored(1))
     (folder / "out.png").symlink_to(folder.parent / "secret.png")
@@ -265,15 +351,23 @@ def test_a_bad_line_is_named_with_its_reason_and_the_others_are_read(folder, lin
     rows, (problem,) = read_metadata(folder)
     assert [row.line for row in rows] == [1, 3]
     assert re.match(f"metadata.jsonl line 2: .*({reason})", problem), problem
-    with pytest.raises(ValueError, match="(?s)1 of 3 rows cannot be used.*line 2.*python -m train.check_dataset"):
+    with pytest.raises(
+        ValueError, match="(?s)1 of 3 rows cannot be used.*line 2.*python -m train.check_dataset"
+    ):
         opened(folder)
 
 
 def test_a_byte_order_mark_blank_lines_and_windows_line_ends_do_no_harm(folder):
-    lines = '\ufeff{"file_name": "1.png", "text": "grün"}\r\n\r\n{"file_name": "2.png", "text": "猫 😀", "more": 1}\r\n'
+    lines = (
+        '\ufeff{"file_name": "1.png", "text": "grün"}\r\n\r\n{"file_name": "2.png", "text": "猫 '
+        '😀", "more": 1}\r\n'
+    )
     (folder / "metadata.jsonl").write_text(lines, encoding="utf-8", newline="")
     rows, problems = read_metadata(folder)
-    assert problems == [] and [(row.line, row.captions) for row in rows] == [(1, ("grün",)), (3, ("猫 😀",))]
+    assert problems == [] and [(row.line, row.captions) for row in rows] == [
+        (1, ("grün",)),
+        (3, ("猫 😀",)),
+    ]
 
 
 def test_links_and_folders_inside_the_folder_are_fine(folder):
@@ -285,7 +379,10 @@ def test_links_and_folders_inside_the_folder_are_fine(folder):
 
 
 def test_a_folder_without_metadata_is_an_error_that_shows_a_line_of_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match='has no metadata.jsonl; expected .*{"file_name": "1.png", "text": "a caption"}'):
+    with pytest.raises(
+        FileNotFoundError,
+        match='has no metadata.jsonl; expected .*{"file_name": "1.png", "text": "a caption"}',
+    ):
         read_metadata(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
         read_metadata(tmp_path / "nowhere")
@@ -303,9 +400,17 @@ def test_files_without_a_row_are_listed(folder):
 
 
 def test_a_written_folder_is_read_back_and_never_overwritten(tmp_path):
-    assert write_folder(tmp_path / "new", [("a.png", colored(1), "grün"), ("b.png", colored(2), ["b", "c"])]) == 2
+    assert (
+        write_folder(
+            tmp_path / "new", [("a.png", colored(1), "grün"), ("b.png", colored(2), ["b", "c"])]
+        )
+        == 2
+    )
     rows, problems = read_metadata(tmp_path / "new")
-    assert problems == [] and [(row.name, row.captions) for row in rows] == [("a.png", ("grün",)), ("b.png", ("b", "c"))]
+    assert problems == [] and [(row.name, row.captions) for row in rows] == [
+        ("a.png", ("grün",)),
+        ("b.png", ("b", "c")),
+    ]
     with pytest.raises(FileExistsError, match="new is not empty"):
         write_folder(tmp_path / "new", [])
 
@@ -321,6 +426,7 @@ def test_a_written_folder_is_read_back_and_never_overwritten(tmp_path):
 
 # ---------------------------------------------------------------- samples
 
+
 def test_the_built_in_world_gives_the_training_scenes_with_their_captions():
     images, low_res, captions = SceneDataset(3, (1, 1)).batch(range(5, 9), 64, 32)
     scenes = [training_scene(3, i, (1, 1)) for i in range(5, 9)]
@@ -330,37 +436,61 @@ def test_the_built_in_world_gives_the_training_scenes_with_their_captions():
 
 
 def test_every_epoch_shows_every_image_once_in_an_order_of_its_own():
-    epochs = [[epoch_row(number, 50, 0) for number in range(epoch * 50, (epoch + 1) * 50)] for epoch in range(3)]
+    epochs = [
+        [epoch_row(number, 50, 0) for number in range(epoch * 50, (epoch + 1) * 50)]
+        for epoch in range(3)
+    ]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     orders = [*epochs, [epoch_row(number, 50, 1) for number in range(50)], list(range(50))]
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
 
 
 def test_samples_do_not_depend_on_the_batch_or_on_what_was_asked_before(folder):
-    whole = opened(folder).batch(range(30), 16, 8)     # three epochs in one batch
+    whole = opened(folder).batch(range(30), 16, 8)  # three epochs in one batch
     data = opened(folder)
     for numbers in ([29, 3, 3], range(7, 12), [0]):
         images, low_res, captions = data.batch(numbers, 16, 8)
-        assert torch.equal(images, whole.images[list(numbers)]) and torch.equal(low_res, whole.low_res[list(numbers)])
+        assert torch.equal(images, whole.images[list(numbers)]) and torch.equal(
+            low_res, whole.low_res[list(numbers)]
+        )
         assert captions == [whole.captions[number] for number in numbers]
     assert opened(folder, seed=1).batch(range(30), 16).captions != whole.captions
 
 
 def test_images_and_captions_belong_together_and_both_sizes_come_from_one_crop(tmp_path):
     rng = np.random.default_rng(0)
-    originals = [Image.fromarray(rng.integers(0, 256, (300, 40 * (i + 1), 3), np.uint8)) for i in range(8)]
-    write_folder(tmp_path / "p", [(f"{i}.png", encoded(original), str(i)) for i, original in enumerate(originals)])
+    originals = [
+        Image.fromarray(rng.integers(0, 256, (300, 40 * (i + 1), 3), np.uint8)) for i in range(8)
+    ]
+    write_folder(
+        tmp_path / "p",
+        [(f"{i}.png", encoded(original), str(i)) for i, original in enumerate(originals)],
+    )
     images, low_res, captions = opened(tmp_path / "p", (256, 64)).batch(range(8), 256, 64)
     assert sorted(captions) == list("01234567")
     for large, small, caption in zip(images, low_res, captions):
         for image, size in ((large, 256), (small, 64)):
-            expected = torch.from_numpy(central_square(originals[int(caption)], size).copy()).permute(2, 0, 1) / 127.5 - 1
-            assert torch.allclose(image, expected, atol=1e-6) and -1 <= image.min() and image.max() <= 1
+            expected = (
+                torch.from_numpy(central_square(originals[int(caption)], size).copy()).permute(
+                    2, 0, 1
+                )
+                / 127.5
+                - 1
+            )
+            assert (
+                torch.allclose(image, expected, atol=1e-6)
+                and -1 <= image.min()
+                and image.max() <= 1
+            )
 
 
 def test_of_several_captions_all_are_seen_in_time(folder):
     data = opened(folder)
-    seen = set(sum((data.batch(range(10 * epoch, 10 * epoch + 10), 16).captions for epoch in range(12)), []))
+    seen = set(
+        sum(
+            (data.batch(range(10 * epoch, 10 * epoch + 10), 16).captions for epoch in range(12)), []
+        )
+    )
     assert seen == {f"number {i}" for i in range(10)} | {f"the {i}" for i in range(0, 10, 2)}
 
 
@@ -371,9 +501,23 @@ def test_a_size_that_was_not_prepared_is_an_error(folder):
 
 def test_the_fingerprint_is_that_of_images_and_captions_wherever_they_are(folder, tmp_path):
     first = opened(folder).describe()
-    assert first == {"source": "folder", "name": "pictures", "pictures": 10, "fingerprint": first["fingerprint"]}
-    shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns(".prepared"), copy_function=shutil.copy)
-    assert opened(tmp_path / "copy").fingerprint == first["fingerprint"] == opened(folder, (4,)).fingerprint
+    assert first == {
+        "source": "folder",
+        "name": "pictures",
+        "pictures": 10,
+        "fingerprint": first["fingerprint"],
+    }
+    shutil.copytree(
+        folder,
+        tmp_path / "copy",
+        ignore=shutil.ignore_patterns(".prepared"),
+        copy_function=shutil.copy,
+    )
+    assert (
+        opened(tmp_path / "copy").fingerprint
+        == first["fingerprint"]
+        == opened(folder, (4,)).fingerprint
+    )
     metadata = (folder / "metadata.jsonl").read_text()
     (folder / "metadata.jsonl").write_text(metadata.replace("number 3", "number three"))
     assert opened(folder).fingerprint != first["fingerprint"]
@@ -384,8 +528,11 @@ def test_the_fingerprint_is_that_of_images_and_captions_wherever_they_are(folder
 
 # ---------------------------------------------------------------- broken images
 
+
 def hundred(tmp_path, broken):
-    images = [(f"{i}.png", b"broken" if i in broken else colored(i + 1), str(i)) for i in range(100)]
+    images = [
+        (f"{i}.png", b"broken" if i in broken else colored(i + 1), str(i)) for i in range(100)
+    ]
     write_folder(tmp_path / "hundred", images)
     return tmp_path / "hundred"
 
@@ -409,11 +556,14 @@ def test_a_skipped_image_is_never_seen_as_a_blank_one(tmp_path):
 
 
 def test_more_than_one_percent_of_broken_images_is_too_much_to_skip(tmp_path):
-    with pytest.raises(ImageError, match="(?s)2 of 100 images are broken, more than the 1 %.*7.png.*42.png"):
+    with pytest.raises(
+        ImageError, match="(?s)2 of 100 images are broken, more than the 1 %.*7.png.*42.png"
+    ):
         opened(hundred(tmp_path, {42, 7}), skip_broken=True)
 
 
 # ---------------------------------------------------------------- the cache
+
 
 @pytest.fixture
 def decoded(monkeypatch):
@@ -431,12 +581,18 @@ def decoded(monkeypatch):
 def test_images_are_decoded_once_for_all_sizes_and_again_when_they_change(folder, decoded):
     first = opened(folder).batch(range(10), 16)
     assert sorted(decoded) == sorted(f"{i}.png" for i in range(10))
-    assert torch.equal(opened(folder).batch(range(10), 16).images, first.images) and len(decoded) == 10
-    opened(folder, (16, 4))                            # another size: decoded for that one
+    assert (
+        torch.equal(opened(folder).batch(range(10), 16).images, first.images) and len(decoded) == 10
+    )
+    opened(folder, (16, 4))  # another size: decoded for that one
     assert len(decoded) == 20
     (folder / "3.png").write_bytes(colored(250))
-    assert not torch.equal(opened(folder).batch(range(10), 16).images, first.images) and len(decoded) == 30
-    assert len([p for p in (folder / ".prepared").iterdir() if p.is_dir()]) == 1      # what was prepared of the old images is gone
+    assert (
+        not torch.equal(opened(folder).batch(range(10), 16).images, first.images)
+        and len(decoded) == 30
+    )
+    # what was prepared of the old images is gone
+    assert len([p for p in (folder / ".prepared").iterdir() if p.is_dir()]) == 1
 
 
 def test_changed_captions_need_no_decoding(folder, decoded):
@@ -448,7 +604,10 @@ def test_changed_captions_need_no_decoding(folder, decoded):
 
 def test_of_two_processes_one_waits_for_the_work_of_the_other(folder, decoded):
     found = []
-    threads = [threading.Thread(target=lambda: found.append(opened(folder).batch(range(10), 16).images)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(opened(folder).batch(range(10), 16).images))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -477,7 +636,9 @@ def test_a_killed_process_leaves_nothing_that_could_be_taken_for_prepared_images
     (left,) = (p for p in (folder / ".prepared").iterdir() if p.is_dir())
     captions = opened(folder).batch(range(10), 16).captions
     assert sorted(c.split()[1] for c in captions) == [str(i) for i in range(10)]
-    assert not left.exists() and len([p for p in (folder / ".prepared").iterdir() if p.is_dir()]) == 1
+    assert (
+        not left.exists() and len([p for p in (folder / ".prepared").iterdir() if p.is_dir()]) == 1
+    )
 
 
 @pytest.mark.parametrize("moment", [0, 1, 2])
@@ -494,7 +655,11 @@ def test_stopped_between_two_files_the_work_is_done_again(folder, decoded, monke
         with pytest.raises(KeyboardInterrupt):
             opened(folder)
     again = opened(folder).batch(range(10), 16, 8)
-    assert torch.equal(again.images, expected.images) and torch.equal(again.low_res, expected.low_res) and len(decoded) == 30
+    assert (
+        torch.equal(again.images, expected.images)
+        and torch.equal(again.low_res, expected.low_res)
+        and len(decoded) == 30
+    )
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_litter(folder, monkeypatch):
@@ -509,15 +674,22 @@ def test_a_full_disk_is_an_error_and_leaves_no_litter(folder, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_to_is_read_with_the_cache_elsewhere(folder, decoded):
-    (folder / ".prepared").touch()                     # as good as read-only, also for root
-    with pytest.raises(OSError, match=r"cannot write the prepared images to .*\.prepared .*--data-cache"):
+    (folder / ".prepared").touch()  # as good as read-only, also for root
+    with pytest.raises(
+        OSError, match=r"cannot write the prepared images to .*\.prepared .*--data-cache"
+    ):
         opened(folder)
     elsewhere, copy = folder.parent / "elsewhere", folder.parent / "copies" / folder.name
     (elsewhere / "of somebody else").mkdir(parents=True)
     shutil.copytree(folder, copy)
-    for path in (folder, copy, folder, copy):          # several folders may share it, and it may hold other things
+    # several folders may share it, and it may hold other things
+    for path in (folder, copy, folder, copy):
         assert len(opened(path, cache=elsewhere)) == 10
-    assert len(decoded) == 20 and (elsewhere / "of somebody else").is_dir() and not list(folder.rglob("*.npy"))
+    assert (
+        len(decoded) == 20
+        and (elsewhere / "of somebody else").is_dir()
+        and not list(folder.rglob("*.npy"))
+    )
 
 
 def test_prepared_images_can_be_used_where_nothing_can_be_written(folder, monkeypatch):
@@ -531,4 +703,7 @@ def test_the_cache_holds_no_pickle(folder):
     opened(folder)
     files = {p.name: p for p in (folder / ".prepared").rglob("*") if p.is_file()}
     assert set(files) == {"lock", "info.json", "16.npy", "8.npy"}
-    assert np.load(files["16.npy"], allow_pickle=False).shape == (10, 16, 16, 3) and len(json.loads(files["info.json"].read_text())["checksums"]) == 10
+    assert (
+        np.load(files["16.npy"], allow_pickle=False).shape == (10, 16, 16, 3)
+        and len(json.loads(files["info.json"].read_text())["checksums"]) == 10
+    )

@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from imagen_mini.diffusion.gaussian import PREDICTION_TYPES, from_x_0, q_sample, to_x_0
-from imagen_mini.diffusion.losses import LOSS_WEIGHTS, sqrt_snr_weight, capped_v_weight, denoising_loss, min_snr_weight, p2_weight, simple_weight, convert_loss_weight, snr_factor
+from imagen_mini.diffusion.losses import (
+    LOSS_WEIGHTS,
+    capped_v_weight,
+    convert_loss_weight,
+    denoising_loss,
+    min_snr_weight,
+    p2_weight,
+    simple_weight,
+    snr_factor,
+    sqrt_snr_weight,
+)
 from imagen_mini.diffusion.schedules import LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma
 
 LOG_SNR = torch.linspace(LOG_SNR_MIN, LOG_SNR_MAX, 49, dtype=torch.float64)
@@ -32,7 +42,9 @@ def truth(kind, x_0, eps):
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_the_target_is_the_one_of_the_definition(kind, images):
     x_0, eps, x_t = images
-    assert torch.allclose(from_x_0(x_0, kind, x_t, LOG_SNR), truth(kind, x_0, eps), rtol=0, atol=1e-9)
+    assert torch.allclose(
+        from_x_0(x_0, kind, x_t, LOG_SNR), truth(kind, x_0, eps), rtol=0, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("one, other", list(itertools.permutations(PREDICTION_TYPES, 2)))
@@ -55,7 +67,7 @@ def test_q_sample_is_the_image_at_one_end_and_the_noise_at_the_other(images):
     x_0, eps, _ = images
     clean = q_sample(x_0, eps, torch.full((len(x_0),), LOG_SNR_MAX, dtype=torch.float64))
     noise = q_sample(x_0, eps, torch.full((len(x_0),), LOG_SNR_MIN, dtype=torch.float64))
-    assert (clean - x_0).abs().max() < 0.0025 * (eps.abs().max() + 1)          # sigma = e^-6
+    assert (clean - x_0).abs().max() < 0.0025 * (eps.abs().max() + 1)  # sigma = e^-6
     assert (noise - eps).abs().max() < 0.0025 * (eps.abs().max() + 1)
 
 
@@ -80,14 +92,19 @@ def test_batches_of_one_and_scalars_keep_shape_and_dtype(b, dtype):
 
 
 def test_from_pure_noise_v_and_x_0_say_what_the_image_is_and_eps_is_refused():
-    x_0, eps = torch.rand(2, 3, 2, 2, dtype=torch.float64), torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    x_0, eps = (
+        torch.rand(2, 3, 2, 2, dtype=torch.float64),
+        torch.randn(2, 3, 2, 2, dtype=torch.float64),
+    )
     log_snr = torch.tensor([-math.inf, 0.0], dtype=torch.float64)
     x_t = q_sample(x_0, eps, log_snr)
     assert torch.equal(x_t[0], eps[0])
     for kind in PREDICTION_TYPES:
         assert from_x_0(x_0, kind, x_t, log_snr).isfinite().all(), kind
     for kind in ("x_0", "v"):
-        assert torch.allclose(to_x_0(from_x_0(x_0, kind, x_t, log_snr), kind, x_t, log_snr), x_0, rtol=0, atol=1e-12), kind
+        assert torch.allclose(
+            to_x_0(from_x_0(x_0, kind, x_t, log_snr), kind, x_t, log_snr), x_0, rtol=0, atol=1e-12
+        ), kind
         assert denoising_loss(torch.zeros_like(x_0), kind, x_0, x_t, log_snr).isfinite().all()
     with pytest.raises(ValueError, match="log_snr -inf.*predict 'x_0' or 'v'"):
         to_x_0(eps, "eps", x_t, log_snr)
@@ -96,6 +113,7 @@ def test_from_pure_noise_v_and_x_0_say_what_the_image_is_and_eps_is_refused():
 
 
 # ---------------------------------------------------------------- loss
+
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_the_loss_of_the_perfect_prediction_is_zero(kind, images):
@@ -106,18 +124,27 @@ def test_the_loss_of_the_perfect_prediction_is_zero(kind, images):
 
 def test_the_loss_is_the_weighted_squared_error_of_x_0_in_every_parameterisation(images):
     x_0, _, x_t = images
-    x_0_hat = x_0 + torch.linspace(-0.5, 0.5, x_0[0].numel(), dtype=torch.float64).view(x_0[0].shape)
+    x_0_hat = x_0 + torch.linspace(-0.5, 0.5, x_0[0].numel(), dtype=torch.float64).view(
+        x_0[0].shape
+    )
     sigma = alpha_sigma(LOG_SNR)[1]
-    expected = torch.minimum(1 / sigma ** 2, torch.tensor(5.0)) * (x_0_hat - x_0).square().mean((1, 2, 3))
+    expected = torch.minimum(1 / sigma**2, torch.tensor(5.0)) * (x_0_hat - x_0).square().mean(
+        (1, 2, 3)
+    )
     for kind in PREDICTION_TYPES:
         loss = denoising_loss(from_x_0(x_0_hat, kind, x_t, LOG_SNR), kind, x_0, x_t, LOG_SNR)
-        assert torch.allclose(loss, expected, rtol=2e-3), kind          # the error itself is taken in float32
+        # the error itself is taken in float32
+        assert torch.allclose(loss, expected, rtol=2e-3), kind
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
 def test_a_squared_error_of_x_0_grows_in_another_space_as_stated(kind, images):
     x_0, _, x_t = images
-    error = (from_x_0(x_0 + 0.1, kind, x_t, LOG_SNR) - from_x_0(x_0, kind, x_t, LOG_SNR)).square().mean((1, 2, 3))
+    error = (
+        (from_x_0(x_0 + 0.1, kind, x_t, LOG_SNR) - from_x_0(x_0, kind, x_t, LOG_SNR))
+        .square()
+        .mean((1, 2, 3))
+    )
     assert torch.allclose(error, snr_factor(kind, LOG_SNR) * 0.01, rtol=1e-6)
 
 
@@ -125,7 +152,11 @@ def test_without_its_cap_the_loss_is_the_plain_squared_error_of_v(images):
     x_0, _, x_t = images
     v = torch.zeros_like(x_0)
     plain = (v - from_x_0(x_0, "v", x_t, LOG_SNR)).square().mean((1, 2, 3))
-    assert torch.allclose(denoising_loss(v, "v", x_0, x_t, LOG_SNR, weight=partial(capped_v_weight, cap=math.inf)), plain, rtol=1e-5)
+    assert torch.allclose(
+        denoising_loss(v, "v", x_0, x_t, LOG_SNR, weight=partial(capped_v_weight, cap=math.inf)),
+        plain,
+        rtol=1e-5,
+    )
 
 
 def test_the_weight_never_exceeds_its_cap_and_reaches_it():
@@ -141,18 +172,37 @@ WEIGHTS = {"simple": simple_weight, "p2": p2_weight, **LOSS_WEIGHTS}
 
 def test_the_balanced_weight_is_one_in_noise_grows_like_the_root_of_the_snr_from_its_knee_on_and_is_capped():
     at = torch.tensor([-20.0, -5.0, 0.0, 2.0, 12.0], dtype=torch.float64)
-    assert torch.allclose(sqrt_snr_weight(at, cap=60.0), torch.tensor([1.0, 2 ** 0.5, math.exp(2.5), math.exp(3.5), 60.0], dtype=torch.float64), rtol=1e-2)
-    assert torch.allclose(sqrt_snr_weight(at, math.inf, knee=0.0)[3:], (at[3:] / 2).exp(), rtol=0.08)
+    assert torch.allclose(
+        sqrt_snr_weight(at, cap=60.0),
+        torch.tensor([1.0, 2**0.5, math.exp(2.5), math.exp(3.5), 60.0], dtype=torch.float64),
+        rtol=1e-2,
+    )
+    assert torch.allclose(
+        sqrt_snr_weight(at, math.inf, knee=0.0)[3:], (at[3:] / 2).exp(), rtol=0.08
+    )
 
 
-@pytest.mark.parametrize("kind, expected", [("eps", SNR.clamp(max=5) / SNR), ("x_0", SNR.clamp(max=5)), ("v", SNR.clamp(max=5) / (SNR + 1))])
+@pytest.mark.parametrize(
+    "kind, expected",
+    [
+        ("eps", SNR.clamp(max=5) / SNR),
+        ("x_0", SNR.clamp(max=5)),
+        ("v", SNR.clamp(max=5) / (SNR + 1)),
+    ],
+)
 def test_min_snr_is_the_weight_that_its_paper_gives_for_each_parameterisation(kind, expected):
-    assert torch.allclose(convert_loss_weight(kind, min_snr_weight(LOG_SNR), LOG_SNR), expected, rtol=1e-12)
+    assert torch.allclose(
+        convert_loss_weight(kind, min_snr_weight(LOG_SNR), LOG_SNR), expected, rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("gamma, k", [(0.5, 1.0), (1.0, 1.0), (2.0, 0.3)])
 def test_p2_divides_the_plain_loss_on_eps(gamma, k):
-    assert torch.allclose(convert_loss_weight("eps", p2_weight(LOG_SNR, gamma, k), LOG_SNR), (k + SNR) ** -gamma, rtol=1e-10)
+    assert torch.allclose(
+        convert_loss_weight("eps", p2_weight(LOG_SNR, gamma, k), LOG_SNR),
+        (k + SNR) ** -gamma,
+        rtol=1e-10,
+    )
 
 
 def test_p2_with_gamma_zero_and_min_snr_without_a_bound_are_the_plain_loss_on_eps():
@@ -164,16 +214,24 @@ def test_p2_with_gamma_zero_and_min_snr_without_a_bound_are_the_plain_loss_on_ep
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_loss_is_the_same_in_every_parameterisation(kind, name, images):
     x_0, eps, x_t = images
-    x_0_hat = x_0 + torch.linspace(-0.5, 0.5, x_0[0].numel(), dtype=torch.float64).view(x_0[0].shape)
+    x_0_hat = x_0 + torch.linspace(-0.5, 0.5, x_0[0].numel(), dtype=torch.float64).view(
+        x_0[0].shape
+    )
     expected = WEIGHTS[name](LOG_SNR) * (x_0_hat - x_0).square().mean((1, 2, 3))
-    loss = denoising_loss(from_x_0(x_0_hat, kind, x_t, LOG_SNR), kind, x_0, x_t, LOG_SNR, weight=WEIGHTS[name])
-    assert torch.allclose(loss, expected, rtol=2e-3)                            # the error itself is taken in float32
+    loss = denoising_loss(
+        from_x_0(x_0_hat, kind, x_t, LOG_SNR), kind, x_0, x_t, LOG_SNR, weight=WEIGHTS[name]
+    )
+    assert torch.allclose(loss, expected, rtol=2e-3)  # the error itself is taken in float32
 
 
 def test_the_simple_weight_is_the_plain_squared_error_of_eps(images):
     x_0, eps, x_t = images
     plain = eps.square().mean((1, 2, 3))
-    assert torch.allclose(denoising_loss(torch.zeros_like(eps), "eps", x_0, x_t, LOG_SNR, weight=simple_weight), plain, rtol=1e-5)
+    assert torch.allclose(
+        denoising_loss(torch.zeros_like(eps), "eps", x_0, x_t, LOG_SNR, weight=simple_weight),
+        plain,
+        rtol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)

@@ -3,21 +3,34 @@
 import pytest
 import torch
 
-from imagen_mini.models.control import AttentionControl
 from imagen_mini.diffusion.gaussian import PREDICTION_TYPES, from_x_0, to_x_0
-from imagen_mini.diffusion.guidance import apply_threshold, classifier_free_guidance, dynamic_threshold, guidance_interval, make_denoiser, static_threshold
+from imagen_mini.diffusion.guidance import (
+    apply_threshold,
+    classifier_free_guidance,
+    dynamic_threshold,
+    guidance_interval,
+    make_denoiser,
+    static_threshold,
+)
 from imagen_mini.diffusion.schedules import cosine_log_snr, cosine_t, zero_terminal_snr
+from imagen_mini.models.control import AttentionControl
 
 
 class Network:
-    """A cheap stand-in: mixes each image with its own text and noise level, and remembers how it was called."""
+    """A cheap stand-in: mixes each image with its own text and noise level, and remembers how it
+    was called.
+    """
 
     def __init__(self):
         self.calls = []
 
     def __call__(self, x_t, log_snr, text, control):
         self.calls.append((len(x_t), control, bool(text.emb.any())))
-        return (x_t * 0.5 + text.emb.mean((1, 2))[:, None, None, None] * 3 + log_snr[:, None, None, None] * 0.1).sin()
+        return (
+            x_t * 0.5
+            + text.emb.mean((1, 2))[:, None, None, None] * 3
+            + log_snr[:, None, None, None] * 0.1
+        ).sin()
 
 
 @pytest.fixture
@@ -46,7 +59,9 @@ def test_guidance_makes_one_call_on_the_doubled_batch(setting):
     assert [size for size, _, _ in network.calls] == [4]
 
 
-def test_a_control_splits_guidance_in_two_calls_and_the_unconditional_one_is_not_controlled(setting):
+def test_a_control_splits_guidance_in_two_calls_and_the_unconditional_one_is_not_controlled(
+    setting,
+):
     x_t, t, text = setting
     network, control = Network(), AttentionControl()
     make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", lambda t: control)(x_t, t)
@@ -57,20 +72,26 @@ def test_a_control_splits_guidance_in_two_calls_and_the_unconditional_one_is_not
 def test_two_calls_and_one_batched_call_give_the_same(setting, prediction):
     x_t, t, text = setting
     batched = make_denoiser(Network(), text, cosine_log_snr, prediction, 3.0, "dynamic")(x_t, t)
-    split = make_denoiser(Network(), text, cosine_log_snr, prediction, 3.0, "dynamic", lambda t: AttentionControl())(x_t, t)
+    split = make_denoiser(
+        Network(), text, cosine_log_snr, prediction, 3.0, "dynamic", lambda t: AttentionControl()
+    )(x_t, t)
     assert torch.allclose(batched, split, rtol=0, atol=1e-12)
 
 
 def test_the_control_is_asked_for_at_the_time_of_the_step(setting):
     x_t, _, text = setting
     asked = []
-    denoise = make_denoiser(Network(), text, cosine_log_snr, "x_0", 3.0, "none", lambda t: asked.append(t))
+    denoise = make_denoiser(
+        Network(), text, cosine_log_snr, "x_0", 3.0, "none", lambda t: asked.append(t)
+    )
     for t in (0.75, 0.25):
         denoise(x_t, torch.tensor(t))
     assert asked == [0.75, 0.25]
 
 
-def test_the_guidance_scale_may_be_a_function_of_t_and_where_it_is_one_the_network_is_called_once(setting):
+def test_the_guidance_scale_may_be_a_function_of_t_and_where_it_is_one_the_network_is_called_once(
+    setting,
+):
     x_t, _, text = setting
     network, asked = Network(), []
 
@@ -81,23 +102,39 @@ def test_the_guidance_scale_may_be_a_function_of_t_and_where_it_is_one_the_netwo
     scheduled = make_denoiser(network, text, cosine_log_snr, "x_0", scale, "none")
     for t, w in ((0.75, 4.0), (0.25, 1.0)):
         fixed = make_denoiser(Network(), text, cosine_log_snr, "x_0", w, "none")
-        assert torch.equal(scheduled(x_t, torch.tensor(t).double()), fixed(x_t, torch.tensor(t).double()))
+        assert torch.equal(
+            scheduled(x_t, torch.tensor(t).double()), fixed(x_t, torch.tensor(t).double())
+        )
     assert asked == [0.75, 0.25] and [size for size, _, _ in network.calls] == [4, 2]
 
 
 def test_the_guidance_interval_is_one_of_noise_levels():
     scale = guidance_interval(3.0, 0.5, 2.0, cosine_log_snr)
-    at = {noise_level: scale(cosine_t(torch.tensor(noise_level, dtype=torch.float64).log() * -2).item())
-          for noise_level in (0.01, 0.49, 0.51, 1.0, 1.99, 2.01, 100.0)}
+    at = {
+        noise_level: scale(
+            cosine_t(torch.tensor(noise_level, dtype=torch.float64).log() * -2).item()
+        )
+        for noise_level in (0.01, 0.49, 0.51, 1.0, 1.99, 2.01, 100.0)
+    }
     assert at == {0.01: 1, 0.49: 1, 0.51: 3, 1.0: 3, 1.99: 3, 2.01: 1, 100.0: 1}
-    assert scale(0.5) == 3 and guidance_interval(3.0, 0.5, 2.0, lambda t: cosine_log_snr(t, -4.0))(0.5) == 1
+    assert (
+        scale(0.5) == 3
+        and guidance_interval(3.0, 0.5, 2.0, lambda t: cosine_log_snr(t, -4.0))(0.5) == 1
+    )
     assert guidance_interval(3.0, 0.5, float("inf"), zero_terminal_snr(cosine_log_snr))(1.0) == 3
 
 
 def test_outside_the_guidance_interval_there_is_no_second_call(setting):
     x_t, _, text = setting
     network = Network()
-    denoise = make_denoiser(network, text, cosine_log_snr, "x_0", guidance_interval(3.0, 0.5, 2.0, cosine_log_snr), "none")
+    denoise = make_denoiser(
+        network,
+        text,
+        cosine_log_snr,
+        "x_0",
+        guidance_interval(3.0, 0.5, 2.0, cosine_log_snr),
+        "none",
+    )
     for t in (0.9, 0.5, 0.1):
         denoise(x_t, torch.tensor(t))
     assert [size for size, _, _ in network.calls] == [2, 4, 2]
@@ -111,22 +148,39 @@ def test_an_empty_guidance_interval_is_an_error(low, high):
 
 def test_a_negative_prompt_takes_the_place_of_the_null_text(setting, random_text):
     x_t, t, text = setting
-    negative = random_text([2, 7], dtype=torch.float64, seed=1)                 # longer than the prompts: one of them is padded
+    # longer than the prompts: one of them is padded
+    negative = random_text([2, 7], dtype=torch.float64, seed=1)
     log_snr = cosine_log_snr(t).expand(2)
-    network = lambda x, log_snr, text, control: x * 0.5 + text.emb.sum((1, 2))[:, None, None, None]     # padding adds nothing
+    # padding adds nothing
+    network = lambda x, log_snr, text, control: x * 0.5 + text.emb.sum((1, 2))[:, None, None, None]
     expected = 3 * network(x_t, log_snr, text, None) - 2 * network(x_t, log_snr, negative, None)
-    out = make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", negative=negative)(x_t, t)
-    split = make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", lambda t: AttentionControl(), negative)(x_t, t)
-    assert torch.allclose(out, expected, rtol=0, atol=1e-9) and torch.allclose(split, expected, rtol=0, atol=1e-9)
-    null = make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", negative=text.null())(x_t, t)
-    assert torch.equal(null, make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none")(x_t, t))
+    out = make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", negative=negative)(
+        x_t, t
+    )
+    split = make_denoiser(
+        network, text, cosine_log_snr, "x_0", 3.0, "none", lambda t: AttentionControl(), negative
+    )(x_t, t)
+    assert torch.allclose(out, expected, rtol=0, atol=1e-9) and torch.allclose(
+        split, expected, rtol=0, atol=1e-9
+    )
+    null = make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none", negative=text.null())(
+        x_t, t
+    )
+    assert torch.equal(
+        null, make_denoiser(network, text, cosine_log_snr, "x_0", 3.0, "none")(x_t, t)
+    )
     assert not torch.allclose(null, out)
 
 
 def test_the_prompt_as_its_own_negative_prompt_is_no_guidance(setting):
     x_t, t, text = setting
     own = make_denoiser(Network(), text, cosine_log_snr, "x_0", 5.0, "none", negative=text)(x_t, t)
-    assert torch.allclose(own, make_denoiser(Network(), text, cosine_log_snr, "x_0", 1.0, "none")(x_t, t), rtol=0, atol=1e-12)
+    assert torch.allclose(
+        own,
+        make_denoiser(Network(), text, cosine_log_snr, "x_0", 1.0, "none")(x_t, t),
+        rtol=0,
+        atol=1e-12,
+    )
 
 
 def test_a_negative_prompt_that_nobody_attends_to_or_of_another_number_is_an_error(setting):
@@ -154,7 +208,12 @@ def test_guidance_before_and_after_the_conversion_to_x_0_are_equal(setting):
     after = classifier_free_guidance(cond, uncond, 7.5)
     for kind in PREDICTION_TYPES:
         raw = (from_x_0(x, kind, x_t, log_snr) for x in (cond, uncond))
-        assert torch.allclose(to_x_0(classifier_free_guidance(*raw, 7.5), kind, x_t, log_snr), after, rtol=0, atol=1e-10), kind
+        assert torch.allclose(
+            to_x_0(classifier_free_guidance(*raw, 7.5), kind, x_t, log_snr),
+            after,
+            rtol=0,
+            atol=1e-10,
+        ), kind
 
 
 def test_the_denoiser_does_not_depend_on_the_parameterisation(setting):
@@ -162,21 +221,37 @@ def test_the_denoiser_does_not_depend_on_the_parameterisation(setting):
     oracle = Network()
 
     def network_of(kind):
-        return lambda x, log_snr, text, control: from_x_0(oracle(x, log_snr, text, control), kind, x, log_snr)
+        return lambda x, log_snr, text, control: from_x_0(
+            oracle(x, log_snr, text, control), kind, x, log_snr
+        )
 
-    outs = [make_denoiser(network_of(kind), text, cosine_log_snr, kind, 4.0, "dynamic")(x_t, t) for kind in PREDICTION_TYPES]
-    assert torch.allclose(outs[0], outs[1], rtol=0, atol=1e-9) and torch.allclose(outs[0], outs[2], rtol=0, atol=1e-9)
+    outs = [
+        make_denoiser(network_of(kind), text, cosine_log_snr, kind, 4.0, "dynamic")(x_t, t)
+        for kind in PREDICTION_TYPES
+    ]
+    assert torch.allclose(outs[0], outs[1], rtol=0, atol=1e-9) and torch.allclose(
+        outs[0], outs[2], rtol=0, atol=1e-9
+    )
 
 
 # ---------------------------------------------------------------- thresholding
 
+
 def spread(b=4, size=16, scale=3.0, dtype=torch.float32):
-    return (torch.randn(b, 3, size, size, generator=torch.Generator().manual_seed(2)) * scale).to(dtype)
+    return (torch.randn(b, 3, size, size, generator=torch.Generator().manual_seed(2)) * scale).to(
+        dtype
+    )
 
 
 def by_quantile(x):
-    """Dynamic thresholding written with torch.quantile, in float64 as in float32 it rounds the rank."""
-    s = torch.quantile(x.double().flatten(1).abs(), 0.995, dim=1).clamp(min=1).to(x.dtype)[:, None, None, None]
+    """Dynamic thresholding written with torch.quantile, in float64 as in float32 it rounds the
+    rank.
+    """
+    s = (
+        torch.quantile(x.double().flatten(1).abs(), 0.995, dim=1)
+        .clamp(min=1)
+        .to(x.dtype)[:, None, None, None]
+    )
     return x.clamp(-s, s) / s
 
 
@@ -204,12 +279,12 @@ def test_the_dynamic_threshold_attends_to_each_image_alone():
     x[2] *= 50
     together = dynamic_threshold(x)
     for i in range(len(x)):
-        assert torch.equal(together[i], dynamic_threshold(x[i:i + 1])[0])
+        assert torch.equal(together[i], dynamic_threshold(x[i : i + 1])[0])
 
 
 def test_the_dynamic_threshold_is_the_static_one_when_few_pixels_leave_the_range():
     x = spread(scale=0.2).clamp(-1, 1)
-    x[:, 0, 0, 0] = 9.0                                # one pixel of 768 is less than half a percent
+    x[:, 0, 0, 0] = 9.0  # one pixel of 768 is less than half a percent
     assert torch.equal(dynamic_threshold(x), static_threshold(x))
     assert not torch.equal(dynamic_threshold(x), x)
 
@@ -219,7 +294,7 @@ def test_the_static_threshold_clips_and_does_not_rescale():
 
 
 def test_the_dynamic_threshold_takes_more_values_than_torch_quantile():
-    x = spread(b=1, size=256).expand(86, -1, -1, -1)   # 16.9 million values
+    x = spread(b=1, size=256).expand(86, -1, -1, -1)  # 16.9 million values
     with pytest.raises(RuntimeError, match="too large"):
         torch.quantile(x.flatten(), 0.995)
     assert torch.allclose(dynamic_threshold(x)[85], by_quantile(x[85:])[0], rtol=0, atol=1e-6)

@@ -8,19 +8,45 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from imagen_mini.diffusion.schedules import LOG_SNR_MAX, LOG_SNR_MIN, alpha_sigma, betas_from_log_snr, cosine_log_snr, cosine_t, interpolated_log_snr, linear_log_snr, linear_t, log_snr_from_betas, numeric_t, rescale_terminal_snr, resolution_shift, sigmoid_log_snr, sigmoid_t, zero_terminal_snr
-from imagen_mini.diffusion.timesteps import karras_timesteps, log_snr_timesteps, mixed_timesteps, spaced_timesteps, uniform_timesteps
+from imagen_mini.diffusion.schedules import (
+    LOG_SNR_MAX,
+    LOG_SNR_MIN,
+    alpha_sigma,
+    betas_from_log_snr,
+    cosine_log_snr,
+    cosine_t,
+    interpolated_log_snr,
+    linear_log_snr,
+    linear_t,
+    log_snr_from_betas,
+    numeric_t,
+    rescale_terminal_snr,
+    resolution_shift,
+    sigmoid_log_snr,
+    sigmoid_t,
+    zero_terminal_snr,
+)
+from imagen_mini.diffusion.timesteps import (
+    karras_timesteps,
+    log_snr_timesteps,
+    mixed_timesteps,
+    spaced_timesteps,
+    uniform_timesteps,
+)
 from sample import plot_schedules
 
 T = torch.linspace(0, 1, 1001, dtype=torch.float64)
 interpolated = partial(interpolated_log_snr, size=256, low=32, high=128)
-SCHEDULES = {                                          # each with its inverse
+SCHEDULES = {  # each with its inverse
     "cosine": (cosine_log_snr, cosine_t),
     "cosine, shifted": (partial(cosine_log_snr, shift=-2.0), partial(cosine_t, shift=-2.0)),
     "linear": (linear_log_snr, linear_t),
     "linear, shifted": (partial(linear_log_snr, shift=1.5), partial(linear_t, shift=1.5)),
     "sigmoid": (sigmoid_log_snr, sigmoid_t),
-    "sigmoid, other numbers": (partial(sigmoid_log_snr, shift=-1.0, start=0, end=3, tau=0.7), partial(sigmoid_t, shift=-1.0, start=0, end=3, tau=0.7)),
+    "sigmoid, other numbers": (
+        partial(sigmoid_log_snr, shift=-1.0, start=0, end=3, tau=0.7),
+        partial(sigmoid_t, shift=-1.0, start=0, end=3, tau=0.7),
+    ),
     "interpolated": (interpolated, partial(numeric_t, log_snr_of=interpolated)),
 }
 every_schedule = pytest.mark.parametrize("log_snr_of, t_of", SCHEDULES.values(), ids=SCHEDULES)
@@ -29,13 +55,13 @@ every_schedule = pytest.mark.parametrize("log_snr_of, t_of", SCHEDULES.values(),
 @pytest.mark.parametrize("shift", [0.0, -1.0, 2.5])
 def test_alpha_squared_and_sigma_squared_add_up_to_one(shift):
     alpha, sigma = alpha_sigma(cosine_log_snr(T, shift))
-    assert torch.allclose(alpha ** 2 + sigma ** 2, torch.ones_like(T), rtol=0, atol=1e-14)
+    assert torch.allclose(alpha**2 + sigma**2, torch.ones_like(T), rtol=0, atol=1e-14)
 
 
 def test_alpha_and_sigma_have_the_log_snr_they_were_made_from():
     log_snr = torch.linspace(-12, 12, 97, dtype=torch.float64)
     alpha, sigma = alpha_sigma(log_snr)
-    assert torch.allclose(torch.log(alpha ** 2 / sigma ** 2), log_snr, rtol=0, atol=1e-9)
+    assert torch.allclose(torch.log(alpha**2 / sigma**2), log_snr, rtol=0, atol=1e-9)
 
 
 @every_schedule
@@ -52,9 +78,14 @@ def test_the_inverse_finds_the_time_of_a_log_snr(log_snr_of, t_of, dtype, tolera
     assert t_of(log_snr_of(t)).dtype == dtype and (t_of(log_snr_of(t)) - t).abs().max() < tolerance
 
 
-@pytest.mark.parametrize("log_snr_of, last", [(cosine_log_snr, LOG_SNR_MIN), (sigmoid_log_snr, LOG_SNR_MIN), (linear_log_snr, -10.05)])
+@pytest.mark.parametrize(
+    "log_snr_of, last",
+    [(cosine_log_snr, LOG_SNR_MIN), (sigmoid_log_snr, LOG_SNR_MIN), (linear_log_snr, -10.05)],
+)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-4), (torch.float32, 1e-2)])
-def test_the_ends_are_clipped_and_an_end_inside_the_range_is_kept(log_snr_of, last, dtype, tolerance):
+def test_the_ends_are_clipped_and_an_end_inside_the_range_is_kept(
+    log_snr_of, last, dtype, tolerance
+):
     ends = log_snr_of(torch.tensor([0.0, 1.0], dtype=dtype))
     assert ends.tolist() == pytest.approx([LOG_SNR_MAX, last], abs=tolerance)
 
@@ -76,9 +107,11 @@ def test_it_is_symmetric_alpha_at_t_is_sigma_at_one_minus_t():
 
 
 def test_between_the_ends_linear_and_sigmoid_are_their_formulas_up_to_the_clipping():
-    linear, sigmoid = (alpha_sigma(log_snr_of(T))[0] ** 2 for log_snr_of in (linear_log_snr, sigmoid_log_snr))
+    linear, sigmoid = (
+        alpha_sigma(log_snr_of(T))[0] ** 2 for log_snr_of in (linear_log_snr, sigmoid_log_snr)
+    )
     g = torch.sigmoid(6 * T - 3)
-    assert (linear - torch.exp(-0.1 * T - 9.95 * T ** 2)).abs().max() < 3e-4
+    assert (linear - torch.exp(-0.1 * T - 9.95 * T**2)).abs().max() < 3e-4
     assert (sigmoid - (g[-1] - g) / (g[-1] - g[0])).abs().max() < 3e-5
 
 
@@ -97,11 +130,16 @@ def test_a_negative_shift_is_noisier_at_every_t():
 
 # ---------------------------------------------------------------- larger images, pure noise
 
+
 def test_the_resolution_shift_makes_up_for_the_noise_that_averaging_removes():
-    noise = torch.randn(4, 3, 256, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    left = F.avg_pool2d(noise, 4).std()                # of one unit of noise, in the same image at 64 px
+    noise = torch.randn(
+        4, 3, 256, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    left = F.avg_pool2d(noise, 4).std()  # of one unit of noise, in the same image at 64 px
     alpha, sigma = alpha_sigma(cosine_log_snr(T, resolution_shift(256)))
-    assert torch.allclose(torch.log(alpha ** 2 / (left * sigma) ** 2), cosine_log_snr(T), rtol=0, atol=0.02)
+    assert torch.allclose(
+        torch.log(alpha**2 / (left * sigma) ** 2), cosine_log_snr(T), rtol=0, atol=0.02
+    )
 
 
 @pytest.mark.parametrize("log_snr_of", [cosine_log_snr, linear_log_snr])
@@ -122,15 +160,25 @@ def test_an_interpolation_that_need_not_fall_is_refused():
 def test_zero_terminal_snr_ends_in_pure_noise_keeps_the_first_and_is_invertible(log_snr_of, dtype):
     t, schedule = T.to(dtype), zero_terminal_snr(log_snr_of)
     log_snr = schedule(t)
-    assert log_snr.dtype == dtype and log_snr[-1] == -math.inf and log_snr[:-1].isfinite().all() and (log_snr.diff() < 0).all()
-    assert schedule(t[-1]) == -math.inf                                        # of a scalar, too
+    assert (
+        log_snr.dtype == dtype
+        and log_snr[-1] == -math.inf
+        and log_snr[:-1].isfinite().all()
+        and (log_snr.diff() < 0).all()
+    )
+    assert schedule(t[-1]) == -math.inf  # of a scalar, too
     assert log_snr[0].item() == pytest.approx(log_snr_of(T[0]).item(), abs=1e-5)
     assert [c.item() for c in alpha_sigma(log_snr[-1])] == [0, 1]
-    assert (numeric_t(log_snr, schedule) - t).abs().max() < (1e-9 if dtype == torch.float64 else 1e-6)
+    assert (numeric_t(log_snr, schedule) - t).abs().max() < (
+        1e-9 if dtype == torch.float64 else 1e-6
+    )
 
 
 def test_zero_terminal_snr_moves_alpha_along_a_straight_line():
-    before, after = (alpha_sigma(schedule(T))[0] for schedule in (linear_log_snr, zero_terminal_snr(linear_log_snr)))
+    before, after = (
+        alpha_sigma(schedule(T))[0]
+        for schedule in (linear_log_snr, zero_terminal_snr(linear_log_snr))
+    )
     slope = (after[0] - after[-1]) / (before[0] - before[-1])
     assert torch.allclose(after, slope * (before - before[-1]), rtol=0, atol=1e-9)
 
@@ -143,7 +191,9 @@ BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 def test_alpha_bar_is_alpha_squared():
     alpha_bar = torch.cumprod(1 - BETAS, 0)
     alpha, sigma = alpha_sigma(log_snr_from_betas(BETAS))
-    assert torch.allclose(alpha ** 2, alpha_bar, rtol=1e-12) and torch.allclose(sigma ** 2, 1 - alpha_bar, rtol=1e-12)
+    assert torch.allclose(alpha**2, alpha_bar, rtol=1e-12) and torch.allclose(
+        sigma**2, 1 - alpha_bar, rtol=1e-12
+    )
 
 
 def test_betas_to_log_snr_and_back():
@@ -160,29 +210,39 @@ def test_log_snr_to_betas_and_back(log_snr_of, t_of):
 
 def test_a_last_beta_of_one_is_pure_noise():
     log_snr = log_snr_from_betas(torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64))
-    assert log_snr[-1] == -math.inf and betas_from_log_snr(log_snr).tolist() == pytest.approx([0.1, 0.5, 1.0])
+    assert log_snr[-1] == -math.inf and betas_from_log_snr(log_snr).tolist() == pytest.approx(
+        [0.1, 0.5, 1.0]
+    )
 
 
 def test_the_linear_schedule_is_ddpm_s_in_continuous_time():
     error = (linear_log_snr(T[1:]) - log_snr_from_betas(BETAS)).abs()
     assert error.max() < 0.16 and error[5:].max() < 0.1
-    assert (log_snr_from_betas(BETAS)[:-1] - linear_log_snr(T[2:])).abs()[:9].max() > 0.16         # an index off by one shows
+    # an index off by one shows
+    assert (log_snr_from_betas(BETAS)[:-1] - linear_log_snr(T[2:])).abs()[:9].max() > 0.16
 
 
 def test_rescaling_discrete_steps_leaves_the_first_and_empties_the_last():
     log_snr = log_snr_from_betas(BETAS)
     rescaled = rescale_terminal_snr(log_snr, log_snr[0], log_snr[-1])
-    assert rescaled[0].item() == pytest.approx(log_snr[0].item(), abs=1e-9) and rescaled[-1] == -math.inf
+    assert (
+        rescaled[0].item() == pytest.approx(log_snr[0].item(), abs=1e-9)
+        and rescaled[-1] == -math.inf
+    )
     assert (rescaled[1:] < log_snr[1:]).all()
 
 
 def test_rescaling_takes_what_rounding_makes_of_the_last_for_the_last():
     first, last = torch.tensor(5.0).double(), torch.tensor(-9.0).double()
     rounded = torch.stack([torch.nextafter(last, end) for end in (first, last - 1)])
-    assert rescale_terminal_snr(rounded, first, last).tolist() == [-math.inf] * 2 and rescale_terminal_snr(last + 1e-6, first, last).isfinite()
+    assert (
+        rescale_terminal_snr(rounded, first, last).tolist() == [-math.inf] * 2
+        and rescale_terminal_snr(last + 1e-6, first, last).isfinite()
+    )
 
 
 # ---------------------------------------------------------------- where the sampler stops
+
 
 def test_uniform_times_trajectory_from_one_to_zero_in_equal_steps():
     times = uniform_timesteps(8)
@@ -199,15 +259,23 @@ def test_fewer_than_one_step_is_refused(steps):
 @every_schedule
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_other_spacings_also_trajectory_from_one_to_zero(log_snr_of, t_of, steps):
-    for times in (spacing(steps, log_snr_of, t_of) for spacing in (log_snr_timesteps, karras_timesteps, mixed_timesteps)):
+    for times in (
+        spacing(steps, log_snr_of, t_of)
+        for spacing in (log_snr_timesteps, karras_timesteps, mixed_timesteps)
+    ):
         assert times.dtype == uniform_timesteps(steps).dtype and len(times) == steps + 1
         assert times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
 
 
 @every_schedule
 def test_the_spacings_are_even_in_what_they_say(log_snr_of, t_of):
-    def even(values):                                  # up to the float32 of the times
-        return torch.allclose(values.diff(), values.diff().mean(), rtol=0, atol=0.01 * values.diff().abs().mean().item())
+    def even(values):  # up to the float32 of the times
+        return torch.allclose(
+            values.diff(),
+            values.diff().mean(),
+            rtol=0,
+            atol=0.01 * values.diff().abs().mean().item(),
+        )
 
     log_snr = log_snr_of(log_snr_timesteps(12, log_snr_of, t_of).double())
     assert even(log_snr) and not even(log_snr_of(uniform_timesteps(12).double()))
@@ -218,13 +286,20 @@ def test_the_spacings_are_even_in_what_they_say(log_snr_of, t_of):
 
 @every_schedule
 def test_a_spacing_by_its_name_needs_no_inverse(log_snr_of, t_of):
-    for spacing, expected in (("uniform", uniform_timesteps(9)), ("log_snr", log_snr_timesteps(9, log_snr_of, t_of)), ("karras", karras_timesteps(9, log_snr_of, t_of)),
-                              ("mixed", mixed_timesteps(9, log_snr_of, t_of))):
+    for spacing, expected in (
+        ("uniform", uniform_timesteps(9)),
+        ("log_snr", log_snr_timesteps(9, log_snr_of, t_of)),
+        ("karras", karras_timesteps(9, log_snr_of, t_of)),
+        ("mixed", mixed_timesteps(9, log_snr_of, t_of)),
+    ):
         assert torch.allclose(spaced_timesteps(spacing, 9, log_snr_of), expected, rtol=0, atol=1e-6)
 
 
 def test_mixed_times_have_the_mean_of_both_log_snrs_and_their_ends():
-    even_in_t, even_in_log_snr = (cosine_log_snr(times.double()) for times in (uniform_timesteps(10), log_snr_timesteps(10, cosine_log_snr, cosine_t)))
+    even_in_t, even_in_log_snr = (
+        cosine_log_snr(times.double())
+        for times in (uniform_timesteps(10), log_snr_timesteps(10, cosine_log_snr, cosine_t))
+    )
     for share in (0.0, 0.3, 1.0):
         mixed = cosine_log_snr(mixed_timesteps(10, cosine_log_snr, cosine_t, share).double())
         assert torch.allclose(mixed, (1 - share) * even_in_t + share * even_in_log_snr, atol=1e-2)
@@ -245,13 +320,23 @@ def test_fewer_than_one_step_is_refused_by_every_spacing(spacing):
 
 # ---------------------------------------------------------------- the image of them
 
+
 def test_the_image_shows_every_schedule(tmp_path):
     plot_schedules.main(["--out", str(tmp_path / "of" / "schedules.png")])
     with Image.open(tmp_path / "of" / "schedules.png") as image:
         image.load()
     log_snr, alpha, sigma = plot_schedules.curves(plot_schedules.SCHEDULES).axes
     for curves in zip(log_snr.lines, alpha.lines, sigma.lines, strict=True):
-        t, expected = torch.as_tensor(curves[0].get_xdata()), plot_schedules.SCHEDULES[curves[0].get_label()]
+        t, expected = (
+            torch.as_tensor(curves[0].get_xdata()),
+            plot_schedules.SCHEDULES[curves[0].get_label()],
+        )
         values = [torch.as_tensor(curve.get_ydata()) for curve in curves]
-        assert torch.equal(values[0], expected(t)) and all(map(torch.equal, values[1:], alpha_sigma(values[0])))
-    assert len(log_snr.lines) == len(plot_schedules.SCHEDULES) == len({line.get_color() for line in log_snr.lines})
+        assert torch.equal(values[0], expected(t)) and all(
+            map(torch.equal, values[1:], alpha_sigma(values[0]))
+        )
+    assert (
+        len(log_snr.lines)
+        == len(plot_schedules.SCHEDULES)
+        == len({line.get_color() for line in log_snr.lines})
+    )

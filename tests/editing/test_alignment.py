@@ -2,9 +2,16 @@
 
 import pytest
 import torch
-
-from imagen_mini.editing.alignment import common_words, token_positions, refinement_mapper, replaced_words, replacement_mapper, word_indices
 from support.scenes import tokens
+
+from imagen_mini.editing.alignment import (
+    common_words,
+    refinement_mapper,
+    replaced_words,
+    replacement_mapper,
+    token_positions,
+    word_indices,
+)
 
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
 
@@ -15,8 +22,14 @@ def matrix(source, target):
 
 # ---------------------------------------------------------------- words swapped
 
+
 def test_words_of_one_piece_answer_one_to_one():
-    assert matrix("a red ring", "a blue ring") == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert matrix("a red ring", "a blue ring") == [
+        [1, 0, 0, 0],
+        [0, 1, 0, 0],
+        [0, 0, 1, 0],
+        [0, 0, 0, 1],
+    ]
 
 
 def test_one_piece_is_spread_evenly_over_several_and_what_follows_stays_aligned():
@@ -25,7 +38,13 @@ def test_one_piece_is_spread_evenly_over_several_and_what_follows_stays_aligned(
 
 
 def test_several_pieces_are_added_up_for_one_and_what_follows_stays_aligned():
-    assert matrix("cr-im-son ring", "red ring") == [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert matrix("cr-im-son ring", "red ring") == [
+        [1, 0, 0],
+        [1, 0, 0],
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 0, 1],
+    ]
 
 
 def test_two_pieces_give_their_sum_in_equal_parts_to_three():
@@ -38,16 +57,28 @@ def test_as_many_pieces_answer_one_to_one():
 
 
 def test_a_repeated_word_is_aligned_by_its_place():
-    assert matrix("a red ring above a red star", "a red ring above a blue star") == torch.eye(8).tolist()
+    assert (
+        matrix("a red ring above a red star", "a red ring above a blue star")
+        == torch.eye(8).tolist()
+    )
     assert matrix("red red", "cr-im red") == [[0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
 def test_punctuation_is_a_word_of_its_own_and_stays_aligned():
-    assert matrix("red , ring", "cr-im , ring")[1:] == [[0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    assert matrix("red , ring", "cr-im , ring")[1:] == [
+        [0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1],
+    ]
 
 
-PAIRS = [(SOURCE, TARGET), ("a red circle, and a star", "a hexagonal circle, and a star"), ("a Crimson ring", "a red ring"),
-         ("a red circle above a red star", "an emerald circle over a red pentagram"), ("a 🔴 ring", "a red ring")]
+PAIRS = [
+    (SOURCE, TARGET),
+    ("a red circle, and a star", "a hexagonal circle, and a star"),
+    ("a Crimson ring", "a red ring"),
+    ("a red circle above a red star", "an emerald circle over a red pentagram"),
+    ("a 🔴 ring", "a red ring"),
+]
 
 
 @pytest.mark.parametrize("source, target", [pair for p in PAIRS for pair in (p, p[::-1])])
@@ -57,75 +88,124 @@ def test_attention_is_neither_lost_nor_made_and_the_end_answers_the_end(encoder,
     probs = torch.rand(len(a.ids)).softmax(0)
     moved = probs @ m
     assert moved.sum().item() == pytest.approx(1)
-    for word in range(len(a.words)):                   # each word keeps its share of the attention
-        assert moved[b.positions_of_word(word)].sum().item() == pytest.approx(probs[a.positions_of_word(word)].sum().item())
+    for word in range(len(a.words)):  # each word keeps its share of the attention
+        assert moved[b.positions_of_word(word)].sum().item() == pytest.approx(
+            probs[a.positions_of_word(word)].sum().item()
+        )
         if a.words[word].lower() == b.words[word].lower():
             assert torch.equal(moved[b.positions_of_word(word)], probs[a.positions_of_word(word)])
     assert m[-1, -1] == m[-1].sum() == m[:, -1].sum() == 1
 
 
-@pytest.mark.parametrize("source, target, changed", [
-    (SOURCE, TARGET, [2]), (SOURCE, "a blue circle above a red square", [1, 5]),
-    ("A red circle.", "a red star.", [2]), ("ring", "hexagonal", [0])])
+@pytest.mark.parametrize(
+    "source, target, changed",
+    [
+        (SOURCE, TARGET, [2]),
+        (SOURCE, "a blue circle above a red square", [1, 5]),
+        ("A red circle.", "a red star.", [2]),
+        ("ring", "hexagonal", [0]),
+    ],
+)
 def test_the_words_that_differ_are_found_by_number(encoder, source, target, changed):
     assert replaced_words(encoder.tokens(source), encoder.tokens(target)) == changed
 
 
 @pytest.mark.parametrize("target", ["a large red circle", "a red circle.", "circle", ""])
 def test_prompts_of_different_length_are_an_error_that_names_both(encoder, target):
-    with pytest.raises(ValueError, match="'a red circle' has 3 words and '.*' has [0-9] words. Refine adds and removes"):
+    with pytest.raises(
+        ValueError,
+        match="'a red circle' has 3 words and '.*' has [0-9] words. Refine adds and removes",
+    ):
         replaced_words(encoder.tokens("a red circle"), encoder.tokens(target))
 
 
 @pytest.mark.parametrize("target", [SOURCE, SOURCE.upper(), f"  {SOURCE} "])
 def test_the_same_prompt_is_an_error(encoder, target):
-    with pytest.raises(ValueError, match="nothing to replace: both prompts read 'a red circle above"):
+    with pytest.raises(
+        ValueError, match="nothing to replace: both prompts read 'a red circle above"
+    ):
         replaced_words(encoder.tokens(SOURCE), encoder.tokens(target))
 
 
 # ---------------------------------------------------------------- words added
 
-@pytest.mark.parametrize("source, target, pairs", [
-    ("a red circle", "a large red circle", [(0, 0), (1, 2), (2, 3)]),
-    ("a red circle", "a red circle on a white background", [(0, 0), (1, 1), (2, 2)]),
-    ("a blue square", "a red circle above a blue square", [(0, 4), (1, 5), (2, 6)]),            # the longest run, not the first "a"
-    ("a large red circle", "a red circle", [(0, 0), (2, 1), (3, 2)]),                            # removed
-    ("a red circle", "a small blue circle", [(0, 0), (2, 3)]),                                   # swapped and added
-    ("A Red circle", "a red CIRCLE", [(0, 0), (1, 1), (2, 2)]),
-    ("a red ring and a red star", "a red ring and a small red star", [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (6, 7)]),
-    ("ring", "star", [])])
+
+@pytest.mark.parametrize(
+    "source, target, pairs",
+    [
+        ("a red circle", "a large red circle", [(0, 0), (1, 2), (2, 3)]),
+        ("a red circle", "a red circle on a white background", [(0, 0), (1, 1), (2, 2)]),
+        # the longest run, not the first "a"
+        ("a blue square", "a red circle above a blue square", [(0, 4), (1, 5), (2, 6)]),
+        ("a large red circle", "a red circle", [(0, 0), (2, 1), (3, 2)]),  # removed
+        ("a red circle", "a small blue circle", [(0, 0), (2, 3)]),  # swapped and added
+        ("A Red circle", "a red CIRCLE", [(0, 0), (1, 1), (2, 2)]),
+        (
+            "a red ring and a red star",
+            "a red ring and a small red star",
+            [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (6, 7)],
+        ),
+        ("ring", "star", []),
+    ],
+)
 def test_words_in_common_are_paired_in_order(source, target, pairs):
     assert common_words(tokens(source), tokens(target)) == pairs
 
 
 def test_new_words_have_no_column_and_all_others_keep_theirs_pieces_and_all():
     m = refinement_mapper(tokens("a cr-im-son ring"), tokens("a sm-all cr-im-son ring"))
-    assert m.tolist() == [[1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1, 0],
-                          [0, 0, 0, 0, 0, 0, 0, 1]]
+    assert m.tolist() == [
+        [1, 0, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0, 0, 1],
+    ]
 
 
-@pytest.mark.parametrize("source, target", [(SOURCE, SOURCE.replace("blue", "small blue")), (SOURCE, SOURCE + " on a white background"),
-                                            (SOURCE, TARGET), ("a red ring", "two hexagonal 🔴 rings"), (SOURCE, SOURCE)])
-def test_each_column_is_a_distribution_over_the_source_or_nothing_and_equal_prompts_are_the_identity(encoder, source, target):
+@pytest.mark.parametrize(
+    "source, target",
+    [
+        (SOURCE, SOURCE.replace("blue", "small blue")),
+        (SOURCE, SOURCE + " on a white background"),
+        (SOURCE, TARGET),
+        ("a red ring", "two hexagonal 🔴 rings"),
+        (SOURCE, SOURCE),
+    ],
+)
+def test_each_column_is_a_distribution_over_the_source_or_nothing_and_equal_prompts_are_the_identity(
+    encoder, source, target
+):
     a, b = encoder.tokens(source), encoder.tokens(target)
     m = refinement_mapper(a, b)
-    answered = {position for _, word in common_words(a, b) for position in b.positions_of_word(word)} | {len(b.ids) - 1}
+    answered = {
+        position for _, word in common_words(a, b) for position in b.positions_of_word(word)
+    } | {len(b.ids) - 1}
     assert [i for i, column in enumerate(m.T) if column.any()] == sorted(answered)
-    assert all(column.sum() == 1 for i, column in enumerate(m.T) if i in answered)               # words in common have equal pieces
+    # words in common have equal pieces
+    assert all(column.sum() == 1 for i, column in enumerate(m.T) if i in answered)
     if source == target:
         assert torch.equal(m, torch.eye(len(a.ids)))
 
 
 # ---------------------------------------------------------------- single words
 
+
 def test_a_word_is_found_by_its_text_or_its_number():
-    assert token_positions(tokens("a cr-im-son Ring"), "ring") == [4] and token_positions(tokens("a cr-im-son ring"), 1) == [1, 2, 3]
+    assert token_positions(tokens("a cr-im-son Ring"), "ring") == [4] and token_positions(
+        tokens("a cr-im-son ring"), 1
+    ) == [1, 2, 3]
 
 
 def test_words_are_numbered_and_a_missing_one_has_no_number():
-    assert word_indices(tokens("a red Ring above a ring"), "ring") == [2, 5] and word_indices(tokens("a ring"), "star") == [] == word_indices(tokens("a ring"), 2)
+    assert word_indices(tokens("a red Ring above a ring"), "ring") == [2, 5] and word_indices(
+        tokens("a ring"), "star"
+    ) == [] == word_indices(tokens("a ring"), 2)
 
 
 def test_a_missing_word_is_an_error_that_lists_the_words():
-    with pytest.raises(ValueError, match="no word 'star' in 'a ring'; its words are 0 'a', 1 'ring'"):
+    with pytest.raises(
+        ValueError, match="no word 'star' in 'a ring'; its words are 0 'a', 1 'ring'"
+    ):
         token_positions(tokens("a ring"), "star")

@@ -4,19 +4,22 @@ import math
 
 import pytest
 import torch
-
-from imagen_mini.models.attention import attention_probs
-from imagen_mini.models.control import AttentionSite, AttentionControl
-from imagen_mini.editing.attention_store import AttentionStore, Recording, bytes_needed
-from imagen_mini.evaluation.localization import chance_iou, attention_iou
-from imagen_mini.editing.controls import SourcePromptControl
-from imagen_mini.editing.base import BoundEdit
-from imagen_mini.editing.prompt_to_prompt import Refine, Replace
 from support.scenes import tokens
+
+from imagen_mini.editing.attention_store import AttentionStore, Recording, bytes_needed
+from imagen_mini.editing.base import BoundEdit
+from imagen_mini.editing.controls import SourcePromptControl
+from imagen_mini.editing.prompt_to_prompt import Refine, Replace
+from imagen_mini.evaluation.localization import attention_iou, chance_iou
+from imagen_mini.models.attention import attention_probs
+from imagen_mini.models.control import AttentionControl, AttentionSite
 
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
 QUIET = {"progress": False, "output_type": "pt", "stages": ("base",), "num_inference_steps": 4}
-CROSS, SELF = AttentionSite("mid.cross", "mid", "cross", 4), AttentionSite("mid.self", "mid", "self", 4)
+CROSS, SELF = (
+    AttentionSite("mid.cross", "mid", "cross", 4),
+    AttentionSite("mid.self", "mid", "self", 4),
+)
 
 
 class Doubled(AttentionControl):
@@ -33,22 +36,31 @@ def recorded(control=None, prompt="a red ring", t=1.0, heads=2, **options):
     """Maps of one step of one layer, its probabilities, and what came out of the control."""
     maps = AttentionStore(**options)
     maps.start([tokens(prompt)], [CROSS, SELF])
-    probs = torch.rand(1, heads, 16, len(tokens(prompt).ids), generator=torch.Generator().manual_seed(0)).softmax(-1)
+    probs = torch.rand(
+        1, heads, 16, len(tokens(prompt).ids), generator=torch.Generator().manual_seed(0)
+    ).softmax(-1)
     out = maps.watch(control, t).probs(CROSS, probs, probs.shape[-1])
     return maps, probs, out
 
 
 # ---------------------------------------------------------------- writing
 
+
 def test_without_an_edit_probabilities_are_kept_as_they_are_and_passed_on():
     maps, probs, out = recorded()
-    assert out is probs and torch.equal(maps.after[1.0]["mid.cross"], probs) and maps.before[1.0]["mid.cross"] is maps.after[1.0]["mid.cross"]
+    assert (
+        out is probs
+        and torch.equal(maps.after[1.0]["mid.cross"], probs)
+        and maps.before[1.0]["mid.cross"] is maps.after[1.0]["mid.cross"]
+    )
 
 
 def test_with_an_edit_both_are_kept():
     maps, probs, out = recorded(Doubled())
     assert torch.equal(out, probs * 2)
-    assert torch.equal(maps.before[1.0]["mid.cross"], probs) and torch.equal(maps.after[1.0]["mid.cross"], probs * 2)
+    assert torch.equal(maps.before[1.0]["mid.cross"], probs) and torch.equal(
+        maps.after[1.0]["mid.cross"], probs * 2
+    )
     assert torch.equal(maps.probs(edited=False) * 2, maps.probs())
 
 
@@ -56,7 +68,12 @@ def test_a_recorder_wants_what_it_records_and_what_the_edit_wants():
     maps = AttentionStore()
     maps.start([tokens("ring")], [CROSS, SELF])
     assert maps.watch(None, 1.0).needs_probs(CROSS) and not maps.watch(None, 1.0).needs_probs(SELF)
-    assert maps.watch(Replace(0.0, 1.0, shared_prompt_steps=0.0).bind([tokens("ring"), tokens("star")], [CROSS, SELF], 2).control_at(1.0), 1.0).needs_probs(SELF)
+    assert maps.watch(
+        Replace(0.0, 1.0, shared_prompt_steps=0.0)
+        .bind([tokens("ring"), tokens("star")], [CROSS, SELF], 2)
+        .control_at(1.0),
+        1.0,
+    ).needs_probs(SELF)
 
 
 def test_the_end_of_a_hybrid_layer_s_keys_are_pixels_and_not_kept():
@@ -71,7 +88,9 @@ def test_the_end_of_a_hybrid_layer_s_keys_are_pixels_and_not_kept():
 def test_steps_in_which_the_source_is_read_are_left_out():
     maps = AttentionStore()
     maps.start([tokens("ring"), tokens("star")], [CROSS])
-    assert isinstance(maps.watch(SourcePromptControl(), 1.0), SourcePromptControl) and isinstance(maps.watch(None, 0.5), Recording)
+    assert isinstance(maps.watch(SourcePromptControl(), 1.0), SourcePromptControl) and isinstance(
+        maps.watch(None, 0.5), Recording
+    )
 
 
 def test_starting_again_forgets():
@@ -80,8 +99,16 @@ def test_starting_again_forgets():
     assert not maps.after and not maps.before and maps.tokens[0].words == ("star",)
 
 
-@pytest.mark.parametrize("options, message", [({"kinds": ("hybrid",)}, "kinds hybrid .* the network has mid.cross .cross, 4 x 4., mid.self"),
-                                              ({"max_size": 2}, "grids of at most 2 were asked for")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"kinds": ("hybrid",)},
+            "kinds hybrid .* the network has mid.cross .cross, 4 x 4., mid.self",
+        ),
+        ({"max_size": 2}, "grids of at most 2 were asked for"),
+    ],
+)
 def test_nothing_to_record_is_an_error_that_says_what_there_is(options, message):
     with pytest.raises(ValueError, match=message):
         recorded(**options)
@@ -89,9 +116,15 @@ def test_nothing_to_record_is_an_error_that_says_what_there_is(options, message)
 
 # ---------------------------------------------------------------- in the pipeline
 
-@pytest.mark.parametrize("edit", [None, Replace(1.0, 1.0, shared_prompt_steps=0.0), Refine(0.5, 0.5, shared_prompt_steps=0.25)], ids=["plain", "replace", "refine"])
+
+@pytest.mark.parametrize(
+    "edit",
+    [None, Replace(1.0, 1.0, shared_prompt_steps=0.0), Refine(0.5, 0.5, shared_prompt_steps=0.25)],
+    ids=["plain", "replace", "refine"],
+)
 def test_recording_changes_no_image(tiny_pipe, edit):
     from copy import deepcopy
+
     pipe = deepcopy(tiny_pipe)
     pipe.stages["base"].double()
     maps = AttentionStore(kinds=("cross", "self"))
@@ -101,21 +134,32 @@ def test_recording_changes_no_image(tiny_pipe, edit):
 
 
 def test_what_is_recorded_are_the_network_s_probabilities(tiny_pipe):
-    """Every step, layer and head; every row adds up to 1 over its own words, and words that are not there get exactly nothing."""
+    """Every step, layer and head; every row adds up to 1 over its own words, and words that are not
+    there get exactly nothing.
+    """
     maps, net = AttentionStore(kinds=("cross", "self")), tiny_pipe.stages["base"].net
     tiny_pipe(["a ring", SOURCE], record=maps, **QUIET)
-    assert len(maps.times) == 4 and maps.times[0] == 1.0 and maps.times == sorted(maps.times, reverse=True)
+    assert (
+        len(maps.times) == 4
+        and maps.times[0] == 1.0
+        and maps.times == sorted(maps.times, reverse=True)
+    )
     for by_site in maps.after.values():
         assert set(by_site) == {s.name for s in net.sites}
         for layer in net.attention_layers:
             probs = by_site[layer.site.name]
-            assert probs.shape[:3] == (2, layer.heads, layer.site.size ** 2) and torch.allclose(probs.sum(-1), torch.ones(()), atol=1e-5)
+            assert probs.shape[:3] == (2, layer.heads, layer.site.size**2) and torch.allclose(
+                probs.sum(-1), torch.ones(()), atol=1e-5
+            )
     of_short = maps.probs()[0]
     assert (of_short[:, :3] > 0).all() and (of_short[:, 3:] == 0).all()
 
 
 def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
-    maps, layer = AttentionStore(), next(a for a in tiny_pipe.stages["base"].net.attention_layers if a.site.kind == "cross")
+    maps, layer = (
+        AttentionStore(),
+        next(a for a in tiny_pipe.stages["base"].net.attention_layers if a.site.kind == "cross"),
+    )
     seen = []
 
     class Peek(AttentionControl):
@@ -140,16 +184,24 @@ def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
 
 def test_with_an_edit_the_targets_maps_become_the_sources(tiny_pipe):
     maps = AttentionStore()
-    tiny_pipe([SOURCE, TARGET], record=maps, edit=Replace(1.0, 0.0, shared_prompt_steps=0.0), **QUIET)
+    tiny_pipe(
+        [SOURCE, TARGET], record=maps, edit=Replace(1.0, 0.0, shared_prompt_steps=0.0), **QUIET
+    )
     before, after = maps.probs(edited=False), maps.probs()
-    assert torch.equal(after[0], before[0]) and torch.allclose(after[1], after[0]) and not torch.allclose(before[1], before[0], atol=1e-4)
+    assert (
+        torch.equal(after[0], before[0])
+        and torch.allclose(after[1], after[0])
+        and not torch.allclose(before[1], before[0], atol=1e-4)
+    )
 
 
 def test_another_stage_may_be_recorded(tiny_pipe):
     maps = AttentionStore(stage="sr_256")
     tiny_pipe("a ring", record=maps, progress=False)
     assert len(maps.times) == tiny_pipe.stages["sr_256"].config.num_inference_steps
-    with pytest.raises(ValueError, match=r"record.stage: no stage \['sr_256'\] is drawn; expected of \['base'\]"):
+    with pytest.raises(
+        ValueError, match=r"record.stage: no stage \['sr_256'\] is drawn; expected of \['base'\]"
+    ):
         tiny_pipe("a ring", record=maps, **QUIET)
 
 
@@ -157,12 +209,24 @@ def test_memory_is_counted_before_it_is_taken(tiny_pipe):
     layers = tiny_pipe.stages["base"].net.attention_layers
     maps = AttentionStore(kinds=("cross", "self"))
     tiny_pipe([SOURCE, "a ring"], record=maps, **QUIET)
-    taken = sum(probs.numel() * probs.element_size() for by_site in maps.after.values() for probs in by_site.values())
+    taken = sum(
+        probs.numel() * probs.element_size()
+        for by_site in maps.after.values()
+        for probs in by_site.values()
+    )
     assert taken == bytes_needed(layers, 2, len(tiny_pipe.text_encoder.tokens(SOURCE).ids), 4)
     calls = []
     hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda *_: calls.append(1))
-    with pytest.raises(ValueError, match="attention layers of 2 images over 4 steps takes 0.[0-9] MiB, max_bytes allows 0.[0-9]: draw fewer"):
-        tiny_pipe([SOURCE, "a ring"], record=AttentionStore(kinds=("cross", "self"), max_bytes=taken - 1), **QUIET)
+    with pytest.raises(
+        ValueError,
+        match="attention layers of 2 images over 4 steps takes 0.[0-9] MiB, max_bytes allows "
+        "0.[0-9]: draw fewer",
+    ):
+        tiny_pipe(
+            [SOURCE, "a ring"],
+            record=AttentionStore(kinds=("cross", "self"), max_bytes=taken - 1),
+            **QUIET,
+        )
     hook.remove()
     assert not calls
 
@@ -170,27 +234,33 @@ def test_memory_is_counted_before_it_is_taken(tiny_pipe):
 def test_all_of_the_shipped_base_over_50_steps_is_bounded():
     from imagen_mini.cascade.config import PRESETS
     from imagen_mini.models.unet import UNet
+
     with torch.device("meta"):
         layers = UNet(PRESETS["mini"]["base"].unet).attention_layers
-    assert bytes_needed(layers, 1, 24, 50) < 2 ** 27
+    assert bytes_needed(layers, 1, 24, 50) < 2**27
 
 
 # ---------------------------------------------------------------- reading
 
+
 def test_a_word_s_map_is_the_sum_of_its_pieces_averaged_over_heads():
     maps, probs, _ = recorded(prompt="a cr-im-son ring")
-    assert torch.allclose(maps.positions_of_word("crimson"), probs[0, :, :, 1:4].sum(-1).mean(0).view(4, 4))
+    assert torch.allclose(
+        maps.positions_of_word("crimson"), probs[0, :, :, 1:4].sum(-1).mean(0).view(4, 4)
+    )
     assert torch.allclose(maps.positions_of_word("ring", head=1), probs[0, 1, :, 4].view(4, 4))
-    assert torch.allclose(maps.of_tokens([5]), probs[0, :, :, 5].mean(0).view(4, 4))             # the end
+    assert torch.allclose(maps.of_tokens([5]), probs[0, :, :, 5].mean(0).view(4, 4))  # the end
 
 
 def test_steps_and_layers_are_averaged_unless_named():
     maps = AttentionStore()
-    sites = [AttentionSite(name, "mid", "cross", size) for name, size in (("a", 2), ("b", 2), ("c", 4))]
+    sites = [
+        AttentionSite(name, "mid", "cross", size) for name, size in (("a", 2), ("b", 2), ("c", 4))
+    ]
     maps.start([tokens("ring")], sites)
     for t, value in ((1.0, 0.2), (0.5, 0.4)):
         for site, factor in zip(sites, (1, 2, 0.5)):
-            ring = torch.full((1, 1, site.size ** 2, 1), value * factor)
+            ring = torch.full((1, 1, site.size**2, 1), value * factor)
             maps.watch(None, t).probs(site, torch.cat([ring, 1 - ring], -1), 2)
     assert maps.sizes == [4, 2] and maps.times == [1.0, 0.5]
 
@@ -200,19 +270,36 @@ def test_steps_and_layers_are_averaged_unless_named():
         return tuple(heat.shape), round(heat[0, 0].item(), 4)
 
     assert ring() == ((4, 4), 0.15) and ring(size=2) == ((2, 2), 0.45)
-    assert ring(site="b") == ((2, 2), 0.6) and ring(site="b", times=[0.5]) == ((2, 2), 0.8) and ring(size=2, times=[1.0]) == ((2, 2), 0.3)
+    assert (
+        ring(site="b") == ((2, 2), 0.6)
+        and ring(site="b", times=[0.5]) == ((2, 2), 0.8)
+        and ring(size=2, times=[1.0]) == ((2, 2), 0.3)
+    )
     assert maps.shares(site="a").tolist() == pytest.approx([0.3, 0.7])
 
 
-@pytest.mark.parametrize("ask, message", [
-    (lambda m: m.positions_of_word("star"), "no word 'star' in 'a red ring'"), (lambda m: m.positions_of_word("ring", site="up"), "no attention layer 'up' is recorded; there are mid.cross"),
-    (lambda m: m.positions_of_word("ring", size=8), "grid of 8 is recorded; there are grids of 4"), (lambda m: AttentionStore().probs(), "nothing is recorded yet")])
+@pytest.mark.parametrize(
+    "ask, message",
+    [
+        (lambda m: m.positions_of_word("star"), "no word 'star' in 'a red ring'"),
+        (
+            lambda m: m.positions_of_word("ring", site="up"),
+            "no attention layer 'up' is recorded; there are mid.cross",
+        ),
+        (
+            lambda m: m.positions_of_word("ring", size=8),
+            "grid of 8 is recorded; there are grids of 4",
+        ),
+        (lambda m: AttentionStore().probs(), "nothing is recorded yet"),
+    ],
+)
 def test_asking_for_what_is_not_there_is_an_error_that_says_what_is(ask, message):
     with pytest.raises(ValueError, match=message):
         ask(recorded()[0])
 
 
 # ---------------------------------------------------------------- does it find the thing?
+
 
 def test_a_map_that_is_highest_on_the_object_overlaps_it_wholly_and_one_that_is_not_does_not():
     mask = torch.zeros(64, 64)
@@ -221,7 +308,7 @@ def test_a_map_that_is_highest_on_the_object_overlaps_it_wholly_and_one_that_is_
     heat[2:6, 8:12] += 1
     assert attention_iou(heat, mask) == 1 and attention_iou(-heat, mask) == 0
     half = torch.rand(16, 16) * 0.5
-    half[2:6, 10:14] += 1                              # half of it lies beside
+    half[2:6, 10:14] += 1  # half of it lies beside
     assert attention_iou(half, mask) == pytest.approx(1 / 3)
 
 
@@ -238,4 +325,6 @@ def test_a_map_that_knows_nothing_overlaps_as_chance_says():
     mask[:32, :32] = 1
     g = torch.Generator().manual_seed(0)
     mean = sum(attention_iou(torch.rand(32, 32, generator=g), mask) for _ in range(100)) / 100
-    assert math.isclose(mean, chance_iou(mask, 32), abs_tol=0.01) and math.isclose(chance_iou(mask, 32), 0.25 / 1.75)
+    assert math.isclose(mean, chance_iou(mask, 32), abs_tol=0.01) and math.isclose(
+        chance_iou(mask, 32), 0.25 / 1.75
+    )

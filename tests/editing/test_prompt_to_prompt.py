@@ -4,15 +4,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-
-from imagen_mini.editing.alignment import replacement_mapper
-from imagen_mini.models.control import AttentionSite
-from imagen_mini.editing.controls import AttentionInjectionControl, SourcePromptControl
-from imagen_mini.editing.blending import DiffEditMask, LocalBlend
-from imagen_mini.editing.prompt_to_prompt import BoundPromptToPrompt, Chain, Refine, Replace, Reweight
-from imagen_mini.diffusion.timesteps import uniform_timesteps
-from imagen_mini.models.unet import UNet
 from support.scenes import tokens
+
+from imagen_mini.diffusion.timesteps import uniform_timesteps
+from imagen_mini.editing.alignment import replacement_mapper
+from imagen_mini.editing.blending import DiffEditMask, LocalBlend
+from imagen_mini.editing.controls import AttentionInjectionControl, SourcePromptControl
+from imagen_mini.editing.prompt_to_prompt import (
+    BoundPromptToPrompt,
+    Chain,
+    Refine,
+    Replace,
+    Reweight,
+)
+from imagen_mini.models.control import AttentionSite
+from imagen_mini.models.unet import UNet
 
 QUIET = {"progress": False, "output_type": "pt"}
 SITES = [AttentionSite("mid.cross", "mid", "cross", 4), AttentionSite("mid.self", "mid", "self", 4)]
@@ -26,6 +32,7 @@ def inject(matrices, cross=True, own=False, self_size=16):
 
 
 # ---------------------------------------------------------------- what cannot be edited
+
 
 def test_a_network_without_attention_to_words_is_an_error():
     with pytest.raises(ValueError, match="no attention to words"):
@@ -42,7 +49,9 @@ def test_an_edit_from_two_seeds_is_an_error(tiny_pipe):
         tiny_pipe([SOURCE, TARGET], seed=[0, 1], edit=Replace(), **QUIET)
 
 
-@pytest.mark.parametrize("name", ["cross_replace_steps", "self_replace_steps", "shared_prompt_steps"])
+@pytest.mark.parametrize(
+    "name", ["cross_replace_steps", "self_replace_steps", "shared_prompt_steps"]
+)
 @pytest.mark.parametrize("window", [1.5, -0.1, (0.5, 0.2), (0.2, 1.2), (-1, 0.5), float("nan")])
 def test_a_window_outside_the_steps_is_an_error(name, window):
     with pytest.raises(ValueError, match=f"{name}=.*expected a share of the steps"):
@@ -51,38 +60,71 @@ def test_a_window_outside_the_steps_is_an_error(name, window):
 
 # ---------------------------------------------------------------- when it is active
 
+
 def test_a_window_is_a_share_of_the_steps_from_its_start_up_to_its_end():
-    bound = Replace(cross_replace_steps=(0.25, 0.75), self_replace_steps=0.5, shared_prompt_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
+    bound = Replace(
+        cross_replace_steps=(0.25, 0.75), self_replace_steps=0.5, shared_prompt_steps=0.0
+    ).bind([tokens("red"), tokens("blue")], SITES, 2)
     controls = [bound.control_at(1 - step / 8) for step in range(8)]
-    assert [bool(c and c.cross) for c in controls] == [False, False, True, True, True, True, False, False]
-    assert [bool(c and c.own) for c in controls] == [True, True, True, True, False, False, False, False]
+    assert [bool(c and c.cross) for c in controls] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert [bool(c and c.own) for c in controls] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     assert controls[6] is None
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
 def test_a_share_of_the_steps_that_is_a_whole_number_is_that_many_steps(share):
-    bound = Replace(cross_replace_steps=share, self_replace_steps=(share, 1.0), shared_prompt_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
+    bound = Replace(
+        cross_replace_steps=share, self_replace_steps=(share, 1.0), shared_prompt_steps=0.0
+    ).bind([tokens("red"), tokens("blue")], SITES, 2)
     for steps in range(10, 210, 10):
         controls = [bound.control_at(float(t)) for t in uniform_timesteps(steps)[:-1]]
-        assert (sum(c.cross for c in controls), sum(c.own for c in controls)) == (round(share * steps), round((1 - share) * steps)), steps
+        assert (sum(c.cross for c in controls), sum(c.own for c in controls)) == (
+            round(share * steps),
+            round((1 - share) * steps),
+        ), steps
 
 
 def test_a_window_of_one_covers_every_step_and_of_zero_none():
     for window, expected in ((1.0, True), (0.0, False)):
-        bound = Replace(cross_replace_steps=window, self_replace_steps=0.0, shared_prompt_steps=0.0).bind([tokens("red"), tokens("blue")], SITES, 2)
+        bound = Replace(
+            cross_replace_steps=window, self_replace_steps=0.0, shared_prompt_steps=0.0
+        ).bind([tokens("red"), tokens("blue")], SITES, 2)
         assert all((bound.control_at(1 - step / 10) is not None) == expected for step in range(10))
 
 
 def test_self_attention_is_injected_on_small_grids_only():
     control = inject(torch.eye(2)[None], cross=False, own=True)
-    assert control.needs_probs(AttentionSite("a", "mid", "self", 16)) and not control.needs_probs(AttentionSite("b", "up", "self", 32))
+    assert control.needs_probs(AttentionSite("a", "mid", "self", 16)) and not control.needs_probs(
+        AttentionSite("b", "up", "self", 32)
+    )
     assert not control.needs_probs(AttentionSite("c", "mid", "cross", 8))
 
 
 # ---------------------------------------------------------------- what it does to the probabilities
 
+
 def test_the_source_row_is_left_alone_and_targets_take_its_words_but_keep_their_pixels():
-    m = torch.stack([replacement_mapper(tokens("red ring"), tokens("blue ring")), torch.eye(3).roll(1, 1)])
+    m = torch.stack(
+        [replacement_mapper(tokens("red ring"), tokens("blue ring")), torch.eye(3).roll(1, 1)]
+    )
     probs = torch.rand(3, 2, 4, 3 + 5, generator=torch.Generator().manual_seed(0))
     out = inject(m).probs(AttentionSite("mid.hybrid", "mid", "hybrid", 4), probs, 3)
     assert torch.equal(out[0], probs[0])
@@ -98,32 +140,57 @@ def test_targets_take_the_self_attention_of_the_source():
 
 
 @pytest.mark.parametrize("hybrid", [False, True])
-def test_injecting_the_maps_of_the_same_prompt_and_noise_changes_nothing(tiny_pipe, random_text, randomize_zero_init, hybrid):
+def test_injecting_the_maps_of_the_same_prompt_and_noise_changes_nothing(
+    tiny_pipe, random_text, randomize_zero_init, hybrid
+):
     torch.manual_seed(0)
     config = tiny_pipe.stages["base"].config.unet
-    net = randomize_zero_init(UNet(replace(config, attention=("", "hybrid") if hybrid else config.attention)))
+    net = randomize_zero_init(
+        UNet(replace(config, attention=("", "hybrid") if hybrid else config.attention))
+    )
     x = torch.randn(1, 3, 64, 64).repeat(2, 1, 1, 1)
     text = random_text([5, 5])[[0, 0]]
     control = inject(torch.eye(5)[None], own=True, self_size=64)
     plain, controlled = net(x, torch.zeros(2), text), net(x, torch.zeros(2), text, control=control)
     assert torch.allclose(plain, controlled, rtol=0, atol=1e-5)
-    x[1] += 0.5                                        # and from another noise it does
+    x[1] += 0.5  # and from another noise it does
     plain, controlled = net(x, torch.zeros(2), text), net(x, torch.zeros(2), text, control=control)
-    assert torch.allclose(plain[0], controlled[0], rtol=0, atol=1e-5) and not torch.allclose(plain[1], controlled[1], atol=1e-3)
+    assert torch.allclose(plain[0], controlled[0], rtol=0, atol=1e-5) and not torch.allclose(
+        plain[1], controlled[1], atol=1e-3
+    )
 
 
 # ---------------------------------------------------------------- what it does to the images
 
+
 def test_with_an_empty_window_source_and_target_are_generated_as_without_an_edit(tiny_pipe):
-    edited = tiny_pipe([SOURCE, TARGET], seed=1, edit=Replace(cross_replace_steps=0.0, self_replace_steps=0.0, shared_prompt_steps=0.0), **QUIET).stages
+    edited = tiny_pipe(
+        [SOURCE, TARGET],
+        seed=1,
+        edit=Replace(cross_replace_steps=0.0, self_replace_steps=0.0, shared_prompt_steps=0.0),
+        **QUIET,
+    ).stages
     plain = tiny_pipe([SOURCE, TARGET], seed=1, **QUIET).stages
     assert all(torch.equal(edited[name], plain[name]) for name in plain)
 
 
-@pytest.mark.parametrize("edit", [Replace(1.0, 0.0, shared_prompt_steps=0.0), Replace(0.0, 1.0, shared_prompt_steps=0.0), Replace(shared_prompt_steps=0.8)], ids=["cross", "self", "both"])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        Replace(1.0, 0.0, shared_prompt_steps=0.0),
+        Replace(0.0, 1.0, shared_prompt_steps=0.0),
+        Replace(shared_prompt_steps=0.8),
+    ],
+    ids=["cross", "self", "both"],
+)
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_the_edit_changes_the_target_and_leaves_the_source(tiny_pipe, edit, guidance_scale):
-    options = {"guidance_scale": guidance_scale, "seed": 1, "stages": ("base",), "num_inference_steps": 8} | QUIET
+    options = {
+        "guidance_scale": guidance_scale,
+        "seed": 1,
+        "stages": ("base",),
+        "num_inference_steps": 8,
+    } | QUIET
     edited = tiny_pipe([SOURCE, TARGET], edit=edit, **options).stages["base"]
     plain = tiny_pipe([SOURCE, TARGET], **options).stages["base"]
     assert torch.allclose(edited[0], plain[0], rtol=0, atol=1e-4)
@@ -131,13 +198,23 @@ def test_the_edit_changes_the_target_and_leaves_the_source(tiny_pipe, edit, guid
     assert (edited[1] - edited[0]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("target", [TARGET, "a crimson circle above a blue square"])        # of as many tokens, and of more
-def test_while_the_source_s_prompt_is_read_the_target_is_the_source_and_no_longer(tiny_pipe, target):
+# of as many tokens, and of more
+@pytest.mark.parametrize("target", [TARGET, "a crimson circle above a blue square"])
+def test_while_the_source_s_prompt_is_read_the_target_is_the_source_and_no_longer(
+    tiny_pipe, target
+):
     options = {"seed": 1, "stages": ("base",), "num_inference_steps": 4} | QUIET
-    with pytest.warns(UserWarning, match="the edit changes nothing: in all 4 steps of base, .* smaller shared_prompt_steps"):
-        source, edited = tiny_pipe([SOURCE, target], edit=Replace(0.0, 0.0, shared_prompt_steps=1.0), **options).images
+    with pytest.warns(
+        UserWarning,
+        match="the edit changes nothing: in all 4 steps of base, .* smaller shared_prompt_steps",
+    ):
+        source, edited = tiny_pipe(
+            [SOURCE, target], edit=Replace(0.0, 0.0, shared_prompt_steps=1.0), **options
+        ).images
     assert torch.allclose(source, edited, rtol=0, atol=1e-4)
-    source, edited = tiny_pipe([SOURCE, target], edit=Replace(0.0, 0.0, shared_prompt_steps=0.5), **options).images
+    source, edited = tiny_pipe(
+        [SOURCE, target], edit=Replace(0.0, 0.0, shared_prompt_steps=0.5), **options
+    ).images
     plain = tiny_pipe(target, **options).images[0]
     assert (source - edited).abs().max() > 1e-3 and (plain - edited).abs().max() > 1e-3
 
@@ -147,26 +224,51 @@ def test_several_targets_are_edited_as_each_would_be_alone(tiny_pipe):
     options = {"seed": 1, "edit": Replace(), "stages": ("base",)} | QUIET
     together = tiny_pipe([SOURCE, *targets], **options).images
     for i, target in enumerate(targets):
-        assert torch.allclose(together[1 + i], tiny_pipe([SOURCE, target], **options).images[1], rtol=0, atol=1e-4)
+        assert torch.allclose(
+            together[1 + i], tiny_pipe([SOURCE, target], **options).images[1], rtol=0, atol=1e-4
+        )
 
 
-def test_the_unconditional_branch_never_sees_a_control_and_the_other_does_in_its_window_only(tiny_pipe):
+def test_the_unconditional_branch_never_sees_a_control_and_the_other_does_in_its_window_only(
+    tiny_pipe,
+):
     net, calls = tiny_pipe.stages["base"].net, []
     null = net.read(tiny_pipe.text_encoder([SOURCE, TARGET]).null()).emb
 
     def note(module, args, kwargs):
         text = args[2].emb
-        calls.append((len(args[0]), text.shape == null.shape and torch.equal(text, null), kwargs.get("control") is not None))
+        calls.append(
+            (
+                len(args[0]),
+                text.shape == null.shape and torch.equal(text, null),
+                kwargs.get("control") is not None,
+            )
+        )
 
     hook = net.register_forward_pre_hook(note, with_kwargs=True)
-    tiny_pipe([SOURCE, TARGET], edit=Replace(0.5, 0.0, shared_prompt_steps=0.0), num_inference_steps=4, stages=("base",), **QUIET)
+    tiny_pipe(
+        [SOURCE, TARGET],
+        edit=Replace(0.5, 0.0, shared_prompt_steps=0.0),
+        num_inference_steps=4,
+        stages=("base",),
+        **QUIET,
+    )
     hook.remove()
-    assert calls == [(2, False, True), (2, True, False), (2, False, True), (2, True, False), (4, False, False), (4, False, False)]
+    assert calls == [
+        (2, False, True),
+        (2, True, False),
+        (2, False, True),
+        (2, True, False),
+        (4, False, False),
+        (4, False, False),
+    ]
 
 
 def test_super_resolution_is_not_controlled(tiny_pipe):
     controls = []
-    hook = tiny_pipe.stages["sr_256"].net.register_forward_pre_hook(lambda m, a, kw: controls.append(kw["control"]), with_kwargs=True)
+    hook = tiny_pipe.stages["sr_256"].net.register_forward_pre_hook(
+        lambda m, a, kw: controls.append(kw["control"]), with_kwargs=True
+    )
     tiny_pipe([SOURCE, TARGET], edit=Replace(), **QUIET)
     hook.remove()
     assert controls and set(controls) == {None}
@@ -174,37 +276,64 @@ def test_super_resolution_is_not_controlled(tiny_pipe):
 
 # ---------------------------------------------------------------- added words
 
+
 def test_new_words_keep_their_own_attention_and_common_words_take_the_source_s():
     source, target = tokens("a ring"), tokens("a red ring")
     bound = Refine(1.0, 0.0, shared_prompt_steps=0.0).bind([source, target], SITES, 4)
     probs = torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     out = bound.control_at(1.0).probs(SITES[0], probs, 4)
     assert torch.equal(out[0], probs[0])
-    assert torch.equal(out[1][..., 1], probs[1][..., 1])                                         # "red"
-    assert torch.equal(out[1][..., [0, 2, 3]], probs[0][..., [0, 1, 2]])                         # "a", "ring", the end
+    assert torch.equal(out[1][..., 1], probs[1][..., 1])  # "red"
+    assert torch.equal(out[1][..., [0, 2, 3]], probs[0][..., [0, 1, 2]])  # "a", "ring", the end
 
 
 # ---------------------------------------------------------------- windows of single words
 
+
 def test_a_word_may_have_a_window_of_its_own():
-    bound = Replace({"default": 0.5, "star": (0.25, 0.75)}, 0.0, shared_prompt_steps=0.0).bind([tokens("a red ring"), tokens("a red star")], SITES, 4)
+    bound = Replace({"default": 0.5, "star": (0.25, 0.75)}, 0.0, shared_prompt_steps=0.0).bind(
+        [tokens("a red ring"), tokens("a red star")], SITES, 4
+    )
     at = [bound.control_at(1 - step / 8) for step in range(8)]
-    assert [bool(c and c.injected[0, 2]) for c in at] == [False, False, True, True, True, True, False, False]
-    assert [bool(c and c.injected[0, 1]) for c in at] == [True, True, True, True, False, False, False, False]
+    assert [bool(c and c.injected[0, 2]) for c in at] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert [bool(c and c.injected[0, 1]) for c in at] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     assert at[6] is None
 
 
 def test_words_without_a_window_are_not_injected_where_no_default_is_given():
-    bound = Replace({"star": 1.0}, 0.0, shared_prompt_steps=0.0).bind([tokens("a ring"), tokens("a star")], SITES, 3)
+    bound = Replace({"star": 1.0}, 0.0, shared_prompt_steps=0.0).bind(
+        [tokens("a ring"), tokens("a star")], SITES, 3
+    )
     assert bound.control_at(1.0).injected.tolist() == [[False, True, False]]
 
 
 def test_a_window_of_an_unknown_word_is_an_error_that_lists_the_words():
-    with pytest.raises(ValueError, match="no word 'circle' in 'a star'; its words are 0 'a', 1 'star'"):
+    with pytest.raises(
+        ValueError, match="no word 'circle' in 'a star'; its words are 0 'a', 1 'star'"
+    ):
         Replace({"circle": 0.5}).bind([tokens("a ring"), tokens("a star")], SITES, 3)
 
 
 # ---------------------------------------------------------------- weights
+
 
 def scaled(edit, source, *targets):
     prompts = [tokens(p) for p in (source, *targets)]
@@ -213,7 +342,9 @@ def scaled(edit, source, *targets):
 
 
 def test_every_piece_of_every_such_word_is_scaled_and_nothing_else():
-    assert scaled(Reweight({"crimson": -1.5}), *["a cr-im-son ring and a crimson star"] * 2) == [[1, -1.5, -1.5, -1.5, 1, 1, 1, -1.5, 1, 1]]
+    assert scaled(Reweight({"crimson": -1.5}), *["a cr-im-son ring and a crimson star"] * 2) == [
+        [1, -1.5, -1.5, -1.5, 1, 1, 1, -1.5, 1, 1]
+    ]
     assert scaled(Reweight({1: 2}), *["red red ring"] * 2) == [[1, 2, 1, 1]]
     assert scaled(Reweight({"Red": 2, "ring": 0}), *["a red ring"] * 2) == [[1, 2, 0, 1]]
     assert scaled(Reweight({"red": [0, 2]}), *["a red ring"] * 3) == [[1, 0, 1, 1], [1, 2, 1, 1]]
@@ -221,41 +352,76 @@ def test_every_piece_of_every_such_word_is_scaled_and_nothing_else():
 
 def test_the_source_s_columns_are_scaled_and_not_renormalised():
     probs = torch.rand(2, 2, 4, 3, generator=torch.Generator().manual_seed(0))
-    out = Reweight({"ring": -2}).bind([tokens("red ring")] * 2, SITES, 3).control_at(0.4).probs(SITES[0], probs, 3)
+    out = (
+        Reweight({"ring": -2})
+        .bind([tokens("red ring")] * 2, SITES, 3)
+        .control_at(0.4)
+        .probs(SITES[0], probs, 3)
+    )
     assert torch.equal(out[0], probs[0])
     assert torch.allclose(out[1], probs[0] * torch.tensor([1.0, -2.0, 1.0]))
 
 
 def test_weights_act_in_their_window_alone():
-    bound = Chain(Reweight({"ring": 2}, steps=(0.5, 1.0)), Refine(0.0, 0.0, shared_prompt_steps=0.0)).bind([tokens("red ring")] * 2, SITES, 3)
-    assert [None if (c := bound.control_at(1 - step / 4)) is None else c.scale[0, 1].item() for step in range(4)] == [None, None, 2, 2]
+    bound = Chain(
+        Reweight({"ring": 2}, steps=(0.5, 1.0)), Refine(0.0, 0.0, shared_prompt_steps=0.0)
+    ).bind([tokens("red ring")] * 2, SITES, 3)
+    assert [
+        None if (c := bound.control_at(1 - step / 4)) is None else c.scale[0, 1].item()
+        for step in range(4)
+    ] == [None, None, 2, 2]
 
 
 def test_edits_may_be_chained_in_any_order():
-    prompts, probs = [tokens("a red ring"), tokens("a red star")], torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    edits = Replace(1.0, 0.0, shared_prompt_steps=0.0), Reweight({"red": 2}), Reweight({"star": 0.5})
-    one, other = (Chain(*e).bind(prompts, SITES, 4).control_at(1.0).probs(SITES[0], probs, 4) for e in (edits, edits[::-1]))
+    prompts, probs = (
+        [tokens("a red ring"), tokens("a red star")],
+        torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)),
+    )
+    edits = (
+        Replace(1.0, 0.0, shared_prompt_steps=0.0),
+        Reweight({"red": 2}),
+        Reweight({"star": 0.5}),
+    )
+    one, other = (
+        Chain(*e).bind(prompts, SITES, 4).control_at(1.0).probs(SITES[0], probs, 4)
+        for e in (edits, edits[::-1])
+    )
     assert torch.equal(one, other)
     assert torch.allclose(one[1], probs[0] * torch.tensor([1, 2, 0.5, 1]))
 
 
 def test_a_weight_of_one_is_no_edit():
-    assert torch.equal(Reweight({"ring": 1}).bind([tokens("red ring")] * 2, SITES, 3).control_at(0.4).scale, torch.ones(1, 3))
+    assert torch.equal(
+        Reweight({"ring": 1}).bind([tokens("red ring")] * 2, SITES, 3).control_at(0.4).scale,
+        torch.ones(1, 3),
+    )
 
 
-@pytest.mark.parametrize("edit, targets, message", [
-    (lambda: Reweight({"blue": 2}), ["a red ring"], "no word 'blue' in 'a red ring'"),
-    (lambda: Reweight({7: 2}), ["a red ring"], "no word 7 in 'a red ring'"),
-    (lambda: Reweight({"red": 3}), ["a red ring"], "weight 3 of 'red': expected numbers from -2 to 2"),
-    (lambda: Reweight({"red": [1, -2.5]}), ["a red ring"], r"weight \[1, -2.5\] of 'red'"),
-    (lambda: Reweight({"red": float("nan")}), ["a red ring"], "weight nan of 'red'"),
-    (lambda: Reweight({}), ["a red ring"], r"needs weights, for example"),
-    (lambda: Reweight({"red": [1, 2]}), ["a red ring"], "2 weights of 'red' for 1 targets"),
-    (lambda: Reweight({"red": 2}), ["a red star"], r"Reweight alone needs the same prompt again, but 'a red ring' became 'a red star': add a Replace\(\) or Refine\(\)"),
-    (lambda: Chain(Replace(), Refine()), ["a red star"], "at most one Replace or Refine"),
-    (lambda: Chain(), ["a red star"], "at most one Replace or Refine"),
-    (lambda: Chain(Replace(), 0.5), ["a red star"], "at most one Replace or Refine"),
-])
+@pytest.mark.parametrize(
+    "edit, targets, message",
+    [
+        (lambda: Reweight({"blue": 2}), ["a red ring"], "no word 'blue' in 'a red ring'"),
+        (lambda: Reweight({7: 2}), ["a red ring"], "no word 7 in 'a red ring'"),
+        (
+            lambda: Reweight({"red": 3}),
+            ["a red ring"],
+            "weight 3 of 'red': expected numbers from -2 to 2",
+        ),
+        (lambda: Reweight({"red": [1, -2.5]}), ["a red ring"], r"weight \[1, -2.5\] of 'red'"),
+        (lambda: Reweight({"red": float("nan")}), ["a red ring"], "weight nan of 'red'"),
+        (lambda: Reweight({}), ["a red ring"], r"needs weights, for example"),
+        (lambda: Reweight({"red": [1, 2]}), ["a red ring"], "2 weights of 'red' for 1 targets"),
+        (
+            lambda: Reweight({"red": 2}),
+            ["a red star"],
+            r"Reweight alone needs the same prompt again, but 'a red ring' became 'a red star': "
+            r"add a Replace\(\) or Refine\(\)",
+        ),
+        (lambda: Chain(Replace(), Refine()), ["a red star"], "at most one Replace or Refine"),
+        (lambda: Chain(), ["a red star"], "at most one Replace or Refine"),
+        (lambda: Chain(Replace(), 0.5), ["a red star"], "at most one Replace or Refine"),
+    ],
+)
 def test_what_an_edit_cannot_do_is_an_error_that_says_so(edit, targets, message):
     with pytest.raises(ValueError, match=message):
         edit().bind([tokens("a red ring"), *map(tokens, targets)], SITES, 4)
@@ -263,9 +429,11 @@ def test_what_an_edit_cannot_do_is_an_error_that_says_so(edit, targets, message)
 
 # ---------------------------------------------------------------- identities, in float64
 
+
 @pytest.fixture(scope="module")
 def exact_pipe(tiny_pipe):
     from copy import deepcopy
+
     pipe = deepcopy(tiny_pipe)
     pipe.stages["base"].double()
     return pipe
@@ -280,7 +448,9 @@ def generated(pipe, prompts, edit=None, **options):
 
 
 def test_the_same_prompt_twice_is_the_same_image_whatever_is_injected(exact_pipe):
-    source, target = generated(exact_pipe, [SOURCE, SOURCE], Refine(1.0, 1.0, shared_prompt_steps=0.0))
+    source, target = generated(
+        exact_pipe, [SOURCE, SOURCE], Refine(1.0, 1.0, shared_prompt_steps=0.0)
+    )
     assert (source - target).abs().max() < 1e-9
 
 
@@ -289,16 +459,32 @@ def test_a_weight_of_one_leaves_the_source(exact_pipe):
     assert (source - target).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("edit", [Refine(**OFF), Chain(Refine(**OFF), Reweight({"red": 1}))], ids=["refine", "with a weight of 1"])
+@pytest.mark.parametrize(
+    "edit",
+    [Refine(**OFF), Chain(Refine(**OFF), Reweight({"red": 1}))],
+    ids=["refine", "with a weight of 1"],
+)
 def test_an_empty_window_leaves_the_plain_target(exact_pipe, edit):
     target = SOURCE.replace("red", "large red")
-    assert torch.equal(generated(exact_pipe, [SOURCE, target], edit), generated(exact_pipe, [SOURCE, target]))
+    assert torch.equal(
+        generated(exact_pipe, [SOURCE, target], edit), generated(exact_pipe, [SOURCE, target])
+    )
 
 
-@pytest.mark.parametrize("edit, target", [(Refine(shared_prompt_steps=0.0), SOURCE.replace("red", "large red")), (Reweight({"red": 2}), SOURCE),
-                                          (Chain(Replace(shared_prompt_steps=0.0), Reweight({"star": -1})), TARGET)], ids=["refine", "reweight", "chain"])
+@pytest.mark.parametrize(
+    "edit, target",
+    [
+        (Refine(shared_prompt_steps=0.0), SOURCE.replace("red", "large red")),
+        (Reweight({"red": 2}), SOURCE),
+        (Chain(Replace(shared_prompt_steps=0.0), Reweight({"star": -1})), TARGET),
+    ],
+    ids=["refine", "reweight", "chain"],
+)
 def test_the_edits_change_the_target_and_leave_the_source(exact_pipe, edit, target):
-    edited, plain = generated(exact_pipe, [SOURCE, target], edit), generated(exact_pipe, [SOURCE, target])
+    edited, plain = (
+        generated(exact_pipe, [SOURCE, target], edit),
+        generated(exact_pipe, [SOURCE, target]),
+    )
     assert (edited[0] - plain[0]).abs().max() < 1e-9 and (edited[1] - plain[1]).abs().max() > 1e-4
 
 
@@ -308,35 +494,62 @@ def test_a_stronger_weight_moves_the_image_further(exact_pipe):
     assert moved == sorted(moved) and moved[0] < 1e-15 < moved[1]
 
 
-@pytest.mark.parametrize("options, rows", [({}, [2, 2, 2, 2, 2, 2, 2]), ({"negative_prompt": "a blue ring"}, [2] * 10)], ids=["alone", "with a negative prompt"])
-def test_as_long_as_source_and_target_are_one_image_one_row_is_generated_for_both(exact_pipe, monkeypatch, options, rows):
+@pytest.mark.parametrize(
+    "options, rows",
+    [({}, [2, 2, 2, 2, 2, 2, 2]), ({"negative_prompt": "a blue ring"}, [2] * 10)],
+    ids=["alone", "with a negative prompt"],
+)
+def test_as_long_as_source_and_target_are_one_image_one_row_is_generated_for_both(
+    exact_pipe, monkeypatch, options, rows
+):
     seen = []
-    hook = exact_pipe.stages["base"].net.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    hook = exact_pipe.stages["base"].net.register_forward_pre_hook(
+        lambda _, args: seen.append(len(args[0]))
+    )
     edited = generated(exact_pipe, [SOURCE, TARGET], Replace(shared_prompt_steps=0.6), **options)
     hook.remove()
-    assert seen == rows                                # guided in one call for three steps of five, then in a call with a control and one without
+    # guided in one call for three steps of five, then in a call with a control and one without
+    assert seen == rows
     monkeypatch.setattr(BoundPromptToPrompt, "rows_identical", lambda *_: False)
-    assert (edited - generated(exact_pipe, [SOURCE, TARGET], Replace(shared_prompt_steps=0.6), **options)).abs().max() < 1e-9
+    assert (
+        edited
+        - generated(exact_pipe, [SOURCE, TARGET], Replace(shared_prompt_steps=0.6), **options)
+    ).abs().max() < 1e-9
 
 
 def test_rows_that_differ_before_their_prompts_are_shared_are_generated_each(exact_pipe):
-    bound = Replace(shared_prompt_steps=(0.2, 0.6)).bind([tokens("a ring"), tokens("a star")], SITES, 3)
-    assert isinstance(bound.control_at(0.5), SourcePromptControl) and not bound.rows_identical(0.5) and not bound.rows_identical(1.0)
+    bound = Replace(shared_prompt_steps=(0.2, 0.6)).bind(
+        [tokens("a ring"), tokens("a star")], SITES, 3
+    )
+    assert (
+        isinstance(bound.control_at(0.5), SourcePromptControl)
+        and not bound.rows_identical(0.5)
+        and not bound.rows_identical(1.0)
+    )
 
 
 def test_while_the_source_is_read_nothing_is_scaled():
-    bound = Chain(Refine(shared_prompt_steps=0.5), Reweight({"ring": 2})).bind([tokens("red ring")] * 2, SITES, 3)
-    assert isinstance(bound.control_at(1.0), SourcePromptControl) and isinstance(bound.control_at(0.4), AttentionInjectionControl)
+    bound = Chain(Refine(shared_prompt_steps=0.5), Reweight({"ring": 2})).bind(
+        [tokens("red ring")] * 2, SITES, 3
+    )
+    assert isinstance(bound.control_at(1.0), SourcePromptControl) and isinstance(
+        bound.control_at(0.4), AttentionInjectionControl
+    )
 
 
 # ---------------------------------------------------------------- blending by place
 
-PLACES = [AttentionSite("up.cross", "up", "cross", 2), AttentionSite("mid.cross", "mid", "cross", 1)]
+PLACES = [
+    AttentionSite("up.cross", "up", "cross", 2),
+    AttentionSite("mid.cross", "mid", "cross", 1),
+]
 AT_ONCE = {"steps": (0.0, 1.0)}
 
 
 def attention_mask(bound, t, **places):
-    """Show a bound edit attention on a 2 x 2 grid: for each row of the batch the place at which each word is looked at, all others getting the rest."""
+    """Show a bound edit attention on a 2 x 2 grid: for each row of the batch the place at which
+    each word is looked at, all others getting the rest.
+    """
     probs = torch.zeros(2, 1, 4, 3)
     for row in range(2):
         for column, word in enumerate(("a", "ring")):
@@ -345,28 +558,43 @@ def attention_mask(bound, t, **places):
 
 
 def test_images_differ_where_source_or_target_look_at_the_words_and_nowhere_else(monkeypatch):
-    monkeypatch.setattr("imagen_mini.editing.blending.F.max_pool2d", lambda heat, *_: heat)       # a 2 x 2 grid would be grown all over
+    # a 2 x 2 grid would be grown all over
+    monkeypatch.setattr("imagen_mini.editing.blending.F.max_pool2d", lambda heat, *_: heat)
     bound = LocalBlend("ring", **AT_ONCE).bind([tokens("a ring"), tokens("a ring")], PLACES, 3)
     attention_mask(bound, 1.0, a=(3, 3), ring=(0, 1))
     x_0_hat = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
     blended = bound.after_denoising(x_0_hat, 1.0)
     assert torch.equal(blended[0], x_0_hat[0])
-    assert blended[1, 0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]     # places 0 and 1: the upper half
-    bound = LocalBlend("ring", exclude="a", **AT_ONCE).bind([tokens("a ring"), tokens("a ring")], PLACES, 3)
+    # places 0 and 1: the upper half
+    assert blended[1, 0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    bound = LocalBlend("ring", exclude="a", **AT_ONCE).bind(
+        [tokens("a ring"), tokens("a ring")], PLACES, 3
+    )
     attention_mask(bound, 1.0, a=(1, 3), ring=(0, 1))
-    assert bound.after_denoising(x_0_hat, 1.0)[1, 0].tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert bound.after_denoising(x_0_hat, 1.0)[1, 0].tolist() == [
+        [1, 1, 0, 0],
+        [1, 1, 0, 0],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+    ]
 
 
 @pytest.fixture
 def blended():
-    """A function that shows a LocalBlend of "ring" one place of an 8 x 8 grid, row 3 and column 3, and gives what becomes of a black and a white image."""
+    """A function that shows a LocalBlend of "ring" one place of an 8 x 8 grid, row 3 and column 3,
+    and gives what becomes of a black and a white image.
+    """
+
     def blended(t, **options):
         site = AttentionSite("up.cross", "up", "cross", 8)
         bound = LocalBlend("ring", **options).bind([tokens("a ring"), tokens("a ring")], [site], 3)
         probs = torch.zeros(2, 1, 64, 3)
         probs[:, :, 27, 1] = 1
         bound.control_at(t).probs(site, probs, 3)
-        return bound.after_denoising(torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), t)[1, 0]
+        return bound.after_denoising(torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), t)[
+            1, 0
+        ]
+
     return blended
 
 
@@ -381,9 +609,15 @@ def test_images_are_blended_in_the_window_alone(blended, t, blends):
 
 
 def test_blended_images_are_the_source_s_where_nobody_looks(exact_pipe):
-    """At a threshold that only the highest places reach, most of the image is the source's to the last bit; alone, and with other edits."""
+    """At a threshold that only the highest places reach, most of the image is the source's to the
+    last bit; alone, and with other edits.
+    """
     blend = LocalBlend("circle", "star", threshold=0.999, **AT_ONCE)
-    for edit in (blend, Chain(Replace(0.5, 0.0, shared_prompt_steps=0.0), blend), Chain(Replace(shared_prompt_steps=0.8), Reweight({"red": 2}), blend)):
+    for edit in (
+        blend,
+        Chain(Replace(0.5, 0.0, shared_prompt_steps=0.0), blend),
+        Chain(Replace(shared_prompt_steps=0.8), Reweight({"red": 2}), blend),
+    ):
         source, target = generated(exact_pipe, [SOURCE, TARGET], edit)
         same = (source == target).all(0).float().mean()
         assert 0 < same < 1, same
@@ -391,12 +625,29 @@ def test_blended_images_are_the_source_s_where_nobody_looks(exact_pipe):
     assert not (source == plain).all(0).any()
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda: LocalBlend(), "needs the words"), (lambda: LocalBlend("ring", threshold=1.0), "threshold 1.0"), (lambda: LocalBlend("ring", steps=1.5), "steps=1.5"),
-    (lambda: LocalBlend("star").bind([tokens("a ring")] * 2, PLACES, 3), "no word 'star'"),
-    (lambda: LocalBlend("ring", exclude="star").bind([tokens("a ring")] * 2, PLACES, 3), "no word 'star'"),
-    (lambda: LocalBlend("ring", size=16).bind([tokens("a ring")] * 2, PLACES, 3), "grids of 1, 2; pass one"),
-    (lambda: Chain(LocalBlend("ring"), LocalBlend("a")).bind([tokens("a ring")] * 2, PLACES, 3), "at most one LocalBlend")])
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: LocalBlend(), "needs the words"),
+        (lambda: LocalBlend("ring", threshold=1.0), "threshold 1.0"),
+        (lambda: LocalBlend("ring", steps=1.5), "steps=1.5"),
+        (lambda: LocalBlend("star").bind([tokens("a ring")] * 2, PLACES, 3), "no word 'star'"),
+        (
+            lambda: LocalBlend("ring", exclude="star").bind([tokens("a ring")] * 2, PLACES, 3),
+            "no word 'star'",
+        ),
+        (
+            lambda: LocalBlend("ring", size=16).bind([tokens("a ring")] * 2, PLACES, 3),
+            "grids of 1, 2; pass one",
+        ),
+        (
+            lambda: Chain(LocalBlend("ring"), LocalBlend("a")).bind(
+                [tokens("a ring")] * 2, PLACES, 3
+            ),
+            "at most one LocalBlend",
+        ),
+    ],
+)
 def test_what_cannot_be_blended_is_an_error_that_says_so(make, message):
     with pytest.raises(ValueError, match=message):
         make()
@@ -404,16 +655,28 @@ def test_what_cannot_be_blended_is_an_error_that_says_so(make, message):
 
 # ---------------------------------------------------------------- blending where the prompts disagree
 
+
 def disagreeing(blend, *parsed_scenes, source=None):
-    """A bound DiffBlend that was shown a source, and x_0_hat of it by source and target prompt, one pair for each noise."""
-    bound = Chain(Replace(shared_prompt_steps=0.0), blend).bind([tokens("a ring"), tokens("a star")], SITES, 3)
-    assert bound.needs_source and not Replace().bind([tokens("a ring"), tokens("a star")], SITES, 3).needs_source
-    bound.set_source(torch.zeros(1, 3, 16, 16) if source is None else source, lambda t, i: parsed_scenes[i])
+    """A bound DiffBlend that was shown a source, and x_0_hat of it by source and target prompt, one
+    pair for each noise.
+    """
+    bound = Chain(Replace(shared_prompt_steps=0.0), blend).bind(
+        [tokens("a ring"), tokens("a star")], SITES, 3
+    )
+    assert (
+        bound.needs_source
+        and not Replace().bind([tokens("a ring"), tokens("a star")], SITES, 3).needs_source
+    )
+    bound.set_source(
+        torch.zeros(1, 3, 16, 16) if source is None else source, lambda t, i: parsed_scenes[i]
+    )
     return bound
 
 
 def parsed(*places, by=1.0):
-    """What two prompts make of a source of 16 x 16 pixels: the second differs at these places, in one channel."""
+    """What two prompts make of a source of 16 x 16 pixels: the second differs at these places, in
+    one channel.
+    """
     x_0_hat = torch.zeros(2, 3, 16, 16)
     for y, x in places:
         x_0_hat[1, 1, y, x] = by
@@ -421,56 +684,119 @@ def parsed(*places, by=1.0):
 
 
 def changed(bound, t=1.0):
-    """Where a white target shows in a black source, as (top, bottom, left, right) of the places, and how many they are."""
-    y, x = torch.where(bound.after_denoising(torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)]), t)[1, 0] == 1)
-    return (y.min().item(), y.max().item(), x.min().item(), x.max().item(), len(y)) if len(y) else None
+    """Where a white target shows in a black source, as (top, bottom, left, right) of the places,
+    and how many they are.
+    """
+    y, x = torch.where(
+        bound.after_denoising(torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)]), t)[1, 0]
+        == 1
+    )
+    return (
+        (y.min().item(), y.max().item(), x.min().item(), x.max().item(), len(y)) if len(y) else None
+    )
 
 
 def test_the_target_changes_where_the_prompts_disagree_and_by_some_places_around():
     at_once = DiffEditMask(grow=1, noises=1)
-    assert changed(disagreeing(at_once, parsed((8, 8)))) == (6, 10, 6, 10, 25)           # smoothed by one place, grown by one
-    assert changed(disagreeing(DiffEditMask(grow=2, noises=1), parsed((8, 8)))) == (5, 11, 5, 11, 49)
-    assert changed(disagreeing(at_once, parsed((8, 5), (8, 11)))) == (6, 10, 3, 13, 55)  # the gap between is closed
+    # smoothed by one place, grown by one
+    assert changed(disagreeing(at_once, parsed((8, 8)))) == (6, 10, 6, 10, 25)
+    assert changed(disagreeing(DiffEditMask(grow=2, noises=1), parsed((8, 8)))) == (
+        5,
+        11,
+        5,
+        11,
+        49,
+    )
+    # the gap between is closed
+    assert changed(disagreeing(at_once, parsed((8, 5), (8, 11)))) == (6, 10, 3, 13, 55)
     weak = parsed((8, 8)) + parsed((2, 2), by=0.2)
-    assert changed(disagreeing(at_once, weak)) == (6, 10, 6, 10, 25)                      # too little beside the largest
-    assert changed(disagreeing(DiffEditMask(grow=1, noises=2), parsed((8, 8)), parsed((8, 8), (2, 2), by=0.6))) is not None
+    # too little beside the largest
+    assert changed(disagreeing(at_once, weak)) == (6, 10, 6, 10, 25)
+    assert (
+        changed(
+            disagreeing(
+                DiffEditMask(grow=1, noises=2), parsed((8, 8)), parsed((8, 8), (2, 2), by=0.6)
+            )
+        )
+        is not None
+    )
 
 
 def test_differences_are_means_over_noises():
-    bound = disagreeing(DiffEditMask(grow=0, noises=2, threshold=0.4), parsed((12, 12)) + parsed((4, 4), by=0.9), parsed((12, 12)) - parsed((4, 4), by=0.2))
-    assert changed(bound)[:4] == (3, 13, 3, 13)                               # 1 and (0.9 + 0.2) / 2
-    bound = disagreeing(DiffEditMask(grow=0, noises=2, threshold=0.4), parsed((12, 12)) + parsed((4, 4), by=0.5), parsed((12, 12)))
+    bound = disagreeing(
+        DiffEditMask(grow=0, noises=2, threshold=0.4),
+        parsed((12, 12)) + parsed((4, 4), by=0.9),
+        parsed((12, 12)) - parsed((4, 4), by=0.2),
+    )
+    assert changed(bound)[:4] == (3, 13, 3, 13)  # 1 and (0.9 + 0.2) / 2
+    bound = disagreeing(
+        DiffEditMask(grow=0, noises=2, threshold=0.4),
+        parsed((12, 12)) + parsed((4, 4), by=0.5),
+        parsed((12, 12)),
+    )
     assert changed(bound) == (11, 13, 11, 13, 9)
 
 
 def test_elsewhere_the_target_is_the_finished_source_in_its_window():
     source = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    bound = disagreeing(DiffEditMask(grow=0, noises=1, steps=(0.5, 1.0)), parsed((8, 8)), source=source)
+    bound = disagreeing(
+        DiffEditMask(grow=0, noises=1, steps=(0.5, 1.0)), parsed((8, 8)), source=source
+    )
     x_0_hat = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
     assert torch.equal(bound.after_denoising(x_0_hat, 0.8), x_0_hat)
     blended = bound.after_denoising(x_0_hat, 0.4)
     inside = torch.zeros(16, 16, dtype=torch.bool)
     inside[7:10, 7:10] = True
-    assert torch.equal(blended[0], x_0_hat[0]) and torch.equal(blended[1], torch.where(inside, x_0_hat[1], source[0]))
+    assert torch.equal(blended[0], x_0_hat[0]) and torch.equal(
+        blended[1], torch.where(inside, x_0_hat[1], source[0])
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"negative_prompt": "a blue ring"}])
-def test_with_a_diff_blend_the_source_is_generated_as_ever_and_most_of_the_target_is_its_own(exact_pipe, options):
+def test_with_a_diff_blend_the_source_is_generated_as_ever_and_most_of_the_target_is_its_own(
+    exact_pipe, options
+):
     source = generated(exact_pipe, [SOURCE], **options)[0]
-    edited = generated(exact_pipe, [SOURCE, TARGET], Chain(Replace(shared_prompt_steps=0.0), DiffEditMask(threshold=0.9, grow=0)), **options)
+    edited = generated(
+        exact_pipe,
+        [SOURCE, TARGET],
+        Chain(Replace(shared_prompt_steps=0.0), DiffEditMask(threshold=0.9, grow=0)),
+        **options,
+    )
     assert (edited[0] - source).abs().max() < 1e-9
     same = (edited[1] - edited[0]).abs().amax(0) < 1e-9
     assert 0.1 < same.double().mean() < 1
-    assert (generated(exact_pipe, [SOURCE, SOURCE], Chain(Refine(shared_prompt_steps=0.0), DiffEditMask()), **options)[1] - source).abs().max() < 1e-9
+    assert (
+        generated(
+            exact_pipe,
+            [SOURCE, SOURCE],
+            Chain(Refine(shared_prompt_steps=0.0), DiffEditMask()),
+            **options,
+        )[1]
+        - source
+    ).abs().max() < 1e-9
 
 
 def test_super_resolution_may_be_edited_with_a_diff_blend(tiny_pipe):
     options = {"edit_stages": ("sr_256",), "seed": 2} | QUIET
-    edited = tiny_pipe([SOURCE, TARGET], edit=Chain(Replace(shared_prompt_steps=0.0), DiffEditMask()), **options).images
+    edited = tiny_pipe(
+        [SOURCE, TARGET], edit=Chain(Replace(shared_prompt_steps=0.0), DiffEditMask()), **options
+    ).images
     assert edited[1].shape == (3, 256, 256) and torch.isfinite(edited[1]).all()
 
 
-@pytest.mark.parametrize("options", [{"threshold": 0.0}, {"threshold": 1.0}, {"at": 0.0}, {"at": 1.0}, {"noises": 0}, {"grow": -1}, {"steps": 1.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threshold": 0.0},
+        {"threshold": 1.0},
+        {"at": 0.0},
+        {"at": 1.0},
+        {"noises": 0},
+        {"grow": -1},
+        {"steps": 1.5},
+    ],
+)
 def test_a_diff_blend_out_of_range_is_an_error(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}.*expected"):
         DiffEditMask(**options)
@@ -478,4 +804,6 @@ def test_a_diff_blend_out_of_range_is_an_error(options):
 
 def test_two_blends_are_an_error():
     with pytest.raises(ValueError, match="at most one LocalBlend or DiffBlend"):
-        Chain(Replace(), LocalBlend("ring"), DiffEditMask()).bind([tokens("a ring"), tokens("a star")], SITES, 3)
+        Chain(Replace(), LocalBlend("ring"), DiffEditMask()).bind(
+            [tokens("a ring"), tokens("a star")], SITES, 3
+        )

@@ -1,4 +1,6 @@
-"""The benchmark's captions: they say what they are meant to, can be shown, and none is seen in training."""
+"""The benchmark's captions: they say what they are meant to, can be shown, and none is seen in
+training.
+"""
 
 import random
 from collections import Counter
@@ -8,22 +10,49 @@ import pytest
 from support.scenes import scene_of
 
 from imagen_mini.evaluation import scoring as evaluation
-from imagen_mini.evaluation.benchmark import CATEGORIES, ATTRIBUTES_OF_TWO, HELD_OUT_CATEGORIES, benchmark
-from imagen_mini.scenes.captions import HELD_OUT_PHRASES, PHRASES, RARE_WORDS, describe, parse_caption, training_caption, caption_from
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, held_out, random_scene, training_scene
+from imagen_mini.evaluation.benchmark import (
+    ATTRIBUTES_OF_TWO,
+    CATEGORIES,
+    HELD_OUT_CATEGORIES,
+    benchmark,
+)
+from imagen_mini.scenes.captions import (
+    HELD_OUT_PHRASES,
+    PHRASES,
+    RARE_WORDS,
+    caption_from,
+    describe,
+    parse_caption,
+    training_caption,
+)
 from imagen_mini.scenes.rewording import reword
+from imagen_mini.scenes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    held_out,
+    random_scene,
+    training_scene,
+)
 
 
 def test_the_benchmark_is_the_same_for_the_same_seed_and_another_for_another():
     assert benchmark(5, 1) == benchmark(5, 1)
-    assert benchmark(3, 1) == [p for p in benchmark(5, 1) if p[1] < 1003]      # more prompts do not change the first ones
+    # more prompts do not change the first ones
+    assert benchmark(3, 1) == [p for p in benchmark(5, 1) if p[1] < 1003]
     assert {c.text for _, _, c in benchmark(5, 1)} != {c.text for _, _, c in benchmark(5, 2)}
 
 
 def test_the_benchmark_has_n_of_each_category_asked_for():
-    assert Counter(c for c, _, _ in benchmark(4)) == {name: 4 for name in (*CATEGORIES, *HELD_OUT_CATEGORIES)}
+    assert Counter(c for c, _, _ in benchmark(4)) == {
+        name: 4 for name in (*CATEGORIES, *HELD_OUT_CATEGORIES)
+    }
     assert {c for c, _, _ in benchmark(2, categories=["binding"])} == {"binding"}
-    with pytest.raises(ValueError, match=r"unknown categories \['colours'\]; there are one object,"):
+    with pytest.raises(
+        ValueError, match=r"unknown categories \['colours'\]; there are one object,"
+    ):
         benchmark(2, categories=["colours"])
 
 
@@ -41,9 +70,16 @@ def test_prompts_of_the_distribution_can_be_shown_without_touching_what_is_held_
         scene_of(caption.description, random.Random(0), accept=lambda scene: not held_out(scene))
 
 
-@pytest.mark.parametrize("category, split", [
-    ("held-out color and shape", "color-shape"), ("held-out texture and shape", "texture-shape"), ("held-out relation", "relation"),
-    ("held-out count", "count"), ("conflicting", "conflict")])
+@pytest.mark.parametrize(
+    "category, split",
+    [
+        ("held-out color and shape", "color-shape"),
+        ("held-out texture and shape", "texture-shape"),
+        ("held-out relation", "relation"),
+        ("held-out count", "count"),
+        ("conflicting", "conflict"),
+    ],
+)
 def test_prompts_of_a_held_out_category_cannot_be_shown_without_touching_it(category, split):
     for _, _, caption in benchmark(20, categories=[category]):
         for seed in range(3):
@@ -52,7 +88,10 @@ def test_prompts_of_a_held_out_category_cannot_be_shown_without_touching_it(cate
 
 def test_prompts_of_the_held_out_phrases_use_words_that_training_captions_do_not():
     phrases = ("on the left side of", "on the right side of", "on top of", "beneath")
-    assert all(any(p in c.text for p in phrases) for _, _, c in benchmark(20, categories=["held-out phrase"]))
+    assert all(
+        any(p in c.text for p in phrases)
+        for _, _, c in benchmark(20, categories=["held-out phrase"])
+    )
     rng = random.Random(0)
     for _ in range(500):
         text = caption_from(describe(random_scene(rng), rng), rng).text
@@ -61,15 +100,20 @@ def test_prompts_of_the_held_out_phrases_use_words_that_training_captions_do_not
 
 def test_the_package_s_own_scenes_show_the_prompts_too():
     for category, seed, caption in benchmark(10):
-        assert caption.description.fits(evaluation.sample_scene_matching(caption.description, random.Random(seed))), category
-
+        assert caption.description.fits(
+            evaluation.sample_scene_matching(caption.description, random.Random(seed))
+        ), category
 
 
 # ---------------------------------------------------------------- categories of their own
 
+
 def test_the_committed_list_is_what_the_function_gives():
     lines = (Path(evaluation.__file__).parent / "benchmark.tsv").read_text().splitlines()
-    assert lines == ["category\tseed\tcaption", *(f"{category}\t{seed}\t{caption.text}" for category, seed, caption in benchmark(30))]
+    assert lines == [
+        "category\tseed\tcaption",
+        *(f"{category}\t{seed}\t{caption.text}" for category, seed, caption in benchmark(30)),
+    ]
 
 
 @pytest.mark.parametrize("k", range(1, 7))
@@ -78,54 +122,98 @@ def test_k_attributes_are_k_said_of_two_objects(k):
     for _, _, caption in benchmark(60, categories=[f"{k} attribute{'s' * (k > 1)}"]):
         d = caption.description
         assert len(d.objects) == 2 and d.objects[0].shape != d.objects[1].shape
-        said = [getattr(obj, name) for obj in d.objects for name in ("color", "size", "texture")] + [d.relation, d.background]
+        said = [
+            getattr(obj, name) for obj in d.objects for name in ("color", "size", "texture")
+        ] + [d.relation, d.background]
         assert sum(value is not None for value in said) == k
         ways.add(tuple(value is not None for value in said))
-    assert len(ways) == sum(1 for i in range(1, 16) if sum(n for j, n in enumerate(ATTRIBUTES_OF_TWO.values()) if i >> j & 1) == k)       # every way to say k
+    # every way to say k
+    assert len(ways) == sum(
+        1
+        for i in range(1, 16)
+        if sum(n for j, n in enumerate(ATTRIBUTES_OF_TWO.values()) if i >> j & 1) == k
+    )
 
 
-VOCABULARY = {*COLORS, *SHAPES, *SIZES, *TEXTURES, *BACKGROUNDS, *RARE_WORDS, *(w for p in (*PHRASES.values(), HELD_OUT_PHRASES.values()) for q in p for w in q.split()),
-              "a", "an", "and", "picture", "image", "of", "on", "background", ",", "but", "no", "without"}
+VOCABULARY = {
+    *COLORS,
+    *SHAPES,
+    *SIZES,
+    *TEXTURES,
+    *BACKGROUNDS,
+    *RARE_WORDS,
+    *(w for p in (*PHRASES.values(), HELD_OUT_PHRASES.values()) for q in p for w in q.split()),
+    "a",
+    "an",
+    "and",
+    "picture",
+    "image",
+    "of",
+    "on",
+    "background",
+    ",",
+    "but",
+    "no",
+    "without",
+}
 
 
 def test_a_misspelt_prompt_has_one_word_that_is_none_and_says_something():
     for _, _, caption in benchmark(60, categories=["misspellings"]):
         wrong = [w for w in caption.words if w.text not in VOCABULARY]
         assert len(wrong) == 1 and wrong[0].role in ("color", "size", "shape")
-        assert [caption.text[w.start:w.end] for w in caption.words] == [w.text for w in caption.words]
-        obj, = caption.description.objects
+        assert [caption.text[w.start : w.end] for w in caption.words] == [
+            w.text for w in caption.words
+        ]
+        (obj,) = caption.description.objects
         assert sorted({obj.shape, obj.color, obj.size} - {w.text for w in caption.words}) != []
 
 
 def test_prompts_of_rare_words_have_two_or_more_of_them_and_no_common_word_that_has_one():
     for _, _, caption in benchmark(60, categories=["rare words"]):
         words = [w.text for w in caption.words]
-        assert sum(w in RARE_WORDS for w in words) >= 2 and not set(words) & set(RARE_WORDS.values())
+        assert sum(w in RARE_WORDS for w in words) >= 2 and not set(words) & set(
+            RARE_WORDS.values()
+        )
 
 
 def test_what_a_negation_names_is_not_in_the_image():
     for _, _, caption in benchmark(60, categories=["negation"]):
-        obj, = caption.description.objects
+        (obj,) = caption.description.objects
         *_, color, shape = caption.text.split()
         assert color in COLORS and shape in SHAPES and (color != obj.color) and (shape != obj.shape)
-        assert parse_caption(caption.text).objects == (obj,) and any(w in ("no", "without") for w in caption.text.split())
+        assert parse_caption(caption.text).objects == (obj,) and any(
+            w in ("no", "without") for w in caption.text.split()
+        )
 
 
-@pytest.mark.parametrize("text", ["a red circle without a star on a white background", "a red circle on a white background and no star",
-                                  "on a white background , a red circle but no star"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a red circle without a star on a white background",
+        "a red circle on a white background and no star",
+        "on a white background , a red circle but no star",
+    ],
+)
 def test_a_negation_may_stand_before_or_after_a_background(text):
     d = parse_caption(text)
     assert [t.shape for t in d.objects] == ["circle"] and d.background == "white"
 
 
-@pytest.mark.parametrize("text", ["a red circle and no elephant", "a red circle without a", "no red circle"])
+@pytest.mark.parametrize(
+    "text", ["a red circle and no elephant", "a red circle without a", "no red circle"]
+)
 def test_a_negation_that_names_nothing_known_or_leaves_nothing_is_not_read(text):
     with pytest.raises(ValueError, match="cannot read|nothing to see"):
         parse_caption(text)
 
 
 def test_words_that_training_never_uses_are_in_no_training_caption():
-    seen = {word for i in range(2000) for word in training_caption(training_scene(0, i), 0, i).text.split()}
+    seen = {
+        word
+        for i in range(2000)
+        for word in training_caption(training_scene(0, i), 0, i).text.split()
+    }
     assert not seen & (set(RARE_WORDS) | {"no", "but", "without"})
 
 
@@ -135,5 +223,5 @@ def test_other_words_keep_their_places_their_objects_and_the_article():
     new = reword(caption, {at["red"]: "azure", at["orange"]: "rose"})
     assert "an azure circle" in new.text and "a rose square" in new.text
     assert [(w.objects, w.role) for w in new.words] == [(w.objects, w.role) for w in caption.words]
-    assert [new.text[w.start:w.end] for w in new.words] == [w.text for w in new.words]
+    assert [new.text[w.start : w.end] for w in new.words] == [w.text for w in new.words]
     assert new.description == caption.description

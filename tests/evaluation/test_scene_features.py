@@ -1,4 +1,6 @@
-"""Features of images: they hold what is in a scene, and distances by them tell sets of images apart."""
+"""Features of images: they hold what is in a scene, and distances by them tell sets of images
+apart.
+"""
 
 import json
 import random
@@ -8,29 +10,62 @@ import torch
 from PIL import Image
 
 from imagen_mini.evaluation import scene_features as module
-from imagen_mini.evaluation.metrics import frechet_distance, gaussian_statistics, precision_and_recall
-from imagen_mini.evaluation.scene_features import NUM_LABELS, SceneClassifier, WIDTH, scene_labels, features
+from imagen_mini.evaluation.metrics import (
+    frechet_distance,
+    gaussian_statistics,
+    precision_and_recall,
+)
+from imagen_mini.evaluation.scene_features import (
+    NUM_LABELS,
+    WIDTH,
+    SceneClassifier,
+    features,
+    scene_labels,
+)
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import SceneObject, Scene, random_scene, training_scene
+from imagen_mini.scenes.scene import Scene, SceneObject, random_scene, training_scene
 from sample import distribution_metrics as distances
 from train import scene_classifier as training
 
-SCENE = Scene((SceneObject(10, 50, "ring", "pink", "small", "striped"), SceneObject(40, 20, "circle", "red", "large", "solid")), "beige")
+SCENE = Scene(
+    (
+        SceneObject(10, 50, "ring", "pink", "small", "striped"),
+        SceneObject(40, 20, "circle", "red", "large", "solid"),
+    ),
+    "beige",
+)
 
 
 def test_facts_are_what_the_scene_holds():
     kinds = dict(zip(training.KINDS, scene_labels(SCENE).split(list(training.KINDS.values()))))
-    assert {name: int(x.sum()) for name, x in kinds.items()} == {"count": 1, "background": 1, "shapes": 2, "colors": 2, "sizes": 2, "textures": 2, "pairs": 2,
-                                                                 "places": 2}
-    assert kinds["count"][1] == 1 and kinds["background"][3] == 1 and kinds["textures"].tolist() == [1, 1, 0, 0]
+    assert {name: int(x.sum()) for name, x in kinds.items()} == {
+        "count": 1,
+        "background": 1,
+        "shapes": 2,
+        "colors": 2,
+        "sizes": 2,
+        "textures": 2,
+        "pairs": 2,
+        "places": 2,
+    }
+    assert (
+        kinds["count"][1] == 1
+        and kinds["background"][3] == 1
+        and kinds["textures"].tolist() == [1, 1, 0, 0]
+    )
     assert kinds["pairs"].view(8, 6)[7, 5] == kinds["pairs"].view(8, 6)[0, 0] == 1
     assert kinds["places"].view(4, 4).nonzero().tolist() == [[0, 3], [2, 1]]
-    assert not scene_labels(Scene(SCENE.objects * 2, "white"))[:training.KINDS["count"]][:3].any()
+    assert not scene_labels(Scene(SCENE.objects * 2, "white"))[: training.KINDS["count"]][:3].any()
 
 
 def test_the_shipped_features_know_what_is_in_a_image():
     told = training.accuracy(module.classifier(64), 128, "cpu")
-    assert told["background"] > 0.99 and told["count"] > 0.9 and told["colors"] > 0.9 and told["shapes"] > 0.7
+    assert (
+        told["background"] > 0.99
+        and told["count"] > 0.9
+        and told["colors"] > 0.9
+        and told["shapes"] > 0.7
+    )
 
 
 def test_the_shipped_features_are_frozen_and_do_not_depend_on_the_batch():
@@ -42,12 +77,25 @@ def test_the_shipped_features_are_frozen_and_do_not_depend_on_the_batch():
 
 
 def sets_of(n, change=lambda scenes: scenes, size=64, start=0):
-    return features(render(change([random_scene(random.Random(f"{start + i}")) for i in range(n)]), size))
+    return features(
+        render(change([random_scene(random.Random(f"{start + i}")) for i in range(n)]), size)
+    )
 
 
 def recolored(scenes):
     """The same, but every red thing is orange."""
-    return [Scene(tuple(SceneObject(o.y, o.x, o.shape, "orange" if o.color == "red" else o.color, o.size, o.texture) for o in s.objects), s.background) for s in scenes]
+    return [
+        Scene(
+            tuple(
+                SceneObject(
+                    o.y, o.x, o.shape, "orange" if o.color == "red" else o.color, o.size, o.texture
+                )
+                for o in s.objects
+            ),
+            s.background,
+        )
+        for s in scenes
+    ]
 
 
 def test_features_are_standardized_and_what_is_told_stays():
@@ -60,24 +108,47 @@ def test_features_are_standardized_and_what_is_told_stays():
         found = net.features(images)
     assert found.mean(0).abs().max() < 1e-3 and (found.std(0) - 1).abs().max() < 1e-3
     shipped = features(images)
-    assert shipped.mean(0).abs().max() < 0.3 and 0.8 < shipped.std(0).min() and shipped.std(0).max() < 1.25
+    assert (
+        shipped.mean(0).abs().max() < 0.3
+        and 0.8 < shipped.std(0).min()
+        and shipped.std(0).max() < 1.25
+    )
 
 
-@pytest.mark.parametrize("change", [recolored, lambda scenes: scenes[:20] * 15, lambda scenes: [Scene(s.objects[:1], s.background) for s in scenes]],
-                         ids=["no red", "few scenes", "one thing each"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        recolored,
+        lambda scenes: scenes[:20] * 15,
+        lambda scenes: [Scene(s.objects[:1], s.background) for s in scenes],
+    ],
+    ids=["no red", "few scenes", "one thing each"],
+)
 def test_the_distance_between_two_samples_of_the_world_is_far_smaller_than_to_another_world(change):
     true, again, other = sets_of(300), sets_of(300, start=1000), sets_of(300, change, start=2000)
-    by_chance, found = (frechet_distance(*gaussian_statistics(true), *gaussian_statistics(x)) for x in (again, other))
+    by_chance, found = (
+        frechet_distance(*gaussian_statistics(true), *gaussian_statistics(x))
+        for x in (again, other)
+    )
     assert found > 1.5 * by_chance
 
 
 def test_images_that_nobody_would_take_for_true_have_no_precision():
     true = sets_of(200)
-    noise = features(torch.randn(200, 3, 64, 64, generator=torch.Generator().manual_seed(0)).clamp(-1, 1))
-    assert precision_and_recall(true, noise)[0] < 0.05 < 0.7 < precision_and_recall(true, sets_of(200, start=1000))[0]
+    noise = features(
+        torch.randn(200, 3, 64, 64, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    )
+    assert (
+        precision_and_recall(true, noise)[0]
+        < 0.05
+        < 0.7
+        < precision_and_recall(true, sets_of(200, start=1000))[0]
+    )
 
 
-def test_images_of_another_size_and_a_missing_classifier_are_errors_that_say_what_to_do(monkeypatch, tmp_path):
+def test_images_of_another_size_and_a_missing_classifier_are_errors_that_say_what_to_do(
+    monkeypatch, tmp_path
+):
     with pytest.raises(ValueError, match=r"\[b, 3, 64, 64\]; got \[1, 3, 32, 32\]"):
         SceneClassifier(64).features(torch.zeros(1, 3, 32, 32))
     with pytest.raises(ValueError, match="multiple of 32"):
@@ -88,28 +159,56 @@ def test_images_of_another_size_and_a_missing_classifier_are_errors_that_say_wha
 
 def test_training_the_features_lowers_their_error_and_leaves_them_on_disk(tmp_path, capsys):
     out = tmp_path / "f.safetensors"
-    training.main(["--size", "64", "--steps", "40", "--batch", "16", "--out", str(out), "--device", "cpu"])
+    training.main(
+        ["--size", "64", "--steps", "40", "--batch", "16", "--out", str(out), "--device", "cpu"]
+    )
     assert "told rightly: count" in capsys.readouterr().out
     from safetensors.torch import load_file
+
     net, fresh = SceneClassifier(64), SceneClassifier(64)
     net.load_state_dict(load_file(out))
     images, truth = training.batch_of(64, "test", 0, 64, "cpu")
     assert truth.shape == (64, NUM_LABELS)
     with torch.no_grad():
-        trained, untrained = (torch.nn.functional.binary_cross_entropy_with_logits(n(images), truth) for n in (net, fresh))
+        trained, untrained = (
+            torch.nn.functional.binary_cross_entropy_with_logits(n(images), truth)
+            for n in (net, fresh)
+        )
     assert trained < 0.6 * untrained
 
 
 def test_the_distances_of_a_pipeline_are_measured_and_generated(tiny_pipe, tmp_path, capsys):
     tiny_pipe.save_pretrained(tmp_path / "pipe")
     own = tiny_pipe.stages["base"].config
-    distances.main(["--pipeline", str(tmp_path / "pipe"), "--n", "6", "--true", "12", "--scales", f"{own.guidance_scale}", "1", "--thresholds", "static", "dynamic",
-                    "--out", str(tmp_path / "out"), "--batch", "4"])
+    distances.main(
+        [
+            "--pipeline",
+            str(tmp_path / "pipe"),
+            "--n",
+            "6",
+            "--true",
+            "12",
+            "--scales",
+            f"{own.guidance_scale}",
+            "1",
+            "--thresholds",
+            "static",
+            "dynamic",
+            "--out",
+            str(tmp_path / "out"),
+            "--batch",
+            "4",
+        ]
+    )
     page = capsys.readouterr().out
     assert "true images of other scenes" in page and "by default" in page
     found = json.loads((tmp_path / "out" / "distances.json").read_text())
     alike = next(row for row in found["lines"][own.threshold] if row["w"] == own.guidance_scale)
-    assert own.guidance_interval is None and {"w": own.guidance_scale} | {k: v for k, v in found["own"].items() if k in alike} == alike
+    assert (
+        own.guidance_interval is None
+        and {"w": own.guidance_scale} | {k: v for k, v in found["own"].items() if k in alike}
+        == alike
+    )
     with Image.open(tmp_path / "out" / "distances.png") as image:
         assert image.width > 600
 

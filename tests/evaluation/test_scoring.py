@@ -1,11 +1,13 @@
-"""The score itself: images that are right by construction, images that are wrong in a known way, and captions read back."""
+"""The score itself: images that are right by construction, images that are wrong in a known way,
+and captions read back.
+"""
 
 import random
 from dataclasses import replace
 
 import pytest
 import torch
-from support.scenes import one, correct_images, scene_of
+from support.scenes import correct_images, one, scene_of
 
 from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
 from imagen_mini.evaluation.scoring import evaluate, table
@@ -15,8 +17,8 @@ from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import COLORS, Scene
 
-
 # ---------------------------------------------------------------- text alignment
+
 
 @pytest.mark.parametrize("size", [64, 256])
 def test_images_of_what_the_captions_say_are_all_correct(size):
@@ -29,11 +31,15 @@ def test_images_of_what_the_captions_say_are_all_correct(size):
 NOISE = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("image", [torch.ones(3, 64, 64), torch.zeros(3, 64, 64), NOISE], ids=["white", "gray", "noise"])
+@pytest.mark.parametrize(
+    "image", [torch.ones(3, 64, 64), torch.zeros(3, 64, 64), NOISE], ids=["white", "gray", "noise"]
+)
 def test_images_of_nothing_are_all_wrong(image):
     prompts = benchmark(3)
     rows = table(list(evaluate(lambda texts, seeds: image.expand(len(texts), -1, -1, -1), prompts)))
-    assert all(row["accuracy"] == 0 and row["right"] == 0 and row["n"] == 3 for row in rows.values())
+    assert all(
+        row["accuracy"] == 0 and row["right"] == 0 and row["n"] == 3 for row in rows.values()
+    )
 
 
 def test_a_planted_tenth_of_swapped_colors_is_found_as_a_tenth():
@@ -46,7 +52,7 @@ def test_a_planted_tenth_of_swapped_colors_is_found_as_a_tenth():
         for i, (text, seed) in enumerate(zip(texts, seeds)):
             if seed % 10 == 3:
                 scene = scene_of(parse_caption(text), random.Random(0))
-                o, = scene.objects
+                (o,) = scene.objects
                 other = others[(others.index(o.color) + 1) % len(others)]
                 images[i] = render(replace(scene, objects=(replace(o, color=other),)), 64)[0]
         return images
@@ -56,24 +62,46 @@ def test_a_planted_tenth_of_swapped_colors_is_found_as_a_tenth():
     assert row["low"] < 0.9 < row["high"]
 
 
-@pytest.mark.parametrize("caption, right", [
-    ("a red circle", True), ("a large solid red circle on a white background", True), ("a circle", True), ("a crimson disc", True),
-    ("a blue circle", False), ("a red ring", False), ("a small red circle", False), ("a striped red circle", False),
-    ("a red circle on a black background", False), ("two red circles", False), ("a red circle and a blue star", False)])
+@pytest.mark.parametrize(
+    "caption, right",
+    [
+        ("a red circle", True),
+        ("a large solid red circle on a white background", True),
+        ("a circle", True),
+        ("a crimson disc", True),
+        ("a blue circle", False),
+        ("a red ring", False),
+        ("a small red circle", False),
+        ("a striped red circle", False),
+        ("a red circle on a black background", False),
+        ("two red circles", False),
+        ("a red circle and a blue star", False),
+    ],
+)
 def test_a_image_is_correct_if_it_shows_what_is_said_and_nothing_else(caption, right):
-    parsed, = parse_image(render(Scene((one(),), "white"), 256))
+    (parsed,) = parse_image(render(Scene((one(),), "white"), 256))
     assert parse_caption(caption).fits(parsed.scene) == right
 
 
-@pytest.mark.parametrize("caption, right", [
-    ("a red circle to the left of a blue star", True), ("a blue star to the right of a red circle", True),
-    ("a red circle and a blue star", True),
-    ("a blue star and a red circle", True), ("a circle on the left side of a star", True),
-    ("a red circle to the right of a blue star", False), ("a red circle above a blue star", False),
-    ("a blue star to the left of a red circle", False),
-    ("a blue circle to the left of a red star", False), ("a red circle", False)])
+@pytest.mark.parametrize(
+    "caption, right",
+    [
+        ("a red circle to the left of a blue star", True),
+        ("a blue star to the right of a red circle", True),
+        ("a red circle and a blue star", True),
+        ("a blue star and a red circle", True),
+        ("a circle on the left side of a star", True),
+        ("a red circle to the right of a blue star", False),
+        ("a red circle above a blue star", False),
+        ("a blue star to the left of a red circle", False),
+        ("a blue circle to the left of a red star", False),
+        ("a red circle", False),
+    ],
+)
 def test_a_relation_is_correct_in_its_order_only(caption, right):
-    parsed, = parse_image(render(Scene((one(), one("star", "blue", "small", x=48, y=30)), "gray"), 64))
+    (parsed,) = parse_image(
+        render(Scene((one(), one("star", "blue", "small", x=48, y=30)), "gray"), 64)
+    )
     assert parse_caption(caption).fits(parsed.scene) == right
 
 
@@ -83,8 +111,17 @@ def test_a_image_that_cannot_be_read_is_wrong():
 
 # ---------------------------------------------------------------- intervals
 
-@pytest.mark.parametrize("successes, n, low, high", [
-    (0, 10, 0.0, 0.2775), (8, 10, 0.4902, 0.9433), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962), (95, 100, 0.8882, 0.9785)])
+
+@pytest.mark.parametrize(
+    "successes, n, low, high",
+    [
+        (0, 10, 0.0, 0.2775),
+        (8, 10, 0.4902, 0.9433),
+        (10, 10, 0.7225, 1.0),
+        (50, 100, 0.4038, 0.5962),
+        (95, 100, 0.8882, 0.9785),
+    ],
+)
 def test_the_interval_is_wilson_s(successes, n, low, high):
     assert wilson_interval(successes, n) == pytest.approx((low, high), abs=1e-4)
 
@@ -95,5 +132,6 @@ def test_of_nothing_the_interval_is_everything():
 
 def test_the_interval_solves_the_equation_that_defines_it():
     for successes, n in ((3, 20), (17, 40)):
-        for p in wilson_interval(successes, n):        # p is as far from the observed share as 1.96 of its own deviations
+        # p is as far from the observed share as 1.96 of its own deviations
+        for p in wilson_interval(successes, n):
             assert abs(successes / n - p) == pytest.approx(1.96 * (p * (1 - p) / n) ** 0.5)

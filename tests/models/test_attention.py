@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 import imagen_mini.models.attention
-from imagen_mini.models.attention import Attention, fused_attention, attention_probs
-from imagen_mini.models.control import AttentionSite, AttentionControl
+from imagen_mini.models.attention import Attention, attention_probs, fused_attention
+from imagen_mini.models.control import AttentionControl, AttentionSite
 
 KINDS = ("self", "cross", "hybrid")
-WIDTH = 24                                             # of the text, in these tests
+WIDTH = 24  # of the text, in these tests
 
 
 class Look(AttentionControl):
@@ -39,6 +39,7 @@ class Blind(Look):
 def no_probs(monkeypatch):
     def refuse(*_):
         raise AssertionError("the explicit probabilities were computed")
+
     monkeypatch.setattr(imagen_mini.models.attention, "attention_probs", refuse)
 
 
@@ -61,7 +62,9 @@ def text(random_text):
 
 def qkv(dtype=torch.float64, keys=7):
     g = torch.Generator().manual_seed(3)
-    return [torch.randn(2, 3, n, 8, generator=g, dtype=dtype).requires_grad_() for n in (5, keys, keys)]
+    return [
+        torch.randn(2, 3, n, 8, generator=g, dtype=dtype).requires_grad_() for n in (5, keys, keys)
+    ]
 
 
 MASK = (torch.arange(7) < torch.tensor([7, 3])[:, None])[:, None, None, :]
@@ -69,15 +72,25 @@ MASK = (torch.arange(7) < torch.tensor([7, 3])[:, None])[:, None, None, :]
 
 # ---------------------------------------------------------------- the same numbers, three ways
 
+
 @pytest.mark.parametrize("mask", [None, MASK], ids=["all keys", "masked"])
 def test_the_explicit_probabilities_attend_and_torch_s_own_agree_in_values_and_gradients(mask):
     def results(function):
         q, k, v = qkv()
         out = function(q, k, v)
-        return [out, *torch.autograd.grad((out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)).sum(), (q, k, v))]
+        return [
+            out,
+            *torch.autograd.grad(
+                (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)).sum(),
+                (q, k, v),
+            ),
+        ]
 
     truth = results(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
-    for function in (lambda q, k, v: attention_probs(q, k, mask) @ v, lambda q, k, v: fused_attention(q, k, v, mask)):
+    for function in (
+        lambda q, k, v: attention_probs(q, k, mask) @ v,
+        lambda q, k, v: fused_attention(q, k, v, mask),
+    ):
         for got, expected in zip(results(function), truth):
             assert torch.allclose(got, expected, rtol=0, atol=1e-12)
 
@@ -114,6 +127,7 @@ def test_the_explicit_probabilities_of_low_precision_are_taken_in_float32():
 
 # ---------------------------------------------------------------- probabilities and masks
 
+
 def test_the_probabilities_are_the_softmax_of_the_scaled_scores_and_masked_columns_are_exactly_zero():
     q, k, _ = qkv()
     probs = attention_probs(q, k, MASK)
@@ -123,23 +137,31 @@ def test_the_probabilities_are_the_softmax_of_the_scaled_scores_and_masked_colum
     assert torch.allclose(probs[0, 0, 0], by_hand / by_hand.sum())
 
 
-@pytest.mark.parametrize("kind, columns, n_text", [("self", 16, 0), ("cross", 6, 6), ("hybrid", 22, 6)])
-def test_a_control_is_told_how_many_leading_columns_are_words(kind, columns, n_text, x, random_text):
+@pytest.mark.parametrize(
+    "kind, columns, n_text", [("self", 16, 0), ("cross", 6, 6), ("hybrid", 22, 6)]
+)
+def test_a_control_is_told_how_many_leading_columns_are_words(
+    kind, columns, n_text, x, random_text
+):
     text = random_text([5, 2], WIDTH, n=6)
     look = Look()
     layer_of(kind)(x, text, look)
-    (_, probs, told), = look.seen
+    ((_, probs, told),) = look.seen
     assert probs.shape == (2, 2, 16, columns) and told == n_text
     assert torch.allclose(probs.sum(-1), torch.ones(2, 2, 16), atol=1e-6)
     empty = ~text.mask if n_text else text.mask[:, :0]
     assert (probs[:, :, :, :n_text].amax((1, 2))[empty] == 0).all()
-    assert (probs[:, :, :, n_text:] > 0).all()         # pixels are never masked
+    assert (probs[:, :, :, n_text:] > 0).all()  # pixels are never masked
 
 
 @pytest.mark.parametrize("kind", ["cross", "hybrid"])
 @pytest.mark.parametrize("grad", [True, False])
 def test_padding_does_not_change_the_result_whatever_stands_in_it(kind, grad, x, random_text):
-    layer, short, padded = layer_of(kind), random_text([5, 2], WIDTH), random_text([5, 2], WIDTH, n=9)
+    layer, short, padded = (
+        layer_of(kind),
+        random_text([5, 2], WIDTH),
+        random_text([5, 2], WIDTH, n=9),
+    )
     padded.emb[:, :5] = short.emb
     padded.emb[~padded.mask] = 7.0
     with torch.set_grad_enabled(grad):
@@ -148,10 +170,15 @@ def test_padding_does_not_change_the_result_whatever_stands_in_it(kind, grad, x,
 
 def test_text_that_is_there_does_change_the_result(x, random_text):
     layer = layer_of("cross")
-    assert not torch.allclose(layer(x, random_text([5, 2], WIDTH)), layer(x, random_text([5, 2], WIDTH, seed=1)), atol=1e-3)
+    assert not torch.allclose(
+        layer(x, random_text([5, 2], WIDTH)),
+        layer(x, random_text([5, 2], WIDTH, seed=1)),
+        atol=1e-3,
+    )
 
 
 # ---------------------------------------------------------------- the control hook
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_control_that_changes_the_probabilities_changes_the_result(kind, x, text):
@@ -160,7 +187,9 @@ def test_a_control_that_changes_the_probabilities_changes_the_result(kind, x, te
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_a_control_or_with_one_that_does_not_ask_no_probabilities_are_computed(kind, x, text, no_probs):
+def test_without_a_control_or_with_one_that_does_not_ask_no_probabilities_are_computed(
+    kind, x, text, no_probs
+):
     layer = layer_of(kind)
     layer(x, text)
     layer(x, text, AttentionControl())
@@ -173,11 +202,11 @@ def test_without_a_control_or_with_one_that_does_not_ask_no_probabilities_are_co
 def test_a_control_that_changes_keys_and_values_stays_on_the_fast_path(x, text, no_probs):
     class Swap(AttentionControl):
         def qkv(self, site, q, k, v):
-            return q, k.flip(2), v.flip(2)             # the order of the keys is of no importance ...
+            return q, k.flip(2), v.flip(2)  # the order of the keys is of no importance ...
 
     class SwapKeys(AttentionControl):
         def qkv(self, site, q, k, v):
-            return q, k.flip(2), v                     # ... as long as the values follow
+            return q, k.flip(2), v  # ... as long as the values follow
 
     layer = layer_of("self")
     assert torch.allclose(layer(x, text, Swap()), layer(x, text), atol=1e-5)

@@ -6,15 +6,27 @@ import pytest
 import torch
 
 from imagen_mini.models.attention import Attention
-from imagen_mini.models.control import AttentionSite, AttentionControl
+from imagen_mini.models.control import AttentionControl, AttentionSite
 from imagen_mini.models.layers import TextRefinerBlock, layer_norm, positional_encoding_2d
-from imagen_mini.text.encoder import concatenate
 from imagen_mini.models.unet import UNet, UNetConfig
+from imagen_mini.text.encoder import concatenate
 
-BASE = UNetConfig(image_size=16, patch=2, channels=(32, 64), blocks=(1, 2), attention=("cross", "self+cross"), emb_dim=32, text_width=32)
-SR = replace(BASE, image_size=32, low_res_size=16, patch=4, skip="sum", skip_scale=0.5 ** 0.5)
+BASE = UNetConfig(
+    image_size=16,
+    patch=2,
+    channels=(32, 64),
+    blocks=(1, 2),
+    attention=("cross", "self+cross"),
+    emb_dim=32,
+    text_width=32,
+)
+SR = replace(BASE, image_size=32, low_res_size=16, patch=4, skip="sum", skip_scale=0.5**0.5)
 EACH = replace(BASE, mid_blocks=3, attention_every_block=True)
-CONFIGS = pytest.mark.parametrize("config", [BASE, SR, replace(BASE, attention=("", "hybrid")), EACH], ids=["base", "sr", "hybrid", "attention after each block"])
+CONFIGS = pytest.mark.parametrize(
+    "config",
+    [BASE, SR, replace(BASE, attention=("", "hybrid")), EACH],
+    ids=["base", "sr", "hybrid", "attention after each block"],
+)
 
 
 @pytest.fixture
@@ -25,7 +37,11 @@ def text(random_text):
 def inputs_for(config, text):
     """Everything that a U-Net of this configuration takes, for two images."""
     g = torch.Generator().manual_seed(0)
-    out = {"x_t": torch.randn(2, 3, config.image_size, config.image_size, generator=g), "log_snr": torch.tensor([-1.0, 2.0]), "text": text}
+    out = {
+        "x_t": torch.randn(2, 3, config.image_size, config.image_size, generator=g),
+        "log_snr": torch.tensor([-1.0, 2.0]),
+        "text": text,
+    }
     if config.low_res_size is not None:
         out["low_res"] = torch.randn(2, 3, config.low_res_size, config.low_res_size, generator=g)
         out["aug_level"] = torch.tensor([0.1, 0.4])
@@ -37,6 +53,7 @@ def net_of(randomize_zero_init):
     def net_of(config):
         torch.manual_seed(0)
         return randomize_zero_init(UNet(config))
+
     return net_of
 
 
@@ -72,11 +89,17 @@ def test_frozen_parts_leave_the_gradients_of_the_others_as_they_were(precision, 
         return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
 
     everything = gradients("nothing")
-    for frozen in ("stem", "down", "text_layers", "mid", "up"):          # of the stem, torch's GroupNorm alone would end the process
+    # of the stem, torch's GroupNorm alone would end the process
+    for frozen in ("stem", "down", "text_layers", "mid", "up"):
         others = gradients(frozen)
         assert set(others) == {name for name in everything if not name.startswith(frozen)}
         for name, gradient in others.items():
-            assert torch.allclose(gradient, everything[name], rtol=0.02, atol=0.02 * float(everything[name].abs().max())), (frozen, name)
+            assert torch.allclose(
+                gradient,
+                everything[name],
+                rtol=0.02,
+                atol=0.02 * float(everything[name].abs().max()),
+            ), (frozen, name)
 
 
 @CONFIGS
@@ -93,7 +116,7 @@ def test_a_image_depends_on_nothing_else_in_the_batch(config, net_of, text):
     net, inputs = net_of(config), inputs_for(config, text)
     together = net(**inputs)
     for i in range(2):
-        alone = net(**{name: value[i:i + 1] for name, value in inputs.items()})
+        alone = net(**{name: value[i : i + 1] for name, value in inputs.items()})
         assert torch.allclose(alone[0], together[i], rtol=0, atol=1e-4)
 
 
@@ -102,7 +125,9 @@ def test_text_that_was_read_before_gives_what_text_gives(config, net_of, text):
     net, inputs = net_of(config), inputs_for(config, text)
     read = net.read(text)
     assert torch.equal(net(**inputs | {"text": read}), net(**inputs))
-    assert {name for name in read.kv} == {site.name for site in net.sites if site.kind != "self"} and read.pooled.shape == (2, config.emb_dim)
+    assert {name for name in read.kv} == {
+        site.name for site in net.sites if site.kind != "self"
+    } and read.pooled.shape == (2, config.emb_dim)
 
 
 @CONFIGS
@@ -116,12 +141,22 @@ def test_padding_of_the_text_does_not_change_the_output(config, net_of, text, ra
 @CONFIGS
 def test_attention_sites_have_unique_names_and_say_where_they_stand(config, net_of):
     sites = net_of(config).sites
-    rounds = [*config.blocks * 2, config.mid_blocks] if config.attention_every_block else [1] * (2 * len(config.blocks) + 1)
-    kinds = [len([k for k in level.split("+") if k]) for level in (*config.attention * 2, config.attention[-1])]
+    rounds = (
+        [*config.blocks * 2, config.mid_blocks]
+        if config.attention_every_block
+        else [1] * (2 * len(config.blocks) + 1)
+    )
+    kinds = [
+        len([k for k in level.split("+") if k])
+        for level in (*config.attention * 2, config.attention[-1])
+    ]
     assert len(sites) == len({s.name for s in sites}) == sum(n * k for n, k in zip(rounds, kinds))
     for site in sites:
         assert site.name.startswith(site.place) and site.name.endswith(site.kind)
-        assert site.size == config.grids[-1 if site.place == "mid" else int(site.name[len(site.place)])]
+        assert (
+            site.size
+            == config.grids[-1 if site.place == "mid" else int(site.name[len(site.place)])]
+        )
 
 
 def test_attention_after_each_block_comes_before_the_next_block(net_of, text):
@@ -130,7 +165,17 @@ def test_attention_after_each_block_comes_before_the_next_block(net_of, text):
         if name.rpartition(".")[0] in ("blocks", "attention", *(f"between.{i}" for i in range(2))):
             module.register_forward_hook(lambda m, i, out, name=name: order.append(name))
     net(**inputs_for(EACH, text))
-    assert order == ["blocks.0", "between.0.0", "between.0.1", "blocks.1", "between.1.0", "between.1.1", "blocks.2", "attention.0", "attention.1"]
+    assert order == [
+        "blocks.0",
+        "between.0.0",
+        "between.0.1",
+        "blocks.1",
+        "between.1.0",
+        "between.1.1",
+        "blocks.2",
+        "attention.0",
+        "attention.1",
+    ]
 
 
 def test_a_control_reaches_every_site_once_in_the_order_of_the_sites(net_of, text):
@@ -139,7 +184,7 @@ def test_a_control_reaches_every_site_once_in_the_order_of_the_sites(net_of, tex
             self.met = []
 
         def qkv(self, site, q, k, v):
-            assert q.shape[2] == site.size ** 2
+            assert q.shape[2] == site.size**2
             self.met.append(site.name)
             return q, k, v
 
@@ -149,8 +194,13 @@ def test_a_control_reaches_every_site_once_in_the_order_of_the_sites(net_of, tex
 
 
 def test_the_pooled_text_can_be_left_out_for_single_images(net_of, text, random_text):
-    config = replace(BASE, attention=("", ""))         # so that the text comes in by its pooled vector alone
-    net, inputs, other = net_of(config), inputs_for(config, text), random_text([4, 2], width=32, seed=9)
+    # so that the text comes in by its pooled vector alone
+    config = replace(BASE, attention=("", ""))
+    net, inputs, other = (
+        net_of(config),
+        inputs_for(config, text),
+        random_text([4, 2], width=32, seed=9),
+    )
     outs = [net(**inputs | {"text": t}, use_pooled=torch.tensor([1.0, 0.0])) for t in (text, other)]
     assert (outs[0][0] - outs[1][0]).abs().max() > 1e-4
     assert torch.equal(outs[0][1], outs[1][1])
@@ -170,23 +220,42 @@ def test_attention_to_words_can_follow_the_place_of_a_pixel(text):
     torch.manual_seed(0)
     layer = Attention(AttentionSite("a", "mid", "cross", 4), 32, 32)
     out = layer(torch.zeros(2, 32, 4, 4), text).flatten(2)
-    assert torch.cdist(out[0].T, out[0].T).add(9 * torch.eye(16)).min() > 1e-4     # equal pixels, and yet no two get the same
+    # equal pixels, and yet no two get the same
+    assert torch.cdist(out[0].T, out[0].T).add(9 * torch.eye(16)).min() > 1e-4
 
 
-def test_a_text_layer_tells_the_order_of_words_and_reads_no_padding(randomize_zero_init, random_text):
+def test_a_text_layer_tells_the_order_of_words_and_reads_no_padding(
+    randomize_zero_init, random_text
+):
     torch.manual_seed(0)
     layer, text = randomize_zero_init(TextRefinerBlock(32)), random_text([5], width=32)
     there, back = layer(text.emb, text.mask), layer(text.emb.flip(1), text.mask).flip(1)
     assert (there - back).abs().max() > 1e-3
     padded = random_text([5], width=32, n=9)
-    assert torch.allclose(layer(padded.emb + 7 * ~padded.mask[..., None], padded.mask)[:, :5], layer(padded.emb[:, :5], padded.mask[:, :5]), atol=1e-5)
+    assert torch.allclose(
+        layer(padded.emb + 7 * ~padded.mask[..., None], padded.mask)[:, :5],
+        layer(padded.emb[:, :5], padded.mask[:, :5]),
+        atol=1e-5,
+    )
 
 
-@pytest.mark.parametrize("config", [BASE, SR], ids=["base", "sr"])       # in hybrid attention the number of words counts
-def test_the_unconditional_prediction_is_the_same_whatever_the_prompt_was(config, net_of, random_text):
-    net, long, short = net_of(config), random_text([12, 12], width=32), random_text([1, 3], width=32)
+# in hybrid attention the number of words counts
+@pytest.mark.parametrize("config", [BASE, SR], ids=["base", "sr"])
+def test_the_unconditional_prediction_is_the_same_whatever_the_prompt_was(
+    config, net_of, random_text
+):
+    net, long, short = (
+        net_of(config),
+        random_text([12, 12], width=32),
+        random_text([1, 3], width=32),
+    )
     inputs = inputs_for(config, long)
-    assert torch.allclose(net(**inputs | {"text": long.null()}), net(**inputs | {"text": short.null()}), rtol=0, atol=1e-5)
+    assert torch.allclose(
+        net(**inputs | {"text": long.null()}),
+        net(**inputs | {"text": short.null()}),
+        rtol=0,
+        atol=1e-5,
+    )
 
 
 def test_pure_noise_of_a_schedule_without_signal_at_its_end_gives_a_finite_prediction(net_of, text):
@@ -204,28 +273,44 @@ def test_both_kinds_of_skip_connection_carry_the_down_blocks_output(skip, net_of
     net.upsample[1].register_forward_hook(lambda m, i, out: seen.update(below=out))
     net(**inputs)
     down, below = seen["down"], seen["below"]
-    expected = torch.cat([below, down], 1) if skip == "concat" else (below + down) / 2 ** 0.5
+    expected = torch.cat([below, down], 1) if skip == "concat" else (below + down) / 2**0.5
     assert torch.allclose(seen["up"], expected)
 
 
 # ---------------------------------------------------------------- errors
 
-@pytest.mark.parametrize("change, message", [
-    ({"blocks": (1,)}, "one value a level; got 2, 1 and 2"),
-    ({"image_size": 18}, "image_size 18 is no multiple of 4"),
-    ({"channels": (32, 48)}, r"channels \[48\].*head_dim 32"),
-    ({"attention": ("", "self+crossed")}, "'crossed'"),
-    ({"text_width": 48}, "text_width 48 is no multiple of head_dim 32"),
-    ({"skip": "add"}, "'add'; expected 'concat' or 'sum'"),
-])
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"blocks": (1,)}, "one value a level; got 2, 1 and 2"),
+        ({"image_size": 18}, "image_size 18 is no multiple of 4"),
+        ({"channels": (32, 48)}, r"channels \[48\].*head_dim 32"),
+        ({"attention": ("", "self+crossed")}, "'crossed'"),
+        ({"text_width": 48}, "text_width 48 is no multiple of head_dim 32"),
+        ({"skip": "add"}, "'add'; expected 'concat' or 'sum'"),
+    ],
+)
 def test_a_configuration_that_cannot_be_built_is_an_error_that_names_the_value(change, message):
     with pytest.raises(ValueError, match=message):
         replace(BASE, **change)
 
 
-@pytest.mark.parametrize("change", [{"patch": 0}, {"head_dim": 0}, {"channels": (), "blocks": (), "attention": ()}, {"emb_dim": -1},
-                                    {"image_size": 0}, {"blocks": (1, 0)}, {"text_width": 0}, {"low_res_size": 0}, {"mid_blocks": -1},
-                                    {"text_layers": -1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"patch": 0},
+        {"head_dim": 0},
+        {"channels": (), "blocks": (), "attention": ()},
+        {"emb_dim": -1},
+        {"image_size": 0},
+        {"blocks": (1, 0)},
+        {"text_width": 0},
+        {"low_res_size": 0},
+        {"mid_blocks": -1},
+        {"text_layers": -1},
+    ],
+)
 def test_a_size_that_is_no_positive_number_is_a_value_error(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(BASE, **change)
@@ -246,7 +331,8 @@ def test_text_of_another_width_or_number_is_an_error(lengths, width, random_text
 @pytest.mark.parametrize("given", [("low_res",), ("aug_level",), (), ("low_res", "aug_level")])
 def test_low_res_and_aug_level_belong_together_and_to_super_resolution_only(config, given, text):
     inputs = {k: v for k, v in inputs_for(SR, text).items() if k in given} | {
-        k: v for k, v in inputs_for(config, text).items() if k in ("x_t", "log_snr", "text")}
+        k: v for k, v in inputs_for(config, text).items() if k in ("x_t", "log_snr", "text")
+    }
     if len(given) == (0 if config is BASE else 2):
         UNet(config)(**inputs)
     else:
@@ -261,11 +347,20 @@ def test_a_low_resolution_image_of_another_size_is_an_error(text):
 
 
 def test_layer_norm_in_single_operations_is_torchs():
-    x, weight = torch.randn(3, 5, 16, dtype=torch.float64, requires_grad=True), torch.randn(16, dtype=torch.float64, requires_grad=True)
-    ours, theirs = layer_norm(x, weight, 1e-5), torch.nn.functional.layer_norm(x, (16,), weight, None, 1e-5)
+    x, weight = (
+        torch.randn(3, 5, 16, dtype=torch.float64, requires_grad=True),
+        torch.randn(16, dtype=torch.float64, requires_grad=True),
+    )
+    ours, theirs = (
+        layer_norm(x, weight, 1e-5),
+        torch.nn.functional.layer_norm(x, (16,), weight, None, 1e-5),
+    )
     assert torch.allclose(ours, theirs, atol=1e-12)
     out = torch.randn_like(ours)
-    for a, b in zip(torch.autograd.grad((ours * out).sum(), (x, weight)), torch.autograd.grad((theirs * out).sum(), (x, weight))):
+    for a, b in zip(
+        torch.autograd.grad((ours * out).sum(), (x, weight)),
+        torch.autograd.grad((theirs * out).sum(), (x, weight)),
+    ):
         assert torch.allclose(a, b, atol=1e-10)
     half = layer_norm(x.detach().bfloat16(), weight.detach().float(), 1e-5)
     assert half.dtype == torch.bfloat16 and (half - theirs).abs().max() < 0.05

@@ -8,17 +8,28 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.training.config import TrainConfig
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.base import Alternatives
 from imagen_mini.data.synthetic import SceneDataset
-from imagen_mini.diffusion.gaussian import two_candidate_posterior_mean, q_sample
+from imagen_mini.diffusion.gaussian import q_sample, two_candidate_posterior_mean
 from imagen_mini.scenes.captions import parse_caption, training_caption
+from imagen_mini.scenes.equivalents import (
+    find_equivalent,
+    is_free,
+    move_object,
+    recolor_object,
+    sides,
+    swap_objects,
+)
 from imagen_mini.scenes.render import render_packed
-from imagen_mini.scenes.scene import COLORS, SIZES, SceneObject, Scene, held_out, training_scene
-from imagen_mini.scenes.equivalents import swap_objects, is_free, move_object, recolor_object, retexture_object, sides, find_equivalent
-from imagen_mini.training.batches import equivalent_mix_weights, mix_alternatives, draw_step_variables
+from imagen_mini.scenes.scene import COLORS, SIZES, Scene, SceneObject, held_out, training_scene
+from imagen_mini.training.batches import (
+    draw_step_variables,
+    equivalent_mix_weights,
+    mix_alternatives,
+)
+from imagen_mini.training.config import TrainConfig
 
 CIRCLE = SceneObject(x=16, y=30, shape="circle", color="red", size="small", texture="solid")
 SQUARE = SceneObject(x=46, y=34, shape="square", color="blue", size="large", texture="dotted")
@@ -27,33 +38,54 @@ PAIR = Scene((CIRCLE, SQUARE), "white")
 
 def twins(scene, caption, n=40):
     """The different ones of n."""
-    return {found.scene for seed in range(n) if (found := find_equivalent(scene, parse_caption(caption), random.Random(seed))) is not None}
+    return {
+        found.scene
+        for seed in range(n)
+        if (found := find_equivalent(scene, parse_caption(caption), random.Random(seed)))
+        is not None
+    }
 
 
 def ways(scene, other):
     """What became of the scene: things exchanged, moved or recolored."""
+
     def all_of(of, *names):
         return sorted(tuple(getattr(o, name) for name in names) for o in of.objects)
 
     if all_of(scene, "x", "y") != all_of(other, "x", "y"):
-        return "moved" if all_of(scene, "shape", "color") == all_of(other, "shape", "color") else "?"
+        return (
+            "moved" if all_of(scene, "shape", "color") == all_of(other, "shape", "color") else "?"
+        )
     return "exchanged" if all_of(scene, "color") == all_of(other, "color") else "recolored"
 
 
 # ---------------------------------------------------------------- the three ways
 
+
 def test_objects_are_exchanged_and_sizes_and_colours_stay_with_the_place_or_go_along():
     seen = {found.scene for seed in range(40) for found in swap_objects(PAIR, random.Random(seed))}
-    assert seen == {Scene((replace(CIRCLE, x=46, y=34, size=size, color=color), replace(SQUARE, x=16, y=30, size=other_size, color=other_color)), "white")
-                    for size, other_size in (("small", "large"), ("large", "small")) for color, other_color in (("red", "blue"), ("blue", "red"))}
+    assert seen == {
+        Scene(
+            (
+                replace(CIRCLE, x=46, y=34, size=size, color=color),
+                replace(SQUARE, x=16, y=30, size=other_size, color=other_color),
+            ),
+            "white",
+        )
+        for size, other_size in (("small", "large"), ("large", "small"))
+        for color, other_color in (("red", "blue"), ("blue", "red"))
+    }
 
 
 def test_a_object_is_moved_clear_of_its_first_place_and_of_all_others():
     for seed in range(50):
         for found in move_object(PAIR, random.Random(seed)):
-            old, = set(PAIR.objects) - set(found.scene.objects)
-            new, = set(found.scene.objects) - set(PAIR.objects)
-            assert found.places == ((old.x, old.y), (new.x, new.y)) and replace(new, x=old.x, y=old.y) == old
+            (old,) = set(PAIR.objects) - set(found.scene.objects)
+            (new,) = set(found.scene.objects) - set(PAIR.objects)
+            assert (
+                found.places == ((old.x, old.y), (new.x, new.y))
+                and replace(new, x=old.x, y=old.y) == old
+            )
             assert is_free(Scene((*PAIR.objects, new), "white"))
 
 
@@ -61,14 +93,21 @@ def test_a_object_takes_another_colour_and_the_two_places_are_halves_of_it():
     seen = Counter()
     for seed in range(100):
         for found in recolor_object(PAIR, random.Random(seed)):
-            old, = set(PAIR.objects) - set(found.scene.objects)
-            new, = set(found.scene.objects) - set(PAIR.objects)
+            (old,) = set(PAIR.objects) - set(found.scene.objects)
+            (new,) = set(found.scene.objects) - set(PAIR.objects)
             assert replace(new, color=old.color) == old
             seen[old.shape, new.color] += 1
-            inside = [(x, y) for x in range(64) for y in range(64) if (x + 0.5 - old.x) ** 2 + (y + 0.5 - old.y) ** 2 < 36]
+            inside = [
+                (x, y)
+                for x in range(64)
+                for y in range(64)
+                if (x + 0.5 - old.x) ** 2 + (y + 0.5 - old.y) ** 2 < 36
+            ]
             side = sides(torch.tensor([found.places]), 64)[0, 0]
             assert 0.35 < sum(side[y, x].item() for x, y in inside) / len(inside) < 0.65
-    assert seen.keys() == {(o.shape, color) for o in PAIR.objects for color in COLORS if color != o.color}
+    assert seen.keys() == {
+        (o.shape, color) for o in PAIR.objects for color in COLORS if color != o.color
+    }
 
 
 def test_like_objects_stay_alike():
@@ -79,17 +118,27 @@ def test_like_objects_stay_alike():
 
 # ---------------------------------------------------------------- what fits the caption
 
-@pytest.mark.parametrize("caption, expected", [
-    ("a red circle and a blue square", {"exchanged", "moved"}),
-    ("a red circle to the left of a blue square", {"moved"}),
-    ("a circle to the left of a square", {"moved", "recolored"}),
-    ("a circle and a square", {"exchanged", "moved", "recolored"}),
-])
+
+@pytest.mark.parametrize(
+    "caption, expected",
+    [
+        ("a red circle and a blue square", {"exchanged", "moved"}),
+        ("a red circle to the left of a blue square", {"moved"}),
+        ("a circle to the left of a square", {"moved", "recolored"}),
+        ("a circle and a square", {"exchanged", "moved", "recolored"}),
+    ],
+)
 def test_a_equivalent_changes_only_what_the_caption_leaves_open(caption, expected):
     assert {ways(PAIR, other) for other in twins(PAIR, caption)} == expected
 
 
-@pytest.mark.parametrize("caption", ["a small red circle and a blue square", "a red circle and a large blue square on a white background"])
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a small red circle and a blue square",
+        "a red circle and a large blue square on a white background",
+    ],
+)
 def test_sizes_go_along_where_the_caption_says_them(caption):
     found = {other for other in twins(PAIR, caption) if ways(PAIR, other) == "exchanged"}
     assert found == {Scene((replace(CIRCLE, x=46, y=34), replace(SQUARE, x=16, y=30)), "white")}
@@ -97,14 +146,25 @@ def test_sizes_go_along_where_the_caption_says_them(caption):
 
 def test_colours_stay_or_go_along_only_where_the_caption_leaves_them_open():
     def colors(caption):
-        return {(o.color, o.x) for other in twins(PAIR, caption) if ways(PAIR, other) == "exchanged" for o in other.objects if o.shape == "circle"}
+        return {
+            (o.color, o.x)
+            for other in twins(PAIR, caption)
+            if ways(PAIR, other) == "exchanged"
+            for o in other.objects
+            if o.shape == "circle"
+        }
 
     assert colors("a circle and a square") == {("red", 46), ("blue", 46)}
-    assert colors("a red circle and a square") == colors("a red circle and a blue square") == {("red", 46)}
+    assert (
+        colors("a red circle and a square")
+        == colors("a red circle and a blue square")
+        == {("red", 46)}
+    )
 
 
 def test_textures_alone_make_no_twin():
-    pair = Scene((CIRCLE, replace(CIRCLE, x=46, texture="striped")), "white")        # exchanged, they look the same at 64 px
+    # exchanged, they look the same at 64 px
+    pair = Scene((CIRCLE, replace(CIRCLE, x=46, texture="striped")), "white")
     assert {ways(pair, other) for other in twins(pair, "two red circles")} == {"moved"}
 
 
@@ -123,9 +183,22 @@ def test_equivalents_are_of_training_and_fit_the_caption():
             seen["none"] += 1
             continue
         seen[ways(scene, other.scene)] += 1
-        assert other.scene != scene and caption.description.fits(other.scene) and is_free(other.scene) and not held_out(other.scene)
-        assert other.scene.background == scene.background and len(other.scene.objects) == len(scene.objects)
-    assert seen["?"] == 0 and seen["none"] < 60 and seen["exchanged"] > 80 and seen["moved"] > 80 and seen["recolored"] > 10
+        assert (
+            other.scene != scene
+            and caption.description.fits(other.scene)
+            and is_free(other.scene)
+            and not held_out(other.scene)
+        )
+        assert other.scene.background == scene.background and len(other.scene.objects) == len(
+            scene.objects
+        )
+    assert (
+        seen["?"] == 0
+        and seen["none"] < 60
+        and seen["exchanged"] > 80
+        and seen["moved"] > 80
+        and seen["recolored"] > 10
+    )
 
 
 def test_a_scene_is_not_free_if_a_object_leaves_the_image_or_touches_another():
@@ -143,21 +216,38 @@ def test_is_free_agrees_with_random_scenes_of_every_size():
 def test_a_object_whose_texture_is_not_said_takes_another_and_the_small_image_stays_as_it_is():
     seen = Counter()
     for seed in range(100):
-        found = find_equivalent(PAIR, parse_caption("a red circle and a dotted square"), random.Random(seed), textures=True)
-        new, = set(found.scene.objects) - set(PAIR.objects)
+        found = find_equivalent(
+            PAIR,
+            parse_caption("a red circle and a dotted square"),
+            random.Random(seed),
+            textures=True,
+        )
+        (new,) = set(found.scene.objects) - set(PAIR.objects)
         assert new == replace(CIRCLE, texture=new.texture) and new.texture != "solid"
         seen[new.texture] += 1
         (x, y), (u, v) = found.places
         assert (x + u, y + v) == pytest.approx((2 * CIRCLE.x, 2 * CIRCLE.y))
     assert len(seen) == 3
-    assert find_equivalent(PAIR, parse_caption("a solid circle and a dotted square"), random.Random(0), textures=True) is None
+    assert (
+        find_equivalent(
+            PAIR,
+            parse_caption("a solid circle and a dotted square"),
+            random.Random(0),
+            textures=True,
+        )
+        is None
+    )
 
 
 def test_equivalents_for_super_resolution_differ_in_texture_alone_and_on_both_sides():
     data, numbers = SceneDataset(3), range(12)
     batch, found = data.batch(numbers, 256, 64), data.alternatives(numbers, 256, 64)
     twins, *_ = data.draft(numbers, 256, 64, alternatives=True).others
-    assert torch.equal(render_packed(twins, 64), batch.low_res) and torch.equal(render_packed(twins, 256), found.twins) and torch.equal(found.mistaken, batch.images)
+    assert (
+        torch.equal(render_packed(twins, 64), batch.low_res)
+        and torch.equal(render_packed(twins, 256), found.twins)
+        and torch.equal(found.mistaken, batch.images)
+    )
     differ = (batch.images - found.twins).abs().amax((1, 2, 3)) > 0.1
     assert 3 < differ.sum() < 12 and torch.equal(differ, found.side.amax((1, 2, 3)) > 0)
     for change, side in zip((batch.images - found.twins).abs().amax(1)[differ], found.side[differ]):
@@ -169,7 +259,7 @@ def test_the_equivalents_of_samples_are_their_second_scenes_and_differ_on_both_s
     batch, found = data.batch(numbers, 64), data.alternatives(numbers, 64)
     differ = (batch.images - found.twins).abs().amax((1, 2, 3)) > 0.1
     assert 3 < differ.sum() < 12
-    assert torch.equal(differ, found.side.amax((1, 2, 3)) > 0)           # no second image, no sides
+    assert torch.equal(differ, found.side.amax((1, 2, 3)) > 0)  # no second image, no sides
     for x_0, other, side, does in zip(batch.images, found.twins, found.side, differ):
         if does:
             change = (x_0 - other).abs().amax(0)
@@ -180,20 +270,29 @@ def test_the_equivalents_of_samples_are_their_second_scenes_and_differ_on_both_s
 
 # ---------------------------------------------------------------- the target
 
+
 def test_the_expectation_of_two_images_leaves_nothing_to_be_known():
-    """x_0 less E[x_0 | x_t] is uncorrelated with whatever is computed from x_t, and x_0 less x_0 of the other kind is not."""
+    """x_0 less E[x_0 | x_t] is uncorrelated with whatever is computed from x_t, and x_0 less x_0 of
+    the other kind is not.
+    """
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 1, 3, 2, 2, generator=g, dtype=torch.float64)
     n = 40_000
-    first = (torch.rand(n, 1, 1, 1, generator=g) < 0.5)
+    first = torch.rand(n, 1, 1, 1, generator=g) < 0.5
     x_0, other = torch.where(first, a, b), torch.where(first, b, a)
     log_snr = torch.full((n,), -2.0, dtype=torch.float64)
     x_t = q_sample(x_0, torch.randn(n, 3, 2, 2, generator=g, dtype=torch.float64), log_snr)
     expected = two_candidate_posterior_mean(x_0, other, x_t, log_snr)
-    assert torch.allclose(expected, two_candidate_posterior_mean(other, x_0, x_t, log_snr))                         # which of the two it was cannot be seen in it
-    for of in (torch.ones_like(x_t), x_t, x_t.tanh(), (x_t * (a - b)).sum((1, 2, 3), keepdim=True).sin()):
+    # which of the two it was cannot be seen in it
+    assert torch.allclose(expected, two_candidate_posterior_mean(other, x_0, x_t, log_snr))
+    for of in (
+        torch.ones_like(x_t),
+        x_t,
+        x_t.tanh(),
+        (x_t * (a - b)).sum((1, 2, 3), keepdim=True).sin(),
+    ):
         product = ((x_0 - expected) * of).flatten(1)
-        assert (product.mean(0).abs() < 5 * product.std(0) / n ** 0.5).all()
+        assert (product.mean(0).abs() < 5 * product.std(0) / n**0.5).all()
     assert (expected - a).square().mean() < (x_0 - a).square().mean()
 
 
@@ -202,10 +301,13 @@ def test_what_is_seen_clearly_is_known_and_what_is_not_seen_is_either(log_snr, p
     a, b = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), -0.5)
     log_snr = torch.tensor([log_snr])
     x_t = q_sample(a, torch.zeros_like(a), log_snr)
-    assert torch.allclose(two_candidate_posterior_mean(a, b, x_t, log_snr), p * a + (1 - p) * b, atol=1e-3)
+    assert torch.allclose(
+        two_candidate_posterior_mean(a, b, x_t, log_snr), p * a + (1 - p) * b, atol=1e-3
+    )
 
 
 # ---------------------------------------------------------------- what is shown
+
 
 def alternatives(n):
     side = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).expand(n, 1, 2, 2)
@@ -215,24 +317,36 @@ def alternatives(n):
 def test_images_on_the_way_to_equivalents_are_between_the_two_each_side_by_its_own_share():
     x_0, seconds = torch.zeros(4, 3, 2, 2), alternatives(4)
     shares = torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.2, 0.7], [0.5, 0.5]])
-    out = mix_alternatives(x_0, seconds, shares, torch.zeros(4), torch.tensor([-3.0, -3.0, -3.0, 2.0]))
+    out = mix_alternatives(
+        x_0, seconds, shares, torch.zeros(4), torch.tensor([-3.0, -3.0, -3.0, 2.0])
+    )
     assert torch.allclose(out["shown"][:3, 0, 0], shares[:3])
-    assert torch.equal(out["shown"][3], x_0[3])        # with little noise things are decided
+    assert torch.equal(out["shown"][3], x_0[3])  # with little noise things are decided
     assert torch.equal(out["other"], seconds.twins)
 
 
 def test_images_with_a_mistake_are_between_the_two_and_what_is_correct_stays_x_0():
     x_0, seconds = torch.zeros(3, 3, 2, 2), alternatives(3)
-    out = mix_alternatives(x_0, seconds, torch.zeros(3, 2), torch.tensor([1.0, 0.25, 1.0]), torch.tensor([-3.0, -3.0, 2.0]))
+    out = mix_alternatives(
+        x_0,
+        seconds,
+        torch.zeros(3, 2),
+        torch.tensor([1.0, 0.25, 1.0]),
+        torch.tensor([-3.0, -3.0, 2.0]),
+    )
     assert [x.unique().tolist() for x in out["shown"]] == [[-1.0], [-0.25], [0.0]]
     assert torch.equal(out["other"], x_0)
 
 
 def test_half_of_the_time_one_place_is_half_way_and_the_other_itself():
     shares = equivalent_mix_weights(4000, torch.Generator().manual_seed(0))
-    one = ((shares == torch.tensor([0.5, 0.0])).all(1) | (shares == torch.tensor([0.0, 0.5])).all(1))
+    one = (shares == torch.tensor([0.5, 0.0])).all(1) | (shares == torch.tensor([0.0, 0.5])).all(1)
     assert one.float().mean().item() == pytest.approx(0.5, abs=0.03)
-    assert shares[~one].mean().item() == pytest.approx(0.5, abs=0.02) and 0 <= shares.min() and shares.max() <= 1
+    assert (
+        shares[~one].mean().item() == pytest.approx(0.5, abs=0.02)
+        and 0 <= shares.min()
+        and shares.max() <= 1
+    )
 
 
 def test_each_image_has_a_equivalent_or_a_mistake_or_neither_and_none_is_called_wrong_without_its_caption():
@@ -240,8 +354,12 @@ def test_each_image_has_a_equivalent_or_a_mistake_or_neither_and_none_is_called_
     found = draw_step_variables(config, DiffusionStage(PRESETS["tiny"]["base"]), 0)
     twin, mistake = found["equivalent_mix"].any(1), found["mistake"] > 0
     assert not (twin & mistake).any() and not (mistake & found["drop"]).any()
-    assert twin.float().mean().item() == pytest.approx(0.5, abs=0.02) and mistake.float().mean().item() == pytest.approx(0.3 * 0.9, abs=0.02)
-    assert (found["mistake"][mistake] == 1).float().mean().item() == pytest.approx(0.5, abs=0.03) and found["mistake"].max() <= 1
+    assert twin.float().mean().item() == pytest.approx(
+        0.5, abs=0.02
+    ) and mistake.float().mean().item() == pytest.approx(0.3 * 0.9, abs=0.02)
+    assert (found["mistake"][mistake] == 1).float().mean().item() == pytest.approx(
+        0.5, abs=0.03
+    ) and found["mistake"].max() <= 1
 
 
 @pytest.mark.parametrize("twins, mistakes", [(-0.1, 0.0), (0.0, -0.1), (0.6, 0.5)])

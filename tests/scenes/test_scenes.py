@@ -11,18 +11,33 @@ import torch.nn.functional as F
 
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import masks, render
-from imagen_mini.scenes.scene import (BACKGROUNDS, COLORS, MIN_GAP, GRID, SHAPES, SIZES, TEXTURES, SceneObject, Scene,
-                                      random_scene, training_scene)
+from imagen_mini.scenes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    GRID,
+    MIN_GAP,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    SceneObject,
+    random_scene,
+    training_scene,
+)
 
 
 def some_scenes(n, seed=0):
     """Any scene that the world can show, every eighth of them with five objects."""
     rng = random.Random(seed)
-    return [random_scene(rng, count=5 if i % 8 == 0 else None, exclude_held_out=False) for i in range(n)]
+    return [
+        random_scene(rng, count=5 if i % 8 == 0 else None, exclude_held_out=False) for i in range(n)
+    ]
 
 
 def one(shape="circle", color="red", size="large", texture="solid", x=32, y=32, background="white"):
-    return Scene((SceneObject(x=x, y=y, shape=shape, color=color, size=size, texture=texture),), background)
+    return Scene(
+        (SceneObject(x=x, y=y, shape=shape, color=color, size=size, texture=texture),), background
+    )
 
 
 def as_shown(scene, size):
@@ -33,7 +48,7 @@ def round_trip(scenes, size, step=100):
     """Seconds spent on drawing and on reading; fails at the first scene that does not come back."""
     drawing = parsed = 0.0
     for start in range(0, len(scenes), step):
-        part = scenes[start:start + step]
+        part = scenes[start : start + step]
         begin = time.perf_counter()
         images = render(part, size)
         middle = time.perf_counter()
@@ -48,9 +63,17 @@ def round_trip(scenes, size, step=100):
 
 # ---- scenes ----
 
+
 def test_training_scenes_touch_no_held_out_split():
     # Written out once more, rather than asking held_out(), which is what the sampler itself asks.
-    color_shape = {"red triangle", "blue star", "green square", "purple circle", "yellow cross", "cyan ring"}
+    color_shape = {
+        "red triangle",
+        "blue star",
+        "green square",
+        "purple circle",
+        "yellow cross",
+        "cyan ring",
+    }
     texture_shape = {"striped star", "dotted triangle", "checkered ring"}
     counts = set()
     for i in range(2000):
@@ -73,7 +96,12 @@ def test_training_scenes_touch_no_held_out_split():
 
 def test_every_attribute_occurs_in_training():
     objects = [o for i in range(500) for o in training_scene(0, i).objects]
-    for name, values in (("shape", SHAPES), ("color", COLORS), ("size", SIZES), ("texture", TEXTURES)):
+    for name, values in (
+        ("shape", SHAPES),
+        ("color", COLORS),
+        ("size", SIZES),
+        ("texture", TEXTURES),
+    ):
         assert {getattr(o, name) for o in objects} == set(values)
     assert {training_scene(0, i).background for i in range(500)} == set(BACKGROUNDS)
 
@@ -96,6 +124,7 @@ def test_objects_keep_apart_and_inside():
 
 # ---- images ----
 
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_textures_vanish_at_64_and_show_at_256(shape, size):
@@ -106,31 +135,42 @@ def test_textures_vanish_at_64_and_show_at_256(shape, size):
         for a in range(4):
             for b in range(a):
                 assert (large[a] - large[b]).abs().max() / 2 > 0.2
-        assert large.min() >= -1 and large.max() <= 1                  # nothing had to be clipped
+        assert large.min() >= -1 and large.max() <= 1  # nothing had to be clipped
 
 
 def test_pooled_256_is_the_64_image():
     scenes = some_scenes(64, seed=1)
     small, pooled = render(scenes, 64), F.avg_pool2d(render(scenes, 256), 4)
-    assert (small - pooled).abs().mean() < 0.005                       # on [-1, 1]; only outlines differ
+    assert (small - pooled).abs().mean() < 0.005  # on [-1, 1]; only outlines differ
     for scene, a, b in zip(scenes, small, pooled):
         inside = 1 - F.max_pool2d(1 - masks(scene, 64).float(), 3, 1, 1).amax(0)
         assert ((a - b).abs() * inside).max() < 1e-5
-    assert [r.scene for r in parse_image(small)] == [r.scene for r in parse_image(pooled)] == [s.without_texture() for s in scenes]
+    assert (
+        [r.scene for r in parse_image(small)]
+        == [r.scene for r in parse_image(pooled)]
+        == [s.without_texture() for s in scenes]
+    )
 
 
 @pytest.mark.parametrize("size", [64, 256])
 @pytest.mark.parametrize("radius_name, r", [("small", 6.5), ("large", 10.5)])
 def test_shapes_have_the_area_and_the_middle_they_should(size, radius_name, r):
     star = 5 * 1.36 * 0.6 * math.sin(math.pi / 5)
-    areas = {"circle": math.pi, "square": 1.78 ** 2, "triangle": 3 * math.sqrt(3) * 0.68 ** 2, "star": star,
-             "cross": 2 * 2.3 * 0.76 - 0.76 ** 2, "ring": math.pi * (1.12 ** 2 - 0.48 ** 2)}
+    areas = {
+        "circle": math.pi,
+        "square": 1.78**2,
+        "triangle": 3 * math.sqrt(3) * 0.68**2,
+        "star": star,
+        "cross": 2 * 2.3 * 0.76 - 0.76**2,
+        "ring": math.pi * (1.12**2 - 0.48**2),
+    }
     assert set(areas) == set(SHAPES)
     for shape, area in areas.items():
         image = render(one(shape, "blue", radius_name, background="black"), size)[0]
         covered = (image[2] + 1) / 2 / COLORS["blue"][2] * (GRID / size) ** 2
         assert covered.sum().item() == pytest.approx(area * r * r, rel=0.02)
-        torch.testing.assert_close(covered, covered.flip(1), rtol=0, atol=1e-4)            # all stand upright at x = 32
+        # all stand upright at x = 32
+        torch.testing.assert_close(covered, covered.flip(1), rtol=0, atol=1e-4)
         y = (torch.arange(size) + 0.5) * GRID / size
         if shape in ("circle", "square", "cross", "ring"):
             assert (covered.sum(1) @ y / covered.sum()).item() == pytest.approx(32, abs=1e-3)
@@ -142,7 +182,7 @@ def test_masks_are_what_was_generated(size):
         scene = Scene(tuple(replace(o, texture="solid") for o in scene.objects), scene.background)
         found, image = masks(scene, size), (render(scene, size)[0] + 1) / 2
         assert found.shape == (len(scene.objects), size, size) and found.dtype == torch.bool
-        assert found.sum(0).max() == 1                                 # disjoint
+        assert found.sum(0).max() == 1  # disjoint
         ground = torch.tensor(BACKGROUNDS[scene.background])[:, None, None]
         for o, mask in zip(scene.objects, found):
             way = torch.tensor(COLORS[o.color])[:, None, None] - ground
@@ -151,7 +191,9 @@ def test_masks_are_what_was_generated(size):
             nearby = F.max_pool2d(mask[None].float(), 3, 1, 1)[0].bool()
             others = (found.sum(0) > 0) & ~mask
             assert covered[nearby & ~mask & ~others].max() < 0.501
-        assert (image - ground)[:, F.max_pool2d(found.any(0)[None].float(), 7, 1, 3)[0] == 0].abs().max() < 0.3
+        assert (image - ground)[
+            :, F.max_pool2d(found.any(0)[None].float(), 7, 1, 3)[0] == 0
+        ].abs().max() < 0.3
 
 
 @pytest.mark.parametrize("size", [64, 192, 256])
@@ -166,6 +208,7 @@ def test_a_batch_is_generated_and_read_as_single_images(size):
 
 # ---- reading ----
 
+
 @pytest.mark.parametrize("size, n", [(64, 1000), (128, 100), (256, 300)])
 def test_round_trip(size, n):
     round_trip(some_scenes(n), size)
@@ -175,7 +218,10 @@ def test_round_trip(size, n):
 @pytest.mark.parametrize("size", [64, 256])
 def test_round_trip_of_10000(size):
     drawing, parsed = round_trip(some_scenes(10_000, seed=10), size)
-    print(f"\n10,000 scenes at {size} px: drawn {10_000 / drawing:.0f}/s, read {10_000 / parsed:.0f}/s, all exact")
+    print(
+        f"\n10,000 scenes at {size} px: drawn {10_000 / drawing:.0f}/s, read "
+        f"{10_000 / parsed:.0f}/s, all exact"
+    )
 
 
 def test_an_empty_scene_is_a_scene():
@@ -202,14 +248,23 @@ def test_blur_does_not_join_neighbours():
 
 @pytest.mark.parametrize("shift", [(1, 0), (0, 1), (1, 1), (2, 1), (-1, 2)])
 def test_half_a_pixel_and_another_phase_are_still_read(shift):
-    """At 256 px, a shift by whole pixels moves the image by quarters of 1/64, and the textures' phase with it."""
+    """At 256 px, a shift by whole pixels moves the image by quarters of 1/64, and the textures'
+    phase with it.
+    """
     scenes = some_scenes(40, seed=5)
     parsed_scenes = parse_image(render(scenes, 256).roll(shift, (2, 3)))
     for scene, parsed in zip(scenes, parsed_scenes):
         assert parsed.problems == ()
-        nearest = [min(parsed.objects, key=lambda r: math.hypot(r.x - o.x, r.y - o.y)) for o in scene.objects]
-        assert [replace(r, x=o.x, y=o.y) for r, o in zip(nearest, scene.objects)] == list(scene.objects)
-        assert all(abs(r.x - o.x) <= 1 and abs(r.y - o.y) <= 1 for r, o in zip(nearest, scene.objects))
+        nearest = [
+            min(parsed.objects, key=lambda r: math.hypot(r.x - o.x, r.y - o.y))
+            for o in scene.objects
+        ]
+        assert [replace(r, x=o.x, y=o.y) for r, o in zip(nearest, scene.objects)] == list(
+            scene.objects
+        )
+        assert all(
+            abs(r.x - o.x) <= 1 and abs(r.y - o.y) <= 1 for r, o in zip(nearest, scene.objects)
+        )
 
 
 def expect_problem(image, words, objects=None):
@@ -222,7 +277,11 @@ def expect_problem(image, words, objects=None):
 
 
 def test_noise_and_gradients_are_no_scenes():
-    expect_problem(torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1, "no known background", 0)
+    expect_problem(
+        torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1,
+        "no known background",
+        0,
+    )
     expect_problem(torch.linspace(-1, 1, 64).expand(3, 64, 64), "no known background", 0)
 
 
@@ -231,23 +290,43 @@ def test_values_that_are_not_finite(value):
     image = render(one(), 64)[0]
     image[1, 5, 5] = value
     expect_problem(image, "not finite", 0)
-    assert [r.scene is None for r in parse_image(torch.stack([image, render(one(), 64)[0]]))] == [True, False]
+    assert [r.scene is None for r in parse_image(torch.stack([image, render(one(), 64)[0]]))] == [
+        True,
+        False,
+    ]
 
 
-@pytest.mark.parametrize("shape, color, size", [("circle", "blue", "large"), ("circle", "red", "small"),
-                                                ("square", "green", "small"), ("ring", "red", "large")])
+@pytest.mark.parametrize(
+    "shape, color, size",
+    [
+        ("circle", "blue", "large"),
+        ("circle", "red", "small"),
+        ("square", "green", "small"),
+        ("ring", "red", "large"),
+    ],
+)
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_touching_objects_are_not_one_object(shape, color, size, background):
     (a,), (b,) = one(x=20, background=background).objects, one(shape, color, size).objects
     reach = {"circle": 1.0, "square": 0.89, "ring": 1.12}[shape] * SIZES[size]
-    touching = replace(b, x=math.floor(20 + SIZES["large"] + reach - 0.5))                 # for certain
-    assert all(r.scene is None and r.problems for r in parse_image(render(Scene((a, touching), background), 64)))
-    apart = Scene((a, replace(b, x=touching.x + 5)), background)       # nothing but the gap was wrong
+    touching = replace(b, x=math.floor(20 + SIZES["large"] + reach - 0.5))  # for certain
+    assert all(
+        r.scene is None and r.problems
+        for r in parse_image(render(Scene((a, touching), background), 64))
+    )
+    apart = Scene((a, replace(b, x=touching.x + 5)), background)  # nothing but the gap was wrong
     assert parse_image(render(apart, 64))[0].scene == apart.without_texture()
 
 
-@pytest.mark.parametrize("background, color", [("white", (0.45, 0.25, 0.1)), ("beige", (1.0, 1.0, 1.0)),
-                                               ("black", (0.4, 0.4, 0.4)), ("gray", (0.2, 0.2, 0.2))])
+@pytest.mark.parametrize(
+    "background, color",
+    [
+        ("white", (0.45, 0.25, 0.1)),
+        ("beige", (1.0, 1.0, 1.0)),
+        ("black", (0.4, 0.4, 0.4)),
+        ("gray", (0.2, 0.2, 0.2)),
+    ],
+)
 def test_an_unknown_color_is_a_problem(background, color):
     scene = one(background=background)
     image = render(scene, 64)[0]
@@ -257,7 +336,7 @@ def test_an_unknown_color_is_a_problem(background, color):
 
 def test_an_unknown_shape_is_a_problem():
     image = render(Scene((), "gray"), 64)[0].clone()
-    image[:, 30:34, 15:45] = torch.tensor(COLORS["red"])[:, None, None] * 2 - 1            # a bar
+    image[:, 30:34, 15:45] = torch.tensor(COLORS["red"])[:, None, None] * 2 - 1  # a bar
     expect_problem(image, "no known shape", 0)
     upside_down = render(one("triangle"), 64)[0].flip(1)
     expect_problem(upside_down, "no known shape", 0)
@@ -265,10 +344,11 @@ def test_an_unknown_shape_is_a_problem():
 
 def test_an_object_with_a_wrong_part_is_a_problem():
     image = render(one("circle", "red"), 64)[0]
-    image[:, :, :32] = render(one("circle", "blue"), 64)[0, :, :, :32]                     # half red, half blue
+    image[:, :, :32] = render(one("circle", "blue"), 64)[0, :, :, :32]  # half red, half blue
     assert parse_image(image[None])[0].scene is None
     image = render(one("triangle", "red"), 64)[0]
-    image[:, 22:28, 21:28] = torch.tensor(COLORS["red"])[:, None, None] * 2 - 1            # a bump on its left side
+    # a bump on its left side
+    image[:, 22:28, 21:28] = torch.tensor(COLORS["red"])[:, None, None] * 2 - 1
     expect_problem(image, "is more than a large triangle", 0)
 
 
@@ -277,7 +357,11 @@ def test_what_can_be_read_is_read_beside_a_problem():
     image = render(scene, 64)[0]
     image[:, masks(scene)[1]] = torch.tensor((0.4, 0.4, 0.4))[:, None] * 2 - 1
     (parsed,) = parse_image(image[None])
-    assert parsed.scene is None and len(parsed.problems) == 1 and "no known colour" in parsed.problems[0]
+    assert (
+        parsed.scene is None
+        and len(parsed.problems) == 1
+        and "no known colour" in parsed.problems[0]
+    )
     assert parsed.background == "white" and parsed.objects == scene.without_texture().objects[:1]
 
 
@@ -292,20 +376,28 @@ def test_dirt_is_ignored_but_a_small_object_is_a_problem():
 
 def test_an_unknown_texture_is_a_problem():
     image = render(one("square"), 256)[0]
-    image[:, masks(one("square"), 256)[0]] += 0.4 * (1 - 2 * (torch.arange(256) % 4 // 2)).expand(256, 256)[
-        masks(one("square"), 256)[0]]                                  # stripes that stand upright
+    image[:, masks(one("square"), 256)[0]] += (
+        0.4 * (1 - 2 * (torch.arange(256) % 4 // 2)).expand(256, 256)[masks(one("square"), 256)[0]]
+    )  # stripes that stand upright
     (parsed,) = parse_image(image[None])
     assert parsed.scene is None and "no known texture" in parsed.problems[0]
     assert parsed.objects == one("square").without_texture().objects
-    for texture in ("striped", "dotted", "checkered"):                 # and half of the contrast is still a texture
+    # and half of the contrast is still a texture
+    for texture in ("striped", "dotted", "checkered"):
         faint = (render(one("square", texture=texture), 256) + render(one("square"), 256)) / 2
         assert parse_image(faint)[0].scene == one("square", texture=texture)
 
 
-@pytest.mark.parametrize("images, words", [
-    (torch.zeros(3, 64, 64), r"images\[None\]"), (torch.zeros(1, 1, 64, 64), "expected .b, 3"),
-    (torch.zeros(1, 3, 64, 128), "64, 128"), (torch.zeros(1, 3, 100, 100), "multiple of 64"),
-    (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "127.5")])
+@pytest.mark.parametrize(
+    "images, words",
+    [
+        (torch.zeros(3, 64, 64), r"images\[None\]"),
+        (torch.zeros(1, 1, 64, 64), "expected .b, 3"),
+        (torch.zeros(1, 3, 64, 128), "64, 128"),
+        (torch.zeros(1, 3, 100, 100), "multiple of 64"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "127.5"),
+    ],
+)
 def test_images_of_another_form_are_refused(images, words):
     with pytest.raises(ValueError, match=words):
         parse_image(images)

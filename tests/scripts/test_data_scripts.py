@@ -1,4 +1,6 @@
-"""The scripts for images of one's own: checking a folder, training on it, making one of emoji or from the hub."""
+"""The scripts for images of one's own: checking a folder, training on it, making one of emoji or
+from the hub.
+"""
 
 import io
 import json
@@ -8,9 +10,12 @@ import types
 import pytest
 from PIL import Image
 
-from imagen_mini.training.checkpoint import load_checkpoint
 from imagen_mini.data.metadata import read_metadata, write_folder
-from train import check_dataset as check_data, download_dataset as from_hub, make_emoji_dataset as emoji, train
+from imagen_mini.training.checkpoint import load_checkpoint
+from train import check_dataset as check_data
+from train import download_dataset as from_hub
+from train import make_emoji_dataset as emoji
+from train import train
 
 
 def read(path):
@@ -27,68 +32,160 @@ def png(size, color="red"):
 @pytest.fixture
 def images(tmp_path):
     """A folder of six good images."""
-    write_folder(tmp_path / "my images", [(f"{i}.png", png((300, 280 + i), (40 * i, 0, 0)), f"number {i}") for i in range(6)])
+    write_folder(
+        tmp_path / "my images",
+        [(f"{i}.png", png((300, 280 + i), (40 * i, 0, 0)), f"number {i}") for i in range(6)],
+    )
     return tmp_path / "my images"
 
 
 @pytest.mark.parametrize("stage, size", [("base", 64), ("sr_256", 256)])
-def test_training_on_a_folder_resumes_on_it_and_says_what_it_was_trained_on(encoder_folder, tmp_path, images, capsys, monkeypatch, stage, size):
+def test_training_on_a_folder_resumes_on_it_and_says_what_it_was_trained_on(
+    encoder_folder, tmp_path, images, capsys, monkeypatch, stage, size
+):
     monkeypatch.setattr(train, "SAMPLES", 2)
 
     def run(*more):
-        train.main(["--stage", stage, "--preset", "tiny", "--output-dir", str(tmp_path / "run"), "--text-encoder", str(encoder_folder), *more])
+        train.main(
+            [
+                "--stage",
+                stage,
+                "--preset",
+                "tiny",
+                "--output-dir",
+                str(tmp_path / "run"),
+                "--text-encoder",
+                str(encoder_folder),
+                *more,
+            ]
+        )
 
-    run("--data", str(images), "--time-limit", "0", "steps=2", "batch_size=4", "sample_every=2", "log_every=1")
+    run(
+        "--data",
+        str(images),
+        "--time-limit",
+        "0",
+        "steps=2",
+        "batch_size=4",
+        "sample_every=2",
+        "log_every=1",
+    )
     run("--resume")
     assert capsys.readouterr().out.count(f"6 images in {images}") == 2
     _, state, _ = load_checkpoint(tmp_path / "run")
     source = state["data"]
     assert state["step"] == 2 and source.pop("path") == str(images) and source["pictures"] == 6
     (leg,) = read(tmp_path / "run" / "stage" / "config.json")["training"]["legs"]
-    assert leg["data"] == source == {"source": "folder", "name": "my images", "pictures": 6, "fingerprint": source["fingerprint"]}
+    assert (
+        leg["data"]
+        == source
+        == {
+            "source": "folder",
+            "name": "my images",
+            "pictures": 6,
+            "fingerprint": source["fingerprint"],
+        }
+    )
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2] and not any("score" in line for line in lines)
     assert [file.name for file in (tmp_path / "run").glob("samples_*")] == ["samples_00000002.png"]
-    assert sorted(p.stem for p in (images / ".prepared").rglob("*.npy")) == sorted({"64", str(size)})
+    assert sorted(p.stem for p in (images / ".prepared").rglob("*.npy")) == sorted(
+        {"64", str(size)}
+    )
 
     (images / "0.png").write_bytes(png((300, 300), "blue"))
     with pytest.raises(SystemExit, match="are not those this run was trained on .*: --data"):
         run("--resume", "steps=3")
     run("--resume", "--data", str(images), "steps=3")
     legs = read(tmp_path / "run" / "stage" / "config.json")["training"]["legs"]
-    assert [leg["steps"] for leg in legs] == [2, 1] and legs[0]["data"]["fingerprint"] != legs[1]["data"]["fingerprint"]
+    assert [leg["steps"] for leg in legs] == [2, 1] and legs[0]["data"]["fingerprint"] != legs[1][
+        "data"
+    ]["fingerprint"]
 
 
-def test_training_on_a_folder_with_a_broken_image_stops_or_leaves_it_out(encoder_folder, tmp_path, capsys):
-    write_folder(tmp_path / "p", [(f"{i}.png", png((64, 64)) if i else b"", str(i)) for i in range(100)])
-    arguments = ["--stage", "base", "--preset", "tiny", "--output-dir", str(tmp_path / "run"), "--text-encoder", str(encoder_folder),
-                 "--data", str(tmp_path / "p"), "--data-cache", str(tmp_path / "cache"), "steps=1", "batch_size=2", "sample_every=0"]
+def test_training_on_a_folder_with_a_broken_image_stops_or_leaves_it_out(
+    encoder_folder, tmp_path, capsys
+):
+    write_folder(
+        tmp_path / "p", [(f"{i}.png", png((64, 64)) if i else b"", str(i)) for i in range(100)]
+    )
+    arguments = [
+        "--stage",
+        "base",
+        "--preset",
+        "tiny",
+        "--output-dir",
+        str(tmp_path / "run"),
+        "--text-encoder",
+        str(encoder_folder),
+        "--data",
+        str(tmp_path / "p"),
+        "--data-cache",
+        str(tmp_path / "cache"),
+        "steps=1",
+        "batch_size=2",
+        "sample_every=0",
+    ]
     with pytest.raises(SystemExit, match="0.png .0 bytes. is no image"):
         train.main(arguments)
     train.main([*arguments, "--skip-broken"])
     assert "99 images in" in (out := capsys.readouterr().out) and "1 broken ones left out" in out
-    assert not (tmp_path / "p" / ".prepared").exists() and list((tmp_path / "cache").rglob("64.npy"))
+    assert not (tmp_path / "p" / ".prepared").exists() and list(
+        (tmp_path / "cache").rglob("64.npy")
+    )
 
 
-def test_a_stage_and_a_text_encoder_that_do_not_fit_are_an_error_that_says_how(encoder_folder, tmp_path):
-    with pytest.raises(SystemExit, match="gives text of width 128, the stage takes 64; for a new stage, add stage.unet.text_width=128"):
-        train.main(["--stage", "base", "--preset", "tiny", "--output-dir", str(tmp_path), "--text-encoder", str(encoder_folder), "stage.unet.text_width=64"])
+def test_a_stage_and_a_text_encoder_that_do_not_fit_are_an_error_that_says_how(
+    encoder_folder, tmp_path
+):
+    with pytest.raises(
+        SystemExit,
+        match="gives text of width 128, the stage takes 64; for a new stage, add "
+        "stage.unet.text_width=128",
+    ):
+        train.main(
+            [
+                "--stage",
+                "base",
+                "--preset",
+                "tiny",
+                "--output-dir",
+                str(tmp_path),
+                "--text-encoder",
+                str(encoder_folder),
+                "stage.unet.text_width=64",
+            ]
+        )
 
 
-def test_check_data_finds_nothing_wrong_with_a_good_folder_and_generates_it(images, tmp_path, capsys):
+def test_check_data_finds_nothing_wrong_with_a_good_folder_and_generates_it(
+    images, tmp_path, capsys
+):
     check_data.main([str(images), "--picture", str(tmp_path / "new" / "sheet.png")])
     out = capsys.readouterr().out
-    assert "0 problems\n0 notes\n6 images, 6 captions" in out and "256 to 511 px        6 #####" in out
+    assert (
+        "0 problems\n0 notes\n6 images, 6 captions" in out and "256 to 511 px        6 #####" in out
+    )
     with Image.open(tmp_path / "new" / "sheet.png") as sheet:
         assert sheet.width > 6 * 128
 
 
 def test_check_data_reports_everything_that_is_wrong(images, capsys):
-    for name, content in (("small.png", png((40, 400))), ("again.png", (images / "0.png").read_bytes()), ("broken.png", png((9, 9))[:50]),
-                          ("extra.png", png((9, 9)))):
+    for name, content in (
+        ("small.png", png((40, 400))),
+        ("again.png", (images / "0.png").read_bytes()),
+        ("broken.png", png((9, 9))[:50]),
+        ("extra.png", png((9, 9))),
+    ):
         (images / name).write_bytes(content)
-    rows = [{"file_name": "small.png", "text": "a"}, {"file_name": "again.png", "text": ["b", "word " * 200]}, {"file_name": "broken.png", "text": "c"},
-            {"file_name": "gone.png", "text": "d"}, {"file_name": "1.png", "text": ""}, {"file_name": "../x.png", "text": "e"}]
+    rows = [
+        {"file_name": "small.png", "text": "a"},
+        {"file_name": "again.png", "text": ["b", "word " * 200]},
+        {"file_name": "broken.png", "text": "c"},
+        {"file_name": "gone.png", "text": "d"},
+        {"file_name": "1.png", "text": ""},
+        {"file_name": "../x.png", "text": "e"},
+    ]
     with open(images / "metadata.jsonl", "a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
     with pytest.raises(SystemExit) as stop:
@@ -96,12 +193,25 @@ def test_check_data_reports_everything_that_is_wrong(images, capsys):
     assert stop.value.code == 1
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     problems, notes = lines.index("5 problems:"), lines.index("5 notes:")
-    expected_problems = ("metadata.jsonl line 10: file_name 'gone.png' is not there", "metadata.jsonl line 11: the caption is empty",
-                         "metadata.jsonl line 12: file_name '../x.png' leads out", "metadata.jsonl line 13: no JSON",
-                         f"metadata.jsonl line 9: {images}/broken.png")
-    expected_notes = ("line 7, small.png: 40 x 400 px; would be enlarged to 64", "line 7, small.png: 40 x 400 px; only its central square",
-                      "line 8, again.png: the caption has 201 tokens; what", "line 8, again.png: the same pixels as line 1, 0.png", "extra.png: no row")
-    for found, expected in zip(sorted(lines[problems + 1:notes]) + lines[notes + 1:notes + 6], expected_problems + expected_notes, strict=True):
+    expected_problems = (
+        "metadata.jsonl line 10: file_name 'gone.png' is not there",
+        "metadata.jsonl line 11: the caption is empty",
+        "metadata.jsonl line 12: file_name '../x.png' leads out",
+        "metadata.jsonl line 13: no JSON",
+        f"metadata.jsonl line 9: {images}/broken.png",
+    )
+    expected_notes = (
+        "line 7, small.png: 40 x 400 px; would be enlarged to 64",
+        "line 7, small.png: 40 x 400 px; only its central square",
+        "line 8, again.png: the caption has 201 tokens; what",
+        "line 8, again.png: the same pixels as line 1, 0.png",
+        "extra.png: no row",
+    )
+    for found, expected in zip(
+        sorted(lines[problems + 1 : notes]) + lines[notes + 1 : notes + 6],
+        expected_problems + expected_notes,
+        strict=True,
+    ):
         assert found.startswith(expected)
     assert "8 images, 9 captions; the shorter sides:" in lines
 
@@ -116,15 +226,19 @@ def test_check_data_of_no_folder_says_what_is_expected(tmp_path):
 
 def test_emoji_are_symbols_with_names_in_lower_case():
     names = emoji.emoji_names([0x1F600, 0x41, 0x31, 0x1F1E6, 0x1F3FB, 0x200D, 0x10FFFF, 0x2603])
-    assert names == {"\u2603": "snowman", "\U0001F600": "grinning face"}
+    assert names == {"\u2603": "snowman", "\U0001f600": "grinning face"}
 
 
 def test_without_an_emoji_font_there_is_an_error_that_names_the_package(tmp_path, monkeypatch):
-    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: ["/fonts/DejaVuSans.ttf"])
+    monkeypatch.setattr(
+        "matplotlib.font_manager.findSystemFonts", lambda: ["/fonts/DejaVuSans.ttf"]
+    )
     with pytest.raises(FileNotFoundError, match="apt install fonts-noto-color-emoji.*--font"):
         emoji.main(["--out", str(tmp_path / "e")])
     (tmp_path / "no.ttf").write_text("no font")
-    with pytest.raises(ValueError, match="no.ttf cannot be used: .*expected a font with colour bitmaps"):
+    with pytest.raises(
+        ValueError, match="no.ttf cannot be used: .*expected a font with colour bitmaps"
+    ):
         emoji.main(["--out", str(tmp_path / "e"), "--font", str(tmp_path / "no.ttf")])
 
 
@@ -134,16 +248,22 @@ def test_emoji_of_a_plain_font_are_generated_in_black_on_a_square():
     font = emoji.load_font(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf")
     image = emoji.render_emoji("\u2603", font)
     assert image.width == image.height and image.getextrema() == ((0, 0), (0, 0), (0, 0), (0, 255))
-    assert emoji.render_emoji("\u2800", font) is None          # a blank
+    assert emoji.render_emoji("\u2800", font) is None  # a blank
 
 
-def test_the_emoji_of_the_system_become_a_folder_that_passes_its_check(tmp_path, capsys, monkeypatch):
+def test_the_emoji_of_the_system_become_a_folder_that_passes_its_check(
+    tmp_path, capsys, monkeypatch
+):
     try:
         emoji.find_font()
     except FileNotFoundError as error:
         pytest.skip(str(error))
     every = emoji.emoji_names
-    monkeypatch.setattr(emoji, "emoji_names", lambda code_points: every(set(code_points) & set(range(0x1F600, 0x1F620))))
+    monkeypatch.setattr(
+        emoji,
+        "emoji_names",
+        lambda code_points: every(set(code_points) & set(range(0x1F600, 0x1F620))),
+    )
     emoji.main(["--out", str(tmp_path / "e")])
     check_data.main([str(tmp_path / "e")])
     assert "0 problems\n0 notes" in capsys.readouterr().out
@@ -151,7 +271,7 @@ def test_the_emoji_of_the_system_become_a_folder_that_passes_its_check(tmp_path,
     assert len(rows) > 20 and rows[0].captions == ("grinning face",)
     with Image.open(tmp_path / "e" / "1f600.png") as image:
         red, green, blue, _ = image.getpixel((image.width // 2, image.height // 3))
-    assert min(red, green) > blue + 50                 # yellow
+    assert min(red, green) > blue + 50  # yellow
 
 
 class FakeRows(list):
@@ -166,15 +286,38 @@ class FakeRows(list):
 
 def test_images_of_the_hub_are_written_as_they_are(tmp_path, monkeypatch):
     (tmp_path / "b.png").write_bytes(png((8, 8), "blue"))
-    rows = FakeRows([{"image": {"bytes": png((8, 8)), "path": "a.jpg"}, "caption": "red"},
-                     {"image": {"bytes": None, "path": str(tmp_path / "b.png")}, "caption": ["blue", "b"]},
-                     {"image": None, "caption": "not wanted"}])
-    fake = types.SimpleNamespace(Image=lambda **options: options, load_dataset=lambda name, **options: rows if (name, options) == (
-        "a/b", {"split": "test", "streaming": True}) else None)
+    rows = FakeRows(
+        [
+            {"image": {"bytes": png((8, 8)), "path": "a.jpg"}, "caption": "red"},
+            {"image": {"bytes": None, "path": str(tmp_path / "b.png")}, "caption": ["blue", "b"]},
+            {"image": None, "caption": "not wanted"},
+        ]
+    )
+    fake = types.SimpleNamespace(
+        Image=lambda **options: options,
+        load_dataset=lambda name, **options: (
+            rows if (name, options) == ("a/b", {"split": "test", "streaming": True}) else None
+        ),
+    )
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    from_hub.main(["a/b", "--split", "test", "--text", "caption", "--limit", "2", "--out", str(tmp_path / "out")])
+    from_hub.main(
+        [
+            "a/b",
+            "--split",
+            "test",
+            "--text",
+            "caption",
+            "--limit",
+            "2",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     found, problems = read_metadata(tmp_path / "out")
-    assert problems == [] and [(row.name, row.captions) for row in found] == [("00000000.jpg", ("red",)), ("00000001.png", ("blue", "b"))]
+    assert problems == [] and [(row.name, row.captions) for row in found] == [
+        ("00000000.jpg", ("red",)),
+        ("00000001.png", ("blue", "b")),
+    ]
     assert [row.path.read_bytes() for row in found] == [png((8, 8)), png((8, 8), "blue")]
     with pytest.raises(ValueError, match="a/b has no column text; it has image, caption"):
         from_hub.download_dataset("a/b", tmp_path / "other", split="test")

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from imagen_mini.cascade.config import PRESETS
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.cascade.config import PRESETS
 from train.interpolate import interpolate, main
 
 CONFIG = PRESETS["tiny"]["base"]
@@ -19,7 +19,11 @@ def two(tmp_path, randomize_zero_init):
     """A stage, and one that was trained on from it, in their folders."""
     torch.manual_seed(0)
     for name, legs in (("before", 1), ("after", 2)):
-        save_stage(randomize_zero_init(DiffusionStage(CONFIG)), tmp_path / name, {"legs": [{"steps": 10 * (i + 1)} for i in range(legs)]})
+        save_stage(
+            randomize_zero_init(DiffusionStage(CONFIG)),
+            tmp_path / name,
+            {"legs": [{"steps": 10 * (i + 1)} for i in range(legs)]},
+        )
     return tmp_path
 
 
@@ -30,7 +34,16 @@ def weights(folder):
 def test_every_weight_lies_on_the_way_and_the_ends_are_the_stages(two):
     before, after = weights(two / "before"), weights(two / "after")
     for share in (0.0, 0.25, 1.0):
-        main([str(two / "before"), str(two / "after"), "--share", str(share), "--out", str(two / "mixed")])
+        main(
+            [
+                str(two / "before"),
+                str(two / "after"),
+                "--share",
+                str(share),
+                "--out",
+                str(two / "mixed"),
+            ]
+        )
         for name, w in weights(two / "mixed").items():
             assert torch.allclose(w, (1 - share) * before[name] + share * after[name], atol=1e-6)
     assert torch.equal(weights(two / "mixed")["out.weight"], after["out.weight"])
@@ -40,14 +53,23 @@ def test_every_weight_lies_on_the_way_and_the_ends_are_the_stages(two):
 def test_its_history_says_so(two):
     main([str(two / "before"), str(two / "after"), "--share", "0.5", "--out", str(two / "mixed")])
     legs = json.loads((two / "mixed" / "config.json").read_text())["training"]["legs"]
-    assert [leg["steps"] for leg in legs] == [10, 20] and legs[-1]["interpolated"] == {"share": 0.5, "from_leg": 1} and "interpolated" not in legs[0]
+    assert (
+        [leg["steps"] for leg in legs] == [10, 20]
+        and legs[-1]["interpolated"] == {"share": 0.5, "from_leg": 1}
+        and "interpolated" not in legs[0]
+    )
 
 
 def test_what_lies_on_no_way_is_refused_and_nothing_is_written(two):
-    with pytest.raises(SystemExit, match="was not trained on from .*: its history of 1 legs does not go on that one's of 2"):
+    with pytest.raises(
+        SystemExit,
+        match="was not trained on from .*: its history of 1 legs does not go on that one's of 2",
+    ):
         main([str(two / "after"), str(two / "before"), "--out", str(two / "mixed")])
     with pytest.raises(SystemExit, match="share 1.5: expected 0 .* to 1"):
-        main([str(two / "before"), str(two / "after"), "--share", "1.5", "--out", str(two / "mixed")])
+        main(
+            [str(two / "before"), str(two / "after"), "--share", "1.5", "--out", str(two / "mixed")]
+        )
     other = DiffusionStage(replace(CONFIG, unet=replace(CONFIG.unet, channels=(32, 64))))
     with pytest.raises(ValueError, match="differ in their networks"):
         interpolate(load_stage(two / "before"), other, 0.5)

@@ -1,4 +1,6 @@
-"""The log of a run: means over steps, whole after an interruption, and in TensorBoard where that is installed."""
+"""The log of a run: means over steps, whole after an interruption, and in TensorBoard where that is
+installed.
+"""
 
 import json
 import sys
@@ -11,7 +13,9 @@ from train.log import Log, read_log
 
 
 def state(step, loss=1.0):
-    return TrainState(step, loss, 2.0, 0.1, [loss] + [0.0] * (NOISE_BINS - 1), [1] + [0] * (NOISE_BINS - 1), 0.0)
+    return TrainState(
+        step, loss, 2.0, 0.1, [loss] + [0.0] * (NOISE_BINS - 1), [1] + [0] * (NOISE_BINS - 1), 0.0
+    )
 
 
 def write(folder, steps, start=0, carried=None, every=2):
@@ -35,14 +39,20 @@ def test_a_line_is_the_mean_of_the_steps_before_it(tmp_path):
 def test_going_on_between_two_lines_writes_what_would_have_been_written(tmp_path):
     carried = write(tmp_path, range(1, 4))
     write(tmp_path, range(4, 7), start=3, carried=json.loads(json.dumps(carried)))
-    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(2, 1.5), (4, 3.5), (6, 5.5)]
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
+        (2, 1.5),
+        (4, 3.5),
+        (6, 5.5),
+    ]
 
 
 def test_going_on_from_an_earlier_checkpoint_drops_what_comes_again_and_what_was_cut_off(tmp_path):
     write(tmp_path, range(1, 9))
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"step": 10, "lo')
-    assert [line["step"] for line in read_log(tmp_path)] == [2, 4, 6, 8] and read_log(tmp_path / "nothing") == []
+    assert [line["step"] for line in read_log(tmp_path)] == [2, 4, 6, 8] and read_log(
+        tmp_path / "nothing"
+    ) == []
     write(tmp_path, range(5, 7), start=4)
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
 
@@ -56,14 +66,16 @@ def test_ranks_but_the_first_write_nothing(tmp_path):
 
 def test_numbers_go_to_tensorboard_if_it_is_installed(tmp_path, monkeypatch):
     written = []
-    board = types.SimpleNamespace(add_scalar=lambda *args: written.append(args), close=lambda: written.append("closed"))
+    board = types.SimpleNamespace(
+        add_scalar=lambda *args: written.append(args), close=lambda: written.append("closed")
+    )
     fake = types.ModuleType("torch.utils.tensorboard")
     fake.SummaryWriter = lambda folder, purge_step: written.append((folder, purge_step)) or board
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     write(tmp_path, [7, 8], start=6)
     assert written[0] == (str(tmp_path / "tensorboard"), 7) and written[-1] == "closed"
     assert ("loss", 7.5, 8) in written and ("level_losses/0", 7.5, 8) in written
-    assert not any(w[0] == "level_losses/1" for w in written)                   # a level that had no sample
+    assert not any(w[0] == "level_losses/1" for w in written)  # a level that had no sample
 
 
 @pytest.mark.parametrize("missing", ["torch.utils.tensorboard"])

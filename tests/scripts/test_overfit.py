@@ -28,7 +28,14 @@ def test_a_small_network_memorises_eight_images(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [["--shuffle-captions"], ["--learning-rate", "0"], ["--optimizer", "adamw", "--learning-rate", "1"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--shuffle-captions"],
+        ["--learning-rate", "0"],
+        ["--optimizer", "adamw", "--learning-rate", "1"],
+    ],
+)
 def test_it_fails_when_captions_tell_nothing_or_nothing_is_learned(tmp_path, capsys, options):
     status, out, _ = check(tmp_path, capsys, *options)
     assert status == 1 and "FAIL: 0 of 8 images learned" in out, out
@@ -36,7 +43,10 @@ def test_it_fails_when_captions_tell_nothing_or_nothing_is_learned(tmp_path, cap
 
 @pytest.mark.slow
 def test_the_other_optimizers_learn_them_too(tmp_path, capsys):
-    for options in (["--optimizer", "adamw", "--learning-rate", "2e-3"], ["--optimizer", "adafactor", "--learning-rate", "0.1"]):
+    for options in (
+        ["--optimizer", "adamw", "--learning-rate", "2e-3"],
+        ["--optimizer", "adafactor", "--learning-rate", "0.1"],
+    ):
         assert check(tmp_path, capsys, *options, "--steps", "300")[0] == 0, options
 
 
@@ -53,16 +63,20 @@ def eight():
 
 def test_the_images_themselves_are_learned_and_each_others_are_not(eight):
     captions, images = eight
-    assert all(o.learnt and o.verdict == "right" and o.psnr > 100 for o in overfit.judge_samples(captions, images, images))
+    assert all(
+        o.learnt and o.verdict == "right" and o.psnr > 100
+        for o in overfit.judge_samples(captions, images, images)
+    )
     swapped = overfit.judge_samples(captions, images, images.roll(1, 0))
     assert not any(o.learnt for o in swapped) and not any(o.verdict == "right" for o in swapped)
 
 
 def test_a_correct_image_of_another_place_and_a_wrong_one_that_is_near_are_not_learned(eight):
     captions, images = eight
-    moved, = overfit.judge_samples(captions[4:5], images[4:5], images[4:5].roll(4, -1))           # the caption still holds
+    # the caption still holds
+    (moved,) = overfit.judge_samples(captions[4:5], images[4:5], images[4:5].roll(4, -1))
     assert moved.verdict == "right" and moved.psnr < overfit.LEARNT and not moved.learnt
     near = images[1:2].clone()
-    near[0, :, 30:46, 52:64] = near[0, :, :1, :1]                              # part of the triangle is painted over
-    cut, = overfit.judge_samples(captions[1:2], images[1:2], near)
+    near[0, :, 30:46, 52:64] = near[0, :, :1, :1]  # part of the triangle is painted over
+    (cut,) = overfit.judge_samples(captions[1:2], images[1:2], near)
     assert cut.psnr > overfit.LEARNT and cut.verdict != "right" and not cut.learnt

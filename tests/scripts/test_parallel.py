@@ -26,18 +26,41 @@ def test_work_is_done_in_order_by_tools_prepared_once(workers):
         done = list(each(work, range(7)))
         with pytest.raises(ValueError, match="a bad job"):
             list(each(work, [1, "bad", 2]))
-        again = list(each(work, [5]))                  # an error spoils nothing
+        again = list(each(work, [5]))  # an error spoils nothing
     assert [x.tolist() for x, _, _ in done + again] == [[10 + i] * 2 for i in (*range(7), 5)]
     processes = {process for _, process, _ in done + again}
-    assert processes == {os.getpid()} if workers == 1 else os.getpid() not in processes and len(processes) <= workers
+    assert (
+        processes == {os.getpid()}
+        if workers == 1
+        else os.getpid() not in processes and len(processes) <= workers
+    )
     assert workers == 1 or {threads for _, _, threads in done} == {1}
 
 
 def test_two_processes_write_the_report_of_one(tiny_pipe, tmp_path):
     tiny_pipe.save_pretrained(tmp_path / "tiny")
     for workers in ("1", "2"):
-        evaluate.main(["--pipeline", str(tmp_path / "tiny"), "--n", "3", "--batch", "2", "--edits", "1", "--steps", "4", "--categories", "one object", "texture",
-                       "--workers", workers, "--out", str(tmp_path / f"{workers}.json")])
+        evaluate.main(
+            [
+                "--pipeline",
+                str(tmp_path / "tiny"),
+                "--n",
+                "3",
+                "--batch",
+                "2",
+                "--edits",
+                "1",
+                "--steps",
+                "4",
+                "--categories",
+                "one object",
+                "texture",
+                "--workers",
+                workers,
+                "--out",
+                str(tmp_path / f"{workers}.json"),
+            ]
+        )
     one, two = (json.loads((tmp_path / f"{workers}.json").read_text()) for workers in ("1", "2"))
     assert one | {"seconds": 0} == two | {"seconds": 0} and len(one["edits"]) == 20
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 from support.scenes import one
 
+from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
 from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import TEXTURES, Scene, training_scene
-from imagen_mini.viz.measuring import outcome
-from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
 from imagen_mini.utils.images import blur
+from imagen_mini.viz.measuring import outcome
 from sample import parser_robustness as parser_check
 from sample.parser_robustness import WAYS, measure
 
@@ -21,7 +21,10 @@ SCENES = [training_scene(0, i) for i in range(4)]
 
 def test_noise_has_the_deviation_it_says_and_stays_in_range():
     spoilt = gaussian_noise(torch.zeros(8, 3, 64, 64), 0.1)
-    assert spoilt.std().item() == pytest.approx(0.1, rel=0.02) and gaussian_noise(render(SCENES, 64), 0.5).abs().max() <= 1
+    assert (
+        spoilt.std().item() == pytest.approx(0.1, rel=0.02)
+        and gaussian_noise(render(SCENES, 64), 0.5).abs().max() <= 1
+    )
 
 
 @pytest.mark.parametrize("size", [64, 256])
@@ -29,8 +32,9 @@ def test_blur_keeps_flat_images_and_widens_an_edge_by_its_deviation(size):
     flat = torch.full((1, 3, size, size), 0.3)
     assert torch.allclose(blur(flat, 1.0), flat, atol=1e-5)
     edge = torch.ones(1, 3, size, size)
-    edge[..., :size // 2] = -1
-    slope = torch.diff(blur(edge, 1.0)[0, 0, size // 2]) / 2               # the derivative of a blurred edge is the kernel itself
+    edge[..., : size // 2] = -1
+    # the derivative of a blurred edge is the kernel itself
+    slope = torch.diff(blur(edge, 1.0)[0, 0, size // 2]) / 2
     at = torch.arange(1, size) / size * 64
     mean = (slope * at).sum()
     assert (slope * (at - mean) ** 2).sum().sqrt().item() == pytest.approx(1.0, abs=0.03)
@@ -57,19 +61,38 @@ def test_an_outcome_is_correct_unreadable_or_misread():
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_images_that_are_hardly_spoilt_are_correct_and_ruined_ones_are_unreadable_rather_than_misread(way):
+def test_images_that_are_hardly_spoilt_are_correct_and_ruined_ones_are_unreadable_rather_than_misread(
+    way,
+):
     rows = measure(12, 64, way)
     assert rows[0]["right"] == 12
     assert all(r["right"] + r["unreadable"] + r["misread"] == r["n"] for r in rows)
     assert rows[-1]["right"] < 12
 
 
-def test_the_script_leaves_a_figure_its_numbers_and_a_sheet(tiny_pipe, tmp_path, monkeypatch, capsys):
+def test_the_script_leaves_a_figure_its_numbers_and_a_sheet(
+    tiny_pipe, tmp_path, monkeypatch, capsys
+):
     tiny_pipe.save_pretrained(tmp_path / "pipe")
     monkeypatch.setattr(parser_check, "WAYS", {"noise, deviation": (gaussian_noise, (0, 0.1))})
-    parser_check.main(["--n", "2", "--sheet", "5", "--out", str(tmp_path / "out"), "--pipeline", str(tmp_path / "pipe"), "--steps", "1"])
+    parser_check.main(
+        [
+            "--n",
+            "2",
+            "--sheet",
+            "5",
+            "--out",
+            str(tmp_path / "out"),
+            "--pipeline",
+            str(tmp_path / "pipe"),
+            "--steps",
+            "1",
+        ]
+    )
     found = json.loads((tmp_path / "out" / "parser.json").read_text())
-    assert {size: [r["strength"] for r in ways["noise, deviation"]] for size, ways in found.items()} == {"64": [0, 0.1], "256": [0, 0.1]}
+    assert {
+        size: [r["strength"] for r in ways["noise, deviation"]] for size, ways in found.items()
+    } == {"64": [0, 0.1], "256": [0, 0.1]}
     for name in ("parser.png", "audit.png"):
         with Image.open(tmp_path / "out" / name) as image:
             assert image.width > 600
@@ -77,9 +100,16 @@ def test_the_script_leaves_a_figure_its_numbers_and_a_sheet(tiny_pipe, tmp_path,
 
 @pytest.mark.parametrize("texture", TEXTURES[1:])
 def test_a_texture_that_fades_is_read_or_not_but_not_taken_for_another_or_for_solid(texture):
-    """Blurred up to where its eye can still tell it is there, at an RMS of 0.01 or more; noise alone makes no texture of a solid thing."""
+    """Blurred up to where its eye can still tell it is there, at an RMS of 0.01 or more; noise
+    alone makes no texture of a solid thing.
+    """
     image = render(Scene((one(texture=texture),), "white"), 256)
     parsed_scenes = [parse_image(blur(image, sigma))[0].scene for sigma in (0, 0.1, 0.2, 0.25)]
-    assert parsed_scenes[0] is not None and all(scene is None or scene.objects[0].texture == texture for scene in parsed_scenes)
+    assert parsed_scenes[0] is not None and all(
+        scene is None or scene.objects[0].texture == texture for scene in parsed_scenes
+    )
     solid = gaussian_noise(render(Scene((one(),), "white"), 256).expand(20, -1, -1, -1), 0.3)
-    assert all(parsed.scene is not None and parsed.scene.objects[0].texture == "solid" for parsed in parse_image(solid))
+    assert all(
+        parsed.scene is not None and parsed.scene.objects[0].texture == "solid"
+        for parsed in parse_image(solid)
+    )

@@ -1,4 +1,6 @@
-"""Every script, run as a newcomer would, on a tiny untrained pipeline: it ends with the files it promises."""
+"""Every script, run as a newcomer would, on a tiny untrained pipeline: it ends with the files it
+promises.
+"""
 
 import json
 from dataclasses import replace
@@ -7,24 +9,50 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from support.scenes import correct_images, one
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.cascade.config import PRESETS
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.cascade.config import PRESETS
-from imagen_mini.training.config import TrainConfig
-from imagen_mini.utils.configuration import to_dict
+from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.edit_benchmark import edit_tasks, evaluate_edits, swaps
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import masks, render
 from imagen_mini.scenes.scene import Scene
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.training.config import TrainConfig
+from imagen_mini.utils.configuration import to_dict
 from imagen_mini.weights import WEIGHTS
-from sample import activation_patching as paths, attention, benchmark_latency as sample_benchmark, compare, demo, edit, edit_cascade, edit_sweep, evaluate, generate, plot_schedules, reweight, sweep
+from sample import activation_patching as paths
+from sample import (
+    attention,
+    compare,
+    demo,
+    edit,
+    edit_cascade,
+    edit_sweep,
+    evaluate,
+    generate,
+    plot_schedules,
+    reweight,
+    sweep,
+)
+from sample import benchmark_latency as sample_benchmark
 from sample.claims import __main__ as claims
-from support.scenes import one, correct_images
-from train import baselines as peers, benchmark_throughput as train_benchmark, check_dataset as check_data, download_dataset as from_hub, estimate_cost as scale, excess_error as regret, export_pipeline as assemble, make_emoji_dataset as emoji, model_card as card, overfit, profile_step as breakdown, report, sample_timeline as progress, time_to_score, train, verify_checkpoints as verify
+from train import baselines as peers
+from train import benchmark_throughput as train_benchmark
+from train import check_dataset as check_data
+from train import download_dataset as from_hub
+from train import estimate_cost as scale
+from train import excess_error as regret
+from train import export_pipeline as assemble
+from train import make_emoji_dataset as emoji
+from train import model_card as card
+from train import overfit, report, time_to_score, train
+from train import profile_step as breakdown
+from train import sample_timeline as progress
+from train import verify_checkpoints as verify
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +61,9 @@ def folder(tiny_pipe, tmp_path_factory):
     leg = {"steps": 3, "seconds": 60, "device": "CPU", "train": to_dict(TrainConfig())}
     tiny_pipe.save_pretrained(folder, {name: {"legs": [leg]} for name in tiny_pipe.stages})
     config = json.loads((folder / "base" / "config.json").read_text())
-    config["stage"]["eta"] = 1.0                       # fresh noise, as the shipped base stage has it: scripts must not hand it to samplers that know none
+    # fresh noise, as the shipped base stage has it: scripts must not hand it to samplers that know
+    # none
+    config["stage"]["eta"] = 1.0
     (folder / "base" / "config.json").write_text(json.dumps(config))
     return str(folder)
 
@@ -45,41 +75,106 @@ def size(path):
 
 
 def test_generate_generates_one_caption_at_256_px_and_says_what_it_shows(folder, tmp_path, capsys):
-    generate.main(["a red circle", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path / "new" / "a.png")])
+    generate.main(
+        [
+            "a red circle",
+            "--pipeline",
+            folder,
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / "new" / "a.png"),
+        ]
+    )
     assert size(tmp_path / "new" / "a.png") == (256, 256)
     assert "'a red circle', seed 0: " in capsys.readouterr().out
 
 
 def test_generate_says_of_a_caption_it_cannot_read_that_it_was_not_judged(folder, tmp_path, capsys):
-    generate.main(["an astronaut", "--pipeline", folder, "--steps", "2", "--base-only", "--out", str(tmp_path / "a.png")])
+    generate.main(
+        [
+            "an astronaut",
+            "--pipeline",
+            folder,
+            "--steps",
+            "2",
+            "--base-only",
+            "--out",
+            str(tmp_path / "a.png"),
+        ]
+    )
     assert size(tmp_path / "a.png") == (64, 64)
     assert "not judged" in capsys.readouterr().out
 
 
 def test_generate_generates_several_captions_and_seeds_on_one_sheet(folder, tmp_path, capsys):
-    generate.main(["a red circle", "two rings", "--count", "2", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path / "a.png")])
+    generate.main(
+        [
+            "a red circle",
+            "two rings",
+            "--count",
+            "2",
+            "--pipeline",
+            folder,
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / "a.png"),
+        ]
+    )
     assert [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()[:4]] == [
-        "'a red circle', seed 0", "'a red circle', seed 1", "'two rings', seed 0", "'two rings', seed 1"]
+        "'a red circle', seed 0",
+        "'a red circle', seed 1",
+        "'two rings', seed 0",
+        "'two rings', seed 1",
+    ]
     assert size(tmp_path / "a.png")[0] > 4 * 128
 
 
 def test_the_options_of_generate_reach_the_pipeline(folder, tmp_path):
     def generated(*options):
-        generate.main(["a red circle", "--pipeline", folder, "--steps", "4", "--base-only", "--precision", "fp32", "--out", str(tmp_path / "a.png"), *options])
+        generate.main(
+            [
+                "a red circle",
+                "--pipeline",
+                folder,
+                "--steps",
+                "4",
+                "--base-only",
+                "--precision",
+                "fp32",
+                "--out",
+                str(tmp_path / "a.png"),
+                *options,
+            ]
+        )
         with Image.open(tmp_path / "a.png") as image:
             return image.tobytes()
 
-    images = [generated(), generated("--negative-prompt", "a blue star"), generated("--eta", "0.5"), generated("--guidance-interval", "0.5,2"), generated("--sampler", "ddpm"),
-                generated("--sampler", "ddpm", "--gamma", "1"), generated("--sampler", "heun")]
+    images = [
+        generated(),
+        generated("--negative-prompt", "a blue star"),
+        generated("--eta", "0.5"),
+        generated("--guidance-interval", "0.5,2"),
+        generated("--sampler", "ddpm"),
+        generated("--sampler", "ddpm", "--gamma", "1"),
+        generated("--sampler", "heun"),
+    ]
     assert len(set(images)) == len(images)
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--guidance-interval", "0.5"], "'0.5' is no interval; expected two noise levels like 0.2,5"),
-    (["--guidance-interval", "a,b"], "'a,b' is no interval"),
-    (["--guidance-interval", "1,2,3"], "'1,2,3' is no interval"),
-    (["--eta", "high"], "--eta: invalid float value: 'high'"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            ["--guidance-interval", "0.5"],
+            "'0.5' is no interval; expected two noise levels like 0.2,5",
+        ),
+        (["--guidance-interval", "a,b"], "'a,b' is no interval"),
+        (["--guidance-interval", "1,2,3"], "'1,2,3' is no interval"),
+        (["--eta", "high"], "--eta: invalid float value: 'high'"),
+    ],
+)
 def test_an_option_that_cannot_be_read_is_explained(options, message, capsys):
     with pytest.raises(SystemExit):
         generate.main(["a red circle", *options])
@@ -87,24 +182,99 @@ def test_an_option_that_cannot_be_read_is_explained(options, message, capsys):
 
 
 def test_edit_shows_source_edit_and_baseline(folder, tmp_path, capsys):
-    edit.main(["replace", "a red circle", "a blue circle", "--pipeline", folder, "--steps", "2", "--cross-steps", "0.1,0.9", "--out", str(tmp_path / "e.png")])
+    edit.main(
+        [
+            "replace",
+            "a red circle",
+            "a blue circle",
+            "--pipeline",
+            folder,
+            "--steps",
+            "2",
+            "--cross-steps",
+            "0.1,0.9",
+            "--out",
+            str(tmp_path / "e.png"),
+        ]
+    )
     out = capsys.readouterr().out
     assert all(name in out for name in ("source: ", "edit: ", "same seed, new prompt: "))
     assert size(tmp_path / "e.png")[0] > 3 * 256 and "no attention maps to show" in out
     height = size(tmp_path / "e.png")[1]
-    edit.main(["replace", "a red circle", "a blue circle", "--pipeline", folder, "--steps", "12", "--out", str(tmp_path / "e.png")])
-    assert size(tmp_path / "e.png")[1] > height + 256 and "no attention maps" not in capsys.readouterr().out
+    edit.main(
+        [
+            "replace",
+            "a red circle",
+            "a blue circle",
+            "--pipeline",
+            folder,
+            "--steps",
+            "12",
+            "--out",
+            str(tmp_path / "e.png"),
+        ]
+    )
+    assert (
+        size(tmp_path / "e.png")[1] > height + 256
+        and "no attention maps" not in capsys.readouterr().out
+    )
 
 
 def test_edit_refines_and_reweights(folder, tmp_path, capsys):
-    edit.main(["refine", "a red circle", "a red circle on a black background", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path / "r.png")])
-    assert size(tmp_path / "r.png")[0] > 3 * 256 and "same seed, new prompt: " in capsys.readouterr().out
-    edit.main(["reweight", "a small red circle", "--word", "small", "--scale", "-1", "0", "2", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path / "w.png")])
+    edit.main(
+        [
+            "refine",
+            "a red circle",
+            "a red circle on a black background",
+            "--pipeline",
+            folder,
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / "r.png"),
+        ]
+    )
+    assert (
+        size(tmp_path / "r.png")[0] > 3 * 256
+        and "same seed, new prompt: " in capsys.readouterr().out
+    )
+    edit.main(
+        [
+            "reweight",
+            "a small red circle",
+            "--word",
+            "small",
+            "--scale",
+            "-1",
+            "0",
+            "2",
+            "--pipeline",
+            folder,
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / "w.png"),
+        ]
+    )
     out = capsys.readouterr().out
-    assert all(name in out for name in ("source: ", "small x -1: ", "small x 0: ", "small x 2: ")) and "same seed" not in out
+    assert (
+        all(name in out for name in ("source: ", "small x -1: ", "small x 0: ", "small x 2: "))
+        and "same seed" not in out
+    )
     assert size(tmp_path / "w.png")[0] > 4 * 256
     with pytest.raises(ValueError, match="no word 'blue' in 'a small red circle'"):
-        edit.main(["reweight", "a small red circle", "--word", "blue", "--pipeline", folder, "--out", str(tmp_path / "x.png")])
+        edit.main(
+            [
+                "reweight",
+                "a small red circle",
+                "--word",
+                "blue",
+                "--pipeline",
+                folder,
+                "--out",
+                str(tmp_path / "x.png"),
+            ]
+        )
 
 
 def test_demo_writes_its_three_images(folder, tmp_path, capsys):
@@ -116,34 +286,86 @@ def test_demo_writes_its_three_images(folder, tmp_path, capsys):
 
 def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, capsys):
     report = f"{folder}/report.json"
-    evaluate.main(["--pipeline", folder, "--n", "2", "--edits", "1", "--steps", "2", "--categories", "one object", "texture", "--out", report])
+    evaluate.main(
+        [
+            "--pipeline",
+            folder,
+            "--n",
+            "2",
+            "--edits",
+            "1",
+            "--steps",
+            "2",
+            "--categories",
+            "one object",
+            "texture",
+            "--out",
+            report,
+        ]
+    )
     with open(report) as file:
         values = json.load(file)
-    assert list(values["text_alignment"]) == ["one object", "texture"] and len(values["edits"]) == 20
-    assert all(row["n"] == 2 and row["low"] <= row["accuracy"] <= row["high"] for row in values["text_alignment"].values())
+    assert (
+        list(values["text_alignment"]) == ["one object", "texture"] and len(values["edits"]) == 20
+    )
+    assert all(
+        row["n"] == 2 and row["low"] <= row["accuracy"] <= row["high"]
+        for row in values["text_alignment"].values()
+    )
     assert size(f"{folder}/report.png")[0] > 0
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{card.CLAIMS_BEGIN}\nolder\n{card.CLAIMS_END}\nbetween\n{card.BEGIN}\nold\n{card.END}\nafter\n")
+    readme.write_text(
+        f"before\n{card.CLAIMS_BEGIN}\nolder\n{card.CLAIMS_END}\nbetween\n{card.BEGIN}\nold\n{card.END}\nafter\n"
+    )
     claimed = tmp_path.joinpath(folder, "claims")
     claimed.mkdir()
-    claimed.joinpath("claims.json").write_text(json.dumps({"experiments": {"seeds": {"verdicts": [{"claim": "All is one.", "outcome": "unclear"}]}}}))
+    claimed.joinpath("claims.json").write_text(
+        json.dumps(
+            {
+                "experiments": {
+                    "seeds": {"verdicts": [{"claim": "All is one.", "outcome": "unclear"}]}
+                }
+            }
+        )
+    )
     card.main(["--pipeline", folder, "--readme", str(readme)])
     assert "| All is one. | **unclear** |\n<!-- end of claims -->\nbetween\n" in readme.read_text()
     with open(f"{folder}/README.md") as file:
         written = file.read()
     assert "`python -m sample.evaluate --n 2 --edits 1`" in written
-    weak = {"text_alignment": {"one object": {"accuracy": 0.9}, "counting": {"accuracy": 0.5}, "texture": {"accuracy": 0.2}},
-            "errors": {name: {"right": 1, "unreadable": 2, "shape": 1} for name in ("one object", "counting", "texture")}}
-    assert card.weaknesses(weak) == "- texture: 20% right (2 unreadable, 1 shape)\n- counting: 50% right (2 unreadable, 1 shape)"
+    weak = {
+        "text_alignment": {
+            "one object": {"accuracy": 0.9},
+            "counting": {"accuracy": 0.5},
+            "texture": {"accuracy": 0.2},
+        },
+        "errors": {
+            name: {"right": 1, "unreadable": 2, "shape": 1}
+            for name in ("one object", "counting", "texture")
+        },
+    }
+    assert card.weaknesses(weak) == (
+        "- texture: 20% right (2 unreadable, 1 shape)\n- counting: 50% right (2 unreadable, 1 "
+        "shape)"
+    )
     assert card.weaknesses(values) in written and "texture" in card.weaknesses(values)
     readme.with_name("other.md").write_text(f"mine {card.BEGIN} and more")
     with pytest.raises(SystemExit, match="other.md: the README has no place for a table"):
-        card.main(["--pipeline", folder, "--readme", str(readme.with_name("other.md")), "--note", "lost"])
+        card.main(
+            ["--pipeline", folder, "--readme", str(readme.with_name("other.md")), "--note", "lost"]
+        )
     with open(f"{folder}/README.md") as file:
-        assert file.read() == written and readme.with_name("other.md").read_text() == f"mine {card.BEGIN} and more"
+        assert (
+            file.read() == written
+            and readme.with_name("other.md").read_text() == f"mine {card.BEGIN} and more"
+        )
     row = values["text_alignment"]["texture"]
     expected = f"| texture | {row['right']} of 2 |"
-    assert expected in readme.read_text() and readme.read_text().startswith("before\n") and readme.read_text().endswith("\nafter\n")
+    assert (
+        expected in readme.read_text()
+        and readme.read_text().startswith("before\n")
+        and readme.read_text().endswith("\nafter\n")
+    )
     assert "old" not in readme.read_text()
     with open(f"{folder}/README.md") as file:
         assert expected in file.read()
@@ -155,35 +377,80 @@ def read(path):
 
 
 def test_edit_shows_the_alignment_and_blends(folder, tmp_path, capsys):
-    edit.main(["refine", "a red circle", "a small red star", "--local-blend", "circle", "star", "--show-alignment", "--pipeline", folder, "--steps", "2",
-               "--out", str(tmp_path / "e.png")])
+    edit.main(
+        [
+            "refine",
+            "a red circle",
+            "a small red star",
+            "--local-blend",
+            "circle",
+            "star",
+            "--show-alignment",
+            "--pipeline",
+            folder,
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / "e.png"),
+        ]
+    )
     assert size(tmp_path / "e.png")[0] > 4 * 256 and size(tmp_path / "e_alignment.png")[0] > 300
     assert "e_alignment.png" in capsys.readouterr().out
-    edit.main(["replace", "a red circle", "a red star", "--diff-blend", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path / "d.png")])
+    edit.main(
+        [
+            "replace",
+            "a red circle",
+            "a red star",
+            "--diff-blend",
+            "--pipeline",
+            folder,
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / "d.png"),
+        ]
+    )
     assert size(tmp_path / "d.png")[0] > 4 * 256
 
 
 def test_attention_generates_its_sheets_and_says_where_attention_goes(folder, tmp_path, capsys):
     attention.main(["a red circle", "--pipeline", folder, "--steps", "3", "--out", str(tmp_path)])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["heads.png", "layers.png", "steps.gif", "steps.png", "tokens.png"]
-    shares = [float(line.split()[1].rstrip("%")) for line in capsys.readouterr().out.splitlines() if "of the attention" in line]
-    assert len(shares) == 4 and sum(shares) == pytest.approx(100, abs=0.3)                        # "a", "red", "circle", the end
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "heads.png",
+        "layers.png",
+        "steps.gif",
+        "steps.png",
+        "tokens.png",
+    ]
+    shares = [
+        float(line.split()[1].rstrip("%"))
+        for line in capsys.readouterr().out.splitlines()
+        if "of the attention" in line
+    ]
+    # "a", "red", "circle", the end
+    assert len(shares) == 4 and sum(shares) == pytest.approx(100, abs=0.3)
     with Image.open(tmp_path / "steps.gif") as moving:
         assert moving.n_frames == 3
 
 
 def test_attention_says_that_images_which_show_nothing_cannot_be_judged(folder, tmp_path):
     with pytest.raises(SystemExit, match="none of 2 images shows what was said"):
-        attention.main(["--find", "1", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path)])
+        attention.main(
+            ["--find", "1", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path)]
+        )
     assert read(tmp_path / "find.json")["judged"] == 0
 
 
 def test_maps_are_held_against_the_objects_their_words_speak_of(folder, tmp_path, monkeypatch):
-    """Images that show what was said, and for the maps of the first layer one that is highest on the first thing of every caption."""
+    """Images that show what was said, and for the maps of the first layer one that is highest on
+    the first thing of every caption.
+    """
     prompts = benchmark(2, categories=attention.CATEGORIES)
     truth = correct_images(prompts, 64)
     pipe = ImagenPipeline.from_pretrained(folder)
-    monkeypatch.setattr(pipe, "sample_stage", lambda *args: plain(*args) * 0 + truth(args[2], args[5]))
+    monkeypatch.setattr(
+        pipe, "sample_stage", lambda *args: plain(*args) * 0 + truth(args[2], args[5])
+    )
     plain = type(pipe).sample_stage.__get__(pipe)
     site = next(s.name for s in pipe.stages["base"].net.sites if s.kind == "cross")
 
@@ -192,89 +459,227 @@ def test_maps_are_held_against_the_objects_their_words_speak_of(folder, tmp_path
         (scene,) = [r.scene for r in parse_image(truth([caption.text], [prompts[row][1]]))]
         objects = dict(zip(scene.objects, masks(scene)))
         heat = objects[caption.description.assign(scene)[0]].float()
-        return torch.nn.functional.interpolate(heat[None, None], size=(8, 8), mode="area")[0, 0] if site == first else torch.rand(8, 8)
+        return (
+            torch.nn.functional.interpolate(heat[None, None], size=(8, 8), mode="area")[0, 0]
+            if site == first
+            else torch.rand(8, 8)
+        )
 
     first = site
     monkeypatch.setattr(attention.AttentionStore, "positions_of_word", of_word)
-    report = attention.find(pipe, prompts, {"stages": ["base"], "output_type": "pt", "num_inference_steps": 2})
+    report = attention.find(
+        pipe, prompts, {"stages": ["base"], "output_type": "pt", "num_inference_steps": 2}
+    )
     assert report["judged"] == 4
     shapes = report["overlap"]["shape"]
-    assert all(0.4 < step < 0.65 for step in shapes[site])                                        # the first thing of two is found, the second is not
+    # the first thing of two is found, the second is not
+    assert all(0.4 < step < 0.65 for step in shapes[site])
     attention.plot_find(report, tmp_path / "find.png")
     assert size(tmp_path / "find.png")[0] > 500
 
 
 def test_edit_cascade_judges_each_way_of_enlarging_an_edit(folder, tmp_path, capsys, monkeypatch):
     edit_cascade.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
-    assert list(read(tmp_path / "edit_cascade.json")["ways"]) == list(edit_cascade.WAYS) and "no source was right" in capsys.readouterr().out
+    assert (
+        list(read(tmp_path / "edit_cascade.json")["ways"]) == list(edit_cascade.WAYS)
+        and "no source was right" in capsys.readouterr().out
+    )
     pipe = ImagenPipeline.from_pretrained(folder)
-    for stage in pipe.stages.values():                 # enough for some to come after those in which the source's prompt is read
+    # enough for some to come after those in which the source's prompt is read
+    for stage in pipe.stages.values():
         stage.config = replace(stage.config, num_inference_steps=12)
-    source, own, read_source, other_noise, edited = edit_cascade.sample_all(pipe, ["a red ring", "a red star"], 1)
-    assert len({image.numpy().tobytes() for image in (source, own, read_source, other_noise, edited)}) == 5
-    true = correct_images([("", t.seed, c) for t in swaps("color", 1) + swaps("shape", 1) for c in (t.source, t.target)], 256)
-    monkeypatch.setattr(edit_cascade, "sample_all", lambda pipe, prompts, seed: true([*prompts, *[prompts[1]] * 3], [seed] * 5))
+    source, own, read_source, other_noise, edited = edit_cascade.sample_all(
+        pipe, ["a red ring", "a red star"], 1
+    )
+    assert (
+        len({image.numpy().tobytes() for image in (source, own, read_source, other_noise, edited)})
+        == 5
+    )
+    true = correct_images(
+        [
+            ("", t.seed, c)
+            for t in swaps("color", 1) + swaps("shape", 1)
+            for c in (t.source, t.target)
+        ],
+        256,
+    )
+    monkeypatch.setattr(
+        edit_cascade,
+        "sample_all",
+        lambda pipe, prompts, seed: true([*prompts, *[prompts[1]] * 3], [seed] * 5),
+    )
     edit_cascade.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
-    assert all(row["success"] == 1 for row in read(tmp_path / "edit_cascade.json")["ways"].values()) and size(tmp_path / "edit_cascade.png")[0] > 5 * 192
+    assert (
+        all(row["success"] == 1 for row in read(tmp_path / "edit_cascade.json")["ways"].values())
+        and size(tmp_path / "edit_cascade.png")[0] > 5 * 192
+    )
 
 
 def test_edit_sweep_judges_every_kind_at_every_length(folder, tmp_path, monkeypatch, capsys):
-    edit_sweep.main(["--n", "1", "--shares", "1", "0", "--pipeline", folder, "--out", str(tmp_path)])
+    edit_sweep.main(
+        ["--n", "1", "--shares", "1", "0", "--pipeline", folder, "--out", str(tmp_path)]
+    )
     report = read(tmp_path / "edit_sweep.json")
-    assert report["shares"] == [0, 1] and list(report["kinds"]) == list(edit_tasks(0)) and "no source was right" in capsys.readouterr().out
-    assert all(len(rows) == 2 for of in report["kinds"].values() for rows in of.values()) and size(tmp_path / "edit_sweep.png")[0] > 500
+    assert (
+        report["shares"] == [0, 1]
+        and list(report["kinds"]) == list(edit_tasks(0))
+        and "no source was right" in capsys.readouterr().out
+    )
+    assert (
+        all(len(rows) == 2 for of in report["kinds"].values() for rows in of.values())
+        and size(tmp_path / "edit_sweep.png")[0] > 500
+    )
     pipe = ImagenPipeline.from_pretrained(folder)
-    _, edited = pipe(["a ring", "a star"], seed=1, edit=edit_sweep.SWEEPS["attention injected"](edit_sweep.Replace, 0.0), stages=("base",), progress=False).stages["base"]
+    _, edited = pipe(
+        ["a ring", "a star"],
+        seed=1,
+        edit=edit_sweep.SWEEPS["attention injected"](edit_sweep.Replace, 0.0),
+        stages=("base",),
+        progress=False,
+    ).stages["base"]
     _, plain = pipe(["a ring", "a star"], seed=1, stages=("base",), progress=False).stages["base"]
     assert torch.equal(edited, plain)
     (task,) = edit_tasks(1, 1)["color swap"]
     true = correct_images([("", 0, c) for c in (task.source, task.target)], 64)
-    monkeypatch.setattr(edit_sweep, "evaluate_edits", lambda generate, tasks: evaluate_edits(lambda p, seed: true([p[0], p[1], p[1], p[0], p[0]], [seed] * 5), tasks))
+    monkeypatch.setattr(
+        edit_sweep,
+        "evaluate_edits",
+        lambda generate, tasks: evaluate_edits(
+            lambda p, seed: true([p[0], p[1], p[1], p[0], p[0]], [seed] * 5), tasks
+        ),
+    )
     rows, (shown, images) = edit_sweep.measure(pipe, "color swap", [task], [0.0, 1.0])
-    assert [[row["success"] for row in of] for of in rows.values()] == [[1, 1], [0, 0]] and shown == task and len(images) == 5
+    assert (
+        [[row["success"] for row in of] for of in rows.values()] == [[1, 1], [0, 0]]
+        and shown == task
+        and len(images) == 5
+    )
 
 
 def test_reweight_measures_what_a_object_covers(folder, tmp_path, capsys):
     reweight.main(["--n", "2", "--pipeline", folder, "--out", str(tmp_path)])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["reweight.json", "reweight.png", "reweight_images.png"]
-    assert list(read(tmp_path / "reweight.json")["words"]) == ["small", "large"] and "rank correlation" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "reweight.json",
+        "reweight.png",
+        "reweight_images.png",
+    ]
+    assert (
+        list(read(tmp_path / "reweight.json")["words"]) == ["small", "large"]
+        and "rank correlation" in capsys.readouterr().out
+    )
     scene = Scene((one(),), "white")
-    assert reweight.covered(render(scene, 64)[0]) == pytest.approx(masks(scene).float().mean().item(), rel=0.15)
-    assert reweight.monotone(torch.tensor([1.0, 2.0, 5.0])) == 1 and reweight.monotone(torch.tensor([3.0, 2.0, 0.0])) == -1
+    assert reweight.covered(render(scene, 64)[0]) == pytest.approx(
+        masks(scene).float().mean().item(), rel=0.15
+    )
+    assert (
+        reweight.monotone(torch.tensor([1.0, 2.0, 5.0])) == 1
+        and reweight.monotone(torch.tensor([3.0, 2.0, 0.0])) == -1
+    )
 
 
 def test_paths_counts_images_that_show_either_prompt(folder, tmp_path, capsys):
     paths.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
     found = read(tmp_path / "paths.json")
-    assert set(found["color"]["ways"]) == {"maps", "values", "pooled", "maps + values", "maps + pooled", "values + pooled"}
+    assert set(found["color"]["ways"]) == {
+        "maps",
+        "values",
+        "pooled",
+        "maps + values",
+        "maps + pooled",
+        "values + pooled",
+    }
     assert found["shape"]["both_right"] == 0 and "still its own" in capsys.readouterr().out
 
 
 def test_sweep_generates_two_figures_and_writes_their_numbers(folder, tmp_path, capsys):
-    sweep.main(["--pipeline", folder, "--n", "1", "--steps", "3", "1", "--samplers", "ddim", "heun", "--scales", "1", "20", "--precision", "fp32",
-                "--out", str(tmp_path / "s")])
+    sweep.main(
+        [
+            "--pipeline",
+            folder,
+            "--n",
+            "1",
+            "--steps",
+            "3",
+            "1",
+            "--samplers",
+            "ddim",
+            "heun",
+            "--scales",
+            "1",
+            "20",
+            "--precision",
+            "fp32",
+            "--out",
+            str(tmp_path / "s"),
+        ]
+    )
     report = read(tmp_path / "s" / "sweeps.json")
-    assert report["stage"] == "base" and report["categories"] == ["one object", "binding", "positional", "counting"]
-    assert {name: [row["calls"] for row in rows] for name, rows in report["samplers"].items()} == {"ddim": [1, 3], "heun": [1, 5], "ddim, eta 1": [1, 3]}
-    assert {name: [row["w"] for row in rows] for name, rows in report["thresholds"].items()} == {name: [1, 20] for name in ("none", "static", "dynamic")}
+    assert report["stage"] == "base" and report["categories"] == [
+        "one object",
+        "binding",
+        "positional",
+        "counting",
+    ]
+    assert {name: [row["calls"] for row in rows] for name, rows in report["samplers"].items()} == {
+        "ddim": [1, 3],
+        "heun": [1, 5],
+        "ddim, eta 1": [1, 3],
+    }
+    assert {name: [row["w"] for row in rows] for name, rows in report["thresholds"].items()} == {
+        name: [1, 20] for name in ("none", "static", "dynamic")
+    }
     for row in sum([*report["samplers"].values(), *report["thresholds"].values()], []):
-        assert row["all"]["n"] == 4 and row["all"]["right"] == sum(row[category]["right"] for category in report["categories"])
+        assert row["all"]["n"] == 4 and row["all"]["right"] == sum(
+            row[category]["right"] for category in report["categories"]
+        )
         assert row["all"]["low"] <= row["all"]["accuracy"] <= row["all"]["high"]
-    high = {name: rows[1] for name, rows in report["thresholds"].items()}        # at w = 20
+    high = {name: rows[1] for name, rows in report["thresholds"].items()}  # at w = 20
     assert high["none"]["mean_abs"] > 1 >= high["static"]["mean_abs"] > high["dynamic"]["mean_abs"]
     assert high["static"]["saturated"] > high["dynamic"]["saturated"]
-    assert size(tmp_path / "s" / "samplers.png")[0] > 1000 and size(tmp_path / "s" / "thresholds.png")[0] > 1000
+    assert (
+        size(tmp_path / "s" / "samplers.png")[0] > 1000
+        and size(tmp_path / "s" / "thresholds.png")[0] > 1000
+    )
     assert "heun" in capsys.readouterr().out
 
 
-def test_sweep_of_super_resolution_judges_textures_on_base_images_generated_once(folder, tmp_path, monkeypatch):
+def test_sweep_of_super_resolution_judges_textures_on_base_images_generated_once(
+    folder, tmp_path, monkeypatch
+):
     generated = []
     sample_stage = ImagenPipeline.sample_stage
-    monkeypatch.setattr(ImagenPipeline, "sample_stage", lambda self, name, *args, **options: generated.append(name) or sample_stage(self, name, *args, **options))
-    sweep.main(["--pipeline", folder, "--stage", "sr_256", "--n", "1", "--steps", "1", "2", "--samplers", "ddim", "--scales", "1", "--thresholds", "none",
-                "--out", str(tmp_path)])
+    monkeypatch.setattr(
+        ImagenPipeline,
+        "sample_stage",
+        lambda self, name, *args, **options: (
+            generated.append(name) or sample_stage(self, name, *args, **options)
+        ),
+    )
+    sweep.main(
+        [
+            "--pipeline",
+            folder,
+            "--stage",
+            "sr_256",
+            "--n",
+            "1",
+            "--steps",
+            "1",
+            "2",
+            "--samplers",
+            "ddim",
+            "--scales",
+            "1",
+            "--thresholds",
+            "none",
+            "--out",
+            str(tmp_path),
+        ]
+    )
     report = read(tmp_path / "sweeps.json")
-    assert report["categories"] == ["texture", "two textures"] and [row["calls"] for row in report["samplers"]["ddim"]] == [1, 2]
+    assert report["categories"] == ["texture", "two textures"] and [
+        row["calls"] for row in report["samplers"]["ddim"]
+    ] == [1, 2]
     assert sorted(generated) == ["base", "sr_256", "sr_256", "sr_256"]
 
 
@@ -291,56 +696,178 @@ def test_sweep_of_a_stage_that_is_not_there_is_an_error_that_lists_the_stages(fo
 
 
 def test_training_both_stages_then_assembling_gives_a_pipeline_that_draws(encoder_folder, tmp_path):
-    common = ["--preset", "tiny", "--text-encoder", str(encoder_folder), "steps=2", "batch_size=2", "sample_every=2", "log_every=1"]
+    common = [
+        "--preset",
+        "tiny",
+        "--text-encoder",
+        str(encoder_folder),
+        "steps=2",
+        "batch_size=2",
+        "sample_every=2",
+        "log_every=1",
+    ]
     for name in PRESETS["tiny"]:
         train.main(["--stage", name, "--output-dir", str(tmp_path / name), *common])
         assert size(tmp_path / name / "samples_00000002.png")[0] > 0
-        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()
+        ]
         assert [line["step"] for line in lines] == [1, 2, 2] and 0 <= lines[-1]["score"] <= 1
-    progress.main([str(tmp_path / "base" / "stage"), "--text-encoder", str(encoder_folder), "--n", "1", "--out", str(tmp_path / "p.png")])
+    progress.main(
+        [
+            str(tmp_path / "base" / "stage"),
+            "--text-encoder",
+            str(encoder_folder),
+            "--n",
+            "1",
+            "--out",
+            str(tmp_path / "p.png"),
+        ]
+    )
     assert size(tmp_path / "p.png")[0] > 0
     for flag, dtype in (("--bf16", torch.bfloat16), ("--half", torch.float16)):
-        assemble.main(["--base", str(tmp_path / "base"), "--sr", str(tmp_path / "sr_256"), "--text-encoder", str(encoder_folder), flag, "--out", str(tmp_path / "pipe")])
-        assert {w.dtype for w in load_file(tmp_path / "pipe" / "base" / "model.safetensors").values()} == {dtype}
-    generate.main(["a red circle", "--pipeline", str(tmp_path / "pipe"), "--steps", "1", "--out", str(tmp_path / "a.png")])
+        assemble.main(
+            [
+                "--base",
+                str(tmp_path / "base"),
+                "--sr",
+                str(tmp_path / "sr_256"),
+                "--text-encoder",
+                str(encoder_folder),
+                flag,
+                "--out",
+                str(tmp_path / "pipe"),
+            ]
+        )
+        assert {
+            w.dtype for w in load_file(tmp_path / "pipe" / "base" / "model.safetensors").values()
+        } == {dtype}
+    generate.main(
+        [
+            "a red circle",
+            "--pipeline",
+            str(tmp_path / "pipe"),
+            "--steps",
+            "1",
+            "--out",
+            str(tmp_path / "a.png"),
+        ]
+    )
     assert size(tmp_path / "a.png") == (256, 256)
 
 
 def test_training_may_start_from_the_weights_of_a_stage(encoder_folder, tmp_path):
-    common = ["--stage", "base", "--preset", "tiny", "--text-encoder", str(encoder_folder), "batch_size=2", "sample_every=0"]
+    common = [
+        "--stage",
+        "base",
+        "--preset",
+        "tiny",
+        "--text-encoder",
+        str(encoder_folder),
+        "batch_size=2",
+        "sample_every=0",
+    ]
     train.main([*common, "--output-dir", str(tmp_path / "first"), "steps=3"])
-    train.main([*common, "--output-dir", str(tmp_path / "second"), "--init-from", str(tmp_path / "first" / "stage"), "steps=1", "learning_rate=0.0"])
-    first, second = (load_stage(tmp_path / name / "stage").net.state_dict() for name in ("first", "second"))
+    train.main(
+        [
+            *common,
+            "--output-dir",
+            str(tmp_path / "second"),
+            "--init-from",
+            str(tmp_path / "first" / "stage"),
+            "steps=1",
+            "learning_rate=0.0",
+        ]
+    )
+    first, second = (
+        load_stage(tmp_path / name / "stage").net.state_dict() for name in ("first", "second")
+    )
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
-@pytest.mark.parametrize("script, arguments", [(generate, ["a ring", "--pipeline", "nowhere"]), (evaluate, ["--pipeline", "nowhere"]),
-                                               (sweep, ["--pipeline", "nowhere"])])
+@pytest.mark.parametrize(
+    "script, arguments",
+    [
+        (generate, ["a ring", "--pipeline", "nowhere"]),
+        (evaluate, ["--pipeline", "nowhere"]),
+        (sweep, ["--pipeline", "nowhere"]),
+    ],
+)
 def test_a_pipeline_that_is_not_there_is_named(script, arguments):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         script.main(arguments)
 
 
 def test_the_sampling_benchmark_counts_calls_and_times_them(folder, tmp_path, capsys):
-    sample_benchmark.main(["--pipeline", folder, "--device", "cpu", "--rounds", "2", "--batch", "1", "2", "--steps", "2", "3", "--out", str(tmp_path / "b.json")])
+    sample_benchmark.main(
+        [
+            "--pipeline",
+            folder,
+            "--device",
+            "cpu",
+            "--rounds",
+            "2",
+            "--batch",
+            "1",
+            "2",
+            "--steps",
+            "2",
+            "3",
+            "--out",
+            str(tmp_path / "b.json"),
+        ]
+    )
     found = json.loads((tmp_path / "b.json").read_text())
     plain = [r for r in found["rows"] if r["what"] == "plain"]
     assert [(r["batch"], r["steps"]) for r in plain] == [(1, 2), (1, 3), (2, 2), (2, 3)]
     for r in plain:
-        for stage in ("base", "sr_256"):               # DDIM calls the network once a step
-            assert r[stage]["seconds"] / r[stage]["seconds_per_call"] == pytest.approx(r["steps"], rel=0.02)
+        for stage in ("base", "sr_256"):  # DDIM calls the network once a step
+            assert r[stage]["seconds"] / r[stage]["seconds_per_call"] == pytest.approx(
+                r["steps"], rel=0.02
+            )
         assert r["seconds_per_picture"] * r["batch"] > r["base"]["seconds"] > 0
     assert "source and edit take" in capsys.readouterr().out and found["edit_over_plain"] > 0
 
 
-def test_the_training_benchmark_counts_flops_and_holds_them_against_a_matrix_product(tmp_path, capsys):
-    train_benchmark.main(["--preset", "tiny", "--device", "cpu", "--stages", "base", "sr_256", "--batch", "2", "4", "--text-length", "0", "40", "--rounds", "1", "--round", "1",
-                          "--precision", "fp32", "--no-diffusers", "--out", str(tmp_path / "b.json")])
+def test_the_training_benchmark_counts_flops_and_holds_them_against_a_matrix_product(
+    tmp_path, capsys
+):
+    train_benchmark.main(
+        [
+            "--preset",
+            "tiny",
+            "--device",
+            "cpu",
+            "--stages",
+            "base",
+            "sr_256",
+            "--batch",
+            "2",
+            "4",
+            "--text-length",
+            "0",
+            "40",
+            "--rounds",
+            "1",
+            "--round",
+            "1",
+            "--precision",
+            "fp32",
+            "--no-diffusers",
+            "--out",
+            str(tmp_path / "b.json"),
+        ]
+    )
     found = json.loads((tmp_path / "b.json").read_text())
     rows = found["rows"]
     assert len(rows) == 8 and all(r["pictures_per_second"] > 0 for r in rows)
     for r in rows:
-        assert r["mfu"] == pytest.approx(r["pictures_per_second"] * r["gflop_per_picture"] / found["matrix_product_gflop_per_second"], abs=0.01)
+        assert r["mfu"] == pytest.approx(
+            r["pictures_per_second"]
+            * r["gflop_per_picture"]
+            / found["matrix_product_gflop_per_second"],
+            abs=0.01,
+        )
     flops = {(r["network"], r["batch"], r["text_length"]): r["gflop_per_picture"] for r in rows}
     assert flops["base", 2, None] == flops["base", 4, None] < flops["base", 2, 40]
     assert "MFU" in capsys.readouterr().out
@@ -351,26 +878,75 @@ def test_the_score_after_minutes_is_measured_and_generated(network, tmp_path, ca
     pytest.importorskip("diffusers")
     monkeypatch.setattr(peers, "DiffusersNet", lambda width: TinyPeer(width))
     out = tmp_path / "score.json"
-    time_to_score.main(["--network", network, "--preset", "tiny", "--device", "cpu", "--minutes", "0.01", "--at", "0.5", "--n", "1", "--edits", "1", "--out", str(out),
-                        "batch_size=2", "precision=fp32", "stage.guidance_scale=1.5", *(["--save", str(tmp_path / "stage")] if network == "ours" else [])])
+    time_to_score.main(
+        [
+            "--network",
+            network,
+            "--preset",
+            "tiny",
+            "--device",
+            "cpu",
+            "--minutes",
+            "0.01",
+            "--at",
+            "0.5",
+            "--n",
+            "1",
+            "--edits",
+            "1",
+            "--out",
+            str(out),
+            "batch_size=2",
+            "precision=fp32",
+            "stage.guidance_scale=1.5",
+            *(["--save", str(tmp_path / "stage")] if network == "ours" else []),
+        ]
+    )
     found = json.loads(out.read_text())
     assert found["stage"]["guidance_scale"] == 1.5
     if network == "ours":
-        assert json.loads(json.dumps(to_dict(load_stage(tmp_path / "stage").config))) == found["stage"]
-    assert [set(time_to_score.CATEGORIES) <= set(point) for point in found["curve"]] == [True] * len(found["curve"]) and len(found["curve"]) >= 1
-    assert found["curve"][-1]["step"] == found["recipe"]["steps"] and ("edits" in found) == (network == "ours")
+        assert (
+            json.loads(json.dumps(to_dict(load_stage(tmp_path / "stage").config))) == found["stage"]
+        )
+    assert [set(time_to_score.CATEGORIES) <= set(point) for point in found["curve"]] == [
+        True
+    ] * len(found["curve"]) and len(found["curve"]) >= 1
+    assert found["curve"][-1]["step"] == found["recipe"]["steps"] and ("edits" in found) == (
+        network == "ours"
+    )
     time_to_score.main(["--plot", str(out), str(out), "--out", str(tmp_path / "curve.png")])
     assert size(tmp_path / "curve.png")[0] > 800
 
 
 def test_recipes_are_compared_early_by_errors_alone(tmp_path, capsys):
     out = tmp_path / "early.json"
-    time_to_score.main(["--preset", "tiny", "--device", "cpu", "--stop", "2", "--n", "0", "--edits", "0", "--out", str(out), "steps=4", "batch_size=2", "precision=fp32"])
+    time_to_score.main(
+        [
+            "--preset",
+            "tiny",
+            "--device",
+            "cpu",
+            "--stop",
+            "2",
+            "--n",
+            "0",
+            "--edits",
+            "0",
+            "--out",
+            str(out),
+            "steps=4",
+            "batch_size=2",
+            "precision=fp32",
+        ]
+    )
     found = json.loads(out.read_text())
-    point, = found["curve"]
+    (point,) = found["curve"]
     assert found["recipe"]["steps"] == 4 and point["step"] == 2 and "all" not in point
-    # A network that has learned nothing says about 0 whatever the noise and the caption, and errs by the mean square of the images.
-    assert len(set(point["errors"]["own"])) > 1 and all(0.2 < e < 0.8 for e in point["errors"]["own"])
+    # A network that has learned nothing says about 0 whatever the noise and the caption, and errs
+    # by the mean square of the images.
+    assert len(set(point["errors"]["own"])) > 1 and all(
+        0.2 < e < 0.8 for e in point["errors"]["own"]
+    )
     assert point["errors"]["own"] == pytest.approx(point["errors"]["other"], rel=0.05)
     assert "error by log-SNR" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no scores of ours to draw"):
@@ -385,16 +961,43 @@ def test_a_training_for_a_score_goes_on_where_it_was_stopped(network, tmp_path, 
 
     def measure(out, *options):
         torch.manual_seed(0)
-        time_to_score.main(["--network", network, "--preset", "tiny", "--device", "cpu", "--n", "0", "--edits", "0", "--minutes", "0.1", "--pace", "1.5", "--at", "0.5",
-                            "--out", str(out), "batch_size=2", "precision=fp32", *options])
+        time_to_score.main(
+            [
+                "--network",
+                network,
+                "--preset",
+                "tiny",
+                "--device",
+                "cpu",
+                "--n",
+                "0",
+                "--edits",
+                "0",
+                "--minutes",
+                "0.1",
+                "--pace",
+                "1.5",
+                "--at",
+                "0.5",
+                "--out",
+                str(out),
+                "batch_size=2",
+                "precision=fp32",
+                *options,
+            ]
+        )
         return json.loads(out.read_text())
 
     kept = ["--keep", str(tmp_path / "kept")]
     whole = measure(tmp_path / "whole.json")
-    assert [p["step"] for p in whole["curve"]] == [2, 4] and len({tuple(p["errors"]["own"]) for p in whole["curve"]}) == 2
+    assert [p["step"] for p in whole["curve"]] == [2, 4] and len(
+        {tuple(p["errors"]["own"]) for p in whole["curve"]}
+    ) == 2
     measure(tmp_path / "parts.json", *kept, "--stop", "3")
     parts = measure(tmp_path / "parts.json", *kept)
-    assert [p["step"] for p in parts["curve"]] == [2, 3, 4] and [parts["curve"][i] for i in (0, 2)] == whole["curve"]
+    assert [p["step"] for p in parts["curve"]] == [2, 3, 4] and [
+        parts["curve"][i] for i in (0, 2)
+    ] == whole["curve"]
     with pytest.raises(SystemExit, match="at its end"):
         measure(tmp_path / "parts.json", *kept)
     with pytest.raises(SystemExit, match="another recipe"):
@@ -403,7 +1006,9 @@ def test_a_training_for_a_score_goes_on_where_it_was_stopped(network, tmp_path, 
 
 def test_the_network_of_another_library_is_not_saved_as_a_stage_of_ours(tmp_path):
     with pytest.raises(SystemExit, match="diffusers's is no stage"):
-        time_to_score.main(["--network", "diffusers", "--save", str(tmp_path), "--out", str(tmp_path / "a.json")])
+        time_to_score.main(
+            ["--network", "diffusers", "--save", str(tmp_path), "--out", str(tmp_path / "a.json")]
+        )
 
 
 class TinyPeer(peers.DiffusersNet):
@@ -411,13 +1016,27 @@ class TinyPeer(peers.DiffusersNet):
 
     def __init__(self, text_width):
         from diffusers import UNet2DConditionModel
+
         torch.nn.Module.__init__(self)
-        self.unet = UNet2DConditionModel(sample_size=64, in_channels=3, out_channels=3, block_out_channels=(8, 8, 8, 8), layers_per_block=1,
-                                         cross_attention_dim=text_width, attention_head_dim=8, norm_num_groups=4,
-                                         down_block_types=("DownBlock2D",) * 3 + ("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * 3)
+        self.unet = UNet2DConditionModel(
+            sample_size=64,
+            in_channels=3,
+            out_channels=3,
+            block_out_channels=(8, 8, 8, 8),
+            layers_per_block=1,
+            cross_attention_dim=text_width,
+            attention_head_dim=8,
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D",) * 3 + ("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * 3,
+        )
 
 
-@pytest.mark.parametrize("arguments", [(breakdown, ["--stage", "sr_512"]), (train_benchmark, ["--stages", "base", "sr_512"])], ids=["breakdown", "benchmark"])
+@pytest.mark.parametrize(
+    "arguments",
+    [(breakdown, ["--stage", "sr_512"]), (train_benchmark, ["--stages", "base", "sr_512"])],
+    ids=["breakdown", "benchmark"],
+)
 def test_a_stage_that_the_preset_lacks_is_refused_with_those_it_has(arguments, capsys):
     script, options = arguments
     with pytest.raises(SystemExit):
@@ -426,19 +1045,37 @@ def test_a_stage_that_the_preset_lacks_is_refused_with_those_it_has(arguments, c
 
 
 def test_the_parts_of_a_step_hold_all_its_arithmetic(capsys):
-    breakdown.main(["--preset", "tiny", "--batch", "2", "--rounds", "2", "--device", "cpu", "precision=fp32"])
+    breakdown.main(
+        ["--preset", "tiny", "--batch", "2", "--rounds", "2", "--device", "cpu", "precision=fp32"]
+    )
     _, _, table = capsys.readouterr().out.partition("of it\n")
     rows = {line[:34].strip(): line[34:].split() for line in table.splitlines()}
-    stage, encoder = DiffusionStage(PRESETS["tiny"]["base"]), TextEncoder.from_pretrained(WEIGHTS / "text_encoder")
-    assert float(rows["a whole step"][3]) == pytest.approx(2 * train_benchmark.flops_per_image(stage, encoder) / 1e9, abs=0.01)
+    stage, encoder = (
+        DiffusionStage(PRESETS["tiny"]["base"]),
+        TextEncoder.from_pretrained(WEIGHTS / "text_encoder"),
+    )
+    assert float(rows["a whole step"][3]) == pytest.approx(
+        2 * train_benchmark.flops_per_image(stage, encoder) / 1e9, abs=0.01
+    )
     times = [float(row[1]) for name, row in rows.items() if name != "a whole step"]
     assert sum(times) == pytest.approx(float(rows["a whole step"][1]), abs=0.1 * len(times))
-    assert {"cross attention, 4 x 4", "residual blocks, 8 x 8", "optimizer, muon", "optimizer, adamw", "text encoder", "pictures", "noise", "text layers"} <= set(rows)
+    assert {
+        "cross attention, 4 x 4",
+        "residual blocks, 8 x 8",
+        "optimizer, muon",
+        "optimizer, adamw",
+        "text encoder",
+        "pictures",
+        "noise",
+        "text layers",
+    } <= set(rows)
 
 
 def test_flops_are_those_of_a_known_layer():
     class Known(torch.nn.Module):
-        """One matrix product, 12,288 x 100, whose input needs no gradient: forward and one backward product."""
+        """One matrix product, 12,288 x 100, whose input needs no gradient: forward and one backward
+        product.
+        """
 
         def __init__(self):
             super().__init__()
@@ -452,8 +1089,39 @@ def test_flops_are_those_of_a_known_layer():
     assert train_benchmark.flops_per_image(stage, lambda captions: None) == 2 * 2 * 12_288 * 100
 
 
-@pytest.mark.parametrize("script", [generate, edit, edit_cascade, edit_sweep, reweight, attention, paths, claims, evaluate, compare, demo, sweep, plot_schedules, sample_benchmark, train, overfit, assemble, card,
-                                    progress, check_data, emoji, from_hub, report, verify, train_benchmark, time_to_score, breakdown, scale])
+@pytest.mark.parametrize(
+    "script",
+    [
+        generate,
+        edit,
+        edit_cascade,
+        edit_sweep,
+        reweight,
+        attention,
+        paths,
+        claims,
+        evaluate,
+        compare,
+        demo,
+        sweep,
+        plot_schedules,
+        sample_benchmark,
+        train,
+        overfit,
+        assemble,
+        card,
+        progress,
+        check_data,
+        emoji,
+        from_hub,
+        report,
+        verify,
+        train_benchmark,
+        time_to_score,
+        breakdown,
+        scale,
+    ],
+)
 def test_every_script_has_help(script, capsys):
     with pytest.raises(SystemExit) as stop:
         script.main(["--help"])
@@ -461,11 +1129,24 @@ def test_every_script_has_help(script, capsys):
 
 
 def test_regret_holds_a_stage_against_the_best_denoiser(folder, tmp_path, capsys):
-    regret.main([f"{folder}/base", "--text-encoder", f"{folder}/text_encoder", "--n", "1", "--out", str(tmp_path / "regret.png")])
+    regret.main(
+        [
+            f"{folder}/base",
+            "--text-encoder",
+            f"{folder}/text_encoder",
+            "--n",
+            "1",
+            "--out",
+            str(tmp_path / "regret.png"),
+        ]
+    )
     lines = capsys.readouterr().out.splitlines()
     path = lines.pop()
     assert [lines[i].split()[1:] for i in (1, 5)] == [[str(level) for level in regret.LOG_SNRS]] * 2
-    best, own, best_told, own_told = ([float(word) for word in lines[i].split()[1:]] for i in (2, 3, 6, 7))
-    assert len(best) == len(own) == len(regret.LOG_SNRS) and best[-1] < 0.01 < sum(own) - sum(best)               # an untrained network
+    best, own, best_told, own_told = (
+        [float(word) for word in lines[i].split()[1:]] for i in (2, 3, 6, 7)
+    )
+    # an untrained network
+    assert len(best) == len(own) == len(regret.LOG_SNRS) and best[-1] < 0.01 < sum(own) - sum(best)
     assert max(map(abs, own_told)) < 0.1 and best_told[0] < 0.05 < 0.2 < best_told[-1]
     assert size(path)

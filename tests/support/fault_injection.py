@@ -1,4 +1,5 @@
-"""The training script with something going wrong in it: `python tests/support/fault_injection.py FAULT STEP ARGUMENTS...`, also under torchrun, where it hits rank 1 alone.
+"""The training script with something going wrong in it: `python tests/support/fault_injection.py
+FAULT STEP ARGUMENTS...`, also under torchrun, where it hits rank 1 alone.
 
 Kept apart from the tests because processes run it.
 """
@@ -20,12 +21,14 @@ NAN = float("nan")
 
 def asked_for(step: int, batch_size: int = 4) -> type:
     """The built-in world, with the fault when the batch of `step` is asked for."""
+
     class Broken(SceneDataset):
         def draft(self, numbers, *args):
             draft = super().draft(numbers, *args)
             if numbers[0] // batch_size == step:
                 return fault(draft)
             return draft
+
     return Broken
 
 

@@ -4,7 +4,17 @@ import random
 from dataclasses import replace
 
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, MIN_GAP, GRID, SIZES, TEXTURES, SceneObject, Scene, unambiguous_relation
+from imagen_mini.scenes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    GRID,
+    MIN_GAP,
+    SIZES,
+    TEXTURES,
+    Scene,
+    SceneObject,
+    unambiguous_relation,
+)
 from imagen_mini.text.encoder import Tokens
 
 
@@ -13,20 +23,36 @@ def one(shape="circle", color="red", size="large", texture="solid", x=20, y=32):
 
 
 def scene_of(description, rng, accept=lambda scene: True):
-    """A random scene that shows what is described, drawn until it fits. On purpose not the package's own."""
+    """A random scene that shows what is described, drawn until it fits. On purpose not the
+    package's own.
+    """
     for _ in range(20_000):
         objects = []
         for obj in description.objects:
-            size = obj.size or (rng.choice(tuple(SIZES)) if len(description.objects) < 3 else "small")
-            o = SceneObject(0, 0, obj.shape, obj.color or rng.choice(tuple(COLORS)), size, obj.texture or rng.choice(TEXTURES))
+            size = obj.size or (
+                rng.choice(tuple(SIZES)) if len(description.objects) < 3 else "small"
+            )
+            o = SceneObject(
+                0,
+                0,
+                obj.shape,
+                obj.color or rng.choice(tuple(COLORS)),
+                size,
+                obj.texture or rng.choice(TEXTURES),
+            )
             low, high = int(o.reach + 1.5), int(GRID - o.reach - 0.5)
             for _ in range(20):
                 o = replace(o, x=rng.randint(low, high), y=rng.randint(low, high))
-                if all((o.x - p.x) ** 2 + (o.y - p.y) ** 2 >= (o.reach + p.reach + MIN_GAP) ** 2 for p in objects):
+                if all(
+                    (o.x - p.x) ** 2 + (o.y - p.y) ** 2 >= (o.reach + p.reach + MIN_GAP) ** 2
+                    for p in objects
+                ):
                     objects.append(o)
                     break
         apart = len(objects) == len(description.objects)
-        clear = apart and (description.relation is None or unambiguous_relation(*objects) == description.relation)
+        clear = apart and (
+            description.relation is None or unambiguous_relation(*objects) == description.relation
+        )
         scene = Scene(tuple(objects), description.background or rng.choice(tuple(BACKGROUNDS)))
         if clear and accept(scene):
             return scene
@@ -38,7 +64,10 @@ def correct_images(prompts, size):
     descriptions = {c.text: c.description for _, _, c in prompts}
 
     def generate(texts, seeds):
-        return render([scene_of(descriptions[t], random.Random(f"{t}/{s}")) for t, s in zip(texts, seeds)], size)
+        return render(
+            [scene_of(descriptions[t], random.Random(f"{t}/{s}")) for t, s in zip(texts, seeds)],
+            size,
+        )
 
     return generate
 
@@ -48,4 +77,9 @@ def tokens(text):
     words = [w.split("-") for w in text.split()]
     pieces = [p for w in words for p in w]
     word_ids = [i for i, w in enumerate(words) for _ in w]
-    return Tokens(tuple(range(len(pieces) + 1)), (*pieces, "</s>"), (*word_ids, None), tuple("".join(w) for w in words))
+    return Tokens(
+        tuple(range(len(pieces) + 1)),
+        (*pieces, "</s>"),
+        (*word_ids, None),
+        tuple("".join(w) for w in words),
+    )

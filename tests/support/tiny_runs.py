@@ -12,7 +12,19 @@ from train.log import TIMES
 from train.train import main
 
 ROOT = Path(__file__).parents[2]
-TINY = ["--preset", "tiny", "--device", "cpu", "--threads", "1", "batch_size=4", "warmup=2", "sample_every=0", "log_every=3", "ema_half_life=3"]
+TINY = [
+    "--preset",
+    "tiny",
+    "--device",
+    "cpu",
+    "--threads",
+    "1",
+    "batch_size=4",
+    "warmup=2",
+    "sample_every=0",
+    "log_every=3",
+    "ema_half_life=3",
+]
 
 
 def train(folder, *options, stage="base"):
@@ -28,8 +40,15 @@ def environment():
 
 
 def process(folder, *options, script=("-m", "train.train"), **more):
-    return subprocess.Popen([sys.executable, *script, "--stage", "base", "--output-dir", str(folder), *TINY, *options], cwd=ROOT, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, env=environment(), **more)
+    return subprocess.Popen(
+        [sys.executable, *script, "--stage", "base", "--output-dir", str(folder), *TINY, *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        **more,
+    )
 
 
 def log_of(folder):

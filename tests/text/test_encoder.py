@@ -9,7 +9,11 @@ from transformers import T5EncoderModel
 
 from imagen_mini.text.encoder import TextEmbeddings, TextEncoder, concatenate
 
-PROMPTS = ["a red circle", "a large striped blue square to the left of a small pink star on a white background", "ring"]
+PROMPTS = [
+    "a red circle",
+    "a large striped blue square to the left of a small pink star on a white background",
+    "ring",
+]
 
 
 def test_the_mask_is_true_for_exactly_the_tokens_of_each_prompt(encoder):
@@ -46,13 +50,15 @@ def test_the_empty_prompt_is_its_end_token(encoder):
 
 
 def test_ten_thousand_words_are_cut_with_a_warning_that_shows_what_is_left_out(encoder):
-    with pytest.warns(UserWarning, match=r"more than 128 tokens; left out: '.*red circle red.*' \.\.\."):
+    with pytest.warns(
+        UserWarning, match=r"more than 128 tokens; left out: '.*red circle red.*' \.\.\."
+    ):
         text = encoder("red circle " * 5000)
     assert text.emb.shape[1] == 128 and text.emb.isfinite().all()
 
 
 def test_the_warning_shows_the_words_after_the_last_token_that_fits(encoder):
-    fits = " ".join(["red"] * 127)                     # and the end token makes 128
+    fits = " ".join(["red"] * 127)  # and the end token makes 128
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert encoder(fits).mask.sum() == 128
@@ -60,17 +66,34 @@ def test_the_warning_shows_the_words_after_the_last_token_that_fits(encoder):
         encoder(["ring", fits + " star on gray"])
 
 
-@pytest.mark.parametrize("prompt, error, message", [
-    (b"a red circle", TypeError, "Decode bytes first"), (None, TypeError, "NoneType"), ([], TypeError, "non-empty"), (3, TypeError, "int"),
-    (["ring", None], TypeError, "each prompt must be a string; got NoneType"), ([b"ring"], TypeError, "got bytes"),
-    ("a \ud800 circle", ValueError, "lone surrogate at character 2"),
-])
+@pytest.mark.parametrize(
+    "prompt, error, message",
+    [
+        (b"a red circle", TypeError, "Decode bytes first"),
+        (None, TypeError, "NoneType"),
+        ([], TypeError, "non-empty"),
+        (3, TypeError, "int"),
+        (["ring", None], TypeError, "each prompt must be a string; got NoneType"),
+        ([b"ring"], TypeError, "got bytes"),
+        ("a \ud800 circle", ValueError, "lone surrogate at character 2"),
+    ],
+)
 def test_what_is_no_text_is_an_error_that_says_so(encoder, prompt, error, message):
     with pytest.raises(error, match=message):
         encoder(prompt)
 
 
-ODD = ("a 🔴 circle", "ein grüner Kreis", "赤い円", "a\tred\ncircle", "\x00\x7f", "x" * 500, "<unk> </s>", "é", "🏳️‍🌈")
+ODD = (
+    "a 🔴 circle",
+    "ein grüner Kreis",
+    "赤い円",
+    "a\tred\ncircle",
+    "\x00\x7f",
+    "x" * 500,
+    "<unk> </s>",
+    "é",
+    "🏳️‍🌈",
+)
 
 
 @pytest.mark.filterwarnings("ignore:the prompt has more")
@@ -89,12 +112,22 @@ def test_unknown_characters_keep_their_identity(encoder):
 
 def joined(pieces):
     """The text of pieces; bytes stand as <0x21>, spaces as the Metaspace sign."""
-    raw = b"".join(bytes([int(p[3:5], 16)]) if re.fullmatch("<0x[0-9A-F]{2}>", p) else p.encode() for p in pieces)
+    raw = b"".join(
+        bytes([int(p[3:5], 16)]) if re.fullmatch("<0x[0-9A-F]{2}>", p) else p.encode()
+        for p in pieces
+    )
     return raw.decode().replace("▁", "")
 
 
-@pytest.mark.parametrize("prompt", [*PROMPTS, "A Crimson hexagonal circle, above an azure star!",
-                                    "  two   red  circles ", "ein grüner 🔴 Kreis"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *PROMPTS,
+        "A Crimson hexagonal circle, above an azure star!",
+        "  two   red  circles ",
+        "ein grüner 🔴 Kreis",
+    ],
+)
 def test_the_pieces_of_a_word_join_back_to_the_word(encoder, prompt):
     tokens = encoder.tokens(prompt)
     assert len(tokens.ids) == len(tokens.pieces) == len(tokens.word_ids)
@@ -102,7 +135,8 @@ def test_the_pieces_of_a_word_join_back_to_the_word(encoder, prompt):
         assert joined(tokens.pieces[k] for k in tokens.positions_of_word(i)) == word.lower()
     assert "" not in tokens.words
     assert "".join(tokens.words) == "".join(prompt.split())
-    assert [i for i, w in enumerate(tokens.word_ids) if w is None] == [len(tokens.ids) - 1]      # the end token only
+    # the end token only
+    assert [i for i, w in enumerate(tokens.word_ids) if w is None] == [len(tokens.ids) - 1]
 
 
 def test_every_token_belongs_to_one_word_in_order(encoder):
@@ -110,7 +144,9 @@ def test_every_token_belongs_to_one_word_in_order(encoder):
     assert words == sorted(words) and set(words) == set(range(len(PROMPTS[1].split())))
 
 
-@pytest.mark.parametrize("prompt", ["A Red CIRCLE", " a red circle ", "a  red   circle", "a\tred\ncircle"])
+@pytest.mark.parametrize(
+    "prompt", ["A Red CIRCLE", " a red circle ", "a  red   circle", "a\tred\ncircle"]
+)
 def test_capitals_and_spaces_do_not_change_the_tokens_nor_the_encoding(encoder, prompt):
     assert encoder.tokens(prompt).ids == encoder.tokens("a red circle").ids
     assert torch.equal(encoder(prompt).emb, encoder("a red circle").emb)
@@ -125,19 +161,31 @@ def test_the_null_text_is_zero_with_the_same_mask(encoder):
 def test_dropping_zeroes_the_rows_asked_for_and_leaves_the_others(encoder):
     text = encoder(PROMPTS)
     dropped = text.drop(torch.tensor([False, True, False]))
-    assert not dropped.emb[1].any() and torch.equal(dropped.emb[::2], text.emb[::2]) and torch.equal(dropped.mask, text.mask)
+    assert (
+        not dropped.emb[1].any()
+        and torch.equal(dropped.emb[::2], text.emb[::2])
+        and torch.equal(dropped.mask, text.mask)
+    )
 
 
 def test_concatenating_pads_the_shorter_text_and_masks_the_padding(random_text):
     a, b = random_text([3, 2]), random_text([5])
     both = concatenate([a, b])
     assert both.mask.sum(1).tolist() == [3, 2, 5] and both.emb.shape == (3, 5, 128)
-    assert torch.equal(both.emb[:2, :3], a.emb) and not both.emb[:2, 3:].any() and torch.equal(both[2:].emb, b.emb)
+    assert (
+        torch.equal(both.emb[:2, :3], a.emb)
+        and not both.emb[:2, 3:].any()
+        and torch.equal(both[2:].emb, b.emb)
+    )
 
 
 def test_text_moves_to_another_dtype_and_its_mask_stays_bool(random_text):
     text = random_text([3]).to(torch.bfloat16)
-    assert isinstance(text, TextEmbeddings) and text.emb.dtype == torch.bfloat16 and text.mask.dtype == torch.bool
+    assert (
+        isinstance(text, TextEmbeddings)
+        and text.emb.dtype == torch.bfloat16
+        and text.mask.dtype == torch.bool
+    )
 
 
 def test_float16_is_refused(encoder_folder):

@@ -1,4 +1,6 @@
-"""The text cache: what comes back is what the encoder gave, whatever happens to the file or to whoever writes it."""
+"""The text cache: what comes back is what the encoder gave, whatever happens to the file or to
+whoever writes it.
+"""
 
 import random
 import signal
@@ -15,10 +17,16 @@ from transformers import T5EncoderModel
 
 from imagen_mini.scenes.captions import training_caption
 from imagen_mini.scenes.scene import training_scene
-from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.text.cache import CachedTextEncoder, fingerprint
+from imagen_mini.text.encoder import TextEncoder
 
-PROMPTS = ["a red circle", "a large striped blue square to the left of a small pink star on a white background", "ring", "", "naïve \0 🎈"]
+PROMPTS = [
+    "a red circle",
+    "a large striped blue square to the left of a small pink star on a white background",
+    "ring",
+    "",
+    "naïve \0 🎈",
+]
 
 
 @pytest.fixture
@@ -30,7 +38,11 @@ def cached(encoder, tmp_path):
 def encoded(monkeypatch):
     """The prompts that reach the encoder itself, call by call."""
     calls, forward = [], TextEncoder.forward
-    monkeypatch.setattr(TextEncoder, "forward", lambda self, prompts: calls.append(prompts) or forward(self, prompts))
+    monkeypatch.setattr(
+        TextEncoder,
+        "forward",
+        lambda self, prompts: calls.append(prompts) or forward(self, prompts),
+    )
     return calls
 
 
@@ -44,21 +56,35 @@ def captions(n, start=0):
 
 # ---------------------------------------------------------------- the same Text
 
-def test_what_comes_back_is_bit_for_bit_what_the_encoder_gave_and_nothing_is_encoded_twice(encoder, cached, encoded, tmp_path):
+
+def test_what_comes_back_is_bit_for_bit_what_the_encoder_gave_and_nothing_is_encoded_twice(
+    encoder, cached, encoded, tmp_path
+):
     expected = encoder(PROMPTS)
-    again = CachedTextEncoder(encoder, tmp_path)       # as another process would open it
+    again = CachedTextEncoder(encoder, tmp_path)  # as another process would open it
     encoded.clear()
-    assert same(cached(PROMPTS), expected) and same(cached(PROMPTS), expected) and same(again(PROMPTS), expected)
+    assert (
+        same(cached(PROMPTS), expected)
+        and same(cached(PROMPTS), expected)
+        and same(again(PROMPTS), expected)
+    )
     assert encoded == [PROMPTS]
 
 
-def test_batches_of_other_lengths_orders_and_repeats_are_put_together_from_the_same_rows(encoder, cached, encoded):
+def test_batches_of_other_lengths_orders_and_repeats_are_put_together_from_the_same_rows(
+    encoder, cached, encoded
+):
     rows = cached(PROMPTS)
     encoded.clear()
     for order in ([0], [2, 3], [4, 1, 0, 1], [2, 0, 0]):
-        text, longest = cached([PROMPTS[i] for i in order]), max(int(rows.mask[i].sum()) for i in order)
+        text, longest = (
+            cached([PROMPTS[i] for i in order]),
+            max(int(rows.mask[i].sum()) for i in order),
+        )
         assert text.emb.shape[1] == longest
-        assert torch.equal(text.emb, rows.emb[order, :longest]) and torch.equal(text.mask, rows.mask[order, :longest])
+        assert torch.equal(text.emb, rows.emb[order, :longest]) and torch.equal(
+            text.mask, rows.mask[order, :longest]
+        )
     assert same(cached("ring"), cached(["  ring "])) and encoded == []
 
 
@@ -67,13 +93,22 @@ def test_only_what_is_not_there_is_encoded(encoder, cached, encoded):
     text = cached([PROMPTS[2], PROMPTS[0], PROMPTS[2]])
     assert encoded == [PROMPTS[:2], [PROMPTS[2]]]
     expected = encoder([PROMPTS[2], PROMPTS[0], PROMPTS[2]])
-    assert torch.equal(text.mask, expected.mask) and torch.allclose(text.emb, expected.emb, rtol=0, atol=1e-5)     # encoded in other batches
+    # encoded in other batches
+    assert torch.equal(text.mask, expected.mask) and torch.allclose(
+        text.emb, expected.emb, rtol=0, atol=1e-5
+    )
 
 
-def test_a_file_of_half_precision_rounds_the_same_way_at_the_first_call_and_later(encoder, tmp_path):
+def test_a_file_of_half_precision_rounds_the_same_way_at_the_first_call_and_later(
+    encoder, tmp_path
+):
     cached, expected = CachedTextEncoder(encoder, tmp_path, torch.bfloat16), encoder(PROMPTS)
     first, later = cached(PROMPTS), cached(PROMPTS)
-    assert same(first, later) and first.emb.dtype == torch.float32 and torch.equal(first.emb, expected.emb.bfloat16().float())
+    assert (
+        same(first, later)
+        and first.emb.dtype == torch.float32
+        and torch.equal(first.emb, expected.emb.bfloat16().float())
+    )
     assert not torch.equal(first.emb, expected.emb)
 
 
@@ -84,10 +119,17 @@ def test_an_encoder_of_half_precision_is_kept_exactly(encoder_folder, tmp_path):
 
 
 def test_it_is_a_text_encoder_in_all_else(encoder, cached):
-    assert isinstance(cached, TextEncoder) and cached.width == encoder.width and cached.tokens("a ring") == encoder.tokens("a ring")
+    assert (
+        isinstance(cached, TextEncoder)
+        and cached.width == encoder.width
+        and cached.tokens("a ring") == encoder.tokens("a ring")
+    )
     with pytest.raises(ValueError, match="lone surrogate"):
         cached("\ud800")
-    with pytest.raises(ValueError, match="a text cache of torch.float16; expected one of torch.float32, torch.bfloat16"):
+    with pytest.raises(
+        ValueError,
+        match="a text cache of torch.float16; expected one of torch.float32, torch.bfloat16",
+    ):
         CachedTextEncoder(encoder, cached.file.parent, torch.float16)
 
 
@@ -114,18 +156,27 @@ def test_a_step_of_64_captions_costs_less_than_encoding_them(encoder, cached):
 
 # ---------------------------------------------------------------- what must not be taken for the same
 
+
 def other_encoders(encoder):
     torch.manual_seed(0)
     weights = T5EncoderModel(encoder.model.config)
     weights.load_state_dict(encoder.model.state_dict())
     with torch.no_grad():
-        weights.encoder.final_layer_norm.weight[0] += 1e-6                     # the last bits of one number
-    tokenizer = type(encoder.tokenizer)(tokenizer_object=encoder.tokenizer.backend_tokenizer, eos_token="</s>", pad_token="<pad>")
+        weights.encoder.final_layer_norm.weight[0] += 1e-6  # the last bits of one number
+    tokenizer = type(encoder.tokenizer)(
+        tokenizer_object=encoder.tokenizer.backend_tokenizer, eos_token="</s>", pad_token="<pad>"
+    )
     tokenizer.add_tokens(["chartreuse"])
-    config = T5EncoderModel(type(encoder.model.config)(**encoder.model.config.to_dict() | {"layer_norm_epsilon": 1e-5}))
+    config = T5EncoderModel(
+        type(encoder.model.config)(**encoder.model.config.to_dict() | {"layer_norm_epsilon": 1e-5})
+    )
     config.load_state_dict(encoder.model.state_dict())
-    return {"weights": TextEncoder(weights, encoder.tokenizer), "tokenizer": TextEncoder(encoder.model, tokenizer),
-            "config": TextEncoder(config, encoder.tokenizer), "length limit": TextEncoder(encoder.model, encoder.tokenizer, max_length=4)}
+    return {
+        "weights": TextEncoder(weights, encoder.tokenizer),
+        "tokenizer": TextEncoder(encoder.model, tokenizer),
+        "config": TextEncoder(config, encoder.tokenizer),
+        "length limit": TextEncoder(encoder.model, encoder.tokenizer, max_length=4),
+    }
 
 
 @pytest.mark.parametrize("what", ["weights", "tokenizer", "config", "length limit"])
@@ -139,29 +190,52 @@ def test_another_encoder_or_length_limit_never_hits(encoder, cached, encoded, wh
     assert encoded == [PROMPTS]
 
 
-def test_the_fingerprint_depends_neither_on_use_nor_on_the_folder(encoder, encoder_folder, tmp_path):
-    encoder(PROMPTS)                                   # leaves its padding set in the tokenizer
+def test_the_fingerprint_depends_neither_on_use_nor_on_the_folder(
+    encoder, encoder_folder, tmp_path
+):
+    encoder(PROMPTS)  # leaves its padding set in the tokenizer
     encoder.save_pretrained(tmp_path)
-    assert fingerprint(encoder) == fingerprint(TextEncoder.from_pretrained(tmp_path)) == fingerprint(TextEncoder.from_pretrained(encoder_folder))
+    assert (
+        fingerprint(encoder)
+        == fingerprint(TextEncoder.from_pretrained(tmp_path))
+        == fingerprint(TextEncoder.from_pretrained(encoder_folder))
+    )
 
 
 # ---------------------------------------------------------------- damage
 
-@pytest.mark.parametrize("damage", ["emb = zeroblob(length(emb))", "emb = substr(emb, 1, length(emb) - 512)", "emb = x''", "emb = NULL",
-                                    "emb = 'words'", "emb = 7", "checksum = NULL", "checksum = 'x'", "prompt = 'ring'"])
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "emb = zeroblob(length(emb))",
+        "emb = substr(emb, 1, length(emb) - 512)",
+        "emb = x''",
+        "emb = NULL",
+        "emb = 'words'",
+        "emb = 7",
+        "checksum = NULL",
+        "checksum = 'x'",
+        "prompt = 'ring'",
+    ],
+)
 def test_a_damaged_row_is_encoded_anew_and_replaced(encoder, cached, encoded, damage):
     cached(PROMPTS[:2])
     expected = encoder("a red circle" if "prompt" not in damage else "ring")
     cached.rows.execute(f"UPDATE text SET {damage} WHERE prompt = ?", (PROMPTS[0],))
     asked = "ring" if "prompt" in damage else PROMPTS[0]
     encoded.clear()
-    assert torch.allclose(cached(asked).emb, expected.emb, atol=1e-5) and torch.allclose(cached(asked).emb, expected.emb, atol=1e-5)
+    assert torch.allclose(cached(asked).emb, expected.emb, atol=1e-5) and torch.allclose(
+        cached(asked).emb, expected.emb, atol=1e-5
+    )
     assert encoded == [[asked]]
 
 
 def test_a_row_with_a_flipped_bit_is_encoded_anew(encoder, cached, encoded):
     cached(PROMPTS)
-    blob = bytearray(cached.rows.execute("SELECT emb FROM text WHERE prompt = 'ring'").fetchone()[0])
+    blob = bytearray(
+        cached.rows.execute("SELECT emb FROM text WHERE prompt = 'ring'").fetchone()[0]
+    )
     blob[100] ^= 1
     cached.rows.execute("UPDATE text SET emb = ? WHERE prompt = 'ring'", (bytes(blob),))
     encoded.clear()
@@ -169,7 +243,9 @@ def test_a_row_with_a_flipped_bit_is_encoded_anew(encoder, cached, encoded):
     assert encoded[0] == ["ring"]
 
 
-def test_a_file_with_flipped_bytes_anywhere_is_refused_or_gives_what_the_encoder_gives(encoder, tmp_path):
+def test_a_file_with_flipped_bytes_anywhere_is_refused_or_gives_what_the_encoder_gives(
+    encoder, tmp_path
+):
     prompts = captions(40)
     expected = encoder(prompts)
     cached = CachedTextEncoder(encoder, tmp_path)
@@ -178,7 +254,7 @@ def test_a_file_with_flipped_bytes_anywhere_is_refused_or_gives_what_the_encoder
     whole, rng, refused = cached.file.read_bytes(), random.Random(0), 0
     for trial in range(60):
         damaged = bytearray(whole)
-        at = trial if trial < 30 else rng.randrange(len(whole))                # the header, then anywhere
+        at = trial if trial < 30 else rng.randrange(len(whole))  # the header, then anywhere
         for i in range(at, min(at + 4, len(whole))):
             damaged[i] ^= 0xFF
         cached.file.write_bytes(damaged)
@@ -192,7 +268,9 @@ def test_a_file_with_flipped_bytes_anywhere_is_refused_or_gives_what_the_encoder
                 continue
             text = again(prompts)
             again.rows.close()
-        assert torch.equal(text.mask, expected.mask) and torch.allclose(text.emb, expected.emb, atol=1e-5)
+        assert torch.equal(text.mask, expected.mask) and torch.allclose(
+            text.emb, expected.emb, atol=1e-5
+        )
     assert 0 < refused < 60
 
 
@@ -207,14 +285,16 @@ def test_a_file_cut_short_is_refused_or_gives_what_the_encoder_gives(encoder, ca
             warnings.simplefilter("ignore")
             try:
                 text = CachedTextEncoder(encoder, cached.file.parent)(PROMPTS)
-                assert torch.equal(text.mask, expected.mask) and torch.allclose(text.emb, expected.emb, atol=1e-5)
+                assert torch.equal(text.mask, expected.mask) and torch.allclose(
+                    text.emb, expected.emb, atol=1e-5
+                )
             except OSError as error:
                 assert "delete it" in str(error)
 
 
 def test_a_cache_that_fails_during_a_run_warns_and_the_text_comes_all_the_same(encoder, cached):
     cached(PROMPTS[0])
-    cached.rows.execute("PRAGMA max_page_count = 1")   # a full disk
+    cached.rows.execute("PRAGMA max_page_count = 1")  # a full disk
     long = captions(64)
     with pytest.warns(UserWarning, match="text cache .*failed: database or disk is full"):
         text = cached(long)
@@ -253,30 +333,37 @@ def writers(count, *arguments):
     return [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(count)]
 
 
-def test_two_processes_that_write_the_same_prompts_at_once_leave_each_row_once_and_correct(encoder, encoder_folder, tmp_path, encoded):
+def test_two_processes_that_write_the_same_prompts_at_once_leave_each_row_once_and_correct(
+    encoder, encoder_folder, tmp_path, encoded
+):
     assert [process.wait(120) for process in writers(2, encoder_folder, tmp_path, 0, 20)] == [0, 0]
     cached, prompts = CachedTextEncoder(encoder, tmp_path), captions(160)
     text, expected = cached(prompts), encoder(prompts)
-    assert encoded == [prompts]                        # by the encoder alone, on the line above
+    assert encoded == [prompts]  # by the encoder alone, on the line above
     assert torch.allclose(text.emb, expected.emb, atol=1e-5)
-    assert cached.rows.execute("SELECT count(*), count(DISTINCT prompt) FROM text").fetchone() == (len(set(prompts)),) * 2
+    assert (
+        cached.rows.execute("SELECT count(*), count(DISTINCT prompt) FROM text").fetchone()
+        == (len(set(prompts)),) * 2
+    )
 
 
-def test_what_was_returned_survives_a_kill_at_any_moment_and_the_next_process_goes_on(encoder, encoder_folder, tmp_path):
+def test_what_was_returned_survives_a_kill_at_any_moment_and_the_next_process_goes_on(
+    encoder, encoder_folder, tmp_path
+):
     rows, rng = [], random.Random(0)
     for kill in range(3):
-        writer, = writers(1, encoder_folder, tmp_path, 100_000 * kill, 10_000)
+        (writer,) = writers(1, encoder_folder, tmp_path, 100_000 * kill, 10_000)
         deadline = time.monotonic() + 60
         while count(tmp_path) <= sum(rows) and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.1))
         writer.kill()
-        assert writer.wait() == -signal.SIGKILL        # it had not ended by itself
+        assert writer.wait() == -signal.SIGKILL  # it had not ended by itself
         rows.append(count(tmp_path) - sum(rows))
     assert min(rows) > 0
     cached = CachedTextEncoder(encoder, tmp_path)
-    stored = [prompt for prompt, in cached.rows.execute("SELECT prompt FROM text")]
-    assert len(cached._read(stored)) == len(stored) == sum(rows)               # each with its checksum
+    stored = [prompt for (prompt,) in cached.rows.execute("SELECT prompt FROM text")]
+    assert len(cached._read(stored)) == len(stored) == sum(rows)  # each with its checksum
     assert torch.allclose(cached(stored).emb, encoder(stored).emb, atol=1e-5)
     assert cached.rows.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -287,6 +374,6 @@ def count(folder):
         try:
             with sqlite3.connect(file, timeout=5) as rows:
                 return rows.execute("SELECT count(*) FROM text").fetchone()[0]
-        except sqlite3.OperationalError:               # not made yet
+        except sqlite3.OperationalError:  # not made yet
             pass
     return 0

@@ -13,14 +13,21 @@ import pytest
 import torch
 
 import imagen_mini.training.checkpoint
-from imagen_mini.training.checkpoint import checkpoints, load_checkpoint, atomic_directory, save_checkpoint
+from imagen_mini.training.checkpoint import (
+    atomic_directory,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from imagen_mini.training.run_guard import GracefulStop, run_lock
 from train import verify_checkpoints as verify
 
 
 def save_some(run, steps):
     for step in steps:
-        tensors = {name: {"x": torch.full((50,), float(step))} for name in ("weights", "ema", "optimizer")}
+        tensors = {
+            name: {"x": torch.full((50,), float(step))} for name in ("weights", "ema", "optimizer")
+        }
         save_checkpoint(run, step, tensors, {"step": step})
 
 
@@ -29,23 +36,40 @@ def test_the_newest_checkpoint_is_loaded_and_older_ones_are_removed_but_the_last
     tensors, state, notes = load_checkpoint(tmp_path)
     assert state == {"step": 10} and tensors["ema"]["x"][0] == 10 and notes == []
     assert [c.name for c in checkpoints(tmp_path)] == ["step_00000002", "step_00000010"]
-    assert len(list(tmp_path.iterdir())) == 2          # nothing is left lying aside
+    assert len(list(tmp_path.iterdir())) == 2  # nothing is left lying aside
 
 
 def flip(data):
     return data[:-20] + bytes([data[-20] ^ 1]) + data[-19:]
 
 
-@pytest.mark.parametrize("file, damage, message", [
-    ("weights.safetensors", lambda data: data[:-7], "weights.safetensors has .* bytes, expected"),
-    ("ema.safetensors", flip, "ema.safetensors has the right size and the wrong checksum"),
-    ("optimizer.safetensors", None, "optimizer.safetensors is missing"),
-    ("state.json", lambda data: b"", "state.json has 0 bytes"),
-    ("manifest.json", None, "manifest.json"),
-    ("manifest.json", lambda data: data[:30], "manifest.json"),
-    ("manifest.json", lambda data: b"{}", "weights.safetensors is not in the manifest"),
-    ("manifest.json", lambda data: b"[]", "manifest"),
-], ids=["truncated", "flipped bit", "missing", "emptied", "no manifest", "cut manifest", "empty manifest", "other manifest"])
+@pytest.mark.parametrize(
+    "file, damage, message",
+    [
+        (
+            "weights.safetensors",
+            lambda data: data[:-7],
+            "weights.safetensors has .* bytes, expected",
+        ),
+        ("ema.safetensors", flip, "ema.safetensors has the right size and the wrong checksum"),
+        ("optimizer.safetensors", None, "optimizer.safetensors is missing"),
+        ("state.json", lambda data: b"", "state.json has 0 bytes"),
+        ("manifest.json", None, "manifest.json"),
+        ("manifest.json", lambda data: data[:30], "manifest.json"),
+        ("manifest.json", lambda data: b"{}", "weights.safetensors is not in the manifest"),
+        ("manifest.json", lambda data: b"[]", "manifest"),
+    ],
+    ids=[
+        "truncated",
+        "flipped bit",
+        "missing",
+        "emptied",
+        "no manifest",
+        "cut manifest",
+        "empty manifest",
+        "other manifest",
+    ],
+)
 def test_a_damaged_checkpoint_is_passed_over_with_a_note(tmp_path, file, damage, message):
     save_some(tmp_path, (1, 2))
     path = tmp_path / "step_00000002" / file
@@ -55,18 +79,36 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_note(tmp_path, file, damage,
     assert re.search(f"passed over step_00000002: .*{message}", notes[0])
 
 
-@pytest.mark.parametrize("file", ["weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "weights.safetensors",
+        "ema.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+        "manifest.json",
+    ],
+)
 def test_every_file_may_be_cut_or_flipped_anywhere(tmp_path, file):
     save_some(tmp_path, (1, 2))
     path = tmp_path / "step_00000002" / file
     whole = path.read_bytes()
     places = sorted({round(i * (len(whole) - 1) / 23) for i in range(24)})
-    damaged = [whole[:n] for n in places] + [whole[:n] + bytes([whole[n] ^ 1 << n % 8]) + whole[n + 1:] for n in places] + [whole + b"x"]
+    damaged = (
+        [whole[:n] for n in places]
+        + [whole[:n] + bytes([whole[n] ^ 1 << n % 8]) + whole[n + 1 :] for n in places]
+        + [whole + b"x"]
+    )
     for data in damaged:
         path.write_bytes(data)
         tensors, state, notes = load_checkpoint(tmp_path)
-        unharmed = file == "manifest.json" and json_equal(data, whole)         # white space may change
-        assert unharmed or state == {"step": 1} and tensors["weights"]["x"][0] == 1 and "passed over step_00000002" in notes[0]
+        unharmed = file == "manifest.json" and json_equal(data, whole)  # white space may change
+        assert (
+            unharmed
+            or state == {"step": 1}
+            and tensors["weights"]["x"][0] == 1
+            and "passed over step_00000002" in notes[0]
+        )
     path.write_bytes(whole)
     assert load_checkpoint(tmp_path)[1] == {"step": 2}
 
@@ -82,10 +124,18 @@ def test_a_folder_that_cannot_be_written_to_is_a_plain_error(tmp_path, monkeypat
     def read_only(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(type(tmp_path), "mkdir", read_only)                     # root may write anywhere: no chmod will do
-    with pytest.raises(OSError, match="step_00000001 could not be written: .*Read-only file system"):
+    # root may write anywhere: no chmod will do
+    monkeypatch.setattr(type(tmp_path), "mkdir", read_only)
+    with pytest.raises(
+        OSError, match="step_00000001 could not be written: .*Read-only file system"
+    ):
         save_some(tmp_path, (1,))
-    with pytest.raises(OSError, match="run cannot be written to: .*Read-only file system.*--output-dir"), run_lock(tmp_path / "run"):
+    with (
+        pytest.raises(
+            OSError, match="run cannot be written to: .*Read-only file system.*--output-dir"
+        ),
+        run_lock(tmp_path / "run"),
+    ):
         pass
 
 
@@ -94,7 +144,9 @@ def test_without_a_usable_checkpoint_there_is_an_error_with_the_reasons(tmp_path
         load_checkpoint(tmp_path / "nothing")
     save_some(tmp_path, (1,))
     (tmp_path / "step_00000001" / "ema.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="no usable checkpoint.*\n.*ema.safetensors is missing"):
+    with pytest.raises(
+        FileNotFoundError, match="no usable checkpoint.*\n.*ema.safetensors is missing"
+    ):
         load_checkpoint(tmp_path)
 
 
@@ -107,7 +159,9 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_older_ones(tmp_path):
 
 
 @pytest.mark.parametrize("nth", range(5), ids=["weights", "ema", "optimizer", "state", "manifest"])
-def test_a_full_disk_is_an_error_that_says_so_and_leaves_the_older_checkpoints_and_no_litter(tmp_path, monkeypatch, nth):
+def test_a_full_disk_is_an_error_that_says_so_and_leaves_the_older_checkpoints_and_no_litter(
+    tmp_path, monkeypatch, nth
+):
     save_some(tmp_path, (1,))
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     written = []
@@ -118,16 +172,29 @@ def test_a_full_disk_is_an_error_that_says_so_and_leaves_the_older_checkpoints_a
             if len(written) == nth + 1:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return write(*args, **options)
+
         return maybe
 
-    monkeypatch.setattr(imagen_mini.training.checkpoint, "save_file", full(imagen_mini.training.checkpoint.save_file))
+    monkeypatch.setattr(
+        imagen_mini.training.checkpoint,
+        "save_file",
+        full(imagen_mini.training.checkpoint.save_file),
+    )
     monkeypatch.setattr(type(tmp_path), "write_text", full(type(tmp_path).write_text))
-    with pytest.raises(OSError, match="step_00000002 could not be written.*No space left.* MB left; what was written before is untouched"):
+    with pytest.raises(
+        OSError,
+        match="step_00000002 could not be written.*No space left.* MB left; what was written before "
+        "is untouched",
+    ):
         save_some(tmp_path, (2,))
-    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before and len(list(tmp_path.iterdir())) == 1
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before and len(
+        list(tmp_path.iterdir())
+    ) == 1
 
 
-def test_a_checkpoint_that_is_rotten_as_soon_as_it_is_written_costs_no_older_one(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_rotten_as_soon_as_it_is_written_costs_no_older_one(
+    tmp_path, monkeypatch
+):
     save_some(tmp_path, (1, 2))
     replace = os.replace
 
@@ -137,9 +204,17 @@ def test_a_checkpoint_that_is_rotten_as_soon_as_it_is_written_costs_no_older_one
         file.write_bytes(flip(file.read_bytes()))
 
     monkeypatch.setattr(os, "replace", rot)
-    with pytest.raises(OSError, match="step_00000003 was not written as it should be .*ema.safetensors.*Older checkpoints were kept"):
+    with pytest.raises(
+        OSError,
+        match="step_00000003 was not written as it should be .*ema.safetensors.*Older checkpoints "
+        "were kept",
+    ):
         save_some(tmp_path, (3,))
-    assert [c.name for c in checkpoints(tmp_path)] == ["step_00000001", "step_00000002", "step_00000003"]
+    assert [c.name for c in checkpoints(tmp_path)] == [
+        "step_00000001",
+        "step_00000002",
+        "step_00000003",
+    ]
     assert load_checkpoint(tmp_path)[1] == {"step": 2}
 
 
@@ -168,6 +243,7 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
 
 # ---------------------------------------------------------------- verify
 
+
 def test_verify_says_which_checkpoints_are_whole(tmp_path, capsys):
     save_some(tmp_path, (1, 2))
     with pytest.raises(SystemExit) as end:
@@ -177,7 +253,11 @@ def test_verify_says_which_checkpoints_are_whole(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         verify.main([str(tmp_path)])
     out = capsys.readouterr().out
-    assert end.value.code == 1 and "step_00000001: ema.safetensors is missing" in out and "step_00000002: whole" in out
+    assert (
+        end.value.code == 1
+        and "step_00000001: ema.safetensors is missing" in out
+        and "step_00000002: whole" in out
+    )
 
 
 def test_verify_of_a_folder_without_checkpoints_is_no_success(tmp_path, capsys):
@@ -202,7 +282,10 @@ def test_a_second_process_in_the_same_run_is_refused_until_the_first_is_gone_eve
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(BlockingIOError, match="läuft schon is in use by another process"), run_lock(run):
+        with (
+            pytest.raises(BlockingIOError, match="läuft schon is in use by another process"),
+            run_lock(run),
+        ):
             pass
     finally:
         holder.kill()
@@ -219,7 +302,12 @@ def test_the_first_signal_asks_and_the_second_ends(number):
     with GracefulStop() as stop:
         assert not stop.asked()
         os.kill(os.getpid(), number)
-        assert stop.asked() and signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        assert (
+            stop.asked()
+            and signal.getsignal(signal.SIGTERM)
+            == signal.getsignal(signal.SIGINT)
+            == signal.SIG_DFL
+        )
     assert signal.getsignal(number) is before
 
 

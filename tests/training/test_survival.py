@@ -28,26 +28,37 @@ def assert_same_end(one, other):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """A folder of six images: an epoch ends in the middle of a batch of four."""
-    from imagen_mini.utils.images import to_image
     from imagen_mini.scenes.render import render
     from imagen_mini.scenes.scene import training_scene
+    from imagen_mini.utils.images import to_image
+
     folder = tmp_path_factory.mktemp("eigene Bilder")
     for i in range(6):
         to_image(render([training_scene(3, i)], 256)[0]).save(folder / f"{i}.png")
-    (folder / "metadata.jsonl").write_text("".join(json.dumps({"file_name": f"{i}.png", "text": f"image {i}"}) + "\n" for i in range(6)))
+    (folder / "metadata.jsonl").write_text(
+        "".join(
+            json.dumps({"file_name": f"{i}.png", "text": f"image {i}"}) + "\n" for i in range(6)
+        )
+    )
     return folder
 
 
-@pytest.mark.parametrize("stage, options", [
-    ("base", ["precision=fp32", "sample_every=2"]),
-    ("base", ["precision=bf16", "accumulate=2", "optimizer=adamw"]),
-    ("base", ["workers=2"]),
-    ("base", ["own", "workers=2", "accumulate=2"]),
-    ("base", ["own", "optimizer=adafactor", "gradient_checkpointing=true"]),
-    ("sr_256", ["own", "precision=bf16"]),
-    ("sr_256", ["accumulate=2", "rate_schedule=cosine", "precision=fp32"]),
-], ids=lambda value: value if isinstance(value, str) else " ".join(value))
-def test_a_run_that_stops_after_every_step_ends_as_one_that_never_stops(tmp_path, images, stage, options):
+@pytest.mark.parametrize(
+    "stage, options",
+    [
+        ("base", ["precision=fp32", "sample_every=2"]),
+        ("base", ["precision=bf16", "accumulate=2", "optimizer=adamw"]),
+        ("base", ["workers=2"]),
+        ("base", ["own", "workers=2", "accumulate=2"]),
+        ("base", ["own", "optimizer=adafactor", "gradient_checkpointing=true"]),
+        ("sr_256", ["own", "precision=bf16"]),
+        ("sr_256", ["accumulate=2", "rate_schedule=cosine", "precision=fp32"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_run_that_stops_after_every_step_ends_as_one_that_never_stops(
+    tmp_path, images, stage, options
+):
     steps = 6 if stage == "base" else 3
     options = [f"--data={images}" if o == "own" else o for o in options] + [f"steps={steps}"]
     train(tmp_path / "through", *options, stage=stage)
@@ -66,14 +77,26 @@ def test_workers_change_nothing_but_the_waiting(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint_and_success(tmp_path, number):
-    options = ["steps=400", "save_every=1000", "workers=1" if number == signal.SIGINT else "workers=0"]
+    options = [
+        "steps=400",
+        "save_every=1000",
+        "workers=1" if number == signal.SIGINT else "workers=0",
+    ]
     run = process(tmp_path / "run", *options, start_new_session=True)
     _wait_for(lambda: (tmp_path / "run" / "log.jsonl").is_file() and log_of(tmp_path / "run"), run)
-    os.killpg(run.pid, number)                         # as a terminal does: everything that belongs to it
+    os.killpg(run.pid, number)  # as a terminal does: everything that belongs to it
     out, _ = run.communicate(timeout=60)
-    assert run.returncode == 0 and "stopping after this step" in out and out.count("stopping after this step") == 1, out
+    assert (
+        run.returncode == 0
+        and "stopping after this step" in out
+        and out.count("stopping after this step") == 1
+    ), out
     stopped = load_checkpoint(tmp_path / "run")[1]["step"]
-    assert 3 <= stopped < 400 and f"stopped at step {stopped}; go on with --resume" in out and "Traceback" not in out
+    assert (
+        3 <= stopped < 400
+        and f"stopped at step {stopped}; go on with --resume" in out
+        and "Traceback" not in out
+    )
     train(tmp_path / "run", "--resume", f"steps={stopped + 2}")
     assert load_checkpoint(tmp_path / "run")[1]["step"] == stopped + 2
 
@@ -97,9 +120,19 @@ def test_any_working_directory_will_do(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("fault", ["nan in an image", "nan in a loss", "nan in a gradient"])
 def test_what_is_not_finite_stops_the_run_before_it_spoils_anything(tmp_path, fault):
-    run = process(tmp_path / "run", "steps=9", "save_every=1", script=("tests/support/fault_injection.py", fault, "3"))
+    run = process(
+        tmp_path / "run",
+        "steps=9",
+        "save_every=1",
+        script=("tests/support/fault_injection.py", fault, "3"),
+    )
     out, _ = run.communicate(timeout=120)
-    assert run.returncode == 1 and "step 3 of stage base: loss" in out and "at learning rate" in out and "Traceback" not in out, out
+    assert (
+        run.returncode == 1
+        and "step 3 of stage base: loss" in out
+        and "at learning rate" in out
+        and "Traceback" not in out
+    ), out
     train(tmp_path / "right", "steps=9", "save_every=1", "--time-limit", "0")
     for _ in range(2):
         train(tmp_path / "right", "--resume", "--time-limit", "0")
@@ -107,12 +140,24 @@ def test_what_is_not_finite_stops_the_run_before_it_spoils_anything(tmp_path, fa
 
 
 def test_a_worker_that_dies_is_an_error_that_says_what_to_change(tmp_path):
-    run = process(tmp_path / "run", "steps=9", "workers=1", script=("tests/support/fault_injection.py", "is killed as a worker", "3"))
+    run = process(
+        tmp_path / "run",
+        "steps=9",
+        "workers=1",
+        script=("tests/support/fault_injection.py", "is killed as a worker", "3"),
+    )
     out, _ = run.communicate(timeout=120)
-    assert run.returncode == 1 and "a process that reads data has died" in out and "fewer workers" in out and "Traceback" not in out, out
+    assert (
+        run.returncode == 1
+        and "a process that reads data has died" in out
+        and "fewer workers" in out
+        and "Traceback" not in out
+    ), out
 
 
-def test_after_a_rotten_checkpoint_the_run_goes_on_from_the_one_before_and_says_so(tmp_path, capsys):
+def test_after_a_rotten_checkpoint_the_run_goes_on_from_the_one_before_and_says_so(
+    tmp_path, capsys
+):
     train(tmp_path / "run", "steps=8", "save_every=4")
     rotten = tmp_path / "run" / "step_00000008" / "ema.safetensors"
     rotten.write_bytes(rotten.read_bytes()[:-9])
@@ -125,10 +170,14 @@ def test_after_a_rotten_checkpoint_the_run_goes_on_from_the_one_before_and_says_
 def test_a_full_disk_is_a_plain_error_and_the_run_goes_on_later(tmp_path, monkeypatch):
     train(tmp_path / "run", "steps=4", "save_every=2", "--time-limit", "0")
     with monkeypatch.context() as full:
+
         def no_room(*_):
             raise OSError(28, "No space left on device")
+
         full.setattr("imagen_mini.training.checkpoint.save_file", no_room)
-        with pytest.raises(SystemExit, match="could not be written: .*No space left.*go on with --resume"):
+        with pytest.raises(
+            SystemExit, match="could not be written: .*No space left.*go on with --resume"
+        ):
             train(tmp_path / "run", "--resume")
     train(tmp_path / "run", "--resume")
     train(tmp_path / "through", "steps=4", "save_every=2")
@@ -150,9 +199,19 @@ def other_encoder(encoder, tmp_path_factory):
 
 def test_another_text_encoder_is_refused_on_going_on(tmp_path, other_encoder):
     train(tmp_path / "run", "steps=1")
-    with pytest.raises(SystemExit, match="is not the text encoder that this stage was trained with .*stage.text_encoder=null"):
+    with pytest.raises(
+        SystemExit,
+        match="is not the text encoder that this stage was trained with .*stage.text_encoder=null",
+    ):
         train(tmp_path / "run", "--resume", "steps=2", "--text-encoder", str(other_encoder))
-    train(tmp_path / "run", "--resume", "steps=2", "--text-encoder", str(other_encoder), "stage.text_encoder=null")
+    train(
+        tmp_path / "run",
+        "--resume",
+        "steps=2",
+        "--text-encoder",
+        str(other_encoder),
+        "stage.text_encoder=null",
+    )
 
 
 def test_a_run_goes_on_as_the_stage_it_is(tmp_path):
@@ -163,30 +222,54 @@ def test_a_run_goes_on_as_the_stage_it_is(tmp_path):
 
 def test_a_run_remembers_its_text_encoder(tmp_path, other_encoder, monkeypatch):
     monkeypatch.chdir(other_encoder.parent)
-    train(tmp_path / "run", "steps=1", "--text-encoder", other_encoder.name, "--text-encoder-dtype", "bf16")
+    train(
+        tmp_path / "run",
+        "steps=1",
+        "--text-encoder",
+        other_encoder.name,
+        "--text-encoder-dtype",
+        "bf16",
+    )
     monkeypatch.chdir(tmp_path)
     train(tmp_path / "run", "--resume", "steps=2")
     state = load_checkpoint(tmp_path / "run")[1]
-    assert (state["step"], state["text_encoder"], state["text_encoder_dtype"]) == (2, str(other_encoder), "bf16")
+    assert (state["step"], state["text_encoder"], state["text_encoder_dtype"]) == (
+        2,
+        str(other_encoder),
+        "bf16",
+    )
 
 
 @pytest.mark.slow
 def test_forty_kills_change_nothing(tmp_path):
-    """SIGKILL at random moments, most of them while a checkpoint or the exported stage is being written."""
+    """SIGKILL at random moments, most of them while a checkpoint or the exported stage is being
+    written.
+    """
     options = ["steps=400", "save_every=2"]
     train(tmp_path / "through", *options)
     folder, rng, while_writing = tmp_path / "killed", random.Random(0), 0
     for _ in range(40):
         run = process(folder, *options, *(["--resume"] if checkpoints(folder) else []))
-        goal = max((int(c.name[5:]) for c in checkpoints(folder)), default=0) + 2 * rng.randint(0, 4)
+        goal = max((int(c.name[5:]) for c in checkpoints(folder)), default=0) + 2 * rng.randint(
+            0, 4
+        )
         awaited = rng.choice([".step_*.tmp", ".step_*.tmp", ".stage.tmp", "log.jsonl"])
-        _wait_for(lambda: (not goal or any(int(c.name[5:]) >= goal for c in checkpoints(folder))) and any(folder.glob(awaited)), run)
+        _wait_for(
+            lambda: (
+                (not goal or any(int(c.name[5:]) >= goal for c in checkpoints(folder)))
+                and any(folder.glob(awaited))
+            ),
+            run,
+        )
         time.sleep(rng.random() * (0.02 if awaited.endswith(".tmp") else 0.5))
         run.kill()
         run.communicate()
         while_writing += any(folder.glob(".*.tmp"))
     assert 60 < load_checkpoint(folder)[1]["step"] < 400 and while_writing >= 15
-    print(f"40 kills, {while_writing} of them while writing; step {load_checkpoint(folder)[1]['step']} of 400")
+    print(
+        f"40 kills, {while_writing} of them while writing; step "
+        f"{load_checkpoint(folder)[1]['step']} of 400"
+    )
     train(folder, "--resume")
     assert_same_end(folder, tmp_path / "through")
 

@@ -13,11 +13,16 @@ from train.train import main
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("speed_up, expected", [(0.3, torch.float32), (1.1, torch.float32), (1.6, torch.bfloat16)])
+@pytest.mark.parametrize(
+    "speed_up, expected", [(0.3, torch.float32), (1.1, torch.float32), (1.6, torch.bfloat16)]
+)
 def test_auto_is_bf16_only_where_it_was_found_to_be_clearly_faster(monkeypatch, speed_up, expected):
     monkeypatch.setattr(precision, "speed_up_of_bf16", lambda device: speed_up)
     assert compute_dtype("auto", CPU) == expected
-    assert compute_dtype("bf16", CPU) == torch.bfloat16 and compute_dtype("fp32", CPU) == torch.float32      # as asked for, measured or not
+    # as asked for, measured or not
+    assert (
+        compute_dtype("bf16", CPU) == torch.bfloat16 and compute_dtype("fp32", CPU) == torch.float32
+    )
 
 
 def test_an_unknown_precision_is_refused_by_name():
@@ -26,7 +31,9 @@ def test_an_unknown_precision_is_refused_by_name():
 
 
 def test_the_measurement_changes_nothing_else(monkeypatch):
-    monkeypatch.setattr(precision, "_convolution", lambda device, dtype: 1.0 if dtype == torch.float32 else 0.5)
+    monkeypatch.setattr(
+        precision, "_convolution", lambda device, dtype: 1.0 if dtype == torch.float32 else 0.5
+    )
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     assert speed_up_of_bf16.__wrapped__(CPU) == 2
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
@@ -40,13 +47,30 @@ def test_the_measurement_counts_the_fastest_of_several_turns(monkeypatch):
 
 @torch.no_grad()
 def test_the_measurement_computes_forward_and_backward_in_each_format():
-    assert all(0 < precision._convolution(CPU, dtype) < 60 for dtype in (torch.float32, torch.bfloat16))
+    assert all(
+        0 < precision._convolution(CPU, dtype) < 60 for dtype in (torch.float32, torch.bfloat16)
+    )
     assert math.isfinite(speed_up_of_bf16(CPU)) and speed_up_of_bf16(CPU) > 0
 
 
 def test_a_run_keeps_what_was_found_when_it_goes_on(monkeypatch, tmp_path):
     def run(*options):
-        main(["--stage", "base", "--preset", "tiny", "--output-dir", str(tmp_path), "--device", "cpu", "batch_size=2", "sample_every=0", "save_every=1", *options])
+        main(
+            [
+                "--stage",
+                "base",
+                "--preset",
+                "tiny",
+                "--output-dir",
+                str(tmp_path),
+                "--device",
+                "cpu",
+                "batch_size=2",
+                "sample_every=0",
+                "save_every=1",
+                *options,
+            ]
+        )
         return json.loads((tmp_path / "stage" / "config.json").read_text())["training"]["legs"]
 
     monkeypatch.setattr(precision, "speed_up_of_bf16", lambda device: 3.0)

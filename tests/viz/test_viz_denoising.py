@@ -7,11 +7,11 @@ import torch
 from support.scenes import one
 
 from imagen_mini.diffusion.gaussian import q_sample
-from imagen_mini.viz.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
-from imagen_mini.utils.rng import randn
+from imagen_mini.diffusion.schedules import alpha_sigma
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_SEED, sample_free_position, training_scene
-from imagen_mini.diffusion.schedules import alpha_sigma
+from imagen_mini.utils.rng import randn
+from imagen_mini.viz.denoising import best_blur, everywhere, mean_psnr, posterior, posterior_mean
 
 IMAGES = render([training_scene(HELD_OUT_SEED, i) for i in range(12)])
 NOISE = randn(range(12), (3, 64, 64), "eps")
@@ -19,30 +19,48 @@ NOISE = randn(range(12), (3, 64, 64), "eps")
 
 def test_mean_psnr_is_of_the_mean_squared_error_over_all_images():
     apart = torch.tensor([0.0, 0.4]).view(2, 1, 1, 1)
-    assert mean_psnr(IMAGES[:2] + apart, IMAGES[:2]) == pytest.approx(20 - 10 * torch.log10(torch.tensor(2.0)).item(), abs=1e-3)
+    assert mean_psnr(IMAGES[:2] + apart, IMAGES[:2]) == pytest.approx(
+        20 - 10 * torch.log10(torch.tensor(2.0)).item(), abs=1e-3
+    )
 
 
 def test_more_noise_asks_for_a_wider_blur_and_none_for_none():
-    widths = [best_blur(IMAGES, q_sample(IMAGES, NOISE, torch.tensor(level)))[1] for level in (9.0, 0.0, -5.0)]
+    widths = [
+        best_blur(IMAGES, q_sample(IMAGES, NOISE, torch.tensor(level)))[1]
+        for level in (9.0, 0.0, -5.0)
+    ]
     assert widths[0] == 0 and widths == sorted(widths) and widths[2] > 4
     estimate, _ = best_blur(IMAGES, q_sample(IMAGES, NOISE, torch.tensor(-3.0)), widths=(2,))
-    assert all((factor * estimate - IMAGES).square().mean() > (estimate - IMAGES).square().mean() for factor in (0.95, 1.05))
+    assert all(
+        (factor * estimate - IMAGES).square().mean() > (estimate - IMAGES).square().mean()
+        for factor in (0.95, 1.05)
+    )
 
 
 def test_the_posterior_is_bayes_rule():
     log_snr = torch.tensor(-8.0, dtype=torch.float64)
     known, x_t = IMAGES.double(), q_sample(IMAGES[:3], NOISE[:3], torch.tensor(-8.0)).double()
     alpha, sigma = alpha_sigma(log_snr)
-    likely = torch.distributions.Normal(alpha * known[None], sigma).log_prob(x_t[:, None]).flatten(2).sum(2).softmax(1)
+    likely = (
+        torch.distributions.Normal(alpha * known[None], sigma)
+        .log_prob(x_t[:, None])
+        .flatten(2)
+        .sum(2)
+        .softmax(1)
+    )
     assert torch.allclose(posterior(x_t, log_snr, known), likely, rtol=1e-6) and likely.max() < 0.9
-    assert torch.allclose(posterior_mean(x_t, log_snr, known), torch.einsum("bn,nchw->bchw", likely, known), atol=1e-6)
+    assert torch.allclose(
+        posterior_mean(x_t, log_snr, known), torch.einsum("bn,nchw->bchw", likely, known), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("level, close", [(0.0, True), (-14.0, False)])
 def test_little_noise_leaves_one_image_and_pure_noise_all(level, close):
     log_snr = torch.tensor(level)
     mean = posterior_mean(q_sample(IMAGES, NOISE, log_snr), log_snr, IMAGES)
-    assert torch.allclose(mean, IMAGES if close else IMAGES.mean(0, keepdim=True), atol=1e-4 if close else 0.2)
+    assert torch.allclose(
+        mean, IMAGES if close else IMAGES.mean(0, keepdim=True), atol=1e-4 if close else 0.2
+    )
 
 
 def test_no_other_answer_has_a_smaller_error_on_average():
@@ -52,7 +70,13 @@ def test_no_other_answer_has_a_smaller_error_on_average():
     best = posterior_mean(x_t, log_snr, IMAGES)
     likeliest = IMAGES[posterior(x_t, log_snr, IMAGES).argmax(1)]
     error = (best - x_0).square().mean()
-    for other in (likeliest, best_blur(x_0, x_t)[0], IMAGES.mean(0), 0.9 * best, posterior_mean(x_t, log_snr + 1, IMAGES)):
+    for other in (
+        likeliest,
+        best_blur(x_0, x_t)[0],
+        IMAGES.mean(0),
+        0.9 * best,
+        posterior_mean(x_t, log_snr + 1, IMAGES),
+    ):
         assert (other - x_0).square().mean() > error
 
 
@@ -60,4 +84,6 @@ def test_everywhere_is_where_the_world_puts_one_object():
     for obj in (one(), one(shape="star", size="small")):
         rng = random.Random(0)
         generated = {sample_free_position(rng, obj.reach, []) for _ in range(20_000)}
-        assert {(o.x, o.y) for scene in everywhere(obj, "white") for o in scene.objects} == generated
+        assert {
+            (o.x, o.y) for scene in everywhere(obj, "white") for o in scene.objects
+        } == generated

@@ -5,13 +5,26 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_mini.viz.super_resolution import Enlarged, around, enlarge, level_lines, level_sheet, true_scenes
 from imagen_mini.evaluation.statistics import format_share
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import SceneObject, Scene
+from imagen_mini.scenes.scene import Scene, SceneObject
+from imagen_mini.viz.super_resolution import (
+    Enlarged,
+    around,
+    enlarge,
+    level_lines,
+    level_sheet,
+    true_scenes,
+)
 
 STRIPED = Scene((SceneObject(20, 40, "circle", "red", "large", "striped"),), "white")
-TWO = Scene((SceneObject(44, 14, "star", "pink", "small", "dotted"), SceneObject(20, 40, "ring", "green", "small", "solid")), "gray")
+TWO = Scene(
+    (
+        SceneObject(44, 14, "star", "pink", "small", "dotted"),
+        SceneObject(20, 40, "ring", "green", "small", "solid"),
+    ),
+    "gray",
+)
 PROMPTS = ["a striped red circle", "a dotted pink star and a green ring"]
 
 
@@ -33,7 +46,10 @@ def test_the_part_around_a_object_holds_it(size):
     assert part.shape == (1, 3, 3 * size // 8, 3 * size // 8)
     assert ((part < 0.9).sum() == (image < 0.9).sum()) and (part < 0.9).any()
     corner = Scene((replace(STRIPED.objects[0], x=12, y=12),), "white")
-    assert torch.equal(around(render([corner], size), [corner])[0], render([corner], size)[0, :, :3 * size // 8, :3 * size // 8])
+    assert torch.equal(
+        around(render([corner], size), [corner])[0],
+        render([corner], size)[0, :, : 3 * size // 8, : 3 * size // 8],
+    )
 
 
 def test_enlarging_judges_what_it_draws(tiny_pipe, monkeypatch):
@@ -42,18 +58,40 @@ def test_enlarging_judges_what_it_draws(tiny_pipe, monkeypatch):
 
     def call(prompts, **options):
         given.update(options)
-        return type("Out", (), {"stages": {"sr_256": torch.stack([large[0], torch.zeros_like(large[0])])}})()
+        return type(
+            "Out", (), {"stages": {"sr_256": torch.stack([large[0], torch.zeros_like(large[0])])}}
+        )()
 
     seen = enlarge(call, PROMPTS, [3, 4], small, large, 0.2, steps=5)
-    assert seen.right == [True, False] and seen.readable == [True, True] and seen.psnr[0] > 100 > seen.psnr[1]
-    assert given["seed"] == [3, 4] and given["aug_level"] == 0.2 and given["num_inference_steps"] == 5 and given["low_res"] is small
+    assert (
+        seen.right == [True, False]
+        and seen.readable == [True, True]
+        and seen.psnr[0] > 100 > seen.psnr[1]
+    )
+    assert (
+        given["seed"] == [3, 4]
+        and given["aug_level"] == 0.2
+        and given["num_inference_steps"] == 5
+        and given["low_res"] is small
+    )
 
 
 def test_levels_are_written_and_generated():
-    rows = [Enlarged(level, torch.zeros(2, 3, 4, 4), [True, level < 0.2], [True, True], torch.tensor([30.0, 20.0])) for level in (0.0, 0.3)]
+    rows = [
+        Enlarged(
+            level,
+            torch.zeros(2, 3, 4, 4),
+            [True, level < 0.2],
+            [True, True],
+            torch.tensor([30.0, 20.0]),
+        )
+        for level in (0.0, 0.3)
+    ]
     assert format_share([True] * 7 + [False]) == "7 of 8 (53 to 98 %)"
     lines = level_lines({"clean": rows}).splitlines()
-    assert len(lines) == 3 and "2 of 2" in lines[1] and "1 of 2" in lines[2] and "25.0 dB" in lines[1]
+    assert (
+        len(lines) == 3 and "2 of 2" in lines[1] and "1 of 2" in lines[2] and "25.0 dB" in lines[1]
+    )
     shares, likeness = level_sheet({"clean": rows, "generated": rows}).axes
     assert [c.lines[0].get_ydata().tolist() for c in shares.containers] == [[1.0, 0.5]] * 2
     assert [t.get_text() for t in likeness.get_xticklabels()] == ["0", "0.3"]

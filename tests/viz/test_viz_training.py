@@ -6,12 +6,20 @@ import pytest
 import torch
 
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.training.config import TrainConfig
-from imagen_mini.viz.training import COLORS, Corner, SHAPES, errors_at, examine, losses_by_level, start
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.scenes.scene import held_out
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.loop import NOISE_BINS, TrainState, train
+from imagen_mini.viz.training import (
+    COLORS,
+    SHAPES,
+    Corner,
+    errors_at,
+    examine,
+    losses_by_level,
+    start,
+)
 from imagen_mini.weights import WEIGHTS
 
 CONFIG = TrainConfig(steps=2, batch_size=4, precision="fp32")
@@ -24,7 +32,9 @@ def encoder():
 
 def test_a_corner_shows_what_its_captions_say_and_a_shuffled_one_mostly_does_not():
     true, shuffled = (Corner(0, of).batch(range(24), 64) for of in (False, True))
-    assert torch.equal(true.images, shuffled.images) and sorted(true.captions) == sorted(shuffled.captions)
+    assert torch.equal(true.images, shuffled.images) and sorted(true.captions) == sorted(
+        shuffled.captions
+    )
     assert all(judge_images(true.captions, true.images))
     assert sum(judge_images(shuffled.captions, shuffled.images)) < 8
 
@@ -32,13 +42,20 @@ def test_a_corner_shows_what_its_captions_say_and_a_shuffled_one_mostly_does_not
 def test_a_corner_has_all_its_kinds_but_those_held_out_and_is_a_function_of_number_and_seed():
     scenes = [Corner(0).scene(i) for i in range(200)]
     kinds = {(o.color, o.shape) for s in scenes for o in s.objects}
-    assert len(kinds) == len(COLORS) * len(SHAPES) - 1 and ("green", "square") not in kinds and not any(map(held_out, scenes))
+    assert (
+        len(kinds) == len(COLORS) * len(SHAPES) - 1
+        and ("green", "square") not in kinds
+        and not any(map(held_out, scenes))
+    )
     assert Corner(0).scene(3) == scenes[3] != Corner(1).scene(3)
 
 
 def test_losses_by_level_are_means_over_samples_not_over_steps():
     empty = [0.0] * (NOISE_BINS - 1)
-    states = [TrainState(1, 0, 0, 0, [3.0, *empty], [1, *map(int, empty)], 0), TrainState(2, 0, 0, 0, [3.0, *empty], [5, *map(int, empty)], 0)]
+    states = [
+        TrainState(1, 0, 0, 0, [3.0, *empty], [1, *map(int, empty)], 0),
+        TrainState(2, 0, 0, 0, [3.0, *empty], [5, *map(int, empty)], 0),
+    ]
     found = losses_by_level(states)
     assert found[0] == 1.0 and all(v != v for v in found[1:])
 
@@ -58,7 +75,15 @@ def test_a_run_is_a_function_of_its_seed_and_is_examined_without_being_changed(e
         states = list(train(stage, encoder, config, optimizers, ema, data=Corner(seed)))
         before = {k: v.clone() for k, v in stage.net.state_dict().items()}
         findings = {f.about: f for f in examine(stage, ema, encoder, Corner(9), states, n=12)}
-        assert set(findings) == {"loss", "gradient norm", "captions", "colour", "saturation", "average", "dead gradients"}
+        assert set(findings) == {
+            "loss",
+            "gradient norm",
+            "captions",
+            "colour",
+            "saturation",
+            "average",
+            "dead gradients",
+        }
         assert "only 2 lines" in findings["loss"].words
         assert all(torch.equal(v, before[k]) for k, v in stage.net.state_dict().items())
         ends.append(states[-1].loss)

@@ -15,7 +15,9 @@ SIZES = (64, 128, 256, 1024)
 
 @checks
 def check(time_for) -> str:
-    """`time_for(size, t)`, t a float64 tensor: when an image of `size`, averaged down to 64 px, is as noisy as one of 64 px at t; cosine schedule."""
+    """`time_for(size, t)`, t a float64 tensor: when an image of `size`, averaged down to 64 px, is
+    as noisy as one of 64 px at t; cosine schedule.
+    """
     t = torch.tensor(TIMES, dtype=torch.float64)
     for size in SIZES:
         seen, averages = time_for(size, t.clone()), 2 * math.log(size / 64)
@@ -23,16 +25,30 @@ def check(time_for) -> str:
         said = f"for size {size} and t {t.tolist()}"
         if not isinstance(seen, torch.Tensor) or seen.shape != t.shape:
             raise Wrong(f"{said} you return {seen!r}, expected a tensor with one time for each t")
-        words = f"{said} you say {[round(x, 3) for x in seen.tolist()]}, expected {[round(x, 3) for x in expected.tolist()]}"
+        words = (
+            f"{said} you say {[round(x, 3) for x in seen.tolist()]}, expected "
+            f"{[round(x, 3) for x in expected.tolist()]}"
+        )
         if (seen.double() - expected).abs().max() < 1e-6:
             continue
         if (seen.double() - (cosine_log_snr(t) - averages)).abs().max() < 1e-3:
-            raise Wrong(f"{words}. These are log-SNRs; the time at which the schedule has them is asked for: cosine_t finds it")
+            raise Wrong(
+                f"{words}. These are log-SNRs; the time at which the schedule has them is "
+                "asked for: cosine_t finds it"
+            )
         if size == 64:
             raise Wrong(f"{words}. An image of 64 px has nothing to average: its time is t")
         if (seen.double() < t).any():
-            raise Wrong(f"{words}. Yours is earlier than t, so less noisy. Averaging takes noise away, so a larger image needs more of it: a later time")
+            raise Wrong(
+                f"{words}. Yours is earlier than t, so less noisy. Averaging takes noise away, "
+                "so a larger image needs more of it: a later time"
+            )
         if (seen.double() - cosine_t(cosine_log_snr(t) - averages / 2)).abs().max() < 1e-3:
-            raise Wrong(f"{words}. Averaging divides the noise's deviation by size / 64, and the log-SNR has its square: twice as much in the logarithm")
-        raise Wrong(f"{words}. Go by way of the log-SNR: from t to it, add the shift, and back to a time")
+            raise Wrong(
+                f"{words}. Averaging divides the noise's deviation by size / 64, and the "
+                "log-SNR has its square: twice as much in the logarithm"
+            )
+        raise Wrong(
+            f"{words}. Go by way of the log-SNR: from t to it, add the shift, and back to a time"
+        )
     return "An image twice as wide needs a log-SNR lower by 2 log 2 = 1.39."

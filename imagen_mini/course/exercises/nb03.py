@@ -12,7 +12,7 @@ from imagen_mini.diffusion.schedules import cosine_log_snr
 from imagen_mini.utils.rng import randn
 
 TIMES = (0.1, 0.4, 0.9)
-TEXT = "the caption"                                   # stands for an encoded one: it is only to be handed on
+TEXT = "the caption"  # stands for an encoded one: it is only to be handed on
 
 
 def log_snr_of(t: Tensor) -> Tensor:
@@ -22,31 +22,79 @@ def log_snr_of(t: Tensor) -> Tensor:
 
 @checks
 def check(training_loss) -> str:
-    """`training_loss(net, x_0, text, t, eps, log_snr_of, weight)`: w(log_snr) || x_0_hat - x_0 ||^2 per image, mean over channels and pixels; in float64."""
+    """`training_loss(net, x_0, text, t, eps, log_snr_of, weight)`: w(log_snr) || x_0_hat - x_0 ||^2
+    per image, mean over channels and pixels; in float64.
+    """
     t = torch.tensor(TIMES, dtype=torch.float64)
-    x_0, eps = (randn(range(len(t)), (3, 4, 5), "nb03", name, dtype=torch.float64) for name in ("x_0", "eps"))
+    x_0, eps = (
+        randn(range(len(t)), (3, 4, 5), "nb03", name, dtype=torch.float64)
+        for name in ("x_0", "eps")
+    )
     asked = []
 
     def net(x_t: Tensor, log_snr: Tensor, text) -> Tensor:
         asked.append((x_t, log_snr, text))
         return 0.5 * x_t + 0.1
 
-    seen = training_loss(net, x_0.clone(), TEXT, t.clone(), eps.clone(), log_snr_of, capped_v_weight)
+    seen = training_loss(
+        net, x_0.clone(), TEXT, t.clone(), eps.clone(), log_snr_of, capped_v_weight
+    )
     if len(asked) != 1:
-        raise Wrong(f"net was called {len(asked)} times, expected once: one step of training asks the network one question")
+        raise Wrong(
+            f"net was called {len(asked)} times, expected once: one step of training asks the "
+            "network one question"
+        )
     x_t, told, text = asked[0]
     log_snr = log_snr_of(t)
-    expect_close(x_t, q_sample(x_0, eps, log_snr), "the image shown to net",
-                 "It is x_t = alpha x_0 + sigma eps, with alpha = sqrt(sigmoid(log_snr)) and sigma = sqrt(sigmoid(-log_snr)), one of each for an image")
-    expect_close(told, log_snr, "the noise level that net is told", "The network is told the log-SNR, log_snr_of(t), not the time")
+    expect_close(
+        x_t,
+        q_sample(x_0, eps, log_snr),
+        "the image shown to net",
+        "It is x_t = alpha x_0 + sigma eps, with alpha = sqrt(sigmoid(log_snr)) "
+        "and sigma = sqrt(sigmoid(-log_snr)), one of each for an image",
+    )
+    expect_close(
+        told,
+        log_snr,
+        "the noise level that net is told",
+        "The network is told the log-SNR, log_snr_of(t), not the time",
+    )
     if text is not TEXT:
-        raise Wrong(f"net was given {text!r} as its text; expected the text itself, handed on as it came")
+        raise Wrong(
+            f"net was given {text!r} as its text; expected the text itself, handed on as it came"
+        )
     expected = denoising_loss(0.5 * x_t + 0.1, "x_0", x_0, x_t, log_snr)
-    plain, against_eps = (denoising_loss(0.5 * x_t + 0.1, "x_0", target, x_t, log_snr, torch.ones_like) for target in (x_0, eps))
-    for name, other, hint in (("a loss without its weight", plain, "Multiply by weight(log_snr)"),
-                              ("the error against eps", against_eps * capped_v_weight(log_snr), "This network predicts x_0"),
-                              ("a sum over channels and pixels", expected * x_0[0].numel(), "Take the mean, so that the size of images does not matter")):
-        if isinstance(seen, Tensor) and seen.shape == expected.shape and torch.allclose(seen.double(), other):
-            raise Wrong(f"you return {name}: {seen[0]:.4g} for the first image, expected {expected[0]:.4g}. {hint}")
-    expect_close(seen, expected, "the loss", "One number for each image: the mean of (x_0_hat - x_0)^2 over its channels and pixels, times weight(log_snr)")
+    plain, against_eps = (
+        denoising_loss(0.5 * x_t + 0.1, "x_0", target, x_t, log_snr, torch.ones_like)
+        for target in (x_0, eps)
+    )
+    for name, other, hint in (
+        ("a loss without its weight", plain, "Multiply by weight(log_snr)"),
+        (
+            "the error against eps",
+            against_eps * capped_v_weight(log_snr),
+            "This network predicts x_0",
+        ),
+        (
+            "a sum over channels and pixels",
+            expected * x_0[0].numel(),
+            "Take the mean, so that the size of images does not matter",
+        ),
+    ):
+        if (
+            isinstance(seen, Tensor)
+            and seen.shape == expected.shape
+            and torch.allclose(seen.double(), other)
+        ):
+            raise Wrong(
+                f"you return {name}: {seen[0]:.4g} for the first image, expected "
+                f"{expected[0]:.4g}. {hint}"
+            )
+    expect_close(
+        seen,
+        expected,
+        "the loss",
+        "One number for each image: the mean of (x_0_hat - x_0)^2 over its channels and "
+        "pixels, times weight(log_snr)",
+    )
     return "That is all there is to training a diffusion model; the rest is patience."

@@ -27,5 +27,10 @@ def for_256_only(size, t):
     return cosine_t(cosine_log_snr(t) + resolution_shift(256))
 
 
-WRONG = [(other_sign, "needs more of it"), (deviation_only, "has its square"), (log_snr_returned, "These are log-SNRs"), (shifted_twice, "add the shift"),
-         (for_256_only, "nothing to average")]
+WRONG = [
+    (other_sign, "needs more of it"),
+    (deviation_only, "has its square"),
+    (log_snr_returned, "These are log-SNRs"),
+    (shifted_twice, "add the shift"),
+    (for_256_only, "nothing to average"),
+]

@@ -43,5 +43,12 @@ def times_swapped(x_t, x_0_hat, log_snr_t, log_snr_s):
     return reference(x_t, x_0_hat, log_snr_s, log_snr_t)
 
 
-WRONG = [(no_noise, "The noise is missing"), (image_not_scaled, "take that away"), (x_t_for_noise, "x_t is not the noise"), (still_at_t, "x_t again"),
-         (squares, "not squared"), (fresh_noise, "the noise that x_0_hat leaves in x_t"), (times_swapped, "both parts as at s")]
+WRONG = [
+    (no_noise, "The noise is missing"),
+    (image_not_scaled, "take that away"),
+    (x_t_for_noise, "x_t is not the noise"),
+    (still_at_t, "x_t again"),
+    (squares, "not squared"),
+    (fresh_noise, "the noise that x_0_hat leaves in x_t"),
+    (times_swapped, "both parts as at s"),
+]

@@ -15,7 +15,9 @@ def reference(net, x_0, text, t, eps, log_snr_of, weight):
 def variances_for_amplitudes(net, x_0, text, t, eps, log_snr_of, weight):
     log_snr = log_snr_of(t)
     share = torch.sigmoid(log_snr)[:, None, None, None]
-    return weight(log_snr) * (net(share * x_0 + (1 - share) * eps, log_snr, text) - x_0).square().mean((1, 2, 3))
+    return weight(log_snr) * (
+        net(share * x_0 + (1 - share) * eps, log_snr, text) - x_0
+    ).square().mean((1, 2, 3))
 
 
 def told_the_time(net, x_0, text, t, eps, log_snr_of, weight):
@@ -41,5 +43,11 @@ def summed(net, x_0, text, t, eps, log_snr_of, weight):
     return reference(net, x_0, text, t, eps, log_snr_of, weight) * x_0[0].numel()
 
 
-WRONG = [(variances_for_amplitudes, "alpha = sqrt(sigmoid(log_snr))"), (told_the_time, "not the time"), (without_weight, "without its weight"),
-         (against_the_noise, "predicts x_0"), (one_for_the_batch, "should have the shape [3]"), (summed, "Take the mean")]
+WRONG = [
+    (variances_for_amplitudes, "alpha = sqrt(sigmoid(log_snr))"),
+    (told_the_time, "not the time"),
+    (without_weight, "without its weight"),
+    (against_the_noise, "predicts x_0"),
+    (one_for_the_batch, "should have the shape [3]"),
+    (summed, "Take the mean"),
+]

@@ -31,5 +31,10 @@ def every_second(h, emb, weight, bias):
     return h * (1 + out[:, ::2, None, None]) + out[:, 1::2, None, None]
 
 
-WRONG = [(without_one, "The factor is 1 + s"), (halves_swapped, "second half is the shift"), (without_bias, "A linear layer"), (shifted_first, "Scale first"),
-         (every_second, "the same at every place")]
+WRONG = [
+    (without_one, "The factor is 1 + s"),
+    (halves_swapped, "second half is the shift"),
+    (without_bias, "A linear layer"),
+    (shifted_first, "Scale first"),
+    (every_second, "the same at every place"),
+]

@@ -35,5 +35,11 @@ def mask_turned_round(q, k, v, mask):
     return scores.masked_fill(mask & ~mask.all(-1, keepdim=True), -math.inf).softmax(-1) @ v
 
 
-WRONG = [(no_scale, "not divided by sqrt(d)"), (scaled_by_d, "divided by d; expected sqrt(d)"), (over_the_queries, "is the softmax along that axis?"),
-         (mask_ignored, "as if they were there"), (mask_after, "after the softmax"), (mask_turned_round, "Where the mask is False the score should be -inf")]
+WRONG = [
+    (no_scale, "not divided by sqrt(d)"),
+    (scaled_by_d, "divided by d; expected sqrt(d)"),
+    (over_the_queries, "is the softmax along that axis?"),
+    (mask_ignored, "as if they were there"),
+    (mask_after, "after the softmax"),
+    (mask_turned_round, "Where the mask is False the score should be -inf"),
+]

@@ -20,4 +20,9 @@ def one_for_all(cond, uncond, w):
     return w[0] * cond + (1 - w[0]) * uncond
 
 
-WRONG = [(other_convention, "Ho and Salimans"), (swapped, "changed places"), (by_column, "columns of pixels"), (one_for_all, "image by image")]
+WRONG = [
+    (other_convention, "Ho and Salimans"),
+    (swapped, "changed places"),
+    (by_column, "columns of pixels"),
+    (one_for_all, "image by image"),
+]

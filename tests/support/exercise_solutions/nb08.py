@@ -34,4 +34,10 @@ def static(x_0_hat, percentile=0.995):
     return x_0_hat.clamp(-1, 1)
 
 
-WRONG = [(over_the_batch, "not over the batch"), (no_max, "no s below 1"), (signed, "percentile of |x_0_hat|"), (not_divided, "do not divide"), (static, "static thresholding")]
+WRONG = [
+    (over_the_batch, "not over the batch"),
+    (no_max, "no s below 1"),
+    (signed, "percentile of |x_0_hat|"),
+    (not_divided, "do not divide"),
+    (static, "static thresholding"),
+]

@@ -24,5 +24,10 @@ def new_alpha_in_x_0(x_t, eps_hat, alpha_t, sigma_t, alpha_s, sigma_s):
     return reference(x_t, eps_hat, alpha_s, sigma_t, alpha_s, sigma_s)
 
 
-WRONG = [(keeps_eps, "Compute eps anew"), (swapped, "changed places"), (not_clipped, "do not clip"), (old_noise, "keeps the size it had at t"),
-         (new_alpha_in_x_0, "x_0_hat = (x_t - sigma_t eps_hat) / alpha_t")]
+WRONG = [
+    (keeps_eps, "Compute eps anew"),
+    (swapped, "changed places"),
+    (not_clipped, "do not clip"),
+    (old_noise, "keeps the size it had at t"),
+    (new_alpha_in_x_0, "x_0_hat = (x_t - sigma_t eps_hat) / alpha_t"),
+]

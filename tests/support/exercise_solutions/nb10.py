@@ -13,7 +13,7 @@ def not_scaled(low_res, aug_level, noise):
 
 def level_is_sigma(low_res, aug_level, noise):
     sigma = aug_level.reshape(-1, 1, 1, 1)
-    return (1 - sigma ** 2).sqrt() * low_res + sigma * noise
+    return (1 - sigma**2).sqrt() * low_res + sigma * noise
 
 
 def from_zero_to_one(low_res, aug_level, noise):
@@ -33,5 +33,11 @@ def signs_exchanged(low_res, aug_level, noise):
     return alpha.reshape(-1, 1, 1, 1) * low_res + sigma.reshape(-1, 1, 1, 1) * noise
 
 
-WRONG = [(not_scaled, "unscaled"), (level_is_sigma, "not a deviation"), (from_zero_to_one, "[-1, 1]"), (clamped, "not clamped"),
-         (one_level_for_all, "expected each its own"), (signs_exchanged, "alpha is 1 and sigma is 0")]
+WRONG = [
+    (not_scaled, "unscaled"),
+    (level_is_sigma, "not a deviation"),
+    (from_zero_to_one, "[-1, 1]"),
+    (clamped, "not clamped"),
+    (one_level_for_all, "expected each its own"),
+    (signs_exchanged, "alpha is 1 and sigma is 0"),
+]

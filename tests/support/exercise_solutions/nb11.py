@@ -15,6 +15,7 @@ def make(spread=lambda from_, to: 1 / len(to), end=True, pairs=True):
         if end:
             matrix[-1, -1] = 1
         return matrix
+
     return answer
 
 
@@ -22,13 +23,17 @@ reference = make()
 
 
 def counted_by_the_target(source, target):
-    """After a word with another number of pieces, the target's own positions are looked up in the source."""
+    """After a word with another number of pieces, the target's own positions are looked up in the
+    source.
+    """
     matrix = torch.zeros(len(source.ids), len(target.ids))
     for word in range(len(source.words)):
         to = target.positions_of_word(word)
         for b in to:
             changed = source.words[word] != target.words[word]
-            matrix[min(source.positions_of_word(word)[0] if changed else b, len(source.ids) - 1), b] = 1 / len(to)
+            matrix[
+                min(source.positions_of_word(word)[0] if changed else b, len(source.ids) - 1), b
+            ] = 1 / len(to)
     matrix[-1, -1] = 1
     return matrix
 
@@ -37,5 +42,11 @@ def transposed(source, target):
     return reference(source, target).T
 
 
-WRONG = [(counted_by_the_target, "everything moves on"), (make(lambda from_, to: 1.0), "1 / 2 each"), (make(lambda from_, to: 1 / len(from_)), "1 / 2 each"),
-         (make(end=False), "end token"), (make(pairs=False), "one to one"), (transposed, "transposed")]
+WRONG = [
+    (counted_by_the_target, "everything moves on"),
+    (make(lambda from_, to: 1.0), "1 / 2 each"),
+    (make(lambda from_, to: 1 / len(from_)), "1 / 2 each"),
+    (make(end=False), "end token"),
+    (make(pairs=False), "one to one"),
+    (transposed, "transposed"),
+]

@@ -3,8 +3,8 @@ import math
 
 def reference(successes, n):
     """The roots of (1 + z^2 / n) p^2 - (2 p_hat + z^2 / n) p + p_hat^2 = 0."""
-    seen, zz = successes / n, 1.96 ** 2 / n
-    a, b, c = 1 + zz, -(2 * seen + zz), seen ** 2
+    seen, zz = successes / n, 1.96**2 / n
+    a, b, c = 1 + zz, -(2 * seen + zz), seen**2
     root = math.sqrt(max(0.0, b * b - 4 * a * c))
     return (-b - root) / (2 * a), (-b + root) / (2 * a)
 
@@ -27,16 +27,23 @@ def one_deviation(successes, n):
 
 
 def undivided(successes, n):
-    p, zz = successes / n, 1.96 ** 2 / n
+    p, zz = successes / n, 1.96**2 / n
     half = 1.96 * math.sqrt(p * (1 - p) / n + zz / (4 * n))
     return p + zz / 2 - half, p + zz / 2 + half
 
 
 def around_what_was_seen(successes, n):
-    p, zz = successes / n, 1.96 ** 2 / n
+    p, zz = successes / n, 1.96**2 / n
     half = 1.96 * math.sqrt(p * (1 - p) / n + zz / (4 * n))
     return (p - half) / (1 + zz), (p + half) / (1 + zz)
 
 
-WRONG = [(naive, "beyond 0 or 1"), (naive_and_clipped, "at 10 of 10 the naive one has no width"), (one_deviation, "z = 1.96"), (undivided, "did you divide"),
-         (around_what_was_seen, "drawn towards one half"), (lambda k, n: reference(k, n)[::-1], "lower end comes first"), (lambda k, n: k / n, "two numbers")]
+WRONG = [
+    (naive, "beyond 0 or 1"),
+    (naive_and_clipped, "at 10 of 10 the naive one has no width"),
+    (one_deviation, "z = 1.96"),
+    (undivided, "did you divide"),
+    (around_what_was_seen, "drawn towards one half"),
+    (lambda k, n: reference(k, n)[::-1], "lower end comes first"),
+    (lambda k, n: k / n, "two numbers"),
+]
