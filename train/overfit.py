@@ -63,7 +63,7 @@ class Outcome:
     verdict: str
 
     @property
-    def learnt(self) -> bool:
+    def learned(self) -> bool:
         return self.psnr >= LEARNT and self.verdict == "right"
 
 
@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{o.psnr:5.1f} dB  {o.caption.text!r}: {o.verdict}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     labels = [o.caption.text for o in outcomes] + [f"{o.psnr:.1f} dB" for o in outcomes]
-    frames = [None] * IMAGES + [o.learnt for o in outcomes]
+    frames = [None] * IMAGES + [o.learned for o in outcomes]
     image_grid(
         [o.target for o in outcomes] + [o.sample for o in outcomes],
         labels,
@@ -188,12 +188,12 @@ def main(arguments: list[str] | None = None) -> None:
         cell=128,
         frames=frames,
     ).save(args.out)
-    learnt = sum(o.learnt for o in outcomes)
+    learned = sum(o.learned for o in outcomes)
     print(
         f"{'PASS' if learned == IMAGES else 'FAIL'}: {learned} of {IMAGES} images learned (at "
         f"least {LEARNT:.0f} dB, and right by the parser); {args.out}"
     )
-    if learnt < IMAGES:
+    if learned < IMAGES:
         raise SystemExit(1)
 
 
