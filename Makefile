@@ -1,34 +1,56 @@
-# make demo    a caption becomes a picture, on the shipped weights    (DEVICE=cuda make demo: on a GPU)
-# make test    the tests, the notebooks among them
-# make notebooks    opens the notebooks in Jupyter
-# All create .venv on first use and reuse it after. Constraints for pip, if any: PIP_CONSTRAINT=file make test
+# make demo       captions become images, and an image is edited, on the shipped weights   (DEVICE=cuda make demo: on a GPU)
+# make test       the tests, at most 5 minutes on 2 idle cores
+# make test-all   all tests: the notebooks and what takes long, too
+# make lint       ruff and mypy
+# make oldest     imports and samples with the oldest versions that setup.cfg allows
+# make notebooks  opens the notebooks in Jupyter
+# All create .venv on first use and reuse it after.
 
 PYTHON ?= python3
 DEVICE ?= cpu
 VENV := .venv
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check
+# Every pytest process has its share of the cores; idle threads sleep instead of spinning (train/README.md).
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 export HF_HUB_OFFLINE ?= 1
+export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow notebooks clean
+.PHONY: demo test test-all lint oldest notebooks clean
 
-$(VENV)/.installed: setup.cfg pyproject.toml
-	@echo "Setting up $(VENV) (once; this downloads PyTorch) ..."
+$(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+
+$(VENV)/.demo: setup.cfg pyproject.toml | $(PY)
+	@echo "Setting up $(VENV) (once; most of it is the download of PyTorch) ..."
+	$(PIP) --editable .
 	@touch $@
 
-demo: $(VENV)/.installed
+$(VENV)/.test $(VENV)/.lint $(VENV)/.notebooks: $(VENV)/.%: $(VENV)/.demo
+	$(PIP) --editable ".[$*]"
+	@touch $@
+
+demo: $(VENV)/.demo
 	$(PY) -m sample.demo --device $(DEVICE) --out outputs/demo
 
-test: $(VENV)/.installed
-	$(PY) -m pytest -m "not slow and not gpu" -n auto --maxprocesses 8 --dist worksteal
+test: $(VENV)/.test
+	$(PYTEST) -m "not slow and not notebook and not gpu"
 
-notebooks: $(VENV)/.installed
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[notebooks]"
+test-all: $(VENV)/.test
+	$(PYTEST) -m "not gpu"
+
+lint: $(VENV)/.lint
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+oldest:
+	$(PYTHON) -m venv --clear $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check --constraint tests/oldest.txt .
+	$(VENV)-oldest/bin/python tests/check_oldest.py
+
+notebooks: $(VENV)/.notebooks
 	$(PY) -m jupyterlab notebooks
 
-test-slow: $(VENV)/.installed
-	$(PY) -m pytest -m slow
-
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) $(VENV)-oldest outputs
