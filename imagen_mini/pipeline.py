@@ -1,5 +1,7 @@
-"""`ImagenPipeline`: prompts in, images out. It loads, checks that the parts fit, and runs the
-stages one after the other.
+"""`ImagenPipeline`: prompts in, images out.
+
+It loads a text encoder and the stages, checks that they fit, and runs the stages one after the
+other.
 """
 
 from __future__ import annotations
@@ -7,68 +9,128 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from imagen_mini.cascade.sampling import sampling_loop, starting_noise
 from imagen_mini.cascade.sampling_options import (
+    Interval,
+    PerStage,
     SamplingOptions,
-    check_unused_options,
-    resolve_sampling_options,
+    resolve_options_by_stage,
 )
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale
-from imagen_mini.diffusion.samplers import SamplingState, sample
+from imagen_mini.diffusion.samplers import SamplingState
 from imagen_mini.editing.attention_store import AttentionStore
-from imagen_mini.text.encoder import TextEmbeddings, TextEncoder, check_prompts, concatenate
-from imagen_mini.utils.images import to_numpy, to_pil
+from imagen_mini.editing.base import BoundEdit, Edit
+from imagen_mini.editing.guided_sampling import truncate_timesteps
+from imagen_mini.text.encoder import (
+    TextEmbeddings,
+    TextEncoder,
+    Tokens,
+    check_prompts,
+    concatenate,
+)
+from imagen_mini.utils.images import image_to_tensor, to_numpy, to_pil
 from imagen_mini.utils.rng import randn
 from imagen_mini.weights import WEIGHTS
 
 FORMAT_VERSION = 1
 
 
+GivenImage = Tensor | Image.Image | Sequence[Image.Image]
+OUTPUT_TYPES = ("pil", "np", "pt")
+STRENGTH = 0.8  # of an image that is given without one
+
+
 @dataclass
 class ImagenOutput:
-    """`images`: of the last stage, as asked for by output_type; `stages`: every stage's images [b,
-    3, h, w] in [-1, 1]; `seconds`: per stage.
-    """
+    """What a call of the pipeline returns."""
 
-    images: list
-    stages: dict[str, Tensor]
-    seconds: dict[str, float] = field(default_factory=dict)
+    images: list  # of the last stage, one for each prompt, as `output_type` asks for
+    stages: dict[str, Tensor]  # the images of every stage, [b, 3, size, size] in [-1, 1]
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What one stage is asked for: everything that is not an option of the sampler."""
+
+    prompts: list[str]
+    tokens: list[Tokens]  # of each prompt
+    text: TextEmbeddings  # the prompts encoded, b rows
+    negative: TextEmbeddings | None  # what guidance leads away from, b rows; None: the null text
+    seeds: list[int]  # one for each prompt
+    low_res: Tensor | None = None  # super-resolution: the images to be enlarged, [b, 3, l, l]
+    x_start: Tensor | None = None  # where sampling starts, [b, 3, size, size]; None: fresh noise
+    t_start: float = 1.0  # the time of x_start, in (0, 1]
+
+    def first(self) -> SampleRequest:
+        """The request of the first prompt alone, which is the source of an edit."""
+
+        def row(x):
+            return None if x is None else x[:1]
+
+        return replace(
+            self,
+            prompts=self.prompts[:1],
+            tokens=self.tokens[:1],
+            text=self.text[:1],
+            negative=row(self.negative),
+            seeds=self.seeds[:1],
+            low_res=row(self.low_res),
+            x_start=row(self.x_start),
+        )
 
 
 # ---------------------------------------------------------------- the pipeline
 
 
 class ImagenPipeline(nn.Module):
-    """A text encoder and the stages of a cascade, the base stage first.
+    """A text encoder and the stages of a cascade, each of which enlarges the images of the last.
 
-    pipe = ImagenPipeline.from_pretrained("scenes")
-    pipe("a red circle to the left of a blue square", seed=0).images[0].show()
+        pipe = ImagenPipeline.from_pretrained("scenes")
+        pipe("a red circle to the left of a blue square", seed=0).images[0].show()
+
+    There may be any number of stages, called by name. They are sorted by the size of their images.
+
+    Args:
+        text_encoder: The encoder that every stage was trained with.
+        stages: The stages, in any order; one of them generates from the text alone.
+
+    Raises:
+        ValueError: Two stages share a name, or the parts do not fit together.
+
+    Reference: Imagen (Saharia et al., 2022), arXiv 2205.11487, Section 2.
     """
 
     def __init__(self, text_encoder: TextEncoder, stages: Sequence[DiffusionStage]):
         super().__init__()
+        # 1. the order, and the names
         stages = sorted(stages, key=lambda s: s.config.unet.image_size)
+        if len(names := [s.config.name for s in stages]) > len(set(names)):
+            raise ValueError(f"each stage needs a name of its own; got {names}")
+
+        # 2. does each stage fit the text encoder, and the stage before it?
         identity = (
             text_encoder.weights_digest() if any(s.config.text_encoder for s in stages) else None
         )
-        if len(names := [s.config.name for s in stages]) > len(set(names)):
-            raise ValueError(f"each stage needs a name of its own; got {names}")
         for previous, stage in zip([None, *stages], stages):
             c = stage.config
             if c.unet.text_width != text_encoder.width:
                 raise ValueError(
                     f"stage {c.name} was trained for text of width {c.unet.text_width}, the "
-                    f"text encoder gives {text_encoder.width}"
+                    f"text encoder returns {text_encoder.width}"
                 )
             if c.text_encoder not in (None, identity):
                 raise ValueError(
@@ -81,6 +143,8 @@ class ImagenPipeline(nn.Module):
                     f"stage {c.name} takes a low-resolution image of size "
                     f"{c.unet.low_res_size}, but what comes before it makes {expected}"
                 )
+
+        # 3. frozen, and in evaluation mode
         self.text_encoder = text_encoder
         self.stages = nn.ModuleDict({s.config.name: s for s in stages})
         self.eval().requires_grad_(False)
@@ -91,9 +155,21 @@ class ImagenPipeline(nn.Module):
     def from_pretrained(
         cls, path: str | Path = "scenes", dtype: torch.dtype = torch.float32
     ) -> ImagenPipeline:
-        """Load a pipeline: "scenes" (the shipped weights), a folder as `save_pretrained` writes it,
-        or a hub id.
+        """Load a pipeline from a folder or from the Hugging Face hub.
+
+        Args:
+            path: "scenes" (the shipped weights, the default), a folder as `save_pretrained` writes
+                it, or a hub id like "name/model".
+            dtype: Precision of the weights: torch.float32 or torch.bfloat16.
+
+        Returns:
+            The pipeline on the CPU, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or a file in it is missing.
+            ValueError: A file is not what it should be, or the parts do not fit together.
         """
+        # 1. the folder, fetched first if it is on the hub
         folder = WEIGHTS if str(path) == "scenes" else Path(path)
         if not folder.exists():
             if str(path).count("/") != 1:
@@ -106,6 +182,8 @@ class ImagenPipeline(nn.Module):
             folder = Path(
                 snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.md"])
             )
+
+        # 2. its index: the version of the format, and the names of the stages
         index = folder / "model_index.json"
         if not index.is_file():
             raise FileNotFoundError(f"{folder} is no pipeline: it has no model_index.json")
@@ -123,13 +201,20 @@ class ImagenPipeline(nn.Module):
             isinstance(n, str) and n.isidentifier() for n in names
         ):
             raise ValueError(f"{index}: stages must be a list of folder names; got {names!r}")
+
+        # 3. the parts
         if not (folder / "text_encoder" / "config.json").is_file():
             raise FileNotFoundError(f"{folder} has no text_encoder/config.json")
         encoder = TextEncoder.from_pretrained(folder / "text_encoder", dtype)
         return cls(encoder, [load_stage(folder / name) for name in names]).to(dtype)
 
     def save_pretrained(self, folder: str | Path, training: dict[str, dict] | None = None) -> None:
-        """Write the pipeline as a folder; `training` goes into the stages' config.json."""
+        """Write the pipeline as a folder, which `from_pretrained` reads.
+
+        Args:
+            folder: Where to; made if it does not exist.
+            training: By stage name, how it was trained; it goes into the stage's config.json.
+        """
         folder = Path(folder)
         self.text_encoder.save_pretrained(folder / "text_encoder")
         for name, stage in self.stages.items():
@@ -143,10 +228,12 @@ class ImagenPipeline(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the pipeline computes."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The precision of the first stage's network."""
         return next(self.stages[next(iter(self.stages))].parameters()).dtype
 
     # ------------------------------------------------------------ sampling
@@ -158,157 +245,186 @@ class ImagenPipeline(nn.Module):
         seed: int | Sequence[int] = 0,
         *,
         negative_prompt: str | Sequence[str] | None = None,
-        num_inference_steps: int | dict | None = None,
-        guidance_scale: GuidanceScale | dict | None = None,
-        guidance_interval: tuple[float, float] | dict | None = None,
-        threshold: str | dict | None = None,
+        num_inference_steps: PerStage[int] = None,
+        guidance_scale: PerStage[GuidanceScale] = None,
+        guidance_interval: PerStage[Interval] = None,
+        threshold: PerStage[str] = None,
         aug_level: float | None = None,
-        sampler: str | dict | None = None,
-        spacing: str | dict | None = None,
-        eta: float | dict | None = None,
-        gamma: float | dict = 0.0,
+        sampler: PerStage[str] = None,
+        timestep_spacing: PerStage[str] = None,
+        eta: PerStage[float] = None,
+        gamma: PerStage[float] = 0.0,
         stages: Sequence[str] | None = None,
         low_res: Tensor | None = None,
+        x_T: Tensor | None = None,
+        image: GivenImage | None = None,
+        strength: float | None = None,
         output_type: str = "pil",
-        edit=None,
+        edit: Edit | None = None,
         edit_stages: Sequence[str] | None = None,
-        record: AttentionStore | None = None,
+        attention_store: AttentionStore | None = None,
         on_step: Callable[[str, SamplingState], None] | None = None,
         progress: bool = True,
     ) -> ImagenOutput:
-        """Draw an image for each prompt.
+        """Generate an image for each prompt.
 
-        `stages`: only these (default: all). `low_res`: images [b, 3, h, w] in [-1, 1] of a stage's
-        size, one for each prompt, to be enlarged by the stages after it instead of drawing anew.
+        An image depends on its own prompt and seed alone, and not on the rest of the batch. Options
+        that are None have the stage's default. Those marked "by stage" also take a dict by stage
+        name, such as `{"sr_256": 20}`, which leaves the other stages at their defaults.
 
-        An image depends on its own prompt and seed alone. `seed` is one number for all prompts, or
-        one for each. What is left None is the stage's own default; a dict by stage name sets a
-        value per stage. With `edit`, the first prompt is the source and the others are its targets,
-        all from one seed; `edit_stages` are those that are edited (None: the first, as in the
-        paper; the others read each its own prompt). `record` writes down attention (see
-        `imagen_mini.attention_maps`); `on_step(stage, state)` is called after every step.
+        Args:
+            prompts: One caption, or a list of b captions. "" is the empty caption.
+            seed: One integer for all prompts (default 0), or one for each.
+            negative_prompt: What guidance leads away from, instead of the null text, at every
+                guided stage: one for all prompts, or one for each ("": none).
+            num_inference_steps: Steps of the sampler, at least 1; by stage. Each step calls the
+                network once. A step of heun calls it twice, except for the last.
+            guidance_scale: w of classifier-free guidance, usually from 1 (off) to 10, or a function
+                of t that returns it; by stage.
+            guidance_interval: Noise levels (low, high) with 0 <= low < high; by stage. Guidance
+                acts only where low < sigma / alpha <= high. The stage's default interval holds for
+                the stage's default w only.
+            threshold: How x_0_hat is kept in range: "none", "static" or "dynamic"; by stage.
+            aug_level: Level of the noise that is added to a low-resolution image, from 0 to the
+                stage's `max_aug_level`; for all super-resolution stages.
+            sampler: "ddim", "ddpm", "dpmpp_2m" or "heun"; by stage.
+            timestep_spacing: "uniform" (in t), "log_snr", "karras" or "mixed"; by stage.
+            eta: Fresh noise in each step of ddim and dpmpp_2m, from 0 (none) to 1; by stage. The
+                stage's default eta holds for the stage's default sampler only.
+            gamma: Variance of ddpm, from 0 (the smaller one, the default) to 1 (the larger one); by
+                stage.
+            stages: Names of the stages that are sampled: the first one or more of those there are.
+                None: all of them.
+            low_res: Images [b, 3, l, l] in [-1, 1], to be enlarged by the stages that take this
+                size. The stages before these are left out.
+            x_T: The noise from which the first sampled stage starts, [b, 3, size, size], or one row
+                for all prompts: for example that of `ddim_invert`. None: noise of the seed.
+            image: An image to start from, as in SDEdit: a tensor [b, 3, size, size] in [-1, 1] of
+                the size of the first sampled stage, or one row for all prompts; or a PIL image, or
+                one for each prompt, whose middle square is resized.
+            strength: With `image`: the time t in (0, 1] up to which noise is added to it, and from
+                which sampling starts (default 0.8). 1 keeps almost nothing of the image, and a
+                small number almost all of it. About strength * num_inference_steps steps are
+                taken.
+            output_type: Type of `images`: "pil" (the default), "np" (arrays [h, w, 3] in [0, 1]) or
+                "pt" (tensors [3, h, w] in [-1, 1]).
+            edit: An edit, such as `Replace()`. The first prompt is then the source, the others are
+                its targets, and all of them share one seed.
+            edit_stages: Names of the stages that are edited. None: the first one, as in the paper.
+                At the other stages each image has its own prompt alone.
+            attention_store: An `AttentionStore` that records the attention of one stage.
+            on_step: Called as `on_step(stage_name, state)` after every step, with the
+                `SamplingState`.
+            progress: Show a progress bar for each stage (default True).
 
-        `negative_prompt`: what guidance leads away from instead of the null text, at every guided
-        stage; one for all prompts, or one for each ("": none). `guidance_scale`: w, or a function
-        of t that gives it; `guidance_interval`: the noise levels (low, high] of sigma / alpha
-        between which there is guidance at all (see `imagen_mini.guidance`; a stage's own goes with
-        its own w). `eta` is the fresh noise of ddim and dpmpp_2m, `gamma` the variance of ddpm (see
-        `imagen_mini.samplers`), at the stages with that sampler. One of these that no stage uses is
-        an error.
+        Returns:
+            `images`, a list of b images of the last stage; `stages`, the images of every sampled
+            stage as a tensor; `seconds`, how long each stage took.
+
+        Raises:
+            TypeError: A prompt is not a string, or a given image is of another type.
+            ValueError: An option is out of range, has the wrong shape, or would not be used.
+
+        Reference: Imagen (Saharia et al., 2022), arXiv 2205.11487, Section 2. `image`: SDEdit (Meng
+            et al., 2022), arXiv 2108.01073, Algorithm 1.
         """
+        # 1. what is asked for, checked before anything is computed
         prompts = check_prompts(prompts)
-        seeds = (
-            [int(s) for s in seed]
-            if isinstance(seed, (list, tuple, range))
-            else [int(seed)] * len(prompts)
-        )
-        if len(seeds) != len(prompts):
-            raise ValueError(
-                f"got {len(seeds)} seeds for {len(prompts)} prompts; give one for each, or a "
-                "single number"
-            )
-        if edit is not None and len(set(seeds)) > 1:
-            raise ValueError(
-                f"an edit draws source and target from one noise: give one seed; got {seeds}"
-            )
-        if edit is None and edit_stages is not None:
-            raise ValueError(
-                f"edit_stages {list(edit_stages)} without an edit: pass edit=, or leave it out"
-            )
-        if output_type not in ("pil", "np", "pt"):
+        seeds = _seeds(seed, len(prompts))
+        if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type {output_type!r}; expected 'pil', 'np' or 'pt'")
-        available = list(self.stages) if low_res is None else self._after(low_res, len(prompts))
-        names = available if stages is None else list(stages)
-        if names != available[: len(names)] or not names:
-            raise ValueError(f"stages {names}; expected {available} or its beginning")
-        edit_stages = names[:1] if edit_stages is None else list(edit_stages)
-        for option, chosen in (
-            ("edit_stages", edit_stages),
-            ("record.stage", [record.stage] if record and record.stage else []),
-        ):
-            if unknown := set(chosen) - set(names):
-                raise ValueError(
-                    f"{option}: no stage {sorted(unknown)} is drawn; expected of {names}"
-                )
-        options = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "guidance_interval": guidance_interval,
-            "threshold": threshold,
-            "sampler": sampler,
-            "spacing": spacing,
-            "eta": eta,
-            "gamma": gamma,
-        }
-        for option, value in options.items():
-            if isinstance(value, dict) and set(value) - set(self.stages):
-                raise ValueError(
-                    f"{option}: no stage {sorted(set(value) - set(self.stages))}; there are "
-                    f"{list(self.stages)}"
-                )
-        plans = {
-            name: resolve_sampling_options(self.stages[name], aug_level=aug_level, **options)
-            for name in names
-        }
-        check_unused_options(plans, eta, gamma, negative_prompt, guidance_interval)
-        text = self.text_encoder(prompts)
-        negative = None if negative_prompt is None else self.encode_negative(negative_prompt, text)
+        names = self._stages_to_sample(stages, low_res, len(prompts))
+        edit_stages = _edited_stages(edit, edit_stages, names, seeds)
+        store_stage = _recorded_stage(attention_store, names)
+        options = resolve_options_by_stage(
+            self.stages,
+            names,
+            {
+                "num_inference_steps": num_inference_steps,
+                "guidance_scale": guidance_scale,
+                "guidance_interval": guidance_interval,
+                "threshold": threshold,
+                "sampler": sampler,
+                "timestep_spacing": timestep_spacing,
+                "eta": eta,
+                "gamma": gamma,
+            },
+            aug_level,
+            negative_prompt,
+        )
+        x_start, t_start = self._start(names[0], seeds, x_T, image, strength, edit is not None)
+
+        # 2. the prompts, encoded
+        request = self.make_request(
+            prompts, seeds, negative_prompt=negative_prompt, low_res=low_res
+        )
+        request = replace(request, x_start=x_start, t_start=t_start)
+
+        # 3. one stage after the other
         outputs: dict[str, Tensor] = {}
         seconds: dict[str, float] = {}
-        for name, plan in plans.items():
+        for name in names:
             start = time.perf_counter()
-            previous = (
-                outputs[list(outputs)[-1]]
-                if outputs
-                else None
-                if low_res is None
-                else low_res.to(self.device, torch.float32)
-            )
             x_0_hat = self.sample_stage(
                 name,
-                plan,
-                prompts,
-                text,
-                negative,
-                seeds,
-                previous,
+                request,
+                options[name],
                 edit if name in edit_stages else None,
-                record if record and name == (record.stage or names[0]) else None,
+                attention_store if name == store_stage else None,
                 on_step,
                 progress,
             )
             outputs[name] = x_0_hat.clamp(-1, 1)
             seconds[name] = time.perf_counter() - start
-        last = outputs[names[-1]]
-        images = (
-            to_pil(last)
-            if output_type == "pil"
-            else list(to_numpy(last))
-            if output_type == "np"
-            else list(last)
-        )
-        return ImagenOutput(images, outputs, seconds)
+            request = replace(request, low_res=outputs[name], x_start=None, t_start=1.0)
 
-    def _after(self, low_res: Tensor, n: int) -> list[str]:
-        """The stages that enlarge such images, and those after."""
-        sizes = {
-            stage.config.unet.low_res_size: name
-            for name, stage in self.stages.items()
-            if stage.is_super_resolution
-        }
-        if low_res.shape[:2] != (n, 3) or low_res.shape[2:] not in [(size, size) for size in sizes]:
-            raise ValueError(
-                f"low_res {list(low_res.shape)}: expected an image for each of {n} prompts, "
-                f"[{n}, 3, size, size] with size one of {sorted(sizes)}"
-            )
-        names = list(self.stages)
-        return names[names.index(sizes[low_res.shape[-1]]) :]
+        # 4. the images of the last stage
+        return ImagenOutput(_as_output(outputs[names[-1]], output_type), outputs, seconds)
+
+    def make_request(
+        self,
+        prompts: list[str],
+        seeds: Sequence[int],
+        text: TextEmbeddings | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        low_res: Tensor | None = None,
+    ) -> SampleRequest:
+        """What `sample_stage` needs to know about the images.
+
+        Args:
+            prompts: b captions.
+            seeds: One seed for each of them.
+            text: Encoded captions, b rows. None: those of the prompts.
+            negative_prompt: What guidance leads away from: one for all prompts, or one for each.
+            low_res: Super-resolution only: the images to be enlarged, [b, 3, l, l] in [-1, 1].
+
+        Returns:
+            The request, on the device of the pipeline.
+        """
+        text = self.text_encoder(prompts) if text is None else text
+        return SampleRequest(
+            prompts,
+            [self.text_encoder.tokenize_prompt(prompt) for prompt in prompts],
+            text,
+            None if negative_prompt is None else self.encode_negative(negative_prompt, text),
+            list(seeds),
+            None if low_res is None else low_res.to(self.device, torch.float32),
+        )
 
     def encode_negative(
         self, negative_prompt: str | Sequence[str], text: TextEmbeddings
     ) -> TextEmbeddings | None:
-        """The negative prompts as text, one for each row of `text`; an empty one is the null text,
-        and None stands for all empty.
+        """The negative prompts, encoded.
+
+        Args:
+            negative_prompt: One for all rows of `text`, or one for each. "" is the null text.
+            text: The encoded prompts, b rows.
+
+        Returns:
+            b rows, or None if all negative prompts are empty.
+
+        Raises:
+            ValueError: The numbers of prompts and of negative prompts differ.
         """
         negatives = check_prompts(negative_prompt)
         if isinstance(negative_prompt, str):
@@ -327,133 +443,292 @@ class ImagenPipeline(nn.Module):
 
     def sample_stage(
         self,
-        name: str,
-        plan: SamplingOptions,
-        prompts: list[str],
-        text: TextEmbeddings,
-        negative: TextEmbeddings | None,
-        seeds: list[int],
-        previous: Tensor | None,
-        edit=None,
-        record: AttentionStore | None = None,
+        stage_name: str,
+        request: SampleRequest,
+        options: SamplingOptions,
+        edit: Edit | None = None,
+        attention_store: AttentionStore | None = None,
         on_step: Callable[[str, SamplingState], None] | None = None,
         progress: bool = True,
     ) -> Tensor:
-        """Sample one stage: the last step's x_0_hat [b, 3, size, size], which is the image once it
-        is clamped to [-1, 1].
+        """Sample one stage.
 
-        `previous` holds the images of the stage before. Where guidance is off, `negative` is not
-        looked at.
+        Args:
+            stage_name: Which stage.
+            request: The prompts, seeds and given images (see `make_request`).
+            options: How to sample (see `resolve_sampling_options`). Where guidance is off, the
+                negative prompts are not used.
+            edit: An edit of the first prompt's image to those of the others.
+            attention_store: Records the attention of this stage.
+            on_step: Called as `on_step(stage_name, state)` after every step.
+            progress: Show a progress bar.
+
+        Returns:
+            x_0_hat of the last step, [b, 3, size, size]: the images, once they are clamped to
+            [-1, 1].
         """
-        stage: DiffusionStage = self.stages[name]
-        device, size = self.device, stage.config.unet.image_size
-        low_res = level = None
-        if stage.is_super_resolution:
-            level = torch.full((len(seeds),), float(plan.aug_level), device=device)
-            low_res = augment_low_res(
-                previous, level, randn(seeds, previous.shape[1:], name, "aug", device=device)
-            )
-        tokens, n_text = [self.text_encoder.tokens(p) for p in prompts], text.mask.shape[1]
-        bound = None if edit is None else edit.bind(tokens, stage.net.sites, n_text)
+        stage: DiffusionStage = self.stages[stage_name]
+        if options.guidance_scale == 1:
+            request = replace(request, negative=None)
+
+        # 1. super-resolution: noise-conditioning augmentation
+        low_res, level = self._augmented(stage, request, options)
+
+        # 2. the times of the steps
+        timesteps = stage.timesteps(options.num_inference_steps, options.timestep_spacing)
+        if request.t_start < 1:
+            timesteps = truncate_timesteps(request.t_start, timesteps)
+
+        # 3. an edit, and a record, reach the network through a control of attention
+        n_text = request.text.mask.shape[1]
+        bound = None if edit is None else edit.bind(request.tokens, stage.net.sites, n_text)
         control_at = None if bound is None else bound.control_at
-        if record is not None:
-            record.check_memory(
+        if attention_store is not None:
+            attention_store.check_memory(
                 stage.net.attention_layers,
-                len(prompts),
+                len(request.prompts),
                 n_text,
-                plan.num_inference_steps,
-                edit is not None,
+                len(timesteps) - 1,
+                bound is not None,
             )
-            record.start(tokens, stage.net.sites)
-            control_at = record.around(control_at)
-        negative = None if plan.guidance_scale == 1 else negative
+            attention_store.reset(request.tokens, stage.net.sites)
+            control_at = attention_store.wrap_schedule(control_at)
+
+        # 4. the denoiser; an edit also changes x_0_hat
         denoise = stage.denoiser(
-            text, low_res, level, plan.guidance_scale, plan.threshold, control_at, negative
+            request.text,
+            low_res,
+            level,
+            options.guidance_scale,
+            options.threshold,
+            control_at,
+            request.negative,
         )
-        times = stage.times(plan.num_inference_steps, plan.spacing)
         if bound is not None:
-            if all(bound.rows_identical(float(t)) for t in times[:-1]):
+            if all(bound.rows_identical(float(t)) for t in timesteps[:-1]):
                 warnings.warn(
-                    f"the edit changes nothing: in all {plan.num_inference_steps} steps of "
-                    f"{name}, source and targets read the source's prompt. Take more "
+                    f"the edit changes nothing: in all {len(timesteps) - 1} steps of "
+                    f"{stage_name}, source and targets read the source's prompt. Take more "
                     "steps, or a smaller shared_prompt_steps",
-                    stacklevel=3,
+                    stacklevel=4,  # sample_stage, __call__, torch.no_grad, the caller
                 )
             if bound.needs_source:
-                self._provide_source(
-                    bound, name, plan, prompts, text, negative, seeds, previous, low_res, level
-                )
-            alike = low_res is None and negative is None  # rows differ in their prompts alone
-            denoise = _edited(
-                bound,
-                denoise,
-                stage.denoiser(text[:1], None, None, plan.guidance_scale, plan.threshold)
-                if alike
-                else None,
-            )
-        states = sample(
-            denoise,
-            randn(seeds, (3, size, size), name, "x_T", device=device),
-            times,
-            stage.log_snr_of,
-            plan.sampler,
-            lambda step: randn(seeds, (3, size, size), name, "step", step, device=device),
-            eta=plan.eta,
-            gamma=plan.gamma,
+                self._provide_source(bound, stage_name, request, options, low_res, level)
+            denoise = _edited(bound, denoise, _source_denoiser(stage, request, options))
+
+        # 5. the loop
+        states = sampling_loop(stage, denoise, request.seeds, options, request.x_start, timesteps)
+        bar = tqdm(
+            states, total=len(timesteps) - 1, desc=stage_name, disable=not progress, leave=False
         )
-        for state in tqdm(
-            states, total=plan.num_inference_steps, desc=name, disable=not progress, leave=False
-        ):
+        for state in bar:
             if on_step is not None:
-                on_step(name, state)
+                on_step(stage_name, state)
         return state.x_0_hat
+
+    # ------------------------------------------------------------ the parts of a call
+
+    def _stages_to_sample(
+        self, stages: Sequence[str] | None, low_res: Tensor | None, n: int
+    ) -> list[str]:
+        """The names of the stages that are sampled, in their order."""
+        available = list(self.stages) if low_res is None else self._stages_after(low_res, n)
+        names = available if stages is None else list(stages)
+        if names != available[: len(names)] or not names:
+            raise ValueError(f"stages {names}; expected {available} or its beginning")
+        return names
+
+    def _stages_after(self, low_res: Tensor, n: int) -> list[str]:
+        """The stage that enlarges images of this size, and those after it."""
+        sizes = {
+            stage.config.unet.low_res_size: name
+            for name, stage in self.stages.items()
+            if stage.is_super_resolution
+        }
+        if low_res.shape[:2] != (n, 3) or low_res.shape[2:] not in [(size, size) for size in sizes]:
+            raise ValueError(
+                f"low_res {list(low_res.shape)}: expected an image for each of {n} prompts, "
+                f"[{n}, 3, size, size] with size one of {sorted(sizes)}"
+            )
+        names = list(self.stages)
+        return names[names.index(sizes[low_res.shape[-1]]) :]
+
+    def _start(
+        self,
+        stage_name: str,
+        seeds: list[int],
+        x_T: Tensor | None,
+        image: GivenImage | None,
+        strength: float | None,
+        edited: bool,
+    ) -> tuple[Tensor | None, float]:
+        """Where the first stage starts: an image x_t and its time t; None is noise of the seeds."""
+        stage: DiffusionStage = self.stages[stage_name]
+        b, size = len(seeds), stage.config.unet.image_size
+        # 1. which of the two is given?
+        if image is None and strength is not None:
+            raise ValueError(f"strength {strength} without an image: pass image=, or leave it out")
+        if image is None and x_T is None:
+            return None, 1.0
+        if image is not None and x_T is not None:
+            raise ValueError("x_T and image are both given: sampling starts from one of them")
+
+        # 2. noise
+        if x_T is not None:
+            x_T = _batch_of("x_T", x_T, b, size, edited)
+            return x_T.to(self.device, torch.float32), 1.0
+
+        # 3. an image: noise is added up to the time `strength`
+        t = STRENGTH if strength is None else float(strength)
+        if not 0 < t <= 1:
+            raise ValueError(
+                f"strength {strength}; expected a number above 0 (the image stays) up to 1 (noise)"
+            )
+        x_0 = _batch_of("image", _as_tensor(image, size), b, size, edited)
+        if x_0.abs().max() > 1:
+            raise ValueError(
+                f"image: values from {x_0.min():.3g} to {x_0.max():.3g}; expected [-1, 1]"
+            )
+        x_0 = x_0.to(self.device, torch.float32)
+        log_snr = stage.schedule(torch.tensor(t, dtype=torch.float64, device=self.device)).to(x_0)
+        return q_sample(x_0, starting_noise(stage, seeds), log_snr), t
+
+    def _augmented(
+        self, stage: DiffusionStage, request: SampleRequest, options: SamplingOptions
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The low-resolution images with noise, and its level [b]; None, None for a base stage."""
+        if not stage.is_super_resolution:
+            return None, None
+        low_res, seeds = request.low_res, request.seeds
+        level = torch.full((len(seeds),), float(options.aug_level), device=self.device)
+        noise = randn(seeds, low_res.shape[1:], stage.config.name, "aug", device=self.device)
+        return augment_low_res(low_res, level, noise), level
 
     def _provide_source(
         self,
-        bound,
-        name: str,
-        plan: SamplingOptions,
-        prompts: list[str],
-        text: TextEmbeddings,
-        negative: TextEmbeddings | None,
-        seeds: list[int],
-        previous: Tensor | None,
+        bound: BoundEdit,
+        stage_name: str,
+        request: SampleRequest,
+        options: SamplingOptions,
         low_res: Tensor | None,
         level: Tensor | None,
     ) -> None:
-        """Draw an edit's source alone, and let the edit look at it, and at what each prompt makes
-        of it once it is noised again.
+        """Sample the source of an edit by itself, and hand it to the edit.
+
+        The edit also receives a function: what each prompt makes of the source once it is noised
+        again.
         """
-        stage: DiffusionStage = self.stages[name]
-        source = self.sample_stage(
-            name,
-            plan,
-            prompts[:1],
-            text[:1],
-            None if negative is None else negative[:1],
-            seeds[:1],
-            None if previous is None else previous[:1],
-            progress=False,
-        )
-        denoise = stage.denoiser(text, low_res, level, 1.0, plan.threshold)
+        stage: DiffusionStage = self.stages[stage_name]
+        source = self.sample_stage(stage_name, request.first(), options, progress=False)
+        denoise = stage.denoiser(request.text, low_res, level, 1.0, options.threshold)
 
         def renoise_and_denoise(t: float, number: int) -> Tensor:
-            at = torch.tensor(t, device=self.device)
-            return denoise(
-                q_sample(
-                    source,
-                    randn(seeds[:1], source.shape[1:], name, "reread", number, device=self.device),
-                    stage.log_snr_of(at),
-                ).expand(len(seeds), *source.shape[1:]),
-                at,
-            )
+            time_t = torch.tensor(t, device=self.device)
+            purpose = (stage_name, "reread", number)
+            eps = randn(request.seeds[:1], source.shape[1:], *purpose, device=self.device)
+            x_t = q_sample(source, eps, stage.schedule(time_t))
+            return denoise(x_t.expand(len(request.seeds), *source.shape[1:]), time_t)
 
         bound.set_source(source.clamp(-1, 1), renoise_and_denoise)
 
 
-def _edited(bound, denoise: Denoiser, denoise_source: Denoiser | None) -> Denoiser:
-    """The denoiser of an edit: `denoise`, or `denoise_source`, one row for all, where that is the
-    same and costs less.
+# ---------------------------------------------------------------- checks of a call
+
+
+def _seeds(seed: int | Sequence[int], n: int) -> list[int]:
+    """One seed for each of n prompts."""
+    seeds = [int(s) for s in seed] if isinstance(seed, (list, tuple, range)) else [int(seed)] * n
+    if len(seeds) != n:
+        raise ValueError(
+            f"got {len(seeds)} seeds for {n} prompts; give one for each, or a single number"
+        )
+    return seeds
+
+
+def _edited_stages(
+    edit: Edit | None, edit_stages: Sequence[str] | None, names: list[str], seeds: list[int]
+) -> list[str]:
+    """The names of the stages that are edited."""
+    if edit is not None and len(set(seeds)) > 1:
+        raise ValueError(
+            f"an edit generates source and target from one noise: give one seed; got {seeds}"
+        )
+    if edit is None and edit_stages is not None:
+        raise ValueError(
+            f"edit_stages {list(edit_stages)} without an edit: pass edit=, or leave it out"
+        )
+    edited = names[:1] if edit_stages is None else list(edit_stages)
+    _check_sampled("edit_stages", edited, names)
+    return edited
+
+
+def _recorded_stage(store: AttentionStore | None, names: list[str]) -> str | None:
+    """The name of the stage whose attention is recorded."""
+    if store is None:
+        return None
+    recorded = store.stage or names[0]
+    _check_sampled("attention_store.stage", [recorded], names)
+    return recorded
+
+
+def _check_sampled(option: str, chosen: Collection[str], names: list[str]) -> None:
+    if unknown := sorted(set(chosen) - set(names)):
+        raise ValueError(f"{option}: no stage {unknown} is sampled; expected of {names}")
+
+
+def _as_tensor(image: GivenImage, size: int) -> Tensor:
+    """A given image as a tensor; PIL images are brought to the size."""
+    if isinstance(image, Tensor):
+        return image
+    images = [image] if isinstance(image, Image.Image) else image
+    if not isinstance(images, (list, tuple)) or not images:
+        raise TypeError(f"image {type(image).__name__}; expected a tensor or PIL images")
+    for one in images:
+        if not isinstance(one, Image.Image):
+            raise TypeError(f"image: a list of {type(one).__name__}; expected PIL images")
+    return torch.stack([image_to_tensor(one, size) for one in images])
+
+
+def _batch_of(name: str, images: Tensor, b: int, size: int, edited: bool) -> Tensor:
+    """A given batch [b, 3, size, size], or [1, 3, size, size] for all; ValueError for another."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"{name} {type(images).__name__}; expected a tensor")
+    if images.shape[1:] != (3, size, size) or len(images) not in (1, b):
+        rows = f"[{b}, 3, {size}, {size}]" + (f" or [1, 3, {size}, {size}]" if b > 1 else "")
+        raise ValueError(f"{name} {list(images.shape)}: expected {rows}, for {b} prompts")
+    if not images.isfinite().all():
+        raise ValueError(f"{name}: not all values are finite")
+    if edited and not (images == images[:1]).all():
+        raise ValueError(
+            f"an edit generates source and target from one noise: {name} differs between prompts; "
+            f"expected the same for all, for example [1, 3, {size}, {size}]"
+        )
+    return images.expand(b, -1, -1, -1)
+
+
+def _as_output(images: Tensor, output_type: str) -> list[Image.Image] | list[np.ndarray | Tensor]:
+    """Images [b, 3, h, w] in [-1, 1] as a list of the type that was asked for."""
+    if output_type == "pil":
+        return to_pil(images)
+    return list(to_numpy(images)) if output_type == "np" else list(images)
+
+
+# ---------------------------------------------------------------- the denoiser of an edit
+
+
+def _source_denoiser(
+    stage: DiffusionStage, request: SampleRequest, options: SamplingOptions
+) -> Denoiser | None:
+    """The denoiser of the source's prompt, if rows differ in nothing but their prompts."""
+    if stage.is_super_resolution or request.negative is not None:
+        return None
+    return stage.denoiser(request.text[:1], None, None, options.guidance_scale, options.threshold)
+
+
+def _edited(bound: BoundEdit, denoise: Denoiser, denoise_source: Denoiser | None) -> Denoiser:
+    """The denoiser of an edit.
+
+    While all rows are identical, `denoise_source` computes one of them for all, which costs less.
     """
 
     def edited(x_t: Tensor, t: Tensor) -> Tensor:

@@ -1,36 +1,22 @@
 # %% [markdown]
 # # 05 The frozen text encoder
 #
-# **Objective:** see which vectors a frozen T5 makes of a caption, what they know of meaning and order, and what must be done so that nothing of it is lost.
+# **Objective:** see which vectors a frozen T5 makes of a caption, what they encode of meaning and order, and how to pass them on without loss.
 #
 # **Before this:** 00, 04
 #
-# Imagen's recipe for text is short: take a language model that was trained on text alone, freeze it, and give the diffusion model its vectors, **one for
-# every piece of a word**. This notebook looks at these vectors. Four things are easy to get wrong, and each has its section:
+# Imagen's recipe for text is short: take a language model that was trained on text alone, freeze
+# it, and give the diffusion model its vectors, **one for every token**. This notebook examines
+# these vectors. Four steps are easy to get wrong, and each has a section:
 #
-# 1. words are not pieces: what the model reads are pieces of words;
+# 1. words are not tokens: the model reads tokens, which are often only pieces of words;
 # 2. captions of a batch are padded, and padding must change nothing;
-# 3. one vector for the whole caption is a bag of words, and images need to know what belongs to what;
-# 4. when the caption is dropped, for guidance, really nothing may be left of it.
+# 3. one vector for the whole caption is a bag of words, and images depend on attribute binding and
+#    relations;
+# 4. when the caption is dropped, for guidance, none of it may remain.
 #
-# Our T5 has 0.9 million parameters and was pre-trained in 20 minutes, on text about plain shapes. Imagen's has 4.6 billion and read much of the web. The
-# interface is the same.
-
-# %%
-# Colab only: install the package from a clone. Where it is installed already, this cell does nothing.
-import importlib.util
-import subprocess
-import sys
-
-REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
-if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, (
-        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
-    )
-    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
-    )
+# Our T5 has 0.9 million parameters and was pre-trained in 20 minutes, on text about plain shapes.
+# Imagen's has 4.6 billion and was trained on a large part of the web. The interface is the same.
 
 # %%
 import torch
@@ -42,7 +28,19 @@ from imagen_mini.course.exercises import nb05
 from imagen_mini.course.notebook import setup_notebook, show_source
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.linear_probe import linear_probe
 from imagen_mini.evaluation.statistics import score_line
+from imagen_mini.evaluation.text_probes import (
+    cosine_similarities,
+    masked_mean,
+    mean_token_vector,
+    nearest_is_correct,
+    paraphrase_triples,
+    random_encoder_like,
+    set_similarity,
+    set_similarity_matrix,
+    synonym_similarities,
+)
 from imagen_mini.models.layers import AttentionPooling
 from imagen_mini.scenes.captions import RARE_WORDS
 from imagen_mini.scenes.parse import parse_image
@@ -50,20 +48,7 @@ from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.utils.rng import randn
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.viz.style import STYLES, subplots
-from imagen_mini.viz.text_encoder import (
-    common_part,
-    cosines,
-    linear_probe,
-    masked_mean,
-    matched,
-    matched_matrix,
-    matrix_sheet,
-    nearest_is_correct,
-    paraphrase_triples,
-    piece_sheet,
-    random_encoder_like,
-    synonyms,
-)
+from imagen_mini.viz.text_encoder import plot_matrices, plot_token_pieces
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
@@ -74,12 +59,14 @@ print(
 )
 
 # %% [markdown]
-# ## 1. Pieces
+# ## 1. Tokens
 #
-# A tokenizer has a fixed vocabulary, here of 768 pieces. A word that was frequent in the text it was made from is one piece. A word that was not falls apart,
-# in the worst case into single letters or bytes: there is no unknown word.
+# A tokenizer has a fixed vocabulary, here of 768 tokens. A word that was frequent in the text that
+# the vocabulary was made from is one token. Any other word is split, in the worst case into single
+# letters or bytes: there is no unknown word.
 #
-# **Predict:** which of these are one piece a word: "crimson" (rare, but the text had it), "circel" (misspelt), "turquoise" (never seen)?
+# **Predict:** which of these words are one token: "crimson" (rare, but the text had it), "circel"
+# (misspelt), "turquoise" (never seen)?
 
 # %%
 prompts = [
@@ -90,23 +77,26 @@ prompts = [
     "three striped green stars",
     "a red circle 🙂",
 ]
-tokens = [encoder.tokens(prompt) for prompt in prompts]
-piece_sheet(tokens)
+tokens = [encoder.tokenize_prompt(prompt) for prompt in prompts]
+plot_token_pieces(tokens)
 
 # %%
 of = tokens[2]
 print("words:   ", of.words)
-print("pieces:  ", of.pieces)
+print("tokens:  ", of.pieces)
 print("word ids:", of.word_ids)
 print("mask of row 0 in this batch:", encoder(prompts).mask[0].int().tolist())
-print("pieces of 'circel':", of.positions_of_word(3))
+print("tokens of 'circel':", of.positions_of_word(3))
 
 # %% [markdown]
-# A misspelt word is still there, in crumbs. What a language model knows of "circle" it must now find behind three pieces that mean nothing by themselves.
-# Anything that speaks of *words* later, such as an attention map or an edit, must know which pieces make up which word. `word_ids` says so; decoding and
-# counting spaces does not. And T5 puts **no token at the beginning**, only `</s>` at the end: code written for CLIP that skips position 0 is off by one here.
+# A misspelt word is still represented, but in small pieces. What a language model knows of "circle"
+# it now has to find from three tokens that mean nothing by themselves. Code that refers to *words*
+# later, such as an attention map or an edit, needs to know which tokens form which word. `word_ids`
+# says so; decoding and counting spaces does not. And T5 puts **no token at the beginning**, only
+# `</s>` at the end: code written for CLIP that skips position 0 is off by one here.
 #
-# **Predict:** does the cascade draw a misspelt caption? One with rare words, that no training image had but the text had?
+# **Predict:** does the cascade generate the correct image for a misspelt caption? For one with rare
+# words, which no training image had but the text had?
 
 # %%
 for category in ("one object", "misspellings", "rare words"):
@@ -116,17 +106,20 @@ for category in ("one object", "misspellings", "rare words"):
     ).stages["base"]
     found = [c.description.fits(parsed.scene) for c, parsed in zip(captions, parse_image(images))]
     print(f"{category}: {score_line(found)}")
-    display(image_grid(list(images), [c.text for c in captions], columns=7, cell=96, frames=found))
+    display(image_grid(list(images), [c.text for c in captions], columns=7, cell=96, borders=found))
 
 # %% [markdown]
-# **What you should have seen.** Plain words are drawn right nearly always. Rare words are right at best every second time (over 30 captions: 37 %), misspelt ones
-# less often (30 %): the frozen encoder has read both, but the U-Net was never shown what their vectors look like. Misspellings and rare words are categories of
-# DrawBench, too, the list of prompts on which Imagen was compared with others.
+# **What you should have seen.** The images of plain captions are nearly always correct. Rare words
+# work at best every second time (over 30 captions: 37 %), misspelt ones less often (30 %): the
+# frozen encoder has seen both, but the U-Net was never trained on their vectors. Misspellings and
+# rare words are also categories of DrawBench, the list of prompts on which Imagen was compared with
+# others.
 #
 # ## 2. Padding changes nothing
 #
-# Captions of a batch are filled up to the longest, and the **mask** says what is real. T5 must not look at padding, nor must anything after it. The test is
-# simple: a caption alone, and the same caption beside a long one.
+# Captions of a batch are padded to the longest, and the **mask** says which tokens are real. T5
+# must not attend to padding, nor must anything after it. The test is simple: a caption alone, and
+# the same caption in a batch with a long one.
 
 # %%
 short, long = (
@@ -139,7 +132,7 @@ print("shapes: alone", list(alone.emb.shape), "and in the batch", list(batch.emb
 print(f"real tokens, largest difference:     {(alone.emb[0] - batch.emb[0, :n]).abs().max():.1e}")
 print(f"padding, largest number:             {batch.emb[0, n:].abs().max():.1e}")
 
-ids = torch.tensor([encoder.tokens(short).ids + (0,) * (batch.emb.shape[1] - n)])
+ids = torch.tensor([encoder.tokenize_prompt(short).ids + (0,) * (batch.emb.shape[1] - n)])
 print(
     f"the same if T5 is given no mask:     {(alone.emb[0] - encoder.model(input_ids=ids).last_hidden_state[0, :n]).abs().max():.1e}"
 )
@@ -149,25 +142,27 @@ one, two = (
     for p in (short, [short, long])
 )
 print(
-    f"the image, drawn alone or beside the long one: largest difference {(one - two).abs().max():.1e} (images are in -1 ... 1)"
+    f"the image, sampled alone or in a batch with the long one: largest difference {(one - two).abs().max():.1e} (images are in -1 ... 1)"
 )
 
 # %% [markdown]
-# With the mask the difference is rounding; without, it is of the size of the vectors themselves, and a caption's image would depend on its neighbours in
-# the batch. It does not crash, and it looks right as long as one tries single captions. That makes it a classic.
+# With the mask the difference is rounding error. Without it, it is of the size of the vectors
+# themselves, and a caption's image would depend on the other captions of the batch. This bug raises
+# no error, and single captions do not show it. That makes it a classic.
 #
-# ## 3. One vector, or one for each piece?
+# ## 3. One vector, or one for each token?
 #
-# The easy way to condition on text is one vector for the caption: the mean of all of them, say. Let us compare captions that use the same words. As a measure
-# take the cosine,
+# The simple way to condition on text is one vector for the caption: the mean of all of them, for
+# example. We compare captions that use the same words. The measure is the cosine,
 #
 # $$\cos(a, b) = \frac{a \cdot b}{|a|\,|b|}$$
 #
-# of the pooled vectors, or of the vectors place by place, and then the mean. T5's vectors have a large part in common that says nothing, so the mean vector
-# of 200 captions is taken off first.
+# of the pooled vectors, or of the vectors position by position, and then the mean. T5's vectors
+# have a large common part that carries no information, so the mean vector of 200 captions is
+# subtracted first.
 #
-# **Predict:** how near is "a red circle left of a blue square" to "a blue square left of a red circle"? And which of the six captions is nearest to the
-# first?
+# **Predict:** how near is "a red circle left of a blue square" to "a blue square left of a red
+# circle"? And which of the six captions is nearest to the first?
 
 # %%
 captions = [
@@ -184,138 +179,157 @@ world = [
         40, seed=5, categories=["one object", "binding", "positional", "counting", "description"]
     )
 ]
-common = common_part(encoder(world))
+common = mean_token_vector(encoder(world))
 
 text = encoder(captions)
 pooled = masked_mean(text) - common
 by_place = F.normalize(text.emb - common, dim=-1)
-matrices = [cosines(pooled, pooled), torch.einsum("ind, jnd -> ijn", by_place, by_place).mean(-1)]
+matrices = [
+    cosine_similarities(pooled, pooled),
+    torch.einsum("ind, jnd -> ijn", by_place, by_place).mean(-1),
+]
 print(
-    f"circle left of square against square left of circle: pooled {matrices[0][0, 1]:.3f}, place by place {matrices[1][0, 1]:.3f}"
+    f"circle left of square against square left of circle: pooled {matrices[0][0, 1]:.3f}, position by position {matrices[1][0, 1]:.3f}"
 )
 print(
-    f"the first against the star and the ring:             pooled {matrices[0][0, 5]:.3f}, place by place {matrices[1][0, 5]:.3f}"
+    f"the first against the star and the ring:             pooled {matrices[0][0, 5]:.3f}, position by position {matrices[1][0, 5]:.3f}"
 )
 letters = "ABCDEF"
-matrix_sheet(
+plot_matrices(
     matrices,
-    ["pooled: the mean", "the sequence, place by place"],
+    ["pooled: the mean", "the sequence, position by position"],
     [f"{a}  {c}" for a, c in zip(letters, captions)],
     list(letters),
     low=0.3,
 )
 
 # %% [markdown]
-# **Pooled, A, B and C are nearly one vector**, though they ask for three different images. A mean does not know the order of what it averages; all that is
-# left of the order is what each vector knows of its neighbours. The sequence keeps A and B apart: at the place of "red" stands "blue". That is why Imagen's
-# U-Net looks at the whole sequence, by cross-attention, at every step. But neither measure finds that E *means the same* as A. Of that more below.
+# **Pooled, A, B and C are nearly one vector**, though they ask for three different images. A mean
+# does not know the order of what it averages. All that is left of the order is what each vector
+# encodes of its neighbours. The sequence distinguishes A and B: at the position of "red" is "blue".
+# That is why Imagen's U-Net attends to the whole sequence, by cross-attention, at every step. But
+# neither measure finds that E *means the same* as A. Section 4 comes back to this.
 #
-# Ours has a pooled vector, too, as Imagen's has: it is added to the embedding of the noise level, and sets the tone. It is a weighted mean, with learned
-# weights:
+# Ours has a pooled vector, too, as Imagen's has: it is added to the embedding of the noise level,
+# and conditions every block. It is a weighted mean, with learned weights:
 
 # %%
 show_source(AttentionPooling)
 
 # %%
-own = base.net.read(text).pooled.detach()
-own = own - base.net.read(encoder(world)).pooled.detach().mean(0)
+unet_pooled = base.net.prepare_text(text).pooled.detach()
+unet_pooled = unet_pooled - base.net.prepare_text(encoder(world)).pooled.detach().mean(0)
 print(
-    f"the U-Net's own pooled vector: A against B {cosines(own, own)[0, 1]:.3f}, A against F {cosines(own, own)[0, 5]:.3f}"
+    f"the U-Net's pooled vector: A against B {cosine_similarities(unet_pooled, unet_pooled)[0, 1]:.3f}, A against F {cosine_similarities(unet_pooled, unet_pooled)[0, 5]:.3f}"
 )
 
 # %% [markdown]
-# ## 4. Does the sequence know who is where?
+# ## 4. Does the sequence encode relations?
 #
-# "At the place of *red* stands *blue*" is no feat of a language model: a table of word vectors would do that. And cross-attention itself has no order. To it,
-# the caption is a **set** of vectors, so what a vector does not say itself is not said. The question is therefore whether "red" is another vector where the
-# red thing is on the left.
+# "At the position of *red* is *blue*" needs no language model: a table of word vectors would give
+# the same. And cross-attention itself has no order. It treats the caption as a **set** of vectors,
+# so what no vector encodes is lost. The question is therefore whether "red" is a different vector
+# when the red object is on the left.
 #
-# So let us compare captions as sets: for each vector the one most like it in the other caption, and the mean of these cosines. We ask it of triples:
+# So we compare captions as sets: for each vector the most similar one in the other caption, and the
+# mean of these cosines. We apply this to triples:
 
 # %%
 triples = paraphrase_triples(100)
 print(*triples[0], sep="\n")
-show_source(matched)
+show_source(set_similarity)
 
 # %% [markdown]
-# The second has the **same words, but another meaning**; the third has **other words, but the same meaning**. We ask three readers: the same T5 with random
-# weights; our T5; and our T5 followed by the two small transformer layers over the words that belong to our U-Net and were trained with it, on images.
+# The second has the **same words, but another meaning**; the third has **other words, but the same
+# meaning**. We compare three encoders: the same T5 with random weights; our T5; and our T5 followed
+# by the two small transformer layers over the words that belong to our U-Net and were trained with
+# it, on images.
 #
 # **Predict:** for which of the three is the third caption nearer to the first than the second is?
 
 # %%
-twin = random_encoder_like(encoder)  # the same T5, but with random weights
-readers = {
-    "random T5": lambda prompts: twin(prompts),
+random_encoder = random_encoder_like(encoder)  # the same T5, but with random weights
+encoders = {
+    "random T5": lambda prompts: random_encoder(prompts),
     "our T5": lambda prompts: encoder(prompts),
     "with the U-Net's text layers": lambda prompts: base.net.through_text_layers(encoder(prompts)),
 }
 shown, names = [], ["the caption", "same words, other meaning", "same meaning, other words"]
 with torch.no_grad():
-    for name, reader in readers.items():
-        off = common_part(reader(world))
-        each = [matched_matrix(reader(list(triple)), off) for triple in triples]
+    for name, encode in encoders.items():
+        off = mean_token_vector(encode(world))
+        each = [set_similarity_matrix(encode(list(triple)), off) for triple in triples]
         shown.append(torch.stack(each).mean(0))
         nearer = [bool(m[0, 2] > m[0, 1]) for m in each]
         print(
-            f"{name}: the same meaning is nearer in {score_line(nearer).replace('right', 'triples')}"
+            f"{name}: the same meaning is nearer in {score_line(nearer).replace('correct', 'triples')}"
         )
-matrix_sheet(shown, list(readers), names, ["caption", "same words", "same meaning"], low=0.7)
+plot_matrices(shown, list(encoders), names, ["caption", "same words", "same meaning"], low=0.7)
 
 # %% [markdown]
-# **What you should have seen.** For the frozen encoder, random or trained, the same words are always nearer than the same meaning. After the U-Net's own two
-# layers it is the other way round. They were trained with one question, what the image must show, and the answer is the same for both ways of saying it.
-# Imagen has no such layers; its T5 is five thousand times as large. With a small encoder, they are what makes "left of" work here.
+# **What you should have seen.** For the frozen encoder, random or trained, the same words are
+# always nearer than the same meaning. After the U-Net's two layers it is the other way round. They
+# were trained with one objective, what the image has to show, and this is the same for both
+# wordings. Imagen has no such layers; its T5 is five thousand times as large. With a small encoder,
+# they are what makes "left of" work here.
 #
-# A cosine is a coarse measure, though. A *probe* asks what can be read off a vector at all: a linear map, fitted to 3/4 of 600 held-out captions of two
-# things, and tried on the other 1/4.
+# A cosine is a coarse measure, though. A *linear probe* measures what can be read off a vector at
+# all: it is a linear map, fitted to 3/4 of 600 held-out captions of two objects, and tested on the
+# other 1/4.
 #
-# - **color**, asked of the token of a shape: what colour has this thing? The other thing's colour stands in the caption, too.
-# - **place**, asked of the same token: is this thing left, right, above or below?
-# - **relation**, asked of the token "left", "above", ...: what shape has the thing of which it is said?
-# - **relation, pooled**: the same, asked of the mean of the whole caption.
+# - **color**, from the token of a shape: what colour has this object? The other object's colour is
+#   in the caption, too.
+# - **place**, from the same token: is this object left, right, above or below?
+# - **relation**, from the token "left", "above", ...: what shape has the object of which it is
+#   said?
+# - **relation, pooled**: the same, from the mean of the whole caption.
 #
-# Who knows the words but not what belongs to what can say which two colours, shapes or places come in question, and guess: about 50 %.
+# A reader that knows the words but not what belongs to what is left with two possible colours,
+# shapes or positions, and has to guess: about 50 %.
 
 # %%
 answers = {
-    "random T5": linear_probe(twin, 600),
+    "random T5": linear_probe(random_encoder, 600),
     "our T5": linear_probe(encoder, 600),
     "with the U-Net's text layers": linear_probe(encoder, 600, read=base.net.through_text_layers),
 }
 for name, row in answers.items():
     print(f"{name:30}" + ", ".join(f"{task} {share:.0%}" for task, share in row.items()))
 shares = [list(row.values()) for row in answers.values()]
-matrix_sheet(
+plot_matrices(
     [shares],
-    ["right answers of a linear probe (guessing between two: 0.50)"],
+    ["accuracy of a linear probe (guessing between two: 0.50)"],
     list(answers),
     list(answers["our T5"]),
     low=0.4,
-    label="share right",
+    label="accuracy",
 )
 
 # %% [markdown]
-# **What you should have seen.** Pre-training has bound colours to their things: from about a half to nearly all. A mean of all vectors loses some of what the
-# single ones know. But whether a thing is the one on the left, our T5 hardly tells the word for that thing, little more is right than by guessing, and the
-# U-Net's layers add exactly this. (They need not keep what nobody asks for: the word of the relation itself knows less after them.) With 150 captions to be
-# tried on, a difference of less than about 0.1 means nothing.
+# **What you should have seen.** Pre-training has bound colours to their objects: from about a half
+# to nearly all. A mean of all vectors loses some of what the single ones encode. But whether an
+# object is the one on the left is hardly encoded in our T5's vector of that object: little more is
+# correct than by guessing. The U-Net's layers add exactly this. (They need not keep what is not
+# used: the word of the relation itself encodes less after them.) With 150 captions for the test, a
+# difference of less than about 0.1 means nothing.
 #
 # ## 5. Trained against random: which words are near one another?
 #
-# T5 never saw an image. What can it know of "crimson"? That it stands where "red" stands. Its training text had lines such as "crimson is another word for
-# red", and now and then the rare word instead of the common one.
+# T5 never saw an image. What can it know of "crimson"? That it occurs where "red" occurs. Its
+# training text had lines such as "crimson is another word for red", and now and then the rare word
+# instead of the common one.
 #
-# **Predict:** of 18 rare words, how often is the nearest common word of its kind the one that it stands for? With random weights, too?
+# **Predict:** of 18 rare words, how often is the nearest common word of its kind the one that it
+# stands for? With random weights, too?
 
 # %%
 found = {
-    name: synonyms(which, common_part(which(world)))
-    for name, which in (("our T5", encoder), ("random T5", twin))
+    name: synonym_similarities(which, mean_token_vector(which(world)))
+    for name, which in (("our T5", encoder), ("random T5", random_encoder))
 }
 hits = nearest_is_correct(found["our T5"])
 others = [
-    sum(nearest_is_correct(synonyms(other, common_part(other(world)))).values())
+    sum(nearest_is_correct(synonym_similarities(other, mean_token_vector(other(world)))).values())
     for other in (random_encoder_like(encoder, seed) for seed in range(5))
 ]
 print("our T5, the nearest common word:", score_line(list(hits.values())))
@@ -326,41 +340,45 @@ print(
 )
 colors = {name: of["color"] for name, of in found.items()}
 rows, columns = list(colors["our T5"]), list(colors["our T5"]["crimson"])
-right = [(i, columns.index(RARE_WORDS[rare])) for i, rare in enumerate(rows)]
-matrix_sheet(
+marked = [(i, columns.index(RARE_WORDS[rare])) for i, rare in enumerate(rows)]
+plot_matrices(
     [[list(of[rare].values()) for rare in rows] for of in colors.values()],
     list(colors),
     rows,
     columns,
-    marked=right,
+    marked=marked,
 )
 
 # %% [markdown]
-# **What you should have seen.** The frames mark what each word stands for. Trained, about half of all rare words have the right neighbour, several times as
-# many as with random weights, where it is a matter of luck. That is better than nothing and far from good: most colours are fairly near to most rare ones,
-# because what the model learned best is *that a colour stands here*. The share agrees with the images of section 1, though not word by word: "crimson" is
-# found here, and was drawn in purple there. How good the text encoder is limits how good
-# the images can be, which is one of Imagen's main findings: a larger text encoder helped more than a larger U-Net.
+# **What you should have seen.** The frames mark what each word stands for. Trained, about half of
+# all rare words have the correct neighbour, several times as many as with random weights, where it
+# is a matter of chance. That is better than nothing and far from good: most colours are fairly near
+# to most rare ones, because what the model learned best is *that this is the position of a colour*.
+# The share agrees with the images of section 1, though not word by word: "crimson" is found here,
+# and its object was purple there. In Imagen, a larger text encoder helped more than a larger U-Net,
+# which is one of the paper's main findings. Whether a trained encoder beats a random one in *this*
+# world is too close to tell: the README's claims say so.
 #
-# ## 6. Nothing said
+# ## 6. The unconditional embedding
 #
-# For classifier-free guidance (notebook 07) the network must also draw *without* the caption. It is trained for that by dropping the caption now and then. As
-# in Imagen, dropping means that the vectors are set to zero:
+# For classifier-free guidance (notebook 07) the network also has to predict *without* the caption
+# (unconditionally). It is trained for that by dropping the caption now and then. As in Imagen,
+# dropping means that the vectors are set to zero:
 
 # %%
 show_source(TextEmbeddings.null, TextEmbeddings.drop)
 
 # %% [markdown]
-# The mask stays, so the null text of a long caption still has more tokens than that of a short one. **Predict:** does the number of tokens, at least, leak to
-# the image?
+# The mask stays, so the null text of a long caption still has more tokens than that of a short one.
+# **Predict:** does at least the number of tokens influence the image?
 
 # %%
 with torch.no_grad():
-    nothing, said = (
-        base.net.read(encoder([long, short]).null()),
-        base.net.read(encoder([long, short])),
+    unconditional, conditional = (
+        base.net.prepare_text(encoder([long, short]).null()),
+        base.net.prepare_text(encoder([long, short])),
     )
-for name, read in (("caption", said), ("nothing said", nothing)):
+for name, read in (("caption", conditional), ("no caption", unconditional)):
     tokens_differ = (read.emb[0] - read.emb[0, :1]).abs().max() / read.emb[0].abs().max()
     pooled_differ = (read.pooled[0] - read.pooled[1]).abs().max() / read.pooled.abs().max()
     print(
@@ -371,7 +389,7 @@ x_T = randn(range(8), (3, 64, 64), "base", "x_T")
 denoise = base.denoiser(
     encoder([long] * 8).null(), guidance_scale=1.0
 )  # w = 1: no guidance, one call, with the null text
-*_, last = sample(denoise, x_T, base.times(), base.log_snr_of, base.config.sampler)
+*_, last = sample(denoise, x_T, base.timesteps(), base.schedule, base.config.sampler)
 images = last.x_0_hat.clamp(-1, 1)
 parsed_scenes = parse_image(images)
 print(
@@ -384,16 +402,19 @@ labels = [
 image_grid(list(images), labels, columns=8, cell=96)
 
 # %% [markdown]
-# **What you should have seen.** All tokens of the null text are one and the same vector, so attention reads the same from any number of them: nothing leaks.
-# And with nothing said the network draws *some* image of its world: this or that number of things, of all shapes and colours, and often one of two
-# colours at once. It is what guidance leads away from.
+# **What you should have seen.** All tokens of the null text are one and the same vector, so
+# attention returns the same for any number of them: nothing leaks. And without a caption the
+# network samples *some* image of its world: various numbers of objects, of all shapes and colours,
+# and often one of two colours at once. Guidance leads away from this unconditional prediction.
 #
-# Other code encodes the empty prompt instead, or learns a vector. Either works; what does not is to train with one and to sample with another.
+# Other code encodes the empty prompt instead, or learns a vector. Either works. What does not work
+# is to train with one and to sample with another.
 #
-# ## Exercise: pool what is there
+# ## Exercise: masked mean pooling
 #
-# Write the mean over the real tokens. `emb` is [b, n, d] and `mask` is bool [b, n], True where a token is real. The result is [b, d], and it must not depend
-# on how far a row is padded, nor on what numbers stand at the padding.
+# Write the mean over the real tokens. `emb` is [b, n, d] and `mask` is bool [b, n], True where a
+# token is real. A mask may have gaps: real tokens need not come first. The result is [b, d], and it
+# must not depend on how far a row is padded, nor on what numbers are at the padding.
 
 
 # %%
@@ -403,26 +424,27 @@ def pool(emb: torch.Tensor, mask: torch.Tensor) -> torch.Tensor: ...  # your ans
 nb05.check(pool)
 
 # %% [markdown]
-# With it, the figure shows how far a caption's vector moves when its row is padded more and more. The mean that forgets the mask is there to compare with.
+# With it, the figure shows how far a caption's vector moves when its row is padded more and more.
+# The mean that ignores the mask is there for comparison.
 
 # %%
 means = {"forgets the mask": lambda emb, mask: emb.mean(1)}
-if nb05.check(pool).right:
+if nb05.check(pool).correct:
     means["yours"] = pool
-sheet, (panel,) = subplots([f'the pooled vector of "{short}", padded'], "padding (tokens)")
+fig, (ax,) = subplots([f'the pooled vector of "{short}", padded'], "padding (tokens)")
 for (name, mean), style in zip(means.items(), STYLES):
     start, moved = mean(alone.emb, alone.mask), []
     for extra in range(0, 21, 2):
         padded = mean(F.pad(alone.emb, (0, 0, 0, extra)), F.pad(alone.mask, (0, extra)))
         moved.append(((padded - start).norm() / start.norm()).item())
-    panel.plot(range(0, 21, 2), moved, label=name, **style)
+    ax.plot(range(0, 21, 2), moved, label=name, **style)
     print(
         f"{name}: after 20 tokens of padding the vector has moved by {moved[-1]:.0%} of its length"
     )
-panel.set_ylabel("moved by (share of its length)")
-panel.set_ylim(-0.05, 1.05)
-panel.legend(frameon=False)
-sheet
+ax.set_ylabel("moved by (share of its length)")
+ax.set_ylim(-0.05, 1.05)
+ax.legend(frameon=False)
+fig
 
 # %% [markdown]
 # Next: [06, cross-attention](06_cross_attention.ipynb).

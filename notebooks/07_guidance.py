@@ -5,35 +5,21 @@
 #
 # **Before this:** 00, 02
 #
-# In training, one caption in ten was replaced by nothing. So the network can answer two questions about the same noisy image: *what image is this, given
-# the caption?* and *what image is this, given no caption at all?* Where the two answers differ, the difference is what the caption says about this very
-# pixel. Guidance exaggerates it:
+# In training, one caption in ten was dropped. So the network can make two predictions from the same
+# noisy image: the *conditional* one, given the caption, and the *unconditional* one, without it.
+# Their difference is what the caption adds at each pixel. Guidance amplifies this difference:
 #
 # $$\tilde x_0 = w\, \hat x_0(x_t, c) + (1 - w)\, \hat x_0(x_t) = \hat x_0(x_t) + w\, \bigl(\hat x_0(x_t, c) - \hat x_0(x_t)\bigr)$$
 #
-# $w = 1$ is the network's own answer to the caption, $w = 0$ forgets the caption, and $w > 1$ goes beyond what the network was trained to say. Why should
-# that help? By Bayes' rule, for an ideal network,
+# $w = 1$ is the network's conditional prediction, $w = 0$ ignores the caption, and $w > 1$
+# extrapolates beyond what the network was trained to predict. Why should that help? By Bayes' rule,
+# for an ideal network,
 #
 # $$\hat x_0(x_t, c) - \hat x_0(x_t) = \frac{\sigma_t^2}{\alpha_t}\, \nabla_{x_t} \log p(c \mid x_t)$$
 #
-# so guidance climbs towards images from which a reader would guess the caption: it is a classifier, without a classifier. It may be applied to $\hat x_0$,
-# to $\epsilon$ or to $v$: each is a multiple of the others plus a multiple of $x_t$, and the weights add up to 1.
-
-# %%
-# Colab only: install the package from a clone. Where it is installed already, this cell does nothing.
-import importlib.util
-import subprocess
-import sys
-
-REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
-if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, (
-        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
-    )
-    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
-    )
+# so guidance follows a gradient towards images from which the caption can be guessed. This is
+# classifier guidance, but without a classifier. It may be applied to $\hat x_0$, to $\epsilon$ or
+# to $v$: each is a multiple of the others plus a multiple of $x_t$, and the weights add up to 1.
 
 # %%
 from collections import Counter
@@ -46,18 +32,17 @@ from imagen_mini.course.notebook import setup_notebook, show_source
 from imagen_mini.diffusion.guidance import classifier_free_guidance, make_denoiser, static_threshold
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.guidance_measures import (
+    measure_at_scale,
+    position_spread,
+    share_of_large_objects,
+    x_0_hat_trajectory,
+)
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.utils.rng import randn
-from imagen_mini.viz.guidance import (
-    at_scale,
-    estimates,
-    plot_positions,
-    plot_scales,
-    scatter,
-    share_of_large_objects,
-)
+from imagen_mini.viz.guidance import plot_positions, plot_scales
 from imagen_mini.viz.image_grid import image_table
 from imagen_mini.viz.style import STYLES, subplots
 
@@ -67,12 +52,13 @@ base = pipe.stages["base"]
 show_source(classifier_free_guidance)
 
 # %% [markdown]
-# ## 1. One walk: what does the caption add?
+# ## 1. One trajectory: what does the caption add?
 #
-# We walk once with $w = 2$, and at every noisy image on the way we ask both questions. Without a caption the network is given text whose vectors are all
-# zero (`text.null()`).
+# We sample once with $w = 2$, and compute both predictions at every noisy image of the trajectory.
+# For the unconditional one the network is given text whose vectors are all zero (`text.null()`).
 #
-# **Predict:** at which times do the two answers differ most: where there is most noise, in the middle, or at the end? And where in the image?
+# **Predict:** at which times do the two predictions differ most: where there is most noise, in the
+# middle, or at the end? And where in the image?
 
 # %%
 caption, seed = "a red circle above a blue square", 4
@@ -80,14 +66,12 @@ text = pipe.text_encoder(caption)
 with_text = base.denoiser(text, guidance_scale=1.0, threshold="none")
 without_text = base.denoiser(text.null(), guidance_scale=1.0, threshold="none")
 
-times = base.times()
+times = base.timesteps()
 x_T = randn([seed], (3, 64, 64), "base", "x_T")
 states = list(
-    sample(
-        base.denoiser(text, guidance_scale=2.0), x_T, times, base.log_snr_of, base.config.sampler
-    )
+    sample(base.denoiser(text, guidance_scale=2.0), x_T, times, base.schedule, base.config.sampler)
 )
-noisy = [x_T, *(state.x for state in states)]  # what the network sees at each of the times
+noisy = [x_T, *(state.x for state in states)]  # the input of the network at each timestep
 
 with torch.no_grad():
     cond = [with_text(x, t) for x, t in zip(noisy, times[:-1])]
@@ -107,28 +91,31 @@ image_table(
 
 # %%
 size = [d.square().mean().sqrt().item() for d in difference]
-sheet, (panel,) = subplots(["what the caption adds"], "step")
-panel.plot(size, label="with caption - without", **STYLES[0])
-panel.plot([u.square().mean().sqrt().item() for u in uncond], label="without caption", **STYLES[1])
-panel.set_ylim(0, None)
-panel.set_ylabel("root mean square of x_0_hat")
-panel.legend(frameon=False)
+fig, (ax,) = subplots(["what the caption adds"], "step")
+ax.plot(size, label="with caption - without", **STYLES[0])
+ax.plot([u.square().mean().sqrt().item() for u in uncond], label="without caption", **STYLES[1])
+ax.set_ylim(0, None)
+ax.set_ylabel("root mean square of x_0_hat")
+ax.legend(frameon=False)
 print(
     f"the difference is largest at step {size.index(max(size))} ({max(size):.2f}), and {size[-1]:.3f} at the last one"
 )
-sheet
+fig
 
 # %% [markdown]
-# **What you should have seen.** ($x_t$ is shown three times only.) At first there is nothing but the caption to go by: the difference is a reddish upper and a bluish lower half, weak, because
-# both answers are near the mean of all images. It grows while things find their places, and is then confined to the things: their colours, their outlines.
-# At the end it is nearly nothing: by then the noisy image itself says what it shows, and the caption adds no news. Guidance is strong only while there is
-# something to decide, and then stops by itself.
+# **What you should have seen.** ($x_t$ is shown three times only.) At first the caption is the only
+# information: the difference is a reddish upper and a bluish lower half. It is weak, because both
+# predictions are near the mean of all images. It grows while the objects form, and is then confined
+# to the objects: their colours, their outlines. At the end it is almost zero: by then the noisy
+# image itself shows the objects, and the caption adds nothing. Guidance is strong only while there
+# is something to decide.
 #
 # ## 2. One seed, many weights
 #
-# All images of a row start from the same noise. A green frame is right by the parser, an orange one is wrong.
+# All images of a row start from the same noise. A green frame is correct by the parser, an orange
+# one is incorrect.
 #
-# **Predict:** what does $w = 0$ draw? Do things move as $w$ grows? Which $w$ is too much?
+# **Predict:** what is generated at $w = 0$? Do objects move as $w$ grows? Which $w$ is too large?
 
 # %%
 prompts, seeds = (
@@ -137,28 +124,32 @@ prompts, seeds = (
 )
 scales = [0.0, 1.0, 2.0, 4.0, 8.0, 14.0]
 by_scale = [
-    estimates(pipe, prompts, seeds, guidance_scale=w, threshold="none")[-1].clamp(-1, 1)
+    x_0_hat_trajectory(pipe, prompts, seeds, guidance_scale=w, threshold="none")[-1].clamp(-1, 1)
     for w in scales
 ]
-right = [judge_images(prompts, images) for images in by_scale]
+correct = [judge_images(prompts, images) for images in by_scale]
 image_table(
     [[images[i] for images in by_scale] for i in range(len(prompts))],
     prompts,
     [f"w = {w:g}" for w in scales],
     cell=112,
-    frames=[[found[i] for found in right] for i in range(len(prompts))],
+    borders=[[found[i] for found in correct] for i in range(len(prompts))],
 )
 
 # %% [markdown]
-# At $w = 0$ the caption is not read: the first column shows images of the world, but not these. From $w = 1$ on, the same noise keeps its layout more or
-# less while $w$ grows, until at some weight something flips: a small thing is large, a thing lies elsewhere, the background is another. At the largest weights colours leave the world's and
-# outlines break up. (Thresholding, the remedy for values out of range, is switched off here: it is notebook 08.)
+# At $w = 0$ the caption is not used: the first column shows images of the world, but not these.
+# From $w = 1$ on, the same noise keeps its layout more or less while $w$ grows, until at some
+# weight something changes abruptly: a small object is large, an object lies elsewhere, or the
+# background is another. At the largest weights colours leave the palette of the world and outlines
+# break up. (Thresholding, the remedy for values out of range, is switched off here. It is the
+# subject of notebook 08.)
 #
-# ## 3. How much is best?
+# ## 3. Which weight is best?
 #
-# The same captions and seeds at every $w$; the parser judges. *Binding* is like "a pink star and a cyan ring": which colour belongs to which shape?
-# *Counting* is like "three green circles". The second panel is about the values of $\hat x_0$ on the way: images lie in $[-1, 1]$, so what is outside is
-# nobody's image. We take 12 steps instead of 32, to save time.
+# The same captions and seeds at every $w$, scored by the parser. *Binding* is like "a pink star and
+# a cyan ring": which colour belongs to which shape? *Counting* is like "three green circles". The
+# second panel is about the values of $\hat x_0$ during sampling. Images lie in $[-1, 1]$, so values
+# outside belong to no image. We take 12 steps instead of 32, to save time.
 #
 # **Predict:** is the best $w$ at 1? At 8? Where does the second curve start to rise?
 
@@ -167,7 +158,7 @@ lines = {}
 for category in ("binding", "counting"):
     prompts = [c.text for _, _, c in benchmark(16, categories=[category])]
     lines[category] = [
-        at_scale(pipe, prompts, range(16), w, threshold="none", num_inference_steps=12)
+        measure_at_scale(pipe, prompts, range(16), w, threshold="none", num_inference_steps=12)
         for w in (1.0, 2.0, 3.0, 5.0, 8.0)
     ]
     print(
@@ -178,19 +169,21 @@ for category in ("binding", "counting"):
         ),
     )
 
-sheet = plot_scales(lines, measures=["outside"])
-sheet.legend(loc="outside lower center", ncols=2, frameon=False)
-sheet
+fig = plot_scales(lines, measures=["outside"])
+fig.legend(loc="outside lower center", ncols=2, frameon=False)
+fig
 
 # %% [markdown]
-# **What you should have seen.** A slope: at $w = 8$ most images are wrong, and without guidance, at $w = 1$, as many are right as at 2. So these weights hardly
-# need it any more: a network that has seen fewer images does, and its curve is a hill with the top from 1.5 to 3. The
-# intervals of 16 images reach some 20 % to either side, so do not tell 1 from 2 by them. The share of values outside is near nothing without guidance, and
-# grows with $w$: we add, at each step, something that points away from the mean image, and nothing holds it back. Models of photographs are used with
-# larger weights; a world of flat colours shows sooner that colours are off.
+# **What you should have seen.** A decreasing curve: at $w = 8$ most images are incorrect, and
+# without guidance, at $w = 1$, as many are correct as at 2. So these weights hardly need guidance
+# any more. A network that was trained for a shorter time does. The intervals of 16 images reach
+# some 20 % to either side, so they cannot distinguish 1 from 2. The share of values outside is near
+# zero without guidance, and grows with $w$: at each step we add something that points away from the
+# mean image, and nothing limits it. Models of photographs are used with larger weights. A world of
+# flat colours shows sooner that colours are off.
 #
-# Guidance has a second price: the network is called twice, or on a doubled batch. That is the `concatenate` and `chunk` below; where $w = 1$ it is called
-# once.
+# Guidance has a second price: each step needs two network evaluations, or one on a doubled batch.
+# That is the `concatenate` and `chunk` below. For $w = 1$ one evaluation is enough.
 
 # %%
 show_source(make_denoiser)
@@ -198,50 +191,55 @@ show_source(make_denoiser)
 # %% [markdown]
 # ## 4. What guidance costs: diversity
 #
-# The caption says nothing of sizes, of the background, or of where exactly the two things lie. A good model would draw all of that at random. Each panel
-# shows the places of all things in those of 24 images that are right, from the same 24 seeds; small marks are small things.
+# The caption says nothing of sizes, of the background, or of where exactly the two objects lie. A
+# good model would sample all of that at random. Each panel shows the positions of all objects in
+# those of 24 images that are correct, from the same 24 seeds. Small marks are small objects.
 #
-# **Predict:** what becomes of the clouds when $w$ grows?
+# **Predict:** how do the clouds of points change when $w$ grows?
 
 # %%
 caption, n, found = "a red circle above a blue square", 24, {}
 for w in (1.0, 2.0, 4.0):
-    image = estimates(
+    image = x_0_hat_trajectory(
         pipe, [caption] * n, range(n), guidance_scale=w, threshold="none", num_inference_steps=12
     )[-1].clamp(-1, 1)
-    right = judge_images([caption] * n, image)
-    scenes = [parsed.scene for parsed, is_right in zip(parse_image(image), right) if is_right]
+    correct = judge_images([caption] * n, image)
+    scenes = [parsed.scene for parsed, is_right in zip(parse_image(image), correct) if is_right]
     found[f"w = {w:g}, {len(scenes)} images"] = scenes
-    x, y = scatter(scenes, "circle")
+    x, y = position_spread(scenes, "circle")
     backgrounds = ", ".join(
         f"{name} {count}"
         for name, count in sorted(Counter(scene.background for scene in scenes).items())
     )
-    print(f"w = {w:g}: {score_line(right)}")
+    print(f"w = {w:g}: {score_line(correct)}")
     print(
-        f"       circles scatter by {x:.1f} across and {y:.1f} down; {share_of_large_objects(scenes):.0%} of all things are large; backgrounds: {backgrounds}"
+        f"       standard deviation of the circles' positions: {x:.1f} across, {y:.1f} down; {share_of_large_objects(scenes):.0%} of all objects are large; backgrounds: {backgrounds}"
     )
 plot_positions(found, ["circle", "square"])
 
 # %% [markdown]
-# **What you should have seen.** More guidance, less choice: the clouds draw together, and hardly a thing is small any more. Nobody asked for large things.
-# But the network is a little surer that it sees a red circle when the circle is large, and guidance climbs towards what it is surest of. The backgrounds, of
-# which the caption is no evidence at all, stay more mixed.
+# **What you should have seen.** More guidance, less diversity: the clouds become narrower, and
+# hardly an object is small any more. No caption asked for large objects. But at high noise a red
+# circle can be recognised with more certainty when it is large, and guidance follows the gradient
+# of this certainty. The backgrounds, about which the caption says nothing, stay more mixed.
 #
-# In an ideal network of this world nothing should narrow, since a caption is written with equal probability for every image that it fits. It is the
-# network's own doubts that are exaggerated. In photographs it is worse: there, some images of a dog really are more "dog" than others.
+# Is that an error of this network? Not only. The caption is equally probable for every *clean*
+# image that it fits, so $p(c \mid x_0)$ is constant on these. But guidance uses $p(c \mid x_t)$,
+# that of the *noisy* image, and this is higher where the circle is large. So an exact denoiser
+# narrows to large objects, too. (In general, the guided trajectory does not sample $p(x_0 \mid c)$
+# for any $w$ but 1.)
 #
 # ## 5. Two conventions
 #
-# Ask which one before you compare a $w$ with that of another paper.
+# Ask which one is used before you compare a $w$ with that of another paper.
 #
-# | where | formula | off is |
+# | where | formula | no guidance at |
 # |---|---|---|
 # | Imagen, and here | $w\,\mathrm{cond} + (1 - w)\,\mathrm{uncond}$ | $w = 1$ |
-# | GLIDE, diffusers: the same, sorted otherwise | $\mathrm{uncond} + w\,(\mathrm{cond} - \mathrm{uncond})$ | $w = 1$ |
+# | GLIDE, diffusers: the same, in another order | $\mathrm{uncond} + w\,(\mathrm{cond} - \mathrm{uncond})$ | $w = 1$ |
 # | Ho and Salimans, who invented it | $(1 + w)\,\mathrm{cond} - w\,\mathrm{uncond}$ | $w = 0$ |
 #
-# More such traps are in [conventions.md](conventions.md).
+# More such differences are listed in [conventions.md](conventions.md).
 
 # %%
 c, u, w = torch.tensor(0.6), torch.tensor(0.2), 3.0
@@ -251,18 +249,19 @@ print(f"Ho and Salimans, w = 2:    {(1 + (w - 1)) * c - (w - 1) * u:.2f}   the s
 print(f"Ho and Salimans, w = 3:    {(1 + w) * c - w * u:.2f}   one too many")
 
 # %% [markdown]
-# ## 6. Away from something else: a negative prompt
+# ## 6. Away from another caption: a negative prompt
 #
-# Nothing says that the second answer has to be that of *no* caption. With a negative prompt it is the answer to what one does not want: $w\,\hat x_0(x_t, c)
-# + (1 - w)\,\hat x_0(x_t, c_-)$.
+# The second prediction need not be the *unconditional* one. With a negative prompt it is the
+# prediction for what is unwanted: $w\,\hat x_0(x_t, c) + (1 - w)\,\hat x_0(x_t, c_-)$.
 #
-# **Predict:** the caption leaves the background open. Which backgrounds come out if guidance leads away from a white one?
+# **Predict:** the caption leaves the background open. Which backgrounds come out if guidance leads
+# away from a white one?
 
 # %%
-caption, n, rows, frames = "a blue square", 6, [], []
+caption, n, rows, borders = "a blue square", 6, [], []
 negatives = [None, "a blue square on a white background", "a blue square on a black background"]
 for negative in negatives:
-    image = estimates(
+    image = x_0_hat_trajectory(
         pipe,
         [caption] * n,
         range(n),
@@ -271,7 +270,7 @@ for negative in negatives:
         num_inference_steps=12,
     )[-1].clamp(-1, 1)
     rows.append(list(image))
-    frames.append(judge_images([caption] * n, image))
+    borders.append(judge_images([caption] * n, image))
     backgrounds = Counter(
         parsed.scene.background if parsed.scene else "unreadable" for parsed in parse_image(image)
     )
@@ -281,18 +280,22 @@ image_table(
     ["no negative prompt", "away from white", "away from black"],
     [f"seed {i}" for i in range(n)],
     cell=72,
-    frames=frames,
+    borders=borders,
 )
 
 # %% [markdown]
-# **What you should have seen.** Away from white: all are black now, which is as far from white as one can go. Away from black: white. But the negative prompts
-# speak of a blue square, too, and guidance leads away from all that they say: the squares are gray with a trace of blue, a colour that this world has not, and the parser reads none. A
-# negative prompt is not the word "not". It is another direction to walk in, and nobody trained the network to stay in the world on that way.
+# **What you should have seen.** Away from white: all are black now, which is as far from white as
+# possible. Away from black: white. But the negative prompts name a blue square, too, and guidance
+# leads away from everything in them. The squares are gray with a trace of blue, a colour that this
+# world does not have, and the parser reads none. A negative prompt is not the word "not". It is
+# another direction for guidance, and nothing in training keeps the images in this direction
+# plausible.
 #
 # ## Exercise: one weight for each image
 #
-# Write guidance in Imagen's convention, with a weight of its own for every image of the batch: `cond` and `uncond` are `[b, 3, h, w]`, and `w` is a tensor
-# `[b]`. Mind how shapes meet: PyTorch lines up the *last* dimensions.
+# Write guidance in Imagen's convention, with a separate weight for every image of the batch: `cond`
+# and `uncond` are `[b, 3, h, w]`, and `w` is a tensor `[b]`. It may hold any number, negative ones
+# included. Mind broadcasting: PyTorch aligns the *last* dimensions.
 
 
 # %%
@@ -304,11 +307,12 @@ def guide(
 nb07.check(guide)
 
 # %% [markdown]
-# With it, one batch shows a whole range of weights, from one seed. Until you have answered, all are drawn with $w = 1$. **Predict** first: what does a
-# *negative* weight do, which leads away from the caption?
+# With it, one batch shows a whole range of weights, from one seed. Until you have answered, all are
+# sampled with $w = 1$. **Predict** first: what does a *negative* weight do, which leads away from
+# the caption?
 
 # %%
-answered = nb07.check(guide).right
+answered = nb07.check(guide).correct
 caption, weights = (
     "a yellow circle to the left of a purple square",
     torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0, 5.0]),
@@ -330,13 +334,13 @@ def denoise(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 *_, last = sample(
     denoise,
     randn([2] * len(weights), (3, 64, 64), "base", "x_T"),
-    base.times(12),
-    base.log_snr_of,
+    base.timesteps(12),
+    base.schedule,
     base.config.sampler,
 )
-right = judge_images([caption] * len(weights), last.x_0_hat)
+correct = judge_images([caption] * len(weights), last.x_0_hat)
 print(
-    f"right at w = {', '.join(f'{w:g}' for w, is_right in zip(weights, right) if is_right)}"
+    f"correct at w = {', '.join(f'{w:g}' for w, is_right in zip(weights, correct) if is_right)}"
     if answered
     else "exercise open: w = 1 everywhere"
 )
@@ -345,11 +349,12 @@ image_table(
     [caption],
     [f"w = {w:g}" if answered else "w = 1" for w in weights],
     cell=96,
-    frames=[right],
+    borders=[correct],
 )
 
 # %% [markdown]
-# **What you should have seen** (once answered). At $w = 0$ nobody reads the caption, and below it the images avoid what it says. The caption comes true at
-# about $w = 1$.
+# **What you should have seen** (once answered). At $w = 0$ the caption is not used. Below it the
+# images move away from what the caption says, but not from all of it: here the purple square is
+# avoided, while a yellowish circle may stay. The caption is satisfied from about $w = 1$ on.
 #
 # Next: [08, static and dynamic thresholding](08_thresholding.ipynb).

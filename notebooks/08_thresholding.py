@@ -1,40 +1,27 @@
 # %% [markdown]
 # # 08 Static and dynamic thresholding
 #
-# **Objective:** see large guidance weights drive estimates out of the range of images, and what two ways of pushing them back do to the image.
+# **Objective:** see large guidance weights drive estimates out of the range of images, and what two ways of bringing them back do to the image.
 #
 # **Before this:** 02, 07
 #
-# Images have values in $[-1, 1]$. The network learned to estimate images, so without guidance its $\hat x_0$ stays about there. Guidance adds to it, and
-# nothing keeps the sum in range:
+# Images have values in $[-1, 1]$. The network was trained to estimate images, so without guidance
+# its $\hat x_0$ stays about there. Guidance adds to it, and nothing keeps the sum in range:
 #
 # $$\tilde x_0 = \hat x_0(x_t) + w\, \bigl(\hat x_0(x_t, c) - \hat x_0(x_t)\bigr)$$
 #
-# The sampler takes this for an image and steps towards it, so the next $x_t$ is one that no training image leads to, and the network's answer to it is a
-# guess. Imagen pushes the estimate back into range after every step, in one of two ways:
+# The sampler treats this as an image and steps towards it. So the next $x_t$ is one that does not
+# occur in training, and the network's prediction from it is unreliable. Imagen brings the estimate
+# back into range after every step, in one of two ways:
 #
 # * **static**: clip to $[-1, 1]$;
-# * **dynamic**: let $s$ be a high percentile of $|\tilde x_0|$ over the values of *one* image, here 99.5 %. Where $s > 1$, clip to $[-s, s]$ and divide by $s$.
+# * **dynamic**: let $s$ be a high percentile of $|\tilde x_0|$ over the values of *one* image, here
+#   99.5 %. Where $s > 1$, clip to $[-s, s]$ and divide by $s$.
 #
 # $$\text{static:}\quad \mathrm{clip}(\tilde x_0, -1, 1) \qquad\qquad \text{dynamic:}\quad \frac{\mathrm{clip}(\tilde x_0, -s, s)}{s}, \quad s = \max\bigl(1, \mathrm{percentile}_{99.5}(|\tilde x_0|)\bigr)$$
 #
-# For photographs at large $w$, dynamic thresholding was one of the things that made Imagen work. Is it so here? We shall count.
-
-# %%
-# Colab only: install the package from a clone. Where it is installed already, this cell does nothing.
-import importlib.util
-import subprocess
-import sys
-
-REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
-if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, (
-        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
-    )
-    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
-    )
+# For photographs at large $w$, dynamic thresholding was an important part of Imagen. Is it so here?
+# We shall count.
 
 # %%
 import torch
@@ -49,15 +36,15 @@ from imagen_mini.diffusion.guidance import (
     static_threshold,
 )
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.evaluation.scoring import judge_images
-from imagen_mini.viz.guidance import (
-    at_scale,
-    estimates,
-    outside,
-    plot_scales,
+from imagen_mini.evaluation.guidance_measures import (
+    measure_at_scale,
+    render_matching,
     saturation,
-    true_images,
+    share_out_of_range,
+    x_0_hat_trajectory,
 )
+from imagen_mini.evaluation.scoring import judge_images
+from imagen_mini.viz.guidance import plot_scales
 from imagen_mini.viz.image_grid import image_table
 from imagen_mini.viz.style import STYLES, subplots
 
@@ -67,11 +54,12 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 # %% [markdown]
 # ## 1. Out of range
 #
-# Four captions, without any thresholding, at four weights. `estimates` runs the base stage and keeps $\tilde x_0$ after each of its 32 steps, as it is. The
-# left panels are histograms of its values; gray is the range of images.
+# Four captions, without any thresholding, at four weights. `x_0_hat_trajectory` runs the base stage and
+# keeps the unchanged $\tilde x_0$ after each of its 32 steps. The left panels are histograms of its
+# values; gray is the range of images.
 #
-# **Predict:** at $w = 8$, in which part of the walk are most values out of range: at its beginning, in the middle, or at its end? (Notebook 07 has seen where
-# the caption says most.)
+# **Predict:** at $w = 8$, in which part of the trajectory are most values out of range: at its
+# beginning, in the middle, or at its end? (Notebook 07 has shown where the caption adds most.)
 
 # %%
 captions, seeds = (
@@ -84,68 +72,73 @@ captions, seeds = (
     [3, 5, 7, 2],
 )
 trajectories = {
-    w: estimates(pipe, captions, seeds, guidance_scale=w, threshold="none")
+    w: x_0_hat_trajectory(pipe, captions, seeds, guidance_scale=w, threshold="none")
     for w in (1.0, 2.0, 4.0, 8.0)
 }
 
-sheet, panels = subplots(
+fig, axes = subplots(
     ["w = 1: values of x_0_hat", "w = 8: values of x_0_hat", "99.5 % of |x_0_hat| are below"],
     "x_0_hat",
 )
-for panel, w in zip(panels, (1.0, 8.0)):
-    panel.axvspan(-1, 1, color="#e2e2e2", zorder=0)
+for ax, w in zip(axes, (1.0, 8.0)):
+    ax.axvspan(-1, 1, color="#e2e2e2", zorder=0)
     for step, style in zip((0, 7, 13, 20, 31), STYLES):
         density, edges = torch.histogram(
             trajectories[w][step].flatten(), bins=60, range=(-4.0, 4.0), density=True
         )
-        panel.plot(
+        ax.plot(
             (edges[1:] + edges[:-1]) / 2, density, label=f"step {step}", **style | {"marker": ""}
         )
-    panel.set(yscale="log", ylim=(1e-3, 20), ylabel="density")
-    panel.legend(frameon=False, fontsize=8, loc="upper left")
+    ax.set(yscale="log", ylim=(1e-3, 20), ylabel="density")
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
 
 for (w, trajectory), style in zip(trajectories.items(), STYLES):
-    panels[2].plot(
+    axes[2].plot(
         [x.abs().flatten(1).quantile(0.995, dim=1).mean() for x in trajectory],
         label=f"w = {w:g}",
         **style,
     )
-panels[2].axhline(1, color="#777777", linestyle=":")
-panels[2].set(xlabel="step", ylim=(0, None), ylabel="|x_0_hat|, mean of 4 images")
-panels[2].legend(frameon=False, fontsize=8)
+axes[2].axhline(1, color="#777777", linestyle=":")
+axes[2].set(xlabel="step", ylim=(0, None), ylabel="|x_0_hat|, mean of 4 images")
+axes[2].legend(frameon=False, fontsize=8)
 
 for w, trajectory in trajectories.items():
-    shares = [outside(x) for x in trajectory]
+    shares = [share_out_of_range(x) for x in trajectory]
     print(
         f"w = {w:g}: at most {max(shares):.1%} of all values beyond 1.05 (step {shares.index(max(shares))}), {shares[-1]:.1%} at the end"
     )
-sheet
+fig
 
 # %% [markdown]
-# **What you should have seen.** Without guidance the estimate begins as a narrow heap around gray, and opens to the colours of these scenes (the spikes are
-# their backgrounds); nearly all stays in range. At $w = 8$ the heap is wide from the start, and by the middle of the walk, where the caption says most, values are
-# two or three times too large. At the end the caption has no more to say, and most come back.
+# **What you should have seen.** Without guidance the estimate begins as a narrow distribution
+# around gray, and widens to the colours of these scenes (the spikes are their backgrounds). Nearly
+# all stays in range. At $w = 8$ the distribution is wide from the start. The *share* of values out
+# of range is largest in the middle of the trajectory, where the caption adds most, and then falls.
+# The *largest* values are a different question: they grow until late in the trajectory, as the
+# third panel shows.
 #
 # ## 2. Two ways back
 #
-# Thresholding is the last of the four things a denoiser does, and the sampler computes $\epsilon$ anew from what it leaves. Here are all three on the same
-# ramp of values from -3 to 3.
+# The denoiser of a stage does four things: it predicts with the caption, predicts without it,
+# combines the two (guidance), and thresholds the result. The sampler then computes $\epsilon$ from
+# the thresholded estimate. Here are no, static and dynamic thresholding on the same ramp of values
+# from -3 to 3.
 #
-# **Predict:** which of them changes a value of 0.5? Which keeps 2 and 3 apart?
+# **Predict:** which of them changes a value of 0.5? Which keeps 2 and 3 different?
 
 # %%
 ramp = torch.linspace(-3, 3, 3 * 401).reshape(1, 3, 1, 401)
-sheet, (panel,) = subplots(["what thresholding makes of the values of an image"], "x_0_hat before")
-panel.axhspan(-1, 1, color="#e2e2e2", zorder=0)
+fig, (ax,) = subplots(["values of an image after thresholding"], "x_0_hat before")
+ax.axhspan(-1, 1, color="#e2e2e2", zorder=0)
 for threshold, style in zip(THRESHOLDS, STYLES):
-    panel.plot(
+    ax.plot(
         ramp.flatten(),
         apply_threshold(ramp, threshold).flatten(),
         label=threshold,
         **style | {"marker": ""},
     )
-panel.set_ylabel("x_0_hat after")
-panel.legend(frameon=False)
+ax.set_ylabel("x_0_hat after")
+ax.legend(frameon=False)
 half = torch.cat([ramp.flatten(), torch.tensor([0.5])])[None, None, None]
 print(
     "0.5 becomes",
@@ -154,16 +147,18 @@ print(
         for threshold in THRESHOLDS
     ),
 )
-sheet
+fig
 
 # %%
 show_source(static_threshold, apply_threshold)
 
 # %% [markdown]
-# Static thresholding leaves what is in range alone, and makes everything beyond the same: it loses the differences between large values. Dynamic thresholding
-# keeps all differences but makes all of them smaller, down to the last gray pixel. Remember the second half of that sentence.
+# Static thresholding leaves what is in range unchanged, and maps everything beyond to the same
+# value: it loses the differences between large values. Dynamic thresholding keeps these differences
+# but makes all values smaller, the background included. This second effect is the important one
+# below.
 #
-# ## 3. The papers' figure, to be run
+# ## 3. The papers' figure, computed here
 #
 # Two captions, each from one noise. Frames are the parser's verdict.
 #
@@ -175,27 +170,30 @@ captions, seeds, scales = (
     [3, 2],
     (2.0, 4.0, 8.0, 14.0),
 )
-rows, frames = [], []
+rows, borders = [], []
 for threshold in THRESHOLDS:
     images = [
-        estimates(pipe, captions, seeds, guidance_scale=w, threshold=threshold)[-1].clamp(-1, 1)
+        x_0_hat_trajectory(pipe, captions, seeds, guidance_scale=w, threshold=threshold)[-1].clamp(
+            -1, 1
+        )
         for w in scales
     ]
     rows.append([image[i] for i in range(2) for image in images])
     found = [judge_images(captions, image) for image in images]
-    frames.append([right[i] for i in range(2) for right in found])
+    borders.append([correct[i] for i in range(2) for correct in found])
 print(f"A: {captions[0]}\nB: {captions[1]}")
 image_table(
     rows,
     THRESHOLDS,
     [f"{name}: w = {w:g}" for name in "AB" for w in scales],
     cell=96,
-    frames=frames,
+    borders=borders,
 )
 
 # %% [markdown]
-# Now with numbers: 16 captions (single things, relations, bindings, counts) at each weight, in each way, and 12 steps instead of 32, to save time. Dotted is what true images of the same captions
-# have.
+# Now with numbers: 16 captions (single objects, relations, bindings, counts) at each weight, in
+# each way, and 12 steps instead of 32, to save time. The dotted line is the value for true images
+# of the same captions.
 #
 # **Predict:** the order of the three lines in the first panel.
 
@@ -207,7 +205,7 @@ prompts = [
 lines = {}
 for threshold in THRESHOLDS:
     lines[threshold] = [
-        at_scale(pipe, prompts, range(16), w, threshold=threshold, num_inference_steps=12)
+        measure_at_scale(pipe, prompts, range(16), w, threshold=threshold, num_inference_steps=12)
         for w in (2.0, 5.0, 10.0)
     ]
     print(
@@ -218,23 +216,27 @@ for threshold in THRESHOLDS:
         ),
     )
 
-sheet = plot_scales(lines, saturation(true_images(prompts)))
-sheet.legend(loc="outside lower center", ncols=4, frameon=False)
-sheet
+fig = plot_scales(lines, saturation(render_matching(prompts)))
+fig.legend(loc="outside lower center", ncols=4, frameon=False)
+fig
 
 # %% [markdown]
-# **What you should have seen.** In the score, little: all three lines fall. At $w = 5$ clipping is ahead (6 of 16; dividing and none have 4), which 16 captions can
-# hardly tell; at $w = 10$ hardly an image is right in any way. In this world *no* way of
-# thresholding rescues a large weight. The other panels tell them apart. Dynamic thresholding takes the values off the rim, as it is meant to, the white and
-# black of true backgrounds included, and it takes all the rest along: the mean of $|x|$ falls far below that of true images, which is to say that images
-# turn gray. At $w = 2$ it costs no right image, though even there it takes nearly all values off the rim, and may draw another image. Small weights are
-# where one should be.
+# **What you should have seen.** In the score, little: all three lines fall. At $w = 5$ clipping is
+# ahead (6 of 16; dynamic and none have 4), which 16 captions can hardly distinguish. At $w = 10$
+# hardly an image is correct in any way. In this world *no* way of thresholding rescues a large
+# weight. The other panels show the difference. Dynamic thresholding moves values away from the ends
+# of the range, as intended, but these include the white and black of true backgrounds. It makes
+# everything else smaller, too: the mean of $|x|$ falls far below that of true images, so images
+# become gray. At $w = 2$ it costs no correct image, though even there it moves nearly all values
+# away from the ends of the range, and may change the image. Small weights are the better choice
+# here.
 #
 # ## 4. Why gray?
 #
-# Take one estimate of the first section, at $w = 8$. Dynamic thresholding divides *every* value by $s$, though $s$ was found from the largest half percent.
+# Take one estimate of the first section, at $w = 8$. Dynamic thresholding divides *every* value by
+# $s$, though $s$ was determined by the largest half per cent.
 #
-# **Predict:** which pixels are the largest half percent?
+# **Predict:** which pixels are the largest half per cent?
 
 # %%
 estimate = trajectories[8.0][10][:1]
@@ -258,18 +260,24 @@ image_table(
 )
 
 # %% [markdown]
-# **What you should have seen.** A few pixels of the things decide for all: their colours are what the caption is about, so it is there that guidance pushes
-# hardest. The background, which clipping alone would have left white, pays for it: it has become gray. And the sampler steps towards the gray one, over and over.
+# **What you should have seen.** A few pixels of the objects decide for all: their colours are what
+# the caption is about, so guidance is strongest there. The background, which clipping alone would
+# have left white, becomes gray. And the sampler steps towards the gray one, at every step.
 #
-# In a photograph it is another story. There, a large weight drives large parts of the image beyond the range. Clipping makes of these one flat patch of
-# pure colour, and the next step starts from that; dividing keeps the differences within them, and in a photograph the differences are the image. Imagen's
-# authors report better photographs by it, and better agreement with the text, above all at very large weights (Section 2.3). Here a thing *is* a flat patch
-# of colour: clipping has nothing to lose in it, and dividing has. A method is good for a kind of data: measure it on yours.
+# Photographs are different. There, a large weight drives large parts of the image beyond the range.
+# Clipping makes one flat region of saturated colour of these, and the next step starts from that.
+# Dividing keeps the differences within them, and in a photograph these differences carry the
+# content. Imagen's authors report better photographs by it, and better agreement with the text,
+# above all at very large weights (Section 2.3). Here an object *is* a flat region of colour:
+# clipping loses nothing in it, and dividing does. A method suits a kind of data: measure it on
+# yours.
 #
 # ## Exercise: dynamic thresholding by hand
 #
-# Write it from the equation at the top, for a batch `[b, 3, h, w]`. `torch.quantile` is allowed. (The package's own, which is shown below, does without:
-# `torch.quantile` refuses large tensors.)
+# Write it from the equation at the top, for a batch `[b, 3, h, w]`. `torch.quantile` is allowed.
+# (The package's function, which is shown below, does not use it: in older versions of torch,
+# `torch.quantile` refuses large tensors.) Mind the images whose percentile is below 1: they must
+# not be stretched.
 
 
 # %%
@@ -279,10 +287,11 @@ def threshold(x_0_hat: torch.Tensor, percentile: float = 0.995) -> torch.Tensor:
 nb08.check(threshold)
 
 # %% [markdown]
-# With it, the figure shows four estimates before and after. Until you have answered, the lower row is `static_threshold`.
+# With it, the figure shows four estimates before and after. Until you have answered, the lower row
+# is `static_threshold`.
 
 # %%
-answered = nb08.check(threshold).right
+answered = nb08.check(threshold).correct
 before = trajectories[8.0][13]
 after = threshold(before) if answered else static_threshold(before)
 print(

@@ -1,36 +1,22 @@
 # %% [markdown]
 # # 13 Playground
 #
-# **Objective:** play four games with a trained denoiser that nobody trained it for, and see why each of them works, and when it does not.
+# **Objective:** use a trained denoiser for four tasks that it was never trained for, and see why each of them works, and when it does not.
 #
-# **Before this:** 00, 02, 09, and 12 for the blurred judge
+# **Before this:** 00, 02, 09, and 12 for the parser and blur
 #
-# A denoiser answers one question: which clean image $\hat x_0$ do you suspect behind this noisy one? A sampler asks it again and again. Whoever stands between the two can change what is asked, or
-# what is heard, and gets something new without any training: a drawing made proper, a hole filled, an image that says different things to different viewers. Nothing here is graded. Change the captions, the
-# drawing, the numbers, and run the cells again.
-
-# %%
-# Colab only: install the package from a clone. Where it is installed already, this cell does nothing.
-import importlib.util
-import subprocess
-import sys
-
-REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
-if importlib.util.find_spec("imagen_mini") is None:
-    assert REPOSITORY, (
-        "write the address of your copy of imagen_mini between the quotes above, and run all cells again"
-    )
-    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
-    )
+# A denoiser makes one prediction: the clean image $\hat x_0$ for a noisy one. A sampler calls it
+# again and again. Code between the two can change the input of the network or its prediction, and
+# so get something new without any training: a rough drawing turned into a clean image, a hole
+# filled, an image that shows different scenes to different viewers. Nothing here is graded. Change
+# the captions, the drawing, the numbers, and run the cells again.
 
 # %%
 import torch
 from PIL import Image, ImageDraw
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.course.notebook import setup_notebook, show_source
+from imagen_mini.course.notebook import judged_table, setup_notebook, show_source
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.editing.guided_sampling import repaint, repaint_callback, sdedit
 from imagen_mini.editing.illusions import (
@@ -40,21 +26,21 @@ from imagen_mini.editing.illusions import (
     factorized_diffusion,
     frequency_parts,
 )
+from imagen_mini.evaluation.parser_robustness import count_shapes
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene, SceneObject
 from imagen_mini.utils.images import blur, image_to_tensor, to_image
 from imagen_mini.utils.rng import randn
-from imagen_mini.viz.playground import judged_rows, shapes_read
 from imagen_mini.viz.style import STYLES, percent_axis, subplots
 
 setup_notebook()
 pipe = ImagenPipeline.from_pretrained("scenes")
 base = pipe.stages["base"]
-n = 6  # images in each game
+n = 6  # images in each experiment
 x_T = randn(range(n), (3, 64, 64), "base", "x_T")
-times, log_snr_of, sampler = base.times(), base.log_snr_of, base.config.sampler
+times, schedule, sampler = base.timesteps(), base.schedule, base.config.sampler
 
 denoiser_of = lambda caption: base.denoiser(pipe.text_encoder([caption] * n))
 last_of = lambda trajectory: list(trajectory)[-1].x_0_hat.clamp(-1, 1)
@@ -62,8 +48,11 @@ last_of = lambda trajectory: list(trajectory)[-1].x_0_hat.clamp(-1, 1)
 # %% [markdown]
 # ## 1. SDEdit: from a drawing
 #
-# Draw something badly. Put noise on it, up to a time $t$: $x_t = \alpha_t\, x_{drawing} + \sigma_t\, \epsilon$. Noise drowns what is fine before what is coarse, so the wobbly edges are gone and the layout is still there. Then walk from $t$ to 0,
-# here without fresh noise. The smaller $t$, the more *faithful* to the drawing; the larger, the more like an image of the caption.
+# Make a rough drawing. Add noise to it, up to a time $t$:
+# $x_t = \alpha_t\, x_{drawing} + \sigma_t\, \epsilon$. Noise hides fine structure before coarse
+# structure, so the uneven edges are gone and the layout is still there. Then sample from $t$ to 0,
+# here without fresh noise. The smaller $t$, the more *faithful* to the drawing; the larger, the
+# more like an image of the caption.
 
 # %%
 show_source(sdedit)
@@ -81,9 +70,10 @@ print("the drawing as it is, by the parser:", judge_images([matching], drawing[N
 to_image(drawing, 192)
 
 # %% [markdown]
-# Two captions: one that goes with the drawing, and one that contradicts it in everything.
+# Two captions: one that fits the drawing, and one that contradicts it in everything.
 #
-# **Predict:** from which $t$ on does each of them get its way? The times are those of this stage, whose schedule has much noise early: at $t = 0.1$ there is already as much noise as signal.
+# **Predict:** from which $t$ on does each caption decide the image? The times are those of this
+# stage, whose schedule has much noise early: at $t = 0.1$ there is already as much noise as signal.
 
 # %%
 starts = [0.0, 0.01, 0.1, 0.3, 0.5, 0.85, 1.0]
@@ -96,7 +86,7 @@ generated = {
                 t,
                 x_T,
                 times,
-                log_snr_of,
+                schedule,
                 sampler,
             )
         )
@@ -104,7 +94,7 @@ generated = {
     ]
     for caption in (matching, other)
 }
-judged_rows(
+judged_table(
     [
         (f"seed {seed}: {caption}", caption, torch.stack([of[seed] for of in generated[caption]]))
         for caption in generated
@@ -115,48 +105,57 @@ judged_rows(
 )
 
 # %%
-sheet, (right, distance) = subplots(
+fig, (realism_ax, distance_ax) = subplots(
     ["realism: images that show their caption", "faithfulness: distance to the drawing"],
-    "t from which the walk starts",
+    "t at which sampling starts",
 )
 for (caption, of), style in zip(generated.items(), STYLES):
     shares = [sum(judge_images([caption] * n, images)) / n for images in of]
-    right.plot(starts, shares, label=caption, **style)
-    distance.plot(
+    realism_ax.plot(starts, shares, label=caption, **style)
+    distance_ax.plot(
         starts, [(images - drawing).square().mean().sqrt() for images in of], label=caption, **style
     )
     print(
-        f"{caption}: right of {n}, from t = 0 to 1:",
+        f"{caption}: correct of {n}, from t = 0 to 1:",
         ", ".join(f"{share * n:.0f}" for share in shares),
     )
-percent_axis(right)
-distance.set_ylim(0, None)
-distance.set_ylabel("root mean square, of pixels in [-1, 1]")
-distance.legend(frameon=False, loc="lower right", fontsize=8)
-sheet
+percent_axis(realism_ax)
+distance_ax.set_ylim(0, None)
+distance_ax.set_ylabel("root mean square, of pixels in [-1, 1]")
+distance_ax.legend(frameon=False, loc="lower right", fontsize=8)
+fig
 
 # %% [markdown]
-# The matching caption needs hardly any noise: a hundredth of the way, and the blobs are proper things; at a tenth they stand on one of the four backgrounds of this world. Up to $t = 0.5$ and beyond they stay near where they were drawn; at $t = 1$ they are
-# anywhere. That is SDEdit's bargain: between the two lies a broad range of $t$ that is realistic *and* faithful. The contradicting caption has to fight for it: at $t = 0.01$ its colours run over the drawing's shapes, at $t = 0.1$
-# and 0.3 its shapes stand in the drawing's places, side by side; at $t = 0.5$, where the layout drowns, four of six images show all that it says, and from 0.85 on all. Coarse things are drowned last, so they are kept longest.
+# The matching caption needs hardly any noise: a hundredth of the time is enough to make clean
+# objects of the blobs, and at a tenth they are on one of the four backgrounds of this world. Up to
+# $t = 0.5$ and beyond they stay near where they were drawn; at $t = 1$ they are anywhere. This is
+# the trade-off of SDEdit: between the two lies a broad range of $t$ that is realistic *and*
+# faithful. The contradicting caption needs more noise. At $t = 0.01$ its colours cover the
+# drawing's shapes. At $t = 0.1$ and 0.3 its shapes are in the drawing's positions, side by side. At
+# $t = 0.5$, where the layout is lost, four of six images show all that it says, and from 0.85 on
+# all. Coarse structure is hidden last, so it is kept longest.
 #
-# The distance jumps up at once, with hardly any noise: the gray paper and the dark outline are not of this world, and go first.
+# The distance jumps up at once, with hardly any noise: the gray paper and the dark outline are not
+# of this world, and disappear first.
 #
-# **Try:** a drawing with three things and a caption of two. A caption without colours. A drawing in a colour that the world does not have.
+# **Try:** a drawing with three objects and a caption of two. A caption without colours. A drawing
+# in a colour that the world does not have.
 #
 # ## 2. Inpainting: what is known stays
 #
-# A part of an image is known (the mask is 1), the rest is to be painted. After each step, put the known part back in, with as much noise as there should be:
+# A part of an image is known (the mask is 1), the rest is to be generated. After each step, replace
+# the known part, with as much noise as there should be:
 #
 # $$x_s \leftarrow m \odot (\alpha_s\, x_{known} + \sigma_s\, \epsilon) + (1 - m) \odot x_s$$
 #
-# `sample` has a place for that, `after_step`.
+# `sample` has an argument for that, `after_step`.
 
 # %%
 show_source(repaint_callback)
 
 # %% [markdown]
-# First something easy: the left half holds a red circle, the caption asks for a blue square beside it.
+# First something easy: the left half shows a red circle, the caption asks for a blue square beside
+# it.
 
 # %%
 circle = SceneObject(x=17, y=30, shape="circle", color="red", size="large", texture="solid")
@@ -165,20 +164,22 @@ mask = torch.zeros(1, 1, 64, 64)
 mask[..., :32] = 1  # 1 is known: the left half
 noise = lambda *purpose: randn(range(n), (3, 64, 64), "inpaint", *purpose)
 
-after_step = repaint_callback(known, mask, lambda step: noise("known", step), log_snr_of)
-trajectory = sample(denoiser_of(matching), x_T, times, log_snr_of, sampler, after_step=after_step)
+after_step = repaint_callback(known, mask, lambda step: noise("known", step), schedule)
+trajectory = sample(denoiser_of(matching), x_T, times, schedule, sampler, after_step=after_step)
 painted = mask * known + (1 - mask) * last_of(trajectory)
 known_part = (mask * known).expand(n, -1, -1, -1)
 print("the square is put in:", score_line(judge_images([matching] * n, painted)))
-judged_rows([("known", "", known_part), (matching, matching, painted)])
+judged_table([("known", "", known_part), (matching, matching, painted)])
 
 # %% [markdown]
-# The background goes on across the border without a seam, and the square is where the caption wants it. Now something hard: the border cuts through a thing.
+# The background continues across the border without a seam, and the square is where the caption
+# wants it. Now something hard: the border cuts through an object.
 #
 # **Predict:** what can go wrong when half a star is known, and the caption asks for one star?
 #
-# In a step, the new part sees the known part but cannot influence it, and what it had painted before did not know of it well. *RePaint* takes every step several times: after the step, put noise back and take it again. Each
-# time the two parts agree better.
+# In a step, the new part is conditioned on the known part but cannot influence it, and what was
+# generated before did not fit it well. *RePaint* takes every step several times: after the step,
+# add noise and take it again. Each time the two parts agree better.
 
 # %%
 show_source(repaint)
@@ -189,13 +190,13 @@ known = render(Scene((star,), "beige"), 64)
 one_star = "a large orange star"
 rounds = [1, 3]
 repainted = {
-    r: last_of(repaint(denoiser_of(one_star), known, mask, x_T, times, log_snr_of, noise, rounds=r))
+    r: last_of(repaint(denoiser_of(one_star), known, mask, x_T, times, schedule, noise, rounds=r))
     for r in rounds
 }
 for r, images in repainted.items():
     print(f"{r} round{'s' * (r > 1)}:", score_line(judge_images([one_star] * n, images)))
     print(f"    largest change of the known part: {((images - known) * mask).abs().max():.0e}")
-judged_rows(
+judged_table(
     [
         ("known", "", (mask * known).expand(n, -1, -1, -1)),
         *((f"{r} round{'s' * (r > 1)} a step", one_star, p) for r, p in repainted.items()),
@@ -203,27 +204,37 @@ judged_rows(
 )
 
 # %% [markdown]
-# With one round half of the images have the known half *and* a whole star beside it: the model has decided early, in the noise, where its star is, and that decision does not move. With three rounds it mostly moves over and
-# completes the half, though not in all (in image 5 a star stands beside it only now). Each round costs a walk. The same shows in the test of `repaint` with two correlated numbers, where the truth is known: the second, given the first, has the right mean only with many rounds.
+# With one round half of the images have the known half *and* a whole star beside it: the position
+# of the star is decided early, in the noise, and does not change. With three rounds it mostly moves
+# and completes the half, though not in all (in image 5 a star appears beside it only now). Each
+# round costs as many steps as a full trajectory. The same shows in the test of `repaint` with two
+# correlated numbers, where the true distribution is known: the second, given the first, has the
+# correct mean only with many rounds.
 #
-# **Try:** a mask that hides the middle. A cut further to the left, so that little of the star is seen. A caption that contradicts the known part.
+# **Try:** a mask that hides the middle. A cut further to the left, so that little of the star is
+# visible. A caption that contradicts the known part.
 #
 # ## 3. Anagrams: one image, two views
 #
-# Two captions, two ways to look: upright, and turned by 180 degrees, say. At each step both look at the same noisy image, each in its own view, and the estimates are turned back and averaged:
+# Two captions and two views: upright, and turned by 180 degrees, for example. At each step the
+# network predicts from the same noisy image in each view. The predictions are transformed back and
+# averaged:
 #
 # $$\hat x_0 = \frac{1}{2} \left( \hat x_0(x_t;\, c_1) + v^{-1}\, \hat x_0(v\, x_t;\, c_2) \right)$$
 #
-# A view must be linear and leave noise what it is, normal and independent: moving pixels does, and so does changing the sign of all of them.
+# A view must be linear and keep noise normal and independent. Permuting pixels does, and so does
+# changing the sign of all of them.
 
 # %%
 show_source(anagram)
 
 # %% [markdown]
-# First two captions that are both true of one image: upright *above*, after a quarter turn *to the left of*. Then a photographic negative: in this world's palette the negative of red is nearly cyan, and that of
-# yellow nearly blue, so an image can be proper both ways.
+# First two captions that are both true of one image: upright *above*, after a quarter turn *to the
+# left of*. Then a photographic negative: in this world's palette the negative of red is nearly
+# cyan, and that of yellow nearly blue, so an image can be valid in both views.
 #
-# **Predict:** what happens to the size of things, and, in the first pair, to the background, of which the captions do not speak?
+# **Predict:** what happens to the size of objects, and, in the first pair, to the background, which
+# the captions do not mention?
 
 # %%
 pairs = [
@@ -239,53 +250,60 @@ pairs = [
     ),
 ]
 rows = []
-for name, upright, attention_mask in pairs:
+for name, upright, transformed in pairs:
     view = VIEWS[name]
-    both = anagram([denoiser_of(upright), denoiser_of(attention_mask)], [VIEWS["upright"], view])
-    images = last_of(sample(both, x_T, times, log_snr_of, sampler))
+    both = anagram([denoiser_of(upright), denoiser_of(transformed)], [VIEWS["upright"], view])
+    images = last_of(sample(both, x_T, times, schedule, sampler))
     rows += [
         (upright, upright, images),
-        (f"{name}: {attention_mask}", attention_mask, view.there(images)),
+        (f"{name}: {transformed}", transformed, view.forward(images)),
     ]
-    right = [
+    correct = [
         a and b
         for a, b in zip(
             judge_images([upright] * n, images),
-            judge_images([attention_mask] * n, view.there(images)),
+            judge_images([transformed] * n, view.forward(images)),
         )
     ]
-    print(f"{name}, right in both views:", score_line(right))
-judged_rows(rows)
+    print(f"{name}, correct in both views:", score_line(correct))
+judged_table(rows)
 
 # %% [markdown]
-# Both views agree on everything of which nobody spoke, sizes and backgrounds, because there is only one image: each estimate is made from noise that the other one has shaped, too.
+# Both views agree on everything that the captions do not mention, sizes and backgrounds, because
+# there is only one image: each prediction is made from noise that the other one has influenced,
+# too.
 #
-# And now two captions that cannot both be true. A triangle turned around is still a triangle, point down, and that is no shape of this world.
+# And now two captions that cannot both be true. A triangle turned around is still a triangle, point
+# down, and that is no shape of this world.
 #
 # **Predict:** will one caption win, will it be something in between, or nothing?
 
 # %%
 upright, turned = "an orange triangle", "an orange circle"
 both = anagram([denoiser_of(upright), denoiser_of(turned)], [VIEWS["upright"], VIEWS["turned"]])
-images = last_of(sample(both, x_T, times, log_snr_of, sampler))
-seen = VIEWS["turned"].there(images)
-print("upright it is read as:", dict(shapes_read(images)))
-print("turned it is read as: ", dict(shapes_read(seen)))
-right = [
+images = last_of(sample(both, x_T, times, schedule, sampler))
+seen = VIEWS["turned"].forward(images)
+print("upright it is read as:", dict(count_shapes(images)))
+print("turned it is read as: ", dict(count_shapes(seen)))
+correct = [
     a and b for a, b in zip(judge_images([upright] * n, images), judge_images([turned] * n, seen))
 ]
-print("right in both views:", score_line(right))
-judged_rows([(upright, upright, images), (f"turned: {turned}", turned, seen)])
+print("correct in both views:", score_line(correct))
+judged_table([(upright, upright, images), (f"turned: {turned}", turned, seen)])
 
 # %% [markdown]
-# Something in between: a triangle with round sides and the ghost of a circle around it, which the parser takes for a circle both ways up; the eye may see either. The paper's anagrams are like it: shapes that
-# can be read in two ways. No true image of this world can. So it is also an image that fools our judge, who takes what overlaps enough: an illusion works on the one who looks.
+# Something in between: a triangle with round sides and a faint circle around it, which the parser
+# reads as a circle both ways up; to a person it may be either. The paper's anagrams are similar:
+# shapes that can be read in two ways. No true image of this world can. So this image also deceives
+# the parser, which accepts a shape that overlaps enough.
 #
-# **Try:** "a large pink star" and "a large pink ring", turned. Three views at once. "upside down" for an image with its own mirror image.
+# **Try:** "a large pink star" and "a large pink ring", turned. Three views at once. "upside down"
+# for an image with its mirror image.
 #
 # ## 4. Hybrids: one image, two distances
 #
-# From afar one sees the low frequencies only. So let one caption draw those, and another one the high ones. Any parts do that sum to the whole and are linear:
+# From far away only the low frequencies are visible. So let one caption determine those, and
+# another one the high ones. Any parts work that sum to the whole and are linear:
 #
 # $$\hat x_0 = \mathrm{low}(\hat x_0(x_t;\, c_1)) + \mathrm{high}(\hat x_0(x_t;\, c_2))$$
 
@@ -293,9 +311,11 @@ judged_rows([(upright, upright, images), (f"turned: {turned}", turned, seen)])
 show_source(factorized_diffusion, frequency_parts)
 
 # %% [markdown]
-# A large red circle from afar, a large red cross from near. Where is the border between low and high? It is the width `sigma` of the blur, in pixels. To look "from afar" we blur the result by two pixels.
+# A large red circle from far away, a large red cross from near. Where is the border between low and
+# high? It is the width `sigma` of the blur, in pixels. To view an image "from far away" we blur it
+# by two pixels.
 #
-# **Predict:** with a small `sigma`, who draws almost everything?
+# **Predict:** with a small `sigma`, which caption determines almost everything?
 
 # %%
 far, near = "a large red circle", "a large red cross"
@@ -305,7 +325,7 @@ hybrids = {
             factorized_diffusion([denoiser_of(far), denoiser_of(near)], frequency_parts(sigma)),
             x_T,
             times,
-            log_snr_of,
+            schedule,
             sampler,
         )
     )
@@ -317,7 +337,7 @@ for sigma, images in hybrids.items():
         for a, b in zip(judge_images([near] * n, images), judge_images([far] * n, blur(images, 2)))
     ]
     print(
-        f"sigma {sigma}: near {dict(shapes_read(images))}, far {dict(shapes_read(blur(images, 2)))}, cross near and circle far: {sum(both)} of {n}"
+        f"sigma {sigma}: near {dict(count_shapes(images))}, far {dict(count_shapes(blur(images, 2)))}, cross near and circle far: {sum(both)} of {n}"
     )
 crosses = render(
     [
@@ -333,8 +353,8 @@ crosses = render(
     ],
     64,
 )
-print("control, true crosses from afar:", dict(shapes_read(blur(crosses, 2))))
-judged_rows(
+print("control, true crosses from afar:", dict(count_shapes(blur(crosses, 2))))
+judged_table(
     [
         row
         for sigma, p in hybrids.items()
@@ -344,13 +364,17 @@ judged_rows(
 )
 
 # %% [markdown]
-# With a small `sigma` the parser reads the circle, near and from afar; look closely, and a cross is drawn on the disc. With a large one the cross is left, with hardly a trace of the disc. In between both are there, a cross with a pale
-# disc around it: in five of six the parser reads a cross near and a circle from afar, as it should. True crosses stay crosses from afar, so it is not the blur
-# that makes the circle. So it works, in a narrow range of `sigma`: the world is flat, and each network pulls its estimate towards a clean image of its own caption. With photographs, where there is always some texture to hide things in, the paper's hybrids are far better.
+# With a small `sigma` the parser reads the circle, near and from far away; but a cross is visible
+# on the circle. With a large one the cross is left, with hardly a trace of the circle. In between
+# both are there, a cross with a pale circle around it: in five of six the parser reads a cross near
+# and a circle from far away, as intended. True crosses stay crosses from far away, so it is not the
+# blur that makes the circle. So it works, in a narrow range of `sigma`: the world is flat, and each
+# prediction tends towards a clean image of its caption. With photographs, where there is always
+# some texture to hide structure in, the paper's hybrids are far better.
 #
 # Other parts work as well. Brightness from one caption, colour from another:
 #
-# **Predict:** whose *shapes* will be seen?
+# **Predict:** which caption's *shapes* will be visible?
 
 # %%
 bright, colorful = "a red circle above a blue square", "a green ring above a purple cross"
@@ -360,18 +384,22 @@ images = last_of(
         factorized_diffusion([denoiser_of(bright), denoiser_of(colorful)], color_parts()),
         x_T,
         times,
-        log_snr_of,
+        schedule,
         sampler,
     )
 )
 print(f"{mixture}:", score_line(judge_images([mixture] * n, images)))
 gray = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-judged_rows([(f"wanted: {mixture}", mixture, images), ("its brightness", "", gray)])
+judged_table([(f"wanted: {mixture}", mixture, images), ("its brightness", "", gray)])
 
 # %% [markdown]
-# **What you should have seen.** Colours come from one caption, shapes mostly from the brightness of the other. But the first one's shapes show through as ghosts: the ring's hole in the circle, the cross in the square. On gray there is hardly any brightness to
-# tell shapes by, and there the colours' caption draws them, too. Two images of six pass.
+# **What you should have seen.** Colours come from one caption, shapes mostly from the brightness of
+# the other. But the shapes of the first caption remain faintly visible: the ring's hole in the
+# circle, the cross in the square. On gray there is hardly any brightness that would show shapes,
+# and there the colours' caption determines them, too. Two images of six pass.
 #
-# All four games were a few lines around a denoiser that knew nothing of them. That is the lesson: a diffusion model is not a machine that makes images, but one that says what is likely. What to make of it is up to the one who asks.
+# All four methods were a few lines around a denoiser that was not changed. That is the lesson: a
+# diffusion model is not only a machine that makes images. It is a model of which images are
+# probable, and this can be used in many ways.
 #
 # This is the last notebook. Back to the first: [00, tour](00_tour.ipynb).

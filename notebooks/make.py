@@ -1,11 +1,13 @@
-"""Make the notebooks: run each source NN_*.py and write it, with its images, as NN_*.ipynb.
+"""Build the notebooks: run each source NN_*.py and write it, with its images, as NN_*.ipynb.
 
     python -m notebooks.make                # all of them
     python -m notebooks.make 03 07          # some
     python -m notebooks.make --convert 03   # without running: keeps the outputs of cells that are unchanged
 
 A source is a Python file in the py:percent form of Jupytext, which editors and diffs can read. Edit
-that, never the .ipynb. Seconds are written into the table of notebooks/README.md.
+the source, never the .ipynb. The setup cell (SETUP_CELL) is the same in every notebook, so no source
+contains it: it is inserted after the first cell. Seconds are written into the table of
+notebooks/README.md.
 """
 
 from __future__ import annotations
@@ -28,12 +30,32 @@ from tqdm import tqdm
 from imagen_mini.viz.image_grid import quantize_colors
 
 FOLDER = Path(__file__).parent
-CELL_SECONDS = 150  # the longest that a cell may take, on a machine that does other work, too
+CELL_SECONDS = 150  # the time limit of a cell, on a machine that also does other work
+SETUP_CELL = """\
+# On Colab: install the package from a clone. If it is installed already, this installs nothing.
+import importlib.util
+import os
+import subprocess
+import sys
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads sleep; set before torch loads
+
+REPOSITORY = ""  # the address of your copy of imagen_mini, as `git clone` takes it
+if importlib.util.find_spec("imagen_mini") is None:
+    assert REPOSITORY, (
+        "write the address of your copy of imagen_mini between the quotes above, "
+        "and run all cells again"
+    )
+    subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "imagen_mini_clone"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "./imagen_mini_clone"], check=True
+    )
+"""
 TABLE = re.compile(r"(<!-- table: .*? -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 def sources(names: list[str] | None = None) -> list[Path]:
-    """The notebooks' sources, in order; of these numbers only, if any are given."""
+    """The sources of the notebooks in order, or only those of the given numbers."""
     found = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
     chosen = [p for p in found if not names or p.name[:2] in names]
     if unknown := set(names or []) - {p.name[:2] for p in found}:
@@ -45,10 +67,12 @@ def sources(names: list[str] | None = None) -> list[Path]:
 
 
 def read(source: Path) -> nbformat.NotebookNode:
-    """A source as a notebook without outputs; its cells are numbered, so that the same source gives
-    the same file.
+    """A source as a notebook without outputs, with the setup cell inserted after the first cell.
+
+    The cells are numbered, so that the same source always results in the same file.
     """
     notebook = jupytext.read(source)
+    notebook.cells.insert(1, nbformat.v4.new_code_cell(SETUP_CELL.rstrip("\n")))
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         cell.metadata = {}
@@ -60,8 +84,13 @@ def read(source: Path) -> nbformat.NotebookNode:
 
 
 def run(notebook: nbformat.NotebookNode, cell_seconds: int = CELL_SECONDS) -> float:
-    """Run all cells in place; returns the seconds it took. TimeoutError, naming the cell, if one
-    takes too long.
+    """Run all cells in place.
+
+    Returns:
+        The seconds that this took.
+
+    Raises:
+        TimeoutError: A cell takes longer than `cell_seconds`; the message names it.
     """
     client = NotebookClient(
         notebook,
@@ -86,7 +115,7 @@ def run(notebook: nbformat.NotebookNode, cell_seconds: int = CELL_SECONDS) -> fl
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                output.data.pop("image/jpeg", None)  # Pillow's images come as both
+                output.data.pop("image/jpeg", None)  # Pillow's images are stored as both
                 output.data["image/png"] = b64encode(
                     lighter(b64decode(output.data["image/png"]))
                 ).decode()
@@ -94,24 +123,23 @@ def run(notebook: nbformat.NotebookNode, cell_seconds: int = CELL_SECONDS) -> fl
 
 
 def lighter(png: bytes) -> bytes:
-    """The image in 256 colours, if 95 % of its values change by at most 4 of 255; noise and soft
-    transitions, which would get steps, stay as they are.
+    """The image in 256 colours, if 95 % of its values change by at most 4 of 255.
+
+    Images of noise and of soft transitions, which would show steps, are returned unchanged.
     """
     with Image.open(BytesIO(png)) as image, BytesIO() as file:
         if image.mode != "RGB":
             return png
-        few = quantize_colors(image)
-        if (
-            np.quantile(np.abs(np.asarray(few.convert("RGB"), np.int16) - np.asarray(image)), 0.95)
-            > 4
-        ):
+        reduced = quantize_colors(image)
+        change = np.abs(np.asarray(reduced.convert("RGB"), np.int16) - np.asarray(image))
+        if np.quantile(change, 0.95) > 4:
             return png
-        few.save(file, "PNG", optimize=True)
+        reduced.save(file, "PNG", optimize=True)
         return min(file.getvalue(), png, key=len)
 
 
 def keep_outputs(notebook: nbformat.NotebookNode, old: nbformat.NotebookNode) -> None:
-    """Give code cells the outputs of the old notebook's cells with the same source."""
+    """Copy to each code cell the outputs of the old notebook's cell with the same source."""
     known = {cell.source: cell for cell in old.cells if cell.cell_type == "code"}
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source in known:
@@ -122,7 +150,7 @@ def keep_outputs(notebook: nbformat.NotebookNode, old: nbformat.NotebookNode) ->
 
 
 def facts(notebook: nbformat.NotebookNode) -> tuple[str, str, str]:
-    """Title, objective and prerequisites, as a notebook's first cell says them."""
+    """Title, objective and prerequisites, read from the first cell of a notebook."""
     first = notebook.cells[0].source
     title = re.search(r"^# (.+)$", first, re.MULTILINE)
     objective, before = (
@@ -138,7 +166,7 @@ def facts(notebook: nbformat.NotebookNode) -> tuple[str, str, str]:
 
 
 def table() -> str:
-    """All notebooks that are made: what for, what before, how long."""
+    """A Markdown table of all built notebooks: objective, prerequisites, seconds."""
     lines = ["| notebook | objective | before this | seconds |", "|---|---|---|---|"]
     total = 0.0
     for source in sources():
@@ -164,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--convert",
         action="store_true",
-        help="do not run, only convert; outputs of unchanged cells are kept",
+        help="do not run, only convert; the outputs of unchanged cells are kept",
     )
     parser.add_argument(
         "--cell-seconds",

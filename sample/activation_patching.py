@@ -18,7 +18,6 @@ pooled vector does not undo it.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from imagen_mini.models.attention import TextContext
 from imagen_mini.models.control import AttentionControl, AttentionSite
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.text.encoder import TextEmbeddings, Tokens
+from imagen_mini.utils.scripts import script_parser
 from sample.cli import add_model_options, load_pipeline
 
 PARTS = ("maps", "values", "pooled")
@@ -51,19 +51,19 @@ class Mixed(AttentionControl):
     """
 
     mixes: list[frozenset]
-    read: Callable[[TextEmbeddings], TextContext]
+    prepare_text: Callable[[TextEmbeddings], TextContext]
     matrix: Tensor  # [tokens of the other, tokens of the prompt]
 
     def rows(self, part: str) -> list[int]:
         return [2 + i for i, parts in enumerate(self.mixes) if part in parts]
 
-    def text(self, text: TextEmbeddings) -> TextContext:
-        read = self.read(text)
-        pooled = read.pooled.clone()
-        pooled[self.rows("pooled")] = read.pooled[1]
-        return TextContext(read.emb, read.mask, pooled, read.kv)
+    def modify_text(self, text: TextEmbeddings) -> TextContext:
+        prepared = self.prepare_text(text)
+        pooled = prepared.pooled.clone()
+        pooled[self.rows("pooled")] = prepared.pooled[1]
+        return TextContext(prepared.emb, prepared.mask, pooled, prepared.kv)
 
-    def qkv(
+    def modify_qkv(
         self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         if site.kind != "self":
@@ -79,7 +79,7 @@ class Mixed(AttentionControl):
     def needs_probs(self, site: AttentionSite) -> bool:
         return site.kind != "self" and bool(self.rows("maps"))
 
-    def probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
+    def modify_probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
         probs = probs.clone()
         probs[self.rows("maps"), :, :, :n_text] = torch.einsum(
             "hps,st->hpt", probs[1, :, :, :n_text], self.matrix.to(probs)
@@ -92,13 +92,13 @@ class Mix:
     """As the pipeline's `edit`: five copies of the prompt after the prompt and the other one."""
 
     mixes: list[frozenset]
-    read: Callable[[TextEmbeddings], TextContext]
+    prepare_text: Callable[[TextEmbeddings], TextContext]
 
     def bind(self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int) -> Mix:
         own = replacement_mapper(tokens[1], tokens[0])
         matrix = torch.zeros(batch_tokens, batch_tokens)
         matrix[: own.shape[0], : own.shape[1]] = own
-        control = Mixed(self.mixes, self.read, matrix)
+        control = Mixed(self.mixes, self.prepare_text, matrix)
         return _Bound(control)
 
 
@@ -123,7 +123,7 @@ def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:
             prompts,
             seed=task.seed,
             stages=(base,),
-            edit=Mix(MIXES, pipe.stages[base].net.read),
+            edit=Mix(MIXES, pipe.stages[base].net.prepare_text),
             progress=False,
             output_type="pt",
         ).stages[base]
@@ -149,9 +149,7 @@ def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--n", type=int, default=40, help="word swaps of each kind (default: 40)")
     parser.add_argument("--out", type=Path, default=Path("outputs/paths"), help="a folder")
     add_model_options(parser)

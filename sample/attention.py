@@ -16,23 +16,22 @@ find.png and find.json, against a map that knows nothing.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.localization import localization_table, measure_localization
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.attention_maps import (
-    find,
-    find_lines,
-    find_sheet,
-    head_sheet,
-    layer_sheet,
-    names_of,
+    content_words,
+    head_grid,
+    layer_grid,
+    plot_localization,
     step_animation,
-    step_sheet,
-    token_sheet,
-    words_of,
+    step_grid,
+    token_grid,
+    token_labels,
 )
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
@@ -40,18 +39,18 @@ CATEGORIES = ["size", "positional"]  # two things each, with two attributes said
 
 
 def plot_find(report: dict, path: Path) -> None:
-    """Write the chart of what `find` has found; the name's ending says how (.png, .svg, .pdf)."""
+    """Plot the report of `measure_localization`; the ending of the file is its format (.png, .svg,
+    .pdf).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    find_sheet(report).savefig(path, dpi=110)
+    plot_localization(report).savefig(path, dpi=110)
 
 
 # ---------------------------------------------------------------- the script
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("prompt", nargs="?", help="the caption")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -76,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = sampling_options(args) | {"stages": list(pipe.stages)[:1], "output_type": "pt"}
     args.out.mkdir(parents=True, exist_ok=True)
     if args.find is not None:
-        report = find(pipe, benchmark(args.find, categories=CATEGORIES), options)
+        report = measure_localization(pipe, benchmark(args.find, categories=CATEGORIES), options)
         (args.out / "find.json").write_text(json.dumps(report, indent=1) + "\n")
         if not report["judged"]:
             raise SystemExit(
@@ -88,29 +87,29 @@ def main(arguments: list[str] | None = None) -> None:
             f"{report['judged']} of {report['captions']} images show what was said; mean "
             "overlap over steps, and that of a map that knows nothing:"
         )
-        print(find_lines(report))
+        print(localization_table(report))
         print(f"{args.out}/find.png, find.json")
         return
     maps, estimates = AttentionStore(), {}
     image = pipe(
         args.prompt,
         seed=args.seed,
-        record=maps,
+        attention_store=maps,
         on_step=lambda _, state: estimates.update({state.t: state.x_0_hat[0].float().cpu()}),
         **options,
     ).images[0]
     size = args.size or maps.sizes[0]
-    token_sheet(maps, image).save(args.out / "tokens.png")
-    step_sheet(maps, estimates, size).save(args.out / "steps.png")
-    layer_sheet(maps, image).save(args.out / "layers.png")
-    head_sheet(
+    token_grid(maps, image).save(args.out / "tokens.png")
+    step_grid(maps, estimates, size).save(args.out / "steps.png")
+    layer_grid(maps, image).save(args.out / "layers.png")
+    head_grid(
         maps,
         image,
-        args.word or max(words_of(maps), key=lambda w: maps.positions_of_word(w, size=size).sum()),
+        args.word or max(content_words(maps), key=lambda w: maps.word_map(w, size=size).sum()),
     ).save(args.out / "heads.png")
     first, *rest = step_animation(maps, estimates, size)
     first.save(args.out / "steps.gif", save_all=True, append_images=rest, duration=250, loop=0)
-    for name, share in zip(names_of(maps), maps.shares(size=size).tolist()):
+    for name, share in zip(token_labels(maps), maps.token_shares(size=size).tolist()):
         print(f"{name:14}{share:>6.1%} of the attention on the {size} x {size} grid")
     print(f"{args.out}/tokens.png, steps.png, layers.png, heads.png, steps.gif")
 

@@ -1,16 +1,15 @@
-"""How fast is sampling? Seconds per image and per network call, by stage, steps and batch; and what
-an edit costs.
+"""How fast is sampling? Seconds an image and a network call, by stage, steps and batch; and what an
+edit costs.
 
     python -m sample.benchmark_latency
-    python -m sample.benchmark_latency --steps 8 16 32 --batch 1 8 --out benchmark.json
+    python -m sample.benchmark_latency --steps 8 16 32 --batch 1 8 --out outputs/latency.json
 
-Ways take turns, so that a busy machine is busy for all of them; medians count. Loading, and turning
-tensors into images, are left out.
+Cases take turns, so that a busy machine is busy for all of them; the median counts. Loading, and
+turning tensors into images, are left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -22,13 +21,14 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.prompt_to_prompt import Replace
+from imagen_mini.utils.scripts import script_parser
 from sample.cli import add_model_options, load_pipeline
 
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
 
 
 def count_calls(pipe: ImagenPipeline, stage: str, generate: Callable) -> int:
-    """How often the stage's network is called in one drawing."""
+    """Return how often a stage's network is called by `generate()`."""
     calls = []
     hook = pipe.stages[stage].net.register_forward_pre_hook(lambda *_: calls.append(1))
     generate()
@@ -37,16 +37,21 @@ def count_calls(pipe: ImagenPipeline, stage: str, generate: Callable) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add_model_options(parser)
     parser.add_argument(
-        "--steps", nargs="+", type=int, help="steps of every stage (default: each stage's own)"
+        "--steps", nargs="+", type=int, help="steps of every stage (default: each stage's default)"
     )
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("benchmark.json"))
+    parser.add_argument(
+        "--batch", nargs="+", type=int, default=[1, 8], help="batch sizes (default: 1 8)"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="repetitions (default: 7)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/latency.json"),
+        help="JSON file (default: outputs/latency.json)",
+    )
     args = parser.parse_args(arguments)
     pipe = load_pipeline(args)
     device = torch.device(args.device)
@@ -54,21 +59,21 @@ def main(arguments: list[str] | None = None) -> None:
     def generate(prompts: list[str], **options) -> dict[str, float]:
         return pipe(prompts, output_type="pt", progress=False, **options).seconds
 
-    ways: dict[tuple, Callable[[], dict[str, float]]] = {}
+    cases: dict[tuple, Callable[[], dict[str, float]]] = {}
     for batch in args.batch:
         for steps in args.steps or [None]:
-            ways["plain", batch, steps] = lambda batch=batch, steps=steps: generate(
+            cases["plain", batch, steps] = lambda batch=batch, steps=steps: generate(
                 [SOURCE] * batch, seed=range(batch), num_inference_steps=steps
             )
-    ways["two plain images", 2, None] = lambda: generate([SOURCE, TARGET])
-    ways["source and edit", 2, None] = lambda: generate([SOURCE, TARGET], edit=Replace())
-    times = {way: [] for way in ways}
-    for way in ways.values():
-        way()  # the first call allocates and picks kernels
+    cases["two plain images", 2, None] = lambda: generate([SOURCE, TARGET])
+    cases["source and edit", 2, None] = lambda: generate([SOURCE, TARGET], edit=Replace())
+    times = {case: [] for case in cases}
+    for run in cases.values():
+        run()  # the first call allocates and picks kernels
     for _ in tqdm(range(args.rounds), desc="rounds"):
-        for name, way in ways.items():
+        for name, run in cases.items():
             start = time.perf_counter()
-            seconds = way()
+            seconds = run()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times[name].append({**seconds, "all": time.perf_counter() - start})
@@ -80,25 +85,23 @@ def main(arguments: list[str] | None = None) -> None:
             row[stage] = {
                 "seconds": round(of_stage, 4),
                 "seconds_per_call": round(
-                    of_stage / count_calls(pipe, stage, ways[what, batch, steps]), 5
+                    of_stage / count_calls(pipe, stage, cases[what, batch, steps]), 5
                 ),
             }
-        rows.append(
-            {**row, "seconds_per_picture": round(median(t["all"] for t in found) / batch, 4)}
-        )
+        rows.append({**row, "seconds_per_image": round(median(t["all"] for t in found) / batch, 4)})
     print(
-        f"{'what':<20}{'batch':>6}{'steps':>7}"
+        f"{'what':<20}{'batch':>6}{'steps':>8}"
         + "".join(f"{stage + ' s':>12}{'a call, ms':>12}" for stage in pipe.stages)
         + f"{'s per image':>15}"
     )
     for r in rows:
         print(
-            f"{r['what']:<20}{r['batch']:>6}{r['steps'] or 'own':>7}"
+            f"{r['what']:<20}{r['batch']:>6}{r['steps'] or 'default':>8}"
             + "".join(
                 f"{r[stage]['seconds']:>12.3f}{1e3 * r[stage]['seconds_per_call']:>12.1f}"
                 for stage in pipe.stages
             )
-            + f"{r['seconds_per_picture']:>15.3f}"
+            + f"{r['seconds_per_image']:>15.3f}"
         )
     plain, edit = (
         median(t["all"] for t in times[name, 2, None])

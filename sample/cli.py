@@ -1,4 +1,4 @@
-"""Command-line options that the sampling scripts share."""
+"""Command-line options that the sampling scripts share, and the pipeline that they ask for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imagen_mini.utils.precision import PRECISIONS, compute_dtype
 
 
 def noise_levels(text: str) -> tuple[float, float]:
-    """'0.2,5': two noise levels."""
+    """Two noise levels from text like '0.2,5'; an error of argparse for anything else."""
     try:
         low, high = (float(value) for value in text.split(","))
     except ValueError:
@@ -25,7 +25,7 @@ def noise_levels(text: str) -> tuple[float, float]:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which pipeline, and where it runs."""
+    """Add the options that say which pipeline is used, and where it computes."""
     parser.add_argument(
         "--pipeline",
         default="scenes",
@@ -45,18 +45,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
-    """Which pipeline, and the options of its call."""
+    """Add the options of `add_model_options`, and those of the pipeline's call."""
     add_model_options(parser)
     parser.add_argument(
         "--steps",
         type=int,
         help="steps per stage, each one network call; with heun two, except the last (default: the "
-        "stage's own)",
+        "stage's)",
     )
     parser.add_argument(
         "--guidance-scale",
         type=float,
-        help="w of classifier-free guidance; 1 is off (default: the stage's own)",
+        help="w of classifier-free guidance; 1 is off (default: the stage's)",
     )
     parser.add_argument(
         "--guidance-interval",
@@ -73,20 +73,21 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
         choices=THRESHOLDS,
-        help="how x_0 is kept in range (default: the stage's own)",
+        help="how x_0 is kept in range (default: the stage's)",
     )
-    parser.add_argument("--sampler", choices=SAMPLERS, help="(default: the stage's own)")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="(default: the stage's)")
     parser.add_argument(
+        "--timestep-spacing",
         "--spacing",
         choices=TIMESTEP_SPACINGS,
-        help="of the steps: even in t, in log-SNR, Karras et al.'s, or a mean of the first two "
-        "(default: the stage's own)",
+        help="spacing of the steps: even in t, even in log-SNR, that of Karras et al., or a mean "
+        "of the first two (default: the stage's); --spacing is the former name",
     )
     parser.add_argument(
         "--eta",
         type=float,
         help="fresh noise in every step of the ddim and dpmpp_2m samplers, from 0 (none) to 1 "
-        "(default: the stage's own)",
+        "(default: the stage's)",
     )
     parser.add_argument(
         "--gamma",
@@ -104,14 +105,17 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_pipeline(args: argparse.Namespace) -> ImagenPipeline:
-    """The pipeline on its device. The text encoder stays in float32, as it was in training."""
+    """The pipeline on its device, in the precision that was asked for.
+
+    The text encoder stays in float32, as it was in training.
+    """
     pipe = ImagenPipeline.from_pretrained(args.pipeline).to(args.device)
     pipe.stages.to(compute_dtype(args.precision, torch.device(args.device)))
     return pipe
 
 
 def sampling_options(args: argparse.Namespace) -> dict:
-    """The options as arguments of the pipeline's call."""
+    """The parsed options as keyword arguments of `ImagenPipeline.__call__`."""
     return {
         "num_inference_steps": args.steps,
         "guidance_scale": args.guidance_scale,
@@ -119,7 +123,7 @@ def sampling_options(args: argparse.Namespace) -> dict:
         "negative_prompt": args.negative_prompt,
         "threshold": args.threshold,
         "sampler": args.sampler,
-        "spacing": args.spacing,
+        "timestep_spacing": args.timestep_spacing,
         "eta": args.eta,
         "gamma": args.gamma,
         "aug_level": args.aug_level,

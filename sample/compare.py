@@ -1,22 +1,30 @@
-"""Is one model better than another? Two reports of `sample.evaluate`, category by category, with 95
-% intervals of the difference.
+"""Is one model better than another? Compares two reports of `sample.evaluate` by category, with
+95 % intervals of the differences.
 
     python -m sample.compare before.json after.json
 
-A difference whose interval holds 0 may be chance. Both reports should be of the same prompts; if
-they are not, it says so.
+A difference whose interval contains 0 may be chance. Both reports should be of the same prompts; a
+line says so if they are not.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 from imagen_mini.evaluation.statistics import newcombe_interval
+from imagen_mini.utils.scripts import script_parser
 
 
-def read(path: Path) -> dict:
+def load_report(path: Path) -> dict:
+    """Load the counts of a report of `sample.evaluate`.
+
+    Returns:
+        "seed" of the prompts, and "rows": category -> (correct, n).
+
+    Raises:
+        SystemExit: if the file is no such report.
+    """
     try:
         report = json.loads(path.read_text())
         return {
@@ -36,7 +44,7 @@ def read(path: Path) -> dict:
 
 
 def compare(before: dict, after: dict) -> list[dict]:
-    """One row for each category that both have, and one for all but the edits."""
+    """Compare the categories that both reports have, with intervals by Newcombe (1998)."""
     rows = []
     for name in (n for n in before["rows"] if n in after["rows"]):
         (a, n_a), (b, n_b) = before["rows"][name], after["rows"][name]
@@ -57,13 +65,11 @@ def compare(before: dict, after: dict) -> list[dict]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("before", type=Path)
-    parser.add_argument("after", type=Path)
+    parser = script_parser(__doc__)
+    parser.add_argument("before", type=Path, help="report of the first model")
+    parser.add_argument("after", type=Path, help="report of the second model")
     args = parser.parse_args(arguments)
-    before, after = read(args.before), read(args.after)
+    before, after = load_report(args.before), load_report(args.after)
     if before["seed"] != after["seed"]:
         print(f"the reports are of different prompts (seeds {before['seed']} and {after['seed']})")
     rows = compare(before, after)
@@ -72,8 +78,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{'category':40}{'before':>8}{'after':>8}{'difference':>12}   95 % interval")
     for r in rows:
         print(
-            f"{r['category']:40}{r['before']:>8.1%}{r['after']:>8.1%}{100 * r['difference']:>+11.1f} "
-            f"%   {100 * r['low']:+.1f} to {100 * r['high']:+.1f}: {r['verdict']}"
+            f"{r['category']:40}{r['before']:>8.1%}{r['after']:>8.1%}"
+            f"{100 * r['difference']:>+11.1f} %   {100 * r['low']:+.1f} to {100 * r['high']:+.1f}"
+            f": {r['verdict']}"
         )
 
 

@@ -1,22 +1,22 @@
-"""The demo: one caption, eight captions, one edit, on the shipped weights.
+"""The demo: eight captions, one caption and one edit, on the shipped weights.
 
-python -m sample.demo --out outputs/demo
+    python -m sample.demo --out outputs/demo
+
+It writes `captions.png`, `caption.png` and `edit.png`.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
-import torch
-
+from imagen_mini.editing.base import Edit
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.scoring import judge_image
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.image_grid import image_grid
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
-CAPTION = "a red circle to the left of a blue square"
 CAPTIONS = [
     "a large striped orange star on a black background",
     "a yellow ring above a purple cross",
@@ -27,47 +27,63 @@ CAPTIONS = [
     "a dotted cyan circle right of a solid orange cross",
     "a purple star left of a green ring on a gray background",
 ]
-EDIT = ("a red circle to the left of a blue square", "a yellow circle to the left of a blue square")
+CAPTION = "a red circle to the left of a blue square"
+EDIT = (CAPTION, "a yellow circle to the left of a blue square")
+
+# what looks best comes first: file name, its title, prompts, edit
+PARTS: list[tuple[str, str, list[str], Edit | None]] = [
+    ("captions", "eight captions, eight images", CAPTIONS, None),
+    ("caption", "one caption, one image", [CAPTION], None),
+    ("edit", "Prompt-to-Prompt: one word is replaced, the rest stays", list(EDIT), Replace()),
+]
+
+NEXT = """
+What to try next:
+  your own caption    python -m sample.generate "a small green star above a red ring" --out out.png
+  your own edit       python -m sample.edit replace "a red ring" "a red star" --out edit.png
+  the full score      python -m sample.evaluate --out report.json"""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add_pipeline_options(parser)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of every image (default: 0)")
     parser.add_argument(
-        "--out", type=Path, default=Path("outputs/demo"), help="folder for the images"
+        "--out",
+        type=Path,
+        default=Path("outputs/demo"),
+        help="folder for the images (default: outputs/demo)",
     )
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
+
+    # 1. the pipeline
     start = time.perf_counter()
+    print("loading the pipeline ...", flush=True)
     pipe, options = load_pipeline(args), sampling_options(args)
     print(
         f"loaded in {time.perf_counter() - start:.1f} s, "
         f"{sum(p.numel() for p in pipe.parameters()):,} parameters, on {args.device}"
     )
 
-    def generate(name: str, prompts: list[str], edit=None) -> torch.Tensor:
+    # 2. the images, each file as soon as it is ready; the pipeline shows the progress of each stage
+    for i, (name, title, prompts, edit) in enumerate(PARTS, start=1):
+        print(f"\n[{i} of {len(PARTS)}] {title} ...", flush=True)
         out = pipe(prompts, seed=args.seed, edit=edit, **options)
-        print(
-            f"\n{name}: "
-            + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in out.seconds.items())
-        )
-        images = out.stages[list(out.stages)[-1]]
+        images = list(out.stages.values())[-1]
         for prompt, image in zip(prompts, images):
             print(f"  {prompt!r}: {judge_image(prompt, image)}")
         path = args.out / f"{name}.png"
-        out.images[0].save(path) if len(prompts) == 1 else image_grid(
-            list(images), prompts, cell=256
-        ).save(path)
-        print(f"  -> {path}")
-        return images
+        if len(prompts) == 1:
+            out.images[0].save(path)
+        else:
+            image_grid(list(images), prompts, cell=256).save(path)
+        seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in out.seconds.items())
+        print(f"  -> {path}   ({seconds})", flush=True)
 
-    generate("caption", [CAPTION])
-    generate("captions", CAPTIONS)
-    generate("edit", list(EDIT), Replace())
-    print(f"\n{time.perf_counter() - start:.0f} s in all")
+    # 3. where to go from here
+    print(f"\n{time.perf_counter() - start:.0f} s in all; the images are in {args.out}/")
+    print(NEXT)
 
 
 if __name__ == "__main__":

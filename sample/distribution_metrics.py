@@ -3,21 +3,19 @@ whether images were memorised.
 
     python -m sample.distribution_metrics --out outputs/distances
 
-Captions of unseen scenes as training has them are drawn at each guidance scale w, for each way of
-thresholding, and held against true images by the features of `imagen_mini.features` (of 64 px
-images; with `--stage sr_256`, of 256 px). The figure sets text alignment against distance, as the
-papers do, with w along the lines. For comparison stand as many true images of other scenes: no
-model can be expected to do better than they do.
+Captions of unseen scenes are generated at each guidance scale w, for each way of thresholding, and
+compared with true images by the features of `imagen_mini.evaluation.scene_features` (of 64 px
+images; with `--stage sr_256`, of 256 px). The figure shows text alignment over distance, as in the
+papers, with w along the lines. For reference, as many true images of other scenes are compared,
+too: no model can be expected to do better.
 
 These distances can be compared with one another, for one size and one n. They are not FID as
-published for photographs, and say nothing beside it. `--features inception` and `--features
-clip:NAME` take those of published papers instead, of weights that are not in the box; CLIP also
-scores captions.
+published for photographs. `--features inception` and `--features clip:NAME` use the features of
+published papers instead; their weights are not part of this package. CLIP also scores captions.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -43,22 +41,25 @@ from imagen_mini.scenes.captions import Caption, training_caption
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_SEED, training_scene
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
 
-TRAINED = 0  # seed of those that it does
+TRAINED = 0  # seed of the scenes used in training
 
 
 def true_images(seed: int, numbers: range, size: int) -> Tensor:
+    """Render scenes of a training set."""
     return render([training_scene(seed, i) for i in numbers], size)
 
 
 def captions_of(seed: int, numbers: range) -> list[Caption]:
+    """Return the training captions of these scenes."""
     return [training_caption(training_scene(seed, i), seed, i) for i in numbers]
 
 
 def compare(images: Tensor, true: Tensor) -> dict[str, float]:
-    """Of images against true ones, both as features: Fréchet distance, precision, recall."""
+    """Compare images with true ones, both as features: Fréchet distance, precision, recall."""
     precision, recall = precision_and_recall(true, images)
     return {
         "frechet": round(
@@ -70,24 +71,27 @@ def compare(images: Tensor, true: Tensor) -> dict[str, float]:
 
 
 def alignment(images: Tensor, captions: list[Caption]) -> dict:
+    """Count the images that show their captions, by the parser."""
     parsed_scenes = [parsed for part in images.split(64) for parsed in parse_image(part.cpu())]
-    right = sum(c.description.fits(r.scene) for c, r in zip(captions, parsed_scenes))
-    low, high = wilson_interval(right, len(captions))
+    correct = sum(c.description.fits(r.scene) for c, r in zip(captions, parsed_scenes))
+    low, high = wilson_interval(correct, len(captions))
     return {
         "n": len(captions),
-        "right": right,
-        "accuracy": round(right / len(captions), 4),
+        "right": correct,
+        "accuracy": round(correct / len(captions), 4),
         "low": round(low, 4),
         "high": round(high, 4),
     }
 
 
 def median_distance(images: Tensor, among: Tensor) -> float:
+    """Return the median distance to the nearest neighbour, both as features."""
     return round(nearest_neighbours(images, among)[0].median().item(), 4)
 
 
 def plot_distances(report: dict, path: Path) -> None:
-    sheet, (pareto, recall) = subplots(
+    """Plot text alignment over Fréchet distance, and precision over recall."""
+    fig, (pareto, recall) = subplots(
         [
             f"text alignment and Fréchet distance, by w ({report['n']} images of "
             f"{report['stage']})",
@@ -138,36 +142,54 @@ def plot_distances(report: dict, path: Path) -> None:
         markersize=10,
     )
     pareto.set_xlabel("Fréchet distance to true images")
-    pareto.set_ylabel("share of captions drawn rightly")
+    pareto.set_ylabel("share of captions generated correctly")
     recall.set_xlabel("recall")
     recall.set_ylabel("precision")
     percent_axis(pareto)
     for axis in (recall.xaxis, recall.yaxis):
         axis.set_major_formatter(pareto.yaxis.get_major_formatter())
-    save_figure(sheet, path)
+    save_figure(fig, path)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--stage", help="whose images and whose w (default: the first stage)")
-    parser.add_argument("--n", type=int, default=300, help="captions (default: 300)")
+    parser = script_parser(__doc__)
     parser.add_argument(
-        "--true", type=int, default=2000, help="true images to compare with (default: 2000)"
+        "--stage", help="stage whose images are compared and whose w varies (default: the first)"
+    )
+    parser.add_argument("--n", type=int, default=300, help="number of captions (default: 300)")
+    parser.add_argument(
+        "--true",
+        type=int,
+        default=2000,
+        help="number of true images to compare with (default: 2000)",
     )
     parser.add_argument(
-        "--scales", type=float, nargs="+", default=[1, 1.5, 2, 3, 5, 8], help="values of w"
+        "--scales",
+        type=float,
+        nargs="+",
+        default=[1, 1.5, 2, 3, 5, 8],
+        help="guidance scales w (default: 1 1.5 2 3 5 8)",
     )
-    parser.add_argument("--thresholds", nargs="+", choices=THRESHOLDS, default=list(THRESHOLDS))
+    parser.add_argument(
+        "--thresholds",
+        nargs="+",
+        choices=THRESHOLDS,
+        default=list(THRESHOLDS),
+        help="ways of thresholding (default: all)",
+    )
     parser.add_argument(
         "--features",
         default="scenes",
         metavar="WHICH",
-        help=f"{FEATURE_EXTRACTORS}; default: scenes, of our own classifier",
+        help=f"{FEATURE_EXTRACTORS}; default: scenes, the shipped scene classifier",
     )
-    parser.add_argument("--batch", type=int, default=25)
-    parser.add_argument("--out", type=Path, default=Path("outputs/distances"), help="a folder")
+    parser.add_argument("--batch", type=int, default=25, help="images per batch (default: 25)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/distances"),
+        help="output folder (default: outputs/distances)",
+    )
     add_model_options(parser)
     args = parser.parse_args(arguments)
     if min(args.n, args.true) < 4 or min(args.scales) <= 0:
@@ -187,6 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
         list(pipe.stages)[: list(pipe.stages).index(name) + 1],
         pipe.stages[name].config.unet.image_size,
     )
+    # 1. Features of true images: unseen ones, others for reference, and those of training.
     numbers = range(args.n)
     captions = captions_of(HELD_OUT_SEED, numbers)
     true = features(true_images(HELD_OUT_SEED, range(args.n, args.n + args.true), size))
@@ -206,6 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
             "nearest_trained": median_distance(others, trained),
         },
     }
+    # 2. Generate and compare, for each threshold and w.
     with tqdm(total=args.n * (1 + len(args.thresholds) * len(args.scales)), desc="images") as bar:
 
         def measured(**options) -> dict:
@@ -252,12 +276,14 @@ def main(arguments: list[str] | None = None) -> None:
             report["lines"][threshold] = [
                 {"w": w, **measured(guidance_scale=w, threshold=threshold)} for w in args.scales
             ]
+    # 3. Write and print.
     report["seconds"] = round(time.perf_counter() - start, 1)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "distances.json").write_text(json.dumps(report, indent=1) + "\n")
     plot_distances(report, args.out / "distances.png")
     print(
-        f"{'threshold':10}{'w':>5}{'right':>8}{'Fréchet':>9}{'precision':>11}{'recall':>8}{'to the nearest trained scene':>30}"
+        f"{'threshold':10}{'w':>5}{'correct':>8}{'Fréchet':>9}{'precision':>11}{'recall':>8}"
+        f"{'to the nearest trained scene':>30}"
     )
     rows = [
         ("by default", report["own"]),
@@ -269,12 +295,15 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     for label, r in rows:
         print(
-            f"{label:15}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}"
+            f"{label:15}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}"
+            f"{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}"
             + (f"   CLIP score {r['clip_score']:.1f}" if "clip_score" in r else "")
         )
     true_row = report["true_pictures"]
     print(
-        f"{'true images of other scenes':23}{true_row['frechet']:>9.3f}{true_row['precision']:>11.0%}{true_row['recall']:>8.0%}{true_row['nearest_trained']:>30.3f}"
+        f"{'true images of other scenes':23}{true_row['frechet']:>9.3f}"
+        f"{true_row['precision']:>11.0%}{true_row['recall']:>8.0%}"
+        f"{true_row['nearest_trained']:>30.3f}"
     )
     print(f"{report['seconds']:.0f} s; {args.out}/distances.png, distances.json")
 

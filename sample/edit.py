@@ -30,7 +30,8 @@ from imagen_mini.editing.prompt_to_prompt import (
 )
 from imagen_mini.evaluation.scoring import judge_image
 from imagen_mini.text.encoder import Tokens
-from imagen_mini.viz.edits import alignment_sheet, difference, map_tiles
+from imagen_mini.utils.scripts import script_parser
+from imagen_mini.viz.edits import attention_map_images, difference_image, plot_token_mappers
 from imagen_mini.viz.image_grid import image_grid
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
@@ -119,15 +120,13 @@ def plot_alignment(source: Tokens, target: Tokens, kind: str, path: Path) -> Non
     of the source, a column one of the target.
     """
     matrix = (replacement_mapper if kind == "replace" else refinement_mapper)(source, target)
-    alignment_sheet(
+    plot_token_mappers(
         source, target, {f"{kind}: whose attention does each token of the target take?": matrix}
     ).savefig(path, dpi=110)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     reweight = kinds.add_parser(
         "reweight",
@@ -174,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     pipe, options = load_pipeline(args), sampling_options(args)
     prompts, edit, names = resolve_edit(args)
     maps, word = AttentionStore(), args.word if args.kind == "reweight" else None
-    out = pipe(prompts, seed=args.seed, edit=edit, record=maps, **options)
+    out = pipe(prompts, seed=args.seed, edit=edit, attention_store=maps, **options)
     images, base = (
         [p.float().cpu() for p in out.stages[stage]]
         for stage in (list(out.stages)[-1], list(out.stages)[0])
@@ -189,13 +188,13 @@ def main(arguments: list[str] | None = None) -> None:
         verdicts.append(
             ("same seed, new prompt", prompts[1], plain[list(plain)[-1]][0].float().cpu())
         )
-        tiles = [*tiles, difference(*images), verdicts[-1][2]]
+        tiles = [*tiles, difference_image(*images), verdicts[-1][2]]
         labels = [*labels, "difference of source and edit", f"same seed, new prompt: {prompts[1]}"]
     for name, prompt, image in verdicts:
         print(f"{name}: {prompt!r}: {judge_image(prompt, image)}")
     columns = min(5, len(tiles))
     filler = -len(tiles) % columns  # the maps begin a row of their own
-    more, more_labels = map_tiles(maps, base, word) if maps.times else ([], [])
+    more, more_labels = attention_map_images(maps, base, word) if maps.times else ([], [])
     if not maps.times:
         print(
             "no attention maps to show: source and target read the source's prompt in every "
@@ -207,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
         [*labels, *[""] * filler, *more_labels],
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet: Image.Image = image_grid(tiles, labels, columns=columns, cell=256, frames=frames)
+    sheet: Image.Image = image_grid(tiles, labels, columns=columns, cell=256, borders=frames)
     sheet.save(args.out)
     if word is None and args.show_alignment:
         path = args.out.with_stem(args.out.stem + "_alignment")

@@ -12,7 +12,6 @@ in the source, textures included?
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.edit_benchmark import SWAPPED, edit_table, evaluate_edits, swaps
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
 from sample.cli import add_model_options, load_pipeline
 
@@ -52,9 +52,7 @@ def sample_all(pipe: ImagenPipeline, prompts: list[str], seed: int) -> Tensor:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--n", type=int, default=20, help="swaps of colours, and as many of shapes (default: 20)"
     )
@@ -90,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     (args.out / "edit_cascade.json").write_text(json.dumps(report, indent=1) + "\n")
     if tiles:
         quantize_colors(
-            image_grid(tiles, labels, columns=1 + len(WAYS), cell=192, frames=frames)
+            image_grid(tiles, labels, columns=1 + len(WAYS), cell=192, borders=frames)
         ).save(args.out / "edit_cascade.png", optimize=True)
     for way, row in report["ways"].items():
         print(

@@ -15,7 +15,6 @@ where steps are even in t. At 0 both are "same seed, new prompt".
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -26,7 +25,8 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Refine, Replace
 from imagen_mini.evaluation.edit_benchmark import EditTask, edit_table, edit_tasks, evaluate_edits
-from imagen_mini.viz.edits import SWEEPS
+from imagen_mini.evaluation.edit_comparison import WINDOW_SWEEPS
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
@@ -43,7 +43,7 @@ def measure(
     right.
     """
     base, kind = next(iter(pipe.stages)), edit_of(name)
-    plans = [(sweep, share) for sweep in SWEEPS for share in shares]
+    plans = [(sweep, share) for sweep in WINDOW_SWEEPS for share in shares]
 
     def generate(prompts: list[str], seed: int) -> Tensor:
         generated = [
@@ -51,7 +51,7 @@ def measure(
                 prompts,
                 seed=seed,
                 stages=(base,),
-                edit=SWEEPS[sweep](kind, share),
+                edit=WINDOW_SWEEPS[sweep](kind, share),
                 progress=False,
                 output_type="pt",
             ).stages[base]
@@ -66,12 +66,13 @@ def measure(
             example = task, images
     tables = [edit_table(list(of)) for of in zip(*scores)]
     return {
-        sweep: tables[i * len(shares) : (i + 1) * len(shares)] for i, sweep in enumerate(SWEEPS)
+        sweep: tables[i * len(shares) : (i + 1) * len(shares)]
+        for i, sweep in enumerate(WINDOW_SWEEPS)
     }, example
 
 
 def plot_figure(report: dict, path: Path) -> None:
-    titles = [f"{name}: {sweep}" for name in report["kinds"] for sweep in SWEEPS]
+    titles = [f"{name}: {sweep}" for name in report["kinds"] for sweep in WINDOW_SWEEPS]
     sheet, panels = subplots(titles, "share of the walk", columns=4)
     for panel, (rows) in zip(
         panels, (rows for of in report["kinds"].values() for rows in of.values())
@@ -95,9 +96,7 @@ def plot_figure(report: dict, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     kinds = tuple(edit_tasks(0))
     parser.add_argument("--n", type=int, default=20, help="edits of each kind (default: 20)")
     parser.add_argument(
@@ -135,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
         report["kinds"][name], example = measure(pipe, name, tasks[name], shares)
         if example is not None:
             task, (source, *edited) = example
-            for i, sweep in enumerate(SWEEPS):
+            for i, sweep in enumerate(WINDOW_SWEEPS):
                 tiles += [source, *edited[i * len(shares) : (i + 1) * len(shares)]]
                 labels += [
                     task.source.text,

@@ -3,11 +3,12 @@ edits.
 
     python -m sample.evaluate --out report.json
 
-Prompts and seeds are fixed and none occurs in training. Alignment is judged on the last stage's
-images, edits on the base stage's, where Prompt-to-Prompt acts: words swapped (Replace) and added
-(Refine), alone and with `DiffEditMask`, against the same seed with the new prompt, and against
-injecting all of the source's attention in every step. Writes the JSON report and an image of
-successes and failures, and prints the table.
+Prompts and seeds are fixed, and none occurs in training. Alignment is judged on the last stage's
+images, edits on those of the base stage, where Prompt-to-Prompt acts. Words are swapped (Replace)
+and added (Refine), alone and with `DiffEditMask`. For comparison: the same seed with the new
+prompt, and injecting all of the source's attention in every step.
+
+The script prints the table, and writes the JSON report and an image of successes and failures.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from imagen_mini.evaluation.error_analysis import confusion_matrices, error_tabl
 from imagen_mini.evaluation.scoring import Result, evaluate, table
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.utils.precision import resolve_precision
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.measuring import gallery
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 from sample.parallel import default_workers, spread
@@ -51,19 +53,20 @@ METHODS = (
 
 
 class Examiner:
-    """Draws images and edits by one pipeline, and judges them."""
+    """Generates images and edits with one pipeline, and judges them."""
 
     def __init__(self, args: argparse.Namespace):
         self.pipe, self.options = load_pipeline(args), sampling_options(args)
 
     def generate(self, prompts: list[str], seeds, **more) -> torch.Tensor:
+        """Return the last stage's images [b, 3, h, w] in [-1, 1]."""
         stages = self.pipe(
             prompts, seed=seeds, progress=False, output_type="pt", **self.options | more
         ).stages
         return stages[list(stages)[-1]]
 
     def generate_edits(self, kind: type[Edit], prompts: list[str], seed: int) -> torch.Tensor:
-        """The source, and its target by each of METHODS."""
+        """Return the source image, and the edited image by each of METHODS."""
         base = {"stages": list(self.pipe.stages)[:1]}
         edited, blended, injected = (
             self.generate(prompts, seed, edit=edit, **base)
@@ -78,21 +81,22 @@ class Examiner:
         )
 
     def captions(self, prompts: list[tuple[str, int, Caption]]) -> list[Result]:
-        """With arrays for images, to be sent to another process."""
+        """Return results with arrays instead of tensors, to be sent to another process."""
         return [
             replace(result, image=result.image.float().cpu().numpy())
             for result in evaluate(self.generate, prompts, batch=len(prompts))
         ]
 
     def edit(self, job: tuple[type[Edit], EditTask]) -> tuple[EditScore, ...]:
-        """A score by each of METHODS."""
+        """Return a score for each of METHODS."""
         kind, task = job
         ((_, _, scores),) = evaluate_edits(partial(self.generate_edits, kind), [task])
         return scores
 
 
 def print_alignment(report: dict) -> None:
-    print(f"{'category':28} {'right':>9} {'accuracy':>9}   {'95 % interval':16} errors")
+    """Print the table of text alignment, with kinds of errors."""
+    print(f"{'category':28} {'correct':>9} {'accuracy':>9}   {'95 % interval':16} errors")
     for name, row in report["text_alignment"].items():
         errors = ", ".join(
             f"{n} {kind}" for kind, n in report["errors"][name].items() if kind != "right"
@@ -104,38 +108,41 @@ def print_alignment(report: dict) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("report.json"),
-        help="the report; its image is written beside it",
+        help="the report (default: report.json); an image is written beside it",
     )
     parser.add_argument(
-        "--image", "--picture", type=Path, help="the image (default: beside the report)"
+        "--image",
+        "--picture",
+        type=Path,
+        help="image of successes and failures (default: beside the report)",
     )
     parser.add_argument("--n", type=int, default=30, help="captions per category (default: 30)")
     parser.add_argument(
         "--edits",
         type=int,
         default=30,
-        help="edits of each of five kinds (default: 30); 0 leaves them out",
+        help="edits of each of five kinds (default: 30); 0: none",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the list of prompts (default: 0)"
+    )
     parser.add_argument(
         "--categories",
         nargs="*",
         choices=(*CATEGORIES, *HELD_OUT_CATEGORIES),
-        help="only these (default: all)",
+        help="only these categories (default: all)",
     )
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=16, help="prompts per batch (default: 16)")
     parser.add_argument(
         "--workers",
         type=int,
-        help="processes, of one thread each (default: on CPUs as many as torch would use threads, "
-        "at most 8; on a GPU 1)",
+        help="processes of one thread each (default: on a CPU the number of torch's threads, at "
+        "most 8; on a GPU 1)",
     )
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
@@ -143,16 +150,17 @@ def main(arguments: list[str] | None = None) -> None:
     if args.workers < 1 or args.batch < 1:
         parser.error(f"--workers {args.workers}, --batch {args.batch}: expected 1 or more of each")
 
+    # 1. Prompts and edits. The precision is decided once for all workers.
     start = time.perf_counter()
-    # once for all workers
     args.precision = resolve_precision(args.precision, torch.device(args.device))
     prompts, edits = (
         benchmark(args.n, args.seed, args.categories),
         edit_tasks(args.edits, args.seed) if args.edits else {},
     )
     batches = [prompts[i : i + args.batch] for i in range(0, len(prompts), args.batch)]
-    ImagenPipeline.from_pretrained(args.pipeline)  # if it cannot be loaded, say so here
+    ImagenPipeline.from_pretrained(args.pipeline)  # an error of loading is raised here
     with spread(partial(Examiner, args), args.workers) as each:
+        # 2. Text alignment.
         results = []
         with tqdm(total=len(prompts), desc="text alignment") as bar:
             for part in each(Examiner.captions, batches):
@@ -170,6 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
             "edits": {},
         }
         print_alignment(report)
+        # 3. Edits.
         for name, tasks in edits.items():
             kind = Replace if name.endswith("swap") else Refine
             scores = list(
@@ -182,12 +191,13 @@ def main(arguments: list[str] | None = None) -> None:
             for method, of in zip(METHODS, zip(*scores)):
                 row = report["edits"][f"{name}, {method}"] = edit_table(of)
                 print(
-                    f"{name + ', ' + method:40} of {row['source_right']} right sources: "
+                    f"{name + ', ' + method:40} of {row['source_right']} correct sources: "
                     f"success {row['success']:.1%}, layout kept {row['layout']:.1%}, both "
                     f"{row['good']:.1%} ({row['good_low']:.1%} - "
                     f"{row['good_high']:.1%}), nothing else changed "
                     f"{row['all_kept']:.1%}, {row['psnr'] or 0:.1f} dB"
                 )
+    # 4. Write the report and its image.
     report["seconds"] = round(time.perf_counter() - start, 1)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -1,24 +1,22 @@
-"""Draw images of captions.
+"""Generate images of captions.
 
 python -m sample.generate "a red circle to the left of a blue square" --seed 0 --out out.png
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from imagen_mini.evaluation.scoring import judge_image
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.image_grid import image_grid
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("prompts", nargs="+", help="one caption or several, each in quotes")
-    parser.add_argument("--seed", type=int, default=0, help="of the first image")
+    parser.add_argument("--seed", type=int, default=0, help="of the first image (default: 0)")
     parser.add_argument(
         "--count", type=int, default=1, help="images per caption, with rising seeds (default: 1)"
     )
@@ -28,13 +26,16 @@ def main(arguments: list[str] | None = None) -> None:
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
 
+    # 1. every caption with every seed, as one batch
     pipe = load_pipeline(args)
     prompts = [p for p in args.prompts for _ in range(args.count)]
     seeds = [args.seed + i for _ in args.prompts for i in range(args.count)]
     out = pipe(prompts, seed=seeds, **sampling_options(args))
-    last = out.stages[list(out.stages)[-1]]
+    # 2. what the parser of scenes says of each image
+    last = list(out.stages.values())[-1]
     for prompt, seed, image in zip(prompts, seeds, last):
         print(f"{prompt!r}, seed {seed}: {judge_image(prompt, image)}")
+    # 3. one image as it is, several with their captions
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if len(prompts) == 1:
         out.images[0].save(args.out)

@@ -1,4 +1,4 @@
-"""Independent work spread over processes of one thread each: networks as small as ours gain little
+"""Spreads independent work over processes of one thread each: networks as small as ours gain little
 from a second thread.
 """
 
@@ -18,7 +18,9 @@ Spread = Callable[[Callable[[Tool, Job], Done], Iterable[Job]], Iterator[Done]]
 
 
 def default_workers(device: str) -> int:
-    """A process for every thread that torch may use, at most 8; one on a GPU, which is shared
+    """Return the default number of processes.
+
+    On a CPU as many as torch uses threads, at most 8; on a GPU one, because processes share a GPU
     badly.
     """
     return min(8, torch.get_num_threads()) if torch.device(device).type == "cpu" else 1
@@ -26,11 +28,15 @@ def default_workers(device: str) -> int:
 
 @contextmanager
 def spread(prepare: Callable[[], Tool], workers: int) -> Iterator[Spread]:
-    """Gives `each(work, jobs)`, which yields work(prepare(), job) for every job, in their order.
+    """Provide `each(work, jobs)`, which yields work(prepare(), job) for every job, in their order.
 
-    With one worker all happens in this process. Else each of them calls `prepare` once; then
-    `prepare`, `work`, jobs and results must be picklable, and hold arrays instead of tensors, each
-    of which would keep a file open.
+    With one worker everything happens in this process. Otherwise each process calls `prepare` once.
+    Then `prepare`, `work`, jobs and results must be picklable, and should hold arrays instead of
+    tensors, because each tensor would keep a file open.
+
+    Args:
+        prepare: Makes what all jobs of a process share, for example a loaded pipeline.
+        workers: Number of processes, at least 1.
     """
     if workers == 1:
         tool = prepare()

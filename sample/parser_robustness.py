@@ -1,12 +1,14 @@
-"""Can the judge be trusted? The parser against images that are worse than they should be, and a
-sheet of its verdicts for a human to audit.
+"""Can the parser be trusted? Tests it on corrupted images, and writes a grid of its verdicts for a
+person to audit.
 
-    python -m sample.parser_robustness --out outputs/parser             # parser.png and parser.json: noise, blur and JPEG
-    python -m sample.parser_robustness --out outputs/parser --sheet 200 # and audit.png: images of the pipeline, each with what was read
+    # parser.png and parser.json: noise, blur and JPEG
+    python -m sample.parser_robustness --out outputs/parser
+    # and audit.png: 200 images of the pipeline, each with what was read
+    python -m sample.parser_robustness --out outputs/parser --audit 200
 
-True scenes are rendered and then spoilt. Read again, an image is right (the very scene), unreadable
-(no scene explains it, which costs a model an image but deceives nobody), or misread: another scene,
-with confidence. Only the last would make a score wrong.
+True scenes are rendered and then corrupted. Parsed again, an image is correct (the same scene),
+unreadable (no scene explains it, which costs a model an image but deceives nobody), or misread:
+another scene, with confidence. Only the last would make a score incorrect.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from tqdm.auto import tqdm
 
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
+from imagen_mini.evaluation.parser_robustness import measure_parser_robustness
 from imagen_mini.evaluation.scoring import evaluate
 from imagen_mini.utils.images import blur
-from imagen_mini.viz.measuring import audit_sheet, measure_parser_under, plot_corruptions
+from imagen_mini.utils.scripts import script_parser
+from imagen_mini.viz.measuring import audit_grid, plot_corruptions
 from imagen_mini.viz.style import save_figure
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
@@ -39,47 +43,49 @@ WAYS: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] = {
 
 
 def measure(n: int, size: int, way: str) -> list[dict]:
-    """For each strength of one of WAYS to spoil images: how often they are right, unreadable and
-    misread.
-    """
-    return measure_parser_under(n, size, *WAYS[way])
+    """Count correct, unreadable and misread images for each strength of one of WAYS."""
+    return measure_parser_robustness(n, size, *WAYS[way])
 
 
 def audit(args: argparse.Namespace, path: Path) -> None:
-    """Images of the pipeline for the benchmark's captions, evenly from all categories, each with
-    its verdict.
-    """
+    """Write a grid of the pipeline's images for benchmark captions, each with its verdict."""
     pipe, options = load_pipeline(args), sampling_options(args)
-    prompts = benchmark(1 + args.sheet // 20, seed=7)
-    prompts = [prompts[i * len(prompts) // args.sheet] for i in range(args.sheet)]
+    # evenly from all categories
+    prompts = benchmark(1 + args.audit // 20, seed=7)
+    prompts = [prompts[i * len(prompts) // args.audit] for i in range(args.audit)]
 
     def images(captions: list[str], seeds: list[int]) -> Tensor:
         stages = pipe(captions, seed=seeds, progress=False, output_type="pt", **options).stages
         return stages[list(stages)[-1]]
 
     results = list(tqdm(evaluate(images, prompts), total=len(prompts), desc="images"))
-    audit_sheet(results).save(path)
+    audit_grid(results).save(path)
     print(path)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--n", type=int, default=200, help="scenes (default: 200)")
+    parser = script_parser(__doc__)
+    parser.add_argument("--n", type=int, default=200, help="number of scenes (default: 200)")
     parser.add_argument(
+        "--audit",
         "--sheet",
+        dest="audit",
         type=int,
         default=0,
         metavar="N",
-        help="also draw a sheet of N images with verdicts",
+        help="also write a grid of N generated images with verdicts (default: none)",
     )
-    parser.add_argument("--out", type=Path, default=Path("outputs/parser"), help="a folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/parser"),
+        help="output folder (default: outputs/parser)",
+    )
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, list[dict]]] = {}
-    for size, way in tqdm([(size, way) for size in SIZES for way in WAYS], desc="spoilt images"):
+    for size, way in tqdm([(size, way) for size in SIZES for way in WAYS], desc="corrupted images"):
         found.setdefault(str(size), {})[way] = measure(args.n, size, way)
     (args.out / "parser.json").write_text(json.dumps(found, indent=1) + "\n")
     save_figure(
@@ -95,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     for size, ways in found.items():
         for way, rows in ways.items():
             print(
-                f"{size:>3} px, {way:38} right "
+                f"{size:>3} px, {way:38} correct "
                 + ", ".join(f"{r['strength']:g}: {r['right'] / r['n']:.0%}" for r in rows)
             )
             print(
@@ -103,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
                 + ", ".join(f"{r['strength']:g}: {r['misread'] / r['n']:.0%}" for r in rows)
             )
     print(args.out / "parser.png")
-    if args.sheet:
+    if args.audit:
         audit(args, args.out / "audit.png")
 
 

@@ -1,29 +1,27 @@
-"""Draw the noise schedules: log-SNR, alpha and sigma over t, as one image (.png, .svg, .pdf).
+"""Plot the noise schedules: log-SNR, alpha and sigma over t, as one image (.png, .svg, .pdf).
 
-python -m sample.plot_schedules --out schedules.png
+python -m sample.plot_schedules --out outputs/schedules.png
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from imagen_mini.viz.schedules import SCHEDULES, curves
+from imagen_mini.utils.scripts import script_parser
+from imagen_mini.viz.schedules import SCHEDULES, plot_schedule_curves
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("schedules.png"),
-        help="the image to write (default: schedules.png)",
+        default=Path("outputs/schedules.png"),
+        help="the image to write (default: outputs/schedules.png)",
     )
     args = parser.parse_args(arguments)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    curves(SCHEDULES).savefig(args.out, dpi=110)
+    plot_schedule_curves(SCHEDULES).savefig(args.out, dpi=110)
     print(args.out)
 
 

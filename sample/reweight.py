@@ -10,7 +10,6 @@ shows the curves with images' 95 % intervals, reweight_images.png a row for each
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.prompt_to_prompt import Reweight
+from imagen_mini.evaluation.word_weights import covered_share, sized_captions, spearman_with_order
 from imagen_mini.scenes.scene import SIZES
-from imagen_mini.viz.edits import covered, monotone, sized_captions
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
@@ -48,14 +48,14 @@ def measure(pipe: ImagenPipeline, word: str, n: int) -> tuple[dict, list[Tensor]
         .cpu()
         for seed, caption in enumerate(tqdm(sized_captions(n, word), desc=word))
     ]
-    areas = torch.tensor([[covered(image) for image in row] for row in images])
+    areas = torch.tensor([[covered_share(image) for image in row] for row in images])
     mean, error = areas.mean(0), 1.96 * areas.std(0) / len(areas) ** 0.5
     steps = areas.diff(dim=1)
     return {
         "weights": list(WEIGHTS),
         "mean": [round(v, 4) for v in mean.tolist()],
         "half_interval": [round(v, 4) for v in error.tolist()],
-        "monotone": round(float(monotone(mean)), 4),
+        "monotone": round(float(spearman_with_order(mean)), 4),
         "end_to_end": interval(areas[:, -1] - areas[:, 0]),
         "captions_that_follow": int(
             (
@@ -104,9 +104,7 @@ def plot_weights(report: dict, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--n", type=int, default=24, help="captions for each word (default: 24)")
     parser.add_argument("--out", type=Path, default=Path("outputs/reweight"), help="a folder")
     add_model_options(parser)

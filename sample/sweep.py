@@ -2,22 +2,22 @@
 
     python -m sample.sweep --out outputs/sweeps
 
-samplers.png     how many images are right, against the number of network calls, for each sampler
-without fresh noise where it can do without,
-                 and for the stage's own, if it adds some
-thresholds.png   how many are right, and how saturated they are, against the guidance scale w, for
-each way of thresholding sweeps.json      the numbers of both, with 95 % intervals
+Files in the folder --out:
 
-One stage is swept; what a figure does not vary is that stage's default. Right or wrong is the exact
-parser's verdict, on prompts and seeds that do not occur in training. Saturation is read off the
-last x_0_hat, before it is clamped to make an image: the share of its values at |x| >= 0.99, and the
-mean of |x|. White and black backgrounds are saturated by nature, so true images of the same
-captions stand beside it.
+    samplers.png     accuracy over the number of network calls: for each sampler, without fresh
+                     noise where it is optional, and for the stage's default sampler
+    thresholds.png   accuracy and saturation over the guidance scale w, for each way of thresholding
+    sweeps.json      the numbers of both, with 95 % intervals
+
+One stage is swept; what a figure does not vary is that stage's default. Images are judged by the
+exact parser, on prompts and seeds that do not occur in training. Saturation is measured on the last
+x_0_hat, before it is clamped to make an image: the share of its values at |x| >= 0.99, and the mean
+of |x|. White and black backgrounds are saturated by nature, so true images of the same captions are
+shown for comparison.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import time
@@ -36,10 +36,12 @@ from imagen_mini.cascade.sampling_options import SamplingOptions, resolve_sampli
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.guidance_measures import saturation
 from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching, score, table
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.render import render
-from imagen_mini.viz.guidance import accuracy_line, plot_scales, saturation
+from imagen_mini.utils.scripts import script_parser
+from imagen_mini.viz.guidance import plot_accuracy, plot_scales
 from imagen_mini.viz.style import STYLES, log_axis, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
 
@@ -53,14 +55,24 @@ SR_CATEGORIES = ["texture", "two textures"]  # all that super-resolution decides
 def measurer(
     pipe: ImagenPipeline, name: str, prompts: list[tuple[str, int, Caption]], batch: int, bar: tqdm
 ) -> Callable[[SamplingOptions], dict]:
-    """A function that draws all prompts with stage `name` as a plan says, and judges them: network
-    calls per image, saturation, and the score in all and per category.
+    """Return a function that generates all prompts with given options, and judges them.
+
+    Args:
+        pipe: The pipeline.
+        name: The stage that is swept.
+        prompts: (category, seed, caption), as from `benchmark`.
+        batch: Prompts per batch.
+        bar: A progress bar, updated for each image.
+
+    Returns:
+        Options -> network calls per image, saturation, and the score of all prompts and of each
+        category.
     """
     earlier = list(pipe.stages)[: list(pipe.stages).index(name)]
 
     @cache
     def previous(captions: tuple[str, ...], seeds: tuple[int, ...]) -> Tensor | None:
-        """What super-resolution starts from: drawn once, with the defaults of the stages before."""
+        """Generate what super-resolution starts from, once, with the earlier stages' defaults."""
         return (
             pipe(
                 list(captions), seed=seeds, stages=earlier, output_type="pt", progress=False
@@ -69,7 +81,7 @@ def measurer(
             else None
         )
 
-    def measure(plan: SamplingOptions) -> dict:
+    def measure(options: SamplingOptions) -> dict:
         calls, x_0_hats, results = [], [], []
         counter = pipe.stages[name].net.register_forward_pre_hook(lambda *_: calls.append(1))
 
@@ -77,12 +89,10 @@ def measurer(
             x_0_hats.append(
                 pipe.sample_stage(
                     name,
-                    plan,
-                    captions,
-                    pipe.text_encoder(captions),
-                    None,
-                    seeds,
-                    previous(tuple(captions), tuple(seeds)),
+                    pipe.make_request(
+                        captions, seeds, low_res=previous(tuple(captions), tuple(seeds))
+                    ),
+                    options,
                     progress=False,
                 )
             )
@@ -102,38 +112,39 @@ def measurer(
     return measure
 
 
-def plans_of(own: SamplingOptions, samplers: Sequence[str]) -> dict[str, SamplingOptions]:
-    """A plan for each line of the first figure: every sampler without the fresh noise that it could
-    do without, and the stage's own way with it.
+def sampler_lines(default: SamplingOptions, samplers: Sequence[str]) -> dict[str, SamplingOptions]:
+    """Return the options of each line of the first figure.
+
+    Every sampler without optional fresh noise (eta = 0), and the stage's default if it adds some.
     """
-    plans = {sampler: replace(own, sampler=sampler, eta=0.0) for sampler in samplers}
-    return plans | (
-        {f"{own.sampler}, eta {own.eta:g}": own} if own.eta > 0 and own.sampler in samplers else {}
-    )
+    lines = {sampler: replace(default, sampler=sampler, eta=0.0) for sampler in samplers}
+    if default.eta > 0 and default.sampler in samplers:
+        lines[f"{default.sampler}, eta {default.eta:g}"] = default
+    return lines
 
 
 # ---------------------------------------------------------------- figures
 
 
 def plot_samplers(report: dict) -> Figure:
-    """Accuracy against network calls: a panel for all categories and one for each."""
+    """Plot accuracy over network calls: one chart for all categories and one for each."""
     lines, names = report["samplers"], ["all", *report["categories"]]
     n = {name: next(iter(lines.values()))[0][name]["n"] for name in names}
-    sheet, panels = subplots(
-        [f"{name}: share right of {n[name]}" for name in names], "network calls per image"
+    fig, axes = subplots(
+        [f"{name}: share correct of {n[name]}" for name in names], "network calls per image"
     )
-    for panel, name in zip(panels, names):
+    for ax, name in zip(axes, names):
         for (sampler, rows), style in zip(lines.items(), STYLES):
-            accuracy_line(
-                panel, [row["calls"] for row in rows], [row[name] for row in rows], sampler, style
+            plot_accuracy(
+                ax, [row["calls"] for row in rows], [row[name] for row in rows], sampler, style
             )
-        log_axis(panel, [1, 2, 4, 8, 16, 32, 64])
-        percent_axis(panel)
-    return sheet
+        log_axis(ax, [1, 2, 4, 8, 16, 32, 64])
+        percent_axis(ax)
+    return fig
 
 
 def plot_thresholds(report: dict) -> Figure:
-    """Accuracy, the share of saturated values and the mean of |x|, against w, for each way of
+    """Plot accuracy, the share of saturated values and the mean of |x| over w, for each way of
     thresholding.
     """
     lines = {
@@ -147,14 +158,12 @@ def plot_thresholds(report: dict) -> Figure:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("outputs/sweeps"),
-        help="folder for the figures and the numbers",
+        help="folder for the figures and the numbers (default: outputs/sweeps)",
     )
     parser.add_argument(
         "--stage", help="the stage to sweep, for example sr_256 (default: the first)"
@@ -165,31 +174,33 @@ def main(arguments: list[str] | None = None) -> None:
         type=int,
         nargs="+",
         default=[1, 2, 3, 4, 6, 8, 12, 16, 24, 32],
-        help="numbers of steps for each sampler; heun takes two calls a step",
+        help="numbers of steps for each sampler; heun needs two calls per step",
     )
     parser.add_argument(
         "--samplers",
         nargs="+",
         choices=SAMPLERS,
         default=list(SAMPLERS),
-        help="only these (default: all)",
+        help="only these samplers (default: all)",
     )
     parser.add_argument(
         "--scales",
         type=float,
         nargs="+",
         default=[1, 1.5, 2, 3, 4, 6, 8, 12, 16],
-        help="values of w for each threshold",
+        help="guidance scales w for each threshold",
     )
     parser.add_argument(
         "--thresholds",
         nargs="+",
         choices=THRESHOLDS,
         default=list(THRESHOLDS),
-        help="only these (default: all)",
+        help="only these ways of thresholding (default: all)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the list of prompts")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the list of prompts (default: 0)"
+    )
+    parser.add_argument("--batch", type=int, default=16, help="prompts per batch (default: 16)")
     add_model_options(parser)
     args = parser.parse_args(arguments)
     steps, scales = sorted(set(args.steps)), sorted(set(args.scales))
@@ -199,13 +210,14 @@ def main(arguments: list[str] | None = None) -> None:
             "least 1, and scales above 0"
         )
 
+    # 1. The stage, its prompts, and true images of the same captions.
     start = time.perf_counter()
     pipe = load_pipeline(args)
     name = args.stage or next(iter(pipe.stages))
     if name not in pipe.stages:
         raise ValueError(f"--stage {name}: {args.pipeline} has {', '.join(pipe.stages)}")
     stage = pipe.stages[name]
-    own = resolve_sampling_options(stage)
+    default = resolve_sampling_options(stage)
     categories = SR_CATEGORIES if stage.is_super_resolution else BASE_CATEGORIES
     prompts = benchmark(args.n, args.seed, categories)
     truth = render(
@@ -221,7 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
         "n": args.n,
         "benchmark_seed": args.seed,
         "categories": categories,
-        "defaults": asdict(own)
+        "defaults": asdict(default)
         | {
             option: getattr(stage.config, option)
             for option in ("guidance_scale", "guidance_interval")
@@ -230,21 +242,23 @@ def main(arguments: list[str] | None = None) -> None:
         "samplers": {},
         "thresholds": {},
     }
-    plans = plans_of(own, args.samplers)
+    # 2. Generate and judge: samplers by steps, thresholds by w.
+    lines = sampler_lines(default, args.samplers)
     with tqdm(
-        total=len(prompts) * (len(plans) * len(steps) + len(args.thresholds) * len(scales)),
+        total=len(prompts) * (len(lines) * len(steps) + len(args.thresholds) * len(scales)),
         desc="images",
     ) as bar:
         measure = measurer(pipe, name, prompts, args.batch, bar)
-        for line, plan in plans.items():
+        for line, options in lines.items():
             report["samplers"][line] = [
-                {"steps": n, **measure(replace(plan, num_inference_steps=n))} for n in steps
+                {"steps": n, **measure(replace(options, num_inference_steps=n))} for n in steps
             ]
         for threshold in args.thresholds:
             report["thresholds"][threshold] = [
-                {"w": w, **measure(replace(own, threshold=threshold, guidance_scale=w))}
+                {"w": w, **measure(replace(default, threshold=threshold, guidance_scale=w))}
                 for w in scales
             ]
+    # 3. Figures, numbers, and a summary.
     report["seconds"] = round(time.perf_counter() - start, 1)
 
     save_figure(plot_samplers(report), args.out / "samplers.png")

@@ -19,7 +19,7 @@ def main() -> None:
     image = pipe(CAPTION, seed=0, output_type="pt", progress=False).images[0]
     verdict = judge_image(CAPTION, image)
     print(f"{len(modules)} modules imported; {CAPTION!r}: {verdict}")
-    if verdict != "right":
+    if verdict != "correct":
         raise SystemExit(1)
 
 

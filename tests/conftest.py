@@ -1,6 +1,9 @@
-"""What the tests share: the text encoder, networks that do not start at zero, and a tiny cascade."""
+"""Shared fixtures: the text encoder, networks that do not start at zero, a tiny cascade."""
 
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see utils.threads; before torch is loaded
+
 from pathlib import Path
 
 import pytest

@@ -64,7 +64,7 @@ def test_text_is_encoded_the_same(encoder, gpu_encoder):
 
 @pytest.mark.parametrize("stage", ["base", "sr_256"])
 def test_loss_gradient_and_update_are_the_same(stage, encoder, gpu_encoder, randomize_zero_init):
-    config = TrainConfig(batch_size=4, twins=0.5, learning_rate=1e-3)
+    config = TrainConfig(batch_size=4, equivalent_prob=0.5, learning_rate=1e-3)
     losses, nets = [], []
     for device, encode in ((torch.device("cpu"), encoder), (GPU, gpu_encoder)):
         torch.manual_seed(0)
@@ -123,9 +123,9 @@ def test_the_loop_trains_on_a_gpu(workers, gpu_encoder):
         batch_size=32,
         learning_rate=3e-3,
         warmup=5,
-        twins=0.3,
-        mistakes=0.2,
-        workers=workers,
+        equivalent_prob=0.3,
+        contradiction_prob=0.2,
+        num_workers=workers,
         loss_weight="balanced",
         loss_cap=60.0,
     )
@@ -153,7 +153,7 @@ def test_a_recorded_step_is_the_same_step(name, precision, gpu_encoder, randomiz
     found = []
     for graph in (False, True):
         config = TrainConfig(
-            steps=8, batch_size=8, learning_rate=1e-3, warmup=2, twins=0.5, precision=precision
+            steps=8, batch_size=8, learning_rate=1e-3, warmup=2, equivalent_prob=0.5, precision=precision
         )
         torch.manual_seed(0)
         stage = randomize_zero_init(DiffusionStage(PRESETS["tiny"][name])).to(GPU)
@@ -161,7 +161,7 @@ def test_a_recorded_step_is_the_same_step(name, precision, gpu_encoder, randomiz
         optimizers = make_optimizers(
             stage.net, "muon", config.learning_rate, config.betas, config.weight_decay
         )
-        states = list(train(stage, gpu_encoder, config, optimizers, ema, graph=graph))
+        states = list(train(stage, gpu_encoder, config, optimizers, ema, cuda_graph=graph))
         found.append((states, [p.detach().clone() for p in stage.parameters()]))
     (plain, weights), (recorded, same) = found
     few = 1e-3 if precision == "fp32" else 2e-2
@@ -214,4 +214,4 @@ def test_a_new_stage_is_judged_on_a_gpu(gpu_encoder):
         DiffusionStage(replace(PRESETS["tiny"]["base"], num_inference_steps=2)).to(GPU).eval(),
         gpu_encoder,
     )
-    assert len(results) and not all(r.right for r in results)
+    assert len(results) and not all(r.correct for r in results)

@@ -1,11 +1,15 @@
 """What may import what, read from the syntax trees; and that importing touches no network."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import sample
+import train
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(
@@ -28,7 +32,7 @@ def imports(file):
         else module_name(file).split(".")[:-1]
     )
     found = set()
-    for node in ast.trajectory(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -51,44 +55,69 @@ def reached_from(module):
     return seen
 
 
-def named(*names):
-    return {f"imagen_mini.{n}" for n in names}
+# The rooms of the package, floor by floor. A room imports what stands on the floors below it, and
+# nothing else: not its neighbours, and nothing from above.
+FLOORS = [
+    ("utils", "weights"),
+    ("text", "scenes"),
+    ("diffusion", "models", "data"),
+    ("cascade", "editing"),
+    ("pipeline", "prompt_to_prompt", "training"),
+    ("evaluation",),
+    ("viz",),
+    ("course",),
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(module):
+    """The room of a module of the package, None of the package itself and of anything else."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "imagen_mini" and len(parts) > 1 else None
+
+
+def rooms_imported(room):
+    """The rooms that a room imports, each with the modules that do."""
+    arrows = {}
+    for module, names in IMPORTS.items():
+        if room_of(module) == room:
+            for name in names & set(IMPORTS) | {n for n in names if n == "imagen_mini"}:
+                if room_of(name) != room:
+                    arrows.setdefault(room_of(name), set()).add(module)
+    return arrows
 
 
 def test_the_reader_of_imports_sees_them():
-    assert {"torch", "imagen_mini.diffusion", "imagen_mini.diffusion.to_x_0"} <= IMPORTS[
-        "imagen_mini.guidance"
-    ]
-    assert named("guidance", "diffusion", "schedule") <= reached_from("imagen_mini.samplers")
+    guidance = IMPORTS["imagen_mini.diffusion.guidance"]
+    assert {"torch", "imagen_mini.diffusion.gaussian.to_x_0"} <= guidance
+    samplers = reached_from("imagen_mini.diffusion.samplers")
+    assert {f"imagen_mini.diffusion.{n}" for n in ("guidance", "gaussian", "schedules")} <= samplers
+    assert "diffusion" in rooms_imported("cascade") and "cascade" in rooms_imported("pipeline")
 
 
-@pytest.mark.parametrize("module", ["schedule", "diffusion", "guidance", "samplers"])
-def test_diffusion_mathematics_reaches_no_network(module):
-    assert not reached_from(f"imagen_mini.{module}") & named(
-        "unet", "attention", "layers", "cascade", "pipeline"
-    )
+def test_every_room_has_a_floor_and_every_floor_its_rooms():
+    assert set(FLOOR_OF) == {room_of(m) for m in IMPORTS if room_of(m)}
 
 
-@pytest.mark.parametrize("module", ["unet", "attention", "layers"])
-def test_networks_reach_no_diffusion_mathematics(module):
-    assert not reached_from(f"imagen_mini.{module}") & named(
-        "schedule", "diffusion", "guidance", "samplers", "cascade", "pipeline"
-    )
+@pytest.mark.parametrize("room", sorted(FLOOR_OF))
+def test_a_room_imports_only_what_stands_below_it(room):
+    above = {
+        other: sorted(modules)
+        for other, modules in rooms_imported(room).items()
+        if other is None or FLOOR_OF[other] >= FLOOR_OF[room]
+    }
+    assert above == {}
 
 
 def test_an_edit_reaches_the_network_only_through_its_control():
-    assert IMPORTS["imagen_mini.prompt_to_prompt"] & named("attention") and not reached_from(
-        "imagen_mini.prompt_to_prompt"
-    ) & named("unet", "samplers", "guidance", "cascade", "pipeline")
-    for module in ("attention", "layers", "unet", "guidance", "samplers", "cascade", "pipeline"):
-        assert "imagen_mini.prompt_to_prompt" not in reached_from(f"imagen_mini.{module}"), module
-
-
-@pytest.mark.parametrize("module", sorted(m for m in IMPORTS if m.startswith("imagen_mini.scenes")))
-def test_the_built_in_world_knows_nothing_of_the_rest(module):
-    assert {m for m in IMPORTS[module] if m.startswith("imagen_mini")} <= {
-        m for m in IMPORTS[module] if m.startswith("imagen_mini.scenes")
+    models = {
+        name
+        for module, names in IMPORTS.items()
+        if room_of(module) == "editing"
+        for name in names & set(IMPORTS)
+        if room_of(name) == "models"
     }
+    assert models == {"imagen_mini.models.control"}
 
 
 def test_only_the_text_encoder_and_a_borrowed_clip_import_transformers():
@@ -96,7 +125,11 @@ def test_only_the_text_encoder_and_a_borrowed_clip_import_transformers():
         m
         for m, names in IMPORTS.items()
         if any(n.split(".")[0] in ("transformers", "tokenizers") for n in names)
-    } == {"imagen_mini.text", "imagen_mini.other_features", "train.text_encoder"}
+    } == {
+        "imagen_mini.text.encoder",
+        "imagen_mini.evaluation.pretrained_features",
+        "train.text_encoder",
+    }
 
 
 def test_the_package_does_not_import_its_scripts():
@@ -107,7 +140,7 @@ def test_the_package_does_not_import_its_scripts():
 def forbidden_in(source):
     """Uses of pickle, torch.load, torch.save, eval and exec."""
     found = []
-    for node in ast.trajectory(ast.parse(source)):
+    for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
@@ -145,7 +178,8 @@ sys.addaudithook(watch)
 import imagen_mini
 assert imagen_mini.__version__ and "torch" not in sys.modules, "the package alone imports torch"
 import %s
-loaded = [m for m in ("transformers", "tokenizers", "datasets", "matplotlib", "huggingface_hub") if m in sys.modules]
+large = ("transformers", "tokenizers", "datasets", "matplotlib", "huggingface_hub")
+loaded = [m for m in large if m in sys.modules]
 assert not loaded, loaded
 import torch
 assert not torch.cuda.is_initialized()
@@ -157,7 +191,7 @@ def test_importing_everything_touches_no_network_no_device_and_no_large_library_
     modules = ", ".join(
         m
         for m in IMPORTS
-        if m.startswith("imagen_mini") and "imagen_mini.charts" not in reached_from(m) | {m}
+        if m.startswith("imagen_mini") and "imagen_mini.viz.style" not in reached_from(m) | {m}
     )
     done = subprocess.run(
         [sys.executable, "-c", PROBE % modules], cwd=ROOT, capture_output=True, text=True
@@ -169,22 +203,57 @@ def test_charts_are_reached_by_figures_alone():
     drawing = {
         m
         for m in IMPORTS
-        if m.startswith("imagen_mini") and "imagen_mini.charts" in reached_from(m)
+        if m.startswith("imagen_mini") and "imagen_mini.viz.style" in reached_from(m)
     }
     assert {m for m in drawing if not m.startswith("imagen_mini.viz.")} == set()
     assert {
         m
         for m in IMPORTS
         if m.startswith("imagen_mini") and any(n.split(".")[0] == "matplotlib" for n in IMPORTS[m])
-    } <= drawing | {"imagen_mini.charts"}
+    } <= drawing | {"imagen_mini.viz.style"}
 
 
 def test_an_unknown_name_of_the_package_is_an_attribute_error():
     import imagen_mini
 
     with pytest.raises(AttributeError, match="has no attribute 'Imagen'"):
-        imagen_mini.Imagen
+        imagen_mini.__getattr__("Imagen")
 
 
-def test_files_stay_short_enough_to_read_in_one_sitting():
-    assert {f.name: n for f in FILES if (n := len(f.read_text().splitlines())) > 320} == {}
+def test_scripts_that_sample_do_not_import_scripts_that_train():
+    """But for the claims of the papers that are about networks trained for them."""
+    found = {
+        (module, name)
+        for module, names in IMPORTS.items()
+        if module.split(".")[0] == "sample"
+        for name in names & set(IMPORTS)
+        if name.split(".")[0] == "train"
+    }
+    assert {name for _, name in found} == {"train.variants"}
+    assert all(module.startswith("sample.claims.") for module, _ in found)
+
+
+def test_no_two_public_functions_share_a_name():
+    """One name, one meaning. (The checks of the exercises are one function a notebook.)"""
+    where = {}
+    for file in FILES:
+        module = module_name(file)
+        if room_of(module) and not module.startswith("imagen_mini.course.exercises"):
+            for node in ast.parse(file.read_text()).body:
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != "_":
+                    where.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in where.items() if len(modules) > 1} == {}
+
+
+def test_scripts_can_be_run_by_their_former_names():
+    """`python -m train.card` and the like: what a course or a script of somebody wrote down."""
+    for package in (train, sample):
+        finder = next(f for f in sys.meta_path if getattr(f, "package", "") == package.__name__)
+        assert finder.names
+        for old, new in finder.names.items():
+            assert new in IMPORTS and old not in IMPORTS
+            assert importlib.util.find_spec(old).origin == importlib.util.find_spec(new).origin
+    done = subprocess.run(
+        [sys.executable, "-m", "train.scale", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "train.scale is now train.estimate_cost" in done.stderr

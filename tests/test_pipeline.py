@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +12,14 @@ import torch
 from PIL import Image
 
 import imagen_mini.pipeline
+import imagen_mini.prompt_to_prompt
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
+from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.diffusion.schedules import SCHEDULES
+from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.utils.rng import randn
@@ -23,7 +28,7 @@ QUIET = {"progress": False, "output_type": "pt"}
 TINY = PRESETS["tiny"]
 
 
-def test_a_caption_becomes_a_image_at_every_stage(tiny_pipe):
+def test_a_caption_becomes_an_image_at_every_stage(tiny_pipe):
     out = tiny_pipe("a red circle", progress=False)
     assert {name: tuple(x.shape) for name, x in out.stages.items()} == {
         "base": (1, 3, 64, 64),
@@ -112,7 +117,7 @@ def test_every_option_changes_the_image(tiny_pipe):
         {"aug_level": 0.5},
         {"sampler": "ddpm"},
         {"sampler": "heun"},
-        {"spacing": "karras", "num_inference_steps": 3},
+        {"timestep_spacing": "karras", "num_inference_steps": 3},
         {"seed": 1},
         {"eta": 1.0},
         {"negative_prompt": "a blue square"},
@@ -207,7 +212,10 @@ def test_black_and_white_become_0_and_255():
         ({"aug_level": -0.1}, "aug_level -0.1"),
         ({"threshold": "clip"}, "'clip'; expected one of"),
         ({"sampler": "euler"}, "'euler'; expected one of"),
-        ({"spacing": "cosine"}, "spacing 'cosine'; expected one of uniform, log_snr, karras"),
+        (
+            {"timestep_spacing": "cosine"},
+            "spacing 'cosine'; expected one of uniform, log_snr, karras",
+        ),
         ({"output_type": "jpg"}, "'jpg'; expected 'pil', 'np' or 'pt'"),
         ({"stages": ("sr_256",)}, r"\['base', 'sr_256'\] or its beginning"),
         ({"stages": ()}, "or its beginning"),
@@ -454,7 +462,9 @@ def test_one_eta_for_all_stages_reaches_those_that_use_it(tiny_pipe):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_pipeline_with_any_schedule_draws(encoder, randomize_zero_init, schedule, sampler):
+def test_a_pipeline_with_any_schedule_generates_images(
+    encoder, randomize_zero_init, schedule, sampler
+):
     torch.manual_seed(0)
     pipe = ImagenPipeline(
         encoder,
@@ -508,7 +518,7 @@ def test_a_super_resolution_stage_for_another_base_is_an_error(encoder):
 
 def test_a_stage_for_another_text_encoder_is_an_error(encoder):
     with pytest.raises(
-        ValueError, match=f"text of width 64, the text encoder gives {encoder.width}"
+        ValueError, match=f"text of width 64, the text encoder returns {encoder.width}"
     ):
         ImagenPipeline(encoder, [DiffusionStage(changed("base", {"text_width": 64}))])
 
@@ -624,12 +634,12 @@ def test_an_index_that_is_wrong_is_an_error_that_says_how(copy, index, message):
         ImagenPipeline.from_pretrained(copy)
 
 
-def test_text_is_read_once_for_a_image_and_the_unconditional_branch_reads_the_null_text(
+def test_text_is_read_once_for_an_image_and_the_unconditional_branch_reads_the_null_text(
     tiny_pipe, monkeypatch
 ):
     net, texts = tiny_pipe.stages["base"].net, []
-    read = net.read
-    monkeypatch.setattr(net, "read", lambda text: texts.append(text) or read(text))
+    prepare_text = net.prepare_text
+    monkeypatch.setattr(net, "prepare_text", lambda text: texts.append(text) or prepare_text(text))
     tiny_pipe("a red circle", stages=("base",), **QUIET)
     prompt: TextEmbeddings = tiny_pipe.text_encoder("a red circle")
     (text,) = texts
@@ -640,7 +650,7 @@ def test_text_is_read_once_for_a_image_and_the_unconditional_branch_reads_the_nu
     )
 
 
-# ---------------------------------------------------------------- enlarging images, editing stages, looking on
+# ---------------------------------------------------------------- enlarging, editing, recording
 
 
 def test_images_are_enlarged_as_the_cascade_would_enlarge_its_own(tiny_pipe):
@@ -679,8 +689,6 @@ def test_images_are_not_enlarged_by_the_stage_that_generates_such(tiny_pipe):
 
 
 def test_super_resolution_is_edited_where_that_is_asked_for(tiny_pipe):
-    from imagen_mini.editing.prompt_to_prompt import Replace
-
     prompts, edit = ["a red ring", "a red star"], Replace(1.0, 1.0, shared_prompt_steps=0.0)
 
     def generated(**options):
@@ -696,13 +704,13 @@ def test_super_resolution_is_edited_where_that_is_asked_for(tiny_pipe):
     assert torch.equal(
         generated(edit_stages=())["base"], tiny_pipe(prompts, progress=False).stages["base"]
     )
-    with pytest.raises(ValueError, match=r"edit_stages: no stage \['sr'\] is drawn"):
+    with pytest.raises(ValueError, match=r"edit_stages: no stage \['sr'\] is sampled"):
         generated(edit_stages=("sr",))
     with pytest.raises(ValueError, match="without an edit"):
         tiny_pipe("a ring", edit_stages=("base",), progress=False)
 
 
-def test_every_step_of_every_stage_can_be_looked_at(tiny_pipe):
+def test_on_step_is_called_after_every_step_of_every_stage(tiny_pipe):
     seen = []
     out = tiny_pipe(
         "a ring",
@@ -716,3 +724,243 @@ def test_every_step_of_every_stage_can_be_looked_at(tiny_pipe):
     assert torch.equal(seen[-1][2], out.stages["sr_256"]) and torch.equal(
         seen[steps["base"] - 1][2], out.stages["base"]
     )
+
+
+# ---------------------------------------------------------------- given noise and given images
+
+
+def test_the_default_noise_given_as_x_T_gives_the_same_image(tiny_pipe):
+    prompts, seeds = ["a ring", "a star"], [3, 4]
+    plain = tiny_pipe(prompts, seed=seeds, **QUIET).stages
+    noise = randn(seeds, (3, 64, 64), "base", "x_T")
+    given = tiny_pipe(prompts, seed=seeds, x_T=noise, **QUIET).stages
+    assert all(torch.equal(plain[name], given[name]) for name in plain)
+    other = tiny_pipe(prompts, seed=seeds, x_T=noise.flip(0), **QUIET).stages
+    assert (other["base"] - plain["base"]).abs().max() > 1e-2
+
+
+def test_x_T_is_that_of_the_first_sampled_stage_and_one_row_holds_for_all_prompts(tiny_pipe):
+    prompts, low_res = ["a ring", "a star"], torch.zeros(2, 3, 64, 64)
+    noise = randn([5], (3, 256, 256), "sr_256", "x_T")
+    one = tiny_pipe(prompts, seed=[3, 4], low_res=low_res, x_T=noise, **QUIET).stages
+    both = tiny_pipe(
+        prompts, seed=[3, 4], low_res=low_res, x_T=noise.expand(2, -1, -1, -1), **QUIET
+    ).stages
+    assert list(one) == ["sr_256"] and torch.equal(one["sr_256"], both["sr_256"])
+    plain = tiny_pipe("a ring", seed=5, low_res=low_res[:1], **QUIET).stages["sr_256"]
+    again = tiny_pipe("a ring", seed=5, low_res=low_res[:1], x_T=noise, **QUIET).stages["sr_256"]
+    assert torch.equal(plain, again)
+
+
+@pytest.fixture
+def drawing():
+    """Flat colours: what no untrained network generates."""
+    image = torch.full((1, 3, 64, 64), -0.5)
+    image[:, 0, :, 32:] = 0.7
+    return image
+
+
+def test_at_strength_1_sampling_starts_from_the_noised_image(tiny_pipe, drawing):
+    base = tiny_pipe.stages["base"]
+    x_T = q_sample(
+        drawing,
+        randn([3], (3, 64, 64), "base", "x_T"),
+        base.schedule(torch.tensor(1.0, dtype=torch.float64)).float(),
+    )
+    options = {"seed": 3, "stages": ("base",)} | QUIET
+    full = tiny_pipe("a ring", image=drawing, strength=1.0, **options).images[0]
+    assert torch.equal(full, tiny_pipe("a ring", x_T=x_T, **options).images[0])
+    # next to nothing of the image is left at t = 1
+    assert (full - tiny_pipe("a ring", **options).images[0]).abs().mean() < 0.05
+
+
+def test_the_smaller_the_strength_the_nearer_the_image(tiny_pipe, drawing, monkeypatch):
+    """With the denoiser that knows the noise of x_t least where there is least of it."""
+    stage = tiny_pipe.stages["base"]
+
+    def denoise(x_t, t):  # shrinks the noise, as the posterior mean of a Gaussian world does
+        log_snr = stage.schedule(t.double()).float()
+        return log_snr.sigmoid().sqrt() * x_t
+
+    monkeypatch.setattr(type(stage), "denoiser", lambda *_: denoise)
+    errors = [
+        (
+            tiny_pipe(
+                "a ring",
+                image=drawing,
+                strength=strength,
+                num_inference_steps=20,
+                stages=("base",),
+                **QUIET,
+            ).images[0]
+            - drawing[0]
+        )
+        .abs()
+        .mean()
+        for strength in (0.02, 0.2, 0.5, 1.0)
+    ]
+    assert errors[0] < 0.03 and errors == sorted(errors) and errors[-1] > 0.3
+
+
+def test_strength_is_the_time_at_which_sampling_starts(tiny_pipe, drawing):
+    times = []
+    out = tiny_pipe(
+        "a ring",
+        image=drawing,
+        strength=0.6,
+        num_inference_steps={"base": 4, "sr_256": 2},
+        on_step=lambda stage, state: times.append((stage, state.t, state.s)),
+        **QUIET,
+    )
+    assert times == [
+        ("base", pytest.approx(0.6), 0.5),
+        ("base", 0.5, 0.25),
+        ("base", 0.25, 0.0),
+        ("sr_256", 1.0, 0.5),
+        ("sr_256", 0.5, 0.0),
+    ]
+    assert all(x.isfinite().all() for x in out.stages.values())
+
+
+def test_an_image_may_be_a_pil_image_of_any_size_or_one_for_each_prompt(tiny_pipe, drawing):
+    options = {"seed": [1, 2], "strength": 0.5, "stages": ("base",)} | QUIET
+    prompts = ["a ring", "a star"]
+    image = imagen_mini.utils.images.to_pil(drawing)[0]
+    as_tensor = imagen_mini.utils.images.image_to_tensor(image)[None]
+    expected = tiny_pipe(prompts, image=as_tensor, **options).stages["base"]
+    for given in (image, [image], [image, image], as_tensor.expand(2, -1, -1, -1)):
+        out = tiny_pipe(prompts, image=given, **options).stages["base"]
+        assert torch.equal(out, expected)
+    wide = image.resize((400, 300))
+    assert tiny_pipe(prompts, image=wide, **options).stages["base"].shape == (2, 3, 64, 64)
+
+
+def test_an_edit_starts_source_and_target_from_one_image(tiny_pipe, drawing):
+    prompts, edit = ["a red ring", "a red star"], Replace(1.0, 1.0, shared_prompt_steps=0.5)
+    options = {"image": drawing, "strength": 0.9, "num_inference_steps": 6} | QUIET
+    source, target = tiny_pipe(prompts, edit=edit, **options).stages["base"]
+    assert torch.allclose(
+        source, tiny_pipe(prompts[0], **options).stages["base"][0], rtol=0, atol=1e-4
+    )
+    assert (source - target).abs().max() > 1e-3
+    two = torch.cat([drawing, -drawing])
+    for given in ({"image": two}, {"x_T": two}):
+        with pytest.raises(ValueError, match="from one noise: (image|x_T) differs between prompts"):
+            tiny_pipe(prompts, edit=edit, **given, **QUIET)
+
+
+NAN = torch.full((1, 3, 64, 64), float("nan"))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"x_T": torch.zeros(1, 3, 32, 32)}, r"x_T \[1, 3, 32, 32\]: expected \[1, 3, 64, 64\]"),
+        ({"x_T": torch.zeros(3, 64, 64)}, r"x_T \[3, 64, 64\]: expected \[1, 3, 64, 64\]"),
+        ({"x_T": torch.zeros(2, 3, 64, 64)}, r"x_T \[2, 3, 64, 64\]: .*for 1 prompts"),
+        ({"x_T": NAN}, "x_T: not all values are finite"),
+        ({"image": torch.zeros(1, 1, 64, 64)}, r"image \[1, 1, 64, 64\]: expected"),
+        ({"image": torch.full((1, 3, 64, 64), 255.0)}, r"from 255 to 255; expected \[-1, 1\]"),
+        ({"image": NAN}, "image: not all values are finite"),
+        ({"image": torch.zeros(1, 3, 64, 64), "strength": 0.0}, "strength 0.0; expected a number"),
+        ({"image": torch.zeros(1, 3, 64, 64), "strength": 1.2}, "strength 1.2; expected a number"),
+        ({"strength": 0.5}, "strength 0.5 without an image"),
+        (
+            {"image": torch.zeros(1, 3, 64, 64), "x_T": torch.zeros(1, 3, 64, 64)},
+            "x_T and image are both given",
+        ),
+        (
+            {"x_T": torch.zeros(1, 3, 64, 64), "low_res": torch.zeros(1, 3, 64, 64)},
+            r"x_T .*expected \[1, 3, 256, 256\]",
+        ),
+    ],
+)
+def test_given_noise_or_an_image_that_does_not_fit_is_an_error(tiny_pipe, options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_pipe("a ring", **options, **QUIET)
+
+
+@pytest.mark.parametrize("image", ["a.png", 3, [], ["a.png"], np.zeros((64, 64, 3))])
+def test_what_is_no_image_is_an_error_that_names_its_type(tiny_pipe, image):
+    with pytest.raises(TypeError, match="image.*expected .*PIL images"):
+        tiny_pipe("a ring", image=image, **QUIET)
+    with pytest.raises(TypeError, match="x_T .*expected a tensor"):
+        tiny_pipe("a ring", x_T=image, **QUIET)
+
+
+def test_an_edit_that_changes_nothing_warns_where_the_pipeline_was_called(tiny_pipe):
+    edit = Replace(shared_prompt_steps=1.0)
+    with pytest.warns(UserWarning, match="the edit changes nothing: in all 4 steps") as caught:
+        tiny_pipe(["a ring", "a star"], edit=edit, stages=("base",), **QUIET)
+    assert [w.filename for w in caught] == [__file__]
+
+
+# ---------------------------------------------------------------- three stages
+
+
+@pytest.fixture(scope="module")
+def three_stages(encoder, randomize_zero_init):
+    """An untrained cascade to 1024 px, with names that are not the usual ones."""
+    torch.manual_seed(0)
+    last = replace(TINY["sr_256"].unet, image_size=1024, low_res_size=256, patch=64)
+    configs = [
+        replace(TINY["base"], name="layout", num_inference_steps=2),
+        replace(TINY["sr_256"], name="detail", num_inference_steps=1),
+        StageConfig("sr_1024", last, num_inference_steps=1),
+    ]
+    return ImagenPipeline(encoder, [randomize_zero_init(DiffusionStage(c)) for c in configs])
+
+
+def test_a_third_stage_enlarges_the_images_of_the_second(three_stages, tmp_path):
+    out = three_stages("a ring", num_inference_steps={"sr_1024": 2}, progress=False)
+    sizes = {name: tuple(x.shape) for name, x in out.stages.items()}
+    assert sizes == {
+        "layout": (1, 3, 64, 64),
+        "detail": (1, 3, 256, 256),
+        "sr_1024": (1, 3, 1024, 1024),
+    }
+    assert out.images[0].size == (1024, 1024)
+    assert all(x.isfinite().all() and x.std() > 0.01 for x in out.stages.values())
+    # the last stage alone, from the images of the second
+    again = three_stages(
+        "a ring", low_res=out.stages["detail"], num_inference_steps={"sr_1024": 2}, **QUIET
+    )
+    assert list(again.stages) == ["sr_1024"]
+    assert torch.equal(again.stages["sr_1024"], out.stages["sr_1024"])
+    # and from disk
+    three_stages.save_pretrained(tmp_path)
+    loaded = ImagenPipeline.from_pretrained(tmp_path)
+    assert list(loaded.stages) == ["layout", "detail", "sr_1024"]
+    plain, same = (p("a ring", **QUIET).stages for p in (three_stages, loaded))
+    assert all(torch.equal(plain[name], same[name]) for name in plain)
+
+
+def test_images_of_either_size_are_enlarged_by_the_stages_that_take_them(three_stages):
+    out = three_stages("a ring", low_res=torch.zeros(1, 3, 64, 64), stages=("detail",), **QUIET)
+    assert list(out.stages) == ["detail"]
+    with pytest.raises(ValueError, match=r"with size one of \[64, 256\]"):
+        three_stages("a ring", low_res=torch.zeros(1, 3, 128, 128), **QUIET)
+
+
+@pytest.mark.parametrize("name", ["", "sr 256", "../base", "256", "a-b"])
+def test_the_name_of_a_stage_is_an_identifier(name):
+    with pytest.raises(ValueError, match="name .*: expected an identifier"):
+        StageConfig(name)
+
+
+# ---------------------------------------------------------------- the package's public names
+
+
+def test_every_public_name_is_found_at_the_top_of_the_package():
+    for name in imagen_mini.__all__:
+        assert getattr(imagen_mini, name).__name__ == name and name in dir(imagen_mini)
+    assert imagen_mini.Replace is Replace and imagen_mini.ImagenPipeline is ImagenPipeline
+    for name in imagen_mini.prompt_to_prompt.__all__:
+        assert getattr(imagen_mini.prompt_to_prompt, name) is getattr(imagen_mini, name)
+
+
+def test_the_package_alone_imports_no_large_library():
+    large = ("torch", "numpy", "PIL", "transformers", "matplotlib")
+    code = f"import sys, imagen_mini; print([m for m in {large} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

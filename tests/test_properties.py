@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from imagen_mini.diffusion.gaussian import PREDICTION_TYPES, from_x_0, q_sample, to_x_0
 from imagen_mini.diffusion.guidance import classifier_free_guidance, dynamic_threshold
-from imagen_mini.diffusion.samplers import SAMPLER_OPTIONS, SAMPLERS, ddim_step, sample
+from imagen_mini.diffusion.samplers import SAMPLERS, ddim_step, sample, samplers_with
 from imagen_mini.diffusion.schedules import SCHEDULES, alpha_sigma
 from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS, spaced_timesteps
 from imagen_mini.utils.rng import generator
@@ -89,8 +89,9 @@ def test_guidance_of_a_guided_prediction_multiplies_the_weights(seed, shape, v, 
 
 @given(schedules, st.integers(1, 60), st.sampled_from(TIMESTEP_SPACINGS), st.floats(-4, 4))
 def test_every_spacing_of_every_schedule_falls_from_one_to_zero(schedule, steps, spacing, shift):
-    times = spaced_timesteps(spacing, steps, lambda t: schedule(t, shift))
-    assert len(times) == steps + 1 and times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
+    timesteps = spaced_timesteps(spacing, steps, lambda t: schedule(t, shift))
+    assert len(timesteps) == steps + 1 and timesteps[0] == 1 and timesteps[-1] == 0
+    assert (timesteps.diff() < 0).all()
 
 
 @given(
@@ -99,7 +100,7 @@ def test_every_spacing_of_every_schedule_falls_from_one_to_zero(schedule, steps,
     schedules,
     st.integers(1, 12),
     st.sampled_from(TIMESTEP_SPACINGS),
-    st.sampled_from(SAMPLERS),
+    st.sampled_from(list(SAMPLERS)),
     st.floats(0, 1),
 )
 def test_every_trajectory_towards_a_known_image_ends_at_it(
@@ -114,7 +115,7 @@ def test_every_trajectory_towards_a_known_image_ends_at_it(
             schedule,
             sampler,
             lambda step: normal(seed, shape, step),
-            eta=eta if sampler in SAMPLER_OPTIONS["eta"] else 0.0,
+            eta=eta if sampler in samplers_with("eta") else 0.0,
         )
     )
     assert len(states) == steps and torch.equal(states[-1].x_0_hat, x_0)

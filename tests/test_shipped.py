@@ -37,7 +37,7 @@ def test_one_object_is_generated_as_captioned_and_the_score_is_the_captions_meri
     shuffled = sum(
         c.description.fits(r.parsed.scene) for c, r in zip(captions[1:] + captions[:1], results)
     )
-    right = sum(r.right for r in results)
+    right = sum(r.correct for r in results)
     print(f"one object: {right} of 12 are right, {shuffled} of 12 with shuffled captions")
     assert right >= 6 and shuffled <= 2
 
@@ -46,7 +46,7 @@ def test_super_resolution_generates_the_texture_that_the_text_names(pipe):
     results = preview(pipe.stages["sr_256"], pipe.text_encoder, n=8, categories=["texture"])
     print(f"texture: {table(results)}")
     # the low-resolution image does not show it: chance is 2 of 8
-    assert sum(r.right for r in results) >= 5
+    assert sum(r.correct for r in results) >= 5
 
 
 def test_the_report_beside_the_weights_is_of_these_weights():
@@ -62,7 +62,7 @@ def test_the_rows_of_the_readme_are_those_of_the_report():
 
 
 def test_verdicts_of_claims_follow_from_the_numbers_and_are_those_of_page_and_card():
-    found = claims.read(WEIGHTS / "claims" / "claims.json")
+    found = claims.load_claims(WEIGHTS / "claims" / "claims.json")
     assert set(found) == {e.name for e in EXPERIMENTS}
     table = claims_table({e.name: claims.with_verdicts(e, found[e.name]) for e in EXPERIMENTS})
     card = (WEIGHTS / "README.md").read_text()

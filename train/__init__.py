@@ -1,6 +1,9 @@
 """Training, and what goes with it: every file is a script, run as `python -m train.NAME`."""
 
 from imagen_mini.utils.renamed import keep_old_names
+from imagen_mini.utils.threads import wait_passively
+
+wait_passively()  # before a script loads torch
 
 keep_old_names(
     __name__,

@@ -1,6 +1,4 @@
-"""Networks of other libraries, where our training and sampling expect our U-Net: to be held against
-it on equal terms.
-"""
+"""Networks of other libraries in the place of our U-Net, to compare with it on equal terms."""
 
 from __future__ import annotations
 
@@ -12,11 +10,16 @@ from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.optimizers import make_optimizers
+from imagen_mini.utils.devices import channels_last_on_cpu
 
 
 class DiffusersNet(nn.Module):
-    """diffusers' UNet2DConditionModel where the training loop expects our U-Net: on pixels, three
-    levels, attention to words on two.
+    """diffusers' UNet2DConditionModel with the interface of our U-Net.
+
+    It works on pixels, with three levels and attention to words on two of them.
+
+    Args:
+        text_width: The width of the text embeddings.
     """
 
     def __init__(self, text_width: int):
@@ -38,7 +41,7 @@ class DiffusersNet(nn.Module):
 
     @property
     def out(self) -> nn.Module:
-        """Where the stage looks for its device."""
+        """The last layer, where the stage looks up its device."""
         return self.unet.conv_out
 
     def forward(
@@ -51,12 +54,18 @@ class DiffusersNet(nn.Module):
         control=None,
         use_pooled=None,
     ) -> Tensor:
+        """Predict from noisy images [b, 3, h, w]; what this network does not have is ignored.
+
+        log_snr [b] takes the place of its timestep, times 50.
+        """
         return self.unet(x_t, 50 * log_snr, text.emb, encoder_attention_mask=text.mask).sample
 
-    def read(self, text: TextEmbeddings) -> TextEmbeddings:
-        return text  # it reads text anew in every step
+    def prepare_text(self, text: TextEmbeddings) -> TextEmbeddings:
+        """Return the text unchanged: this network projects it in every step."""
+        return text
 
     def enable_gradient_checkpointing(self, on: bool) -> None:
+        """Recompute blocks in the backward pass, if on."""
         if on:
             self.unet.enable_gradient_checkpointing()
 
@@ -67,14 +76,19 @@ NETWORKS = ("ours", "diffusers")
 def build_for_training(
     network: str, stage_config: StageConfig, config: TrainConfig, device: torch.device
 ) -> tuple[DiffusionStage, dict[str, torch.optim.Optimizer]]:
-    """A fresh stage and its optimizers; with network "diffusers", theirs and AdamW instead of ours."""
+    """Build a stage and its optimizers, with weights that are a function of the seed.
+
+    Args:
+        network: One of NETWORKS. "diffusers" has its network and AdamW instead of ours.
+        stage_config: The stage.
+        config: The training.
+        device: Where to train.
+    """
     torch.manual_seed(config.seed)
     stage = DiffusionStage(stage_config)
     if network == "diffusers":
         stage.net = DiffusersNet(stage.config.unet.text_width)
-    stage.to(
-        device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format
-    )
+    stage.to(device, memory_format=channels_last_on_cpu(device))
     if network == "diffusers":
         return stage, {
             "adamw": torch.optim.AdamW(

@@ -1,12 +1,16 @@
-"""How fast is training, and how near to what the processor can do?
+r"""How fast is training, and how near to what the processor can do?
 
     python -m train.benchmark_throughput
-    python -m train.benchmark_throughput --stages base sr_256 --batch 16 64 --precision bf16 fp32 --compile off on --out benchmark.json
-    python -m train.benchmark_throughput --stages base sr_256 --batch 512 --graph workers=10        # a GPU does not wait: batches come from other processes
+    python -m train.benchmark_throughput --stages base sr_256 --batch 16 64 \
+        --precision bf16 fp32 --compile off on --out outputs/throughput.json
+    python -m train.benchmark_throughput --stages base sr_256 --batch 512 \
+        --cuda-graph num_workers=10
 
-Times steps of the training loop itself, as `train.train` runs it, in rounds that take turns, so
-that a busy machine is busy for all of them; the median round counts. FLOPs are counted by torch
-(matrix products and convolutions, forward and backward), and held against the rate of a large bf16
+The last line is for a GPU, which does not wait: batches come from other processes.
+
+Times steps of the training loop itself, as `train.train` runs it. Rounds take turns, so that a busy
+machine is busy for all of them; the median round counts. FLOPs are counted by torch (matrix
+products and convolutions, forward and backward). They are compared with the rate of a large bf16
 matrix product that takes its turn in the same rounds: their quotient is the model FLOP utilisation,
 MFU.
 
@@ -39,15 +43,17 @@ from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
 from imagen_mini.training.config import TRAIN_PRESETS, override_run
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
+from imagen_mini.utils.devices import device_name
 from imagen_mini.utils.precision import PRECISIONS
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.weights import WEIGHTS
 from train.baselines import build_for_training
 
-MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product sets the pace
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product is timed
 
 
-class WithLength(nn.Module):
-    """A text encoder whose prompts all have `length` tokens: repeated, or cut."""
+class FixedLengthTextEncoder(nn.Module):
+    """A text encoder whose prompts all have `length` tokens: embeddings are repeated or cut."""
 
     def __init__(self, encoder: TextEncoder, length: int):
         super().__init__()
@@ -59,8 +65,18 @@ class WithLength(nn.Module):
         return TextEmbeddings(emb, torch.ones(emb.shape[:2], dtype=torch.bool, device=emb.device))
 
 
-class Run:
-    """One way to train, of which a round at a time is timed."""
+class TimedTraining:
+    """One way to train, timed a round at a time.
+
+    Args:
+        network: The name of a stage, or "diffusers".
+        precision: One of PRECISIONS.
+        batch: Images a step.
+        compiled: Whether the network is compiled.
+        length: Tokens of every prompt; 0 leaves them as they are.
+        encoder: The text encoder.
+        args: The options of the command line.
+    """
 
     def __init__(
         self,
@@ -83,11 +99,17 @@ class Run:
         config, stage_config = override_run(
             TRAIN_PRESETS[args.preset][name], PRESETS[args.preset][name], args.overrides
         )
-        config = replace(config, steps=10**9, batch_size=batch, accumulate=1, precision=precision)
+        config = replace(
+            config,
+            steps=10**9,
+            batch_size=batch,
+            gradient_accumulation_steps=1,
+            precision=precision,
+        )
         stage, optimizers = build_for_training(
             "diffusers" if network == "diffusers" else "ours", stage_config, config, device
         )
-        encoder = WithLength(encoder, length) if length else encoder
+        encoder = FixedLengthTextEncoder(encoder, length) if length else encoder
         self.parameters, self.batch, self.round, self.device, self.times = (
             sum(p.numel() for p in stage.parameters()),
             batch,
@@ -104,12 +126,12 @@ class Run:
             config,
             optimizers,
             EMA(stage.net, config.ema_half_life),
-            graph=args.graph,
+            cuda_graph=args.cuda_graph,
         )
         next(self.steps)  # the first step allocates, compiles, picks kernels
 
     def time(self) -> None:
-        """A round."""
+        """Time one round."""
         start = time.perf_counter()
         for _ in range(self.round):
             next(self.steps)
@@ -117,21 +139,21 @@ class Run:
             torch.cuda.synchronize(self.device)
         self.times.append((time.perf_counter() - start) / self.round)
 
-    def row(self, pace: float) -> dict:
-        """What was found; `pace` is the rate of the matrix product in FLOP/s."""
+    def row(self, peak_rate: float) -> dict:
+        """Return what was measured; `peak_rate` is the rate of the matrix product in FLOP/s."""
         rate = self.batch / median(self.times)
         return {
             **self.what,
             "parameters": self.parameters,
-            "pictures_per_second": round(rate, 1),
-            "gflop_per_picture": round(self.flops / 1e9, 2),
+            "images_per_second": round(rate, 1),
+            "gflop_per_image": round(self.flops / 1e9, 2),
             "gflop_per_second": round(rate * self.flops / 1e9, 1),
-            "mfu": round(rate * self.flops / pace, 3),
+            "mfu": round(rate * self.flops / peak_rate, 3),
         }
 
 
 def flops_per_image(stage: DiffusionStage, encoder: nn.Module, batch: int = 2) -> float:
-    """Forward and backward, counted on a small batch in float32."""
+    """Return the FLOPs of a forward and a backward pass, counted on a small batch in float32."""
     unet, device = stage.config.unet, stage.net.out.weight.device
     x_0, low_res, captions = SceneDataset().batch(
         range(batch), unet.image_size, unet.low_res_size, device
@@ -150,11 +172,11 @@ def flops_per_image(stage: DiffusionStage, encoder: nn.Module, batch: int = 2) -
 
 
 class MatrixProduct:
-    """What the processor can do: a large bf16 matrix product, in FLOP/s."""
+    """The rate of a large bf16 matrix product in FLOP/s: what the processor can do."""
 
     def __init__(self, device: torch.device):
         self.n, self.device, self.rates = (
-            MATRIX["cuda" if device.type == "cuda" else "cpu"],
+            MATRIX_SIDE["cuda" if device.type == "cuda" else "cpu"],
             device,
             [],
         )
@@ -164,6 +186,7 @@ class MatrixProduct:
         self.a @ self.b
 
     def time(self, repeats: int = 8) -> None:
+        """Time a few products and add their rate to `rates`."""
         start = time.perf_counter()
         for _ in range(repeats):
             self.a @ self.b
@@ -173,7 +196,7 @@ class MatrixProduct:
 
 
 def peak_memory(device: torch.device) -> float:
-    """GB, of the device, or of this process so far."""
+    """Return the peak memory in GB of the device, or of this process so far."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
     return round(
@@ -185,9 +208,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
     parser.add_argument(
         "--stages",
@@ -200,7 +221,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["auto"])
     parser.add_argument("--compile", nargs="+", choices=("off", "on"), default=["off"])
     parser.add_argument(
-        "--graph", action="store_true", help="on a GPU: a step recorded once and replayed"
+        "--cuda-graph",
+        "--graph",
+        action="store_true",
+        help="on a GPU: a step recorded once and replayed",
     )
     parser.add_argument(
         "--text-length",
@@ -214,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--round", type=int, default=4, help="steps of a round (default: 4)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
-    parser.add_argument("--out", type=Path, default=Path("benchmark.json"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/throughput.json"))
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -238,30 +262,30 @@ def main(arguments: list[str] | None = None) -> None:
     ways = itertools.product(
         networks, args.precision, args.batch, (c == "on" for c in args.compile), args.text_length
     )
-    pace, runs = MatrixProduct(device), []
+    product, runs = MatrixProduct(device), []
     for way in tqdm(list(ways), desc="setting up"):
-        runs.append((Run(*way, encoder, args), peak_memory(device)))
+        runs.append((TimedTraining(*way, encoder, args), peak_memory(device)))
     for _ in tqdm(range(args.rounds), desc="rounds"):
-        pace.time()
+        product.time()
         for run, _ in runs:
             run.time()
-    rate = median(pace.rates)
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
+    rate = median(product.rates)
+    name = device_name(device)
     rows = [{**run.row(rate), "peak_memory_gb_so_far": memory} for run, memory in runs]
     print(
-        f"{name}: a bf16 product of {pace.n} x {pace.n} matrices runs at {rate / 1e9:,.0f} GFLOP/s"
+        f"{name}: a bf16 product of {product.n} x {product.n} matrices runs at "
+        f"{rate / 1e9:,.0f} GFLOP/s"
     )
     print(
-        f"{'network':<10}{'precision':>10}{'batch':>6}{'compiled':>9}{'text':>6}{'parameters':>12}{'GFLOP/pic':>10}{'pics/s':>8}{'GFLOP/s':>9}{'MFU':>6}"
+        f"{'network':<10}{'precision':>10}{'batch':>6}{'compiled':>9}{'text':>6}{'parameters':>12}"
+        f"{'GFLOP/img':>10}{'img/s':>8}{'GFLOP/s':>9}{'MFU':>6}"
     )
     for r in rows:
+        compiled, length = "yes" if r["compiled"] else "no", r["text_length"] or "-"
         print(
-            f"{r['network']:<10}{r['precision']:>10}{r['batch']:>6}{'yes' if r['compiled'] else 'no':>9}{r['text_length'] or '-':>6}{r['parameters']:>12,}"
-            f"{r['gflop_per_picture']:>10}{r['pictures_per_second']:>8}{r['gflop_per_second']:>9,.0f}{r['mfu']:>6.0%}"
+            f"{r['network']:<10}{r['precision']:>10}{r['batch']:>6}{compiled:>9}{length:>6}"
+            f"{r['parameters']:>12,}{r['gflop_per_image']:>10}{r['images_per_second']:>8}"
+            f"{r['gflop_per_second']:>9,.0f}{r['mfu']:>6.0%}"
         )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(

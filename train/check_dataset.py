@@ -10,7 +10,6 @@ problems, else 0.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from imagen_mini.data.metadata import METADATA, Row, read_metadata, unlisted
 from imagen_mini.data.prepared import in_parallel
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.utils.images import central_square
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 
@@ -119,9 +119,7 @@ def caption_notes(captions: tuple[str, ...], encoder: TextEncoder) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument(
         "--image",

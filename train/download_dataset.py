@@ -6,7 +6,6 @@ install -e ".[hub]"`.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from imagen_mini.data.metadata import write_folder
+from imagen_mini.utils.scripts import script_parser
 
 
 def download_dataset(
@@ -60,9 +60,7 @@ def download_dataset(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("name", help="of the data set, OWNER/NAME; or a local folder of one")
     parser.add_argument("--split", default="train")
     parser.add_argument(

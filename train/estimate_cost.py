@@ -1,20 +1,24 @@
-"""What would it take? The cost of training, computed: nothing is allocated, so any size will do.
-And measured, where it fits.
+"""What would training cost? Computed on shapes: nothing is allocated, so any size will do. And
+measured, where it fits.
 
-    python -m train.estimate_cost                                  # every stage of every preset: parameters, FLOPs, memory
-    python -m train.estimate_cost --growth                         # how cost grows with images, width, depth, words and batch
-    python -m train.estimate_cost --growth --measure               # the same, and how long it takes here
-    python -m train.estimate_cost --preset paper --gpus 64         # the recipe on so many GPUs: how long, and what each must hold, with the arithmetic
+    python -m train.estimate_cost
+    python -m train.estimate_cost --growth
+    python -m train.estimate_cost --growth --measure
+    python -m train.estimate_cost --preset paper --gpus 64
 
-FLOPs are torch's own count, forward and backward. Memory of activations is what autograd keeps for
-the backward pass in bf16, counted on shapes alone (fake tensors), with attention in one kernel as
-on a GPU. What cannot be counted is assumed, and printed: the GPU's peak rate, and the share of it
-that training reaches (MFU).
+The first line lists every stage of every preset with its parameters, FLOPs and memory. `--growth`
+shows how the cost grows with image size, width, depth, tokens and batch, and `--measure` adds how
+long it takes here. `--gpus` estimates a recipe on so many GPUs: how long it takes and what each
+must hold, with the arithmetic.
+
+FLOPs are torch's count, forward and backward. Memory of activations is what autograd keeps for the
+backward pass in bf16, counted on shapes alone (fake tensors), with attention in one kernel as on a
+GPU. What cannot be counted is assumed, and printed: the GPU's peak rate, and the share of it that
+training reaches (MFU).
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -30,27 +34,40 @@ from imagen_mini.cascade.config import PRESETS
 from imagen_mini.models.unet import UNet, UNetConfig
 from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.training.config import TRAIN_PRESETS, override_run
+from imagen_mini.utils.devices import channels_last_on_cpu
 from imagen_mini.utils.precision import compute_dtype
+from imagen_mini.utils.scripts import script_parser
 
-H100 = 989e12  # FLOP/s in bf16, dense, by its data sheet
+H100_FLOPS = 989e12  # FLOP/s in bf16, dense, by its data sheet
 # Bytes a parameter: weight, its average, gradient, in float32; and what the optimizer keeps.
 # Adafactor's means of rows and columns are next to nothing.
-STATE = {"adamw": 12 + 8, "muon": 12 + 4, "adafactor": 12}
+STATE_BYTES = {"adamw": 12 + 8, "muon": 12 + 4, "adafactor": 12}
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of training one network on one image."""
+class TrainingCost:
+    """The cost of training a network on one image.
+
+    Attributes:
+        parameters: Their number.
+        flops: FLOPs of a forward and a backward pass.
+        activations: Bytes kept for the backward pass.
+        checkpointed: The same with gradient checkpointing, while the largest level is recomputed.
+    """
 
     parameters: int
-    flops: int  # forward and backward
-    activations: int  # bytes kept for the backward pass
-    # the same with gradient checkpointing, while the largest stack is computed again
+    flops: int
+    activations: int
     checkpointed: int
 
 
-def cost(config: UNetConfig, text_length: int = 24) -> Cost:
-    """Count a training step of one image with a prompt of `text_length` tokens."""
+def training_cost(config: UNetConfig, text_length: int = 24) -> TrainingCost:
+    """Count a training step of one image.
+
+    Args:
+        config: The network.
+        text_length: Tokens of the prompt (default: 24).
+    """
     with FakeTensorMode():
         net = UNet(config)
         with FlopCounterMode(display=False) as counter:
@@ -62,7 +79,7 @@ def cost(config: UNetConfig, text_length: int = 24) -> Cost:
     # what is kept once for the whole batch, as weights in bf16, is not an image's
     kept.subtract(one)
     stacks = [n for what, n in kept.items() if what.startswith("in ")]
-    return Cost(
+    return TrainingCost(
         sum(p.numel() for p in net.parameters()),
         counter.get_total_flops(),
         kept["outside"] + sum(stacks),
@@ -71,11 +88,12 @@ def cost(config: UNetConfig, text_length: int = 24) -> Cost:
 
 
 def _one_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention in one kernel, as on a GPU: its probabilities are not kept."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def _forward(net: UNet, batch: int, text_length: int) -> Tensor:
-    """The loss."""
+    """Return the loss on images of zeros."""
     c, at = net.config, {"device": net.out.weight.device}
     x, number = torch.zeros(batch, 3, c.image_size, c.image_size, **at), torch.zeros(batch, **at)
     text = TextEmbeddings(
@@ -91,8 +109,8 @@ def _forward(net: UNet, batch: int, text_length: int) -> Tensor:
 
 
 def _kept(net: UNet, batch: int, text_length: int) -> Counter:
-    """Bytes kept for the backward pass: in each stack, outside of all; and those of what goes into
-    stacks.
+    """Count the bytes kept for the backward pass in each level, outside of them, and of the levels'
+    inputs.
     """
     counts, seen, place = Counter(), [], ["outside"]
     known = {p.untyped_storage()._cdata for p in net.parameters()}
@@ -133,14 +151,15 @@ def _kept(net: UNet, batch: int, text_length: int) -> Counter:
 # ---------------------------------------------------------------- what is printed
 
 
-def sizes() -> None:
+def print_sizes() -> None:
+    """Print a row for each stage of each preset."""
     print(
         f"{'preset':8} {'stage':8} {'parameters':>12} {'GFLOP an image':>16} "
         f"{'activations':>12} {'checkpointed':>13}"
     )
     for preset, stages in PRESETS.items():
         for name, stage in stages.items():
-            of = cost(stage.unet)
+            of = training_cost(stage.unet)
             print(
                 f"{preset:8} {name:8} {of.parameters / 1e6:10.1f} M {of.flops / 1e9:16.2f} "
                 f"{of.activations / 1e6:9.1f} MB {of.checkpointed / 1e6:10.1f} MB"
@@ -148,10 +167,18 @@ def sizes() -> None:
 
 
 def milliseconds(config: UNetConfig, text_length: int, batch: int, device: torch.device) -> float:
-    """Of a forward and a backward pass, an image: the fastest of a few, after one that warms up."""
-    net = UNet(config).to(
-        device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format
-    )
+    """Measure a forward and a backward pass.
+
+    Args:
+        config: The network.
+        text_length: Tokens of the prompts.
+        batch: Images at once.
+        device: Where to run.
+
+    Returns:
+        Milliseconds an image, of the fastest of a few passes after one that warms up.
+    """
+    net = UNet(config).to(device, memory_format=channels_last_on_cpu(device))
     times = []
     for _ in range(4):
         start = time.perf_counter()
@@ -166,8 +193,16 @@ def milliseconds(config: UNetConfig, text_length: int, batch: int, device: torch
     return 1000 * min(times[1:]) / batch
 
 
-def growth(preset: str, assignments: list[str], measure_on: torch.device | None = None) -> None:
-    """One thing at a time, from the base stage of a preset; measured as well, if a device is given."""
+def print_growth(
+    preset: str, assignments: list[str], measure_on: torch.device | None = None
+) -> None:
+    """Print how the cost grows if one size at a time changes, from the base stage of a preset.
+
+    Args:
+        preset: A key of PRESETS.
+        assignments: Changes of the recipe and the stage, as key=value.
+        measure_on: Where to measure the time as well (default: not measured).
+    """
     unet = override_run(TRAIN_PRESETS[preset]["base"], PRESETS[preset]["base"], assignments)[1].unet
     variants = {
         "images of (pixels)": [
@@ -195,7 +230,7 @@ def growth(preset: str, assignments: list[str], measure_on: torch.device | None 
     )
     for what, rows in variants.items():
         for value, config, length, batch in rows:
-            of = cost(config, length)
+            of = training_cost(config, length)
             took = milliseconds(config, length, batch, measure_on) if measure_on else None
             print(
                 f"{what:22} {value:>5} {of.parameters / 1e6:10.1f} M {of.flops / 1e9:16.2f} "
@@ -206,9 +241,19 @@ def growth(preset: str, assignments: list[str], measure_on: torch.device | None 
             what = ""
 
 
-def on_gpus(preset: str, gpus: int, rate: float, mfu: float, assignments: list[str]) -> None:
-    """How long a preset's recipe takes on GPUs, and what each holds. `--shard` spreads weights,
-    average, gradients and AdamW's moments over them.
+def print_gpu_estimate(
+    preset: str, gpus: int, rate: float, mfu: float, assignments: list[str]
+) -> None:
+    """Print how long a preset's recipe takes on GPUs, and what each GPU holds.
+
+    `--shard` spreads weights, average, gradients and AdamW's moments over them.
+
+    Args:
+        preset: A key of PRESETS.
+        gpus: The number of GPUs.
+        rate: The peak rate of one in FLOP/s.
+        mfu: The share of it that training reaches.
+        assignments: Changes of the recipes and the stages, as key=value.
     """
     total = 0.0
     print(
@@ -217,20 +262,23 @@ def on_gpus(preset: str, gpus: int, rate: float, mfu: float, assignments: list[s
     )
     for name, stage in PRESETS[preset].items():
         recipe, stage = override_run(TRAIN_PRESETS[preset][name], stage, assignments)
-        of = cost(stage.unet)
+        of = training_cost(stage.unet)
         at_once, again = (
-            recipe.batch_size // (gpus * recipe.accumulate),
+            recipe.batch_size // (gpus * recipe.gradient_accumulation_steps),
             recipe.gradient_checkpointing,
         )
         if not at_once:
             raise SystemExit(
-                f"a batch of {recipe.batch_size} cannot be shared out among {gpus} GPUs in "
-                f"{recipe.accumulate} parts each: fewer of both, or a larger batch_size"
+                f"a batch of {recipe.batch_size} cannot be split among {gpus} GPUs in "
+                f"{recipe.gradient_accumulation_steps} parts each: fewer of both, or a larger batch_size"
             )
         flops = of.flops * (4 / 3 if again else 1)  # the forward pass, a third of it, is done again
         work = recipe.steps * recipe.batch_size * flops
         hours = work / (gpus * rate * mfu) / 3600
-        bytes_each, spread = STATE[recipe.optimizer], gpus if recipe.optimizer == "adamw" else 1
+        bytes_each, spread = (
+            STATE_BYTES[recipe.optimizer],
+            gpus if recipe.optimizer == "adamw" else 1,
+        )
         state, kept, moving = (
             of.parameters * bytes_each / spread,
             at_once * (of.checkpointed if again else of.activations),
@@ -268,9 +316,7 @@ def on_gpus(preset: str, gpus: int, rate: float, mfu: float, assignments: list[s
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
     parser.add_argument(
         "--growth", action="store_true", help="how cost grows, from the base stage of --preset"
@@ -283,7 +329,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--gpus", type=int, metavar="N", help="the recipe of --preset on N GPUs")
     parser.add_argument(
-        "--rate", type=float, default=H100, help="of one GPU in FLOP/s (default: an H100's, 989e12)"
+        "--rate",
+        type=float,
+        default=H100_FLOPS,
+        help="of one GPU in FLOP/s (default: an H100's, 989e12)",
     )
     parser.add_argument(
         "--mfu",
@@ -295,8 +344,8 @@ def main(arguments: list[str] | None = None) -> None:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="with --growth or --gpus: changes of the recipes or, with 'stage.' before them, of the "
-        "stages: accumulate=4 gradient_checkpointing=true",
+        help="with --growth or --gpus: changes of the recipes or, with 'stage.' before them, of "
+        "the stages: gradient_accumulation_steps=4 gradient_checkpointing=true",
     )
     args = parser.parse_intermixed_args(arguments)
     if args.gpus is not None and (args.gpus < 1 or args.rate <= 0 or not 0 < args.mfu <= 1):
@@ -305,11 +354,13 @@ def main(arguments: list[str] | None = None) -> None:
             "one GPU, a rate above 0, an MFU in (0, 1]"
         )
     if args.gpus is not None:
-        on_gpus(args.preset, args.gpus, args.rate, args.mfu, args.overrides)
+        print_gpu_estimate(args.preset, args.gpus, args.rate, args.mfu, args.overrides)
     elif args.growth:
-        growth(args.preset, args.overrides, torch.device(args.device) if args.measure else None)
+        print_growth(
+            args.preset, args.overrides, torch.device(args.device) if args.measure else None
+        )
     else:
-        sizes()
+        print_sizes()
 
 
 if __name__ == "__main__":

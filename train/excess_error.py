@@ -1,24 +1,26 @@
-"""How far is a base stage from the best denoiser that there can be?
+"""How far is a base stage from the optimal denoiser?
 
-    python -m train.excess_error runs/base                       # one run, or several, or stage folders; without any: the shipped weights
-    python -m train.excess_error runs/a runs/b --n 24 --out regret.png
+    python -m train.excess_error                                  # the shipped weights
+    python -m train.excess_error runs/base                        # a run, or several, or stages
+    python -m train.excess_error runs/a runs/b --n 24 --out excess_error.png
 
-For captions of two things the best answer E[x_0 | x_t, caption] can be computed
-(`imagen_mini.best`). Prints the mean squared error of x_0_hat by log-SNR, of the best and of each
-network, on the same scenes and noise. A network's error less the best is its regret: all that
-training can still win, and where. The error itself is mostly noise that nobody can know.
+For captions of two objects the optimal answer E[x_0 | x_t, caption] can be computed
+(`imagen_mini.evaluation.optimal_denoiser`). Prints the mean squared error of x_0_hat by log-SNR, of
+the optimal denoiser and of each network, on the same scenes and noise. The excess error of a
+network is its error less the optimal one: all that training can still win, and where. Most of the
+error itself is noise that no denoiser can know.
 
-Then, how much one place knows of the other: of two things one is shown half way to the other, so
-that nothing at its place says which of them it is, and x_0_hat there is compared for the two things
+Then, how much one place knows of the other. Of two objects, one is rendered half way to the other,
+so that nothing at its place says which of them it is. x_0_hat there is compared for the two objects
 that the second place may show. 0: it does not matter what the second place shows; 1: the first one
 shows the other.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +30,7 @@ from tqdm.auto import tqdm
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
+from imagen_mini.evaluation.denoising_errors import denoising_errors, stage_denoiser
 from imagen_mini.evaluation.optimal_denoiser import OptimalDenoiser
 from imagen_mini.scenes.captions import RELATION_PROB, parse_caption
 from imagen_mini.scenes.render import render
@@ -40,6 +43,7 @@ from imagen_mini.scenes.scene import (
 )
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.utils.rng import randn
+from imagen_mini.utils.scripts import run_or_stage_folder, script_parser
 from imagen_mini.viz.style import STYLES, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
 
@@ -47,7 +51,7 @@ LOG_SNRS = (-8, -6, -5, -4, -3, -2, -1, 0)
 
 
 def scenes_and_captions(n: int) -> list[tuple]:
-    """`n` unseen scenes of two different things, each with a caption that says shapes, colours and
+    """`n` unseen scenes of two different objects, each with a caption that says shapes, colours and
     background; as often as such a caption is written.
     """
     out, index = [], 0
@@ -74,62 +78,59 @@ def scenes_and_captions(n: int) -> list[tuple]:
 def errors(
     stages: dict[str, DiffusionStage], encoder: TextEncoder, n: int
 ) -> dict[str, list[float]]:
-    """Mean squared errors by LOG_SNRS: of the best denoiser, under "best", and of each stage."""
-    totals = {name: [0.0] * len(LOG_SNRS) for name in ("best", *stages)}
+    """Mean squared errors by LOG_SNRS, of the optimal denoiser ("optimal") and of each stage."""
+    totals = {name: [0.0] * len(LOG_SNRS) for name in ("optimal", *stages)}
     for i, (scene, caption) in enumerate(tqdm(scenes_and_captions(n), desc="scenes")):
-        best, x_0, text = (
-            OptimalDenoiser(parse_caption(caption)),
-            render([scene], 64),
-            encoder([caption]),
-        )
-        for at, level in enumerate(LOG_SNRS):
-            log_snr = torch.tensor([float(level)])
-            x_t = q_sample(x_0, randn([i], (3, 64, 64), "regret", level), log_snr)
-            answers = {"best": best(x_t, level)} | {
-                name: to_x_0(stage.net(x_t, log_snr, text), stage.config.prediction, x_t, log_snr)
-                for name, stage in stages.items()
-            }
-            for name, x_0_hat in answers.items():
-                totals[name][at] += (x_0_hat - x_0).square().mean().item() / n
+        optimal, text = OptimalDenoiser(parse_caption(caption)), encoder([caption])
+        denoisers = {"optimal": partial(_at_one_level, optimal)} | {
+            name: stage_denoiser(stage, text) for name, stage in stages.items()
+        }
+        noise = partial(_noise_of, i)
+        for name, found in denoising_errors(denoisers, render(scene, 64), LOG_SNRS, noise).items():
+            for at, error in enumerate(found[:, 0].tolist()):
+                totals[name][at] += error / n
     return totals
+
+
+def _at_one_level(optimal: OptimalDenoiser, x_t: Tensor, log_snr: Tensor) -> Tensor:
+    """The optimal denoiser with a log-SNR [b] that is the same for the whole batch."""
+    return optimal(x_t, log_snr[0].item())
+
+
+def _with_looks(scene: Scene, first: SceneObject, second: SceneObject) -> Tensor:
+    """The scene with the look of `first` at its first place, and of `second` at its second."""
+    objects = (
+        replace(at, shape=look.shape, color=look.color)
+        for at, look in zip(scene.objects, (first, second))
+    )
+    return render([Scene(tuple(objects), scene.background)], 64)
+
+
+def _noise_of(i: int, log_snr: float) -> Tensor:
+    """The noise of scene i at a level; "regret", the script's former name, is part of the seed."""
+    return randn([i], (3, 64, 64), "regret", log_snr)
 
 
 @torch.no_grad()
 def exclusion(
     stages: dict[str, DiffusionStage], encoder: TextEncoder, n: int
 ) -> dict[str, list[float]]:
-    """How much x_0_hat at a place that could be either thing follows from the other place, by
-    LOG_SNRS: of the best denoiser, under "best", and of each stage.
+    """How much x_0_hat at a place that could be either object follows from the other place, by
+    LOG_SNRS: of the optimal denoiser, under "optimal", and of each stage.
     """
-    totals = {name: [0.0] * len(LOG_SNRS) for name in ("best", *stages)}
+    totals = {name: [0.0] * len(LOG_SNRS) for name in ("optimal", *stages)}
     for i, (scene, caption) in enumerate(tqdm(scenes_and_captions(n), desc="scenes")):
         a, b = scene.objects
-
-        def generated(here: SceneObject, there: SceneObject) -> Tensor:
-            """With the looks of one thing in the place of the first, and of one in the place of the
-            second.
-            """
-            return render(
-                [
-                    Scene(
-                        tuple(
-                            replace(at, shape=looks.shape, color=looks.color)
-                            for at, looks in ((a, here), (b, there))
-                        ),
-                        scene.background,
-                    )
-                ],
-                64,
-            )
-
-        undecided = torch.cat([(generated(a, there) + generated(b, there)) / 2 for there in (a, b)])
-        # from the one thing to the other, in the first place
-        between = generated(b, b) - generated(a, b)
-        best, text = OptimalDenoiser(parse_caption(caption)), encoder([caption, caption])
+        rendered = partial(_with_looks, scene)
+        # 1. The two undecided images: at the first place half of each object, at the second either.
+        undecided = torch.cat([(rendered(a, there) + rendered(b, there)) / 2 for there in (a, b)])
+        # 2. The way from the one object to the other, at the first place.
+        between = rendered(b, b) - rendered(a, b)
+        optimal, text = OptimalDenoiser(parse_caption(caption)), encoder([caption, caption])
         for at, level in enumerate(LOG_SNRS):
             log_snr = torch.full((2,), float(level))
             x_t = q_sample(undecided, randn([i, i], (3, 64, 64), "exclusion", level), log_snr)
-            answers = {"best": best(x_t, level)} | {
+            answers = {"optimal": optimal(x_t, level)} | {
                 name: to_x_0(stage.net(x_t, log_snr, text), stage.config.prediction, x_t, log_snr)
                 for name, stage in stages.items()
             }
@@ -141,9 +142,7 @@ def exclusion(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "stages",
         type=Path,
@@ -158,12 +157,12 @@ def main(arguments: list[str] | None = None) -> None:
         help="the one that they were trained with",
     )
     parser.add_argument("--n", type=int, default=24, help="scenes (default: 24)")
-    parser.add_argument("--out", type=Path, help="a figure of the regret by log-SNR")
+    parser.add_argument("--out", type=Path, help="a figure of the excess error by log-SNR")
     args = parser.parse_args(arguments)
     if args.n < 1:
         parser.error(f"--n {args.n}: expected at least 1")
     stages = {
-        str(path): load_stage(path / "stage" if (path / "stage").is_dir() else path).eval()
+        str(path): load_stage(run_or_stage_folder(path)).eval()
         for path in args.stages or [WEIGHTS / "base"]
     }
     for path, stage in stages.items():
@@ -173,29 +172,29 @@ def main(arguments: list[str] | None = None) -> None:
                 "expected a base stage of 64 px"
             )
     encoder = TextEncoder.from_pretrained(args.text_encoder)
-    found, told = errors(stages, encoder, args.n), exclusion(stages, encoder, args.n)
+    found, exclusions = errors(stages, encoder, args.n), exclusion(stages, encoder, args.n)
     width = max(map(len, found))
     for title, table, digits in (
         ("mean squared error of x_0_hat", found, 4),
-        ("how much one place knows of the other", told, 2),
+        ("how much one place knows of the other", exclusions, 2),
     ):
         print(title)
         print(f"{'log-SNR':{width}}", *(f"{level:8}" for level in LOG_SNRS))
         for name, row in table.items():
             print(f"{name:{width}}", *(f"{number:8.{digits}f}" for number in row))
     if args.out:
-        sheet, (panel,) = subplots(
-            ["error of x_0_hat, less the best"], "log-SNR   (left: more noise)"
+        fig, (ax,) = subplots(
+            ["error of x_0_hat, less the optimal one"], "log-SNR   (left: more noise)"
         )
         for name, style in zip(stages, STYLES):
-            panel.plot(
+            ax.plot(
                 LOG_SNRS,
-                [error - best for error, best in zip(found[name], found["best"])],
+                [error - least for error, least in zip(found[name], found["optimal"])],
                 **style,
                 label="/".join(Path(name).parts[-2:]),
             )
-        panel.set_ylim(bottom=0)
-        save_figure(sheet, args.out)
+        ax.set_ylim(bottom=0)
+        save_figure(fig, args.out)
         print(args.out)
 
 

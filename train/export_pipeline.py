@@ -1,11 +1,11 @@
-"""Put trained stages and a text encoder together as a pipeline folder.
+r"""Write trained stages and a text encoder as a pipeline folder.
 
-python -m train.export_pipeline --base runs/base --sr runs/sr_256 --text-encoder runs/text_encoder --out my_pipeline
+    python -m train.export_pipeline --base runs/base --sr runs/sr_256 \
+        --text-encoder runs/text_encoder --out my_pipeline
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -15,13 +15,12 @@ from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.utils.configuration import override
+from imagen_mini.utils.scripts import run_or_stage_folder, script_parser
 from imagen_mini.weights import WEIGHTS
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--base", type=Path, required=True, help="run folder of the base stage, or a stage folder"
     )
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     half.add_argument(
         "--bf16",
         action="store_true",
-        help="store them in bfloat16: rounded to 2 digits, and a fifth of it can be packed away",
+        help="store them in bfloat16: rounded to 2 digits, and compressed by a fifth more",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the pipeline")
     parser.add_argument(
@@ -53,11 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="change how a stage is sampled by default: base.num_inference_steps=20",
     )
     args = parser.parse_intermixed_args(arguments)
-    folders = [
-        path / "stage" if (path / "stage").is_dir() else path
-        for path in (args.base, args.sr)
-        if path is not None
-    ]
+    folders = [run_or_stage_folder(path) for path in (args.base, args.sr) if path is not None]
     stages = [load_stage(folder) for folder in folders]
     for stage in stages:
         prefix = stage.config.name + "."
@@ -79,10 +74,10 @@ def main(arguments: list[str] | None = None) -> None:
         pipe.stages.to(torch.float16 if args.half else torch.bfloat16)
     pipe.save_pretrained(args.out, training)
     for name, how in training.items():
-        for leg in how["legs"]:
+        for phase in how["legs"]:
             print(
-                f"{name}: {leg['steps']} steps of {leg['train']['batch_size']} in "
-                f"{leg['seconds']} s on {leg['device']}"
+                f"{name}: {phase['steps']} steps of {phase['train']['batch_size']} in "
+                f"{phase['seconds']} s on {phase['device']}"
             )
     print(args.out)
 

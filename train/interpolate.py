@@ -1,15 +1,15 @@
-"""Go part of the way from one stage's weights to another's, which were trained on from them.
+"""Interpolate between the weights of a stage and those that it was trained to.
 
     python -m train.interpolate before runs/sr_256 --share 0.5 --out runs/halfway
 
-A network that has seen more of the training set can draw what is never in it less well. Part of the
-way back, what was won may be kept and what was lost be there again: measured in train/VARIANTS.md.
-Source: WiSE-FT (Wortsman et al., 2022).
+A network that has seen more of the training set can be worse at what is never in it. Part of the
+way back, what was gained may be kept and what was lost regained: measured in train/LOG.md.
+
+Reference: WiSE-FT (Wortsman et al., 2022, arXiv 2109.01903).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -18,11 +18,20 @@ import torch
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.training.checkpoint import atomic_directory
+from imagen_mini.utils.scripts import run_or_stage_folder, script_parser
 
 
 def interpolate(before: DiffusionStage, after: DiffusionStage, share: float) -> DiffusionStage:
-    """A stage whose weights are (1 - share) of `before` and `share` of `after`. ValueError for
-    stages of different form or a share outside [0, 1].
+    """Return a stage whose weights are (1 - share) of `before` and `share` of `after`.
+
+    Args:
+        before: A stage.
+        after: A stage trained on from it.
+        share: In [0, 1].
+
+    Raises:
+        ValueError: If the stages differ in their networks or text encoders, or the share is outside
+            [0, 1].
     """
     if not 0 <= share <= 1:
         raise ValueError(
@@ -33,8 +42,8 @@ def interpolate(before: DiffusionStage, after: DiffusionStage, share: float) -> 
         or before.config.text_encoder != after.config.text_encoder
     ):
         raise ValueError(
-            "the stages differ in their networks or text encoders; only a stage and what it "
-            "was trained on to lie on one way"
+            "the stages differ in their networks or text encoders; only a stage and what "
+            "it was trained to can be interpolated"
         )
     mixed, first, second = (
         DiffusionStage(after.config),
@@ -48,9 +57,7 @@ def interpolate(before: DiffusionStage, after: DiffusionStage, share: float) -> 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("before", type=Path, help="run folder or stage folder")
     parser.add_argument(
         "after", type=Path, help="run folder or stage folder, trained on from the first"
@@ -59,30 +66,28 @@ def main(arguments: list[str] | None = None) -> None:
         "--share",
         type=float,
         default=0.5,
-        help="how far to go: 0 is the first, 1 the second (default: 0.5)",
+        help="of the second: 0 is the first stage, 1 the second (default: 0.5)",
     )
     parser.add_argument("--out", type=Path, required=True, help="stage folder to write")
     args = parser.parse_args(arguments)
-    folders = [
-        path / "stage" if (path / "stage").is_dir() else path for path in (args.before, args.after)
-    ]
+    folders = [run_or_stage_folder(path) for path in (args.before, args.after)]
     try:
         mixed = interpolate(*(load_stage(folder) for folder in folders), args.share)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    legs_before, legs = (
+    phases_before, phases = (
         json.loads((folder / "config.json").read_text())["training"].get("legs", [])
         for folder in folders
     )
-    if legs[: len(legs_before)] != legs_before or len(legs) == len(legs_before):
+    if phases[: len(phases_before)] != phases_before or len(phases) == len(phases_before):
         raise SystemExit(
-            f"{args.after} was not trained on from {args.before}: its history of {len(legs)} "
-            f"legs does not go on that one's of {len(legs_before)}"
+            f"{args.after} was not trained on from {args.before}: its history of {len(phases)} "
+            f"training phases does not continue that one's of {len(phases_before)}"
         )
-    legs[-1] |= {"interpolated": {"share": args.share, "from_leg": len(legs_before)}}
+    phases[-1] |= {"interpolated": {"share": args.share, "from_leg": len(phases_before)}}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_directory(args.out) as aside:
-        save_stage(mixed, aside, {"legs": legs})
+    with atomic_directory(args.out) as temporary:
+        save_stage(mixed, temporary, {"legs": phases})
     print(f"{args.out}: {args.share:g} of {args.after}, {1 - args.share:g} of {args.before}")
 
 

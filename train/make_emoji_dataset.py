@@ -9,7 +9,6 @@ Debian and Ubuntu have such a font in the package fonts-noto-color-emoji.
 
 from __future__ import annotations
 
-import argparse
 import io
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from imagen_mini.data.metadata import write_folder
+from imagen_mini.utils.scripts import script_parser
 
 SIZES = (109, 160, 136, 128)  # colour fonts hold bitmaps, of one size: Noto's 109, Apple's 160
 
@@ -102,9 +102,7 @@ def emoji_images(font_file: Path) -> Iterator[tuple[str, bytes, str]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the new folder")
     parser.add_argument(
         "--font", type=Path, help="a colour-emoji font (default: the first of the system)"

@@ -9,11 +9,11 @@ No number of a table is typed. The hand-written parts of the card stay as they a
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 from pathlib import Path
 
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.weights import WEIGHTS
 
 BEGIN, END = "<!-- score: written by python -m train.model_card -->", "<!-- end of score -->"
@@ -253,9 +253,7 @@ of light or depth. In these categories of the benchmark it is correct less than 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--pipeline",
         type=Path,

@@ -10,7 +10,6 @@ to the network, the loss, the optimizer or the sampler. Exits with 1 if it fails
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini.cascade.config import StageConfig
+from imagen_mini.cascade.sampling import sample_from_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.base import Batch
-from imagen_mini.diffusion.samplers import sample
 from imagen_mini.evaluation.metrics import psnr
 from imagen_mini.evaluation.scoring import verdict_text
 from imagen_mini.models.unet import UNetConfig
@@ -36,6 +35,7 @@ from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.utils.rng import generator, randn
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 
@@ -64,7 +64,7 @@ class Outcome:
 
     @property
     def learned(self) -> bool:
-        return self.psnr >= LEARNT and self.verdict == "right"
+        return self.psnr >= LEARNT and self.verdict == "correct"
 
 
 class Few:
@@ -73,8 +73,8 @@ class Few:
     def __init__(self, captions: list[str], images: Tensor, shuffle_captions: bool):
         self.captions, self.images, self.shuffle_captions = captions, images, shuffle_captions
 
-    def batch(self, numbers: Sequence[int], *_) -> Batch:
-        of = [divmod(number, len(self.captions)) for number in numbers]
+    def batch(self, indices: Sequence[int], *_) -> Batch:
+        of = [divmod(number, len(self.captions)) for number in indices]
         said = [
             torch.randperm(len(self.captions), generator=generator(turn, "shuffle"))[i]
             if self.shuffle_captions
@@ -127,14 +127,12 @@ def overfit(
     stage.net.load_state_dict(ema.weights)
     stage.eval()
     x_T = randn(range(IMAGES), targets.shape[1:], "overfit", device=device)
-    *_, last = sample(stage.denoiser(encoder(texts)), x_T, stage.times(), stage.log_snr_of)
-    return judge_samples(captions, targets.cpu(), last.x_0_hat.clamp(-1, 1).float().cpu())
+    samples = sample_from_stage(stage, encoder(texts), range(IMAGES), x_T=x_T)
+    return judge_samples(captions, targets.cpu(), samples.float().cpu())
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--steps", type=int, default=150, help="of 16 images, two of each (default: 150)"
     )
@@ -165,11 +163,11 @@ def main(arguments: list[str] | None = None) -> None:
         batch_size=2 * IMAGES,
         optimizer=args.optimizer,
         learning_rate=args.learning_rate,
-        rate_schedule="cosine",
+        lr_schedule="cosine",
         warmup=20,
         ema_half_life=20,
-        drop_text=0.0,
-        drop_pooled=0.0,
+        cond_drop_prob=0.0,
+        pooled_drop_prob=0.0,
     )
     outcomes = overfit(
         TextEncoder.from_pretrained(args.text_encoder).to(args.device),
@@ -186,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
         labels,
         columns=IMAGES,
         cell=128,
-        frames=frames,
+        borders=frames,
     ).save(args.out)
     learned = sum(o.learned for o in outcomes)
     print(

@@ -5,16 +5,15 @@ processor can do.
     python -m train.profile_step --stage sr_256 --batch 16
     python -m train.profile_step stage.unet.channels=[64,128,192]
 
-Every part of the network runs alone, forward and backward, on the inputs that it has in a real
-step; beside them what a step does besides: images, noise, text, optimizers, average. Parts and a
-large bf16 matrix product take turns, and the fastest turn of each counts. FLOPs are torch's own
-count. What the parts do not explain of a whole step is shown as "the rest": the loss,
-concatenations, glue, and what parts do to each other's caches.
+Every part of the network runs by itself, forward and backward, on the inputs that it has in a real
+step. Beside them stands what else a step does: images, noise, text, optimizers, average. Parts and
+a large bf16 matrix product take turns, and the fastest turn of each counts. FLOPs are torch's
+count. What the parts do not explain of a full step is shown as "the rest": the loss,
+concatenations, and what parts do to each other's caches.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -41,12 +40,14 @@ from imagen_mini.training.batches import draw_noise, draw_step_variables
 from imagen_mini.training.config import TRAIN_PRESETS, TrainConfig, override_run
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
+from imagen_mini.utils.devices import device_name
 from imagen_mini.utils.precision import compute_dtype
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.weights import WEIGHTS
 from train.baselines import build_for_training
 from train.benchmark_throughput import MatrixProduct
 
-KINDS = {
+PART_NAMES = {
     ResBlock: "residual blocks",
     Attention: "attention",
     Downsample: "halving the grid",
@@ -59,7 +60,14 @@ KINDS = {
 
 @dataclass
 class Part:
-    """Something a step does, and how long it takes."""
+    """A part of a step.
+
+    Attributes:
+        name: Its name in the report; parts of one name are added up.
+        run: Runs it once.
+        flops: FLOPs of one run.
+        times: Seconds of each run.
+    """
 
     name: str
     run: Callable[[], None]
@@ -67,7 +75,7 @@ class Part:
     times: list[float] = field(default_factory=list)
 
 
-def parts_of(
+def parts_of_step(
     stage,
     encoder: TextEncoder,
     config: TrainConfig,
@@ -75,9 +83,18 @@ def parts_of(
     ema: EMA,
     device: torch.device,
 ) -> list[Part]:
-    """Every part of a step, the network's with the inputs that it has in one."""
+    """Return every part of a step; those of the network with the inputs that they have in one.
+
+    Args:
+        stage: The stage.
+        encoder: The text encoder.
+        config: The training.
+        optimizers: The stage's optimizers by name.
+        ema: The average of the weights.
+        device: Where to run.
+    """
     net, unet, numbers = stage.net, stage.config.unet, range(config.batch_size)
-    data = SceneDataset(config.seed, config.counts)
+    data = SceneDataset(config.seed, config.object_count_weights)
     batch = data.batch(numbers, unet.image_size, unet.low_res_size, device)
     random = {
         k: v.to(device)
@@ -112,7 +129,7 @@ def parts_of(
     for hook in hooks:
         hook.remove()
     parts = [
-        Part("pictures", lambda: data.batch(numbers, unet.image_size, unet.low_res_size, device)),
+        Part("images", lambda: data.batch(numbers, unet.image_size, unet.low_res_size, device)),
         Part("noise", lambda: draw_noise(config, stage, numbers, batch)),
         Part("text encoder", lambda: encoder(batch.captions)),
         *(Part(f"optimizer, {name}", optimizer.step) for name, optimizer in optimizers.items()),
@@ -127,14 +144,16 @@ def parts_of(
 
 
 def _name(key: str, module: nn.Module) -> str | None:
+    """Return the name of a module in the report; None if it is not shown."""
     if key in ("stem", "out"):
         return {"stem": "first convolution", "out": "last convolution"}[key]
     if isinstance(module, Attention):
         return f"{module.site.kind} attention"
-    return KINDS.get(type(module))
+    return PART_NAMES.get(type(module))
 
 
 def _at(name: str, inputs: tuple) -> str:
+    """Return the name with the side of the grid that the module works on."""
     x = inputs[0]
     return (
         f"{name}, {x.shape[-1]} x {x.shape[-1]}" if isinstance(x, Tensor) and x.ndim == 4 else name
@@ -144,6 +163,7 @@ def _at(name: str, inputs: tuple) -> str:
 def _forward_and_backward(
     module: nn.Module, inputs: tuple, mixed: torch.autocast
 ) -> Callable[[], None]:
+    """Return a function that runs a module forward and backward on these inputs."""
     needs = [
         x.detach().requires_grad_(x.is_floating_point() and x.requires_grad)
         if isinstance(x, Tensor)
@@ -162,6 +182,7 @@ def _forward_and_backward(
 
 
 def timed(run: Callable[[], None], device: torch.device) -> float:
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     run()
     if device.type == "cuda":
@@ -170,9 +191,7 @@ def timed(run: Callable[[], None], device: torch.device) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
     parser.add_argument("--stage", default="base")
     parser.add_argument("--batch", type=int, default=32)
@@ -199,32 +218,33 @@ def main(arguments: list[str] | None = None) -> None:
     ema = EMA(stage.net, config.ema_half_life)
     steps = train(stage, encoder, config, optimizers, ema)
     next(steps)  # the first step allocates and picks kernels
-    parts, pace, whole = (
-        parts_of(stage, encoder, config, optimizers, ema, device),
-        MatrixProduct(device),
-        [],
-    )
+    parts = parts_of_step(stage, encoder, config, optimizers, ema, device)
+    product, whole = MatrixProduct(device), []
     for _ in tqdm(range(args.rounds), desc="rounds"):
-        pace.time(2)
+        product.time(2)
         whole.append(timed(lambda: next(steps), device))
         for part in parts:
             part.times.append(timed(part.run, device))
-    report(parts, median(whole), max(pace.rates), device)
+    print_report(parts, median(whole), max(product.rates), device)
 
 
-def report(parts: list[Part], whole: float, rate: float, device: torch.device) -> None:
+def print_report(parts: list[Part], whole: float, rate: float, device: torch.device) -> None:
+    """Print a row for each part.
+
+    Args:
+        parts: The parts, timed.
+        whole: Seconds of a full step.
+        rate: FLOP/s of the matrix product.
+        device: Where it ran.
+    """
     rows: dict[str, list[float]] = {}
     for part in parts:
         row = rows.setdefault(part.name, [0, 0.0, 0.0])
         for i, value in enumerate((1, min(part.times), part.flops)):
             row[i] += value
     rows["the rest"] = [1, whole - sum(row[1] for row in rows.values()), 0.0]
-    rows["a whole step"] = [1, whole, sum(part.flops for part in parts)]
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
+    rows["a full step"] = [1, whole, sum(part.flops for part in parts)]
+    name = device_name(device)
     print(
         f"{name}: a bf16 matrix product runs at {rate / 1e9:,.0f} GFLOP/s; 'of it': the share "
         "that a part reaches\n"
@@ -232,12 +252,14 @@ def report(parts: list[Part], whole: float, rate: float, device: torch.device) -
     print(f"{'part':<34}{'calls':>6}{'ms':>9}{'share':>7}{'GFLOP':>9}{'of it':>7}")
     order = sorted(
         rows.items(),
-        key=lambda item: (item[0] == "a whole step", item[0] == "the rest", -item[1][1]),
+        key=lambda item: (item[0] == "a full step", item[0] == "the rest", -item[1][1]),
     )
     for part, (calls, seconds, flops) in order:
+        gflop = f"{flops / 1e9:.2f}" if flops else "-"
+        reached = f"{flops / seconds / rate:.0%}" if flops else "-"
         print(
-            f"{part:<34}{calls:>6}{1000 * seconds:>9.1f}{seconds / whole:>7.0%}{flops / 1e9 or '-':>9{'.2f' if flops else ''}}"
-            f"{flops / seconds / rate if flops else '-':>7{'.0%' if flops else ''}}"
+            f"{part:<34}{calls:>6}{1000 * seconds:>9.1f}{seconds / whole:>7.0%}"
+            f"{gflop:>9}{reached:>7}"
         )
 
 

@@ -46,6 +46,7 @@ from imagen_mini.training.diagnostics import (
 )
 from imagen_mini.training.loop import NOISE_BINS
 from imagen_mini.utils.configuration import from_dict
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
 from train.log import read_log
@@ -57,9 +58,7 @@ CHANNELS = ("red", "green", "blue")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument(
         "--data", type=Path, help="the folder of images it is trained on (default: as the run says)"
@@ -148,7 +147,7 @@ def open_data(
 ) -> tuple[Dataset, range]:
     """What to look at: scenes that no training sees, or the first images of a folder."""
     if path is None:
-        return SceneDataset(HELD_OUT_SEED, config.counts), range(n)
+        return SceneDataset(HELD_OUT_SEED, config.object_count_weights), range(n)
     sizes = [size for size in (stage.unet.image_size, stage.unet.low_res_size) if size is not None]
     return ImageFolderDataset(path, sizes, config.seed, skip_broken=True), range(n)
 
@@ -197,10 +196,10 @@ def page(heading: str, notes: list[str], findings: list[Diagnostic]) -> str:
     order = {"bad": 0, "look": 1, "fine": 2}
     lines = [heading, *notes, ""]
     lines += [
-        f"{f.verdict.upper() if f.verdict != 'fine' else f.verdict:<5} {f.about:<15} {f.words}"
-        for f in sorted(findings, key=lambda f: order[f.verdict])
+        f"{f.status.upper() if f.status != 'fine' else f.status:<5} {f.name:<15} {f.message}"
+        for f in sorted(findings, key=lambda f: order[f.status])
     ]
-    worst = min((f.verdict for f in findings), key=order.__getitem__)
+    worst = min((f.status for f in findings), key=order.__getitem__)
     lines += [
         "",
         {

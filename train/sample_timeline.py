@@ -1,15 +1,14 @@
-"""What a run looked like as it went on: the same captions and seeds, drawn by the same stage at
+"""Images of a run as it went on: the same captions and seeds, sampled by the same stage at
 different steps.
 
-    python -m train.sample_timeline runs/base/stage_at_500 runs/base/stage_at_2000 --out training.png
+    python -m train.sample_timeline runs/base/stage_at_500 runs/base/stage_at_2000
 
-Each argument is a stage folder (a copy of RUN/stage made while training). One row a folder, with
+Each argument is a stage folder (a copy of RUN/stage made while training). Each has one row, with
 its steps and minutes.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -18,14 +17,13 @@ from tqdm.auto import tqdm
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.evaluation.preview import preview
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "stages", nargs="+", type=Path, help="stage folders, of the same run at different steps"
     )
@@ -33,24 +31,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--n", type=int, default=2, help="captions per category, of four (default: 2)"
     )
-    parser.add_argument("--out", type=Path, default=Path("training.png"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/training.png"))
     args = parser.parse_args(arguments)
     encoder = TextEncoder.from_pretrained(args.text_encoder)
     rows = []
     for folder in args.stages:
-        legs = json.loads((folder / "config.json").read_text())["training"]["legs"]
-        rows.append(
-            (sum(leg["steps"] for leg in legs), sum(leg["seconds"] for leg in legs), folder)
-        )
-    images, labels, frames = [], [], []
+        phases = json.loads((folder / "config.json").read_text())["training"]["legs"]
+        steps, seconds = (sum(phase[key] for phase in phases) for key in ("steps", "seconds"))
+        rows.append((steps, seconds, folder))
+    images, labels, verdicts = [], [], []
     for steps, seconds, folder in tqdm(sorted(rows), desc="stages"):
         results = preview(load_stage(folder), encoder, args.n)
         images += [r.image for r in results]
         labels += [f"step {steps:,}, {seconds / 60:.0f} min: {r.caption.text}" for r in results]
-        frames += [r.right for r in results]
-    image_grid(images, labels, columns=len(images) // len(rows), cell=128, frames=frames).save(
-        args.out
-    )
+        verdicts += [r.correct for r in results]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    columns = len(images) // len(rows)
+    image_grid(images, labels, columns, cell=128, borders=verdicts).save(args.out)
     print(args.out)
 
 

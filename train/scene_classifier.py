@@ -1,17 +1,16 @@
-"""Train the features by which sets of images are compared: a small classifier that tells what is in
-a scene.
+"""Train the features by which sets of images are compared: a small classifier of what a scene
+contains.
 
     python -m train.scene_classifier --size 64
     python -m train.scene_classifier --size 256
 
-Images are rendered as they are needed, of scenes of every kind, held-out ones too; a little noise
-is added, so that what a generator leaves behind does not throw the classifier. Prints how often
-each kind of fact is told rightly on scenes that were not trained on.
+Images are rendered on the fly, of scenes of every kind, held-out ones too. A little noise is added,
+so that artifacts of a generator do not disturb the classifier. The script prints the accuracy for
+each kind of label, on scenes that were not trained on.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from pathlib import Path
@@ -39,6 +38,7 @@ from imagen_mini.scenes.scene import (
     random_scene,
 )
 from imagen_mini.utils.rng import generator
+from imagen_mini.utils.scripts import script_parser
 
 KINDS = {
     "count": MAX_OBJECTS,
@@ -50,10 +50,11 @@ KINDS = {
     "pairs": len(COLORS) * len(SHAPES),
     "places": CELLS**2,
 }
-NOISE = 0.05  # the largest deviation
+NOISE = 0.05  # the largest standard deviation
 
 
 def any_scene(rng: random.Random) -> Scene:
+    """Sample a scene of 1 to 5 objects, held-out combinations included."""
     return random_scene(
         rng, count=rng.choices((1, 2, 3, 4, 5), (25, 35, 17, 13, 10))[0], exclude_held_out=False
     )
@@ -62,7 +63,7 @@ def any_scene(rng: random.Random) -> Scene:
 def batch_of(
     size: int, purpose: str, step: int, n: int, device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images with their noise, and their facts: functions of purpose and step."""
+    """Return noisy images [n, 3, size, size] and their labels, a function of purpose and step."""
     rng = random.Random(f"features/{purpose}/{step}")
     scenes = [any_scene(rng) for _ in range(n)]
     g = generator(step, "features", purpose)
@@ -77,7 +78,7 @@ def batch_of(
 
 @torch.no_grad()
 def accuracy(net: SceneClassifier, n: int, device) -> dict[str, float]:
-    """The share of images of which all facts of a kind are told rightly."""
+    """Return the share of images of which all labels of a kind are correct."""
     images, truth = batch_of(net.size, "test", 0, n, device)
     told = torch.cat([net(part) for part in images.split(128)]) > 0
     parts = zip(
@@ -90,9 +91,7 @@ def accuracy(net: SceneClassifier, n: int, device) -> dict[str, float]:
 
 @torch.no_grad()
 def standardize(net: SceneClassifier, n: int, device) -> None:
-    """Give each feature mean 0 and variance 1 over true images, and leave what is told of an image
-    as it was.
-    """
+    """Give each feature mean 0 and variance 1 over true images, without changing the logits."""
     images, _ = batch_of(net.size, "standardize", 0, n, device)
     found = torch.cat([net.features(part) for part in images.split(128)])
     mean, deviation = found.mean(0), found.std(0)
@@ -103,9 +102,7 @@ def standardize(net: SceneClassifier, n: int, device) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--size", type=int, choices=(64, 256), default=64)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)
@@ -138,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{args.batch}, {time.monotonic() - start:.0f} s"
     )
     print(
-        "told rightly: "
+        "accuracy: "
         + ", ".join(
             f"{kind} {share:.1%}" for kind, share in accuracy(net, 512, args.device).items()
         )

@@ -1,11 +1,12 @@
-"""Pre-train the embedded text encoder: a T5 of about one million parameters, by span corruption on
+"""Pre-train the shipped text encoder: a T5 of about one million parameters, by span corruption on
 text of the built-in world.
 
     python -m train.text_encoder --out runs/text_encoder
 
-Text only, as in Imagen: the encoder never sees an image. Source: T5 (Raffel et al., 2020), Section
-3.1.4: spans of the input are replaced by sentinels, and the decoder writes what they hid. Only the
-encoder is kept.
+Text only, as in Imagen: the encoder never sees an image. Spans of the input are replaced by
+sentinels, and the decoder writes what they hid. Only the encoder is kept.
+
+Reference: T5 (Raffel et al., 2020), arXiv 1910.10683, Section 3.1.4.
 """
 
 from __future__ import annotations
@@ -27,19 +28,24 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from imagen_mini.evaluation.linear_probe import linear_probe
 from imagen_mini.scenes.corpus import sample_corpus_line
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.optimizers import Muon
-from imagen_mini.viz.text_encoder import linear_probe
 
 SENTINELS = 16
 TRAINING_HISTORY = "training.json"  # beside the encoder: how it was trained, run by run
 
 
 def train_tokenizer(vocab_size: int = 768, lines: int = 20_000) -> PreTrainedTokenizerFast:
-    """A BPE tokenizer that never meets an unknown character: what it has no piece for falls apart
-    into bytes.
+    """Train a BPE tokenizer without unknown characters: what it has no piece for is split into
+    bytes.
+
+    Args:
+        vocab_size: pieces, the 256 bytes and the special tokens included.
+        lines: how many lines of the corpus to train on.
     """
+    # 1. Pieces, from text of the built-in world.
     special = ["<pad>", "</s>", "<unk>"] + [f"<extra_id_{i}>" for i in range(SENTINELS)]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -58,6 +64,7 @@ def train_tokenizer(vocab_size: int = 768, lines: int = 20_000) -> PreTrainedTok
         ),
     )
 
+    # 2. One more piece for each byte.
     state = json.loads(tokenizer.to_str())["model"]
     vocab = state["vocab"] | {f"<0x{byte:02X}>": len(state["vocab"]) + byte for byte in range(256)}
     tokenizer.model = models.BPE(
@@ -66,6 +73,7 @@ def train_tokenizer(vocab_size: int = 768, lines: int = 20_000) -> PreTrainedTok
         unk_token="<unk>",
         byte_fallback=True,
     )
+    # 3. Every text ends with the end token.
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 1)]
     )
@@ -86,8 +94,18 @@ def corrupt(
     rate: float = 0.25,
     mean_span: float = 2.0,
 ) -> tuple[list[int], list[int]]:
-    """Span corruption of one line: (input with sentinels, target: each sentinel followed by what it
-    hid), without end tokens.
+    """Span corruption of one line.
+
+    Args:
+        ids: its tokens, without the end token.
+        rng: decides which spans are hidden.
+        first_sentinel: the number of the first sentinel; the others follow it.
+        rate: share of tokens that are hidden, on average.
+        mean_span: tokens in a hidden span, on average.
+
+    Returns:
+        The input, with a sentinel for each hidden span, and the target, each sentinel followed by
+        what it hid; both without end tokens.
     """
     inputs, target, sentinel, i = [], [], 0, 0
     while i < len(ids):
@@ -103,6 +121,7 @@ def corrupt(
 
 
 def pad(rows: list[list[int]], value: int) -> Tensor:
+    """Rows of different lengths as one tensor [rows, longest], filled up with `value`."""
     n = max(map(len, rows))
     return torch.tensor([row + [value] * (n - len(row)) for row in rows])
 
@@ -117,6 +136,23 @@ def pretrain(
     time_limit: float,
     init: T5EncoderModel | None = None,
 ) -> tuple[T5ForConditionalGeneration, dict]:
+    """Train a T5 to fill in hidden spans.
+
+    Args:
+        tokenizer: of `train_tokenizer`.
+        config: of the model.
+        steps: at most this many.
+        batch: lines of text a step.
+        lr: highest learning rate; it falls linearly to 2 % of itself.
+        seed: of the initial weights and of the corpus.
+        time_limit: in seconds; the learning rate reaches its end with it, if it comes before
+            `steps`.
+        init: an encoder to start from (default None: random weights).
+
+    Returns:
+        The model, and what the run took: steps, seconds, loss.
+    """
+    # 1. The model; Muon for its matrices, AdamW for the rest.
     torch.manual_seed(seed)
     model = T5ForConditionalGeneration(config).train()
     if init is not None:
@@ -133,6 +169,7 @@ def pretrain(
             [p for p in model.parameters() if id(p) not in chosen], lr=lr, weight_decay=0.0
         ),
     ]
+    # 2. The loop.
     first_sentinel, end = tokenizer.convert_tokens_to_ids("<extra_id_0>"), tokenizer.eos_token_id
     rng, start, average = random.Random(f"corpus/{seed}"), time.monotonic(), None
     bar = tqdm(range(steps), desc="text encoder")
@@ -168,6 +205,7 @@ def pretrain(
 
 
 def small_config(vocab_size: int) -> T5Config:
+    """The configuration of the shipped encoder."""
     return T5Config(
         vocab_size=vocab_size,
         d_model=128,
@@ -189,7 +227,7 @@ def small_config(vocab_size: int) -> T5Config:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description="Pre-train the embedded T5 on text of the built-in world."
+        description="Pre-train the shipped T5 on text of the built-in world."
     )
     parser.add_argument(
         "--out",
@@ -208,10 +246,13 @@ def main(arguments: list[str] | None = None) -> None:
         help="seconds; the learning rate reaches its end with it",
     )
     parser.add_argument(
-        "--init-from", type=Path, help="go on from an encoder (its decoder is trained anew)"
+        "--init-from",
+        type=Path,
+        help="resume from an encoder (its decoder is trained from scratch)",
     )
     args = parser.parse_args(arguments)
 
+    # 1. Tokenizer and model, trained.
     start = None if args.init_from is None else TextEncoder.from_pretrained(args.init_from)
     tokenizer = train_tokenizer() if start is None else start.tokenizer
     config = small_config(len(tokenizer))
@@ -225,6 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.time_limit,
         start and start.model,
     )
+    # 2. The encoder alone, saved with its history.
     encoder = T5EncoderModel(config)
     missing = encoder.load_state_dict(
         {k: v for k, v in model.state_dict().items() if not k.startswith(("decoder", "lm_head"))},
@@ -233,12 +275,12 @@ def main(arguments: list[str] | None = None) -> None:
     assert not missing.missing_keys, missing
     trained = TextEncoder(encoder, tokenizer)
     trained.save_pretrained(args.out)
-    legs = (
+    phases = (
         json.loads((args.init_from / TRAINING_HISTORY).read_text())
         if args.init_from and (args.init_from / TRAINING_HISTORY).is_file()
         else []
     )
-    legs.append(
+    phases.append(
         log
         | {
             "batch": args.batch,
@@ -247,10 +289,11 @@ def main(arguments: list[str] | None = None) -> None:
             "device": f"CPU, {torch.get_num_threads()} threads",
         }
     )
-    (args.out / TRAINING_HISTORY).write_text(json.dumps(legs, indent=1) + "\n")
+    (args.out / TRAINING_HISTORY).write_text(json.dumps(phases, indent=1) + "\n")
     print(
         f"{sum(p.numel() for p in encoder.parameters()):,} parameters, {log}, saved in {args.out}"
     )
+    # 3. What it knows that random weights do not.
     print("probe, trained:", linear_probe(trained))
     torch.manual_seed(args.seed)
     print("probe, random: ", linear_probe(TextEncoder(T5EncoderModel(config), tokenizer)))

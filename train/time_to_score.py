@@ -1,24 +1,23 @@
 """How good is a network after so many minutes of training, from nothing?
 
-    python -m train.time_to_score --network ours --minutes 60 --out runs/score_ours.json
-    python -m train.time_to_score --network diffusers --minutes 60 --out runs/score_diffusers.json
-    python -m train.time_to_score --plot runs/score_ours.json runs/score_diffusers.json --out curve.png
+    python -m train.time_to_score --network ours --minutes 60 --out outputs/ours.json
+    python -m train.time_to_score --network diffusers --minutes 60 --out outputs/diffusers.json
+    python -m train.time_to_score --plot outputs/ours.json outputs/diffusers.json --out curve.png
 
-What counts is not images a second but score per second of training. The base stage is trained with
+The measure is not images a second but score per second of training. The base stage is trained with
 the recipe of its preset (`key=value` changes it) for as many steps as fit into the minutes, at the
 speed of a short trial before, or for `steps=N`. At times its average weights denoise held-out
-images and draw the benchmark's captions, and the parser counts; neither is training time. With
-ours, word swaps by Prompt-to-Prompt are scored at the end: a network that cannot be edited is of no
-use here.
+images and generate the benchmark's captions, and the parser counts. Neither is training time. With
+our network, word swaps by Prompt-to-Prompt are scored at the end: a network that cannot be edited
+is of no use here.
 
-With `--keep FOLDER` the training is kept there every few minutes, and the same command goes on
-where it was stopped. On a machine that does other work too, give the time of a step as measured
-when it was idle (it is printed first, before the training): `--pace 0.3`.
+With `--checkpoint-dir FOLDER` the training is saved there every few minutes, and the same command
+resumes where it was stopped. On a machine that does other work too, give the time of a step as
+measured on the idle machine (it is printed before the training): `--seconds-per-step 0.3`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import replace
@@ -27,14 +26,11 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.cascade.serialization import save_stage
 from imagen_mini.data.synthetic import SceneDataset
-from imagen_mini.diffusion.gaussian import q_sample, to_x_0
-from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.evaluation.edit_benchmark import edit_table, evaluate_edits, swaps
+from imagen_mini.evaluation.denoising_errors import denoising_errors, stage_denoiser
 from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.evaluation.scoring import evaluate, score, table
 from imagen_mini.scenes.scene import HELD_OUT_SEED
@@ -50,7 +46,9 @@ from imagen_mini.training.config import TRAIN_PRESETS, TrainConfig, override_run
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.utils.configuration import from_dict, to_dict
+from imagen_mini.utils.devices import device_name
 from imagen_mini.utils.rng import randn
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
 from train.baselines import NETWORKS, build_for_training
@@ -61,7 +59,15 @@ CHECKPOINT_SECONDS = 300
 
 
 class Trainee:
-    """A base stage in training, its optimizers and its average."""
+    """A base stage in training, its optimizers and the average of its weights.
+
+    Args:
+        network: One of NETWORKS.
+        stage_config: The stage.
+        config: The training.
+        encoder: The text encoder, on the device.
+        device: Where to train.
+    """
 
     def __init__(
         self,
@@ -75,13 +81,20 @@ class Trainee:
         self.encoder, self.config = encoder, config
         self.ema = EMA(self.stage.net, config.ema_half_life)
 
-    def train(self, start: int = 0, graph: bool = False):
+    def train(self, start: int = 0, cuda_graph: bool = False):
+        """Yield the state after each step."""
         return train(
-            self.stage, self.encoder, self.config, self.optimizers, self.ema, start, graph=graph
+            self.stage,
+            self.encoder,
+            self.config,
+            self.optimizers,
+            self.ema,
+            start,
+            cuda_graph=cuda_graph,
         )
 
-    def keep(self, folder: Path, step: int, state: dict) -> None:
-        """Write all that going on needs."""
+    def save(self, folder: Path, step: int, state: dict) -> None:
+        """Write a checkpoint from which training resumes to the last bit."""
         save_checkpoint(
             folder,
             step,
@@ -94,8 +107,8 @@ class Trainee:
             keep=1,
         )
 
-    def go_on(self, folder: Path) -> None:
-        """Take up what was kept."""
+    def resume(self, folder: Path) -> None:
+        """Load the latest checkpoint."""
         tensors, _, _ = load_checkpoint(folder)
         self.stage.net.load_state_dict(tensors["weights"])
         self.ema.weights = {
@@ -104,7 +117,14 @@ class Trainee:
         restore_optimizers(self.optimizers, tensors["optimizer"])
 
     def scores(self, n: int) -> dict:
-        """Of the average weights: all, and by category."""
+        """Score the average weights on the benchmark.
+
+        Args:
+            n: Captions of each category.
+
+        Returns:
+            Rows of `scoring.table` by category, and of all captions as "all".
+        """
         self.stage.eval()
         with torch.no_grad(), self.ema.average_parameters():
             results = list(
@@ -121,57 +141,30 @@ class Trainee:
 
     @torch.no_grad()
     def errors(self, n: int = 64) -> dict[str, list[float]]:
-        """Of the average weights: mean squared error of x_0_hat on held-out scenes, by log-SNR,
-        with each image's own caption and with another's.
-        """
-        device = self.stage.net.out.weight.device
-        x_0, _, captions = SceneDataset(HELD_OUT_SEED).batch(
-            range(n), self.stage.config.unet.image_size, None, device
-        )
-        eps, found = (
-            randn(range(n), x_0.shape[1:], "errors", device=device),
-            {"log_snr": list(LOG_SNRS), "own": [], "other": []},
-        )
-        with self.ema.average_parameters():
-            for key, text in (
-                ("own", self.encoder(captions)),
-                ("other", self.encoder(captions[1:] + captions[:1])),
-            ):
-                for level in LOG_SNRS:
-                    log_snr = torch.full((n,), float(level), device=device)
-                    x_t = q_sample(x_0, eps, log_snr)
-                    x_0_hat = to_x_0(
-                        self.stage.net(x_t, log_snr, text),
-                        self.stage.config.prediction,
-                        x_t,
-                        log_snr,
-                    )
-                    found[key].append(round((x_0_hat - x_0).square().mean().item(), 5))
-        return found
+        """Measure the error of the average weights on held-out scenes.
 
-    def edits(self, n: int) -> dict:
-        """Word swaps by Prompt-to-Prompt, of colours and of shapes."""
+        Args:
+            n: The number of scenes (default: 64).
+
+        Returns:
+            The mean squared error of x_0_hat at each of the `log_snr`, with each image's own
+            caption ("own") and with that of another image ("other").
+        """
+        device, size = self.stage.net.out.weight.device, self.stage.config.unet.image_size
+        x_0, _, captions = SceneDataset(HELD_OUT_SEED).batch(range(n), size, None, device)
+        eps = randn(range(n), x_0.shape[1:], "errors", device=device)
+        texts = {"own": captions, "other": captions[1:] + captions[:1]}
         with self.ema.average_parameters():
-            pipe = ImagenPipeline(self.encoder, [self.stage])
-            found = {
-                attribute: edit_table(
-                    [
-                        of
-                        for _, _, (of,) in evaluate_edits(
-                            lambda prompts, seed: pipe(
-                                prompts, seed=seed, edit=Replace(), output_type="pt", progress=False
-                            ).stages["base"],
-                            swaps(attribute, n),
-                        )
-                    ]
-                )
-                for attribute in ("color", "shape")
+            denoisers = {
+                name: stage_denoiser(self.stage, self.encoder(text)) for name, text in texts.items()
             }
-        return found
+            errors = denoising_errors(denoisers, x_0, LOG_SNRS, lambda _: eps)
+        found = {name: [round(e.mean().item(), 5) for e in of] for name, of in errors.items()}
+        return {"log_snr": list(LOG_SNRS), **found}
 
 
 def seconds_per_step(trainee: Trainee, steps: int = 8) -> float:
-    """Of the fastest half of a few steps, after a first one that allocates."""
+    """Return the mean time of the faster half of a few steps, after a first one that allocates."""
     times, mark = [], None
     for _, _ in zip(range(steps + 1), trainee.train()):
         now = time.perf_counter()
@@ -182,22 +175,22 @@ def seconds_per_step(trainee: Trainee, steps: int = 8) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--network", choices=NETWORKS, default="ours")
-    parser.add_argument("--name", help="what a plot calls it (default: the network)")
+    parser.add_argument("--name", help="its name in a plot (default: the network)")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
     parser.add_argument("--minutes", type=float, default=60, help="of training (default: 60)")
     parser.add_argument(
+        "--eval-at",
         "--at",
         type=float,
         nargs="+",
         default=[0.1, 0.2, 0.35, 0.5, 0.7],
         metavar="SHARE",
-        help="of the minutes, when it is scored, besides at the end",
+        help="shares of the minutes at which it is scored, besides at the end",
     )
     parser.add_argument(
+        "--seconds-per-step",
         "--pace",
         type=float,
         metavar="SECONDS",
@@ -208,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--stop",
         type=int,
         metavar="STEP",
-        help="leave off after this step: for comparing recipes early",
+        help="stop after this step: to compare recipes early",
     )
     parser.add_argument(
         "--n",
@@ -221,19 +214,24 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
+        "--checkpoint-dir",
         "--keep",
         type=Path,
         metavar="FOLDER",
-        help=f"keep the training here every {CHECKPOINT_SECONDS // 60} minutes, and go on from what "
-        "is there",
+        help=f"save the training here every {CHECKPOINT_SECONDS // 60} minutes, and resume from "
+        "what is there",
     )
     parser.add_argument(
-        "--save", type=Path, metavar="STAGE", help="keep the network at the end, as a stage folder"
+        "--save", type=Path, metavar="STAGE", help="save the network at the end as a stage folder"
     )
     parser.add_argument(
-        "--plot", type=Path, nargs="+", metavar="JSON", help="instead: draw the curves of these"
+        "--plot",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="instead of training, plot the curves of these",
     )
-    parser.add_argument("--out", type=Path, default=Path("score.json"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/score.json"))
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -244,39 +242,37 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(arguments)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.plot:
-        plot([json.loads(path.read_text()) for path in args.plot], args.out)
+        plot_curves([json.loads(path.read_text()) for path in args.plot], args.out)
         return
     if args.save and args.network != "ours":
-        raise SystemExit(f"--save keeps networks of ours; {args.network}'s is no stage")
+        raise SystemExit(f"--save writes networks of ours; {args.network}'s is no stage")
     device = torch.device(args.device)
     encoder = TextEncoder.from_pretrained(WEIGHTS / "text_encoder").to(device)
     recipe = TRAIN_PRESETS[args.preset]["base"]
     if args.network == "diffusers":
-        # ours is Muon's, and high for a network without QK norm
+        # the preset's rate is for Muon, and too high for a network without QK norm
         recipe = replace(recipe, optimizer="adamw", learning_rate=5e-4, warmup=50)
     config, stage_config = override_run(recipe, PRESETS[args.preset]["base"], args.overrides)
     stage_config = replace(stage_config, text_encoder=encoder.weights_digest())
-    kept = load_checkpoint(args.keep)[1] if args.keep and checkpoints(args.keep) else None
-    if kept and args.pace is None:
+    kept = None
+    if args.checkpoint_dir and checkpoints(args.checkpoint_dir):
+        kept = load_checkpoint(args.checkpoint_dir)[1]
+    if kept and args.seconds_per_step is None:
         config = replace(config, steps=kept["found"]["recipe"]["steps"])
     elif not any(o.startswith("steps=") for o in args.overrides):
-        pace = args.pace or seconds_per_step(
+        pace = args.seconds_per_step or seconds_per_step(
             Trainee(args.network, stage_config, config, encoder, device)
         )
         config = replace(config, steps=max(1, int(args.minutes * 60 / pace)))
     trainee = Trainee(args.network, stage_config, config, encoder, device)
     parameters = sum(p.numel() for p in trainee.stage.parameters())
-    hardware = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
+    hardware = device_name(device)
     found = {
         "name": args.name or args.network,
         "network": args.network,
         "parameters": parameters,
         "hardware": hardware,
-        "pace": args.pace,
+        "pace": args.seconds_per_step,
         "recipe": to_dict(config),
         "stage": to_dict(stage_config),
         "curve": [],
@@ -298,18 +294,22 @@ def main(arguments: list[str] | None = None) -> None:
         ]
         if different:
             raise SystemExit(
-                f"{args.keep} holds a training with another {' and '.join(different)}: give "
-                "the same options, or another folder"
+                f"{args.checkpoint_dir} holds a training with another {' and '.join(different)}: "
+                "give the same options, or another folder"
             )
-        trainee.go_on(args.keep)
+        trainee.resume(args.checkpoint_dir)
         found, start, trained = kept["found"], kept["step"], kept["trained"]
-        print(f"going on from step {start:,}")
+        print(f"resuming from step {start:,}")
         if start in (config.steps, args.stop):
-            raise SystemExit(f"{args.keep} is at its end: nothing is left to train")
-    due = [minutes for share in sorted(args.at) if (minutes := share * args.minutes) > trained / 60]
+            raise SystemExit(f"{args.checkpoint_dir} is at its end: nothing is left to train")
+    due = [
+        minutes
+        for share in sorted(args.eval_at)
+        if (minutes := share * args.minutes) > trained / 60
+    ]
     mark = saved = time.perf_counter()
     for state in tqdm(trainee.train(start), initial=start, total=config.steps, unit="step"):
-        trained += args.pace or time.perf_counter() - mark
+        trained += args.seconds_per_step or time.perf_counter() - mark
         last = state.step in (config.steps, args.stop)
         if due and trained / 60 >= due[0] or last:
             due = [minutes for minutes in due if minutes > trained / 60]
@@ -322,9 +322,9 @@ def main(arguments: list[str] | None = None) -> None:
                 }
             )
             args.out.write_text(json.dumps(found, indent=1) + "\n")
-            tqdm.write(line(found["curve"][-1]))
-        if args.keep and (last or time.perf_counter() - saved > CHECKPOINT_SECONDS):
-            trainee.keep(args.keep, state.step, {"found": found, "trained": trained})
+            tqdm.write(point_in_words(found["curve"][-1]))
+        if args.checkpoint_dir and (last or time.perf_counter() - saved > CHECKPOINT_SECONDS):
+            trainee.save(args.checkpoint_dir, state.step, {"found": found, "trained": trained})
             saved = time.perf_counter()
         if last:
             break
@@ -356,8 +356,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(args.out)
 
 
-def line(point: dict) -> str:
-    """A point of the curve in words."""
+def point_in_words(point: dict) -> str:
+    """Return a point of the curve as text."""
     errors = dict(
         zip(point["errors"]["log_snr"], zip(point["errors"]["own"], point["errors"]["other"]))
     )
@@ -375,27 +375,28 @@ def line(point: dict) -> str:
     )
 
 
-def plot(runs: list[dict], out: Path) -> None:
-    """Accuracy against minutes, a panel for each category, a line for each run, with 95 %
-    intervals.
+def plot_curves(runs: list[dict], out: Path) -> None:
+    """Plot accuracy over minutes of training, with 95 % intervals.
+
+    Each category has its axes, each run its line.
     """
     names = ["all", *CATEGORIES]
     if unscored := [run["name"] for run in runs if "all" not in run["curve"][-1]]:
-        raise SystemExit(f"no scores of {', '.join(unscored)} to draw: they were made with --n 0")
-    sheet, panels = subplots(names, "minutes of training")
-    for panel, name in zip(panels, names):
+        raise SystemExit(f"no scores of {', '.join(unscored)} to plot: they were made with --n 0")
+    fig, axes = subplots(names, "minutes of training")
+    for ax, name in zip(axes, names):
         for run, style in zip(runs, STYLES):
             minutes, rows = (
                 [point["minutes"] for point in run["curve"]],
                 [point[name] for point in run["curve"]],
             )
-            panel.plot(
+            ax.plot(
                 minutes,
                 [row["accuracy"] for row in rows],
                 **style,
                 label=f"{run['name']}, {run['parameters'] / 1e6:.1f} M parameters",
             )
-            panel.fill_between(
+            ax.fill_between(
                 minutes,
                 [row["low"] for row in rows],
                 [row["high"] for row in rows],
@@ -403,9 +404,9 @@ def plot(runs: list[dict], out: Path) -> None:
                 alpha=0.1,
                 linewidth=0,
             )
-        panel.set_xlim(left=0)
-        percent_axis(panel)
-    save_figure(sheet, out)
+        ax.set_xlim(left=0)
+        percent_axis(ax)
+    save_figure(fig, out)
     print(out)
 
 

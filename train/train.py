@@ -54,7 +54,9 @@ from imagen_mini.training.loop import train
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.training.run_guard import GracefulStop, run_lock
 from imagen_mini.utils.configuration import from_dict, to_dict
+from imagen_mini.utils.devices import channels_last_on_cpu, device_name
 from imagen_mini.utils.precision import DTYPES, resolve_precision
+from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 from train.log import Log
@@ -64,9 +66,7 @@ GRACE_SECONDS = 8  # seconds that a rank which is asked to stop has for its step
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--stage", choices=("base", "sr_256", "sr_1024"), required=True)
     parser.add_argument(
         "--preset",
@@ -173,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
                 Run(args, ranks, device).go(stop)
     except torch.OutOfMemoryError as error:
         raise SystemExit(
-            f"out of memory: {error}\nThe batch in more parts (accumulate=4), "
+            f"out of memory: {error}\nThe batch in more parts (gradient_accumulation_steps=4), "
             "gradient_checkpointing=true or a smaller batch_size need less"
         ) from error
     except RuntimeError as error:
@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(
             f"a process that reads data has died ({error}). Often memory ran out: fewer "
             "workers, a smaller batch_size or more parts of it "
-            "(accumulate) need less; workers=0 reads in this process"
+            "(accumulate) need less; num_workers=0 reads in this process"
         ) from error
     except (FloatingPointError, OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
@@ -306,9 +306,7 @@ class Run:
             self.encoder.to(self.device)
             self.stage.to(
                 self.device,
-                memory_format=torch.channels_last
-                if self.device.type == "cpu"
-                else torch.preserve_format,
+                memory_format=channels_last_on_cpu(self.device),
             )
         self.optimizers = make_optimizers(
             self.stage.net,
@@ -447,7 +445,7 @@ class Run:
                 images, captions, right = (
                     [r.image for r in results],
                     [r.caption.text for r in results],
-                    [r.right for r in results],
+                    [r.correct for r in results],
                 )
             else:
                 _, low_res, captions = self.data.batch(
@@ -461,7 +459,7 @@ class Run:
         if not self.ranks.first:
             return
         file = self.folder / f"samples_{self.step:08d}.png"
-        image_grid(images, captions, columns=8, cell=128, frames=right).save(file)
+        image_grid(images, captions, columns=8, cell=128, borders=right).save(file)
         if right:
             score = sum(right) / len(right)
             log.write(self.step, {"score": round(score, 4)})
@@ -481,7 +479,7 @@ class Run:
         args, unet = self.args, self.stage_config.unet
         path = args.data or (saved or {}).get("path")
         if path is None:
-            return SceneDataset(self.config.seed, self.config.counts)
+            return SceneDataset(self.config.seed, self.config.object_count_weights)
         sizes = [size for size in (unet.image_size, unet.low_res_size) if size is not None]
         data = ImageFolderDataset(
             path,
@@ -505,12 +503,7 @@ class Run:
         return data
 
     def _hardware(self) -> str:
-        threads, ranks = torch.get_num_threads(), self.ranks.world
-        name = (
-            torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else f"CPU, {threads} thread{'s'[: threads - 1]}"
-        )
+        name, ranks = device_name(self.device), self.ranks.world
         return name if ranks == 1 else f"{ranks} x {name}"
 
 

@@ -1,9 +1,9 @@
-"""Networks that differ in one thing, trained alike: each is a run of `train.train`, so it survives
-being stopped, and its command can be typed by hand.
+"""Networks that differ in one respect and are trained alike. Each is a run of `train.train`, so it
+can be interrupted and resumed, and its command can be typed by hand.
 
-The reference of the base stage is the preset's network as the paper has it: without the two layers
-of ours over the words, which would do the text encoder's work, and with the pooled text never left
-out.
+The reference of the base stage is the preset's network as in the paper: without this project's two
+layers over the words, which would do the text encoder's work, and with the pooled text never
+dropped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
@@ -24,7 +23,7 @@ from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.data.synthetic import SceneDataset
-from imagen_mini.diffusion.gaussian import q_sample, to_x_0
+from imagen_mini.evaluation.denoising_errors import denoising_errors, stage_denoiser
 from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.checkpoint import checkpoints
@@ -33,14 +32,14 @@ from imagen_mini.utils.rng import randn
 from train import train
 from train.time_to_score import LOG_SNRS, Trainee
 
-PLAIN = ("drop_pooled=0.0", "stage.unet.text_layers=0")
+PLAIN = ("pooled_drop_prob=0.0", "stage.unet.text_layers=0")
 ENCODERS = ("trained", "random", "small")
 PACE_ROUNDS = 6
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A network: of which stage, with which of ENCODERS, and what is changed in its preset."""
+    """A network: its stage, its text encoder (one of ENCODERS), and the changes of its preset."""
 
     name: str
     stage: str
@@ -49,11 +48,12 @@ class Variant:
 
 
 def as_json(key: str, value) -> str:
+    """Return an override of the U-Net's configuration, as train.train takes it."""
     return f"stage.unet.{key}={json.dumps(value)}"
 
 
 def pooled_only(c: StageConfig) -> list[str]:
-    """No attention to words anywhere: text comes through the pooled vector alone."""
+    """No attention to words anywhere: text enters through the pooled vector alone."""
     return [
         *PLAIN,
         as_json(
@@ -67,6 +67,7 @@ def pooled_only(c: StageConfig) -> list[str]:
 
 
 def half_as_wide(c: StageConfig) -> list[str]:
+    """Half as many channels on every level."""
     return [
         *PLAIN,
         as_json("channels", [-(-width // 32) * 16 for width in c.unet.channels]),
@@ -76,8 +77,8 @@ def half_as_wide(c: StageConfig) -> list[str]:
 
 def efficient(c: StageConfig) -> list[str]:
     """Imagen (2022), Appendix B.1: more residual blocks on small grids, and residual sums scaled by
-    1/sqrt(2). Blocks come after halving the grid, and before doubling it, in both layouts: this
-    U-Net can do nothing else.
+    1/sqrt(2). In both layouts blocks come after halving the grid and before doubling it: this U-Net
+    has no other order.
     """
     levels = len(c.unet.channels)
     return [
@@ -88,7 +89,7 @@ def efficient(c: StageConfig) -> list[str]:
 
 
 def standard(c: StageConfig) -> list[str]:
-    """As many blocks in all, evenly over the grids; skips concatenated; plain residual sums."""
+    """As many blocks in total, evenly over the grids; concatenated skips; plain residual sums."""
     return [
         as_json("blocks", [2] * len(c.unet.channels)),
         as_json("skip", "concat"),
@@ -113,8 +114,12 @@ STANDARD = Variant("standard-unet", "sr_256", "trained", standard)
 
 
 def encoder_named(which: str, shipped: TextEncoder) -> TextEncoder:
-    """One of ENCODERS: the pipeline's own; one of the same shape with random weights; and the
-    pipeline's without all but its first layers, a quarter of them.
+    """Return one of ENCODERS, derived from a pipeline's text encoder.
+
+    Args:
+        which: "trained", the pipeline's; "random", one of the same shape with random weights; or
+            "small", the first quarter of the pipeline's layers.
+        shipped: The pipeline's text encoder.
     """
     if which == "trained":
         return shipped
@@ -133,23 +138,33 @@ def encoder_named(which: str, shipped: TextEncoder) -> TextEncoder:
 
 
 def describe_plan(plan: dict) -> str:
-    """How runs were planned, in words."""
+    """Describe in words how runs were planned."""
     long = (
         f"{plan['minutes']:g} minutes each"
         if plan["minutes"]
         else f"{next(iter(plan['steps'].values()))} steps each"
     )
     return (
-        f"preset {plan['preset']}, {long}, {' '.join(plan['recipe']) or 'its own recipe'}, "
+        f"preset {plan['preset']}, {long}, {' '.join(plan['recipe']) or 'the default recipe'}, "
         f"with text encoder {plan['text_encoder']}"
     )
 
 
 class Runs:
-    """The folder of all trained variants: one run each, of `steps` steps, or else of as many as the
-    slowest of its stage does in `minutes`; `recipe` holds changes of how all are trained
-    (key=value, as train.train takes them). `networks` gives them back. ValueError if the folder
-    holds other runs.
+    """The folder of all trained variants, one run each; `networks` returns them.
+
+    Args:
+        folder: Where the runs are.
+        preset: Name of the preset that all variants start from.
+        minutes: Length of each run: as many steps as the slowest variant of its stage does in this
+            time. None if `steps` is given.
+        pipe: The pipeline whose text encoder and device are used.
+        steps: Number of steps of each run (default: from `minutes`).
+        recipe: Changes of how all are trained, key=value as train.train takes them (default: none).
+        graph: Train with CUDA graphs (default: False).
+
+    Raises:
+        ValueError: if the folder holds runs of another plan.
     """
 
     def __init__(
@@ -192,10 +207,11 @@ class Runs:
             self.plan = kept
 
     def overrides(self, variant: Variant) -> list[str]:
+        """Return the key=value overrides of a variant."""
         return [*self.recipe, *variant.changes(PRESETS[self.preset][variant.stage])]
 
     def trainee(self, variant: Variant) -> Trainee:
-        """The variant, untrained, for taking its time."""
+        """Return the untrained variant, for timing its steps."""
         encoder = encoder_named(variant.encoder, self.encoder).to(self.device)
         config, stage = override_run(
             TRAIN_PRESETS[self.preset][variant.stage],
@@ -211,6 +227,7 @@ class Runs:
         )
 
     def is_done(self, variant: Variant) -> bool:
+        """Return True if the variant was trained to its last step."""
         found = checkpoints(self.folder / variant.name)
         return (
             bool(found)
@@ -219,8 +236,8 @@ class Runs:
         )
 
     def settle(self, variants: Sequence[Variant]) -> None:
-        """Decide, once for all runs of a stage, on the number of steps: what the slowest of these
-        variants does in `minutes`.
+        """Decide once for all runs of a stage on the number of steps: as many as the slowest of
+        these variants does in `minutes`.
         """
         for stage in {v.stage: None for v in variants if v.stage not in self.plan["steps"]}:
             seconds = max(
@@ -234,8 +251,10 @@ class Runs:
         (self.folder / "plan.json").write_text(json.dumps(self.plan, indent=1) + "\n")
 
     def train(self, variant: Variant) -> None:
-        """Train a variant to its last step, going on from where it was left. SystemExit if it was
-        asked to stop before.
+        """Train a variant to its last step; an interrupted run is resumed.
+
+        Raises:
+            SystemExit: if it was asked to stop before its last step.
         """
         if self.is_done(variant):
             return
@@ -270,11 +289,11 @@ class Runs:
         train.main(options)
         if not self.is_done(variant):
             raise SystemExit(
-                f"{variant.name} was stopped before its last step; the same command goes on with it"
+                f"{variant.name} was stopped before its last step; the same command resumes it"
             )
 
     def hardware(self, variant: Variant) -> str:
-        """What it was trained on."""
+        """Return the device that the variant was trained on."""
         return json.loads((self.folder / variant.name / "stage" / "config.json").read_text())[
             "training"
         ]["legs"][-1]["device"]
@@ -282,7 +301,7 @@ class Runs:
     def networks(
         self, variants: Sequence[Variant]
     ) -> dict[str, tuple[DiffusionStage, TextEncoder]]:
-        """Train what is not trained yet; the networks with their text encoders, by name."""
+        """Return the trained networks with their text encoders, by name; train what is missing."""
         for variant in variants:
             self.train(variant)
         encoders = {
@@ -298,10 +317,12 @@ class Runs:
         }
 
     def step_seconds(self, variants: Sequence[Variant], rounds: int) -> dict[str, list[float]]:
-        """Seconds of a training step of each, taking turns, so that other work on the machine meets
-        them alike; without two first ones that allocate.
+        """Measure the seconds of a training step of each variant.
+
+        They take turns, so that other work on the machine affects all alike. Two warm-up rounds are
+        left out.
         """
-        steps = {v.name: self.trainee(v).train(graph=self.graph) for v in variants}
+        steps = {v.name: self.trainee(v).train(cuda_graph=self.graph) for v in variants}
         found: dict[str, list[float]] = {name: [] for name in steps}
         for _ in tqdm(range(rounds + 2), desc="timing a step", unit="round"):
             for name, step in steps.items():
@@ -313,15 +334,27 @@ class Runs:
         return {name: [round(s, 5) for s in seconds[2:]] for name, seconds in found.items()}
 
 
-# ---------------------------------------------------------------- what a short training can be judged by
+# ---------------------------------------------------------------- how a short training is judged
 
 
 @torch.no_grad()
-def errors(stage: DiffusionStage, encoder: TextEncoder, n: int, batch: int | None = None) -> dict:
-    """Mean squared errors of x_0_hat on n unseen scenes, with each one's own caption and with
-    another's: by log-SNR, and by image (`each`, the mean over all levels of noise). What the right
-    caption saves is the text gain. Super-resolution is given true low-resolution images, augmented
-    as when sampling.
+def errors_by_caption(
+    stage: DiffusionStage, encoder: TextEncoder, n: int, batch: int | None = None
+) -> dict:
+    """Measure the errors of x_0_hat on unseen scenes, with the correct and with another caption.
+
+    The error that the correct caption saves is the text gain. Super-resolution gets true
+    low-resolution images, augmented as in sampling.
+
+    Args:
+        stage: The network.
+        encoder: Its text encoder.
+        n: Number of scenes.
+        batch: Scenes per network call (default: 16 on a CPU, else 128).
+
+    Returns:
+        "log_snr"; "own" and "other", the mean squared error by log-SNR with each image's own and
+        with another image's caption; and "each", both by image, averaged over the levels.
     """
     unet, device = stage.config.unet, stage.net.out.weight.device
     batch = batch or (16 if device.type == "cpu" else 128)
@@ -342,18 +375,15 @@ def errors(stage: DiffusionStage, encoder: TextEncoder, n: int, batch: int | Non
                 ),
                 level,
             )
-        for key, said in (("own", captions), ("other", captions[1:] + captions[:1])):
-            text = encoder(said)
-            for i, level_of_noise in enumerate(LOG_SNRS):
-                log_snr = torch.full((len(numbers),), float(level_of_noise), device=device)
-                x_t = q_sample(x_0, eps, log_snr)
-                x_0_hat = to_x_0(
-                    stage.net(x_t, log_snr, text, *conditioning),
-                    stage.config.prediction,
-                    x_t,
-                    log_snr,
-                )
-                table[key][i, at : at + len(numbers)] = _mean_square(x_0_hat - x_0)
+        said = {"own": captions, "other": captions[1:] + captions[:1]}
+        found = denoising_errors(
+            {key: stage_denoiser(stage, encoder(s), *conditioning) for key, s in said.items()},
+            x_0,
+            LOG_SNRS,
+            lambda log_snr, eps=eps: eps,
+        )
+        for key, values in found.items():
+            table[key][:, at : at + len(numbers)] = values
     return {
         "log_snr": list(LOG_SNRS),
         **{key: [round(v, 6) for v in values.mean(1).tolist()] for key, values in table.items()},
@@ -361,7 +391,3 @@ def errors(stage: DiffusionStage, encoder: TextEncoder, n: int, batch: int | Non
             key: [round(v, 6) for v in values.mean(0).tolist()] for key, values in table.items()
         },
     }
-
-
-def _mean_square(x: Tensor) -> Tensor:
-    return x.float().square().mean((1, 2, 3)).cpu()

@@ -7,18 +7,16 @@ Ends with 0 if there are checkpoints and all are whole, else with 1.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from imagen_mini.training.checkpoint import checkpoints, verify_checkpoint
+from imagen_mini.utils.scripts import script_parser
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="a run's folder")
     args = parser.parse_args(arguments)
     bad = 0

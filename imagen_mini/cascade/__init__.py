@@ -1,3 +1,1 @@
-"""The cascade: a stage (network, schedule, prediction), its configuration, its files, and how
-options of sampling reach it.
-"""
+"""The cascade: a stage, its configuration, its files, its growth, and sampling from it."""

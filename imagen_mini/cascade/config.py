@@ -1,5 +1,7 @@
-"""Configuration: small dataclasses with one comment a field, presets, and `key=value` overrides
-that refuse what they don't know.
+"""The configuration of a stage, and the presets: whole cascades by name.
+
+`StageConfig` holds what `config.json` of a stage holds. `PRESETS` goes from networks for tests to
+those of the paper, and has the shipped cascade among them.
 """
 
 from __future__ import annotations
@@ -17,34 +19,41 @@ from imagen_mini.utils.configuration import check_choice
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of the cascade: its network, its diffusion, and how it is sampled unless asked
-    otherwise.
+    """One stage of the cascade: its network, its diffusion, and the defaults of sampling.
+
+    Raises:
+        ValueError: A value out of range, or a name that is not one of the allowed ones.
     """
 
-    name: str = "base"  # "base" or "sr_<size>"
+    name: str = "base"  # an identifier, and the stage's folder: base, sr_256, sr_1024
     unet: UNetConfig = field(default_factory=UNetConfig)
-    text_encoder: str | None = None  # identity of the one it was trained with; None: not known
+    text_encoder: str | None = None  # identity of the one it was trained with; None: unknown
     prediction: str = "x_0"  # what the network predicts: eps, x_0 or v
     schedule: str = "cosine"  # of the noise: cosine, linear or sigmoid
     log_snr_shift: float = 0.0  # added to the schedule's log-SNR; negative is noisier
-    # super-resolution: training draws the augmentation level from [0, this]
+    # super-resolution: training samples the augmentation level from [0, this]
     max_aug_level: float = 0.5
     aug_level: float = 0.1  # super-resolution: the level when sampling
     num_inference_steps: int = 40  # steps of one network call each; heun's take two
     guidance_scale: float = 3.0  # w; 1 is off
-    # with that w: only at noise levels sigma / alpha in (low, high]; None: at all of them
+    # for that w: only at noise levels sigma / alpha in (low, high]; None: at all of them
     guidance_interval: tuple[float, float] | None = None
     threshold: str = "dynamic"  # none, static or dynamic
     sampler: str = "ddim"  # ddim, ddpm, dpmpp_2m or heun
     eta: float = 0.0  # of ddim and dpmpp_2m: fresh noise in every step, from 0 (none) to 1
-    spacing: str = "uniform"  # of the steps: uniform (in t), log_snr, karras or mixed
+    timestep_spacing: str = "uniform"  # uniform (in t), log_snr, karras or mixed
 
     def __post_init__(self):
+        if not self.name.isidentifier():
+            raise ValueError(
+                f"name {self.name!r}: expected an identifier like 'base' or 'sr_256', which is "
+                "also the name of the stage's folder"
+            )
         check_choice("prediction", self.prediction, PREDICTION_TYPES)
         check_choice("schedule", self.schedule, tuple(SCHEDULES))
         check_choice("threshold", self.threshold, THRESHOLDS)
-        check_choice("sampler", self.sampler, SAMPLERS)
-        check_choice("spacing", self.spacing, TIMESTEP_SPACINGS)
+        check_choice("sampler", self.sampler, tuple(SAMPLERS))
+        check_choice("timestep_spacing", self.timestep_spacing, TIMESTEP_SPACINGS)
         validate_sampler_options(self.sampler, self.eta)
         if self.guidance_interval is not None:
             check_interval(self.guidance_interval)
@@ -60,7 +69,7 @@ _TINY = UNetConfig(
     attention=("", "self+cross"),
     emb_dim=64,
 )
-# what learns fastest on a CPU: train/VARIANTS.md
+# The networks that learn fastest on a CPU: train/LOG.md.
 _MINI = UNetConfig(channels=(48, 80, 128), head_dim=16)
 _MINI_SR = UNetConfig(
     image_size=256,
@@ -71,6 +80,16 @@ _MINI_SR = UNetConfig(
     attention=("", "cross", "self+cross"),
     skip="sum",
     skip_scale=0.5**0.5,
+)
+
+# The shipped base stage is deeper than that of `mini`: three blocks in the middle, and attention
+# after each block of every level. It grew from a smaller one (`init_from_smaller`).
+_SHIPPED = replace(
+    _MINI,
+    blocks=(1, 1, 2),
+    attention=("cross", "cross", "self+cross"),
+    mid_blocks=3,
+    attention_every_block=True,
 )
 
 # A quarter of Imagen's base in width, with its proportions (1 : 2 : 3 : 4, on pixels, attention at
@@ -98,11 +117,11 @@ _SMALL_SR = UNetConfig(
     skip_scale=0.5**0.5,
 )
 
-# Imagen's own sizes (2022, Appendix F.1 to F.3), for T5-XXL, as far as this U-Net can say them.
+# Imagen's own sizes (2022, Appendix F.1 to F.3), for T5-XXL, as far as this U-Net can express them.
 # Base, 1.80 B here, "2B" in Section 4.1. Missing: a fourth block a level on the way up, and changes
 # of resolution inside residual blocks ("biggan"); with these it would hold 2.5 B. Super-resolution,
 # 467 M and 472 M here, "600M" and "400M" in Section 4.1. The two listings differ by self-attention
-# in one block, which is a few per cent, so no reading of them gives both numbers. The paper's
+# in one block, which is a few per cent, so no reading of them yields both numbers. The paper's
 # attention is twice as wide inside; ours has, and theirs may not, an attention layer in the middle.
 # Their first stride of 2 is here the patch. Ours alone: learned positions (3 M, 1 M and 13 M), QK
 # norm. The 1024 px stage is trained on crops in the paper, whole here.
@@ -146,10 +165,10 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
             num_inference_steps=2,
         ),
     },
-    "mini": {  # for a laptop: the shipped cascade
-        # Few things on plain ground show what they are through much noise: the layout is decided at
-        # log-SNRs from -8 to -5, shapes from -4 to -1. The shift puts half of all times between
-        # -5.8 and -2.2.
+    "mini": {  # for a laptop: where training starts by default
+        # Few objects on a plain background are recognisable through much noise: the layout is
+        # decided at log-SNRs from -8 to -5, shapes from -4 to -1. The shift puts half of all times
+        # between -5.8 and -2.2.
         "base": StageConfig(
             "base",
             _MINI,
@@ -158,7 +177,7 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
             guidance_scale=2.0,
             sampler="dpmpp_2m",
             eta=1.0,
-            spacing="mixed",
+            timestep_spacing="mixed",
         ),
         "sr_256": StageConfig(
             "sr_256",
@@ -169,6 +188,29 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
             sampler="dpmpp_2m",
         ),
     },
+    # The cascade in imagen_mini/weights/scenes: `ImagenPipeline.from_pretrained("scenes")`.
+    "shipped": {
+        "base": StageConfig(
+            "base",
+            _SHIPPED,
+            log_snr_shift=-4.0,
+            num_inference_steps=32,
+            guidance_scale=2.0,
+            guidance_interval=(2.0, 60.0),
+            sampler="dpmpp_2m",
+            eta=1.0,
+            timestep_spacing="mixed",
+        ),
+        "sr_256": StageConfig(
+            "sr_256",
+            _MINI_SR,
+            log_snr_shift=-2.0,
+            num_inference_steps=10,
+            guidance_scale=1.0,
+            sampler="dpmpp_2m",
+            eta=1.0,
+        ),
+    },
     "small": {  # for one GPU; not trained yet
         "base": StageConfig(
             "base",
@@ -177,7 +219,7 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
             num_inference_steps=20,
             guidance_scale=2.0,
             sampler="dpmpp_2m",
-            spacing="mixed",
+            timestep_spacing="mixed",
         ),
         "sr_256": StageConfig(
             "sr_256",
@@ -220,6 +262,3 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
         ),
     },
 }
-
-
-# ---------------------------------------------------------------- dictionaries and overrides

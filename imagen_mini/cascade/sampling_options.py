@@ -1,28 +1,48 @@
-"""How one stage is sampled in one call of the pipeline: what was asked for, checked, and the
-stage's own defaults for the rest.
+"""How a stage is sampled in one call of the pipeline.
+
+The caller's options are checked, and the stage's defaults fill in the rest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias, TypedDict, TypeVar
 
+from imagen_mini.cascade.config import StageConfig
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.diffusion.guidance import GuidanceScale, check_interval
 from imagen_mini.diffusion.guidance import guidance_interval as limited_to
-from imagen_mini.diffusion.samplers import SAMPLER_OPTIONS, validate_sampler_options
+from imagen_mini.diffusion.samplers import samplers_with, validate_sampler_options
+
+T = TypeVar("T")
+# one value for all stages, or one for each by stage name; None: the stage's default
+PerStage: TypeAlias = T | dict[str, T] | None
+Interval = tuple[float, float]  # noise levels sigma / alpha in (low, high]
+
+
+class RequestedOptions(TypedDict, total=False):
+    """The options as the caller gives them: each one value, or a dict by stage name, or None."""
+
+    num_inference_steps: PerStage[int]
+    guidance_scale: PerStage[GuidanceScale]
+    guidance_interval: PerStage[Interval]
+    threshold: PerStage[str]
+    sampler: PerStage[str]
+    timestep_spacing: PerStage[str]
+    eta: PerStage[float]
+    gamma: PerStage[float]
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How one stage is sampled in one call: what was asked for, and the stage's own defaults for
-    the rest.
-    """
+    """How one stage is sampled: the caller's options, and the stage's defaults for the rest."""
 
     num_inference_steps: int
-    guidance_scale: GuidanceScale  # w, or a function of t that gives it
+    guidance_scale: GuidanceScale  # w, or a function of t that returns it
     threshold: str
     sampler: str
-    spacing: str
+    timestep_spacing: str
     eta: float
     gamma: float
     aug_level: float  # super-resolution only
@@ -31,97 +51,172 @@ class SamplingOptions:
 def resolve_sampling_options(
     stage: DiffusionStage,
     *,
-    num_inference_steps: int | dict | None = None,
-    guidance_scale: GuidanceScale | dict | None = None,
-    guidance_interval: tuple[float, float] | dict | None = None,
-    threshold: str | dict | None = None,
-    sampler: str | dict | None = None,
-    spacing: str | dict | None = None,
-    eta: float | dict | None = None,
-    gamma: float | dict = 0.0,
+    num_inference_steps: PerStage[int] = None,
+    guidance_scale: PerStage[GuidanceScale] = None,
+    guidance_interval: PerStage[Interval] = None,
+    threshold: PerStage[str] = None,
+    sampler: PerStage[str] = None,
+    timestep_spacing: PerStage[str] = None,
+    eta: PerStage[float] = None,
+    gamma: PerStage[float] = 0.0,
     aug_level: float | None = None,
 ) -> SamplingOptions:
-    """The options of the pipeline's call, as they are for one stage. ValueError if they do not go
-    together there.
+    """The options of one stage: those of `ImagenPipeline.__call__`, or the stage's defaults.
 
-    A stage's own guidance interval goes with its own w: another w is for all noise levels, unless
-    an interval is asked for as well. One eta or gamma for all stages holds for those whose sampler
-    uses it; a dict by stage name means what it says. A stage's own eta goes with its own sampler:
-    another one adds no noise unless it is asked to.
+    Two of the stage's defaults hold only together with another one:
+
+    - `guidance_interval` holds for the default `guidance_scale`. A `guidance_scale` that is passed
+      acts at all noise levels, unless an interval is passed, too.
+    - `eta` holds for the default `sampler`. Another sampler adds no fresh noise unless `eta` is
+      passed.
+
+    One `eta` or `gamma` for all stages is 0 at a stage whose sampler does not use it. A value that
+    a dict sets for this stage has to fit.
+
+    Args:
+        stage: The stage that is to be sampled.
+        num_inference_steps, guidance_scale, guidance_interval, threshold, sampler,
+            timestep_spacing, eta, gamma, aug_level: As in `ImagenPipeline.__call__`.
+
+    Returns:
+        The options, with nothing left to decide.
+
+    Raises:
+        ValueError: An option is out of range, or two of them do not go together.
     """
     c = stage.config
 
-    def here(value, default):
-        value = value.get(c.name) if isinstance(value, dict) else value
-        return default if value is None else value
-
-    sampler = here(sampler, c.sampler)
-    own = {"eta": c.eta if sampler == c.sampler else 0.0, "gamma": 0.0}
-    eta, gamma = (
-        here(value, own[option])
-        if isinstance(value, dict) or sampler in SAMPLER_OPTIONS[option]
-        else 0.0
-        for option, value in (("eta", eta), ("gamma", gamma))
-    )
+    # 1. the sampler, and the noise that it adds
+    sampler = _for_stage(sampler, c, c.sampler)
+    eta = _noise_option("eta", eta, c, sampler, c.eta if sampler == c.sampler else 0.0)
+    gamma = _noise_option("gamma", gamma, c, sampler, 0.0)
     validate_sampler_options(sampler, eta, gamma)
-    w, interval = here(guidance_scale, None), here(guidance_interval, None)
-    if w is None:
-        w = stage.default_guidance() if interval is None else c.guidance_scale
-    if interval is not None:
-        check_interval(interval)
-        if callable(w):
-            raise ValueError(
-                f"guidance_interval {interval} and a guidance_scale that is a function of t: "
-                "give a number, or let the function be 1 outside"
-            )
-        if w != 1:
-            w = limited_to(w, *interval, stage.log_snr_of)
+
+    # 2. guidance: how much, and where
+    w = _guidance(stage, guidance_scale, guidance_interval)
+
+    # 3. noise-conditioning augmentation
     level = c.aug_level if aug_level is None else aug_level
     if stage.is_super_resolution and not 0 <= level <= c.max_aug_level:
         raise ValueError(
             f"aug_level {level}: stage {c.name} was trained with levels from 0 to {c.max_aug_level}"
         )
+
+    # 4. what needs no check beyond that of the function that uses it
     return SamplingOptions(
-        here(num_inference_steps, c.num_inference_steps),
-        w,
-        here(threshold, c.threshold),
-        sampler,
-        here(spacing, c.spacing),
-        eta,
-        gamma,
-        level,
+        num_inference_steps=_for_stage(num_inference_steps, c, c.num_inference_steps),
+        guidance_scale=w,
+        threshold=_for_stage(threshold, c, c.threshold),
+        sampler=sampler,
+        timestep_spacing=_for_stage(timestep_spacing, c, c.timestep_spacing),
+        eta=eta,
+        gamma=gamma,
+        aug_level=level,
     )
 
 
-def check_unused_options(
-    plans: dict[str, SamplingOptions],
-    eta: float | dict | None,
-    gamma: float | dict,
-    negative_prompt,
-    guidance_interval,
-) -> None:
-    """A ValueError for an option that no stage uses: it would change nothing, and nobody would
-    know.
+def _for_stage(value: PerStage[T], config: StageConfig, default: T) -> T:
+    """The value for one stage: the caller's, looked up by name in a dict, or the default."""
+    if isinstance(value, dict):
+        value = value.get(config.name)
+    return default if value is None else value
+
+
+def _noise_option(
+    option: str, value: PerStage[float], config: StageConfig, sampler: str, default: float
+) -> float:
+    """`eta` or `gamma` for one stage; one value for all stages is 0 where it is not used."""
+    if isinstance(value, dict) or sampler in samplers_with(option):
+        return _for_stage(value, config, default)
+    return 0.0
+
+
+def _guidance(
+    stage: DiffusionStage, scale: PerStage[GuidanceScale], interval: PerStage[Interval]
+) -> GuidanceScale:
+    """The guidance scale for one stage, limited to the interval where there is one."""
+    c = stage.config
+    w = scale.get(c.name) if isinstance(scale, dict) else scale
+    limits = interval.get(c.name) if isinstance(interval, dict) else interval
+    if limits is None:
+        return stage.default_guidance() if w is None else w
+    check_interval(limits)
+    w = c.guidance_scale if w is None else w
+    if callable(w):
+        raise ValueError(
+            f"guidance_interval {limits} and a guidance_scale that is a function of t: "
+            "give a number, or let the function be 1 outside"
+        )
+    return w if w == 1 else limited_to(w, *limits, stage.schedule)
+
+
+def resolve_options_by_stage(
+    stages: Mapping[str, DiffusionStage],
+    names: Collection[str],
+    requested: RequestedOptions,
+    aug_level: float | None = None,
+    negative_prompt: str | list[str] | None = None,
+) -> dict[str, SamplingOptions]:
+    """The options of every stage that is sampled.
+
+    Args:
+        stages: All stages of the cascade, by name.
+        names: The stages that are sampled.
+        requested: The caller's options.
+        aug_level: Augmentation level of super-resolution, from 0 to the stage's `max_aug_level`.
+        negative_prompt: Only checked: is there any guidance that uses it?
+
+    Returns:
+        A `SamplingOptions` for each of `names`, in their order.
+
+    Raises:
+        ValueError: An option is out of range, names a stage that does not exist, or is used by no
+            stage.
     """
-    for option, value in (("eta", eta), ("gamma", gamma)):
-        if (
-            value
-            and not isinstance(value, dict)
-            and all(plan.sampler not in SAMPLER_OPTIONS[option] for plan in plans.values())
-        ):
-            samplers = ", ".join(f"{name} with {plan.sampler}" for name, plan in plans.items())
+    for option, value in requested.items():
+        if isinstance(value, dict) and (unknown := sorted(set(value) - set(stages))):
+            raise ValueError(f"{option}: no stage {unknown}; there are {list(stages)}")
+    options = {
+        name: resolve_sampling_options(stages[name], aug_level=aug_level, **requested)
+        for name in names
+    }
+    check_unused_options(options, requested, negative_prompt)
+    return options
+
+
+def check_unused_options(
+    options: Mapping[str, SamplingOptions],
+    requested: RequestedOptions,
+    negative_prompt: str | list[str] | None = None,
+) -> None:
+    """Refuse an option that no stage uses: it would change nothing, and nobody would notice.
+
+    Args:
+        options: The options of every stage that is sampled, by name.
+        requested: The caller's options.
+        negative_prompt: The caller's negative prompt.
+
+    Raises:
+        ValueError: `eta` or `gamma` without a sampler that uses it; a negative prompt or a
+            guidance interval without guidance.
+    """
+    noise = {"eta": requested.get("eta"), "gamma": requested.get("gamma")}
+    for option, value in noise.items():
+        if not value or isinstance(value, dict):
+            continue
+        if all(o.sampler not in samplers_with(option) for o in options.values()):
+            samplers = ", ".join(f"{name} with {o.sampler}" for name, o in options.items())
             raise ValueError(
-                f"{option} {value} is not used: the stages are sampled {samplers}; "
-                "pass "
-                f"sampler={' or '.join(map(repr, SAMPLER_OPTIONS[option]))}, "
-                "or leave it at 0"
+                f"{option} {value} is not used: the stages are sampled {samplers}; pass "
+                f"sampler={' or '.join(map(repr, samplers_with(option)))}, or leave it at 0"
             )
-    for option, value in (
-        ("negative_prompt", negative_prompt),
-        ("guidance_interval", guidance_interval),
-    ):
-        if value is not None and all(plan.guidance_scale == 1 for plan in plans.values()):
+    guided = {
+        "negative_prompt": negative_prompt,
+        "guidance_interval": requested.get("guidance_interval"),
+    }
+    for option, given in guided.items():
+        if given is not None and all(o.guidance_scale == 1 for o in options.values()):
             raise ValueError(
-                f"{option} {value!r} is not used: guidance is off (guidance_scale 1) at every "
+                f"{option} {given!r} is not used: guidance is off (guidance_scale 1) at every "
                 "stage; raise guidance_scale, or leave it out"
             )

@@ -1,4 +1,4 @@
-"""Start a network from a smaller trained one: what is added does nothing at first."""
+"""Function-preserving growth: start a network from a smaller trained one, as Net2Net does."""
 
 from __future__ import annotations
 
@@ -8,56 +8,85 @@ from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.models.attention import Attention
 from imagen_mini.models.layers import ResBlock, TextRefinerBlock
 
+Projection = nn.Linear | nn.Conv2d
+
 
 def init_from_smaller(stage: DiffusionStage, trained: DiffusionStage) -> list[str]:
-    """Give `stage` the weights of a trained stage that has fewer layers, and is else the same.
-    Gives the names of the layers that are new.
+    """Give a stage the weights of a trained stage that has fewer layers and is otherwise the same.
 
-    New may be attention, text layers, and residual blocks at the end of a level or of the middle. A
-    new layer adds nothing at first: what it adds to its input goes through a last projection, which
-    is set to 0. So the network says what the trained one said, and learns from there; attention in
-    it that could learn no more can again (`Attention.revive_dead_channels`). ValueError if the
-    networks differ in more.
+    Attention, text layers, and residual blocks at the end of a level or of the middle may be new. A
+    new layer adds its output to its input through a last projection, which is set to 0. So the
+    grown network computes what the trained one computed, and training continues from there.
+    Attention channels that could not learn any more can again
+    (`Attention.revive_dead_channels`).
+
+    Args:
+        stage: The larger stage, whose weights are overwritten in place.
+        trained: The smaller stage.
+
+    Returns:
+        The names of the layers that are new.
+
+    Raises:
+        ValueError: The two networks differ in more than added layers.
+
+    Reference: Net2Net (Chen et al., 2016), arXiv 1511.05641, for growth that preserves the
+        function.
     """
-    weights, own = trained.net.state_dict(), stage.net.state_dict()
+    weights, own_weights = trained.net.state_dict(), stage.net.state_dict()
+
+    # 1. the new layers: those that only add something, and have no trained weights
     new = {
-        name: last
+        name: projections
         for name, layer in stage.net.named_modules()
-        if (last := _what_it_adds(layer)) and not any(k.startswith(f"{name}.") for k in weights)
+        if (projections := _last_projections(layer))
+        and not any(key.startswith(f"{name}.") for key in weights)
     }
-    wrong = sorted(
-        k
-        for k in set(weights) | set(own)
-        if not any(k.startswith(f"{name}.") for name in new)
-        and (k not in own or k not in weights or own[k].shape != weights[k].shape)
+
+    # 2. everything else has to fit, tensor by tensor
+    misfits = sorted(
+        key
+        for key in set(weights) | set(own_weights)
+        if not any(key.startswith(f"{name}.") for name in new)
+        and (
+            key not in own_weights
+            or key not in weights
+            or own_weights[key].shape != weights[key].shape
+        )
     )
-    if wrong:
+    if misfits:
         raise ValueError(
-            f"the weights of the trained stage {trained.config.name} do not fit: {len(wrong)} "
-            f"tensors differ, the first is {wrong[0]!r}. Only "
-            "text layers can be added, residual blocks at the end of a level, "
-            "and attention, after what a level has: 'cross' may become "
-            "'cross+self'"
+            f"the weights of the trained stage {trained.config.name} do not fit: {len(misfits)} "
+            f"tensors differ, the first is {misfits[0]!r}. Only text layers can be added, residual "
+            "blocks at the end of a level, and attention, after what a level has: 'cross' may "
+            "become 'cross+self'"
         )
     stage.net.load_state_dict(weights, strict=False)
-    for last in new.values():
-        for projection in last:
+
+    # 3. what is new adds nothing at first
+    for projections in new.values():
+        for projection in projections:
             nn.init.zeros_(projection.weight)
-            nn.init.zeros_(projection.bias)
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
+
+    # 4. attention channels whose gains are both 0 have no gradient: give them one again
     for layer in stage.net.attention_layers:
         layer.revive_dead_channels()
     return list(new)
 
 
-def _what_it_adds(layer: nn.Module) -> list[nn.Module]:
-    """The projections through which a layer adds to its input; none for what does not, or not only,
-    add.
+def _last_projections(layer: nn.Module) -> list[Projection]:
+    """The projections through which a layer adds to its input.
+
+    The list is empty for a layer that does more than add, or that adds nothing.
     """
+    last: list[nn.Module] = []
     match layer:
         case Attention():
-            return [layer.out]
+            last = [layer.out]
         case TextRefinerBlock():
-            return [layer.out, layer.mlp[-1]]
+            last = [layer.out, layer.mlp[-1]]
         case ResBlock(skip_scale=1.0, shortcut=nn.Identity()):
-            return [layer.conv2]
-    return []
+            last = [layer.conv2]
+    return [projection for projection in last if isinstance(projection, Projection)]

@@ -1,4 +1,4 @@
-"""A folder of one's own captioned images as a data set."""
+"""A folder of captioned images as a data set."""
 
 from __future__ import annotations
 
@@ -20,15 +20,23 @@ from imagen_mini.utils.rng import generator
 
 
 class ImageFolderDataset:
-    """A captioned image folder (see `image_folder`), its images cropped to their central squares
-    and resized once, at each of `sizes`.
+    """A captioned image folder (see `data.metadata`) as a data set.
 
-    Every image is seen once an epoch, in an order drawn anew for each. What is prepared is kept
-    until the images change: in `path/.prepared`, or in a subfolder of `cache`. Captions are read
-    afresh.
+    Images are cropped to their central squares and resized once, to each of `sizes`. Every image
+    is seen once an epoch, in a new random order each time. Prepared images are kept until the
+    images change. Captions are read afresh.
 
-    Raises ValueError for bad metadata and PictureError for an image that cannot be read; with
-    `skip_broken` such images are left out, up to 1 %.
+    Args:
+        path: The folder, with a metadata.jsonl.
+        sizes: Pixels of a side, of all the images that will be asked for.
+        seed: Of the order, and of the choice among several captions.
+        skip_broken: Leave images out that cannot be read, up to 1 %.
+        cache: The prepared images are kept in a subfolder of this one. None: `path/.prepared`.
+        progress: Show a progress bar while images are prepared.
+
+    Raises:
+        ValueError: The metadata cannot be used.
+        ImageError: An image cannot be read.
     """
 
     def __init__(
@@ -67,21 +75,17 @@ class ImageFolderDataset:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def draft(
-        self, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False
+    def plan(
+        self, indices: Sequence[int], size: int, low_res_size: int | None = None
     ) -> FolderBatchPlan:
-        if alternatives:
-            raise ValueError(
-                "only the built-in world has twins and mistakes; expected twins=0 and mistakes=0"
-            )
-        rows = [self.rows[epoch_row(number, len(self), self.seed)] for number in numbers]
+        """Read the bytes of the images, and choose captions."""
+        rows = [self.rows[epoch_row(index, len(self), self.seed)] for index in indices]
         captions = [
-            random.Random(f"caption/{self.seed}/{number}").choice(self.captions[row])
-            for number, row in zip(numbers, rows)
+            random.Random(f"caption/{self.seed}/{index}").choice(self.captions[row])
+            for index, row in zip(indices, rows)
         ]
-        return FolderBatchPlan(
-            self._read(rows, size), None if low is None else self._read(rows, low), captions
-        )
+        low_res = None if low_res_size is None else self._read(rows, low_res_size)
+        return FolderBatchPlan(self._read(rows, size), low_res, captions)
 
     def _read(self, rows: list[int], size: int) -> Tensor:
         if size not in self.images:
@@ -92,25 +96,30 @@ class ImageFolderDataset:
         return torch.from_numpy(self.images[size][rows])
 
     def batch(
-        self, numbers: Sequence[int], size: int, low: int | None = None, device=None
+        self, indices: Sequence[int], size: int, low_res_size: int | None = None, device=None
     ) -> Batch:
-        return self.draft(numbers, size, low).on(device)[0]
+        """The samples with these indices (see `base.Dataset`)."""
+        return self.plan(indices, size, low_res_size).materialize(device)[0]
 
     def describe(self) -> dict:
+        """Name, number of images, and a fingerprint of the images and captions."""
         return {
             "source": "folder",
             "name": self.path.name,
-            "pictures": len(self),
+            "images": len(self),
             "fingerprint": self.fingerprint,
         }
 
 
 class FolderBatchPlan(NamedTuple):
+    """Images as bytes, and their captions."""
+
     images: Tensor  # uint8 [b, size, size, 3]
     low_res: Tensor | None
     captions: list[str]
 
-    def on(self, device) -> tuple[Batch, None]:
+    def materialize(self, device) -> tuple[Batch, None]:
+        """Move the bytes to `device` and make images in [-1, 1] of them."""
         images, low_res = (
             None
             if x is None
@@ -120,11 +129,11 @@ class FolderBatchPlan(NamedTuple):
         return Batch(images, low_res, self.captions), None
 
 
-def epoch_row(number: int, n: int, seed: int) -> int:
-    """Which of `n` images sample `number` of the endless sequence is: each epoch is a permutation
-    of its own.
+def epoch_row(index: int, n: int, seed: int) -> int:
+    """Which of `n` images the sample `index` of the endless sequence is. Each epoch is another
+    permutation.
     """
-    epoch, place = divmod(number, n)
+    epoch, place = divmod(index, n)
     return _permutation(n, seed, epoch)[place]
 
 

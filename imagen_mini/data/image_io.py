@@ -1,5 +1,5 @@
-"""Image files of any origin -> RGB. Few formats, a cap on the pixels that is checked before any is
-decoded, and no image is ever made up: what cannot be read is a PictureError that names the file.
+"""Image files of any origin -> RGB. Few formats, and a limit on the pixels that is checked before
+any is decoded. What cannot be read raises an ImageError that names the file.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ class ImageError(ValueError):
 
 
 def open_rgb(path: Path) -> Image.Image:
-    """The image in a file, upright, as RGB. Of an animation, or of several pages, the first.
+    """Read the image in a file, upright, as RGB. Of an animation or of several pages, the first.
 
-    The format is told by the content, not by the name. EXIF orientation is applied; transparent
+    The content decides on the format, not the name. EXIF orientation is applied; transparent
     pixels are put on white; 16 bits are scaled to 8; colour profiles are not applied.
+
+    Raises:
+        ImageError: The file is no image, too large, or broken.
     """
     if not path.is_file():  # a pipe or a device would wait for ever
         raise ImageError(

@@ -4,7 +4,7 @@ with one JSON object a line.
     {"file_name": "cats/1.jpg", "text": "a grey cat on a chair"}
     {"file_name": "2.png", "text": ["a red boat", "a small boat at sea"]}
 
-Other keys are ignored. Of several captions one is drawn each time the image is seen.
+Other keys are ignored. Of several captions one is chosen each time the image is seen.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ METADATA = "metadata.jsonl"
 
 @dataclass(frozen=True)
 class Row:
-    """One picture of a folder."""
+    """One image of a folder."""
 
     line: int  # of metadata.jsonl, from 1
     name: str  # as it stands there
@@ -29,10 +29,14 @@ class Row:
 
 
 def read_metadata(folder: str | Path) -> tuple[list[Row], list[str]]:
-    """The rows that can be used, and what is wrong with the others: 'metadata.jsonl line 3: ...'.
-    Images are not opened.
+    """Read metadata.jsonl. Images are not opened.
 
-    Raises FileNotFoundError if there is no such folder, or no metadata.jsonl in it.
+    Returns:
+        The rows that can be used, and the problems of the others, like
+        'metadata.jsonl line 3: ...'.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no metadata.jsonl in it.
     """
     root = Path(folder).resolve()
     if not (root / METADATA).is_file():
@@ -95,8 +99,10 @@ def caption_problem(caption) -> str | None:
 
 
 def inside(root: Path, name: str) -> Path:
-    """The file `name` of the folder `root` (resolved). ValueError unless it is a file, in `root`,
-    also after links are followed.
+    """The file `name` of the folder `root` (resolved).
+
+    Raises:
+        ValueError: It is no file, or not in `root` after links are followed.
     """
     windows = PureWindowsPath(name)  # knows both kinds of slashes, and drives
     if not name or windows.anchor or ".." in windows.parts:
@@ -134,9 +140,17 @@ def unlisted(folder: str | Path, rows: Iterable[Row]) -> list[str]:
 
 
 def write_folder(out: str | Path, images: Iterable[tuple[str, bytes, str | list[str]]]) -> int:
-    """Write (file name, content of the file, caption or captions) as a captioned folder; returns
-    how many. metadata.jsonl comes last, so a folder that has one is whole. Raises FileExistsError
-    if `out` already holds something.
+    """Write a captioned folder. metadata.jsonl comes last, so a folder that has one is complete.
+
+    Args:
+        out: A new or empty folder.
+        images: File name, content of the file, caption or captions.
+
+    Returns:
+        How many images.
+
+    Raises:
+        FileExistsError: `out` already holds something.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -146,7 +160,7 @@ def write_folder(out: str | Path, images: Iterable[tuple[str, bytes, str | list[
     for name, content, captions in images:
         (out / name).write_bytes(content)
         lines.append(json.dumps({"file_name": name, "text": captions}, ensure_ascii=False) + "\n")
-    aside = out / f".{METADATA}"
-    aside.write_text("".join(lines), encoding="utf-8")
-    os.replace(aside, out / METADATA)
+    temp = out / f".{METADATA}"
+    temp.write_text("".join(lines), encoding="utf-8")
+    os.replace(temp, out / METADATA)
     return len(lines)

@@ -1,12 +1,4 @@
-"""Training data: the built-in world, or a folder of one's own images with captions.
-
-Both are endless sequences of numbered samples. Sample `number` is a function of the seed and the
-number alone, whoever asks for it and whenever, so step s of batch size b is made of the samples s *
-b ... s * b + b - 1, and resuming needs no state.
-
-The two here make a batch in two steps: `draft` decides what is in it, on the CPU, in any process;
-`BatchPlan.on` makes the images, on the device that needs them.
-"""
+"""Images of a folder, cropped and resized once, and kept on disk for training."""
 
 from __future__ import annotations
 
@@ -31,20 +23,16 @@ from imagen_mini.utils.images import central_square
 
 T = TypeVar("T")
 
-
-# ---------------------------------------------------------------- order
-
-
-# ---------------------------------------------------------------- the prepared images
-
 PREPARATION = 1  # counts the ways of cropping and resizing; another one, another cache
 CHUNK = 256  # images that may be decoded and wait in memory
 
 
 class Prepared(NamedTuple):
+    """The prepared images of a folder."""
+
     images: dict[int, np.ndarray]  # by size: uint8 [rows, size, size, 3], read from disk as needed
     checksums: list[str]  # SHA-256 of each image's file; "" if it is broken
-    broken: dict[int, str]  # rows without an image, and why; in `images` they are black
+    broken: dict[int, str]  # rows that cannot be read, and why; in `images` they are black
 
 
 def prepare(
@@ -56,9 +44,20 @@ def prepare(
 ) -> Prepared:
     """Crop and resize all images, unless the cache has them.
 
-    CACHE/images-KEY/64.npy, 256.npy and info.json; KEY tells names, sizes and times of the files.
-    Written aside and renamed, so they are whole or not there; a lock lets a second process wait and
-    then find the work done.
+    The files are CACHE/images-KEY/64.npy, 256.npy and info.json. KEY is a hash of the names, sizes
+    and times of the image files. They are written to a temporary folder and renamed, so they are
+    complete or absent. A lock lets a second process wait and then find the work done.
+
+    Args:
+        rows: The images.
+        cache: The folder to keep them in.
+        sizes: Pixels of a side.
+        skip_broken: Leave images out that cannot be read, up to 1 %.
+        progress: Show a progress bar.
+
+    Raises:
+        ImageError: Images cannot be read.
+        OSError: The cache cannot be written.
     """
     stats = [
         (row.name, stat.st_size, stat.st_mtime_ns) for row in rows for stat in [row.path.stat()]
@@ -85,11 +84,11 @@ def prepare(
             for old in {*cache.glob("images-*"), *cache.glob("pictures-*")} - {folder}:
                 shutil.rmtree(old)  # of a killed process, or of the images as they were
             if todo := missing():  # and not done by another process in the meantime
-                with TemporaryDirectory(dir=cache, prefix="images-") as aside:
-                    _decode_all(rows, Path(aside), todo, skip_broken, progress)
+                with TemporaryDirectory(dir=cache, prefix="images-") as temp:
+                    _decode_all(rows, Path(temp), todo, skip_broken, progress)
                     folder.mkdir(exist_ok=True)
                     for name in ("info.json", *(f"{size}.npy" for size in todo)):
-                        os.replace(Path(aside, name), folder / name)
+                        os.replace(Path(temp, name), folder / name)
     info = json.loads((folder / "info.json").read_text())
     broken = {int(i): why for i, why in info["broken"].items()}
     _refuse_broken(broken, len(rows), skip_broken)
@@ -140,12 +139,19 @@ def _decode_all(
 def in_parallel(
     function: Callable[[Row], T], rows: Sequence[Row], what: str, progress: bool = True
 ) -> Iterator[T]:
-    """function(row) for each row, in order, by several threads (Pillow decodes outside Python's
-    lock), never far ahead of who takes them.
+    """Yield function(row) for each row, in order, computed by several threads.
+
+    Pillow decodes outside Python's lock. The threads are never far ahead of the caller.
+
+    Args:
+        function: What to compute of a row.
+        rows: The rows.
+        what: The label of the progress bar.
+        progress: Show a progress bar.
     """
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(rows), desc=what, unit="picture", disable=not progress) as bar,
+        tqdm(total=len(rows), desc=what, unit="image", disable=not progress) as bar,
     ):
         for start in range(0, len(rows), CHUNK):
             for result in pool.map(function, rows[start : start + CHUNK]):
@@ -154,11 +160,11 @@ def in_parallel(
 
 
 def _refuse_broken(broken: dict[int, str], n: int, skip_broken: bool) -> None:
-    """PictureError if any image is broken, or, where they are skipped, more than 1 % of all."""
+    """ImageError if any image is broken, or, where they are skipped, more than 1 % of all."""
     if broken and not skip_broken:
         raise ImageError(
             f"{next(iter(broken.values()))}\nAll problems: python -m train.check_dataset; to "
-            "go on without such images: --skip-broken"
+            "continue without such images: --skip-broken"
         )
     if len(broken) > n / 100:
         raise ImageError(

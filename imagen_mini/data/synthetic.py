@@ -1,4 +1,4 @@
-"""The built-in world as a data set: scenes without end, each a function of its number."""
+"""The built-in world as a data set: scenes without end, each a function of its index."""
 
 from __future__ import annotations
 
@@ -10,98 +10,140 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from imagen_mini.data.base import Alternatives, Batch
+from imagen_mini.data.alternatives import AlternativeMixing, Alternatives
+from imagen_mini.data.base import Batch
 from imagen_mini.scenes.captions import Description, training_caption
 from imagen_mini.scenes.contradictions import find_contradiction
 from imagen_mini.scenes.equivalents import find_equivalent, sides
-from imagen_mini.scenes.render import PackedScenes, pack, render_packed
+from imagen_mini.scenes.render import PackedScenes, pack_scenes, render_packed
 from imagen_mini.scenes.scene import Scene, training_scene
+
+OBJECT_COUNT_WEIGHTS = (22, 50, 17, 11)  # how often a scene has 1, 2, 3, 4 objects
 
 
 class SceneDataset:
-    """The built-in world. `counts`: how often a scene has 1, 2, 3, 4 things."""
+    """The built-in world.
 
-    def __init__(self, seed: int = 0, counts: Sequence[float] = (22, 50, 17, 11)):
-        self.seed, self.counts = seed, counts
+    Args:
+        seed: Of the scenes and captions.
+        object_count_weights: How often a scene has 1, 2, 3, 4 objects.
+    """
 
-    def draft(
-        self, numbers: Sequence[int], size: int, low: int | None = None, alternatives: bool = False
+    has_parser = True
+
+    def __init__(self, seed: int = 0, object_count_weights: Sequence[float] = OBJECT_COUNT_WEIGHTS):
+        self.seed, self.object_count_weights = seed, object_count_weights
+
+    def plan(
+        self,
+        indices: Sequence[int],
+        size: int,
+        low_res_size: int | None = None,
+        alternatives: bool = False,
     ) -> SceneBatchPlan:
-        scenes = [training_scene(self.seed, i, self.counts) for i in numbers]
-        captions = [training_caption(scene, self.seed, i) for scene, i in zip(scenes, numbers)]
-        others = (
-            self._others(
-                numbers, scenes, [c.description for c in captions], textures=low is not None
-            )
-            if alternatives
-            else None
+        """Decide on scenes and captions, and render nothing yet."""
+        scenes = [training_scene(self.seed, i, self.object_count_weights) for i in indices]
+        captions = [training_caption(scene, self.seed, i) for scene, i in zip(scenes, indices)]
+        others = None
+        if alternatives:
+            descriptions = [c.description for c in captions]
+            others = self._others(indices, scenes, descriptions, textures=low_res_size is not None)
+        return SceneBatchPlan(
+            pack_scenes(scenes), [c.text for c in captions], others, size, low_res_size
         )
-        return SceneBatchPlan(pack(scenes), [c.text for c in captions], others, size, low)
 
     def _others(
         self,
-        numbers: Sequence[int],
+        indices: Sequence[int],
         scenes: list[Scene],
         descriptions: list[Description],
         textures: bool,
     ) -> tuple[PackedScenes, Tensor, PackedScenes]:
-        """Twins, of textures alone if what stands where is given, the two places of each (NaN:
-        there is no twin), and mistakes.
+        """Equivalent scenes, the two places of each (NaN: there is no equivalent), contradictions.
+
+        With `textures` the layout is given: equivalents differ in texture alone, and there are no
+        contradictions.
         """
-        twins = [
+        # The words "twin" and "mistake" are part of the random seeds.
+        equivalents = [
             find_equivalent(scene, said, random.Random(f"twin/{self.seed}/{i}"), textures)
-            for i, scene, said in zip(numbers, scenes, descriptions)
+            for i, scene, said in zip(indices, scenes, descriptions)
         ]
-        nowhere = ((math.nan, math.nan),) * 2
-        mistakes = (
-            scenes
-            if textures
-            else [
+        contradictions = scenes
+        if not textures:
+            contradictions = [
                 find_contradiction(scene, said, random.Random(f"mistake/{self.seed}/{i}")) or scene
-                for i, scene, said in zip(numbers, scenes, descriptions)
+                for i, scene, said in zip(indices, scenes, descriptions)
             ]
-        )
+        nowhere = ((math.nan, math.nan),) * 2
         return (
-            pack([scene if other is None else other.scene for scene, other in zip(scenes, twins)]),
-            torch.tensor([nowhere if other is None else other.places for other in twins]),
-            pack(mistakes),
+            pack_scenes(
+                [s if other is None else other.scene for s, other in zip(scenes, equivalents)]
+            ),
+            torch.tensor([nowhere if other is None else other.places for other in equivalents]),
+            pack_scenes(contradictions),
         )
 
     def batch(
-        self, numbers: Sequence[int], size: int, low: int | None = None, device=None
+        self, indices: Sequence[int], size: int, low_res_size: int | None = None, device=None
     ) -> Batch:
-        return self.draft(numbers, size, low).on(device)[0]
+        """The samples with these indices (see `base.Dataset`)."""
+        return self.plan(indices, size, low_res_size).materialize(device)[0]
 
     def alternatives(
-        self, numbers: Sequence[int], size: int, low: int | None = None, device=None
+        self, indices: Sequence[int], size: int, low_res_size: int | None = None, device=None
     ) -> Alternatives:
-        """Twins and mistakes of the samples of these numbers; for super-resolution (`low`), twins
-        in texture, and no mistakes.
+        """Equivalents and contradictions of the samples with these indices. With `low_res_size`,
+        for super-resolution: equivalents in texture, and no contradictions.
         """
-        return self.draft(numbers, size, low, alternatives=True).on(device)[1]
+        return self.plan(indices, size, low_res_size, alternatives=True).materialize(device)[1]
+
+    def loss_extras(self, settings, super_resolution: bool) -> AlternativeMixing | None:
+        """Training on mixtures of images, where the settings ask for it.
+
+        Args:
+            settings: With `equivalent_prob` and `contradiction_prob`, like a `TrainConfig`.
+            super_resolution: Whether it is for a super-resolution stage.
+
+        Raises:
+            ValueError: Contradictions are asked for in super-resolution.
+        """
+        if settings.contradiction_prob and super_resolution:
+            raise ValueError(
+                f"contradiction_prob={settings.contradiction_prob}: only a base stage decides what "
+                "stands where; expected 0 for super-resolution"
+            )
+        if not (settings.equivalent_prob or settings.contradiction_prob):
+            return None
+        return AlternativeMixing(settings.equivalent_prob, settings.contradiction_prob)
 
     def describe(self) -> dict:
+        """{"source": "scenes"}; the seed is part of the training configuration."""
         return {"source": "scenes"}
 
 
 class SceneBatchPlan(NamedTuple):
+    """Scenes that are still to be rendered."""
+
     scenes: PackedScenes
     captions: list[str]
-    others: tuple[PackedScenes, Tensor, PackedScenes] | None  # twins, their places, mistakes
+    # equivalents, their places, contradictions
+    others: tuple[PackedScenes, Tensor, PackedScenes] | None
     size: int
-    low: int | None
+    low_res_size: int | None
 
-    def on(self, device) -> tuple[Batch, Alternatives | None]:
+    def materialize(self, device) -> tuple[Batch, Alternatives | None]:
+        """Render the scenes on `device`."""
         images, low_res = (
             None if size is None else render_packed(self.scenes, size, device)
-            for size in (self.size, self.low)
+            for size in (self.size, self.low_res_size)
         )
         batch = Batch(images, low_res, self.captions)
         if self.others is None:
             return batch, None
-        twins, places, mistakes = self.others
+        equivalents, places, contradictions = self.others
         return batch, Alternatives(
-            render_packed(twins, self.size, device),
+            render_packed(equivalents, self.size, device),
             sides(places.to(device), self.size),
-            render_packed(mistakes, self.size, device),
+            render_packed(contradictions, self.size, device),
         )

@@ -1,9 +1,19 @@
-"""The forward process, the three things a network can predict, how they convert, and the training
-loss.
+"""The forward process, and the three targets that a network may predict.
 
-    eps  the noise,    x_0  the clean image,    v = alpha eps - sigma x_0
+Notation, here and in the rest of `imagen_mini.diffusion`:
 
-Images are [b, c, h, w]; `log_snr` is [b] (or a scalar).
+    x_0          the clean image, values in [-1, 1]
+    eps          standard normal noise of the same shape
+    log_snr      the log signal-to-noise ratio, log(alpha^2 / sigma^2)
+    alpha^2      = sigmoid(log_snr),    sigma^2 = sigmoid(-log_snr),    alpha^2 + sigma^2 = 1
+    x_t          = alpha x_0 + sigma eps, the noisy image
+    v            = alpha eps - sigma x_0
+    x_0_hat      an estimate of x_0 from x_t
+
+x_t together with one of eps, x_0 and v determines the other two. So a network may predict any of
+them, and everything else is written for x_0_hat.
+
+Images are [b, c, h, w]; `log_snr` is [b], or a scalar for the whole batch.
 """
 
 from __future__ import annotations
@@ -21,18 +31,31 @@ NO_EPS = (
 
 
 def alpha_sigma_like(log_snr: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma, shaped to multiply the images `like`."""
+    """alpha and sigma at `log_snr` [b] or scalar, shaped to multiply the images `like`."""
     alpha, sigma = alpha_sigma(log_snr)
     shape = (-1,) + (1,) * (like.ndim - 1)
     return alpha.reshape(shape), sigma.reshape(shape)
 
 
 def q_sample(x_0: Tensor, eps: Tensor, log_snr: Tensor) -> Tensor:
-    """The forward process: x_t = alpha x_0 + sigma eps. Source: Imagen (2022), Section 2.1; DDPM
-    (2020), Eq. (4).
+    """The forward process: x_t = alpha x_0 + sigma eps.
+
+    Args:
+        x_0: clean images, [b, c, h, w].
+        eps: standard normal noise of the same shape.
+        log_snr: the noise level, [b] or scalar.
+
+    Returns:
+        The noisy images x_t, [b, c, h, w].
+
+    Reference:
+        Imagen, arXiv 2205.11487, Section 2.1; DDPM, arXiv 2006.11239, Eq. (4).
     """
     alpha, sigma = alpha_sigma_like(log_snr, x_0)
     return alpha * x_0 + sigma * eps
+
+
+# ---------------------------------------------------------------- one target from another
 
 
 def eps_from_x_0(x_0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
@@ -42,8 +65,10 @@ def eps_from_x_0(x_0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
 
 
 def x_0_from_eps(eps: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
-    """x_0 = (x_t - sigma eps) / alpha. An error where alpha = 0: pure noise minus noise leaves no
-    image.
+    """x_0 = (x_t - sigma eps) / alpha.
+
+    Raises:
+        ValueError: alpha is 0: pure noise minus noise leaves no image.
     """
     alpha, sigma = alpha_sigma_like(log_snr, x_t)
     if not alpha.all():
@@ -52,8 +77,10 @@ def x_0_from_eps(eps: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
 
 
 def v_from_x_0(x_0: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
-    """v = alpha eps - sigma x_0 = (alpha x_t - x_0) / sigma. Source: Progressive Distillation
-    (2022), Appendix D.
+    """v = alpha eps - sigma x_0 = (alpha x_t - x_0) / sigma.
+
+    Reference:
+        Progressive Distillation, arXiv 2202.00512, Appendix D.
     """
     alpha, sigma = alpha_sigma_like(log_snr, x_t)
     return (alpha * x_t - x_0) / sigma
@@ -65,46 +92,80 @@ def x_0_from_v(v: Tensor, x_t: Tensor, log_snr: Tensor) -> Tensor:
     return alpha * x_t - sigma * v
 
 
-def to_x_0(prediction: Tensor, kind: str, x_t: Tensor, log_snr: Tensor) -> Tensor:
-    """What the network predicted, as an estimate of the clean image. `kind` is one of PREDICTIONS."""
-    if kind == "x_0":
+def to_x_0(prediction: Tensor, prediction_type: str, x_t: Tensor, log_snr: Tensor) -> Tensor:
+    """What a network predicted, as an estimate of the clean image.
+
+    Args:
+        prediction: the output of the network, [b, c, h, w].
+        prediction_type: what it is, one of PREDICTION_TYPES.
+        x_t: the noisy images that it was predicted from, [b, c, h, w].
+        log_snr: their noise level, [b] or scalar.
+
+    Returns:
+        x_0_hat, [b, c, h, w].
+
+    Raises:
+        ValueError: an unknown `prediction_type`, or "eps" where alpha is 0.
+    """
+    if prediction_type == "x_0":
         return prediction
-    if kind == "eps":
+    if prediction_type == "eps":
         return x_0_from_eps(prediction, x_t, log_snr)
-    if kind == "v":
+    if prediction_type == "v":
         return x_0_from_v(prediction, x_t, log_snr)
-    raise ValueError(f"prediction {kind!r}; expected one of {PREDICTION_TYPES}")
+    raise ValueError(f"prediction {prediction_type!r}; expected one of {PREDICTION_TYPES}")
 
 
-def from_x_0(x_0: Tensor, kind: str, x_t: Tensor, log_snr: Tensor) -> Tensor:
+def from_x_0(x_0: Tensor, prediction_type: str, x_t: Tensor, log_snr: Tensor) -> Tensor:
     """The clean image as what the network predicts: the inverse of `to_x_0`, and the target in
     training.
+
+    Args:
+        x_0: clean images, or estimates of them, [b, c, h, w].
+        prediction_type: what to convert to, one of PREDICTION_TYPES.
+        x_t: the noisy images, [b, c, h, w].
+        log_snr: their noise level, [b] or scalar.
+
+    Returns:
+        eps, x_0 or v, [b, c, h, w].
+
+    Raises:
+        ValueError: an unknown `prediction_type`.
     """
-    if kind == "x_0":
+    if prediction_type == "x_0":
         return x_0
-    if kind == "eps":
+    if prediction_type == "eps":
         return eps_from_x_0(x_0, x_t, log_snr)
-    if kind == "v":
+    if prediction_type == "v":
         return v_from_x_0(x_0, x_t, log_snr)
-    raise ValueError(f"prediction {kind!r}; expected one of {PREDICTION_TYPES}")
+    raise ValueError(f"prediction {prediction_type!r}; expected one of {PREDICTION_TYPES}")
+
+
+# ---------------------------------------------------------------- two candidate images
 
 
 def two_candidate_posterior_mean(
     x_0: Tensor, other: Tensor, x_t: Tensor, log_snr: Tensor
 ) -> Tensor:
-    """E[x_0 | x_t] if it was one of two images, each as likely before x_t was seen:
+    """E[x_0 | x_t] if the clean image was one of two, each as likely before x_t was seen.
 
-        p x_0 + (1 - p) other,   p = sigmoid((||x_t - alpha other||^2 - ||x_t - alpha x_0||^2) / (2 sigma^2))
+        E = p x_0 + (1 - p) other
+        p = sigmoid((||x_t - alpha other||^2 - ||x_t - alpha x_0||^2) / (2 sigma^2))
 
-    As a target of training it has the mean of x_0 itself, and less variance: the stable target
-    field (Xu et al., 2023) with a reference batch of two.
+    As a target of training it has the same mean as x_0 itself, and less variance: the stable target
+    field with a reference batch of two.
+
+    Args:
+        x_0, other: the two candidates, [b, c, h, w] each.
+        x_t: noisy images made from one of them, [b, c, h, w].
+        log_snr: their noise level, [b] or scalar.
+
+    Returns:
+        The posterior mean, [b, c, h, w].
+
+    Reference:
+        Stable Target Field (Xu et al., 2023), arXiv 2302.00670.
     """
     alpha, sigma = alpha_sigma_like(log_snr, x_t)
     far, near = ((x_t - alpha * x).square().sum((1, 2, 3), keepdim=True) for x in (other, x_0))
     return torch.lerp(other, x_0, torch.sigmoid((far - near) / (2 * sigma**2)))
-
-
-# ---------------------------------------------------------------- loss
-#
-# A loss weight is a function of the log-SNR: the factor of || x_0_hat - x_0 ||^2.
-# `convert_loss_weight` says what it is for eps or v.

@@ -1,6 +1,15 @@
-"""From a network to a denoiser: classifier-free guidance, conversion to x_0, thresholding.
+"""From a network to a denoiser: guidance, conversion to x_0_hat, thresholding.
 
-network -> guidance -> x_0_hat -> threshold          `make_denoiser` chains the four
+    x_t          = alpha x_0 + sigma eps, the noisy image at time t (0: image, 1: noise)
+    log_snr      = log(alpha^2 / sigma^2), a function of t: the schedule
+    x_0_hat      the estimate of the clean image x_0 from x_t
+
+    network -> guidance -> x_0_hat -> threshold
+
+A network predicts eps, x_0 or v = alpha eps - sigma x_0. A *denoiser* is a function
+(x_t, t) -> x_0_hat, and all that a sampler needs to know. `make_denoiser` builds one from a network
+and prompts, and chains the four. `guide_by_loss` takes any denoiser and returns another one, whose
+x_0_hat is shifted towards a lower loss.
 """
 
 from __future__ import annotations
@@ -11,36 +20,69 @@ import torch
 from torch import Tensor
 
 from imagen_mini.diffusion.gaussian import to_x_0
+from imagen_mini.diffusion.schedules import ScheduleFunction, alpha_sigma
 from imagen_mini.text.encoder import TextEmbeddings, concatenate
 
 # (x_t [b, 3, h, w], t scalar) -> x_0_hat [b, 3, h, w]
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Network = Callable[..., Tensor]  # (x_t, log_snr [b], text, control) -> prediction
-GuidanceScale = float | Callable[[float], float]  # w, or a function of t that gives it
+GuidanceScale = float | Callable[[float], float]  # w, or a function of t that returns it
 THRESHOLDS = ("none", "static", "dynamic")
 
 
+def scale_at(scale: GuidanceScale, t: Tensor) -> float:
+    """The guidance scale at time t (a scalar)."""
+    return scale(float(t)) if callable(scale) else scale
+
+
+# ---------------------------------------------------------------- classifier-free guidance
+
+
 def classifier_free_guidance(cond: Tensor, uncond: Tensor, w: float) -> Tensor:
-    """w cond + (1 - w) uncond; w = 1 is off. Source: Imagen (2022), Eq. (2)."""
+    """w cond + (1 - w) uncond; w = 1 is off.
+
+    Args:
+        cond: the prediction with the prompt, any shape.
+        uncond: the prediction without it, of the same shape.
+        w: the guidance scale.
+
+    Returns:
+        The guided prediction, of the same shape.
+
+    Reference:
+        Imagen, arXiv 2205.11487, Eq. (2).
+    """
     return w * cond + (1 - w) * uncond
 
 
 def guidance_interval(
-    w: float, low: float, high: float, log_snr_of: Callable[[Tensor], Tensor]
+    w: float, low: float, high: float, schedule: ScheduleFunction
 ) -> Callable[[float], float]:
-    """A guidance scale for `make_denoiser`: w at times whose noise level low < sigma / alpha <=
-    high, else 1, which costs one call.
+    """A guidance scale that is w in an interval of noise levels, and 1 outside of it.
 
     sigma / alpha = e^(-log_snr / 2) is the noise level of EDM. Guidance does harm where there is
-    much noise and little where there is little.
+    much noise, and has little effect where there is little. Where the scale is 1, the denoiser
+    calls the network once instead of twice.
 
-    Source: Kynkäänniemi et al. (2024), "Applying Guidance in a Limited Interval Improves Sample and
-    Distribution Quality".
+    Args:
+        w: the guidance scale inside.
+        low, high: the interval: low < sigma / alpha <= high.
+        schedule: t -> log-SNR.
+
+    Returns:
+        A function t -> scale for `make_denoiser`.
+
+    Raises:
+        ValueError: no interval of noise levels.
+
+    Reference:
+        Applying Guidance in a Limited Interval Improves Sample and Distribution Quality
+        (Kynkäänniemi et al., 2024), arXiv 2404.07724.
     """
     check_interval((low, high))
 
     def scale(t: float) -> float:
-        noise_level = torch.exp(-log_snr_of(torch.tensor(t, dtype=torch.float64)) / 2).item()
+        noise_level = torch.exp(-schedule(torch.tensor(t, dtype=torch.float64)) / 2).item()
         return w if low < noise_level <= high else 1.0
 
     return scale
@@ -59,33 +101,54 @@ def check_interval(interval: Sequence[float]) -> None:
         )
 
 
+# ---------------------------------------------------------------- thresholding
+
+
 def static_threshold(x_0_hat: Tensor) -> Tensor:
-    """Clip to [-1, 1]. Source: Imagen (2022), Section 2.3."""
+    """Clip to [-1, 1].
+
+    Reference:
+        Imagen, arXiv 2205.11487, Section 2.3.
+    """
     return x_0_hat.clamp(-1, 1)
 
 
 def dynamic_threshold(x_0_hat: Tensor, percentile: float = 0.995) -> Tensor:
-    """s = that percentile of |x_0_hat|, per image, at least 1; clip to [-s, s] and divide by s.
+    """Clip each image to [-s, s] and divide it by s.
 
-    Source: Imagen (2022), Section 2.3; 99.5 % from Fig. A.10b.
+        s = max(1, the percentile of |x_0_hat| over the channels and pixels of the image)
+
+    Args:
+        x_0_hat: estimates of the clean images, [b, c, h, w].
+        percentile: from 0 to 1 (default: 0.995).
+
+    Returns:
+        Images in [-1, 1], [b, c, h, w]. s counts as a constant for gradients.
+
+    Reference:
+        Imagen, arXiv 2205.11487, Section 2.3; 99.5 % from Fig. A.10b.
     """
+    # 1. The magnitudes of each image [b, n], at least in float32.
     magnitude = (
         x_0_hat.detach().flatten(1).abs().to(torch.promote_types(x_0_hat.dtype, torch.float32))
     )
-    # kthvalue with linear interpolation, as torch.quantile, which refuses more than 16 million
-    # values
+    # 2. Their percentile, interpolated linearly between two ranks. kthvalue finds a rank without
+    #    sorting, for any number of values; the position stays in float64 here, where torch.quantile
+    #    computes it in the precision of the values.
     position = percentile * (magnitude.shape[1] - 1)
     below, above = int(position), min(int(position) + 1, magnitude.shape[1] - 1)
     low, high = (
         magnitude.kthvalue(below + 1, dim=1).values,
         magnitude.kthvalue(above + 1, dim=1).values,
     )
+    # 3. s, at least 1, shaped to divide the images.
     s = torch.lerp(low, high, position - below).clamp(min=1).to(x_0_hat.dtype)[:, None, None, None]
+    # 4. Clip and rescale.
     return torch.maximum(torch.minimum(x_0_hat, s), -s) / s
 
 
 def apply_threshold(x_0_hat: Tensor, threshold: str) -> Tensor:
-    """`threshold` is one of THRESHOLDS."""
+    """x_0_hat after the threshold of this name, one of THRESHOLDS."""
     if threshold == "none":
         return x_0_hat
     if threshold == "static":
@@ -95,11 +158,14 @@ def apply_threshold(x_0_hat: Tensor, threshold: str) -> Tensor:
     raise ValueError(f"threshold {threshold!r}; expected one of {THRESHOLDS}")
 
 
+# ---------------------------------------------------------------- the denoiser
+
+
 def make_denoiser(
     network: Network,
     text: TextEmbeddings,
-    log_snr_of: Callable[[Tensor], Tensor],
-    prediction: str,
+    schedule: ScheduleFunction,
+    prediction_type: str,
     guidance_scale: GuidanceScale = 1.0,
     threshold: str = "dynamic",
     control_at: Callable[[float], object] | None = None,
@@ -107,12 +173,30 @@ def make_denoiser(
 ) -> Denoiser:
     """The denoiser (x_t, t) -> x_0_hat of a network for given prompts.
 
-    `network(x_t, log_snr, text, control)` predicts what `prediction` names; `log_snr_of` is the
-    schedule. `guidance_scale` is w or a function of t; where it is 1 the network is called once,
-    with the prompts. `control_at(t)` gives the attention control of the conditional branch at time
-    t, or None; the unconditional branch is never controlled. `negative` (as many rows as `text`)
-    takes the place of the null text, so that guidance leads away from it. Guidance is linear in the
-    prediction and eps, x_0 and v are affine in each other, so it may be applied to any of them.
+    Guidance is linear in the prediction, and eps, x_0 and v are affine in each other, so it may be
+    applied to any of them.
+
+    Args:
+        network: (x_t [b, 3, h, w], log_snr [b], text, control) -> prediction [b, 3, h, w].
+        text: the encoded prompts, b rows.
+        schedule: t -> log-SNR.
+        prediction_type: what the network predicts: "eps", "x_0" or "v".
+        guidance_scale: w, or a function of t (default: 1). Where it is 1, the network is called
+            once, with the prompts.
+        threshold: "none", "static" or "dynamic" (default: "dynamic").
+        control_at: the attention control of the conditional branch at time t, or None. The
+            unconditional branch is never controlled.
+        negative: encoded negative prompts, b rows: they replace the null text, so that guidance
+            leads away from them (default: the null text).
+
+    Returns:
+        A function (x_t [b, 3, h, w], t scalar) -> x_0_hat [b, 3, h, w].
+
+    Raises:
+        ValueError: negative prompts of another number than the prompts, or without guidance.
+
+    Reference:
+        Imagen, arXiv 2205.11487, Sections 2.2 and 2.3.
     """
     if negative is not None and len(negative) != len(text):
         raise ValueError(
@@ -121,25 +205,90 @@ def make_denoiser(
         )
     if negative is not None and guidance_scale == 1:
         raise ValueError(
-            "guidance_scale 1 never looks at the negative prompt; raise it, or leave the "
+            "guidance_scale 1 never uses the negative prompt; raise it, or leave the "
             "negative prompt out"
         )
-    away_from = text.null() if negative is None else negative
-    both = concatenate([text, away_from])
+    uncond_text = text.null() if negative is None else negative
+    both_texts = concatenate([text, uncond_text])
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        log_snr = log_snr_of(t).expand(len(x_t))
+        # 1. The noise level, the attention control and the guidance scale at time t.
+        log_snr = schedule(t).expand(len(x_t))
         control = control_at(float(t)) if control_at is not None else None
-        w = guidance_scale(float(t)) if callable(guidance_scale) else guidance_scale
+        w = scale_at(guidance_scale, t)
+        # 2. The prediction of the network, guided.
         if w == 1:
-            out = network(x_t, log_snr, text, control)
+            prediction = network(x_t, log_snr, text, control)
         elif control is None:  # one call on a doubled batch
-            cond, uncond = network(x_t.repeat(2, 1, 1, 1), log_snr.repeat(2), both, None).chunk(2)
-            out = classifier_free_guidance(cond, uncond, w)
-        else:
-            out = classifier_free_guidance(
-                network(x_t, log_snr, text, control), network(x_t, log_snr, away_from, None), w
-            )
-        return apply_threshold(to_x_0(out, prediction, x_t, log_snr), threshold)
+            cond, uncond = network(
+                x_t.repeat(2, 1, 1, 1), log_snr.repeat(2), both_texts, None
+            ).chunk(2)
+            prediction = classifier_free_guidance(cond, uncond, w)
+        else:  # two calls: the control must not reach the unconditional branch
+            cond = network(x_t, log_snr, text, control)
+            uncond = network(x_t, log_snr, uncond_text, None)
+            prediction = classifier_free_guidance(cond, uncond, w)
+        # 3. As an estimate of the clean image, kept in range.
+        return apply_threshold(to_x_0(prediction, prediction_type, x_t, log_snr), threshold)
 
     return denoise
+
+
+# ---------------------------------------------------------------- guidance by any loss
+
+
+def guide_by_loss(
+    denoise: Denoiser,
+    loss: Callable[[Tensor], Tensor],
+    scale: GuidanceScale,
+    schedule: ScheduleFunction,
+) -> Denoiser:
+    """A denoiser whose estimate is shifted towards a lower loss of it.
+
+        x_0_hat(x_t) - scale alpha d loss(x_0_hat(x_t)) / d x_t
+
+    The gradient passes through the denoiser, so a loss of a few pixels moves all that depends on
+    them. Gradients are enabled inside, so it works where they are disabled, as in `sample`:
+
+        reconstruct = lambda x_0_hat: (mask * (x_0_hat - known)).square().sum((1, 2, 3)) / 2
+        guided = guide_by_loss(stage.denoiser(text), reconstruct, 2.0, stage.schedule)
+        *_, last = sample(guided, x_T, stage.timesteps(), stage.schedule)
+
+    The shift comes after the threshold of `denoise`, if it has one, and is not thresholded again.
+    If the loss is -log p(y | x_t) for something y that is known of the image, the scale
+    (sigma / alpha)^2 makes the result exactly E[x_0 | x_t, y].
+
+    Args:
+        denoise: (x_t [b, c, h, w], t scalar) -> x_0_hat [b, c, h, w], differentiable in x_t.
+        loss: x_0_hat -> the loss of each image, [b], or of all of them together, scalar.
+        scale: the weight w_r of the paper, or a function of t. Where it is 0, `denoise` is called
+            without gradients.
+        schedule: t -> log-SNR.
+
+    Returns:
+        A function (x_t [b, c, h, w], t scalar) -> shifted x_0_hat [b, c, h, w], without gradients.
+
+    Reference:
+        Video Diffusion Models (Ho et al., 2022), arXiv 2204.03458, Section 3.1: reconstruction
+        guidance, with half the squared error as the loss. Universal Guidance for Diffusion Models
+        (Bansal et al., 2023), arXiv 2302.07121: its forward guidance, which adds
+        s(t) d loss / d x_t to eps, is the scale s(t) sigma / alpha^2 here.
+    """
+
+    def guided(x_t: Tensor, t: Tensor) -> Tensor:
+        w = scale_at(scale, t)
+        if w == 0:
+            with torch.no_grad():
+                return denoise(x_t, t)
+        # 1. The estimate and its loss, recorded from x_t on.
+        with torch.enable_grad():
+            x_t = x_t.detach().requires_grad_()
+            x_0_hat = denoise(x_t, t)
+            total = loss(x_0_hat).sum()
+        # 2. How the loss changes with x_t; the weights of the network get no gradient.
+        (gradient,) = torch.autograd.grad(total, x_t)
+        # 3. The shifted estimate.
+        alpha, _ = alpha_sigma(schedule(t.double()))
+        return x_0_hat.detach() - (w * alpha).to(x_t.dtype) * gradient
+
+    return guided

@@ -102,3 +102,11 @@ def token_positions(tokens: Tokens, word: str | int) -> list[int]:
             + ", ".join(f"{i} {w!r}" for i, w in enumerate(tokens.words))
         )
     return [position for number in numbers for position in tokens.positions_of_word(number)]
+
+
+def changed_token_positions(source: Tokens, target: Tokens) -> tuple[list[int], list[int]]:
+    """Return the positions of the tokens of each prompt that the other prompt does not have."""
+    matrix = refinement_mapper(source, target)
+    return [i for i, row in enumerate(matrix) if not row.any()], [
+        i for i, column in enumerate(matrix.T) if not column.any()
+    ]

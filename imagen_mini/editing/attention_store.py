@@ -1,9 +1,9 @@
 """What pixels look at: attention maps, recorded while images are drawn, and read by word, layer,
 head and step.
 
-    maps = AttentionMaps()
-    out = pipe("a red circle above a blue square", seed=0, record=maps)
-    maps.of_word("circle", size=16)                    # [16, 16]: how much each place looks at the word
+    maps = AttentionStore()
+    out = pipe("a red circle above a blue square", seed=0, attention_store=maps)
+    maps.word_map("circle", size=16)                    # [16, 16]: how much each place looks at the word
 
 A map is a column of the attention's probabilities: softmax over the words of the prompt, of every
 query, that is of every place on the grid. Only the conditional branch is recorded. With an edit,
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from imagen_mini.editing.alignment import token_positions
 from imagen_mini.models.attention import Attention
-from imagen_mini.models.control import AttentionControl, AttentionSite
+from imagen_mini.models.control import AttentionControl, AttentionSite, BlockSite
 from imagen_mini.text.encoder import Tokens
 
 
@@ -56,7 +56,7 @@ class AttentionStore:
     in which an edit lets the targets read the source's prompt are left out: there they have no maps
     of their own.
 
-    `before` and `after` hold, by time t and by the site's name, the probabilities [b, heads,
+    `raw` and `edited` hold, by time t and by the site's name, the probabilities [b, heads,
     queries, words] (of self-attention [b, heads, queries, queries]) as the network computed them
     and as an edit left them; without an edit they are the same tensors.
     """
@@ -67,8 +67,8 @@ class AttentionStore:
     max_bytes: int = 2**30
     sites: list[AttentionSite] = field(default_factory=list, init=False)
     tokens: list[Tokens] = field(default_factory=list, init=False)
-    before: dict[float, dict[str, Tensor]] = field(default_factory=dict, init=False)
-    after: dict[float, dict[str, Tensor]] = field(default_factory=dict, init=False)
+    raw: dict[float, dict[str, Tensor]] = field(default_factory=dict, init=False)
+    edited: dict[float, dict[str, Tensor]] = field(default_factory=dict, init=False)
 
     # ------------------------------------------------------------ recording
 
@@ -89,11 +89,11 @@ class AttentionStore:
     def needs_probs(self, site: AttentionSite) -> bool:
         return site.kind in self.kinds and site.size <= self.max_size
 
-    def start(self, tokens: list[Tokens], sites: Sequence[AttentionSite]) -> None:
+    def reset(self, tokens: list[Tokens], sites: Sequence[AttentionSite]) -> None:
         """Forget what was recorded before and get ready for these prompts and sites. ValueError if
         there is nothing to record.
         """
-        self.sites, self.tokens, self.before, self.after = (
+        self.sites, self.tokens, self.raw, self.edited = (
             [s for s in sites if self.needs_probs(s)],
             tokens,
             {},
@@ -106,28 +106,28 @@ class AttentionStore:
                 + (", ".join(f"{s.name} ({s.kind}, {s.size} x {s.size})" for s in sites) or "none")
             )
 
-    def around(
+    def wrap_schedule(
         self, control_at: Callable[[float], AttentionControl | None] | None
     ) -> Callable[[float], AttentionControl]:
         """`control_at`, with every control it gives watched."""
-        return lambda t: self.watch(control_at(t) if control_at else None, t)
+        return lambda t: self.wrap(control_at(t) if control_at else None, t)
 
-    def watch(self, control: AttentionControl | None, t: float) -> AttentionControl:
+    def wrap(self, control: AttentionControl | None, t: float) -> AttentionControl:
         """A control that does what `control` does and writes down the probabilities at time t."""
         control = control or AttentionControl()
         return (
             control
-            if type(control).text is not AttentionControl.text
+            if type(control).modify_text is not AttentionControl.modify_text
             else Recording(control, self, t)
         )
 
-    def keep(
+    def store(
         self, t: float, site: AttentionSite, before: Tensor, after: Tensor, n_text: int
     ) -> None:
         columns = slice(None) if site.kind == "self" else slice(n_text)
         stored = before[..., columns].detach().float()
-        self.before.setdefault(t, {})[site.name] = stored
-        self.after.setdefault(t, {})[site.name] = (
+        self.raw.setdefault(t, {})[site.name] = stored
+        self.edited.setdefault(t, {})[site.name] = (
             stored if after is before else after[..., columns].detach().float()
         )
 
@@ -136,7 +136,7 @@ class AttentionStore:
     @property
     def times(self) -> list[float]:
         """The times of the steps recorded, from noise to image."""
-        return sorted(self.after, reverse=True)
+        return sorted(self.edited, reverse=True)
 
     @property
     def sizes(self) -> list[int]:
@@ -157,9 +157,9 @@ class AttentionStore:
         `size`: the grid (default: that of `site`, else the largest recorded); `times`: some of
         `self.times`; `edited`: as an edit left them, or (False) as the network computed them.
         """
-        if not self.after:
+        if not self.edited:
             raise ValueError(
-                "nothing is recorded yet: pass this object as record= to the pipeline's call"
+                "nothing is recorded yet: pass this object as attention_store= to the pipeline's call"
             )
         if site is not None and site not in {s.name for s in self.sites}:
             raise ValueError(
@@ -174,7 +174,7 @@ class AttentionStore:
                 f"no attention to words on a grid of {size} is recorded; there are grids of "
                 f"{', '.join(map(str, self.sizes))}"
             )
-        recorded = self.after if edited else self.before
+        recorded = self.edited if edited else self.raw
         each = [
             recorded[t][s.name] for t in (self.times if times is None else times) for s in chosen
         ]
@@ -187,13 +187,13 @@ class AttentionStore:
         column = self.probs(**chosen)[row, :, list(positions)].sum(-1)
         return rearrange(column, "(h w) -> h w", h=int(len(column) ** 0.5))
 
-    def positions_of_word(self, word: str | int, row: int = 0, **chosen) -> Tensor:
+    def word_map(self, word: str | int, row: int = 0, **chosen) -> Tensor:
         """The map [size, size] of a word (every one that reads so, or word number `word`) of prompt
         number `row`. `chosen`: see `probs`.
         """
         return self.of_tokens(token_positions(self.tokens[row], word), row, **chosen)
 
-    def shares(self, row: int = 0, **chosen) -> Tensor:
+    def token_shares(self, row: int = 0, **chosen) -> Tensor:
         """How much of all attention each token of prompt number `row` gets, the end token included:
         [tokens], which add up to 1 but for hybrid attention, where pixels take the rest. A token
         that gets much everywhere is where attention sinks.
@@ -209,19 +209,27 @@ class Recording(AttentionControl):
     maps: AttentionStore
     t: float
 
-    def qkv(
+    def modify_qkv(
         self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return self.inner.qkv(site, q, k, v)
+        return self.inner.modify_qkv(site, q, k, v)
 
     def needs_probs(self, site: AttentionSite) -> bool:
         return site in self.maps.sites or self.inner.needs_probs(site)
 
-    def probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
-        after = self.inner.probs(site, probs, n_text) if self.inner.needs_probs(site) else probs
+    def modify_probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
+        after = probs
+        if self.inner.needs_probs(site):
+            after = self.inner.modify_probs(site, probs, n_text)
         if site in self.maps.sites:
-            self.maps.keep(self.t, site, probs, after, n_text)
+            self.maps.store(self.t, site, probs, after, n_text)
         return after
+
+    def needs_features(self, site: BlockSite) -> bool:
+        return self.inner.needs_features(site)
+
+    def modify_features(self, site: BlockSite, x: Tensor) -> Tensor:
+        return self.inner.modify_features(site, x)
 
 
 # ---------------------------------------------------------------- does a word find its thing?

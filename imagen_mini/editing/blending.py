@@ -173,14 +173,14 @@ class LocalBlender:
             for target in tokens[1:]:
                 if not word_indices(tokens[0], word):
                     token_positions(target, word)  # an error that says what words there are
-        self.maps.start(tokens, [site for site in of_words if site.size == size])
+        self.maps.reset(tokens, [site for site in of_words if site.size == size])
 
     def watch(self, control: AttentionControl | None, t: float) -> AttentionControl | None:
-        return self.maps.watch(control, t)
+        return self.maps.wrap(control, t)
 
     def __call__(self, x_0_hat: Tensor, active: bool) -> Tensor:
         # nothing recorded yet: source and targets read one prompt
-        if not active or not self.maps.after:
+        if not active or not self.maps.edited:
             return x_0_hat
         masks = torch.stack(
             [self.blend.mask(self.maps, target) for target in range(1, len(x_0_hat))]

@@ -20,7 +20,7 @@ from imagen_mini.text.encoder import TextEmbeddings
 class SourcePromptControl(AttentionControl):
     """Every row of the batch reads the prompt of row 0."""
 
-    def text(self, text: TextEmbeddings) -> TextEmbeddings:
+    def modify_text(self, text: TextEmbeddings) -> TextEmbeddings:
         return TextEmbeddings(text.emb[:1].expand_as(text.emb), text.mask[:1].expand_as(text.mask))
 
 
@@ -41,7 +41,7 @@ class AttentionInjectionControl(AttentionControl):
     def needs_probs(self, site: AttentionSite) -> bool:
         return self.own and site.size <= self.self_size if site.kind == "self" else self.cross
 
-    def probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
+    def modify_probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
         if site.kind == "self":
             return probs[:1].expand_as(probs)
         of_source = torch.einsum("hps,bst->bhpt", probs[0, :, :, :n_text], self.matrices.to(probs))

@@ -34,7 +34,7 @@ def sdedit(
     t: float,
     eps: Tensor,
     times: Tensor,
-    log_snr_of: Callable[[Tensor], Tensor],
+    schedule: Callable[[Tensor], Tensor],
     sampler: str = "ddim",
     noise: Callable[[int], Tensor] | None = None,
 ) -> Iterator[SamplingState]:
@@ -55,8 +55,8 @@ def sdedit(
         yield SamplingState(0, 0, 0.0, 0.0, drawing, drawing)
         return
     left = truncate_timesteps(t, times)
-    x_t = q_sample(drawing, eps, log_snr_of(left[0].double()).to(drawing.dtype))
-    yield from sample(denoise, x_t, left, log_snr_of, sampler, noise)
+    x_t = q_sample(drawing, eps, schedule(left[0].double()).to(drawing.dtype))
+    yield from sample(denoise, x_t, left, schedule, sampler, noise)
 
 
 # ---------------------------------------------------------------- what is known stays
@@ -73,7 +73,7 @@ def repaint_callback(
     known: Tensor,
     mask: Tensor,
     noise: Callable[[int], Tensor],
-    log_snr_of: Callable[[Tensor], Tensor],
+    schedule: Callable[[Tensor], Tensor],
 ) -> Callable[[Tensor, int, float], Tensor]:
     """An `after_step` for `sample` that paints over what the step did where the image is known,
     with as much noise as there should be at time s:
@@ -85,7 +85,7 @@ def repaint_callback(
     """
 
     def after_step(x: Tensor, step: int, s: float) -> Tensor:
-        log_snr = log_snr_of(torch.tensor(s, dtype=torch.float64)).to(x)
+        log_snr = schedule(torch.tensor(s, dtype=torch.float64)).to(x)
         return mask * q_sample(known, noise(step), log_snr) + (1 - mask) * x
 
     return after_step
@@ -107,7 +107,7 @@ def repaint(
     mask: Tensor,
     x_T: Tensor,
     times: Tensor,
-    log_snr_of: Callable[[Tensor], Tensor],
+    schedule: Callable[[Tensor], Tensor],
     noise: Callable[[str, int], Tensor],
     rounds: int = 1,
     sampler: str = "ddim",
@@ -128,7 +128,7 @@ def repaint(
         raise ValueError(
             f"sampler {sampler!r}, rounds {rounds}; expected ddim or ddpm, and at least one round"
         )
-    x, number, log_snr = x_T, 0, log_snr_of(times.double()).to(x_T.dtype)
+    x, number, log_snr = x_T, 0, schedule(times.double()).to(x_T.dtype)
     partly_known = inpaint_denoiser(denoise, known, mask)
     for step in range(len(times) - 1):
         for again in reversed(range(rounds)):
@@ -136,10 +136,10 @@ def repaint(
                 partly_known,
                 x,
                 times[step : step + 2],
-                log_snr_of,
+                schedule,
                 sampler,
                 lambda _: noise("step", number),
-                repaint_callback(known, mask, lambda _: noise("known", number), log_snr_of),
+                repaint_callback(known, mask, lambda _: noise("known", number), schedule),
             )
             x = state.x
             if again:

@@ -52,7 +52,7 @@ def anagram(denoisers: Sequence[Denoiser], views: Sequence[View]) -> Denoiser:
             f"{len(denoisers)} denoisers for {len(views)} views; expected one for each"
         )
     return lambda x_t, t: torch.stack(
-        [view.back(denoise(view.there(x_t), t)) for denoise, view in zip(denoisers, views)]
+        [view.inverse(denoise(view.forward(x_t), t)) for denoise, view in zip(denoisers, views)]
     ).mean(0)
 
 

@@ -1,3 +1,3 @@
-"""What is measured: benchmarks, scores with intervals, errors, distances between sets of images,
-features.
+"""Evaluation: benchmarks, scores with confidence intervals, kinds of errors, and distances between
+sets of images.
 """

@@ -1,8 +1,8 @@
 """The benchmark's captions: DrawBench-like categories that the parser can judge. It is not
 DrawBench.
 
-Fixed lists, functions of a seed, none of them used in training; `benchmark.tsv` holds the first 30
-of each category.
+The lists are fixed functions of a seed, and none is used in training. `benchmark.tsv` holds the
+first 30 captions of each category.
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ from imagen_mini.scenes.scene import (
 
 
 def random_object(rng: random.Random, *said: str, shape: str | None = None) -> ObjectDescription:
-    """A thing of the training distribution, with the named attributes said."""
+    """Sample an object of the training distribution.
+
+    Args:
+        rng: Source of randomness.
+        *said: Attributes that are stated, among "color", "size" and "texture".
+        shape: Its shape (default: random).
+    """
     while True:
         obj = ObjectDescription(
             shape or rng.choice(tuple(SHAPES)),
@@ -51,7 +57,7 @@ def random_object(rng: random.Random, *said: str, shape: str | None = None) -> O
 
 
 def _two(rng: random.Random, *said: str) -> tuple[ObjectDescription, ObjectDescription]:
-    """Two things of different shape that differ in everything said."""
+    """Two objects of different shape that differ in every stated attribute."""
     while True:
         a, b = random_object(rng, *said), random_object(rng, *said)
         if a.shape != b.shape and all(getattr(a, s) != getattr(b, s) for s in said):
@@ -59,6 +65,7 @@ def _two(rng: random.Random, *said: str) -> tuple[ObjectDescription, ObjectDescr
 
 
 def related(rng: random.Random) -> Description:
+    """Two coloured objects with a relation that is not held out."""
     while True:
         (a, b), relation = _two(rng, "color"), rng.choice(RELATIONS)
         d = Description((a, b), relation)
@@ -67,6 +74,7 @@ def related(rng: random.Random) -> Description:
 
 
 def held_out_relation(d: Description) -> bool:
+    """Return True if the two shapes and their relation are held out of training."""
     a, b = d.objects
     pairs = {
         (a.shape, d.relation, b.shape),
@@ -76,8 +84,8 @@ def held_out_relation(d: Description) -> bool:
 
 
 def _said_of_two(rng: random.Random, groups: tuple[str, ...]) -> Description:
-    """Two things of which some groups of attributes are said: color and size of both, their
-    relation, the background.
+    """Two objects of which some groups of attributes are stated: color, size and texture of both,
+    their relation, the background.
     """
     while True:
         a, b = _two(rng, *(g for g in groups if g in ("color", "size", "texture")))
@@ -92,13 +100,13 @@ def _said_of_two(rng: random.Random, groups: tuple[str, ...]) -> Description:
             return d
 
 
-# how many attributes a caption of two things states with each group
+# how many attributes a caption of two objects states with each group
 ATTRIBUTES_OF_TWO = {"color": 2, "size": 2, "relation": 1, "background": 1}
 
 
 def _attributes(k: int) -> Callable[[random.Random], Description]:
-    """Two things of which `k` attributes are said, besides their shapes. As in training, a kind of
-    attribute is said of both or of neither.
+    """Two objects of which `k` attributes are stated, besides their shapes. As in training, an
+    attribute is stated for both objects or for neither.
     """
     ways = [
         groups
@@ -110,7 +118,7 @@ def _attributes(k: int) -> Callable[[random.Random], Description]:
 
 
 def _conflicting(rng: random.Random) -> Description:
-    """A large thing above a small one: against the training set's one regularity, and against
+    """A large object above a small one: against the training set's one regularity, and against
     nothing else.
     """
     while True:
@@ -127,7 +135,7 @@ def _conflicting(rng: random.Random) -> Description:
 
 
 def _rare_object(rng: random.Random) -> ObjectDescription:
-    """A thing with at least two words that have a rare synonym: its size has one."""
+    """An object with at least two words that have a rare synonym: its size has one."""
     while True:
         obj = random_object(rng, "color", "size")
         if {obj.color, obj.shape} & set(RARE_WORDS.values()):
@@ -182,7 +190,12 @@ HELD_OUT_CATEGORIES: dict[str, Callable[[random.Random], Description]] = {
 
 
 def caption_of(category: str, rng: random.Random) -> Caption:
-    """A caption of a category, put in its words."""
+    """Sample a caption of a category.
+
+    Args:
+        category: A key of `CATEGORIES` or of `HELD_OUT_CATEGORIES`.
+        rng: Source of randomness.
+    """
     caption = caption_from(
         (CATEGORIES | HELD_OUT_CATEGORIES)[category](rng),
         rng,
@@ -205,8 +218,18 @@ def caption_of(category: str, rng: random.Random) -> Caption:
 def benchmark(
     n: int, seed: int = 0, categories: list[str] | None = None
 ) -> list[tuple[str, int, Caption]]:
-    """(category, seed of the image, caption): `n` of each category, the same for the same seed,
-    none used in training.
+    """Return the benchmark's prompts: the same for the same seed, none used in training.
+
+    Args:
+        n: Number of captions of each category.
+        seed: Which list of captions (default: 0).
+        categories: Only these (default: all, held-out ones too).
+
+    Returns:
+        A list of (category, seed of the image, caption).
+
+    Raises:
+        ValueError: for an unknown category.
     """
     known = CATEGORIES | HELD_OUT_CATEGORIES
     chosen = list(known) if categories is None else categories

@@ -1,4 +1,4 @@
-"""Ways to spoil an image, by a known amount: noise, blur, JPEG."""
+"""Image corruptions of known strength: noise and JPEG. (Blur: `imagen_mini.utils.images.blur`.)"""
 
 from __future__ import annotations
 
@@ -13,14 +13,30 @@ from imagen_mini.utils.rng import randn
 
 
 def gaussian_noise(images: Tensor, sigma: float) -> Tensor:
-    """Normal noise of this deviation, then clipped to [-1, 1]."""
+    """Add Gaussian noise and clip.
+
+    Args:
+        images: [b, 3, h, w] in [-1, 1].
+        sigma: Standard deviation of the noise, on the same scale.
+
+    Returns:
+        [b, 3, h, w] in [-1, 1].
+    """
     return (images + sigma * randn(range(len(images)), images.shape[1:], "parser check")).clamp(
         -1, 1
     )
 
 
 def jpeg(images: Tensor, quality: float) -> Tensor:
-    """Written as JPEG of this quality and read again."""
+    """Compress to JPEG and decode again.
+
+    Args:
+        images: [b, 3, h, w] in [-1, 1].
+        quality: JPEG quality, 1 to 95.
+
+    Returns:
+        [b, 3, h, w] in [-1, 1], on the CPU.
+    """
     out = []
     for image in images:
         file = io.BytesIO()

@@ -1,7 +1,7 @@
-"""What is wrong with an image, in one word; and what is drawn instead of what was said.
+"""Kinds of errors: what is incorrect in an image, in one word; and confusion matrices.
 
-A score says how often a network fails, these say at what: a network that draws both colours on the
-wrong things needs something else than one that draws a wrong colour.
+A score says how often a network fails, these say at what. A network that gives both colours to the
+incorrect objects needs another remedy than one that generates an incorrect colour.
 """
 
 from __future__ import annotations
@@ -34,13 +34,21 @@ ERROR_TYPES = (
 
 
 def classify_error(description: Description, parsed: ParsedScene) -> str:
-    """One of KINDS: the first that applies.
+    """Classify the error of an image.
 
+    right                 no error
     unreadable            no scene explains the image
-    too few, too many     the number of things
-    shape, color, ...     an attribute that was said is nowhere, whichever way things are told apart
-    binding               every attribute that was said is there, but not on its thing
-    relation, background  all things are right, but not where they are, or on what
+    too few, too many     the number of objects differs
+    shape, color, ...     a stated attribute is missing, however objects are matched
+    binding               every stated attribute is there, but not on its object
+    relation, background  all objects are correct, but not their relation, or the background
+
+    Args:
+        description: What the caption states.
+        parsed: What was read from the image.
+
+    Returns:
+        One of `ERROR_TYPES`: the first that applies, in the order above.
     """
     scene = parsed.scene
     if scene is None:
@@ -73,7 +81,11 @@ def _matches(obj: ObjectDescription, o: SceneObject, attribute: str) -> bool:
 
 
 def error_table(results: Iterable[Result]) -> dict[str, dict[str, int]]:
-    """Of each category, how many images are of which kind; kinds that do not occur are left out."""
+    """Count the kinds of errors of each category.
+
+    Returns:
+        category -> kind of error -> number of images. Kinds that do not occur are left out.
+    """
     counts: dict[str, Counter] = {}
     for r in results:
         counts.setdefault(r.category, Counter())[
@@ -86,9 +98,14 @@ def error_table(results: Iterable[Result]) -> dict[str, dict[str, int]]:
 
 
 def confusion_matrices(results: Iterable[Result]) -> dict[str, dict[str, dict[str, int]]]:
-    """What was drawn (inner) for what was said (outer), by attribute and for the background; of
-    attributes only captions of one thing and images that show one, where there is no question which
-    thing is meant.
+    """Count which value was generated for which stated value, by attribute and for the background.
+
+    Attributes are counted only for captions of one object and images that show one, where there is
+    no question which object is meant.
+
+    Returns:
+        "shape", "color", "size", "texture" or "background" -> stated value -> generated value ->
+        number of images.
     """
     found = {
         name: {said: dict.fromkeys(values, 0) for said in values}

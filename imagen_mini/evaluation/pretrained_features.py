@@ -1,9 +1,9 @@
-"""Features that papers take, for `distances`: Inception's, and CLIP's with its score of text and
-image. Optional: their weights are not in the box.
+"""Pretrained features used in papers: Inception's, and CLIP's with its score of text and image.
+Optional: their weights are not part of this package.
 
-They know photographs, and can hardly tell our shapes apart; for images of your own they may be the
-better ones. Numbers by them can be compared with others by the same features, the same number of
-images and the same preparation of these, and with no others.
+They were trained on photographs and hardly distinguish our shapes; for images of your own they may
+be the better choice. Numbers are comparable only with the same features, the same number of images
+and the same preprocessing.
 """
 
 from __future__ import annotations
@@ -23,8 +23,14 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 def make_feature_extractor(which: str) -> Callable[[Tensor], Tensor]:
-    """One of CHOICES -> a function from images [n, 3, h, w] in [-1, 1] to features [n, d].
-    ValueError for another name.
+    """Return a function from images [n, 3, h, w] in [-1, 1] to features [n, d].
+
+    Args:
+        which: "scenes", "inception", "inception:WEIGHTS" or "clip:NAME".
+
+    Raises:
+        ValueError: for another name.
+        ModuleNotFoundError: if the packages for Inception are not installed.
     """
     kind, _, where = which.partition(":")
     if which == "scenes":
@@ -37,10 +43,15 @@ def make_feature_extractor(which: str) -> Callable[[Tensor], Tensor]:
 
 
 class Inception:
-    """The 2048 pooled features of Inception v3 that FID takes, by torch-fidelity through
-    torchmetrics; images are enlarged to 299 x 299 in there.
+    """The 2048 pooled features of Inception v3 that FID uses.
 
-    `weights`: a file, None: downloaded. ModuleNotFoundError without these packages.
+    The network is torch-fidelity's, through torchmetrics; it resizes images to 299 x 299.
+
+    Args:
+        weights: A file, or None (default) to download them.
+
+    Raises:
+        ModuleNotFoundError: without torchmetrics and torch-fidelity.
     """
 
     def __init__(self, weights: str | None = None):
@@ -62,9 +73,14 @@ class Inception:
 
 
 class Clip:
-    """Features of images and texts by a CLIP of transformers, and how well a text fits an image.
+    """Features of images and of texts by a CLIP model of transformers, and the CLIP score.
 
-    Source: Radford et al. (2021); its score: Hessel et al. (2021), here 100 max(cos, 0).
+    Args:
+        name: A folder or a hub id.
+
+    Reference:
+        Radford et al. (2021), arXiv 2103.00020; the score: Hessel et al. (2021), arXiv 2104.08718,
+        here 100 max(cos, 0).
     """
 
     def __init__(self, name: str):
@@ -77,7 +93,7 @@ class Clip:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, batch: int = 32) -> Tensor:
-        """Images [n, 3, h, w] in [-1, 1] -> [n, d]."""
+        """Return features [n, d] of images [n, 3, h, w] in [-1, 1]."""
         model, size = self.model.to(images.device), self.model.config.vision_config.image_size
         mean, std = (
             torch.tensor(values, device=images.device)[:, None, None]
@@ -95,7 +111,7 @@ class Clip:
 
     @torch.no_grad()
     def of_texts(self, texts: Sequence[str]) -> Tensor:
-        """[n, d]."""
+        """Return features [n, d] of n texts."""
         model = self.model
         tokens = self.tokenizer(
             list(texts),
@@ -107,11 +123,15 @@ class Clip:
         return model.text_projection(model.text_model(**tokens).pooler_output)
 
     def score(self, images: Tensor, texts: Sequence[str]) -> Tensor:
-        """100 max(cos, 0) of each image and its text, [n]."""
+        """Return 100 max(cos, 0) of each image [n, 3, h, w] and its text, [n]."""
         return self.score_of(self(images), texts)
 
     def score_of(self, found: Tensor, texts: Sequence[str]) -> Tensor:
-        """The same, of images whose features are there."""
+        """Return the score [n] of images whose features [n, d] are known.
+
+        Raises:
+            ValueError: if there is not one text for each image.
+        """
         if len(found) != len(texts):
             raise ValueError(f"{len(found)} images and {len(texts)} texts; expected one for each")
         return 100 * F.cosine_similarity(found, self.of_texts(texts).to(found.device)).clamp(min=0)

@@ -1,5 +1,5 @@
-"""A quick look at one stage on its own, as training takes it: super-resolution is given true
-low-resolution images.
+"""A quick preview of a single stage during training: super-resolution is given true low-resolution
+images.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import random
 import torch
 from torch import Tensor
 
+from imagen_mini.cascade.sampling import sample_from_stage
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
-from imagen_mini.diffusion.samplers import sample
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.scoring import Result, evaluate, sample_scene_matching
 from imagen_mini.scenes.render import render
@@ -25,36 +25,38 @@ def sample_single_stage(
     seeds: list[int],
     low_res: Tensor | None = None,
 ) -> Tensor:
-    """Images [b, 3, size, size] in [-1, 1] by one stage without the others; super-resolution is
-    given true low-resolution images.
+    """Sample images with one stage, without the others.
+
+    Args:
+        stage: The stage.
+        encoder: The text encoder.
+        captions: b captions.
+        seeds: b seeds.
+        low_res: For super-resolution, [b, 3, low, low] in [-1, 1]; else None (default).
+
+    Returns:
+        [b, 3, size, size] in [-1, 1].
     """
-    size, name, device = (
-        stage.config.unet.image_size,
-        stage.config.name,
-        next(stage.parameters()).device,
-    )
     level = None
     if low_res is not None:
+        device = next(stage.parameters()).device
         level = torch.full((len(captions),), stage.config.aug_level, device=device)
-        low_res = augment_low_res(
-            low_res, level, randn(seeds, low_res.shape[1:], "preview", device=device)
-        )
-    *_, last = sample(
-        stage.denoiser(encoder(captions), low_res, level),
-        randn(seeds, (3, size, size), name, "x_T", device=device),
-        stage.times(),
-        stage.log_snr_of,
-        stage.config.sampler,
-        lambda step: randn(seeds, (3, size, size), name, "step", step, device=device),
-        eta=stage.config.eta,
-    )
-    return last.x_0_hat.clamp(-1, 1)
+        noise = randn(seeds, low_res.shape[1:], "preview", device=device)
+        low_res = augment_low_res(low_res, level, noise)
+    return sample_from_stage(stage, encoder(captions), seeds, low_res=low_res, aug_level=level)
 
 
 def preview(
     stage: DiffusionStage, encoder: TextEncoder, n: int = 4, categories: list[str] | None = None
 ) -> list[Result]:
-    """A quick look at one stage: `n` captions of some categories."""
+    """Sample and judge a few benchmark captions with one stage.
+
+    Args:
+        stage: The stage.
+        encoder: The text encoder.
+        n: Captions of each category (default: 4).
+        categories: Of the benchmark (default: some that this stage can decide).
+    """
     low = stage.config.unet.low_res_size
     usual = (
         ["one object", "binding", "counting", "positional"]

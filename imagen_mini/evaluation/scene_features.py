@@ -1,10 +1,10 @@
-"""Features of images of the built-in world, for distances between sets of them: what a small
-classifier of scenes makes of an image.
+"""Features of images of the built-in world, for distances between sets of images: the last hidden
+layer of a small scene classifier.
 
-Inception's features, which FID takes, know photographs of a thousand kinds of things and cannot
-tell our shapes apart. These were trained to tell what is in a scene (`train.scene_classifier`) and
-are frozen. Distances by them are comparable with one another, for images of one size, and with
-nothing else.
+Inception's features, which FID uses, were trained on photographs of a thousand classes and do not
+distinguish our shapes. These were trained to recognise what a scene contains
+(`train.scene_classifier`) and are frozen. Distances by them are comparable with one another, for
+images of one size, and with nothing else.
 """
 
 from __future__ import annotations
@@ -30,13 +30,17 @@ from imagen_mini.scenes.scene import (
 from imagen_mini.weights import WEIGHTS
 
 WIDTH = 48  # features of an image
-CELLS = 4  # places are told apart on a grid of CELLS x CELLS
+CELLS = 4  # positions are binned on a grid of CELLS x CELLS
 
 
 def scene_labels(scene: Scene) -> Tensor:
-    """What a scene holds, as zeros and ones: how many things; the background; which shapes,
-    colours, sizes, textures, pairs of colour and shape occur; in which cells of the image there is
-    a thing's middle.
+    """Return what a scene contains, as zeros and ones.
+
+    The labels are the number of objects; the background; which shapes, colours, sizes, textures and
+    pairs of colour and shape occur; and which cells of the image contain an object's centre.
+
+    Returns:
+        [NUM_LABELS] of 0 and 1.
     """
 
     def occur(values, found) -> list[float]:
@@ -62,8 +66,16 @@ NUM_LABELS = len(scene_labels(Scene((), "white")))
 
 
 class SceneClassifier(nn.Module):
-    """Images [b, 3, size, size] in [-1, 1] -> logits of `scene_labels` [b, FACTS]; `features` [b,
-    WIDTH] are all that these are computed from, of mean 0 and variance 1 over true images.
+    """Images [b, 3, size, size] in [-1, 1] -> logits of `scene_labels` [b, NUM_LABELS].
+
+    The logits are a linear function of `features` [b, WIDTH], which have mean 0 and variance 1 over
+    true images.
+
+    Args:
+        size: Width of the images, a multiple of 32.
+
+    Raises:
+        ValueError: for another size.
     """
 
     def __init__(self, size: int):
@@ -72,7 +84,7 @@ class SceneClassifier(nn.Module):
             raise ValueError(f"size {size}: expected a multiple of 32")
         self.size, self.patch = size, size // 32
         widths = (48, 64, 96)
-        # two channels say where a pixel is
+        # two more channels hold each pixel's coordinates
         self.stem = nn.Conv2d(3 * self.patch**2 + 2, widths[0], 3, padding=1)
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride=stride, padding=1)
@@ -89,6 +101,11 @@ class SceneClassifier(nn.Module):
         self.to_facts = nn.Linear(WIDTH, NUM_LABELS)
 
     def features(self, images: Tensor) -> Tensor:
+        """Return features [b, WIDTH] of images [b, 3, size, size].
+
+        Raises:
+            ValueError: for images of another size.
+        """
         if images.shape[1:] != (3, self.size, self.size):
             raise ValueError(
                 f"these features are of images [b, 3, {self.size}, {self.size}]; got "
@@ -108,10 +125,12 @@ class SceneClassifier(nn.Module):
 
 
 def weights_of(size: int) -> Path:
+    """Return the path of the shipped weights for images of a size."""
     return WEIGHTS / "features" / f"{size}.safetensors"
 
 
 def save_classifier(net: SceneClassifier, path: Path) -> None:
+    """Save a classifier's weights as safetensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, path)
     path.chmod(0o644)
@@ -119,7 +138,14 @@ def save_classifier(net: SceneClassifier, path: Path) -> None:
 
 @cache
 def classifier(size: int) -> SceneClassifier:
-    """The shipped one for images of `size` (64 or 256), frozen."""
+    """Load the shipped classifier, frozen.
+
+    Args:
+        size: Width of the images, 64 or 256.
+
+    Raises:
+        FileNotFoundError: if there is none for this size.
+    """
     path = weights_of(size)
     if not path.is_file():
         raise FileNotFoundError(
@@ -133,8 +159,14 @@ def classifier(size: int) -> SceneClassifier:
 
 @torch.no_grad()
 def features(images: Tensor, batch: int = 128) -> Tensor:
-    """Features [n, WIDTH] of images [n, 3, size, size] in [-1, 1], by the shipped classifier for
-    their size.
+    """Return the features of images, by the shipped classifier for their size.
+
+    Args:
+        images: [n, 3, size, size] in [-1, 1].
+        batch: Images per network call (default: 128).
+
+    Returns:
+        [n, WIDTH].
     """
     net = classifier(images.shape[-1]).to(images.device)
     return torch.cat([net.features(part.float()) for part in images.split(batch)])

@@ -22,12 +22,10 @@ from imagen_mini.scenes.scene import (
     sample_free_position,
 )
 
-# ---------------------------------------------------------------- text alignment
-
 
 @dataclass(frozen=True)
 class Result:
-    """One image and its verdict."""
+    """One generated image of a benchmark prompt, and what was read from it."""
 
     category: str
     seed: int
@@ -36,24 +34,36 @@ class Result:
     parsed: ParsedScene
 
     @property
-    def right(self) -> bool:
+    def correct(self) -> bool:
+        """True if the image shows what the caption states."""
         return self.caption.description.fits(self.parsed.scene)
 
 
 def verdict_text(description: Description, parsed: ParsedScene) -> str:
-    """In words: right, or what was read instead."""
+    """Return "correct", or what was read instead, in words.
+
+    Args:
+        description: What the caption states.
+        parsed: What was read from the image.
+    """
     if parsed.scene is None:
         return "unreadable: " + "; ".join(parsed.problems)
     return (
-        "right"
+        "correct"
         if description.fits(parsed.scene)
-        else "wrong: shows " + describe_scene(parsed.scene)
+        else "incorrect: shows " + describe_scene(parsed.scene)
     )
 
 
 def judge_image(prompt: str, image: Tensor) -> str:
-    """The parser's verdict on an image [3, h, w] in [-1, 1], or why there is none: the prompt is
-    not of the world's grammar.
+    """Return the parser's verdict on an image, in words.
+
+    Args:
+        prompt: The caption.
+        image: [3, h, w] in [-1, 1].
+
+    Returns:
+        A verdict, or "not judged: ..." if the prompt is not of the built-in world's grammar.
     """
     try:
         description = parse_caption(prompt)
@@ -63,7 +73,7 @@ def judge_image(prompt: str, image: Tensor) -> str:
 
 
 def describe_scene(scene: Scene) -> str:
-    """What a scene holds, briefly."""
+    """Describe a scene briefly: size, texture, colour, shape and position of each object."""
     objects = ", ".join(
         " ".join(filter(None, (o.size, o.texture, o.color, o.shape))) + f" at ({o.x}, {o.y})"
         for o in scene.objects
@@ -76,8 +86,15 @@ def evaluate(
     prompts: list[tuple[str, int, Caption]],
     batch: int = 16,
 ) -> Iterator[Result]:
-    """Draw every prompt and judge it. `generate(prompts, seeds)` gives images [b, 3, h, w] in [-1,
-    1].
+    """Generate an image for every prompt, and judge it.
+
+    Args:
+        generate: (captions, seeds) -> images [b, 3, h, w] in [-1, 1].
+        prompts: (category, seed, caption), as from `benchmark`.
+        batch: Prompts per call of `generate` (default: 16).
+
+    Yields:
+        One `Result` for each prompt, in order.
     """
     for start in range(0, len(prompts), batch):
         part = prompts[start : start + batch]
@@ -89,13 +106,18 @@ def evaluate(
 
 
 def score(results: list[Result]) -> dict[str, float]:
-    """n, right, accuracy, its Wilson 95 % interval, and how many images could not be read."""
-    right = sum(r.right for r in results)
-    low, high = wilson_interval(right, len(results))
+    """Summarize results.
+
+    Returns:
+        "n"; "right", the number of correct images; "accuracy" with its Wilson 95 % interval, "low"
+        and "high"; and "unreadable", the number of images that could not be parsed.
+    """
+    correct = sum(r.correct for r in results)
+    low, high = wilson_interval(correct, len(results))
     return {
         "n": len(results),
-        "right": right,
-        "accuracy": round(right / len(results), 4),
+        "right": correct,
+        "accuracy": round(correct / len(results), 4),
         "low": round(low, 4),
         "high": round(high, 4),
         "unreadable": sum(r.parsed.scene is None for r in results),
@@ -103,7 +125,7 @@ def score(results: list[Result]) -> dict[str, float]:
 
 
 def table(results: list[Result]) -> dict[str, dict[str, float]]:
-    """`score` of each category."""
+    """Return the `score` of each category."""
     return {
         category: score([r for r in results if r.category == category])
         for category in dict.fromkeys(r.category for r in results)
@@ -111,7 +133,10 @@ def table(results: list[Result]) -> dict[str, dict[str, float]]:
 
 
 def sample_scene_matching(description: Description, rng: random.Random) -> Scene:
-    """A random scene that the description fits."""
+    """Sample a random scene that a description fits.
+
+    Attributes that the description leaves open are random.
+    """
     while True:
         objects: list[SceneObject] = []
         for obj in description.objects:
@@ -137,8 +162,17 @@ def sample_scene_matching(description: Description, rng: random.Random) -> Scene
 
 
 def judge_images(prompts: Sequence[str], images: Tensor) -> list[bool | None]:
-    """Does each image [b, 3, h, w] in [-1, 1] show its prompt, by the parser? None where the prompt
-    is not of the world's grammar.
+    """Judge for each image whether it shows its prompt, with the parser.
+
+    Args:
+        prompts: b captions.
+        images: [b, 3, h, w] in [-1, 1].
+
+    Returns:
+        True or False for each image; None where the prompt is not of the built-in world's grammar.
+
+    Raises:
+        ValueError: if there is not one prompt for each image.
     """
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts for {len(images)} images; expected as many")
@@ -150,7 +184,7 @@ def judge_images(prompts: Sequence[str], images: Tensor) -> list[bool | None]:
 
 
 def description_of(prompt: str) -> Description | None:
-    """What a prompt asks for; None if it is not of the world's grammar."""
+    """Return what a prompt states, or None if it is not of the built-in world's grammar."""
     try:
         return parse_caption(prompt)
     except ValueError:

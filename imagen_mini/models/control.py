@@ -1,4 +1,9 @@
-"""The control protocol: how an edit or a recorder reaches into attention, without hooks or patches."""
+"""The control protocol: how an edit or a recorder reaches into the U-Net, without patching it.
+
+A control can act in three places: on the text before the network uses it, in attention layers (each
+has an `AttentionSite`), and on the features after a residual block (each has a `BlockSite`).
+Prompt-to-Prompt uses the first two; Plug-and-Play diffusion features fit the last two.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +16,56 @@ from imagen_mini.text.encoder import TextEmbeddings
 
 @dataclass(frozen=True)
 class AttentionSite:
-    """Where an attention layer stands: its `name`, `place` (down, mid, up), `kind` and `size` (the
-    grid is size x size).
+    """Where an attention layer stands.
 
-    kind "self": keys are pixels; "cross": keys are words; "hybrid": words first, then pixels, in
-    one softmax (Imagen, D.3.1).
+    Args:
+        name: unique in its network, for example "up0.cross".
+        place_in_unet: "down", "mid" or "up".
+        kind: what the keys are. "self": pixels; "cross": words; "hybrid": words first, then pixels,
+            in one softmax (Imagen, D.3.1).
+        size: the grid is size x size.
     """
 
     name: str
-    place: str
+    place_in_unet: str
     kind: str
     size: int
 
 
-class AttentionControl:
-    """What an edit or a recorder does inside attention. The base class does nothing; methods
-    return, they do not store into the network. Heads are kept: q, k, v are [b, heads, tokens, d],
-    probs [b, heads, queries, keys].
+@dataclass(frozen=True)
+class BlockSite:
+    """Where a residual block stands.
+
+    Args:
+        name: unique in its network, for example "up0.block1".
+        place_in_unet: "down", "mid" or "up".
+        size: the grid is size x size.
     """
 
-    def text(self, text: TextEmbeddings) -> TextEmbeddings:
-        """Change what the network reads, before anything reads it."""
+    name: str
+    place_in_unet: str
+    size: int
+
+
+class AttentionControl:
+    """What an edit or a recorder does inside the network.
+
+    The base class does nothing, so a control overrides only what it needs. Methods return their
+    result, they store nothing in the network. Heads are kept: q, k, v are [b, heads, tokens, d],
+    probs [b, heads, queries, keys].
+
+    In one layer the order is `modify_qkv`, then, where `needs_probs` says so, `modify_probs`. After
+    a residual block comes, where `needs_features` says so, `modify_features`.
+    """
+
+    def modify_text(self, text: TextEmbeddings) -> TextEmbeddings:
+        """Change the text [b, n, d], before any layer of the network uses it."""
         return text
 
-    def qkv(
+    def modify_qkv(
         self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Change queries, keys or values; the fast path is kept."""
+        """Change queries, keys or values; attention stays one fused call."""
         return q, k, v
 
     def needs_probs(self, site: AttentionSite) -> bool:
@@ -46,6 +74,21 @@ class AttentionControl:
         """
         return False
 
-    def probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
-        """Change the probabilities. The leading `n_text` key columns are words."""
+    def modify_probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
+        """Change the probabilities [b, heads, queries, keys]. The leading `n_text` key columns are
+        words.
+        """
         return probs
+
+    def needs_features(self, site: BlockSite) -> bool:
+        """Does this control need the features after this residual block?"""
+        return False
+
+    def modify_features(self, site: BlockSite, x: Tensor) -> Tensor:
+        """Change the features [b, c, size, size]: the output of a residual block, its shortcut
+        included.
+
+        Reference: Plug-and-Play Diffusion Features (Tumanyan et al., 2022), arXiv 2211.12572, which
+        lets a target image take the features of a source image at the same step.
+        """
+        return x

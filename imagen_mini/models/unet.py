@@ -6,6 +6,17 @@ A down block halves the grid before its convolutions and an up block doubles it 
 of the work is done on small grids (Imagen, Appendix B.1). Everything that conditions (noise level,
 augmentation level, pooled text) is summed into one embedding that scales and shifts every residual
 block; the words reach the pixels through attention.
+
+Shapes, for an image of s pixels on a side, patches of p pixels and levels i = 0 .. L - 1:
+
+    x_t           [b, 3, s, s]                    (and low_res, enlarged to the same shape)
+    patches       [b, 3 p^2, s/p, s/p]            `pixel_unshuffle`
+    level i       [b, channels[i], g, g]          g = s / p / 2^i; the middle is on the last
+    emb           [b, emb_dim]                    goes into every residual block
+    text          [b, n, text_width]              goes into every attention layer to words
+    output        [b, 3, s, s]                    `pixel_shuffle`
+
+Reference: Imagen (Saharia et al., 2022), arXiv 2205.11487, Appendices B and F.
 """
 
 from __future__ import annotations
@@ -18,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from imagen_mini.models.attention import Attention, TextContext
-from imagen_mini.models.control import AttentionControl, AttentionSite
+from imagen_mini.models.control import AttentionControl, AttentionSite, BlockSite
 from imagen_mini.models.layers import (
     AttentionPooling,
     Downsample,
@@ -48,8 +59,12 @@ RANGES = {
 
 @dataclass(frozen=True)
 class UNetConfig:
+    """The architecture of one U-Net. ValueError, with the value seen and the one expected, for
+    what cannot be built.
+    """
+
     image_size: int = 64  # pixels on a side
-    low_res_size: int | None = None  # size of the conditioning picture of a super-resolution stage
+    low_res_size: int | None = None  # size of the conditioning image of a super-resolution stage
     patch: int = 2  # patch x patch pixels become one position with patch^2 * 3 channels
     # per level; each level's grid is half of the one before
     channels: tuple[int, ...] = (64, 128, 192)
@@ -63,7 +78,7 @@ class UNetConfig:
     head_dim: int = 32  # channels per attention head
     emb_dim: int = 256  # width of the summed embedding
     text_width: int = 128  # width of the text encoder's embeddings
-    text_layers: int = 2  # transformer layers over the words, before anything reads them
+    text_layers: int = 2  # transformer layers over the words, before any other layer uses them
     skip: str = "concat"  # how an up block takes the down block's output: "concat" or "sum"
     skip_scale: float = 1.0  # factor on each residual sum; 1/sqrt(2) in the Efficient U-Net
 
@@ -123,13 +138,30 @@ class UNetConfig:
 class UNetLevel(nn.Module):
     """Residual blocks on one grid, and attention: after the last of them, or, with
     `attention_every_block`, after every one.
+
+    Args:
+        config: of the whole U-Net.
+        name: "down0", "mid", "up1": the names of the sites begin with it.
+        place_in_unet: "down", "mid" or "up".
+        level: 0 is the finest grid.
+        channels_in: of the input; the output has `config.channels[level]`.
+        blocks: how many residual blocks.
     """
 
     def __init__(
-        self, config: UNetConfig, name: str, place: str, level: int, channels_in: int, blocks: int
+        self,
+        config: UNetConfig,
+        name: str,
+        place_in_unet: str,
+        level: int,
+        channels_in: int,
+        blocks: int,
     ):
         super().__init__()
-        channels = config.channels[level]
+        channels, size = config.channels[level], config.grids[level]
+        self.block_sites = [
+            BlockSite(f"{name}.block{i}", place_in_unet, size) for i in range(blocks)
+        ]
         self.blocks = nn.ModuleList(
             ResBlock(
                 channels_in if i == 0 else channels, channels, config.emb_dim, config.skip_scale
@@ -141,7 +173,7 @@ class UNetLevel(nn.Module):
             kinds = [k for k in config.attention[level].split("+") if k]
             return nn.ModuleList(
                 Attention(
-                    AttentionSite(f"{name}{after}.{kind}", place, kind, config.grids[level]),
+                    AttentionSite(f"{name}{after}.{kind}", place_in_unet, kind, size),
                     channels,
                     config.text_width,
                     config.head_dim,
@@ -158,6 +190,7 @@ class UNetLevel(nn.Module):
     def forward(
         self, x: Tensor, emb: Tensor, text: TextEmbeddings, control: AttentionControl | None
     ) -> Tensor:
+        """x [b, channels_in, size, size] -> [b, channels, size, size]."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             # nothing here is random
             return checkpoint(
@@ -168,10 +201,14 @@ class UNetLevel(nn.Module):
     def run(
         self, x: Tensor, emb: Tensor, text: TextEmbeddings, control: AttentionControl | None
     ) -> Tensor:
-        for i, block in enumerate(self.blocks):
+        """As `forward`, without gradient checkpointing."""
+        for i, (block, site) in enumerate(zip(self.blocks, self.block_sites)):
             x = block(x, emb)
-            for attention in self.between[i] if i < len(self.between) else ():
-                x = attention(x, text, control)
+            if control is not None and control.needs_features(site):
+                x = control.modify_features(site, x)
+            if i < len(self.between):
+                for attention in self.between[i].children():
+                    x = attention(x, text, control)
         for attention in self.attention:
             x = attention(x, text, control)
         return x
@@ -188,6 +225,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         channels, last = config.channels, len(config.channels) - 1
+        # 1. What conditions: noise level, words, pooled text, augmentation level.
         self.log_snr_embedding = ScalarEmbedding(config.emb_dim, shortest=1.0, longest=60.0)
         self.text_layers = nn.ModuleList(
             TextRefinerBlock(config.text_width, config.head_dim) for _ in range(config.text_layers)
@@ -195,6 +233,7 @@ class UNet(nn.Module):
         self.pooled_text = AttentionPooling(config.text_width, config.emb_dim)
         if config.low_res_size is not None:
             self.aug_level_embedding = ScalarEmbedding(config.emb_dim, shortest=0.1, longest=4.0)
+        # 2. From patches down to the smallest grid.
         images = 1 if config.low_res_size is None else 2
         self.stem = nn.Conv2d(3 * images * config.patch**2, channels[0], 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
@@ -204,6 +243,7 @@ class UNet(nn.Module):
                 UNetLevel(config, f"down{i}", "down", i, channels[i], config.blocks[i])
             )
         self.mid = UNetLevel(config, "mid", "mid", last, channels[last], config.mid_blocks)
+        # 3. Up to patches again. The last convolution starts at zero.
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         for i in range(last + 1):
             width = channels[i] * (2 if config.skip == "concat" else 1)
@@ -211,63 +251,8 @@ class UNet(nn.Module):
             self.upsample.append(Upsample(channels[i], channels[i - 1]) if i else nn.Identity())
         self.out_norm = GroupNorm(channels[0] // 16, channels[0])
         self.out = nn.Conv2d(channels[0], 3 * config.patch**2, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    @property
-    def attention_layers(self) -> list[Attention]:
-        """In order."""
-        return [m for m in self.modules() if isinstance(m, Attention)]
-
-    @property
-    def sites(self) -> list[AttentionSite]:
-        """Every attention layer's site, in order."""
-        return [layer.site for layer in self.attention_layers]
-
-    def levels(self) -> list[UNetLevel]:
-        """In the order of the forward pass."""
-        return [*self.down, self.mid, *self.up]
-
-    def enable_gradient_checkpointing(self, on: bool) -> None:
-        """Keep only what goes into each stack for the backward pass, which then computes the stack
-        again. Source: Chen et al. (2016).
-        """
-        for stack in self.levels():
-            stack.gradient_checkpointing = on
-
-    def read(self, text: TextEmbeddings) -> TextContext:
-        """All that the network makes of text alone. Sampling does this once for an image; training,
-        where each text is read once, in `forward`.
-        """
-        text = self.through_text_layers(text)
-        return TextContext(
-            text.emb,
-            text.mask,
-            self.pooled_text(text),
-            {m.site.name: m.read(text) for m in self.attention_layers if m.site.kind != "self"},
-        )
-
-    def through_text_layers(self, text: TextEmbeddings) -> TextEmbeddings:
-        for layer in self.text_layers:
-            text = TextEmbeddings(layer(text.emb, text.mask), text.mask)
-        return text
-
-    def embed(
-        self,
-        log_snr: Tensor,
-        text: TextEmbeddings,
-        aug_level: Tensor | None,
-        use_pooled: Tensor | None,
-    ) -> Tensor:
-        """The summed embedding [b, emb_dim], after the swish that every block would apply."""
-        pooled = text.pooled if isinstance(text, TextContext) else self.pooled_text(text)
-        if use_pooled is not None:
-            pooled = pooled * use_pooled[:, None]
-        # finite where a schedule ends in pure noise
-        emb = self.log_snr_embedding(log_snr.clamp(-20, 20)) + pooled
-        if aug_level is not None:
-            emb = emb + self.aug_level_embedding(aug_level)
-        return F.silu(emb)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self,
@@ -279,42 +264,148 @@ class UNet(nn.Module):
         control: AttentionControl | None = None,
         use_pooled: Tensor | None = None,
     ) -> Tensor:
-        """Predict.
+        """Predict what the stage is trained to predict, from one noisy image each.
 
-        x_t [b, 3, h, w]; log_snr [b]; text: b rows, or `prepare_text` of them; low_res [b, 3, size,
-        size] in [-1, 1], already augmented, and aug_level [b] in [0, 1], for a super-resolution
-        U-Net only; control: see `attention.AttentionControl`; use_pooled [b], 0 or 1: leave the
-        pooled text out, as training does at times so that the words are used too. Returns [b, 3, h,
-        w].
+        Args:
+            x_t: noisy images [b, 3, image_size, image_size].
+            log_snr: log(alpha^2 / sigma^2) of each, [b].
+            text: b rows, or `prepare_text` of them.
+            low_res: [b, 3, low_res_size, low_res_size] in [-1, 1], already augmented; for a
+                super-resolution U-Net, and only there.
+            aug_level: how much `low_res` was augmented, [b] in [0, 1]; likewise.
+            control: reaches into attention and features (default None: nothing does), see
+                `imagen_mini.models.control.AttentionControl`.
+            use_pooled: [b], 0 or 1; 0 leaves the pooled text out, as training does at times so that
+                the words are used too (default None: all 1).
+
+        Returns:
+            eps, x_0 or v, [b, 3, image_size, image_size].
+
+        Raises:
+            ValueError: if an input has another shape than this U-Net takes.
         """
         self._check(x_t, text, low_res, aug_level)
+
+        # 1. The input image: noisy pixels and, for super-resolution, the enlarged low-res pixels.
         x = x_t
         if low_res is not None:
             x = torch.cat(
                 [x, F.interpolate(low_res, size=x.shape[-2:], mode="bilinear", antialias=False)],
                 dim=1,
             )
+
+        # 2. The words, refined by the network's own text layers.
         if control is not None:
-            text = control.text(text)
+            text = control.modify_text(text)
         if not isinstance(text, TextContext):
             text = self.through_text_layers(text)
+
+        # 3. One embedding [b, emb_dim] of all that conditions.
         emb = self.embed(log_snr, text, aug_level, use_pooled)
-        x = self.stem(_laid_out(F.pixel_unshuffle(x, self.config.patch)))
+
+        # 4. Pixels to patches, patches to features.
+        x = self.stem(_in_fastest_layout(F.pixel_unshuffle(x, self.config.patch)))
+
+        # 5. Down: halve the grid, then residual blocks and attention; keep each level's output.
         skips = []
-        for downsample, stack in zip(self.downsample, self.down):
-            x = stack(downsample(x), emb, text, control)
+        for downsample, level in zip(self.downsample, self.down):
+            x = level(downsample(x), emb, text, control)
             skips.append(x)
+
+        # 6. The middle, on the smallest grid.
         x = self.mid(x, emb, text, control)
-        for upsample, stack in zip(reversed(self.upsample), reversed(self.up)):
+
+        # 7. Up: join the output kept at this level, residual blocks and attention, double the grid.
+        for upsample, level in zip(reversed(self.upsample), reversed(self.up)):
             skip = skips.pop()
             x = (
                 torch.cat([x, skip], dim=1)
                 if self.config.skip == "concat"
                 else (x + skip) * 0.5**0.5
             )
-            x = upsample(stack(x, emb, text, control))
+            x = upsample(level(x, emb, text, control))
+
+        # 8. Features to patches, patches to pixels.
         x = self.out(F.silu(self.out_norm(x)))
         return F.pixel_shuffle(x, self.config.patch)
+
+    def through_text_layers(self, text: TextEmbeddings) -> TextEmbeddings:
+        """The words after the network's own transformer layers, [b, n, text_width]."""
+        for layer in self.text_layers:
+            text = TextEmbeddings(layer(text.emb, text.mask), text.mask)
+        return text
+
+    def embed(
+        self,
+        log_snr: Tensor,
+        text: TextEmbeddings,
+        aug_level: Tensor | None,
+        use_pooled: Tensor | None,
+    ) -> Tensor:
+        """The summed embedding [b, emb_dim], after the swish that every block would apply.
+
+        Args:
+            log_snr: [b].
+            text: after the text layers, or `prepare_text` of it.
+            aug_level: [b], for super-resolution.
+            use_pooled: [b], 0 or 1; None: all 1.
+        """
+        pooled = text.pooled if isinstance(text, TextContext) else self.pooled_text(text)
+        if use_pooled is not None:
+            pooled = pooled * use_pooled[:, None]
+        # finite where a schedule ends in pure noise
+        emb = self.log_snr_embedding(log_snr.clamp(-20, 20)) + pooled
+        if aug_level is not None:
+            emb = emb + self.aug_level_embedding(aug_level)
+        return F.silu(emb)
+
+    def prepare_text(self, text: TextEmbeddings) -> TextContext:
+        """All that the network computes from text alone: text layers, pooled vector, keys and
+        values.
+
+        Sampling does this once for an image. Training, where each text is used once, leaves it to
+        `forward`.
+        """
+        text = self.through_text_layers(text)
+        return TextContext(
+            text.emb,
+            text.mask,
+            self.pooled_text(text),
+            {
+                layer.site.name: layer.project_text(text)
+                for layer in self.attention_layers
+                if layer.site.kind != "self"
+            },
+        )
+
+    @property
+    def attention_layers(self) -> list[Attention]:
+        """Every attention layer, in the order of the modules."""
+        return [m for m in self.modules() if isinstance(m, Attention)]
+
+    @property
+    def sites(self) -> list[AttentionSite]:
+        """Every attention layer's site, in the order of the modules."""
+        return [layer.site for layer in self.attention_layers]
+
+    @property
+    def block_sites(self) -> list[BlockSite]:
+        """Every residual block's site, in the order of `levels`."""
+        return [site for level in self.levels() for site in level.block_sites]
+
+    def levels(self) -> list[UNetLevel]:
+        """Every level: down from the finest grid, the middle, up from the finest grid."""
+        return [*self.down, self.mid, *self.up]
+
+    def enable_gradient_checkpointing(self, on: bool) -> None:
+        """Keep only the input of each level for the backward pass, which then computes the level
+        again.
+
+        Reference: Training Deep Nets with Sublinear Memory Cost (Chen et al., 2016), arXiv
+        1604.06174.
+        """
+        for level in self.levels():
+            level.gradient_checkpointing = on
 
     def _check(
         self, x_t: Tensor, text: TextEmbeddings, low_res: Tensor | None, aug_level: Tensor | None
@@ -344,8 +435,8 @@ class UNet(nn.Module):
             )
 
 
-def _laid_out(x: Tensor) -> Tensor:
-    """As the device computes fastest: channels last on a CPU; on a GPU as it is, since GroupNorm
-    would turn it back there in every block.
+def _in_fastest_layout(x: Tensor) -> Tensor:
+    """In the memory layout that the device computes fastest: channels last on a CPU; on a GPU as it
+    is, since GroupNorm would turn it back there in every block.
     """
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x

@@ -1,3 +1,3 @@
-"""The built-in world: scenes with ground truth, their images, their captions, and the way back from
-image to scene.
+"""The built-in world: scenes with ground truth, their images, their captions, and an exact parser
+from image to scene. Nothing here depends on diffusion.
 """

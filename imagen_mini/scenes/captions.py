@@ -1,8 +1,8 @@
-"""Captions: what is said of a scene, how it is put in words, and how words are read back.
+"""Captions: what is said of a scene, how it is put in words, and how words are parsed again.
 
-Three verbs, and a test ties them:  describe(scene) -> Description,  write(description) -> Caption,
-read(text) -> Description. A `Description` says only some of what a `Scene` decides;
-`Description.fits(scene)` is the judge of every image.
+Three functions, tied by a test: `describe(scene) -> Description`,
+`caption_from(description) -> Caption` and `parse_caption(text) -> Description`. A `Description`
+states only some of what a `Scene` decides; `Description.fits(scene)` judges every image.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ RARE_WORDS = {
 
 @dataclass(frozen=True)
 class ObjectDescription:
-    """An object as far as it is described: None leaves an attribute open."""
+    """An object as far as a caption describes it: None leaves an attribute open."""
 
     shape: str
     color: str | None = None
@@ -74,8 +74,9 @@ class ObjectDescription:
     texture: str | None = None
 
     def fits(self, o: SceneObject) -> bool:
-        """True if nothing said contradicts the object. An object whose texture is unknown fits
-        every texture.
+        """Return True if nothing stated contradicts the object.
+
+        An object whose texture is unknown fits every texture.
         """
         return (
             self.shape == o.shape
@@ -87,8 +88,16 @@ class ObjectDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """All things in the image, and perhaps how the first lies to the second, and perhaps the
-    background.
+    """What a caption states: all objects of the image, and possibly a relation and a background.
+
+    Args:
+        objects: All objects of the image.
+        relation: Where the first object lies with respect to the second: one of `RELATIONS`, or
+            None (default). It needs exactly two objects.
+        background: One of `BACKGROUNDS`, or None (default).
+
+    Raises:
+        ValueError: for an unknown relation, or one with other than two objects.
     """
 
     objects: tuple[ObjectDescription, ...]
@@ -98,13 +107,16 @@ class Description:
     def __post_init__(self):
         if self.relation is not None and (self.relation not in RELATIONS or len(self.objects) != 2):
             raise ValueError(
-                f"a relation needs two things and one of {RELATIONS}; got {self.relation!r} "
-                f"with {len(self.objects)} things"
+                f"a relation needs two objects and one of {RELATIONS}; got {self.relation!r} "
+                f"with {len(self.objects)} objects"
             )
 
     def assign(self, scene: Scene) -> tuple[SceneObject, ...] | None:
-        """The scene's object for each thing, or None if the scene is not as described (one thing
-        too many is wrong too).
+        """Assign an object of the scene to each described object.
+
+        Returns:
+            The scene's objects in the order of `self.objects`, or None if the scene is not as
+            described. One object too many is incorrect, too.
         """
         if len(scene.objects) != len(self.objects) or self.background not in (
             None,
@@ -119,14 +131,14 @@ class Description:
         return None
 
     def fits(self, scene: Scene | None) -> bool:
-        """Does the scene show what is described? An image that could not be read (None) does not."""
+        """Return True if the scene shows what is described; None (not parsed) never does."""
         return scene is not None and self.assign(scene) is not None
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word of a caption: its characters `text[start:end]`, which things it speaks of, and what
-    it says of them.
+    """One word of a caption: its characters `text[start:end]`, the indices of the objects that it
+    describes, and the role that it plays for them.
     """
 
     text: str
@@ -138,6 +150,8 @@ class Word:
 
 @dataclass(frozen=True)
 class Caption:
+    """A caption with its words and with the description that it expresses."""
+
     text: str
     words: tuple[Word, ...]
     description: Description
@@ -145,21 +159,31 @@ class Caption:
 
 # ---------------------------------------------------------------- scene -> description
 
-# how often, of all things of a scene together
+# probability of stating each attribute, for all objects of a scene together
 ATTRIBUTE_PROB = {"color": 0.8, "size": 0.4, "texture": 0.5}
-# how often, instead, a coin decides for each thing: only so is learned whose a word is
+# probability of deciding separately for each object instead: only such captions teach which object
+# a word belongs to
 INDEPENDENT_PROB = 0.3
-# where there is a clear one. More, and shapes are bound to places instead of to colours
+# probability of stating an unambiguous relation. With more, networks bind shapes to places instead
+# of to colours
 RELATION_PROB = 0.4
 
 
 def describe(scene: Scene, rng: random.Random) -> Description:
-    """Say some of what the scene holds: every thing with its shape, mostly its colour, at times
-    size and texture; of all things, or of each as it comes.
+    """Choose what a caption states about a scene.
 
-    Two things are related if one clearly lies beside the other; like things are often counted, and
-    then described alike.
+    Every object is named by its shape, mostly by its colour, and sometimes by size and texture. A
+    relation is stated only if it is unambiguous. Objects of the same shape and colour are often
+    counted, and then described in the same way.
+
+    Args:
+        scene: The scene.
+        rng: Source of randomness.
+
+    Returns:
+        A description that fits the scene.
     """
+    # 1. Which attributes are stated.
     objects = list(scene.objects)
     rng.shuffle(objects)
     said = {key: rng.random() < often for key, often in ATTRIBUTE_PROB.items()}
@@ -175,10 +199,12 @@ def describe(scene: Scene, rng: random.Random) -> Description:
         ] * len(objects)
     elif rng.random() < INDEPENDENT_PROB:
         said_of = [{key: rng.random() < 0.5 for key in ATTRIBUTE_PROB} for _ in objects]
+    # 2. The objects with these attributes.
     described = tuple(
         ObjectDescription(o.shape, **{key: getattr(o, key) for key in ATTRIBUTE_PROB if said[key]})
         for o, said in zip(objects, said_of)
     )
+    # 3. A relation and a background, sometimes.
     between = None
     if len(objects) == 2 and described[0] != described[1] and rng.random() < RELATION_PROB:
         between = unambiguous_relation(*objects)
@@ -189,11 +215,12 @@ def describe(scene: Scene, rng: random.Random) -> Description:
 
 
 def article_for(word: str) -> str:
+    """Return "a" or "an"."""
     return "an" if word[0] in "aeiou" else "a"
 
 
 def noun_phrase(obj: ObjectDescription, count: int, rng: random.Random) -> list[tuple[str, str]]:
-    """'a large striped red circle' or 'two red circles', as (word, role)."""
+    """Return 'a large striped red circle' or 'two red circles', as a list of (word, role)."""
     adjectives = [
         (getattr(obj, role), role) for role in ("size", "texture", "color") if getattr(obj, role)
     ]
@@ -208,14 +235,22 @@ def noun_phrase(obj: ObjectDescription, count: int, rng: random.Random) -> list[
 
 
 def caption_from(description: Description, rng: random.Random, paraphrase: bool = False) -> Caption:
-    """Put a description in words. `paraphrase` uses the relation phrases that are held out of
-    training.
+    """Put a description in words.
+
+    Args:
+        description: What to say.
+        rng: Source of randomness, for the choice of phrases.
+        paraphrase: Use the relation phrases that are held out of training (default: False).
+
+    Returns:
+        The caption, with the objects and the role of each word.
     """
     tagged: list[tuple[str, tuple[int, ...], str]] = []
 
     def say(words: str, objects: tuple[int, ...] = (), role: str = "other") -> None:
         tagged.extend((word, objects, role) for word in words.split())
 
+    # 1. The opening, sometimes with the background.
     background = description.background
     in_front = background is not None and rng.random() < 0.25
     opening = rng.choices(("", "a picture of", "an image of"), (8, 1, 1))[0]
@@ -223,6 +258,7 @@ def caption_from(description: Description, rng: random.Random, paraphrase: bool 
     if in_front and not opening:
         say("on a"), say(background, role="background"), say("background ,")
 
+    # 2. The objects: equal ones are counted, unless a relation tells them apart.
     groups = [
         (obj, [i for i, other in enumerate(description.objects) if other == obj])
         for obj in dict.fromkeys(description.objects)
@@ -242,6 +278,7 @@ def caption_from(description: Description, rng: random.Random, paraphrase: bool 
                 say("and" if number == len(groups) - 1 else ",")
         for word, role in noun_phrase(obj, len(members), rng):
             say(word, tuple(members), role)
+    # 3. The background, if it has not been said.
     if background is not None and not (in_front and not opening):
         say("on a"), say(background, role="background"), say("background")
 
@@ -251,7 +288,7 @@ def caption_from(description: Description, rng: random.Random, paraphrase: bool 
 def lay_out(
     tagged: Iterable[tuple[str, tuple[int, ...], str]], description: Description
 ) -> Caption:
-    """Words in a row, as (word, things, role)."""
+    """Join words, given as (word, indices of objects, role), into a caption."""
     text, words = "", []
     for word, objects, role in tagged:
         text += "" if not text or word == "," else " "
@@ -281,7 +318,7 @@ def _read_noun_phrase(words: list[str], text: str) -> list[ObjectDescription]:
         words = words[1:]
     if not words or words[-1] not in _NOUNS:
         raise ValueError(
-            f"cannot read {' '.join(words)!r} in {text!r} as a thing: expected one of "
+            f"cannot read {' '.join(words)!r} in {text!r} as an object: expected one of "
             f"{', '.join(SHAPES)} at its end"
         )
     said: dict[str, str] = {}
@@ -299,14 +336,23 @@ def _read_noun_phrase(words: list[str], text: str) -> list[ObjectDescription]:
 
 
 def parse_caption(text: str) -> Description:
-    """Read a caption of the world's grammar, rare words and held-out paraphrases included.
+    """Parse a caption of the built-in world's grammar, with rare words and held-out paraphrases.
 
-    Raises ValueError, naming the word, for what the grammar does not have.
+    Args:
+        text: For example "a red circle above a blue square".
+
+    Returns:
+        What the caption states.
+
+    Raises:
+        ValueError: for a word that the grammar does not have; the message names it.
     """
+    # 1. Split into words, and replace rare words by common ones.
     words = re.findall(r"[a-z]+|,", text.lower())
     words = [RARE_WORDS.get(w.removesuffix("s"), w) if w not in _NOUNS else w for w in words]
     line = " ".join(words)
     line = re.sub(r"^(a picture of|an image of|there is|there are) ", "", line)
+    # 2. Take out the background, and a negated object.
     background = None
     found = re.search(r"\b(?:on|against) an? (\w+) background(?: ,)?", line)
     if found:
@@ -321,7 +367,8 @@ def parse_caption(text: str) -> Description:
         " without "
     )
     if absent:
-        _read_noun_phrase(absent.split(), text)  # must be a thing, and adds nothing
+        _read_noun_phrase(absent.split(), text)  # must be an object, and adds nothing
+    # 3. Two objects with a relation, or else a list of objects.
     for phrase, name in _ALL_PHRASES:
         first, middle, second = line.partition(f" {phrase} ")
         if middle:
@@ -343,6 +390,6 @@ def parse_caption(text: str) -> Description:
 
 
 def training_caption(scene: Scene, seed: int, index: int) -> Caption:
-    """The caption of training scene `index`: a pure function of the scene, the seed and the index."""
+    """Return the caption of training scene `index`: a pure function of its arguments."""
     rng = random.Random(f"caption/{seed}/{index}")
     return caption_from(describe(scene, rng), rng)

@@ -1,9 +1,9 @@
-"""Mistakes: a scene that is as described but for one thing, or for its background, and with
+"""Contradictions: scenes that are as described except for one object or the background, with
 everything in its place.
 
-A walk from noise can go wrong early: a thing is taken for another, or drawn in the colour of its
+Sampling can go wrong early: an object is taken for another one, or gets the colour of its
 neighbour. An edit even starts from such an image: the source's, when the prompt becomes the
-target's. A network that has seen mistakes goes on from there to what the caption says.
+target's. A network trained on contradictions can continue from there to what the caption says.
 """
 
 from __future__ import annotations
@@ -18,9 +18,19 @@ from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene, 
 
 
 def find_contradiction(scene: Scene, description: Description, rng: random.Random) -> Scene | None:
-    """A scene that differs from this one, which fits the description, in one thing's shape, colour
-    or size, in what another thing has of both, or in the background, so that the description does
-    not fit. None if no try makes one.
+    """Find a scene that contradicts a description in one object or in the background.
+
+    One object gets another colour, shape or size, or the shape and colour of another object; or the
+    background changes. Everything keeps its place.
+
+    Args:
+        scene: A scene that fits the description.
+        description: What the caption states.
+        rng: Source of randomness.
+
+    Returns:
+        A scene of the training distribution that the description does not fit, or None if no try
+        made one.
     """
     for way in rng.choices(
         (recolored, reshaped, resized, taken_for_another, on_another_background),
@@ -45,6 +55,7 @@ def _in_any_order(scene: Scene, rng: random.Random) -> list[int]:
 
 
 def recolored(scene: Scene, rng: random.Random) -> Iterator[Scene]:
+    """One object in another colour."""
     for i in _in_any_order(scene, rng):
         yield _with_one(
             scene, i, color=rng.choice([name for name in COLORS if name != scene.objects[i].color])
@@ -52,6 +63,7 @@ def recolored(scene: Scene, rng: random.Random) -> Iterator[Scene]:
 
 
 def reshaped(scene: Scene, rng: random.Random) -> Iterator[Scene]:
+    """One object in another shape."""
     for i in _in_any_order(scene, rng):
         yield _with_one(
             scene, i, shape=rng.choice([name for name in SHAPES if name != scene.objects[i].shape])
@@ -59,6 +71,7 @@ def reshaped(scene: Scene, rng: random.Random) -> Iterator[Scene]:
 
 
 def resized(scene: Scene, rng: random.Random) -> Iterator[Scene]:
+    """One object in the other size."""
     for i in _in_any_order(scene, rng):
         yield _with_one(
             scene, i, size=rng.choice([name for name in SIZES if name != scene.objects[i].size])
@@ -66,13 +79,14 @@ def resized(scene: Scene, rng: random.Random) -> Iterator[Scene]:
 
 
 def taken_for_another(scene: Scene, rng: random.Random) -> Iterator[Scene]:
-    """One thing in the shape and colour of another, so that this is there twice."""
+    """One object in the shape and colour of another one, which is then there twice."""
     for i in _in_any_order(scene, rng):
         for other in rng.sample(scene.objects, len(scene.objects)):
             yield _with_one(scene, i, shape=other.shape, color=other.color)
 
 
 def on_another_background(scene: Scene, rng: random.Random) -> Iterator[Scene]:
+    """The same objects on another background."""
     yield Scene(
         scene.objects, rng.choice([name for name in BACKGROUNDS if name != scene.background])
     )

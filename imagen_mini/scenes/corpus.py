@@ -1,4 +1,6 @@
-"""The text-only corpus on which the text encoder is trained."""
+"""The text-only corpus on which the text encoder is trained: lines of captions and of sentences
+about words.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,17 @@ from imagen_mini.scenes.scene import HELD_OUT_COUNT, OPPOSITE, random_scene
 
 
 def sample_corpus_line(rng: random.Random) -> str:
-    """One line of the text-only corpus: a caption, the same again seen from the other side, and
-    what follows from it; or a sentence about words.
+    """Sample one line of the text-only corpus.
 
-    To fill a gap in one copy from the other ('a red circle above a star. a star under a red ...')
-    makes a language model bind attributes to things and understand relations. Rare words, held-out
-    phrases and misspellings occur here, never in training captions.
+    A line is a caption, the same scene described from the other side, and what follows from it; or
+    a sentence about words. To fill a gap in one copy from the other ('a red circle above a star. a
+    star under a red ...') makes a language model bind attributes to objects and understand
+    relations. Rare words, held-out phrases and misspellings occur here, never in training captions.
+
+    Args:
+        rng: Source of randomness.
     """
+    # 1. Sometimes, a sentence about a rare word.
     if rng.random() < 0.05:
         rare, common = rng.choice(tuple(RARE_WORDS.items()))
         return rng.choice(
@@ -33,12 +39,13 @@ def sample_corpus_line(rng: random.Random) -> str:
                 f"when it is {rare}, it is {common}",
             )
         )
+    # 2. A caption of a random scene, and mostly the same scene from the other side.
     scene = random_scene(
         rng, exclude_held_out=False, count=rng.choices((None, 2, HELD_OUT_COUNT), (58, 40, 2))[0]
     )
     description = describe(scene, rng)
     lines = [caption_from(description, rng, paraphrase=rng.random() < 0.1).text]
-    if rng.random() < 0.7:  # the same again, from the other side
+    if rng.random() < 0.7:
         objects = tuple(reversed(description.objects))
         name = OPPOSITE.get(description.relation)
         lines.append(
@@ -48,6 +55,7 @@ def sample_corpus_line(rng: random.Random) -> str:
                 paraphrase=rng.random() < 0.1,
             ).text
         )
+    # 3. What follows from it: attributes, the relation, the number of objects.
     shapes = [t.shape for t in description.objects]
     for obj in description.objects:
         if shapes.count(obj.shape) == 1 and rng.random() < 0.3:
@@ -63,6 +71,7 @@ def sample_corpus_line(rng: random.Random) -> str:
     number = len(description.objects)
     if number > 1 and rng.random() < 0.2:
         lines.append(f"there are {NUMBERS[number]} things")
+    # 4. Some rare words and misspellings.
     words = ". ".join(lines).split(" ")
     rare = {common: word for word, common in RARE_WORDS.items()}
     for i, word in enumerate(words):

@@ -1,10 +1,10 @@
-"""Twins: a second scene that a caption describes as well as the first, and that differs from it in
-two places which must agree.
+"""Equivalent scenes: a second scene that a caption describes as well as the first, and that differs
+from it in two places which must agree.
 
 "A red circle and a blue square" does not say which of the two is on the left. What a network must
 know is that if one place shows the circle, the other shows the square. "Four stars" does not say
 where: if one place has a star less, another has one more. "A star" does not say its colour: if one
-half of it is red, so is the other. Nor does it say its texture, which only super-resolution draws.
+half of it is red, so is the other. Nor does it say its texture, which only super-resolution adds.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ from imagen_mini.scenes.scene import (
 
 @dataclass(frozen=True)
 class EquivalentScene:
-    """`scene` is the second one; `places` are the two points (x, y), in 1/64 of the width, around
-    which it differs from the first.
+    """A second scene that fits the same description as a first one.
+
+    Args:
+        scene: The second scene.
+        places: The two points (x, y), in 1/64 of the width, around which it differs from the first.
     """
 
     scene: Scene
@@ -42,8 +45,14 @@ class EquivalentScene:
 
 
 def sides(places: Tensor, size: int) -> Tensor:
-    """For pairs of places [b, 2, 2]: 1 where a pixel is nearer to the first than to the second,
-    else 0, [b, 1, size, size]. 0 where places are NaN.
+    """Return masks of the pixels that are nearer to the first place than to the second.
+
+    Args:
+        places: [b, 2, 2], pairs of points (x, y) in 1/64 of the width; NaN for no pair.
+        size: Width of the masks in pixels.
+
+    Returns:
+        [b, 1, size, size]: 1 where a pixel is nearer to the first place, else 0. All 0 for NaN.
     """
     line = (torch.arange(size, device=places.device) + 0.5) * GRID / size
     x, y = places[:, :, :, None, None].unbind(2)
@@ -54,9 +63,19 @@ def sides(places: Tensor, size: int) -> Tensor:
 def find_equivalent(
     scene: Scene, description: Description, rng: random.Random, textures: bool = False
 ) -> EquivalentScene | None:
-    """Another scene of training that fits the description: with a thing in another colour, two
-    things exchanged, or a thing elsewhere, by chance among what is possible; with `textures`, one
-    that is the same but for a thing's texture. None if nothing is.
+    """Find another scene of the training distribution that fits the same description.
+
+    An object takes another colour, two objects swap places, or an object moves: a random choice
+    among what is possible.
+
+    Args:
+        scene: A scene that fits the description.
+        description: What the caption states.
+        rng: Source of randomness.
+        textures: Change the texture of one object and nothing else (default: False).
+
+    Returns:
+        The equivalent scene, or None if there is none.
     """
     for way in (retexture_object,) if textures else rng.choice(ORDERS):
         for other in way(scene, rng):
@@ -72,9 +91,10 @@ def find_equivalent(
 
 
 def swap_objects(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
-    """Two things in each other's place; sizes and colours go along or stay where they are, each by
-    chance. A walk often decides on colours before shapes: where the caption leaves them open, it
-    then does not know which of the two shapes stands in which colour.
+    """Swap the places of two objects; sizes and colours move along or stay, each at random.
+
+    Sampling often decides on colours before shapes. Where the caption leaves colours open, it is
+    then undecided which of the two shapes has which colour.
     """
     pairs = list(itertools.combinations(scene.objects, 2))
     for a, b in rng.sample(pairs, len(pairs)):
@@ -87,17 +107,18 @@ def swap_objects(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
 
 
 def move_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
-    """A thing at another place, clear of its first one."""
+    """Move an object to another place, clear of its first one."""
     for obj in rng.sample(scene.objects, len(scene.objects)):
-        if (place := sample_free_position(rng, obj.reach, list(scene.objects))) is not None:
+        if (place := sample_free_position(rng, obj.radius, list(scene.objects))) is not None:
             yield EquivalentScene(
                 _with(scene, {obj: replace(obj, x=place[0], y=place[1])}), ((obj.x, obj.y), place)
             )
 
 
 def recolor_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
-    """A thing in another colour; the two places are halves of it. Not of things that are all alike:
-    those are alike in colour, too.
+    """Give an object another colour; the two places are halves of it.
+
+    Objects that all share shape and colour are left alone: a caption with a number would not fit.
     """
     if len(scene.objects) > 1 and len({(o.shape, o.color) for o in scene.objects}) == 1:
         return
@@ -107,13 +128,13 @@ def recolor_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene
 
 
 def retexture_object(scene: Scene, rng: random.Random) -> Iterator[EquivalentScene]:
-    """A thing in another texture; the two places are halves of it. Its 64 px image is the same."""
+    """Give an object another texture; the two places are halves of it, the 64 px image is equal."""
     for obj in rng.sample(scene.objects, len(scene.objects)):
         texture = rng.choice([name for name in TEXTURES if name != obj.texture])
         yield EquivalentScene(_with(scene, {obj: replace(obj, texture=texture)}), _halves(obj, rng))
 
 
-# In which order they are tried: what is possible less often comes first more often.
+# Orders in which the ways are tried: those that are possible less often come first more often.
 ORDERS = (
     (swap_objects, move_object, recolor_object),
     (recolor_object, swap_objects, move_object),
@@ -123,14 +144,14 @@ ORDERS = (
 
 
 def is_free(scene: Scene) -> bool:
-    """Do all things lie inside the image and apart, as `random_scene` places them?"""
+    """Return True if all objects lie inside the image and apart, as `random_scene` places them."""
     inside = all(
-        int(o.reach + 1.5) <= at <= int(GRID - o.reach - 0.5)
+        int(o.radius + 1.5) <= at <= int(GRID - o.radius - 0.5)
         for o in scene.objects
         for at in (o.x, o.y)
     )
     return inside and all(
-        (a.x - b.x) ** 2 + (a.y - b.y) ** 2 >= (a.reach + b.reach + MIN_GAP) ** 2
+        (a.x - b.x) ** 2 + (a.y - b.y) ** 2 >= (a.radius + b.radius + MIN_GAP) ** 2
         for a, b in itertools.combinations(scene.objects, 2)
     )
 
@@ -138,7 +159,7 @@ def is_free(scene: Scene) -> bool:
 def _halves(
     obj: SceneObject, rng: random.Random
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """A place on either side of a line through the thing's middle."""
+    """Return a point on either side of a random line through the object's centre."""
     angle = rng.uniform(0, 2 * math.pi)
     dx, dy = math.cos(angle), math.sin(angle)
     return (obj.x + dx, obj.y + dy), (obj.x - dx, obj.y - dy)

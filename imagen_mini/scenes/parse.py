@@ -1,9 +1,9 @@
-"""Image -> scene, by analysis through synthesis: each thing in the image is compared with our own
-drawings of it.
+"""Image -> scene, by analysis through synthesis: each object in the image is compared with rendered
+templates.
 
-Background, colours, shapes, sizes and places are read at 64 px, where textures vanish. A texture is
-read afterwards from the full image, in the interior of its object. What fits nothing is reported as
-a problem, never guessed.
+Background, colours, shapes, sizes and positions are read at 64 px, where textures vanish. A texture
+is read afterwards from the full image, in the interior of its object. What fits nothing is reported
+as a problem, never guessed.
 """
 
 from __future__ import annotations
@@ -31,25 +31,31 @@ from imagen_mini.scenes.scene import (
 TOLERANCE = 0.14  # half of the least distance in the palette (red to orange, 0.28)
 LEAST_BACKGROUND = 0.25  # least share of the image that its background explains
 SPECK = 12  # pixels; anything smaller is dirt. The smallest object covers 100.
-# Least soft IoU with a drawing. Measured: outlines warped at random by half a pixel (RMS), with
+# Least soft IoU with a template. Measured: outlines warped at random by half a pixel (RMS), with
 # noise of 0.05, keep more than 0.8 in over 99 of 100 images. Of upside-down triangles and half
 # discs 0.70 takes 26 in 100, 0.75 takes 4; of random ellipses, which can be near circles, 0.75
 # takes 18.
 LEAST_OVERLAP = 0.75
 FLAT = 0.03  # RMS of a texture, below which it is solid; the weakest, dotted, has 0.127
-FAINT = 0.01  # but from here on not if it is one beyond doubt, blurred: then it is neither
-# between the texture seen and a known one; two known ones reach 0.58 at most
+# RMS from which on a weak texture that correlates with a known one is no longer taken for solid: a
+# blurred texture is neither
+FAINT = 0.01
+# least correlation of the observed texture with a known one; two known ones reach at most 0.58
 LEAST_CORRELATION = 0.75
 WINDOW = 36  # holds the largest object, moved by SHIFT to any side
-SHIFT = 2  # how far a thing's centre may lie from where its bounding box puts it
+SHIFT = 2  # how far an object's centre may lie from the centre of its bounding box
 
 
 @dataclass(frozen=True)
 class ParsedScene:
-    """What was read from one image. `scene` is None if and only if there are `problems`.
+    """What was read from one image.
 
-    `objects` are those that could be read, in reading order; the texture of one may be None if just
-    that was unclear.
+    Args:
+        scene: The scene; None if and only if there are `problems`.
+        background: The background, if it could be read.
+        objects: The objects that could be read, in reading order. The texture of one is None if
+            only that was unclear.
+        problems: What could not be read, and why.
     """
 
     scene: Scene | None
@@ -60,20 +66,20 @@ class ParsedScene:
 
 @dataclass(frozen=True)
 class Templates:
-    """Every shape in every size, at every shift within a window whose middle is the middle of its
-    bounding box.
+    """Every shape in every size, at every shift within a window around the centre of its bounding
+    box.
     """
 
     names: list[tuple[str, str]]  # n of (shape, size)
-    place: Tensor  # [n, 2] long: the object's (x, y), seen from the middle of the window
+    place: Tensor  # [n, 2] long: the object's (x, y) relative to the middle of the window
     cover: Tensor  # [n, WINDOW, WINDOW] in [0, 1]
-    around: Tensor  # the same, bool: the shape and a margin of a pixel
-    interior: Tensor  # the same, bool: wholly covered, and so are the neighbours
+    around: Tensor  # bool, same shape: the object and a margin of one pixel
+    interior: Tensor  # bool, same shape: fully covered, and so are the neighbours
 
 
 @lru_cache(maxsize=8)
 def templates(device: torch.device) -> Templates:
-    """Drawn once per device, by the renderer's own coverage."""
+    """Render the templates once per device, with the coverage that the renderer uses."""
     kinds = [(shape, size) for shape in SHAPES for size in SIZES]
     middle = GRID // 2
     numbers = torch.tensor(
@@ -98,7 +104,7 @@ def templates(device: torch.device) -> Templates:
 
 
 def palettes(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The colours of backgrounds [4, 3] and of objects [8, 3], in [0, 1]."""
+    """Return the colours of backgrounds [4, 3] and of objects [8, 3], in [0, 1]."""
     grounds, colors = (
         torch.tensor(list(palette.values()), device=device) for palette in (BACKGROUNDS, COLORS)
     )
@@ -106,22 +112,27 @@ def palettes(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def dilate(mask: Tensor) -> Tensor:
-    """[b, h, w] bool: grown by one pixel, to all eight neighbours."""
+    """Grow a mask, bool [b, h, w], by one pixel to all eight neighbours."""
     return F.max_pool2d(mask[:, None].float(), 3, 1, 1)[:, 0] > 0
 
 
 def erode(mask: Tensor) -> Tensor:
-    """[b, h, w] bool: shrunk by one pixel, from all eight neighbours."""
+    """Shrink a mask, bool [b, h, w], by one pixel from all eight neighbours."""
     return ~dilate(~mask)
 
 
 def components(mask: Tensor) -> Tensor:
-    """[b, h, w] bool -> long: 0 outside the mask, and one number for each 8-connected component of
-    an image.
+    """Label the 8-connected components of masks.
 
     A pixel's label is the number of some pixel of its component. Each round takes the largest label
-    around, and then that pixel's own label: the labels jump ever further, so a few rounds do for
-    any component.
+    in the neighbourhood, and then the label of that pixel. Labels jump further in every round, so a
+    few rounds suffice for any component.
+
+    Args:
+        mask: bool [b, h, w].
+
+    Returns:
+        long [b, h, w]: 0 outside the mask, and one number for each component of an image.
     """
     b, h, w = mask.shape
     labels = torch.arange(1, h * w + 1, device=mask.device).view(1, h, w) * mask
@@ -136,10 +147,14 @@ def components(mask: Tensor) -> Tensor:
 
 
 def find_foreground(small: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tell the things from the background in `small` [b, 3, GRID, GRID], in [0, 1].
+    """Separate objects from the background.
 
-    Returns the number of the background colour that explains most pixels [b], the share of the
-    image that it explains [b], and the foreground, bool [b, GRID, GRID].
+    Args:
+        small: [b, 3, GRID, GRID] in [0, 1].
+
+    Returns:
+        The index of the background colour that explains most pixels [b], the share of the image
+        that it explains [b], and the foreground, bool [b, GRID, GRID].
     """
     grounds, colors = palettes(small.device)
     to_ground, to_color = (
@@ -150,14 +165,21 @@ def find_foreground(small: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     differs = to_ground[torch.arange(len(small)), ground]
     # Nearer to some colour than to the background, or far from both ...
     foreground = (to_color.amin(1) < differs) | (differs > 2 * TOLERANCE)
-    # ... and differing at least half as much as the surroundings: a pixel between two things, or at
-    # a soft edge, may look like a third colour.
+    # ... and differing at least half as much as the surroundings: a pixel between two objects, or
+    # at a soft edge, may look like a third colour.
     return ground, share, foreground & (differs > 0.5 * F.max_pool2d(differs, 5, 1, 2))
 
 
 def find_objects(foreground: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All components of a batch in one table, dirt left out: image [n], label [n], area [n] and the
-    middle of the bounding box [n, 2] (x, y).
+    """List all components of a batch in one table, without specks of dirt.
+
+    Args:
+        foreground: bool [b, GRID, GRID].
+        labels: long [b, GRID, GRID], from `components`.
+
+    Returns:
+        For each of n components: image [n], label [n], area [n] and the centre of the bounding box
+        [n, 2] as (x, y).
     """
     image, row, column = foreground.nonzero().unbind(1)
     keys = image * (GRID * GRID + 1) + labels[foreground]
@@ -180,12 +202,17 @@ def find_objects(foreground: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Te
 def read_textures(
     image: Tensor, cells: Tensor, obj: Tensor, n: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The texture of each of `n` things: the mean period over its interior, against the known ones
-    at every phase.
+    """Read the texture of each object: its mean period, correlated with the known ones.
 
-    `image` [b, 3, size, size] in [0, 1]; `cells` [m, 3] (image, row, column) of the interior, in
-    cells of one period; `obj` [m] says whose cell it is. Returns the number of the best texture
-    other than solid [n], its normalised correlation [n], and the RMS of what was seen [n].
+    Args:
+        image: [b, 3, size, size] in [0, 1].
+        cells: [m, 3], (image, row, column) of cells of the interior; a cell is one period.
+        obj: [m], the object that each cell belongs to.
+        n: Number of objects.
+
+    Returns:
+        The index of the best texture other than solid [n], its normalised correlation at the best
+        phase [n], and the RMS of the mean period [n].
     """
     f = image.shape[-1] // GRID
     # [b, GRID, GRID, f, f]
@@ -202,20 +229,26 @@ def read_textures(
 
 @torch.no_grad()
 def parse_image(images: Tensor) -> list[ParsedScene]:
-    """Read images back into scenes: `parse_image(render(scene, 256))[0].scene == scene`; at 64 px
-    without the textures.
+    """Parse images into scenes: `parse_image(render(scene, 256))[0].scene == scene`.
 
-    Takes [b, 3, size, size] in [-1, 1], size a multiple of 64. Raises ValueError for a tensor of
-    another form; a image that shows no scene raises nothing: its reading has no scene, but
-    problems.
+    At 64 px textures are unknown (None).
+
+    Args:
+        images: [b, 3, size, size] in [-1, 1], with `size` a multiple of 64.
+
+    Returns:
+        One `ParsedScene` for each image. An image that shows no scene raises no error: its `scene`
+        is None, and `problems` says why.
+
+    Raises:
+        ValueError: for a tensor of another shape or of integers.
     """
     form = tuple(images.shape)
     if len(form) != 4 or form[1] != 3 or form[2] != form[3] or form[2] == 0 or form[2] % GRID:
         raise ValueError(
             f"parse got a tensor of shape {form}, expected [b, 3, size, size] with size a "
-            "multiple of "
-            f"{GRID}; add a batch dimension with images[None], or resize the "
-            "images to 64 or 256"
+            f"multiple of {GRID}; add a batch dimension with images[None], or resize the images "
+            "to 64 or 256"
         )
     if not images.is_floating_point():
         raise ValueError(
@@ -225,26 +258,28 @@ def parse_image(images: Tensor) -> list[ParsedScene]:
 
 
 def _parse_batch(images: Tensor) -> list[ParsedScene]:
+    # 1. To [0, 1], and to 64 px, where textures vanish.
     device, size = images.device, images.shape[-1]
     broken = (~images.isfinite()).flatten(1).sum(1)
     image = ((images.float().nan_to_num(0.0, 0.0, 0.0) + 1) / 2).clamp(0, 1)
     small = F.avg_pool2d(image, size // GRID)
 
+    # 2. The background, and the objects: connected components of the foreground.
     ground, share, foreground = find_foreground(small)
     usable = (broken == 0) & (share >= LEAST_BACKGROUND)
     foreground &= usable[:, None, None]
     labels = components(foreground)
     index, label, area, middle = find_objects(foreground, labels)
 
-    # A window around each thing: `near` holds the labels, -1 outside the image, and `own` is the
-    # thing itself. in the padded image
+    # 3. A window around each object, in the padded image: `near` holds the labels, -1 outside the
+    # image, and `own` is the object itself.
     x, y = (middle[:, :, None] + torch.arange(WINDOW, device=device)).unbind(1)
     where = (index[:, None, None], y[:, :, None], x[:, None, :])
     near = F.pad(labels, (WINDOW // 2,) * 4, value=-1)[where]  # [n, WINDOW, WINDOW]
     pixels = F.pad(small, (WINDOW // 2,) * 4).permute(0, 2, 3, 1)[where]  # [n, WINDOW, WINDOW, 3]
     own = near == label[:, None, None]
 
-    # Colour: the median of the interior, or of everything where a thing is too thin to have one.
+    # 4. Colour: the median of the interior, or of everything if the object is too thin for one.
     grounds, colors = palettes(device)
     inner = erode(own)
     inner = torch.where(inner.any(2).any(1)[:, None, None], inner, own)
@@ -252,25 +287,25 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     color = pixels.masked_fill(~inner[..., None], float("nan")).flatten(1, 2).nanmedian(1).values
     miss, nearest = (color[:, None] - colors).norm(dim=-1).min(1)
 
-    # Soft coverage: how far each pixel is on the way from the background to that colour. Pixels off
-    # the way count as 0.
+    # 5. Soft coverage: how far each pixel lies between the background and that colour. Pixels off
+    # this line count as 0.
     way = (color - grounds[ground[index]])[:, None, None]
     step = pixels - grounds[ground[index]][:, None, None]
     alpha = (step * way).sum(-1) / way.square().sum(-1).clamp(min=1e-6)
     off_way = (step - alpha[..., None] * way).norm(dim=-1)
     alpha = alpha.clamp(0, 1) * (dilate(own) & (near >= 0) & (off_way < 2 * TOLERANCE))
 
-    # Shape, size and place: the drawing d with the best soft IoU, sum(a d) / (sum(a^2) + sum(d^2) -
-    # sum(a d)).
+    # 6. Shape, size and position: the template d with the best soft IoU,
+    # sum(a d) / (sum(a^2) + sum(d^2) - sum(a d)).
     known = templates(device)
     both = alpha.flatten(1) @ known.cover.flatten(1).T
     union = alpha.square().sum((1, 2))[:, None] + known.cover.square().sum((1, 2)) - both
     overlap, best = (both / union).max(1)
-    # pixels that the drawing does not account for
+    # pixels that the template does not account for
     excess = area - (own & known.around[best]).sum((1, 2))
     place = middle + known.place[best]
 
-    # Texture, where the image is large enough to show it. One pixel of the 64 px image is one
+    # 7. Texture, if the image is large enough to show it. One pixel of the 64 px image is one
     # period.
     textures = [(0, 1.0, 0.0)] * len(best)
     if size > GRID:
@@ -282,7 +317,7 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
             zip(*(part.tolist() for part in read_textures(image, cells, obj, len(best))))
         )
 
-    # Report.
+    # 8. Report objects and problems.
     problems: list[list[str]] = [[] for _ in images]
     objects: list[list[SceneObject]] = [[] for _ in images]
     names = [tuple(BACKGROUNDS)[g] for g in ground.tolist()]
@@ -294,13 +329,13 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
                 f"no known background: {names[i]} explains most, but only {part:.0%} of the image"
             )
     columns = (index, middle, place, miss, nearest, best, overlap, excess)
-    for i, at, (px, py), away, c, drawing, score, extra, (t, correlation, strength) in zip(
+    for i, at, (px, py), away, c, template, score, extra, (t, correlation, strength) in zip(
         *(column.tolist() for column in columns), textures
     ):
         obj, color, (shape, length) = (
-            f"the thing at ({at[0]}, {at[1]})",
+            f"the object at ({at[0]}, {at[1]})",
             tuple(COLORS)[c],
-            known.names[drawing],
+            known.names[template],
         )
         texture = None if size == GRID else TEXTURES[t] if strength >= FLAT else "solid"
         if away > TOLERANCE:

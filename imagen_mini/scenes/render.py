@@ -1,9 +1,9 @@
-"""Scene -> image, at any resolution, by signed distance: negative inside a shape, zero on its
-outline, positive outside.
+"""Scene -> image, at any resolution, by signed distance fields: negative inside a shape, zero on
+its outline, positive outside.
 
 Textures repeat every 1/64 of the width. A pixel of the 64 px image covers exactly one period, so
-there all four textures show their common mean: the plain colour. A 256 px image has 4 x 4 pixels to
-a period and shows the pattern.
+all four textures show their common mean there: the plain colour. A 256 px image has 4 x 4 pixels
+per period and shows the pattern.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def square(x: Tensor, y: Tensor) -> Tensor:
 
 
 def triangle(x: Tensor, y: Tensor) -> Tensor:
-    """Equilateral, point up: the largest of the distances to its three sides (y grows downwards)."""
+    """Equilateral, point up: the largest distance to one of its three sides; y grows downwards."""
     return torch.maximum(y, x.abs() * math.cos(math.pi / 6) - y * 0.5) - 0.68
 
 
 def star(x: Tensor, y: Tensor, outer: float = 1.36, inner: float = 0.6) -> Tensor:
-    """Five points. Folding the plane into one tenth leaves a single side, from an outer to an inner
+    """Five points: folding the plane into one tenth leaves a single side, from an outer to an inner
     corner.
     """
     angle = torch.atan2(x, -y)  # 0 points up
@@ -68,11 +68,18 @@ assert tuple(DISTANCE) == tuple(SHAPES)
 
 
 def texture_pattern(texture: str, size: int, device=None) -> Tensor:
-    """The texture's brightness around its mean over the image: [size, size], zero mean over each
-    period.
+    """Return a texture's brightness around its mean, over a whole image.
 
-    Each of the 4 x 4 cells of a period is averaged over the part of it that a pixel covers; at 64
+    Each of the 4 x 4 cells of a period is averaged over the part of it that a pixel covers. At 64
     px nothing is left.
+
+    Args:
+        texture: One of `TEXTURES`.
+        size: Width of the image in pixels.
+        device: Where to compute it (default: CPU).
+
+    Returns:
+        [size, size], with zero mean over each period.
     """
     cell = torch.arange(4, device=device)
     row, col = cell[:, None] // 2, cell[None, :] // 2
@@ -82,7 +89,7 @@ def texture_pattern(texture: str, size: int, device=None) -> Tensor:
         "dotted": torch.where((row == 0) & (col == 0), 1.0, -1.0 / 3.0),
         "checkered": 1.0 - 2.0 * ((row + col) % 2),
     }[texture].to(torch.float32) * CONTRAST
-    fine = period.repeat(GRID, GRID)  # the whole image, one value a cell
+    fine = period.repeat(GRID, GRID)  # the whole image, one value per cell
     if size % (4 * GRID) == 0:
         return fine.repeat_interleave(size // (4 * GRID), 0).repeat_interleave(
             size // (4 * GRID), 1
@@ -91,12 +98,13 @@ def texture_pattern(texture: str, size: int, device=None) -> Tensor:
 
 
 class PackedScenes(NamedTuple):
-    """All objects of a batch of scenes in one table, and the backgrounds: a few numbers, which
-    another process or a GPU is sent in no time.
+    """A batch of scenes as tensors: all objects in one table, and the backgrounds.
+
+    These few numbers are quickly sent to another process or to a GPU.
     """
 
     numbers: Tensor  # [n, 5]: x, y, radius in 1/64; index of shape, index of texture
-    index: Tensor  # [n], whole: the object's scene
+    index: Tensor  # [n] long: the scene of each object
     colors: Tensor  # [n, 3], of the objects, in [0, 1]
     backgrounds: Tensor  # [scenes, 3] in [0, 1]
 
@@ -104,8 +112,12 @@ class PackedScenes(NamedTuple):
         return PackedScenes(*(x.to(device, non_blocking=True) for x in self))
 
 
-def pack(scenes: Sequence[Scene]) -> PackedScenes:
-    """On the CPU; objects in the order of their scenes."""
+def pack_scenes(scenes: Sequence[Scene]) -> PackedScenes:
+    """Pack scenes into tensors on the CPU, with objects in the order of their scenes.
+
+    Args:
+        scenes: Scenes whose textures are all known.
+    """
     shapes, textures = tuple(SHAPES), TEXTURES
     rows, index, colors = [], [], []
     for i, scene in enumerate(scenes):
@@ -122,17 +134,22 @@ def pack(scenes: Sequence[Scene]) -> PackedScenes:
 
 
 def coverage(numbers: Tensor, size: int, device=None) -> tuple[Tensor, Tensor, Tensor]:
-    """How much of each pixel each object covers, in a window that holds the object. Computed on
-    `device`, by default where `numbers` are.
+    """Compute how much of each pixel each object covers, in a window that contains the object.
 
-    The distance at the pixel's centre, in pixels, is turned into a coverage from 0 to 1 over the
+    The signed distance at the pixel's centre, in pixels, becomes a coverage from 0 to 1 over the
     width of one pixel.
 
-    Returns `cover` [n, k, k] and the image's rows and columns of the windows, `rows` [n, k] and
-    `columns` [n, k].
+    Args:
+        numbers: [n, 5], as in `PackedScenes`.
+        size: Width of the image in pixels.
+        device: Where to compute it (default: the device of `numbers`).
+
+    Returns:
+        `cover` [n, k, k] in [0, 1], and the image rows and columns of each window, `rows` [n, k]
+        and `columns` [n, k].
     """
     scale = size / GRID
-    # so that no GPU is asked how many
+    # found where `numbers` are, so that a GPU need not be synchronised
     of_shape = [
         (numbers[:, 3] == number).nonzero()[:, 0].to(device or numbers.device)
         for number in range(len(DISTANCE))
@@ -153,22 +170,45 @@ def coverage(numbers: Tensor, size: int, device=None) -> tuple[Tensor, Tensor, T
 
 
 def render(scenes: Sequence[Scene] | Scene, size: int = 64, device=None) -> Tensor:
-    """Draw scenes: [b, 3, size, size] in [-1, 1]. Objects of a scene do not overlap, so their order
-    does not matter.
+    """Render scenes.
+
+    Objects of a scene do not overlap, so their order does not matter.
+
+    Args:
+        scenes: One scene or several.
+        size: Width of the images in pixels, at least 64 (default: 64).
+        device: Where to render (default: CPU).
+
+    Returns:
+        [b, 3, size, size] in [-1, 1].
     """
-    return render_packed(pack([scenes] if isinstance(scenes, Scene) else scenes), size, device)
+    return render_packed(
+        pack_scenes([scenes] if isinstance(scenes, Scene) else scenes), size, device
+    )
 
 
 def render_packed(scenes: PackedScenes, size: int, device=None) -> Tensor:
-    """`render`, of packed scenes."""
+    """Render packed scenes, as `render` does.
+
+    Args:
+        scenes: Packed scenes, on any device.
+        size: Width of the images in pixels.
+        device: Where to render (default: CPU).
+
+    Returns:
+        [b, 3, size, size] in [-1, 1].
+    """
+    # 1. Start from the plain backgrounds.
     cover, rows, columns = coverage(scenes.numbers, size, device)
     numbers, index, colors, backgrounds = scenes.to(device)
     image = backgrounds[:, :, None, None].repeat(1, 1, size, size)
+    # 2. The change of colour inside of each object, with its texture.
     paint = (colors - backgrounds[index])[:, :, None, None]
     if size > GRID:
         patterns = torch.stack([texture_pattern(t, size, device) for t in TEXTURES])
         texture = numbers[:, 4].long()[:, None, None]
         paint = paint + patterns[texture, rows[:, :, None], columns[:, None, :]][:, None]
+    # 3. Add it to the pixels of each object's window, in proportion to their coverage.
     change = cover[:, None] * paint  # [n, 3, k, k]
     channel = torch.arange(3, device=device)
     where = (
@@ -179,11 +219,18 @@ def render_packed(scenes: PackedScenes, size: int, device=None) -> Tensor:
 
 
 def masks(scene: Scene, size: int = 64, device=None) -> Tensor:
-    """Ground truth: which pixels belong to each object, bool [n, size, size], in the order of
-    `scene.objects`, whose textures need not be known.
+    """Return the ground-truth mask of each object.
+
+    Args:
+        scene: A scene; its textures need not be known.
+        size: Width of the masks in pixels (default: 64).
+        device: Where to compute them (default: CPU).
+
+    Returns:
+        bool [n, size, size], in the order of `scene.objects`.
     """
     solid = Scene(tuple(replace(o, texture="solid") for o in scene.objects), scene.background)
-    cover, rows, columns = coverage(pack([solid]).numbers, size, device)
+    cover, rows, columns = coverage(pack_scenes([solid]).numbers, size, device)
     out = torch.zeros(len(scene.objects), size, size, dtype=torch.bool, device=device)
     which = torch.arange(len(out), device=device)[:, None, None]
     out[which, rows[:, :, None], columns[:, None, :]] = cover > 0.5

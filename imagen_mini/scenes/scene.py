@@ -1,9 +1,8 @@
-"""The scene graph: what an image of the built-in world can hold, and how scenes are drawn at
-random.
+"""The scene graph: what an image of the built-in world can hold, and how scenes are sampled.
 
-A `Scene` is complete: every attribute of every object is decided, so it can be rendered. Places are
-whole numbers of 1/64 of the image's width, so that a scene read back from an image can be compared
-with `==`.
+A `Scene` is complete: every attribute of every object is decided, so it can be rendered. Positions
+are integers in units of 1/64 of the image's width, so that a scene parsed from an image can be
+compared with `==`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-GRID = 64  # places are multiples of 1 / GRID of the image's width
+GRID = 64  # positions are multiples of 1 / GRID of the image's width
 
 # Every channel of an object's colour lies in [0.22, 0.78]: a texture may add and subtract 0.22
 # without clipping.
@@ -50,7 +49,7 @@ MIN_GAP = 2  # least distance between two of those circles, in 1/64
 RELATIONS = ("left of", "right of", "above", "below")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
-# Never drawn in training, so that composition can be tested. (The other splits, of words, are in
+# Never part of the training set, so that composition can be tested. (The held-out words are in
 # captions.py.)
 HELD_OUT_COLOR_SHAPE = frozenset(
     {
@@ -70,13 +69,14 @@ HELD_OUT_RELATIONS = frozenset(
 )
 HELD_OUT_COUNT = 5
 MAX_OBJECTS = 5
-HELD_OUT_SEED = 1_000_003  # seed of scenes to measure on: no training uses it
+HELD_OUT_SEED = 1_000_003  # seed of the scenes used for evaluation: no training uses it
 
 
 @dataclass(frozen=True, order=True)
 class SceneObject:
-    """One thing in the image. `x` grows to the right, `y` downwards; both in 1/64 of the image's
-    width.
+    """One object of a scene.
+
+    `x` grows to the right and `y` downwards, both in 1/64 of the image's width.
     """
 
     y: int
@@ -84,18 +84,19 @@ class SceneObject:
     shape: str
     color: str
     size: str
-    texture: str | None  # None: not known, as when read from a 64 px image
+    texture: str | None  # None: unknown, as when parsed from a 64 px image
 
     @property
-    def reach(self) -> float:
+    def radius(self) -> float:
         """Radius of the circle around the object, in 1/64 of the width."""
         return SIZES[self.size] * SHAPES[self.shape]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects on a plain background. Objects are kept in reading order, so equal images are equal
-    scenes.
+    """Objects on a plain background.
+
+    Objects are kept in reading order, so that equal images are equal scenes.
     """
 
     objects: tuple[SceneObject, ...]
@@ -105,13 +106,19 @@ class Scene:
         object.__setattr__(self, "objects", tuple(sorted(self.objects)))
 
     def without_texture(self) -> Scene:
-        """The same scene as far as a 64 px image can show it."""
+        """Return the same scene as far as a 64 px image can show it: with unknown textures."""
         return Scene(tuple(replace(o, texture=None) for o in self.objects), self.background)
 
 
 def relation(a, b) -> str | None:
-    """How `a` lies with respect to `b`: one of RELATIONS, by the larger of the two offsets; None on
-    the diagonal.
+    """Return where `a` lies with respect to `b`, by the larger of the two offsets.
+
+    Args:
+        a: An object with `x` and `y`.
+        b: Another one.
+
+    Returns:
+        One of `RELATIONS`, or None if the two offsets are equal (on the diagonal).
     """
     dx, dy = a.x - b.x, a.y - b.y
     if abs(dx) == abs(dy):
@@ -122,19 +129,31 @@ def relation(a, b) -> str | None:
 
 
 def unambiguous_relation(a, b) -> str | None:
-    """As `relation`, but None unless one offset exceeds the other by 6/64: what a caption may
-    fairly say.
+    """Return `relation(a, b)` if one offset exceeds the other by at least 6/64, else None.
+
+    Only such relations are stated in training captions.
     """
     return relation(a, b) if abs(abs(a.x - b.x) - abs(a.y - b.y)) >= 6 else None
 
 
 def conflicts(upper, lower) -> bool:
-    """The training set's one regularity: a large object never stands above a small one."""
+    """Return True if a large object stands above a small one.
+
+    This never happens in training: it is the training set's one regularity.
+    """
     return upper.size == "large" and lower.size == "small"
 
 
 def held_out(scene: Scene) -> set[str]:
-    """Names of the held-out splits that a scene touches; training scenes touch none."""
+    """Return the names of the held-out splits that a scene belongs to.
+
+    Args:
+        scene: Any scene.
+
+    Returns:
+        A subset of "color-shape", "texture-shape", "relation", "conflict" and "count". It is empty
+        for every training scene.
+    """
     found = set()
     for o in scene.objects:
         if (o.color, o.shape) in HELD_OUT_COLOR_SHAPE:
@@ -153,13 +172,25 @@ def held_out(scene: Scene) -> set[str]:
 
 
 def sample_free_position(
-    rng: random.Random, reach: float, placed: list[SceneObject], tries: int = 20
+    rng: random.Random, radius: float, placed: list[SceneObject], tries: int = 20
 ) -> tuple[int, int] | None:
-    """A free place (x, y) for an object of that reach, or None when none was found."""
-    low, high = int(reach + 1.5), int(GRID - reach - 0.5)
+    """Sample a position for an object of a given radius that keeps clear of the other objects.
+
+    Args:
+        rng: Source of randomness.
+        radius: Radius of the circle around the object, in 1/64 of the width.
+        placed: Objects that are already there.
+        tries: Number of positions to try (default: 20).
+
+    Returns:
+        (x, y) in 1/64 of the width, or None if all tries failed.
+    """
+    low, high = int(radius + 1.5), int(GRID - radius - 0.5)
     for _ in range(tries):
         x, y = rng.randint(low, high), rng.randint(low, high)
-        if all((x - o.x) ** 2 + (y - o.y) ** 2 >= (reach + o.reach + MIN_GAP) ** 2 for o in placed):
+        if all(
+            (x - o.x) ** 2 + (y - o.y) ** 2 >= (radius + o.radius + MIN_GAP) ** 2 for o in placed
+        ):
             return x, y
     return None
 
@@ -171,11 +202,19 @@ def random_scene(
     exclude_held_out: bool = True,
     counts: Sequence[float] = (22, 50, 17, 11),
 ) -> Scene:
-    """A random scene of `count` objects (by default 1, 2, 3 or 4, as often as `counts` says).
+    """Sample a random scene.
 
-    `same` is the probability that the objects are alike in shape and colour, as captions with
-    numbers need. With `exclude_held_out`, scenes of a held-out split are drawn again: the training
-    distribution.
+    Args:
+        rng: Source of randomness.
+        count: Number of objects. By default 1, 2, 3 or 4, with probabilities from `counts`.
+        same: Probability that all objects share shape and colour, as captions with numbers need
+            (default: 0.2).
+        exclude_held_out: Reject scenes of a held-out split (default: True). This is the training
+            distribution.
+        counts: Relative frequencies of 1, 2, ... objects.
+
+    Returns:
+        A scene whose objects lie inside the image and at least `MIN_GAP` apart.
     """
     n = count or rng.choices(range(1, len(counts) + 1), counts)[0]
     while True:
@@ -202,5 +241,11 @@ def random_scene(
 
 
 def training_scene(seed: int, index: int, counts: Sequence[float] = (22, 50, 17, 11)) -> Scene:
-    """Scene number `index` of the endless training set `seed`: a pure function of its arguments."""
+    """Return scene `index` of the endless training set `seed`: a pure function of its arguments.
+
+    Args:
+        seed: Which training set; `HELD_OUT_SEED` is reserved for evaluation.
+        index: Number of the scene, from 0.
+        counts: Relative frequencies of 1, 2, ... objects.
+    """
     return random_scene(random.Random(f"scene/{seed}/{index}"), counts=counts)

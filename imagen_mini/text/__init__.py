@@ -1,1 +1,1 @@
-"""The frozen text encoder, and a cache of what it gives."""
+"""The frozen text encoder, and a cache of its embeddings on disk."""

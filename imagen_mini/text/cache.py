@@ -19,28 +19,38 @@ DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 class CachedTextEncoder(TextEncoder):
-    """A text encoder that looks a prompt up before it encodes it: the same call, the same Text.
+    """A text encoder that looks a prompt up before it encodes it: the same call, the same result.
 
     `folder` gets one SQLite file for each encoder (weights, tokenizer, configuration), length limit
     and `dtype`, with one row for each prompt: its real tokens' embeddings and a checksum. Rows come
     in whole transactions, so several processes may share the folder and any may be killed at any
-    moment; a row whose checksum is wrong is encoded anew. The first embedding of a prompt to reach
-    the file is the one that every call returns.
+    moment; a row with an incorrect checksum is encoded anew. The first embedding of a prompt to
+    reach the file is the one that every call returns.
 
-    `dtype` is what the file holds: the encoder's own by default, which changes no bit;
-    torch.bfloat16 halves a float32 encoder's file and rounds. Text comes back in the encoder's
-    dtype, on its device. The warning about a prompt that is cut comes when it is encoded.
+    Embeddings come back in the encoder's dtype, on its device. The warning about a prompt that is
+    cut comes when it is encoded.
+
+    Args:
+        encoder: encodes what is not in the file.
+        folder: of the files; it is made if need be.
+        dtype: of the embeddings in the file, torch.float32 or torch.bfloat16. The encoder's by
+            default, which changes no bit; torch.bfloat16 halves a float32 encoder's file and
+            rounds.
+
+    Raises:
+        ValueError: for another dtype.
+        OSError: if the folder or the file cannot be used.
     """
 
     def __init__(self, encoder: TextEncoder, folder: str | Path, dtype: torch.dtype | None = None):
         super().__init__(encoder.model, encoder.tokenizer, encoder.max_length)
-        self.dtype = dtype or self.model.dtype
+        self.dtype: torch.dtype = dtype or self.model.dtype
         if self.dtype not in DTYPES:
             raise ValueError(
                 f"a text cache of {self.dtype}; expected one of {', '.join(map(str, DTYPES))}"
             )
         self.file = (
-            Path(folder) / f"{fingerprint(encoder)}_{self.max_length}_{DTYPES[self.dtype]}.sqlite"
+            Path(folder) / f"{exact_digest(encoder)}_{self.max_length}_{DTYPES[self.dtype]}.sqlite"
         )
         self.file.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -73,10 +83,12 @@ class CachedTextEncoder(TextEncoder):
         return TextEmbeddings(emb, mask).to(self.model.device, self.model.dtype)
 
     def tokenize_fn(self) -> None:
-        """Prompts are looked up as they are, here: a connection to the file is one process's own."""
+        """None: the prompts themselves are looked up, in this process. A connection to the file
+        cannot be shared with another one.
+        """
 
     def _read(self, prompts: list[str]) -> dict[str, Tensor]:
-        """The embeddings [tokens, d] of those prompts that the file holds. Rows with a wrong
+        """The embeddings [tokens, d] of those prompts that the file holds. Rows with an incorrect
         checksum are removed.
         """
         found = {}
@@ -124,9 +136,9 @@ def _checksum(prompt: str, emb: bytes) -> bytes:
     return hashlib.sha256(prompt.encode() + b"\0" + emb).digest()
 
 
-def fingerprint(encoder: TextEncoder) -> str:
-    """SHA-256 of what decides an encoder's output: its configuration, its tokenizer and its
-    weights, bit for bit.
+def exact_digest(encoder: TextEncoder) -> str:
+    """SHA-256 of all that decides an encoder's output, bit for bit: configuration, tokenizer and
+    weights. (For a name that survives a change of precision see `TextEncoder.weights_digest`.)
     """
     config = {
         k: v
@@ -134,7 +146,7 @@ def fingerprint(encoder: TextEncoder) -> str:
         if k not in ("_name_or_path", "transformers_version")
     }
     tokenizer = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
-    for name in ("truncation", "padding"):  # these are set anew by each call
+    for name in ("truncation", "padding"):  # each call sets these again
         tokenizer.pop(name, None)
     digest = hashlib.sha256(json.dumps([config, tokenizer], sort_keys=True).encode())
     for name, tensor in encoder.model.state_dict().items():

@@ -1,7 +1,10 @@
-"""The frozen text encoder: a T5 encoder, its tokens, and which tokens make up which word.
+"""The frozen text encoder: prompts to embeddings, and which tokens make up which word.
 
-Source: Imagen (2022), Section 2.1: a large frozen language model trained on text only encodes the
-prompt.
+A T5 encoder is shipped and the default. Any other text encoder of Hugging Face transformers whose
+hidden states are [b, n, d] can be used as well, with a U-Net trained with it.
+
+Reference: Imagen (Saharia et al., 2022), arXiv 2205.11487, Section 2.1: a large frozen language
+model trained on text only encodes the prompt.
 """
 
 from __future__ import annotations
@@ -13,18 +16,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+if TYPE_CHECKING:  # transformers takes seconds to import, so only `from_pretrained` does
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 MAX_LENGTH = 128  # tokens; the paper does not state its limit
-NO_FLOAT16 = "T5 overflows in float16; use torch.bfloat16 or torch.float32"
+NO_FLOAT16 = (
+    "T5 overflows in float16, so no text encoder runs in it; use torch.bfloat16 or torch.float32"
+)
 
 
 @dataclass(frozen=True)
 class TextEmbeddings:
-    """Encoded prompts. `emb` [b, n, d]; `mask` bool [b, n], True is a real token. Every row has at
-    least one.
+    """Encoded prompts.
+
+    Args:
+        emb: [b, n, d].
+        mask: bool [b, n], True is a real token. Every row has at least one.
     """
 
     emb: Tensor
@@ -34,9 +46,11 @@ class TextEmbeddings:
         return len(self.emb)
 
     def __getitem__(self, rows) -> TextEmbeddings:
+        """Some of the rows: a slice, a list of numbers or a mask."""
         return TextEmbeddings(self.emb[rows], self.mask[rows])
 
     def to(self, *args, **kwargs) -> TextEmbeddings:
+        """As `torch.Tensor.to`; the mask moves along and stays bool."""
         emb = self.emb.to(*args, **kwargs)
         return TextEmbeddings(emb, self.mask.to(emb.device))
 
@@ -47,7 +61,7 @@ class TextEmbeddings:
         return TextEmbeddings(torch.zeros_like(self.emb), self.mask)
 
     def pad(self, n: int) -> TextEmbeddings:
-        """`n` more tokens, which are not there."""
+        """The same with `n` columns of padding behind: zeros, masked."""
         return TextEmbeddings(
             nn.functional.pad(self.emb, (0, 0, 0, n)), nn.functional.pad(self.mask, (0, n))
         )
@@ -66,8 +80,14 @@ def concatenate(texts: Sequence[TextEmbeddings]) -> TextEmbeddings:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of one prompt: their `ids`, the text of each `pieces`, the word each belongs to
-    (`word_ids`, None for the end token), and the `words` themselves as the prompt has them.
+    """The tokens of one prompt.
+
+    Args:
+        ids: their numbers in the vocabulary.
+        pieces: the text of each.
+        word_ids: the number of the word that each belongs to; None for special tokens, as the end
+            token.
+        words: the words themselves, as the prompt has them.
     """
 
     ids: tuple[int, ...]
@@ -81,11 +101,14 @@ class Tokens:
 
 
 def check_prompts(prompts: str | Sequence[str]) -> list[str]:
-    """One string or several -> a list of strings that can be encoded; TypeError or ValueError for
-    anything else.
+    """One string or several -> a list of strings that can be encoded.
 
-    Line breaks, tabs and spaces in a row become one space, as in T5's own vocabulary: they are no
+    Line breaks, tabs and spaces in a row become one space, as in T5's vocabulary: they are no
     words.
+
+    Raises:
+        TypeError: for anything but a string or a non-empty list of strings.
+        ValueError: for a string that is no text.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     if not isinstance(prompts, (list, tuple)) or not prompts:
@@ -109,25 +132,50 @@ def check_prompts(prompts: str | Sequence[str]) -> list[str]:
 
 
 class TextEncoder(nn.Module):
-    """A frozen T5 encoder. Make one with `TextEncoder.from_pretrained`."""
+    """A frozen text encoder of Hugging Face transformers, T5 by default. Make one with
+    `TextEncoder.from_pretrained`.
 
-    def __init__(self, model: nn.Module, tokenizer, max_length: int = MAX_LENGTH):
+    Args:
+        model: returns `last_hidden_state` [b, n, d] for `input_ids` and `attention_mask`.
+        tokenizer: the model's, of the fast kind, which knows where each word stands.
+        max_length: prompts of more tokens are cut (default 128); never more than the model has
+            positions.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = MAX_LENGTH,
+    ):
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model: PreTrainedModel = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.max_length = max_length
+        # A table of positions has an end; T5's relative positions have none.
+        positions = getattr(model.config, "max_position_embeddings", None)
+        self.max_length = (
+            max_length
+            if positions is None
+            else min(max_length, positions, tokenizer.model_max_length)
+        )
 
     @classmethod
     def from_pretrained(
         cls, path: str | Path, dtype: torch.dtype = torch.float32, max_length: int = MAX_LENGTH
     ) -> TextEncoder:
-        """Load any T5 encoder in Hugging Face format: a local folder (no network is touched) or a
-        hub name.
+        """Load a text encoder in Hugging Face format: T5 and its kin, BERT, the text model of CLIP,
+        or a language model.
 
-        float16 is refused: T5's feed-forward overflows in it. A local folder that is no T5 encoder,
-        or not all of one, is a ValueError.
+        Args:
+            path: a local folder (no network is touched) or a hub name.
+            dtype: torch.float32 (default) or torch.bfloat16.
+            max_length: prompts of more tokens are cut (default 128).
+
+        Raises:
+            ValueError: for float16, in which T5's feed-forward overflows, and for a local folder
+                that is no text encoder, or not all of one.
         """
-        from transformers import AutoTokenizer, T5EncoderModel
+        from transformers import AutoTokenizer, PretrainedConfig
         from transformers.utils import logging
 
         if dtype == torch.float16:
@@ -135,42 +183,63 @@ class TextEncoder(nn.Module):
         local = Path(path).is_dir()
         if local:
             logging.disable_progress_bar()  # nothing to wait for
+        kind = "text encoder"
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local)
-            model, info = T5EncoderModel.from_pretrained(
+            # 1. The configuration says which model it is.
+            config, _ = PretrainedConfig.get_config_dict(path, local_files_only=local)
+            model_type = config.get("model_type", "t5")
+            kind = "T5 text encoder" if model_type == "t5" else f"text encoder ({model_type})"
+            # 2. Tokenizer and weights.
+            tokenizer = AutoTokenizer.from_pretrained(
+                path, local_files_only=local, trust_remote_code=False
+            )
+            loaded = _model_class(model_type).from_pretrained(
                 path,
                 dtype=dtype,
                 local_files_only=local,
                 use_safetensors=True,
+                trust_remote_code=False,
                 output_loading_info=True,
             )
+            model, missing = loaded[0], sorted(loaded[1]["missing_keys"])
         except Exception as error:  # a folder may hold anything, and so may what the library raises
             if not local:
                 raise
             raise ValueError(
-                f"{path} cannot be read as a T5 text encoder ({type(error).__name__}: {error})"
+                f"{path} cannot be read as a {kind} ({type(error).__name__}: {error})"
             ) from error
-        # which the library would fill with random numbers
-        if missing := sorted(info["missing_keys"]):
+        # 3. All weights are there. The library would fill missing ones with random numbers.
+        if missing and all(name.startswith("pooler.") for name in missing):
+            model.pooler, missing = None, []  # many a BERT comes without it, and nobody needs it
+        if missing:
             raise ValueError(
-                f"{path} is not all of a T5 text encoder: {len(missing)} tensors are missing, "
+                f"{path} is not all of a {kind}: {len(missing)} tensors are missing, "
                 f"the first is {missing[0]!r}"
             )
+        # 4. It is of use here.
+        if problem := _problem(model, tokenizer):
+            raise ValueError(f"{path} is no text encoder that can be used here: {problem}")
         return cls(model, tokenizer, max_length)
 
     def save_pretrained(self, path: str | Path) -> None:
+        """Write the model and its tokenizer to a folder, as `from_pretrained` reads it."""
         self.model.save_pretrained(path)
         self.tokenizer.save_pretrained(path)
 
     @property
     def width(self) -> int:
         """Size of a token's embedding."""
-        return self.model.config.d_model
+        return self.model.config.hidden_size
 
     def weights_digest(self) -> str:
-        """A short hash of the vocabulary and of the weights, rounded to bfloat16: the same in
-        float32 and bfloat16, and with any library that loads them. A stage says by it which text
-        encoder it was trained with.
+        """A short hash of the vocabulary and of the weights, rounded to bfloat16.
+
+        It is the same in float32 and bfloat16, and with any library that loads them. A stage's
+        configuration records it, to say which text encoder the stage was trained with. (For the
+        hash of every bit see `imagen_mini.text.cache.exact_digest`.)
+
+        Returns:
+            16 hexadecimal digits.
         """
         digest = hashlib.sha256(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
         tensors = {
@@ -186,8 +255,12 @@ class TextEncoder(nn.Module):
     def train(self, mode: bool = True) -> TextEncoder:
         return super().train(False)  # frozen: never in training mode, so never with dropout
 
-    def tokens(self, prompt: str) -> Tokens:
-        """The tokens of one prompt, with the tokenizer's own word ids: never decode and count."""
+    def tokenize_prompt(self, prompt: str) -> Tokens:
+        """The tokens of one prompt, cut to `max_length`.
+
+        Which token belongs to which word is the tokenizer's to say: decoding and counting would
+        fail for words of several pieces.
+        """
         (prompt,) = check_prompts(prompt)
         encoding = self.tokenizer(prompt, truncation=True, max_length=self.max_length)
         word_ids = encoding.word_ids(0)
@@ -201,23 +274,39 @@ class TextEncoder(nn.Module):
         )
 
     def forward(self, prompts: str | Sequence[str]) -> TextEmbeddings:
-        """Encode prompts, padded to the longest of them: Text with emb [b, n, d]. Embeddings at
-        padding are zero.
+        """Encode prompts, padded to the longest of them.
 
         A prompt of more than `max_length` tokens is cut, with a warning that shows the text
         removed.
+
+        Args:
+            prompts: one, or a non-empty list.
+
+        Returns:
+            Embeddings [b, n, d], zero at padding.
+
+        Raises:
+            TypeError, ValueError: for what is no text, see `check_prompts`.
         """
         return self.encode(*tokenize(self.tokenizer, self.max_length, prompts))
 
     def tokenize_fn(self) -> Callable[[Sequence[str]], tuple[Tensor, Tensor]] | None:
-        """prompts -> what `encode` takes, for another process to call: reading words can take
-        longer than the network. None: give the prompts themselves.
+        """A function from prompts to the arguments of `encode`, for another process to call: to
+        tokenize can take longer than the network. None: pass the prompts themselves.
         """
         return partial(tokenize, self.tokenizer, self.max_length)
 
     @torch.no_grad()
     def encode(self, ids: Tensor, mask: Tensor) -> TextEmbeddings:
-        """Encode tokens [b, n], of which `mask` (bool) says which are real."""
+        """Encode tokens.
+
+        Args:
+            ids: numbers in the vocabulary [b, n].
+            mask: bool [b, n], True is a real token.
+
+        Returns:
+            Embeddings [b, n, d], zero at padding.
+        """
         if self.model.dtype == torch.float16:
             raise ValueError(NO_FLOAT16)
         ids, mask = (x.to(self.model.device, non_blocking=True) for x in (ids, mask))
@@ -225,9 +314,49 @@ class TextEncoder(nn.Module):
         return TextEmbeddings(emb * mask[:, :, None], mask)
 
 
-def tokenize(tokenizer, max_length: int, prompts: str | Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Tokens [b, n] and which of them are real, bool [b, n]; a prompt that is too long is cut, with
-    a warning.
+def _model_class(model_type: str):
+    """The class of transformers that loads the text encoder of this type of model."""
+    from transformers import AutoModel, AutoModelForTextEncoding, T5EncoderModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+
+    if model_type == "t5":
+        return T5EncoderModel
+    return (
+        AutoModelForTextEncoding
+        if model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+        else AutoModel
+    )
+
+
+def _problem(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Why this model does not turn tokens into hidden states [b, n, d]; None: it does."""
+    config = model.config
+    if hasattr(config, "text_config"):
+        return f"{type(model).__name__} is more than a text model; save its text model by itself"
+    if config.is_encoder_decoder and not type(model).__name__.endswith("EncoderModel"):
+        return (
+            f"{type(model).__name__} has a decoder; of such models only the T5 family can be used"
+        )
+    if not tokenizer.is_fast:
+        return f"{type(tokenizer).__name__} is no fast tokenizer, so it does not know its words"
+    if tokenizer.pad_token is None:
+        return f"{type(tokenizer).__name__} has no padding token; set its pad_token and save it"
+    return None
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, prompts: str | Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Tokens of prompts, padded behind to the longest; a prompt that is too long is cut, with a
+    warning.
+
+    Args:
+        tokenizer: of the fast kind.
+        max_length: in tokens.
+        prompts: one, or a non-empty list.
+
+    Returns:
+        ids [b, n], and which of them are real, bool [b, n].
     """
     prompts = check_prompts(prompts)
     encoding = tokenizer(
@@ -235,6 +364,7 @@ def tokenize(tokenizer, max_length: int, prompts: str | Sequence[str]) -> tuple[
         truncation=True,
         max_length=max_length,
         padding=True,
+        padding_side="right",  # language models pad in front by default
         return_tensors="pt",
         return_offsets_mapping=True,
     )

@@ -1,3 +1,3 @@
-"""Training: its configuration, loop, batches, average of the weights, optimizers, checkpoints,
-distribution, diagnostics.
+"""Training: configuration, loop, batches, average of the weights, optimizers, checkpoints, several
+processes, diagnostics.
 """

@@ -1,11 +1,12 @@
-"""What a training step is computed on: batches, their noise levels and their noise, as functions of
-seed and step.
+"""What a training step is computed on: batches, noise levels and noise, as functions of the seed
+and the step.
 """
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.data.base import Alternatives, Batch, BatchPlan, Dataset, plan_batch
+from imagen_mini.data.base import Batch, BatchPlan, Dataset, LossExtras, plan_batch
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.utils.rng import generator, randn_blocked
@@ -21,170 +22,174 @@ from imagen_mini.utils.rng import generator, randn_blocked
 FIXED_LENGTH = 32  # tokens; the longest caption of the built-in world has 31
 
 
-def draw_step_variables(config: TrainConfig, stage: DiffusionStage, step: int) -> dict[str, Tensor]:
-    """What is random in a step but the noise, for its whole batch: t, whose text is dropped,
-    whether the pooled text is used, aug_level; each [b]; and how far each of the two places is on
-    its way to a twin, [b, 2], or the image to a mistake, [b].
+def loss_extras(data: Dataset, config: TrainConfig, stage: DiffusionStage) -> LossExtras | None:
+    """The further inputs of the loss that the settings ask for and the data set has.
 
-    Times are stratified: one in each of b equally likely parts of [0, 1], which lowers the variance
-    of the loss and leaves each t its density, t^(time_power - 1).
+    Raises:
+        ValueError: The data set has none, or none for this stage.
+    """
+    if hasattr(data, "loss_extras"):
+        return data.loss_extras(config, stage.is_super_resolution)
+    if config.equivalent_prob or config.contradiction_prob:
+        raise ValueError(
+            f"equivalent_prob={config.equivalent_prob}, contradiction_prob="
+            f"{config.contradiction_prob}: only the built-in world has these; expected 0 here"
+        )
+    return None
+
+
+def draw_step_variables(
+    config: TrainConfig, stage: DiffusionStage, step: int, extras: LossExtras | None = None
+) -> dict[str, Tensor]:
+    """Everything random in a step except the noise, for its full batch of b samples.
+
+    Times are stratified: there is one in each of b equally likely parts of [0, 1]. This lowers the
+    variance of the loss and keeps the density of each t, t^(time_power - 1).
+
+    Args:
+        config: The training settings.
+        stage: The stage in training.
+        step: The step, from 0.
+        extras: Further inputs of the loss, with random variables of their own.
+
+    Returns:
+        "t" [b] in [0, 1]; "drop", bool [b], whose text is dropped; "use_pooled" [b], 1 where the
+        pooled text is used; for super-resolution "aug_level" [b]; and the variables of `extras`.
     """
     g, b = generator(config.seed, "train", stage.config.name, step), config.batch_size
-    out = {
-        "t": ((torch.randperm(b, generator=g) + torch.rand(b, generator=g)) / b)
-        ** (1 / config.time_power),
-        "drop": torch.rand(b, generator=g) < config.drop_text,
-        "use_pooled": (torch.rand(b, generator=g) >= config.drop_pooled).float(),
+    t = (torch.randperm(b, generator=g) + torch.rand(b, generator=g)) / b
+    variables = {
+        "t": t ** (1 / config.time_power),
+        "drop": torch.rand(b, generator=g) < config.cond_drop_prob,
+        "use_pooled": (torch.rand(b, generator=g) >= config.pooled_drop_prob).float(),
     }
     if stage.is_super_resolution:
-        out["aug_level"] = torch.rand(b, generator=g) * stage.config.max_aug_level
-    if config.twins or config.mistakes:
-        which = torch.rand(b, 1, generator=g)
-        out["equivalent_mix"] = equivalent_mix_weights(b, g) * (which < config.twins)
-        mistake = torch.where(torch.rand(b, generator=g) < 0.5, 1.0, torch.rand(b, generator=g))
-        out["mistake"] = (
-            mistake
-            * ((which >= config.twins) & (which < config.twins + config.mistakes)).squeeze(1)
-            * ~out["drop"]
-        )
-    return out
-
-
-def equivalent_mix_weights(b: int, g: torch.Generator) -> Tensor:
-    """[b, 2] in [0, 1]: half of the time one place is half way and the other itself, and else both
-    are anywhere.
-    """
-    one = torch.eye(2)[torch.randint(2, (b,), generator=g)] / 2
-    return torch.where(torch.rand(b, 1, generator=g) < 0.5, one, torch.rand(b, 2, generator=g))
-
-
-MIX_BELOW_LOG_SNR = 1.0  # the log-SNR above which no walk is undecided any more
-
-
-def mix_alternatives(
-    x_0: Tensor,
-    alternatives: Alternatives,
-    equivalent_mix: Tensor,
-    mistake: Tensor,
-    log_snr: Tensor,
-) -> dict[str, Tensor]:
-    """What `DiffusionStage.loss` is to show instead of x_0, and which second image is as likely.
-
-    Towards twins: each of the two places is so far, `equivalent_mix` [b, 2] in [0, 1], on its way.
-    A walk from noise comes through such images as long as x_0_hat has not decided what stands
-    where; plain training sees none. Where one place is half way, only the other tells what belongs
-    there. With a mistake: the whole image is so far, `mistake` [b] in [0, 1], one that the caption
-    says is wrong; what is right is still x_0. At less noise than `MIX_BELOW_LOG_SNR` images are
-    x_0.
-    """
-    undecided = (log_snr < MIX_BELOW_LOG_SNR).to(x_0.dtype)[:, None, None, None]
-    first, second = equivalent_mix[:, :, None, None, None].unbind(1)
-    mistake = mistake[:, None, None, None]
-    shown = torch.lerp(
-        x_0, alternatives.twins, undecided * torch.lerp(second, first, alternatives.side)
-    )
-    return {
-        "shown": torch.lerp(shown, alternatives.mistaken, undecided * mistake),
-        "other": torch.where(mistake > 0, x_0, alternatives.twins),
-    }
+        variables["aug_level"] = torch.rand(b, generator=g) * stage.config.max_aug_level
+    if extras is not None:
+        variables |= extras.draw(b, g, variables["drop"])
+    return variables
 
 
 def draw_noise(
-    config: TrainConfig, stage: DiffusionStage, numbers: Sequence[int], batch: Batch
+    config: TrainConfig, stage: DiffusionStage, indices: Sequence[int], batch: Batch
 ) -> dict[str, Tensor]:
-    """The noise of the samples of these numbers. On a GPU it is drawn there: other numbers than a
-    CPU's, but still functions of each sample's.
+    """The noise of samples, a function of each sample's index. A GPU generates other numbers than a
+    CPU.
+
+    Args:
+        config: The training settings.
+        stage: The stage in training.
+        indices: The indices of the b samples.
+        batch: The samples.
+
+    Returns:
+        "eps" [b, 3, h, w]; for super-resolution also "low_res_noise" [b, 3, l, l].
     """
     device = batch.images.device
 
-    def noise(of: Tensor, purpose: str) -> Tensor:
+    def noise(images: Tensor, purpose: str) -> Tensor:
+        name = stage.config.name
         return randn_blocked(
-            numbers, of.shape[1:], "train", config.seed, stage.config.name, purpose, device=device
+            indices, images.shape[1:], "train", config.seed, name, purpose, device=device
         )
 
-    return {"eps": noise(batch.images, "eps")} | (
-        {} if batch.low_res is None else {"low_res_noise": noise(batch.low_res, "low_res")}
-    )
+    drawn = {"eps": noise(batch.images, "eps")}
+    if batch.low_res is not None:
+        drawn["low_res_noise"] = noise(batch.low_res, "low_res")
+    return drawn
 
 
 class MicroBatches(TorchDataset):
-    """Asked for the numbers of some samples, gives these, their draft, and their captions as the
-    text encoder takes them.
+    """Maps the indices of some samples to these indices, the plan of their batch, and their
+    tokenized captions. DataLoader runs it in other processes.
     """
 
     def __init__(
         self, data: Dataset, tokenize: Callable | None, stage: DiffusionStage, alternatives: bool
     ):
         self.data, self.tokenize, self.alternatives = data, tokenize, alternatives
-        self.size, self.low = stage.config.unet.image_size, stage.config.unet.low_res_size
+        self.size, self.low_res_size = stage.config.unet.image_size, stage.config.unet.low_res_size
 
-    def __getitem__(self, numbers: range) -> tuple[range, BatchPlan, tuple[Tensor, Tensor] | None]:
-        draft = plan_batch(self.data, numbers, self.size, self.low, self.alternatives)
-        return numbers, draft, None if self.tokenize is None else self.tokenize(draft.captions)
+    def __getitem__(self, indices: range) -> tuple[range, BatchPlan, Any]:
+        plan = plan_batch(self.data, indices, self.size, self.low_res_size, self.alternatives)
+        return indices, plan, None if self.tokenize is None else self.tokenize(plan.captions)
 
 
-def _inputs(
+def loss_inputs(
     data: Dataset,
     encoder: TextEncoder,
     stage: DiffusionStage,
     config: TrainConfig,
-    parts: list[range],
+    micro_batches: list[range],
     start: int,
     device: torch.device,
-    fixed_length: bool,
+    fixed_length: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
-    """What `DiffusionStage.loss` is given for each of this rank's parts of every step, with text as
-    `emb` and `mask`.
+    """Yield the inputs of `DiffusionStage.loss` for each micro-batch of every step.
 
-    What is in a batch is decided here, or ahead of time by `config.workers` processes. With
-    `fixed_length` texts are padded, to nearly always the same length.
+    What is in a batch is decided here, or ahead of time by `config.num_workers` processes.
+
+    Args:
+        data: The data set.
+        encoder: The text encoder.
+        stage: The stage in training.
+        config: The training settings.
+        micro_batches: This rank's parts of a batch, as ranges within 0 ... batch_size - 1.
+        start: The first step.
+        device: Where the inputs are made.
+        fixed_length: Pad the texts to a multiple of `FIXED_LENGTH` tokens, which nearly always is
+            the same length.
+
+    Yields:
+        The keyword arguments of the loss as tensors, the text as "emb" and "mask".
     """
-    tokenize = (
-        encoder.tokenize_fn() if config.workers and isinstance(encoder, TextEncoder) else None
-    )
-    dataset, b = (
-        MicroBatches(data, tokenize, stage, config.twins + config.mistakes > 0),
-        config.batch_size,
-    )
-    asked = (
+    extras, b = loss_extras(data, config, stage), config.batch_size
+    # 1. plan batches and tokenize captions, here or in other processes
+    tokenize = None
+    if config.num_workers and isinstance(encoder, TextEncoder):
+        tokenize = encoder.tokenize_fn()
+    planner = MicroBatches(data, tokenize, stage, alternatives=extras is not None)
+    requests = (
         range(step * b + part.start, step * b + part.stop)
         for step in range(start, config.steps)
-        for part in parts
+        for part in micro_batches
     )
-    drafts = (
-        map(dataset.__getitem__, asked)
-        if not config.workers
-        else DataLoader(
-            dataset,
+    if config.num_workers:
+        planned = DataLoader(
+            planner,
             batch_size=None,
-            sampler=asked,
-            num_workers=config.workers,
+            sampler=requests,
+            num_workers=config.num_workers,
             collate_fn=_identity,
             worker_init_fn=_leave_signals_to_parent,
         )
-    )
-    for numbers, draft, tokens in drafts:
-        batch, alternatives = draft.on(device)
+    else:
+        planned = map(planner.__getitem__, requests)
+    for indices, plan, tokens in planned:
+        # 2. images and text, on the device
+        batch, extra = plan.materialize(device)
         text = encoder(batch.captions) if tokens is None else encoder.encode(*tokens)
-        step, first = divmod(numbers[0], b)
-        random = {
-            k: v[first : first + len(numbers)].to(device)
-            for k, v in draw_step_variables(config, stage, step).items()
+        # 3. this micro-batch's share of the step's random variables
+        step, first = divmod(indices[0], b)
+        variables = {
+            name: value[first : first + len(indices)].to(device)
+            for name, value in draw_step_variables(config, stage, step, extras).items()
         }
-        way = {name: random.pop(name) for name in ("equivalent_mix", "mistake") if name in random}
-        text = text.drop(random.pop("drop")).to(torch.float32)
-        text = text.pad(-len(text.mask[0]) % FIXED_LENGTH) if fixed_length else text
-        inputs = (
-            {"x_0": batch.images, "emb": text.emb, "mask": text.mask}
-            | random
-            | draw_noise(config, stage, numbers, batch)
-        )
+        # 4. dropped captions, for classifier-free guidance
+        text = text.drop(variables["drop"]).to(torch.float32)
+        if fixed_length:
+            text = text.pad(-len(text.mask[0]) % FIXED_LENGTH)
+        # 5. everything that the loss takes
+        inputs = {"x_0": batch.images, "emb": text.emb, "mask": text.mask}
+        inputs |= {
+            name: variables[name] for name in ("t", "use_pooled", "aug_level") if name in variables
+        }
+        inputs |= draw_noise(config, stage, indices, batch)
         if batch.low_res is not None:
             inputs["low_res"] = batch.low_res
-        if alternatives is not None:
-            inputs |= mix_alternatives(
-                batch.images, alternatives, **way, log_snr=stage.log_snr_of(random["t"])
-            )
+        if extras is not None:
+            log_snr = stage.schedule(variables["t"])
+            inputs |= extras.loss_inputs(batch.images, extra, variables, log_snr)
         yield inputs
 
 

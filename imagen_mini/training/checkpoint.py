@@ -1,5 +1,5 @@
-"""Checkpoints that are whole or not there: written aside, verified by checksum, renamed into place.
-No pickle anywhere.
+"""Checkpoints that are complete or absent: written to a temporary folder, verified by checksum,
+renamed into place. No pickle anywhere.
 
 A checkpoint is a folder `step_00001000/` with `weights.safetensors`, `ema.safetensors`,
 `optimizer.safetensors`, `state.json`, and `manifest.json` (sizes and SHA-256 of the others),
@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from imagen_mini.training.distributed import distribute_like
+from imagen_mini.utils.configuration import with_current_names
 
 MANIFEST = "manifest.json"
 
@@ -41,30 +42,35 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """A new folder to write into. It takes the place of `target`, synced to the disk, once all is
-    written; an error or a kill before that leaves `target` as it was. An OSError says that nothing
-    is lost, and how much room there is.
+    """A new folder to write into, which replaces `target` once all of it is written to disk.
+
+    An error or a kill before that leaves `target` as it was.
+
+    Raises:
+        OSError: Writing failed. The message says that nothing is lost, and how much room there is.
     """
-    aside = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    temp = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temp, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        for file in aside.iterdir():
+        # 1. the caller writes into a temporary folder
+        temp.mkdir(parents=True)
+        yield temp
+        # 2. its files reach the disk
+        for file in temp.iterdir():
             os.chmod(file, 0o644)  # safetensors writes files that only their owner can read
             _sync(file)
-        _sync(aside)
+        _sync(temp)
+        # 3. it takes the place of the target
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(aside, target)
+        os.replace(temp, target)
         _sync(target.parent)
     except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temp, ignore_errors=True)
         if isinstance(error, (OSError, SafetensorError)):
             raise OSError(
                 f"{target} could not be written: {error}. Its disk has "
-                f"{_free_megabytes(target):,} MB left; "
-                "what was written before is untouched, so make room and go on "
-                "with --resume"
+                f"{_free_megabytes(target):,} MB left; what was written before is untouched, so "
+                "make room and continue with --resume"
             ) from error
         raise
 
@@ -78,29 +84,42 @@ def _free_megabytes(path: Path) -> int:
 def save_checkpoint(
     run: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict, keep: int = 2
 ) -> Path:
-    """Write checkpoint `step` of a run: `tensors` by file name (without ending), `state` as JSON.
+    """Write a checkpoint of a run, and remove old ones once the new one is verified.
 
-    Older ones but `keep`, and what a kill left half written, are removed once the new one is found
-    whole.
+    Args:
+        run: The run's folder.
+        step: Steps done.
+        tensors: Tensors by file name (without ending): "weights", "ema" and "optimizer".
+        state: Everything else, for JSON.
+        keep: How many checkpoints remain.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        OSError: It could not be written, or not be read back as it was.
     """
     target = run / f"step_{step:08d}"
-    with atomic_directory(target) as aside:
+    # 1. write tensors, state, and the manifest of both
+    with atomic_directory(target) as temp:
         for name, values in tensors.items():
             save_file(
                 {k: v.detach().cpu().contiguous() for k, v in values.items()},
-                aside / f"{name}.safetensors",
+                temp / f"{name}.safetensors",
             )
-        (aside / "state.json").write_text(json.dumps(state, indent=1))
+        (temp / "state.json").write_text(json.dumps(state, indent=1))
         manifest = {
             file.name: {"size": file.stat().st_size, "sha256": _sha256(file)}
-            for file in sorted(aside.iterdir())
+            for file in sorted(temp.iterdir())
         }
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    if wrong := verify_checkpoint(target):
+        (temp / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    # 2. read it back
+    if problems := verify_checkpoint(target):
         raise OSError(
-            f"{target} was not written as it should be ({'; '.join(wrong)}): the disk may be "
+            f"{target} was not written as it should be ({'; '.join(problems)}): the disk may be "
             "failing. Older checkpoints were kept"
         )
+    # 3. remove older ones, and what a kill left half written
     for old in (*checkpoints(run)[:-keep], *run.glob(".step_*.tmp")):
         shutil.rmtree(old)
     return target
@@ -112,46 +131,59 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def verify_checkpoint(checkpoint: Path) -> list[str]:
-    """What is wrong with a checkpoint; empty if every file is there, of the right size and
-    checksum.
-    """
+    """The problems of a checkpoint; none if every file is there, with its size and checksum."""
     try:
         manifest = {
-            name: (of["size"], of["sha256"])
-            for name, of in json.loads((checkpoint / MANIFEST).read_text()).items()
+            name: (entry["size"], entry["sha256"])
+            for name, entry in json.loads((checkpoint / MANIFEST).read_text()).items()
         }
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         return [f"{checkpoint / MANIFEST} cannot be read: {error!r}"]
-    found = []
+    problems = []
     for name in ("weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"):
         if name not in manifest:
-            found.append(f"{name} is not in the manifest")
+            problems.append(f"{name} is not in the manifest")
     for name, (size, checksum) in manifest.items():
         file = checkpoint / name
         if not file.is_file():
-            found.append(f"{name} is missing")
+            problems.append(f"{name} is missing")
         elif file.stat().st_size != size:
-            found.append(f"{name} has {file.stat().st_size} bytes, expected {size}")
+            problems.append(f"{name} has {file.stat().st_size} bytes, expected {size}")
         elif _sha256(file) != checksum:
-            found.append(f"{name} has the right size and the wrong checksum")
-    return found
+            problems.append(f"{name} has the expected size but not the expected checksum")
+    return problems
 
 
 def load_checkpoint(run: Path) -> tuple[dict[str, dict[str, Tensor]], dict, list[str]]:
-    """The newest checkpoint of a run that verifies: tensors by file name, state, and notes on those
-    that had to be passed over.
+    """Load the newest checkpoint of a run that verifies.
+
+    Returns:
+        Tensors by file name ("weights", "ema", "optimizer"); the state, with the current names of
+        its fields; and notes on newer checkpoints that are broken.
+
+    Raises:
+        FileNotFoundError: The run has no usable checkpoint.
     """
     notes = []
     for checkpoint in reversed(checkpoints(run)):
-        wrong = verify_checkpoint(checkpoint)
-        if not wrong:
+        problems = verify_checkpoint(checkpoint)
+        if not problems:
             tensors = {
                 name: load_file(checkpoint / f"{name}.safetensors")
                 for name in ("weights", "ema", "optimizer")
             }
-            return tensors, json.loads((checkpoint / "state.json").read_text()), notes
-        notes.append(f"passed over {checkpoint.name}: {'; '.join(wrong)}")
+            state = with_current_names(json.loads((checkpoint / "state.json").read_text()))
+            return tensors, state, notes
+        notes.append(f"passed over {checkpoint.name}: {'; '.join(problems)}")
     raise FileNotFoundError(f"no usable checkpoint in {run}" + "".join(f"\n  {n}" for n in notes))
+
+
+def training_phases(stage: Path) -> list[dict]:
+    """The training phases in a stage folder's config.json: stretches of training under one set of
+    settings, oldest first. An untrained stage has none.
+    """
+    record = json.loads((stage / "config.json").read_text()).get("training") or {}
+    return with_current_names(record).get("training_phases", [])
 
 
 def optimizer_tensors(optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -167,7 +199,7 @@ def optimizer_tensors(optimizers: dict[str, torch.optim.Optimizer]) -> dict[str,
 def restore_optimizers(
     optimizers: dict[str, torch.optim.Optimizer], tensors: dict[str, Tensor]
 ) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """Put tensors from `optimizer_tensors` back into the optimizers, in place."""
     for which, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -177,7 +209,7 @@ def restore_optimizers(
         optimizer.load_state_dict(
             {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
         )
-        # laid out in memory as their parameter: fused kernels take that for granted
+        # in the memory layout of their parameter, which fused kernels rely on
         for p, slots in optimizer.state.items():
             slots.update(
                 {

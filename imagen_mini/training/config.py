@@ -15,33 +15,35 @@ LR_SCHEDULES = ("cooldown", "cosine", "constant")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a stage is trained. Every number that changes over time is a function of the step."""
+    """How a stage is trained. Everything that changes over time is a function of the step."""
 
     steps: int = 10_000  # optimizer steps in all
     batch_size: int = 64  # images a step
-    accumulate: int = 1  # the batch (of each rank) is computed in this many parts
+    # the batch (of each rank) is computed in this many micro-batches
+    gradient_accumulation_steps: int = 1
     # processes that make batches ahead of time; 0: made when needed, on the device
-    workers: int = 0
+    num_workers: int = 0
     # the highest: after warm-up, before it falls; Adafactor's is relative to the weights
     learning_rate: float = 1e-3
     # after warm-up: cooldown (constant, then linear to 0), cosine (to 0) or constant
-    rate_schedule: str = "cooldown"
+    lr_schedule: str = "cooldown"
     warmup: int = 200  # steps of linear warm-up
     cooldown: float = 0.3  # cooldown: share of the steps, at the end, in which the rate falls to 0
     optimizer: str = "muon"  # muon (for kernels, AdamW for the rest), adamw or adafactor
     betas: tuple[float, float] = (0.9, 0.99)  # AdamW
     weight_decay: float = 0.01  # of kernels
-    clip: float = 1.0  # gradients are clipped to this norm
+    max_grad_norm: float = 1.0  # gradients are clipped to this norm
     ema_half_life: int = 400  # steps after which a weight counts half; shorter at the start
-    drop_text: float = 0.1  # captions dropped for classifier-free guidance (Imagen: 0.1)
-    drop_pooled: float = 0.3  # pooled text dropped on its own, so that the words are used too
-    counts: tuple[float, ...] = (22, 50, 17, 11)  # how often a scene has 1, 2, 3, 4 things
-    # how many images are shown on the way to a second one that their caption describes as well,
-    twins: float = 0.0
-    # and how many on the way from one that it says is wrong (see scenes.twins, scenes.mistakes)
-    mistakes: float = 0.0
-    time_power: float = 1.0  # times are drawn with density t^(time_power - 1): above 1, more noise
-    # of the squared error of x_0, by log-SNR: capped_v, balanced or min_snr
+    cond_drop_prob: float = 0.1  # captions dropped for classifier-free guidance (Imagen: 0.1)
+    pooled_drop_prob: float = 0.3  # pooled text dropped alone, so that the words are used too
+    # how often a scene of the built-in world has 1, 2, 3, 4 objects
+    object_count_weights: tuple[float, ...] = (22, 50, 17, 11)
+    # share of images mixed with a second one that their caption describes equally well,
+    equivalent_prob: float = 0.0
+    # and with one that contradicts their caption (see data.alternatives); built-in world only
+    contradiction_prob: float = 0.0
+    time_power: float = 1.0  # times have the density t^(time_power - 1): above 1, more noise
+    # of the squared error of x_0, by log-SNR: capped_v, sqrt_snr, min_snr or p2
     loss_weight: str = "capped_v"
     loss_cap: float = 5.0  # the loss weight is at most this
     seed: int = 0  # of everything random
@@ -53,56 +55,62 @@ class TrainConfig:
     log_every: int = 10  # steps between lines of the log
 
     def __post_init__(self):
-        for name in ("betas", "counts"):
+        for name in ("betas", "object_count_weights"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("rate_schedule", self.rate_schedule, LR_SCHEDULES)
+        check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("loss_weight", self.loss_weight, tuple(LOSS_WEIGHTS))
         for name in (
             "steps",
             "batch_size",
-            "accumulate",
+            "gradient_accumulation_steps",
             "ema_half_life",
             "save_every",
             "log_every",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if not 1 <= len(self.counts) <= 4 or min(self.counts) < 0 or not sum(self.counts):
+        weights = self.object_count_weights
+        if not 1 <= len(weights) <= 4 or min(weights) < 0 or not sum(weights):
             raise ValueError(
-                f"counts {self.counts}: expected up to four weights, of scenes of 1, 2, 3 and "
-                "4 things, not all 0"
+                f"object_count_weights {weights}: expected up to four weights, of scenes of 1, 2, "
+                "3 and 4 objects, not all 0"
             )
         if self.time_power <= 0:
             raise ValueError(f"time_power must be above 0; got {self.time_power}")
-        if self.twins < 0 or self.mistakes < 0 or self.twins + self.mistakes > 1:
+        equivalent, contradiction = self.equivalent_prob, self.contradiction_prob
+        if equivalent < 0 or contradiction < 0 or equivalent + contradiction > 1:
             raise ValueError(
-                f"twins {self.twins}, mistakes {self.mistakes}: expected shares of all images, "
-                "from 0 to 1 together"
+                f"equivalent_prob {equivalent}, contradiction_prob {contradiction}: expected "
+                "shares of all images, from 0 to 1 together"
             )
-        if self.batch_size % self.accumulate:
+        if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be split into "
-                f"accumulate={self.accumulate} equal parts"
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps} equal parts"
             )
 
 
-# How each stage is trained unless told otherwise. What lies where is told by captions of several
-# things only: the base stage sees more of these than super-resolution needs. Its recipe was
-# searched for the best score after an hour on two cores: train/VARIANTS.md.
-_MINI_RECIPES = {
+# How each stage is trained by default. Only captions of several objects say what lies where: the
+# base stage sees more of these than super-resolution needs. Its settings are the best found for the
+# score after an hour on two cores: train/LOG.md.
+_MINI = {
     "base": TrainConfig(
         steps=12_000,
         batch_size=32,
         learning_rate=3e-3,
-        loss_weight="balanced",
+        loss_weight="sqrt_snr",
         loss_cap=60.0,
-        counts=(20, 55, 15, 10),
-        drop_pooled=0.5,
+        object_count_weights=(20, 55, 15, 10),
+        pooled_drop_prob=0.5,
     ),
     "sr_256": TrainConfig(
-        steps=6_000, batch_size=16, learning_rate=2e-3, counts=(15, 60, 15, 10), drop_pooled=0.5
+        steps=6_000,
+        batch_size=16,
+        learning_rate=2e-3,
+        object_count_weights=(15, 60, 15, 10),
+        pooled_drop_prob=0.5,
     ),
 }
 
@@ -110,7 +118,7 @@ _MINI_RECIPES = {
 _LONGER = {
     "steps": 100_000,
     "learning_rate": 2e-4,
-    "rate_schedule": "cosine",
+    "lr_schedule": "cosine",
     "warmup": 1000,
     "optimizer": "adamw",
     "ema_half_life": 5_000,
@@ -122,42 +130,50 @@ _LONGER = {
 # Adafactor for the base stage, Adam for the others. An average of the weights is not mentioned
 # there; ours is as long as the usual decay of 0.9999. 64 GPUs of 80 GB hold 32 images each; at 1024
 # px only with checkpointing (`python -m train.estimate_cost --preset paper --gpus 64`).
-_PAPER_RECIPE = TrainConfig(
+_PAPER = TrainConfig(
     steps=2_500_000,
     batch_size=2048,
     learning_rate=1e-4,
-    rate_schedule="cosine",
+    lr_schedule="cosine",
     warmup=10_000,
     optimizer="adamw",
     betas=(0.9, 0.999),
     weight_decay=0.0,
     ema_half_life=7_000,
-    drop_pooled=0.0,
+    pooled_drop_prob=0.0,
 )
 
 
 TRAIN_PRESETS: dict[str, dict[str, TrainConfig]] = {
-    "tiny": _MINI_RECIPES,
-    "mini": _MINI_RECIPES,
+    "tiny": _MINI,
+    "mini": _MINI,
+    "shipped": _MINI,  # as a start; its own training phases are in its config.json
     "small": {
-        "base": replace(_MINI_RECIPES["base"], batch_size=256, **_LONGER),
+        "base": replace(_MINI["base"], batch_size=256, **_LONGER),
         "sr_256": TrainConfig(batch_size=64, **_LONGER),
     },
     "paper": {
-        "base": replace(_PAPER_RECIPE, optimizer="adafactor"),
-        "sr_256": _PAPER_RECIPE,
-        "sr_1024": replace(_PAPER_RECIPE, gradient_checkpointing=True),
+        "base": replace(_PAPER, optimizer="adafactor"),
+        "sr_256": _PAPER,
+        "sr_1024": replace(_PAPER, gradient_checkpointing=True),
     },
 }
 
 
 def override_run(
-    recipe: TrainConfig, stage: StageConfig, assignments: list[str]
+    config: TrainConfig, stage: StageConfig, assignments: list[str]
 ) -> tuple[TrainConfig, StageConfig]:
-    """Apply overrides to both halves of a run: `steps=3000` is the recipe's, `stage.unet.patch=4`
-    the stage's.
+    """Change the settings of a run by strings, as on the command line.
+
+    Args:
+        config: The training settings.
+        stage: The stage's configuration.
+        assignments: `steps=3000` changes the training settings, `stage.unet.patch=4` the stage.
+
+    Raises:
+        ValueError: A name is unknown, or a value has the wrong type.
     """
     of_stage = [a for a in assignments if a.startswith("stage.")]
-    return override(recipe, [a for a in assignments if a not in of_stage]), override(
+    return override(config, [a for a in assignments if a not in of_stage]), override(
         stage, [a.removeprefix("stage.") for a in of_stage]
     )

@@ -1,8 +1,8 @@
-"""Keeping a GPU busy: a step's kernels recorded once and then replayed (a CUDA graph), while the
-next step's inputs are made on a stream of their own.
+"""Keeping a GPU busy: a step's kernels are recorded once and then replayed (a CUDA graph), while
+the next step's inputs are made on another CUDA stream.
 
-A small network is thousands of short kernels, and a GPU can be done with each before Python has
-started the next. Replaying starts them all at once.
+A small network is thousands of short kernels. A GPU can be done with each before Python has started
+the next one. Replaying starts them all at once.
 """
 
 from __future__ import annotations
@@ -16,13 +16,41 @@ from torch import Tensor, nn
 Step = Callable[[dict[str, Tensor]], Tensor]
 
 
-class CudaGraphedStep:
-    """`step`, recorded for every new set of shapes and replayed for each other call.
+def graphed(
+    step: Step, inputs: Iterator[dict[str, Tensor]], parameters: list[nn.Parameter]
+) -> tuple[Step, Iterator[dict[str, Tensor]]]:
+    """The same step and the same inputs, faster: while the GPU replays a step, the inputs of the
+    next one are made.
 
-    Values are copied to where the recording has its inputs; losses and gradients are written where
-    it has its outputs, so each call overwrites those of the one before. `step` must not look at
-    values on the way (`if x > 0`), as this waits for the GPU. Gradients start from None: `step`
-    adds to nothing.
+    Args:
+        step: Forward and backward pass.
+        inputs: The inputs of each step.
+        parameters: Whose gradients the step computes.
+
+    Returns:
+        A step and an iterator of inputs, to be used as the plain ones are.
+    """
+    recorded, prefetched = CudaGraphedStep(step, parameters), StreamPrefetcher(inputs)
+
+    def replay_and_prefetch(of: dict[str, Tensor]) -> Tensor:
+        losses = recorded(of)
+        prefetched.prefetch()
+        return losses
+
+    return replay_and_prefetch, prefetched
+
+
+class CudaGraphedStep:
+    """A step, recorded for every new set of shapes and replayed at each other call.
+
+    Values are copied to where the recording has its inputs. Losses and gradients are written where
+    it has its outputs, so each call overwrites those of the call before. The step must not read
+    values (`if x > 0`), as this waits for the GPU. Gradients start from None, so it adds to
+    nothing.
+
+    Args:
+        step: Forward and backward pass.
+        parameters: Whose gradients the step computes.
     """
 
     def __init__(self, step: Step, parameters: list[nn.Parameter]):
@@ -44,14 +72,15 @@ class CudaGraphedStep:
     ) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor], Tensor, list[Tensor | None]]:
         fixed = {name: x.clone() for name, x in inputs.items()}
         self._forget()
-        # the first calls choose kernels and allocate, which cannot be recorded
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        # 1. the first calls choose kernels and allocate memory, which cannot be recorded
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
             for _ in range(3):
                 self.step(fixed)
                 self._forget()
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(side_stream)
+        # 2. record
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             losses = self.step(fixed)
@@ -62,17 +91,33 @@ class CudaGraphedStep:
             p.grad = None
 
 
-def prefetch_on_stream(items: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """The same items, made on another CUDA stream, so that making one does not wait for what
-    computes with the one before.
+class StreamPrefetcher:
+    """The same items, made on another CUDA stream, so that making one does not wait for the
+    computation with the one before.
+
+    Args:
+        items: An iterator of named tensors.
     """
-    stream = torch.cuda.Stream()
-    while True:
-        with torch.cuda.stream(stream):
-            item = next(items, None)
+
+    def __init__(self, items: Iterator[dict[str, Tensor]]):
+        self.items, self.stream = items, torch.cuda.Stream()
+        self.ready: list[dict[str, Tensor] | None] = []  # at most one; None: there are no more
+
+    def __iter__(self) -> StreamPrefetcher:
+        return self
+
+    def prefetch(self) -> None:
+        """Make the next item now, if it is not there yet."""
+        if not self.ready:
+            with torch.cuda.stream(self.stream):
+                self.ready.append(next(self.items, None))
+
+    def __next__(self) -> dict[str, Tensor]:
+        self.prefetch()
+        item = self.ready.pop()
         if item is None:
-            return
-        torch.cuda.current_stream().wait_stream(stream)
+            raise StopIteration
+        torch.cuda.current_stream().wait_stream(self.stream)
         for x in item.values():
             x.record_stream(torch.cuda.current_stream())
-        yield item
+        return item

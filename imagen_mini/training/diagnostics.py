@@ -1,8 +1,8 @@
-"""Is a training run healthy? Measurements on a stage in training, each a number with a verdict in
-plain words.
+"""Is a training run healthy? Measurements on a stage in training, and a status for each in plain
+words.
 
-All are made on held-out samples with the same times and noise, so that what differs is what is
-asked about.
+All are made on held-out samples with the same times and noise, so that two measurements differ only
+in what is compared.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
-from imagen_mini.data.base import Batch, Dataset
+from imagen_mini.data.base import Dataset
 from imagen_mini.diffusion.gaussian import q_sample, to_x_0
 from imagen_mini.diffusion.losses import denoising_loss
 from imagen_mini.text.encoder import TextEncoder
@@ -26,34 +26,33 @@ from imagen_mini.utils.rng import randn
 
 OK, WARN, FAIL = "fine", "look", "bad"
 AUG_LEVEL = 0.1  # of super-resolution's low-resolution images, as in sampling
-GAP = 2.0  # standard errors from which a difference is taken to be one
+GAP = 2.0  # standard errors above which a difference counts as one
 
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One question about a run, its verdict (fine, look or bad), and the answer in words with its
-    numbers.
-    """
+    """The answer to one question about a run."""
 
-    about: str
-    verdict: str
-    words: str
+    name: str
+    status: str  # "fine", "look" (at it) or "bad"
+    message: str  # the answer in words, with its numbers
 
 
 @dataclass(frozen=True)
 class NoiseBinStats:
-    """What a stage does with held-out samples, by level of noise (LEVELS of them, equal parts of t,
-    from little to much).
+    """Errors of a stage on held-out samples, by noise level: NOISE_BINS equal parts of t, from
+    little noise to much.
     """
 
-    # of each kind of caption (true, shuffled, none): mean loss by level
+    # by kind of caption (true, shuffled, none): mean loss by noise level
     losses: dict[str, list[float]]
-    # loss with the caption of another image, or none, over the loss with its own: mean, standard
-    # error
+    # loss with another image's caption, or none, minus the loss with its own: mean, standard error
     gaps: dict[str, tuple[float, float]]
-    color: list[list[float]]  # by level: the mean of x_0_hat less that of x_0, of each channel
-    saturated: list[float]  # by level: the share of x_0_hat beyond [-1, 1] by more than a hundredth
-    # standard errors of `color`: in much noise, no caption tells the background
+    # by noise level: the mean of x_0_hat minus that of x_0, of each channel
+    color: list[list[float]]
+    # by noise level: the share of x_0_hat beyond [-1, 1] by more than a hundredth
+    saturated: list[float]
+    # standard errors of `color`; in much noise, no caption tells the background
     color_errors: list[list[float]]
 
 
@@ -62,102 +61,118 @@ def measure_noise_bins(
     stage: DiffusionStage,
     encoder: TextEncoder,
     data: Dataset,
-    numbers: Sequence[int],
+    indices: Sequence[int],
     batch_size: int = 64,
 ) -> NoiseBinStats:
-    """Look at samples `numbers` of `data`, with times spread evenly over [0, 1] and noise that
-    depends on each sample's number alone.
+    """Measure a stage on samples, by noise level.
 
-    Times as in training's plain form: the weighting of levels by a recipe (time_power) does not
-    enter.
+    Times are spread evenly over [0, 1], as in plain training: `time_power` does not enter. The
+    noise depends on each sample's index alone.
+
+    Args:
+        stage: The stage.
+        encoder: Its text encoder, on the same device.
+        data: The data set.
+        indices: Of the samples.
+        batch_size: Samples that are computed together.
     """
     device, unet = stage.net.out.weight.device, stage.config.unet
     dtype = compute_dtype("auto", device)
-    n = len(numbers)
-    # evenly spread, in any part of the samples too (golden ratio)
+    n = len(indices)
+    # evenly spread, also within any part of the samples (golden ratio)
     times = (torch.arange(n) * 0.6180339887 + 0.5 / n) % 1
     per_sample: dict[str, list[Tensor]] = {"true": [], "shuffled": [], "none": []}
     color, beyond = [], []
     was_training = stage.training
     stage.eval()
     for at in range(0, n, batch_size):
-        chosen = list(numbers[at : at + batch_size])
-        batch: Batch = data.batch(chosen, unet.image_size, unet.low_res_size, device)
+        # 1. noisy images
+        chosen = list(indices[at : at + batch_size])
+        batch = data.batch(chosen, unet.image_size, unet.low_res_size, device)
         t = times[at : at + len(chosen)].to(device)
-        log_snr = stage.log_snr_of(t)
-        x_t = q_sample(
-            batch.images, randn(chosen, batch.images.shape[1:], "probe", device=device), log_snr
-        )
+        log_snr = stage.schedule(t)
+        eps = randn(chosen, batch.images.shape[1:], "probe", device=device)
+        x_t = q_sample(batch.images, eps, log_snr)
         aug_level = low_res = None
         if batch.low_res is not None:
             aug_level = torch.full_like(t, AUG_LEVEL)
-            low_res = augment_low_res(
-                batch.low_res,
-                aug_level,
-                randn(chosen, batch.low_res.shape[1:], "probe", "low", device=device),
-            )
+            noise = randn(chosen, batch.low_res.shape[1:], "probe", "low", device=device)
+            low_res = augment_low_res(batch.low_res, aug_level, noise)
+        # 2. three captions for each: its own, another image's, none
         text = encoder(batch.captions)
-        others = text[torch.arange(len(chosen), device=device).roll(1)]
-        for kind, said in (
-            ("true", text),
-            ("shuffled", others),
-            ("none", text.drop(torch.ones_like(t, dtype=torch.bool))),
-        ):
+        captions = {
+            "true": text,
+            "shuffled": text[torch.arange(len(chosen), device=device).roll(1)],
+            "none": text.drop(torch.ones_like(t, dtype=torch.bool)),
+        }
+        # 3. the loss with each caption; colour and saturation with the true one
+        for kind, said in captions.items():
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 prediction = stage.net(x_t, log_snr, said, low_res, aug_level)
-            per_sample[kind].append(
-                denoising_loss(
-                    prediction, stage.config.prediction, batch.images, x_t, log_snr
-                ).cpu()
-            )
+            loss = denoising_loss(prediction, stage.config.prediction, batch.images, x_t, log_snr)
+            per_sample[kind].append(loss.cpu())
             if kind == "true":
                 x_0_hat = to_x_0(prediction.float(), stage.config.prediction, x_t, log_snr)
                 color.append((x_0_hat - batch.images).mean((2, 3)).cpu())
                 beyond.append((x_0_hat.abs() > 1.01).float().mean((1, 2, 3)).cpu())
     stage.train(was_training)
+    # 4. means by noise level
     losses = {kind: torch.cat(values) for kind, values in per_sample.items()}
-    level = (times * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
-
-    def by_level(values: Tensor) -> list:
-        return [
-            values[level == i].mean(0).tolist() if (level == i).any() else math.nan
-            for i in range(NOISE_BINS)
-        ]
-
-    def errors_by_level(values: Tensor) -> list:
-        groups = [values[level == i] for i in range(NOISE_BINS)]
-        return [
-            (of.std(0) / len(of) ** 0.5).tolist() if len(of) > 1 else [math.inf] * values.shape[1]
-            for of in groups
-        ]
-
+    bins = (times * NOISE_BINS).long().clamp(max=NOISE_BINS - 1)
     gaps = {}
     for kind in ("shuffled", "none"):
         difference = losses[kind] - losses["true"]  # of the same image, noise and time: paired
         gaps[kind] = difference.mean().item(), (difference.std() / n**0.5).item()
     return NoiseBinStats(
-        {kind: by_level(values) for kind, values in losses.items()},
-        gaps,
-        by_level(torch.cat(color)),
-        by_level(torch.cat(beyond)),
-        errors_by_level(torch.cat(color)),
+        losses={kind: _means_by_bin(values, bins) for kind, values in losses.items()},
+        gaps=gaps,
+        color=_means_by_bin(torch.cat(color), bins),
+        saturated=_means_by_bin(torch.cat(beyond), bins),
+        color_errors=_errors_by_bin(torch.cat(color), bins),
     )
 
 
+def _means_by_bin(values: Tensor, bins: Tensor) -> list:
+    """The mean of the values in each bin; NaN where there are none."""
+    return [
+        values[bins == i].mean(0).tolist() if (bins == i).any() else math.nan
+        for i in range(NOISE_BINS)
+    ]
+
+
+def _errors_by_bin(values: Tensor, bins: Tensor) -> list:
+    """The standard errors of these means; infinite where there are fewer than two values."""
+    groups = [values[bins == i] for i in range(NOISE_BINS)]
+    return [
+        (of.std(0) / len(of) ** 0.5).tolist() if len(of) > 1 else [math.inf] * values.shape[1]
+        for of in groups
+    ]
+
+
 def gradient_norms(
-    stage: DiffusionStage, encoder: TextEncoder, data: Dataset, numbers: Sequence[int]
+    stage: DiffusionStage, encoder: TextEncoder, data: Dataset, indices: Sequence[int]
 ) -> dict[str, float]:
-    """The norm of each parameter's gradient on one batch, by name; NaN if no gradient reaches it."""
+    """The norm of each parameter's gradient on one batch.
+
+    Args:
+        stage: The stage. Its gradients are cleared.
+        encoder: Its text encoder, on the same device.
+        data: The data set.
+        indices: Of the samples.
+
+    Returns:
+        The norms by name; NaN if no gradient reaches a parameter.
+    """
     device, unet = stage.net.out.weight.device, stage.config.unet
-    batch = data.batch(numbers, unet.image_size, unet.low_res_size, device)
-    t = (torch.arange(len(numbers), device=device) + 0.5) / len(numbers)
+    batch = data.batch(indices, unet.image_size, unet.low_res_size, device)
+    t = (torch.arange(len(indices), device=device) + 0.5) / len(indices)
     low = (
         {}
         if batch.low_res is None
         else {
             "low_res": batch.low_res,
             "aug_level": torch.full_like(t, AUG_LEVEL),
-            "low_res_noise": randn(numbers, batch.low_res.shape[1:], "probe", "low", device=device),
+            "low_res_noise": randn(indices, batch.low_res.shape[1:], "probe", "low", device=device),
         }
     )
     stage.zero_grad(set_to_none=True)
@@ -165,7 +180,7 @@ def gradient_norms(
         batch.images,
         encoder(batch.captions),
         t,
-        randn(numbers, batch.images.shape[1:], "probe", device=device),
+        randn(indices, batch.images.shape[1:], "probe", device=device),
         **low,
     ).mean().backward()
     norms = {
@@ -176,12 +191,15 @@ def gradient_norms(
     return norms
 
 
-# ---------------------------------------------------------------- verdicts
+# ---------------------------------------------------------------- statuses
 
 
 def check_loss(log: list[dict], from_trained: bool = False) -> Diagnostic:
-    """Does the loss fall? By the medians of the first and last tenths of the log. A run that began
-    with trained weights may keep it level.
+    """Does the loss fall? By the medians of the first and last tenths of the log.
+
+    Args:
+        log: Lines from `train.log.read_log`.
+        from_trained: The run began with trained weights, so the loss may stay level.
     """
     losses = [line["loss"] for line in log if "loss" in line]
     if len(losses) < 10:
@@ -194,22 +212,23 @@ def check_loss(log: list[dict], from_trained: bool = False) -> Diagnostic:
         median(losses[-tenth:]),
         median(losses[-2 * tenth : -tenth]),
     )
-    words = f"{first:.4f} in the first tenth, {before:.4f} and {last:.4f} in the last two"
+    message = f"{first:.4f} in the first tenth, {before:.4f} and {last:.4f} in the last two"
     if last > (1.1 if from_trained else 0.9) * first:
         return Diagnostic(
             "loss",
             FAIL,
-            words + ": it does not fall. Try the overfit check (python -m train.overfit); if that "
+            message
+            + ": it does not fall. Try the overfit check (python -m train.overfit); if that "
             "passes, a lower learning_rate",
         )
     if last > 1.5 * before:
         return Diagnostic(
             "loss",
             FAIL,
-            words
+            message
             + ": it is rising again. A lower learning_rate, and --resume from before the rise",
         )
-    return Diagnostic("loss", OK, words)
+    return Diagnostic("loss", OK, message)
 
 
 def check_gradients(log: list[dict]) -> Diagnostic:
@@ -219,22 +238,24 @@ def check_gradients(log: list[dict]) -> Diagnostic:
     if len(late) < 10:
         return Diagnostic("gradient norm", WARN, "too few lines in the log to say")
     middle, spikes = median(late), sum(v > 10 * median(late) for v in late)
-    words = (
+    message = (
         f"median {middle:.3g}, highest {max(late):.3g}; {spikes} of {len(late)} lines above "
         "ten times the median"
     )
     if spikes > 0.02 * len(late):
         return Diagnostic(
-            "gradient norm", FAIL, words + ": unstable. A lower learning_rate, or a longer warm-up"
+            "gradient norm",
+            FAIL,
+            message + ": unstable. A lower learning_rate, or a longer warm-up",
         )
-    return Diagnostic("gradient norm", WARN if spikes else OK, words)
+    return Diagnostic("gradient norm", WARN if spikes else OK, message)
 
 
-def check_conditioning(probe: NoiseBinStats) -> Diagnostic:
+def check_conditioning(stats: NoiseBinStats) -> Diagnostic:
     """Is the loss lower with an image's own caption than with another's, and with none?"""
-    own = _mean(probe.losses["true"])
-    (other, se), (none, _) = probe.gaps["shuffled"], probe.gaps["none"]
-    words = (
+    own = _mean(stats.losses["true"])
+    (other, se), (none, _) = stats.gaps["shuffled"], stats.gaps["none"]
+    message = (
         f"loss {own:.4f} with each image's caption, {100 * other / own:+.1f} % with another's "
         f"(standard error {100 * se / own:.1f}), {100 * none / own:+.1f} % with none"
     )
@@ -242,33 +263,32 @@ def check_conditioning(probe: NoiseBinStats) -> Diagnostic:
         return Diagnostic(
             "captions",
             FAIL,
-            words
+            message
             + ": captions are not used. Early on that is so for some thousand steps; later, look "
             "at the captions "
-            "(python -m train.check_dataset) and at drop_text",
+            "(python -m train.check_dataset) and at cond_drop_prob",
         )
     if none < 0:
         return Diagnostic(
             "captions",
             WARN,
-            words + ": better without captions than with them, so guidance will hurt",
+            message + ": better without captions than with them, so guidance will hurt",
         )
-    return Diagnostic("captions", OK, words)
+    return Diagnostic("captions", OK, message)
 
 
-def check_color(probe: NoiseBinStats) -> Diagnostic:
-    """Do the channel means of x_0_hat fit the data? A network that misses them paints everything in
-    a tint.
+def check_color(stats: NoiseBinStats) -> Diagnostic:
+    """Do the channel means of x_0_hat fit the data? A network that misses them gives every image a
+    tint.
     """
-    # What the images at hand may do by chance (1 of 80 such means lies beyond 2.5 standard errors)
-    # is no tint.
+    # Chance is no tint: 1 of 80 such means lies beyond 2.5 standard errors.
     worst, off, level, channel = max(
         (abs(v) - 2.5 * e, abs(v), i, c)
-        for i, of in enumerate(probe.color)
+        for i, of in enumerate(stats.color)
         if isinstance(of, list)
-        for c, (v, e) in enumerate(zip(of, probe.color_errors[i]))
+        for c, (v, e) in enumerate(zip(of, stats.color_errors[i]))
     )
-    words = (
+    message = (
         f"the mean of x_0_hat is off by at most {off:.3f} of 2 "
         f"({('red', 'green', 'blue')[channel]}, t {level / NOISE_BINS:.1f} to "
         f"{(level + 1) / NOISE_BINS:.1f})"
@@ -276,7 +296,7 @@ def check_color(probe: NoiseBinStats) -> Diagnostic:
     return Diagnostic(
         "colour",
         OK if worst < 0.05 else WARN if worst < 0.15 else FAIL,
-        words
+        message
         + (
             ""
             if worst < 0.05
@@ -285,21 +305,21 @@ def check_color(probe: NoiseBinStats) -> Diagnostic:
     )
 
 
-def check_saturation(probe: NoiseBinStats) -> Diagnostic:
+def check_saturation(stats: NoiseBinStats) -> Diagnostic:
     """How much of x_0_hat lies outside the range of an image."""
-    worst = max(v for v in probe.saturated if not math.isnan(v))
+    worst = max(v for v in stats.saturated if not math.isnan(v))
     return Diagnostic(
         "saturation",
         OK if worst < 0.25 else WARN,
-        f"at most {worst:.1%} of x_0_hat lies beyond [-1, 1] (by level of noise)"
+        f"at most {worst:.1%} of x_0_hat lies beyond [-1, 1] (by noise level)"
         + ("" if worst < 0.25 else ": thresholding will have much to cut"),
     )
 
 
-def check_average(own: NoiseBinStats, averaged: NoiseBinStats, distance: float) -> Diagnostic:
-    """Is the average of the weights ahead of the weights, as it should be, or does it lag?"""
-    a, b = _mean(own.losses["true"]), _mean(averaged.losses["true"])
-    words = (
+def check_average(latest: NoiseBinStats, averaged: NoiseBinStats, distance: float) -> Diagnostic:
+    """Is the average of the weights better than the weights, as it should be, or does it lag?"""
+    a, b = _mean(latest.losses["true"]), _mean(averaged.losses["true"])
+    message = (
         f"loss {b:.4f} with the average weights, {a:.4f} with the latest; they are "
         f"{distance:.1%} apart"
     )
@@ -307,69 +327,66 @@ def check_average(own: NoiseBinStats, averaged: NoiseBinStats, distance: float) 
         return Diagnostic(
             "average",
             FAIL,
-            words
-            + ": there are weights that are no numbers. A lower learning_rate, from the start or "
+            message + ": some weights are not numbers. A lower learning_rate, from the start or "
             "a checkpoint before",
         )
     if b > 1.05 * a:
         return Diagnostic(
             "average",
             WARN,
-            words + ": the average lags behind, as it does early on. If it stays so: a shorter "
+            message + ": the average lags behind, as it does early on. If it stays so: a shorter "
             "ema_half_life",
         )
-    return Diagnostic("average", OK, words)
+    return Diagnostic("average", OK, message)
 
 
 def check_dead_parameters(norms: dict[str, float]) -> Diagnostic:
     """Parameters that no gradient reaches."""
     dead = [name for name, norm in norms.items() if math.isnan(norm) or norm == 0]
-    words = f"{len(dead)} of {len(norms)} tensors have none" + (
+    message = f"{len(dead)} of {len(norms)} tensors have none" + (
         f": {', '.join(dead[:4])}" + (", ..." if len(dead) > 4 else "") if dead else ""
     )
     return Diagnostic(
-        "dead gradients", OK if not dead else WARN if len(dead) < 0.1 * len(norms) else FAIL, words
+        "dead gradients",
+        OK if not dead else WARN if len(dead) < 0.1 * len(norms) else FAIL,
+        message,
     )
 
 
 def check_throughput(log: list[dict]) -> Diagnostic:
     """Does the network wait for data?"""
-    timed = [line for line in log if "waited" in line][-100:]
+    timed = [line for line in log if "data_wait_share" in line][-100:]
     if not timed:
         return Diagnostic("data", WARN, "the log has no times")
-    data_wait_seconds, rate = (
-        median([line["waited"] for line in timed]),
-        median([line["pictures_per_second"] for line in timed]),
-    )
-    words = (
-        f"{rate:.1f} images a second; {data_wait_seconds:.0%} of the time is spent waiting for "
+    wait_share = median([line["data_wait_share"] for line in timed])
+    rate = median([line["images_per_second"] for line in timed])
+    message = (
+        f"{rate:.1f} images a second; {wait_share:.0%} of the time is spent waiting for "
         "images and captions"
     )
     return Diagnostic(
         "data",
-        OK if data_wait_seconds < 0.1 else WARN,
-        words + ("" if data_wait_seconds < 0.1 else ": more workers (workers=4) would help"),
+        OK if wait_share < 0.1 else WARN,
+        message + ("" if wait_share < 0.1 else ": more data workers (num_workers=4) would help"),
     )
 
 
-def check_reference(probe: NoiseBinStats, steps: int, reference: list[dict]) -> Diagnostic:
+def check_reference(stats: NoiseBinStats, steps: int, reference: list[dict]) -> Diagnostic:
     """The loss beside that of the run behind the shipped weights, as it was after as many steps."""
-    own, expected = (
-        _mean(probe.losses["true"]),
+    latest, expected = (
+        _mean(stats.losses["true"]),
         _interpolate(steps, [(r["steps"], _mean(r["losses"]["true"])) for r in reference]),
     )
-    words = (
-        f"{own:.4f} after {steps:,} steps; that of the shipped weights was {expected:.4f} by then"
-    )
-    if own > 1.25 * expected:
+    message = f"{latest:.4f} after {steps:,} steps; that of the shipped weights was {expected:.4f} by then"
+    if latest > 1.25 * expected:
         return Diagnostic(
             "reference",
             WARN,
-            words
+            message
             + ". Another network, batch size or learning rate may be the reason; on the built-in "
             "world with preset mini it should not be so",
         )
-    return Diagnostic("reference", OK, words)
+    return Diagnostic("reference", OK, message)
 
 
 def _interpolate(x: float, points: list[tuple[float, float]]) -> float:
@@ -385,5 +402,5 @@ def _interpolate(x: float, points: list[tuple[float, float]]) -> float:
 
 
 def _mean(values: list[float]) -> float:
-    there = [v for v in values if not math.isnan(v)]  # a level without a sample has none
+    there = [v for v in values if not math.isnan(v)]  # a bin without a sample has none
     return fmean(there) if there else math.nan

@@ -1,5 +1,5 @@
-"""Several processes, one training run: torch's own DistributedDataParallel, or FSDP2 for what does
-not fit on one device.
+"""Several processes, one training run: torch's DistributedDataParallel, or FSDP2 for what does not
+fit on one device.
 
     torchrun --nproc-per-node 2 -m train.train --stage base ...
 
@@ -28,19 +28,18 @@ from imagen_mini.text.encoder import TextEncoder
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """Which of how many processes this is. Alone, nothing is sent anywhere."""
+    """Which of how many processes this is. A single process sends nothing anywhere."""
 
     rank: int = 0
     world: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     def share(self, n: int) -> range:
-        """This rank's part of n things: parts follow one another, and differ in length by at most
-        1.
-        """
+        """This rank's share of n items. Shares are consecutive; their lengths differ by at most 1."""
         return range(n * self.rank // self.world, n * (self.rank + 1) // self.world)
 
     def sum(self, values: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ class DistributedContext:
         return values
 
     def any(self, flag: bool, device: torch.device | str = "cpu") -> bool:
-        """Whether any rank says so."""
+        """Whether the flag is set on any rank."""
         return (
             self.sum(torch.tensor(float(flag), device=device)).item() > 0
             if self.world > 1
@@ -65,11 +64,15 @@ SINGLE_PROCESS = DistributedContext()
 def init_distributed(
     device: str, timeout: float = 600.0
 ) -> Iterator[tuple[DistributedContext, torch.device]]:
-    """This process's place among those that torchrun started, and its device; without torchrun,
-    alone on `device`.
+    """This process's place among those that torchrun started, and its device.
 
-    A rank that waits for another for longer than `timeout` seconds raises; torchrun then ends them
-    all.
+    Args:
+        device: "cpu" or "cuda"; with several GPUs each process takes its own.
+        timeout: A rank that waits for another for longer than so many seconds raises; torchrun then
+            ends them all.
+
+    Yields:
+        Rank and number of processes (without torchrun: a single one), and the device.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield SINGLE_PROCESS, torch.device(device)
@@ -84,8 +87,8 @@ def init_distributed(
 
 
 def wrap_ddp(stage: nn.Module, ranks: DistributedContext) -> nn.Module:
-    """The stage, so that its backward pass averages gradients over ranks. Alone, or sharded: as it
-    is.
+    """The stage, such that its backward pass averages gradients over ranks. A single process's
+    stage, or a sharded one, is returned unchanged.
     """
     if ranks.world == 1 or isinstance(stage.net, FSDPModule):
         return stage
@@ -93,7 +96,7 @@ def wrap_ddp(stage: nn.Module, ranks: DistributedContext) -> nn.Module:
 
 
 def no_grad_sync(model: nn.Module, on: bool):
-    """Within this, if `on`, backward passes add up gradients and do not yet exchange them."""
+    """Within this context, if `on`, backward passes add up gradients without exchanging them."""
     if isinstance(model, DistributedDataParallel):
         return model.no_sync() if on else nullcontext()
     if isinstance(model.net, FSDPModule):
@@ -101,15 +104,20 @@ def no_grad_sync(model: nn.Module, on: bool):
     return nullcontext()
 
 
-# ---------------------------------------------------------------- sharded: each rank holds a part of every tensor
+# ---------------------------------------------------------------- sharded over the ranks
 
 
 def shard_fsdp(stage: nn.Module, encoder: TextEncoder, device: torch.device) -> None:
-    """Spread weights, gradients and (as they are made after it) optimizer state and average over
-    the ranks' devices, in place, by FSDP2.
+    """Spread weights, gradients, optimizer state and average over the ranks' devices, in place, by
+    FSDP2. Optimizers and average must be made after this.
 
-    Takes them on the CPU and moves them block by block, so that no device ever holds all. A stack
-    of blocks, or a block of the text encoder, is gathered when its turn comes, and let go after it.
+    Weights move from the CPU block by block, so that no device ever holds all. A level of the
+    U-Net, or a block of the text encoder, is gathered when it is computed, and freed after it.
+
+    Args:
+        stage: On the CPU.
+        encoder: On the CPU.
+        device: This rank's device.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for net, parts in (
@@ -121,7 +129,7 @@ def shard_fsdp(stage: nn.Module, encoder: TextEncoder, device: torch.device) -> 
 
 
 def full_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same with sharded tensors gathered. All ranks must call it together."""
+    """The same tensors with sharded ones gathered. All ranks must call it together."""
     return {
         name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         for name, tensor in tensors.items()
@@ -129,7 +137,7 @@ def full_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def distribute_like(full: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, placed (and sharded) as another one of its shape is."""
+    """An unsharded tensor, placed (and sharded) like another one of its shape."""
     if isinstance(like, DTensor):
         return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
     return full.to(like.device)

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, which is what samples."""
+"""The exponential moving average of the weights, which is the network that samples."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import torch
 
 
 class EMA:
-    """An exponential moving average of the weights. Its memory grows with the run, up to
-    `half_life` steps.
+    """An exponential moving average of the weights of a network.
+
+    Early in training the average is short: its half-life is a tenth of the steps so far, at most
+    `half_life`.
+
+    Args:
+        net: The network.
+        half_life: Steps after which a weight counts half.
     """
 
     def __init__(self, net: torch.nn.Module, half_life: int):
@@ -19,7 +25,9 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        decay = 0.5 ** (1 / min(self.half_life, max(1.0, 0.1 * step)))
+        """Take in the current weights, after `step` steps (from 1)."""
+        half_life = min(self.half_life, max(1.0, 0.1 * step))
+        decay = 0.5 ** (1 / half_life)
         current = self.net.state_dict()
         torch._foreach_lerp_(
             list(self.weights.values()), [current[k].detach() for k in self.weights], 1 - decay
@@ -28,11 +36,11 @@ class EMA:
     @contextmanager
     @torch.no_grad()
     def average_parameters(self) -> Iterator[None]:
-        """Within this, the network has the average weights; after it, its own again."""
-        names, own = zip(*self.net.state_dict().items())
-        kept = [w.detach().clone() for w in own]
-        torch._foreach_copy_(own, [self.weights[name] for name in names])
+        """Within this context the network has the average weights; after it, the latest again."""
+        names, latest = zip(*self.net.state_dict().items())
+        kept = [w.detach().clone() for w in latest]
+        torch._foreach_copy_(latest, [self.weights[name] for name in names])
         try:
             yield
         finally:
-            torch._foreach_copy_(own, kept)
+            torch._foreach_copy_(latest, kept)

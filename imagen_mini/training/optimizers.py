@@ -12,13 +12,20 @@ OPTIMIZERS = ("muon", "adamw", "adafactor")
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: its singular values are pushed to about 1 by
-    Newton-Schulz iteration.
+    """The nearest semi-orthogonal matrix, roughly.
 
-    matrix [..., rows, columns], one or several. The quintic's coefficients are chosen for speed,
-    not for convergence to exactly 1.
+    Newton-Schulz iteration pushes the singular values to about 1. The coefficients of the quintic
+    are chosen for speed, not for convergence to exactly 1.
 
-    Source: Muon (Jordan et al., 2024).
+    Args:
+        matrix: [..., rows, columns], one or several.
+        steps: Iterations.
+
+    Returns:
+        [..., rows, columns].
+
+    Reference:
+        Muon (Jordan et al., 2024).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix / (matrix.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -37,6 +44,12 @@ class Muon(torch.optim.Optimizer):
     Kernels of any shape are taken as matrices [out, everything else]. The update is scaled to the
     size of AdamW's, so that one learning rate serves both (Moonlight, 2025). torch.optim.Muon is
     the same for matrices, but refuses convolutions.
+
+    Args:
+        params: Parameters with two or more axes.
+        lr: Learning rate.
+        momentum: Decay of the average of gradients, in [0, 1).
+        weight_decay: Decoupled, as in AdamW.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
@@ -44,6 +57,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
+        """Update the parameters by their gradients."""
         for group in self.param_groups:
             params = sorted(
                 (p for p in group["params"] if p.grad is not None), key=lambda p: p.shape
@@ -53,14 +67,12 @@ class Muon(torch.optim.Optimizer):
             for p in params:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-            gradients, moments = (
-                [p.grad for p in params],
-                [self.state[p]["momentum"] for p in params],
-            )
+            # 1. Nesterov momentum
+            gradients = [p.grad for p in params]
+            moments = [self.state[p]["momentum"] for p in params]
             torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
-            # Nesterov's
             ahead, updates = torch._foreach_lerp(gradients, moments, group["momentum"]), []
-            # those of one shape are orthogonalized together
+            # 2. orthogonalize; kernels of one shape together
             for _, alike in itertools.groupby(ahead, key=lambda m: m.shape):
                 matrices = torch.stack([m.flatten(1) for m in alike])
                 updates += (
@@ -68,6 +80,7 @@ class Muon(torch.optim.Optimizer):
                     * 0.2
                     * math.sqrt(max(matrices.shape[1:]))
                 ).unbind()
+            # 3. weight decay and update
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(
                 params, [u.view(p.shape) for u, p in zip(updates, params)], alpha=-group["lr"]
@@ -77,13 +90,27 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(
     net: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float
 ) -> dict[str, torch.optim.Optimizer]:
-    """The optimizers of a U-Net, by name. With Muon, norms, biases, positions and the first and
-    last layers go to AdamW.
+    """The optimizers of a U-Net, by name.
 
-    Adafactor (Shazeer and Stern, 2018) keeps row and column means of the squared gradient instead
-    of AdamW's two moments; its rate is relative to the size of each parameter. Imagen trains its
-    base stage with it and finds that it hurts super-resolution (Section 4.1). torch's factors the
-    last two axes, which saves memory in linear layers; of a convolution these are 3 x 3.
+    With Muon, norms, biases, positions and the first and last layers go to AdamW. Adafactor keeps
+    row and column means of the squared gradient instead of AdamW's two moments. Its rate is
+    relative to the size of each parameter. torch's factors the last two axes, which saves memory in
+    linear layers; of a convolution these are 3 x 3. Imagen trains its base stage with Adafactor and
+    finds that it hurts super-resolution.
+
+    Args:
+        net: The U-Net.
+        name: "muon", "adamw" or "adafactor".
+        lr: Learning rate.
+        betas: Of AdamW.
+        weight_decay: Of kernels; other parameters have none.
+
+    Raises:
+        ValueError: There is no such optimizer.
+
+    Reference:
+        Adafactor (Shazeer and Stern, 2018), arXiv 1804.04235; Imagen (Saharia et al., 2022),
+        arXiv 2205.11487, Section 4.1.
     """
     edges = {id(net.stem.weight), id(net.out.weight), id(net.pooled_text.score.weight)}
     kernels = [

@@ -1,5 +1,5 @@
-"""What keeps a long run safe from the outside: one process to a folder, and an end that can be
-asked for.
+"""What protects a long run from the outside: only one process writes to a folder, and signals end
+it gracefully.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def run_lock(run: Path) -> Iterator[None]:
-    """Hold a run's folder, made if need be. BlockingIOError if another process holds it; a lock
-    dies with its process, however that ends.
+    """Hold a run's folder, and make it if it is not there. The lock ends with its process, however
+    that ends.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+        OSError: The folder cannot be written to.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -35,18 +39,23 @@ def run_lock(run: Path) -> Iterator[None]:
 
 
 class GracefulStop:
-    """`with StopRequest() as stop:` the first SIGTERM or Ctrl-C lets `stop.asked()` be true, which
-    is to be called after each step; the second ends at once. With `grace`, so does a step that is
-    not done within so many seconds: it may be waiting for a process that is gone.
+    """Lets a run end after a step, with a checkpoint: `with GracefulStop() as stop:`.
+
+    After the first SIGTERM or Ctrl-C `stop.requested()` is true. Call it after each step. The
+    second signal ends the process at once.
+
+    Args:
+        grace: After the first signal, a step that takes longer than so many seconds ends the
+            process, too: it may be waiting for a process that is gone. None: it never does.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self, grace: int | None = None):
-        self.grace, self._asked = grace, False
+        self.grace, self._requested = grace, False
 
     def __enter__(self) -> GracefulStop:
-        self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+        self._before = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
         return self
 
     def __exit__(self, *_) -> None:
@@ -54,13 +63,13 @@ class GracefulStop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether to stop now."""
-        signal.alarm(0)  # whoever asks is not stuck
-        return self._asked
+        signal.alarm(0)  # a process that calls this is not stuck
+        return self._requested
 
-    def _ask(self, number: int, frame) -> None:
-        self._asked = True
+    def _on_signal(self, number: int, frame) -> None:
+        self._requested = True
         for each in self.SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         if self.grace:

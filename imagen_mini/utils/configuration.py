@@ -1,4 +1,4 @@
-"""Configurations: dataclasses from dictionaries and from `key=value`, with checked names and types."""
+"""Configurations: dataclasses from dictionaries and from `key=value`, names and types checked."""
 
 from __future__ import annotations
 
@@ -7,22 +7,53 @@ import json
 import types
 import typing
 
+# Settings that files and commands may still call by an older name, and their current names.
+RENAMED = {
+    # StageConfig
+    "attend_each": "attention_every_block",
+    "emb_width": "emb_dim",
+    "head_width": "head_dim",
+    "spacing": "timestep_spacing",
+    # TrainConfig
+    "accumulate": "gradient_accumulation_steps",
+    "clip": "max_grad_norm",
+    "counts": "object_count_weights",
+    "drop_pooled": "pooled_drop_prob",
+    "drop_text": "cond_drop_prob",
+    "mistakes": "contradiction_prob",
+    "rate_schedule": "lr_schedule",
+    "twins": "equivalent_prob",
+    "workers": "num_workers",
+}
+
+# Fields of checkpoints, logs and config.json, likewise.
+RENAMED_FIELDS = {
+    "from_leg": "from_phase",
+    "legs": "training_phases",
+    "level_counts": "counts_by_bin",
+    "level_losses": "loss_by_bin",
+    "pictures": "images",
+    "pictures_per_second": "images_per_second",
+    "waited": "data_wait_share",
+}
+
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"{name} {value!r}; expected one of {', '.join(allowed)}")
 
 
-# Settings that files and commands may still call by an older name, and what they are called now.
-RENAMED = {
-    "attend_each": "attention_every_block",
-    "emb_width": "emb_dim",
-    "head_width": "head_dim",
-}
-
-
 def renamed(values: dict, names) -> dict:
-    """`values` with today's names of settings; ValueError if one is given by both its names."""
+    """`values` with the current names of settings.
+
+    Args:
+        values: Settings by name.
+        names: The names that exist. An old name among them stays.
+
+    Raises:
+        ValueError: A setting is given by both its names.
+    """
     out = {}
     for name, value in values.items():
         new = RENAMED.get(name, name)
@@ -33,13 +64,33 @@ def renamed(values: dict, names) -> dict:
     return out
 
 
+def with_current_names(record):
+    """A record of a training run, as JSON holds it, with the current names of fields and settings.
+
+    Args:
+        record: Of a checkpoint's state.json, a line of log.jsonl or a config.json's "training".
+            Dictionaries and lists in it are searched as well.
+    """
+    if isinstance(record, dict):
+        names = RENAMED | RENAMED_FIELDS
+        return {names.get(k, k): with_current_names(v) for k, v in record.items()}
+    return [with_current_names(v) for v in record] if isinstance(record, list) else record
+
+
 def to_dict(config) -> dict:
+    """A dataclass as a dictionary for JSON; the inverse of `from_dict`."""
     return dataclasses.asdict(config)
 
 
 def from_dict(cls, values: dict):
-    """A dataclass from a dictionary as JSON gives it. Unknown names and wrong types are errors that
-    say so.
+    """A dataclass from a dictionary, as read from JSON. Old names of settings are accepted.
+
+    Args:
+        cls: The dataclass.
+        values: Its fields. Fields with a default may be missing.
+
+    Raises:
+        ValueError: A name is unknown, or a value has the wrong type.
     """
     if not isinstance(values, dict):
         raise ValueError(
@@ -80,8 +131,15 @@ def _typed(name: str, hint, value):
 
 
 def override(config, assignments: list[str]):
-    """Apply `key=value` strings, dotted for nested fields (`unet.channels=[48,96,144]`); values are
-    JSON, or plain words.
+    """Change a configuration by strings, as on the command line.
+
+    Args:
+        config: A dataclass.
+        assignments: `key=value`, with dots for nested fields (`unet.channels=[48,96,144]`). Values
+            are JSON, or plain words. Old names of settings are accepted.
+
+    Raises:
+        ValueError: A name is unknown, or a value has the wrong type.
     """
     values = to_dict(config)
     for assignment in assignments:

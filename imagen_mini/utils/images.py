@@ -10,8 +10,12 @@ from torch import Tensor
 
 
 def to_image(image: Tensor, size: int | None = None) -> Image.Image:
-    """[3, h, w] in [-1, 1] -> a PIL image of `size`: enlarged without smoothing, made smaller by
-    averages (a fine texture would become another one).
+    """A tensor as a PIL image.
+
+    Args:
+        image: [3, h, w] in [-1, 1].
+        size: Pixels of a side; None: as it is. Enlarged without smoothing, reduced by averages,
+            as a fine texture would become another one without.
     """
     if size is not None and size != image.shape[-1]:
         image = F.interpolate(
@@ -39,12 +43,18 @@ def to_numpy(images: Tensor) -> np.ndarray:
 
 
 def image_to_tensor(image: Image.Image, size: int = 64) -> Tensor:
-    """A PIL image, its middle square, as [3, size, size] in [-1, 1]."""
+    """The central square of a PIL image, as [3, size, size] in [-1, 1]."""
     return torch.from_numpy(central_square(to_rgb(image), size).copy()).permute(2, 0, 1) / 127.5 - 1
 
 
 def blur(images: Tensor, sigma: float) -> Tensor:
-    """A Gaussian of `sigma` in 1/64 of the width, so that it blurs as much of a scene at any size."""
+    """Gaussian blur.
+
+    Args:
+        images: [b, 3, h, w].
+        sigma: Standard deviation in 1/64 of the width, so that it blurs as much of a scene at any
+            size. 0: no blur.
+    """
     if sigma == 0:
         return images
     sigma *= images.shape[-1] / 64
@@ -59,8 +69,14 @@ def blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def to_rgb(image: Image.Image, sixteen_bit: bool = False) -> Image.Image:
-    """Any mode of Pillow -> RGB on white. `sixteen_bit`: the one channel goes up to 65,535, which
-    would be clipped at 255 otherwise.
+    """A PIL image of any mode as RGB, on white.
+
+    Args:
+        image: The image.
+        sixteen_bit: The one channel goes up to 65,535, which would be clipped at 255 otherwise.
+
+    Raises:
+        ValueError: The mode has 32 bits a pixel, so its white is not known.
     """
     if sixteen_bit:
         return Image.fromarray(

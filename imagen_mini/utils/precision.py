@@ -1,4 +1,4 @@
-"""Which number format a device computes in fastest: found out by trying."""
+"""Which number format a device computes in fastest, found by measuring."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ import torch.nn.functional as F
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS = ("auto", "bf16", "fp32")
-WORTH_IT = 1.2  # bf16 must be so many times as fast: it costs digits
+WORTH_IT = 1.2  # bf16 must be this many times as fast, as it costs digits
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """ "fp32" or "bf16" as asked for; "auto" is bf16 where this device is found to be clearly faster
-    in it, else fp32.
+    """The precision to compute in.
+
+    Args:
+        precision: "fp32", "bf16", or "auto": bf16 where the device is clearly faster in it.
+        device: Where it is computed.
+
+    Returns:
+        "fp32" or "bf16".
+
+    Raises:
+        ValueError: There is no such precision.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
@@ -31,11 +40,11 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 @cache
 def speed_up_of_bf16(device: torch.device) -> float:
-    """How many times as fast a 3x3 convolution, forward and backward, is in bf16 as in float32:
-    measured once a process, in about 0.1 s.
+    """How many times as fast a 3x3 convolution, forward and backward, is in bf16 as in float32.
 
-    Both take turns, on one CPU thread, and the fastest of each counts, so that other work on the
-    machine does not decide. Where a processor has no bf16, torch emulates it, slowly.
+    It is measured once a process, in about 0.1 s. Both take turns, on one CPU thread, and the
+    fastest of each counts, so that other work on the machine does not decide. Where a processor has
+    no bf16, torch emulates it, slowly.
     """
     threads, times = torch.get_num_threads(), {torch.float32: [], torch.bfloat16: []}
     torch.set_num_threads(1)
@@ -51,7 +60,7 @@ def speed_up_of_bf16(device: torch.device) -> float:
 
 @torch.enable_grad()
 def _convolution(device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds. A GPU gets more images: few would tell how fast it starts, not how fast it computes."""
+    """Seconds. A GPU gets many images, as few would tell how fast it starts, not how it computes."""
     n = 4 if device.type == "cpu" else 512
     x, weight = (
         torch.ones(shape, device=device, dtype=dtype)

@@ -7,11 +7,10 @@ from importlib.util import find_spec, spec_from_file_location
 
 
 class RenamedScripts(MetaPathFinder):
-    """Finds the modules of `package` that `names` (old name -> new name) lists, under their old
-    names.
-    """
+    """Finds the modules of `package` under the old names in `names` (old name -> new name)."""
 
     def __init__(self, package: str, names: dict[str, str]):
+        self.package = package
         self.names = {f"{package}.{old}": f"{package}.{new}" for old, new in names.items()}
 
     def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
@@ -23,5 +22,10 @@ class RenamedScripts(MetaPathFinder):
 
 
 def keep_old_names(package: str, names: dict[str, str]) -> None:
-    """Let scripts of a package be run, and imported, by their former names, too."""
+    """Let scripts of a package be run and imported by their former names as well.
+
+    Args:
+        package: The package.
+        names: Old name -> new name, without the package.
+    """
     sys.meta_path.append(RenamedScripts(package, names))

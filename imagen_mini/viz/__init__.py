@@ -1,1 +1,1 @@
-"""Everything that plots or lays images out. The numbers come from elsewhere."""
+"""Plots and grids of images. The numbers come from `imagen_mini.evaluation`."""

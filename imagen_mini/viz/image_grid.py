@@ -1,4 +1,4 @@
-"""Images of images: grids with captions, for people to look at."""
+"""Images as one image: grids with labels, tables with names, colours reduced for small files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from imagen_mini.utils.images import to_image
 
-# right, wrong, not judged: green and vermilion of Okabe and Ito (2008)
+# correct, incorrect, not judged: green and vermilion of Okabe and Ito (2008)
 BORDERS = {True: "#009E73", False: "#D55E00", None: "#bbbbbb"}
 MARGIN = 6  # pixels around an image
-Frame = bool | str | None  # right or wrong, a colour, or None: no frame
+Border = bool | str | None  # correct or incorrect, a colour, or None: gray
 
 
 def image_grid(
@@ -22,24 +22,34 @@ def image_grid(
     labels: Sequence[str],
     columns: int | None = None,
     cell: int = 192,
-    frames: Sequence[Frame] | None = None,
+    borders: Sequence[Border] | None = None,
 ) -> Image.Image:
-    """Images [3, h, w] in rows, each with its label below; `frames` says of each whether it is
-    right (True, False; None: not judged), or gives a colour.
+    """Images in rows, each with its label below.
+
+    Args:
+        images: n images [3, h, w] in [-1, 1].
+        labels: The text below each; it is wrapped to the width of a cell.
+        columns: Images in a row (default: at most 4).
+        cell: The side of an image in pixels (default: 192).
+        borders: For each image True (correct, green), False (incorrect, vermilion), None (not
+            judged, gray) or the name of a colour (default: gray for all).
+
+    Returns:
+        A PIL image.
     """
     n = len(images)
     columns = columns or min(n, 4)
     font = ImageFont.load_default(size=12)
     lines = [textwrap.wrap(label, width=cell // 6) or [""] for label in labels]
     width, height = cell + 2 * MARGIN, cell + 2 * MARGIN + 15 * max(map(len, lines)) + 4
-    sheet = Image.new("RGB", (columns * width, -(-n // columns) * height), "white")
+    grid = Image.new("RGB", (columns * width, -(-n // columns) * height), "white")
     for i, (image, text) in enumerate(zip(images, lines)):
         x, y = i % columns * width + MARGIN, i // columns * height + MARGIN
-        _paste(sheet, image, x, y, cell, frames[i] if frames else None)
-        ImageDraw.Draw(sheet).multiline_text(
+        _paste(grid, image, x, y, cell, borders[i] if borders else None)
+        ImageDraw.Draw(grid).multiline_text(
             (x, y + cell + 4), "\n".join(text), fill="black", font=font, spacing=2
         )
-    return sheet
+    return grid
 
 
 def image_table(
@@ -47,10 +57,22 @@ def image_table(
     row_names: Sequence[str],
     column_names: Sequence[str],
     cell: int = 112,
-    frames: Sequence[Sequence[Frame]] | None = None,
+    borders: Sequence[Sequence[Border]] | None = None,
 ) -> Image.Image:
-    """Images [3, h, w] as a table: names of rows to the left, of columns above; None leaves a place
-    empty. `frames` as in `image_grid`, row by row. ValueError if names and images are not as many.
+    """Images as a table, with the names of the rows to the left and of the columns above.
+
+    Args:
+        rows: Rows of images [3, h, w] in [-1, 1]; None leaves a place empty.
+        row_names: One name for each row.
+        column_names: One name for each column.
+        cell: The side of an image in pixels (default: 112).
+        borders: As in `image_grid`, row by row.
+
+    Returns:
+        A PIL image.
+
+    Raises:
+        ValueError: If there are not as many names as rows and columns of images.
     """
     if len(rows) != len(row_names) or any(len(row) != len(column_names) for row in rows):
         raise ValueError(
@@ -64,10 +86,10 @@ def image_table(
         int(max((font.getlength(line) for name in names for line in name), default=0)) + 2 * MARGIN
     )
     top, step = 15 * max(map(len, heads)) + MARGIN, cell + MARGIN
-    sheet = Image.new(
+    grid = Image.new(
         "RGB", (left + len(heads) * step + MARGIN, top + len(names) * step + MARGIN), "white"
     )
-    generate = ImageDraw.Draw(sheet)
+    generate = ImageDraw.Draw(grid)
     for i, head in enumerate(heads):
         generate.multiline_text(
             (left + i * step + cell / 2, top - 2),
@@ -90,36 +112,43 @@ def image_table(
         for i, image in enumerate(row):
             if image is not None:
                 _paste(
-                    sheet,
+                    grid,
                     image,
                     left + i * step,
                     top + j * step,
                     cell,
-                    frames[j][i] if frames else None,
+                    borders[j][i] if borders else None,
                 )
-    return sheet
+    return grid
 
 
-def _paste(sheet: Image.Image, image: Tensor, x: int, y: int, cell: int, frame: Frame) -> None:
-    """An image at (x, y), `cell` wide, in its frame."""
-    color = frame if isinstance(frame, str) else BORDERS[frame]
-    ImageDraw.Draw(sheet).rectangle((x - 2, y - 2, x + cell + 1, y + cell + 1), fill=color)
-    sheet.paste(to_image(image, cell), (x, y))
+def _paste(grid: Image.Image, image: Tensor, x: int, y: int, cell: int, border: Border) -> None:
+    """Paste an image at (x, y), `cell` pixels wide, with its border."""
+    color = border if isinstance(border, str) else BORDERS[border]
+    ImageDraw.Draw(grid).rectangle((x - 2, y - 2, x + cell + 1, y + cell + 1), fill=color)
+    grid.paste(to_image(image, cell), (x, y))
 
 
-def quantize_colors(sheet: Image.Image) -> Image.Image:
-    """A sheet in 256 colours: the eye hardly sees it, and the file is a fifth as large, since plain
-    backgrounds become plain.
+def quantize_colors(grid: Image.Image) -> Image.Image:
+    """An image in 256 colours.
+
+    The eye hardly sees the difference, and the file is a fifth as large, since plain backgrounds
+    become plain.
     """
-    return sheet.quantize(256, Image.Quantize.FASTOCTREE)
+    return grid.quantize(256, Image.Quantize.FASTOCTREE)
 
 
-def as_jpeg(sheet: Image.Image, quality: int = 85):
-    """A sheet as a notebook displays it, but a third as large: maps and noise are soft, and soft
-    images make large PNG files.
+def as_jpeg(grid: Image.Image, quality: int = 85):
+    """An image as a notebook displays it, but a third as large.
+
+    Attention maps and noise are soft, and soft images make large PNG files.
+
+    Args:
+        image: A PIL image.
+        quality: Of the JPEG file (default: 85).
     """
     from IPython.display import Image as Shown
 
     file = io.BytesIO()
-    sheet.save(file, "JPEG", quality=quality)
+    grid.save(file, "JPEG", quality=quality)
     return Shown(data=file.getvalue(), format="jpeg")

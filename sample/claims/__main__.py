@@ -1,16 +1,21 @@
 """The papers' claims in miniature: does each hold here? One page with a figure and a verdict for
 every claim, and all numbers.
 
-    python -m sample.claims                        # the claims that need no training: about 15 minutes on two idle cores
-    python -m sample.claims --train 30             # all of them: nine networks are trained, 30 minutes each
+    # the claims that need no training: about 15 minutes on two idle cores
+    python -m sample.claims
+    # all of them: nine networks are trained, 30 minutes each
+    python -m sample.claims --train 30
     python -m sample.claims --only thresholding early-steps --n 10
 
-claims.md      the page: each claim, its verdict (holds, does not hold, or cannot be told at this
-scale) and the intervals that it follows from claims.json    all numbers NAME.png, NAME_images.png
-the figure of an experiment, and images from it
+Files in the folder --out:
 
-Experiments that are done are kept: the same command goes on where it was stopped, and one with
-another pipeline or --n measures anew. Training runs lie in OUT/runs and go on as well.
+    claims.md                    the page: each claim, its verdict (holds, does not hold, or cannot
+                                 be told at this scale) and the intervals that it follows from
+    claims.json                  all numbers
+    NAME.png, NAME_images.png    the figure of an experiment, and images from it
+
+Finished experiments are kept: the same command resumes where it was interrupted, and one with
+another pipeline or --n measures anew. Training runs are in OUT/runs and are resumed, too.
 """
 
 from __future__ import annotations
@@ -35,9 +40,10 @@ from sample.claims.trained import (
     ENCODER_OR_UNET,
     TEXT_ENCODER,
     TRAINING_AUGMENTATION,
+    Runs,
+    Variant,
 )
 from sample.cli import add_model_options, load_pipeline
-from train.variants import Runs, Variant
 
 EXPERIMENTS = (
     THRESHOLDING,
@@ -56,6 +62,7 @@ NAMES = tuple(e.name for e in EXPERIMENTS)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the command line; its help lists the experiments and their claims."""
     what = "\n".join(
         f"  {e.name}{' (needs --train)' if e.variants else ''}\n"
         + "\n".join(f"      {c.sentence}" for c in e.claims)
@@ -75,40 +82,48 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="only these experiments; their names are listed below",
     )
     parser.add_argument(
-        "--n", type=int, help="prompts of each kind (default: each experiment's own, 8 to 30)"
+        "--n", type=int, help="prompts of each kind (default: from 8 to 30, by experiment)"
     )
     parser.add_argument(
         "--train",
         type=float,
         metavar="MINUTES",
-        help="also those that need networks trained for them, each for so many minutes",
+        help="also measure what needs trained networks; train each for this many minutes",
     )
     parser.add_argument(
-        "--train-steps", type=int, metavar="STEPS", help="the same, each for so many steps"
+        "--train-steps",
+        type=int,
+        metavar="STEPS",
+        help="the same, with this many training steps each",
     )
     parser.add_argument(
         "--recipe",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="how all of these are trained, for example batch_size=256 precision=bf16",
+        help="training options of all these networks, for example batch_size=256 precision=bf16",
     )
     parser.add_argument(
         "--graph",
         action="store_true",
-        help="train them on one GPU by recorded steps, as train.train does",
+        help="train on one GPU with CUDA graphs, as train.train --graph does",
     )
     parser.add_argument(
         "--preset",
         choices=tuple(PRESETS),
         default="mini",
-        help="of the networks that are trained (default: mini)",
+        help="preset of the networks that are trained (default: mini)",
     )
-    parser.add_argument("--out", type=Path, default=Path("outputs/claims"), help="a folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/claims"),
+        help="output folder (default: outputs/claims)",
+    )
     parser.add_argument(
         "--fresh",
         action="store_true",
-        help="measure anew what was kept; with --train, also delete OUT/runs and train anew",
+        help="measure again what was kept; with --train, also delete OUT/runs and train again",
     )
     add_model_options(parser)
     args = parser.parse_args(arguments)
@@ -145,8 +160,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def chosen(args: argparse.Namespace, pipe: ImagenPipeline) -> list[Experiment]:
-    """What is asked for and can be measured. SystemExit if something was named that this pipeline
-    cannot show.
+    """Return the experiments that are asked for and that this pipeline allows.
+
+    Raises:
+        SystemExit: if one was named that this pipeline does not allow.
     """
     asked = [
         e
@@ -163,37 +180,40 @@ def chosen(args: argparse.Namespace, pipe: ImagenPipeline) -> list[Experiment]:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    # 1. What to measure, and what is already there.
     args = parse_arguments(arguments)
     pipe = load_pipeline(args)
     todo = chosen(args, pipe)
     args.out.mkdir(parents=True, exist_ok=True)
-    found = report.read(args.out / "claims.json", default_empty=args.fresh)
+    found = report.load_claims(args.out / "claims.json", default_empty=args.fresh)
     if args.fresh:
         found = {name: of for name, of in found.items() if name not in [e.name for e in todo]}
     if args.fresh and args.trains:
         shutil.rmtree(args.out / "runs", ignore_errors=True)
-    whole = report.pipeline_identity(pipe)
+    identity = report.pipeline_identity(pipe)
     settings = {
         e.name: settings_of(e, args)
         | {
             "pipeline": args.pipeline,
-            "identity": pipe.text_encoder.weights_digest() if e.of_text_encoder else whole,
+            "identity": pipe.text_encoder.weights_digest() if e.of_text_encoder else identity,
         }
         for e in todo
     }
+    # 2. Decide on the training runs.
     runs = None
     if waiting := [e for e in todo if not is_kept(e, settings[e.name], found, args.out)]:
         runs = prepare_training(args, pipe, waiting)
+    # 3. Measure; save after each experiment.
     for e in todo:
         if e in waiting:
             print(f"{e.name}: {'; '.join(c.sentence for c in e.claims)}")
             start = time.perf_counter()
             if e.variants:
-                runs.networks(e.variants)  # training is not the experiment's time
+                runs.networks(e.variants)  # training time does not count
                 start = time.perf_counter()
             numbers, images = e.measure(runs if e.variants else pipe, args.n or e.n)
             quantize_colors(images).save(args.out / f"{e.name}_images.png", optimize=True)
-            e.generate(numbers, args.out / f"{e.name}.png")
+            e.plot(numbers, args.out / f"{e.name}.png")
             found[e.name] = {
                 "settings": settings[e.name],
                 "command": command_of(e, args),
@@ -202,13 +222,13 @@ def main(arguments: list[str] | None = None) -> None:
             }
         else:
             print(f"{e.name}: kept from before")
-        # rules may have changed since
+        # the rules may have changed since: judge all again
         found |= {
             of.name: report.with_verdicts(of, found[of.name])
             for of in EXPERIMENTS
             if of.name in found
         }
-        report.write(args.out / "claims.json", found)
+        report.save_claims(args.out / "claims.json", found)
         (args.out / "claims.md").write_text(report.page(EXPERIMENTS, found))
         for verdict in found[e.name]["verdicts"]:
             print(f"  {verdict['claim']} -> {verdict['outcome'].upper()}\n    {verdict['numbers']}")
@@ -216,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def settings_of(e: Experiment, args: argparse.Namespace) -> dict:
-    """What an experiment's numbers depend on, besides the pipeline: others ask for measuring anew."""
+    """Return what an experiment's numbers depend on, besides the pipeline."""
     if not e.variants:
         return {"n": args.n or e.n}
     long = {"minutes": args.train} if args.train else {"steps": args.train_steps}
@@ -229,7 +249,7 @@ def settings_of(e: Experiment, args: argparse.Namespace) -> dict:
 
 
 def command_of(e: Experiment, args: argparse.Namespace) -> str:
-    """What to type for this experiment alone."""
+    """Return the command that measures this experiment alone."""
     words = ["python", "-m", "sample.claims", "--only", e.name, "--n", str(args.n or e.n)]
     if e.variants:
         words += (
@@ -247,6 +267,7 @@ def command_of(e: Experiment, args: argparse.Namespace) -> str:
 
 
 def is_kept(e: Experiment, settings: dict, found: dict, out: Path) -> bool:
+    """Return True if an experiment was measured with these settings and its images are there."""
     return (
         e.name in found
         and found[e.name]["settings"] == settings
@@ -257,7 +278,7 @@ def is_kept(e: Experiment, settings: dict, found: dict, out: Path) -> bool:
 def prepare_training(
     args: argparse.Namespace, pipe: ImagenPipeline, waiting: list[Experiment]
 ) -> Runs | None:
-    """The folder of trained networks; says what the training will take."""
+    """Open the folder of trained networks, and print how long the training will take."""
     needed: dict[str, Variant] = {v.name: v for e in waiting for v in e.variants}
     if not needed:
         return None

@@ -1,8 +1,8 @@
 """Claims about the cascade: what noise-conditioning augmentation is for, and whether
-super-resolution reads the text.
+super-resolution uses the text.
 
-Only super-resolution can know textures: at 64 px all four look alike. So right or wrong is a matter
-of textures here.
+Only super-resolution can know textures: at 64 px all four look alike. So only the textures decide
+here whether an image is correct.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
 from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.statistics import Difference, paired_agresti_min
 from imagen_mini.scenes.captions import Caption, Description, caption_from
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_TEXTURE_SHAPE, TEXTURES, Scene
 from imagen_mini.text.encoder import TextEmbeddings
-from imagen_mini.viz.guidance import accuracy_line
+from imagen_mini.viz.guidance import plot_accuracy
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.claims.claim import (
     FAILS,
@@ -32,7 +33,6 @@ from sample.claims.claim import (
     MEANINGFUL,
     UNCLEAR,
     Claim,
-    Difference,
     Experiment,
     Verdict,
     all_of,
@@ -41,21 +41,20 @@ from sample.claims.claim import (
     gain,
     is_above,
     is_enough,
-    paired_agresti_min,
     percent,
     tally,
 )
-from sample.claims.guidance import BATCH, base_of, evenly_spaced, sheet
+from sample.claims.guidance import BATCH, base_of, evenly_spaced, example_grid
 from sample.sweep import SR_CATEGORIES
 
 LEVELS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 SHOWN = 5  # examples in a row
-CHANCE = 1 / len(TEXTURES)  # what a network is right that always draws the same texture
+CHANCE = 1 / len(TEXTURES)  # accuracy of a network that always generates the same texture
 RECOMMENDED = (0.1, 0.3)  # Imagen (2022), Appendix D.2: generally used for the best samples
 
 
 def low_res_images(pipe: ImagenPipeline, captions: list[str], seeds: list[int]) -> Tensor:
-    """What the base stage draws [n, 3, size, size], with its defaults."""
+    """Generate images [n, 3, size, size] with the base stage and its defaults."""
     base = base_of(pipe)
     return torch.cat(
         [
@@ -82,17 +81,13 @@ def enlarge(
     low_res: Tensor,
     aug_level: float | None = None,
 ) -> Tensor:
-    """Super-resolution of given low-resolution images, with the text of one's choice."""
+    """Apply super-resolution to given low-resolution images, with any text."""
     name = list(pipe.stages)[1]
     return (
         pipe.sample_stage(
             name,
+            pipe.make_request(captions, seeds, text, low_res=low_res),
             resolve_sampling_options(pipe.stages[name], aug_level=aug_level),
-            captions,
-            text,
-            None,
-            seeds,
-            low_res.to(pipe.device),
             progress=False,
         )
         .clamp(-1, 1)
@@ -105,14 +100,15 @@ def enlarge(
 
 
 def without_textures(scene: Scene) -> Scene:
-    """The same scene to be rendered at the size of the base stage, where textures cannot be seen."""
+    """Return the scene as it can be rendered at the base stage's size, where no texture shows."""
     return Scene(tuple(replace(o, texture="solid") for o in scene.objects), scene.background)
 
 
 def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """Each base image that is right, and its twin by the renderer, enlarged at each level of
+    """Enlarge each correct base image, and the same scene by the renderer, at each level of
     augmentation.
     """
+    # 1. Base images; keep the correct ones.
     config = pipe.stages[list(pipe.stages)[1]].config
     levels = sorted(
         {level for level in LEVELS if level <= config.max_aug_level} | {config.aug_level}
@@ -123,6 +119,7 @@ def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Imag
     )
     scenes = [parsed.scene for part in generated.split(64) for parsed in parse_image(part)]
     kept = [i for i, (_, _, c) in enumerate(prompts) if c.description.fits(scenes[i])]
+    # 2. Beside each generated image a clean one of the same scene.
     low_res = {
         "clean": render([without_textures(scenes[i]) for i in kept], generated.shape[-1])
         if kept
@@ -139,11 +136,12 @@ def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Imag
         "clean": [],
         "generated": [],
     }
+    # 3. Enlarge and judge them.
     examples, shown = evenly_spaced(range(len(kept)), SHOWN), []
     with tqdm(total=2 * len(levels) * len(kept), desc="augmentation") as bar:
         for source, images in low_res.items():
             for level in levels:
-                right = []
+                correct = []
                 for at in range(0, len(kept), BATCH):
                     part = [prompts[i] for i in kept[at : at + BATCH]]
                     captions = [c.text for _, _, c in part]
@@ -155,7 +153,7 @@ def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Imag
                         images[at : at + BATCH],
                         level,
                     )
-                    right += [
+                    correct += [
                         c.description.fits(parsed.scene)
                         for (_, _, c), parsed in zip(part, parse_image(large))
                     ]
@@ -163,28 +161,30 @@ def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Imag
                         shown += [
                             (
                                 large[i - at],
-                                right[i],
+                                correct[i],
                                 f"{source}, level {level:g}: {captions[i - at]}",
                             )
                             for i in examples
                             if at <= i < at + BATCH
                         ]
                     bar.update(len(part))
-                found[source].append({"level": level, **tally(right)})
-    return found, sheet(
-        shown or [(torch.ones(3, 256, 256), None, "no base image was right")],
+                found[source].append({"level": level, **tally(correct)})
+    return found, example_grid(
+        shown or [(torch.ones(3, 256, 256), None, "no base image was correct")],
         columns=max(1, len(examples)),
         cell=256,
     )
 
 
 def at_level(numbers: dict, source: str, level: float) -> dict:
+    """Return the row of one augmentation level."""
     return next(row for row in numbers[source] if row["level"] == level)
 
 
 def judge_gap(numbers: dict) -> Verdict:
-    """The gap of each prompt: right with a clean low-resolution image, less right with a generated
-    one. Without a gap there is nothing to close.
+    """Judge the gap: accuracy from clean less accuracy from generated low-resolution images.
+
+    Without a gap there is nothing to close.
     """
     own = numbers["own_level"]
     gap_0, gap_own = (
@@ -204,24 +204,25 @@ def judge_gap(numbers: dict) -> Verdict:
         [(int(a) - int(b)) - (int(c) - int(d)) for a, b, c, d in zip(*rows)]
     )
     sentence = (
-        f"Right from clean less from generated low-resolution images, {gap_0.n} pairs: at "
+        f"Correct from clean less from generated low-resolution images, {gap_0.n} pairs: at "
         f"level 0 {gap_0}, at level {own:g} {gap_own}; "
         f"closed by {closed}. Generated, at level 0: "
-        f"{percent(at_level(numbers, 'generated', 0.0))} right, at level {own:g}: "
+        f"{percent(at_level(numbers, 'generated', 0.0))} correct, at level {own:g}: "
         f"{percent(at_level(numbers, 'generated', own))}."
     )
     return closing(at_level(numbers, "clean", 0.0), gap_0, closed, sentence)
 
 
 def closing(clean: dict, gap: Difference, closed: Difference, sentence: str) -> Verdict:
-    """Of a gap that is there, whether it becomes smaller. A network that draws no more textures
-    right than chance would, from clean images, has none to show.
+    """Judge whether a gap becomes smaller.
+
+    A network that generates no more correct textures than chance, from clean images, has no gap.
     """
     if clean["low"] <= CHANCE + MEANINGFUL:
         return Verdict(
             UNCLEAR,
-            "Even from clean images hardly more are right than textures drawn at random would "
-            "be. " + sentence,
+            "Even from clean images hardly more are correct than random textures would be. "
+            + sentence,
         )
     if is_above(gap) == FAILS:
         return Verdict(FAILS, "There is no gap of 10 points to close. " + sentence)
@@ -229,7 +230,7 @@ def closing(clean: dict, gap: Difference, closed: Difference, sentence: str) -> 
 
 
 def judge_sweep(numbers: dict) -> Verdict:
-    """The mean of the levels that the paper recommends against none, and against the largest."""
+    """Judge the mean of the levels that the paper recommends against none and the largest."""
     inside = [
         row for row in numbers["generated"] if RECOMMENDED[0] <= row["level"] <= RECOMMENDED[1]
     ]
@@ -249,7 +250,7 @@ def judge_sweep(numbers: dict) -> Verdict:
     outcome = all_of(*map(is_above, over)) if is_enough(*numbers["generated"]) else UNCLEAR
     return Verdict(
         outcome,
-        f"Levels {RECOMMENDED[0]} to {RECOMMENDED[1]} are right {share:.0%} of {none['n']}; "
+        f"Levels {RECOMMENDED[0]} to {RECOMMENDED[1]}: {share:.0%} correct of {none['n']}; "
         "against level 0 "
         f"({percent(none)}) {over[0]}, against level {largest['level']:g} "
         f"({percent(largest)}) {over[1]}.",
@@ -265,24 +266,24 @@ def plot_augmentation(numbers: dict, path: Path) -> None:
             for name in numbers["categories"]
         },
     }
-    chart, panels = subplots(
-        [f"{name}: share right of {len(which)}" for name, which in of.items()],
+    fig, axes = subplots(
+        [f"{name}: share correct of {len(which)}" for name, which in of.items()],
         "augmentation level when sampling",
     )
-    for panel, which in zip(panels, of.values()):
+    for ax, which in zip(axes, of.values()):
         for source, style in zip(("clean", "generated"), STYLES):
             rows = [tally([row["each"][i] == "1" for i in which]) for row in numbers[source]]
-            accuracy_line(panel, numbers["levels"], rows, f"{source} low-resolution images", style)
-        panel.axvline(numbers["own_level"], color="#777777", linestyle=":")
-        percent_axis(panel)
-    panels[0].plot([], [], color="#777777", linestyle=":", label="the stage's own level")
-    save_figure(chart, path)
+            plot_accuracy(ax, numbers["levels"], rows, f"{source} low-resolution images", style)
+        ax.axvline(numbers["own_level"], color="#777777", linestyle=":")
+        percent_axis(ax)
+    axes[0].plot([], [], color="#777777", linestyle=":", label="the stage's default level")
+    save_figure(fig, path)
 
 
 AUGMENTATION = Experiment(
     "augmentation",
-    "The base stage draws n captions of each of the two texture categories. Each image "
-    "that is right, and the same scene by the renderer (clean), "
+    "The base stage generates n captions of each of the two texture categories. Each image "
+    "that is correct, and the same scene by the renderer (clean), "
     "are enlarged at each augmentation level with the same noise.",
     30,
     (
@@ -311,7 +312,7 @@ TEXTS = ("own caption", "no text", "other textures")
 
 
 def retextured(description: Description, rng: random.Random) -> Description:
-    """The same things with other textures, as training may have them."""
+    """Return the same objects with other textures, as training may have them."""
 
     def other(shape: str, texture: str) -> str:
         return rng.choice(
@@ -325,7 +326,7 @@ def retextured(description: Description, rng: random.Random) -> Description:
 
 
 def with_other_textures(caption: Caption) -> tuple[Caption, Caption]:
-    """A caption of the same description, and one that differs from it in its textures alone."""
+    """Return a caption of the same description, and one that differs in its textures alone."""
     own, other = caption.description, retextured(caption.description, random.Random(caption.text))
     return caption_from(own, random.Random(caption.text)), caption_from(
         other, random.Random(caption.text)
@@ -333,7 +334,7 @@ def with_other_textures(caption: Caption) -> tuple[Caption, Caption]:
 
 
 def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """One base image, enlarged with three texts."""
+    """Enlarge each base image with three texts."""
     prompts = [
         (category, seed, *with_other_textures(caption))
         for category, seed, caption in benchmark(n, categories=SR_CATEGORIES)
@@ -341,7 +342,7 @@ def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     low_res = low_res_images(
         pipe, [own.text for _, _, own, _ in prompts], [seed for _, seed, _, _ in prompts]
     )
-    right: dict[str, list[bool]] = {name: [] for name in (*TEXTS, "as told otherwise")}
+    correct: dict[str, list[bool]] = {name: [] for name in (*TEXTS, "as told otherwise")}
     examples, shown = evenly_spaced(range(len(prompts)), SHOWN), {name: [] for name in TEXTS}
     with tqdm(total=len(TEXTS) * len(prompts), desc="super-resolution") as bar:
         for at in range(0, len(prompts), BATCH):
@@ -355,11 +356,11 @@ def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
             for name, text in zip(TEXTS, (own_text, own_text.null(), pipe.text_encoder(others))):
                 large = enlarge(pipe, captions, text, seeds, low_res[at : at + BATCH])
                 scenes = [parsed.scene for parsed in parse_image(large)]
-                right[name] += [
+                correct[name] += [
                     own.description.fits(scene) for (_, _, own, _), scene in zip(part, scenes)
                 ]
                 if name == "other textures":
-                    right["as told otherwise"] += [
+                    correct["as told otherwise"] += [
                         other.description.fits(scene)
                         for (_, _, _, other), scene in zip(part, scenes)
                     ]
@@ -369,16 +370,16 @@ def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
                     "other textures": others,
                 }[name]
                 shown[name] += [
-                    (large[i - at], right[name][i], said[i - at])
+                    (large[i - at], correct[name][i], said[i - at])
                     for i in examples
                     if at <= i < at + BATCH
                 ]
                 bar.update(len(part))
     found = {
         "category": [category for category, *_ in prompts],
-        **{name: tally(each) for name, each in right.items()},
+        **{name: tally(each) for name, each in correct.items()},
     }
-    return found, sheet(
+    return found, example_grid(
         [each for row in shown.values() for each in row], columns=len(examples), cell=256
     )
 
@@ -388,7 +389,7 @@ def judge_text(numbers: dict) -> Verdict:
     over_none, over_other = gain(none, own), gain(other, own)
     return Verdict(
         all_of(beats(none, own), beats(other, own)),
-        f"Right as the caption says, of {own['n']}: {percent(own)} with it, "
+        f"As the caption says, of {own['n']}: {percent(own)} with it, "
         f"{percent(none)} with no text ({over_none}), {percent(other)} with "
         "other "
         f"textures in it ({over_other}); of the last "
@@ -398,23 +399,21 @@ def judge_text(numbers: dict) -> Verdict:
 
 def plot_text(numbers: dict, path: Path) -> None:
     categories = list(dict.fromkeys(numbers["category"]))
-    chart, panels = subplots(
-        [f"{name}: share right of {numbers['category'].count(name)}" for name in categories],
-        "what super-resolution reads",
+    fig, axes = subplots(
+        [f"{name}: share correct of {numbers['category'].count(name)}" for name in categories],
+        "text of super-resolution",
     )
-    for panel, category in zip(panels, categories):
+    for ax, category in zip(axes, categories):
         which = [i for i, c in enumerate(numbers["category"]) if c == category]
-        bars(
-            panel, {name: tally([numbers[name]["each"][i] == "1" for i in which]) for name in TEXTS}
-        )
-    save_figure(chart, path)
+        bars(ax, {name: tally([numbers[name]["each"][i] == "1" for i in which]) for name in TEXTS})
+    save_figure(fig, path)
 
 
 SUPER_RESOLUTION_TEXT = Experiment(
     "super-resolution-text",
-    "The base stage draws n captions of each of the two texture categories; each image is "
+    "The base stage generates n captions of each of the two texture categories; each image is "
     "enlarged with its own caption, with the null "
-    "text, and with a caption that differs in its textures alone. Right is what the own "
+    "text, and with a caption that differs in its textures alone. Correct is what its own "
     "caption says.",
     30,
     (

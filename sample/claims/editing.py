@@ -1,5 +1,5 @@
 """Claims about where the structure of an image comes from: the seed, attention, or the early steps.
-On the base stage, where Prompt-to-Prompt acts.
+All are measured on the base stage, where Prompt-to-Prompt acts.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
+from imagen_mini.cascade.sampling import sampling_loop
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
-from imagen_mini.diffusion.samplers import sample
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.edit_benchmark import EditTask, evaluate_edits, score_edit, swaps
 from imagen_mini.scenes.parse import parse_image
-from imagen_mini.utils.rng import randn
-from imagen_mini.viz.guidance import accuracy_line
+from imagen_mini.viz.guidance import plot_accuracy
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.claims.claim import (
     HOLDS,
@@ -34,13 +33,13 @@ from sample.claims.claim import (
     percent,
     tally,
 )
-from sample.claims.guidance import BATCH, base_of, evenly_spaced, sheet
+from sample.claims.guidance import BATCH, base_of, evenly_spaced, example_grid
 
-SHOWN = 5  # examples on a sheet
+SHOWN = 5  # examples in the image
 
 
 def all_swaps(n: int) -> list[EditTask]:
-    """n swaps of a colour, and n of a shape."""
+    """Return n swaps of a colour and n of a shape."""
     return [swap for attribute in ("color", "shape") for swap in swaps(attribute, n)]
 
 
@@ -54,8 +53,9 @@ METHODS = SAME_SEED, ATTENTION, SHARED_START = (
 
 
 def measure_fixed(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """Each word swap by three methods from one seed, and what became of the source's layout; of
-    swaps whose source is right.
+    """Edit each word swap by three methods from one seed, and check the source's layout.
+
+    Only swaps whose source image is correct count.
     """
     base, todo = base_of(pipe), all_swaps(n)
 
@@ -65,8 +65,8 @@ def measure_fixed(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
         ).stages[base]
 
     def generate_all(prompts: list[str], seed: int) -> Tensor:
-        """The source; the target by the new prompt alone, by injected attention as in the paper,
-        and by the defaults of `Replace`.
+        """Generate the source, and the target by the new prompt alone, by injected attention as in
+        the paper, and by the defaults of `Replace`.
         """
         source, by_attention = generate(prompts, seed, Replace(shared_prompt_steps=0.0)).split(1)
         return torch.cat(
@@ -95,10 +95,11 @@ def measure_fixed(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
         "layout": {name: tally([s.layout for s in of]) for name, of in columns.items()},
         "success": {name: tally([s.success for s in of]) for name, of in columns.items()},
     }
-    return found, sheet(shown, columns=4)
+    return found, example_grid(shown, columns=4)
 
 
 def counts_line(numbers: dict, name: str) -> str:
+    """Describe in words how a method kept layouts and showed new prompts."""
     layout, success = numbers["layout"][name], numbers["success"][name]
     return (
         f"{percent(layout)} ({layout['low']:.0%} to {layout['high']:.0%}) keep the layout, "
@@ -107,26 +108,27 @@ def counts_line(numbers: dict, name: str) -> str:
 
 
 def judge_seed(numbers: dict) -> Verdict:
-    """The claim is a denial: it holds where layouts are kept less often than not."""
+    """Judge the seed alone: the claim holds if layouts are kept less often than not."""
     layout = numbers["layout"][SAME_SEED]
     turned = {**layout, "low": 1 - layout["high"], "high": 1 - layout["low"]}
     return Verdict(
         is_most(turned),
-        f"With the same seed and a new prompt, of {numbers['source_right']} right sources "
+        f"With the same seed and a new prompt, of {numbers['source_right']} correct sources "
         f"{counts_line(numbers, SAME_SEED)}.",
     )
 
 
 def judge_attention(numbers: dict) -> Verdict:
-    """More than the seed alone does, and more often than not. The shared start, which the paper
-    does not have, is reported and not judged.
+    """Judge injected attention: it keeps more than the seed alone, and more often than not.
+
+    The shared start, which the paper does not have, is reported and not judged.
     """
     layout = numbers["layout"]
     d = gain(layout[SAME_SEED], layout[ATTENTION])
     return Verdict(
         all_of(beats(layout[SAME_SEED], layout[ATTENTION]), is_most(layout[ATTENTION])),
         f"With the source's attention injected, of {numbers['source_right']} "
-        f"right sources {counts_line(numbers, ATTENTION)}; against the seed "
+        f"correct sources {counts_line(numbers, ATTENTION)}; against the seed "
         f"alone {d}. "
         "With a shared start as well, which is this project's and not the "
         f"paper's, {counts_line(numbers, SHARED_START)}.",
@@ -134,19 +136,19 @@ def judge_attention(numbers: dict) -> Verdict:
 
 
 def plot_fixed(numbers: dict, path: Path) -> None:
-    chart, panels = subplots(
+    fig, axes = subplots(
         [f"layout kept, share of {numbers['source_right']}", "new prompt shown"], "", columns=2
     )
-    for panel, rows in zip(panels, (numbers["layout"], numbers["success"])):
-        bars(panel, rows)
-    save_figure(chart, path)
+    for ax, rows in zip(axes, (numbers["layout"], numbers["success"])):
+        bars(ax, rows)
+    save_figure(fig, path)
 
 
 FIXED_ATTENTION = Experiment(
     "fixed-attention",
-    "n swaps of a colour and n of a shape, in captions of one and of two things, by the "
-    "base stage. The layout is kept if every thing is where it "
-    "was (within 3/64 of the width) and all things but the edited one are unchanged. Kept "
+    "n swaps of a colour and n of a shape, in captions of one and of two objects, by the "
+    "base stage. The layout is kept if every object is where it "
+    "was (within 3/64 of the width) and all objects but the edited one are unchanged. Kept "
     "means more often than not.",
     30,
     (
@@ -174,33 +176,36 @@ EIGHTHS = range(9)  # of the steps, after which the prompt changes
 def sample_with_switched_prompt(
     pipe: ImagenPipeline, first: list[str], then: list[str], seeds: list[int], steps: int
 ) -> Tensor:
-    """Images by the base stage that reads one list of prompts in the first `steps` steps, and
-    another one in the rest.
+    """Generate images with the base stage, switching prompts on the way.
+
+    Args:
+        pipe: The pipeline.
+        first: Prompts of the first `steps` steps.
+        then: Prompts of the other steps.
+        seeds: One seed for each image.
+        steps: Number of steps with the first prompts.
+
+    Returns:
+        [b, 3, size, size] in [-1, 1], on the CPU.
     """
-    stage, name = pipe.stages[base_of(pipe)], base_of(pipe)
-    plan, shape = resolve_sampling_options(stage), (3, *[stage.config.unet.image_size] * 2)
-    times = stage.times(plan.num_inference_steps, plan.spacing)
+    stage = pipe.stages[base_of(pipe)]
+    options = resolve_sampling_options(stage)
+    times = stage.timesteps(options.num_inference_steps, options.timestep_spacing)
     early, late = (stage.denoiser(pipe.text_encoder(prompts)) for prompts in (first, then))
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         return late(x_t, t) if t <= times[steps] else early(x_t, t)
 
-    *_, last = sample(
-        denoise,
-        randn(seeds, shape, name, "x_T", device=pipe.device),
-        times,
-        stage.log_snr_of,
-        plan.sampler,
-        lambda step: randn(seeds, shape, name, "step", step, device=pipe.device),
-        eta=plan.eta,
-    )
+    *_, last = sampling_loop(stage, denoise, seeds, options)
     return last.x_0_hat.clamp(-1, 1).float().cpu()
 
 
 def measure_early(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """Switched after each share of the steps: whose layout does the image have, that of the first
-    prompt's image or that of the second's?
+    """Switch prompts after each eighth of the steps, and compare layouts.
+
+    Does the image have the layout of the first prompt's image, or of the second's?
     """
+    # 1. Generate all images.
     stage, todo = pipe.stages[base_of(pipe)], all_swaps(n)
     total = stage.config.num_inference_steps
     counts = sorted({round(eighth * total / 8) for eighth in EIGHTHS})
@@ -220,6 +225,7 @@ def measure_early(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
                 )
                 bar.update(len(part))
     generated = {steps: torch.cat(parts) for steps, parts in batches.items()}
+    # 2. Keep swaps whose two unswitched images are correct.
     parsed_scenes = {
         steps: [parsed for part in images.split(64) for parsed in parse_image(part)]
         for steps, images in generated.items()
@@ -231,11 +237,12 @@ def measure_early(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
         if s.source.description.fits(of_first[i].scene)
         and s.target.description.fits(of_second[i].scene)
     ]
+    # 3. Compare each switched image with both.
     found = {"swaps": len(todo), "both_right": len(kept), "steps": total, "rows": []}
     for steps in counts:
         towards = [score_edit(todo[i], of_first[i], parsed_scenes[steps][i]) for i in kept]
         back = [score_edit(reverse(todo[i]), of_second[i], parsed_scenes[steps][i]) for i in kept]
-        log_snr = stage.log_snr_of(stage.times()[steps].double()).clamp(-20, 20).item()
+        log_snr = stage.schedule(stage.timesteps()[steps].double()).clamp(-20, 20).item()
         found["rows"].append(
             {
                 "steps": steps,
@@ -254,23 +261,22 @@ def measure_early(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
         for i in evenly_spaced(kept or [0], SHOWN)
         for steps in reversed(counts)
     ]
-    return found, sheet(examples, columns=len(counts), cell=96)
+    return found, example_grid(examples, columns=len(counts), cell=96)
 
 
 def reverse(swap: EditTask) -> EditTask:
+    """Exchange source and target."""
     return replace(swap, source=swap.target, target=swap.source)
 
 
 def judge_early(numbers: dict) -> Verdict:
-    """At half of the steps: the first half has the first prompt's word, the second half the
-    second's. Whose layout is it?
-    """
+    """Judge the switch after half of the steps: whose layout does the image have?"""
     rows = numbers["rows"]
     half = min(rows, key=lambda row: abs(row["steps"] - numbers["steps"] / 2))
     d = gain(half["second_layout"], half["first_layout"])
     decided = next((row for row in rows if is_most(row["first_layout"]) == HOLDS), None)
     if decided is None:
-        when = "no switch leaves the first layout surely in more than half"
+        when = "after no switch the first layout is surely kept in more than half"
     else:
         when = (
             f"after {decided['steps']} steps (log-SNR {decided['log_snr']:g}) it surely is the "
@@ -289,7 +295,7 @@ def judge_early(numbers: dict) -> Verdict:
 
 def plot_early(numbers: dict, path: Path) -> None:
     rows = numbers["rows"]
-    chart, (panel,) = subplots(
+    fig, (ax,) = subplots(
         [f"share of {numbers['both_right']} swaps"],
         "steps with the first prompt, before the second",
     )
@@ -299,24 +305,22 @@ def plot_early(numbers: dict, path: Path) -> None:
         "second_word": "the second prompt is shown",
     }
     for (key, name), style in zip(names.items(), STYLES):
-        accuracy_line(
-            panel, [row["steps"] for row in rows], [row[key] for row in rows], name, style
-        )
-    log_snr = panel.secondary_xaxis("top")
+        plot_accuracy(ax, [row["steps"] for row in rows], [row[key] for row in rows], name, style)
+    log_snr = ax.secondary_xaxis("top")
     log_snr.set_xticks(
         [row["steps"] for row in rows], [f"{row['log_snr']:.0f}" for row in rows], fontsize=7
     )
     log_snr.set_xlabel("log-SNR there", fontsize=8)
-    percent_axis(panel)
-    chart.set_size_inches(10, 4.6)
-    save_figure(chart, path)
+    percent_axis(ax)
+    fig.set_size_inches(10, 4.6)
+    save_figure(fig, path)
 
 
 EARLY_STEPS = Experiment(
     "early-steps",
-    "n swaps of a colour and n of a shape. The base stage reads the first prompt in the "
+    "n swaps of a colour and n of a shape. The base stage uses the first prompt in the "
     "first steps and the second one in the rest, from one noise; of "
-    "swaps whose two images, each drawn from one prompt alone, are right.",
+    "swaps whose two images, each generated from one prompt alone, are correct.",
     30,
     (
         Claim(

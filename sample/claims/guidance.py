@@ -1,4 +1,4 @@
-"""Claims about guidance: what large weights ask of thresholding, and what guidance costs."""
+"""Claims about guidance: what large weights require of thresholding, and what guidance costs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.guidance_measures import saturation
 from imagen_mini.evaluation.metrics import precision_and_recall
 from imagen_mini.evaluation.scene_features import features
 from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching
+from imagen_mini.evaluation.statistics import difference_of_means, paired_agresti_min
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
-from imagen_mini.viz.guidance import TRUE_IMAGE_STYLE, plot_scales, saturation
+from imagen_mini.viz.guidance import TRUE_IMAGE_STYLE, plot_scales
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.viz.style import STYLES, log_axis, percent_axis, save_figure, subplots
 from sample.claims.claim import (
@@ -32,11 +34,9 @@ from sample.claims.claim import (
     Verdict,
     all_of,
     beats,
-    difference_of_means,
     gain,
     is_above,
     is_enough,
-    paired_agresti_min,
     percent,
     tally,
 )
@@ -47,24 +47,25 @@ SHOWN = 8  # examples in a row
 
 
 def base_of(pipe: ImagenPipeline) -> str:
+    """Return the name of the first stage."""
     return next(iter(pipe.stages))
 
 
-def sheet(
+def example_grid(
     shown: Sequence[tuple[Tensor, bool | None, str]], columns: int, cell: int = 128
 ) -> Image.Image:
-    """Example images with their labels; a frame says whether they are right (None: not judged)."""
+    """Arrange example images with labels; a frame says if they are correct (None: not judged)."""
     return image_grid(
         [p for p, _, _ in shown],
         [label for _, _, label in shown],
         columns,
         cell,
-        [right for _, right, _ in shown],
+        [correct for _, correct, _ in shown],
     )
 
 
 def evenly_spaced(objects: Sequence, n: int) -> list:
-    """n of them (all, if they are fewer), from first to last."""
+    """Return n of them (all, if there are fewer), from first to last."""
     n = min(n, len(objects))
     return [objects[i * len(objects) // n] for i in range(n)]
 
@@ -76,7 +77,7 @@ LARGE = SCALES[-1]  # the largest in the paper's sweep of the base stage (Figs. 
 
 
 def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """Each threshold at each w, on the same prompts and seeds."""
+    """Measure each threshold at each w, on the same prompts and seeds."""
     base, prompts = base_of(pipe), benchmark(n, categories=BASE_CATEGORIES)
     truth = render(
         [sample_scene_matching(c.description, random.Random(c.text)) for _, _, c in prompts],
@@ -93,7 +94,7 @@ def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]
     with tqdm(total=len(prompts) * len(THRESHOLDS) * len(SCALES), desc="thresholding") as bar:
         for threshold in THRESHOLDS:
             for w in SCALES:
-                plan, x_0_hats, results = (
+                options, x_0_hats, results = (
                     replace(
                         resolve_sampling_options(pipe.stages[base]),
                         guidance_scale=w,
@@ -103,17 +104,12 @@ def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]
                     [],
                 )
 
-                def generate(captions: list[str], seeds: list[int]) -> Tensor:
+                def generate(
+                    captions: list[str], seeds: list[int], x_0_hats=x_0_hats, options=options
+                ) -> Tensor:
                     x_0_hats.append(
                         pipe.sample_stage(
-                            base,
-                            plan,
-                            captions,
-                            pipe.text_encoder(captions),
-                            None,
-                            seeds,
-                            None,
-                            progress=False,
+                            base, pipe.make_request(captions, seeds), options, progress=False
                         )
                     )
                     return x_0_hats[-1].clamp(-1, 1)
@@ -122,14 +118,18 @@ def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]
                     results.append(result)
                     bar.update()
                 found["lines"][threshold].append(
-                    {"w": w, **tally([r.right for r in results]), **saturation(torch.cat(x_0_hats))}
+                    {
+                        "w": w,
+                        **tally([r.correct for r in results]),
+                        **saturation(torch.cat(x_0_hats)),
+                    }
                 )
                 shown += [
-                    (r.image, r.right, f"{threshold}, w = {w:g}: {r.caption.text}")
+                    (r.image, r.correct, f"{threshold}, w = {w:g}: {r.caption.text}")
                     for r in evenly_spaced(results, SHOWN)
                     if w == LARGE
                 ]
-    return found, sheet(shown, columns=len(shown) // len(THRESHOLDS))
+    return found, example_grid(shown, columns=len(shown) // len(THRESHOLDS))
 
 
 def plot_thresholds(numbers: dict, path: Path) -> None:
@@ -143,14 +143,15 @@ def plot_thresholds(numbers: dict, path: Path) -> None:
 
 
 def judge_thresholds(numbers: dict, worse: str, better: str) -> Verdict:
-    """At the largest w: by the parser. Saturation stands beside it, for an image may be right and
-    gray.
+    """Judge at the largest w, by the parser.
+
+    Saturation is reported, too: an image may be correct and gray.
     """
     rows = {name: numbers["lines"][name][-1] for name in (worse, better)}
     d, w, true = gain(rows[worse], rows[better]), rows[better]["w"], numbers["true_pictures"]
     return Verdict(
         beats(rows[worse], rows[better]),
-        f"At w = {w:g} {better} is right {percent(rows[better])}, {worse} "
+        f"At w = {w:g} {better} is correct in {percent(rows[better])}, {worse} "
         f"{percent(rows[worse])}, of {d.n}: {d}. Mean |x| "
         f"{rows[better]['mean_abs']:.2f} ({better}) and "
         f"{rows[worse]['mean_abs']:.2f} ({worse}), of true images "
@@ -163,7 +164,7 @@ def judge_thresholds(numbers: dict, worse: str, better: str) -> Verdict:
 
 THRESHOLDING = Experiment(
     "thresholding",
-    f"The base stage draws n captions of each of {len(BASE_CATEGORIES)} categories at w = "
+    f"The base stage generates n captions of each of {len(BASE_CATEGORIES)} categories at w = "
     f"{', '.join(f'{w:g}' for w in SCALES)}, with each way of "
     f"keeping x_0_hat in range. The verdict is of the parser's score at w = {LARGE:g}.",
     20,
@@ -191,22 +192,23 @@ SEEDS = 6  # images of each caption
 
 
 def spread(found: Tensor) -> float | None:
-    """The mean distance between two of these images, by their features [m, d]; None if there are
-    not two.
+    """Return the mean distance between two of the images with these features [m, d].
+
+    None if there are fewer than two.
     """
     return round(torch.pdist(found).mean().item(), 4) if len(found) > 1 else None
 
 
-def spreads(found: Tensor, right: Sequence[bool]) -> list[float | None]:
-    """By caption: how far its right images are from one another."""
+def spreads(found: Tensor, correct: Sequence[bool]) -> list[float | None]:
+    """Return for each caption the mean distance between two of its correct images."""
     return [
         spread(part[keep])
-        for part, keep in zip(found.split(SEEDS), torch.tensor(right).split(SEEDS))
+        for part, keep in zip(found.split(SEEDS), torch.tensor(correct).split(SEEDS))
     ]
 
 
 def measure_diversity(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
-    """SEEDS images of each caption, at each w: how many are right, and how different they are."""
+    """Generate SEEDS images of each caption at each w; measure accuracy and diversity."""
     base = base_of(pipe)
     captions = [caption for _, _, caption in benchmark(n, categories=BASE_CATEGORIES)]
     generated = [
@@ -226,30 +228,31 @@ def measure_diversity(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     shown: list[tuple[Tensor, bool, str]] = []
     with tqdm(total=len(generated) * len(WEIGHTS), desc="diversity") as bar:
         for w in sorted({*WEIGHTS, judged_w(found)}):
-            images, right = _sample_at(pipe, base, generated, w, bar)
-            made = features(images)
-            precision, recall = precision_and_recall(true, made)
+            images, correct = _sample_at(pipe, base, generated, w, bar)
+            generated_features = features(images)
+            precision, recall = precision_and_recall(true, generated_features)
             found["rows"].append(
                 {
                     "w": w,
-                    **tally(right),
-                    "spread": spreads(made, right),
+                    **tally(correct),
+                    "spread": spreads(generated_features, correct),
                     "precision": round(precision, 4),
                     "recall": round(recall, 4),
                 }
             )
             if w in (1, judged_w(found), WEIGHTS[-1]):
                 shown += [
-                    (images[i], right[i], f"w = {w:g}: {generated[i][0].text}")
+                    (images[i], correct[i], f"w = {w:g}: {generated[i][0].text}")
                     for i in range(SEEDS)
                 ]
-    return found, sheet(shown, columns=SEEDS)
+    return found, example_grid(shown, columns=SEEDS)
 
 
 def _sample_at(
     pipe: ImagenPipeline, base: str, generated: list[tuple[Caption, int]], w: float, bar: tqdm
 ) -> tuple[Tensor, list[bool]]:
-    images, right = [], []
+    """Generate and judge images of (caption, seed) at one w."""
+    images, correct = [], []
     for at in range(0, len(generated), BATCH):
         part = generated[at : at + BATCH]
         images.append(
@@ -265,27 +268,28 @@ def _sample_at(
             .float()
             .cpu()
         )
-        right += [
+        correct += [
             c.description.fits(parsed.scene)
             for (c, _), parsed in zip(part, parse_image(images[-1]))
         ]
         bar.update(len(part))
-    return torch.cat(images), right
+    return torch.cat(images), correct
 
 
 def judged_w(numbers: dict) -> float:
-    """The w that is held against w = 1: the stage's own, for which it was found good."""
+    """Return the w that is compared with w = 1: the stage's default."""
     return numbers["own_w"] if numbers["own_w"] > 1 else 2.0
 
 
 def by_caption(row: dict, seeds: int) -> list[float]:
-    """The share right of each caption's images."""
+    """Return the share of correct images of each caption."""
     return [row["each"][i : i + seeds].count("1") / seeds for i in range(0, row["n"], seeds)]
 
 
 def judge_diversity(numbers: dict) -> Verdict:
-    """Both must be seen: more images right, and the right ones more alike. Images that are wrong
-    differ, too; they would pass for diversity.
+    """Judge both parts: more images are correct, and the correct ones are more alike.
+
+    Incorrect images differ, too, and would pass for diversity: they are left out.
     """
     rows, w, seeds = {row["w"]: row for row in numbers["rows"]}, judged_w(numbers), numbers["seeds"]
     off, on, last = rows[1.0], rows[w], numbers["rows"][-1]
@@ -300,18 +304,19 @@ def judge_diversity(numbers: dict) -> Verdict:
     aligned = is_above(alignment) if is_enough(off, on) else UNCLEAR
     return Verdict(
         all_of(aligned, is_above(loss, meaningful=0.05 * without)),
-        f"From w = 1 to w = {w:g} the share right goes from {percent(off)} to "
+        f"From w = 1 to w = {w:g} the share of correct images goes from {percent(off)} to "
         f"{percent(on)}: {alignment}, {alignment.n} captions. The mean distance "
-        f"between right images of a caption goes from {without:.2f} to "
+        f"between correct images of a caption goes from {without:.2f} to "
         f"{with_w:.2f}: {-loss.mean:+.2f} ({-loss.high:+.2f} to "
         f"{-loss.low:+.2f}), "
         f"{loss.n} captions; recall from {off['recall']:.0%} to "
-        f"{on['recall']:.0%}. At w = {last['w']:g}: {percent(last)} right, "
+        f"{on['recall']:.0%}. At w = {last['w']:g}: {percent(last)} correct, "
         f"recall {last['recall']:.0%}.",
     )
 
 
 def mean_of(values: Sequence[float | None]) -> float:
+    """Return the mean of the values that are not None."""
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else float("nan")
 
@@ -319,16 +324,16 @@ def mean_of(values: Sequence[float | None]) -> float:
 def plot_diversity(numbers: dict, path: Path) -> None:
     rows = numbers["rows"]
     scales = [row["w"] for row in rows]
-    chart, (right, alike, manifold) = subplots(
+    fig, (accuracy, alike, manifold) = subplots(
         [
-            f"share right of {rows[0]['n']}",
-            "distance between right images of a caption",
+            f"share correct of {rows[0]['n']}",
+            "distance between correct images of a caption",
             "precision and recall",
         ],
         "guidance scale w   (1 is off)",
     )
-    right.plot(scales, [row["accuracy"] for row in rows], label="drawn", **STYLES[0])
-    right.fill_between(
+    accuracy.plot(scales, [row["accuracy"] for row in rows], label="generated", **STYLES[0])
+    accuracy.fill_between(
         scales,
         [row["low"] for row in rows],
         [row["high"] for row in rows],
@@ -343,24 +348,24 @@ def plot_diversity(numbers: dict, path: Path) -> None:
     alike.plot(scales, distances, **STYLES[0])
     alike.axhline(true, **TRUE_IMAGE_STYLE)
     alike.set_ylim(0, 1.1 * max([true, *(d for d in distances if d == d)]))
-    right.plot([], [], label="true images of the same captions", **TRUE_IMAGE_STYLE)
+    accuracy.plot([], [], label="true images of the same captions", **TRUE_IMAGE_STYLE)
     for name, style in (("precision", STYLES[1]), ("recall", STYLES[2])):
         manifold.plot(scales, [row[name] for row in rows], **style)
-        right.plot([], [], label=name, **style)
-    for panel in (right, alike, manifold):
-        log_axis(panel, scales)
-    percent_axis(right)
+        accuracy.plot([], [], label=name, **style)
+    for ax in (accuracy, alike, manifold):
+        log_axis(ax, scales)
+    percent_axis(accuracy)
     percent_axis(manifold)
-    save_figure(chart, path)
+    save_figure(fig, path)
 
 
 DIVERSITY = Experiment(
     "guidance",
-    f"The base stage draws {SEEDS} images of each of n captions of {len(BASE_CATEGORIES)} "
+    f"The base stage generates {SEEDS} images of each of n captions of {len(BASE_CATEGORIES)} "
     "categories at each w. Diversity is the mean distance between two "
-    "right images of one caption, by the features of the shipped classifier of scenes; "
+    "correct images of one caption, by the features of the shipped classifier of scenes; "
     "precision and recall are against true images of the same captions. The "
-    "verdict compares w = 1 with the stage's own w; a fall of less than 5 % of the "
+    "verdict compares w = 1 with the stage's default w; a fall of less than 5 % of the "
     "distance counts as none.",
     8,
     (

@@ -1,5 +1,5 @@
-"""What was found, on disk: claims.json, which is added to as experiments end, and claims.md, which
-is written from it.
+"""Results on disk: claims.json, which grows with each experiment, and claims.md, which is written
+from it.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from sample.claims.claim import FAILS, HOLDS, MEANINGFUL, UNCLEAR, Experiment, V
 
 INTRODUCTION = f"""# The papers' claims in miniature
 
-Measured on a built-in world of plain shapes, whose images an exact parser can read. What is found here need not be so for photographs, nor the other
-way round.
+Measured on a built-in world of plain shapes, whose images an exact parser can read. What is found
+here need not be true of photographs, nor the other way round.
 
 - **{HOLDS}**: the 95 % interval of the difference lies on the claim's side of 0.
-- **{FAILS}**: it lies on the other side, or excludes even a gain of {100 * MEANINGFUL:.0f} points (or of what the text below names).
+- **{FAILS}**: it lies on the other side, or excludes even a gain of {100 * MEANINGFUL:.0f} points
+  (or of what the text below names).
 - **{UNCLEAR}**: neither.
 
-Both sides of a comparison draw the same prompts from the same seeds; intervals are of differences prompt by prompt (shares: Agresti and Min, 2005; means:
-Student's t). `python -m sample.claims` measures what needs no training; the command of each experiment stands in its section. There are several
-claims, and each interval errs once in twenty times: one verdict among these may well be chance.
+Both sides of a comparison generate the same prompts from the same seeds. Intervals are of
+differences prompt by prompt (shares: Agresti and Min, 2005; means: Student's t).
+`python -m sample.claims` measures what needs no training; the command of each experiment is in its
+section. There are several claims, and each interval errs one time in twenty: one verdict among
+these may well be due to chance.
 """
 
 
 def pipeline_identity(pipe: ImagenPipeline) -> str:
-    """A short hash of weights, configuration and number format: what results of a pipeline are the
-    results of.
-    """
+    """Return a short hash of a pipeline's weights, configuration and number format."""
     configurations = [
         pipe.text_encoder.weights_digest(),
         str(pipe.dtype),
@@ -48,9 +49,18 @@ def pipeline_identity(pipe: ImagenPipeline) -> str:
     return digest.hexdigest()[:16]
 
 
-def read(path: Path, default_empty: bool = False) -> dict:
-    """The experiments that claims.json holds, by name. SystemExit if the file is something else,
-    unless that is to pass for none.
+def load_claims(path: Path, default_empty: bool = False) -> dict:
+    """Load the experiments of claims.json.
+
+    Args:
+        path: The file; it may be missing.
+        default_empty: Return nothing instead of an error for another kind of file (default: False).
+
+    Returns:
+        Name of the experiment -> its entry.
+
+    Raises:
+        SystemExit: if the file is something else.
     """
     if not path.is_file():
         return {}
@@ -69,19 +79,20 @@ def read(path: Path, default_empty: bool = False) -> dict:
     )
 
 
-def write(path: Path, experiments: dict) -> None:
-    """Aside first, and then in its place: whoever is interrupted keeps what was there."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps({"experiments": experiments}, indent=1) + "\n")
-    os.replace(aside, path)
+def save_claims(path: Path, experiments: dict) -> None:
+    """Write claims.json through a temporary file, so that an interruption does no harm."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"experiments": experiments}, indent=1) + "\n")
+    os.replace(temporary, path)
 
 
 def verdicts(experiment: Experiment, numbers: dict) -> list[Verdict]:
+    """Judge each claim of an experiment by its numbers."""
     return [claim.judge(numbers) for claim in experiment.claims]
 
 
 def with_verdicts(experiment: Experiment, entry: dict) -> dict:
-    """An entry of claims.json with what follows from its numbers today."""
+    """Return an entry of claims.json with the verdicts that follow from its numbers."""
     return {
         **entry,
         "verdicts": [
@@ -92,7 +103,7 @@ def with_verdicts(experiment: Experiment, entry: dict) -> dict:
 
 
 def page(experiments: tuple[Experiment, ...], found: dict) -> str:
-    """claims.md: a table of verdicts, then a section for each experiment."""
+    """Return claims.md: a table of verdicts, then a section for each experiment."""
     rows, sections, missing = [], [], []
     for e in experiments:
         if e.name not in found:

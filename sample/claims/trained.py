@@ -1,10 +1,10 @@
-"""Claims that need networks trained for them: how text gets in, who encodes it, and how the U-Net
-is laid out.
+"""Claims that need networks trained for them: how text enters, which text encoder is used, and the
+layout of the U-Net.
 
-A short training draws few images right, so beside the score the judge looks at the text gain: by
-how much the error of x_0_hat on unseen scenes is smaller with the right caption than with another
-one's. Each network is one run of one seed, and the intervals are over images alone; so a difference
-of either counts only beyond a margin, and what stays within it cannot be told.
+After a short training few images are correct. So beside the score the text gain is judged: by how
+much the error of x_0_hat on unseen scenes is smaller with the correct caption than with another
+image's. Each network is one run of one seed, and the intervals are over images alone. A difference
+therefore counts only beyond a margin, and what stays within it cannot be told.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.evaluation.scoring import Result, evaluate, sample_scene_matching
+from imagen_mini.evaluation.statistics import Difference, difference_of_means, paired_agresti_min
 from imagen_mini.scenes.render import render
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.viz.style import STYLES, save_figure, subplots
@@ -32,21 +33,18 @@ from sample.claims.claim import (
     MEANINGFUL,
     UNCLEAR,
     Claim,
-    Difference,
     Experiment,
     Verdict,
     all_of,
     bars,
-    difference_of_means,
     gain,
     is_above,
     is_beyond,
     is_enough,
-    paired_agresti_min,
     percent,
     tally,
 )
-from sample.claims.guidance import BATCH, evenly_spaced, sheet
+from sample.claims.guidance import BATCH, evenly_spaced, example_grid
 from sample.sweep import BASE_CATEGORIES, SR_CATEGORIES
 from train.variants import (
     AUGMENTED,
@@ -61,14 +59,14 @@ from train.variants import (
     STANDARD,
     Runs,
     Variant,
-    errors,
+    errors_by_caption,
 )
 
-GAIN_MARGIN = 0.1  # of the larger text gain: less may be the luck of one training run
-ERROR_MARGIN = 0.05  # of the error, likewise
-# of the error with another caption: with less, a network has not learned to read yet
+GAIN_MARGIN = 0.1  # share of the larger text gain: less may be due to one training run's seed
+ERROR_MARGIN = 0.05  # share of the error, likewise
+# share of the error with another caption: with less, a network does not use its caption yet
 LEAST_GAIN = 0.05
-IMAGES = {"base": 512, "sr_256": 128}  # unseen scenes whose errors are taken
+IMAGES = {"base": 512, "sr_256": 128}  # unseen scenes whose errors are measured
 SHOWN = 5  # examples in a row
 ROUNDS = 20  # of timing a training step
 
@@ -77,8 +75,9 @@ ROUNDS = 20  # of timing a training step
 
 
 def sample_benchmark(stage: DiffusionStage, encoder: TextEncoder, n: int) -> list[Result]:
-    """The stage alone draws n captions of each category, super-resolution from true low-resolution
-    images.
+    """Generate and judge n captions of each category with a single stage.
+
+    Super-resolution gets true low-resolution images.
     """
     low = stage.config.unet.low_res_size
     prompts = benchmark(n, categories=BASE_CATEGORIES if low is None else SR_CATEGORIES)
@@ -100,11 +99,12 @@ def sample_benchmark(stage: DiffusionStage, encoder: TextEncoder, n: int) -> lis
 
 
 def parameters(net: nn.Module) -> int:
+    """Count parameters."""
     return sum(p.numel() for p in net.parameters())
 
 
 def measure(runs: Runs, n: int, variants: tuple[Variant, ...]) -> tuple[dict, Image.Image]:
-    """Train the variants; parameters, steps, errors and score of each, and some of its images."""
+    """Train variants; return parameters, steps, errors and score of each, and some images."""
     found, shown = {"minutes": runs.minutes, "preset": runs.preset, "networks": {}}, []
     for name, (stage, encoder) in runs.networks(variants).items():
         results = sample_benchmark(stage, encoder, n)
@@ -112,13 +112,13 @@ def measure(runs: Runs, n: int, variants: tuple[Variant, ...]) -> tuple[dict, Im
             "parameters": parameters(stage),
             "encoder_parameters": parameters(encoder),
             "steps": runs.plan["steps"][stage.config.name],
-            "errors": errors(stage, encoder, IMAGES[stage.config.name]),
-            "score": tally([r.right for r in results]),
+            "errors": errors_by_caption(stage, encoder, IMAGES[stage.config.name]),
+            "score": tally([r.correct for r in results]),
         }
         shown += [
-            (r.image, r.right, f"{name}: {r.caption.text}") for r in evenly_spaced(results, SHOWN)
+            (r.image, r.correct, f"{name}: {r.caption.text}") for r in evenly_spaced(results, SHOWN)
         ]
-    return found, sheet(
+    return found, example_grid(
         shown,
         columns=len(shown) // len(variants),
         cell=128 if len(results[0].image[0]) < 128 else 256,
@@ -129,7 +129,7 @@ def measure(runs: Runs, n: int, variants: tuple[Variant, ...]) -> tuple[dict, Im
 
 
 def text_gains(network: dict) -> list[float]:
-    """By image: the error with another's caption less the error with its own."""
+    """Return for each image the error with another image's caption less the error with its own."""
     each = network["errors"]["each"]
     return [other - own for own, other in zip(each["own"], each["other"])]
 
@@ -139,13 +139,14 @@ def mean(values: list[float]) -> float:
 
 
 def relative(differences: list[float], unit: float) -> Difference:
-    """Their mean and its interval, as a share of `unit`."""
+    """Return the mean difference and its interval, as a share of `unit`."""
     return difference_of_means([d / unit for d in differences])
 
 
 def compare_networks(numbers: dict, worse: Variant, better: Variant) -> Verdict:
-    """By the text gain of one network over that of the other, image by image, or by the score:
-    whichever lies beyond its margin, unless the other surely says the opposite.
+    """Judge two networks by their text gains, image by image, and by their scores.
+
+    Whichever lies beyond its margin decides, unless the other surely says the opposite.
     """
     a, b = (numbers["networks"][v.name] for v in (worse, better))
     gains_a, gains_b = text_gains(a), text_gains(b)
@@ -175,21 +176,21 @@ def compare_networks(numbers: dict, worse: Variant, better: Variant) -> Verdict:
         f"against {mean(gains_a):.4f} ({worse.name}): "
         f"{d.mean:+.0%} ({d.low:+.0%} to {d.high:+.0%}) of the larger one, "
         f"{d.n} images; beyond {GAIN_MARGIN:.0%} counts. "
-        f"Right {percent(b['score'])} against {percent(a['score'])} of "
+        f"Correct: {percent(b['score'])} against {percent(a['score'])} of "
         f"{score.n}: {score}; beyond {100 * MEANINGFUL:.0f} points counts.",
     )
 
 
 def plot_networks(numbers: dict, path: Path) -> None:
-    """Errors with the right caption, text gains, and scores."""
+    """Plot errors with the correct caption, text gains, and scores."""
     networks = numbers["networks"]
     n = next(iter(networks.values()))["score"]["n"]
     titles = [
-        "error of x_0_hat with the right caption",
-        "text gain: error saved by the right caption",
-        f"share right of {n}",
+        "error of x_0_hat with the correct caption",
+        "text gain: error saved by the correct caption",
+        f"share correct of {n}",
     ]
-    chart, (error, text_gain, score) = subplots(titles, "log-SNR")
+    fig, (error, text_gain, score) = subplots(titles, "log-SNR")
     for (name, network), style in zip(networks.items(), STYLES):
         found = network["errors"]
         error.plot(
@@ -207,14 +208,14 @@ def plot_networks(numbers: dict, path: Path) -> None:
     bars(score, {name: network["score"] for name, network in networks.items()})
     error.set_yscale("log")
     score.set_xlabel("")
-    save_figure(chart, path)
+    save_figure(fig, path)
 
 
 # ---------------------------------------------------------------- the Efficient U-Net
 
 
 def measure_efficient(runs: Runs, n: int) -> tuple[dict, Image.Image]:
-    """As the others; and the time of a training step of both, taking turns."""
+    """Measure as for the other claims, and the time of a training step of both, in turns."""
     found, images = measure(runs, n, (STANDARD, EFFICIENT))
     return {
         **found,
@@ -224,8 +225,10 @@ def measure_efficient(runs: Runs, n: int) -> tuple[dict, Image.Image]:
 
 
 def judge_efficient(numbers: dict) -> Verdict:
-    """Faster: by the ratio of the times of a step, turn by turn. At equal score: after equally many
-    steps, when there is a score to speak of, its error is not larger by more than ERROR_MARGIN.
+    """Judge speed and quality.
+
+    Faster: by the ratio of the times of a step, turn by turn. At equal score: after equally many
+    steps, if scores are meaningful, its error is not larger by more than ERROR_MARGIN.
     """
     seconds, (a, b) = (
         numbers["step_seconds"],
@@ -253,17 +256,19 @@ def judge_efficient(numbers: dict) -> Verdict:
         f"parameters. After {a['steps']:,} steps "
         f"its error differs by {more.mean:+.1%} ({more.low:+.1%} to "
         f"{more.high:+.1%}), {more.n} images, where more than "
-        f"{ERROR_MARGIN:+.0%} is worse; right "
+        f"{ERROR_MARGIN:+.0%} is worse; correct "
         f"{percent(b['score'])} against {percent(a['score'])} of {score.n}: {score}.",
     )
 
 
-# ---------------------------------------------------------------- training with and without augmentation
+# ---------------------------------------------------------------- augmentation in training
 
 
 def measure_training_augmentation(runs: Runs, n: int) -> tuple[dict, Image.Image]:
-    """Both networks behind the pipeline's own base stage: clean and generated low-resolution
-    images, at each level that they know.
+    """Measure both networks after the pipeline's base stage.
+
+    They enlarge clean and generated low-resolution images, at each level that they were trained
+    with.
     """
     base, found, shown = (
         next(iter(runs.pipe.stages.values())),
@@ -283,15 +288,16 @@ def measure_training_augmentation(runs: Runs, n: int) -> tuple[dict, Image.Image
 
 
 def own_rows(network: dict) -> tuple[dict, dict]:
-    """From clean and from generated images, at the level that the network is sampled with."""
+    """Return the rows of clean and of generated images, at the network's default level."""
     return tuple(
         at_level(network, source, network["own_level"]) for source in ("clean", "generated")
     )
 
 
 def judge_training_augmentation(numbers: dict) -> Verdict:
-    """The gap of the network that has seen clean images only, and what is left of it with the other
-    one; each at its own level.
+    """Judge the gap of the network trained on clean images, and how much the other one closes.
+
+    Each is sampled at its default level.
     """
     (clean_a, made_a), (clean_b, made_b) = (
         own_rows(numbers["networks"][v.name]) for v in (CLEAN_ONLY, AUGMENTED)
@@ -303,7 +309,7 @@ def judge_training_augmentation(numbers: dict) -> Verdict:
         clean_a,
         gap_a,
         closed,
-        f"Trained without augmentation, {percent(clean_a)} are right from clean and "
+        f"Trained without augmentation, {percent(clean_a)} are correct from clean and "
         f"{percent(made_a)} from generated images, a gap of "
         f"{gap_a}; with it, {percent(clean_b)} and {percent(made_b)}, a gap of "
         f"{gap_b}; closed by {closed}, {closed.n} pairs.",
@@ -313,22 +319,22 @@ def judge_training_augmentation(numbers: dict) -> Verdict:
 def plot_training_augmentation(numbers: dict, path: Path) -> None:
     networks = numbers["networks"]
     n = next(iter(networks.values()))["base_right"]
-    chart, panels = subplots(
-        [f"{name}: share right of {n}" for name in networks], "low-resolution images"
+    fig, axes = subplots(
+        [f"{name}: share correct of {n}" for name in networks], "low-resolution images"
     )
-    for panel, network in zip(panels, networks.values()):
-        bars(panel, dict(zip(("clean", "generated"), own_rows(network))))
-    save_figure(chart, path)
+    for ax, network in zip(axes, networks.values()):
+        bars(ax, dict(zip(("clean", "generated"), own_rows(network))))
+    save_figure(fig, path)
 
 
 # ---------------------------------------------------------------- the claims
 
 COMMON = (
-    "Networks that differ in one thing, trained equally many steps on the same images from the "
+    "Networks that differ in one respect, trained equally many steps on the same images from the "
     "same seed, one run each. Errors are of unseen "
     f"scenes at {len(LOG_SNRS)} levels of noise; most of what a caption saves, it saves "
     "where there is much noise, in backgrounds and places. n captions of each "
-    "category are drawn. "
+    "category are generated. "
 )
 
 CROSS_ATTENTION = Experiment(
@@ -416,8 +422,8 @@ TRAINING_AUGMENTATION = Experiment(
     "training-augmentation",
     "Super-resolution trained with augmentation levels from 0 to 0.5, and with clean "
     "images alone, equally many steps, one run each. "
-    "Behind the pipeline's base stage, n captions of each of the two texture categories: "
-    "each base image that is right, and the same scene by the renderer, "
+    "After the pipeline's base stage, n captions of each of the two texture categories: "
+    "each base image that is correct, and the same scene by the renderer, "
     "are enlarged.",
     30,
     (

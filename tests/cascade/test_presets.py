@@ -1,14 +1,19 @@
 """The presets: what they hold, counted without allocating it, against what the paper states."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
-from imagen_mini.cascade.config import PRESETS
+from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.models.attention import Attention
 from imagen_mini.models.control import AttentionSite
 from imagen_mini.models.layers import Downsample, ResBlock, Upsample
 from imagen_mini.models.unet import UNet
 from imagen_mini.training.config import TRAIN_PRESETS
+from imagen_mini.utils.configuration import from_dict
+from imagen_mini.weights import WEIGHTS
 
 PAPER = PRESETS["paper"]
 
@@ -37,6 +42,17 @@ def test_the_stages_of_a_cascade_fit_together():
         units = [config.unet for config in stages.values()]
         assert [u.low_res_size for u in units[1:]] == [u.image_size for u in units[:-1]]
         assert len({u.text_width for u in units}) == 1
+
+
+@pytest.mark.parametrize("stage", ["base", "sr_256"])
+def test_the_preset_of_the_shipped_cascade_is_the_configuration_beside_its_weights(stage):
+    values = json.loads((WEIGHTS / stage / "config.json").read_text())["stage"]
+    config = from_dict(StageConfig, values)
+    assert config.text_encoder is not None
+    assert replace(config, text_encoder=None) == PRESETS["shipped"][stage]
+    assert json.loads((WEIGHTS / "model_index.json").read_text())["stages"] == list(
+        PRESETS["shipped"]
+    )
 
 
 @pytest.mark.parametrize("stage", ["base", "sr_256"])
@@ -90,7 +106,7 @@ def test_what_the_base_lacks_of_the_papers_network_is_the_difference_to_two_bill
     )
 
 
-def test_self_attention_does_not_explain_the_difference_between_the_papers_two_super_resolution_networks():
+def test_self_attention_does_not_explain_the_difference_of_the_papers_super_resolution_networks():
     with torch.device("meta"):
         site = PAPER["sr_256"].unet.grids[-1]
         both = [

@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 
 import imagen_mini.cascade.stage
 from imagen_mini.cascade.config import PRESETS
+from imagen_mini.cascade.sampling import sample_from_stage, sampling_loop, starting_noise
+from imagen_mini.cascade.sampling_options import resolve_sampling_options
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.cascade.weight_transfer import init_from_smaller
@@ -25,7 +27,7 @@ def images():
     return torch.rand(4, 3, 64, 64, generator=g) * 2 - 1, torch.randn(4, 3, 64, 64, generator=g)
 
 
-# ---------------------------------------------------------------- layers that are added
+# ---------------------------------------------------------------- growth
 
 
 def with_unet(config, **changes):
@@ -39,7 +41,7 @@ def test_added_layers_add_nothing_at_first_and_learn(images, random_text, random
     stage = DiffusionStage(
         with_unet(TINY["base"], text_layers=2, attention=("cross", "cross+self"))
     )
-    assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(
+    assert_the_output_is_kept_and_all_new_layers_have_gradients(
         stage,
         trained,
         images,
@@ -63,7 +65,7 @@ def test_added_blocks_and_attention_between_them_add_nothing_at_first_and_learn(
         with_unet(TINY["base"], blocks=(1, 2), mid_blocks=2, attention_every_block=True)
     )
     between = {f"{place}.between.0.{i}" for place in ("down.1", "mid", "up.1") for i in (0, 1)}
-    assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(
+    assert_the_output_is_kept_and_all_new_layers_have_gradients(
         stage,
         trained,
         images,
@@ -72,7 +74,7 @@ def test_added_blocks_and_attention_between_them_add_nothing_at_first_and_learn(
     )
 
 
-def assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(
+def assert_the_output_is_kept_and_all_new_layers_have_gradients(
     stage, trained, images, random_text, expected
 ):
     new = init_from_smaller(stage, trained)
@@ -89,11 +91,9 @@ def assert_it_says_what_the_trained_one_said_and_all_that_is_new_learns(
         ).weight.grad.any(), name
 
 
-def test_attention_that_looks_everywhere_alike_can_learn_again(
-    images, random_text, randomize_zero_init
-):
-    """With both gains at 0 neither has a gradient, ever; taken over, the network says the same, and
-    the keys' gains have one.
+def test_dead_channels_of_attention_can_learn_again(images, random_text, randomize_zero_init):
+    """With both gains at 0 neither ever has a gradient. After the transfer the output is the same,
+    and the keys' gains have one.
     """
     trained, stage = randomize_zero_init(DiffusionStage(TINY["base"])), DiffusionStage(TINY["base"])
     with torch.no_grad():
@@ -101,20 +101,20 @@ def test_attention_that_looks_everywhere_alike_can_learn_again(
             layer.q_norm.weight[::2], layer.k_norm.weight[::2] = 0.0, 0.0
     assert init_from_smaller(stage, trained) == []
     x_t, text, log_snr = images[1], random_text([3, 5, 4, 6]), torch.linspace(-5, 5, 4)
-    said = [net(x_t, log_snr, text) for net in (stage.net, trained.net)]
-    torch.testing.assert_close(*said, rtol=0, atol=1e-5)
-    for of in said:
-        of.square().sum().backward()
-    for woken, asleep in zip(stage.net.attention_layers, trained.net.attention_layers):
+    outputs = [net(x_t, log_snr, text) for net in (stage.net, trained.net)]
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-5)
+    for output in outputs:
+        output.square().sum().backward()
+    for revived, dead in zip(stage.net.attention_layers, trained.net.attention_layers):
         assert (
-            not asleep.k_norm.weight.grad[::2].any()
-            and not asleep.q_norm.weight.grad[::2].any()
-            and asleep.k_norm.weight.grad[1::2].all()
+            not dead.k_norm.weight.grad[::2].any()
+            and not dead.q_norm.weight.grad[::2].any()
+            and dead.k_norm.weight.grad[1::2].all()
         )
-        assert woken.k_norm.weight.grad.all(), woken.site.name
+        assert revived.k_norm.weight.grad.all(), revived.site.name
 
 
-def test_the_same_layers_take_over_all_weights():
+def test_a_stage_of_the_same_layers_receives_all_weights():
     trained, stage = DiffusionStage(TINY["base"]), DiffusionStage(TINY["base"])
     assert init_from_smaller(stage, trained) == [] and all(
         torch.equal(a, b)
@@ -160,6 +160,31 @@ def test_augmentation_keeps_the_variance_and_takes_a_level_for_each_image(images
     assert out.std((1, 2, 3)).tolist() == pytest.approx([1] * 4, abs=0.03)
     kept = (out * other).mean((1, 2, 3))  # alpha of each level
     assert kept.tolist() == pytest.approx(torch.cos(torch.pi * level / 2).tolist(), abs=0.03)
+
+
+# ---------------------------------------------------------------- sampling from a stage
+
+
+def test_a_stage_by_itself_generates_what_the_pipeline_does(tiny_pipe):
+    base, prompts, seeds = tiny_pipe.stages["base"], ["a ring", "a star"], [1, 2]
+    expected = tiny_pipe(prompts, seed=seeds, stages=("base",), progress=False).stages["base"]
+    text = tiny_pipe.text_encoder(prompts)
+    assert torch.equal(sample_from_stage(base, text, seeds), expected)
+    noise = starting_noise(base, seeds)
+    assert torch.equal(sample_from_stage(base, text, seeds, x_T=noise), expected)
+    options = replace(resolve_sampling_options(base), num_inference_steps=2, sampler="ddpm")
+    other = sample_from_stage(base, text, seeds, options)
+    states = list(sampling_loop(base, base.denoiser(text), seeds, options))
+    assert len(states) == 2 and torch.equal(states[-1].x_0_hat.clamp(-1, 1), other)
+    assert (other - expected).abs().max() > 1e-3
+
+
+def test_a_low_resolution_image_without_its_level_is_refused(tiny_pipe, batch):
+    stage, text = tiny_pipe.stages["sr_256"], tiny_pipe.text_encoder("a ring")
+    with pytest.raises(ValueError, match="low_res and aug_level go together"):
+        stage.denoiser(text, torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="low_res needs aug_level"):
+        stage.loss(**batch | {"aug_level": None})
 
 
 # ---------------------------------------------------------------- a stage
@@ -237,9 +262,9 @@ def test_the_loss_is_a_function_of_its_arguments_alone(batch, randomize_zero_ini
 def test_a_stage_s_schedule_is_the_one_of_its_configuration_shifted(schedule):
     t = torch.linspace(0.02, 0.98, 13)
     stage = DiffusionStage(replace(TINY["base"], schedule=schedule, log_snr_shift=-1.5))
-    assert torch.allclose(stage.log_snr_of(t), SCHEDULES[schedule](t) - 1.5)
+    assert torch.allclose(stage.schedule(t), SCHEDULES[schedule](t) - 1.5)
     others = [other(t) - 1.5 for name, other in SCHEDULES.items() if name != schedule]
-    assert not any(torch.allclose(stage.log_snr_of(t), other, atol=0.1) for other in others)
+    assert not any(torch.allclose(stage.schedule(t), other, atol=0.1) for other in others)
 
 
 # ---------------------------------------------------------------- on disk
@@ -318,6 +343,25 @@ def test_a_changed_configuration_is_an_error_that_names_the_field(
 def test_a_configuration_from_before_there_was_a_choice_of_schedule_means_cosine(folder):
     change_config(folder, lambda stage: stage.pop("schedule"))
     assert load_stage(folder).config == replace(TINY["base"], schedule="cosine")
+
+
+def test_a_configuration_with_former_names_of_settings_means_the_same(folder):
+    stage = load_stage(folder)
+    config = replace(stage.config, timestep_spacing="karras")
+    save_stage(DiffusionStage(config), folder)
+    former = {"timestep_spacing": "spacing"}
+    former_unet = {"attention_every_block": "attend_each", "emb_dim": "emb_width"}
+
+    def rename(values):
+        for groups, names in ((values, former), (values["unet"], former_unet)):
+            for new, old in names.items():
+                groups[old] = groups.pop(new)
+
+    change_config(folder, rename)
+    assert load_stage(folder).config == config
+    change_config(folder, lambda values: values.update(timestep_spacing="uniform"))
+    with pytest.raises(ValueError, match="'timestep_spacing' are two names of one setting"):
+        load_stage(folder)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,10 @@ IMAGE = render(
 )
 
 
+def hex_color(pixel):
+    return "#{:02X}{:02X}{:02X}".format(*pixel)
+
+
 def test_verdicts_are_the_parsers():
     prompts = ["a red circle", "a blue circle", "a cat"]
     assert judge_images(prompts, IMAGE.expand(3, -1, -1, -1)) == [True, False, None]
@@ -27,7 +31,9 @@ def test_verdicts_are_the_parsers():
 
 
 def test_a_score_line_leaves_out_what_cannot_be_judged():
-    assert score_line([True] * 7 + [False, None]) == "7 of 8 right (88 %, 95 % interval 53 to 98 %)"
+    assert (
+        score_line([True] * 7 + [False, None]) == "7 of 8 correct (88 %, 95 % interval 53 to 98 %)"
+    )
     assert score_line([None]).startswith("0 of 0")
 
 
@@ -42,25 +48,25 @@ def test_a_table_puts_images_under_their_names():
     red, blue = (
         torch.tensor(c).view(3, 1, 1).expand(3, 8, 8) for c in ([1.0, -1, -1], [-1.0, -1, 1])
     )
-    sheet = image_table(
+    grid = image_table(
         [[red, blue], [None, red]],
         ["a", "b"],
         ["1", "2"],
         cell=32,
-        frames=[[True, False], [None, None]],
+        borders=[[True, False], [None, None]],
     )
-    width, height = sheet.size
+    width, height = grid.size
     left, top = width - 2 * (32 + MARGIN) - MARGIN, height - 2 * (32 + MARGIN) - MARGIN
     middle = [
         [
-            sheet.getpixel((left + i * (32 + MARGIN) + 16, top + j * (32 + MARGIN) + 16))
+            grid.getpixel((left + i * (32 + MARGIN) + 16, top + j * (32 + MARGIN) + 16))
             for i in range(2)
         ]
         for j in range(2)
     ]
     assert middle == [[(255, 0, 0), (0, 0, 255)], [(255, 255, 255), (255, 0, 0)]]
-    frame = sheet.getpixel((left - 1, top + 16))
-    assert "#%02X%02X%02X" % frame == BORDERS[True]
+    border = grid.getpixel((left - 1, top + 16))
+    assert hex_color(border) == BORDERS[True]
 
 
 def test_a_table_counts_its_names():
@@ -68,10 +74,10 @@ def test_a_table_counts_its_names():
         image_table([[None], [None]], ["a"], ["1"])
 
 
-def test_frames_say_correct_and_wrong():
-    sheet = image_grid([IMAGE[0]] * 3, ["", "", ""], cell=32, frames=[True, False, "#123456"])
+def test_borders_say_correct_and_incorrect():
+    grid = image_grid([IMAGE[0]] * 3, ["", "", ""], cell=32, borders=[True, False, "#123456"])
     colors = [
-        "#%02X%02X%02X" % sheet.getpixel((MARGIN - 1 + i * (32 + 2 * MARGIN), MARGIN + 16))
+        hex_color(grid.getpixel((MARGIN - 1 + i * (32 + 2 * MARGIN), MARGIN + 16)))
         for i in range(3)
     ]
     assert colors == [BORDERS[True], BORDERS[False], "#123456"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from imagen_mini.course.exercises import Checked, Wrong, checks, expect_close
+from imagen_mini.course.exercises import Checked, WrongAnswerError, checks, expect_close
 
 NAMES = sorted(
     p.stem for p in (Path(__file__).parents[1] / "support" / "exercise_solutions").glob("nb*.py")
@@ -34,7 +34,7 @@ def test_a_blank_has_no_mark(name):
 
     found = check_of(name)(my_answer)
     assert (
-        found.right is None
+        found.correct is None
         and "my_answer" in found.message
         and repr(found).startswith("No answer yet")
     )
@@ -43,36 +43,37 @@ def test_a_blank_has_no_mark(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_reference_passes(name):
     found = check_of(name)(answers_to(name).reference)
-    assert found.right is True, found
+    assert found.correct is True, found
 
 
 @pytest.mark.parametrize(
-    "name, number", [(name, i) for name in NAMES for i in range(len(answers_to(name).WRONG))]
+    "name, number",
+    [(name, i) for name in NAMES for i in range(len(answers_to(name).INCORRECT_ANSWERS))],
 )
 def test_plausible_mistakes_fail_with_a_message_that_helps(name, number):
-    answer, words = answers_to(name).WRONG[number]
+    answer, words = answers_to(name).INCORRECT_ANSWERS[number]
     found = check_of(name)(answer)
-    assert found.right is False, found
+    assert found.correct is False, found
     assert words in found.message, found
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_there_are_two_mistakes_or_more(name):
-    assert len(answers_to(name).WRONG) >= 2
+    assert len(answers_to(name).INCORRECT_ANSWERS) >= 2
 
 
 def test_a_check_tells_errors_from_blanks():
     @checks
     def check(answer):
         if answer(2) != 4:
-            raise Wrong("not the square")
+            raise WrongAnswerError("not the square")
         return "the square"
 
     assert check(lambda x: x * x) == Checked(True, "the square")
     assert check(lambda x: x + 1) == Checked(False, "not the square")
-    assert check(lambda x: None).right is None
+    assert check(lambda x: None).correct is None
     assert (
-        check(lambda x: 1 / 0).right is False
+        check(lambda x: 1 / 0).correct is False
         and "ZeroDivisionError" in check(lambda x: 1 / 0).message
     )
 
@@ -87,6 +88,6 @@ def test_a_check_tells_errors_from_blanks():
     ],
 )
 def test_what_is_not_close_is_named(seen, words):
-    with pytest.raises(Wrong, match=words.replace("[", r"\[")):
+    with pytest.raises(WrongAnswerError, match=words.replace("[", r"\[")):
         expect_close(seen, torch.tensor([1.0, 2.0]), "x_t")
     expect_close(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0]), "x_t")

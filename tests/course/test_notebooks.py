@@ -1,5 +1,5 @@
-"""The notebooks: each source and its .ipynb hold together, and each runs from its first cell to its
-last.
+"""The notebooks: each source agrees with its .ipynb, and each notebook runs from its first cell to
+its last.
 """
 
 import ast
@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from notebooks.make import CELL_SECONDS, facts, keep_outputs, lighter, read, run, sources, table
+from notebooks.make import (
+    CELL_SECONDS,
+    SETUP_CELL,
+    facts,
+    keep_outputs,
+    lighter,
+    read,
+    run,
+    sources,
+    table,
+)
 
 SOURCES = sources()
 NAMES = [p.stem for p in SOURCES]
@@ -19,7 +29,7 @@ each = pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 LARGEST = 1_500_000  # bytes of an .ipynb
 
 
-def made(source):
+def built(source):
     return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
 
 
@@ -33,19 +43,19 @@ def test_they_are_numbered_without_gaps():
 
 
 @each
-def test_a_pair_holds_together(source):
-    expected, found = read(source), made(source)
+def test_a_notebook_is_built_from_its_source(source):
+    expected, found = read(source), built(source)
     assert [(c.cell_type, c.source) for c in found.cells] == [
         (c.cell_type, c.source) for c in expected.cells
     ], (
-        f"{source.with_suffix('.ipynb').name} is not made from {source.name}: python -m "
+        f"{source.with_suffix('.ipynb').name} is not built from {source.name}: python -m "
         f"notebooks.make {source.name[:2]}"
     )
 
 
 @each
-def test_what_a_reader_opens_holds_its_outputs(source):
-    notebook = made(source)
+def test_a_notebook_contains_its_outputs(source):
+    notebook = built(source)
     cells = code_cells(notebook)
     assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
     outputs = [o for c in cells for o in c.outputs]
@@ -57,17 +67,15 @@ def test_what_a_reader_opens_holds_its_outputs(source):
 
 
 @each
-def test_a_source_keeps_to_the_form(source):
+def test_a_source_has_the_common_form(source):
     notebook = read(source)
     title, objective, before = facts(notebook)
     assert title.startswith(source.name[:2]) and objective and before
-    first = read(SOURCES[0])
-    assert notebook.cells[1].source == first.cells[1].source, (
-        "the cell for Colab is the same everywhere"
-    )
+    assert notebook.cells[1].source == SETUP_CELL.rstrip("\n"), "the setup cell comes second"
+    assert "REPOSITORY" not in source.read_text(), "the setup cell is in notebooks/make.py only"
     tree = ast.parse("\n".join(c.source for c in code_cells(notebook)))
-    assert not [node.name for node in ast.trajectory(tree) if isinstance(node, ast.ClassDef)]
-    modules = [node.module for node in ast.trajectory(tree) if isinstance(node, ast.ImportFrom)]
+    assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert not [m for m in modules if m.split(".")[0] in ("sample", "train", "tests")], (
         "only the package is installed everywhere"
     )
@@ -78,22 +86,30 @@ def test_a_source_keeps_to_the_form(source):
 
 
 @each
-def test_a_link_leads_to_a_notebook(source):
+def test_every_link_leads_to_a_notebook(source):
     for word in source.read_text().replace("(", " ").replace(")", " ").split():
         if word.endswith(".ipynb"):
             assert (source.parent / word).with_suffix(".py").is_file(), word
 
 
-def test_the_table_is_of_these_notebooks():
+def test_the_table_lists_these_notebooks():
     readme = (SOURCES[0].parent / "README.md").read_text()
     assert table() in readme, "python -m notebooks.make --convert"
 
 
-# ---------------------------------------------------------------- the maker
+# ---------------------------------------------------------------- the builder
 
 
 def notebook_of(*cells):
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+
+
+def test_the_setup_cell_sets_the_wait_policy_before_torch_is_imported():
+    assert 'os.environ.setdefault("OMP_WAIT_POLICY", "passive")' in SETUP_CELL
+    assert "import torch" not in SETUP_CELL
+    for source in SOURCES:
+        first, second, *_ = read(source).cells
+        assert (first.cell_type, second.cell_type) == ("markdown", "code"), source.name
 
 
 def test_a_slow_cell_is_named():
@@ -109,7 +125,7 @@ def test_outputs_of_unchanged_cells_are_kept():
     assert new.cells[0].outputs[0].data["text/plain"] == "2"
 
 
-def test_a_image_of_few_colours_becomes_light_and_noise_and_soft_transitions_stay():
+def test_only_images_of_few_colours_are_quantized():
     def as_png(pixels):
         file = BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
@@ -118,10 +134,10 @@ def test_a_image_of_few_colours_becomes_light_and_noise_and_soft_transitions_sta
     g = np.random.default_rng(0)
     plain = np.full((96, 96, 3), (200, 60, 40), np.uint8)
     plain[20:60, 30:80] = (20, 90, 220)
-    # as networks draw plain things
+    # as networks generate plain objects
     grainy = (plain + g.integers(-2, 3, plain.shape)).astype(np.uint8)
     noise = g.integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    soft = np.full((96, 96, 3), 255, np.uint8)  # as blurs on a plain ground are
+    soft = np.full((96, 96, 3), 255, np.uint8)  # like a blur on a plain background
     soft[:32, :, 1:] = np.linspace(255, 215, 96, dtype=np.uint8)[:, None]
     small = lighter(as_png(grainy))
     with Image.open(BytesIO(small)) as image:
@@ -135,7 +151,7 @@ def test_a_first_cell_without_an_objective_is_refused():
         facts(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 99 A title")]))
 
 
-# ---------------------------------------------------------------- all of them, run
+# ---------------------------------------------------------------- running all of them
 
 
 @pytest.mark.notebook

@@ -14,7 +14,6 @@ from imagen_mini.diffusion.losses import convert_loss_weight, min_snr_weight, si
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.diffusion.schedules import (
     alpha_sigma,
-    betas_from_log_snr,
     log_snr_from_betas,
     rescale_terminal_snr,
 )
@@ -27,7 +26,7 @@ TABLE = torch.cat([torch.tensor([float("inf")], dtype=torch.float64), log_snr_fr
 MODEL_OUTPUT = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}  # theirs
 
 
-def log_snr_of(t):
+def schedule(t):
     """Their discrete schedule as a function of our t."""
     return TABLE[(t * 1000).round().long()]
 
@@ -48,14 +47,14 @@ def noise(step):
     )
 
 
-def make(scheduler, kind, n, **options):
+def make(scheduler, prediction_type, n, **options):
     """One of their schedulers in float64, ready for n steps."""
     made = getattr(diffusers, scheduler)(
         num_train_timesteps=1000,
         beta_start=1e-4,
         beta_end=0.02,
         beta_schedule="linear",
-        prediction_type=MODEL_OUTPUT[kind],
+        prediction_type=MODEL_OUTPUT[prediction_type],
         **options,
     )
     made.alphas_cumprod = torch.cumprod(1 - BETAS, 0)
@@ -63,21 +62,21 @@ def make(scheduler, kind, n, **options):
     return made
 
 
-def theirs(scheduler, kind, step_options):
+def theirs(scheduler, prediction_type, step_options):
     """Their loop: the network's output at each timestep, and one step; yields x after each."""
     x = x_T()
     for step, i in enumerate(scheduler.timesteps):
         log_snr = TABLE[i.item() + 1]
-        output = from_x_0(estimate(x, log_snr), kind, x, log_snr)
+        output = from_x_0(estimate(x, log_snr), prediction_type, x, log_snr)
         x = scheduler.step(output, i, x, **step_options(step)).prev_sample
         yield x
 
 
 def ours(scheduler, sampler, **options):
-    """Our loop through the same times."""
-    times = torch.cat([(scheduler.timesteps.double() + 1) / 1000, torch.zeros(1)])
+    """Our loop through the same timesteps."""
+    timesteps = torch.cat([(scheduler.timesteps.double() + 1) / 1000, torch.zeros(1)])
     for state in sample(
-        lambda x, t: estimate(x, log_snr_of(t)), x_T(), times, log_snr_of, sampler, noise, **options
+        lambda x, t: estimate(x, schedule(t)), x_T(), timesteps, schedule, sampler, noise, **options
     ):
         yield state.x
 
@@ -90,13 +89,16 @@ def with_exact_noise_levels(scheduler):
     return scheduler
 
 
-@pytest.mark.parametrize("kind", ["eps", "x_0", "v"])
-def test_the_conversions(kind):
-    scheduler, log_snr = make("DDIMScheduler", kind, 10, clip_sample=False), TABLE[501]
+@pytest.mark.parametrize("prediction_type", ["eps", "x_0", "v"])
+def test_the_conversions(prediction_type):
+    scheduler, log_snr = make("DDIMScheduler", prediction_type, 10, clip_sample=False), TABLE[501]
     output = noise(0)
     out = scheduler.step(output, 500, x_T())
     assert torch.allclose(
-        to_x_0(output, kind, x_T(), log_snr), out.pred_original_sample, rtol=0, atol=1e-10
+        to_x_0(output, prediction_type, x_T(), log_snr),
+        out.pred_original_sample,
+        rtol=0,
+        atol=1e-10,
     )
 
 
@@ -117,19 +119,24 @@ def test_ddim(eta, spacing):
         assert torch.allclose(a, b, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["eps", "v"])
+@pytest.mark.parametrize("prediction_type", ["eps", "v"])
 @pytest.mark.parametrize("variance, gamma", [("fixed_small", 0.0), ("fixed_large", 1.0)])
-def test_ddpm(kind, variance, gamma, monkeypatch):
-    # Differs: diffusers draws its noise itself, and adds none in the last step, where with the
+def test_ddpm(prediction_type, variance, gamma, monkeypatch):
+    # Differs: diffusers samples its noise itself, and adds none in the last step, where with the
     # larger variance we add beta
-    scheduler = make("DDPMScheduler", kind, 10, clip_sample=False, variance_type=variance)
+    scheduler = make(
+        "DDPMScheduler", prediction_type, 10, clip_sample=False, variance_type=variance
+    )
     draws = iter(range(10))
     monkeypatch.setattr(
         "diffusers.schedulers.scheduling_ddpm.randn_tensor",
         lambda *args, **options: noise(next(draws)),
     )
     trajectories = list(
-        zip(theirs(scheduler, kind, lambda step: {}), ours(scheduler, "ddpm", gamma=gamma))
+        zip(
+            theirs(scheduler, prediction_type, lambda step: {}),
+            ours(scheduler, "ddpm", gamma=gamma),
+        )
     )
     for a, b in trajectories[:-1] if gamma else trajectories:
         assert torch.allclose(a, b, rtol=0, atol=1e-8)
@@ -138,29 +145,31 @@ def test_ddpm(kind, variance, gamma, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("kind", ["eps", "x_0", "v"])
+@pytest.mark.parametrize("prediction_type", ["eps", "x_0", "v"])
 @pytest.mark.parametrize("n", [1, 2, 10, 25])
-def test_dpm_solver_pp_2m(kind, n):
+def test_dpm_solver_pp_2m(prediction_type, n):
     # Differs: diffusers computes each step in float32, whatever it is given, which is why the
     # tolerance is that of float32
     scheduler = with_exact_noise_levels(
         make(
             "DPMSolverMultistepScheduler",
-            kind,
+            prediction_type,
             n,
             algorithm_type="dpmsolver++",
             solver_order=2,
             solver_type="midpoint",
         )
     )
-    trajectories = list(zip(theirs(scheduler, kind, lambda step: {}), ours(scheduler, "dpmpp_2m")))
+    trajectories = list(
+        zip(theirs(scheduler, prediction_type, lambda step: {}), ours(scheduler, "dpmpp_2m"))
+    )
     assert len(trajectories) == n
     for a, b in trajectories:
         assert torch.allclose(a, b, rtol=0, atol=2e-5)
 
 
 def test_sde_dpm_solver_pp_2m(monkeypatch):
-    # Differs: as above, and diffusers draws its noise itself
+    # Differs: as above, and diffusers samples its noise itself
     draws = iter(range(10))
     monkeypatch.setattr(
         "diffusers.schedulers.scheduling_dpmsolver_multistep.randn_tensor",
@@ -186,8 +195,8 @@ def test_sde_dpm_solver_pp_2m(monkeypatch):
 
 @pytest.mark.parametrize("n", [1, 2, 10, 25])
 def test_heun(n):
-    # Differs: diffusers walks y = x_t / alpha_t with EDM's noise level sigma / alpha, and lists
-    # each middle time twice, once for each of the two calls
+    # Differs: diffusers steps through y = x_t / alpha_t with EDM's noise level sigma / alpha, and
+    # lists each middle time twice, once for each of the two calls
     scheduler = with_exact_noise_levels(
         make("HeunDiscreteScheduler", "eps", n, timestep_spacing="trailing")
     )
@@ -197,7 +206,7 @@ def test_heun(n):
         log_snr = TABLE[int(i) + 1]
         x = alpha_sigma(log_snr)[0] * y
         y = scheduler.step(from_x_0(estimate(x, log_snr), "eps", x, log_snr), i, y).prev_sample
-        if call % 2 == 1:  # after the second look: y is at the time of the next call
+        if call % 2 == 1:  # after the second call: y is at the time of the next call
             ends.append(alpha_sigma(TABLE[int(scheduler.timesteps[call + 1]) + 1])[0] * y)
     ends.append(y)  # no noise: alpha = 1
     scheduler.timesteps = torch.cat([scheduler.timesteps[:1], scheduler.timesteps[1::2]])
@@ -237,19 +246,21 @@ def test_snr_and_min_snr_weights():
     i = torch.arange(1000)
     snr, log_snr = compute_snr(make("DDPMScheduler", "eps", 10), i).double(), TABLE[i + 1]
     assert torch.allclose(simple_weight(log_snr), snr, rtol=1e-5)
-    for kind, base in (("eps", snr), ("v", snr + 1)):
+    for prediction_type, base in (("eps", snr), ("v", snr + 1)):
         assert torch.allclose(
-            convert_loss_weight(kind, min_snr_weight(log_snr, 5.0), log_snr),
+            convert_loss_weight(prediction_type, min_snr_weight(log_snr, 5.0), log_snr),
             snr.clamp(max=5) / base,
             rtol=1e-5,
-        ), kind
+        ), prediction_type
 
 
 def test_rescaling_to_zero_terminal_snr():
     from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
     log_snr = log_snr_from_betas(BETAS)
-    betas = betas_from_log_snr(rescale_terminal_snr(log_snr, log_snr[0], log_snr[-1]))
+    rescaled = torch.sigmoid(rescale_terminal_snr(log_snr, log_snr[0], log_snr[-1]))
+    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), rescaled])
+    betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
     assert betas[-1] == 1 and torch.allclose(
         betas, rescale_zero_terminal_snr(BETAS), rtol=0, atol=1e-10
     )

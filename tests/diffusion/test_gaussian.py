@@ -33,17 +33,20 @@ def images():
     return x_0, eps, q_sample(x_0, eps, LOG_SNR)
 
 
-def truth(kind, x_0, eps):
+def truth(prediction_type, x_0, eps):
     """What the network should predict, from its definition in x_0 and eps alone."""
     alpha, sigma = (c[:, None, None, None] for c in alpha_sigma(LOG_SNR))
-    return {"x_0": x_0, "eps": eps, "v": alpha * eps - sigma * x_0}[kind]
+    return {"x_0": x_0, "eps": eps, "v": alpha * eps - sigma * x_0}[prediction_type]
 
 
-@pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_the_target_is_the_one_of_the_definition(kind, images):
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_the_target_is_the_one_of_the_definition(prediction_type, images):
     x_0, eps, x_t = images
     assert torch.allclose(
-        from_x_0(x_0, kind, x_t, LOG_SNR), truth(kind, x_0, eps), rtol=0, atol=1e-9
+        from_x_0(x_0, prediction_type, x_t, LOG_SNR),
+        truth(prediction_type, x_0, eps),
+        rtol=0,
+        atol=1e-9,
     )
 
 
@@ -84,9 +87,9 @@ def test_batches_of_one_and_scalars_keep_shape_and_dtype(b, dtype):
     x_0, eps = torch.ones(b, 3, 4, 4, dtype=dtype), torch.zeros(b, 3, 4, 4, dtype=dtype)
     for log_snr in (torch.tensor(0.5, dtype=dtype), torch.full((b,), 0.5, dtype=dtype)):
         x_t = q_sample(x_0, eps, log_snr)
-        for kind in PREDICTION_TYPES:
-            there = from_x_0(x_0, kind, x_t, log_snr)
-            back = to_x_0(there, kind, x_t, log_snr)
+        for prediction_type in PREDICTION_TYPES:
+            there = from_x_0(x_0, prediction_type, x_t, log_snr)
+            back = to_x_0(there, prediction_type, x_t, log_snr)
             assert there.shape == back.shape == x_0.shape and there.dtype == back.dtype == dtype
             assert torch.allclose(back, x_0, atol=1e-5)
 
@@ -99,13 +102,20 @@ def test_from_pure_noise_v_and_x_0_say_what_the_image_is_and_eps_is_refused():
     log_snr = torch.tensor([-math.inf, 0.0], dtype=torch.float64)
     x_t = q_sample(x_0, eps, log_snr)
     assert torch.equal(x_t[0], eps[0])
-    for kind in PREDICTION_TYPES:
-        assert from_x_0(x_0, kind, x_t, log_snr).isfinite().all(), kind
-    for kind in ("x_0", "v"):
+    for prediction_type in PREDICTION_TYPES:
+        assert from_x_0(x_0, prediction_type, x_t, log_snr).isfinite().all(), prediction_type
+    for prediction_type in ("x_0", "v"):
         assert torch.allclose(
-            to_x_0(from_x_0(x_0, kind, x_t, log_snr), kind, x_t, log_snr), x_0, rtol=0, atol=1e-12
-        ), kind
-        assert denoising_loss(torch.zeros_like(x_0), kind, x_0, x_t, log_snr).isfinite().all()
+            to_x_0(from_x_0(x_0, prediction_type, x_t, log_snr), prediction_type, x_t, log_snr),
+            x_0,
+            rtol=0,
+            atol=1e-12,
+        ), prediction_type
+        assert (
+            denoising_loss(torch.zeros_like(x_0), prediction_type, x_0, x_t, log_snr)
+            .isfinite()
+            .all()
+        )
     with pytest.raises(ValueError, match="log_snr -inf.*predict 'x_0' or 'v'"):
         to_x_0(eps, "eps", x_t, log_snr)
     with pytest.raises(ValueError, match="log_snr -inf.*predict 'x_0' or 'v'"):
@@ -115,10 +125,10 @@ def test_from_pure_noise_v_and_x_0_say_what_the_image_is_and_eps_is_refused():
 # ---------------------------------------------------------------- loss
 
 
-@pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_the_loss_of_the_perfect_prediction_is_zero(kind, images):
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_the_loss_of_the_perfect_prediction_is_zero(prediction_type, images):
     x_0, eps, x_t = images
-    loss = denoising_loss(truth(kind, x_0, eps), kind, x_0, x_t, LOG_SNR)
+    loss = denoising_loss(truth(prediction_type, x_0, eps), prediction_type, x_0, x_t, LOG_SNR)
     assert loss.shape == (len(x_0),) and loss.max() < 1e-10
 
 
@@ -131,21 +141,26 @@ def test_the_loss_is_the_weighted_squared_error_of_x_0_in_every_parameterisation
     expected = torch.minimum(1 / sigma**2, torch.tensor(5.0)) * (x_0_hat - x_0).square().mean(
         (1, 2, 3)
     )
-    for kind in PREDICTION_TYPES:
-        loss = denoising_loss(from_x_0(x_0_hat, kind, x_t, LOG_SNR), kind, x_0, x_t, LOG_SNR)
+    for prediction_type in PREDICTION_TYPES:
+        loss = denoising_loss(
+            from_x_0(x_0_hat, prediction_type, x_t, LOG_SNR), prediction_type, x_0, x_t, LOG_SNR
+        )
         # the error itself is taken in float32
-        assert torch.allclose(loss, expected, rtol=2e-3), kind
+        assert torch.allclose(loss, expected, rtol=2e-3), prediction_type
 
 
-@pytest.mark.parametrize("kind", PREDICTION_TYPES)
-def test_a_squared_error_of_x_0_grows_in_another_space_as_stated(kind, images):
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_a_squared_error_of_x_0_grows_in_another_space_as_stated(prediction_type, images):
     x_0, _, x_t = images
     error = (
-        (from_x_0(x_0 + 0.1, kind, x_t, LOG_SNR) - from_x_0(x_0, kind, x_t, LOG_SNR))
+        (
+            from_x_0(x_0 + 0.1, prediction_type, x_t, LOG_SNR)
+            - from_x_0(x_0, prediction_type, x_t, LOG_SNR)
+        )
         .square()
         .mean((1, 2, 3))
     )
-    assert torch.allclose(error, snr_factor(kind, LOG_SNR) * 0.01, rtol=1e-6)
+    assert torch.allclose(error, snr_factor(prediction_type, LOG_SNR) * 0.01, rtol=1e-6)
 
 
 def test_without_its_cap_the_loss_is_the_plain_squared_error_of_v(images):
@@ -167,10 +182,10 @@ def test_the_weight_never_exceeds_its_cap_and_reaches_it():
 # ---------------------------------------------------------------- weights
 
 SNR = LOG_SNR.exp()
-WEIGHTS = {"simple": simple_weight, "p2": p2_weight, **LOSS_WEIGHTS}
+WEIGHTS = {"simple": simple_weight, **LOSS_WEIGHTS}
 
 
-def test_the_balanced_weight_is_one_in_noise_grows_like_the_root_of_the_snr_from_its_knee_on_and_is_capped():
+def test_the_sqrt_snr_weight_is_one_in_noise_then_the_root_of_the_snr_from_its_knee_to_its_cap():
     at = torch.tensor([-20.0, -5.0, 0.0, 2.0, 12.0], dtype=torch.float64)
     assert torch.allclose(
         sqrt_snr_weight(at, cap=60.0),
@@ -183,23 +198,25 @@ def test_the_balanced_weight_is_one_in_noise_grows_like_the_root_of_the_snr_from
 
 
 @pytest.mark.parametrize(
-    "kind, expected",
+    "prediction_type, expected",
     [
         ("eps", SNR.clamp(max=5) / SNR),
         ("x_0", SNR.clamp(max=5)),
         ("v", SNR.clamp(max=5) / (SNR + 1)),
     ],
 )
-def test_min_snr_is_the_weight_that_its_paper_gives_for_each_parameterisation(kind, expected):
+def test_min_snr_is_the_weight_that_its_paper_gives_for_each_parameterisation(
+    prediction_type, expected
+):
     assert torch.allclose(
-        convert_loss_weight(kind, min_snr_weight(LOG_SNR), LOG_SNR), expected, rtol=1e-12
+        convert_loss_weight(prediction_type, min_snr_weight(LOG_SNR), LOG_SNR), expected, rtol=1e-12
     )
 
 
 @pytest.mark.parametrize("gamma, k", [(0.5, 1.0), (1.0, 1.0), (2.0, 0.3)])
 def test_p2_divides_the_plain_loss_on_eps(gamma, k):
     assert torch.allclose(
-        convert_loss_weight("eps", p2_weight(LOG_SNR, gamma, k), LOG_SNR),
+        convert_loss_weight("eps", p2_weight(LOG_SNR, gamma=gamma, k=k), LOG_SNR),
         (k + SNR) ** -gamma,
         rtol=1e-10,
     )
@@ -210,16 +227,21 @@ def test_p2_with_gamma_zero_and_min_snr_without_a_bound_are_the_plain_loss_on_ep
     assert torch.equal(min_snr_weight(LOG_SNR, gamma=math.inf), simple_weight(LOG_SNR))
 
 
-@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_a_loss_is_the_same_in_every_parameterisation(kind, name, images):
+def test_a_loss_is_the_same_in_every_parameterisation(prediction_type, name, images):
     x_0, eps, x_t = images
     x_0_hat = x_0 + torch.linspace(-0.5, 0.5, x_0[0].numel(), dtype=torch.float64).view(
         x_0[0].shape
     )
     expected = WEIGHTS[name](LOG_SNR) * (x_0_hat - x_0).square().mean((1, 2, 3))
     loss = denoising_loss(
-        from_x_0(x_0_hat, kind, x_t, LOG_SNR), kind, x_0, x_t, LOG_SNR, weight=WEIGHTS[name]
+        from_x_0(x_0_hat, prediction_type, x_t, LOG_SNR),
+        prediction_type,
+        x_0,
+        x_t,
+        LOG_SNR,
+        weight=WEIGHTS[name],
     )
     assert torch.allclose(loss, expected, rtol=2e-3)  # the error itself is taken in float32
 
@@ -234,9 +256,23 @@ def test_the_simple_weight_is_the_plain_squared_error_of_eps(images):
     )
 
 
-@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_weights_stay_finite_and_positive_far_beyond_the_schedules(kind, name):
+def test_weights_stay_finite_and_positive_far_beyond_the_schedules(prediction_type, name):
     log_snr = torch.tensor([-60.0, -12.0, 0.0, 12.0, 60.0])
-    weight = convert_loss_weight(kind, WEIGHTS[name](log_snr), log_snr)
+    weight = convert_loss_weight(prediction_type, WEIGHTS[name](log_snr), log_snr)
     assert weight.dtype == torch.float32 and weight.isfinite().all() and (weight > 0).all()
+
+
+def test_the_cap_of_p2_is_one_of_the_weight_and_never_reached_by_default():
+    assert p2_weight(LOG_SNR).max() < 1 and p2_weight(LOG_SNR, 5.0).max() < 1
+    assert torch.equal(p2_weight(LOG_SNR, 0.25), p2_weight(LOG_SNR).clamp(max=0.25))
+
+
+@pytest.mark.parametrize("name", LOSS_WEIGHTS)
+def test_every_weight_in_the_table_takes_the_cap_as_its_second_argument(name):
+    assert LOSS_WEIGHTS[name](LOG_SNR, 0.5).max() <= 0.5
+
+
+def test_the_former_name_of_a_weight_is_still_known():
+    assert LOSS_WEIGHTS["balanced"] is LOSS_WEIGHTS["sqrt_snr"] is sqrt_snr_weight

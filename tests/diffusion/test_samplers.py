@@ -10,6 +10,7 @@ from imagen_mini.diffusion.gaussian import PREDICTION_TYPES, from_x_0
 from imagen_mini.diffusion.guidance import make_denoiser
 from imagen_mini.diffusion.samplers import (
     SAMPLERS,
+    Sampler,
     ddim_invert,
     ddim_step,
     ddpm_step,
@@ -17,12 +18,14 @@ from imagen_mini.diffusion.samplers import (
     heun_step,
     posterior_variance,
     sample,
+    samplers_with,
 )
 from imagen_mini.diffusion.schedules import (
     alpha_sigma,
     cosine_log_snr,
     cosine_t,
     linear_log_snr,
+    make_schedule,
     sigmoid_log_snr,
     zero_terminal_snr,
 )
@@ -36,7 +39,7 @@ from imagen_mini.utils.rng import generator, randn
 
 MEAN, STD = 0.3, 0.5
 DETERMINISTIC = ("ddim", "dpmpp_2m", "heun")
-EVERY_WALK = [
+EVERY_TRAJECTORY = [
     ("ddim", {}),
     ("ddim", {"eta": 0.5}),
     ("ddim", {"eta": 1.0}),
@@ -52,21 +55,21 @@ SCHEDULES = {
     "sigmoid": sigmoid_log_snr,
     "zero terminal": zero_terminal_snr(linear_log_snr),
 }
-every_schedule = pytest.mark.parametrize("log_snr_of", SCHEDULES.values(), ids=SCHEDULES)
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
-def gaussian_denoiser(x_t, t, log_snr_of=cosine_log_snr):
+def gaussian_denoiser(x_t, t, schedule=cosine_log_snr):
     """E[x_0 | x_t] where x_0 is normal with mean MEAN and deviation STD: linear regression."""
-    alpha, sigma = alpha_sigma(log_snr_of(t.double()))
+    alpha, sigma = alpha_sigma(schedule(t.double()))
     return MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (x_t - alpha * MEAN)
 
 
-def gaussian_flow(x_T, log_snr_of=cosine_log_snr):
+def gaussian_flow(x_T, schedule=cosine_log_snr):
     """Where the probability-flow ODE takes x_T: normal at every t, so it keeps each point's
     standardised value.
     """
     (alpha_1, sigma_1), (alpha_0, sigma_0) = (
-        alpha_sigma(log_snr_of(torch.tensor(t, dtype=torch.float64))) for t in (1.0, 0.0)
+        alpha_sigma(schedule(torch.tensor(t, dtype=torch.float64))) for t in (1.0, 0.0)
     )
     z = (x_T - alpha_1 * MEAN) / (alpha_1**2 * STD**2 + sigma_1**2).sqrt()
     return alpha_0 * MEAN + (alpha_0**2 * STD**2 + sigma_0**2).sqrt() * z
@@ -106,8 +109,8 @@ def test_the_error_falls_at_the_order_of_the_method_when_log_snr_is_evenly_space
     start, end = (cosine_log_snr(torch.tensor(t, dtype=torch.float64)) for t in (1.0, 0.0))
     error = []
     for n in steps:
-        times = cosine_t(torch.linspace(start, end, n + 1, dtype=torch.float64))
-        *_, last = sample(gaussian_denoiser, x_T, times, cosine_log_snr, sampler)
+        timesteps = cosine_t(torch.linspace(start, end, n + 1, dtype=torch.float64))
+        *_, last = sample(gaussian_denoiser, x_T, timesteps, cosine_log_snr, sampler)
         error.append((last.x - gaussian_flow(x_T)).abs().mean())
     assert fitted_order(steps, error) == pytest.approx(order, abs=0.25), error
 
@@ -115,25 +118,25 @@ def test_the_error_falls_at_the_order_of_the_method_when_log_snr_is_evenly_space
 @every_schedule
 @pytest.mark.parametrize("sampler, tolerance", [("ddim", 0.03), ("dpmpp_2m", 0.01), ("heun", 0.01)])
 def test_every_deterministic_sampler_follows_the_probability_flow_of_every_schedule(
-    log_snr_of, sampler, tolerance
+    schedule, sampler, tolerance
 ):
     x_T = noise64(8, "x_T")
     *_, last = sample(
-        lambda x, t: gaussian_denoiser(x, t, log_snr_of),
+        lambda x, t: gaussian_denoiser(x, t, schedule),
         x_T,
         uniform_timesteps(100).double(),
-        log_snr_of,
+        schedule,
         sampler,
     )
-    assert (last.x - gaussian_flow(x_T, log_snr_of)).abs().mean() < tolerance
+    assert (last.x - gaussian_flow(x_T, schedule)).abs().mean() < tolerance
 
 
 @pytest.mark.parametrize(
-    "log_snr_of", [cosine_log_snr, SCHEDULES["zero terminal"]], ids=["cosine", "zero terminal"]
+    "schedule", [cosine_log_snr, SCHEDULES["zero terminal"]], ids=["cosine", "zero terminal"]
 )
-@pytest.mark.parametrize("sampler, options", EVERY_WALK)
+@pytest.mark.parametrize("sampler, options", EVERY_TRAJECTORY)
 def test_every_sampler_gives_the_mean_and_the_covariance_of_a_normal_distribution(
-    log_snr_of, sampler, options
+    schedule, sampler, options
 ):
     mean = torch.tensor([0.2, -0.4, 0.1], dtype=torch.float64)
     covariance = torch.tensor(
@@ -142,7 +145,7 @@ def test_every_sampler_gives_the_mean_and_the_covariance_of_a_normal_distributio
     eye = torch.eye(3, dtype=torch.float64)
 
     def denoise(x_t, t):  # E[x_0 | x_t]: linear regression again, of vectors
-        alpha, sigma = alpha_sigma(log_snr_of(t.double()))
+        alpha, sigma = alpha_sigma(schedule(t.double()))
         gain = alpha * covariance @ torch.linalg.inv(alpha**2 * covariance + sigma**2 * eye)
         return (mean + (x_t[:, :, 0, 0] - alpha * mean) @ gain.T)[:, :, None, None]
 
@@ -154,7 +157,7 @@ def test_every_sampler_gives_the_mean_and_the_covariance_of_a_normal_distributio
         denoise,
         generate("x_T"),
         uniform_timesteps(steps).double(),
-        log_snr_of,
+        schedule,
         sampler,
         noise=lambda step: generate(step),
         **options,
@@ -171,24 +174,32 @@ def test_other_spacings_arrive_at_the_same_place(spacing, sampler):
     *_, last = sample(
         gaussian_denoiser,
         x_T,
-        spacing(200, cosine_log_snr, cosine_t).double(),
+        spacing(200, make_schedule("cosine")).double(),
         cosine_log_snr,
         sampler,
     )
     assert (last.x - gaussian_flow(x_T)).abs().mean() < 0.02
 
 
-@pytest.mark.parametrize("sampler, options", EVERY_WALK)
+@pytest.mark.parametrize("sampler, options", EVERY_TRAJECTORY)
 def test_the_trajectory_does_not_depend_on_the_parameterisation(sampler, options, random_text):
-    def images(kind):
+    def images(prediction_type):
         # makes the same estimate, whatever it is asked to predict
         def network(x_t, log_snr, text, control):
             return from_x_0(
-                x_t.tanh() + text.emb.mean((1, 2))[:, None, None, None], kind, x_t, log_snr
+                x_t.tanh() + text.emb.mean((1, 2))[:, None, None, None],
+                prediction_type,
+                x_t,
+                log_snr,
             )
 
         denoise = make_denoiser(
-            network, random_text([3, 2], dtype=torch.float64), cosine_log_snr, kind, 2.0, "dynamic"
+            network,
+            random_text([3, 2], dtype=torch.float64),
+            cosine_log_snr,
+            prediction_type,
+            2.0,
+            "dynamic",
         )
         return run(
             denoise,
@@ -199,8 +210,10 @@ def test_the_trajectory_does_not_depend_on_the_parameterisation(sampler, options
             **options,
         ).x
 
-    for kind in PREDICTION_TYPES:
-        assert torch.allclose(images(kind), images("x_0"), rtol=0, atol=1e-8), kind
+    for prediction_type in PREDICTION_TYPES:
+        assert torch.allclose(images(prediction_type), images("x_0"), rtol=0, atol=1e-8), (
+            prediction_type
+        )
 
 
 def test_dpmpp_without_a_step_before_or_with_an_unchanged_estimate_is_ddim():
@@ -269,17 +282,17 @@ def test_a_trajectory_with_eta_one_is_a_trajectory_of_ddpm():
     ) and not torch.allclose(trajectories[0], trajectories[2])
 
 
-def test_heun_is_ddim_without_a_second_look_and_where_the_noise_stays_the_same():
-    x_0, eps, wrong = noise64(2, "x_0"), noise64(2, "eps"), noise64(2, "wrong")
+def test_heun_is_ddim_without_a_second_call_and_where_the_noise_stays_the_same():
+    x_0, eps, incorrect = noise64(2, "x_0"), noise64(2, "eps"), noise64(2, "incorrect")
     t, s = torch.tensor(-1.0).double(), torch.tensor(2.0).double()
     alpha, sigma = alpha_sigma(t)
     x_t = alpha * x_0 + sigma * eps
-    assert torch.equal(heun_step(x_t, wrong, t, s, None), ddim_step(x_t, wrong, t, s))
+    assert torch.equal(heun_step(x_t, incorrect, t, s, None), ddim_step(x_t, incorrect, t, s))
     assert torch.allclose(
         heun_step(x_t, x_0, t, s, lambda x_s: x_0), ddim_step(x_t, x_0, t, s), rtol=0, atol=1e-12
     )
     assert not torch.allclose(
-        heun_step(x_t, x_0, t, s, lambda x_s: wrong), ddim_step(x_t, x_0, t, s)
+        heun_step(x_t, x_0, t, s, lambda x_s: incorrect), ddim_step(x_t, x_0, t, s)
     )
 
 
@@ -310,12 +323,12 @@ def test_heun_calls_the_denoiser_twice_a_step_and_once_in_the_last():
     assert asked == [1, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25]
 
 
-@pytest.mark.parametrize("sampler, options", EVERY_WALK)
+@pytest.mark.parametrize("sampler, options", EVERY_TRAJECTORY)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_trajectory_from_exactly_no_signal_to_exactly_no_noise_is_finite_and_ends_at_the_estimate(
     sampler, options, dtype
 ):
-    def log_snr_of(t):  # -inf at t = 1, inf at t = 0
+    def schedule(t):  # -inf at t = 1, inf at t = 0
         return torch.log((1 - t) / t)
 
     noise = lambda step: noise64(1, step).to(dtype)
@@ -324,7 +337,7 @@ def test_a_trajectory_from_exactly_no_signal_to_exactly_no_noise_is_finite_and_e
             lambda x, t: x.tanh(),
             noise64(1, "x_T").to(dtype),
             uniform_timesteps(5).to(dtype),
-            log_snr_of,
+            schedule,
             sampler,
             noise,
             **options,
@@ -358,9 +371,10 @@ def test_steps_at_extreme_log_snrs_are_finite_in_float32(log_snr_t, log_snr_s):
 
 
 @pytest.mark.parametrize(
-    "spacing, fair", [(PRESETS["mini"]["base"].spacing, True), ("karras", True), ("uniform", False)]
+    "spacing, fair",
+    [(PRESETS["mini"]["base"].timestep_spacing, True), ("karras", True), ("uniform", False)],
 )
-def test_backgrounds_come_out_as_often_as_they_are_in_the_data_only_if_the_noisiest_times_are_not_leapt_over(
+def test_backgrounds_are_as_frequent_as_in_the_data_only_if_no_step_leaps_over_the_noisiest_times(
     spacing, fair
 ):
     """A finite data set of plain images, with the shipped base stage's schedule and sampler, 20
@@ -373,12 +387,12 @@ def test_backgrounds_come_out_as_often_as_they_are_in_the_data_only_if_the_noisi
     )
     pixels = 3 * c.unet.image_size**2
 
-    def log_snr_of(t):
+    def schedule(t):
         return SCHEDULES[c.schedule](t, c.log_snr_shift)
 
     # in two numbers an image, its mean and one other direction: all that a plain image changes
     def denoise(x_t, t):
-        alpha, sigma = alpha_sigma(log_snr_of(t.double()))
+        alpha, sigma = alpha_sigma(schedule(t.double()))
         posterior = (-((x_t[:, :1] - alpha * levels) ** 2) * pixels / (2 * sigma**2)).softmax(1)
         return torch.cat(
             [posterior @ levels[:, None], torch.zeros(n, 1, dtype=torch.float64)], dim=1
@@ -386,7 +400,7 @@ def test_backgrounds_come_out_as_often_as_they_are_in_the_data_only_if_the_noisi
 
     x_T = torch.randn(n, 2, generator=generator(0), dtype=torch.float64) / pixels**0.5
     *_, last = sample(
-        denoise, x_T, spaced_timesteps(spacing, 20, log_snr_of).double(), log_snr_of, c.sampler
+        denoise, x_T, spaced_timesteps(spacing, 20, schedule).double(), schedule, c.sampler
     )
     shares = [
         ((last.x_0_hat[:, 0] - level).abs() < 0.05).double().mean().item() for level in levels
@@ -401,9 +415,9 @@ def test_backgrounds_come_out_as_often_as_they_are_in_the_data_only_if_the_noisi
 def test_inversion_and_sampling_lead_back_and_the_error_falls_with_the_steps():
     x_0, steps, error = noise64(4, "x_0") * STD + MEAN, [50, 100, 200, 400], []
     for n in steps:
-        times = uniform_timesteps(n).double()
-        *_, noisy = ddim_invert(gaussian_denoiser, x_0, times, cosine_log_snr)
-        *_, last = sample(gaussian_denoiser, noisy.x, times, cosine_log_snr)
+        timesteps = uniform_timesteps(n).double()
+        *_, noisy = ddim_invert(gaussian_denoiser, x_0, timesteps, cosine_log_snr)
+        *_, last = sample(gaussian_denoiser, noisy.x, timesteps, cosine_log_snr)
         error.append((last.x - x_0).abs().mean())
     assert fitted_order(steps, error) == pytest.approx(1, abs=0.25), error
     assert error[-1] < 0.01
@@ -500,7 +514,7 @@ def test_after_step_changes_what_the_next_step_starts_from():
     assert told == [(0, 0.75), (1, 0.5), (2, 0.25), (3, 0.0)]
 
 
-@pytest.mark.parametrize("sampler, options", EVERY_WALK)
+@pytest.mark.parametrize("sampler, options", EVERY_TRAJECTORY)
 def test_only_ddpm_and_ddim_with_eta_ask_for_noise_once_a_step(sampler, options):
     asked = []
     list(
@@ -517,7 +531,7 @@ def test_only_ddpm_and_ddim_with_eta_ask_for_noise_once_a_step(sampler, options)
     assert asked == ([0, 1, 2] if sampler == "ddpm" or "eta" in options else [])
 
 
-@pytest.mark.parametrize("sampler, options", EVERY_WALK)
+@pytest.mark.parametrize("sampler, options", EVERY_TRAJECTORY)
 def test_options_change_the_image(sampler, options):
     trajectories = [
         run(
@@ -566,6 +580,48 @@ def test_an_option_that_would_be_ignored_or_is_out_of_range_is_an_error(sampler,
             noise=lambda step: noise64(1, step),
             **options,
         )
+
+
+# ---------------------------------------------------------------- the table
+
+
+def test_a_new_sampler_is_one_update_and_one_row(monkeypatch):
+    """Every input that a row may name arrives, and only those that it names."""
+    given = []
+
+    def record(x_t, x_0_hat, log_snr_t, log_snr_s, **inputs):
+        given.append(inputs)
+        return ddim_step(x_t, x_0_hat, log_snr_t, log_snr_s)
+
+    everything = ("noise", "previous", "denoise_s", "eta", "gamma")
+    monkeypatch.setitem(SAMPLERS, "all", Sampler(record, everything, always_noisy=True))
+    monkeypatch.setitem(SAMPLERS, "none", Sampler(record))
+    x_T, noise = noise64(1, "x_T"), lambda step: noise64(1, step)
+    last = run(gaussian_denoiser, x_T, 3, sampler="all", noise=noise, eta=0.5, gamma=0.2)
+    assert torch.equal(last.x, run(gaussian_denoiser, x_T, 3).x)
+    first, middle, end = given
+    assert all(set(inputs) == set(everything) for inputs in given)
+    assert all(torch.equal(inputs["noise"], noise(step)) for step, inputs in enumerate(given))
+    assert {(inputs["eta"], inputs["gamma"]) for inputs in given} == {(0.5, 0.2)}
+    assert first["previous"] is None and end["previous"] is None and end["denoise_s"] is None
+    x_0_hat, log_snr = middle["previous"]
+    t, s = uniform_timesteps(3)[[0, 2]].double()
+    assert torch.equal(x_0_hat, gaussian_denoiser(x_T, t)) and log_snr == cosine_log_snr(t)
+    assert torch.equal(middle["denoise_s"](x_T), gaussian_denoiser(x_T, s))
+    given.clear()
+    run(gaussian_denoiser, x_T, 2, sampler="none")
+    assert given == [{}, {}]
+    assert samplers_with("eta") == ("ddim", "dpmpp_2m", "all")
+    with pytest.raises(ValueError, match="the all sampler adds fresh noise"):
+        run(gaussian_denoiser, x_T, 2, sampler="all")
+    with pytest.raises(ValueError, match="gamma 0.5 with the none sampler.*'ddpm' or 'all'"):
+        run(gaussian_denoiser, x_T, 2, sampler="none", gamma=0.5)
+
+
+def test_the_update_itself_misses_fresh_noise_too():
+    x, t, s = noise64(1, "x"), torch.tensor(-1.0).double(), torch.tensor(1.0).double()
+    with pytest.raises(ValueError, match="eta 0.5 adds fresh noise: pass noise="):
+        ddim_step(x, x, t, s, eta=0.5)
 
 
 # ---------------------------------------------------------------- randomness

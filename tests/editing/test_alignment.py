@@ -83,7 +83,7 @@ PAIRS = [
 
 @pytest.mark.parametrize("source, target", [pair for p in PAIRS for pair in (p, p[::-1])])
 def test_attention_is_neither_lost_nor_made_and_the_end_answers_the_end(encoder, source, target):
-    a, b = encoder.tokens(source), encoder.tokens(target)
+    a, b = encoder.tokenize_prompt(source), encoder.tokenize_prompt(target)
     m = replacement_mapper(a, b)
     probs = torch.rand(len(a.ids)).softmax(0)
     moved = probs @ m
@@ -107,7 +107,7 @@ def test_attention_is_neither_lost_nor_made_and_the_end_answers_the_end(encoder,
     ],
 )
 def test_the_words_that_differ_are_found_by_number(encoder, source, target, changed):
-    assert replaced_words(encoder.tokens(source), encoder.tokens(target)) == changed
+    assert replaced_words(encoder.tokenize_prompt(source), encoder.tokenize_prompt(target)) == changed
 
 
 @pytest.mark.parametrize("target", ["a large red circle", "a red circle.", "circle", ""])
@@ -116,7 +116,7 @@ def test_prompts_of_different_length_are_an_error_that_names_both(encoder, targe
         ValueError,
         match="'a red circle' has 3 words and '.*' has [0-9] words. Refine adds and removes",
     ):
-        replaced_words(encoder.tokens("a red circle"), encoder.tokens(target))
+        replaced_words(encoder.tokenize_prompt("a red circle"), encoder.tokenize_prompt(target))
 
 
 @pytest.mark.parametrize("target", [SOURCE, SOURCE.upper(), f"  {SOURCE} "])
@@ -124,7 +124,7 @@ def test_the_same_prompt_is_an_error(encoder, target):
     with pytest.raises(
         ValueError, match="nothing to replace: both prompts read 'a red circle above"
     ):
-        replaced_words(encoder.tokens(SOURCE), encoder.tokens(target))
+        replaced_words(encoder.tokenize_prompt(SOURCE), encoder.tokenize_prompt(target))
 
 
 # ---------------------------------------------------------------- words added
@@ -177,7 +177,7 @@ def test_new_words_have_no_column_and_all_others_keep_theirs_pieces_and_all():
 def test_each_column_is_a_distribution_over_the_source_or_nothing_and_equal_prompts_are_the_identity(
     encoder, source, target
 ):
-    a, b = encoder.tokens(source), encoder.tokens(target)
+    a, b = encoder.tokenize_prompt(source), encoder.tokenize_prompt(target)
     m = refinement_mapper(a, b)
     answered = {
         position for _, word in common_words(a, b) for position in b.positions_of_word(word)

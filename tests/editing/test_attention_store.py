@@ -28,18 +28,18 @@ class Doubled(AttentionControl):
     def needs_probs(self, site):
         return site.kind == "cross"
 
-    def probs(self, site, probs, n_text):
+    def modify_probs(self, site, probs, n_text):
         return probs * 2
 
 
 def recorded(control=None, prompt="a red ring", t=1.0, heads=2, **options):
     """Maps of one step of one layer, its probabilities, and what came out of the control."""
     maps = AttentionStore(**options)
-    maps.start([tokens(prompt)], [CROSS, SELF])
+    maps.reset([tokens(prompt)], [CROSS, SELF])
     probs = torch.rand(
         1, heads, 16, len(tokens(prompt).ids), generator=torch.Generator().manual_seed(0)
     ).softmax(-1)
-    out = maps.watch(control, t).probs(CROSS, probs, probs.shape[-1])
+    out = maps.wrap(control, t).modify_probs(CROSS, probs, probs.shape[-1])
     return maps, probs, out
 
 
@@ -50,25 +50,25 @@ def test_without_an_edit_probabilities_are_kept_as_they_are_and_passed_on():
     maps, probs, out = recorded()
     assert (
         out is probs
-        and torch.equal(maps.after[1.0]["mid.cross"], probs)
-        and maps.before[1.0]["mid.cross"] is maps.after[1.0]["mid.cross"]
+        and torch.equal(maps.edited[1.0]["mid.cross"], probs)
+        and maps.raw[1.0]["mid.cross"] is maps.edited[1.0]["mid.cross"]
     )
 
 
 def test_with_an_edit_both_are_kept():
     maps, probs, out = recorded(Doubled())
     assert torch.equal(out, probs * 2)
-    assert torch.equal(maps.before[1.0]["mid.cross"], probs) and torch.equal(
-        maps.after[1.0]["mid.cross"], probs * 2
+    assert torch.equal(maps.raw[1.0]["mid.cross"], probs) and torch.equal(
+        maps.edited[1.0]["mid.cross"], probs * 2
     )
     assert torch.equal(maps.probs(edited=False) * 2, maps.probs())
 
 
 def test_a_recorder_wants_what_it_records_and_what_the_edit_wants():
     maps = AttentionStore()
-    maps.start([tokens("ring")], [CROSS, SELF])
-    assert maps.watch(None, 1.0).needs_probs(CROSS) and not maps.watch(None, 1.0).needs_probs(SELF)
-    assert maps.watch(
+    maps.reset([tokens("ring")], [CROSS, SELF])
+    assert maps.wrap(None, 1.0).needs_probs(CROSS) and not maps.wrap(None, 1.0).needs_probs(SELF)
+    assert maps.wrap(
         Replace(0.0, 1.0, shared_prompt_steps=0.0)
         .bind([tokens("ring"), tokens("star")], [CROSS, SELF], 2)
         .control_at(1.0),
@@ -79,24 +79,24 @@ def test_a_recorder_wants_what_it_records_and_what_the_edit_wants():
 def test_the_end_of_a_hybrid_layer_s_keys_are_pixels_and_not_kept():
     site = AttentionSite("mid.hybrid", "mid", "hybrid", 2)
     maps = AttentionStore()
-    maps.start([tokens("a ring")], [site])
+    maps.reset([tokens("a ring")], [site])
     probs = torch.rand(1, 1, 4, 3 + 4).softmax(-1)
-    maps.watch(None, 0.5).probs(site, probs, 3)
-    assert torch.equal(maps.probs()[0], probs[0, 0, :, :3]) and maps.shares().sum() < 1
+    maps.wrap(None, 0.5).modify_probs(site, probs, 3)
+    assert torch.equal(maps.probs()[0], probs[0, 0, :, :3]) and maps.token_shares().sum() < 1
 
 
 def test_steps_in_which_the_source_is_read_are_left_out():
     maps = AttentionStore()
-    maps.start([tokens("ring"), tokens("star")], [CROSS])
-    assert isinstance(maps.watch(SourcePromptControl(), 1.0), SourcePromptControl) and isinstance(
-        maps.watch(None, 0.5), Recording
+    maps.reset([tokens("ring"), tokens("star")], [CROSS])
+    assert isinstance(maps.wrap(SourcePromptControl(), 1.0), SourcePromptControl) and isinstance(
+        maps.wrap(None, 0.5), Recording
     )
 
 
 def test_starting_again_forgets():
     maps, _, _ = recorded()
-    maps.start([tokens("star")], [CROSS])
-    assert not maps.after and not maps.before and maps.tokens[0].words == ("star",)
+    maps.reset([tokens("star")], [CROSS])
+    assert not maps.edited and not maps.raw and maps.tokens[0].words == ("star",)
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_recording_changes_no_image(tiny_pipe, edit):
     pipe.stages["base"].double()
     maps = AttentionStore(kinds=("cross", "self"))
     plain = pipe([SOURCE, TARGET], edit=edit, **QUIET).stages["base"]
-    watched = pipe([SOURCE, TARGET], edit=edit, record=maps, **QUIET).stages["base"]
-    assert (plain - watched).abs().max() < 1e-9 and maps.after
+    watched = pipe([SOURCE, TARGET], edit=edit, attention_store=maps, **QUIET).stages["base"]
+    assert (plain - watched).abs().max() < 1e-9 and maps.edited
 
 
 def test_what_is_recorded_are_the_network_s_probabilities(tiny_pipe):
@@ -138,13 +138,13 @@ def test_what_is_recorded_are_the_network_s_probabilities(tiny_pipe):
     there get exactly nothing.
     """
     maps, net = AttentionStore(kinds=("cross", "self")), tiny_pipe.stages["base"].net
-    tiny_pipe(["a ring", SOURCE], record=maps, **QUIET)
+    tiny_pipe(["a ring", SOURCE], attention_store=maps, **QUIET)
     assert (
         len(maps.times) == 4
         and maps.times[0] == 1.0
         and maps.times == sorted(maps.times, reverse=True)
     )
-    for by_site in maps.after.values():
+    for by_site in maps.edited.values():
         assert set(by_site) == {s.name for s in net.sites}
         for layer in net.attention_layers:
             probs = by_site[layer.site.name]
@@ -163,7 +163,7 @@ def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
     seen = []
 
     class Peek(AttentionControl):
-        def qkv(self, site, q, k, v):
+        def modify_qkv(self, site, q, k, v):
             if site == layer.site:
                 seen.append((q, k))
             return q, k, v
@@ -175,17 +175,17 @@ def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
         def control_at(self, t):
             return Peek()
 
-    tiny_pipe([SOURCE, SOURCE], record=maps, edit=Edit(), **QUIET | {"guidance_scale": 1.0})
+    tiny_pipe([SOURCE, SOURCE], attention_store=maps, edit=Edit(), **QUIET | {"guidance_scale": 1.0})
     expected = [attention_probs(q, k, None) for q, k in seen]
     assert len(expected) == 4
     for t, probs in zip(maps.times, expected):
-        assert torch.allclose(maps.after[t][layer.site.name], probs, atol=1e-6)
+        assert torch.allclose(maps.edited[t][layer.site.name], probs, atol=1e-6)
 
 
 def test_with_an_edit_the_targets_maps_become_the_sources(tiny_pipe):
     maps = AttentionStore()
     tiny_pipe(
-        [SOURCE, TARGET], record=maps, edit=Replace(1.0, 0.0, shared_prompt_steps=0.0), **QUIET
+        [SOURCE, TARGET], attention_store=maps, edit=Replace(1.0, 0.0, shared_prompt_steps=0.0), **QUIET
     )
     before, after = maps.probs(edited=False), maps.probs()
     assert (
@@ -197,24 +197,24 @@ def test_with_an_edit_the_targets_maps_become_the_sources(tiny_pipe):
 
 def test_another_stage_may_be_recorded(tiny_pipe):
     maps = AttentionStore(stage="sr_256")
-    tiny_pipe("a ring", record=maps, progress=False)
+    tiny_pipe("a ring", attention_store=maps, progress=False)
     assert len(maps.times) == tiny_pipe.stages["sr_256"].config.num_inference_steps
     with pytest.raises(
-        ValueError, match=r"record.stage: no stage \['sr_256'\] is drawn; expected of \['base'\]"
+        ValueError, match=r"attention_store.stage: no stage \['sr_256'\] is sampled; expected of \['base'\]"
     ):
-        tiny_pipe("a ring", record=maps, **QUIET)
+        tiny_pipe("a ring", attention_store=maps, **QUIET)
 
 
 def test_memory_is_counted_before_it_is_taken(tiny_pipe):
     layers = tiny_pipe.stages["base"].net.attention_layers
     maps = AttentionStore(kinds=("cross", "self"))
-    tiny_pipe([SOURCE, "a ring"], record=maps, **QUIET)
+    tiny_pipe([SOURCE, "a ring"], attention_store=maps, **QUIET)
     taken = sum(
         probs.numel() * probs.element_size()
-        for by_site in maps.after.values()
+        for by_site in maps.edited.values()
         for probs in by_site.values()
     )
-    assert taken == bytes_needed(layers, 2, len(tiny_pipe.text_encoder.tokens(SOURCE).ids), 4)
+    assert taken == bytes_needed(layers, 2, len(tiny_pipe.text_encoder.tokenize_prompt(SOURCE).ids), 4)
     calls = []
     hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda *_: calls.append(1))
     with pytest.raises(
@@ -224,7 +224,7 @@ def test_memory_is_counted_before_it_is_taken(tiny_pipe):
     ):
         tiny_pipe(
             [SOURCE, "a ring"],
-            record=AttentionStore(kinds=("cross", "self"), max_bytes=taken - 1),
+            attention_store=AttentionStore(kinds=("cross", "self"), max_bytes=taken - 1),
             **QUIET,
         )
     hook.remove()
@@ -246,9 +246,9 @@ def test_all_of_the_shipped_base_over_50_steps_is_bounded():
 def test_a_word_s_map_is_the_sum_of_its_pieces_averaged_over_heads():
     maps, probs, _ = recorded(prompt="a cr-im-son ring")
     assert torch.allclose(
-        maps.positions_of_word("crimson"), probs[0, :, :, 1:4].sum(-1).mean(0).view(4, 4)
+        maps.word_map("crimson"), probs[0, :, :, 1:4].sum(-1).mean(0).view(4, 4)
     )
-    assert torch.allclose(maps.positions_of_word("ring", head=1), probs[0, 1, :, 4].view(4, 4))
+    assert torch.allclose(maps.word_map("ring", head=1), probs[0, 1, :, 4].view(4, 4))
     assert torch.allclose(maps.of_tokens([5]), probs[0, :, :, 5].mean(0).view(4, 4))  # the end
 
 
@@ -257,15 +257,15 @@ def test_steps_and_layers_are_averaged_unless_named():
     sites = [
         AttentionSite(name, "mid", "cross", size) for name, size in (("a", 2), ("b", 2), ("c", 4))
     ]
-    maps.start([tokens("ring")], sites)
+    maps.reset([tokens("ring")], sites)
     for t, value in ((1.0, 0.2), (0.5, 0.4)):
         for site, factor in zip(sites, (1, 2, 0.5)):
             ring = torch.full((1, 1, site.size**2, 1), value * factor)
-            maps.watch(None, t).probs(site, torch.cat([ring, 1 - ring], -1), 2)
+            maps.wrap(None, t).modify_probs(site, torch.cat([ring, 1 - ring], -1), 2)
     assert maps.sizes == [4, 2] and maps.times == [1.0, 0.5]
 
     def ring(**chosen):
-        heat = maps.positions_of_word("ring", **chosen)
+        heat = maps.word_map("ring", **chosen)
         assert (heat - heat[0, 0]).abs().max() < 1e-6
         return tuple(heat.shape), round(heat[0, 0].item(), 4)
 
@@ -275,19 +275,19 @@ def test_steps_and_layers_are_averaged_unless_named():
         and ring(site="b", times=[0.5]) == ((2, 2), 0.8)
         and ring(size=2, times=[1.0]) == ((2, 2), 0.3)
     )
-    assert maps.shares(site="a").tolist() == pytest.approx([0.3, 0.7])
+    assert maps.token_shares(site="a").tolist() == pytest.approx([0.3, 0.7])
 
 
 @pytest.mark.parametrize(
     "ask, message",
     [
-        (lambda m: m.positions_of_word("star"), "no word 'star' in 'a red ring'"),
+        (lambda m: m.word_map("star"), "no word 'star' in 'a red ring'"),
         (
-            lambda m: m.positions_of_word("ring", site="up"),
+            lambda m: m.word_map("ring", site="up"),
             "no attention layer 'up' is recorded; there are mid.cross",
         ),
         (
-            lambda m: m.positions_of_word("ring", size=8),
+            lambda m: m.word_map("ring", size=8),
             "grid of 8 is recorded; there are grids of 4",
         ),
         (lambda m: AttentionStore().probs(), "nothing is recorded yet"),

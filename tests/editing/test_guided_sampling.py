@@ -41,8 +41,8 @@ def one_of(*images):
     """
     points = torch.stack(images)
 
-    def denoise(x_t, t, log_snr_of=cosine_log_snr):
-        alpha, sigma = alpha_sigma(log_snr_of(t.double()))
+    def denoise(x_t, t, schedule=cosine_log_snr):
+        alpha, sigma = alpha_sigma(schedule(t.double()))
         distance = (x_t[:, None] - alpha * points).square().flatten(2).sum(-1)
         return torch.einsum("bn,nchw->bchw", (-distance / (2 * sigma**2)).softmax(1), points)
 
@@ -306,9 +306,9 @@ def test_what_repaint_cannot_do_is_an_error(options):
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 def test_a_view_is_linear_orthogonal_and_has_a_way_back(view):
     a, b = noise("a"), noise("b")
-    assert torch.equal(view.back(view.there(a)), a) and torch.equal(view.there(view.back(a)), a)
-    assert torch.allclose(view.there(2 * a + b), 2 * view.there(a) + view.there(b))
-    assert (view.there(a) * view.there(b)).sum().item() == pytest.approx((a * b).sum().item())
+    assert torch.equal(view.inverse(view.forward(a)), a) and torch.equal(view.forward(view.inverse(a)), a)
+    assert torch.allclose(view.forward(2 * a + b), 2 * view.forward(a) + view.forward(b))
+    assert (view.forward(a) * view.forward(b)).sum().item() == pytest.approx((a * b).sum().item())
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun"])
@@ -322,7 +322,7 @@ def test_the_anagram_of_one_caption_seen_upright_is_plain_sampling(sampler):
 
 def test_the_views_really_look_different_ways():
     a = image(0)[None]
-    seen = {name: view.there(a) for name, view in VIEWS.items()}
+    seen = {name: view.forward(a) for name, view in VIEWS.items()}
     assert torch.equal(seen["turned"][0, :, 0, 0], a[0, :, -1, -1]) and torch.equal(
         seen["upside down"][0, :, 0], a[0, :, -1]
     )
@@ -339,7 +339,7 @@ def test_an_anagram_is_a_image_that_every_view_likes_more_often_than_by_chance(n
     can also stay between two others.
     """
     view, shared = VIEWS[name], image(0)
-    upright, other = one_of(shared, image(1)), one_of(view.there(shared[None])[0], image(2))
+    upright, other = one_of(shared, image(1)), one_of(view.forward(shared[None])[0], image(2))
 
     def share(denoise):
         found = plain(denoise, noise("x_T", n=60), steps=40).x_0_hat
@@ -356,8 +356,8 @@ def test_the_mean_of_the_estimates_is_the_mean_of_the_noises():
     )
     theirs = [
         eps_from_x_0(denoisers[0](x_t, t), x_t, cosine_log_snr(t)),
-        view.back(
-            eps_from_x_0(denoisers[1](view.there(x_t), t), view.there(x_t), cosine_log_snr(t))
+        view.inverse(
+            eps_from_x_0(denoisers[1](view.forward(x_t), t), view.forward(x_t), cosine_log_snr(t))
         ),
     ]
     assert torch.allclose(ours, sum(theirs) / 2)

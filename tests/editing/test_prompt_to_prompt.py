@@ -126,7 +126,7 @@ def test_the_source_row_is_left_alone_and_targets_take_its_words_but_keep_their_
         [replacement_mapper(tokens("red ring"), tokens("blue ring")), torch.eye(3).roll(1, 1)]
     )
     probs = torch.rand(3, 2, 4, 3 + 5, generator=torch.Generator().manual_seed(0))
-    out = inject(m).probs(AttentionSite("mid.hybrid", "mid", "hybrid", 4), probs, 3)
+    out = inject(m).modify_probs(AttentionSite("mid.hybrid", "mid", "hybrid", 4), probs, 3)
     assert torch.equal(out[0], probs[0])
     assert torch.allclose(out[1, :, :, :3], probs[0, :, :, :3])
     assert torch.allclose(out[2, :, :, :3], probs[0, :, :, :3].roll(1, -1))
@@ -135,7 +135,7 @@ def test_the_source_row_is_left_alone_and_targets_take_its_words_but_keep_their_
 
 def test_targets_take_the_self_attention_of_the_source():
     probs = torch.rand(3, 2, 4, 4)
-    out = inject(torch.eye(2).expand(2, 2, 2), cross=False, own=True).probs(SITES[1], probs, 0)
+    out = inject(torch.eye(2).expand(2, 2, 2), cross=False, own=True).modify_probs(SITES[1], probs, 0)
     assert all(torch.equal(row, probs[0]) for row in out)
 
 
@@ -233,7 +233,7 @@ def test_the_unconditional_branch_never_sees_a_control_and_the_other_does_in_its
     tiny_pipe,
 ):
     net, calls = tiny_pipe.stages["base"].net, []
-    null = net.read(tiny_pipe.text_encoder([SOURCE, TARGET]).null()).emb
+    null = net.prepare_text(tiny_pipe.text_encoder([SOURCE, TARGET]).null()).emb
 
     def note(module, args, kwargs):
         text = args[2].emb
@@ -281,7 +281,7 @@ def test_new_words_keep_their_own_attention_and_common_words_take_the_source_s()
     source, target = tokens("a ring"), tokens("a red ring")
     bound = Refine(1.0, 0.0, shared_prompt_steps=0.0).bind([source, target], SITES, 4)
     probs = torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    out = bound.control_at(1.0).probs(SITES[0], probs, 4)
+    out = bound.control_at(1.0).modify_probs(SITES[0], probs, 4)
     assert torch.equal(out[0], probs[0])
     assert torch.equal(out[1][..., 1], probs[1][..., 1])  # "red"
     assert torch.equal(out[1][..., [0, 2, 3]], probs[0][..., [0, 1, 2]])  # "a", "ring", the end
@@ -356,7 +356,7 @@ def test_the_source_s_columns_are_scaled_and_not_renormalised():
         Reweight({"ring": -2})
         .bind([tokens("red ring")] * 2, SITES, 3)
         .control_at(0.4)
-        .probs(SITES[0], probs, 3)
+        .modify_probs(SITES[0], probs, 3)
     )
     assert torch.equal(out[0], probs[0])
     assert torch.allclose(out[1], probs[0] * torch.tensor([1.0, -2.0, 1.0]))
@@ -383,7 +383,7 @@ def test_edits_may_be_chained_in_any_order():
         Reweight({"star": 0.5}),
     )
     one, other = (
-        Chain(*e).bind(prompts, SITES, 4).control_at(1.0).probs(SITES[0], probs, 4)
+        Chain(*e).bind(prompts, SITES, 4).control_at(1.0).modify_probs(SITES[0], probs, 4)
         for e in (edits, edits[::-1])
     )
     assert torch.equal(one, other)
@@ -554,7 +554,7 @@ def attention_mask(bound, t, **places):
     for row in range(2):
         for column, word in enumerate(("a", "ring")):
             probs[row, 0, places[word][row], column] = 1
-    bound.control_at(t).probs(PLACES[0], probs, 3)
+    bound.control_at(t).modify_probs(PLACES[0], probs, 3)
 
 
 def test_images_differ_where_source_or_target_look_at_the_words_and_nowhere_else(monkeypatch):
@@ -590,7 +590,7 @@ def blended():
         bound = LocalBlend("ring", **options).bind([tokens("a ring"), tokens("a ring")], [site], 3)
         probs = torch.zeros(2, 1, 64, 3)
         probs[:, :, 27, 1] = 1
-        bound.control_at(t).probs(site, probs, 3)
+        bound.control_at(t).modify_probs(site, probs, 3)
         return bound.after_denoising(torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), t)[
             1, 0
         ]

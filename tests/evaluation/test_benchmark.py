@@ -66,7 +66,7 @@ def test_every_prompt_reads_back_as_its_description_but_the_misspelt_ones():
 
 
 def test_prompts_of_the_distribution_can_be_shown_without_touching_what_is_held_out():
-    for category, _, caption in benchmark(20, categories=list(CATEGORIES)):
+    for _, _, caption in benchmark(20, categories=list(CATEGORIES)):
         scene_of(caption.description, random.Random(0), accept=lambda scene: not held_out(scene))
 
 
@@ -98,14 +98,14 @@ def test_prompts_of_the_held_out_phrases_use_words_that_training_captions_do_not
         assert not any(p in text for p in phrases) and not set(text.split()) & set(RARE_WORDS)
 
 
-def test_the_package_s_own_scenes_show_the_prompts_too():
+def test_sampled_scenes_show_the_prompts_too():
     for category, seed, caption in benchmark(10):
         assert caption.description.fits(
             evaluation.sample_scene_matching(caption.description, random.Random(seed))
         ), category
 
 
-# ---------------------------------------------------------------- categories of their own
+# ---------------------------------------------------------------- single categories
 
 
 def test_the_committed_list_is_what_the_function_gives():
@@ -160,8 +160,8 @@ VOCABULARY = {
 
 def test_a_misspelt_prompt_has_one_word_that_is_none_and_says_something():
     for _, _, caption in benchmark(60, categories=["misspellings"]):
-        wrong = [w for w in caption.words if w.text not in VOCABULARY]
-        assert len(wrong) == 1 and wrong[0].role in ("color", "size", "shape")
+        misspelt = [w for w in caption.words if w.text not in VOCABULARY]
+        assert len(misspelt) == 1 and misspelt[0].role in ("color", "size", "shape")
         assert [caption.text[w.start : w.end] for w in caption.words] == [
             w.text for w in caption.words
         ]

@@ -1,4 +1,4 @@
-"""Kinds of errors on scenes that have exactly that error; confusions; comparing two reports."""
+"""Kinds of errors on scenes that have exactly that error; confusion matrices; two reports."""
 
 import json
 import random
@@ -28,7 +28,7 @@ LEFT_OF = Description((RED, BLUE), "left of", "white")
 
 
 def scene(*objects, background="white"):
-    """Things side by side, left to right: (shape, color, size, texture)."""
+    """Objects side by side, left to right: (shape, color, size, texture)."""
     return Scene(
         tuple(
             SceneObject(x=12 + 36 * i, y=32, shape=a, color=b, size=c, texture=d)
@@ -65,7 +65,7 @@ def changed(obj, place, value):
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_each_kind_of_error_is_told_from_the_others(shown, kind):
+def test_each_kind_of_error_is_distinguished_from_the_others(shown, kind):
     parsed = (
         ParsedScene(None, None, (), ("x",))
         if shown is None
@@ -124,15 +124,15 @@ def test_a_planted_share_of_swapped_colours_is_found_as_that_share():
         )
 
     results = results_of(repaint, n=12)
-    wrong = sum(of.get("color", 0) for of in error_table(results).values())
+    incorrect = sum(of.get("color", 0) for of in error_table(results).values())
     said = sum(
         p and r.caption.description.objects[0].color is not None for p, r in zip(planted, results)
     )
-    assert wrong == said > 5
+    assert incorrect == said > 5
     matrix = confusion_matrices(results)["color"]
     assert (
         sum(n for of, generated in matrix.items() for value, n in generated.items() if value != of)
-        == wrong
+        == incorrect
     )
     assert all(
         value in ("red", "green")
@@ -167,8 +167,8 @@ def test_the_interval_holds_the_difference_about_nineteen_times_of_twenty():
     assert 0.93 < inside / n < 0.98
 
 
-def report(path, right, seed=0, edits=None):
-    rows = {name: {"right": k, "n": n} for name, (k, n) in right.items()}
+def report(path, correct, seed=0, edits=None):
+    rows = {name: {"right": k, "n": n} for name, (k, n) in correct.items()}
     path.write_text(
         json.dumps({"benchmark_seed": seed, "text_alignment": rows, "edits": edits or {}})
     )

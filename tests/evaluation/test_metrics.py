@@ -45,7 +45,7 @@ def test_of_covariances_that_commute_it_is_that_of_their_eigenvalues():
 
 
 @pytest.mark.parametrize("d, rank", [(5, 5), (64, 64), (64, 10), (300, 20)])
-def test_it_is_the_distance_of_the_general_formula_where_that_can_be_computed_and_a_metric_where_not(
+def test_it_equals_the_general_formula_where_that_can_be_computed_and_is_a_metric_elsewhere(
     d, rank
 ):
     zero = torch.zeros(d)
@@ -103,7 +103,7 @@ def test_features_that_have_no_moments_are_an_error(features, message):
         gaussian_statistics(features)
 
 
-def test_precision_falls_when_images_are_wrong_and_recall_when_they_are_all_alike():
+def test_precision_falls_when_images_are_incorrect_and_recall_when_they_are_all_alike():
     g = torch.Generator().manual_seed(0)
     true = torch.randn(400, 4, generator=g)
     same = precision_and_recall(true, torch.randn(400, 4, generator=g))
@@ -118,8 +118,8 @@ def test_precision_falls_when_images_are_wrong_and_recall_when_they_are_all_alik
 
 def test_the_radius_is_that_of_the_kth_neighbour():
     true = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
-    for k, reach in ((1, 1.0), (2, 2.0), (3, 3.0)):
-        inside, outside = torch.tensor([[3 + reach - 0.1]]), torch.tensor([[3 + reach + 0.1]])
+    for k, radius in ((1, 1.0), (2, 2.0), (3, 3.0)):
+        inside, outside = torch.tensor([[3 + radius - 0.1]]), torch.tensor([[3 + radius + 0.1]])
         assert (
             precision_and_recall(true, inside.repeat(5, 1), k)[0] == 1
             and precision_and_recall(true, outside.repeat(5, 1), k)[0] == 0

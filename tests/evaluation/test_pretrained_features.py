@@ -1,4 +1,4 @@
-"""Features that papers take: torchmetrics' Fréchet distance as an oracle, and a small CLIP from a
+"""Features that papers use: torchmetrics' Fréchet distance as an oracle, and a small CLIP from a
 folder.
 """
 
@@ -70,7 +70,7 @@ def images():
 
 def test_the_frechet_distance_is_that_of_torchmetrics_on_the_same_features(images):
     """On features of two sets of scenes, one of them recoloured by turning its channels, and on
-    features that are handed through as they are.
+    features that are passed through unchanged.
     """
     fid = pytest.importorskip("torchmetrics.image.fid")
     found = features(images[:30]), features(images[30:].roll(1, dims=1))

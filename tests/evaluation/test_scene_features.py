@@ -1,5 +1,5 @@
-"""Features of images: they hold what is in a scene, and distances by them tell sets of images
-apart.
+"""Features of images: they encode what is in a scene, and distances by them distinguish sets of
+images.
 """
 
 import json
@@ -36,7 +36,7 @@ SCENE = Scene(
 )
 
 
-def test_facts_are_what_the_scene_holds():
+def test_labels_are_what_the_scene_contains():
     kinds = dict(zip(training.KINDS, scene_labels(SCENE).split(list(training.KINDS.values()))))
     assert {name: int(x.sum()) for name, x in kinds.items()} == {
         "count": 1,
@@ -58,7 +58,7 @@ def test_facts_are_what_the_scene_holds():
     assert not scene_labels(Scene(SCENE.objects * 2, "white"))[: training.KINDS["count"]][:3].any()
 
 
-def test_the_shipped_features_know_what_is_in_a_image():
+def test_the_shipped_features_know_what_is_in_an_image():
     told = training.accuracy(module.classifier(64), 128, "cpu")
     assert (
         told["background"] > 0.99
@@ -83,7 +83,7 @@ def sets_of(n, change=lambda scenes: scenes, size=64, start=0):
 
 
 def recolored(scenes):
-    """The same, but every red thing is orange."""
+    """The same, but every red object is orange."""
     return [
         Scene(
             tuple(
@@ -98,7 +98,7 @@ def recolored(scenes):
     ]
 
 
-def test_features_are_standardized_and_what_is_told_stays():
+def test_features_are_standardized_and_the_logits_stay():
     net = SceneClassifier(64)
     images, _ = training.batch_of(64, "standardize", 0, 256, "cpu")
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_features_are_standardized_and_what_is_told_stays():
         lambda scenes: scenes[:20] * 15,
         lambda scenes: [Scene(s.objects[:1], s.background) for s in scenes],
     ],
-    ids=["no red", "few scenes", "one thing each"],
+    ids=["no red", "few scenes", "one object each"],
 )
 def test_the_distance_between_two_samples_of_the_world_is_far_smaller_than_to_another_world(change):
     true, again, other = sets_of(300), sets_of(300, start=1000), sets_of(300, change, start=2000)
@@ -162,7 +162,7 @@ def test_training_the_features_lowers_their_error_and_leaves_them_on_disk(tmp_pa
     training.main(
         ["--size", "64", "--steps", "40", "--batch", "16", "--out", str(out), "--device", "cpu"]
     )
-    assert "told rightly: count" in capsys.readouterr().out
+    assert "accuracy: count" in capsys.readouterr().out
     from safetensors.torch import load_file
 
     net, fresh = SceneClassifier(64), SceneClassifier(64)

@@ -1,5 +1,5 @@
-"""The score itself: images that are right by construction, images that are wrong in a known way,
-and captions read back.
+"""The score itself: images that are correct by construction, images with known errors, and parsed
+captions.
 """
 
 import random
@@ -34,7 +34,7 @@ NOISE = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize(
     "image", [torch.ones(3, 64, 64), torch.zeros(3, 64, 64), NOISE], ids=["white", "gray", "noise"]
 )
-def test_images_of_nothing_are_all_wrong(image):
+def test_images_of_nothing_are_all_incorrect(image):
     prompts = benchmark(3)
     rows = table(list(evaluate(lambda texts, seeds: image.expand(len(texts), -1, -1, -1), prompts)))
     assert all(
@@ -47,7 +47,7 @@ def test_a_planted_tenth_of_swapped_colors_is_found_as_a_tenth():
     generate = correct_images(prompts, 64)
     others = list(COLORS)
 
-    def wrong_now_and_then(texts, seeds):
+    def sometimes_incorrect(texts, seeds):
         images = generate(texts, seeds)
         for i, (text, seed) in enumerate(zip(texts, seeds)):
             if seed % 10 == 3:
@@ -57,13 +57,13 @@ def test_a_planted_tenth_of_swapped_colors_is_found_as_a_tenth():
                 images[i] = render(replace(scene, objects=(replace(o, color=other),)), 64)[0]
         return images
 
-    row = table(list(evaluate(wrong_now_and_then, prompts)))["colors"]
+    row = table(list(evaluate(sometimes_incorrect, prompts)))["colors"]
     assert row["right"] == 45 and row["accuracy"] == 0.9 and row["unreadable"] == 0
     assert row["low"] < 0.9 < row["high"]
 
 
 @pytest.mark.parametrize(
-    "caption, right",
+    "caption, correct",
     [
         ("a red circle", True),
         ("a large solid red circle on a white background", True),
@@ -78,13 +78,13 @@ def test_a_planted_tenth_of_swapped_colors_is_found_as_a_tenth():
         ("a red circle and a blue star", False),
     ],
 )
-def test_a_image_is_correct_if_it_shows_what_is_said_and_nothing_else(caption, right):
+def test_an_image_is_correct_if_it_shows_what_is_said_and_nothing_else(caption, correct):
     (parsed,) = parse_image(render(Scene((one(),), "white"), 256))
-    assert parse_caption(caption).fits(parsed.scene) == right
+    assert parse_caption(caption).fits(parsed.scene) == correct
 
 
 @pytest.mark.parametrize(
-    "caption, right",
+    "caption, correct",
     [
         ("a red circle to the left of a blue star", True),
         ("a blue star to the right of a red circle", True),
@@ -98,14 +98,14 @@ def test_a_image_is_correct_if_it_shows_what_is_said_and_nothing_else(caption, r
         ("a red circle", False),
     ],
 )
-def test_a_relation_is_correct_in_its_order_only(caption, right):
+def test_a_relation_is_correct_in_its_order_only(caption, correct):
     (parsed,) = parse_image(
         render(Scene((one(), one("star", "blue", "small", x=48, y=30)), "gray"), 64)
     )
-    assert parse_caption(caption).fits(parsed.scene) == right
+    assert parse_caption(caption).fits(parsed.scene) == correct
 
 
-def test_a_image_that_cannot_be_read_is_wrong():
+def test_an_image_that_cannot_be_read_is_incorrect():
     assert not parse_caption("a red circle").fits(None)
 
 

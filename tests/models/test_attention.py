@@ -15,7 +15,7 @@ WIDTH = 24  # of the text, in these tests
 
 
 class Look(AttentionControl):
-    """Asks for the probabilities everywhere, keeps what it was shown and changes nothing."""
+    """Asks for the probabilities everywhere, keeps them and changes nothing."""
 
     def __init__(self):
         self.seen = []
@@ -23,15 +23,15 @@ class Look(AttentionControl):
     def needs_probs(self, site):
         return True
 
-    def probs(self, site, probs, n_text):
+    def modify_probs(self, site, probs, n_text):
         self.seen.append((site, probs, n_text))
         return probs
 
 
 class Blind(Look):
-    """As `Look`, but nobody looks at anything in particular: all probabilities become equal."""
+    """As `Look`, but every pixel attends to all keys alike: all probabilities become equal."""
 
-    def probs(self, site, probs, n_text):
+    def modify_probs(self, site, probs, n_text):
         return torch.full_like(probs, 1 / probs.shape[-1])
 
 
@@ -74,7 +74,7 @@ MASK = (torch.arange(7) < torch.tensor([7, 3])[:, None])[:, None, None, :]
 
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["all keys", "masked"])
-def test_the_explicit_probabilities_attend_and_torch_s_own_agree_in_values_and_gradients(mask):
+def test_explicit_and_fused_attention_agree_with_torch_in_values_and_gradients(mask):
     def results(function):
         q, k, v = qkv()
         out = function(q, k, v)
@@ -96,7 +96,7 @@ def test_the_explicit_probabilities_attend_and_torch_s_own_agree_in_values_and_g
 
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["all keys", "masked"])
-def test_attend_gives_the_same_with_and_without_gradients(mask):
+def test_fused_attention_returns_the_same_with_and_without_gradients(mask):
     q, k, v = qkv()
     with torch.no_grad():
         without = fused_attention(q, k, v, mask)
@@ -128,7 +128,7 @@ def test_the_explicit_probabilities_of_low_precision_are_taken_in_float32():
 # ---------------------------------------------------------------- probabilities and masks
 
 
-def test_the_probabilities_are_the_softmax_of_the_scaled_scores_and_masked_columns_are_exactly_zero():
+def test_probabilities_are_the_softmax_of_scaled_scores_and_masked_columns_are_exactly_zero():
     q, k, _ = qkv()
     probs = attention_probs(q, k, MASK)
     assert torch.allclose(probs.sum(-1), torch.ones(2, 3, 5, dtype=torch.float64))
@@ -201,11 +201,11 @@ def test_without_a_control_or_with_one_that_does_not_ask_no_probabilities_are_co
 
 def test_a_control_that_changes_keys_and_values_stays_on_the_fast_path(x, text, no_probs):
     class Swap(AttentionControl):
-        def qkv(self, site, q, k, v):
+        def modify_qkv(self, site, q, k, v):
             return q, k.flip(2), v.flip(2)  # the order of the keys is of no importance ...
 
     class SwapKeys(AttentionControl):
-        def qkv(self, site, q, k, v):
+        def modify_qkv(self, site, q, k, v):
             return q, k.flip(2), v  # ... as long as the values follow
 
     layer = layer_of("self")
@@ -228,3 +228,13 @@ def test_a_width_that_the_heads_do_not_divide_is_an_error():
 def test_an_unknown_kind_is_an_error():
     with pytest.raises(ValueError, match="'own'; expected 'self', 'cross' or 'hybrid'"):
         Attention(AttentionSite("mid.own", "mid", "own", 4), 32)
+
+
+def test_attention_to_words_without_a_text_width_is_an_error():
+    with pytest.raises(ValueError, match="mid.cross: kind 'cross' needs a text_width"):
+        Attention(AttentionSite("mid.cross", "mid", "cross", 4), 32)
+
+
+def test_attention_to_words_without_text_is_an_error(x):
+    with pytest.raises(ValueError, match="mid.hybrid is of kind 'hybrid': pass text"):
+        layer_of("hybrid")(x)

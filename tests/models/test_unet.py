@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imagen_mini.models.attention import Attention
-from imagen_mini.models.control import AttentionControl, AttentionSite
+from imagen_mini.models.control import AttentionControl, AttentionSite, BlockSite
 from imagen_mini.models.layers import TextRefinerBlock, layer_norm, positional_encoding_2d
 from imagen_mini.models.unet import UNet, UNetConfig
 from imagen_mini.text.encoder import concatenate
@@ -112,7 +112,7 @@ def test_the_output_depends_on_everything_that_goes_in(config, net_of, text, ran
 
 
 @CONFIGS
-def test_a_image_depends_on_nothing_else_in_the_batch(config, net_of, text):
+def test_an_image_depends_on_nothing_else_in_the_batch(config, net_of, text):
     net, inputs = net_of(config), inputs_for(config, text)
     together = net(**inputs)
     for i in range(2):
@@ -121,13 +121,13 @@ def test_a_image_depends_on_nothing_else_in_the_batch(config, net_of, text):
 
 
 @CONFIGS
-def test_text_that_was_read_before_gives_what_text_gives(config, net_of, text):
+def test_prepared_text_has_the_same_result_as_text(config, net_of, text):
     net, inputs = net_of(config), inputs_for(config, text)
-    read = net.read(text)
-    assert torch.equal(net(**inputs | {"text": read}), net(**inputs))
-    assert {name for name in read.kv} == {
+    context = net.prepare_text(text)
+    assert torch.equal(net(**inputs | {"text": context}), net(**inputs))
+    assert {name for name in context.kv} == {
         site.name for site in net.sites if site.kind != "self"
-    } and read.pooled.shape == (2, config.emb_dim)
+    } and context.pooled.shape == (2, config.emb_dim)
 
 
 @CONFIGS
@@ -152,11 +152,9 @@ def test_attention_sites_have_unique_names_and_say_where_they_stand(config, net_
     ]
     assert len(sites) == len({s.name for s in sites}) == sum(n * k for n, k in zip(rounds, kinds))
     for site in sites:
-        assert site.name.startswith(site.place) and site.name.endswith(site.kind)
-        assert (
-            site.size
-            == config.grids[-1 if site.place == "mid" else int(site.name[len(site.place)])]
-        )
+        assert site.name.startswith(site.place_in_unet) and site.name.endswith(site.kind)
+        place = site.place_in_unet
+        assert site.size == config.grids[-1 if place == "mid" else int(site.name[len(place)])]
 
 
 def test_attention_after_each_block_comes_before_the_next_block(net_of, text):
@@ -183,7 +181,7 @@ def test_a_control_reaches_every_site_once_in_the_order_of_the_sites(net_of, tex
         def __init__(self):
             self.met = []
 
-        def qkv(self, site, q, k, v):
+        def modify_qkv(self, site, q, k, v):
             assert q.shape[2] == site.size**2
             self.met.append(site.name)
             return q, k, v
@@ -191,6 +189,166 @@ def test_a_control_reaches_every_site_once_in_the_order_of_the_sites(net_of, tex
     net, note = net_of(BASE), Note()
     net(**inputs_for(BASE, text), control=note)
     assert sorted(note.met) == sorted(s.name for s in net.sites)
+
+
+# ---------------------------------------------------------------- features of residual blocks
+
+
+class Features(AttentionControl):
+    """Asks for the features after the named residual blocks (None: all), keeps them and changes
+    nothing.
+    """
+
+    def __init__(self, names=None):
+        self.names, self.seen = names, {}
+
+    def needs_features(self, site):
+        return self.names is None or site.name in self.names
+
+    def modify_features(self, site, x):
+        assert site.name not in self.seen  # once in a forward pass
+        self.seen[site.name] = x
+        return x
+
+
+class PlugAndPlay(AttentionControl):
+    """Row 0 is the source. The other rows take its features after some residual blocks, and its
+    self-attention on some layers. Reference: Tumanyan et al. (2022), arXiv 2211.12572, Section 4.
+    """
+
+    def __init__(self, blocks, attention=()):
+        self.blocks, self.attention = blocks, attention
+
+    def needs_features(self, site):
+        return site.name in self.blocks
+
+    def modify_features(self, site, x):
+        return x[:1].expand_as(x)
+
+    def needs_probs(self, site):
+        return site.name in self.attention
+
+    def modify_probs(self, site, probs, n_text):
+        return probs[:1].expand_as(probs)
+
+
+@CONFIGS
+def test_block_sites_have_unique_names_and_say_where_they_stand(config, net_of):
+    sites = net_of(config).block_sites
+    assert len(sites) == len({s.name for s in sites}) == 2 * sum(config.blocks) + config.mid_blocks
+    for site in sites:
+        place = site.place_in_unet
+        assert site.name.startswith(place)
+        assert site.size == config.grids[-1 if place == "mid" else int(site.name[len(place)])]
+
+
+@CONFIGS
+def test_a_control_sees_the_output_of_every_residual_block_once(config, net_of, text):
+    net, control, outputs = net_of(config), Features(), {}
+    for level in net.levels():
+        for block, site in zip(level.blocks, level.block_sites):
+            block.register_forward_hook(
+                lambda m, i, out, name=site.name: outputs.update({name: out})
+            )
+    net(**inputs_for(config, text), control=control)
+    assert set(control.seen) == {site.name for site in net.block_sites}
+    for site in net.block_sites:
+        assert control.seen[site.name] is outputs[site.name]
+        assert control.seen[site.name].shape[-2:] == (site.size, site.size)
+
+
+@CONFIGS
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_control_of_features_that_changes_nothing_changes_neither_values_nor_gradients(
+    config, checkpointing, net_of, text
+):
+    net, inputs = net_of(config), inputs_for(config, text)
+
+    def results(control):
+        net.enable_gradient_checkpointing(checkpointing and control is not None)
+        out = net(**inputs, control=control)
+        return [out, *torch.autograd.grad(out.square().sum(), list(net.parameters()))]
+
+    class Same(AttentionControl):
+        def needs_features(self, site):
+            return True
+
+    for got, expected in zip(results(Same()), results(None), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_a_control_that_asks_for_no_features_is_shown_none(net_of, text):
+    class Refuse(AttentionControl):
+        def modify_features(self, site, x):
+            raise AssertionError(f"{site.name} was not asked for")
+
+    net, inputs = net_of(BASE), inputs_for(BASE, text)
+    assert torch.equal(net(**inputs, control=Refuse()), net(**inputs))
+    chosen = Features(["up1.block0"])
+    net(**inputs, control=chosen)
+    assert set(chosen.seen) == {"up1.block0"}
+
+
+def test_plug_and_play_gives_the_target_the_features_of_the_source(net_of, text):
+    net, inputs = net_of(BASE), inputs_for(BASE, text)
+    inputs["log_snr"] = torch.zeros(2)  # source and target are at the same step
+    plain = net(**inputs)
+    source = Features()
+    net(**{name: value[:1] for name, value in inputs.items()}, control=source)
+
+    injected = net(**inputs, control=PlugAndPlay(["up1.block0"]))
+    assert torch.allclose(injected[0], plain[0], atol=1e-6)  # the source is left as it was
+    assert (injected[1] - plain[1]).abs().max() > 1e-3  # the target is not
+
+    # What comes after the block has the source's features in both rows, to the last bit.
+    after = {}
+    net.up[1].blocks[1].register_forward_hook(lambda m, i, out: after.update(x=i[0], out=out))
+    net(**inputs, control=PlugAndPlay(["up1.block0"]))
+    assert torch.equal(after["x"][0], after["x"][1])
+    assert torch.allclose(after["x"][:1], source.seen["up1.block0"], atol=1e-5)
+
+
+def test_plug_and_play_before_the_last_convolution_makes_the_target_equal_the_source(net_of, text):
+    config = replace(BASE, attention=("", "self+cross"))  # nothing attends after the last block
+    net, inputs = net_of(config), inputs_for(config, text)
+    last = net.up[0].block_sites[-1]
+    assert last == BlockSite("up0.block0", "up", 8)
+    out = net(**inputs, control=PlugAndPlay([last.name]))
+    assert torch.equal(out[0], out[1])
+    assert torch.allclose(out[0], net(**inputs)[0], atol=1e-6)
+
+
+def test_plug_and_play_injects_features_and_self_attention_together(net_of, text):
+    net, inputs = net_of(BASE), inputs_for(BASE, text)
+    outs = [
+        net(**inputs, control=control)
+        for control in (
+            None,
+            PlugAndPlay(["up1.block0"]),
+            PlugAndPlay([], ["up1.self"]),
+            PlugAndPlay(["up1.block0"], ["up1.self"]),
+        )
+    ]
+    for i, a in enumerate(outs):
+        assert torch.allclose(a[0], outs[0][0], atol=1e-5)
+        for b in outs[:i]:
+            assert (a[1] - b[1]).abs().max() > 1e-4
+
+
+def test_gradients_flow_through_injected_features_where_parameters_are_frozen(net_of, text):
+    net, inputs = net_of(BASE), inputs_for(BASE, text)
+    net.requires_grad_(False)
+    x_t = inputs["x_t"].clone().requires_grad_()
+    control = PlugAndPlay(["mid.block0"])
+    net(**inputs | {"x_t": x_t}, control=control)[1].sum().backward()
+    # the target's output depends on the source's pixels, by its features, and on the target's own
+    assert x_t.grad[0].abs().max() > 0 and x_t.grad[1].abs().max() > 0
+    x_t.grad = None
+    net(**inputs | {"x_t": x_t})[1].sum().backward()
+    assert not x_t.grad[0].any()
+
+
+# ---------------------------------------------------------------- what conditions
 
 
 def test_the_pooled_text_can_be_left_out_for_single_images(net_of, text, random_text):
@@ -207,7 +365,7 @@ def test_the_pooled_text_can_be_left_out_for_single_images(net_of, text, random_
     assert torch.equal(net(**inputs, use_pooled=torch.ones(2)), net(**inputs))
 
 
-def test_positions_tell_every_pixel_apart_and_neighbours_least():
+def test_positions_differ_for_every_pixel_and_least_for_neighbours():
     where = positional_encoding_2d(8, 32)
     assert where.shape == (64, 32)
     distance = torch.cdist(where, where) + 9 * torch.eye(64)
@@ -224,7 +382,7 @@ def test_attention_to_words_can_follow_the_place_of_a_pixel(text):
     assert torch.cdist(out[0].T, out[0].T).add(9 * torch.eye(16)).min() > 1e-4
 
 
-def test_a_text_layer_tells_the_order_of_words_and_reads_no_padding(
+def test_a_text_layer_depends_on_the_order_of_words_and_ignores_padding(
     randomize_zero_init, random_text
 ):
     torch.manual_seed(0)
@@ -316,7 +474,7 @@ def test_a_size_that_is_no_positive_number_is_a_value_error(change):
         replace(BASE, **change)
 
 
-def test_a_image_of_another_size_is_an_error(text):
+def test_an_image_of_another_size_is_an_error(text):
     with pytest.raises(ValueError, match=r"\[b, 3, 16, 16\]; got \[2, 3, 8, 8\]"):
         UNet(BASE)(torch.zeros(2, 3, 8, 8), torch.zeros(2), text)
 

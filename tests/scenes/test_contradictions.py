@@ -1,6 +1,4 @@
-"""Mistakes: scenes that a caption says are wrong, and training on what lies between these and the
-right ones.
-"""
+"""Contradictions: scenes that do not fit a caption, but differ little from one that does."""
 
 import random
 from collections import Counter
@@ -20,7 +18,7 @@ PAIR = Scene(
 
 
 def differences(scene, other):
-    """What is not as it was: of the background, and of each thing, which are where they were."""
+    """What differs: the background, or an attribute of an object; positions are equal."""
     assert [(o.x, o.y) for o in scene.objects] == [(o.x, o.y) for o in other.objects]
     changed = {"background"} if scene.background != other.background else set()
     return frozenset(
@@ -34,8 +32,8 @@ def differences(scene, other):
     )
 
 
-def mistakes(caption, n=200):
-    """How often each set of differences comes."""
+def contradictions(caption, n=200):
+    """How often each set of differences occurs."""
     return Counter(
         differences(PAIR, other)
         for seed in range(n)
@@ -44,8 +42,8 @@ def mistakes(caption, n=200):
     )
 
 
-def test_of_a_plain_caption_shapes_and_colours_are_mistaken():
-    found = mistakes("a red circle and a blue square")
+def test_of_a_plain_caption_shapes_and_colours_are_contradicted():
+    found = contradictions("a red circle and a blue square")
     assert found.keys() == {
         frozenset(names)
         for i in (0, 1)
@@ -54,14 +52,14 @@ def test_of_a_plain_caption_shapes_and_colours_are_mistaken():
     assert sum(found.values()) == 200
 
 
-def test_what_the_caption_leaves_open_is_no_mistake():
+def test_what_the_caption_leaves_open_is_no_contradiction():
     assert not any(
         (0, "color") in names and len(names) == 1
-        for names in mistakes("a circle and a blue square")
+        for names in contradictions("a circle and a blue square")
     )
     found = {
         name
-        for names in mistakes("a large blue square and a red circle on a white background")
+        for names in contradictions("a large blue square and a red circle on a white background")
         for name in names
     }
     assert (1, "size") in found and "background" in found and (0, "size") not in found
@@ -77,7 +75,7 @@ def test_taken_for_another_it_has_its_shape_and_colour():
             assert (a.shape, a.color) == (b.shape, b.color)
 
 
-def test_mistakes_are_scenes_that_training_might_hold_and_that_the_caption_does_not_describe():
+def test_contradictions_are_training_scenes_that_do_not_fit_the_caption():
     found = 0
     for index in range(300):
         scene = training_scene(6, index)

@@ -1,4 +1,4 @@
-"""Twins: second scenes that a caption describes as well, and training on what lies between."""
+"""Equivalent scenes: a caption describes them equally well. And training on mixtures of them."""
 
 import itertools
 import random
@@ -36,8 +36,8 @@ SQUARE = SceneObject(x=46, y=34, shape="square", color="blue", size="large", tex
 PAIR = Scene((CIRCLE, SQUARE), "white")
 
 
-def twins(scene, caption, n=40):
-    """The different ones of n."""
+def equivalents(scene, caption, n=40):
+    """The different ones among n."""
     return {
         found.scene
         for seed in range(n)
@@ -47,7 +47,7 @@ def twins(scene, caption, n=40):
 
 
 def ways(scene, other):
-    """What became of the scene: things exchanged, moved or recolored."""
+    """How the scenes differ: objects exchanged, moved or recolored."""
 
     def all_of(of, *names):
         return sorted(tuple(getattr(o, name) for name in names) for o in of.objects)
@@ -77,7 +77,7 @@ def test_objects_are_exchanged_and_sizes_and_colours_stay_with_the_place_or_go_a
     }
 
 
-def test_a_object_is_moved_clear_of_its_first_place_and_of_all_others():
+def test_an_object_is_moved_clear_of_its_first_place_and_of_all_others():
     for seed in range(50):
         for found in move_object(PAIR, random.Random(seed)):
             (old,) = set(PAIR.objects) - set(found.scene.objects)
@@ -89,7 +89,7 @@ def test_a_object_is_moved_clear_of_its_first_place_and_of_all_others():
             assert is_free(Scene((*PAIR.objects, new), "white"))
 
 
-def test_a_object_takes_another_colour_and_the_two_places_are_halves_of_it():
+def test_an_object_takes_another_colour_and_the_two_places_are_halves_of_it():
     seen = Counter()
     for seed in range(100):
         for found in recolor_object(PAIR, random.Random(seed)):
@@ -113,7 +113,7 @@ def test_a_object_takes_another_colour_and_the_two_places_are_halves_of_it():
 def test_like_objects_stay_alike():
     three = Scene((CIRCLE, replace(CIRCLE, x=46), replace(CIRCLE, y=50)), "white")
     assert not list(recolor_object(three, random.Random(0)))
-    assert {ways(three, other) for other in twins(three, "three circles")} == {"moved"}
+    assert {ways(three, other) for other in equivalents(three, "three circles")} == {"moved"}
 
 
 # ---------------------------------------------------------------- what fits the caption
@@ -128,8 +128,8 @@ def test_like_objects_stay_alike():
         ("a circle and a square", {"exchanged", "moved", "recolored"}),
     ],
 )
-def test_a_equivalent_changes_only_what_the_caption_leaves_open(caption, expected):
-    assert {ways(PAIR, other) for other in twins(PAIR, caption)} == expected
+def test_an_equivalent_changes_only_what_the_caption_leaves_open(caption, expected):
+    assert {ways(PAIR, other) for other in equivalents(PAIR, caption)} == expected
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_equivalent_changes_only_what_the_caption_leaves_open(caption, expecte
     ],
 )
 def test_sizes_go_along_where_the_caption_says_them(caption):
-    found = {other for other in twins(PAIR, caption) if ways(PAIR, other) == "exchanged"}
+    found = {other for other in equivalents(PAIR, caption) if ways(PAIR, other) == "exchanged"}
     assert found == {Scene((replace(CIRCLE, x=46, y=34), replace(SQUARE, x=16, y=30)), "white")}
 
 
@@ -148,7 +148,7 @@ def test_colours_stay_or_go_along_only_where_the_caption_leaves_them_open():
     def colors(caption):
         return {
             (o.color, o.x)
-            for other in twins(PAIR, caption)
+            for other in equivalents(PAIR, caption)
             if ways(PAIR, other) == "exchanged"
             for o in other.objects
             if o.shape == "circle"
@@ -162,14 +162,14 @@ def test_colours_stay_or_go_along_only_where_the_caption_leaves_them_open():
     )
 
 
-def test_textures_alone_make_no_twin():
+def test_textures_alone_make_no_equivalent():
     # exchanged, they look the same at 64 px
     pair = Scene((CIRCLE, replace(CIRCLE, x=46, texture="striped")), "white")
-    assert {ways(pair, other) for other in twins(pair, "two red circles")} == {"moved"}
+    assert {ways(pair, other) for other in equivalents(pair, "two red circles")} == {"moved"}
 
 
 def test_there_is_no_equivalent_that_the_caption_does_not_describe():
-    assert not twins(PAIR, "a ring")
+    assert not equivalents(PAIR, "a ring")
 
 
 def test_equivalents_are_of_training_and_fit_the_caption():
@@ -201,7 +201,7 @@ def test_equivalents_are_of_training_and_fit_the_caption():
     )
 
 
-def test_a_scene_is_not_free_if_a_object_leaves_the_image_or_touches_another():
+def test_a_scene_is_not_free_if_an_object_leaves_the_image_or_touches_another():
     assert is_free(PAIR)
     assert not is_free(Scene((replace(CIRCLE, x=5), SQUARE), "white"))
     assert not is_free(Scene((replace(CIRCLE, x=30), SQUARE), "white"))
@@ -213,7 +213,7 @@ def test_is_free_agrees_with_random_scenes_of_every_size():
         assert is_free(training_scene(9, index, [float(k + 1 == count) for k in range(4)]))
 
 
-def test_a_object_whose_texture_is_not_said_takes_another_and_the_small_image_stays_as_it_is():
+def test_an_object_whose_texture_is_not_said_takes_another_and_the_small_image_stays_as_it_is():
     seen = Counter()
     for seed in range(100):
         found = find_equivalent(
@@ -242,10 +242,10 @@ def test_a_object_whose_texture_is_not_said_takes_another_and_the_small_image_st
 def test_equivalents_for_super_resolution_differ_in_texture_alone_and_on_both_sides():
     data, numbers = SceneDataset(3), range(12)
     batch, found = data.batch(numbers, 256, 64), data.alternatives(numbers, 256, 64)
-    twins, *_ = data.draft(numbers, 256, 64, alternatives=True).others
+    equivalents, *_ = data.draft(numbers, 256, 64, alternatives=True).others
     assert (
-        torch.equal(render_packed(twins, 64), batch.low_res)
-        and torch.equal(render_packed(twins, 256), found.twins)
+        torch.equal(render_packed(equivalents, 64), batch.low_res)
+        and torch.equal(render_packed(equivalents, 256), found.twins)
         and torch.equal(found.mistaken, batch.images)
     )
     differ = (batch.images - found.twins).abs().amax((1, 2, 3)) > 0.1
@@ -320,9 +320,9 @@ def test_images_on_the_way_to_equivalents_are_between_the_two_each_side_by_its_o
     out = mix_alternatives(
         x_0, seconds, shares, torch.zeros(4), torch.tensor([-3.0, -3.0, -3.0, 2.0])
     )
-    assert torch.allclose(out["shown"][:3, 0, 0], shares[:3])
-    assert torch.equal(out["shown"][3], x_0[3])  # with little noise things are decided
-    assert torch.equal(out["other"], seconds.twins)
+    assert torch.allclose(out["noised_image"][:3, 0, 0], shares[:3])
+    assert torch.equal(out["noised_image"][3], x_0[3])  # with little noise objects are decided
+    assert torch.equal(out["alternative_x_0"], seconds.twins)
 
 
 def test_images_with_a_mistake_are_between_the_two_and_what_is_correct_stays_x_0():
@@ -334,8 +334,8 @@ def test_images_with_a_mistake_are_between_the_two_and_what_is_correct_stays_x_0
         torch.tensor([1.0, 0.25, 1.0]),
         torch.tensor([-3.0, -3.0, 2.0]),
     )
-    assert [x.unique().tolist() for x in out["shown"]] == [[-1.0], [-0.25], [0.0]]
-    assert torch.equal(out["other"], x_0)
+    assert [x.unique().tolist() for x in out["noised_image"]] == [[-1.0], [-0.25], [0.0]]
+    assert torch.equal(out["alternative_x_0"], x_0)
 
 
 def test_half_of_the_time_one_place_is_half_way_and_the_other_itself():
@@ -349,12 +349,12 @@ def test_half_of_the_time_one_place_is_half_way_and_the_other_itself():
     )
 
 
-def test_each_image_has_a_equivalent_or_a_mistake_or_neither_and_none_is_called_wrong_without_its_caption():
-    config = TrainConfig(batch_size=20_000, twins=0.5, mistakes=0.3, drop_text=0.1)
+def test_each_image_has_an_equivalent_or_a_contradiction_or_neither_and_none_without_its_caption():
+    config = TrainConfig(batch_size=20_000, equivalent_prob=0.5, contradiction_prob=0.3, cond_drop_prob=0.1)
     found = draw_step_variables(config, DiffusionStage(PRESETS["tiny"]["base"]), 0)
-    twin, mistake = found["equivalent_mix"].any(1), found["mistake"] > 0
-    assert not (twin & mistake).any() and not (mistake & found["drop"]).any()
-    assert twin.float().mean().item() == pytest.approx(
+    equivalent, mistake = found["equivalent_mix"].any(1), found["mistake"] > 0
+    assert not (equivalent & mistake).any() and not (mistake & found["drop"]).any()
+    assert equivalent.float().mean().item() == pytest.approx(
         0.5, abs=0.02
     ) and mistake.float().mean().item() == pytest.approx(0.3 * 0.9, abs=0.02)
     assert (found["mistake"][mistake] == 1).float().mean().item() == pytest.approx(
@@ -365,4 +365,4 @@ def test_each_image_has_a_equivalent_or_a_mistake_or_neither_and_none_is_called_
 @pytest.mark.parametrize("twins, mistakes", [(-0.1, 0.0), (0.0, -0.1), (0.6, 0.5)])
 def test_shares_that_are_none_are_an_error(twins, mistakes):
     with pytest.raises(ValueError, match="twins .*, mistakes .*: expected shares of all images"):
-        TrainConfig(twins=twins, mistakes=mistakes)
+        TrainConfig(equivalent_prob=twins, contradiction_prob=mistakes)

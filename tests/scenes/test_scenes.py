@@ -1,4 +1,4 @@
-"""The built-in world: what is drawn, what training may see, and that images are read back exactly."""
+"""The built-in world: what is rendered, what training may see, and exact parsing of images."""
 
 import math
 import random
@@ -45,20 +45,20 @@ def as_shown(scene, size):
 
 
 def round_trip(scenes, size, step=100):
-    """Seconds spent on drawing and on reading; fails at the first scene that does not come back."""
-    drawing = parsed = 0.0
+    """Seconds spent on rendering and on parsing; fails at the first scene that is not recovered."""
+    rendering = parsing = 0.0
     for start in range(0, len(scenes), step):
         part = scenes[start : start + step]
         begin = time.perf_counter()
         images = render(part, size)
         middle = time.perf_counter()
         parsed_scenes = parse_image(images)
-        drawing, parsed = drawing + middle - begin, parsed + time.perf_counter() - middle
+        rendering, parsing = rendering + middle - begin, parsing + time.perf_counter() - middle
         assert len(parsed_scenes) == len(part)
         for scene, got in zip(part, parsed_scenes):
             assert got.scene == as_shown(scene, size), f"{scene} was read as {got}"
             assert got.problems == () and got.objects == got.scene.objects
-    return drawing, parsed
+    return rendering, parsing
 
 
 # ---- scenes ----
@@ -117,9 +117,9 @@ def test_training_scene_is_a_pure_function():
 def test_objects_keep_apart_and_inside():
     for scene in some_scenes(300):
         for i, a in enumerate(scene.objects):
-            assert a.reach <= min(a.x, a.y) and max(a.x, a.y) <= GRID - a.reach
+            assert a.radius <= min(a.x, a.y) and max(a.x, a.y) <= GRID - a.radius
             for b in scene.objects[:i]:
-                assert math.hypot(a.x - b.x, a.y - b.y) >= a.reach + b.reach + MIN_GAP
+                assert math.hypot(a.x - b.x, a.y - b.y) >= a.radius + b.radius + MIN_GAP
 
 
 # ---- images ----
@@ -217,10 +217,10 @@ def test_round_trip(size, n):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 256])
 def test_round_trip_of_10000(size):
-    drawing, parsed = round_trip(some_scenes(10_000, seed=10), size)
+    rendering, parsing = round_trip(some_scenes(10_000, seed=10), size)
     print(
-        f"\n10,000 scenes at {size} px: drawn {10_000 / drawing:.0f}/s, read "
-        f"{10_000 / parsed:.0f}/s, all exact"
+        f"\n10,000 scenes at {size} px: rendered {10_000 / rendering:.0f}/s, parsed "
+        f"{10_000 / parsing:.0f}/s, all exact"
     )
 
 
@@ -308,8 +308,8 @@ def test_values_that_are_not_finite(value):
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_touching_objects_are_not_one_object(shape, color, size, background):
     (a,), (b,) = one(x=20, background=background).objects, one(shape, color, size).objects
-    reach = {"circle": 1.0, "square": 0.89, "ring": 1.12}[shape] * SIZES[size]
-    touching = replace(b, x=math.floor(20 + SIZES["large"] + reach - 0.5))  # for certain
+    radius = {"circle": 1.0, "square": 0.89, "ring": 1.12}[shape] * SIZES[size]
+    touching = replace(b, x=math.floor(20 + SIZES["large"] + radius - 0.5))  # for certain
     assert all(
         r.scene is None and r.problems
         for r in parse_image(render(Scene((a, touching), background), 64))
@@ -371,7 +371,7 @@ def test_dirt_is_ignored_but_a_small_object_is_a_problem():
     image[:, 4:6, 4:6] = red
     assert parse_image(image[None])[0].scene == one().without_texture()
     image[:, 4:9, 4:9] = red
-    expect_problem(image, "the thing at (6, 6) is no known shape", 1)
+    expect_problem(image, "the object at (6, 6) is no known shape", 1)
 
 
 def test_an_unknown_texture_is_a_problem():

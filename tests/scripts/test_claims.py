@@ -1,5 +1,5 @@
-"""The papers' claims in miniature: verdicts follow from intervals, both ways; the command goes on
-where it was stopped.
+"""The papers' claims in miniature: verdicts follow from intervals, both ways; the command resumes
+where it was interrupted.
 """
 
 import json
@@ -16,6 +16,12 @@ from imagen_mini.cascade.config import PRESETS
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.evaluation.benchmark import benchmark
+from imagen_mini.evaluation.statistics import (
+    Difference,
+    difference_of_means,
+    paired_agresti_min,
+    t_quantile,
+)
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_SEED, HELD_OUT_TEXTURE_SHAPE, training_scene
@@ -26,16 +32,12 @@ from sample.claims.claim import (
     FAILS,
     HOLDS,
     UNCLEAR,
-    Difference,
     all_of,
     beats,
-    difference_of_means,
     gain,
     is_above,
     is_beyond,
     is_most,
-    paired_agresti_min,
-    t_quantile,
     tally,
 )
 from train import variants
@@ -44,7 +46,7 @@ N = 100
 
 
 def share(k, n=N, first=True):
-    """k of n right: the first ones, or the last."""
+    """k of n correct: the first ones, or the last."""
     return tally([(i < k) == first if first else i >= n - k for i in range(n)])
 
 
@@ -140,7 +142,7 @@ def test_margins_majorities_and_several_parts():
     )
 
 
-# ---------------------------------------------------------------- judges, with planted numbers on each side
+# ---------------------------------------------------------------- judges, with planted numbers
 
 THREE = pytest.mark.parametrize("better, outcome", [(90, HOLDS), (55, UNCLEAR), (10, FAILS)])
 
@@ -160,7 +162,7 @@ def test_thresholds_are_judged_at_the_largest_w_alone(better, outcome):
     assert guidance.judge_thresholds(numbers, "none", "static").outcome == outcome
 
 
-def diversity(right, right_on, spread, spread_on):
+def diversity(correct, correct_on, spread, spread_on):
     def row(w, k, s):
         return {
             "w": w,
@@ -172,7 +174,7 @@ def diversity(right, right_on, spread, spread_on):
     return {
         "own_w": 2.0,
         "seeds": 6,
-        "rows": [row(1.0, right, spread), row(2.0, right_on, spread_on), row(8.0, 5, 0.1)],
+        "rows": [row(1.0, correct, spread), row(2.0, correct_on, spread_on), row(8.0, 5, 0.1)],
     }
 
 
@@ -199,7 +201,7 @@ def augmentation(clean_0, made_0, clean, made, largest=50):
     }
 
 
-def test_where_hardly_a_image_is_correct_nothing_can_be_told():
+def test_where_hardly_an_image_is_correct_nothing_can_be_told():
     numbers = augmentation(1, 1, 1, 1, largest=1)
     assert cascade.judge_gap(numbers).outcome == cascade.judge_sweep(numbers).outcome == UNCLEAR
     # solid every time: one of four textures
@@ -310,13 +312,13 @@ def test_early_steps_are_judged_by_whose_layout_a_switch_at_half_leaves(first, s
     )
 
 
-def network(gain, own=0.1, right=50, n=60, noise=0.1):
+def network(gain, own=0.1, correct=50, n=60, noise=0.1):
     each = {"own": [own] * n, "other": [own + gain * (1 + noise * (-1) ** i) for i in range(n)]}
     return {
         "steps": 100,
         "parameters": 10**6,
         "encoder_parameters": 10**5,
-        "score": share(right),
+        "score": share(correct),
         "errors": {"each": each, "own": [own], "other": [own + gain]},
     }
 
@@ -327,12 +329,12 @@ def network(gain, own=0.1, right=50, n=60, noise=0.1):
         (network(0.01), network(0.02), HOLDS),
         (network(0.02), network(0.01), FAILS),
         (network(0.02), network(0.021), UNCLEAR),
-        (network(0.01), network(0.02, right=5), UNCLEAR),
+        (network(0.01), network(0.02, correct=5), UNCLEAR),
         (network(0.0005), network(0.001), UNCLEAR),
-        (network(0.02, right=10), network(0.0201), HOLDS),
-        (network(0.02), network(0.0199, right=10), FAILS),
-        (network(0.02, right=40), network(0.0201), UNCLEAR),
-        (network(0.02, right=10), network(0.019, noise=0.01), UNCLEAR),
+        (network(0.02, correct=10), network(0.0201), HOLDS),
+        (network(0.02), network(0.0199, correct=10), FAILS),
+        (network(0.02, correct=40), network(0.0201), UNCLEAR),
+        (network(0.02, correct=10), network(0.019, noise=0.01), UNCLEAR),
     ],
     ids=[
         "more",
@@ -340,9 +342,9 @@ def network(gain, own=0.1, right=50, n=60, noise=0.1):
         "within the margin",
         "the score says the opposite",
         "nothing learned",
-        "more right",
-        "fewer right",
-        "hardly more right",
+        "more correct",
+        "fewer correct",
+        "hardly more correct",
         "the gain says the opposite",
     ],
 )
@@ -407,11 +409,13 @@ def test_augmentation_in_training_is_judged_by_the_gap_it_leaves(
 # ---------------------------------------------------------------- what is measured
 
 
-def test_the_clean_equivalent_of_a_image_is_the_same_scene_without_textures():
+def test_the_clean_counterpart_of_an_image_is_the_same_scene_without_textures():
     scenes = [training_scene(HELD_OUT_SEED, i) for i in range(6)]
     images = render(scenes, 64)
-    twins = render([cascade.without_textures(parsed.scene) for parsed in parse_image(images)], 64)
-    assert torch.allclose(twins, images, atol=1e-5)
+    equivalents = render(
+        [cascade.without_textures(parsed.scene) for parsed in parse_image(images)], 64
+    )
+    assert torch.allclose(equivalents, images, atol=1e-5)
 
 
 def test_the_other_caption_differs_in_its_textures_alone():
@@ -433,8 +437,8 @@ def test_the_other_caption_differs_in_its_textures_alone():
 def test_spread_is_of_the_correct_images_of_each_caption():
     found = torch.zeros(2 * guidance.SEEDS, 1)
     found[1], found[2], found[7] = 3.0, 100.0, 4.0
-    right = [i in (0, 1, 7) for i in range(len(found))]
-    assert guidance.spreads(found, right) == [3.0, None]
+    correct = [i in (0, 1, 7) for i in range(len(found))]
+    assert guidance.spreads(found, correct) == [3.0, None]
     assert guidance.by_caption(tally([True, True, False, True]), 2) == [1.0, 0.5]
 
 
@@ -484,7 +488,7 @@ def test_variants_differ_in_what_they_say(preset):
 
     config, _, reference = built(variants.REFERENCE)
     assert (
-        config.drop_pooled == 0
+        config.pooled_drop_prob == 0
         and not reference.net.text_layers
         and any(site.kind == "cross" for site in reference.net.sites)
     )
@@ -511,7 +515,7 @@ def test_variants_differ_in_what_they_say(preset):
 
 
 class Knows(torch.nn.Module):
-    """Says the image whose caption it reads, half as bright."""
+    """Predicts the image whose caption it reads, half as bright."""
 
     def __init__(self, images, text):
         super().__init__()
@@ -537,7 +541,7 @@ def test_errors_are_of_the_own_caption_and_of_anothers(encoder):
     n, stage = 5, DiffusionStage(PRESETS["tiny"]["base"])
     x_0, _, captions = SceneDataset(HELD_OUT_SEED).batch(range(n), 64)
     stage.net = Knows(x_0, encoder(captions))
-    found = variants.errors(stage, encoder, n, batch=n)
+    found = variants.errors_by_caption(stage, encoder, n, batch=n)
     assert found["each"]["own"] == pytest.approx(
         (x_0 / 2).square().mean((1, 2, 3)).tolist(), abs=1e-5
     )
@@ -605,7 +609,7 @@ def test_all_that_needs_no_training_is_measured_once(folder, tmp_path, capsys, m
     )
 
     def no_more(*_, **__):
-        raise AssertionError("drawn again")
+        raise AssertionError("generated again")
 
     monkeypatch.setattr(ImagenPipeline, "sample_stage", no_more)
     monkeypatch.setattr(editing, "sample_with_switched_prompt", no_more)
@@ -614,12 +618,12 @@ def test_all_that_needs_no_training_is_measured_once(folder, tmp_path, capsys, m
     assert capsys.readouterr().out.count("kept from before") == len(UNTRAINED)
     assert json.loads((tmp_path / "claims.json").read_text())["experiments"] == found
     for changed in (["--n", "3"], ["--fresh"]):
-        with pytest.raises(AssertionError, match="drawn again"):
+        with pytest.raises(AssertionError, match="generated again"):
             claims.main(options(folder, tmp_path, "--only", "thresholding", *changed))
     # what was asked for and failed took nothing with it
     assert json.loads((tmp_path / "claims.json").read_text())["experiments"] == found
     (tmp_path / "thresholding.png").unlink()
-    with pytest.raises(AssertionError, match="drawn again"):
+    with pytest.raises(AssertionError, match="generated again"):
         claims.main(options(folder, tmp_path, "--only", "thresholding"))
 
 
@@ -699,7 +703,7 @@ def test_what_needs_training_is_trained_once_and_a_changed_plan_is_refused(
     plan.write_text(plan.read_text().replace('"base": 2', '"base": 3'))
     with pytest.raises(
         SystemExit,
-        match="small-encoder was stopped before its last step; the same command goes on with it",
+        match="small-encoder was stopped before its last step; the same command resumes it",
     ):
         claims.main([*todo, "--train", "0.0001", "--n", "3"])
     assert "--resume" in capsys.readouterr().out

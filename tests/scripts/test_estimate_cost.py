@@ -10,9 +10,9 @@ from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.weights import WEIGHTS
-from train import estimate_cost as scale
+from train import estimate_cost
 from train.benchmark_throughput import flops_per_image
-from train.estimate_cost import cost
+from train.estimate_cost import training_cost
 
 TINY = PRESETS["tiny"]["base"].unet
 
@@ -24,7 +24,7 @@ def test_flops_are_those_of_a_step_on_real_images(name):
         TextEncoder.from_pretrained(WEIGHTS / "text_encoder"),
     )
     unet = stage.config.unet
-    of = cost(
+    of = training_cost(
         unet,
         text_length=encoder(
             SceneDataset().batch(range(2), unet.image_size, unet.low_res_size)[2]
@@ -38,7 +38,7 @@ def test_four_times_the_pixels_are_four_times_the_activations_and_twice_the_chan
     # attention keeps more than its grid
     narrow = replace(PRESETS["mini"]["base"].unet, attention=("", "", ""), text_layers=0)
     once, large, wide = (
-        cost(c).activations
+        training_cost(c).activations
         for c in (
             narrow,
             replace(narrow, image_size=128),
@@ -50,7 +50,7 @@ def test_four_times_the_pixels_are_four_times_the_activations_and_twice_the_chan
 
 
 def test_checkpointing_keeps_less_and_the_network_may_be_of_any_size():
-    of = cost(PRESETS["paper"]["sr_1024"].unet)
+    of = training_cost(PRESETS["paper"]["sr_1024"].unet)
     assert of.checkpointed < of.activations / 3
     assert of.activations > 5e9  # of one image; nothing of it was allocated
 
@@ -62,7 +62,7 @@ def test_activations_are_what_a_gpu_allocates(checkpointing):
     from imagen_mini.text.encoder import TextEmbeddings
 
     config = PRESETS["small"]["base"].unet
-    net, of = UNet(config).cuda(), cost(config)
+    net, of = UNet(config).cuda(), training_cost(config)
     net.enable_gradient_checkpointing(checkpointing)
 
     def peak(batch):
@@ -85,7 +85,7 @@ def test_activations_are_what_a_gpu_allocates(checkpointing):
 
 
 def test_the_arithmetic_on_the_page_adds_up(capsys):
-    scale.main(
+    estimate_cost.main(
         [
             "--preset",
             "tiny",
@@ -98,11 +98,11 @@ def test_the_arithmetic_on_the_page_adds_up(capsys):
             "steps=1000",
             "batch_size=8",
             "optimizer=adamw",
-            "accumulate=2",
+            "gradient_accumulation_steps=2",
         ]
     )
     out = capsys.readouterr().out
-    of = cost(TINY)
+    of = training_cost(TINY)
     assert f"{1000 * 8 * of.flops:.2e} FLOP" in out
     assert f"= {1000 * 8 * of.flops / 1e12 / 3600:,.1f} hours" in out
     assert "2 images at once" in out
@@ -112,28 +112,28 @@ def test_the_arithmetic_on_the_page_adds_up(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--gpus", "64", "batch_size=32"], "32 cannot be shared out among 64 GPUs"),
+        (["--gpus", "64", "batch_size=32"], "32 cannot be split among 64 GPUs"),
         (["--gpus", "0"], "at least one GPU"),
         (["--gpus", "8", "--mfu", "1.5"], "MFU in"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, message, capsys):
     with pytest.raises(SystemExit) as error:
-        scale.main(["--preset", "tiny", *arguments])
+        estimate_cost.main(["--preset", "tiny", *arguments])
     assert message in str(error.value) + capsys.readouterr().err
 
 
 def test_the_tables_have_a_row_for_each_stage_and_each_variant(capsys, monkeypatch):
-    monkeypatch.setattr(scale, "PRESETS", {"tiny": PRESETS["tiny"]})
-    scale.main([])
-    scale.main(["--preset", "tiny", "--growth"])
+    monkeypatch.setattr(estimate_cost, "PRESETS", {"tiny": PRESETS["tiny"]})
+    estimate_cost.main([])
+    estimate_cost.main(["--preset", "tiny", "--growth"])
     out = capsys.readouterr().out.splitlines()
     assert sum("sr_256" in line for line in out) == 1
     assert sum(" GFLOP " not in line and " MB" in line for line in out) == 2 + 4 + 3 + 3 + 4
 
 
 def test_growth_is_measured_beside_what_is_computed(capsys):
-    scale.main(["--preset", "tiny", "--growth", "--measure", "--device", "cpu"])
+    estimate_cost.main(["--preset", "tiny", "--growth", "--measure", "--device", "cpu"])
     head, *rows = [
         line
         for line in capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""Part of the way from one stage's weights to another's."""
+"""Interpolation between the weights of two stages."""
 
 import json
 from dataclasses import replace
@@ -18,11 +18,11 @@ CONFIG = PRESETS["tiny"]["base"]
 def two(tmp_path, randomize_zero_init):
     """A stage, and one that was trained on from it, in their folders."""
     torch.manual_seed(0)
-    for name, legs in (("before", 1), ("after", 2)):
+    for name, phases in (("before", 1), ("after", 2)):
         save_stage(
             randomize_zero_init(DiffusionStage(CONFIG)),
             tmp_path / name,
-            {"legs": [{"steps": 10 * (i + 1)} for i in range(legs)]},
+            {"legs": [{"steps": 10 * (i + 1)} for i in range(phases)]},
         )
     return tmp_path
 
@@ -31,7 +31,7 @@ def weights(folder):
     return load_stage(folder).net.state_dict()
 
 
-def test_every_weight_lies_on_the_way_and_the_ends_are_the_stages(two):
+def test_every_weight_is_interpolated_and_the_ends_are_the_stages(two):
     before, after = weights(two / "before"), weights(two / "after")
     for share in (0.0, 0.25, 1.0):
         main(
@@ -52,18 +52,19 @@ def test_every_weight_lies_on_the_way_and_the_ends_are_the_stages(two):
 
 def test_its_history_says_so(two):
     main([str(two / "before"), str(two / "after"), "--share", "0.5", "--out", str(two / "mixed")])
-    legs = json.loads((two / "mixed" / "config.json").read_text())["training"]["legs"]
+    phases = json.loads((two / "mixed" / "config.json").read_text())["training"]["legs"]
     assert (
-        [leg["steps"] for leg in legs] == [10, 20]
-        and legs[-1]["interpolated"] == {"share": 0.5, "from_leg": 1}
-        and "interpolated" not in legs[0]
+        [phase["steps"] for phase in phases] == [10, 20]
+        and phases[-1]["interpolated"] == {"share": 0.5, "from_leg": 1}
+        and "interpolated" not in phases[0]
     )
 
 
-def test_what_lies_on_no_way_is_refused_and_nothing_is_written(two):
+def test_stages_that_were_not_trained_from_one_another_are_refused_and_nothing_is_written(two):
     with pytest.raises(
         SystemExit,
-        match="was not trained on from .*: its history of 1 legs does not go on that one's of 2",
+        match="was not trained on from .*: its history of 1 training phases does not continue that "
+        "one's of 2",
     ):
         main([str(two / "after"), str(two / "before"), "--out", str(two / "mixed")])
     with pytest.raises(SystemExit, match="share 1.5: expected 0 .* to 1"):

@@ -23,7 +23,7 @@ def check(tmp_path, capsys, *options):
 
 def test_a_small_network_memorises_eight_images(tmp_path, capsys):
     status, out, size = check(tmp_path, capsys)
-    assert status == 0 and "PASS: 8 of 8 images learned" in out and out.count(": right\n") == 8, out
+    assert status == 0 and "PASS: 8 of 8 images learned" in out and out.count(": correct\n") == 8, out
     assert size[0] > 8 * 128 and size[1] > 2 * 128
 
 
@@ -64,19 +64,19 @@ def eight():
 def test_the_images_themselves_are_learned_and_each_others_are_not(eight):
     captions, images = eight
     assert all(
-        o.learned and o.verdict == "right" and o.psnr > 100
+        o.learned and o.verdict == "correct" and o.psnr > 100
         for o in overfit.judge_samples(captions, images, images)
     )
     swapped = overfit.judge_samples(captions, images, images.roll(1, 0))
-    assert not any(o.learned for o in swapped) and not any(o.verdict == "right" for o in swapped)
+    assert not any(o.learned for o in swapped) and not any(o.verdict == "correct" for o in swapped)
 
 
 def test_a_correct_image_of_another_place_and_a_wrong_one_that_is_near_are_not_learned(eight):
     captions, images = eight
     # the caption still holds
     (moved,) = overfit.judge_samples(captions[4:5], images[4:5], images[4:5].roll(4, -1))
-    assert moved.verdict == "right" and moved.psnr < overfit.LEARNT and not moved.learned
+    assert moved.verdict == "correct" and moved.psnr < overfit.LEARNT and not moved.learned
     near = images[1:2].clone()
     near[0, :, 30:46, 52:64] = near[0, :, :1, :1]  # part of the triangle is painted over
     (cut,) = overfit.judge_samples(captions[1:2], images[1:2], near)
-    assert cut.psnr > overfit.LEARNT and cut.verdict != "right" and not cut.learned
+    assert cut.psnr > overfit.LEARNT and cut.verdict != "correct" and not cut.learned

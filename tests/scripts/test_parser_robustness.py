@@ -1,4 +1,4 @@
-"""Spoiling images, and telling an image that cannot be read from one that is read wrongly."""
+"""Corrupted images, and the difference between an unreadable image and a misread one."""
 
 import json
 
@@ -8,11 +8,11 @@ from PIL import Image
 from support.scenes import one
 
 from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
+from imagen_mini.evaluation.parser_robustness import parse_outcome
 from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import TEXTURES, Scene, training_scene
 from imagen_mini.utils.images import blur
-from imagen_mini.viz.measuring import outcome
 from sample import parser_robustness as parser_check
 from sample.parser_robustness import WAYS, measure
 
@@ -20,9 +20,9 @@ SCENES = [training_scene(0, i) for i in range(4)]
 
 
 def test_noise_has_the_deviation_it_says_and_stays_in_range():
-    spoilt = gaussian_noise(torch.zeros(8, 3, 64, 64), 0.1)
+    noisy = gaussian_noise(torch.zeros(8, 3, 64, 64), 0.1)
     assert (
-        spoilt.std().item() == pytest.approx(0.1, rel=0.02)
+        noisy.std().item() == pytest.approx(0.1, rel=0.02)
         and gaussian_noise(render(SCENES, 64), 0.5).abs().max() <= 1
     )
 
@@ -54,14 +54,14 @@ def test_an_outcome_is_correct_unreadable_or_misread():
     def read(as_what):
         return ParsedScene(as_what, None, (), () if as_what else ("blurred",))
 
-    assert outcome(scene, read(scene), 256) == "right"
-    assert outcome(scene, read(scene.without_texture()), 64) == "right"
-    assert outcome(scene, read(other), 256) == "misread"
-    assert outcome(scene, read(None), 256) == "unreadable"
+    assert parse_outcome(scene, read(scene), 256) == "right"
+    assert parse_outcome(scene, read(scene.without_texture()), 64) == "right"
+    assert parse_outcome(scene, read(other), 256) == "misread"
+    assert parse_outcome(scene, read(None), 256) == "unreadable"
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_images_that_are_hardly_spoilt_are_correct_and_ruined_ones_are_unreadable_rather_than_misread(
+def test_hardly_corrupted_images_are_correct_and_ruined_ones_are_unreadable(
     way,
 ):
     rows = measure(12, 64, way)
@@ -70,7 +70,7 @@ def test_images_that_are_hardly_spoilt_are_correct_and_ruined_ones_are_unreadabl
     assert rows[-1]["right"] < 12
 
 
-def test_the_script_leaves_a_figure_its_numbers_and_a_sheet(
+def test_the_script_writes_a_figure_its_numbers_and_an_audit_grid(
     tiny_pipe, tmp_path, monkeypatch, capsys
 ):
     tiny_pipe.save_pretrained(tmp_path / "pipe")
@@ -79,7 +79,7 @@ def test_the_script_leaves_a_figure_its_numbers_and_a_sheet(
         [
             "--n",
             "2",
-            "--sheet",
+            "--audit",
             "5",
             "--out",
             str(tmp_path / "out"),
@@ -101,7 +101,7 @@ def test_the_script_leaves_a_figure_its_numbers_and_a_sheet(
 @pytest.mark.parametrize("texture", TEXTURES[1:])
 def test_a_texture_that_fades_is_read_or_not_but_not_taken_for_another_or_for_solid(texture):
     """Blurred up to where its eye can still tell it is there, at an RMS of 0.01 or more; noise
-    alone makes no texture of a solid thing.
+    alone makes no texture of a solid object.
     """
     image = render(Scene((one(texture=texture),), "white"), 256)
     parsed_scenes = [parse_image(blur(image, sigma))[0].scene for sigma in (0, 0.1, 0.2, 0.25)]

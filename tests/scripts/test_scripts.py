@@ -24,9 +24,10 @@ from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.utils.configuration import to_dict
 from imagen_mini.weights import WEIGHTS
-from sample import activation_patching as paths
 from sample import (
+    activation_patching,
     attention,
+    benchmark_latency,
     compare,
     demo,
     edit,
@@ -38,21 +39,25 @@ from sample import (
     reweight,
     sweep,
 )
-from sample import benchmark_latency as sample_benchmark
 from sample.claims import __main__ as claims
-from train import baselines as peers
-from train import benchmark_throughput as train_benchmark
-from train import check_dataset as check_data
-from train import download_dataset as from_hub
-from train import estimate_cost as scale
-from train import excess_error as regret
-from train import export_pipeline as assemble
-from train import make_emoji_dataset as emoji
-from train import model_card as card
-from train import overfit, report, time_to_score, train
-from train import profile_step as breakdown
-from train import sample_timeline as progress
-from train import verify_checkpoints as verify
+from train import (
+    baselines,
+    benchmark_throughput,
+    check_dataset,
+    download_dataset,
+    estimate_cost,
+    excess_error,
+    export_pipeline,
+    make_emoji_dataset,
+    model_card,
+    overfit,
+    profile_step,
+    report,
+    sample_timeline,
+    time_to_score,
+    train,
+    verify_checkpoints,
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +79,7 @@ def size(path):
         return image.size
 
 
-def test_generate_generates_one_caption_at_256_px_and_says_what_it_shows(folder, tmp_path, capsys):
+def test_generate_samples_one_caption_at_256_px_and_says_what_it_shows(folder, tmp_path, capsys):
     generate.main(
         [
             "a red circle",
@@ -107,7 +112,7 @@ def test_generate_says_of_a_caption_it_cannot_read_that_it_was_not_judged(folder
     assert "not judged" in capsys.readouterr().out
 
 
-def test_generate_generates_several_captions_and_seeds_on_one_sheet(folder, tmp_path, capsys):
+def test_generate_samples_several_captions_and_seeds_in_one_grid(folder, tmp_path, capsys):
     generate.main(
         [
             "a red circle",
@@ -315,7 +320,7 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
     assert size(f"{folder}/report.png")[0] > 0
     readme = tmp_path / "README.md"
     readme.write_text(
-        f"before\n{card.CLAIMS_BEGIN}\nolder\n{card.CLAIMS_END}\nbetween\n{card.BEGIN}\nold\n{card.END}\nafter\n"
+        f"before\n{model_card.CLAIMS_BEGIN}\nolder\n{model_card.CLAIMS_END}\nbetween\n{model_card.BEGIN}\nold\n{model_card.END}\nafter\n"
     )
     claimed = tmp_path.joinpath(folder, "claims")
     claimed.mkdir()
@@ -328,7 +333,7 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
             }
         )
     )
-    card.main(["--pipeline", folder, "--readme", str(readme)])
+    model_card.main(["--pipeline", folder, "--readme", str(readme)])
     assert "| All is one. | **unclear** |\n<!-- end of claims -->\nbetween\n" in readme.read_text()
     with open(f"{folder}/README.md") as file:
         written = file.read()
@@ -344,20 +349,20 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
             for name in ("one object", "counting", "texture")
         },
     }
-    assert card.weaknesses(weak) == (
+    assert model_card.weaknesses(weak) == (
         "- texture: 20% right (2 unreadable, 1 shape)\n- counting: 50% right (2 unreadable, 1 "
         "shape)"
     )
-    assert card.weaknesses(values) in written and "texture" in card.weaknesses(values)
-    readme.with_name("other.md").write_text(f"mine {card.BEGIN} and more")
+    assert model_card.weaknesses(values) in written and "texture" in model_card.weaknesses(values)
+    readme.with_name("other.md").write_text(f"mine {model_card.BEGIN} and more")
     with pytest.raises(SystemExit, match="other.md: the README has no place for a table"):
-        card.main(
+        model_card.main(
             ["--pipeline", folder, "--readme", str(readme.with_name("other.md")), "--note", "lost"]
         )
     with open(f"{folder}/README.md") as file:
         assert (
             file.read() == written
-            and readme.with_name("other.md").read_text() == f"mine {card.BEGIN} and more"
+            and readme.with_name("other.md").read_text() == f"mine {model_card.BEGIN} and more"
         )
     row = values["text_alignment"]["texture"]
     expected = f"| texture | {row['right']} of 2 |"
@@ -413,7 +418,7 @@ def test_edit_shows_the_alignment_and_blends(folder, tmp_path, capsys):
     assert size(tmp_path / "d.png")[0] > 4 * 256
 
 
-def test_attention_generates_its_sheets_and_says_where_attention_goes(folder, tmp_path, capsys):
+def test_attention_writes_its_grids_and_says_where_attention_goes(folder, tmp_path, capsys):
     attention.main(["a red circle", "--pipeline", folder, "--steps", "3", "--out", str(tmp_path)])
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "heads.png",
@@ -441,7 +446,7 @@ def test_attention_says_that_images_which_show_nothing_cannot_be_judged(folder, 
     assert read(tmp_path / "find.json")["judged"] == 0
 
 
-def test_maps_are_held_against_the_objects_their_words_speak_of(folder, tmp_path, monkeypatch):
+def test_maps_are_compared_with_the_objects_of_their_words(folder, tmp_path, monkeypatch):
     """Images that show what was said, and for the maps of the first layer one that is highest on
     the first thing of every caption.
     """
@@ -449,7 +454,7 @@ def test_maps_are_held_against_the_objects_their_words_speak_of(folder, tmp_path
     truth = correct_images(prompts, 64)
     pipe = ImagenPipeline.from_pretrained(folder)
     monkeypatch.setattr(
-        pipe, "sample_stage", lambda *args: plain(*args) * 0 + truth(args[2], args[5])
+        pipe, "sample_stage", lambda *args: plain(*args) * 0 + truth(args[1].prompts, args[1].seeds)
     )
     plain = type(pipe).sample_stage.__get__(pipe)
     site = next(s.name for s in pipe.stages["base"].net.sites if s.kind == "cross")
@@ -466,8 +471,8 @@ def test_maps_are_held_against_the_objects_their_words_speak_of(folder, tmp_path
         )
 
     first = site
-    monkeypatch.setattr(attention.AttentionStore, "positions_of_word", of_word)
-    report = attention.find(
+    monkeypatch.setattr(attention.AttentionStore, "word_map", of_word)
+    report = attention.measure_localization(
         pipe, prompts, {"stages": ["base"], "output_type": "pt", "num_inference_steps": 2}
     )
     assert report["judged"] == 4
@@ -478,7 +483,7 @@ def test_maps_are_held_against_the_objects_their_words_speak_of(folder, tmp_path
     assert size(tmp_path / "find.png")[0] > 500
 
 
-def test_edit_cascade_judges_each_way_of_enlarging_an_edit(folder, tmp_path, capsys, monkeypatch):
+def test_edit_cascade_judges_each_way_of_upsampling_an_edit(folder, tmp_path, capsys, monkeypatch):
     edit_cascade.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
     assert (
         list(read(tmp_path / "edit_cascade.json")["ways"]) == list(edit_cascade.WAYS)
@@ -533,7 +538,7 @@ def test_edit_sweep_judges_every_kind_at_every_length(folder, tmp_path, monkeypa
     _, edited = pipe(
         ["a ring", "a star"],
         seed=1,
-        edit=edit_sweep.SWEEPS["attention injected"](edit_sweep.Replace, 0.0),
+        edit=edit_sweep.WINDOW_SWEEPS["attention injected"](edit_sweep.Replace, 0.0),
         stages=("base",),
         progress=False,
     ).stages["base"]
@@ -556,7 +561,7 @@ def test_edit_sweep_judges_every_kind_at_every_length(folder, tmp_path, monkeypa
     )
 
 
-def test_reweight_measures_what_a_object_covers(folder, tmp_path, capsys):
+def test_reweight_measures_what_an_object_covers(folder, tmp_path, capsys):
     reweight.main(["--n", "2", "--pipeline", folder, "--out", str(tmp_path)])
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "reweight.json",
@@ -568,17 +573,17 @@ def test_reweight_measures_what_a_object_covers(folder, tmp_path, capsys):
         and "rank correlation" in capsys.readouterr().out
     )
     scene = Scene((one(),), "white")
-    assert reweight.covered(render(scene, 64)[0]) == pytest.approx(
+    assert reweight.covered_share(render(scene, 64)[0]) == pytest.approx(
         masks(scene).float().mean().item(), rel=0.15
     )
     assert (
-        reweight.monotone(torch.tensor([1.0, 2.0, 5.0])) == 1
-        and reweight.monotone(torch.tensor([3.0, 2.0, 0.0])) == -1
+        reweight.spearman_with_order(torch.tensor([1.0, 2.0, 5.0])) == 1
+        and reweight.spearman_with_order(torch.tensor([3.0, 2.0, 0.0])) == -1
     )
 
 
-def test_paths_counts_images_that_show_either_prompt(folder, tmp_path, capsys):
-    paths.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
+def test_activation_patching_counts_images_that_show_either_prompt(folder, tmp_path, capsys):
+    activation_patching.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
     found = read(tmp_path / "paths.json")
     assert set(found["color"]["ways"]) == {
         "maps",
@@ -591,7 +596,7 @@ def test_paths_counts_images_that_show_either_prompt(folder, tmp_path, capsys):
     assert found["shape"]["both_right"] == 0 and "still its own" in capsys.readouterr().out
 
 
-def test_sweep_generates_two_figures_and_writes_their_numbers(folder, tmp_path, capsys):
+def test_sweep_plots_two_figures_and_writes_their_numbers(folder, tmp_path, capsys):
     sweep.main(
         [
             "--pipeline",
@@ -643,7 +648,7 @@ def test_sweep_generates_two_figures_and_writes_their_numbers(folder, tmp_path, 
     assert "heun" in capsys.readouterr().out
 
 
-def test_sweep_of_super_resolution_judges_textures_on_base_images_generated_once(
+def test_sweep_of_super_resolution_judges_textures_on_one_set_of_base_images(
     folder, tmp_path, monkeypatch
 ):
     generated = []
@@ -684,7 +689,7 @@ def test_sweep_of_super_resolution_judges_textures_on_base_images_generated_once
 
 
 @pytest.mark.parametrize("arguments", [["--steps", "0"], ["--scales", "0", "1"], ["--n", "0"]])
-def test_sweep_refuses_what_has_no_place_on_its_axes(arguments, capsys):
+def test_sweep_refuses_options_that_do_not_fit(arguments, capsys):
     with pytest.raises(SystemExit):
         sweep.main(arguments)
     assert "expected n and steps of at least 1, and scales above 0" in capsys.readouterr().err
@@ -695,7 +700,7 @@ def test_sweep_of_a_stage_that_is_not_there_is_an_error_that_lists_the_stages(fo
         sweep.main(["--pipeline", folder, "--stage", "sr_1024"])
 
 
-def test_training_both_stages_then_assembling_gives_a_pipeline_that_draws(encoder_folder, tmp_path):
+def test_training_both_stages_and_exporting_them_makes_a_pipeline(encoder_folder, tmp_path):
     common = [
         "--preset",
         "tiny",
@@ -713,7 +718,7 @@ def test_training_both_stages_then_assembling_gives_a_pipeline_that_draws(encode
             json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()
         ]
         assert [line["step"] for line in lines] == [1, 2, 2] and 0 <= lines[-1]["score"] <= 1
-    progress.main(
+    sample_timeline.main(
         [
             str(tmp_path / "base" / "stage"),
             "--text-encoder",
@@ -726,7 +731,7 @@ def test_training_both_stages_then_assembling_gives_a_pipeline_that_draws(encode
     )
     assert size(tmp_path / "p.png")[0] > 0
     for flag, dtype in (("--bf16", torch.bfloat16), ("--half", torch.float16)):
-        assemble.main(
+        export_pipeline.main(
             [
                 "--base",
                 str(tmp_path / "base"),
@@ -799,7 +804,7 @@ def test_a_pipeline_that_is_not_there_is_named(script, arguments):
 
 
 def test_the_sampling_benchmark_counts_calls_and_times_them(folder, tmp_path, capsys):
-    sample_benchmark.main(
+    benchmark_latency.main(
         [
             "--pipeline",
             folder,
@@ -825,14 +830,14 @@ def test_the_sampling_benchmark_counts_calls_and_times_them(folder, tmp_path, ca
             assert r[stage]["seconds"] / r[stage]["seconds_per_call"] == pytest.approx(
                 r["steps"], rel=0.02
             )
-        assert r["seconds_per_picture"] * r["batch"] > r["base"]["seconds"] > 0
+        assert r["seconds_per_image"] * r["batch"] > r["base"]["seconds"] > 0
     assert "source and edit take" in capsys.readouterr().out and found["edit_over_plain"] > 0
 
 
-def test_the_training_benchmark_counts_flops_and_holds_them_against_a_matrix_product(
+def test_the_training_benchmark_counts_flops_and_compares_them_with_a_matrix_product(
     tmp_path, capsys
 ):
-    train_benchmark.main(
+    benchmark_throughput.main(
         [
             "--preset",
             "tiny",
@@ -860,23 +865,23 @@ def test_the_training_benchmark_counts_flops_and_holds_them_against_a_matrix_pro
     )
     found = json.loads((tmp_path / "b.json").read_text())
     rows = found["rows"]
-    assert len(rows) == 8 and all(r["pictures_per_second"] > 0 for r in rows)
+    assert len(rows) == 8 and all(r["images_per_second"] > 0 for r in rows)
     for r in rows:
         assert r["mfu"] == pytest.approx(
-            r["pictures_per_second"]
-            * r["gflop_per_picture"]
+            r["images_per_second"]
+            * r["gflop_per_image"]
             / found["matrix_product_gflop_per_second"],
             abs=0.01,
         )
-    flops = {(r["network"], r["batch"], r["text_length"]): r["gflop_per_picture"] for r in rows}
+    flops = {(r["network"], r["batch"], r["text_length"]): r["gflop_per_image"] for r in rows}
     assert flops["base", 2, None] == flops["base", 4, None] < flops["base", 2, 40]
     assert "MFU" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("network", ["ours", "diffusers"])
-def test_the_score_after_minutes_is_measured_and_generated(network, tmp_path, capsys, monkeypatch):
+def test_the_score_after_minutes_is_measured_and_plotted(network, tmp_path, capsys, monkeypatch):
     pytest.importorskip("diffusers")
-    monkeypatch.setattr(peers, "DiffusersNet", lambda width: TinyPeer(width))
+    monkeypatch.setattr(baselines, "DiffusersNet", lambda width: TinyPeer(width))
     out = tmp_path / "score.json"
     time_to_score.main(
         [
@@ -949,14 +954,14 @@ def test_recipes_are_compared_early_by_errors_alone(tmp_path, capsys):
     )
     assert point["errors"]["own"] == pytest.approx(point["errors"]["other"], rel=0.05)
     assert "error by log-SNR" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="no scores of ours to draw"):
+    with pytest.raises(SystemExit, match="no scores of ours to plot"):
         time_to_score.main(["--plot", str(out), "--out", str(tmp_path / "curve.png")])
 
 
 @pytest.mark.parametrize("network", ["ours", "diffusers"])
-def test_a_training_for_a_score_goes_on_where_it_was_stopped(network, tmp_path, monkeypatch):
+def test_a_training_for_a_score_resumes_where_it_was_stopped(network, tmp_path, monkeypatch):
     pytest.importorskip("diffusers")
-    monkeypatch.setattr(peers, "DiffusersNet", lambda width: TinyPeer(width))
+    monkeypatch.setattr(baselines, "DiffusersNet", lambda width: TinyPeer(width))
     monkeypatch.setattr(time_to_score, "LOG_SNRS", range(-2, 0))
 
     def measure(out, *options):
@@ -975,9 +980,9 @@ def test_a_training_for_a_score_goes_on_where_it_was_stopped(network, tmp_path, 
                 "0",
                 "--minutes",
                 "0.1",
-                "--pace",
+                "--seconds-per-step",
                 "1.5",
-                "--at",
+                "--eval-at",
                 "0.5",
                 "--out",
                 str(out),
@@ -988,7 +993,7 @@ def test_a_training_for_a_score_goes_on_where_it_was_stopped(network, tmp_path, 
         )
         return json.loads(out.read_text())
 
-    kept = ["--keep", str(tmp_path / "kept")]
+    kept = ["--checkpoint-dir", str(tmp_path / "kept")]
     whole = measure(tmp_path / "whole.json")
     assert [p["step"] for p in whole["curve"]] == [2, 4] and len(
         {tuple(p["errors"]["own"]) for p in whole["curve"]}
@@ -1011,7 +1016,7 @@ def test_the_network_of_another_library_is_not_saved_as_a_stage_of_ours(tmp_path
         )
 
 
-class TinyPeer(peers.DiffusersNet):
+class TinyPeer(baselines.DiffusersNet):
     """As large as a test can wait for."""
 
     def __init__(self, text_width):
@@ -1034,7 +1039,7 @@ class TinyPeer(peers.DiffusersNet):
 
 @pytest.mark.parametrize(
     "arguments",
-    [(breakdown, ["--stage", "sr_512"]), (train_benchmark, ["--stages", "base", "sr_512"])],
+    [(profile_step, ["--stage", "sr_512"]), (benchmark_throughput, ["--stages", "base", "sr_512"])],
     ids=["breakdown", "benchmark"],
 )
 def test_a_stage_that_the_preset_lacks_is_refused_with_those_it_has(arguments, capsys):
@@ -1045,7 +1050,7 @@ def test_a_stage_that_the_preset_lacks_is_refused_with_those_it_has(arguments, c
 
 
 def test_the_parts_of_a_step_hold_all_its_arithmetic(capsys):
-    breakdown.main(
+    profile_step.main(
         ["--preset", "tiny", "--batch", "2", "--rounds", "2", "--device", "cpu", "precision=fp32"]
     )
     _, _, table = capsys.readouterr().out.partition("of it\n")
@@ -1054,18 +1059,18 @@ def test_the_parts_of_a_step_hold_all_its_arithmetic(capsys):
         DiffusionStage(PRESETS["tiny"]["base"]),
         TextEncoder.from_pretrained(WEIGHTS / "text_encoder"),
     )
-    assert float(rows["a whole step"][3]) == pytest.approx(
-        2 * train_benchmark.flops_per_image(stage, encoder) / 1e9, abs=0.01
+    assert float(rows["a full step"][3]) == pytest.approx(
+        2 * benchmark_throughput.flops_per_image(stage, encoder) / 1e9, abs=0.01
     )
-    times = [float(row[1]) for name, row in rows.items() if name != "a whole step"]
-    assert sum(times) == pytest.approx(float(rows["a whole step"][1]), abs=0.1 * len(times))
+    times = [float(row[1]) for name, row in rows.items() if name != "a full step"]
+    assert sum(times) == pytest.approx(float(rows["a full step"][1]), abs=0.1 * len(times))
     assert {
         "cross attention, 4 x 4",
         "residual blocks, 8 x 8",
         "optimizer, muon",
         "optimizer, adamw",
         "text encoder",
-        "pictures",
+        "images",
         "noise",
         "text layers",
     } <= set(rows)
@@ -1086,7 +1091,9 @@ def test_flops_are_those_of_a_known_layer():
 
     stage = DiffusionStage(PRESETS["tiny"]["base"])
     stage.net = Known()
-    assert train_benchmark.flops_per_image(stage, lambda captions: None) == 2 * 2 * 12_288 * 100
+    assert (
+        benchmark_throughput.flops_per_image(stage, lambda captions: None) == 2 * 2 * 12_288 * 100
+    )
 
 
 @pytest.mark.parametrize(
@@ -1098,28 +1105,28 @@ def test_flops_are_those_of_a_known_layer():
         edit_sweep,
         reweight,
         attention,
-        paths,
+        activation_patching,
         claims,
         evaluate,
         compare,
         demo,
         sweep,
         plot_schedules,
-        sample_benchmark,
+        benchmark_latency,
         train,
         overfit,
-        assemble,
-        card,
-        progress,
-        check_data,
-        emoji,
-        from_hub,
+        export_pipeline,
+        model_card,
+        sample_timeline,
+        check_dataset,
+        make_emoji_dataset,
+        download_dataset,
         report,
-        verify,
-        train_benchmark,
+        verify_checkpoints,
+        benchmark_throughput,
         time_to_score,
-        breakdown,
-        scale,
+        profile_step,
+        estimate_cost,
     ],
 )
 def test_every_script_has_help(script, capsys):
@@ -1128,8 +1135,8 @@ def test_every_script_has_help(script, capsys):
     assert stop.value.code == 0 and len(capsys.readouterr().out) > 200
 
 
-def test_regret_holds_a_stage_against_the_best_denoiser(folder, tmp_path, capsys):
-    regret.main(
+def test_excess_error_compares_a_stage_with_the_best_denoiser(folder, tmp_path, capsys):
+    excess_error.main(
         [
             f"{folder}/base",
             "--text-encoder",
@@ -1142,11 +1149,15 @@ def test_regret_holds_a_stage_against_the_best_denoiser(folder, tmp_path, capsys
     )
     lines = capsys.readouterr().out.splitlines()
     path = lines.pop()
-    assert [lines[i].split()[1:] for i in (1, 5)] == [[str(level) for level in regret.LOG_SNRS]] * 2
+    assert [lines[i].split()[1:] for i in (1, 5)] == [
+        [str(level) for level in excess_error.LOG_SNRS]
+    ] * 2
     best, own, best_told, own_told = (
         [float(word) for word in lines[i].split()[1:]] for i in (2, 3, 6, 7)
     )
     # an untrained network
-    assert len(best) == len(own) == len(regret.LOG_SNRS) and best[-1] < 0.01 < sum(own) - sum(best)
+    assert len(best) == len(own) == len(excess_error.LOG_SNRS) and best[-1] < 0.01 < sum(own) - sum(
+        best
+    )
     assert max(map(abs, own_told)) < 0.1 and best_told[0] < 0.05 < 0.2 < best_told[-1]
     assert size(path)

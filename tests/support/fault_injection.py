@@ -23,9 +23,9 @@ def asked_for(step: int, batch_size: int = 4) -> type:
     """The built-in world, with the fault when the batch of `step` is asked for."""
 
     class Broken(SceneDataset):
-        def draft(self, numbers, *args):
-            draft = super().draft(numbers, *args)
-            if numbers[0] // batch_size == step:
+        def draft(self, indices, *args):
+            draft = super().draft(indices, *args)
+            if indices[0] // batch_size == step:
                 return fault(draft)
             return draft
 

@@ -1,4 +1,4 @@
-"""Scenes and images of what a caption says, and prompts taken apart by hand."""
+"""Scenes and images of what a caption says, and prompts tokenized by hand."""
 
 import random
 from dataclasses import replace
@@ -23,8 +23,9 @@ def one(shape="circle", color="red", size="large", texture="solid", x=20, y=32):
 
 
 def scene_of(description, rng, accept=lambda scene: True):
-    """A random scene that shows what is described, drawn until it fits. On purpose not the
-    package's own.
+    """A random scene that shows what is described, sampled until it fits.
+
+    On purpose independent of the package's `sample_scene_matching`.
     """
     for _ in range(20_000):
         objects = []
@@ -40,11 +41,11 @@ def scene_of(description, rng, accept=lambda scene: True):
                 size,
                 obj.texture or rng.choice(TEXTURES),
             )
-            low, high = int(o.reach + 1.5), int(GRID - o.reach - 0.5)
+            low, high = int(o.radius + 1.5), int(GRID - o.radius - 0.5)
             for _ in range(20):
                 o = replace(o, x=rng.randint(low, high), y=rng.randint(low, high))
                 if all(
-                    (o.x - p.x) ** 2 + (o.y - p.y) ** 2 >= (o.reach + p.reach + MIN_GAP) ** 2
+                    (o.x - p.x) ** 2 + (o.y - p.y) ** 2 >= (o.radius + p.radius + MIN_GAP) ** 2
                     for p in objects
                 ):
                     objects.append(o)
@@ -73,7 +74,7 @@ def correct_images(prompts, size):
 
 
 def tokens(text):
-    """Tokens by hand: words apart by spaces, pieces of a word apart by hyphens, and the end token."""
+    """Tokens by hand: spaces separate words, hyphens the pieces of a word. And the end token."""
     words = [w.split("-") for w in text.split()]
     pieces = [p for w in words for p in w]
     word_ids = [i for i, w in enumerate(words) for _ in w]

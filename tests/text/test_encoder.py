@@ -20,7 +20,7 @@ def test_the_mask_is_true_for_exactly_the_tokens_of_each_prompt(encoder):
     text = encoder(PROMPTS)
     assert text.mask.dtype == torch.bool and text.emb.shape == (*text.mask.shape, encoder.width)
     for row, prompt in zip(text.mask, PROMPTS):
-        n = len(encoder.tokens(prompt).ids)
+        n = len(encoder.tokenize_prompt(prompt).ids)
         assert row.tolist() == [True] * n + [False] * (len(row) - n)
 
 
@@ -30,7 +30,7 @@ def test_embeddings_at_padding_are_zero_and_others_are_not(encoder):
     assert text.emb[text.mask].abs().amax(-1).min() > 0
 
 
-def test_a_prompt_is_encoded_the_same_alone_and_in_a_batch(encoder):
+def test_a_prompt_is_encoded_the_same_by_itself_and_in_a_batch(encoder):
     together = encoder(PROMPTS)
     for i, prompt in enumerate(PROMPTS):
         alone = encoder(prompt)
@@ -44,7 +44,7 @@ def test_different_prompts_are_encoded_differently(encoder):
 
 
 def test_the_empty_prompt_is_its_end_token(encoder):
-    text, tokens = encoder(""), encoder.tokens("")
+    text, tokens = encoder(""), encoder.tokenize_prompt("")
     assert text.mask.tolist() == [[True]] and text.emb.isfinite().all()
     assert tokens.word_ids == (None,) and tokens.words == ()
 
@@ -99,7 +99,7 @@ ODD = (
 @pytest.mark.filterwarnings("ignore:the prompt has more")
 @pytest.mark.parametrize("prompt", ODD)
 def test_no_character_is_unknown(encoder, prompt):
-    ids = encoder.tokens(prompt).ids
+    ids = encoder.tokenize_prompt(prompt).ids
     unknown = encoder.tokenizer.unk_token_id
     assert encoder(prompt).emb.isfinite().all() and len(ids) > 1
     if "<unk>" not in prompt:
@@ -107,7 +107,7 @@ def test_no_character_is_unknown(encoder, prompt):
 
 
 def test_unknown_characters_keep_their_identity(encoder):
-    assert encoder.tokens("🔴").ids != encoder.tokens("🔵").ids
+    assert encoder.tokenize_prompt("🔴").ids != encoder.tokenize_prompt("🔵").ids
 
 
 def joined(pieces):
@@ -129,7 +129,7 @@ def joined(pieces):
     ],
 )
 def test_the_pieces_of_a_word_join_back_to_the_word(encoder, prompt):
-    tokens = encoder.tokens(prompt)
+    tokens = encoder.tokenize_prompt(prompt)
     assert len(tokens.ids) == len(tokens.pieces) == len(tokens.word_ids)
     for i, word in enumerate(tokens.words):
         assert joined(tokens.pieces[k] for k in tokens.positions_of_word(i)) == word.lower()
@@ -140,7 +140,7 @@ def test_the_pieces_of_a_word_join_back_to_the_word(encoder, prompt):
 
 
 def test_every_token_belongs_to_one_word_in_order(encoder):
-    words = [w for w in encoder.tokens(PROMPTS[1]).word_ids if w is not None]
+    words = [w for w in encoder.tokenize_prompt(PROMPTS[1]).word_ids if w is not None]
     assert words == sorted(words) and set(words) == set(range(len(PROMPTS[1].split())))
 
 
@@ -148,7 +148,7 @@ def test_every_token_belongs_to_one_word_in_order(encoder):
     "prompt", ["A Red CIRCLE", " a red circle ", "a  red   circle", "a\tred\ncircle"]
 )
 def test_capitals_and_spaces_do_not_change_the_tokens_nor_the_encoding(encoder, prompt):
-    assert encoder.tokens(prompt).ids == encoder.tokens("a red circle").ids
+    assert encoder.tokenize_prompt(prompt).ids == encoder.tokenize_prompt("a red circle").ids
     assert torch.equal(encoder(prompt).emb, encoder("a red circle").emb)
 
 
@@ -204,11 +204,11 @@ def test_an_encoder_comes_back_from_disk_as_it_was(encoder, tmp_path):
     encoder.save_pretrained(tmp_path)
     again = TextEncoder.from_pretrained(tmp_path)
     assert torch.equal(again(PROMPTS).emb, encoder(PROMPTS).emb)
-    assert all(again.tokens(p) == encoder.tokens(p) for p in PROMPTS)
+    assert all(again.tokenize_prompt(p) == encoder.tokenize_prompt(p) for p in PROMPTS)
 
 
 def test_pre_training_binds_attributes_and_relations_to_their_objects(encoder):
-    from imagen_mini.viz.text_encoder import linear_probe
+    from imagen_mini.evaluation.linear_probe import linear_probe
 
     torch.manual_seed(0)
     random = TextEncoder(T5EncoderModel(encoder.model.config), encoder.tokenizer)

@@ -1,5 +1,5 @@
-"""The text cache: what comes back is what the encoder gave, whatever happens to the file or to
-whoever writes it.
+"""The text cache: it returns what the encoder returned, whatever happens to the file or to a
+process that writes it.
 """
 
 import random
@@ -17,7 +17,7 @@ from transformers import T5EncoderModel
 
 from imagen_mini.scenes.captions import training_caption
 from imagen_mini.scenes.scene import training_scene
-from imagen_mini.text.cache import CachedTextEncoder, fingerprint
+from imagen_mini.text.cache import CachedTextEncoder, exact_digest
 from imagen_mini.text.encoder import TextEncoder
 
 PROMPTS = [
@@ -54,10 +54,10 @@ def captions(n, start=0):
     return [training_caption(training_scene(0, i), 0, i).text for i in range(start, start + n)]
 
 
-# ---------------------------------------------------------------- the same Text
+# ---------------------------------------------------------------- the same embeddings
 
 
-def test_what_comes_back_is_bit_for_bit_what_the_encoder_gave_and_nothing_is_encoded_twice(
+def test_what_comes_back_is_bit_for_bit_what_the_encoder_returned_and_nothing_is_encoded_twice(
     encoder, cached, encoded, tmp_path
 ):
     expected = encoder(PROMPTS)
@@ -71,7 +71,7 @@ def test_what_comes_back_is_bit_for_bit_what_the_encoder_gave_and_nothing_is_enc
     assert encoded == [PROMPTS]
 
 
-def test_batches_of_other_lengths_orders_and_repeats_are_put_together_from_the_same_rows(
+def test_batches_of_other_lengths_orders_and_repeats_are_assembled_from_the_same_rows(
     encoder, cached, encoded
 ):
     rows = cached(PROMPTS)
@@ -122,7 +122,7 @@ def test_it_is_a_text_encoder_in_all_else(encoder, cached):
     assert (
         isinstance(cached, TextEncoder)
         and cached.width == encoder.width
-        and cached.tokens("a ring") == encoder.tokens("a ring")
+        and cached.tokenize_prompt("a ring") == encoder.tokenize_prompt("a ring")
     )
     with pytest.raises(ValueError, match="lone surrogate"):
         cached("\ud800")
@@ -136,7 +136,7 @@ def test_it_is_a_text_encoder_in_all_else(encoder, cached):
 def test_padding_is_not_stored(cached, encoder):
     cached(PROMPTS)
     rows = dict(cached.rows.execute("SELECT prompt, length(emb) FROM text"))
-    assert rows == {p: len(encoder.tokens(p).ids) * encoder.width * 4 for p in PROMPTS}
+    assert rows == {p: len(encoder.tokenize_prompt(p).ids) * encoder.width * 4 for p in PROMPTS}
 
 
 def test_a_step_of_64_captions_costs_less_than_encoding_them(encoder, cached):
@@ -154,7 +154,7 @@ def test_a_step_of_64_captions_costs_less_than_encoding_them(encoder, cached):
     assert seconds(cached) < 0.5 * seconds(encoder)
 
 
-# ---------------------------------------------------------------- what must not be taken for the same
+# ---------------------------------------------------------------- other encoders
 
 
 def other_encoders(encoder):
@@ -190,15 +190,15 @@ def test_another_encoder_or_length_limit_never_hits(encoder, cached, encoded, wh
     assert encoded == [PROMPTS]
 
 
-def test_the_fingerprint_depends_neither_on_use_nor_on_the_folder(
+def test_the_exact_digest_depends_neither_on_use_nor_on_the_folder(
     encoder, encoder_folder, tmp_path
 ):
     encoder(PROMPTS)  # leaves its padding set in the tokenizer
     encoder.save_pretrained(tmp_path)
     assert (
-        fingerprint(encoder)
-        == fingerprint(TextEncoder.from_pretrained(tmp_path))
-        == fingerprint(TextEncoder.from_pretrained(encoder_folder))
+        exact_digest(encoder)
+        == exact_digest(TextEncoder.from_pretrained(tmp_path))
+        == exact_digest(TextEncoder.from_pretrained(encoder_folder))
     )
 
 
@@ -243,7 +243,7 @@ def test_a_row_with_a_flipped_bit_is_encoded_anew(encoder, cached, encoded):
     assert encoded[0] == ["ring"]
 
 
-def test_a_file_with_flipped_bytes_anywhere_is_refused_or_gives_what_the_encoder_gives(
+def test_a_file_with_flipped_bytes_anywhere_is_refused_or_returns_what_the_encoder_returns(
     encoder, tmp_path
 ):
     prompts = captions(40)
@@ -274,7 +274,7 @@ def test_a_file_with_flipped_bytes_anywhere_is_refused_or_gives_what_the_encoder
     assert 0 < refused < 60
 
 
-def test_a_file_cut_short_is_refused_or_gives_what_the_encoder_gives(encoder, cached):
+def test_a_file_cut_short_is_refused_or_returns_what_the_encoder_returns(encoder, cached):
     expected = encoder(PROMPTS)
     cached(PROMPTS)
     cached.rows.close()
@@ -347,7 +347,7 @@ def test_two_processes_that_write_the_same_prompts_at_once_leave_each_row_once_a
     )
 
 
-def test_what_was_returned_survives_a_kill_at_any_moment_and_the_next_process_goes_on(
+def test_what_was_returned_survives_a_kill_at_any_moment_and_the_next_process_continues(
     encoder, encoder_folder, tmp_path
 ):
     rows, rng = [], random.Random(0)
@@ -369,7 +369,7 @@ def test_what_was_returned_survives_a_kill_at_any_moment_and_the_next_process_go
 
 
 def count(folder):
-    """Rows that a newcomer sees."""
+    """Rows that another process sees."""
     for file in folder.glob("*.sqlite"):
         try:
             with sqlite3.connect(file, timeout=5) as rows:

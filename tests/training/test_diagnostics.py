@@ -43,8 +43,8 @@ def of_shipped(shipped, encoder):
 def test_the_shipped_weights_use_their_captions_most_where_noise_is_high_and_paint_in_the_correct_colours(
     of_shipped,
 ):
-    assert health.check_conditioning(of_shipped).verdict == OK
-    assert health.check_color(of_shipped).verdict == OK
+    assert health.check_conditioning(of_shipped).status == OK
+    assert health.check_color(of_shipped).status == OK
     costs = [b - a for a, b in zip(of_shipped.losses["true"], of_shipped.losses["shuffled"])]
     assert min(costs) > 0
 
@@ -73,7 +73,7 @@ def test_a_network_that_never_saw_a_caption_is_found_out(encoder, randomize_zero
     found = measure_noise_bins(stage, encoder, UNSEEN, range(32))
     assert found.gaps["shuffled"] == (0, 0) and found.losses["true"] == found.losses["none"]
     finding = health.check_conditioning(found)
-    assert finding.verdict == FAIL and "captions are not used" in finding.words
+    assert finding.status == FAIL and "captions are not used" in finding.message
 
 
 def test_a_tint_and_too_large_values_are_seen_and_where(shipped, of_shipped, encoder):
@@ -87,7 +87,7 @@ def test_a_tint_and_too_large_values_are_seen_and_where(shipped, of_shipped, enc
     found = measure_noise_bins(tinted, encoder, UNSEEN, range(96))
     finding = health.check_color(found)
     assert (
-        finding.verdict == FAIL and "off by at most 0.5" in finding.words and "red" in finding.words
+        finding.status == FAIL and "off by at most 0.5" in finding.message and "red" in finding.message
     )
     assert max(found.saturated) > max(of_shipped.saturated) + 0.05 and found.gaps["shuffled"][0] > 0
 
@@ -113,13 +113,13 @@ def test_a_parameter_that_no_gradient_reaches_is_named(encoder, randomize_zero_i
     torch.manual_seed(0)
     stage = randomize_zero_init(DiffusionStage(PRESETS["tiny"]["base"]))
     norms = gradient_norms(stage, encoder, UNSEEN, range(4))
-    assert health.check_dead_parameters(norms).verdict == OK and sum(
+    assert health.check_dead_parameters(norms).status == OK and sum(
         v > 0 for v in norms.values()
     ) > 0.9 * len(norms)
     stage.net.mid.requires_grad_(False)
     norms = gradient_norms(stage, encoder, UNSEEN, range(4))
     finding = health.check_dead_parameters(norms)
-    assert finding.verdict in (WARN, FAIL) and "mid.blocks.0" in finding.words
+    assert finding.status in (WARN, FAIL) and "mid.blocks.0" in finding.message
     assert all(p.grad is None for p in stage.parameters())
 
 
@@ -148,26 +148,26 @@ def log(losses, norms=None, data_wait_seconds=0.01):
 )
 def test_the_loss_is_judged(losses, verdict, words):
     finding = health.check_loss(log(losses) + [{"step": 100, "score": 0.5}])
-    assert finding.verdict == verdict and words in finding.words
+    assert finding.status == verdict and words in finding.message
 
 
 def test_a_run_from_trained_weights_may_keep_its_loss_level_but_not_raise_it():
     assert (
-        health.check_loss(log([1.0] * 100)).verdict == FAIL
-        and health.check_loss(log([1.0] * 100), from_trained=True).verdict == OK
+        health.check_loss(log([1.0] * 100)).status == FAIL
+        and health.check_loss(log([1.0] * 100), from_trained=True).status == OK
     )
     assert (
-        health.check_loss(log([1 + i / 100 for i in range(100)]), from_trained=True).verdict == FAIL
+        health.check_loss(log([1 + i / 100 for i in range(100)]), from_trained=True).status == FAIL
     )
 
 
 def test_spikes_of_the_gradient_and_waiting_for_data_are_judged():
     calm, wild, once = [1.0] * 100, [1.0, 1.0, 1.0, 30.0] * 25, [1.0] * 99 + [30.0]
     assert [
-        health.check_gradients(log([1.0] * 100, norms)).verdict for norms in (calm, wild, once)
+        health.check_gradients(log([1.0] * 100, norms)).status for norms in (calm, wild, once)
     ] == [OK, FAIL, WARN]
     assert [
-        health.check_throughput(log([1.0] * 20, data_wait_seconds=w)).verdict for w in (0.02, 0.5)
+        health.check_throughput(log([1.0] * 20, data_wait_seconds=w)).status for w in (0.02, 0.5)
     ] == [OK, WARN]
 
 
@@ -186,9 +186,9 @@ def of_losses(value, other=1.0):
 
 
 def test_the_average_and_the_reference_are_judged():
-    assert health.check_average(of_losses(1.0), of_losses(0.9), 0.1).verdict == OK
-    assert health.check_average(of_losses(1.0), of_losses(1.2), 0.1).verdict == WARN
-    assert health.check_average(of_losses(math.nan), of_losses(1.0), 0.1).verdict == FAIL
+    assert health.check_average(of_losses(1.0), of_losses(0.9), 0.1).status == OK
+    assert health.check_average(of_losses(1.0), of_losses(1.2), 0.1).status == WARN
+    assert health.check_average(of_losses(math.nan), of_losses(1.0), 0.1).status == FAIL
     reference = [
         {"steps": 100, "losses": {"true": [0.4] * NOISE_BINS}},
         {"steps": 10_000, "losses": {"true": [0.1] * NOISE_BINS}},
@@ -196,8 +196,8 @@ def test_the_average_and_the_reference_are_judged():
     # half way in log steps: the geometric mean
     for steps, expected in ((50, 0.4), (100, 0.4), (1000, 0.2), (10_000, 0.1), (99_999, 0.1)):
         finding = health.check_reference(of_losses(expected), steps, reference)
-        assert finding.verdict == OK and f"was {expected:.4f}" in finding.words
-        assert health.check_reference(of_losses(1.5 * expected), steps, reference).verdict == WARN
+        assert finding.status == OK and f"was {expected:.4f}" in finding.message
+        assert health.check_reference(of_losses(1.5 * expected), steps, reference).status == WARN
 
 
 def test_the_report_of_a_run_is_a_image_and_a_page(tmp_path, capsys):

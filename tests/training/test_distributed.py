@@ -93,7 +93,7 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["accumulate=2", "workers=1"], ["--shard"]],
+    [[], ["gradient_accumulation_steps=2", "num_workers=1"], ["--shard"]],
     ids=["replicated", "in parts, with workers", "sharded"],
 )
 def test_two_ranks_train_as_one_does(tmp_path, alone, options):

@@ -47,12 +47,12 @@ def images(tmp_path_factory):
     "stage, options",
     [
         ("base", ["precision=fp32", "sample_every=2"]),
-        ("base", ["precision=bf16", "accumulate=2", "optimizer=adamw"]),
-        ("base", ["workers=2"]),
-        ("base", ["own", "workers=2", "accumulate=2"]),
+        ("base", ["precision=bf16", "gradient_accumulation_steps=2", "optimizer=adamw"]),
+        ("base", ["num_workers=2"]),
+        ("base", ["own", "num_workers=2", "gradient_accumulation_steps=2"]),
         ("base", ["own", "optimizer=adafactor", "gradient_checkpointing=true"]),
         ("sr_256", ["own", "precision=bf16"]),
-        ("sr_256", ["accumulate=2", "rate_schedule=cosine", "precision=fp32"]),
+        ("sr_256", ["gradient_accumulation_steps=2", "lr_schedule=cosine", "precision=fp32"]),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -71,7 +71,7 @@ def test_a_run_that_stops_after_every_step_ends_as_one_that_never_stops(
 
 def test_workers_change_nothing_but_the_waiting(tmp_path):
     train(tmp_path / "none", "steps=3")
-    train(tmp_path / "two", "steps=3", "workers=2")
+    train(tmp_path / "two", "steps=3", "num_workers=2")
     assert_same_end(tmp_path / "none", tmp_path / "two")
 
 
@@ -80,7 +80,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint_and_success(tmp_
     options = [
         "steps=400",
         "save_every=1000",
-        "workers=1" if number == signal.SIGINT else "workers=0",
+        "num_workers=1" if number == signal.SIGINT else "num_workers=0",
     ]
     run = process(tmp_path / "run", *options, start_new_session=True)
     _wait_for(lambda: (tmp_path / "run" / "log.jsonl").is_file() and log_of(tmp_path / "run"), run)
@@ -143,7 +143,7 @@ def test_a_worker_that_dies_is_an_error_that_says_what_to_change(tmp_path):
     run = process(
         tmp_path / "run",
         "steps=9",
-        "workers=1",
+        "num_workers=1",
         script=("tests/support/fault_injection.py", "is killed as a worker", "3"),
     )
     out, _ = run.communicate(timeout=120)

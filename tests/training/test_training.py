@@ -92,14 +92,14 @@ def test_the_learning_rate_warms_up_stays_and_cools_down_to_nearly_zero():
 
 
 def test_the_learning_rate_may_fall_by_a_cosine_or_stay():
-    config = TrainConfig(steps=110, warmup=10, rate_schedule="cosine", learning_rate=2.0)
+    config = TrainConfig(steps=110, warmup=10, lr_schedule="cosine", learning_rate=2.0)
     rates = [learning_rate(config, step) for step in range(110)]
     assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
     assert rates[10:] == pytest.approx([1 + math.cos(math.pi * i / 100) for i in range(100)])
     assert learning_rate(config, 110) == pytest.approx(0) and learning_rate(
         config, 999
     ) == pytest.approx(0)
-    constant = replace(config, rate_schedule="constant")
+    constant = replace(config, lr_schedule="constant")
     assert [learning_rate(constant, step) for step in (4, 10, 60, 109, 999)] == [
         1.0,
         2.0,
@@ -108,7 +108,7 @@ def test_the_learning_rate_may_fall_by_a_cosine_or_stay():
         2.0,
     ]
     assert all(
-        learning_rate(replace(config, warmup=0, rate_schedule=name), 0) == 2.0
+        learning_rate(replace(config, warmup=0, lr_schedule=name), 0) == 2.0
         for name in LR_SCHEDULES
     )
 
@@ -123,7 +123,7 @@ def test_the_loop_sets_the_learning_rate_of_the_step(encoder):
 
 def scene_batch(config, step, size=64, low=None):
     """The images of a step, as the loop asks for them."""
-    return SceneDataset(config.seed, config.counts).batch(
+    return SceneDataset(config.seed, config.object_count_weights).batch(
         range(step * config.batch_size, (step + 1) * config.batch_size), size, low
     )
 
@@ -176,14 +176,14 @@ def test_a_sample_has_the_same_noise_in_any_batch():
 
 def test_the_loop_trains_on_the_samples_of_its_step(encoder):
     class Watched(SceneDataset):
-        def draft(self, numbers, *sizes):
-            asked.append((list(numbers), *sizes[:2]))
-            return super().draft(numbers, *sizes)
+        def draft(self, indices, *sizes):
+            asked.append((list(indices), *sizes[:2]))
+            return super().draft(indices, *sizes)
 
     asked = []
     list(
         Run(replace(CONFIG, steps=3), "sr_256").train(
-            encoder, start=1, data=Watched(CONFIG.seed, CONFIG.counts)
+            encoder, start=1, data=Watched(CONFIG.seed, CONFIG.object_count_weights)
         )
     )
     assert asked == [([4, 5, 6, 7], 256, 64), ([8, 9, 10, 11], 256, 64)]
@@ -192,10 +192,10 @@ def test_the_loop_trains_on_the_samples_of_its_step(encoder):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_data_of_ones_own_needs_batches_and_no_drafts(encoder, workers):
     class Own:
-        def batch(self, numbers, size, low=None, device=None):
-            return SceneDataset(CONFIG.seed, CONFIG.counts).batch(numbers, size, low, device)
+        def batch(self, indices, size, low_res_size=None, device=None):
+            return SceneDataset(CONFIG.seed, CONFIG.object_count_weights).batch(indices, size, low_res_size, device)
 
-    config = replace(CONFIG, workers=workers)
+    config = replace(CONFIG, num_workers=workers)
     own, built_in = (
         [state.loss for state in Run(config).train(encoder, data=data)] for data in (Own(), None)
     )
@@ -210,11 +210,11 @@ def test_with_equivalents_every_loss_is_that_of_the_images_shown_and_of_two_targ
 ):
     config = replace(
         CONFIG,
-        twins=0.6,
-        mistakes=0.4 * (stage == "base"),
+        equivalent_prob=0.6,
+        contradiction_prob=0.4 * (stage == "base"),
         steps=1,
-        accumulate=accumulate,
-        workers=workers,
+        gradient_accumulation_steps=accumulate,
+        num_workers=workers,
     )
     run, size, low = Run(config, stage), *((64, None) if stage == "base" else (256, 64))
     before = {k: v.clone() for k, v in run.stage.state_dict().items()}
@@ -222,8 +222,8 @@ def test_with_equivalents_every_loss_is_that_of_the_images_shown_and_of_two_targ
     run.stage.load_state_dict(before)
     random, numbers = draw_step_variables(config, run.stage, 0), range(4)
     batch, alternatives = (
-        SceneDataset(config.seed, config.counts).batch(numbers, size, low),
-        SceneDataset(config.seed, config.counts).alternatives(numbers, size, low),
+        SceneDataset(config.seed, config.object_count_weights).batch(numbers, size, low),
+        SceneDataset(config.seed, config.object_count_weights).alternatives(numbers, size, low),
     )
     assert random["equivalent_mix"].any() and random["mistake"].any() == (stage == "base")
     assert (
@@ -235,7 +235,7 @@ def test_with_equivalents_every_loss_is_that_of_the_images_shown_and_of_two_targ
         alternatives,
         random["equivalent_mix"],
         random["mistake"],
-        run.stage.log_snr_of(random["t"]),
+        run.stage.schedule(random["t"]),
     )
     losses = run.stage.loss(
         batch.images,
@@ -253,16 +253,16 @@ def test_with_equivalents_every_loss_is_that_of_the_images_shown_and_of_two_targ
 
 def test_equivalents_and_mistakes_where_there_are_none_are_an_error(encoder):
     with pytest.raises(ValueError, match="only a base stage decides what stands where"):
-        next(Run(replace(CONFIG, mistakes=0.5), "sr_256").train(encoder))
+        next(Run(replace(CONFIG, contradiction_prob=0.5), "sr_256").train(encoder))
     with pytest.raises(ValueError, match="only the built-in world has these"):
-        next(Run(replace(CONFIG, twins=0.5)).train(encoder, data=object()))
+        next(Run(replace(CONFIG, equivalent_prob=0.5)).train(encoder, data=object()))
 
 
 def test_a_graph_of_a_step_without_a_gpu_is_an_error(encoder):
     with pytest.raises(
         ValueError, match="a graph of a step needs one GPU and accumulate=1; this is 1 x cpu"
     ):
-        next(train(Run(CONFIG).stage, encoder, CONFIG, {}, None, graph=True))
+        next(train(Run(CONFIG).stage, encoder, CONFIG, {}, None, cuda_graph=True))
 
 
 def test_padded_text_trains_as_it_does_without_padding(encoder, randomize_zero_init):
@@ -295,7 +295,7 @@ def test_padded_text_trains_as_it_does_without_padding(encoder, randomize_zero_i
 
 
 def test_times_are_stratified_and_text_is_dropped_as_often_as_asked():
-    stage, config = Run(CONFIG).stage, TrainConfig(drop_text=0.1, drop_pooled=0.3)
+    stage, config = Run(CONFIG).stage, TrainConfig(cond_drop_prob=0.1, pooled_drop_prob=0.3)
     draws = [draw_step_variables(config, stage, step) for step in range(100)]
     assert all((d["t"] * 64).long().sort().values.tolist() == list(range(64)) for d in draws)
     assert torch.cat([d["drop"] for d in draws]).float().mean().item() == pytest.approx(
@@ -358,7 +358,7 @@ def test_stopping_and_resuming_from_a_checkpoint_changes_no_bit(
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole(encoder, randomize_zero_init, accumulate):
     def gradients(parts):
-        run = Run(replace(CONFIG, accumulate=parts, clip=1e9))
+        run = Run(replace(CONFIG, gradient_accumulation_steps=parts, max_grad_norm=1e9))
         randomize_zero_init(run.stage)
         state = next(run.train(encoder))
         return state, {name: p.grad for name, p in run.stage.named_parameters()}
@@ -441,7 +441,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_leaves_the_weights_as_they_we
 def test_the_gradient_is_clipped_to_its_norm_and_the_norm_before_is_reported(
     encoder, randomize_zero_init
 ):
-    run = Run(replace(CONFIG, clip=0.01))
+    run = Run(replace(CONFIG, max_grad_norm=0.01))
     randomize_zero_init(run.stage)
     state = next(run.train(encoder))
     norm = torch.stack([p.grad.norm() for p in run.stage.parameters()]).norm()

@@ -1,4 +1,4 @@
-"""Sheets as files: smaller, and still what they show."""
+"""Grids as files: smaller, and still what they show."""
 
 import io
 
@@ -10,11 +10,11 @@ from imagen_mini.viz.image_grid import as_jpeg, image_table, quantize_colors
 
 
 def test_few_colors_stay_near_and_are_few():
-    sheet = Image.fromarray(
+    fig = Image.fromarray(
         (torch.rand(40, 40, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()
     )
-    seen = quantize_colors(sheet)
-    assert seen.mode == "P" and seen.size == sheet.size and len(seen.getcolors()) <= 256
+    seen = quantize_colors(fig)
+    assert seen.mode == "P" and seen.size == fig.size and len(seen.getcolors()) <= 256
     flat = Image.new("RGB", (8, 8), (200, 57, 57))
     assert all(
         abs(a - b) <= 8
@@ -22,8 +22,8 @@ def test_few_colors_stay_near_and_are_few():
     )
 
 
-def test_a_jpeg_holds_the_sheet():
+def test_a_jpeg_holds_the_image():
     pytest.importorskip("IPython")
-    sheet = image_table([[torch.zeros(3, 8, 8)]], ["row"], ["column"])
-    shown = as_jpeg(sheet)
-    assert shown.format == "jpeg" and Image.open(io.BytesIO(shown.data)).size == sheet.size
+    fig = image_table([[torch.zeros(3, 8, 8)]], ["row"], ["column"])
+    shown = as_jpeg(fig)
+    assert shown.format == "jpeg" and Image.open(io.BytesIO(shown.data)).size == fig.size

@@ -1,134 +1,17 @@
-"""Comparing the vectors of captions, and the sheets that show them."""
+"""Plots of tokens and of matrices."""
 
-import pytest
 import torch
 from support.scenes import tokens
 
-from imagen_mini.scenes.captions import RARE_WORDS, parse_caption
-from imagen_mini.text.encoder import TextEmbeddings
-from imagen_mini.viz.text_encoder import (
-    common_part,
-    cosines,
-    linear_probe,
-    masked_mean,
-    matched,
-    matched_matrix,
-    matrix_sheet,
-    nearest_is_correct,
-    paraphrase_triples,
-    piece_sheet,
-    random_encoder_like,
-    synonyms,
-    word_vector,
-)
+from imagen_mini.viz.text_encoder import plot_matrices, plot_token_pieces
 
 
-def test_a_equivalent_has_the_same_shape_and_other_weights_and_leaves_the_random_state_alone(
-    encoder,
-):
-    state = torch.get_rng_state()
-    twin, again, other = (
-        random_encoder_like(encoder),
-        random_encoder_like(encoder),
-        random_encoder_like(encoder, seed=1),
-    )
-    assert torch.equal(torch.get_rng_state(), state)
-    first = {name: p for name, p in twin.model.named_parameters()}
-    assert {n: p.shape for n, p in first.items()} == {
-        n: p.shape for n, p in encoder.model.named_parameters()
-    }
-    assert torch.equal(twin("a ring").emb, again("a ring").emb) and not torch.allclose(
-        twin("a ring").emb, other("a ring").emb
-    )
-    assert not torch.allclose(twin("a ring").emb, encoder("a ring").emb)
-    assert twin.tokens("a red ring") == encoder.tokens("a red ring")
-
-
-def test_means_are_of_real_tokens_only():
-    text = TextEmbeddings(
-        torch.tensor(
-            [[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 10.0]]]
-        ),
-        torch.tensor([[True, True, False], [True, True, True]]),
-    )
-    assert torch.equal(masked_mean(text), torch.tensor([[2.0, 3.0], [7.0, 8.0]]))
-    assert torch.equal(common_part(text), torch.tensor([5.0, 6.0]))
-
-
-def test_captions_are_compared_as_sets():
-    a, b = torch.eye(4)[[0, 1, 2]], torch.eye(4)[[2, 0, 1]]
-    assert matched(a, b) == pytest.approx(1) and cosines(a, b).diagonal().sum() == 0
-    assert matched(a, torch.eye(4)[[3]]) == 0
-    # the lesser of both ways
-    assert matched(a, torch.eye(4)[[0]]) == pytest.approx(1 / 3) == matched(torch.eye(4)[[0]], a)
-    text = TextEmbeddings(
-        torch.stack([a, torch.eye(4)[[1, 0, 3]]]) + 1,
-        torch.tensor([[True, True, True], [True, True, False]]),
-    )
-    assert torch.allclose(
-        matched_matrix(text, torch.ones(4)), torch.tensor([[1, 2 / 3], [2 / 3, 1]])
-    )
-
-
-def test_a_word_s_vector_is_the_mean_of_its_pieces(encoder):
-    emb, of = (
-        encoder("a turquoise circle").emb[0],
-        encoder.tokens("a turquoise circle").positions_of_word(1),
-    )
-    assert len(of) > 1 and torch.allclose(
-        word_vector(encoder, "turquoise", "a {} circle"), emb[of].mean(0), atol=1e-6
-    )
-
-
-def test_every_rare_word_is_compared_with_the_words_of_its_kind(encoder):
-    found = synonyms(encoder, torch.zeros(encoder.width))
-    assert sorted(rare for of_kind in found.values() for rare in of_kind) == sorted(RARE_WORDS)
-    assert all(
-        RARE_WORDS[rare] in similar and max(similar.values()) <= 1
-        for of_kind in found.values()
-        for rare, similar in of_kind.items()
-    )
-    assert nearest_is_correct(
-        {"color": {"crimson": {"red": 0.9, "blue": 0.2}, "azure": {"red": 0.5, "blue": 0.2}}}
-    ) == {"crimson": True, "azure": False}
-
-
-def test_triples_say_the_same_and_something_else():
-    triples = paraphrase_triples(30)
-    assert len(set(triples)) > 25
-    for caption, same_words, same_meaning in triples:
-        assert sorted(caption.replace("an ", "a ").split()) == sorted(
-            same_words.replace("an ", "a ").split()
-        )
-        first, other, same = map(parse_caption, (caption, same_words, same_meaning))
-        assert (
-            other.objects == same.objects == first.objects[::-1]
-            and other.relation == first.relation != same.relation
-        )
-
-
-def test_a_probe_finds_what_is_written_into_the_vectors_and_pooling_dilutes_it(encoder):
-    trained, untrained = (
-        linear_probe(encoder, captions=200),
-        linear_probe(random_encoder_like(encoder), captions=200),
-    )
-    assert set(trained) == {"color", "place", "relation", "relation, pooled"} and all(
-        0 <= share <= 1 for share in trained.values()
-    )
-    assert (
-        trained["color"] > untrained["color"] + 0.15
-        and trained["relation"] > untrained["relation"] + 0.15
-    )
-    nothing = linear_probe(encoder, captions=200, read=lambda text: text.null())
-    assert all(share < 0.5 for share in nothing.values())
-
-
-def test_sheets_have_a_box_for_each_piece_and_a_number_for_each_cell():
-    sheet = piece_sheet([tokens("a cr-im-son ring"), tokens("a ring")])
-    (panel,) = sheet.axes
-    written = [text.get_text() for text in panel.texts]
-    assert len(panel.patches) == 2 * 6 and written.count("pad") == 3 and written.count("</s>") == 2
-    sheet = matrix_sheet(
+def test_plots_have_a_box_for_each_piece_and_a_number_for_each_cell():
+    fig = plot_token_pieces([tokens("a cr-im-son ring"), tokens("a ring")])
+    (ax,) = fig.axes
+    written = [text.get_text() for text in ax.texts]
+    assert len(ax.patches) == 2 * 6 and written.count("pad") == 3 and written.count("</s>") == 2
+    fig = plot_matrices(
         [torch.tensor([[0.25, 1.0], [0.5, 0.0]])] * 2,
         ["one", "two"],
         ["a", "b"],
@@ -136,7 +19,7 @@ def test_sheets_have_a_box_for_each_piece_and_a_number_for_each_cell():
         marked=[(0, 1)],
         label="share",
     )
-    one, two, bar = sheet.axes
+    one, two, bar = fig.axes
     assert (
         [text.get_text() for text in one.texts] == ["0.25", "1.00", "0.50", "0.00"]
         and len(two.patches) == 1

@@ -1,5 +1,5 @@
 """The checks of the notebooks' exercises: module nbNN belongs to notebook NN, and its `check` says
-what is right or what is wrong.
+what is correct or what is not.
 
 A check never raises: a notebook with open exercises runs to its end.
 """
@@ -16,30 +16,41 @@ from torch import Tensor
 
 @dataclass(frozen=True, repr=False)
 class Checked:
-    """What a check found. `right` is None where there is no answer yet."""
+    """What a check found.
 
-    right: bool | None
+    Attributes:
+        correct: Whether the answer is correct; None where there is no answer yet.
+        message: What to say to the student.
+    """
+
+    correct: bool | None
     message: str
 
     def __repr__(self) -> str:
-        return {True: "Right. ", False: "Not yet: ", None: "No answer yet: "}[
-            self.right
+        return {True: "Correct. ", False: "Not yet: ", None: "No answer yet: "}[
+            self.correct
         ] + self.message
 
 
-class Wrong(Exception):
-    """Raised inside a check; its message tells the student what was seen, what was expected, and
+class WrongAnswerError(Exception):
+    """Raised inside a check. Its message tells the student what was seen, what was expected, and
     where to look.
     """
 
 
-class NoAnswer(Exception):
+class NoAnswerError(Exception):
     """Raised inside a check by an answer that is still blank."""
 
 
 def checks(check: Callable[[Callable], str]) -> Callable[[Callable], Checked]:
-    """Make a check of a function that is given the student's answer, raises `Wrong`, and returns a
-    sentence for a right one.
+    """Make a check of a function.
+
+    Args:
+        check: A function of the student's answer. It raises `WrongAnswerError`, or returns a
+            sentence for a correct one.
+
+    Returns:
+        A function of the student's answer that returns `Checked` and never raises.
     """
 
     @functools.wraps(check)
@@ -47,14 +58,14 @@ def checks(check: Callable[[Callable], str]) -> Callable[[Callable], Checked]:
         def call(*args, **kwargs):
             value = answer(*args, **kwargs)
             if value is None or value is ...:
-                raise NoAnswer
+                raise NoAnswerError
             return value
 
         try:
             return Checked(True, check(functools.update_wrapper(call, answer)))
-        except Wrong as found:
+        except WrongAnswerError as found:
             return Checked(False, str(found))
-        except (NoAnswer, NotImplementedError):
+        except (NoAnswerError, NotImplementedError):
             return Checked(
                 None,
                 f"{answer.__name__} returns nothing; replace the ... by your own lines, and "
@@ -69,13 +80,23 @@ def checks(check: Callable[[Callable], str]) -> Callable[[Callable], Checked]:
 def expect_close(
     seen, expected: Tensor, what: str, hint: str = "", tolerance: float = 1e-6
 ) -> None:
-    """`Wrong` unless `seen` is a tensor of the shape of `expected` whose values are within
-    `tolerance` of it, relative to the largest of it or 1.
+    """Compare a tensor of the student's with the expected one.
+
+    Args:
+        seen: What the student's function returned.
+        expected: What it should be.
+        what: Its name in the message.
+        hint: Added to the message (default: none).
+        tolerance: The largest difference, relative to the largest expected value or 1 (default:
+            1e-6).
+
+    Raises:
+        WrongAnswerError: If `seen` is no tensor, or of another shape or value.
     """
     if not isinstance(seen, Tensor):
-        raise Wrong(f"{what} should be a tensor; got {type(seen).__name__}")
+        raise WrongAnswerError(f"{what} should be a tensor; got {type(seen).__name__}")
     if seen.shape != expected.shape:
-        raise Wrong(
+        raise WrongAnswerError(
             f"{what} should have the shape {list(expected.shape)}; got {list(seen.shape)}. "
             f"{hint}".strip()
         )
@@ -87,7 +108,7 @@ def expect_close(
             else ()
         )
         place = f" at {[int(i) for i in where]}" if where else ""
-        raise Wrong(
+        raise WrongAnswerError(
             f"{what} is {seen[where].item():.4g}{place}, expected "
             f"{expected[where].item():.4g}. {hint}".strip()
         )

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from imagen_mini.course.exercises import Wrong, checks
+from imagen_mini.course.exercises import WrongAnswerError, checks
 from imagen_mini.diffusion.schedules import cosine_log_snr, cosine_t
 
 TIMES = (0.1, 0.35, 0.6, 0.75)
@@ -24,7 +24,9 @@ def check(time_for) -> str:
         expected = cosine_t(cosine_log_snr(t) - averages)
         said = f"for size {size} and t {t.tolist()}"
         if not isinstance(seen, torch.Tensor) or seen.shape != t.shape:
-            raise Wrong(f"{said} you return {seen!r}, expected a tensor with one time for each t")
+            raise WrongAnswerError(
+                f"{said} you return {seen!r}, expected a tensor with one time for each t"
+            )
         words = (
             f"{said} you say {[round(x, 3) for x in seen.tolist()]}, expected "
             f"{[round(x, 3) for x in expected.tolist()]}"
@@ -32,23 +34,25 @@ def check(time_for) -> str:
         if (seen.double() - expected).abs().max() < 1e-6:
             continue
         if (seen.double() - (cosine_log_snr(t) - averages)).abs().max() < 1e-3:
-            raise Wrong(
+            raise WrongAnswerError(
                 f"{words}. These are log-SNRs; the time at which the schedule has them is "
                 "asked for: cosine_t finds it"
             )
         if size == 64:
-            raise Wrong(f"{words}. An image of 64 px has nothing to average: its time is t")
+            raise WrongAnswerError(
+                f"{words}. An image of 64 px has nothing to average: its time is t"
+            )
         if (seen.double() < t).any():
-            raise Wrong(
+            raise WrongAnswerError(
                 f"{words}. Yours is earlier than t, so less noisy. Averaging takes noise away, "
                 "so a larger image needs more of it: a later time"
             )
         if (seen.double() - cosine_t(cosine_log_snr(t) - averages / 2)).abs().max() < 1e-3:
-            raise Wrong(
+            raise WrongAnswerError(
                 f"{words}. Averaging divides the noise's deviation by size / 64, and the "
                 "log-SNR has its square: twice as much in the logarithm"
             )
-        raise Wrong(
+        raise WrongAnswerError(
             f"{words}. Go by way of the log-SNR: from t to it, add the shift, and back to a time"
         )
     return "An image twice as wide needs a log-SNR lower by 2 log 2 = 1.39."

@@ -36,7 +36,7 @@ def check(ddim) -> str:
             "What is left of x_t without the image is sigma_t eps: divide by sigma_t": alpha_s
             * x_0_hat
             + sigma_s * (x_t - alpha_t * x_0_hat),
-            "alpha and sigma are deviations: alpha_sigma gives them, and they are not "
+            "alpha and sigma are deviations: alpha_sigma returns them, and they are not "
             "squared": alpha_s**2 * x_0_hat + sigma_s**2 * eps,
         }
         hint = next(
@@ -52,4 +52,4 @@ def check(ddim) -> str:
         expect_close(
             seen, x_s, f"the step from log-SNR {pair[0]:g} to {pair[1]:g}", hint, tolerance=1e-9
         )
-    return "The same image and the same noise, mixed as at s: nothing random is left in the walk."
+    return "The same image and the same noise, mixed as at s: nothing random is left in the step."

@@ -5,24 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from imagen_mini.course.exercises import Wrong, checks, expect_close
+from imagen_mini.course.exercises import WrongAnswerError, checks, expect_close
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.diffusion.losses import capped_v_weight, denoising_loss
 from imagen_mini.diffusion.schedules import cosine_log_snr
 from imagen_mini.utils.rng import randn
 
 TIMES = (0.1, 0.4, 0.9)
-TEXT = "the caption"  # stands for an encoded one: it is only to be handed on
+TEXT = "the caption"  # stands for an encoded one: it only has to pass through
 
 
-def log_snr_of(t: Tensor) -> Tensor:
-    """A schedule of the check's own."""
+def schedule(t: Tensor) -> Tensor:
+    """The schedule of this check."""
     return cosine_log_snr(t, shift=-2.0)
 
 
 @checks
 def check(training_loss) -> str:
-    """`training_loss(net, x_0, text, t, eps, log_snr_of, weight)`: w(log_snr) || x_0_hat - x_0 ||^2
+    """`training_loss(net, x_0, text, t, eps, schedule, weight)`: w(log_snr) || x_0_hat - x_0 ||^2
     per image, mean over channels and pixels; in float64.
     """
     t = torch.tensor(TIMES, dtype=torch.float64)
@@ -36,16 +36,14 @@ def check(training_loss) -> str:
         asked.append((x_t, log_snr, text))
         return 0.5 * x_t + 0.1
 
-    seen = training_loss(
-        net, x_0.clone(), TEXT, t.clone(), eps.clone(), log_snr_of, capped_v_weight
-    )
+    seen = training_loss(net, x_0.clone(), TEXT, t.clone(), eps.clone(), schedule, capped_v_weight)
     if len(asked) != 1:
-        raise Wrong(
+        raise WrongAnswerError(
             f"net was called {len(asked)} times, expected once: one step of training asks the "
             "network one question"
         )
     x_t, told, text = asked[0]
-    log_snr = log_snr_of(t)
+    log_snr = schedule(t)
     expect_close(
         x_t,
         q_sample(x_0, eps, log_snr),
@@ -57,11 +55,11 @@ def check(training_loss) -> str:
         told,
         log_snr,
         "the noise level that net is told",
-        "The network is told the log-SNR, log_snr_of(t), not the time",
+        "The network is told the log-SNR, schedule(t), not the time",
     )
     if text is not TEXT:
-        raise Wrong(
-            f"net was given {text!r} as its text; expected the text itself, handed on as it came"
+        raise WrongAnswerError(
+            f"net was given {text!r} as its text; expected the text itself, unchanged"
         )
     expected = denoising_loss(0.5 * x_t + 0.1, "x_0", x_0, x_t, log_snr)
     plain, against_eps = (
@@ -86,7 +84,7 @@ def check(training_loss) -> str:
             and seen.shape == expected.shape
             and torch.allclose(seen.double(), other)
         ):
-            raise Wrong(
+            raise WrongAnswerError(
                 f"you return {name}: {seen[0]:.4g} for the first image, expected "
                 f"{expected[0]:.4g}. {hint}"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import linear
 
-from imagen_mini.course.exercises import Wrong, checks, expect_close
+from imagen_mini.course.exercises import WrongAnswerError, checks, expect_close
 from imagen_mini.utils.rng import randn
 
 
@@ -48,7 +48,7 @@ def check(modulate) -> str:
             and seen.shape == expected.shape
             and torch.allclose(seen.double(), other)
         ):
-            raise Wrong(
+            raise WrongAnswerError(
                 f"this is {name}: {seen[0, 0, 0, 0]:.4g} at [0, 0, 0, 0], expected "
                 f"{expected[0, 0, 0, 0]:.4g}. {hint}"
             )

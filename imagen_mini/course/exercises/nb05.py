@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from imagen_mini.course.exercises import Wrong, checks, expect_close
+from imagen_mini.course.exercises import WrongAnswerError, checks, expect_close
 from imagen_mini.utils.rng import generator
 
 
@@ -45,7 +45,7 @@ def check(pool) -> str:
     )
     half = ask(emb.float(), mask)
     if half.dtype != torch.float32:
-        raise Wrong(
+        raise WrongAnswerError(
             f"for vectors in float32 the answer is {half.dtype}; expected float32: let the "
             "mask take the dtype of emb"
         )

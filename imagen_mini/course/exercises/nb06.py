@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_mini.course.exercises import Wrong, checks, expect_close
+from imagen_mini.course.exercises import WrongAnswerError, checks, expect_close
 from imagen_mini.utils.rng import generator
 
 
@@ -44,7 +44,7 @@ def check(attention) -> str:
         and seen.shape == scaled.shape
         and torch.allclose(seen, F.scaled_dot_product_attention(q * math.sqrt(8), k, v))
     ):
-        raise Wrong(
+        raise WrongAnswerError(
             "the scores are not divided by sqrt(d): without that the softmax gets harder the "
             "wider a head is"
         )
@@ -53,7 +53,7 @@ def check(attention) -> str:
         and seen.shape == scaled.shape
         and torch.allclose(seen, F.scaled_dot_product_attention(q / math.sqrt(8), k, v))
     ):
-        raise Wrong(
+        raise WrongAnswerError(
             "the scores are divided by d; expected sqrt(d), which keeps their spread at 1 "
             "whatever d is"
         )
@@ -66,7 +66,7 @@ def check(attention) -> str:
     )
     seen, expected = ask(q, k, v, some), F.scaled_dot_product_attention(q, k, v, attn_mask=some)
     if isinstance(seen, Tensor) and seen.shape == scaled.shape and torch.allclose(seen, scaled):
-        raise Wrong(
+        raise WrongAnswerError(
             "two keys of row 1 are masked, and the output is as if they were there: set their "
             "scores to -inf before the softmax"
         )
@@ -75,7 +75,7 @@ def check(attention) -> str:
         * some
     )
     if isinstance(seen, Tensor) and seen.shape == scaled.shape and torch.allclose(seen, probs @ v):
-        raise Wrong(
+        raise WrongAnswerError(
             "masked keys are taken out after the softmax, so what is left adds up to less than "
             "1: set their scores to -inf before it"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from imagen_mini.course.exercises import Wrong, checks, expect_close
+from imagen_mini.course.exercises import WrongAnswerError, checks, expect_close
 from imagen_mini.diffusion.guidance import classifier_free_guidance
 from imagen_mini.utils.rng import randn
 
@@ -28,7 +28,7 @@ def check(guide) -> str:
     if isinstance(seen, torch.Tensor) and seen.shape == expected.shape:
         for wrong, message in mistakes(cond, uncond, w):
             if torch.allclose(seen.double(), wrong, rtol=0, atol=1e-6):
-                raise Wrong(message)
+                raise WrongAnswerError(message)
     expect_close(
         seen,
         expected,
@@ -38,13 +38,13 @@ def check(guide) -> str:
     wide = guide(cond[:2, :, :, :3], uncond[:2, :, :, :3], w[:2])
     expect_close(wide, expected[:2, :, :, :3], "the guided prediction of 2 images of 4 x 3 pixels")
     return (
-        "w = 1 gives the conditional prediction, w = 0 the unconditional one, and all others "
+        "w = 1 returns the conditional prediction, w = 0 the unconditional one, and all others "
         "lie on the line through both."
     )
 
 
 def mistakes(cond, uncond, w):
-    """What common mistakes would give, and what to say of them."""
+    """Yield what common mistakes return, and the message for each."""
     each = w[:, None, None, None]
     yield (
         (1 + each) * cond - each * uncond,
@@ -62,8 +62,7 @@ def mistakes(cond, uncond, w):
         w * cond + (1 - w) * uncond,
         (
             f"w [{len(w)}] met the last dimension, the columns of pixels, which happen to be "
-            f"{len(w)} as well: every column "
-            "had a weight of its own. Each image should have: "
+            f"{len(w)} as well: every column had its own weight. Each image should have one: "
             "give w three more dimensions of size 1"
         ),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from imagen_mini.course.exercises import Wrong, checks, expect_close
+from imagen_mini.course.exercises import WrongAnswerError, checks, expect_close
 from imagen_mini.diffusion.guidance import dynamic_threshold, static_threshold
 from imagen_mini.utils.rng import randn
 
@@ -33,7 +33,7 @@ def check(threshold) -> str:
         if isinstance(seen, Tensor) and seen.shape == expected.shape:
             for wrong, message in mistakes(x, percentile):
                 if torch.allclose(seen.double(), wrong, rtol=0, atol=1e-6):
-                    raise Wrong(message)
+                    raise WrongAnswerError(message)
         expect_close(
             seen,
             expected,
@@ -44,7 +44,7 @@ def check(threshold) -> str:
 
 
 def mistakes(x: Tensor, percentile: float):
-    """What common mistakes would give, and what to say of them."""
+    """Yield what common mistakes return, and the message for each."""
 
     def by(s: Tensor) -> Tensor:
         return x.clamp(-s, s) / s

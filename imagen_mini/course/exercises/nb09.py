@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from imagen_mini.course.exercises import Wrong, checks, expect_close
+from imagen_mini.course.exercises import WrongAnswerError, checks, expect_close
 from imagen_mini.diffusion.gaussian import x_0_from_eps
 from imagen_mini.diffusion.guidance import static_threshold
 from imagen_mini.diffusion.samplers import ddim_step
@@ -41,7 +41,7 @@ def check(my_step) -> str:
                     if torch.allclose(
                         seen.double(), wrong, rtol=0, atol=1e-7
                     ) and not torch.allclose(wrong, expected, rtol=0, atol=1e-7):
-                        raise Wrong(message)
+                        raise WrongAnswerError(message)
             expect_close(
                 seen,
                 expected,
@@ -53,7 +53,7 @@ def check(my_step) -> str:
 
 
 def mistakes(x_t, eps_hat, alpha_t, sigma_t, alpha_s, sigma_s):
-    """What common mistakes would give, and what to say of them."""
+    """Yield what common mistakes return, and the message for each."""
     free = (x_t - sigma_t * eps_hat) / alpha_t
     x_0_hat = free.clamp(-1, 1)
     eps = (x_t - alpha_t * x_0_hat) / sigma_t

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from imagen_mini.cascade.stage import augment_low_res
-from imagen_mini.course.exercises import Wrong, checks, expect_close
+from imagen_mini.course.exercises import WrongAnswerError, checks, expect_close
 from imagen_mini.utils.rng import randn
 
 LEVELS = (0.2, 0.5, 0.8)
 
 
 def plain_cosine(low_res: Tensor, aug_level: Tensor, noise: Tensor) -> Tensor:
-    """`augment_low_res` by a cosine that is not clipped near 0 and 1: as right as the package's."""
+    """`augment_low_res` by a cosine that is not clipped near 0 and 1: as correct as ours."""
     angle = (math.pi / 2 * aug_level).reshape(-1, 1, 1, 1)
     return torch.cos(angle) * low_res + torch.sin(angle) * noise
 
@@ -43,46 +43,46 @@ def check(augment_by_hand) -> str:
 
     seen = answer(low_res, 0 * level, noise)
     if alike(seen, (low_res + 1) / 2):
-        raise Wrong(
-            "at level 0 you give back (low_res + 1) / 2, expected low_res as it is: images "
+        raise WrongAnswerError(
+            "at level 0 you return (low_res + 1) / 2, expected low_res as it is: images "
             "stay in [-1, 1], as everywhere in the package"
         )
     if isinstance(seen, Tensor) and seen.shape == low_res.shape and not alike(seen, low_res):
-        raise Wrong(
+        raise WrongAnswerError(
             f"at level 0 you change the image by up to {(seen - low_res).abs().max():.2g}, "
             "expected (nearly) nothing: alpha is 1 and sigma is 0 "
             "there"
         )
     seen = answer(low_res, level, nothing)
     if alike(seen, low_res):
-        raise Wrong(
-            f"with noise of zeros you give the image back unscaled at levels {shown}, expected "
+        raise WrongAnswerError(
+            f"with noise of zeros you return the image unscaled at levels {shown}, expected "
             "alpha times the image: alpha^2 + sigma^2 = 1, so "
             "the more noise comes in, the more image must go"
         )
     seen = answer(nothing, level, noise)
     if alike(seen, level.reshape(-1, 1, 1, 1) * noise):
-        raise Wrong(
+        raise WrongAnswerError(
             f"on an image of zeros your noise has the deviation {shown}: sigma is aug_level "
             "itself. Expected sigma of the schedule at that time, "
             "sin(pi aug_level / 2): the level is a time, not a deviation"
         )
     if alike(seen, augment_low_res(nothing, level, noise).clamp(-1, 1)):
-        raise Wrong(
+        raise WrongAnswerError(
             f"your values end at {seen.min():.2g} and {seen.max():.2g}, expected noise beyond "
             "-1 and 1 too: a noisy image is not clamped, "
             "or its noise is no longer normal"
         )
     for i, (one, own) in enumerate(zip(LEVELS, level)):
         if alike(seen, augment_low_res(nothing, own.expand(3), noise)):
-            raise Wrong(
+            raise WrongAnswerError(
                 f"for levels {shown} all three images get the noise of level {one:g} (number "
                 f"{i}), expected each its own: reshape alpha and sigma to "
                 "[b, 1, 1, 1]"
             )
     seen = answer(low_res, level, noise)
     if alike(seen, augment_low_res(low_res, level, noise).clamp(-1, 1)):
-        raise Wrong(
+        raise WrongAnswerError(
             "your values end at -1 and 1, expected noise beyond them too: a noisy image is not "
             "clamped, or its noise is no longer normal"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from imagen_mini.course.exercises import Wrong, checks, expect_close
+from imagen_mini.course.exercises import WrongAnswerError, checks, expect_close
 from imagen_mini.editing.alignment import replacement_mapper
 from imagen_mini.text.encoder import Tokens
 
@@ -39,7 +39,7 @@ def check(alignment) -> str:
             len(source.ids),
             len(target.ids),
         ):
-            raise Wrong(
+            raise WrongAnswerError(
                 f"the matrix has the shape {list(seen.shape)}, expected "
                 f"{[len(source.ids), len(target.ids)]}: a row for each token of the source, a "
                 "column for each token of the target. Yours is transposed"
@@ -48,7 +48,7 @@ def check(alignment) -> str:
 
     same = answer(ONE, made_of("a", "blue", "ring"))
     if isinstance(same, Tensor) and same.shape == (4, 4) and same[3, 3] != 1:
-        raise Wrong(
+        raise WrongAnswerError(
             f"the end token of the target takes {same[3, 3]:g} of the source's, expected 1: it "
             "belongs to no word (word_ids has None), and "
             "answers the end token"
@@ -62,11 +62,11 @@ def check(alignment) -> str:
     )
     longer = answer(ONE, TWO)
     if isinstance(longer, Tensor) and longer.shape == (4, 5) and longer[2, 3] == 0:
-        raise Wrong(
+        raise WrongAnswerError(
             "in 'a tur-quoise ring' the token 'ring' is number 3, in 'a red ring' it is number "
             "2, and your matrix has a 0 there: after a word of more "
             "pieces everything moves on. Find a word's positions in each prompt by "
-            "itself, with of_word"
+            "itself, with positions_of_word"
         )
     expect_close(
         longer,
@@ -93,5 +93,5 @@ def check(alignment) -> str:
     )
     return (
         "Each row adds up to 1: all attention that the source gave to a word goes to the word "
-        "that stands in its place."
+        "that replaces it."
     )

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 
-from imagen_mini.course.exercises import Wrong, checks
+from imagen_mini.course.exercises import WrongAnswerError, checks
 from imagen_mini.evaluation.statistics import wilson_interval
 
 CASES = ((9, 10), (10, 10), (0, 10), (8, 10), (1, 3), (50, 100), (3, 40))
-TOLERANCE = 1e-4  # 1.96 or 1.959964: both are right
+TOLERANCE = 1e-4  # 1.96 or 1.959964: both are correct
 
 
 def mistakes(k: int, n: int, z: float = 1.96) -> dict[str, tuple[float, float]]:
-    """Intervals that are plausible and wrong, by what is to be said of them."""
+    """Return plausible but incorrect intervals by the message for each."""
     p, zz = k / n, z * z / n
     naive, half = z * math.sqrt(p * (1 - p) / n), z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
     said_of_naive = (
         "That is the naive interval: the deviation must be taken at p, not at the share that "
-        "was seen; at 10 of 10 the naive one has no width"
+        "was observed; at 10 of 10 the naive one has no width"
     )
     return {
         said_of_naive: (max(0.0, p - naive), min(1.0, p + naive)),
@@ -27,26 +27,28 @@ def mistakes(k: int, n: int, z: float = 1.96) -> dict[str, tuple[float, float]]:
             p + zz / 2 - half,
             p + zz / 2 + half,
         ),
-        "The middle is not k / n: it is drawn towards one half, by z^2 / (2 n) before "
+        "The middle is not k / n: it is pulled towards one half, by z^2 / (2 n) before "
         "the division": ((p - half) / (1 + zz), (p + half) / (1 + zz)),
     }
 
 
 @checks
 def check(interval) -> str:
-    """`interval(successes, n)` gives both p that solve |successes / n - p| = 1.96 sqrt(p (1 - p) /
-    n), the lower one first.
+    """`interval(successes, n)` returns both p that solve |successes / n - p| = 1.96 sqrt(p (1 - p)
+    / n), the lower one first.
     """
     for k, n in CASES:
         found = interval(k, n)
         if not isinstance(found, (tuple, list)) or len(found) != 2:
-            raise Wrong(f"for {k} of {n} you return {found!r}, expected two numbers: (low, high)")
+            raise WrongAnswerError(
+                f"for {k} of {n} you return {found!r}, expected two numbers: (low, high)"
+            )
         low, high = (float(end) for end in found)
         expected = wilson_interval(k, n)
         if close((low, high), expected):
             continue
         if close((high, low), expected):
-            raise Wrong(
+            raise WrongAnswerError(
                 f"for {k} of {n} you return ({low:.3f}, {high:.3f}): the lower end comes first"
             )
         hint = next(
@@ -57,7 +59,7 @@ def check(interval) -> str:
                 "No share lies beyond 0 or 1. The roots of the quadratic equation never do; "
                 "the naive interval does"
             )
-        raise Wrong(
+        raise WrongAnswerError(
             f"for {k} of {n} you say {low:.3f} to {high:.3f}, expected {expected[0]:.3f} to "
             f"{expected[1]:.3f}. {hint}".strip()
         )

@@ -5,7 +5,7 @@ def reference(verdicts):
     return step
 
 
-def first_right(verdicts):
+def first_correct(verdicts):
     return verdicts.index(True) if True in verdicts else len(verdicts)
 
 
@@ -13,4 +13,4 @@ def counted_from_one(verdicts):
     return reference(verdicts) + 1
 
 
-WRONG = [(first_right, "did not stay so"), (counted_from_one, "expected 2")]
+INCORRECT_ANSWERS = [(first_correct, "did not stay so"), (counted_from_one, "expected 2")]

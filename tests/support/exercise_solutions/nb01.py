@@ -27,7 +27,7 @@ def for_256_only(size, t):
     return cosine_t(cosine_log_snr(t) + resolution_shift(256))
 
 
-WRONG = [
+INCORRECT_ANSWERS = [
     (other_sign, "needs more of it"),
     (deviation_only, "has its square"),
     (log_snr_returned, "These are log-SNRs"),

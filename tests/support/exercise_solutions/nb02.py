@@ -43,7 +43,7 @@ def times_swapped(x_t, x_0_hat, log_snr_t, log_snr_s):
     return reference(x_t, x_0_hat, log_snr_s, log_snr_t)
 
 
-WRONG = [
+INCORRECT_ANSWERS = [
     (no_noise, "The noise is missing"),
     (image_not_scaled, "take that away"),
     (x_t_for_noise, "x_t is not the noise"),

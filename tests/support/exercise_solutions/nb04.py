@@ -31,7 +31,7 @@ def every_second(h, emb, weight, bias):
     return h * (1 + out[:, ::2, None, None]) + out[:, 1::2, None, None]
 
 
-WRONG = [
+INCORRECT_ANSWERS = [
     (without_one, "The factor is 1 + s"),
     (halves_swapped, "second half is the shift"),
     (without_bias, "A linear layer"),

@@ -18,7 +18,7 @@ def over_the_batch(emb, mask):
     return emb[mask].mean(0, keepdim=True).expand(len(emb), -1)
 
 
-WRONG = [
+INCORRECT_ANSWERS = [
     (mask_ignored, "the padded length depends on what else is in the batch"),
     (padded_length, "Divide by the number of real tokens"),
     (padding_summed, "keep padded vectors out of the sum"),

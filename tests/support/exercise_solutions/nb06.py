@@ -35,7 +35,7 @@ def mask_turned_round(q, k, v, mask):
     return scores.masked_fill(mask & ~mask.all(-1, keepdim=True), -math.inf).softmax(-1) @ v
 
 
-WRONG = [
+INCORRECT_ANSWERS = [
     (no_scale, "not divided by sqrt(d)"),
     (scaled_by_d, "divided by d; expected sqrt(d)"),
     (over_the_queries, "is the softmax along that axis?"),

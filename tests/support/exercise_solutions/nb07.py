@@ -20,7 +20,7 @@ def one_for_all(cond, uncond, w):
     return w[0] * cond + (1 - w[0]) * uncond
 
 
-WRONG = [
+INCORRECT_ANSWERS = [
     (other_convention, "Ho and Salimans"),
     (swapped, "changed places"),
     (by_column, "columns of pixels"),

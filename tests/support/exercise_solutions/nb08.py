@@ -34,7 +34,7 @@ def static(x_0_hat, percentile=0.995):
     return x_0_hat.clamp(-1, 1)
 
 
-WRONG = [
+INCORRECT_ANSWERS = [
     (over_the_batch, "not over the batch"),
     (no_max, "no s below 1"),
     (signed, "percentile of |x_0_hat|"),

@@ -24,7 +24,7 @@ def new_alpha_in_x_0(x_t, eps_hat, alpha_t, sigma_t, alpha_s, sigma_s):
     return reference(x_t, eps_hat, alpha_s, sigma_t, alpha_s, sigma_s)
 
 
-WRONG = [
+INCORRECT_ANSWERS = [
     (keeps_eps, "Compute eps anew"),
     (swapped, "changed places"),
     (not_clipped, "do not clip"),

@@ -33,7 +33,7 @@ def signs_exchanged(low_res, aug_level, noise):
     return alpha.reshape(-1, 1, 1, 1) * low_res + sigma.reshape(-1, 1, 1, 1) * noise
 
 
-WRONG = [
+INCORRECT_ANSWERS = [
     (not_scaled, "unscaled"),
     (level_is_sigma, "not a deviation"),
     (from_zero_to_one, "[-1, 1]"),

@@ -42,7 +42,7 @@ def transposed(source, target):
     return reference(source, target).T
 
 
-WRONG = [
+INCORRECT_ANSWERS = [
     (counted_by_the_target, "everything moves on"),
     (make(lambda from_, to: 1.0), "1 / 2 each"),
     (make(lambda from_, to: 1 / len(from_)), "1 / 2 each"),

@@ -38,12 +38,12 @@ def around_what_was_seen(successes, n):
     return (p - half) / (1 + zz), (p + half) / (1 + zz)
 
 
-WRONG = [
+INCORRECT_ANSWERS = [
     (naive, "beyond 0 or 1"),
     (naive_and_clipped, "at 10 of 10 the naive one has no width"),
     (one_deviation, "z = 1.96"),
     (undivided, "did you divide"),
-    (around_what_was_seen, "drawn towards one half"),
+    (around_what_was_seen, "pulled towards one half"),
     (lambda k, n: reference(k, n)[::-1], "lower end comes first"),
     (lambda k, n: k / n, "two numbers"),
 ]

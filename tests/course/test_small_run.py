@@ -1,4 +1,4 @@
-"""A small run from nothing, and what is said of it."""
+"""A small training run, and what is measured of it."""
 
 from dataclasses import replace
 
@@ -6,20 +6,20 @@ import pytest
 import torch
 
 from imagen_mini.cascade.config import PRESETS
+from imagen_mini.course.small_run import (
+    CORNER_COLORS,
+    CORNER_SHAPES,
+    CornerDataset,
+    denoising_errors_at,
+    diagnose_run,
+    losses_by_bin,
+    start_small_run,
+)
 from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.scenes.scene import held_out
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.loop import NOISE_BINS, TrainState, train
-from imagen_mini.viz.training import (
-    COLORS,
-    SHAPES,
-    Corner,
-    errors_at,
-    examine,
-    losses_by_level,
-    start,
-)
 from imagen_mini.weights import WEIGHTS
 
 CONFIG = TrainConfig(steps=2, batch_size=4, precision="fp32")
@@ -31,7 +31,7 @@ def encoder():
 
 
 def test_a_corner_shows_what_its_captions_say_and_a_shuffled_one_mostly_does_not():
-    true, shuffled = (Corner(0, of).batch(range(24), 64) for of in (False, True))
+    true, shuffled = (CornerDataset(0, of).batch(range(24), 64) for of in (False, True))
     assert torch.equal(true.images, shuffled.images) and sorted(true.captions) == sorted(
         shuffled.captions
     )
@@ -40,30 +40,30 @@ def test_a_corner_shows_what_its_captions_say_and_a_shuffled_one_mostly_does_not
 
 
 def test_a_corner_has_all_its_kinds_but_those_held_out_and_is_a_function_of_number_and_seed():
-    scenes = [Corner(0).scene(i) for i in range(200)]
+    scenes = [CornerDataset(0).scene(i) for i in range(200)]
     kinds = {(o.color, o.shape) for s in scenes for o in s.objects}
     assert (
-        len(kinds) == len(COLORS) * len(SHAPES) - 1
+        len(kinds) == len(CORNER_COLORS) * len(CORNER_SHAPES) - 1
         and ("green", "square") not in kinds
         and not any(map(held_out, scenes))
     )
-    assert Corner(0).scene(3) == scenes[3] != Corner(1).scene(3)
+    assert CornerDataset(0).scene(3) == scenes[3] != CornerDataset(1).scene(3)
 
 
-def test_losses_by_level_are_means_over_samples_not_over_steps():
+def test_losses_by_bin_are_means_over_samples_not_over_steps():
     empty = [0.0] * (NOISE_BINS - 1)
     states = [
         TrainState(1, 0, 0, 0, [3.0, *empty], [1, *map(int, empty)], 0),
         TrainState(2, 0, 0, 0, [3.0, *empty], [5, *map(int, empty)], 0),
     ]
-    found = losses_by_level(states)
+    found = losses_by_bin(states)
     assert found[0] == 1.0 and all(v != v for v in found[1:])
 
 
-def test_a_new_network_answers_black_and_white_between_and_its_error_says_so(encoder):
-    stage, _, _ = start(PRESETS["tiny"]["base"], CONFIG)
-    errors = errors_at(stage, encoder, Corner(1), torch.tensor([0.1, 0.9]), n=6)
-    expected = Corner(1).batch(range(6), 64).images.square().mean()
+def test_a_new_network_predicts_zero_and_its_error_says_so(encoder):
+    stage, _, _ = start_small_run(PRESETS["tiny"]["base"], CONFIG)
+    errors = denoising_errors_at(stage, encoder, CornerDataset(1), torch.tensor([0.1, 0.9]), n=6)
+    expected = CornerDataset(1).batch(range(6), 64).images.square().mean()
     assert torch.allclose(errors, expected.expand(2), rtol=1e-5)
 
 
@@ -71,10 +71,12 @@ def test_a_run_is_a_function_of_its_seed_and_is_examined_without_being_changed(e
     ends = []
     for seed in (0, 0, 1):
         config = replace(CONFIG, seed=seed)
-        stage, optimizers, ema = start(PRESETS["tiny"]["base"], config)
-        states = list(train(stage, encoder, config, optimizers, ema, data=Corner(seed)))
+        stage, optimizers, ema = start_small_run(PRESETS["tiny"]["base"], config)
+        states = list(train(stage, encoder, config, optimizers, ema, data=CornerDataset(seed)))
         before = {k: v.clone() for k, v in stage.net.state_dict().items()}
-        findings = {f.about: f for f in examine(stage, ema, encoder, Corner(9), states, n=12)}
+        findings = {
+            f.about: f for f in diagnose_run(stage, ema, encoder, CornerDataset(9), states, n=12)
+        }
         assert set(findings) == {
             "loss",
             "gradient norm",

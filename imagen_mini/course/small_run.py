@@ -1,5 +1,5 @@
-"""Small training runs: a corner of the built-in world that is learned in half a minute, and how
-such a run is looked at.
+"""Small training runs: a corner of the built-in world that is learned in half a minute, and what is
+measured of such a run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from imagen_mini.cascade.config import StageConfig
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.base import Batch, Dataset
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import SHAPES as REACHES
+from imagen_mini.scenes.scene import SHAPES as RADII
 from imagen_mini.scenes.scene import SIZES, Scene, SceneObject, held_out, sample_free_position
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.config import TrainConfig
@@ -36,28 +36,32 @@ from imagen_mini.training.loop import NOISE_BINS, TrainState
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.utils.rng import randn
 
-COLORS, SHAPES = ("red", "yellow", "green", "blue"), ("circle", "square", "ring")
+CORNER_COLORS, CORNER_SHAPES = ("red", "yellow", "green", "blue"), ("circle", "square", "ring")
 
 
-class Corner:
-    """A corner of the built-in world: one large thing of few colours and shapes, anywhere on gray.
-    Captions say all but the place.
+class CornerDataset:
+    """A corner of the built-in world: one large object of few colours and shapes, anywhere on gray.
 
-    `shuffled` gives each picture of a batch the caption of the one after it: a fault that no error
-    message reports.
+    Captions say everything but the position.
+
+    Args:
+        seed: Of the scenes (default: 0).
+        shuffled: Whether each image of a batch has the caption of the next one: a fault that no
+            error message reports (default: False).
     """
 
     def __init__(self, seed: int = 0, shuffled: bool = False):
         self.seed, self.shuffled = seed, shuffled
 
     def scene(self, number: int) -> Scene:
-        """Scene `number`: a function of the seed and the number. Pairs that the world holds out are
-        held out here, too.
+        """Return a scene, a function of the seed and its number.
+
+        Pairs of colour and shape that the world holds out are held out here, too.
         """
         rng = random.Random(f"corner/{self.seed}/{number}")
         while True:
-            color, shape = rng.choice(COLORS), rng.choice(SHAPES)
-            x, y = sample_free_position(rng, SIZES["large"] * REACHES[shape], [])
+            color, shape = rng.choice(CORNER_COLORS), rng.choice(CORNER_SHAPES)
+            x, y = sample_free_position(rng, SIZES["large"] * RADII[shape], [])
             scene = Scene(
                 (SceneObject(x=x, y=y, shape=shape, color=color, size="large", texture="solid"),),
                 "gray",
@@ -66,9 +70,9 @@ class Corner:
                 return scene
 
     def batch(
-        self, numbers: Sequence[int], size: int, low: int | None = None, device=None
+        self, indices: Sequence[int], size: int, low_res_size: int | None = None, device=None
     ) -> Batch:
-        scenes = [self.scene(number) for number in numbers]
+        scenes = [self.scene(number) for number in indices]
         captions = [
             f"a large {obj.color} {obj.shape} on a {scene.background} background"
             for scene in scenes
@@ -78,7 +82,7 @@ class Corner:
             captions = captions[1:] + captions[:1]
         return Batch(
             render(scenes, size, device),
-            None if low is None else render(scenes, low, device),
+            None if low_res_size is None else render(scenes, low_res_size, device),
             captions,
         )
 
@@ -86,11 +90,14 @@ class Corner:
         return {"source": "a corner of the scenes", "seed": self.seed, "shuffled": self.shuffled}
 
 
-def start(
+def start_small_run(
     stage_config: StageConfig, config: TrainConfig
 ) -> tuple[DiffusionStage, dict[str, torch.optim.Optimizer], EMA]:
-    """What a run needs besides its data: a stage whose weights are a function of the seed, its
-    optimizers, and the average of its weights.
+    """Return what a run needs besides its data.
+
+    Returns:
+        A stage whose weights are a function of the seed, its optimizers, and the average of its
+        weights.
     """
     # of the initial weights: all else that is random has numbers of its own
     torch.manual_seed(config.seed)
@@ -101,9 +108,11 @@ def start(
     return stage, optimizers, EMA(stage.net, config.ema_half_life)
 
 
-def losses_by_level(states: Sequence[TrainState]) -> list[float]:
-    """The mean loss of these steps at each level of noise [LEVELS], from little to much; NaN where
-    there was no sample.
+def losses_by_bin(states: Sequence[TrainState]) -> list[float]:
+    """Return the mean loss of these steps in each noise bin [NOISE_BINS], from little to much
+    noise.
+
+    It is nan where there was no sample.
     """
     sums, counts = (
         [sum(getattr(state, name)[i] for state in states) for i in range(NOISE_BINS)]
@@ -113,11 +122,20 @@ def losses_by_level(states: Sequence[TrainState]) -> list[float]:
 
 
 @torch.no_grad()
-def errors_at(
+def denoising_errors_at(
     stage: DiffusionStage, encoder: TextEncoder, data: Dataset, times: Tensor, n: int = 24
 ) -> Tensor:
-    """The mean squared error of x_0_hat on the first n images of `data`, at each of these times
-    [k]: [k]. Unweighted; the noise depends on the image alone.
+    """Return the mean squared error of x_0_hat on the first images of a data set, without weights.
+
+    Args:
+        stage: The stage.
+        encoder: The text encoder.
+        data: The data set.
+        times: [k], each in [0, 1].
+        n: The number of images (default: 24). The noise depends on the image alone.
+
+    Returns:
+        [k].
     """
     images, _, captions = data.batch(range(n), stage.config.unet.image_size)
     text, eps = encoder(captions), randn(range(n), images.shape[1:], "errors_at")
@@ -126,7 +144,7 @@ def errors_at(
     )
 
 
-def examine(
+def diagnose_run(
     stage: DiffusionStage,
     ema: EMA,
     encoder: TextEncoder,
@@ -134,8 +152,15 @@ def examine(
     states: Sequence[TrainState],
     n: int = 128,
 ) -> list[Diagnostic]:
-    """Is this run healthy? What `python -m train.report` asks of a run on disk: of its log, and of
-    n held-out samples of `data`.
+    """Return the diagnostics that `python -m train.report` makes of a run on disk.
+
+    Args:
+        stage: The trained stage.
+        ema: The average of its weights.
+        encoder: The text encoder.
+        data: A data set with held-out samples.
+        states: The state after each step.
+        n: The number of held-out samples (default: 128).
     """
     log = [asdict(state) for state in states]
     own, numbers = measure_noise_bins(stage, encoder, data, range(n)), range(min(n, 8))

@@ -1,0 +1,44 @@
+"""Opening a data set. Scripts use this function and never ask which kind it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from imagen_mini.data.base import Dataset
+from imagen_mini.data.folder import ImageFolderDataset
+from imagen_mini.data.synthetic import OBJECT_COUNT_WEIGHTS, SceneDataset
+
+
+def open_dataset(
+    path: str | Path | None = None,
+    sizes: Sequence[int | None] = (),
+    seed: int = 0,
+    object_count_weights: Sequence[float] = OBJECT_COUNT_WEIGHTS,
+    skip_broken: bool = False,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> Dataset:
+    """Open a folder of captioned images, or the built-in world.
+
+    Args:
+        path: The folder. None: the built-in world.
+        sizes: Pixels of a side of the images that will be asked for; None in it is ignored. The
+            built-in world renders any size.
+        seed: Of the order of the images and their captions, or of the scenes.
+        object_count_weights: Of the built-in world: how often a scene has 1, 2, 3, 4 objects.
+        skip_broken: Of a folder: leave broken images out, up to 1 %.
+        cache: Of a folder: where its prepared images are kept. None: `path/.prepared`.
+        progress: Of a folder: show a progress bar while images are prepared.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: The folder's metadata cannot be used, or an image cannot be read.
+        FileNotFoundError: There is no such folder, or no metadata in it.
+    """
+    if path is None:
+        return SceneDataset(seed, object_count_weights)
+    sizes = [size for size in sizes if size is not None]
+    return ImageFolderDataset(path, sizes, seed, skip_broken, cache, progress)

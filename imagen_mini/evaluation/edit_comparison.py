@@ -1,0 +1,124 @@
+"""Edits compared with each other and with the same seed without an edit: images, scores, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from imagen_mini.editing.base import Edit
+from imagen_mini.editing.prompt_to_prompt import AttentionInjection
+from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, evaluate_edits
+from imagen_mini.evaluation.statistics import format_share
+from imagen_mini.pipeline import ImagenPipeline
+
+WINDOW_SWEEPS: dict[str, Callable[[type[AttentionInjection], float], AttentionInjection]] = {
+    "attention injected": lambda kind, share: kind(share, share, shared_prompt_steps=0.0),
+    "source's prompt read": lambda kind, share: kind(1.0, 1.0, shared_prompt_steps=share),
+}
+
+
+def compare_to_same_seed(
+    pipe: ImagenPipeline, source: str, target: str, seed: int, *edits: Edit | None
+) -> Tensor:
+    """Return a source image and its target by several edits, all from one noise.
+
+    Args:
+        pipe: The pipeline; only its first stage is sampled.
+        source: The source prompt.
+        target: The target prompt.
+        seed: The seed of all images.
+        *edits: Edits; None is the target prompt with the same seed and no edit.
+
+    Returns:
+        Images [1 + edits, 3, h, w] in [-1, 1], the source first.
+    """
+    name = next(iter(pipe.stages))
+    options = {"seed": seed, "stages": (name,), "output_type": "pt", "progress": False}
+    generated = {
+        i: pipe([source, target], edit=edit, **options).stages[name]
+        for i, edit in enumerate(edits)
+        if edit is not None
+    }
+    first = next((pair[:1] for pair in generated.values()), None)
+    if first is None:
+        first = pipe([source], **options).stages[name]
+    return (
+        torch.cat(
+            [
+                first,
+                *(
+                    generated[i][1:] if i in generated else pipe([target], **options).stages[name]
+                    for i in range(len(edits))
+                ),
+            ]
+        )
+        .float()
+        .cpu()
+    )
+
+
+@dataclass(frozen=True)
+class EditComparison:
+    """Edits by several methods, of those tasks whose source image is correct.
+
+    Attributes:
+        tasks: The tasks.
+        images: For each task [1 + methods, 3, h, w], the source first.
+        scores: For each method, by name, the score of each task.
+    """
+
+    tasks: list[EditTask]
+    images: list[Tensor]
+    scores: dict[str, list[EditScore]]
+
+
+def compare_edits(
+    pipe: ImagenPipeline, tasks: Sequence[EditTask], methods: dict[str, Edit | None]
+) -> EditComparison:
+    """Make each edit by each method and score it.
+
+    Args:
+        pipe: The pipeline.
+        tasks: The edits to make.
+        methods: Edits by name; None is the target prompt with the same seed and no edit.
+
+    Returns:
+        Images and scores, without the tasks whose source image is incorrect.
+    """
+
+    def generate(prompts: list[str], seed: int) -> Tensor:
+        return compare_to_same_seed(pipe, *prompts, seed, *methods.values())
+
+    kept = [found for found in evaluate_edits(generate, list(tasks)) if found[2][0].source_right]
+    return EditComparison(
+        [task for task, _, _ in kept],
+        [images for _, images, _ in kept],
+        {name: [scores[i] for _, _, scores in kept] for i, name in enumerate(methods)},
+    )
+
+
+def edit_comparison_table(scores: dict[str, list[EditScore]]) -> str:
+    """Return a line of text for each method.
+
+    It says how often the new prompt is shown, how often the layout is kept, how often both, and the
+    PSNR of the rest of the image.
+    """
+    width = max(map(len, scores)) + 2
+    lines = [
+        " " * width
+        + f"{'shows the new prompt':24}{'keeps the layout':24}{'both':24}rest of the image"
+    ]
+    for name, of in scores.items():
+        pixels = [s.psnr for s in of if s.psnr is not None]
+        rates = "".join(
+            f"{format_share([getattr(s, key) for s in of]):24}"
+            for key in ("success", "layout", "good")
+        )
+        lines.append(
+            f"{name:{width}}{rates}"
+            + (f"{sum(pixels) / len(pixels):.0f} dB" if pixels else "unreadable")
+        )
+    return "\n".join(lines)

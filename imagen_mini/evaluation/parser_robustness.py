@@ -1,0 +1,104 @@
+"""What the parser reads from clean and from corrupted images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from imagen_mini.evaluation.statistics import wilson_interval
+from imagen_mini.scenes.parse import ParsedScene, parse_image
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import HELD_OUT_SEED, Scene, training_scene
+
+
+def count_shapes(images: Tensor) -> Counter:
+    """Count the shapes that the parser reads in images [b, 3, h, w] in [-1, 1].
+
+    Images that it cannot read, or with several objects, are counted under these words.
+    """
+    names = []
+    for parsed in parse_image(images.float().cpu()):
+        if parsed.scene is None:
+            names.append("unreadable")
+        else:
+            names.append(
+                parsed.scene.objects[0].shape
+                if len(parsed.scene.objects) == 1
+                else "several objects"
+            )
+    return Counter(names)
+
+
+def read_correctly(scenes: Sequence[Scene], images: Tensor) -> list[bool]:
+    """Return for each image whether the parser reads its scene from it, textures left out.
+
+    Args:
+        scenes: b scenes.
+        images: Images [b, 3, 64, 64] in [-1, 1].
+    """
+    return [
+        parsed.scene == scene.without_texture()
+        for parsed, scene in zip(parse_image(images.float()), scenes, strict=True)
+    ]
+
+
+OUTCOMES = ("right", "unreadable", "misread")
+
+
+def parse_outcome(scene: Scene, parsed: ParsedScene, size: int) -> str:
+    """Return one of OUTCOMES: what became of a scene that was rendered and read.
+
+    Args:
+        scene: The true scene.
+        parsed: What the parser read.
+        size: The side of the image; below 256 px textures cannot be seen and do not count.
+    """
+    if parsed.scene is None:
+        return "unreadable"
+    return (
+        "right"
+        if parsed.scene == (scene if size == 256 else scene.without_texture())
+        else "misread"
+    )
+
+
+def measure_parser_robustness(
+    n: int,
+    size: int,
+    corrupt: Callable[[Tensor, float], Tensor],
+    strengths: Sequence[float],
+    batch: int = 64,
+) -> list[dict]:
+    """Measure how often the parser reads corrupted images of true scenes.
+
+    Args:
+        n: The number of held-out scenes.
+        size: The side of the images.
+        corrupt: The corruption (images, strength) -> images.
+        strengths: The strengths to try.
+        batch: Images at once (default: 64).
+
+    Returns:
+        For each strength its value, n, the counts of OUTCOMES, and their 95 % `intervals`.
+    """
+    scenes, rows = [training_scene(HELD_OUT_SEED, i) for i in range(n)], []
+    for strength in strengths:
+        found: list[str] = []
+        for at in range(0, n, batch):
+            part = scenes[at : at + batch]
+            found += [
+                parse_outcome(s, r, size)
+                for s, r in zip(part, parse_image(corrupt(render(part, size), strength)))
+            ]
+        counts = {name: found.count(name) for name in OUTCOMES}
+        rows.append(
+            {
+                "strength": strength,
+                "n": n,
+                **counts,
+                "intervals": {name: wilson_interval(k, n) for name, k in counts.items()},
+            }
+        )
+    return rows

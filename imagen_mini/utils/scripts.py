@@ -1,0 +1,22 @@
+"""What the scripts of `train` and `sample` share: their argument parser, and folders of stages."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def script_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help shows the script's docstring as it is written.
+
+    Args:
+        doc: The script's `__doc__`.
+    """
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def run_or_stage_folder(path: Path) -> Path:
+    """Return the stage folder of a run, or the path itself if it is no run."""
+    return path / "stage" if (path / "stage").is_dir() else path

@@ -1,0 +1,59 @@
+"""Edits compared with each other and with the same seed."""
+
+import torch
+
+from imagen_mini.editing.prompt_to_prompt import Replace
+from imagen_mini.evaluation.edit_benchmark import swaps
+from imagen_mini.evaluation.edit_comparison import (
+    compare_edits,
+    compare_to_same_seed,
+    edit_comparison_table,
+)
+from imagen_mini.evaluation.statistics import format_share
+from imagen_mini.scenes.captions import parse_caption
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import Scene, SceneObject
+
+SOURCE, TARGET = "a red ring", "a blue ring"
+
+
+def test_images_beside_the_seed_are_those_of_the_pipeline(tiny_pipe):
+    options = {"seed": 4, "stages": ("base",), "progress": False}
+    seen = compare_to_same_seed(tiny_pipe, SOURCE, TARGET, 4, None, Replace())
+    assert seen.shape == (3, 3, *[tiny_pipe.stages["base"].config.unet.image_size] * 2)
+    assert torch.allclose(seen[1], tiny_pipe(TARGET, **options).stages["base"][0], atol=1e-4)
+    assert torch.allclose(
+        seen[[0, 2]],
+        tiny_pipe([SOURCE, TARGET], edit=Replace(), **options).stages["base"],
+        atol=1e-4,
+    )
+    assert torch.allclose(
+        compare_to_same_seed(tiny_pipe, SOURCE, TARGET, 4, None), seen[:2], atol=1e-4
+    )
+
+
+def test_comparing_leaves_out_edits_whose_source_is_incorrect(tiny_pipe, monkeypatch):
+    tasks, scene = (
+        swaps("color", 2),
+        Scene((SceneObject(30, 30, "circle", "red", "large", "solid"),), "white"),
+    )
+    assert compare_edits(tiny_pipe, tasks, {"none": None}).tasks == []  # an untrained network
+    object.__setattr__(tasks[0].source, "description", parse_caption("a red circle"))
+    object.__setattr__(tasks[0].target, "description", parse_caption("a red circle"))
+    monkeypatch.setattr(
+        "imagen_mini.evaluation.edit_comparison.compare_to_same_seed",
+        lambda *given: render([scene] * 3, 64),
+    )
+    found = compare_edits(tiny_pipe, tasks, {"none": None, "replace": Replace()})
+    assert (
+        found.tasks == tasks[:1]
+        and [s.success for s in found.scores["replace"]] == [True]
+        and len(found.images) == 1
+    )
+    assert "1 of 1 (21 to 100 %)" in edit_comparison_table(
+        found.scores
+    ) and "60 dB" in edit_comparison_table(found.scores)
+
+
+def test_shares_have_their_interval():
+    assert format_share([True] * 7 + [False]) == "7 of 8 (53 to 98 %)"
