@@ -153,7 +153,12 @@ def test_a_recorded_step_is_the_same_step(name, precision, gpu_encoder, randomiz
     found = []
     for graph in (False, True):
         config = TrainConfig(
-            steps=8, batch_size=8, learning_rate=1e-3, warmup=2, equivalent_prob=0.5, precision=precision
+            steps=8,
+            batch_size=8,
+            learning_rate=1e-3,
+            warmup=2,
+            equivalent_prob=0.5,
+            precision=precision,
         )
         torch.manual_seed(0)
         stage = randomize_zero_init(DiffusionStage(PRESETS["tiny"][name])).to(GPU)

@@ -1,10 +1,9 @@
-"""What is wrong with a folder of captioned images? Everything, before a training run stumbles over
-the first of it.
+"""Check a folder of captioned images, before a training run stops at its first problem.
 
     python -m train.check_dataset my_images --image sheet.png
 
 The folder holds images and metadata.jsonl, with lines like {"file_name": "1.png", "text": "a
-caption"}. Problems stop a run; notes do not, but look at them. The exit code is 1 if there are
+caption"}. Problems stop a run. Notes do not, but read them. The exit code is 1 if there are
 problems, else 0.
 """
 
@@ -34,14 +33,17 @@ SHOWN = 24  # images on the contact sheet
 
 @dataclass
 class Report:
+    """What was found in a folder."""
+
     problems: list[str] = field(default_factory=list)  # each of them stops a run
-    notes: list[str] = field(default_factory=list)  # what one would want to know
+    notes: list[str] = field(default_factory=list)  # what is good to know
     images: int = 0  # that can be trained on
     captions: int = 0
     # shorter sides of the images: how many are at least so many pixels (0, and BOUNDS)
     sides: Counter = field(default_factory=Counter)
 
     def histogram(self) -> str:
+        """A bar for each range of sizes."""
         rows = [
             (f"{low} px or more" if high is None else f"{low} to {high - 1} px", self.sides[low])
             for low, high in zip((0, *BOUNDS), (*BOUNDS, None))
@@ -54,8 +56,18 @@ class Report:
 def check(
     folder: Path, encoder: TextEncoder, progress: bool = True
 ) -> tuple[Report, list[tuple[Image.Image, str]]]:
-    """The report on a folder, and some of its images with a caption. FileNotFoundError if it has no
-    metadata.jsonl.
+    """Check a folder.
+
+    Args:
+        folder: With images and a metadata.jsonl.
+        encoder: The text encoder that will read the captions.
+        progress: Show a progress bar.
+
+    Returns:
+        The report, and some of the images with a caption.
+
+    Raises:
+        FileNotFoundError: There is no metadata.jsonl.
     """
     rows, problems = read_metadata(folder)
     report, samples, first_with = Report(problems), [], {}

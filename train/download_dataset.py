@@ -1,4 +1,4 @@
-"""Fetch captioned images from the Hugging Face hub into a folder that can be trained on. Needs `pip
+"""Download captioned images from the Hugging Face hub into a folder for training. Needs `pip
 install -e ".[hub]"`.
 
     python -m train.download_dataset OWNER/NAME --split train --limit 1000 --out data/mine
@@ -24,11 +24,24 @@ def download_dataset(
     text: str = "text",
     limit: int | None = None,
 ) -> int:
-    """Write the first `limit` images of a data set, byte by byte as they are there, and their
-    captions; returns how many.
+    """Download images of a data set, with their bytes unchanged, and their captions.
 
-    `image` and `text` name the columns; a caption may be a string or a list of strings. Rows come
-    as a stream: no more is fetched than is written.
+    Rows come as a stream: no more is downloaded than is written.
+
+    Args:
+        name: OWNER/NAME, or a local folder of a data set.
+        out: The new folder.
+        split: Of the data set.
+        image: The column of images.
+        text: The column of captions; a caption is a string or a list of strings.
+        limit: Take only so many images. None: all.
+
+    Returns:
+        How many images.
+
+    Raises:
+        ImportError: The package datasets is not installed.
+        ValueError: There is no such column.
     """
     try:
         import fsspec  # comes with datasets
@@ -43,11 +56,11 @@ def download_dataset(
         raise ValueError(
             f"{name} has no column {', '.join(sorted(missing))}; it has {', '.join(columns)}"
         )
-    rows = rows.cast_column(image, Image(decode=False))  # decoding is ours, with its checks
+    rows = rows.cast_column(image, Image(decode=False))  # we decode them, with checks
 
     def images() -> Iterator[tuple[str, bytes, str | list[str]]]:
         for number, row in enumerate(
-            tqdm(islice(rows, limit), total=limit, desc="fetching", unit="picture")
+            tqdm(islice(rows, limit), total=limit, desc="fetching", unit="image")
         ):
             content, path = row[image]["bytes"], row[image]["path"] or ""
             if content is None:

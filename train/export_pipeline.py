@@ -6,7 +6,6 @@ r"""Write trained stages and a text encoder as a pipeline folder.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ import torch
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.training.checkpoint import training_phases
 from imagen_mini.utils.configuration import override
 from imagen_mini.utils.scripts import run_or_stage_folder, script_parser
 from imagen_mini.weights import WEIGHTS
@@ -65,16 +65,13 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(
             f"{unknown[0]!r} names no stage; there are {', '.join(s.config.name for s in stages)}"
         )
-    training = {
-        s.config.name: json.loads((folder / "config.json").read_text())["training"]
-        for s, folder in zip(stages, folders)
-    }
+    phases = {s.config.name: training_phases(folder) for s, folder in zip(stages, folders)}
     pipe = ImagenPipeline(TextEncoder.from_pretrained(args.text_encoder), stages)
     if args.half or args.bf16:
         pipe.stages.to(torch.float16 if args.half else torch.bfloat16)
-    pipe.save_pretrained(args.out, training)
-    for name, how in training.items():
-        for phase in how["legs"]:
+    pipe.save_pretrained(args.out, {name: {"training_phases": of} for name, of in phases.items()})
+    for name, of in phases.items():
+        for phase in of:
             print(
                 f"{name}: {phase['steps']} steps of {phase['train']['batch_size']} in "
                 f"{phase['seconds']} s on {phase['device']}"

@@ -10,14 +10,13 @@ Reference: WiSE-FT (Wortsman et al., 2022, arXiv 2109.01903).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.training.checkpoint import atomic_directory
+from imagen_mini.training.checkpoint import atomic_directory, training_phases
 from imagen_mini.utils.scripts import run_or_stage_folder, script_parser
 
 
@@ -75,19 +74,16 @@ def main(arguments: list[str] | None = None) -> None:
         mixed = interpolate(*(load_stage(folder) for folder in folders), args.share)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    phases_before, phases = (
-        json.loads((folder / "config.json").read_text())["training"].get("legs", [])
-        for folder in folders
-    )
+    phases_before, phases = (training_phases(folder) for folder in folders)
     if phases[: len(phases_before)] != phases_before or len(phases) == len(phases_before):
         raise SystemExit(
             f"{args.after} was not trained on from {args.before}: its history of {len(phases)} "
             f"training phases does not continue that one's of {len(phases_before)}"
         )
-    phases[-1] |= {"interpolated": {"share": args.share, "from_leg": len(phases_before)}}
+    phases[-1] |= {"interpolated": {"share": args.share, "from_phase": len(phases_before)}}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(args.out) as temporary:
-        save_stage(mixed, temporary, {"legs": phases})
+        save_stage(mixed, temporary, {"training_phases": phases})
     print(f"{args.out}: {args.share:g} of {args.after}, {1 - args.share:g} of {args.before}")
 
 

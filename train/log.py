@@ -1,5 +1,5 @@
 """The log of a training run: log.jsonl always, TensorBoard if it is installed, the progress bar.
-Written by the first rank alone.
+Only the main process writes it.
 """
 
 from __future__ import annotations
@@ -11,17 +11,28 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from imagen_mini.training.loop import NOISE_BINS, TrainState
+from imagen_mini.utils.configuration import with_current_names
 
-TIMES = ("seconds", "pictures_per_second", "waited")  # fields that no two runs have in common
+TIMES = ("seconds", "images_per_second", "data_wait_share")  # fields in which any two runs differ
 
 
 class Log:
-    """`with Log(...) as log:` call `step` after each step. A line is the mean of the `every` steps
-    before it.
+    """`with Log(...) as log:` call `step` after each step.
 
-    What has been added up for the next line is in `carried`: it belongs into a checkpoint, so that
-    a run that was interrupted writes the same lines. On going on from step `start`, lines after it
-    are dropped: they will be written again.
+    A line is the mean of the `every` steps before it. The sums for the next line are in `carried`,
+    which belongs into a checkpoint: a run that was interrupted then writes the same lines. A run
+    that resumes from step `start` drops the lines after it, as they will be written again.
+
+    Args:
+        folder: The run's folder.
+        every: Steps between lines.
+        batch_size: Images a step.
+        start: Steps done.
+        steps: Steps in all.
+        carried: From a checkpoint. None: a new run.
+        seconds_before: Of training, before this process.
+        name: The label of the progress bar.
+        on: Whether this process writes.
     """
 
     def __init__(
@@ -36,27 +47,16 @@ class Log:
         name: str,
         on: bool,
     ):
-        self.every, self.batch_size, self.on, self.seconds_before = (
-            every,
-            batch_size,
-            on,
-            seconds_before,
-        )
-        self.carried = carried or {
-            "loss": 0.0,
-            "level_losses": [0.0] * NOISE_BINS,
-            "level_counts": [0] * NOISE_BINS,
-        }
+        self.every, self.batch_size, self.on = every, batch_size, on
+        self.seconds_before = seconds_before
+        self.carried = with_current_names(carried) if carried else _no_sums()
         self.began = time.monotonic()
-        self.mark, self.marked, self.data_wait_seconds = self.began, start, 0.0
+        self.restart_clock(start)
         self.bar = tqdm(total=steps, initial=start, desc=name, unit="step", disable=not on)
         if on:
             path = folder / "log.jsonl"
-            path.write_text(
-                "".join(
-                    json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= start
-                )
-            )
+            lines = [line for line in read_log(folder) if line["step"] <= start]
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
             self.file, self.board = open(path, "a"), _tensorboard(folder / "tensorboard", start)
 
     def __enter__(self) -> Log:
@@ -75,69 +75,77 @@ class Log:
         return round(self.seconds_before + time.monotonic() - self.began, 1)
 
     def step(self, state: TrainState) -> None:
-        c = self.carried
-        c["loss"] += state.loss
+        """Take in a step; write a line after each `every` of them."""
+        # 1. add it up
+        sums = self.carried
+        sums["loss"] += state.loss
         for name, values in (
-            ("level_losses", state.loss_sums_by_bin),
-            ("level_counts", state.counts_by_bin),
+            ("loss_by_bin", state.loss_sums_by_bin),
+            ("counts_by_bin", state.counts_by_bin),
         ):
-            c[name] = [a + b for a, b in zip(c[name], values)]
+            sums[name] = [a + b for a, b in zip(sums[name], values)]
         self.data_wait_seconds += state.data_wait_seconds
         self.bar.update()
         if state.step % self.every:
             return
-        now = time.monotonic()
-        steps = state.step - self.marked  # timed by this process
+        # 2. a line of means; times are those of this process
+        elapsed = time.monotonic() - self.clock_started
+        images = (state.step - self.clock_step) * self.batch_size
         line = {
-            "loss": round(c["loss"] / self.every, 5),
+            "loss": round(sums["loss"] / self.every, 5),
             "gradient_norm": round(state.gradient_norm, 4),
             "learning_rate": state.learning_rate,
-            "level_losses": [
+            "loss_by_bin": [
                 round(loss / n, 5) if n else None
-                for loss, n in zip(c["level_losses"], c["level_counts"])
+                for loss, n in zip(sums["loss_by_bin"], sums["counts_by_bin"])
             ],
-            "pictures_per_second": round(steps * self.batch_size / (now - self.mark), 1),
-            "waited": round(self.data_wait_seconds / (now - self.mark), 4),
+            "images_per_second": round(images / elapsed, 1),
+            "data_wait_share": round(self.data_wait_seconds / elapsed, 4),
         }
         self.write(state.step, line)
         self.bar.set_postfix(
             loss=f"{line['loss']:.4f}",
             norm=f"{line['gradient_norm']:.2f}",
-            pics=f"{line['pictures_per_second']:.0f}/s",
+            images=f"{line['images_per_second']:.0f}/s",
         )
-        self.carried = {
-            "loss": 0.0,
-            "level_losses": [0.0] * NOISE_BINS,
-            "level_counts": [0] * NOISE_BINS,
-        }
+        # 3. start over
+        self.carried = _no_sums()
         self.restart_clock(state.step)
 
     def write(self, step: int, values: dict) -> None:
-        """One line, of numbers or lists of numbers."""
-        if self.on:
-            self.file.write(json.dumps({"step": step, **values, "seconds": self.seconds}) + "\n")
-            self.file.flush()
-            if self.board:
-                for name, value in values.items():
-                    for i, v in enumerate(value if isinstance(value, list) else [value]):
-                        if v is not None:
-                            self.board.add_scalar(
-                                f"{name}/{i}" if isinstance(value, list) else name, v, step
-                            )
+        """Write one line, of numbers or lists of numbers."""
+        if not self.on:
+            return
+        self.file.write(json.dumps({"step": step, **values, "seconds": self.seconds}) + "\n")
+        self.file.flush()
+        if not self.board:
+            return
+        for name, value in values.items():
+            for i, v in enumerate(value if isinstance(value, list) else [value]):
+                if v is not None:
+                    tag = f"{name}/{i}" if isinstance(value, list) else name
+                    self.board.add_scalar(tag, v, step)
 
     def restart_clock(self, step: int) -> None:
-        """Leave what took time until now out of the images per second."""
-        self.mark, self.marked, self.data_wait_seconds = time.monotonic(), step, 0.0
+        """Leave the time until now out of the images per second."""
+        self.clock_started, self.clock_step = time.monotonic(), step
+        self.data_wait_seconds = 0.0
+
+
+def _no_sums() -> dict:
+    """Nothing added up yet: the loss, and by noise level the losses and the number of samples."""
+    return {"loss": 0.0, "loss_by_bin": [0.0] * NOISE_BINS, "counts_by_bin": [0] * NOISE_BINS}
 
 
 def read_log(folder: Path) -> list[dict]:
-    """The lines of a run's log.jsonl, but for one that a kill, a full disk or a reader's haste has
-    cut off; none if there is no log.
+    """The lines of a run's log.jsonl, with the current names of their fields; none if there is no
+    log. A last line that was cut off (by a kill, a full disk, or read while it is written) is left
+    out.
     """
     path, lines = folder / "log.jsonl", []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
-            lines.append(json.loads(line))
+            lines.append(with_current_names(json.loads(line)))
         except ValueError:
             break
     return lines

@@ -1,4 +1,4 @@
-"""A small data set to try training on one's own images: the emoji of a colour font, with their
+"""A small data set to try training on a folder of images: the emoji of a colour font, with their
 Unicode names as captions.
 
     python -m train.make_emoji_dataset --out data/emoji
@@ -50,9 +50,7 @@ def load_font(path: Path) -> ImageFont.FreeTypeFont:
 
 
 def emoji_names(code_points: Iterable[int]) -> dict[str, str]:
-    """Symbols and their names, 'grinning face': of all characters those that are images by
-    themselves, not letters, digits or parts of flags.
-    """
+    """Symbols and their names, like 'grinning face', without letters, digits and parts of flags."""
     names = {
         chr(c): unicodedata.name(chr(c), "").lower()
         for c in sorted(code_points)
@@ -66,7 +64,7 @@ def emoji_names(code_points: Iterable[int]) -> dict[str, str]:
 
 
 def render_emoji(symbol: str, font: ImageFont.FreeTypeFont) -> Image.Image | None:
-    """One symbol on a transparent square; None if the font draws nothing for it."""
+    """One symbol on a transparent square; None if the font renders nothing for it."""
     left, top, right, bottom = font.getbbox(symbol)
     side = max(right - left, bottom - top)
     image = Image.new("RGBA", (side, side))
@@ -87,7 +85,7 @@ def emoji_images(font_file: Path) -> Iterator[tuple[str, bytes, str]]:
     font, found = load_font(font_file), 0
     for symbol, name in tqdm(
         emoji_names(TTFont(font_file, fontNumber=0).getBestCmap()).items(),
-        desc="drawing",
+        desc="rendering",
         unit="emoji",
     ):
         if image := render_emoji(symbol, font):

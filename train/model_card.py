@@ -13,6 +13,7 @@ import json
 import subprocess
 from pathlib import Path
 
+from imagen_mini.training.checkpoint import training_phases
 from imagen_mini.utils.scripts import script_parser
 from imagen_mini.weights import WEIGHTS
 
@@ -141,12 +142,12 @@ def recipe_rows(folder: Path, stages: list[str]) -> tuple[str, str]:
     """The table of training phases, and what was interpolated after which phase, as Markdown."""
     rows, mixed = [], []
     for name in stages:
-        phases = json.loads((folder / name / "config.json").read_text())["training"]["legs"]
+        phases = training_phases(folder / name)
         for number, phase in enumerate(phases, 1):
             how = phase["train"]
             if way := phase.get("interpolated"):
                 new = f"{way['share']:.0%} of those that training had come to,"
-                old = f"and {1 - way['share']:.0%} of those after phase {way['from_leg']}"
+                old = f"and {1 - way['share']:.0%} of those after phase {way['from_phase']}"
                 mixed.append(
                     f"The weights of {name} after phase {number} are {new}\n"
                     f"{old} (`python -m train.interpolate`)."
@@ -154,8 +155,9 @@ def recipe_rows(folder: Path, stages: list[str]) -> tuple[str, str]:
             rows.append(
                 f"| {name}, {number} | {phase['steps']:,} | {how['batch_size']} "
                 f"| {how['optimizer']}, {how['learning_rate']} "
-                f"| {':'.join(f'{c:g}' for c in how['counts'])} | {how['time_power']:g} "
-                f"| {how['drop_pooled']:.0%} | {phase['device']} | {duration(phase['seconds'])} |"
+                f"| {':'.join(f'{c:g}' for c in how['object_count_weights'])} "
+                f"| {how['time_power']:g} | {how['pooled_drop_prob']:.0%} "
+                f"| {phase['device']} | {duration(phase['seconds'])} |"
             )
     return "\n".join(rows), "\n".join(mixed)
 

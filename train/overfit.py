@@ -2,10 +2,10 @@
 caption?
 
     python -m train.overfit --out overfit.png
-    python -m train.overfit --shuffle-captions       # what it looks like when it must fail
+    python -m train.overfit --shuffle-captions       # this must fail
 
-Whatever cannot do this in a minute will not learn a world in a day: run it first after every change
-to the network, the loss, the optimizer or the sampler. Exits with 1 if it fails.
+A network that cannot do this in a minute will not learn a world in a day. Run it first after every
+change to the network, the loss, the optimizer or the sampler. Exits with 1 if it fails.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 
 IMAGES = 8
-LEARNT = 20.0  # dB: an error of a tenth of the range from black to white
+MIN_PSNR = 20.0  # dB: an error of a tenth of the range from black to white
 NETWORK = StageConfig(
     "base",
     UNetConfig(patch=8, channels=(96, 128), blocks=(1, 1), attention=("cross", "self+cross")),
@@ -52,8 +52,8 @@ NETWORK = StageConfig(
 
 @dataclass(frozen=True)
 class Outcome:
-    """One caption's image, what was drawn for it [3, 64, 64], how near that is in dB, and the
-    parser's verdict on it.
+    """One caption's image and the sample for it, [3, 64, 64]; the PSNR between them in dB; and the
+    parser's verdict on the sample.
     """
 
     caption: Caption
@@ -64,17 +64,25 @@ class Outcome:
 
     @property
     def learned(self) -> bool:
-        return self.psnr >= LEARNT and self.verdict == "correct"
+        """Whether the sample is close to the image, and correct."""
+        return self.psnr >= MIN_PSNR and self.verdict == "correct"
 
 
 class Few:
-    """Training data of a few images [n, 3, h, w], in turn, without end."""
+    """A data set of a few images, in turn, without end.
+
+    Args:
+        captions: n captions.
+        images: [n, 3, h, w].
+        shuffle_captions: Give each image a random caption each time.
+    """
 
     def __init__(self, captions: list[str], images: Tensor, shuffle_captions: bool):
         self.captions, self.images, self.shuffle_captions = captions, images, shuffle_captions
 
     def batch(self, indices: Sequence[int], *_) -> Batch:
-        of = [divmod(number, len(self.captions)) for number in indices]
+        """The samples with these indices (see `data.base.Dataset`)."""
+        of = [divmod(index, len(self.captions)) for index in indices]
         said = [
             torch.randperm(len(self.captions), generator=generator(turn, "shuffle"))[i]
             if self.shuffle_captions
@@ -85,7 +93,7 @@ class Few:
 
 
 def judge_samples(captions: list[Caption], targets: Tensor, samples: Tensor) -> list[Outcome]:
-    """Compare what was drawn with what was to be learned, both [b, 3, 64, 64]."""
+    """Compare samples with the images to be learned, both [b, 3, 64, 64]."""
     return [
         Outcome(caption, target, generated, value.item(), verdict_text(caption.description, parsed))
         for caption, target, generated, value, parsed in zip(
@@ -97,18 +105,22 @@ def judge_samples(captions: list[Caption], targets: Tensor, samples: Tensor) -> 
 def overfit(
     encoder: TextEncoder, config: TrainConfig, shuffle_captions: bool = False
 ) -> list[Outcome]:
-    """Train a small network on eight images, then draw their captions with its average weights.
+    """Train a small network on eight images, then sample their captions with its average weights.
 
-    `shuffle_captions` gives each image another's caption, drawn anew at each step, so that captions
-    tell nothing.
+    Args:
+        encoder: The text encoder, on the device to train on.
+        config: The training settings.
+        shuffle_captions: Give each image a random caption at each step, so that captions tell
+            nothing.
+
+    Returns:
+        The outcome for each image.
     """
     device = encoder.model.device
     scenes = [training_scene(config.seed, i) for i in range(IMAGES)]
     captions = [training_caption(scene, config.seed, i) for i, scene in enumerate(scenes)]
-    texts, targets = (
-        [caption.text for caption in captions],
-        render(scenes, NETWORK.unet.image_size, device),
-    )
+    texts = [caption.text for caption in captions]
+    targets = render(scenes, NETWORK.unet.image_size, device)
     torch.manual_seed(config.seed)
     stage = DiffusionStage(NETWORK).to(device, memory_format=torch.channels_last)
     optimizers = make_optimizers(
@@ -155,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--out",
         type=Path,
         default=Path("overfit.png"),
-        help="the images, and below each what was drawn (default: overfit.png)",
+        help="the images, and below each its sample (default: overfit.png)",
     )
     args = parser.parse_args(arguments)
     config = TrainConfig(
@@ -178,18 +190,18 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{o.psnr:5.1f} dB  {o.caption.text!r}: {o.verdict}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     labels = [o.caption.text for o in outcomes] + [f"{o.psnr:.1f} dB" for o in outcomes]
-    frames = [None] * IMAGES + [o.learned for o in outcomes]
+    borders = [None] * IMAGES + [o.learned for o in outcomes]
     image_grid(
         [o.target for o in outcomes] + [o.sample for o in outcomes],
         labels,
         columns=IMAGES,
         cell=128,
-        borders=frames,
+        borders=borders,
     ).save(args.out)
     learned = sum(o.learned for o in outcomes)
     print(
         f"{'PASS' if learned == IMAGES else 'FAIL'}: {learned} of {IMAGES} images learned (at "
-        f"least {LEARNT:.0f} dB, and right by the parser); {args.out}"
+        f"least {MIN_PSNR:.0f} dB, and correct by the parser); {args.out}"
     )
     if learned < IMAGES:
         raise SystemExit(1)

@@ -4,8 +4,8 @@
     python -m train.report runs/mine --data my_images
 
 Reads the newest checkpoint and the log, measures on samples that the run was not trained on (of a
-folder: on its own images), and says of each thing whether it is fine, worth a look or bad. Of the
-built-in world it shows the run behind the shipped weights beside it, as that was after as many
+folder: on its training images), and says of each measurement whether it is fine, worth a look or
+bad. For the built-in world, the run behind the shipped weights is shown beside it, after as many
 steps.
 """
 
@@ -23,11 +23,10 @@ from imagen_mini.cascade.config import StageConfig
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.base import Dataset
-from imagen_mini.data.folder import ImageFolderDataset
-from imagen_mini.data.synthetic import SceneDataset
+from imagen_mini.data.datasets import open_dataset
 from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training.checkpoint import load_checkpoint
+from imagen_mini.training.checkpoint import load_checkpoint, training_phases
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.diagnostics import (
     Diagnostic,
@@ -66,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--text-encoder", help="the text encoder it is trained with (default: as the run says)"
     )
-    parser.add_argument("--n", type=int, default=512, help="samples to look at (default: 512)")
+    parser.add_argument("--n", type=int, default=512, help="samples to measure on (default: 512)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--out",
@@ -96,18 +95,16 @@ def main(arguments: list[str] | None = None) -> None:
         args.text_encoder or saved.get("text_encoder") or WEIGHTS / "text_encoder"
     ).to(args.device)
     log = read_log(args.run)
-    steps = sum(leg["steps"] for leg in saved["legs"])
-    on_scenes = args.data is None and saved.get("data", {}).get("path") is None
-    data, numbers = open_data(
-        args.data or saved.get("data", {}).get("path"), config, stage_config, args.n
-    )
+    steps = sum(phase["steps"] for phase in saved["training_phases"])
+    path = args.data or saved.get("data", {}).get("path")
+    data, indices = open_data(path, config, stage_config), range(args.n)
     stages = {}
     for name in ("weights", "ema"):
         stages[name] = DiffusionStage(stage_config)
         stages[name].net.load_state_dict(tensors[name])
         stages[name].to(args.device)
-    probes = {
-        name: measure_noise_bins(stage, encoder, data, numbers) for name, stage in stages.items()
+    stats = {
+        name: measure_noise_bins(stage, encoder, data, indices) for name, stage in stages.items()
     }
     difference = sum(
         (tensors["weights"][k] - v).square().sum() for k, v in tensors["ema"].items()
@@ -115,41 +112,42 @@ def main(arguments: list[str] | None = None) -> None:
     distance = float(difference / sum(v.square().sum() for v in tensors["ema"].values()).sqrt())
     known = (
         json.loads(REFERENCE.read_text()).get(stage_config.name, [])
-        if on_scenes and REFERENCE.is_file()
+        if path is None and REFERENCE.is_file()
         else []
     )
     # else the same t is not the same noise
     reference = [r for r in known if r["schedule"] == schedule_of(stage_config)]
-    averaged = probes["ema"]
+    averaged = stats["ema"]
     findings = [
         check_loss(log, from_trained=steps > saved["step"]),
         check_gradients(log),
         check_conditioning(averaged),
         check_color(averaged),
         check_saturation(averaged),
-        check_average(probes["weights"], averaged, distance),
-        check_dead_parameters(gradient_norms(stages["weights"], encoder, data, numbers[:16])),
+        check_average(stats["weights"], averaged, distance),
+        check_dead_parameters(gradient_norms(stages["weights"], encoder, data, indices[:16])),
         check_throughput(log),
     ] + ([check_reference(averaged, steps, reference)] if reference else [])
     out = args.out or args.run / "report.png"
     save_figure(plot_report(log, averaged, nearest(reference, steps), steps), out)
     heading = (
         f"{args.run}: stage {stage_config.name}, step {saved['step']:,} of {config.steps:,}, "
-        f"{saved['legs'][-1]['device']}"
+        f"{saved['training_phases'][-1]['device']}"
     )
     text = page(heading, notes, findings)
     out.with_suffix(".txt").write_text(text)
     print(text + f"\n{out}")
 
 
-def open_data(
-    path: str | Path | None, config: TrainConfig, stage: StageConfig, n: int
-) -> tuple[Dataset, range]:
-    """What to look at: scenes that no training sees, or the first images of a folder."""
-    if path is None:
-        return SceneDataset(HELD_OUT_SEED, config.object_count_weights), range(n)
-    sizes = [size for size in (stage.unet.image_size, stage.unet.low_res_size) if size is not None]
-    return ImageFolderDataset(path, sizes, config.seed, skip_broken=True), range(n)
+def open_data(path: str | Path | None, config: TrainConfig, stage: StageConfig) -> Dataset:
+    """The data to measure on: scenes that no training sees, or a folder."""
+    return open_dataset(
+        path,
+        (stage.unet.image_size, stage.unet.low_res_size),
+        HELD_OUT_SEED if path is None else config.seed,
+        config.object_count_weights,
+        skip_broken=True,
+    )
 
 
 def write_reference(args: argparse.Namespace) -> None:
@@ -162,13 +160,11 @@ def write_reference(args: argparse.Namespace) -> None:
     out: dict[str, list[dict]] = {}
     for folder in args.reference_from:
         stage = load_stage(folder).to(args.device)
-        legs = json.loads((folder / "config.json").read_text())["training"]["legs"]
-        found = measure_noise_bins(
-            stage, encoder, *open_data(None, TrainConfig(), stage.config, args.n)
-        )
+        data = open_data(None, TrainConfig(), stage.config)
+        found = measure_noise_bins(stage, encoder, data, range(args.n))
         out.setdefault(stage.config.name, []).append(
             {
-                "steps": sum(leg["steps"] for leg in legs),
+                "steps": sum(phase["steps"] for phase in training_phases(folder)),
                 "schedule": schedule_of(stage.config),
                 **asdict(found),
             }

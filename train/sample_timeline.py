@@ -9,7 +9,6 @@ its steps and minutes.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -17,6 +16,7 @@ from tqdm.auto import tqdm
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.evaluation.preview import preview
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.training.checkpoint import training_phases
 from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     encoder = TextEncoder.from_pretrained(args.text_encoder)
     rows = []
     for folder in args.stages:
-        phases = json.loads((folder / "config.json").read_text())["training"]["legs"]
+        phases = training_phases(folder)
         steps, seconds = (sum(phase[key] for phase in phases) for key in ("steps", "seconds"))
         rows.append((steps, seconds, folder))
     images, labels, verdicts = [], [], []

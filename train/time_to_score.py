@@ -49,6 +49,7 @@ from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.utils.devices import device_name
 from imagen_mini.utils.rng import randn
 from imagen_mini.utils.scripts import script_parser
+from imagen_mini.viz.guidance import plot_accuracy
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
 from train.baselines import NETWORKS, build_for_training
@@ -335,7 +336,7 @@ def main(arguments: list[str] | None = None) -> None:
                 trainee.stage,
                 args.save,
                 {
-                    "legs": [
+                    "training_phases": [
                         {
                             "steps": state.step,
                             "seconds": round(trained, 1),
@@ -386,24 +387,9 @@ def plot_curves(runs: list[dict], out: Path) -> None:
     fig, axes = subplots(names, "minutes of training")
     for ax, name in zip(axes, names):
         for run, style in zip(runs, STYLES):
-            minutes, rows = (
-                [point["minutes"] for point in run["curve"]],
-                [point[name] for point in run["curve"]],
-            )
-            ax.plot(
-                minutes,
-                [row["accuracy"] for row in rows],
-                **style,
-                label=f"{run['name']}, {run['parameters'] / 1e6:.1f} M parameters",
-            )
-            ax.fill_between(
-                minutes,
-                [row["low"] for row in rows],
-                [row["high"] for row in rows],
-                color=style["color"],
-                alpha=0.1,
-                linewidth=0,
-            )
+            minutes = [point["minutes"] for point in run["curve"]]
+            label = f"{run['name']}, {run['parameters'] / 1e6:.1f} M parameters"
+            plot_accuracy(ax, minutes, [point[name] for point in run["curve"]], label, style)
         ax.set_xlim(left=0)
         percent_axis(ax)
     save_figure(fig, out)

@@ -1,4 +1,4 @@
-"""Train one stage of the cascade, on the built-in world or on images of one's own.
+"""Train one stage of the cascade, on the built-in world or on your images.
 
     python -m train.train --stage base --preset mini --output-dir runs/base
     python -m train.train --stage sr_256 --output-dir runs/sr_256 steps=3000 batch_size=32
@@ -8,9 +8,10 @@
 `--data` is a folder of images with captions in metadata.jsonl; check it first with `python -m
 train.check_dataset`.
 
-Stop it at any time, by Ctrl-C or by pulling the plug; `--resume` goes on from the newest checkpoint
-as if nothing had happened. The EMA weights are written to OUTPUT_DIR/stage, from where `python -m
-train.export_pipeline` makes a pipeline. Is it going well? `python -m train.report OUTPUT_DIR`
+Stop it at any time, by Ctrl-C or by pulling the plug; `--resume` continues from the newest
+checkpoint as if nothing had happened. The EMA weights are written to OUTPUT_DIR/stage, from where
+`python -m train.export_pipeline` makes a pipeline. Is it going well? `python -m train.report
+OUTPUT_DIR`
 """
 
 from __future__ import annotations
@@ -29,8 +30,7 @@ from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.weight_transfer import init_from_smaller
 from imagen_mini.data.base import Dataset
-from imagen_mini.data.folder import ImageFolderDataset
-from imagen_mini.data.synthetic import SceneDataset
+from imagen_mini.data.datasets import open_dataset
 from imagen_mini.evaluation.preview import preview, sample_single_stage
 from imagen_mini.text.cache import CachedTextEncoder
 from imagen_mini.text.encoder import TextEncoder
@@ -40,6 +40,7 @@ from imagen_mini.training.checkpoint import (
     optimizer_tensors,
     restore_optimizers,
     save_checkpoint,
+    training_phases,
 )
 from imagen_mini.training.config import TRAIN_PRESETS, TrainConfig, override_run
 from imagen_mini.training.distributed import (
@@ -72,8 +73,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--preset",
         choices=tuple(PRESETS),
         default="mini",
-        help="sizes of the network and its recipe: tiny for tests, mini for a laptop, small for one "
-        "GPU, paper for Imagen's own (default: mini)",
+        help="sizes of the network and its training settings: tiny for tests, mini for a laptop, "
+        "small for one GPU, paper for Imagen's (default: mini)",
     )
     parser.add_argument("--output-dir", type=Path, help="the run's folder (default: runs/STAGE)")
     parser.add_argument(
@@ -106,7 +107,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="leave broken images out, up to 1 %% of all (default: stop at the first)",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint of the run"
+        "--resume", action="store_true", help="continue from the newest checkpoint of the run"
     )
     parser.add_argument(
         "--init-from",
@@ -130,7 +131,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="compile the network with torch.compile: slow to start, then faster on a GPU",
     )
     parser.add_argument(
-        "--graph",
+        "--cuda-graph",
+        "--graph",  # the former name
         action="store_true",
         help="on one GPU: record a step's kernels once and replay them, so that Python does not "
         "keep it waiting",
@@ -138,9 +140,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--shard",
         action="store_true",
-        help="under torchrun: each rank holds a part of the weights, for networks and text encoders "
-        "that do "
-        "not fit on one device (needs optimizer=adamw)",
+        help="under torchrun: each rank holds a part of the weights, for networks and text "
+        "encoders that do not fit on one device (needs optimizer=adamw)",
     )
     parser.add_argument(
         "--rank-timeout",
@@ -152,9 +153,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="settings of training (see imagen_mini/config.py, TrainConfig and RECIPES) or, "
-        "with 'stage.' before them, of the stage: steps=3000 "
-        "stage.unet.channels=[48,96,144]",
+        help="settings of training (see TrainConfig in imagen_mini/training/config.py) or, with "
+        "'stage.' before them, of the stage (StageConfig in imagen_mini/cascade/config.py): "
+        "steps=3000 stage.unet.channels=[48,96,144]",
     )
     return parser.parse_intermixed_args(arguments)
 
@@ -167,10 +168,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with init_distributed(args.device, args.rank_timeout) as (ranks, device):
             with (
-                run_lock(args.output_dir) if ranks.first else nullcontext(),
+                run_lock(args.output_dir) if ranks.is_main else nullcontext(),
                 GracefulStop(GRACE_SECONDS if ranks.world > 1 else None) as stop,
             ):
-                Run(args, ranks, device).go(stop)
+                Run(args, ranks, device).train(stop)
     except torch.OutOfMemoryError as error:
         raise SystemExit(
             f"out of memory: {error}\nThe batch in more parts (gradient_accumulation_steps=4), "
@@ -181,43 +182,44 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         raise SystemExit(
             f"a process that reads data has died ({error}). Often memory ran out: fewer "
-            "workers, a smaller batch_size or more parts of it "
-            "(accumulate) need less; num_workers=0 reads in this process"
+            "workers (num_workers), a smaller batch_size or more parts of it "
+            "(gradient_accumulation_steps) need less; num_workers=0 reads in this process"
         ) from error
     except (FloatingPointError, OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
 
 
 class Run:
-    """One stage in training, and the folder that it lives in."""
+    """One stage in training, and its folder.
+
+    Args:
+        args: From `parse_arguments`.
+        ranks: This process among those that train together.
+        device: Where to train.
+
+    Raises:
+        ValueError: The arguments do not fit together, or not the run that is to be resumed.
+    """
 
     def __init__(self, args: argparse.Namespace, ranks: DistributedContext, device: torch.device):
-        self.args, self.folder, self.ranks, self.device, self.started = (
-            args,
-            args.output_dir,
-            ranks,
-            device,
-            time.monotonic(),
-        )
-        tensors = self._settle()
+        self.args, self.folder, self.ranks, self.device = args, args.output_dir, ranks, device
+        self.started = time.monotonic()
+        tensors = self._resolve_settings()
         self._build(tensors)
 
-    def _settle(self) -> dict | None:
+    def _resolve_settings(self) -> dict | None:
         """Decide on configuration and data: those of the preset, of the stage to start from, or of
-        the run to go on with. Returns its tensors.
+        the run to resume. Returns the tensors of the latter.
         """
-        args, tensors, saved = self.args, None, {"step": 0, "legs": []}
-        config, stage_config = (
-            TRAIN_PRESETS[args.preset].get(args.stage),
-            PRESETS[args.preset].get(args.stage),
-        )
+        # 1. the configuration: of the checkpoint, of the stage to start from, or of the preset
+        args, tensors, saved = self.args, None, {"step": 0, "training_phases": []}
+        config = TRAIN_PRESETS[args.preset].get(args.stage)
+        stage_config = PRESETS[args.preset].get(args.stage)
         if args.resume:
             tensors, saved, notes = load_checkpoint(self.folder)
-            self.say(*notes)
-            config, stage_config = (
-                from_dict(TrainConfig, saved["train"]),
-                from_dict(StageConfig, saved["stage"]),
-            )
+            self.log(*notes)
+            config = from_dict(TrainConfig, saved["train"])
+            stage_config = from_dict(StageConfig, saved["stage"])
             if stage_config.name != args.stage:
                 raise ValueError(
                     f"{self.folder} is a run of stage {stage_config.name}, not of {args.stage}"
@@ -229,36 +231,37 @@ class Run:
             )
         elif any(self.folder.glob("step_*")):
             raise ValueError(
-                f"{self.folder} already holds a run: pass --resume to go on with it, or "
+                f"{self.folder} already holds a run: pass --resume to continue it, or "
                 "another --output-dir"
             )
         elif args.init_from:
             stage_config = load_stage(args.init_from).config
-            saved["legs"] = json.loads((args.init_from / "config.json").read_text())[
-                "training"
-            ].get("legs", [])
+            saved["training_phases"] = training_phases(args.init_from)
+        # 2. overrides, and what "auto" means here: resuming must not depend on a measurement
         config, self.stage_config = override_run(config, stage_config, args.overrides)
-        # once for all: going on must not depend on a measurement
         self.config = replace(config, precision=resolve_precision(config.precision, self.device))
-        self.data, self.step, self.saved = self._open_data(saved.get("data")), saved["step"], saved
-        # A leg is a stretch of training under one set of settings; together they tell how a network
-        # came about.
+        # 3. data
+        self.step, self.saved = saved["step"], saved
+        self.data = self._open_data(saved.get("data"))
+        # 4. a training phase is a stretch of training under one set of settings; together they tell
+        #    how a network came about
         settings = {
             "device": self._hardware(),
             "train": json.loads(json.dumps(to_dict(self.config))),
             "data": self.data.describe(),
         }
-        self.legs = saved["legs"]
-        # older legs name no data
+        self.phases = saved["training_phases"]
+        without_data = open_dataset().describe()  # what older phases, which name none, were on
         if not args.resume or settings != {
-            name: self.legs[-1].get(name, SceneDataset().describe()) for name in settings
+            name: self.phases[-1].get(name, without_data) for name in settings
         }:
-            self.legs.append({"steps": 0, "seconds": 0.0, **settings})
-        self.leg_before = self.step - self.legs[-1]["steps"], self.legs[-1]["seconds"]
+            self.phases.append({"steps": 0, "seconds": 0.0, **settings})
+        self.steps_before_phase = self.step - self.phases[-1]["steps"]
+        self.seconds_before_phase = self.phases[-1]["seconds"]
         return tensors
 
     def _build(self, tensors: dict | None) -> None:
-        """Make network, text encoder, optimizers and average, as they were left."""
+        """Make network, text encoder, optimizers and average, with the tensors of a checkpoint."""
         args, config, width = self.args, self.config, self.stage_config.unet.text_width
         if args.shard and (self.ranks.world == 1 or config.optimizer != "adamw" or args.text_cache):
             raise ValueError(
@@ -267,10 +270,9 @@ class Run:
                 f"this is {self.ranks.world} rank(s) with "
                 f"optimizer={config.optimizer}"
             )
-        path, dtype = (
-            args.text_encoder or self.saved.get("text_encoder"),
-            args.text_encoder_dtype or self.saved.get("text_encoder_dtype", "fp32"),
-        )
+        # 1. the text encoder
+        path = args.text_encoder or self.saved.get("text_encoder")
+        dtype = args.text_encoder_dtype or self.saved.get("text_encoder_dtype", "fp32")
         if path is not None and Path(path).is_dir():
             path = str(Path(path).resolve())
         # None: the shipped one
@@ -278,7 +280,7 @@ class Run:
         self.encoder = TextEncoder.from_pretrained(path or WEIGHTS / "text_encoder", DTYPES[dtype])
         if self.encoder.width != width:
             raise ValueError(
-                f"{path or 'the shipped text encoder'} gives text of width "
+                f"{path or 'the shipped text encoder'} returns text of width "
                 f"{self.encoder.width}, the stage takes {width}; "
                 f"for a new stage, add stage.unet.text_width={self.encoder.width}"
             )
@@ -291,23 +293,23 @@ class Run:
                 "stage.text_encoder=null"
             )
         self.stage_config = replace(self.stage_config, text_encoder=identity)
+        # 2. the network and its weights
         torch.manual_seed(config.seed)  # the initial weights
         self.stage = DiffusionStage(self.stage_config)
         if args.init_from and not args.resume:
             if new := init_from_smaller(self.stage, load_stage(args.init_from)):
-                self.say(f"new layers, which add nothing at first: {', '.join(new)}")
+                self.log(f"new layers, which add nothing at first: {', '.join(new)}")
         elif tensors is not None:
             self.stage.net.load_state_dict(tensors["weights"])
+        # 3. on the device
         if args.text_cache:
             self.encoder = CachedTextEncoder(self.encoder, args.text_cache)
         if args.shard:
             shard_fsdp(self.stage, self.encoder, self.device)
         else:
             self.encoder.to(self.device)
-            self.stage.to(
-                self.device,
-                memory_format=channels_last_on_cpu(self.device),
-            )
+            self.stage.to(self.device, memory_format=channels_last_on_cpu(self.device))
+        # 4. optimizers and average, of the weights as they are placed now
         self.optimizers = make_optimizers(
             self.stage.net,
             config.optimizer,
@@ -324,26 +326,22 @@ class Run:
             }
             restore_optimizers(self.optimizers, tensors["optimizer"])
 
-    def go(self, stop: GracefulStop) -> None:
-        """Train to the last step, or until `stop` is asked for or time is up."""
+    def train(self, stop: GracefulStop) -> None:
+        """Train to the last step, or until a stop is requested or time is up."""
         config = self.config
-        self.say(
+        self.log(
             f"stage {self.stage_config.name}: "
             f"{sum(p.numel() for p in self.stage.parameters()):,} parameters, {config.steps:,} "
-            "steps of "
-            f"{config.batch_size} images on {self._hardware()}"
+            f"steps of {config.batch_size} images on {self._hardware()}"
         )
         if self.args.resume:
-            self.say(
-                f"going on from step {self.step:,}"
-                + (
-                    ""
-                    if self.step < config.steps
-                    else f", which is the last; for more: steps={2 * self.step}"
-                )
+            done = self.step >= config.steps
+            self.log(
+                f"resuming from step {self.step:,}"
+                + (f", which is the last; for more: steps={2 * self.step}" if done else "")
             )
             self.export()  # in case the last export was cut short
-        seconds_before = sum(leg["seconds"] for leg in self.legs[:-1]) + self.leg_before[1]
+        earlier = sum(phase["seconds"] for phase in self.phases[:-1])
         with Log(
             self.folder,
             config.log_every,
@@ -351,9 +349,9 @@ class Run:
             self.step,
             config.steps,
             self.saved.get("carried"),
-            seconds_before,
+            earlier + self.seconds_before_phase,
             self.stage_config.name,
-            on=self.ranks.first,
+            on=self.ranks.is_main,
         ) as log:
             for state in train(
                 self.stage,
@@ -364,19 +362,20 @@ class Run:
                 self.step,
                 self.data,
                 self.ranks,
-                self.args.graph,
+                self.args.cuda_graph,
             ):
                 self.step = state.step
                 log.step(state)
+                # 1. is this the last step?
                 out_of_time = time.monotonic() - self.started > self.args.time_limit
-                last = (
-                    self.ranks.any(stop.asked() or out_of_time, self.device)
-                    or self.step == config.steps
-                )
+                end = self.ranks.any(stop.requested() or out_of_time, self.device)
+                last = end or self.step == config.steps
+                # 2. sample grids
                 if config.sample_every and (
                     self.step % config.sample_every == 0 or self.step == config.steps
                 ):
                     self.save_sample_grid(log)
+                # 3. checkpoints
                 if self.step % config.save_every == 0 or last:
                     self.save(log.carried)
                     self.export()
@@ -384,29 +383,24 @@ class Run:
                 if last:
                     break
         if self.step < config.steps:
-            self.say(
-                f"{'stopped' if stop.asked() else 'time limit reached'} at step {self.step:,}; "
-                "go on with --resume"
+            self.log(
+                f"{'stopped' if stop.requested() else 'time limit reached'} at step "
+                f"{self.step:,}; continue with --resume"
             )
 
     def save(self, carried: dict) -> None:
         """Write a checkpoint."""
-        steps_before, seconds_before = self.leg_before
-        self.legs[-1] |= {
-            "steps": self.step - steps_before,
-            "seconds": round(seconds_before + time.monotonic() - self.started, 1),
+        self.phases[-1] |= {
+            "steps": self.step - self.steps_before_phase,
+            "seconds": round(self.seconds_before_phase + time.monotonic() - self.started, 1),
         }
-        source = (
-            {**self.data.describe(), "path": str(self.data.path)}
-            if isinstance(self.data, ImageFolderDataset)
-            else self.data.describe()
-        )
+        source, path = self.data.describe(), getattr(self.data, "path", None)
         state = {
             "step": self.step,
-            "legs": self.legs,
+            "training_phases": self.phases,
             "train": to_dict(self.config),
             "stage": to_dict(self.stage_config),
-            "data": source,
+            "data": source if path is None else {**source, "path": str(path)},
             **self.text_encoder,
             "carried": carried,
         }
@@ -416,7 +410,7 @@ class Run:
             "optimizer": optimizer_tensors(self.optimizers),
         }
         tensors = {name: full_tensors(of) for name, of in tensors.items()}
-        if self.ranks.first:
+        if self.ranks.is_main:
             save_checkpoint(self.folder, self.step, tensors, state)
 
     def export(self) -> None:
@@ -424,44 +418,38 @@ class Run:
         `train.export_pipeline` read.
         """
         weights = full_tensors(self.ema.weights)
-        if self.ranks.first:
+        if self.ranks.is_main:
             averaged = DiffusionStage(self.stage_config)
             averaged.net.load_state_dict(weights)
-            with atomic_directory(self.folder / "stage") as aside:
-                save_stage(averaged, aside, {"legs": self.legs})
+            with atomic_directory(self.folder / "stage") as temp:
+                save_stage(averaged, temp, {"training_phases": self.phases})
 
     def save_sample_grid(self, log: Log) -> None:
-        """Draw captions of the data with the average weights, as an image and, of the built-in
-        world, with the share that the parser finds right.
+        """Sample captions of the data with the average weights, and save them as one image. If
+        there is a parser for the images, log how many show their caption.
 
-        A super-resolution stage is given the true low-resolution images, so that its own work is
-        seen.
+        A super-resolution stage gets the true low-resolution images, so that only its own work
+        shows.
         """
-        unet, numbers = self.stage_config.unet, range(SAMPLES)
+        unet, indices, correct = self.stage_config.unet, range(SAMPLES), None
         self.stage.eval()
         with self.ema.average_parameters():
-            if isinstance(self.data, SceneDataset):
+            if getattr(self.data, "has_parser", False):
                 results = preview(self.stage, self.encoder)
-                images, captions, right = (
-                    [r.image for r in results],
-                    [r.caption.text for r in results],
-                    [r.correct for r in results],
-                )
+                images, captions = [r.image for r in results], [r.caption.text for r in results]
+                correct = [r.correct for r in results]
             else:
                 _, low_res, captions = self.data.batch(
-                    numbers, unet.image_size, unet.low_res_size, self.device
+                    indices, unet.image_size, unet.low_res_size, self.device
                 )
-                images, right = (
-                    sample_single_stage(self.stage, self.encoder, captions, numbers, low_res),
-                    None,
-                )
+                images = sample_single_stage(self.stage, self.encoder, captions, indices, low_res)
         self.stage.train()
-        if not self.ranks.first:
+        if not self.ranks.is_main:
             return
         file = self.folder / f"samples_{self.step:08d}.png"
-        image_grid(images, captions, columns=8, cell=128, borders=right).save(file)
-        if right:
-            score = sum(right) / len(right)
+        image_grid(images, captions, columns=8, cell=128, borders=correct).save(file)
+        if correct:
+            score = sum(correct) / len(correct)
             log.write(self.step, {"score": round(score, 4)})
             log.bar.write(
                 f"step {self.step}: {score:.0%} of the samples show their caption ({file})"
@@ -469,36 +457,37 @@ class Run:
         else:
             log.bar.write(f"step {self.step}: {file}")
 
-    def say(self, *lines: str) -> None:
-        if self.ranks.first:
+    def log(self, *lines: str) -> None:
+        """Print lines, once for all ranks."""
+        if self.ranks.is_main:
             for line in lines:
                 print(line, flush=True)
 
     def _open_data(self, saved: dict | None) -> Dataset:
-        """The data asked for; on resuming, unless told otherwise, the same as before."""
+        """The data that the arguments name; on resuming, by default, the same as before."""
         args, unet = self.args, self.stage_config.unet
         path = args.data or (saved or {}).get("path")
-        if path is None:
-            return SceneDataset(self.config.seed, self.config.object_count_weights)
-        sizes = [size for size in (unet.image_size, unet.low_res_size) if size is not None]
-        data = ImageFolderDataset(
+        data = open_dataset(
             path,
-            sizes,
+            (unet.image_size, unet.low_res_size),
             self.config.seed,
+            self.config.object_count_weights,
             args.skip_broken,
             args.data_cache,
-            progress=self.ranks.first,
+            progress=self.ranks.is_main,
         )
-        self.say(
-            f"{len(data):,} images in {data.path}"
-            + (f", {len(data.broken)} broken ones left out" if data.broken else "")
+        if path is None:
+            return data
+        source, broken = data.describe(), getattr(data, "broken", ())
+        self.log(
+            f"{source['images']:,} images in {data.path}"
+            + (f", {len(broken)} broken ones left out" if broken else "")
         )
-        if args.data is None and data.fingerprint != saved["fingerprint"]:
+        if args.data is None and source["fingerprint"] != saved["fingerprint"]:
             raise ValueError(
                 f"the images or captions in {path} are not those this run was trained on "
-                f"(fingerprint {data.fingerprint}, it was "
-                f"{saved['fingerprint']}); to go on with them all the same, "
-                f"name them: --data {path}"
+                f"(fingerprint {source['fingerprint']}, it was {saved['fingerprint']}); to "
+                f"continue with them all the same, name them: --data {path}"
             )
         return data
 

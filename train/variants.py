@@ -26,7 +26,7 @@ from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.evaluation.denoising_errors import denoising_errors, stage_denoiser
 from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training.checkpoint import checkpoints
+from imagen_mini.training.checkpoint import checkpoints, training_phases
 from imagen_mini.training.config import TRAIN_PRESETS, override_run
 from imagen_mini.utils.rng import randn
 from train import train
@@ -294,9 +294,7 @@ class Runs:
 
     def hardware(self, variant: Variant) -> str:
         """Return the device that the variant was trained on."""
-        return json.loads((self.folder / variant.name / "stage" / "config.json").read_text())[
-            "training"
-        ]["legs"][-1]["device"]
+        return training_phases(self.folder / variant.name / "stage")[-1]["device"]
 
     def networks(
         self, variants: Sequence[Variant]

@@ -1,8 +1,8 @@
-"""Are the checkpoints of a run whole? Reads every file and compares sizes and checksums.
+"""Are the checkpoints of a run intact? Reads every file and compares sizes and checksums.
 
     python -m train.verify_checkpoints runs/base
 
-Ends with 0 if there are checkpoints and all are whole, else with 1.
+The exit code is 0 if there are checkpoints and all are intact, else 1.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{run}: no checkpoints")
             bad += 1
         for checkpoint in tqdm(found, desc=str(run), leave=False):
-            wrong = verify_checkpoint(checkpoint)
+            problems = verify_checkpoint(checkpoint)
             megabytes = sum(file.stat().st_size for file in checkpoint.iterdir()) / 10**6
-            tqdm.write(f"{checkpoint}: {'; '.join(wrong) or f'whole, {megabytes:.1f} MB'}")
-            bad += bool(wrong)
+            tqdm.write(f"{checkpoint}: {'; '.join(problems) or f'intact, {megabytes:.1f} MB'}")
+            bad += bool(problems)
     raise SystemExit(min(bad, 1))
 
 

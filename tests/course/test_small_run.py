@@ -74,10 +74,10 @@ def test_a_run_is_a_function_of_its_seed_and_is_examined_without_being_changed(e
         stage, optimizers, ema = start_small_run(PRESETS["tiny"]["base"], config)
         states = list(train(stage, encoder, config, optimizers, ema, data=CornerDataset(seed)))
         before = {k: v.clone() for k, v in stage.net.state_dict().items()}
-        findings = {
-            f.about: f for f in diagnose_run(stage, ema, encoder, CornerDataset(9), states, n=12)
+        diagnostics = {
+            f.name: f for f in diagnose_run(stage, ema, encoder, CornerDataset(9), states, n=12)
         }
-        assert set(findings) == {
+        assert set(diagnostics) == {
             "loss",
             "gradient norm",
             "captions",
@@ -86,7 +86,7 @@ def test_a_run_is_a_function_of_its_seed_and_is_examined_without_being_changed(e
             "average",
             "dead gradients",
         }
-        assert "only 2 lines" in findings["loss"].words
+        assert "only 2 lines" in diagnostics["loss"].message
         assert all(torch.equal(v, before[k]) for k, v in stage.net.state_dict().items())
         ends.append(states[-1].loss)
     assert ends[0] == ends[1] != ends[2]

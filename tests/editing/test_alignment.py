@@ -107,7 +107,9 @@ def test_attention_is_neither_lost_nor_made_and_the_end_answers_the_end(encoder,
     ],
 )
 def test_the_words_that_differ_are_found_by_number(encoder, source, target, changed):
-    assert replaced_words(encoder.tokenize_prompt(source), encoder.tokenize_prompt(target)) == changed
+    assert (
+        replaced_words(encoder.tokenize_prompt(source), encoder.tokenize_prompt(target)) == changed
+    )
 
 
 @pytest.mark.parametrize("target", ["a large red circle", "a red circle.", "circle", ""])

@@ -175,7 +175,9 @@ def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
         def control_at(self, t):
             return Peek()
 
-    tiny_pipe([SOURCE, SOURCE], attention_store=maps, edit=Edit(), **QUIET | {"guidance_scale": 1.0})
+    tiny_pipe(
+        [SOURCE, SOURCE], attention_store=maps, edit=Edit(), **QUIET | {"guidance_scale": 1.0}
+    )
     expected = [attention_probs(q, k, None) for q, k in seen]
     assert len(expected) == 4
     for t, probs in zip(maps.times, expected):
@@ -185,7 +187,10 @@ def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
 def test_with_an_edit_the_targets_maps_become_the_sources(tiny_pipe):
     maps = AttentionStore()
     tiny_pipe(
-        [SOURCE, TARGET], attention_store=maps, edit=Replace(1.0, 0.0, shared_prompt_steps=0.0), **QUIET
+        [SOURCE, TARGET],
+        attention_store=maps,
+        edit=Replace(1.0, 0.0, shared_prompt_steps=0.0),
+        **QUIET,
     )
     before, after = maps.probs(edited=False), maps.probs()
     assert (
@@ -200,7 +205,8 @@ def test_another_stage_may_be_recorded(tiny_pipe):
     tiny_pipe("a ring", attention_store=maps, progress=False)
     assert len(maps.times) == tiny_pipe.stages["sr_256"].config.num_inference_steps
     with pytest.raises(
-        ValueError, match=r"attention_store.stage: no stage \['sr_256'\] is sampled; expected of \['base'\]"
+        ValueError,
+        match=r"attention_store.stage: no stage \['sr_256'\] is sampled; expected of \['base'\]",
     ):
         tiny_pipe("a ring", attention_store=maps, **QUIET)
 
@@ -214,7 +220,9 @@ def test_memory_is_counted_before_it_is_taken(tiny_pipe):
         for by_site in maps.edited.values()
         for probs in by_site.values()
     )
-    assert taken == bytes_needed(layers, 2, len(tiny_pipe.text_encoder.tokenize_prompt(SOURCE).ids), 4)
+    assert taken == bytes_needed(
+        layers, 2, len(tiny_pipe.text_encoder.tokenize_prompt(SOURCE).ids), 4
+    )
     calls = []
     hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda *_: calls.append(1))
     with pytest.raises(
@@ -245,9 +253,7 @@ def test_all_of_the_shipped_base_over_50_steps_is_bounded():
 
 def test_a_word_s_map_is_the_sum_of_its_pieces_averaged_over_heads():
     maps, probs, _ = recorded(prompt="a cr-im-son ring")
-    assert torch.allclose(
-        maps.word_map("crimson"), probs[0, :, :, 1:4].sum(-1).mean(0).view(4, 4)
-    )
+    assert torch.allclose(maps.word_map("crimson"), probs[0, :, :, 1:4].sum(-1).mean(0).view(4, 4))
     assert torch.allclose(maps.word_map("ring", head=1), probs[0, 1, :, 4].view(4, 4))
     assert torch.allclose(maps.of_tokens([5]), probs[0, :, :, 5].mean(0).view(4, 4))  # the end
 

@@ -236,6 +236,7 @@ def correlated(x_t, t, rho=0.9):
     return torch.einsum("ij,bchj->bchi", gain, x_t)
 
 
+@pytest.mark.slow
 def test_with_more_rounds_the_new_part_agrees_better_with_the_known_one():
     """One pixel is known to be 1.5; the other one's mean, given that, is 0.9 * 1.5."""
     n, mask, known = (
@@ -306,7 +307,9 @@ def test_what_repaint_cannot_do_is_an_error(options):
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 def test_a_view_is_linear_orthogonal_and_has_a_way_back(view):
     a, b = noise("a"), noise("b")
-    assert torch.equal(view.inverse(view.forward(a)), a) and torch.equal(view.forward(view.inverse(a)), a)
+    assert torch.equal(view.inverse(view.forward(a)), a) and torch.equal(
+        view.forward(view.inverse(a)), a
+    )
     assert torch.allclose(view.forward(2 * a + b), 2 * view.forward(a) + view.forward(b))
     assert (view.forward(a) * view.forward(b)).sum().item() == pytest.approx((a * b).sum().item())
 

@@ -135,7 +135,9 @@ def test_the_source_row_is_left_alone_and_targets_take_its_words_but_keep_their_
 
 def test_targets_take_the_self_attention_of_the_source():
     probs = torch.rand(3, 2, 4, 4)
-    out = inject(torch.eye(2).expand(2, 2, 2), cross=False, own=True).modify_probs(SITES[1], probs, 0)
+    out = inject(torch.eye(2).expand(2, 2, 2), cross=False, own=True).modify_probs(
+        SITES[1], probs, 0
+    )
     assert all(torch.equal(row, probs[0]) for row in out)
 
 

@@ -77,6 +77,7 @@ def test_little_noise_leaves_one_image_and_pure_noise_all(level, close):
     )
 
 
+@pytest.mark.slow
 def test_no_other_answer_has_a_smaller_error_on_average():
     log_snr = torch.tensor(-7.0)
     x_0 = IMAGES.repeat(20, 1, 1, 1)

@@ -60,7 +60,11 @@ def scenes_of(description, n):
 
 
 @pytest.mark.parametrize(
-    "caption", [CAPTION, "a red circle to the left of a large blue square on a white background"]
+    "caption",
+    [
+        pytest.param(CAPTION, marks=pytest.mark.slow),
+        "a red circle to the left of a large blue square on a white background",
+    ],
 )
 def test_it_is_the_mean_of_the_images_by_their_likelihood(caption):
     optimal, images = (
@@ -87,6 +91,7 @@ def test_in_little_noise_it_finds_the_image():
     assert torch.allclose(optimal(x_t, 2.0), images, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_trajectory_with_it_generates_what_is_said():
     optimal = OptimalDenoiser(parse_caption(CAPTION))
     *_, last = sample(

@@ -26,7 +26,7 @@ IMAGES = render(
 
 def test_shapes_are_counted():
     found = count_shapes(torch.cat([IMAGES, torch.zeros(1, 3, 64, 64) + 0.4]))
-    assert found == {"circle": 1, "star": 1, "several things": 1, "unreadable": 1}
+    assert found == {"circle": 1, "star": 1, "several objects": 1, "unreadable": 1}
 
 
 SCENES = [training_scene(HELD_OUT_SEED, i) for i in range(6)]

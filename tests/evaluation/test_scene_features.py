@@ -157,6 +157,7 @@ def test_images_of_another_size_and_a_missing_classifier_are_errors_that_say_wha
         features(torch.zeros(1, 3, 128, 128))
 
 
+@pytest.mark.slow
 def test_training_the_features_lowers_their_error_and_leaves_them_on_disk(tmp_path, capsys):
     out = tmp_path / "f.safetensors"
     training.main(

@@ -35,7 +35,7 @@ def test_true_scenes_have_the_places_of_the_image_and_the_textures_of_the_prompt
 
 @pytest.mark.parametrize("prompt", ["a blue circle", "a red elephant"])
 def test_an_image_that_does_not_show_its_prompt_has_no_true_scene(prompt):
-    with pytest.raises(ValueError, match=f"{prompt}.*keep those whose verdict is right"):
+    with pytest.raises(ValueError, match=f"{prompt}.*keep those whose verdict is correct"):
         true_scenes([prompt], render([STRIPED], 64))
 
 

@@ -10,7 +10,12 @@ import torch
 
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.data.base import Alternatives
+from imagen_mini.data.alternatives import (
+    AlternativeMixing,
+    Alternatives,
+    equivalent_mix_weights,
+    mix_alternatives,
+)
 from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.diffusion.gaussian import q_sample, two_candidate_posterior_mean
 from imagen_mini.scenes.captions import parse_caption, training_caption
@@ -24,11 +29,7 @@ from imagen_mini.scenes.equivalents import (
 )
 from imagen_mini.scenes.render import render_packed
 from imagen_mini.scenes.scene import COLORS, SIZES, Scene, SceneObject, held_out, training_scene
-from imagen_mini.training.batches import (
-    draw_step_variables,
-    equivalent_mix_weights,
-    mix_alternatives,
-)
+from imagen_mini.training.batches import draw_step_variables
 from imagen_mini.training.config import TrainConfig
 
 CIRCLE = SceneObject(x=16, y=30, shape="circle", color="red", size="small", texture="solid")
@@ -242,30 +243,34 @@ def test_an_object_whose_texture_is_not_said_takes_another_and_the_small_image_s
 def test_equivalents_for_super_resolution_differ_in_texture_alone_and_on_both_sides():
     data, numbers = SceneDataset(3), range(12)
     batch, found = data.batch(numbers, 256, 64), data.alternatives(numbers, 256, 64)
-    equivalents, *_ = data.draft(numbers, 256, 64, alternatives=True).others
+    equivalents, *_ = data.plan(numbers, 256, 64, alternatives=True).others
     assert (
         torch.equal(render_packed(equivalents, 64), batch.low_res)
-        and torch.equal(render_packed(equivalents, 256), found.twins)
-        and torch.equal(found.mistaken, batch.images)
+        and torch.equal(render_packed(equivalents, 256), found.equivalents)
+        and torch.equal(found.contradictions, batch.images)
     )
-    differ = (batch.images - found.twins).abs().amax((1, 2, 3)) > 0.1
+    differ = (batch.images - found.equivalents).abs().amax((1, 2, 3)) > 0.1
     assert 3 < differ.sum() < 12 and torch.equal(differ, found.side.amax((1, 2, 3)) > 0)
-    for change, side in zip((batch.images - found.twins).abs().amax(1)[differ], found.side[differ]):
+    for change, side in zip(
+        (batch.images - found.equivalents).abs().amax(1)[differ], found.side[differ]
+    ):
         assert (change * side[0]).max() > 0.1 and (change * (1 - side[0])).max() > 0.1
 
 
 def test_the_equivalents_of_samples_are_their_second_scenes_and_differ_on_both_sides():
     data, numbers = SceneDataset(3), range(12)
     batch, found = data.batch(numbers, 64), data.alternatives(numbers, 64)
-    differ = (batch.images - found.twins).abs().amax((1, 2, 3)) > 0.1
+    differ = (batch.images - found.equivalents).abs().amax((1, 2, 3)) > 0.1
     assert 3 < differ.sum() < 12
     assert torch.equal(differ, found.side.amax((1, 2, 3)) > 0)  # no second image, no sides
-    for x_0, other, side, does in zip(batch.images, found.twins, found.side, differ):
+    for x_0, other, side, does in zip(batch.images, found.equivalents, found.side, differ):
         if does:
             change = (x_0 - other).abs().amax(0)
             assert (change * side[0]).max() > 0.1 and (change * (1 - side[0])).max() > 0.1
     again = data.alternatives([7], 64)
-    assert torch.equal(again.twins[0], found.twins[7]) and torch.equal(again.side[0], found.side[7])
+    assert torch.equal(again.equivalents[0], found.equivalents[7]) and torch.equal(
+        again.side[0], found.side[7]
+    )
 
 
 # ---------------------------------------------------------------- the target
@@ -322,7 +327,7 @@ def test_images_on_the_way_to_equivalents_are_between_the_two_each_side_by_its_o
     )
     assert torch.allclose(out["noised_image"][:3, 0, 0], shares[:3])
     assert torch.equal(out["noised_image"][3], x_0[3])  # with little noise objects are decided
-    assert torch.equal(out["alternative_x_0"], seconds.twins)
+    assert torch.equal(out["alternative_x_0"], seconds.equivalents)
 
 
 def test_images_with_a_mistake_are_between_the_two_and_what_is_correct_stays_x_0():
@@ -350,19 +355,24 @@ def test_half_of_the_time_one_place_is_half_way_and_the_other_itself():
 
 
 def test_each_image_has_an_equivalent_or_a_contradiction_or_neither_and_none_without_its_caption():
-    config = TrainConfig(batch_size=20_000, equivalent_prob=0.5, contradiction_prob=0.3, cond_drop_prob=0.1)
-    found = draw_step_variables(config, DiffusionStage(PRESETS["tiny"]["base"]), 0)
-    equivalent, mistake = found["equivalent_mix"].any(1), found["mistake"] > 0
-    assert not (equivalent & mistake).any() and not (mistake & found["drop"]).any()
+    config, stage = (
+        TrainConfig(batch_size=20_000, cond_drop_prob=0.1),
+        DiffusionStage(PRESETS["tiny"]["base"]),
+    )
+    found = draw_step_variables(config, stage, 0, AlternativeMixing(0.5, 0.3))
+    equivalent, contradicts = found["equivalent_mix"].any(1), found["contradiction"] > 0
+    assert not (equivalent & contradicts).any() and not (contradicts & found["drop"]).any()
     assert equivalent.float().mean().item() == pytest.approx(
         0.5, abs=0.02
-    ) and mistake.float().mean().item() == pytest.approx(0.3 * 0.9, abs=0.02)
-    assert (found["mistake"][mistake] == 1).float().mean().item() == pytest.approx(
+    ) and contradicts.float().mean().item() == pytest.approx(0.3 * 0.9, abs=0.02)
+    assert (found["contradiction"][contradicts] == 1).float().mean().item() == pytest.approx(
         0.5, abs=0.03
-    ) and found["mistake"].max() <= 1
+    ) and found["contradiction"].max() <= 1
 
 
-@pytest.mark.parametrize("twins, mistakes", [(-0.1, 0.0), (0.0, -0.1), (0.6, 0.5)])
-def test_shares_that_are_none_are_an_error(twins, mistakes):
-    with pytest.raises(ValueError, match="twins .*, mistakes .*: expected shares of all images"):
-        TrainConfig(equivalent_prob=twins, contradiction_prob=mistakes)
+@pytest.mark.parametrize("equivalent, contradiction", [(-0.1, 0.0), (0.0, -0.1), (0.6, 0.5)])
+def test_shares_that_are_none_are_an_error(equivalent, contradiction):
+    with pytest.raises(
+        ValueError, match="equivalent_prob .*, contradiction_prob .*: expected shares of all images"
+    ):
+        TrainConfig(equivalent_prob=equivalent, contradiction_prob=contradiction)

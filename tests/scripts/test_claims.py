@@ -747,10 +747,10 @@ def test_networks_can_be_asked_for_by_steps_and_by_how_they_are_trained(
         f"--train-steps 3 --preset tiny --recipe batch_size=5 seed=8 --pipeline {folder}"
     )
     for name in ("pooled-only", "reference"):
-        (leg,) = json.loads((tmp_path / "runs" / name / "stage" / "config.json").read_text())[
+        (phase,) = json.loads((tmp_path / "runs" / name / "stage" / "config.json").read_text())[
             "training"
-        ]["legs"]
-        assert (leg["steps"], leg["train"]["batch_size"], leg["train"]["seed"]) == (3, 5, 8)
+        ]["training_phases"]
+        assert (phase["steps"], phase["train"]["batch_size"], phase["train"]["seed"]) == (3, 5, 8)
     for changed in (["--recipe", "batch_size=6"], ["--train-steps", "4"]):
         with pytest.raises(
             SystemExit,

@@ -75,9 +75,9 @@ def test_training_on_a_folder_resumes_on_it_and_says_what_it_was_trained_on(
     _, state, _ = load_checkpoint(tmp_path / "run")
     source = state["data"]
     assert state["step"] == 2 and source.pop("path") == str(images) and source["pictures"] == 6
-    (leg,) = read(tmp_path / "run" / "stage" / "config.json")["training"]["legs"]
+    (phase,) = read(tmp_path / "run" / "stage" / "config.json")["training"]["training_phases"]
     assert (
-        leg["data"]
+        phase["data"]
         == source
         == {
             "source": "folder",
@@ -97,10 +97,10 @@ def test_training_on_a_folder_resumes_on_it_and_says_what_it_was_trained_on(
     with pytest.raises(SystemExit, match="are not those this run was trained on .*: --data"):
         run("--resume", "steps=3")
     run("--resume", "--data", str(images), "steps=3")
-    legs = read(tmp_path / "run" / "stage" / "config.json")["training"]["legs"]
-    assert [leg["steps"] for leg in legs] == [2, 1] and legs[0]["data"]["fingerprint"] != legs[1][
-        "data"
-    ]["fingerprint"]
+    phases = read(tmp_path / "run" / "stage" / "config.json")["training"]["training_phases"]
+    assert [phase["steps"] for phase in phases] == [2, 1] and phases[0]["data"][
+        "fingerprint"
+    ] != phases[1]["data"]["fingerprint"]
 
 
 def test_training_on_a_folder_with_a_broken_image_stops_or_leaves_it_out(

@@ -123,6 +123,7 @@ def test_what_cannot_be_is_refused(arguments, message, capsys):
     assert message in str(error.value) + capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_tables_have_a_row_for_each_stage_and_each_variant(capsys, monkeypatch):
     monkeypatch.setattr(estimate_cost, "PRESETS", {"tiny": PRESETS["tiny"]})
     estimate_cost.main([])

@@ -22,7 +22,7 @@ def two(tmp_path, randomize_zero_init):
         save_stage(
             randomize_zero_init(DiffusionStage(CONFIG)),
             tmp_path / name,
-            {"legs": [{"steps": 10 * (i + 1)} for i in range(phases)]},
+            {"training_phases": [{"steps": 10 * (i + 1)} for i in range(phases)]},
         )
     return tmp_path
 
@@ -52,10 +52,10 @@ def test_every_weight_is_interpolated_and_the_ends_are_the_stages(two):
 
 def test_its_history_says_so(two):
     main([str(two / "before"), str(two / "after"), "--share", "0.5", "--out", str(two / "mixed")])
-    phases = json.loads((two / "mixed" / "config.json").read_text())["training"]["legs"]
+    phases = json.loads((two / "mixed" / "config.json").read_text())["training"]["training_phases"]
     assert (
         [phase["steps"] for phase in phases] == [10, 20]
-        and phases[-1]["interpolated"] == {"share": 0.5, "from_leg": 1}
+        and phases[-1]["interpolated"] == {"share": 0.5, "from_phase": 1}
         and "interpolated" not in phases[0]
     )
 

@@ -33,7 +33,7 @@ def test_a_line_is_the_mean_of_the_steps_before_it(tmp_path):
     write(tmp_path, range(1, 6))
     first, second = lines(tmp_path)
     assert (first["step"], first["loss"], second["step"], second["loss"]) == (2, 1.5, 4, 3.5)
-    assert first["level_losses"] == [1.5] + [None] * (NOISE_BINS - 1)
+    assert first["loss_by_bin"] == [1.5] + [None] * (NOISE_BINS - 1)
 
 
 def test_going_on_between_two_lines_writes_what_would_have_been_written(tmp_path):
@@ -74,8 +74,8 @@ def test_numbers_go_to_tensorboard_if_it_is_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     write(tmp_path, [7, 8], start=6)
     assert written[0] == (str(tmp_path / "tensorboard"), 7) and written[-1] == "closed"
-    assert ("loss", 7.5, 8) in written and ("level_losses/0", 7.5, 8) in written
-    assert not any(w[0] == "level_losses/1" for w in written)  # a level that had no sample
+    assert ("loss", 7.5, 8) in written and ("loss_by_bin/0", 7.5, 8) in written
+    assert not any(w[0] == "loss_by_bin/1" for w in written)  # a level that had no sample
 
 
 @pytest.mark.parametrize("missing", ["torch.utils.tensorboard"])

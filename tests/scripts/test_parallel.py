@@ -37,6 +37,7 @@ def test_work_is_done_in_order_by_tools_prepared_once(workers):
     assert workers == 1 or {threads for _, _, threads in done} == {1}
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_report_of_one(tiny_pipe, tmp_path):
     tiny_pipe.save_pretrained(tmp_path / "tiny")
     for workers in ("1", "2"):

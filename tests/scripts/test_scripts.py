@@ -63,8 +63,10 @@ from train import (
 @pytest.fixture(scope="module")
 def folder(tiny_pipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
-    leg = {"steps": 3, "seconds": 60, "device": "CPU", "train": to_dict(TrainConfig())}
-    tiny_pipe.save_pretrained(folder, {name: {"legs": [leg]} for name in tiny_pipe.stages})
+    phase = {"steps": 3, "seconds": 60, "device": "CPU", "train": to_dict(TrainConfig())}
+    tiny_pipe.save_pretrained(
+        folder, {name: {"training_phases": [phase]} for name in tiny_pipe.stages}
+    )
     config = json.loads((folder / "base" / "config.json").read_text())
     # fresh noise, as the shipped base stage has it: scripts must not hand it to samplers that know
     # none
@@ -483,6 +485,7 @@ def test_maps_are_compared_with_the_objects_of_their_words(folder, tmp_path, mon
     assert size(tmp_path / "find.png")[0] > 500
 
 
+@pytest.mark.slow
 def test_edit_cascade_judges_each_way_of_upsampling_an_edit(folder, tmp_path, capsys, monkeypatch):
     edit_cascade.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
     assert (
@@ -803,6 +806,7 @@ def test_a_pipeline_that_is_not_there_is_named(script, arguments):
         script.main(arguments)
 
 
+@pytest.mark.slow
 def test_the_sampling_benchmark_counts_calls_and_times_them(folder, tmp_path, capsys):
     benchmark_latency.main(
         [
@@ -834,6 +838,7 @@ def test_the_sampling_benchmark_counts_calls_and_times_them(folder, tmp_path, ca
     assert "source and edit take" in capsys.readouterr().out and found["edit_over_plain"] > 0
 
 
+@pytest.mark.slow
 def test_the_training_benchmark_counts_flops_and_compares_them_with_a_matrix_product(
     tmp_path, capsys
 ):
@@ -878,6 +883,7 @@ def test_the_training_benchmark_counts_flops_and_compares_them_with_a_matrix_pro
     assert "MFU" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["ours", "diffusers"])
 def test_the_score_after_minutes_is_measured_and_plotted(network, tmp_path, capsys, monkeypatch):
     pytest.importorskip("diffusers")
@@ -958,6 +964,7 @@ def test_recipes_are_compared_early_by_errors_alone(tmp_path, capsys):
         time_to_score.main(["--plot", str(out), "--out", str(tmp_path / "curve.png")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["ours", "diffusers"])
 def test_a_training_for_a_score_resumes_where_it_was_stopped(network, tmp_path, monkeypatch):
     pytest.importorskip("diffusers")
@@ -1003,8 +1010,8 @@ def test_a_training_for_a_score_resumes_where_it_was_stopped(network, tmp_path, 
     assert [p["step"] for p in parts["curve"]] == [2, 3, 4] and [
         parts["curve"][i] for i in (0, 2)
     ] == whole["curve"]
-    with pytest.raises(SystemExit, match="at its end"):
-        measure(tmp_path / "parts.json", *kept)
+    with pytest.raises(SystemExit, match="at its end"):  # --keep is the former name
+        measure(tmp_path / "parts.json", "--keep", str(tmp_path / "kept"))
     with pytest.raises(SystemExit, match="another recipe"):
         measure(tmp_path / "parts.json", *kept, "weight_decay=0.5")
 
@@ -1135,6 +1142,7 @@ def test_every_script_has_help(script, capsys):
     assert stop.value.code == 0 and len(capsys.readouterr().out) > 200
 
 
+@pytest.mark.slow
 def test_excess_error_compares_a_stage_with_the_best_denoiser(folder, tmp_path, capsys):
     excess_error.main(
         [

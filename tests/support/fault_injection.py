@@ -11,6 +11,7 @@ import time
 
 import torch
 
+import imagen_mini.data.datasets
 import imagen_mini.training.loop
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.synthetic import SceneDataset
@@ -23,18 +24,18 @@ def asked_for(step: int, batch_size: int = 4) -> type:
     """The built-in world, with the fault when the batch of `step` is asked for."""
 
     class Broken(SceneDataset):
-        def draft(self, indices, *args):
-            draft = super().draft(indices, *args)
+        def plan(self, indices, *args):
+            plan = super().plan(indices, *args)
             if indices[0] // batch_size == step:
-                return fault(draft)
-            return draft
+                return fault(plan)
+            return plan
 
     return Broken
 
 
-def fault(draft):
+def fault(plan):
     if FAULT == "nan in an image":
-        draft.scenes.backgrounds[0, 0] = NAN
+        plan.scenes.backgrounds[0, 0] = NAN
     elif FAULT == "nan in a loss":
         loss = DiffusionStage.forward
         DiffusionStage.forward = lambda *args, **options: loss(*args, **options) * NAN
@@ -50,7 +51,7 @@ def fault(draft):
     elif FAULT == "is killed as a worker":
         assert torch.utils.data.get_worker_info() is not None
         os.kill(os.getpid(), signal.SIGKILL)
-    return draft
+    return plan
 
 
 if __name__ == "__main__":
@@ -64,6 +65,6 @@ if __name__ == "__main__":
 
     imagen_mini.training.loop.wrap_ddp = note_parameters
     if os.environ.get("RANK", "1") == "1" and FAULT != "none":
-        train.SceneDataset = asked_for(int(step))
+        imagen_mini.data.datasets.SceneDataset = asked_for(int(step))
     print(f"rank {os.environ.get('RANK', 'alone')}", flush=True)
     train.main(arguments)

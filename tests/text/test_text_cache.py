@@ -347,6 +347,7 @@ def test_two_processes_that_write_the_same_prompts_at_once_leave_each_row_once_a
     )
 
 
+@pytest.mark.slow
 def test_what_was_returned_survives_a_kill_at_any_moment_and_the_next_process_continues(
     encoder, encoder_folder, tmp_path
 ):

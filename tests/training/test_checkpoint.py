@@ -51,7 +51,11 @@ def flip(data):
             lambda data: data[:-7],
             "weights.safetensors has .* bytes, expected",
         ),
-        ("ema.safetensors", flip, "ema.safetensors has the right size and the wrong checksum"),
+        (
+            "ema.safetensors",
+            flip,
+            "ema.safetensors has the expected size but not the expected checksum",
+        ),
         ("optimizer.safetensors", None, "optimizer.safetensors is missing"),
         ("state.json", lambda data: b"", "state.json has 0 bytes"),
         ("manifest.json", None, "manifest.json"),
@@ -300,10 +304,10 @@ def test_a_second_process_in_the_same_run_is_refused_until_the_first_is_gone_eve
 def test_the_first_signal_asks_and_the_second_ends(number):
     before = signal.getsignal(number)
     with GracefulStop() as stop:
-        assert not stop.asked()
+        assert not stop.requested()
         os.kill(os.getpid(), number)
         assert (
-            stop.asked()
+            stop.requested()
             and signal.getsignal(signal.SIGTERM)
             == signal.getsignal(signal.SIGINT)
             == signal.SIG_DFL
@@ -317,7 +321,7 @@ from imagen_mini.training.run_guard import GracefulStop
 with GracefulStop(grace=1) as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     if sys.argv[1] == "asks":
-        assert stop.asked()
+        assert stop.requested()
     time.sleep(2.5)
 """
 

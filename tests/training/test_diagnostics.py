@@ -87,7 +87,9 @@ def test_a_tint_and_too_large_values_are_seen_and_where(shipped, of_shipped, enc
     found = measure_noise_bins(tinted, encoder, UNSEEN, range(96))
     finding = health.check_color(found)
     assert (
-        finding.status == FAIL and "off by at most 0.5" in finding.message and "red" in finding.message
+        finding.status == FAIL
+        and "off by at most 0.5" in finding.message
+        and "red" in finding.message
     )
     assert max(found.saturated) > max(of_shipped.saturated) + 0.05 and found.gaps["shuffled"][0] > 0
 
@@ -123,15 +125,15 @@ def test_a_parameter_that_no_gradient_reaches_is_named(encoder, randomize_zero_i
     assert all(p.grad is None for p in stage.parameters())
 
 
-def log(losses, norms=None, data_wait_seconds=0.01):
+def log(losses, norms=None, data_wait_share=0.01):
     norms = norms or [1.0] * len(losses)
     return [
         {
             "step": i,
             "loss": a,
             "gradient_norm": b,
-            "waited": data_wait_seconds,
-            "pictures_per_second": 10.0,
+            "data_wait_share": data_wait_share,
+            "images_per_second": 10.0,
         }
         for i, (a, b) in enumerate(zip(losses, norms))
     ]
@@ -167,7 +169,7 @@ def test_spikes_of_the_gradient_and_waiting_for_data_are_judged():
         health.check_gradients(log([1.0] * 100, norms)).status for norms in (calm, wild, once)
     ] == [OK, FAIL, WARN]
     assert [
-        health.check_throughput(log([1.0] * 20, data_wait_seconds=w)).status for w in (0.02, 0.5)
+        health.check_throughput(log([1.0] * 20, data_wait_share=w)).status for w in (0.02, 0.5)
     ] == [OK, WARN]
 
 
@@ -262,9 +264,11 @@ def test_a_reference_can_be_measured_and_a_run_without_checkpoint_is_an_error(tm
         ]
     )
     (entry,) = json.loads((tmp_path / "reference.json").read_text())["base"]
-    legs = json.loads((WEIGHTS / "base" / "config.json").read_text())["training"]["legs"]
+    phases = json.loads((WEIGHTS / "base" / "config.json").read_text())["training"][
+        "training_phases"
+    ]
     assert (
-        entry["steps"] == sum(leg["steps"] for leg in legs)
+        entry["steps"] == sum(phase["steps"] for phase in phases)
         and len(entry["losses"]["true"]) == NOISE_BINS
     )
     with pytest.raises(SystemExit, match="no usable checkpoint"):

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -23,6 +24,9 @@ def assert_same_end(one, other):
     assert log_of(one) == log_of(other) and log_of(one)
     a, b = load_stage(one / "stage").state_dict(), load_stage(other / "stage").state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +51,12 @@ def images(tmp_path_factory):
     "stage, options",
     [
         ("base", ["precision=fp32", "sample_every=2"]),
-        ("base", ["precision=bf16", "gradient_accumulation_steps=2", "optimizer=adamw"]),
-        ("base", ["num_workers=2"]),
+        slow("base", ["precision=bf16", "gradient_accumulation_steps=2", "optimizer=adamw"]),
+        slow("base", ["num_workers=2"]),
         ("base", ["own", "num_workers=2", "gradient_accumulation_steps=2"]),
-        ("base", ["own", "optimizer=adafactor", "gradient_checkpointing=true"]),
+        slow("base", ["own", "optimizer=adafactor", "gradient_checkpointing=true"]),
         ("sr_256", ["own", "precision=bf16"]),
-        ("sr_256", ["gradient_accumulation_steps=2", "lr_schedule=cosine", "precision=fp32"]),
+        slow("sr_256", ["gradient_accumulation_steps=2", "lr_schedule=cosine", "precision=fp32"]),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -75,7 +79,7 @@ def test_workers_change_nothing_but_the_waiting(tmp_path):
     assert_same_end(tmp_path / "none", tmp_path / "two")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint_and_success(tmp_path, number):
     options = [
         "steps=400",
@@ -94,7 +98,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint_and_success(tmp_
     stopped = load_checkpoint(tmp_path / "run")[1]["step"]
     assert (
         3 <= stopped < 400
-        and f"stopped at step {stopped}; go on with --resume" in out
+        and f"stopped at step {stopped}; continue with --resume" in out
         and "Traceback" not in out
     )
     train(tmp_path / "run", "--resume", f"steps={stopped + 2}")
@@ -118,7 +122,9 @@ def test_any_working_directory_will_do(tmp_path, monkeypatch):
     assert load_checkpoint(tmp_path / "ein Lauf" / "mit Leerzeichen")[1]["step"] == 1
 
 
-@pytest.mark.parametrize("fault", ["nan in an image", "nan in a loss", "nan in a gradient"])
+@pytest.mark.parametrize(
+    "fault", [slow("nan in an image"), slow("nan in a loss"), "nan in a gradient"]
+)
 def test_what_is_not_finite_stops_the_run_before_it_spoils_anything(tmp_path, fault):
     run = process(
         tmp_path / "run",
@@ -176,7 +182,7 @@ def test_a_full_disk_is_a_plain_error_and_the_run_goes_on_later(tmp_path, monkey
 
         full.setattr("imagen_mini.training.checkpoint.save_file", no_room)
         with pytest.raises(
-            SystemExit, match="could not be written: .*No space left.*go on with --resume"
+            SystemExit, match="could not be written: .*No space left.*continue with --resume"
         ):
             train(tmp_path / "run", "--resume")
     train(tmp_path / "run", "--resume")

@@ -12,6 +12,7 @@ import imagen_mini.data.synthetic
 from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import DiffusionStage
+from imagen_mini.data.alternatives import mix_alternatives
 from imagen_mini.data.base import Batch
 from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS
@@ -20,7 +21,12 @@ from imagen_mini.scenes.captions import parse_caption
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
-from imagen_mini.training.batches import _inputs, draw_noise, draw_step_variables, mix_alternatives
+from imagen_mini.training.batches import (
+    draw_noise,
+    draw_step_variables,
+    loss_extras,
+    loss_inputs,
+)
 from imagen_mini.training.checkpoint import (
     checkpoints,
     load_checkpoint,
@@ -136,7 +142,7 @@ def test_everything_random_is_a_function_of_seed_step_and_sample_number(monkeypa
         numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
         batch = scene_batch(config, step, 256, 64)
         return {
-            "pictures": batch.images,
+            "images": batch.images,
             "low_res": batch.low_res,
             **draw_step_variables(config, stage, step),
             **draw_noise(config, stage, numbers, batch),
@@ -144,7 +150,7 @@ def test_everything_random_is_a_function_of_seed_step_and_sample_number(monkeypa
 
     one = all_of(CONFIG, 2, 0)
     assert set(one) == {
-        "pictures",
+        "images",
         "low_res",
         "t",
         "drop",
@@ -176,9 +182,9 @@ def test_a_sample_has_the_same_noise_in_any_batch():
 
 def test_the_loop_trains_on_the_samples_of_its_step(encoder):
     class Watched(SceneDataset):
-        def draft(self, indices, *sizes):
+        def plan(self, indices, *sizes):
             asked.append((list(indices), *sizes[:2]))
-            return super().draft(indices, *sizes)
+            return super().plan(indices, *sizes)
 
     asked = []
     list(
@@ -189,17 +195,56 @@ def test_the_loop_trains_on_the_samples_of_its_step(encoder):
     assert asked == [([4, 5, 6, 7], 256, 64), ([8, 9, 10, 11], 256, 64)]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_data_of_ones_own_needs_batches_and_no_drafts(encoder, workers):
-    class Own:
-        def batch(self, indices, size, low_res_size=None, device=None):
-            return SceneDataset(CONFIG.seed, CONFIG.object_count_weights).batch(indices, size, low_res_size, device)
+class Copied:
+    """Scenes by a data set that has batches and makes no plans."""
 
+    def batch(self, indices, size, low_res_size=None, device=None):
+        scenes = SceneDataset(CONFIG.seed, CONFIG.object_count_weights)
+        return scenes.batch(indices, size, low_res_size, device)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_other_data_needs_batches_and_no_plans(encoder, workers):
     config = replace(CONFIG, num_workers=workers)
-    own, built_in = (
-        [state.loss for state in Run(config).train(encoder, data=data)] for data in (Own(), None)
+    copied, built_in = (
+        [state.loss for state in Run(config).train(encoder, data=data)] for data in (Copied(), None)
     )
-    assert own == pytest.approx(built_in, rel=1e-6) and len(own) == CONFIG.steps
+    assert copied == pytest.approx(built_in, rel=1e-6) and len(copied) == CONFIG.steps
+
+
+class Greys:
+    """A second world in ten lines: images of one brightness, and its name as their caption."""
+
+    def batch(self, indices, size, low_res_size=None, device=None):
+        levels = torch.tensor([i % 3 - 1.0 for i in indices], device=device)[:, None, None, None]
+        low_res = low_res_size and levels.expand(-1, 3, low_res_size, low_res_size)
+        captions = [("black", "grey", "white")[i % 3] for i in indices]
+        return Batch(levels.expand(-1, 3, size, size), low_res, captions)
+
+    def describe(self):
+        return {"source": "greys"}
+
+
+@pytest.mark.parametrize("name", ["base", "sr_256"])
+def test_a_second_world_trains_without_a_change_to_the_loop(encoder, name):
+    config = replace(CONFIG, steps=40, batch_size=6, learning_rate=3e-3, cond_drop_prob=0.0)
+    losses = [state.loss for state in Run(config, name).train(encoder, data=Greys())]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_a_second_world_goes_through_the_training_script(monkeypatch, tmp_path):
+    """With its sample grids, its checkpoints and resuming."""
+    monkeypatch.setattr("train.train.open_dataset", lambda *_, **__: Greys())
+    options = ["--stage", "base", "--preset", "tiny", "--device", "cpu", "--output-dir"]
+    options += [str(tmp_path), "batch_size=4", "sample_every=2"]
+    main([*options, "steps=2"])
+    main([*options, "--resume", "steps=3"])
+    _, state, _ = load_checkpoint(tmp_path)
+    assert state["step"] == 3 and state["data"] == {"source": "greys"}
+    assert sorted(p.name for p in tmp_path.glob("samples_*.png")) == [
+        "samples_00000002.png",
+        "samples_00000003.png",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -220,28 +265,29 @@ def test_with_equivalents_every_loss_is_that_of_the_images_shown_and_of_two_targ
     before = {k: v.clone() for k, v in run.stage.state_dict().items()}
     (state,) = run.train(encoder)
     run.stage.load_state_dict(before)
-    random, numbers = draw_step_variables(config, run.stage, 0), range(4)
+    data, indices = SceneDataset(config.seed, config.object_count_weights), range(4)
+    random = draw_step_variables(config, run.stage, 0, loss_extras(data, config, run.stage))
     batch, alternatives = (
-        SceneDataset(config.seed, config.object_count_weights).batch(numbers, size, low),
-        SceneDataset(config.seed, config.object_count_weights).alternatives(numbers, size, low),
+        data.batch(indices, size, low),
+        data.alternatives(indices, size, low),
     )
-    assert random["equivalent_mix"].any() and random["mistake"].any() == (stage == "base")
+    assert random["equivalent_mix"].any() and random["contradiction"].any() == (stage == "base")
     assert (
-        random.keys() - {"equivalent_mix", "mistake"}
+        random.keys() - {"equivalent_mix", "contradiction"}
         == draw_step_variables(CONFIG, run.stage, 0).keys()
     )
     way = mix_alternatives(
         batch.images,
         alternatives,
         random["equivalent_mix"],
-        random["mistake"],
+        random["contradiction"],
         run.stage.schedule(random["t"]),
     )
     losses = run.stage.loss(
         batch.images,
         encoder(batch.captions).drop(random["drop"]),
         random["t"],
-        **draw_noise(config, run.stage, numbers, batch),
+        **draw_noise(config, run.stage, indices, batch),
         use_pooled=random["use_pooled"],
         low_res=batch.low_res,
         aug_level=random.get("aug_level"),
@@ -251,7 +297,7 @@ def test_with_equivalents_every_loss_is_that_of_the_images_shown_and_of_two_targ
     assert state.loss == pytest.approx(losses.mean().item(), rel=2e-2)
 
 
-def test_equivalents_and_mistakes_where_there_are_none_are_an_error(encoder):
+def test_equivalents_and_contradictions_where_there_are_none_are_an_error(encoder):
     with pytest.raises(ValueError, match="only a base stage decides what stands where"):
         next(Run(replace(CONFIG, contradiction_prob=0.5), "sr_256").train(encoder))
     with pytest.raises(ValueError, match="only the built-in world has these"):
@@ -260,7 +306,9 @@ def test_equivalents_and_mistakes_where_there_are_none_are_an_error(encoder):
 
 def test_a_graph_of_a_step_without_a_gpu_is_an_error(encoder):
     with pytest.raises(
-        ValueError, match="a graph of a step needs one GPU and accumulate=1; this is 1 x cpu"
+        ValueError,
+        match="a CUDA graph of a step needs one GPU and gradient_accumulation_steps=1; this is 1 x "
+        "cpu",
     ):
         next(train(Run(CONFIG).stage, encoder, CONFIG, {}, None, cuda_graph=True))
 
@@ -271,7 +319,7 @@ def test_padded_text_trains_as_it_does_without_padding(encoder, randomize_zero_i
     randomize_zero_init(run.stage)
     plain, padded = (
         next(
-            _inputs(
+            loss_inputs(
                 SceneDataset(),
                 encoder,
                 run.stage,
@@ -543,14 +591,18 @@ def test_overrides_set_fields_by_name_also_nested_ones():
         (TrainConfig(), "optimizer=sgd", "optimizer 'sgd'; expected one of muon, adamw, adafactor"),
         (
             TrainConfig(),
-            "rate_schedule=step",
-            "rate_schedule 'step'; expected one of cooldown, cosine, constant",
+            "lr_schedule=step",
+            "lr_schedule 'step'; expected one of cooldown, cosine, constant",
         ),
-        (TrainConfig(), "counts=[1,1,1,1,1]", "up to four weights"),
-        (TrainConfig(), "counts=[0,0]", "not all 0"),
+        (TrainConfig(), "object_count_weights=[1,1,1,1,1]", "up to four weights"),
+        (TrainConfig(), "object_count_weights=[0,0]", "not all 0"),
         (TrainConfig(), "time_power=0", "time_power must be above 0; got 0"),
-        (TrainConfig(), "accumulate=3", "batch_size 64 cannot be split into accumulate=3"),
-        (TrainConfig(), "accumulate=0", "accumulate"),
+        (
+            TrainConfig(),
+            "gradient_accumulation_steps=3",
+            "batch_size 64 cannot be split into gradient_accumulation_steps=3",
+        ),
+        (TrainConfig(), "gradient_accumulation_steps=0", "gradient_accumulation_steps"),
         (StageConfig(), "unet.depth=3", "unknown setting 'unet.depth'; unet has image_size,"),
         (StageConfig(), "net.depth=3", "StageConfig has no group 'net'"),
         (StageConfig(), 'unet.channels=[48,"a"]', "UNetConfig.channels: expected int; got 'a'"),
@@ -649,22 +701,22 @@ def test_the_script_does_not_overwrite_a_run(tmp_path, encoder_folder):
 def test_the_legs_of_a_training_are_told_apart_by_their_settings_and_handed_on(
     tmp_path, encoder_folder
 ):
-    def legs():
+    def phases():
         with open(run / "stage" / "config.json") as file:
             return [
-                (leg["steps"], leg["train"]["learning_rate"])
-                for leg in json.load(file)["training"]["legs"]
+                (phase["steps"], phase["train"]["learning_rate"])
+                for phase in json.load(file)["training"]["training_phases"]
             ]
 
     run = tmp_path / "first"
     main(arguments(run, encoder_folder, "--time-limit", "0"))
     main(arguments(run, encoder_folder, "--resume"))
-    assert legs() == [(3, 3e-3)]  # one leg, though it was interrupted
+    assert phases() == [(3, 3e-3)]  # one phase, though it was interrupted
     main(arguments(run, encoder_folder, "--resume", "learning_rate=0.0005", steps=5))
-    assert legs() == [(3, 3e-3), (2, 5e-4)]
+    assert phases() == [(3, 3e-3), (2, 5e-4)]
     initial, run = run / "stage", tmp_path / "second"
     main(arguments(run, encoder_folder, "--init-from", str(initial), steps=1))
-    assert legs() == [(3, 3e-3), (2, 5e-4), (1, 3e-3)]
+    assert phases() == [(3, 3e-3), (2, 5e-4), (1, 3e-3)]
 
 
 def test_the_script_can_start_from_the_weights_of_a_stage(tmp_path, encoder_folder):
@@ -703,6 +755,7 @@ def test_a_text_cache_changes_no_bit_of_a_training_and_spares_the_next_one_the_e
     assert same(plain, first) and same(first, second)
 
 
+@pytest.mark.slow
 def test_the_network_is_compiled_if_asked_and_trains_to_the_same_weights(
     tmp_path, encoder_folder, monkeypatch
 ):

@@ -71,9 +71,11 @@ def test_a_run_keeps_what_was_found_when_it_goes_on(monkeypatch, tmp_path):
                 *options,
             ]
         )
-        return json.loads((tmp_path / "stage" / "config.json").read_text())["training"]["legs"]
+        return json.loads((tmp_path / "stage" / "config.json").read_text())["training"][
+            "training_phases"
+        ]
 
     monkeypatch.setattr(precision, "speed_up_of_bf16", lambda device: 3.0)
-    assert [leg["train"]["precision"] for leg in run("steps=1")] == ["bf16"]
+    assert [phase["train"]["precision"] for phase in run("steps=1")] == ["bf16"]
     monkeypatch.setattr(precision, "speed_up_of_bf16", lambda device: 0.5)
-    assert {leg["train"]["precision"] for leg in run("--resume", "steps=2")} == {"bf16"}
+    assert {phase["train"]["precision"] for phase in run("--resume", "steps=2")} == {"bf16"}
