@@ -207,7 +207,7 @@ one, other = "a pink square right of a red ring", "a pink square right of a gree
 examples = [
     ("Replace", one, other, 3, Replace()),
     ("Replace and LocalBlend", one, other, 3, Chain(Replace(), LocalBlend("ring"))),
-    ("Replace and DiffBlend", one, other, 3, Chain(Replace(), DiffEditMask())),
+    ("Replace and DiffEditMask", one, other, 3, Chain(Replace(), DiffEditMask())),
     ("Refine", "a cross over a green ring", "a pink cross over a green ring", 1, Refine()),
     (
         "Reweight: small x -2",

@@ -270,7 +270,8 @@ def print_gpu_estimate(
         if not at_once:
             raise SystemExit(
                 f"a batch of {recipe.batch_size} cannot be split among {gpus} GPUs in "
-                f"{recipe.gradient_accumulation_steps} parts each: fewer of both, or a larger batch_size"
+                f"{recipe.gradient_accumulation_steps} parts each: "
+                "fewer of both, or a larger batch_size"
             )
         flops = of.flops * (4 / 3 if again else 1)  # the forward pass, a third of it, is done again
         work = recipe.steps * recipe.batch_size * flops

@@ -94,7 +94,7 @@ def emoji_images(font_file: Path) -> Iterator[tuple[str, bytes, str]]:
             yield f"{ord(symbol):x}.png", file.getvalue(), name
     if not found:
         raise ValueError(
-            f"{font_file} draws no emoji; expected a font with colour bitmaps, like "
+            f"{font_file} renders no emoji; expected a font with colour bitmaps, like "
             "NotoColorEmoji.ttf"
         )
 

@@ -60,10 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument(
-        "--data", type=Path, help="the folder of images it is trained on (default: as the run says)"
+        "--data", type=Path, help="the folder of images it is trained on (default: the run's)"
     )
     parser.add_argument(
-        "--text-encoder", help="the text encoder it is trained with (default: as the run says)"
+        "--text-encoder", help="the text encoder it is trained with (default: the run's)"
     )
     parser.add_argument("--n", type=int, default=512, help="samples to measure on (default: 512)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -217,7 +217,7 @@ def plot_report(
         "loss",
         "gradient norm",
         "score of the sample grids",
-        "loss by t, with own and other captions",
+        "loss by t, with true and other captions",
         "what another or no caption costs, by t",
         "x_0_hat by t: colour is off by, and saturation",
     ]
@@ -241,7 +241,7 @@ def plot_report(
         panel.set_xlabel("step")
     at = [(i + 0.5) / NOISE_BINS for i in range(NOISE_BINS)]
     for kind, style in zip(("true", "shuffled", "none"), STYLES):
-        label = {"true": "own caption", "shuffled": "another's", "none": "no caption"}[kind]
+        label = {"true": "true caption", "shuffled": "another's", "none": "no caption"}[kind]
         levels.plot(at, found.losses[kind], **style, label=label)
         if kind != "true":
             costs.plot(

@@ -45,7 +45,7 @@ class LossExtras(Protocol):
         """What is random about them in one step, as named tensors [batch_size, ...].
 
         Args:
-            batch_size: Samples of the whole step, of all ranks.
+            batch_size: Samples of the step, over all ranks.
             generator: The generator of this step.
             dropped: Bool [batch_size], the samples whose caption is dropped.
         """

@@ -58,7 +58,7 @@ def read_metadata(folder: str | Path) -> tuple[list[Row], list[str]]:
 
 
 def _parse(line: bytes) -> tuple[str, tuple[str, ...]]:
-    """File name and captions of one line. ValueError says what is wrong."""
+    """File name and captions of one line. A ValueError names the problem."""
     try:
         values = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -80,8 +80,8 @@ def _parse(line: bytes) -> tuple[str, tuple[str, ...]]:
             f'"text" must be a caption or a list of captions; got {json.dumps(captions):.80}'
         )
     for caption in captions:
-        if wrong := caption_problem(caption):
-            raise ValueError(wrong)
+        if problem := caption_problem(caption):
+            raise ValueError(problem)
     return values["file_name"], tuple(captions)
 
 

@@ -1,38 +1,45 @@
-"""What pixels look at: attention maps, recorded while images are drawn, and read by word, layer,
-head and step.
+"""What pixels attend to: attention maps, recorded while an image is sampled, and read by word,
+layer, head and step.
 
     maps = AttentionStore()
-    out = pipe("a red circle above a blue square", seed=0, attention_store=maps)
-    maps.word_map("circle", size=16)                    # [16, 16]: how much each place looks at the word
+    pipe("a red circle above a blue square", seed=0, attention_store=maps)
+    maps.word_map("circle", size=16)       # [16, 16]: how much each place attends to the word
 
-A map is a column of the attention's probabilities: softmax over the words of the prompt, of every
+A map is a column of the attention probabilities: the softmax over the words of the prompt, of every
 query, that is of every place on the grid. Only the conditional branch is recorded. With an edit,
-both what the network computed and what the edit made of it are kept.
+both the network's probabilities and the edited ones are kept.
 
-Source: Prompt-to-Prompt (Hertz et al., 2022), Section 3 and Figure 4.
+Reference: Prompt-to-Prompt (Hertz et al., 2022), arXiv 2208.01626, Section 3 and Figure 4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from imagen_mini.editing.alignment import token_positions
-from imagen_mini.models.attention import Attention
 from imagen_mini.models.control import AttentionControl, AttentionSite, BlockSite
 from imagen_mini.text.encoder import Tokens
 
 
+class AttentionLayer(Protocol):
+    """What is asked of an attention layer: where it stands, and how many heads it has."""
+
+    site: AttentionSite
+    heads: int
+
+
 def bytes_needed(
-    layers: Sequence[Attention], rows: int, n_text: int, steps: int, copies: int = 1
+    layers: Sequence[AttentionLayer], rows: int, n_text: int, steps: int, copies: int = 1
 ) -> int:
-    """What recording takes in memory, in float32: heads x queries x keys for each attention layer,
-    row of the batch, step, and copy (2 with an edit). Keys are the words; of self-attention, the
-    places.
+    """Memory in bytes that recording takes, in float32: heads x queries x keys for each attention
+    layer, row of the batch, step, and copy (2 with an edit). Keys are the words; in self-attention,
+    the places.
     """
 
     def keys(site: AttentionSite) -> int:
@@ -49,16 +56,21 @@ def bytes_needed(
 
 @dataclass
 class AttentionStore:
-    """A record of attention, filled by the pipeline's call and then asked.
+    """A record of attention, filled by a call of the pipeline and then read.
 
-    `stage`: whose (None: the first's); `kinds` and `max_size`: which sites are recorded, by kind
-    and by grid; `max_bytes`: how much memory they may take, checked before anything is drawn. Steps
-    in which an edit lets the targets read the source's prompt are left out: there they have no maps
+    Steps in which an edit shares the source's prompt are left out: there the targets have no maps
     of their own.
 
-    `raw` and `edited` hold, by time t and by the site's name, the probabilities [b, heads,
-    queries, words] (of self-attention [b, heads, queries, queries]) as the network computed them
-    and as an edit left them; without an edit they are the same tensors.
+    Args:
+        stage: The stage that is recorded; None (the default): the first.
+        kinds: Kinds of attention, of "cross", "hybrid" and "self" (default: the first two).
+        max_size: The largest grid that is recorded (default 64).
+        max_bytes: The memory that it may take, checked before anything is sampled (default 1 GiB).
+
+    Attributes:
+        raw: By time t and by the site's name, probabilities [b, heads, queries, words] (in
+            self-attention [b, heads, queries, queries]) as the network computed them.
+        edited: The same as an edit left them; without an edit, the same tensors.
     """
 
     stage: str | None = None
@@ -73,16 +85,16 @@ class AttentionStore:
     # ------------------------------------------------------------ recording
 
     def check_memory(
-        self, layers: Sequence[Attention], rows: int, n_text: int, steps: int, edited: bool
+        self, layers: Sequence[AttentionLayer], rows: int, n_text: int, steps: int, edited: bool
     ) -> None:
-        """A ValueError if recording a walk would take more than `max_bytes`."""
+        """Raise ValueError if recording these steps would take more than `max_bytes`."""
         chosen = [layer for layer in layers if self.needs_probs(layer.site)]
         needed = bytes_needed(chosen, rows, n_text, steps, 1 + edited)
         if needed > self.max_bytes:
             raise ValueError(
                 f"recording {len(chosen)} attention layers of {rows} images over {steps} steps "
                 f"takes {needed / 2**20:,.1f} MiB, max_bytes "
-                f"allows {self.max_bytes / 2**20:,.1f}: draw fewer images, "
+                f"allows {self.max_bytes / 2**20:,.1f}: sample fewer images, "
                 f"lower max_size ({self.max_size}), or raise max_bytes"
             )
 
@@ -90,8 +102,8 @@ class AttentionStore:
         return site.kind in self.kinds and site.size <= self.max_size
 
     def reset(self, tokens: list[Tokens], sites: Sequence[AttentionSite]) -> None:
-        """Forget what was recorded before and get ready for these prompts and sites. ValueError if
-        there is nothing to record.
+        """Forget what was recorded, and get ready for these prompts and sites. ValueError if there
+        is nothing to record.
         """
         self.sites, self.tokens, self.raw, self.edited = (
             [s for s in sites if self.needs_probs(s)],
@@ -109,29 +121,26 @@ class AttentionStore:
     def wrap_schedule(
         self, control_at: Callable[[float], AttentionControl | None] | None
     ) -> Callable[[float], AttentionControl]:
-        """`control_at`, with every control it gives watched."""
+        """`control_at`, with every control it returns recorded."""
         return lambda t: self.wrap(control_at(t) if control_at else None, t)
 
     def wrap(self, control: AttentionControl | None, t: float) -> AttentionControl:
-        """A control that does what `control` does and writes down the probabilities at time t."""
+        """A control that does what `control` does and records the probabilities at time t."""
         control = control or AttentionControl()
-        return (
-            control
-            if type(control).modify_text is not AttentionControl.modify_text
-            else Recording(control, self, t)
-        )
+        return control if control.changes_text else Recording(control, self, t)
 
     def store(
-        self, t: float, site: AttentionSite, before: Tensor, after: Tensor, n_text: int
+        self, t: float, site: AttentionSite, raw: Tensor, edited: Tensor, n_text: int
     ) -> None:
+        """Keep the probabilities of a site at time t; of attention to words, the words' columns."""
         columns = slice(None) if site.kind == "self" else slice(n_text)
-        stored = before[..., columns].detach().float()
+        stored = raw[..., columns].detach().float()
         self.raw.setdefault(t, {})[site.name] = stored
-        self.edited.setdefault(t, {})[site.name] = (
-            stored if after is before else after[..., columns].detach().float()
-        )
+        if edited is not raw:
+            stored = edited[..., columns].detach().float()
+        self.edited.setdefault(t, {})[site.name] = stored
 
-    # ------------------------------------------------------------ asking
+    # ------------------------------------------------------------ reading
 
     @property
     def times(self) -> list[float]:
@@ -151,15 +160,23 @@ class AttentionStore:
         head: int | None = None,
         edited: bool = True,
     ) -> Tensor:
-        """Probabilities [b, places, words] on one grid, averaged over what is not named: attention
-        layers, steps, heads.
+        """Probabilities [b, places, words] on one grid, averaged over what is not chosen: attention
+        layers, steps and heads.
 
-        `size`: the grid (default: that of `site`, else the largest recorded); `times`: some of
-        `self.times`; `edited`: as an edit left them, or (False) as the network computed them.
+        Args:
+            size: The grid (default: that of `site`, else the largest recorded).
+            site: The name of one attention layer (default: all on this grid).
+            times: Some of `self.times` (default: all).
+            head: The number of one head (default: all).
+            edited: As an edit left them (the default), or as the network computed them.
+
+        Raises:
+            ValueError: Nothing of that kind is recorded.
         """
         if not self.edited:
             raise ValueError(
-                "nothing is recorded yet: pass this object as attention_store= to the pipeline's call"
+                "nothing is recorded yet: pass this object as attention_store= to the pipeline's "
+                "call"
             )
         if site is not None and site not in {s.name for s in self.sites}:
             raise ValueError(
@@ -181,29 +198,29 @@ class AttentionStore:
         return torch.stack([(p.mean(1) if head is None else p[:, head]) for p in each]).mean(0)
 
     def of_tokens(self, positions: Sequence[int], row: int = 0, **chosen) -> Tensor:
-        """The map [size, size] of some tokens of prompt number `row`, together. `chosen`: see
+        """The map [size, size] of some tokens of prompt number `row`, summed. `chosen`: arguments of
         `probs`.
         """
         column = self.probs(**chosen)[row, :, list(positions)].sum(-1)
         return rearrange(column, "(h w) -> h w", h=int(len(column) ** 0.5))
 
     def word_map(self, word: str | int, row: int = 0, **chosen) -> Tensor:
-        """The map [size, size] of a word (every one that reads so, or word number `word`) of prompt
-        number `row`. `chosen`: see `probs`.
+        """The map [size, size] of a word of prompt number `row`: of every word that reads so, or of
+        word number `word`. `chosen`: the arguments of `probs`.
         """
         return self.of_tokens(token_positions(self.tokens[row], word), row, **chosen)
 
     def token_shares(self, row: int = 0, **chosen) -> Tensor:
-        """How much of all attention each token of prompt number `row` gets, the end token included:
-        [tokens], which add up to 1 but for hybrid attention, where pixels take the rest. A token
-        that gets much everywhere is where attention sinks.
+        """The share of all attention that each token of prompt number `row` gets, [tokens], the end
+        token included. They sum to 1; in hybrid attention, pixels take the rest. A token that gets
+        much everywhere is an attention sink.
         """
         return self.probs(**chosen)[row].mean(0)[: len(self.tokens[row].ids)]
 
 
 @dataclass(frozen=True)
 class Recording(AttentionControl):
-    """Does what `inner` does, and writes down the probabilities before and after it."""
+    """Does what `inner` does, and records the probabilities before and after it."""
 
     inner: AttentionControl
     maps: AttentionStore
@@ -230,6 +247,3 @@ class Recording(AttentionControl):
 
     def modify_features(self, site: BlockSite, x: Tensor) -> Tensor:
         return self.inner.modify_features(site, x)
-
-
-# ---------------------------------------------------------------- does a word find its thing?

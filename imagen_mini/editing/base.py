@@ -1,7 +1,17 @@
 """The two halves of every edit: what is asked for, and the same once it knows its prompts.
 
-An edit reaches the network through a control of attention, and the sampler through what becomes of
-x_0_hat. Nothing else is changed, so a new edit is two small classes and no change to the pipeline.
+An edit reaches the network through a control of attention and block features, and the sampler
+through what becomes of x_0_hat. Nothing else is changed. So a new edit is two small classes, and no
+change to the pipeline:
+
+    class MyEdit(Edit):                       # what the user writes: edit=MyEdit(strength=0.5)
+        def bind(self, tokens, sites, batch_tokens):
+            check_bindable(tokens, sites)
+            return MyBoundEdit(...)           # knows the prompts and the network
+
+    class MyBoundEdit(BoundEdit):
+        def control_at(self, t):              # which control is active at time t, or None
+        def after_denoising(self, x_0_hat, t):
 """
 
 from __future__ import annotations
@@ -16,49 +26,64 @@ from imagen_mini.text.encoder import Tokens
 
 
 class Edit(ABC):
-    """What the pipeline takes as `edit`: anything with this method."""
+    """What the pipeline takes as `edit`. Source and targets are sampled in one batch, from one
+    noise; row 0 is the source.
+    """
 
     @abstractmethod
     def bind(
         self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int
     ) -> BoundEdit:
-        """Make the edit ready for prompts (the first is the source) and for a network with these
-        attention sites.
+        """Make the edit ready for prompts and for a network.
+
+        Args:
+            tokens: The prompts, the source first.
+            sites: The attention layers of the network.
+            batch_tokens: Tokens to which the prompts are padded in the batch.
+
+        Raises:
+            ValueError: The edit does not fit the prompts or the network.
         """
 
 
 class BoundEdit:
     """An edit that knows its prompts: what the pipeline asks at time t. The base class changes
-    nothing.
+    nothing, so a subclass overrides only what it needs.
     """
 
     def control_at(self, t: float) -> AttentionControl | None:
-        """The control of attention that is active."""
+        """The control that is active in the conditional branch at time t, or None."""
         return None
 
     def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
-        """What becomes of x_0_hat [1 + targets, 3, h, w]."""
+        """What becomes of the estimate x_0_hat [1 + targets, 3, h, w] at time t."""
         return x_0_hat
 
     @property
     def needs_source(self) -> bool:
-        """Must the source be finished before the walk of the targets?"""
+        """Must the source be finished before the targets are sampled?"""
         return False
 
     def set_source(
         self, source: Tensor, renoise_and_denoise: Callable[[float, int], Tensor]
     ) -> None:
-        """The finished source (see `blending.DiffEditBlender`)."""
+        """Take the finished source. Called before sampling if `needs_source`.
+
+        Args:
+            source: The source's image, [1, 3, h, w] in [-1, 1].
+            renoise_and_denoise: A function of a time t and the number i of a noise: x_0_hat
+                [1 + targets, 3, h, w] by every prompt, of the source noised to time t.
+        """
 
     def rows_identical(self, t: float) -> bool:
-        """Are source and targets still the same, from x_T on? Then one of them is drawn for all,
-        without control, of the source's prompt.
+        """Are source and targets still the same image, from x_T down to time t? Then the pipeline
+        samples one row for all, with the source's prompt and without a control.
         """
         return False
 
 
 def check_bindable(tokens: Sequence[Tokens], sites: Sequence[AttentionSite]) -> None:
-    """ValueError unless there is a source, a target and a network that attends to words."""
+    """Raise ValueError unless there is a source, a target and a network that attends to words."""
     if len(tokens) < 2:
         raise ValueError(
             f"an edit needs a source and at least one target prompt; got {len(tokens)} prompt"

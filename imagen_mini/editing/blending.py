@@ -1,8 +1,11 @@
-"""Where an edit may change the image, and where it stays the source's: the two ways of
-`prompt_to_prompt.LocalBlend` and `DiffEditMask` at work.
+"""Where an edit may change the image, and where it stays the source's: `LocalBlend` by attention
+maps, `DiffEditMask` by what the prompts disagree about.
 
-Both blend x_0_hat, not x: outside the mask the image is the source's to the last bit, whatever the
-sampler remembers.
+Both blend x_0_hat, not x_t. So outside of the mask the image is the source's to the last bit,
+whatever a multi-step sampler remembers.
+
+References: Prompt-to-Prompt (Hertz et al., 2022), arXiv 2208.01626, for LocalBlend (in its revised
+preprint); DiffEdit (Couairon et al., 2022), arXiv 2210.11427, Section 3.2, for the mask.
 """
 
 from __future__ import annotations
@@ -20,40 +23,51 @@ from imagen_mini.editing.base import BoundEdit, Edit, check_bindable
 from imagen_mini.editing.windows import Window, as_window, within
 from imagen_mini.models.control import AttentionControl, AttentionSite
 from imagen_mini.text.encoder import Tokens
+from imagen_mini.utils.morphology import close, dilate
 
 
 class Blend(Edit):
-    """What LocalBlend and DiffBlend share: alone they blend what target prompts draw; in a Chain,
-    what its other edits make.
+    """What LocalBlend and DiffEditMask share. Alone they blend what the target prompts generate; in
+    a Chain, what its other edits make.
     """
 
     steps: Window
 
-    def blending(
+    def blender(
         self, tokens: list[Tokens], sites: list[AttentionSite]
     ) -> LocalBlender | DiffEditBlender:
-        """The blend at work, for these prompts and attention sites."""
+        """What does the blending, for these prompts and attention sites."""
         raise NotImplementedError
 
     def bind(
         self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int
     ) -> BoundBlend:
         check_bindable(tokens, sites)
-        return BoundBlend(self, self.blending(tokens, sites))
+        return BoundBlend(self, self.blender(tokens, sites))
 
 
 @dataclass(frozen=True)
 class LocalBlend(Blend):
-    """Only where the named words look does the image change; elsewhere it stays the source's:
+    """The image changes only where the named words are attended to; elsewhere it stays the
+    source's:
 
         x_0_hat* <- x_0_hat + mask (x_0_hat* - x_0_hat)
 
-    The mask is where the maps of `words`, in the source or in the target, reach `threshold` of
-    their highest value, less where those of `exclude` do; both are grown by one place on all sides.
-    A map is a mean over heads, over the layers with a grid of `size` x `size` (None: the largest),
-    and over the steps so far. `steps`: in which share of the walk images are blended. Differs from
-    the code of the paper, which blends x: the end of our walk is x_0_hat, and a multi-step sampler
-    remembers it.
+    A map is a mean over heads, over the layers of one grid, and over the steps so far. The mask is
+    where the maps of `words`, in the source or in the target, exceed `threshold` of their maximum,
+    without the places where those of `exclude` do. Both are dilated by one place.
+
+    Differs from the paper's code, which blends x_t: the result of our loop is x_0_hat.
+
+    Args:
+        words: Words of the source or the target.
+        exclude: Words whose places stay as they are (default: none).
+        threshold: Share of a map's maximum, in (0, 1) (default 0.3).
+        size: The grid, size x size; None (the default): the largest that attends to words.
+        steps: Window of the steps in which images are blended (default (0.2, 1.0)).
+
+    Raises:
+        ValueError: No words, or a value out of range.
     """
 
     words: tuple[str, ...]
@@ -89,12 +103,12 @@ class LocalBlend(Blend):
         }.items():
             object.__setattr__(self, name, value)
 
-    def blending(self, tokens: list[Tokens], sites: list[AttentionSite]) -> LocalBlender:
+    def blender(self, tokens: list[Tokens], sites: list[AttentionSite]) -> LocalBlender:
         return LocalBlender(self, tokens, sites)
 
     def mask(self, maps: AttentionStore, target: int) -> Tensor:
-        """Where prompt number `target` may differ from the source, number 0, by maps of one size:
-        bool [size, size].
+        """Where target number `target` may differ from the source, by maps of one grid: bool [size,
+        size].
         """
 
         def attention_mask(words: Sequence[str]) -> Tensor:
@@ -106,7 +120,7 @@ class LocalBlend(Blend):
                     for n in word_indices(maps.tokens[row], word)
                     for i in maps.tokens[row].positions_of_word(n)
                 ]:
-                    heat = F.max_pool2d(maps.of_tokens(tokens, row)[None], 3, 1, 1)[0]
+                    heat = dilate(maps.of_tokens(tokens, row)[None])[0]
                     found = found.to(heat.device) | (heat > self.threshold * heat.max())
             return found
 
@@ -115,17 +129,26 @@ class LocalBlend(Blend):
 
 @dataclass(frozen=True)
 class DiffEditMask(Blend):
-    """Only where the prompts disagree about the source does the image change; elsewhere it is the
-    source's, as it came out.
+    """The image changes only where the prompts disagree about the source; elsewhere it is the
+    source's.
 
-    The source is drawn first, noised to time `at`, and read again by source and target prompt,
-    `noises` times. The mask is where the two x_0_hat, on the mean, differ by `threshold` of the
-    most that they do; gaps are closed, and it is grown by `grow` / 64 of the width. Once source and
-    targets part, what lies outside it is known to the last bit. `steps`: in which share of the walk
-    images are blended.
+    The source is sampled first. It is then noised to time `at`, and denoised by the source's and by
+    the target's prompt, with `noises` noises. The mask is where the mean difference of the two
+    x_0_hat exceeds `threshold` of its maximum. Gaps are closed, and the mask is dilated.
 
-    Source: DiffEdit (Couairon et al., 2022), Section 3.2, for the mask; its edit starts from
-    inverted noise, ours from the source's own.
+    Differs from the paper: its edit starts from inverted noise, ours from the noise of the source.
+
+    Args:
+        threshold: Share of the largest difference, in (0, 1) (default 0.3).
+        at: The time, in (0, 1) (default 0.25).
+        grow: Dilation in 1/64 of the width, at least 0 (default 2).
+        noises: How many noises, at least 1 (default 4).
+        steps: Window of the steps in which images are blended (default 1.0, all of them).
+
+    Raises:
+        ValueError: A value is out of range.
+
+    Reference: DiffEdit (Couairon et al., 2022), arXiv 2210.11427, Section 3.2.
     """
 
     threshold: float = 0.3
@@ -147,15 +170,12 @@ class DiffEditMask(Blend):
                 "between 0 and 1, at least one noise, and no negative growth"
             )
 
-    def blending(self, tokens: list[Tokens], sites: list[AttentionSite]) -> DiffEditBlender:
+    def blender(self, tokens: list[Tokens], sites: list[AttentionSite]) -> DiffEditBlender:
         return DiffEditBlender(self)
 
 
-# ---------------------------------------------------------------- at work
-
-
 class LocalBlender:
-    """A LocalBlend at work: it watches the maps of the words."""
+    """A LocalBlend that knows its prompts: it records the maps of the words."""
 
     needs_source = False
 
@@ -175,7 +195,7 @@ class LocalBlender:
                     token_positions(target, word)  # an error that says what words there are
         self.maps.reset(tokens, [site for site in of_words if site.size == size])
 
-    def watch(self, control: AttentionControl | None, t: float) -> AttentionControl | None:
+    def wrap(self, control: AttentionControl | None, t: float) -> AttentionControl | None:
         return self.maps.wrap(control, t)
 
     def __call__(self, x_0_hat: Tensor, active: bool) -> Tensor:
@@ -189,60 +209,42 @@ class LocalBlender:
         return torch.cat([x_0_hat[:1], torch.where(masks > 0, x_0_hat[1:], x_0_hat[:1])])
 
 
-def dilate(mask: Tensor, by: int) -> Tensor:
-    """A mask of 0 and 1 [b, 1, h, w], larger by so many pixels on all sides."""
-    return F.max_pool2d(mask, 2 * by + 1, 1, by)
-
-
-def close(mask: Tensor, by: int) -> Tensor:
-    """A mask without its gaps and holes of up to twice so many pixels: grown, and shrunk again."""
-    around = F.pad(mask, [by] * 4)
-    return 1 - dilate(1 - dilate(around, by), by)[..., by:-by, by:-by]
-
-
 class DiffEditBlender:
-    """A DiffBlend at work: it is shown the source's finished image before the walk."""
+    """A DiffEditMask that knows its prompts: it is given the finished source before sampling."""
 
     needs_source = True
 
     def __init__(self, blend: DiffEditMask):
         self.blend = blend
-        self.source = self.masks = None
+        self.source: Tensor | None = None
+        self.masks: Tensor | None = None
 
     def set_source(
         self, source: Tensor, renoise_and_denoise: Callable[[float, int], Tensor]
     ) -> None:
-        """`source` [1, 3, h, w]; `renoise_and_denoise(t, i)`: x_0_hat [1 + targets, 3, h, w] by
-        every prompt of the source, noised to time t with noise number i.
-        """
-        reads = torch.stack(
-            [renoise_and_denoise(self.blend.at, i) for i in range(self.blend.noises)]
-        )
-        self.source, self.masks = (
-            source,
-            self.mask((reads[:, 1:] - reads[:, :1]).abs().amax(2, keepdim=True).mean(0)),
-        )
+        """See `BoundEdit.set_source`."""
+        blend = self.blend
+        x_0_hats = torch.stack([renoise_and_denoise(blend.at, i) for i in range(blend.noises)])
+        differences = (x_0_hats[:, 1:] - x_0_hats[:, :1]).abs().amax(2, keepdim=True).mean(0)
+        self.source, self.masks = source, self.mask(differences)
 
     def mask(self, difference: Tensor) -> Tensor:
-        """Differences [targets, 1, h, w] -> where targets may differ from the source, bool of that
+        """Where targets may differ from the source: differences [targets, 1, h, w] -> bool of that
         shape.
         """
         unit = max(1, difference.shape[-1] // 64)
         smooth = F.avg_pool2d(difference, 2 * unit + 1, 1, unit, count_include_pad=False)
-        mask = (smooth > self.blend.threshold * smooth.amax((1, 2, 3), keepdim=True)).to(
-            difference.dtype
-        )
+        highest = smooth.amax((1, 2, 3), keepdim=True)
+        mask = (smooth > self.blend.threshold * highest).to(difference.dtype)
         return dilate(close(mask, 4 * unit), self.blend.grow * unit) > 0
 
-    def watch(self, control: AttentionControl | None, t: float) -> AttentionControl | None:
+    def wrap(self, control: AttentionControl | None, t: float) -> AttentionControl | None:
         return control
 
     def __call__(self, x_0_hat: Tensor, active: bool) -> Tensor:
-        return (
-            torch.cat([x_0_hat[:1], torch.where(self.masks, x_0_hat[1:], self.source)])
-            if active
-            else x_0_hat
-        )
+        if not active or self.source is None or self.masks is None:
+            return x_0_hat
+        return torch.cat([x_0_hat[:1], torch.where(self.masks, x_0_hat[1:], self.source)])
 
 
 @dataclass(frozen=True)
@@ -250,26 +252,26 @@ class BoundBlend(BoundEdit):
     """A blend that knows its prompts, around what other edits do (by default nothing)."""
 
     blend: Blend
-    blending: LocalBlender | DiffEditBlender
+    blender: LocalBlender | DiffEditBlender
     inner: BoundEdit = BoundEdit()
 
     def control_at(self, t: float) -> AttentionControl | None:
-        return self.blending.watch(self.inner.control_at(t), t)
+        return self.blender.wrap(self.inner.control_at(t), t)
 
     def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
-        """With the source's image wherever the targets may not differ from it."""
-        return self.blending(
-            self.inner.after_denoising(x_0_hat, t), bool(within(self.blend.steps, t))
-        )
+        """The source's image wherever the targets may not differ from it."""
+        active = within(as_window(self.blend.steps, "steps"), t)
+        return self.blender(self.inner.after_denoising(x_0_hat, t), active)
 
     @property
     def needs_source(self) -> bool:
-        return self.blending.needs_source
+        return self.blender.needs_source
 
     def set_source(
         self, source: Tensor, renoise_and_denoise: Callable[[float, int], Tensor]
     ) -> None:
-        self.blending.set_source(source, renoise_and_denoise)
+        if isinstance(self.blender, DiffEditBlender):
+            self.blender.set_source(source, renoise_and_denoise)
 
     def rows_identical(self, t: float) -> bool:
         return self.inner.rows_identical(t)

@@ -1,15 +1,16 @@
-"""Toys on trained denoisers, none of which needs training: SDEdit, inpainting, visual anagrams,
-hybrid images.
+"""Sampling that starts from an image, or keeps a part of one: SDEdit and RePaint.
 
-Two of them are walks that begin elsewhere or are held on to (`sdedit`, `repaint`), two are
-denoisers made of denoisers (`anagram`, `factorized_diffusion`), to be handed to `sample`. None
-knows anything of networks: a denoiser is (x_t, t) -> x_0_hat.
+Neither needs training, and neither knows anything of networks: a denoiser is (x_t, t) -> x_0_hat.
+
+References: SDEdit (Meng et al., 2022), arXiv 2108.01073; RePaint (Lugmayr et al., 2022),
+arXiv 2201.09865.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,12 +19,16 @@ from imagen_mini.diffusion.gaussian import alpha_sigma_like, q_sample
 from imagen_mini.diffusion.guidance import Denoiser
 from imagen_mini.diffusion.samplers import SamplingState, sample
 
-# ---------------------------------------------------------------- from a drawing
-
 
 def truncate_timesteps(t: float, times: Tensor) -> Tensor:
-    """The rest of a walk through `times` (falling) for one who joins it at t: t itself, and all
-    times below it.
+    """The timesteps of a trajectory that starts at time t.
+
+    Args:
+        t: Where to start, in [0, 1].
+        times: Timesteps of a full trajectory, falling, [steps + 1].
+
+    Returns:
+        t itself, and all timesteps below it.
     """
     return torch.cat([times.new_tensor([t]), times[times < t]])
 
@@ -38,16 +43,31 @@ def sdedit(
     sampler: str = "ddim",
     noise: Callable[[int], Tensor] | None = None,
 ) -> Iterator[SamplingState]:
-    """SDEdit: noise a drawing up to time t, and walk from there instead of from t = 1:
+    """SDEdit: noise a drawing up to time t, and sample from there instead of from t = 1:
 
-        x_t = alpha_t drawing + sigma_t eps,   then `sample` through the times that are left
+        x_t = alpha_t drawing + sigma_t eps,   then `sample` through the timesteps that are left
 
-    `drawing` and `eps` are [b, 3, h, w]. At t = 1 nothing of the drawing is left (as far as the
-    schedule leaves nothing), at t = 0 there is no step to take: the one state holds the drawing as
-    it is.
+    At t = 1 the schedule leaves nothing of the drawing. At t = 0 there is no step to take: the one
+    state holds the drawing.
 
-    Source: SDEdit (Meng et al., 2022), Algorithm 1. Differs from the paper: any of the samplers,
-    not the reverse SDE alone.
+    Args:
+        denoise: (x_t, t) -> x_0_hat.
+        drawing: Images [b, 3, h, w] in [-1, 1].
+        t: The time, in [0, 1].
+        eps: Noise [b, 3, h, w].
+        times: Timesteps of a full trajectory, falling, [steps + 1].
+        schedule: t -> log-SNR.
+        sampler: One of SAMPLERS (default "ddim").
+        noise: A function of the step that returns fresh noise, for stochastic samplers.
+
+    Yields:
+        A state after every step.
+
+    Raises:
+        ValueError: t is out of range.
+
+    Reference: SDEdit (Meng et al., 2022), arXiv 2108.01073, Algorithm 1. Differs from the paper:
+        any of the samplers, not the reverse SDE alone.
     """
     if not 0 <= t <= 1:
         raise ValueError(f"t {t}; expected a time from 0 (the drawing) to 1 (noise)")
@@ -59,12 +79,9 @@ def sdedit(
     yield from sample(denoise, x_t, left, schedule, sampler, noise)
 
 
-# ---------------------------------------------------------------- what is known stays
-
-
 def inpaint_denoiser(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
-    """A denoiser that need not guess what is known: x_0_hat is `known` where the mask [b or 1, 1,
-    h, w] is 1, and the denoiser's where it is 0.
+    """A denoiser whose x_0_hat is `known` [b, 3, h, w] where the mask [b or 1, 1, h, w] is 1, and
+    that of `denoise` where it is 0.
     """
     return lambda x_t, t: mask * known + (1 - mask) * denoise(x_t, t)
 
@@ -75,13 +92,18 @@ def repaint_callback(
     noise: Callable[[int], Tensor],
     schedule: Callable[[Tensor], Tensor],
 ) -> Callable[[Tensor, int, float], Tensor]:
-    """An `after_step` for `sample` that paints over what the step did where the image is known,
-    with as much noise as there should be at time s:
+    """An `after_step` for `sample` that puts the known part back, at the noise level of time s:
 
-        x_s = mask (alpha_s known + sigma_s noise) + (1 - mask) x_s
+        x_s <- mask (alpha_s known + sigma_s noise) + (1 - mask) x_s
 
-    Source: Song et al. (2021), "Score-Based Generative Modeling through Stochastic Differential
-    Equations", on imputation; RePaint (Lugmayr et al., 2022).
+    Args:
+        known: Images [b, 3, h, w] in [-1, 1].
+        mask: 1 where the image is known, else 0, [b or 1, 1, h, w].
+        noise: A function of the step that returns noise [b, 3, h, w].
+        schedule: t -> log-SNR.
+
+    References: Score SDE (Song et al., 2021), arXiv 2011.13456, on imputation; RePaint
+        (Lugmayr et al., 2022), arXiv 2201.09865.
     """
 
     def after_step(x: Tensor, step: int, s: float) -> Tensor:
@@ -112,43 +134,64 @@ def repaint(
     rounds: int = 1,
     sampler: str = "ddim",
 ) -> Iterator[SamplingState]:
-    """Inpainting: paint where the mask is 0, so that it goes with what is known where it is 1.
-    Every step is taken `rounds` times:
+    """Inpainting: generate the image where the mask is 0, so that it agrees with what is known
+    where the mask is 1.
 
-        a step of the sampler, t -> s;   what is known is put in (`repaint_callback`);   but for the last round, noise leads back, s -> t (`renoise`)
+    Each step of the sampler, t -> s, is taken `rounds` times. After it the known part is put back
+    (`repaint_callback`). After all rounds but the last, noise leads back, s -> t (`renoise`). In
+    one round the new part depends on a known part that could not depend on it; with every round the
+    two agree better.
 
-    Why again? In a step the new part saw a known part that it could not influence and that did not
-    yet go with it; with every round the two agree better. A state is yielded after a step's last
-    round. `noise(purpose, number)` gives fresh noise [b, 3, h, w]. The sampler is ddim or ddpm,
-    which need no step before.
+    Args:
+        denoise: (x_t, t) -> x_0_hat.
+        known: Images [b, 3, h, w] in [-1, 1].
+        mask: 1 where the image is known, else 0, [b or 1, 1, h, w].
+        x_T: Noise [b, 3, h, w].
+        times: Timesteps, falling, [steps + 1].
+        schedule: t -> log-SNR.
+        noise: A function of a purpose and a number that returns fresh noise [b, 3, h, w].
+        rounds: At least 1 (the default).
+        sampler: "ddim" (the default) or "ddpm", which need no earlier step.
 
-    Source: RePaint (Lugmayr et al., 2022), Algorithm 1, with jumps of one step.
+    Yields:
+        A state after the last round of every step.
+
+    Raises:
+        ValueError: Another sampler, or no round.
+
+    Reference: RePaint (Lugmayr et al., 2022), arXiv 2201.09865, Algorithm 1, with jumps of one
+        step.
     """
     if sampler not in ("ddim", "ddpm") or rounds < 1:
         raise ValueError(
             f"sampler {sampler!r}, rounds {rounds}; expected ddim or ddpm, and at least one round"
         )
-    x, number, log_snr = x_T, 0, schedule(times.double()).to(x_T.dtype)
+    log_snr = schedule(times.double()).to(x_T.dtype)
     partly_known = inpaint_denoiser(denoise, known, mask)
+    x, number = x_T, 0  # of the round, so that each has noise of its own
     for step in range(len(times) - 1):
         for again in reversed(range(rounds)):
+            fresh = partial(_noise_of_round, noise, number)
+            # 1. a step of the sampler, and the known part put back
             (state,) = sample(
                 partly_known,
                 x,
                 times[step : step + 2],
                 schedule,
                 sampler,
-                lambda _: noise("step", number),
-                repaint_callback(known, mask, lambda _: noise("known", number), schedule),
+                fresh("step"),
+                repaint_callback(known, mask, fresh("known"), schedule),
             )
             x = state.x
+            # 2. back to t, but for the last round
             if again:
                 x = renoise(x, log_snr[step + 1], log_snr[step], noise("again", number))
             number += 1
         yield replace(state, step=step, steps=len(times) - 1)
 
 
-# ---------------------------------------------------------------- several views of one image
-
-
-# ---------------------------------------------------------------- several parts of one image
+def _noise_of_round(
+    noise: Callable[[str, int], Tensor], number: int, purpose: str
+) -> Callable[[int], Tensor]:
+    """The noise of one round for one purpose, as a function of the step, of which there is one."""
+    return lambda _: noise(purpose, number)

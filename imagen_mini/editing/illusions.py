@@ -1,5 +1,8 @@
-"""Two denoisers, one image: anagrams, and images whose parts (frequencies, colours, halves) follow
-different prompts.
+"""Two denoisers, one image: visual anagrams, and images whose parts (frequencies, colours, halves)
+follow different prompts.
+
+Both are denoisers made of denoisers, to be given to `sample`. Neither knows anything of networks:
+a denoiser is (x_t, t) -> x_0_hat.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ Part = Callable[[Tensor], Tensor]  # a linear map of images [b, 3, h, w]
 
 
 class View(NamedTuple):
-    """A way to look at images [b, 3, h, w], and the way back. To leave noise normal it must be
-    orthogonal: it may move pixels, and change signs.
+    """An orthogonal map of images [b, 3, h, w] and its inverse. It may move pixels and change
+    signs, so that noise stays standard normal.
     """
 
-    there: Part
-    back: Part
+    forward: Part
+    inverse: Part
 
 
 VIEWS = {
@@ -36,16 +39,24 @@ VIEWS = {
 
 
 def anagram(denoisers: Sequence[Denoiser], views: Sequence[View]) -> Denoiser:
-    """An image that each denoiser sees in its own view: look, denoise, look back, and take the
-    mean.
+    """An image that each denoiser sees in a view of its own.
 
-        x_0_hat = mean over i of back_i(denoise_i(there_i(x_t), t))
+        x_0_hat = mean over i of inverse_i(denoise_i(forward_i(x_t), t))
 
     The paper takes the mean of eps_hat. As eps_hat = (x_t - alpha x_0_hat) / sigma and views are
     linear, that is the same.
 
-    Source: Geng et al. (2024), "Visual Anagrams: Generating Multi-View Optical Illusions with
-    Diffusion Models".
+    Args:
+        denoisers: One for each view.
+        views: See `VIEWS`.
+
+    Returns:
+        A denoiser (x_t, t) -> x_0_hat.
+
+    Raises:
+        ValueError: Not one denoiser for each view.
+
+    Reference: Visual Anagrams (Geng et al., 2023), arXiv 2311.17919.
     """
     if len(denoisers) != len(views) or not views:
         raise ValueError(
@@ -74,16 +85,28 @@ def mask_parts(mask: Tensor) -> tuple[Part, Part]:
 
 
 def factorized_diffusion(denoisers: Sequence[Denoiser], parts: Sequence[Part]) -> Denoiser:
-    """An image of which each denoiser draws one part:
+    """An image of which each denoiser determines one part.
 
-        x_0_hat = sum over i of part_i(denoise_i(x_t, t)),   where the parts of an image sum to the image
+        x_0_hat = sum over i of part_i(denoise_i(x_t, t)),   where the parts of an image sum to it
 
-    The paper puts eps_hat together. As the parts are linear and sum to x_t, too, that is the same.
+    The paper combines eps_hat. As the parts are linear and sum to x_t, too, that is the same.
 
-    Source: Geng et al. (2024), "Factorized Diffusion: Perceptual Illusions by Noise Decomposition".
+    Args:
+        denoisers: One for each part.
+        parts: See `frequency_parts`, `color_parts` and `mask_parts`.
+
+    Returns:
+        A denoiser (x_t, t) -> x_0_hat.
+
+    Raises:
+        ValueError: Not one denoiser for each part.
+
+    Reference: Factorized Diffusion (Geng et al., 2024), arXiv 2404.11615.
     """
     if len(denoisers) != len(parts) or not parts:
         raise ValueError(
             f"{len(denoisers)} denoisers for {len(parts)} parts; expected one for each"
         )
-    return lambda x_t, t: sum(part(denoise(x_t, t)) for denoise, part in zip(denoisers, parts))
+    return lambda x_t, t: torch.stack(
+        [part(denoise(x_t, t)) for denoise, part in zip(denoisers, parts)]
+    ).sum(0)

@@ -1,24 +1,27 @@
-"""Prompt-to-Prompt: edit an image by editing its prompt, keeping the attention maps that laid it
-out.
+"""Prompt-to-Prompt: edit an image by editing its prompt, with the attention maps that laid it out.
 
-Source and target are drawn in one batch from one noise. While the source is drawn, its
-cross-attention probabilities replace the target's, word by word; what a word *means* (its values)
-stays the target's. Only the conditional branch is touched.
+Source and target are sampled in one batch, from one noise. The source's cross-attention
+probabilities M_t replace the target's M*_t, word by word. What a word *means* (its values) stays
+the target's. Only the conditional branch is touched.
 
     Replace     a word is swapped for another:   M_t while t is in the window, then M*_t
-    Refine      words are added:                 the source's column A(j) where there is one, else the target's own
+    Refine      words are added:                 column A(j) of M_t where there is one, else of M*_t
     Reweight    a word counts more or less:      column j* times c
-    LocalBlend  a word's place alone changes:    elsewhere the source's image
-    DiffBlend   what the prompts disagree about alone changes
+    Chain       several of these, and a blend (`editing.blending`)
 
-Source: Prompt-to-Prompt (Hertz et al., 2022), Algorithm 1 and Section 3.2; LocalBlend is in its
-revised preprint.
+What the default does: in the first 0.9 of the steps source and targets share the source's whole
+prompt (`shared_prompt_steps`), and only then is attention injected. That is prompt switching, and
+most of the success of the default comes from it, not from the injection. `shared_prompt_steps=0` is
+the method of the paper.
+
+Reference: Prompt-to-Prompt (Hertz et al., 2022), arXiv 2208.01626, Algorithm 1 and Section 3.2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -32,22 +35,24 @@ from imagen_mini.editing.alignment import (
 from imagen_mini.editing.base import BoundEdit, Edit, check_bindable
 from imagen_mini.editing.blending import Blend, BoundBlend
 from imagen_mini.editing.controls import AttentionInjectionControl, SourcePromptControl
-from imagen_mini.editing.windows import Window, as_window, within
+from imagen_mini.editing.windows import Window, as_window, within, within_each
 from imagen_mini.models.control import AttentionControl, AttentionSite
 from imagen_mini.text.encoder import Tokens
 
 WindowByWord = Window | dict[str, Window]
-DEFAULT = "default"  # the key of a window for all words that have none of their own
-
-
-# ---------------------------------------------------------------- what is asked for
+DEFAULT = "default"  # the key of the window of all words that are not named
 
 
 @dataclass(frozen=True)
 class Chain(Edit):
-    """Several edits together: Chain(Replace(), Reweight({"red": 2}), LocalBlend("circle", "star")).
-    Their order does not matter: the source's attention comes first, weights act on it, and the
-    image that comes of it is blended.
+    """Several edits together, for example
+    `Chain(Replace(), Reweight({"red": 2}), LocalBlend("circle", "star"))`.
+
+    Their order does not matter: the source's attention is injected first, then columns are scaled,
+    and the image that comes of it is blended.
+
+    Args:
+        edits: At most one Replace or Refine, at most one blend, and any number of Reweight.
     """
 
     edits: tuple[Edit, ...]
@@ -63,16 +68,24 @@ class Chain(Edit):
 
 @dataclass(frozen=True)
 class AttentionInjection(Edit):
-    """What Replace and Refine share: when the source's attention is used in drawing the targets.
+    """What Replace and Refine share: in which steps the targets take the source's attention.
 
-    `cross_replace_steps`: during which share of the walk from t = 1 to 0 the source's
-    cross-attention is injected: a number f means from 0 to f, a pair is (start, end), and a dict
-    gives words of the target windows of their own, {"default": 0.8, "star": 0.3};
-    `self_replace_steps`: the same for self-attention, on grids of at most `self_size` x
-    `self_size`; `shared_prompt_steps`: the same for reading the source's whole prompt, so that
-    source and target share the noisiest part of the walk. Differs from the paper, which has only
-    the first two: a small pixel model places things more finely than its attention maps can tell.
-    `sample.edit_sweep` shows what other windows do.
+    All windows are shares of the steps, from t = 1 to 0: a number f means from 0 to f, and a pair
+    is (start, end). `sample.edit_sweep` measures other windows.
+
+    Args:
+        cross_replace_steps: Window of the cross-attention (default 1.0). A dict gives words of the
+            target a window each, `{"default": 0.8, "star": 0.3}`; without "default" the other words
+            are not injected.
+        self_replace_steps: Window of the self-attention (default 1.0; Refine: 0.4).
+        self_size: Self-attention is injected on grids of at most `self_size` x `self_size`
+            (default 16).
+        shared_prompt_steps: Window in which source and targets share the source's whole prompt
+            (default 0.9). Differs from the paper, which has none: a small pixel model places
+            objects more finely than its attention maps can tell.
+
+    Raises:
+        ValueError: A window is out of range.
     """
 
     cross_replace_steps: WindowByWord = 1.0
@@ -81,17 +94,10 @@ class AttentionInjection(Edit):
     shared_prompt_steps: Window = 0.9
 
     def __post_init__(self):
-        by_word = (
-            self.cross_replace_steps
-            if isinstance(self.cross_replace_steps, dict)
-            else {DEFAULT: self.cross_replace_steps}
-        )
-        object.__setattr__(
-            self,
-            "cross_replace_steps",
-            {DEFAULT: (0.0, 0.0)}
-            | {word: as_window(w, "cross_replace_steps") for word, w in by_word.items()},
-        )
+        windows = self.cross_replace_steps
+        windows = windows if isinstance(windows, dict) else {DEFAULT: windows}
+        windows = {word: as_window(w, "cross_replace_steps") for word, w in windows.items()}
+        object.__setattr__(self, "cross_replace_steps", {DEFAULT: (0.0, 0.0)} | windows)
         for name in ("self_replace_steps", "shared_prompt_steps"):
             object.__setattr__(self, name, as_window(getattr(self, name), name))
 
@@ -100,40 +106,53 @@ class AttentionInjection(Edit):
     ) -> BoundEdit:
         return bind([self], tokens, sites, batch_tokens)
 
-    def matrix(self, source: Tokens, target: Tokens) -> Tensor:
+    def token_mapper(self, source: Tokens, target: Tokens) -> Tensor:
+        """Which source token each target token takes its column from: [source tokens, target
+        tokens], each column a distribution over the source or all zero.
+        """
         raise NotImplementedError
 
 
 class Replace(AttentionInjection):
-    """Word swap: the targets differ from the source in single words."""
+    """Word swap: the targets differ from the source in single words.
 
-    def matrix(self, source: Tokens, target: Tokens) -> Tensor:
-        replaced_words(source, target)
+    `pipe([source, target], edit=Replace())` returns the source's image, then the target's. For the
+    arguments see `AttentionInjection`.
+    """
+
+    def token_mapper(self, source: Tokens, target: Tokens) -> Tensor:
+        replaced_words(source, target)  # a ValueError if more than words were swapped
         return replacement_mapper(source, target)
 
 
 @dataclass(frozen=True)
 class Refine(AttentionInjection):
-    """Added (or removed) words: what prompts have in common keeps the source's attention, new words
-    have their own.
+    """Added (or removed) words: common words keep the source's attention, new words have the
+    target's. For the arguments see `AttentionInjection`.
     """
 
     self_replace_steps: Window = 0.4
 
-    def matrix(self, source: Tokens, target: Tokens) -> Tensor:
+    def token_mapper(self, source: Tokens, target: Tokens) -> Tensor:
         return refinement_mapper(source, target)
 
 
 @dataclass(frozen=True)
 class Reweight(Edit):
-    """Words that count more, less, or against: their columns of attention are multiplied by c, in
-    [-2, 2], and not renormalised, as in the paper.
+    """Words that count more, less, or against: their columns of attention are multiplied by c and
+    not renormalised, as in the paper.
 
-    `weights`: c by word, {"red": 2}, or by number of the word; a list has one c for each target, so
-    that one call draws a row of them. `steps`: in which share of the walk. Alone it needs targets
-    that read as the source does, and holds on to the source as `Refine(0.8, 0.4,
-    shared_prompt_steps=0.5)` would; with a Replace or Refine it acts on what these make, once their
-    `shared_prompt_steps` are over. Things that are held on to nearly all the way hardly answer.
+    Alone it needs targets with the same words as the source, and keeps close to the source as
+    `Refine(0.8, 0.4, shared_prompt_steps=0.5)` would. With a Replace or Refine it scales what these
+    make, once their `shared_prompt_steps` are over. The later that is, the less it changes.
+
+    Args:
+        weights: c in [-2, 2] by word, `{"red": 2}`, or by the number of the word. A list has one c
+            for each target, so that one call samples a row of them. 1 changes nothing.
+        steps: Window of the steps in which columns are scaled (default 1.0, all of them).
+
+    Raises:
+        ValueError: No weights, or one out of range.
     """
 
     weights: dict[str | int, float | Sequence[float]] = field(default_factory=dict)
@@ -155,8 +174,8 @@ class Reweight(Edit):
     ) -> BoundEdit:
         return bind([self], tokens, sites, batch_tokens)
 
-    def scale(self, targets: list[Tokens], batch_tokens: int) -> Tensor:
-        """The factor of each column, [targets, tokens]."""
+    def equalizer(self, targets: Sequence[Tokens], batch_tokens: int) -> Tensor:
+        """The factor of each column, [targets, batch_tokens]."""
         out = torch.ones(len(targets), batch_tokens)
         for word, c in self.weights.items():
             each = c if isinstance(c, Sequence) else [c] * len(targets)
@@ -173,24 +192,31 @@ class Reweight(Edit):
 def bind(
     edits: Sequence[Edit], tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int
 ) -> BoundEdit:
-    """Make edits ready, together, for prompts (the first is the source) and for a network with
-    these attention sites.
+    """Make edits ready, together, for prompts and for a network.
+
+    Args:
+        edits: What a `Chain` takes.
+        tokens: The prompts, the source first.
+        sites: The attention layers of the network.
+        batch_tokens: Tokens to which the prompts are padded in the batch.
+
+    Raises:
+        ValueError: The edits do not go together, or do not fit the prompts or the network.
     """
+    # 1. which edits there are
     check_bindable(tokens, sites)
-    injections, weights, blends = (
-        [e for e in edits if isinstance(e, kind)] for kind in (AttentionInjection, Reweight, Blend)
-    )
-    if (
-        len(injections) > 1
-        or len(blends) > 1
-        or len(injections) + len(weights) + len(blends) != len(edits)
-        or not edits
-    ):
+    injections = [e for e in edits if isinstance(e, AttentionInjection)]
+    weights = [e for e in edits if isinstance(e, Reweight)]
+    blends = [e for e in edits if isinstance(e, Blend)]
+    known = len(injections) + len(weights) + len(blends)
+    if len(injections) > 1 or len(blends) > 1 or known != len(edits) or not edits:
         raise ValueError(
             f"edits {[type(e).__name__ for e in edits]}: expected at most one Replace or "
-            "Refine, at most one LocalBlend or DiffBlend, and any number of "
+            "Refine, at most one LocalBlend or DiffEditMask, and any number of "
             "Reweight. Refine also aligns prompts in which words were swapped"
         )
+
+    # 2. Reweight alone: the same words
     source, targets = tokens[0], tokens[1:]
     if weights and not injections:
         for target in targets:
@@ -200,11 +226,13 @@ def bind(
                     f"{' '.join(source.words)!r} became {' '.join(target.words)!r}: "
                     "add a Replace() or Refine()"
                 )
+
+    # 3. what happens in attention, and around it the blend
     bound = BoundEdit()
     if injections or weights:
         injection = injections[0] if injections else Refine(0.8, 0.4, shared_prompt_steps=0.5)
         bound = _bind_attention(injection, weights, source, targets, batch_tokens)
-    return BoundBlend(blends[0], blends[0].blending(tokens, sites), bound) if blends else bound
+    return BoundBlend(blends[0], blends[0].blender(tokens, sites), bound) if blends else bound
 
 
 def _bind_attention(
@@ -214,56 +242,71 @@ def _bind_attention(
     targets: Sequence[Tokens],
     batch_tokens: int,
 ) -> BoundPromptToPrompt:
-    """Token matrices, windows and column factors of every target, padded to `batch_tokens`."""
-    matrices = torch.zeros(len(targets), batch_tokens, batch_tokens)
+    """Mappers, windows and column factors of every target, padded to `batch_tokens`."""
+    mappers = torch.zeros(len(targets), batch_tokens, batch_tokens)
     windows = torch.zeros(2, len(targets), batch_tokens)
+    by_word = cast(dict[str, tuple[float, float]], injection.cross_replace_steps)
     for row, target in enumerate(targets):
-        own = injection.matrix(source, target)
-        matrices[row, : own.shape[0], : own.shape[1]] = own
-        windows[:, row] = torch.tensor(injection.cross_replace_steps[DEFAULT])[:, None]
-        for word, window in injection.cross_replace_steps.items():
+        mapper = injection.token_mapper(source, target)
+        mappers[row, : mapper.shape[0], : mapper.shape[1]] = mapper
+        windows[:, row] = torch.tensor(by_word[DEFAULT])[:, None]
+        for word, window in by_word.items():
             if word != DEFAULT:
                 windows[:, row, token_positions(target, word)] = torch.tensor(window)[:, None]
     return BoundPromptToPrompt(
-        injection, matrices, windows, [(w.steps, w.scale(targets, batch_tokens)) for w in weights]
+        injection,
+        mappers,
+        windows,
+        [(as_window(w.steps, "steps"), w.equalizer(targets, batch_tokens)) for w in weights],
     )
-
-
-# ---------------------------------------------------------------- what is done
 
 
 @dataclass(frozen=True)
 class BoundPromptToPrompt(BoundEdit):
-    """Prompt-to-Prompt, ready."""
+    """Prompt-to-Prompt that knows its prompts.
+
+    Args:
+        injection: The windows.
+        mappers: [targets, source tokens, target tokens].
+        windows: [2, targets, target tokens]: start and end of injection.
+        weights: For each Reweight its window, and its factors [targets, target tokens].
+    """
 
     injection: AttentionInjection
-    matrices: Tensor  # [targets, source tokens, target tokens]
-    windows: Tensor  # [2, targets, target tokens]: start and end of injection
-    # window, and factors [targets, target tokens]
+    mappers: Tensor
+    windows: Tensor
     weights: list[tuple[tuple[float, float], Tensor]]
 
+    def shares_prompt(self, t: float) -> bool:
+        """Do source and targets share the source's prompt at time t?"""
+        return within(as_window(self.injection.shared_prompt_steps, "shared_prompt_steps"), t)
+
     def rows_identical(self, t: float) -> bool:
-        """One noise and one prompt give one image: as long as `shared_prompt_steps` last, if they
-        began at the start.
+        """One noise and one prompt give one image: as long as the prompt is shared, if it was from
+        the start.
         """
-        return self.injection.shared_prompt_steps[0] == 0 and bool(
-            within(self.injection.shared_prompt_steps, t)
-        )
+        start, _ = as_window(self.injection.shared_prompt_steps, "shared_prompt_steps")
+        return start == 0 and self.shares_prompt(t)
 
     def control_at(self, t: float) -> AttentionControl | None:
-        # source and targets read one prompt: their maps are the same
-        if within(self.injection.shared_prompt_steps, t):
+        # 1. one prompt for all rows: their maps are the same
+        if self.shares_prompt(t):
             return SourcePromptControl()
-        scale = torch.ones(self.windows.shape[1:])
+        # 2. which columns are injected, and their factors
+        injected = within_each(self.windows, t) & (self.mappers.sum(1) > 0)
+        equalizer = torch.ones(self.windows.shape[1:])
         for window, factors in self.weights:
-            scale = scale * factors if within(window, t) else scale
-        injected = within(self.windows, t) & (self.matrices.sum(1) > 0)
-        own = bool(within(self.injection.self_replace_steps, t))
-        cross = bool(injected.any() or (scale != 1).any())
-        return (
-            AttentionInjectionControl(
-                self.matrices, injected, scale, cross, own, self.injection.self_size
-            )
-            if cross or own
-            else None
+            equalizer = equalizer * factors if within(window, t) else equalizer
+        # 3. a control, if there is anything to do
+        inject_cross = bool(injected.any() or (equalizer != 1).any())
+        inject_self = within(as_window(self.injection.self_replace_steps, "self_replace_steps"), t)
+        if not inject_cross and not inject_self:
+            return None
+        return AttentionInjectionControl(
+            self.mappers,
+            injected,
+            equalizer,
+            inject_cross,
+            inject_self,
+            self.injection.self_size,
         )

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 Window = float | tuple[float, float]
 
 
 def as_window(window: Window, name: str) -> tuple[float, float]:
+    """A window as a pair (start, end) of shares of the steps.
+
+    Args:
+        window: A number f, which means (0, f), or a pair (start, end).
+        name: What the window is called, for the error.
+
+    Raises:
+        ValueError: Not 0 <= start <= end <= 1.
+    """
     start, end = (0.0, window) if isinstance(window, (int, float)) else window
     if not 0 <= start <= end <= 1:
         raise ValueError(
@@ -15,9 +26,20 @@ def as_window(window: Window, name: str) -> tuple[float, float]:
     return float(start), float(end)
 
 
-def within(window, t: float):
-    """Is the share of the walk that is done at t within (start, end)? It is the share of the steps,
-    too, where they are even in t, which is rounded.
+def within(window: tuple[float, float], t: float) -> bool:
+    """Is time t inside the window (start, end)?
+
+    What counts is the share 1 - t of the way from noise to image. Where the steps are even in t it
+    is the share of the steps, too, up to rounding.
     """
-    done = 1 - t + 1e-6
-    return (window[0] <= done) & (done < window[1])
+    start, end = window
+    return start <= _done(t) < end
+
+
+def within_each(windows: Tensor, t: float) -> Tensor:
+    """`within` for windows [2, ...]: bool [...]."""
+    return (windows[0] <= _done(t)) & (_done(t) < windows[1])
+
+
+def _done(t: float) -> float:
+    return 1 - t + 1e-6

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from imagen_mini.evaluation.benchmark import held_out_relation, random_object, related
@@ -17,6 +16,7 @@ from imagen_mini.scenes.captions import Caption, Description, ObjectDescription,
 from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import masks
 from imagen_mini.scenes.scene import BACKGROUNDS, HELD_OUT_COLOR_SHAPE, SceneObject
+from imagen_mini.utils.morphology import dilate, erode
 
 TOLERANCE = 3  # in 1/64 of the width: what counts as the same place
 
@@ -201,17 +201,12 @@ def unedited_psnr(
     size = images.shape[-1]
 
     def covered(scene, chosen: list[SceneObject], rim: int) -> Tensor:
-        own = masks(scene, size)[[scene.objects.index(o) for o in chosen]].any(0)
-        return F.max_pool2d(own[None].float(), 2 * rim + 1, 1, rim)[0] > 0
+        of_objects = masks(scene, size)[[scene.objects.index(o) for o in chosen]].any(0)
+        return dilate(of_objects[None], rim)[0]
 
     rim = size // 64
     if task.obj is None:
-        left_alone = ~(
-            F.max_pool2d(
-                (~covered(source.scene, list(objects), 0))[None].float(), 2 * rim + 1, 1, rim
-            )[0]
-            > 0
-        )
+        left_alone = erode(covered(source.scene, list(objects), 0)[None], rim)[0]
     else:
         before = objects[task.obj]
         nearest = sorted(

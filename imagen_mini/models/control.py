@@ -58,8 +58,13 @@ class AttentionControl:
     a residual block comes, where `needs_features` says so, `modify_features`.
     """
 
+    #: Does `modify_text` change anything? Its maps are then not those of the rows' own prompts.
+    changes_text: bool = False
+
     def modify_text(self, text: TextEmbeddings) -> TextEmbeddings:
-        """Change the text [b, n, d], before any layer of the network uses it."""
+        """Change the text [b, n, d], before any layer of the network uses it. A control that does
+        sets `changes_text`.
+        """
         return text
 
     def modify_qkv(

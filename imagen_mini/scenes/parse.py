@@ -26,6 +26,7 @@ from imagen_mini.scenes.scene import (
     Scene,
     SceneObject,
 )
+from imagen_mini.utils.morphology import dilate, erode
 
 # Colours are in [0, 1] here, and their differences are Euclidean.
 TOLERANCE = 0.14  # half of the least distance in the palette (red to orange, 0.28)
@@ -109,16 +110,6 @@ def palettes(device: torch.device) -> tuple[Tensor, Tensor]:
         torch.tensor(list(palette.values()), device=device) for palette in (BACKGROUNDS, COLORS)
     )
     return grounds, colors
-
-
-def dilate(mask: Tensor) -> Tensor:
-    """Grow a mask, bool [b, h, w], by one pixel to all eight neighbours."""
-    return F.max_pool2d(mask[:, None].float(), 3, 1, 1)[:, 0] > 0
-
-
-def erode(mask: Tensor) -> Tensor:
-    """Shrink a mask, bool [b, h, w], by one pixel from all eight neighbours."""
-    return ~dilate(~mask)
 
 
 def components(mask: Tensor) -> Tensor:

@@ -93,10 +93,10 @@ def draw_noise(
             indices, images.shape[1:], "train", config.seed, name, purpose, device=device
         )
 
-    drawn = {"eps": noise(batch.images, "eps")}
+    noises = {"eps": noise(batch.images, "eps")}
     if batch.low_res is not None:
-        drawn["low_res_noise"] = noise(batch.low_res, "low_res")
-    return drawn
+        noises["low_res_noise"] = noise(batch.low_res, "low_res")
+    return noises
 
 
 class MicroBatches(TorchDataset):

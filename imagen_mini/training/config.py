@@ -1,4 +1,4 @@
-"""How a stage is trained: every setting with its default, and the presets' recipes."""
+"""How a stage is trained: every setting with its default, and the presets' settings."""
 
 from __future__ import annotations
 

@@ -278,8 +278,8 @@ def check_conditioning(stats: NoiseBinStats) -> Diagnostic:
 
 
 def check_color(stats: NoiseBinStats) -> Diagnostic:
-    """Do the channel means of x_0_hat fit the data? A network that misses them gives every image a
-    tint.
+    """Do the channel means of x_0_hat fit the data? A network that misses them tints every
+    image.
     """
     # Chance is no tint: 1 of 80 such means lies beyond 2.5 standard errors.
     worst, off, level, channel = max(
@@ -377,7 +377,10 @@ def check_reference(stats: NoiseBinStats, steps: int, reference: list[dict]) -> 
         _mean(stats.losses["true"]),
         _interpolate(steps, [(r["steps"], _mean(r["losses"]["true"])) for r in reference]),
     )
-    message = f"{latest:.4f} after {steps:,} steps; that of the shipped weights was {expected:.4f} by then"
+    message = (
+        f"{latest:.4f} after {steps:,} steps; "
+        f"that of the shipped weights was {expected:.4f} by then"
+    )
     if latest > 1.25 * expected:
         return Diagnostic(
             "reference",

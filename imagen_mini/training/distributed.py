@@ -39,7 +39,7 @@ class DistributedContext:
         return self.rank == 0
 
     def share(self, n: int) -> range:
-        """This rank's share of n items. Shares are consecutive; their lengths differ by at most 1."""
+        """This rank's share of n items. Shares are consecutive and of nearly equal length."""
         return range(n * self.rank // self.world, n * (self.rank + 1) // self.world)
 
     def sum(self, values: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def speed_up_of_bf16(device: torch.device) -> float:
 
 @torch.enable_grad()
 def _convolution(device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds. A GPU gets many images, as few would tell how fast it starts, not how it computes."""
+    """Seconds. A GPU gets many images: with few, starting a kernel takes longer than computing."""
     n = 4 if device.type == "cpu" else 512
     x, weight = (
         torch.ones(shape, device=device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Images of one's own: decoding, metadata, order, and the cache of prepared images."""
+"""Folders of images: decoding, metadata, order, and the cache of prepared images."""
 
 import io
 import json
@@ -58,7 +58,7 @@ def png(width, height, depth, color_type, rows):
 
 
 def colored(i):
-    """A small image of its own colour."""
+    """A small image of one colour."""
     return encoded(Image.new("RGB", (8, 8), (i % 256, 100, 200 - i % 200)))
 
 
@@ -66,13 +66,13 @@ def colored(i):
 def folder(tmp_path):
     """Ten images, each of one colour, with captions; some with two."""
     write_folder(
-        tmp_path / "pictures",
+        tmp_path / "images",
         [
             (f"{i}.png", colored(20 * i), f"number {i}" if i % 2 else [f"number {i}", f"the {i}"])
             for i in range(10)
         ],
     )
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 def opened(folder, sizes=(16, 8), **options):
@@ -427,7 +427,7 @@ def test_a_written_folder_is_read_back_and_never_overwritten(tmp_path):
 # ---------------------------------------------------------------- samples
 
 
-def test_the_built_in_world_gives_the_training_scenes_with_their_captions():
+def test_the_built_in_world_returns_the_training_scenes_with_their_captions():
     images, low_res, captions = SceneDataset(3, (1, 1)).batch(range(5, 9), 64, 32)
     scenes = [training_scene(3, i, (1, 1)) for i in range(5, 9)]
     assert torch.equal(images, render(scenes, 64)) and torch.equal(low_res, render(scenes, 32))
@@ -503,8 +503,8 @@ def test_the_fingerprint_is_that_of_images_and_captions_wherever_they_are(folder
     first = opened(folder).describe()
     assert first == {
         "source": "folder",
-        "name": "pictures",
-        "pictures": 10,
+        "name": "images",
+        "images": 10,
         "fingerprint": first["fingerprint"],
     }
     shutil.copytree(
@@ -682,7 +682,7 @@ def test_a_folder_that_cannot_be_written_to_is_read_with_the_cache_elsewhere(fol
     elsewhere, copy = folder.parent / "elsewhere", folder.parent / "copies" / folder.name
     (elsewhere / "of somebody else").mkdir(parents=True)
     shutil.copytree(folder, copy)
-    # several folders may share it, and it may hold other things
+    # several folders may share it, and it may hold other files
     for path in (folder, copy, folder, copy):
         assert len(opened(path, cache=elsewhere)) == 10
     assert (

@@ -228,7 +228,7 @@ def test_memory_is_counted_before_it_is_taken(tiny_pipe):
     with pytest.raises(
         ValueError,
         match="attention layers of 2 images over 4 steps takes 0.[0-9] MiB, max_bytes allows "
-        "0.[0-9]: draw fewer",
+        "0.[0-9]: sample fewer",
     ):
         tiny_pipe(
             [SOURCE, "a ring"],

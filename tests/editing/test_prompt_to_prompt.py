@@ -25,10 +25,12 @@ SITES = [AttentionSite("mid.cross", "mid", "cross", 4), AttentionSite("mid.self"
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
 
 
-def inject(matrices, cross=True, own=False, self_size=16):
+def inject(mappers, inject_cross=True, inject_self=False, self_size=16):
     """Every column, unscaled."""
-    ones = torch.ones(matrices.shape[0], matrices.shape[2])
-    return AttentionInjectionControl(matrices, ones.bool(), ones, cross, own, self_size)
+    ones = torch.ones(mappers.shape[0], mappers.shape[2])
+    return AttentionInjectionControl(
+        mappers, ones.bool(), ones, inject_cross, inject_self, self_size
+    )
 
 
 # ---------------------------------------------------------------- what cannot be edited
@@ -66,7 +68,7 @@ def test_a_window_is_a_share_of_the_steps_from_its_start_up_to_its_end():
         cross_replace_steps=(0.25, 0.75), self_replace_steps=0.5, shared_prompt_steps=0.0
     ).bind([tokens("red"), tokens("blue")], SITES, 2)
     controls = [bound.control_at(1 - step / 8) for step in range(8)]
-    assert [bool(c and c.cross) for c in controls] == [
+    assert [bool(c and c.inject_cross) for c in controls] == [
         False,
         False,
         True,
@@ -76,7 +78,7 @@ def test_a_window_is_a_share_of_the_steps_from_its_start_up_to_its_end():
         False,
         False,
     ]
-    assert [bool(c and c.own) for c in controls] == [
+    assert [bool(c and c.inject_self) for c in controls] == [
         True,
         True,
         True,
@@ -96,7 +98,7 @@ def test_a_share_of_the_steps_that_is_a_whole_number_is_that_many_steps(share):
     ).bind([tokens("red"), tokens("blue")], SITES, 2)
     for steps in range(10, 210, 10):
         controls = [bound.control_at(float(t)) for t in uniform_timesteps(steps)[:-1]]
-        assert (sum(c.cross for c in controls), sum(c.own for c in controls)) == (
+        assert (sum(c.inject_cross for c in controls), sum(c.inject_self for c in controls)) == (
             round(share * steps),
             round((1 - share) * steps),
         ), steps
@@ -111,7 +113,7 @@ def test_a_window_of_one_covers_every_step_and_of_zero_none():
 
 
 def test_self_attention_is_injected_on_small_grids_only():
-    control = inject(torch.eye(2)[None], cross=False, own=True)
+    control = inject(torch.eye(2)[None], inject_cross=False, inject_self=True)
     assert control.needs_probs(AttentionSite("a", "mid", "self", 16)) and not control.needs_probs(
         AttentionSite("b", "up", "self", 32)
     )
@@ -135,7 +137,7 @@ def test_the_source_row_is_left_alone_and_targets_take_its_words_but_keep_their_
 
 def test_targets_take_the_self_attention_of_the_source():
     probs = torch.rand(3, 2, 4, 4)
-    out = inject(torch.eye(2).expand(2, 2, 2), cross=False, own=True).modify_probs(
+    out = inject(torch.eye(2).expand(2, 2, 2), inject_cross=False, inject_self=True).modify_probs(
         SITES[1], probs, 0
     )
     assert all(torch.equal(row, probs[0]) for row in out)
@@ -152,7 +154,7 @@ def test_injecting_the_maps_of_the_same_prompt_and_noise_changes_nothing(
     )
     x = torch.randn(1, 3, 64, 64).repeat(2, 1, 1, 1)
     text = random_text([5, 5])[[0, 0]]
-    control = inject(torch.eye(5)[None], own=True, self_size=64)
+    control = inject(torch.eye(5)[None], inject_self=True, self_size=64)
     plain, controlled = net(x, torch.zeros(2), text), net(x, torch.zeros(2), text, control=control)
     assert torch.allclose(plain, controlled, rtol=0, atol=1e-5)
     x[1] += 0.5  # and from another noise it does
@@ -340,7 +342,7 @@ def test_a_window_of_an_unknown_word_is_an_error_that_lists_the_words():
 def scaled(edit, source, *targets):
     prompts = [tokens(p) for p in (source, *targets)]
     n = max(len(p.ids) for p in prompts)
-    return edit.bind(prompts, SITES, n).control_at(0.4).scale.tolist()
+    return edit.bind(prompts, SITES, n).control_at(0.4).equalizer.tolist()
 
 
 def test_every_piece_of_every_such_word_is_scaled_and_nothing_else():
@@ -369,7 +371,7 @@ def test_weights_act_in_their_window_alone():
         Reweight({"ring": 2}, steps=(0.5, 1.0)), Refine(0.0, 0.0, shared_prompt_steps=0.0)
     ).bind([tokens("red ring")] * 2, SITES, 3)
     assert [
-        None if (c := bound.control_at(1 - step / 4)) is None else c.scale[0, 1].item()
+        None if (c := bound.control_at(1 - step / 4)) is None else c.equalizer[0, 1].item()
         for step in range(4)
     ] == [None, None, 2, 2]
 
@@ -394,7 +396,7 @@ def test_edits_may_be_chained_in_any_order():
 
 def test_a_weight_of_one_is_no_edit():
     assert torch.equal(
-        Reweight({"ring": 1}).bind([tokens("red ring")] * 2, SITES, 3).control_at(0.4).scale,
+        Reweight({"ring": 1}).bind([tokens("red ring")] * 2, SITES, 3).control_at(0.4).equalizer,
         torch.ones(1, 3),
     )
 
@@ -561,7 +563,7 @@ def attention_mask(bound, t, **places):
 
 def test_images_differ_where_source_or_target_look_at_the_words_and_nowhere_else(monkeypatch):
     # a 2 x 2 grid would be grown all over
-    monkeypatch.setattr("imagen_mini.editing.blending.F.max_pool2d", lambda heat, *_: heat)
+    monkeypatch.setattr("imagen_mini.editing.blending.dilate", lambda heat, *_: heat)
     bound = LocalBlend("ring", **AT_ONCE).bind([tokens("a ring"), tokens("a ring")], PLACES, 3)
     attention_mask(bound, 1.0, a=(3, 3), ring=(0, 1))
     x_0_hat = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
@@ -659,7 +661,7 @@ def test_what_cannot_be_blended_is_an_error_that_says_so(make, message):
 
 
 def disagreeing(blend, *parsed_scenes, source=None):
-    """A bound DiffBlend that was shown a source, and x_0_hat of it by source and target prompt, one
+    """A bound DiffEditMask that was shown a source, and x_0_hat of it by source and target prompt, one
     pair for each noise.
     """
     bound = Chain(Replace(shared_prompt_steps=0.0), blend).bind(
@@ -805,7 +807,7 @@ def test_a_diff_blend_out_of_range_is_an_error(options):
 
 
 def test_two_blends_are_an_error():
-    with pytest.raises(ValueError, match="at most one LocalBlend or DiffBlend"):
+    with pytest.raises(ValueError, match="at most one LocalBlend or DiffEditMask"):
         Chain(Replace(), LocalBlend("ring"), DiffEditMask()).bind(
             [tokens("a ring"), tokens("a star")], SITES, 3
         )

@@ -1,4 +1,4 @@
-"""The scripts for images of one's own: checking a folder, training on it, making one of emoji or
+"""The scripts for folders of images: checking a folder, training on it, making one of emoji or
 from the hub.
 """
 
@@ -74,7 +74,7 @@ def test_training_on_a_folder_resumes_on_it_and_says_what_it_was_trained_on(
     assert capsys.readouterr().out.count(f"6 images in {images}") == 2
     _, state, _ = load_checkpoint(tmp_path / "run")
     source = state["data"]
-    assert state["step"] == 2 and source.pop("path") == str(images) and source["pictures"] == 6
+    assert state["step"] == 2 and source.pop("path") == str(images) and source["images"] == 6
     (phase,) = read(tmp_path / "run" / "stage" / "config.json")["training"]["training_phases"]
     assert (
         phase["data"]
@@ -82,7 +82,7 @@ def test_training_on_a_folder_resumes_on_it_and_says_what_it_was_trained_on(
         == {
             "source": "folder",
             "name": "my images",
-            "pictures": 6,
+            "images": 6,
             "fingerprint": source["fingerprint"],
         }
     )
@@ -140,7 +140,7 @@ def test_a_stage_and_a_text_encoder_that_do_not_fit_are_an_error_that_says_how(
 ):
     with pytest.raises(
         SystemExit,
-        match="gives text of width 128, the stage takes 64; for a new stage, add "
+        match="returns text of width 128, the stage takes 64; for a new stage, add "
         "stage.unet.text_width=128",
     ):
         train.main(

@@ -1,5 +1,5 @@
-"""The log of a run: means over steps, whole after an interruption, and in TensorBoard where that is
-installed.
+"""The log of a run: means over steps, complete after an interruption, and in TensorBoard where
+that is installed.
 """
 
 import json
@@ -36,7 +36,7 @@ def test_a_line_is_the_mean_of_the_steps_before_it(tmp_path):
     assert first["loss_by_bin"] == [1.5] + [None] * (NOISE_BINS - 1)
 
 
-def test_going_on_between_two_lines_writes_what_would_have_been_written(tmp_path):
+def test_resuming_between_two_lines_writes_what_would_have_been_written(tmp_path):
     carried = write(tmp_path, range(1, 4))
     write(tmp_path, range(4, 7), start=3, carried=json.loads(json.dumps(carried)))
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
@@ -46,7 +46,7 @@ def test_going_on_between_two_lines_writes_what_would_have_been_written(tmp_path
     ]
 
 
-def test_going_on_from_an_earlier_checkpoint_drops_what_comes_again_and_what_was_cut_off(tmp_path):
+def test_resuming_from_an_earlier_checkpoint_drops_what_comes_again_and_what_was_cut_off(tmp_path):
     write(tmp_path, range(1, 9))
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"step": 10, "lo')

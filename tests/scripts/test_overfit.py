@@ -74,7 +74,7 @@ def test_the_images_themselves_are_learned_and_each_others_are_not(eight):
     assert not any(o.learned for o in swapped) and not any(o.verdict == "correct" for o in swapped)
 
 
-def test_a_correct_image_of_another_place_and_a_wrong_one_that_is_near_are_not_learned(eight):
+def test_a_correct_image_of_another_place_and_an_incorrect_one_that_is_near_are_not_learned(eight):
     captions, images = eight
     # the caption still holds
     (moved,) = overfit.judge_samples(captions[4:5], images[4:5], images[4:5].roll(4, -1))

@@ -1,5 +1,5 @@
 """The training script with something going wrong in it: `python tests/support/fault_injection.py
-FAULT STEP ARGUMENTS...`, also under torchrun, where it hits rank 1 alone.
+FAULT STEP ARGUMENTS...`. Under torchrun it hits rank 1 only.
 
 Kept apart from the tests because processes run it.
 """
@@ -47,7 +47,7 @@ def fault(plan):
     elif FAULT == "is killed":
         os.kill(os.getpid(), signal.SIGKILL)
     elif FAULT == "hangs":
-        time.sleep(300)
+        time.sleep(3600)
     elif FAULT == "is killed as a worker":
         assert torch.utils.data.get_worker_info() is not None
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, one process holds a run, and a run can be asked to end."""
+"""Checkpoints are complete or absent, one process holds a run, and a run can be asked to end."""
 
 import errno
 import json
@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -36,7 +35,7 @@ def test_the_newest_checkpoint_is_loaded_and_older_ones_are_removed_but_the_last
     tensors, state, notes = load_checkpoint(tmp_path)
     assert state == {"step": 10} and tensors["ema"]["x"][0] == 10 and notes == []
     assert [c.name for c in checkpoints(tmp_path)] == ["step_00000002", "step_00000010"]
-    assert len(list(tmp_path.iterdir())) == 2  # nothing is left lying aside
+    assert len(list(tmp_path.iterdir())) == 2  # no temporary folder is left
 
 
 def flip(data):
@@ -187,8 +186,8 @@ def test_a_full_disk_is_an_error_that_says_so_and_leaves_the_older_checkpoints_a
     monkeypatch.setattr(type(tmp_path), "write_text", full(type(tmp_path).write_text))
     with pytest.raises(
         OSError,
-        match="step_00000002 could not be written.*No space left.* MB left; what was written before "
-        "is untouched",
+        match="step_00000002 could not be written.*No space left.* MB left; what was written "
+        "before is untouched",
     ):
         save_some(tmp_path, (2,))
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before and len(
@@ -231,7 +230,7 @@ def test_what_a_kill_left_half_written_is_cleared_away_and_never_taken_for_a_che
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000001", "step_00000003"]
 
 
-def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+def test_a_folder_is_replaced_completely_or_not_at_all(tmp_path):
     target = tmp_path / "stage"
     with atomic_directory(target) as folder:
         (folder / "a").write_text("1")
@@ -248,11 +247,11 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
 # ---------------------------------------------------------------- verify
 
 
-def test_verify_says_which_checkpoints_are_whole(tmp_path, capsys):
+def test_verify_says_which_checkpoints_are_intact(tmp_path, capsys):
     save_some(tmp_path, (1, 2))
     with pytest.raises(SystemExit) as end:
         verify.main([str(tmp_path)])
-    assert end.value.code == 0 and capsys.readouterr().out.count("whole") == 2
+    assert end.value.code == 0 and capsys.readouterr().out.count("intact") == 2
     (tmp_path / "step_00000001" / "ema.safetensors").unlink()
     with pytest.raises(SystemExit) as end:
         verify.main([str(tmp_path)])
@@ -260,7 +259,7 @@ def test_verify_says_which_checkpoints_are_whole(tmp_path, capsys):
     assert (
         end.value.code == 1
         and "step_00000001: ema.safetensors is missing" in out
-        and "step_00000002: whole" in out
+        and "step_00000002: intact" in out
     )
 
 
@@ -322,12 +321,11 @@ with GracefulStop(grace=1) as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     if sys.argv[1] == "asks":
         assert stop.requested()
-    time.sleep(2.5)
+    time.sleep(2.5 if sys.argv[1] == "asks" else 60)
 """
 
 
 @pytest.mark.parametrize("does, status", [("asks", 0), ("is stuck", -signal.SIGALRM)])
 def test_a_step_that_never_ends_is_ended_and_one_that_does_may_take_its_time_to_save(does, status):
-    began = time.monotonic()
+    # the sleep of a stuck step would end with status 0
     assert subprocess.run([sys.executable, "-c", STUCK, does]).returncode == status
-    assert status == 0 or time.monotonic() - began < 2.4

@@ -1,10 +1,7 @@
-"""Two processes train as one: the same samples, the same noise, the same losses; and they end
-together.
-"""
+"""Two processes train as one does: the same samples, noise and losses; and they end together."""
 
 import subprocess
 import sys
-import time
 from functools import partial
 
 import pytest
@@ -18,6 +15,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="torch without distributed"
 )
+TIMEOUT = 600  # seconds; a run takes a few, and one that hangs would take an hour
 # the rate that the bounds are for: AdamW turns rounding into steps
 STEPS = ["steps=6", "log_every=1", "precision=fp32", "optimizer=adamw", "learning_rate=1e-3"]
 
@@ -44,7 +42,7 @@ def torchrun(folder, *options, script=("-m", "train.train"), world=2):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=200,
+        timeout=TIMEOUT,
         env=environment(),
     )
 
@@ -87,8 +85,8 @@ def test_every_sample_has_one_rank():
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone") / "run"
+def single(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single") / "run"
     train(folder, *STEPS)
     return folder
 
@@ -98,11 +96,11 @@ def alone(tmp_path_factory):
     [[], slow(["gradient_accumulation_steps=2", "num_workers=1"]), slow(["--shard"])],
     ids=["replicated", "in parts, with workers", "sharded"],
 )
-def test_two_ranks_train_as_one_does(tmp_path, alone, options):
+def test_two_ranks_train_as_one_does(tmp_path, single, options):
     done = torchrun(tmp_path / "run", *STEPS, *options)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("6 steps of 4 images on 2 x CPU") == 1  # one of them speaks
-    assert_nearly_same_end(tmp_path / "run", alone)
+    assert done.stdout.count("6 steps of 4 images on 2 x CPU") == 1  # one of them logs
+    assert_nearly_same_end(tmp_path / "run", single)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +112,7 @@ def test_two_ranks_train_as_one_does(tmp_path, alone, options):
     ],
     ids=["2 then 1", "1 then 2 sharded", "2 sharded then 1"],
 )
-def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, alone, first, then):
+def test_a_run_resumes_with_another_number_of_ranks(tmp_path, single, first, then):
     for how, (world, options) in (
         ([*STEPS, "--time-limit", "0"], first),
         (["--resume", *STEPS], then),
@@ -124,7 +122,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, alone, first, then
         else:
             done = torchrun(tmp_path / "run", *how, *options, world=world)
             assert done.returncode == 0, done.stdout
-    assert_nearly_same_end(tmp_path / "run", alone)
+    assert_nearly_same_end(tmp_path / "run", single)
 
 
 @pytest.mark.parametrize(
@@ -138,10 +136,9 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, alone, first, then
         slow("hangs", "imed out"),
     ],
 )
-def test_one_rank_that_fails_ends_them_all_within_twenty_seconds(tmp_path, fault, words):
+def test_one_rank_that_fails_ends_them_all(tmp_path, fault, words):
     train(tmp_path / "run", *STEPS, "--time-limit", "0")  # one step, one checkpoint
     before = load_checkpoint(tmp_path / "run")[0]["weights"]
-    began = time.monotonic()
     done = torchrun(
         tmp_path / "run",
         "--resume",
@@ -149,12 +146,9 @@ def test_one_rank_that_fails_ends_them_all_within_twenty_seconds(tmp_path, fault
         "5",
         script=("tests/support/fault_injection.py", fault, "2"),
     )
-    took = time.monotonic() - began
     assert done.returncode != 0 and words in done.stdout, done.stdout
     if fault.startswith("nan"):
         # both ranks stop by themselves
         assert done.stdout.count("the weights were left as they were") == 2, done.stdout
     after, state, _ = load_checkpoint(tmp_path / "run")
     assert state["step"] == 1 and all(torch.equal(before[k], after["weights"][k]) for k in before)
-    print(f"{fault}: over after {took:.1f} s, starting included")
-    assert took < 25

@@ -1,12 +1,15 @@
 """The training loop, its optimizers and checkpoints, on a tiny network."""
 
 import dataclasses
+import hashlib
+import io
 import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 import imagen_mini.data.synthetic
 from imagen_mini.cascade.config import PRESETS, StageConfig
@@ -14,6 +17,7 @@ from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.alternatives import mix_alternatives
 from imagen_mini.data.base import Batch
+from imagen_mini.data.metadata import write_folder
 from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS
 from imagen_mini.models.unet import UNetLevel
@@ -38,7 +42,14 @@ from imagen_mini.training.config import LR_SCHEDULES, TrainConfig
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import learning_rate, train
 from imagen_mini.training.optimizers import OPTIMIZERS, make_optimizers, orthogonalize
-from imagen_mini.utils.configuration import from_dict, override, to_dict
+from imagen_mini.utils.configuration import (
+    RENAMED,
+    RENAMED_FIELDS,
+    from_dict,
+    override,
+    to_dict,
+)
+from train.log import TIMES, read_log
 from train.train import main
 
 CONFIG = TrainConfig(
@@ -225,11 +236,11 @@ class Greys:
         return {"source": "greys"}
 
 
-@pytest.mark.parametrize("name", ["base", "sr_256"])
-def test_a_second_world_trains_without_a_change_to_the_loop(encoder, name):
+def test_a_second_world_trains_without_a_change_to_the_loop(encoder):
     config = replace(CONFIG, steps=40, batch_size=6, learning_rate=3e-3, cond_drop_prob=0.0)
-    losses = [state.loss for state in Run(config, name).train(encoder, data=Greys())]
+    losses = [state.loss for state in Run(config).train(encoder, data=Greys())]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert next(Run(CONFIG, "sr_256").train(encoder, data=Greys())).loss > 0
 
 
 def test_a_second_world_goes_through_the_training_script(monkeypatch, tmp_path):
@@ -404,16 +415,16 @@ def test_stopping_and_resuming_from_a_checkpoint_changes_no_bit(
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
-def test_a_batch_in_parts_gives_the_gradient_of_the_whole(encoder, randomize_zero_init, accumulate):
+def test_micro_batches_have_the_gradient_of_the_batch(encoder, randomize_zero_init, accumulate):
     def gradients(parts):
         run = Run(replace(CONFIG, gradient_accumulation_steps=parts, max_grad_norm=1e9))
         randomize_zero_init(run.stage)
         state = next(run.train(encoder))
         return state, {name: p.grad for name, p in run.stage.named_parameters()}
 
-    (whole, expected), (parts, got) = gradients(1), gradients(accumulate)
-    assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
-    assert parts.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-4)
+    (one, expected), (parts, got) = gradients(1), gradients(accumulate)
+    assert parts.loss == pytest.approx(one.loss, rel=1e-5)
+    assert parts.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
     scale = max(g.abs().max() for g in expected.values())
     assert all(
         torch.allclose(got[name], expected[name], rtol=1e-3, atol=1e-5 * scale.item())
@@ -421,7 +432,7 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(encoder, randomize_zer
     )
 
 
-def test_gradient_checkpointing_computes_every_stack_twice_and_gives_the_same_loss_and_gradients(
+def test_gradient_checkpointing_computes_every_level_twice_and_returns_the_same_loss_and_gradients(
     encoder, randomize_zero_init, monkeypatch
 ):
     calls, run_stack = [], UNetLevel.run
@@ -698,9 +709,7 @@ def test_the_script_does_not_overwrite_a_run(tmp_path, encoder_folder):
         main(arguments(tmp_path, encoder_folder))
 
 
-def test_the_legs_of_a_training_are_told_apart_by_their_settings_and_handed_on(
-    tmp_path, encoder_folder
-):
+def test_training_phases_differ_by_their_settings_and_are_passed_on(tmp_path, encoder_folder):
     def phases():
         with open(run / "stage" / "config.json") as file:
             return [
@@ -782,3 +791,49 @@ def test_a_stage_that_a_preset_lacks_is_an_error_that_names_what_it_has():
         SystemExit, match="the preset tiny has no stage sr_1024; it has base, sr_256"
     ):
         main(["--stage", "sr_1024", "--preset", "tiny"])
+
+
+def with_former_names(value):
+    """What the versions before wrote."""
+    former = {new: old for old, new in (RENAMED | RENAMED_FIELDS).items()}
+    if isinstance(value, dict):
+        return {former.get(k, k): with_former_names(v) for k, v in value.items()}
+    return [with_former_names(v) for v in value] if isinstance(value, list) else value
+
+
+def test_a_checkpoint_with_former_names_resumes_in_the_same_phase(tmp_path):
+    """Its settings, its phases, the description of its data, its log and what it carries."""
+    folder = write_folder(
+        tmp_path / "images", [(f"{i}.png", png(40 * i), f"grey {i}") for i in range(6)]
+    )
+    options = ["--stage", "base", "--preset", "tiny", "--device", "cpu", "sample_every=0"]
+    options += ["--data", str(tmp_path / "images"), "batch_size=4", "log_every=2", "steps=4"]
+    assert folder == 6
+    main([*options, "--output-dir", str(tmp_path / "through")])
+    main([*options, "--output-dir", str(tmp_path / "run"), "--time-limit", "0"])
+    _, state, _ = load_checkpoint(tmp_path / "run")
+    (checkpoint,) = checkpoints(tmp_path / "run")
+    former = json.dumps(with_former_names(state))
+    assert all(f'"{name}"' in former for name in ("legs", "level_losses", "pictures", "workers"))
+    (checkpoint / "state.json").write_text(former)
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    digest = hashlib.sha256(former.encode()).hexdigest()
+    manifest["state.json"] = {"size": len(former.encode()), "sha256": digest}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    main(["--resume", *options[:7], "--output-dir", str(tmp_path / "run")])
+    one, other = (load_checkpoint(tmp_path / name)[1] for name in ("through", "run"))
+    assert other["step"] == 4 and len(other["training_phases"]) == 1
+    times = {"seconds", *TIMES}
+    for name in ("step", "train", "stage", "data", "carried"):
+        assert one[name] == other[name]
+    logs = [
+        [{k: v for k, v in line.items() if k not in times} for line in read_log(tmp_path / name)]
+        for name in ("through", "run")
+    ]
+    assert logs[0] == logs[1] and len(logs[0]) == 2
+
+
+def png(brightness):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (brightness,) * 3).save(file, "PNG")
+    return file.getvalue()

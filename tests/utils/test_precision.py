@@ -53,7 +53,7 @@ def test_the_measurement_computes_forward_and_backward_in_each_format():
     assert math.isfinite(speed_up_of_bf16(CPU)) and speed_up_of_bf16(CPU) > 0
 
 
-def test_a_run_keeps_what_was_found_when_it_goes_on(monkeypatch, tmp_path):
+def test_a_run_keeps_what_was_found_when_it_resumes(monkeypatch, tmp_path):
     def run(*options):
         main(
             [
