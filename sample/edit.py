@@ -1,6 +1,6 @@
 """Edit an image by its prompt, with Prompt-to-Prompt.
 
-    python -m sample.edit replace "a red circle above a blue square" "a red star above a blue square" --out edit.png
+    python -m sample.edit replace "a red ring above a star" "a red cross above a star" --out edit.png
     python -m sample.edit refine "a red circle" "a red circle on a black background" --out edit.png
     python -m sample.edit reweight "a small red circle" --word small --scale -1 0 1 2 --out edit.png
 

@@ -1,16 +1,18 @@
-"""How long should the source be held on to? Edits by Prompt-to-Prompt over the length of the
-injection window.
+"""How long should an edit keep to its source? Prompt-to-Prompt over the length of its windows.
 
     python -m sample.edit_sweep --n 20 --out outputs/edit_sweep
 
-edit_sweep.png            of each kind of edit: how often it succeeds, keeps the layout, does both;
-against the share of the walk in which the source's
-                          attention is injected (cross and self), and, with attention injected all the way, in which the source's prompt is read
-edit_sweep_images.png   one edit of each kind, at every length
-edit_sweep.json           the numbers
+Writes to the output folder:
 
-The papers' windows are shares of the steps; ours are shares of the walk in t, which is the same
-where steps are even in t. At 0 both are "same seed, new prompt".
+- edit_sweep.png: for each kind of edit, how often it succeeds, keeps the layout, and does both. One
+  line is over the share of the steps in which the source's attention is injected (cross and self).
+  The other is over the share in which source and target share the source's prompt, with attention
+  injected in all steps.
+- edit_sweep_images.png: one edit of each kind, at every length.
+- edit_sweep.json: the numbers.
+
+Windows are shares of the way in t. That is the paper's share of the steps where steps are even in
+t. At 0 both lines are "same seed, new prompt".
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ class AttentionStore:
         return torch.stack([(p.mean(1) if head is None else p[:, head]) for p in each]).mean(0)
 
     def of_tokens(self, positions: Sequence[int], row: int = 0, **chosen) -> Tensor:
-        """The map [size, size] of some tokens of prompt number `row`, summed. `chosen`: arguments of
+        """The map [size, size] of some tokens of prompt number `row`, summed. `chosen`: as in
         `probs`.
         """
         column = self.probs(**chosen)[row, :, list(positions)].sum(-1)

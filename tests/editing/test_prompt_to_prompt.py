@@ -661,8 +661,8 @@ def test_what_cannot_be_blended_is_an_error_that_says_so(make, message):
 
 
 def disagreeing(blend, *parsed_scenes, source=None):
-    """A bound DiffEditMask that was shown a source, and x_0_hat of it by source and target prompt, one
-    pair for each noise.
+    """A bound DiffEditMask that was given a source, and x_0_hat of it by source and target prompt,
+    one pair for each noise.
     """
     bound = Chain(Replace(shared_prompt_steps=0.0), blend).bind(
         [tokens("a ring"), tokens("a star")], SITES, 3
