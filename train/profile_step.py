@@ -97,9 +97,7 @@ def parts_of_step(
     data = SceneDataset(config.seed, config.object_count_weights)
     batch = data.batch(numbers, unet.image_size, unet.low_res_size, device)
     random = {
-        k: v.to(device)
-        for k, v in draw_step_variables(config, stage, 0).items()
-        if k not in ("drop", "equivalent_mix", "mistake")
+        k: v.to(device) for k, v in draw_step_variables(config, stage, 0).items() if k != "drop"
     }
     text = encoder(batch.captions).to(torch.float32)
     mixed = torch.autocast(
