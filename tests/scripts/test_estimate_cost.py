@@ -133,6 +133,7 @@ def test_the_tables_have_a_row_for_each_stage_and_each_variant(capsys, monkeypat
     assert sum(" GFLOP " not in line and " MB" in line for line in out) == 2 + 4 + 3 + 3 + 4
 
 
+@pytest.mark.slow
 def test_growth_is_measured_beside_what_is_computed(capsys):
     estimate_cost.main(["--preset", "tiny", "--growth", "--measure", "--device", "cpu"])
     head, *rows = [
