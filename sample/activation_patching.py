@@ -1,18 +1,17 @@
-"""By which way does a word reach the image: where it is looked at, what it says there, or the
-prompt as a whole?
+"""By which path does a word reach the image: by its attention maps, its values, or the pooled prompt?
 
     python -m sample.activation_patching --n 40 --out outputs/paths
 
-Images of a prompt are drawn with one thing from a prompt that differs in a single word, a colour or
-a shape, in every step:
+Two prompts differ in a single word, a colour or a shape. Images of the one prompt are sampled, and
+in every step some activations are replaced by those of the other prompt:
 
-maps      its attention probabilities: where each word is looked at
-values    its values: what is read where a word is looked at
-pooled    its pooled vector, which is added everywhere
-...       and several of them together
+maps      the attention probabilities: where each word is attended to
+values    the values: what a place reads where it attends to a word
+pooled    the pooled vector of the prompt, which is added everywhere
+...       and pairs of them
 
-How often does the image then show the other prompt? Prompt-to-Prompt takes maps from the source and
-all else from the target, so it needs that words say what they say by their values, and that the
+How often does the image then show the other prompt? Prompt-to-Prompt takes the maps from the source
+and everything else from the target. So it needs that a word acts through its values, and that the
 pooled vector does not undo it.
 """
 
@@ -30,7 +29,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.alignment import replacement_mapper
-from imagen_mini.editing.base import BoundEdit
+from imagen_mini.editing.base import BoundEdit, Edit
 from imagen_mini.evaluation.edit_benchmark import SWAPPED, swaps
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.models.attention import TextContext
@@ -46,13 +45,15 @@ MIXES = [frozenset(parts) for n in (1, 2) for parts in combinations(PARTS, n)]
 
 @dataclass(frozen=True)
 class Mixed(AttentionControl):
-    """Row 0 of the batch draws the prompt, row 1 the other prompt, and row 2 + i the prompt with
-    the parts `mixes[i]` of the other.
+    """Row 0 of the batch is the prompt, row 1 the other prompt, and row 2 + i the prompt with the
+    activations `mixes[i]` of the other.
     """
+
+    changes_text = True
 
     mixes: list[frozenset]
     prepare_text: Callable[[TextEmbeddings], TextContext]
-    matrix: Tensor  # [tokens of the other, tokens of the prompt]
+    mapper: Tensor  # [tokens of the other prompt, tokens of the prompt]
 
     def rows(self, part: str) -> list[int]:
         return [2 + i for i, parts in enumerate(self.mixes) if part in parts]
@@ -68,12 +69,10 @@ class Mixed(AttentionControl):
     ) -> tuple[Tensor, Tensor, Tensor]:
         if site.kind != "self":
             v = v.clone()
-            n = len(self.matrix)
-            # A word of the prompt says what its counterpart says; the mean of its pieces, if these
-            # are not as many.
-            v[self.rows("values"), :, :n] = torch.einsum(
-                "st,hsd->htd", (self.matrix / self.matrix.sum(0).clamp(min=1e-6)).to(v), v[1, :, :n]
-            )
+            n = len(self.mapper)
+            # A token takes the value of its counterpart, or the mean of several.
+            mean_of = (self.mapper / self.mapper.sum(0).clamp(min=1e-6)).to(v)
+            v[self.rows("values"), :, :n] = torch.einsum("st,hsd->htd", mean_of, v[1, :, :n])
         return q, k, v
 
     def needs_probs(self, site: AttentionSite) -> bool:
@@ -82,28 +81,29 @@ class Mixed(AttentionControl):
     def modify_probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
         probs = probs.clone()
         probs[self.rows("maps"), :, :, :n_text] = torch.einsum(
-            "hps,st->hpt", probs[1, :, :, :n_text], self.matrix.to(probs)
+            "hps,st->hpt", probs[1, :, :, :n_text], self.mapper.to(probs)
         )
         return probs
 
 
 @dataclass(frozen=True)
-class Mix:
-    """As the pipeline's `edit`: five copies of the prompt after the prompt and the other one."""
+class Mix(Edit):
+    """The prompts are the prompt, the other prompt, and a copy of the prompt for each mix."""
 
     mixes: list[frozenset]
     prepare_text: Callable[[TextEmbeddings], TextContext]
 
-    def bind(self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int) -> Mix:
-        own = replacement_mapper(tokens[1], tokens[0])
-        matrix = torch.zeros(batch_tokens, batch_tokens)
-        matrix[: own.shape[0], : own.shape[1]] = own
-        control = Mixed(self.mixes, self.prepare_text, matrix)
-        return _Bound(control)
+    def bind(self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int) -> BoundMix:
+        mapper = replacement_mapper(tokens[1], tokens[0])
+        padded = torch.zeros(batch_tokens, batch_tokens)
+        padded[: mapper.shape[0], : mapper.shape[1]] = mapper
+        return BoundMix(Mixed(self.mixes, self.prepare_text, padded))
 
 
 @dataclass(frozen=True)
-class _Bound(BoundEdit):
+class BoundMix(BoundEdit):
+    """The same control in every step."""
+
     control: AttentionControl
 
     def control_at(self, t: float) -> AttentionControl:
@@ -111,12 +111,12 @@ class _Bound(BoundEdit):
 
 
 def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:
-    """How often images with parts of another prompt show that one, and how often still their own;
-    of swaps that both prompts draw rightly.
+    """How often images with activations of another prompt show that one, and how often still their
+    own. Only swaps whose two prompts both give correct images are counted.
     """
     base = next(iter(pipe.stages))
     counts = {mix: [0, 0] for mix in MIXES}
-    right = 0
+    both_correct = 0
     for task in tqdm(swaps(attribute, n), desc=f"{attribute} swaps"):
         prompts = [task.source.text, task.target.text] + [task.source.text] * len(MIXES)
         images = pipe(
@@ -130,18 +130,23 @@ def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:
         own, other, *mixed = [parsed.scene for parsed in parse_image(images.float().cpu())]
         if not (task.source.description.fits(own) and task.target.description.fits(other)):
             continue
-        right += 1
+        both_correct += 1
         for mix, scene in zip(MIXES, mixed):
             counts[mix][0] += task.target.description.fits(scene)
             counts[mix][1] += task.source.description.fits(scene)
     return {
         "n": n,
-        "both_right": right,
+        "both_right": both_correct,
         "ways": {
             " + ".join(p for p in PARTS if p in mix): {
                 "other": other,
                 "own": own,
-                **dict(zip(("low", "high"), (round(v, 4) for v in wilson_interval(other, right)))),
+                **dict(
+                    zip(
+                        ("low", "high"),
+                        (round(v, 4) for v in wilson_interval(other, both_correct)),
+                    )
+                ),
             }
             for mix, (other, own) in counts.items()
         },
@@ -164,7 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
     for attribute in SWAPPED:
         of = report[attribute]["both_right"]
         print(
-            f"{attribute}: of {of} swaps whose images are both right; drawn with this from the "
+            f"{attribute}: of {of} swaps whose images are both correct; sampled with this from the "
             "other prompt:"
         )
         for name, row in report[attribute]["ways"].items():

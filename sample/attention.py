@@ -1,17 +1,18 @@
-"""What does each word look at? Attention maps of an image while it is drawn.
+"""Which pixels attend to which word? Attention maps of an image while it is sampled.
 
     python -m sample.attention "a red circle above a blue square" --seed 0 --out outputs/attention
     python -m sample.attention --find 60 --out outputs/attention
 
-tokens.png    the image, and over it the map of each token, the end token too: where attention goes
-that has nothing to say steps.png     the maps of the words, step by step, with the image as the
-network estimates it layers.png    the maps of the words, layer by layer heads.png     the maps of
-one word, layer by layer and head by head steps.gif     the same as steps.png, moving
+tokens.png    the image, and over it the map of each token, the end token included
+steps.png     the maps of the words, step by step, with the network's estimate of the image
+layers.png    the maps of the words, layer by layer
+heads.png     the maps of one word, layer by layer and head by head
+steps.gif     steps.png as an animation
 
-With `--find`, over so many captions: how well do the maps of a word find the thing that it speaks
-of? The image's own things, as the parser reads them, are the truth; a map is right as far as its
-highest places are those that the thing covers (intersection over union). By layer and step, in
-find.png and find.json, against a map that knows nothing.
+With `--find N`, over N captions of each of two categories: how well do the maps of a word cover the
+object that it describes? The objects that the parser finds in the image are the truth. The measure
+is the intersection over union of the object and of the map's highest places. It is written by layer
+and step to find.png and find.json, beside that of a random map.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from imagen_mini.viz.attention_maps import (
 )
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
-CATEGORIES = ["size", "positional"]  # two things each, with two attributes said
+CATEGORIES = ["size", "positional"]  # two objects each, with two attributes
 
 
 def plot_find(report: dict, path: Path) -> None:
@@ -57,11 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
         "--find",
         type=int,
         metavar="N",
-        help="instead: over N captions of each of two categories, how well the maps find the things",
+        help="instead: how well the maps find the objects, over N captions of each of two categories",
     )
     parser.add_argument(
         "--word",
-        help="whose maps heads.png shows (default: that of the word that is looked at most)",
+        help="whose maps heads.png shows (default: that of the word that is attended to most)",
     )
     parser.add_argument(
         "--size", type=int, help="the grid of steps.png and steps.gif (default: the largest)"
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         plot_find(report, args.out / "find.png")
         print(
             f"{report['judged']} of {report['captions']} images show what was said; mean "
-            "overlap over steps, and that of a map that knows nothing:"
+            "overlap over steps, and that of a random map:"
         )
         print(localization_table(report))
         print(f"{args.out}/find.png, find.json")

@@ -1,12 +1,12 @@
 """Edit an image by its prompt, with Prompt-to-Prompt.
 
-    python -m sample.edit replace "a red ring above a star" "a red cross above a star" --out edit.png
+    python -m sample.edit replace "a red circle above a square" "a red star above a square"
     python -m sample.edit refine "a red circle" "a red circle on a black background" --out edit.png
     python -m sample.edit reweight "a small red circle" --word small --scale -1 0 1 2 --out edit.png
 
-The figure shows the source and the edit with what the parser reads in each, where they differ,
-"same seed, new prompt" (which shows what the attention maps are for), and below them the attention
-maps of the words that changed: the source's, the target's own, and what the edit made of it.
+The figure shows the source, the edit, where they differ, and "same seed, new prompt": the target
+without an edit. Below them are the attention maps of the words that changed: the source's, the
+target's, and what the edit made of it. What the parser reads in each image is printed.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ def add_edit_parser(
         "--source-steps",
         type=window,
         default=edit.shared_prompt_steps,
-        help="share of the steps in which the source's whole prompt is read",
+        help="share of the steps in which source and target share the source's prompt",
     )
     blends = parser.add_mutually_exclusive_group()
     blends.add_argument(
         "--local-blend",
         nargs="+",
         metavar="WORD",
-        help="let the image change only where these words look",
+        help="let the image change only where these words are attended to",
     )
     blends.add_argument(
         "--diff-blend",
@@ -87,7 +87,7 @@ def add_edit_parser(
     parser.add_argument(
         "--show-alignment",
         action="store_true",
-        help="also draw which token answers which, to OUT with _alignment in its name",
+        help="also plot which token answers which, to OUT with _alignment in its name",
     )
     return parser
 
@@ -116,12 +116,10 @@ def resolve_edit(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
 
 
 def plot_alignment(source: Tokens, target: Tokens, kind: str, path: Path) -> None:
-    """The matrix that lays the source's attention on the target's tokens, as a chart: a row a token
-    of the source, a column one of the target.
-    """
-    matrix = (replacement_mapper if kind == "replace" else refinement_mapper)(source, target)
+    """Plot the mapper from the source's tokens (rows) to the target's tokens (columns)."""
+    mapper = (replacement_mapper if kind == "replace" else refinement_mapper)(source, target)
     plot_token_mappers(
-        source, target, {f"{kind}: whose attention does each token of the target take?": matrix}
+        source, target, {f"{kind}: whose attention does each token of the target take?": mapper}
     ).savefig(path, dpi=110)
 
 
@@ -197,8 +195,8 @@ def main(arguments: list[str] | None = None) -> None:
     more, more_labels = attention_map_images(maps, base, word) if maps.times else ([], [])
     if not maps.times:
         print(
-            "no attention maps to show: source and target read the source's prompt in every "
-            "step; take more --steps, or lower --source-steps"
+            "no attention maps to show: source and target share the source's prompt in every "
+            "step; take more --steps, or lower --shared-prompt-steps"
         )
     frames = [None] * len(tiles) + ["white"] * filler + [None] * len(more)
     tiles, labels = (

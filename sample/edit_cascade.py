@@ -1,13 +1,17 @@
-"""After an edit of the base stage's image: what should super-resolution read, and from which noise
-should it start?
+"""After an edit at 64 px: which prompt should super-resolution take, and from which noise start?
 
     python -m sample.edit_cascade --n 20 --out outputs/edit_cascade
 
-Word swaps are made by Prompt-to-Prompt at the base stage, which draws no textures; super-resolution
-invents them where no caption names one. It is run four ways: each image with its own prompt and all
-from one noise (the default, as in the paper); all with the source's prompt; each with a noise of
-its own; and edited as well. Judged at 256 px: is the edit still there, does everything else look as
-in the source, textures included?
+Word swaps are made by Prompt-to-Prompt at the base stage, which generates no textures;
+super-resolution adds them where no caption names one. It is run in four ways:
+
+- each image with its own prompt, all from one noise (the default, as in the paper),
+- all images with the source's prompt,
+- each image from a noise of its own,
+- edited as well.
+
+Judged at 256 px: is the edit still there, and is everything else as in the source, textures
+included?
 """
 
 from __future__ import annotations
@@ -56,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--n", type=int, default=20, help="swaps of colours, and as many of shapes (default: 20)"
     )
-    parser.add_argument("--shown", type=int, default=4, help="edits on the sheet (default: 4)")
+    parser.add_argument("--shown", type=int, default=4, help="edits in the image (default: 4)")
     parser.add_argument("--out", type=Path, default=Path("outputs/edit_cascade"), help="a folder")
     add_model_options(parser)
     args = parser.parse_args(arguments)
@@ -92,13 +96,13 @@ def main(arguments: list[str] | None = None) -> None:
         ).save(args.out / "edit_cascade.png", optimize=True)
     for way, row in report["ways"].items():
         print(
-            f"{way:24}of {row['source_right']} right sources: success {row['success']:.0%}, "
+            f"{way:24}of {row['source_right']} correct sources: success {row['success']:.0%}, "
             f"layout kept {row['layout']:.0%}, nothing else changed "
             f"{row['all_kept']:.0%}, rest of the image {row['psnr'] or 0:.1f} dB"
         )
     print(
         f"{args.out}/edit_cascade.json"
-        + (", edit_cascade.png" if tiles else "; no source was right, so there is no sheet")
+        + (", edit_cascade.png" if tiles else "; no source was correct, so there is no image")
     )
 
 

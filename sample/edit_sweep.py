@@ -42,7 +42,7 @@ def measure(
     pipe: ImagenPipeline, name: str, tasks: list[EditTask], shares: list[float]
 ) -> tuple[dict, tuple[EditTask, Tensor]]:
     """The table of each sweep at each share, and the images of the first task whose source is
-    right.
+    correct.
     """
     base, kind = next(iter(pipe.stages)), edit_of(name)
     plans = [(sweep, share) for sweep in WINDOW_SWEEPS for share in shares]
@@ -75,7 +75,7 @@ def measure(
 
 def plot_figure(report: dict, path: Path) -> None:
     titles = [f"{name}: {sweep}" for name in report["kinds"] for sweep in WINDOW_SWEEPS]
-    sheet, panels = subplots(titles, "share of the walk", columns=4)
+    sheet, panels = subplots(titles, "share of the steps", columns=4)
     for panel, (rows) in zip(
         panels, (rows for of in report["kinds"].values() for rows in of.values())
     ):
@@ -160,7 +160,11 @@ def main(arguments: list[str] | None = None) -> None:
     print("after each share: shows the new prompt, keeps the layout, both")
     print(
         f"{args.out}/edit_sweep.png, edit_sweep.json"
-        + (", edit_sweep_images.png" if tiles else "; no source was right, so there are no images")
+        + (
+            ", edit_sweep_images.png"
+            if tiles
+            else "; no source was correct, so there are no images"
+        )
     )
 
 

@@ -1,11 +1,15 @@
-"""Fading a word up and down: does the image answer to the weight of a word?
+"""Fading a word up and down: does the image follow the weight of a word?
 
     python -m sample.reweight --n 24 --out outputs/reweight
 
-Captions of one thing that say its size; the attention to "small" or "large" is multiplied by c,
-from -2 to 2, and what the thing covers of the image is measured: by its pixels, without the parser,
-which knows small and large alone. If the answer is monotone, re-weighting is a slider. reweight.png
-shows the curves with images' 95 % intervals, reweight_images.png a row for each of some captions.
+Captions describe one object and its size. The attention to "small" or "large" is multiplied by c,
+from -2 to 2, and the share of the image that the object covers is measured. It is counted in
+pixels, because the parser knows only the two sizes. If the curve is monotone, the weight is a
+slider.
+
+reweight.png           the curves, with 95 % intervals over images
+reweight_images.png    a row of images for each of some captions
+reweight.json          the numbers
 """
 
 from __future__ import annotations
@@ -30,8 +34,8 @@ WEIGHTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def measure(pipe: ImagenPipeline, word: str, n: int) -> tuple[dict, list[Tensor]]:
-    """What things cover at each weight of the word, and the images [weights, 3, h, w] of each
-    caption.
+    """The share that objects cover at each weight of the word, and the images [weights, 3, h, w] of
+    each caption.
     """
     base = next(iter(pipe.stages))
     images = [
@@ -81,7 +85,7 @@ def interval(differences: Tensor) -> dict[str, float]:
 
 def plot_weights(report: dict, path: Path) -> None:
     sheet, (panel,) = subplots(
-        [f"what the thing covers of the image ({report['n']} captions)"],
+        [f"share of the image that the object covers ({report['n']} captions)"],
         "weight c of the word   (1 changes nothing)",
     )
     for (word, row), style in zip(report["words"].items(), STYLES):
@@ -126,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     for word, row in report["words"].items():
         end = row["end_to_end"]
         print(
-            f"{word}: from c = {WEIGHTS[0]:g} to {WEIGHTS[-1]:g} the thing covers "
+            f"{word}: from c = {WEIGHTS[0]:g} to {WEIGHTS[-1]:g} the object covers "
             f"{row['mean'][0]:.1%} to {row['mean'][-1]:.1%} of the image: "
             f"{100 * end['mean']:+.1f} points "
             f"({100 * end['low']:+.1f} to {100 * end['high']:+.1f}); "

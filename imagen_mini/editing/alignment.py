@@ -1,8 +1,10 @@
-"""Which token of a source prompt answers which token of a target prompt: how attention maps of one
-are laid on the words of the other.
+"""Which token of a source prompt corresponds to which token of a target prompt.
 
-Prompts are aligned word by word and then piece by piece, by the tokenizer's own word ids. No begin
-token is assumed; the end token answers the end token.
+The result is a mapper, by which attention maps of the source's words are given to the target's.
+Prompts are aligned word by word and then piece by piece, by the tokenizer's word ids. No begin
+token is assumed; the end token corresponds to the end token.
+
+Reference: Prompt-to-Prompt (Hertz et al., 2022), arXiv 2208.01626, Section 3.2.
 """
 
 from __future__ import annotations
@@ -16,7 +18,18 @@ from imagen_mini.text.encoder import Tokens
 
 
 def replaced_words(source: Tokens, target: Tokens) -> list[int]:
-    """Numbers of the words in which two prompts of equally many words differ (capitals aside)."""
+    """The words that differ between two prompts with equally many words, ignoring case.
+
+    Args:
+        source: The source prompt.
+        target: The target prompt.
+
+    Returns:
+        The numbers of these words, at least one.
+
+    Raises:
+        ValueError: The numbers of words differ, or no word does.
+    """
     if len(source.words) != len(target.words):
         raise ValueError(
             f"Replace swaps words one for one, but {' '.join(source.words)!r} has "
@@ -33,11 +46,17 @@ def replaced_words(source: Tokens, target: Tokens) -> list[int]:
 
 
 def common_words(source: Tokens, target: Tokens) -> list[tuple[int, int]]:
-    """Pairs of words that two prompts share, in the same order in both: the longest run first, then
-    what lies before and after it. Capitals aside.
+    """The words that two prompts share in the same order, ignoring case.
 
-    Where words repeat there may be several ways to pair them, and the longest run need not be the
-    one that was meant.
+    The longest common run is paired first, then what lies before and after it. Where words repeat
+    there can be several ways to pair them, and the longest run need not be the one that was meant.
+
+    Args:
+        source: The source prompt.
+        target: The target prompt.
+
+    Returns:
+        Pairs (number in the source, number in the target), rising.
     """
     a, b = ([w.lower() for w in tokens.words] for tokens in (source, target))
     return [
@@ -48,41 +67,61 @@ def common_words(source: Tokens, target: Tokens) -> list[tuple[int, int]]:
 
 
 def replacement_mapper(source: Tokens, target: Tokens) -> Tensor:
-    """A [source tokens, target tokens]: how each target token's column of attention is made of the
-    source's columns. Word i answers word i.
+    """The mapper of a word swap: word i of the target corresponds to word i of the source.
+
+    Args:
+        source: The source prompt, n words.
+        target: The target prompt, n words.
+
+    Returns:
+        [source tokens, target tokens]: M_source @ mapper are the columns that the target takes.
+        Each column holds weights in [0, 1].
     """
-    return _matrix(source, target, [(i, i) for i in range(len(source.words))])
+    return _mapper(source, target, [(i, i) for i in range(len(source.words))])
 
 
 def refinement_mapper(source: Tokens, target: Tokens) -> Tensor:
-    """As `replacement_mapper`, for prompts of which one has words more: words in common answer one
-    another, and the columns of all other words of the target are zero: A(j) = None in the paper's
-    words.
+    """The mapper of added or removed words: words in common correspond to each other.
+
+    Args:
+        source: The source prompt.
+        target: The target prompt.
+
+    Returns:
+        [source tokens, target tokens], as `replacement_mapper`. The columns of the target's other
+        words are zero: A(j) = None in the paper.
     """
-    return _matrix(source, target, common_words(source, target))
+    return _mapper(source, target, common_words(source, target))
 
 
-def _matrix(source: Tokens, target: Tokens, pairs: list[tuple[int, int]]) -> Tensor:
-    """With equally many pieces two words answer one to one; else the source word's whole attention
-    is spread evenly over the target word's pieces.
+def _mapper(source: Tokens, target: Tokens, pairs: list[tuple[int, int]]) -> Tensor:
+    """Two words with equally many pieces correspond piece by piece. Otherwise the attention of the
+    source's word is spread evenly over the pieces of the target's.
     """
-    matrix = torch.zeros(len(source.ids), len(target.ids))
+    mapper = torch.zeros(len(source.ids), len(target.ids))
     for of_source, of_target in pairs:
         from_, to = source.positions_of_word(of_source), target.positions_of_word(of_target)
         if len(from_) == len(to):
-            matrix[from_, to] = 1
+            mapper[from_, to] = 1
         else:
-            matrix[torch.tensor(from_)[:, None], torch.tensor(to)[None, :]] = 1 / len(to)
-    matrix[
+            mapper[torch.tensor(from_)[:, None], torch.tensor(to)[None, :]] = 1 / len(to)
+    # the tokens of no word: the end
+    mapper[
         [i for i, w in enumerate(source.word_ids) if w is None],
         [i for i, w in enumerate(target.word_ids) if w is None],
     ] = 1
-    return matrix
+    return mapper
 
 
 def word_indices(tokens: Tokens, word: str | int) -> list[int]:
-    """Numbers of the words that read so (capitals aside), or `word` itself if it is the number of
-    one; none if there is no such word.
+    """The numbers of a word in a prompt: of every occurrence, ignoring case.
+
+    Args:
+        tokens: The prompt.
+        word: A word, or the number of one.
+
+    Returns:
+        The numbers; empty if there is no such word.
     """
     return [
         i
@@ -92,8 +131,14 @@ def word_indices(tokens: Tokens, word: str | int) -> list[int]:
 
 
 def token_positions(tokens: Tokens, word: str | int) -> list[int]:
-    """Positions of the tokens of a word: of every one that reads so (capitals aside), or of word
-    number `word`.
+    """The positions of the tokens of a word: of every occurrence, ignoring case.
+
+    Args:
+        tokens: The prompt.
+        word: A word, or the number of one.
+
+    Raises:
+        ValueError: There is no such word.
     """
     numbers = word_indices(tokens, word)
     if not numbers:
@@ -106,7 +151,7 @@ def token_positions(tokens: Tokens, word: str | int) -> list[int]:
 
 def changed_token_positions(source: Tokens, target: Tokens) -> tuple[list[int], list[int]]:
     """Return the positions of the tokens of each prompt that the other prompt does not have."""
-    matrix = refinement_mapper(source, target)
-    return [i for i, row in enumerate(matrix) if not row.any()], [
-        i for i, column in enumerate(matrix.T) if not column.any()
+    mapper = refinement_mapper(source, target)
+    return [i for i, row in enumerate(mapper) if not row.any()], [
+        i for i, column in enumerate(mapper.T) if not column.any()
     ]

@@ -11,7 +11,13 @@ change to the pipeline:
 
     class MyBoundEdit(BoundEdit):
         def control_at(self, t):              # which control is active at time t, or None
-        def after_denoising(self, x_0_hat, t):
+            return MyControl(...) if t > 0.5 else None    # a subclass of AttentionControl
+        def after_denoising(self, x_0_hat, t):            # what the sampler takes as the estimate
+            return x_0_hat.clamp(-1, 1)
+
+Both methods are optional. Before you write a control, read `models.control.AttentionControl`: its
+methods return their result and store nothing in the network. Rows are independent samples: row 0 is
+the source, row i target number i. Then `pipe([source, target], edit=MyEdit(...))` runs it.
 """
 
 from __future__ import annotations

@@ -74,8 +74,11 @@ def sdedit(
     if t == 0:
         yield SamplingState(0, 0, 0.0, 0.0, drawing, drawing)
         return
+    # 1. the timesteps from t on
     left = truncate_timesteps(t, times)
+    # 2. the drawing, noised to time t
     x_t = q_sample(drawing, eps, schedule(left[0].double()).to(drawing.dtype))
+    # 3. sampling from there
     yield from sample(denoise, x_t, left, schedule, sampler, noise)
 
 
@@ -114,8 +117,15 @@ def repaint_callback(
 
 
 def renoise(x_s: Tensor, log_snr_s: Tensor, log_snr_t: Tensor, noise: Tensor) -> Tensor:
-    """The forward process from s up to t > s:  x_t = (alpha_t / alpha_s) x_s + sqrt(sigma_t^2 -
-    (alpha_t / alpha_s)^2 sigma_s^2) noise.
+    """The forward process from time s up to t > s:
+
+        x_t = r x_s + sqrt(sigma_t^2 - r^2 sigma_s^2) noise,   with r = alpha_t / alpha_s
+
+    Args:
+        x_s: Images at time s, [b, 3, h, w].
+        log_snr_s: log-SNR at s, a scalar.
+        log_snr_t: log-SNR at t, a scalar, not above that at s.
+        noise: Standard normal noise of the shape of x_s.
     """
     alpha_t, sigma_t = alpha_sigma_like(log_snr_t, x_s)
     alpha_s, sigma_s = alpha_sigma_like(log_snr_s, x_s)

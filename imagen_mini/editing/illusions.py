@@ -3,11 +3,15 @@ follow different prompts.
 
 Both are denoisers made of denoisers, to be given to `sample`. Neither knows anything of networks:
 a denoiser is (x_t, t) -> x_0_hat.
+
+References: Visual Anagrams (Geng et al., 2023), arXiv 2311.17919; Factorized Diffusion
+(Geng et al., 2024), arXiv 2404.11615.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -107,6 +111,6 @@ def factorized_diffusion(denoisers: Sequence[Denoiser], parts: Sequence[Part]) -
         raise ValueError(
             f"{len(denoisers)} denoisers for {len(parts)} parts; expected one for each"
         )
-    return lambda x_t, t: torch.stack(
-        [part(denoise(x_t, t)) for denoise, part in zip(denoisers, parts)]
-    ).sum(0)
+    return lambda x_t, t: reduce(
+        torch.add, [part(denoise(x_t, t)) for denoise, part in zip(denoisers, parts)]
+    )

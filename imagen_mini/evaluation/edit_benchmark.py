@@ -19,19 +19,22 @@ from imagen_mini.scenes.scene import BACKGROUNDS, HELD_OUT_COLOR_SHAPE, SceneObj
 from imagen_mini.utils.morphology import dilate, erode
 
 TOLERANCE = 3  # in 1/64 of the width: what counts as the same place
-
-
 SWAPPED, ADDED = ("color", "shape"), ("color", "size", "background")
 
 
 @dataclass(frozen=True)
 class EditTask:
-    """An edit to be made and judged: from prompt `source` to prompt `target`, `attribute` of thing
-    `obj` becomes another value, or is said where it was not; of the whole image (thing None) its
-    background.
+    """An edit to be made and judged: an attribute changes, or is added, from one prompt to another.
+
+    Args:
+        attribute: "color", "shape", "size" or "background".
+        obj: The number of the edited object in the prompt; None: the background.
+        seed: The seed of the images.
+        source: The caption before the edit.
+        target: The caption after it.
     """
 
-    attribute: str  # color, shape, size or background
+    attribute: str
     obj: int | None
     seed: int
     source: Caption
@@ -39,8 +42,15 @@ class EditTask:
 
 
 def swaps(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
-    """`n` swaps of colours or shapes, half on one thing, half on two related ones. Source and
-    target differ in one word.
+    """Generate word swaps, half with one object, half with two related ones.
+
+    Args:
+        attribute: "color" or "shape".
+        n: How many.
+        seed: Of the list (default 0).
+
+    Returns:
+        Tasks whose source and target differ in one word.
     """
     out: list[EditTask] = []
     while len(out) < n:
@@ -71,9 +81,16 @@ def swaps(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
 
 
 def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
-    """`n` prompts to which a colour, a size or a background is added, half on one thing, half on
-    two related ones. What was not said before was drawn somehow, and may by chance be what is now
-    asked for.
+    """Generate prompts to which an attribute is added, half with one object, half with two related
+    ones. The source image has some value of it, which by chance can be the one that is added.
+
+    Args:
+        attribute: "color", "size" or "background".
+        n: How many.
+        seed: Of the list (default 0).
+
+    Returns:
+        Tasks whose target has the words of the source and one attribute more.
     """
     out = []
     for i in range(n):
@@ -128,10 +145,14 @@ def _is_part_of(words: list[str], longer: list[str]) -> bool:
 
 @dataclass(frozen=True)
 class EditScore:
-    """How one edit went. `success`: the target caption holds. `layout`: every other object is
-    unchanged and every place is, the edited object's too. `kept`: what is more, the background and
-    the edited object's other attributes are unchanged (its size, say). `psnr`: how alike the images
-    are in dB away from what was to be edited; None if one of them cannot be read.
+    """The score of one edit.
+
+    Args:
+        source_right: The source image shows the source caption.
+        success: The edited image shows the target caption.
+        layout: All other objects are unchanged, and all places, the edited object's too.
+        kept: The layout is, and so are the background and the edited object's other attributes.
+        psnr: Similarity of the images away from the edit, in dB (see `unedited_psnr`).
     """
 
     source_right: bool
@@ -150,7 +171,7 @@ def same_place(a, b) -> bool:
 
 
 def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> EditScore:
-    """Judge an edit by the readings of both images."""
+    """Score an edit by what the parser reads in both images."""
     objects = task.source.description.assign(source.scene) if source.scene is not None else None
     success = task.target.description.fits(edited.scene)
     if objects is None or edited.scene is None or len(edited.scene.objects) != len(objects):
@@ -190,10 +211,19 @@ def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> Edit
 def unedited_psnr(
     task: EditTask, source: ParsedScene, edited: ParsedScene, images: Tensor
 ) -> float | None:
-    """Peak signal to noise ratio in dB of two images [2, 3, h, w] in [-1, 1], at most 60, over the
-    pixels that the edit should have left alone: all but those of the edited object, before and
-    after, and a rim of one pixel in 64; of an edit of the background, those of the objects. None if
-    an image cannot be read, or if the source does not show its prompt.
+    """The peak signal-to-noise ratio over the pixels that the edit should not change.
+
+    These are all pixels but those of the edited object, before and after, and a rim of 1/64 of the
+    width around it. For an edit of the background they are the pixels of the objects.
+
+    Args:
+        task: The edit.
+        source: What the parser reads in the source image.
+        edited: What it reads in the edited one.
+        images: Both images, [2, 3, h, w] in [-1, 1].
+
+    Returns:
+        dB, at most 60. None if an image cannot be read, or the source does not show its caption.
     """
     objects = task.source.description.assign(source.scene) if source.scene is not None else None
     if objects is None or edited.scene is None:
@@ -220,9 +250,15 @@ def unedited_psnr(
 def evaluate_edits(
     generate: Callable[[list[str], int], Tensor], tasks: list[EditTask]
 ) -> Iterator[tuple[EditTask, Tensor, tuple[EditScore, ...]]]:
-    """Make each edit and judge it. `generate([source, target], seed)` gives the source's image,
-    then the target's by each method that is compared, [1 + methods, 3, h, w]; yields one score a
-    method.
+    """Make each edit and score it.
+
+    Args:
+        generate: A function of the prompts [source, target] and a seed. It returns the source's
+            image, then the edited image by each method, [1 + methods, 3, h, w].
+        tasks: The edits.
+
+    Yields:
+        The task, its images, and a score for each method.
     """
     for task in tasks:
         images = generate([task.source.text, task.target.text], task.seed).float().cpu()
@@ -241,8 +277,8 @@ def evaluate_edits(
 
 
 def edit_table(scores: list[EditScore]) -> dict[str, float | None]:
-    """Rates over the edits whose source image was right to begin with, the interval of `good`, and
-    the mean PSNR of what was to be left alone.
+    """Summarise scores: rates over the edits whose source image is correct, in [0, 1], the 95 %
+    interval of `good`, and the mean PSNR of the pixels that should not change.
     """
     of = [s for s in scores if s.source_right]
     good = sum(s.good for s in of)

@@ -176,7 +176,7 @@ def test_new_words_have_no_column_and_all_others_keep_theirs_pieces_and_all():
         (SOURCE, SOURCE),
     ],
 )
-def test_each_column_is_a_distribution_over_the_source_or_nothing_and_equal_prompts_are_the_identity(
+def test_columns_are_distributions_over_the_source_or_zero_and_equal_prompts_give_the_identity(
     encoder, source, target
 ):
     a, b = encoder.tokenize_prompt(source), encoder.tokenize_prompt(target)

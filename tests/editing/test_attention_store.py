@@ -1,4 +1,4 @@
-"""Recording attention: what is written down, that nothing else changes, and reading it back."""
+"""Recording attention: what is stored, that nothing else changes, and reading it back."""
 
 import math
 
@@ -304,7 +304,7 @@ def test_asking_for_what_is_not_there_is_an_error_that_says_what_is(ask, message
         ask(recorded()[0])
 
 
-# ---------------------------------------------------------------- does it find the thing?
+# ---------------------------------------------------------------- does it find the object?
 
 
 def test_a_map_that_is_highest_on_the_object_overlaps_it_wholly_and_one_that_is_not_does_not():

@@ -552,7 +552,7 @@ AT_ONCE = {"steps": (0.0, 1.0)}
 
 def attention_mask(bound, t, **places):
     """Show a bound edit attention on a 2 x 2 grid: for each row of the batch the place at which
-    each word is looked at, all others getting the rest.
+    each word is attended to, all others getting the rest.
     """
     probs = torch.zeros(2, 1, 4, 3)
     for row in range(2):
@@ -586,7 +586,7 @@ def test_images_differ_where_source_or_target_look_at_the_words_and_nowhere_else
 @pytest.fixture
 def blended():
     """A function that shows a LocalBlend of "ring" one place of an 8 x 8 grid, row 3 and column 3,
-    and gives what becomes of a black and a white image.
+    and returns what becomes of a black and a white image.
     """
 
     def blended(t, **options):
@@ -657,7 +657,7 @@ def test_what_cannot_be_blended_is_an_error_that_says_so(make, message):
         make()
 
 
-# ---------------------------------------------------------------- blending where the prompts disagree
+# ---------------------------------------------------------------- blending by disagreement
 
 
 def disagreeing(blend, *parsed_scenes, source=None):

@@ -195,7 +195,7 @@ def test_an_addition_says_one_object_more_in_the_same_words(attribute):
         (Scene(edited().objects, "white"), (False, False, False)),
         (Scene(BEFORE.objects[:1], "white"), (False, False, False)),
     ],
-    ids=["done", "not done", "a thing recolored", "a thing gone"],
+    ids=["done", "not done", "an object recolored", "an object gone"],
 )
 def test_a_new_background_is_to_leave_every_object_alone(after, score):
     task = EditTask(
@@ -211,8 +211,8 @@ def test_a_new_background_is_to_leave_every_object_alone(after, score):
 
 
 def test_pixels_count_where_the_edit_should_have_left_them_alone():
-    """A new colour of the edited thing costs nothing; noise elsewhere costs what it is worth; a
-    moved thing of the rest a lot.
+    """A new colour of the edited object costs nothing. Noise elsewhere costs its PSNR. Another
+    object that moved costs a lot.
     """
 
     def psnr(after, task=SWAP, noise=0.0):

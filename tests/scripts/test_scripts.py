@@ -490,7 +490,7 @@ def test_edit_cascade_judges_each_way_of_upsampling_an_edit(folder, tmp_path, ca
     edit_cascade.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
     assert (
         list(read(tmp_path / "edit_cascade.json")["ways"]) == list(edit_cascade.WAYS)
-        and "no source was right" in capsys.readouterr().out
+        and "no source was correct" in capsys.readouterr().out
     )
     pipe = ImagenPipeline.from_pretrained(folder)
     # enough for some to come after those in which the source's prompt is read
@@ -531,7 +531,7 @@ def test_edit_sweep_judges_every_kind_at_every_length(folder, tmp_path, monkeypa
     assert (
         report["shares"] == [0, 1]
         and list(report["kinds"]) == list(edit_tasks(0))
-        and "no source was right" in capsys.readouterr().out
+        and "no source was correct" in capsys.readouterr().out
     )
     assert (
         all(len(rows) == 2 for of in report["kinds"].values() for rows in of.values())
