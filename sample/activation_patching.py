@@ -1,4 +1,4 @@
-"""By which path does a word reach the image: by its attention maps, its values, or the pooled prompt?
+"""By which path does a word reach the image: its attention maps, its values, the pooled prompt?
 
     python -m sample.activation_patching --n 40 --out outputs/paths
 

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--find",
         type=int,
         metavar="N",
-        help="instead: how well the maps find the objects, over N captions of each of two categories",
+        help="instead: how well maps find the objects, over N captions of each of two categories",
     )
     parser.add_argument(
         "--word",

@@ -225,7 +225,8 @@ def test_while_the_source_s_prompt_is_read_the_target_is_the_source_and_no_longe
 
 def test_several_targets_are_edited_as_each_would_be_alone(tiny_pipe):
     targets = [TARGET, "a hexagonal circle above a blue square"]
-    options = {"seed": 1, "edit": Replace(), "stages": ("base",)} | QUIET
+    edit = Replace(shared_prompt_steps=0.0)
+    options = {"seed": 1, "edit": edit, "stages": ("base",)} | QUIET
     together = tiny_pipe([SOURCE, *targets], **options).images
     for i, target in enumerate(targets):
         assert torch.allclose(
@@ -273,7 +274,7 @@ def test_super_resolution_is_not_controlled(tiny_pipe):
     hook = tiny_pipe.stages["sr_256"].net.register_forward_pre_hook(
         lambda m, a, kw: controls.append(kw["control"]), with_kwargs=True
     )
-    tiny_pipe([SOURCE, TARGET], edit=Replace(), **QUIET)
+    tiny_pipe([SOURCE, TARGET], edit=Replace(shared_prompt_steps=0.0), **QUIET)
     hook.remove()
     assert controls and set(controls) == {None}
 
