@@ -24,13 +24,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from imagen_mini import ImagenPipeline, Replace
 from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.cascade.serialization import save_stage
 from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.denoising_errors import denoising_errors, stage_denoiser
+from imagen_mini.evaluation.edit_benchmark import edit_table, evaluate_edits, swaps
 from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.evaluation.scoring import evaluate, score, table
 from imagen_mini.scenes.scene import HELD_OUT_SEED
@@ -162,6 +165,28 @@ class Trainee:
             errors = denoising_errors(denoisers, x_0, LOG_SNRS, lambda _: eps)
         found = {name: [round(e.mean().item(), 5) for e in of] for name, of in errors.items()}
         return {"log_snr": list(LOG_SNRS), **found}
+
+    def edits(self, n: int) -> dict:
+        """Score word swaps by Prompt-to-Prompt, of colours and of shapes.
+
+        Args:
+            n: Swaps of each kind.
+
+        Returns:
+            Rows of `edit_table`, by the attribute that is swapped.
+        """
+        with self.ema.average_parameters():
+            pipe = ImagenPipeline(self.encoder, [self.stage])
+
+            def generate(prompts: list[str], seed: int) -> Tensor:
+                out = pipe(prompts, seed=seed, edit=Replace(), output_type="pt", progress=False)
+                return out.stages["base"]
+
+            found = {}
+            for attribute in ("color", "shape"):
+                edited = evaluate_edits(generate, swaps(attribute, n))
+                found[attribute] = edit_table([of for _, _, (of,) in edited])
+        return found
 
 
 def seconds_per_step(trainee: Trainee, steps: int = 8) -> float:
