@@ -133,9 +133,12 @@ def overfit(
         desc="overfit",
         unit="step",
     )
-    for state in steps:
-        if state.step % 10 == 0:
-            steps.set_postfix(loss=f"{state.loss:.4f}")
+    try:
+        for state in steps:
+            if state.step % 10 == 0:
+                steps.set_postfix(loss=f"{state.loss:.4f}")
+    except FloatingPointError as error:  # the check has failed; the images show how far it came
+        print(error)
     stage.net.load_state_dict(ema.weights)
     stage.eval()
     x_T = randn(range(IMAGES), targets.shape[1:], "overfit", device=device)

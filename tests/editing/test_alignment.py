@@ -1,4 +1,4 @@
-"""Which token of a source prompt answers which token of a target prompt."""
+"""Which token of a source prompt corresponds to which token of a target prompt."""
 
 import pytest
 import torch
@@ -16,15 +16,15 @@ from imagen_mini.editing.alignment import (
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
 
 
-def matrix(source, target):
+def mapper_rows(source, target):
     return replacement_mapper(tokens(source), tokens(target)).tolist()
 
 
 # ---------------------------------------------------------------- words swapped
 
 
-def test_words_of_one_piece_answer_one_to_one():
-    assert matrix("a red ring", "a blue ring") == [
+def test_words_of_one_piece_correspond_one_to_one():
+    assert mapper_rows("a red ring", "a blue ring") == [
         [1, 0, 0, 0],
         [0, 1, 0, 0],
         [0, 0, 1, 0],
@@ -34,11 +34,11 @@ def test_words_of_one_piece_answer_one_to_one():
 
 def test_one_piece_is_spread_evenly_over_several_and_what_follows_stays_aligned():
     third = pytest.approx([1 / 3, 1 / 3, 1 / 3, 0, 0])
-    assert matrix("red ring", "cr-im-son ring") == [third, [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    assert mapper_rows("red ring", "cr-im-son ring") == [third, [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
 
 
 def test_several_pieces_are_added_up_for_one_and_what_follows_stays_aligned():
-    assert matrix("cr-im-son ring", "red ring") == [
+    assert mapper_rows("cr-im-son ring", "red ring") == [
         [1, 0, 0],
         [1, 0, 0],
         [1, 0, 0],
@@ -47,25 +47,25 @@ def test_several_pieces_are_added_up_for_one_and_what_follows_stays_aligned():
     ]
 
 
-def test_two_pieces_give_their_sum_in_equal_parts_to_three():
+def test_the_sum_of_two_pieces_is_spread_evenly_over_three():
     third = pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
-    assert matrix("vio-let", "cr-im-son") == [third, third, [0, 0, 0, 1]]
+    assert mapper_rows("vio-let", "cr-im-son") == [third, third, [0, 0, 0, 1]]
 
 
-def test_as_many_pieces_answer_one_to_one():
-    assert matrix("vio-let", "az-ure") == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+def test_equally_many_pieces_correspond_one_to_one():
+    assert mapper_rows("vio-let", "az-ure") == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
-def test_a_repeated_word_is_aligned_by_its_place():
+def test_a_repeated_word_is_aligned_by_its_position():
     assert (
-        matrix("a red ring above a red star", "a red ring above a blue star")
+        mapper_rows("a red ring above a red star", "a red ring above a blue star")
         == torch.eye(8).tolist()
     )
-    assert matrix("red red", "cr-im red") == [[0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert mapper_rows("red red", "cr-im red") == [[0.5, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
-def test_punctuation_is_a_word_of_its_own_and_stays_aligned():
-    assert matrix("red , ring", "cr-im , ring")[1:] == [
+def test_punctuation_is_a_separate_word_and_stays_aligned():
+    assert mapper_rows("red , ring", "cr-im , ring")[1:] == [
         [0, 0, 1, 0, 0],
         [0, 0, 0, 1, 0],
         [0, 0, 0, 0, 1],
@@ -82,11 +82,11 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("source, target", [pair for p in PAIRS for pair in (p, p[::-1])])
-def test_attention_is_neither_lost_nor_made_and_the_end_answers_the_end(encoder, source, target):
+def test_a_mapper_conserves_attention_and_maps_the_end_to_the_end(encoder, source, target):
     a, b = encoder.tokenize_prompt(source), encoder.tokenize_prompt(target)
-    m = replacement_mapper(a, b)
+    mapper = replacement_mapper(a, b)
     probs = torch.rand(len(a.ids)).softmax(0)
-    moved = probs @ m
+    moved = probs @ mapper
     assert moved.sum().item() == pytest.approx(1)
     for word in range(len(a.words)):  # each word keeps its share of the attention
         assert moved[b.positions_of_word(word)].sum().item() == pytest.approx(
@@ -94,7 +94,7 @@ def test_attention_is_neither_lost_nor_made_and_the_end_answers_the_end(encoder,
         )
         if a.words[word].lower() == b.words[word].lower():
             assert torch.equal(moved[b.positions_of_word(word)], probs[a.positions_of_word(word)])
-    assert m[-1, -1] == m[-1].sum() == m[:, -1].sum() == 1
+    assert mapper[-1, -1] == mapper[-1].sum() == mapper[:, -1].sum() == 1
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_words_in_common_are_paired_in_order(source, target, pairs):
     assert common_words(tokens(source), tokens(target)) == pairs
 
 
-def test_new_words_have_no_column_and_all_others_keep_theirs_pieces_and_all():
-    m = refinement_mapper(tokens("a cr-im-son ring"), tokens("a sm-all cr-im-son ring"))
-    assert m.tolist() == [
+def test_new_words_have_zero_columns_and_common_words_keep_all_their_pieces():
+    mapper = refinement_mapper(tokens("a cr-im-son ring"), tokens("a sm-all cr-im-son ring"))
+    assert mapper.tolist() == [
         [1, 0, 0, 0, 0, 0, 0, 0],
         [0, 0, 0, 1, 0, 0, 0, 0],
         [0, 0, 0, 0, 1, 0, 0, 0],
@@ -176,19 +176,19 @@ def test_new_words_have_no_column_and_all_others_keep_theirs_pieces_and_all():
         (SOURCE, SOURCE),
     ],
 )
-def test_columns_are_distributions_over_the_source_or_zero_and_equal_prompts_give_the_identity(
+def test_columns_sum_to_one_or_are_zero_and_equal_prompts_return_the_identity(
     encoder, source, target
 ):
     a, b = encoder.tokenize_prompt(source), encoder.tokenize_prompt(target)
-    m = refinement_mapper(a, b)
-    answered = {
+    mapper = refinement_mapper(a, b)
+    in_common = {
         position for _, word in common_words(a, b) for position in b.positions_of_word(word)
     } | {len(b.ids) - 1}
-    assert [i for i, column in enumerate(m.T) if column.any()] == sorted(answered)
+    assert [i for i, column in enumerate(mapper.T) if column.any()] == sorted(in_common)
     # words in common have equal pieces
-    assert all(column.sum() == 1 for i, column in enumerate(m.T) if i in answered)
+    assert all(column.sum() == 1 for i, column in enumerate(mapper.T) if i in in_common)
     if source == target:
-        assert torch.equal(m, torch.eye(len(a.ids)))
+        assert torch.equal(mapper, torch.eye(len(a.ids)))
 
 
 # ---------------------------------------------------------------- single words

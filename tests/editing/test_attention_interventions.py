@@ -30,17 +30,17 @@ def one_step(pipe, control, prompts=PROMPTS):
     return denoise(randn(range(len(prompts)), (3, 64, 64), "base", "x_T"), torch.tensor(0.5))
 
 
-def test_what_is_recorded_is_what_every_layer_computes_with(tiny_pipe):
-    catch, maps = QKVRecorder(), AttentionStore()
+def test_recorded_queries_keys_and_values_are_those_that_every_layer_uses(tiny_pipe):
+    recorder, maps = QKVRecorder(), AttentionStore()
     text, net = tiny_pipe.text_encoder(PROMPTS), tiny_pipe.stages["base"].net
-    caught = one_step(tiny_pipe, catch)
-    assert torch.allclose(caught, one_step(tiny_pipe, None), atol=1e-5) and set(catch.recorded) == {
+    recorded_output = one_step(tiny_pipe, recorder)
+    assert torch.allclose(recorded_output, one_step(tiny_pipe, None), atol=1e-5) and set(recorder.recorded) == {
         s.name for s in net.sites
     }
     maps.reset([tiny_pipe.text_encoder.tokenize_prompt(p) for p in PROMPTS], net.sites)
     one_step(tiny_pipe, maps.wrap(None, 0.5))
     for site in maps.sites:
-        q, k, v = catch.recorded[site.name]
+        q, k, v = recorder.recorded[site.name]
         probs = attention_probs(q, k, text.mask[:, None, None, :])
         assert torch.allclose(probs, maps.edited[0.5][site.name], atol=1e-6)
         assert torch.allclose(
@@ -50,7 +50,7 @@ def test_what_is_recorded_is_what_every_layer_computes_with(tiny_pipe):
         )
 
 
-def test_exchanging_columns_is_exchanging_values():
+def test_exchanging_columns_equals_exchanging_values():
     of = [tokens("a red circle"), tokens("a blue square")]
     matrix = column_swap_matrices(of, [("red", "circle"), ("a", "square")], 5)
     probs, v = (
@@ -64,7 +64,7 @@ def test_exchanging_columns_is_exchanging_values():
     assert torch.allclose(out[0] @ v[0], probs[0] @ v[0][:, [0, 2, 1, 3, 4]])
     assert torch.equal(
         TokenColumnMixer(matrix).modify_probs(CROSS, out, 5), probs
-    )  # twice is not at all
+    )  # twice restores the original
 
 
 def test_words_of_several_pieces_are_exchanged_piece_by_piece_or_refused():
@@ -74,7 +74,7 @@ def test_words_of_several_pieces_are_exchanged_piece_by_piece_or_refused():
         column_swap_matrices([tokens("cr-imson az-ure ring")], [("crimson", "ring")], 6)
 
 
-def test_a_masked_word_has_no_attention_and_pixels_keep_theirs():
+def test_a_masked_word_gets_no_attention_and_pixels_are_unchanged():
     matrix = column_mask_matrices([tokens("a cr-imson ring")], ["crimson"], 5)
     probs = torch.rand(1, 2, 16, 5 + 16).softmax(-1)
     out = TokenColumnMixer(matrix).modify_probs(HYBRID, probs, 5)
@@ -90,12 +90,12 @@ def test_a_masked_word_has_no_attention_and_pixels_keep_theirs():
 
 
 def test_fixed_maps_replace_those_of_the_network():
-    held, probs = torch.rand(1, 2, 16, 3).softmax(-1), torch.rand(1, 2, 16, 3).softmax(-1)
+    fixed, probs = torch.rand(1, 2, 16, 3).softmax(-1), torch.rand(1, 2, 16, 3).softmax(-1)
     assert torch.equal(
-        TokenColumnMixer(torch.eye(3)[None], fixed_probs={CROSS.name: held}).modify_probs(
+        TokenColumnMixer(torch.eye(3)[None], fixed_probs={CROSS.name: fixed}).modify_probs(
             CROSS, probs, 3
         ),
-        held,
+        fixed,
     )
 
 
@@ -110,7 +110,7 @@ def test_changed_columns_reach_the_network_and_the_identity_changes_nothing(tiny
     assert all((a - b).abs().max() > 1e-4 for a, b in zip(changed, plain))
 
 
-def test_words_are_replaced_all_at_once():
+def test_words_are_replaced_simultaneously():
     assert (
         replace_words("a red circle above a blue square", {"red": "blue", "blue": "red"})
         == "a blue circle above a red square"

@@ -1,4 +1,4 @@
-"""Recording attention: what is stored, that nothing else changes, and reading it back."""
+"""Recording attention: what is stored, how it is read, and that no image changes."""
 
 import math
 
@@ -23,7 +23,7 @@ CROSS, SELF = (
 
 
 class Doubled(AttentionControl):
-    """An edit of whose work no trace would be left if the wrong tensor were kept."""
+    """An edit that doubles the probabilities, so that edited and raw ones can be distinguished."""
 
     def needs_probs(self, site):
         return site.kind == "cross"
@@ -33,7 +33,7 @@ class Doubled(AttentionControl):
 
 
 def recorded(control=None, prompt="a red ring", t=1.0, heads=2, **options):
-    """Maps of one step of one layer, its probabilities, and what came out of the control."""
+    """Maps of one step of one layer, its probabilities, and the output of the control."""
     maps = AttentionStore(**options)
     maps.reset([tokens(prompt)], [CROSS, SELF])
     probs = torch.rand(
@@ -46,7 +46,7 @@ def recorded(control=None, prompt="a red ring", t=1.0, heads=2, **options):
 # ---------------------------------------------------------------- writing
 
 
-def test_without_an_edit_probabilities_are_kept_as_they_are_and_passed_on():
+def test_without_an_edit_probabilities_are_stored_and_returned_unchanged():
     maps, probs, out = recorded()
     assert (
         out is probs
@@ -55,7 +55,7 @@ def test_without_an_edit_probabilities_are_kept_as_they_are_and_passed_on():
     )
 
 
-def test_with_an_edit_both_are_kept():
+def test_with_an_edit_raw_and_edited_probabilities_are_stored():
     maps, probs, out = recorded(Doubled())
     assert torch.equal(out, probs * 2)
     assert torch.equal(maps.raw[1.0]["mid.cross"], probs) and torch.equal(
@@ -64,7 +64,7 @@ def test_with_an_edit_both_are_kept():
     assert torch.equal(maps.probs(edited=False) * 2, maps.probs())
 
 
-def test_a_recorder_wants_what_it_records_and_what_the_edit_wants():
+def test_a_recorder_needs_what_it_records_and_what_the_edit_needs():
     maps = AttentionStore()
     maps.reset([tokens("ring")], [CROSS, SELF])
     assert maps.wrap(None, 1.0).needs_probs(CROSS) and not maps.wrap(None, 1.0).needs_probs(SELF)
@@ -76,7 +76,7 @@ def test_a_recorder_wants_what_it_records_and_what_the_edit_wants():
     ).needs_probs(SELF)
 
 
-def test_the_end_of_a_hybrid_layer_s_keys_are_pixels_and_not_kept():
+def test_the_pixel_keys_of_a_hybrid_layer_are_not_stored():
     site = AttentionSite("mid.hybrid", "mid", "hybrid", 2)
     maps = AttentionStore()
     maps.reset([tokens("a ring")], [site])
@@ -85,7 +85,7 @@ def test_the_end_of_a_hybrid_layer_s_keys_are_pixels_and_not_kept():
     assert torch.equal(maps.probs()[0], probs[0, 0, :, :3]) and maps.token_shares().sum() < 1
 
 
-def test_steps_in_which_the_source_is_read_are_left_out():
+def test_steps_that_use_the_source_prompt_are_left_out():
     maps = AttentionStore()
     maps.reset([tokens("ring"), tokens("star")], [CROSS])
     assert isinstance(maps.wrap(SourcePromptControl(), 1.0), SourcePromptControl) and isinstance(
@@ -93,7 +93,7 @@ def test_steps_in_which_the_source_is_read_are_left_out():
     )
 
 
-def test_starting_again_forgets():
+def test_reset_clears_what_was_recorded():
     maps, _, _ = recorded()
     maps.reset([tokens("star")], [CROSS])
     assert not maps.edited and not maps.raw and maps.tokens[0].words == ("star",)
@@ -109,7 +109,7 @@ def test_starting_again_forgets():
         ({"max_size": 2}, "grids of at most 2 were asked for"),
     ],
 )
-def test_nothing_to_record_is_an_error_that_says_what_there_is(options, message):
+def test_nothing_to_record_is_an_error_that_lists_the_attention_layers(options, message):
     with pytest.raises(ValueError, match=message):
         recorded(**options)
 
@@ -129,13 +129,13 @@ def test_recording_changes_no_image(tiny_pipe, edit):
     pipe.stages["base"].double()
     maps = AttentionStore(kinds=("cross", "self"))
     plain = pipe([SOURCE, TARGET], edit=edit, **QUIET).stages["base"]
-    watched = pipe([SOURCE, TARGET], edit=edit, attention_store=maps, **QUIET).stages["base"]
-    assert (plain - watched).abs().max() < 1e-9 and maps.edited
+    recorded_too = pipe([SOURCE, TARGET], edit=edit, attention_store=maps, **QUIET).stages["base"]
+    assert (plain - recorded_too).abs().max() < 1e-9 and maps.edited
 
 
-def test_what_is_recorded_are_the_network_s_probabilities(tiny_pipe):
-    """Every step, layer and head; every row adds up to 1 over its own words, and words that are not
-    there get exactly nothing.
+def test_recorded_probabilities_are_those_of_the_network(tiny_pipe):
+    """Every step, layer and head; every row adds up to 1 over its own words, and padding
+    tokens get exactly 0.
     """
     maps, net = AttentionStore(kinds=("cross", "self")), tiny_pipe.stages["base"].net
     tiny_pipe(["a ring", SOURCE], attention_store=maps, **QUIET)
@@ -162,7 +162,7 @@ def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
     )
     seen = []
 
-    class Peek(AttentionControl):
+    class QKReader(AttentionControl):
         def modify_qkv(self, site, q, k, v):
             if site == layer.site:
                 seen.append((q, k))
@@ -173,7 +173,7 @@ def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
             return self
 
         def control_at(self, t):
-            return Peek()
+            return QKReader()
 
     tiny_pipe(
         [SOURCE, SOURCE], attention_store=maps, edit=Edit(), **QUIET | {"guidance_scale": 1.0}
@@ -184,7 +184,7 @@ def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
         assert torch.allclose(maps.edited[t][layer.site.name], probs, atol=1e-6)
 
 
-def test_with_an_edit_the_targets_maps_become_the_sources(tiny_pipe):
+def test_with_an_edit_the_maps_of_the_target_become_those_of_the_source(tiny_pipe):
     maps = AttentionStore()
     tiny_pipe(
         [SOURCE, TARGET],
@@ -211,7 +211,7 @@ def test_another_stage_may_be_recorded(tiny_pipe):
         tiny_pipe("a ring", attention_store=maps, **QUIET)
 
 
-def test_memory_is_counted_before_it_is_taken(tiny_pipe):
+def test_memory_is_estimated_before_it_is_allocated(tiny_pipe):
     layers = tiny_pipe.stages["base"].net.attention_layers
     maps = AttentionStore(kinds=("cross", "self"))
     tiny_pipe([SOURCE, "a ring"], attention_store=maps, **QUIET)
@@ -239,7 +239,7 @@ def test_memory_is_counted_before_it_is_taken(tiny_pipe):
     assert not calls
 
 
-def test_all_of_the_shipped_base_over_50_steps_is_bounded():
+def test_memory_of_the_shipped_base_over_50_steps_is_bounded():
     from imagen_mini.cascade.config import PRESETS
     from imagen_mini.models.unet import UNet
 
@@ -299,26 +299,26 @@ def test_steps_and_layers_are_averaged_unless_named():
         (lambda m: AttentionStore().probs(), "nothing is recorded yet"),
     ],
 )
-def test_asking_for_what_is_not_there_is_an_error_that_says_what_is(ask, message):
+def test_a_missing_word_layer_or_grid_is_an_error_that_lists_what_is_recorded(ask, message):
     with pytest.raises(ValueError, match=message):
         ask(recorded()[0])
 
 
-# ---------------------------------------------------------------- does it find the object?
+# ---------------------------------------------------------------- overlap with the object
 
 
-def test_a_map_that_is_highest_on_the_object_overlaps_it_wholly_and_one_that_is_not_does_not():
+def test_a_map_highest_on_the_object_overlaps_it_fully_and_its_negative_not_at_all():
     mask = torch.zeros(64, 64)
     mask[8:24, 32:48] = 1
     heat = torch.rand(16, 16) * 0.5
     heat[2:6, 8:12] += 1
     assert attention_iou(heat, mask) == 1 and attention_iou(-heat, mask) == 0
     half = torch.rand(16, 16) * 0.5
-    half[2:6, 10:14] += 1  # half of it lies beside
+    half[2:6, 10:14] += 1  # half of it is beside the object
     assert attention_iou(half, mask) == pytest.approx(1 / 3)
 
 
-def test_a_object_smaller_than_a_place_is_looked_for_where_it_is():
+def test_an_object_smaller_than_a_grid_cell_is_searched_in_its_cell():
     mask = torch.zeros(64, 64)
     mask[33:36, 1:4] = 1
     heat = torch.zeros(8, 8)
@@ -326,7 +326,7 @@ def test_a_object_smaller_than_a_place_is_looked_for_where_it_is():
     assert attention_iou(heat, mask) == 1
 
 
-def test_a_map_that_knows_nothing_overlaps_as_chance_says():
+def test_the_overlap_of_a_random_map_is_the_overlap_by_chance():
     mask = torch.zeros(64, 64)
     mask[:32, :32] = 1
     g = torch.Generator().manual_seed(0)

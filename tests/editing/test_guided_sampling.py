@@ -1,4 +1,4 @@
-"""The toys against denoisers that are known exactly."""
+"""Guided sampling and illusions, checked against denoisers that are known exactly."""
 
 import pytest
 import torch
@@ -32,12 +32,12 @@ from imagen_mini.editing.illusions import (
 from imagen_mini.utils.images import image_to_tensor
 from imagen_mini.utils.rng import randn
 
-ZERO_TERMINAL = zero_terminal_snr(linear_log_snr)  # at t = 1 exactly nothing is left
+ZERO_TERMINAL = zero_terminal_snr(linear_log_snr)  # at t = 1 the signal is exactly zero
 
 
 def one_of(*images):
-    """The exact denoiser of a data set of these images [3, h, w]: their mean, weighted by how
-    likely each led to x_t.
+    """The exact denoiser of a data set of these images [3, h, w]: their mean, weighted by
+    the posterior probability of each given x_t.
     """
     points = torch.stack(images)
 
@@ -107,7 +107,7 @@ def test_sdedit_at_t_0_returns_the_drawing():
     assert torch.equal(state.x_0_hat[0], image(7)) and torch.equal(state.x[0], image(7))
 
 
-def test_sdedit_starts_on_the_forward_process_and_takes_the_steps_that_are_left():
+def test_sdedit_starts_on_the_forward_process_and_takes_the_remaining_steps():
     seen, drawing, times = [], image(7)[None], uniform_timesteps(10).double()
     states = list(
         sdedit(
@@ -132,7 +132,7 @@ def test_sdedit_starts_on_the_forward_process_and_takes_the_steps_that_are_left(
     )
 
 
-def test_sdedit_keeps_to_the_nearer_image_at_little_noise_and_forgets_the_drawing_at_much():
+def test_sdedit_finds_the_nearer_image_at_low_noise_and_forgets_the_drawing_at_high_noise():
     a, b = image(0), image(1)
     drawing, share = (0.6 * a + 0.4 * b).expand(40, -1, -1, -1), []
     for t in (0.05, 0.5, 1.0):
@@ -177,7 +177,7 @@ LEFT[..., :3] = 1
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_replacing_what_is_known_keeps_it_exactly(sampler):
+def test_inpainting_by_replacement_keeps_the_known_part_exactly(sampler):
     known, times = image(0), uniform_timesteps(10).double()
     trajectory = sample(
         inpaint_denoiser(one_of(image(1), image(2)), known, LEFT),
@@ -200,7 +200,7 @@ def test_replacing_what_is_known_keeps_it_exactly(sampler):
 
 @pytest.mark.parametrize("rounds", [1, 3])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_repaint_keeps_what_is_known_exactly_and_finds_the_only_image_that_goes_with_it(
+def test_repaint_keeps_the_known_part_exactly_and_finds_the_only_matching_image(
     rounds, sampler
 ):
     images = [image(i) for i in range(4)]
@@ -270,7 +270,7 @@ def test_with_more_rounds_the_new_part_agrees_better_with_the_known_one():
     assert means[2] == pytest.approx(1.35, abs=0.1), means
 
 
-def test_noise_that_leads_back_leads_back_onto_the_forward_process():
+def test_renoised_samples_follow_the_forward_process():
     n, (s, t) = 4000, torch.tensor([1.0, -1.5], dtype=torch.float64)
     x_s = q_sample(
         torch.full((n, 1, 1, 1), 0.7, dtype=torch.float64),
@@ -285,7 +285,7 @@ def test_noise_that_leads_back_leads_back_onto_the_forward_process():
 
 
 @pytest.mark.parametrize("options", [{"rounds": 0}, {"sampler": "dpmpp_2m"}])
-def test_what_repaint_cannot_do_is_an_error(options):
+def test_an_option_that_repaint_does_not_support_is_an_error(options):
     with pytest.raises(ValueError, match="expected ddim or ddpm, and at least one round"):
         next(
             repaint(
@@ -305,7 +305,7 @@ def test_what_repaint_cannot_do_is_an_error(options):
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-def test_a_view_is_linear_orthogonal_and_has_a_way_back(view):
+def test_a_view_is_linear_orthogonal_and_invertible(view):
     a, b = noise("a"), noise("b")
     assert torch.equal(view.inverse(view.forward(a)), a) and torch.equal(
         view.forward(view.inverse(a)), a
@@ -315,7 +315,7 @@ def test_a_view_is_linear_orthogonal_and_has_a_way_back(view):
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun"])
-def test_the_anagram_of_one_caption_seen_upright_is_plain_sampling(sampler):
+def test_the_anagram_of_one_caption_in_the_upright_view_is_plain_sampling(sampler):
     denoise = one_of(image(0), image(1))
     assert torch.equal(
         plain(anagram([denoise], [VIEWS["upright"]]), noise("x_T"), sampler=sampler).x,
@@ -323,7 +323,7 @@ def test_the_anagram_of_one_caption_seen_upright_is_plain_sampling(sampler):
     )
 
 
-def test_the_views_really_look_different_ways():
+def test_each_view_is_a_different_transformation():
     a = image(0)[None]
     seen = {name: view.forward(a) for name, view in VIEWS.items()}
     assert torch.equal(seen["turned"][0, :, 0, 0], a[0, :, -1, -1]) and torch.equal(
@@ -337,7 +337,7 @@ def test_the_views_really_look_different_ways():
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_an_anagram_is_a_image_that_every_view_likes_more_often_than_by_chance(name):
+def test_an_anagram_finds_the_image_that_fits_both_views_more_often_than_chance(name):
     """Two data sets that have one image in common, as each view sees it. A mean of two estimates
     can also stay between two others.
     """
@@ -383,7 +383,7 @@ def test_parts_are_linear_and_sum_to_the_image(parts):
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
-def test_parts_by_one_denoiser_are_plain_sampling_and_by_two_are_put_together(parts):
+def test_one_denoiser_for_all_parts_is_plain_sampling_and_two_are_combined(parts):
     a, b = image(0), image(1)
     same = plain(factorized_diffusion([one_of(a, b)] * 2, parts), noise("x_T")).x_0_hat
     assert torch.allclose(same, plain(one_of(a, b), noise("x_T")).x_0_hat)
@@ -407,7 +407,7 @@ def test_low_frequencies_vary_slowly_and_brightness_has_no_color():
 @pytest.mark.parametrize(
     "make, others", [(anagram, [VIEWS["upright"]]), (factorized_diffusion, color_parts())]
 )
-def test_denoisers_and_views_or_parts_must_be_as_many(make, others):
+def test_denoisers_must_be_as_many_as_views_or_parts(make, others):
     with pytest.raises(ValueError, match="3 denoisers for .* expected one for each"):
         make([lambda x, t: x] * 3, others)
 
@@ -415,7 +415,7 @@ def test_denoisers_and_views_or_parts_must_be_as_many(make, others):
 # ---------------------------------------------------------------- drawings
 
 
-def test_a_drawing_becomes_a_image_with_its_colors():
+def test_a_drawing_becomes_an_image_with_its_colors():
     image = Image.new("RGB", (300, 200), (255, 0, 51))
     image.paste((0, 0, 0), (0, 0, 50, 200))  # not in the middle square
     found = image_to_tensor(image)

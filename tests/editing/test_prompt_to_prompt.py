@@ -1,4 +1,4 @@
-"""Edits: when they act, what the injected attention does, and what they leave alone."""
+"""Edits: when they act, what the injected attention does, and what they leave unchanged."""
 
 from dataclasses import replace
 
@@ -123,7 +123,7 @@ def test_self_attention_is_injected_on_small_grids_only():
 # ---------------------------------------------------------------- what it does to the probabilities
 
 
-def test_the_source_row_is_left_alone_and_targets_take_its_words_but_keep_their_pixels():
+def test_the_source_row_is_unchanged_and_targets_take_its_words_but_keep_their_pixels():
     m = torch.stack(
         [replacement_mapper(tokens("red ring"), tokens("blue ring")), torch.eye(3).roll(1, 1)]
     )
@@ -157,7 +157,7 @@ def test_injecting_the_maps_of_the_same_prompt_and_noise_changes_nothing(
     control = inject(torch.eye(5)[None], inject_self=True, self_size=64)
     plain, controlled = net(x, torch.zeros(2), text), net(x, torch.zeros(2), text, control=control)
     assert torch.allclose(plain, controlled, rtol=0, atol=1e-5)
-    x[1] += 0.5  # and from another noise it does
+    x[1] += 0.5  # from another noise it changes the output
     plain, controlled = net(x, torch.zeros(2), text), net(x, torch.zeros(2), text, control=control)
     assert torch.allclose(plain[0], controlled[0], rtol=0, atol=1e-5) and not torch.allclose(
         plain[1], controlled[1], atol=1e-3
@@ -202,9 +202,9 @@ def test_the_edit_changes_the_target_and_leaves_the_source(tiny_pipe, edit, guid
     assert (edited[1] - edited[0]).abs().max() > 1e-4
 
 
-# of as many tokens, and of more
+# one with equally many tokens, and one with more
 @pytest.mark.parametrize("target", [TARGET, "a crimson circle above a blue square"])
-def test_while_the_source_s_prompt_is_read_the_target_is_the_source_and_no_longer(
+def test_while_the_source_prompt_is_used_and_only_then_the_target_equals_the_source(
     tiny_pipe, target
 ):
     options = {"seed": 1, "stages": ("base",), "num_inference_steps": 4} | QUIET
@@ -234,7 +234,7 @@ def test_several_targets_are_edited_as_each_would_be_alone(tiny_pipe):
         )
 
 
-def test_the_unconditional_branch_never_sees_a_control_and_the_other_does_in_its_window_only(
+def test_only_the_conditional_branch_has_a_control_and_only_in_its_window(
     tiny_pipe,
 ):
     net, calls = tiny_pipe.stages["base"].net, []
@@ -282,7 +282,7 @@ def test_super_resolution_is_not_controlled(tiny_pipe):
 # ---------------------------------------------------------------- added words
 
 
-def test_new_words_keep_their_own_attention_and_common_words_take_the_source_s():
+def test_new_words_keep_their_attention_and_common_words_take_that_of_the_source():
     source, target = tokens("a ring"), tokens("a red ring")
     bound = Refine(1.0, 0.0, shared_prompt_steps=0.0).bind([source, target], SITES, 4)
     probs = torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -295,7 +295,7 @@ def test_new_words_keep_their_own_attention_and_common_words_take_the_source_s()
 # ---------------------------------------------------------------- windows of single words
 
 
-def test_a_word_may_have_a_window_of_its_own():
+def test_a_single_word_may_have_a_separate_window():
     bound = Replace({"default": 0.5, "star": (0.25, 0.75)}, 0.0, shared_prompt_steps=0.0).bind(
         [tokens("a red ring"), tokens("a red star")], SITES, 4
     )
@@ -367,7 +367,7 @@ def test_the_source_s_columns_are_scaled_and_not_renormalised():
     assert torch.allclose(out[1], probs[0] * torch.tensor([1.0, -2.0, 1.0]))
 
 
-def test_weights_act_in_their_window_alone():
+def test_weights_act_only_in_their_window():
     bound = Chain(
         Reweight({"ring": 2}, steps=(0.5, 1.0)), Refine(0.0, 0.0, shared_prompt_steps=0.0)
     ).bind([tokens("red ring")] * 2, SITES, 3)
@@ -395,7 +395,7 @@ def test_edits_may_be_chained_in_any_order():
     assert torch.allclose(one[1], probs[0] * torch.tensor([1, 2, 0.5, 1]))
 
 
-def test_a_weight_of_one_is_no_edit():
+def test_a_weight_of_one_scales_nothing():
     assert torch.equal(
         Reweight({"ring": 1}).bind([tokens("red ring")] * 2, SITES, 3).control_at(0.4).equalizer,
         torch.ones(1, 3),
@@ -504,7 +504,7 @@ def test_a_stronger_weight_moves_the_image_further(exact_pipe):
     [({}, [2, 2, 2, 2, 2, 2, 2]), ({"negative_prompt": "a blue ring"}, [2] * 10)],
     ids=["alone", "with a negative prompt"],
 )
-def test_as_long_as_source_and_target_are_one_image_one_row_is_generated_for_both(
+def test_while_source_and_target_are_identical_one_row_is_generated_for_both(
     exact_pipe, monkeypatch, options, rows
 ):
     seen = []
@@ -522,7 +522,7 @@ def test_as_long_as_source_and_target_are_one_image_one_row_is_generated_for_bot
     ).abs().max() < 1e-9
 
 
-def test_rows_that_differ_before_their_prompts_are_shared_are_generated_each(exact_pipe):
+def test_rows_that_differ_before_their_prompts_are_shared_are_generated_separately(exact_pipe):
     bound = Replace(shared_prompt_steps=(0.2, 0.6)).bind(
         [tokens("a ring"), tokens("a star")], SITES, 3
     )
@@ -533,7 +533,7 @@ def test_rows_that_differ_before_their_prompts_are_shared_are_generated_each(exa
     )
 
 
-def test_while_the_source_is_read_nothing_is_scaled():
+def test_while_the_source_prompt_is_used_nothing_is_scaled():
     bound = Chain(Refine(shared_prompt_steps=0.5), Reweight({"ring": 2})).bind(
         [tokens("red ring")] * 2, SITES, 3
     )
@@ -542,7 +542,7 @@ def test_while_the_source_is_read_nothing_is_scaled():
     )
 
 
-# ---------------------------------------------------------------- blending by place
+# ---------------------------------------------------------------- blending by attention
 
 PLACES = [
     AttentionSite("up.cross", "up", "cross", 2),
@@ -552,8 +552,8 @@ AT_ONCE = {"steps": (0.0, 1.0)}
 
 
 def attention_mask(bound, t, **places):
-    """Show a bound edit attention on a 2 x 2 grid: for each row of the batch the place at which
-    each word is attended to, all others getting the rest.
+    """Pass attention on a 2 x 2 grid to a bound edit. `places` holds for each word the cell at
+    which it is attended to, one for each row of the batch.
     """
     probs = torch.zeros(2, 1, 4, 3)
     for row in range(2):
@@ -562,15 +562,15 @@ def attention_mask(bound, t, **places):
     bound.control_at(t).modify_probs(PLACES[0], probs, 3)
 
 
-def test_images_differ_where_source_or_target_look_at_the_words_and_nowhere_else(monkeypatch):
-    # a 2 x 2 grid would be grown all over
+def test_images_differ_only_where_source_or_target_attend_to_the_words(monkeypatch):
+    # growing the mask would cover the whole 2 x 2 grid
     monkeypatch.setattr("imagen_mini.editing.blending.dilate", lambda heat, *_: heat)
     bound = LocalBlend("ring", **AT_ONCE).bind([tokens("a ring"), tokens("a ring")], PLACES, 3)
     attention_mask(bound, 1.0, a=(3, 3), ring=(0, 1))
     x_0_hat = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
     blended = bound.after_denoising(x_0_hat, 1.0)
     assert torch.equal(blended[0], x_0_hat[0])
-    # places 0 and 1: the upper half
+    # cells 0 and 1: the upper half
     assert blended[1, 0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
     bound = LocalBlend("ring", exclude="a", **AT_ONCE).bind(
         [tokens("a ring"), tokens("a ring")], PLACES, 3
@@ -586,8 +586,8 @@ def test_images_differ_where_source_or_target_look_at_the_words_and_nowhere_else
 
 @pytest.fixture
 def blended():
-    """A function that shows a LocalBlend of "ring" one place of an 8 x 8 grid, row 3 and column 3,
-    and returns what becomes of a black and a white image.
+    """A function that passes attention to a LocalBlend of "ring" at one cell of an 8 x 8 grid, row
+    3 and column 3, and returns the blend of a black source and a white target.
     """
 
     def blended(t, **options):
@@ -603,19 +603,19 @@ def blended():
     return blended
 
 
-def test_masks_are_grown_by_one_place(blended):
+def test_masks_are_grown_by_one_grid_cell(blended):
     image = blended(1.0, **AT_ONCE)
     assert image.sum() == 9 and image[2:5, 2:5].all()
 
 
 @pytest.mark.parametrize("t, blends", [(0.9, False), (0.5, True), (0.3, True), (0.2, False)])
-def test_images_are_blended_in_the_window_alone(blended, t, blends):
+def test_images_are_blended_only_in_the_window(blended, t, blends):
     assert blended(t, steps=(0.5, 0.75)).sum() == (9 if blends else 64)
 
 
-def test_blended_images_are_the_source_s_where_nobody_looks(exact_pipe):
-    """At a threshold that only the highest places reach, most of the image is the source's to the
-    last bit; alone, and with other edits.
+def test_blended_images_equal_the_source_where_no_word_is_attended_to(exact_pipe):
+    """At a threshold that only the highest cells reach, part of the image is the source's to the
+    last bit; with this edit alone, and with others.
     """
     blend = LocalBlend("circle", "star", threshold=0.999, **AT_ONCE)
     for edit in (
@@ -679,7 +679,7 @@ def disagreeing(blend, *parsed_scenes, source=None):
 
 
 def parsed(*places, by=1.0):
-    """What two prompts make of a source of 16 x 16 pixels: the second differs at these places, in
+    """x_0_hat of a source of 16 x 16 pixels by two prompts: the second differs at these pixels, in
     one channel.
     """
     x_0_hat = torch.zeros(2, 3, 16, 16)
@@ -689,8 +689,8 @@ def parsed(*places, by=1.0):
 
 
 def changed(bound, t=1.0):
-    """Where a white target shows in a black source, as (top, bottom, left, right) of the places,
-    and how many they are.
+    """The pixels of a white target in a black source, as (top, bottom, left, right), and their
+    number.
     """
     y, x = torch.where(
         bound.after_denoising(torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)]), t)[1, 0]
@@ -701,9 +701,9 @@ def changed(bound, t=1.0):
     )
 
 
-def test_the_target_changes_where_the_prompts_disagree_and_by_some_places_around():
+def test_the_target_changes_where_the_prompts_disagree_and_in_a_margin_around_it():
     at_once = DiffEditMask(grow=1, noises=1)
-    # smoothed by one place, grown by one
+    # smoothed by one pixel, grown by one
     assert changed(disagreeing(at_once, parsed((8, 8)))) == (6, 10, 6, 10, 25)
     assert changed(disagreeing(DiffEditMask(grow=2, noises=1), parsed((8, 8)))) == (
         5,
@@ -715,7 +715,7 @@ def test_the_target_changes_where_the_prompts_disagree_and_by_some_places_around
     # the gap between is closed
     assert changed(disagreeing(at_once, parsed((8, 5), (8, 11)))) == (6, 10, 3, 13, 55)
     weak = parsed((8, 8)) + parsed((2, 2), by=0.2)
-    # too little beside the largest
+    # too small relative to the largest
     assert changed(disagreeing(at_once, weak)) == (6, 10, 6, 10, 25)
     assert (
         changed(
@@ -742,7 +742,7 @@ def test_differences_are_means_over_noises():
     assert changed(bound) == (11, 13, 11, 13, 9)
 
 
-def test_elsewhere_the_target_is_the_finished_source_in_its_window():
+def test_outside_of_the_mask_the_target_is_the_finished_source_in_the_window():
     source = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     bound = disagreeing(
         DiffEditMask(grow=0, noises=1, steps=(0.5, 1.0)), parsed((8, 8)), source=source
@@ -758,7 +758,7 @@ def test_elsewhere_the_target_is_the_finished_source_in_its_window():
 
 
 @pytest.mark.parametrize("options", [{}, {"negative_prompt": "a blue ring"}])
-def test_with_a_diff_blend_the_source_is_generated_as_ever_and_most_of_the_target_is_its_own(
+def test_with_a_diff_blend_the_source_is_unchanged_and_part_of_the_target_equals_it(
     exact_pipe, options
 ):
     source = generated(exact_pipe, [SOURCE], **options)[0]
