@@ -1,16 +1,18 @@
-"""By which path does a word reach the image: its attention maps, its values, the pooled prompt?
+"""Which path carries a word to the image: its attention maps, its values or the pooled prompt?
 
     python -m sample.activation_patching --n 40 --out outputs/paths
 
 Two prompts differ in a single word, a colour or a shape. Images of the one prompt are sampled, and
 in every step some activations are replaced by those of the other prompt:
 
-maps      the attention probabilities: where each word is attended to
-values    the values: what a place reads where it attends to a word
-pooled    the pooled vector of the prompt, which is added everywhere
-...       and pairs of them
+- maps: the attention probabilities, that is where each word is attended to.
+- values: the values, that is what a pixel receives from the words that it attends to.
+- pooled: the pooled vector of the prompt, which is added to all pixels.
+- maps + values, and the other pairs.
 
-How often does the image then show the other prompt? Prompt-to-Prompt takes the maps from the source
+How often does the image then show the other prompt? The counts are written to paths.json.
+
+Prompt-to-Prompt takes the maps from the source
 and everything else from the target. So it needs that a word acts through its values, and that the
 pooled vector does not undo it.
 """
@@ -56,6 +58,7 @@ class Mixed(AttentionControl):
     mapper: Tensor  # [tokens of the other prompt, tokens of the prompt]
 
     def rows(self, part: str) -> list[int]:
+        """The rows of the batch that take this part from the other prompt."""
         return [2 + i for i, parts in enumerate(self.mixes) if part in parts]
 
     def modify_text(self, text: TextEmbeddings) -> TextContext:
@@ -111,8 +114,18 @@ class BoundMix(BoundEdit):
 
 
 def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:
-    """How often images with activations of another prompt show that one, and how often still their
-    own. Only swaps whose two prompts both give correct images are counted.
+    """Count how often images with activations of the other prompt show either prompt.
+
+    Only swaps whose two prompts both return correct images are counted.
+
+    Args:
+        pipe: The pipeline; its first stage is sampled.
+        attribute: The attribute that is swapped, "color" or "shape".
+        n: Number of swaps.
+
+    Returns:
+        The number of swaps and of counted ones. For each mix the number of images that show the
+        other prompt and that show their own, and the 95 % interval of the first one's rate.
     """
     base = next(iter(pipe.stages))
     counts = {mix: [0, 0] for mix in MIXES}
@@ -169,8 +182,8 @@ def main(arguments: list[str] | None = None) -> None:
     for attribute in SWAPPED:
         of = report[attribute]["both_right"]
         print(
-            f"{attribute}: of {of} swaps whose images are both correct; sampled with this from the "
-            "other prompt:"
+            f"{attribute}: of {of} swaps whose images are both correct; with these activations of "
+            "the other prompt:"
         )
         for name, row in report[attribute]["ways"].items():
             share = row["other"] / max(1, of)

@@ -3,16 +3,21 @@
     python -m sample.attention "a red circle above a blue square" --seed 0 --out outputs/attention
     python -m sample.attention --find 60 --out outputs/attention
 
-tokens.png    the image, and over it the map of each token, the end token included
-steps.png     the maps of the words, step by step, with the network's estimate of the image
-layers.png    the maps of the words, layer by layer
-heads.png     the maps of one word, layer by layer and head by head
-steps.gif     steps.png as an animation
+Writes to the output folder:
+
+- tokens.png: the image, overlaid with the map of each token, the end token included.
+- steps.png: the maps of the words, step by step, with the network's estimate of the image.
+- layers.png: the maps of the words, layer by layer.
+- heads.png: the maps of one word, layer by layer and head by head.
+- steps.gif: steps.png as an animation.
 
 With `--find N`, over N captions of each of two categories: how well do the maps of a word cover the
-object that it describes? The objects that the parser finds in the image are the truth. The measure
-is the intersection over union of the object and of the map's highest places. It is written by layer
-and step to find.png and find.json, beside that of a random map.
+object that it describes? The objects that the parser finds in the image are the ground truth. The
+measure is the intersection over union of the object and of the map's highest cells. It is written
+by layer and step, beside that of a random map:
+
+- find.png: a plot.
+- find.json: the numbers.
 """
 
 from __future__ import annotations
@@ -40,14 +45,14 @@ CATEGORIES = ["size", "positional"]  # two objects each, with two attributes
 
 
 def plot_find(report: dict, path: Path) -> None:
-    """Plot the report of `measure_localization`; the ending of the file is its format (.png, .svg,
-    .pdf).
+    """Plot how well the maps find the objects.
+
+    Args:
+        report: What `measure_localization` returned.
+        path: The image to write; its suffix is the format (.png, .svg, .pdf).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     plot_localization(report).savefig(path, dpi=110)
-
-
-# ---------------------------------------------------------------- the script
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,11 +63,11 @@ def main(arguments: list[str] | None = None) -> None:
         "--find",
         type=int,
         metavar="N",
-        help="instead: how well maps find the objects, over N captions of each of two categories",
+        help="measure how well maps find the objects, over N captions of each of two categories",
     )
     parser.add_argument(
         "--word",
-        help="whose maps heads.png shows (default: that of the word that is attended to most)",
+        help="the word whose maps heads.png shows (default: the word that is attended to most)",
     )
     parser.add_argument(
         "--size", type=int, help="the grid of steps.png and steps.gif (default: the largest)"
@@ -80,17 +85,18 @@ def main(arguments: list[str] | None = None) -> None:
         (args.out / "find.json").write_text(json.dumps(report, indent=1) + "\n")
         if not report["judged"]:
             raise SystemExit(
-                f"none of {report['captions']} images shows what was said, so there is no "
-                "truth to hold the maps against"
+                f"none of {report['captions']} images shows its caption, so there is no ground "
+                "truth to compare the maps with"
             )
         plot_find(report, args.out / "find.png")
         print(
-            f"{report['judged']} of {report['captions']} images show what was said; mean "
+            f"{report['judged']} of {report['captions']} images show their captions; mean "
             "overlap over steps, and that of a random map:"
         )
         print(localization_table(report))
         print(f"{args.out}/find.png, find.json")
         return
+    # Record the maps of all steps while one image is sampled.
     maps, estimates = AttentionStore(), {}
     image = pipe(
         args.prompt,

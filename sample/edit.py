@@ -6,7 +6,7 @@
 
 The figure shows the source, the edit, where they differ, and "same seed, new prompt": the target
 without an edit. Below them are the attention maps of the words that changed: the source's, the
-target's, and what the edit made of it. What the parser reads in each image is printed.
+target's, and what the edit made of it. The script prints what the parser reads in each image.
 """
 
 from __future__ import annotations
@@ -37,7 +37,14 @@ from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
 
 def window(text: str) -> float | tuple[float, float]:
-    """'0.8' or '0.1,0.8': a share of the steps."""
+    """Read a window, '0.8' or '0.1,0.8'.
+
+    Args:
+        text: One share of the steps, or two with a comma between them; each from 0 to 1.
+
+    Returns:
+        The end of the window, or its start and end.
+    """
     values = tuple(float(v) for v in text.split(","))
     return values[0] if len(values) == 1 else values
 
@@ -45,7 +52,18 @@ def window(text: str) -> float | tuple[float, float]:
 def add_edit_parser(
     kinds, name: str, edit: type[AttentionInjection], about: str, target: str
 ) -> argparse.ArgumentParser:
-    """A subcommand that takes a source and a target."""
+    """Add a subcommand that takes a source and a target.
+
+    Args:
+        kinds: What `add_subparsers` returned.
+        name: The subcommand.
+        edit: The edit, whose default windows are those of the options.
+        about: The help text of the subcommand.
+        target: The help text of the target.
+
+    Returns:
+        The subcommand's parser.
+    """
     parser = kinds.add_parser(
         name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -82,18 +100,25 @@ def add_edit_parser(
     blends.add_argument(
         "--diff-blend",
         action="store_true",
-        help="let the image change only where the two prompts disagree about the source's",
+        help="let the image change only where the two prompts disagree about the source image",
     )
     parser.add_argument(
         "--show-alignment",
         action="store_true",
-        help="also plot which token answers which, to OUT with _alignment in its name",
+        help="also plot which tokens correspond, to OUT with _alignment in its name",
     )
     return parser
 
 
 def resolve_edit(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
-    """Prompts, the first the source; the edit; a name for each target."""
+    """Return what the command line asks for.
+
+    Args:
+        args: The parsed arguments of one of the subcommands.
+
+    Returns:
+        The prompts, the source first; the edit; a name for each target.
+    """
     if args.kind == "reweight":
         return (
             [args.prompt] * (1 + len(args.scale)),
@@ -116,7 +141,14 @@ def resolve_edit(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
 
 
 def plot_alignment(source: Tokens, target: Tokens, kind: str, path: Path) -> None:
-    """Plot the mapper from the source's tokens (rows) to the target's tokens (columns)."""
+    """Plot the mapper from the source's tokens (rows) to the target's tokens (columns).
+
+    Args:
+        source: The source prompt.
+        target: The target prompt.
+        kind: "replace" or "refine".
+        path: The image to write.
+    """
     mapper = (replacement_mapper if kind == "replace" else refinement_mapper)(source, target)
     plot_token_mappers(
         source, target, {f"{kind}: whose attention does each token of the target take?": mapper}
@@ -124,11 +156,12 @@ def plot_alignment(source: Tokens, target: Tokens, kind: str, path: Path) -> Non
 
 
 def main(arguments: list[str] | None = None) -> None:
+    # 1. Read the command line.
     parser = script_parser(__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     reweight = kinds.add_parser(
         "reweight",
-        help="let a word count more, less, or against",
+        help="increase, decrease or invert the weight of a word",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     reweight.add_argument("prompt", help="the caption of the image")
@@ -138,13 +171,13 @@ def main(arguments: list[str] | None = None) -> None:
         type=float,
         nargs="+",
         default=[-1.0, 0.0, 2.0],
-        help="its attention is multiplied by this, from -2 to 2; an image for each",
+        help="factors of the attention to the word, from -2 to 2; one image for each",
     )
     reweight.add_argument(
         "--weight-steps",
         type=window,
         default=Reweight.steps,
-        help="share of the steps in which it is",
+        help="share of the steps in which the attention is scaled",
     )
     for kind in (
         add_edit_parser(
@@ -168,6 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
         add_pipeline_options(kind)
     args = parser.parse_args(arguments)
 
+    # 2. Sample source and targets, and record the attention.
     pipe, options = load_pipeline(args), sampling_options(args)
     prompts, edit, names = resolve_edit(args)
     maps, word = AttentionStore(), args.word if args.kind == "reweight" else None
@@ -176,6 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
         [p.float().cpu() for p in out.stages[stage]]
         for stage in (list(out.stages)[-1], list(out.stages)[0])
     )
+    # 3. Add the difference and the target without an edit, and print what the parser reads.
     tiles, labels = (
         images,
         [f"{name}: {prompt}" for name, prompt in zip(["source", *names], prompts)],
@@ -190,8 +225,9 @@ def main(arguments: list[str] | None = None) -> None:
         labels = [*labels, "difference of source and edit", f"same seed, new prompt: {prompts[1]}"]
     for name, prompt, image in verdicts:
         print(f"{name}: {prompt!r}: {judge_image(prompt, image)}")
+    # 4. Write the figure: images, then attention maps.
     columns = min(5, len(tiles))
-    filler = -len(tiles) % columns  # the maps begin a row of their own
+    filler = -len(tiles) % columns  # so that the maps start on a new row
     more, more_labels = attention_map_images(maps, base, word) if maps.times else ([], [])
     if not maps.times:
         print(

@@ -5,13 +5,13 @@
 Word swaps are made by Prompt-to-Prompt at the base stage, which generates no textures;
 super-resolution adds them where no caption names one. It is run in four ways:
 
-- each image with its own prompt, all from one noise (the default, as in the paper),
+- each image with its prompt, all from one noise (the default, as in the paper),
 - all images with the source's prompt,
-- each image from a noise of its own,
-- edited as well.
+- each image with its prompt, the target from a different noise,
+- edited by Prompt-to-Prompt as well.
 
-Judged at 256 px: is the edit still there, and is everything else as in the source, textures
-included?
+The images are scored at 256 px: is the edit preserved, and is everything else as in the source,
+textures included?
 """
 
 from __future__ import annotations
@@ -30,12 +30,21 @@ from imagen_mini.utils.scripts import script_parser
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
 from sample.cli import add_model_options, load_pipeline
 
-OTHER_NOISE = 1_000_000  # added to the seed
+OTHER_NOISE = 1_000_000  # added to the seed for a different noise
 WAYS = ("own prompt, one noise", "the source's prompt", "another noise", "edited as well")
 
 
 def sample_all(pipe: ImagenPipeline, prompts: list[str], seed: int) -> Tensor:
-    """The source, and the target by each of WAYS: [1 + ways, 3, h, w]."""
+    """Sample an edited pair at the base stage, and enlarge it in every way.
+
+    Args:
+        pipe: A pipeline of at least two stages.
+        prompts: The source and the target.
+        seed: The seed of the images.
+
+    Returns:
+        The source, and the target by each of WAYS: [1 + ways, 3, h, w].
+    """
     names = list(pipe.stages)
     quiet = {"progress": False, "output_type": "pt"}
 
@@ -58,9 +67,11 @@ def sample_all(pipe: ImagenPipeline, prompts: list[str], seed: int) -> Tensor:
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument(
-        "--n", type=int, default=20, help="swaps of colours, and as many of shapes (default: 20)"
+        "--n", type=int, default=20, help="colour swaps, and equally many shape swaps (default: 20)"
     )
-    parser.add_argument("--shown", type=int, default=4, help="edits in the image (default: 4)")
+    parser.add_argument(
+        "--shown", type=int, default=4, help="edits shown in the image (default: 4)"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/edit_cascade"), help="a folder")
     add_model_options(parser)
     args = parser.parse_args(arguments)

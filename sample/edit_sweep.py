@@ -11,8 +11,8 @@ Writes to the output folder:
 - edit_sweep_images.png: one edit of each kind, at every length.
 - edit_sweep.json: the numbers.
 
-Windows are shares of the way in t. That is the paper's share of the steps where steps are even in
-t. At 0 both lines are "same seed, new prompt".
+A window is a share of the interval of t, from 1 to 0. If the steps are uniform in t, it is the
+paper's share of the steps. At 0 both lines are "same seed, new prompt".
 """
 
 from __future__ import annotations
@@ -35,14 +35,24 @@ from sample.cli import add_model_options, load_pipeline
 
 
 def edit_of(name: str) -> type[AttentionInjection]:
+    """Return the edit for a kind of task: Replace for "... swap", Refine for all others."""
     return Replace if name.endswith("swap") else Refine
 
 
 def measure(
     pipe: ImagenPipeline, name: str, tasks: list[EditTask], shares: list[float]
 ) -> tuple[dict, tuple[EditTask, Tensor]]:
-    """The table of each sweep at each share, and the images of the first task whose source is
-    correct.
+    """Edit every task at every length of the window, in both sweeps.
+
+    Args:
+        pipe: The pipeline; its first stage is sampled.
+        name: The kind of edit, a key of `edit_tasks`.
+        tasks: The edits.
+        shares: Lengths of the window, each from 0 to 1.
+
+    Returns:
+        For each sweep a table at each share; and the first task whose source is correct, with its
+        images [1 + sweeps x shares, 3, h, w], or None.
     """
     base, kind = next(iter(pipe.stages)), edit_of(name)
     plans = [(sweep, share) for sweep in WINDOW_SWEEPS for share in shares]
@@ -74,9 +84,15 @@ def measure(
 
 
 def plot_figure(report: dict, path: Path) -> None:
+    """Plot the rates over the length of the window, a panel for each kind of edit and sweep.
+
+    Args:
+        report: The contents of edit_sweep.json.
+        path: The image to write.
+    """
     titles = [f"{name}: {sweep}" for name in report["kinds"] for sweep in WINDOW_SWEEPS]
     sheet, panels = subplots(titles, "share of the steps", columns=4)
-    for panel, (rows) in zip(
+    for panel, rows in zip(
         panels, (rows for of in report["kinds"].values() for rows in of.values())
     ):
         for key, label, style in zip(
@@ -105,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--seed",
         type=int,
         default=1,
-        help="of the list of edits; `sample.evaluate` has 0 (default: 1)",
+        help="seed of the list of edits; `sample.evaluate` uses 0 (default: 1)",
     )
     parser.add_argument(
         "--kinds", nargs="+", choices=kinds, default=list(kinds), help="only these (default: all)"
@@ -115,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
         type=float,
         nargs="+",
         default=[0, 0.3, 0.6, 0.9, 1],
-        help="lengths of the windows",
+        help="lengths of the windows, from 0 to 1 (default: 0 0.3 0.6 0.9 1)",
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/edit_sweep"), help="a folder")
     add_model_options(parser)

@@ -1,4 +1,4 @@
-"""Fading a word up and down: does the image follow the weight of a word?
+"""Does the image follow the weight of a word?
 
     python -m sample.reweight --n 24 --out outputs/reweight
 
@@ -7,9 +7,11 @@ from -2 to 2, and the share of the image that the object covers is measured. It 
 pixels, because the parser knows only the two sizes. If the curve is monotone, the weight is a
 slider.
 
-reweight.png           the curves, with 95 % intervals over images
-reweight_images.png    a row of images for each of some captions
-reweight.json          the numbers
+Writes to the output folder:
+
+- reweight.png: the curves, with 95 % intervals over images.
+- reweight_images.png: a row of images for each of three captions of each word.
+- reweight.json: the numbers.
 """
 
 from __future__ import annotations
@@ -34,8 +36,15 @@ WEIGHTS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def measure(pipe: ImagenPipeline, word: str, n: int) -> tuple[dict, list[Tensor]]:
-    """The share that objects cover at each weight of the word, and the images [weights, 3, h, w] of
-    each caption.
+    """Sample captions at every weight of a word, and measure the share that the object covers.
+
+    Args:
+        pipe: The pipeline; its first stage is sampled.
+        word: "small" or "large".
+        n: Number of captions, at least 2.
+
+    Returns:
+        The statistics over captions; and the images of each caption, [weights, 3, h, w].
     """
     base = next(iter(pipe.stages))
     images = [
@@ -75,7 +84,14 @@ def measure(pipe: ImagenPipeline, word: str, n: int) -> tuple[dict, list[Tensor]
 
 
 def interval(differences: Tensor) -> dict[str, float]:
-    """Mean and 95 % interval (normal)."""
+    """Return the mean and its 95 % interval, by the normal approximation.
+
+    Args:
+        differences: One number for each caption, [n], n >= 2.
+
+    Returns:
+        The keys are "mean", "low" and "high".
+    """
     mean, half = (
         differences.mean().item(),
         1.96 * differences.std().item() / len(differences) ** 0.5,
@@ -84,6 +100,12 @@ def interval(differences: Tensor) -> dict[str, float]:
 
 
 def plot_weights(report: dict, path: Path) -> None:
+    """Plot the covered share over the weight, a curve for each word.
+
+    Args:
+        report: The contents of reweight.json.
+        path: The image to write.
+    """
     sheet, (panel,) = subplots(
         [f"share of the image that the object covers ({report['n']} captions)"],
         "weight c of the word   (1 changes nothing)",
@@ -134,8 +156,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"{row['mean'][0]:.1%} to {row['mean'][-1]:.1%} of the image: "
             f"{100 * end['mean']:+.1f} points "
             f"({100 * end['low']:+.1f} to {100 * end['high']:+.1f}); "
-            f"{row['captions_that_follow']} of {args.n} captions go that way; rank "
-            f"correlation {row['monotone']:+.2f}"
+            f"{row['captions_that_follow']} of {args.n} captions change in the expected "
+            f"direction; rank correlation {row['monotone']:+.2f}"
         )
     print(f"{args.out}/reweight.png, reweight_images.png, reweight.json")
 

@@ -49,14 +49,14 @@ def common_words(source: Tokens, target: Tokens) -> list[tuple[int, int]]:
     """The words that two prompts share in the same order, ignoring case.
 
     The longest common run is paired first, then what lies before and after it. Where words repeat
-    there can be several ways to pair them, and the longest run need not be the one that was meant.
+    there can be several ways to pair them, and the longest run need not be the intended one.
 
     Args:
         source: The source prompt.
         target: The target prompt.
 
     Returns:
-        Pairs (number in the source, number in the target), rising.
+        Pairs (number in the source, number in the target), in ascending order.
     """
     a, b = ([w.lower() for w in tokens.words] for tokens in (source, target))
     return [
@@ -95,7 +95,9 @@ def refinement_mapper(source: Tokens, target: Tokens) -> Tensor:
 
 
 def _mapper(source: Tokens, target: Tokens, pairs: list[tuple[int, int]]) -> Tensor:
-    """Two words with equally many pieces correspond piece by piece. Otherwise the attention of the
+    """Return the mapper of these pairs of words.
+
+    Two words with equally many pieces correspond piece by piece. Otherwise the attention of the
     source's word is spread evenly over the pieces of the target's.
     """
     mapper = torch.zeros(len(source.ids), len(target.ids))
@@ -105,7 +107,7 @@ def _mapper(source: Tokens, target: Tokens, pairs: list[tuple[int, int]]) -> Ten
             mapper[from_, to] = 1
         else:
             mapper[torch.tensor(from_)[:, None], torch.tensor(to)[None, :]] = 1 / len(to)
-    # the tokens of no word: the end
+    # The end token belongs to no word.
     mapper[
         [i for i, w in enumerate(source.word_ids) if w is None],
         [i for i, w in enumerate(target.word_ids) if w is None],
@@ -137,6 +139,9 @@ def token_positions(tokens: Tokens, word: str | int) -> list[int]:
         tokens: The prompt.
         word: A word, or the number of one.
 
+    Returns:
+        The positions, in ascending order.
+
     Raises:
         ValueError: There is no such word.
     """
@@ -150,7 +155,15 @@ def token_positions(tokens: Tokens, word: str | int) -> list[int]:
 
 
 def changed_token_positions(source: Tokens, target: Tokens) -> tuple[list[int], list[int]]:
-    """Return the positions of the tokens of each prompt that the other prompt does not have."""
+    """Return the positions of the tokens of each prompt that the other prompt does not have.
+
+    Args:
+        source: The source prompt.
+        target: The target prompt.
+
+    Returns:
+        The positions in the source, and those in the target.
+    """
     mapper = refinement_mapper(source, target)
     return [i for i, row in enumerate(mapper) if not row.any()], [
         i for i, column in enumerate(mapper.T) if not column.any()

@@ -1,4 +1,4 @@
-"""Edits by the exact parser: does a changed prompt change what it should, and nothing else?"""
+"""Edits scored by the exact parser: is the requested change made, and nothing else changed?"""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from imagen_mini.scenes.render import masks
 from imagen_mini.scenes.scene import BACKGROUNDS, HELD_OUT_COLOR_SHAPE, SceneObject
 from imagen_mini.utils.morphology import dilate, erode
 
-TOLERANCE = 3  # in 1/64 of the width: what counts as the same place
+TOLERANCE = 3  # largest shift of an unchanged position, in 1/64 of the width
 SWAPPED, ADDED = ("color", "shape"), ("color", "size", "background")
 
 
 @dataclass(frozen=True)
 class EditTask:
-    """An edit to be made and judged: an attribute changes, or is added, from one prompt to another.
+    """An edit to be made and scored: an attribute is swapped or added between two prompts.
 
     Args:
         attribute: "color", "shape", "size" or "background".
@@ -46,8 +46,8 @@ def swaps(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
 
     Args:
         attribute: "color" or "shape".
-        n: How many.
-        seed: Of the list (default 0).
+        n: Number of edits.
+        seed: Seed of the list (default 0).
 
     Returns:
         Tasks whose source and target differ in one word.
@@ -82,12 +82,12 @@ def swaps(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
 
 def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
     """Generate prompts to which an attribute is added, half with one object, half with two related
-    ones. The source image has some value of it, which by chance can be the one that is added.
+    ones. The source image has some value of it, which can by chance equal the added one.
 
     Args:
         attribute: "color", "size" or "background".
-        n: How many.
-        seed: Of the list (default 0).
+        n: Number of edits.
+        seed: Seed of the list (default 0).
 
     Returns:
         Tasks whose target has the words of the source and one attribute more.
@@ -116,7 +116,7 @@ def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
                 )
                 for value in (None, said)
             )
-        while True:  # put both in the same words
+        while True:  # phrase both captions with the same words
             style = rng.random()
             captions = [caption_from(d, random.Random(style)) for d in (source, target)]
             before, after = (c.text.replace(",", "").split() for c in captions)
@@ -129,15 +129,23 @@ def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
 
 
 def edit_tasks(n: int, seed: int = 0) -> dict[str, list[EditTask]]:
-    """`n` edits of each kind, by its name; `edit_benchmark.tsv` holds the first 30 of each."""
+    """Return edits of each kind. `edit_benchmark.tsv` lists the first 30 of each.
+
+    Args:
+        n: Number of edits of each kind.
+        seed: Seed of the lists (default 0).
+
+    Returns:
+        The tasks by the name of their kind, for example "color swap" or "size added".
+    """
     return {f"{a} swap": swaps(a, n, seed) for a in SWAPPED} | {
         f"{a} added": additions(a, n, seed) for a in ADDED
     }
 
 
 def _is_part_of(words: list[str], longer: list[str]) -> bool:
-    """Are these words all in the longer list, in this order? "a" and "an" are one word: a new
-    adjective may change it.
+    """Are all these words in the longer list, in this order? "a" and "an" count as one word,
+    because a new adjective may change the article.
     """
     rest = iter("a" if w == "an" else w for w in longer)
     return all(("a" if w == "an" else w) in rest for w in words)
@@ -150,8 +158,9 @@ class EditScore:
     Args:
         source_right: The source image shows the source caption.
         success: The edited image shows the target caption.
-        layout: All other objects are unchanged, and all places, the edited object's too.
-        kept: The layout is, and so are the background and the edited object's other attributes.
+        layout: All other objects are unchanged, and so is the edited object's position.
+        kept: The layout is unchanged, and so are the background and the edited object's other
+            attributes.
         psnr: Similarity of the images away from the edit, in dB (see `unedited_psnr`).
     """
 
@@ -163,15 +172,26 @@ class EditScore:
 
     @property
     def good(self) -> bool:
+        """The edit succeeded, and the layout is unchanged."""
         return self.success and self.layout
 
 
 def same_place(a, b) -> bool:
+    """Are the centres of two scene objects at most TOLERANCE apart, along each axis?"""
     return abs(a.x - b.x) <= TOLERANCE and abs(a.y - b.y) <= TOLERANCE
 
 
 def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> EditScore:
-    """Score an edit by what the parser reads in both images."""
+    """Score an edit by what the parser reads in both images.
+
+    Args:
+        task: The edit.
+        source: What the parser reads in the source image.
+        edited: What it reads in the edited one.
+
+    Returns:
+        The score, without a PSNR.
+    """
     objects = task.source.description.assign(source.scene) if source.scene is not None else None
     success = task.target.description.fits(edited.scene)
     if objects is None or edited.scene is None or len(edited.scene.objects) != len(objects):
@@ -211,10 +231,10 @@ def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> Edit
 def unedited_psnr(
     task: EditTask, source: ParsedScene, edited: ParsedScene, images: Tensor
 ) -> float | None:
-    """The peak signal-to-noise ratio over the pixels that the edit should not change.
+    """Return the peak signal-to-noise ratio over the pixels that the edit should not change.
 
-    These are all pixels but those of the edited object, before and after, and a rim of 1/64 of the
-    width around it. For an edit of the background they are the pixels of the objects.
+    These are all pixels except those of the edited object, before and after, and a margin of 1/64
+    of the width around it. For an edit of the background they are the pixels of the objects.
 
     Args:
         task: The edit.
@@ -250,7 +270,7 @@ def unedited_psnr(
 def evaluate_edits(
     generate: Callable[[list[str], int], Tensor], tasks: list[EditTask]
 ) -> Iterator[tuple[EditTask, Tensor, tuple[EditScore, ...]]]:
-    """Make each edit and score it.
+    """Sample each edit and score it.
 
     Args:
         generate: A function of the prompts [source, target] and a seed. It returns the source's
@@ -277,8 +297,14 @@ def evaluate_edits(
 
 
 def edit_table(scores: list[EditScore]) -> dict[str, float | None]:
-    """Summarise scores: rates over the edits whose source image is correct, in [0, 1], the 95 %
-    interval of `good`, and the mean PSNR of the pixels that should not change.
+    """Summarise scores.
+
+    Args:
+        scores: One for each edit.
+
+    Returns:
+        Rates over the edits whose source image is correct, in [0, 1]; the 95 % interval of `good`;
+        and the mean PSNR of the pixels that should not change, in dB, or None.
     """
     of = [s for s in scores if s.source_right]
     good = sum(s.good for s in of)

@@ -34,9 +34,8 @@ def test_recorded_queries_keys_and_values_are_those_that_every_layer_uses(tiny_p
     recorder, maps = QKVRecorder(), AttentionStore()
     text, net = tiny_pipe.text_encoder(PROMPTS), tiny_pipe.stages["base"].net
     recorded_output = one_step(tiny_pipe, recorder)
-    assert torch.allclose(recorded_output, one_step(tiny_pipe, None), atol=1e-5) and set(recorder.recorded) == {
-        s.name for s in net.sites
-    }
+    assert torch.allclose(recorded_output, one_step(tiny_pipe, None), atol=1e-5)
+    assert set(recorder.recorded) == {s.name for s in net.sites}
     maps.reset([tiny_pipe.text_encoder.tokenize_prompt(p) for p in PROMPTS], net.sites)
     one_step(tiny_pipe, maps.wrap(None, 0.5))
     for site in maps.sites:

@@ -1,5 +1,6 @@
-"""A new edit is two small classes: one written here goes through the pipeline as the others do."""
+"""A new edit is two small classes: edits that are defined here run through the pipeline."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import pytest
@@ -16,7 +17,7 @@ EXACT = {"seed": 1, "progress": False, "output_type": "pt", "stages": ("base",)}
 
 @dataclass(frozen=True)
 class SharedValues(AttentionControl):
-    """The targets read the source's values; where they attend to stays their own."""
+    """The targets take the source's values; their attention probabilities are unchanged."""
 
     def modify_qkv(self, site, q, k, v):
         return (q, k, v[:1].expand_as(v)) if site.kind == "cross" else (q, k, v)
@@ -47,26 +48,89 @@ class BoundKeepTop(BoundEdit):
         return kept
 
 
+@dataclass(frozen=True)
+class BlendHalfway(Edit):
+    """Below time `below`, blend the estimate of each target halfway towards the source's."""
+
+    below: float = 0.5
+
+    def bind(self, tokens, sites, batch_tokens):
+        check_bindable(tokens, sites)
+        return BoundBlendHalfway(self.below)
+
+
+@dataclass(frozen=True)
+class BoundBlendHalfway(BoundEdit):
+    below: float
+
+    def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
+        if t >= self.below:
+            return x_0_hat
+        return torch.cat([x_0_hat[:1], (x_0_hat[1:] + x_0_hat[:1]) / 2])
+
+
 @pytest.fixture(scope="module")
 def exact_pipe(tiny_pipe):
-    from copy import deepcopy
-
     pipe = deepcopy(tiny_pipe)
     pipe.stages["base"].double()
     return pipe
 
 
-def test_a_new_edit_goes_through_the_pipeline(exact_pipe):
+def estimates(pipe, **options):
+    """x_0_hat of source and target [2, 3, h, w], as the sampler takes it, by time t."""
+    by_time = {}
+    pipe(
+        [SOURCE, TARGET],
+        on_step=lambda _, state: by_time.update({state.t: state.x_0_hat.clone()}),
+        **EXACT,
+        **options,
+    )
+    return by_time
+
+
+# ---------------------------------------------------------------- an edit of the estimate
+
+
+def test_a_new_edit_of_the_estimate_runs_through_every_stage_and_leaves_the_source(tiny_pipe):
+    options = {"seed": 0, "progress": False, "output_type": "pt"}
+    edited = tiny_pipe([SOURCE, TARGET], edit=BlendHalfway(), **options).stages
+    plain = tiny_pipe([SOURCE, TARGET], **options).stages
+    assert list(edited) == ["base", "sr_256"]
+    assert all(edited[name].isfinite().all() for name in edited)
+    assert torch.equal(edited["base"][0], plain["base"][0])
+    assert (edited["base"][1] - plain["base"][1]).abs().max() > 1e-3
+
+
+def test_an_edit_of_the_estimate_acts_at_the_times_that_it_names(exact_pipe):
+    plain, edited = estimates(exact_pipe), estimates(exact_pipe, edit=BlendHalfway())
+    assert list(edited) == list(plain)
+    early, late = [t for t in plain if t >= 0.5], [t for t in plain if t < 0.5]
+    assert early and late
+    # 1. Before t = 0.5 no estimate changes.
+    assert all(torch.equal(edited[t], plain[t]) for t in early)
+    # 2. In the first step after it, both trajectories are still at the same x_t.
+    source, target = plain[late[0]]
+    assert torch.allclose(edited[late[0]][1], (source + target) / 2, rtol=0, atol=1e-9)
+    # 3. In all steps the source is unchanged, and the target is nearer to it than without an edit.
+    for t in late:
+        assert torch.equal(edited[t][0], plain[t][0])
+        assert (edited[t][1] - plain[t][0]).norm() < (plain[t][1] - plain[t][0]).norm()
+
+
+# ---------------------------------------------------------------- an edit with a control
+
+
+def test_a_new_edit_with_a_control_changes_the_target_and_leaves_the_source(exact_pipe):
     edited = exact_pipe([SOURCE, TARGET], edit=KeepTop(), **EXACT).stages["base"]
     plain = exact_pipe([SOURCE, TARGET], **EXACT).stages["base"]
     half = edited.shape[-2] // 2
-    assert (edited[0] - plain[0]).abs().max() < 1e-9  # the source is not touched
+    assert (edited[0] - plain[0]).abs().max() < 1e-9  # the source is unchanged
     assert torch.equal(edited[1, :, :half], edited[0, :, :half])
     assert (edited[1, :, half:] - edited[0, :, half:]).abs().max() > 1e-4
     assert (edited[1, :, half:] - plain[1, :, half:]).abs().max() > 1e-4
 
 
-def test_its_control_is_active_when_it_says_so(exact_pipe):
+def test_the_control_of_a_new_edit_is_active_only_at_the_times_that_it_names(exact_pipe):
     early, late = (
         exact_pipe([SOURCE, TARGET], edit=KeepTop(until), **EXACT).stages["base"]
         for until in (1.0, 0.0)
@@ -75,7 +139,7 @@ def test_its_control_is_active_when_it_says_so(exact_pipe):
     assert (early[1] - late[1]).abs().max() > 1e-4  # never, or in all steps
 
 
-def test_its_attention_is_recorded_as_that_of_any_edit(exact_pipe):
+def test_attention_is_recorded_while_a_new_edit_is_active(exact_pipe):
     store = AttentionStore()
     exact_pipe([SOURCE, TARGET], edit=KeepTop(), attention_store=store, **EXACT)
     steps = exact_pipe.stages["base"].config.num_inference_steps
@@ -83,12 +147,12 @@ def test_its_attention_is_recorded_as_that_of_any_edit(exact_pipe):
     assert store.word_map("star", row=1).isfinite().all()
 
 
-def test_it_says_what_it_cannot_be_bound_to(exact_pipe):
+def test_a_new_edit_without_a_target_is_an_error(exact_pipe):
     with pytest.raises(ValueError, match="at least one target prompt; got 1"):
         exact_pipe(SOURCE, edit=KeepTop(), **EXACT)
 
 
-def test_an_edit_that_does_nothing_changes_nothing(exact_pipe):
+def test_an_edit_that_overrides_nothing_changes_no_image(exact_pipe):
     class Nothing(Edit):
         def bind(self, tokens, sites, batch_tokens):
             return BoundEdit()
@@ -99,9 +163,10 @@ def test_an_edit_that_does_nothing_changes_nothing(exact_pipe):
     )
 
 
-def test_an_edit_without_bind_cannot_be_made():
+def test_an_edit_without_bind_cannot_be_instantiated():
     class Unfinished(Edit):
         pass
 
-    with pytest.raises(TypeError, match="bind"):
-        Unfinished()
+    for unfinished in (Edit, Unfinished):
+        with pytest.raises(TypeError, match="bind"):
+            unfinished()

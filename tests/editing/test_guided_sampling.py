@@ -200,9 +200,7 @@ def test_inpainting_by_replacement_keeps_the_known_part_exactly(sampler):
 
 @pytest.mark.parametrize("rounds", [1, 3])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_repaint_keeps_the_known_part_exactly_and_finds_the_only_matching_image(
-    rounds, sampler
-):
+def test_repaint_keeps_the_known_part_exactly_and_finds_the_only_matching_image(rounds, sampler):
     images = [image(i) for i in range(4)]
     states = list(
         repaint(

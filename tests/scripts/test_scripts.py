@@ -441,7 +441,7 @@ def test_attention_writes_its_grids_and_says_where_attention_goes(folder, tmp_pa
 
 
 def test_attention_says_that_images_which_show_nothing_cannot_be_judged(folder, tmp_path):
-    with pytest.raises(SystemExit, match="none of 2 images shows what was said"):
+    with pytest.raises(SystemExit, match="none of 2 images shows its caption"):
         attention.main(
             ["--find", "1", "--pipeline", folder, "--steps", "2", "--out", str(tmp_path)]
         )
