@@ -147,6 +147,7 @@ def open_data(path: str | Path | None, config: TrainConfig, stage: StageConfig) 
         HELD_OUT_SEED if path is None else config.seed,
         config.object_count_weights,
         skip_broken=True,
+        world=stage.world,
     )
 
 

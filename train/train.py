@@ -32,6 +32,7 @@ from imagen_mini.cascade.weight_transfer import init_from_smaller
 from imagen_mini.data.base import Dataset
 from imagen_mini.data.datasets import open_dataset
 from imagen_mini.evaluation.preview import preview, sample_single_stage
+from imagen_mini.scenes.world import WORLDS
 from imagen_mini.text.cache import CachedTextEncoder
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.checkpoint import (
@@ -97,6 +98,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="train on this folder of images and metadata.jsonl (default: the built-in world)",
     )
     parser.add_argument(
+        "--world",
+        choices=tuple(WORLDS),
+        help="the built-in world to train on: scenes (flat) or studio (solid objects under a "
+        "lamp); a run and a stage remember theirs (default: scenes)",
+    )
+    parser.add_argument(
         "--data-cache",
         type=Path,
         help="a folder to keep its cropped and resized images in (default: DATA/.prepared)",
@@ -112,7 +119,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--init-from",
         type=Path,
-        help="start from the weights of a stage folder, for example the shipped one; "
+        help="start from the weights of a stage folder, or from the shipped stage: scenes; "
         "attention and text layers may be added: stage.unet.text_layers=2",
     )
     parser.add_argument(
@@ -157,7 +164,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "'stage.' before them, of the stage (StageConfig in imagen_mini/cascade/config.py): "
         "steps=3000 stage.unet.channels=[48,96,144]",
     )
-    return parser.parse_intermixed_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
+    if args.init_from == Path("scenes") and not args.init_from.exists():
+        args.init_from = WEIGHTS / args.stage
+    return args
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -240,6 +250,13 @@ class Run:
         # 2. overrides, and what "auto" means here: resuming must not depend on a measurement
         config, self.stage_config = override_run(config, stage_config, args.overrides)
         self.config = replace(config, precision=resolve_precision(config.precision, self.device))
+        if args.world is not None:
+            if args.resume and args.world != self.stage_config.world:
+                raise ValueError(
+                    f"{self.folder} is a run on the world {self.stage_config.world}, not on "
+                    f"{args.world}: resume it without --world, or start another --output-dir"
+                )
+            self.stage_config = replace(self.stage_config, world=args.world)
         # 3. data
         self.step, self.saved = saved["step"], saved
         self.data = self._open_data(saved.get("data"))
@@ -475,6 +492,7 @@ class Run:
             args.skip_broken,
             args.data_cache,
             progress=self.ranks.is_main,
+            world=self.stage_config.world,
         )
         if path is None:
             return data

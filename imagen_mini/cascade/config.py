@@ -14,6 +14,7 @@ from imagen_mini.diffusion.samplers import SAMPLERS, validate_sampler_options
 from imagen_mini.diffusion.schedules import SCHEDULES
 from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
 from imagen_mini.models.unet import UNetConfig
+from imagen_mini.scenes.world import WORLDS
 from imagen_mini.utils.configuration import check_choice
 
 
@@ -28,6 +29,9 @@ class StageConfig:
     name: str = "base"  # an identifier, and the stage's folder: base, sr_256, sr_1024
     unet: UNetConfig = field(default_factory=UNetConfig)
     text_encoder: str | None = None  # identity of the one it was trained with; None: unknown
+    world: str = (
+        "scenes"  # the built-in world of its captions, where it was not trained on a folder
+    )
     prediction: str = "x_0"  # what the network predicts: eps, x_0 or v
     schedule: str = "cosine"  # of the noise: cosine, linear or sigmoid
     log_snr_shift: float = 0.0  # added to the schedule's log-SNR; negative is noisier
@@ -49,6 +53,7 @@ class StageConfig:
                 f"name {self.name!r}: expected an identifier like 'base' or 'sr_256', which is "
                 "also the name of the stage's folder"
             )
+        check_choice("world", self.world, tuple(WORLDS))
         check_choice("prediction", self.prediction, PREDICTION_TYPES)
         check_choice("schedule", self.schedule, tuple(SCHEDULES))
         check_choice("threshold", self.threshold, THRESHOLDS)

@@ -18,27 +18,30 @@ def open_dataset(
     skip_broken: bool = False,
     cache: str | Path | None = None,
     progress: bool = True,
+    world: str = "scenes",
 ) -> Dataset:
-    """Open a folder of captioned images, or the built-in world.
+    """Open a folder of captioned images, or a built-in world.
 
     Args:
-        path: The folder. None: the built-in world.
-        sizes: Pixels of a side of the images that will be asked for; None in it is ignored. The
+        path: The folder. None: a built-in world.
+        sizes: Pixels of a side of the images that will be asked for; None in it is ignored. A
             built-in world renders any size.
         seed: Of the order of the images and their captions, or of the scenes.
-        object_count_weights: Of the built-in world: how often a scene has 1, 2, 3, 4 objects.
+        object_count_weights: Of a built-in world: how often a scene has 1, 2, 3, 4 objects.
         skip_broken: Of a folder: leave broken images out, up to 1 %.
         cache: Of a folder: where its prepared images are kept. None: `path/.prepared`.
         progress: Of a folder: show a progress bar while images are prepared.
+        world: Which built-in world: "scenes" (default) or "studio".
 
     Returns:
         The data set.
 
     Raises:
-        ValueError: The folder's metadata cannot be used, or an image cannot be read.
+        ValueError: The folder's metadata cannot be used, or an image cannot be read; or there is
+            no such world.
         FileNotFoundError: There is no such folder, or no metadata in it.
     """
     if path is None:
-        return SceneDataset(seed, object_count_weights)
+        return SceneDataset(seed, object_count_weights, world)
     sizes = [size for size in sizes if size is not None]
     return ImageFolderDataset(path, sizes, seed, skip_broken, cache, progress)

@@ -1,38 +1,51 @@
-"""The built-in world as a data set: scenes without end, each a function of its index."""
+"""A built-in world as a data set: scenes without end, each a function of its index."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from imagen_mini.data.alternatives import AlternativeMixing, Alternatives
 from imagen_mini.data.base import Batch
-from imagen_mini.scenes.captions import Description, training_caption
+from imagen_mini.scenes.captions import Description
 from imagen_mini.scenes.contradictions import find_contradiction
 from imagen_mini.scenes.equivalents import find_equivalent, sides
-from imagen_mini.scenes.render import PackedScenes, pack_scenes, render_packed
-from imagen_mini.scenes.scene import Scene, training_scene
+from imagen_mini.scenes.scene import Scene
+from imagen_mini.scenes.world import WORLDS, find_world
 
 OBJECT_COUNT_WEIGHTS = (22, 50, 17, 11)  # how often a scene has 1, 2, 3, 4 objects
 
 
 class SceneDataset:
-    """The built-in world.
+    """A built-in world.
 
     Args:
         seed: Of the scenes and captions.
         object_count_weights: How often a scene has 1, 2, 3, 4 objects.
+        world: Name of the world, a key of `scenes.world.WORLDS` (default: "scenes").
+
+    Raises:
+        ValueError: There is no such world.
     """
 
-    has_parser = True
-
-    def __init__(self, seed: int = 0, object_count_weights: Sequence[float] = OBJECT_COUNT_WEIGHTS):
+    def __init__(
+        self,
+        seed: int = 0,
+        object_count_weights: Sequence[float] = OBJECT_COUNT_WEIGHTS,
+        world: str = "scenes",
+    ):
         self.seed, self.object_count_weights = seed, object_count_weights
+        self.world = find_world(world)
+
+    @property
+    def has_parser(self) -> bool:
+        """True if the images can be read, so that samples get a score."""
+        return self.world.has_parser
 
     def plan(
         self,
@@ -42,15 +55,17 @@ class SceneDataset:
         alternatives: bool = False,
     ) -> SceneBatchPlan:
         """Decide on scenes and captions, and render nothing yet."""
-        scenes = [training_scene(self.seed, i, self.object_count_weights) for i in indices]
-        captions = [training_caption(scene, self.seed, i) for scene, i in zip(scenes, indices)]
+        world, weights = self.world, self.object_count_weights
+        scenes = [world.training_scene(self.seed, i, weights) for i in indices]
+        captions = [
+            world.training_caption(scene, self.seed, i) for scene, i in zip(scenes, indices)
+        ]
         others = None
         if alternatives:
             descriptions = [c.description for c in captions]
             others = self._others(indices, scenes, descriptions, textures=low_res_size is not None)
-        return SceneBatchPlan(
-            pack_scenes(scenes), [c.text for c in captions], others, size, low_res_size
-        )
+        texts = [c.text for c in captions]
+        return SceneBatchPlan(world.pack(scenes), texts, others, size, low_res_size, world.name)
 
     def _others(
         self,
@@ -58,7 +73,7 @@ class SceneDataset:
         scenes: list[Scene],
         descriptions: list[Description],
         textures: bool,
-    ) -> tuple[PackedScenes, Tensor, PackedScenes]:
+    ) -> tuple[Any, Tensor, Any]:
         """Equivalent scenes, the two places of each (NaN: there is no equivalent), contradictions.
 
         With `textures` the layout is given: equivalents differ in texture alone, and there are no
@@ -77,11 +92,11 @@ class SceneDataset:
             ]
         nowhere = ((math.nan, math.nan),) * 2
         return (
-            pack_scenes(
+            self.world.pack(
                 [s if other is None else other.scene for s, other in zip(scenes, equivalents)]
             ),
             torch.tensor([nowhere if other is None else other.places for other in equivalents]),
-            pack_scenes(contradictions),
+            self.world.pack(contradictions),
         )
 
     def batch(
@@ -118,22 +133,24 @@ class SceneDataset:
         return AlternativeMixing(settings.equivalent_prob, settings.contradiction_prob)
 
     def describe(self) -> dict:
-        """{"source": "scenes"}; the seed is part of the training configuration."""
-        return {"source": "scenes"}
+        """{"source": name of the world}; the seed is part of the training configuration."""
+        return {"source": self.world.name}
 
 
 class SceneBatchPlan(NamedTuple):
     """Scenes that are still to be rendered."""
 
-    scenes: PackedScenes
+    scenes: Any  # packed
     captions: list[str]
     # equivalents, their places, contradictions
-    others: tuple[PackedScenes, Tensor, PackedScenes] | None
+    others: tuple[Any, Tensor, Any] | None
     size: int
     low_res_size: int | None
+    world: str = "scenes"
 
     def materialize(self, device) -> tuple[Batch, Alternatives | None]:
         """Render the scenes on `device`."""
+        render_packed = WORLDS[self.world].render_packed
         images, low_res = (
             None if size is None else render_packed(self.scenes, size, device)
             for size in (self.size, self.low_res_size)

@@ -12,8 +12,8 @@ from torch import Tensor
 from imagen_mini.cascade.sampling import sample_from_stage
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.evaluation.benchmark import benchmark
-from imagen_mini.evaluation.scoring import Result, evaluate, sample_scene_matching
-from imagen_mini.scenes.render import render
+from imagen_mini.evaluation.scoring import Result, evaluate
+from imagen_mini.scenes.world import find_world
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.utils.rng import randn
 
@@ -65,12 +65,14 @@ def preview(
     )
     prompts = benchmark(n, seed=1, categories=categories or usual)
 
-    scenes = [sample_scene_matching(c.description, random.Random(c.text)) for _, _, c in prompts]
-    low_res = None if low is None else render(scenes, low, next(stage.parameters()).device)
+    world = find_world(stage.config.world)
+    scenes = [world.scene_matching(c.description, random.Random(c.text)) for _, _, c in prompts]
+    low_res = None if low is None else world.render(scenes, low, next(stage.parameters()).device)
     return list(
         evaluate(
             lambda captions, seeds: sample_single_stage(stage, encoder, captions, seeds, low_res),
             prompts,
             batch=len(prompts),
+            world=world,
         )
     )

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.scenes.captions import Caption, Description, parse_caption
-from imagen_mini.scenes.parse import ParsedScene, parse_image
-from imagen_mini.scenes.scene import (
-    BACKGROUNDS,
-    COLORS,
-    SHAPES,
-    SIZES,
-    TEXTURES,
-    Scene,
-    SceneObject,
-    sample_free_position,
-)
+from imagen_mini.scenes.captions import Caption, Description
+from imagen_mini.scenes.matching import sample_scene_matching as sample_scene_matching
+from imagen_mini.scenes.parse import ParsedScene
+from imagen_mini.scenes.scene import Scene
+from imagen_mini.scenes.world import WORLDS, World
+
+SCENES = WORLDS["scenes"]
 
 
 @dataclass(frozen=True)
@@ -55,21 +49,22 @@ def verdict_text(description: Description, parsed: ParsedScene) -> str:
     )
 
 
-def judge_image(prompt: str, image: Tensor) -> str:
+def judge_image(prompt: str, image: Tensor, world: World = SCENES) -> str:
     """Return the parser's verdict on an image, in words.
 
     Args:
         prompt: The caption.
         image: [3, h, w] in [-1, 1].
+        world: The world whose captions and images these are (default: `scenes`).
 
     Returns:
         A verdict, or "not judged: ..." if the prompt is not of the built-in world's grammar.
     """
     try:
-        description = parse_caption(prompt)
+        description = world.parse_caption(prompt)
     except ValueError as error:
         return f"not judged: {error}"
-    return verdict_text(description, parse_image(image[None].float().cpu())[0])
+    return verdict_text(description, world.parse_image(image[None].float().cpu())[0])
 
 
 def describe_scene(scene: Scene) -> str:
@@ -85,6 +80,7 @@ def evaluate(
     generate: Callable[[list[str], list[int]], Tensor],
     prompts: list[tuple[str, int, Caption]],
     batch: int = 16,
+    world: World = SCENES,
 ) -> Iterator[Result]:
     """Generate an image for every prompt, and judge it.
 
@@ -92,6 +88,7 @@ def evaluate(
         generate: (captions, seeds) -> images [b, 3, h, w] in [-1, 1].
         prompts: (category, seed, caption), as from `benchmark`.
         batch: Prompts per call of `generate` (default: 16).
+        world: The world whose captions and images these are (default: `scenes`).
 
     Yields:
         One `Result` for each prompt, in order.
@@ -100,7 +97,7 @@ def evaluate(
         part = prompts[start : start + batch]
         images = generate([c.text for _, _, c in part], [seed for _, seed, _ in part])
         for (category, seed, caption), image, parsed in zip(
-            part, images, parse_image(images.float().cpu())
+            part, images, world.parse_image(images.float().cpu())
         ):
             yield Result(category, seed, caption, image, parsed)
 
@@ -132,41 +129,15 @@ def table(results: list[Result]) -> dict[str, dict[str, float]]:
     }
 
 
-def sample_scene_matching(description: Description, rng: random.Random) -> Scene:
-    """Sample a random scene that a description fits.
-
-    Attributes that the description leaves open are random.
-    """
-    while True:
-        objects: list[SceneObject] = []
-        for obj in description.objects:
-            size, texture = (
-                obj.size or rng.choice(tuple(SIZES)),
-                obj.texture or rng.choice(TEXTURES),
-            )
-            where = sample_free_position(rng, SIZES[size] * SHAPES[obj.shape], objects)
-            if where is not None:
-                objects.append(
-                    SceneObject(
-                        x=where[0],
-                        y=where[1],
-                        shape=obj.shape,
-                        color=obj.color or rng.choice(tuple(COLORS)),
-                        size=size,
-                        texture=texture,
-                    )
-                )
-        scene = Scene(tuple(objects), description.background or rng.choice(tuple(BACKGROUNDS)))
-        if description.fits(scene):
-            return scene
-
-
-def judge_images(prompts: Sequence[str], images: Tensor) -> list[bool | None]:
+def judge_images(
+    prompts: Sequence[str], images: Tensor, world: World = SCENES
+) -> list[bool | None]:
     """Judge for each image whether it shows its prompt, with the parser.
 
     Args:
         prompts: b captions.
         images: [b, 3, h, w] in [-1, 1].
+        world: The world whose captions and images these are (default: `scenes`).
 
     Returns:
         True or False for each image; None where the prompt is not of the built-in world's grammar.
@@ -176,16 +147,16 @@ def judge_images(prompts: Sequence[str], images: Tensor) -> list[bool | None]:
     """
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts for {len(images)} images; expected as many")
-    descriptions = [description_of(prompt) for prompt in prompts]
+    descriptions = [description_of(prompt, world) for prompt in prompts]
     return [
         None if d is None else d.fits(parsed.scene)
-        for d, parsed in zip(descriptions, parse_image(images.float().cpu()))
+        for d, parsed in zip(descriptions, world.parse_image(images.float().cpu()))
     ]
 
 
-def description_of(prompt: str) -> Description | None:
-    """Return what a prompt states, or None if it is not of the built-in world's grammar."""
+def description_of(prompt: str, world: World = SCENES) -> Description | None:
+    """Return what a prompt states, or None if it is not of the world's grammar."""
     try:
-        return parse_caption(prompt)
+        return world.parse_caption(prompt)
     except ValueError:
         return None

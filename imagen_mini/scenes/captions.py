@@ -10,15 +10,18 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from imagen_mini.scenes.scene import (
     BACKGROUNDS,
     COLORS,
+    LIGHTS,
+    MATERIALS,
     RELATIONS,
     SHAPES,
     SIZES,
+    SURFACES,
     TEXTURES,
     Scene,
     SceneObject,
@@ -65,6 +68,43 @@ RARE_WORDS = {
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """The words of a world's captions, beside shapes, colours, sizes, textures and relations.
+
+    Args:
+        backgrounds: Names of the backgrounds.
+        materials: Names of the materials; none in the world `scenes`.
+        lights: Names of the sides that light comes from; none in the world `scenes`.
+        rare_words: Rare word -> the common word that training captions have for it.
+        spoken: Another spelling of a background -> its name, such as "wooden" -> "wood".
+    """
+
+    backgrounds: tuple[str, ...]
+    materials: tuple[str, ...]
+    lights: tuple[str, ...]
+    rare_words: Mapping[str, str]
+    spoken: Mapping[str, str]
+
+
+SCENES_VOCABULARY = Vocabulary(tuple(BACKGROUNDS), (), (), RARE_WORDS, {})
+STUDIO_VOCABULARY = Vocabulary(
+    tuple(SURFACES),
+    MATERIALS,
+    LIGHTS,
+    {rare: word for rare, word in RARE_WORDS.items() if word not in BACKGROUNDS}
+    | {
+        "dull": "matte",
+        "glossy": "shiny",
+        "chrome": "metallic",
+        "timber": "wood",
+        "cloth": "linen",
+        "shale": "slate",
+    },
+    {adjective: name for name, adjective in SURFACES.items()},
+)
+
+
+@dataclass(frozen=True)
 class ObjectDescription:
     """An object as far as a caption describes it: None leaves an attribute open."""
 
@@ -72,17 +112,19 @@ class ObjectDescription:
     color: str | None = None
     size: str | None = None
     texture: str | None = None
+    material: str | None = None
 
     def fits(self, o: SceneObject) -> bool:
         """Return True if nothing stated contradicts the object.
 
-        An object whose texture is unknown fits every texture.
+        An object whose texture or material is unknown fits every one.
         """
         return (
             self.shape == o.shape
             and self.color in (None, o.color)
             and self.size in (None, o.size)
             and (o.texture is None or self.texture in (None, o.texture))
+            and (o.material is None or self.material in (None, o.material))
         )
 
 
@@ -94,7 +136,8 @@ class Description:
         objects: All objects of the image.
         relation: Where the first object lies with respect to the second: one of `RELATIONS`, or
             None (default). It needs exactly two objects.
-        background: One of `BACKGROUNDS`, or None (default).
+        background: One of `BACKGROUNDS` or `SURFACES`, or None (default).
+        light: One of `LIGHTS`, or None (default).
 
     Raises:
         ValueError: for an unknown relation, or one with other than two objects.
@@ -103,6 +146,7 @@ class Description:
     objects: tuple[ObjectDescription, ...]
     relation: str | None = None
     background: str | None = None
+    light: str | None = None
 
     def __post_init__(self):
         if self.relation is not None and (self.relation not in RELATIONS or len(self.objects) != 2):
@@ -122,6 +166,8 @@ class Description:
             None,
             scene.background,
         ):
+            return None
+        if scene.light is not None and self.light not in (None, scene.light):
             return None
         for objects in itertools.permutations(scene.objects):
             if all(t.fits(o) for t, o in zip(self.objects, objects)) and (
@@ -145,7 +191,8 @@ class Word:
     start: int
     end: int
     objects: tuple[int, ...]
-    role: str  # color, shape, size, texture, relation, background, number or other
+    # color, shape, size, texture, material, relation, background, light, number or other
+    role: str
 
 
 @dataclass(frozen=True)
@@ -167,17 +214,21 @@ INDEPENDENT_PROB = 0.3
 # probability of stating an unambiguous relation. With more, networks bind shapes to places instead
 # of to colours
 RELATION_PROB = 0.4
+BACKGROUND_PROB = 0.4
+# the same for what only the world `studio` has
+MATERIAL_PROB = 0.5
+LIGHT_PROB = 0.4
 
 
 def describe(scene: Scene, rng: random.Random) -> Description:
     """Choose what a caption states about a scene.
 
-    Every object is named by its shape, mostly by its colour, and sometimes by size and texture. A
-    relation is stated only if it is unambiguous. Objects of the same shape and colour are often
-    counted, and then described in the same way.
+    Every object is named by its shape, mostly by its colour, and sometimes by size, texture and
+    material. A relation is stated only if it is unambiguous. Objects of the same shape and colour
+    are often counted, and then described in the same way.
 
     Args:
-        scene: The scene.
+        scene: The scene; material and light are stated only if it has them.
         rng: Source of randomness.
 
     Returns:
@@ -186,7 +237,10 @@ def describe(scene: Scene, rng: random.Random) -> Description:
     # 1. Which attributes are stated.
     objects = list(scene.objects)
     rng.shuffle(objects)
-    said = {key: rng.random() < often for key, often in ATTRIBUTE_PROB.items()}
+    probabilities = ATTRIBUTE_PROB
+    if any(o.material is not None for o in objects):
+        probabilities = ATTRIBUTE_PROB | {"material": MATERIAL_PROB}
+    said = {key: rng.random() < often for key, often in probabilities.items()}
     said_of = [said] * len(objects)
     alike = len(objects) > 1 and len({(o.shape, o.color) for o in objects}) == 1
     # keep only what holds for all of them, so that they can be counted
@@ -198,17 +252,21 @@ def describe(scene: Scene, rng: random.Random) -> Description:
             }
         ] * len(objects)
     elif rng.random() < INDEPENDENT_PROB:
-        said_of = [{key: rng.random() < 0.5 for key in ATTRIBUTE_PROB} for _ in objects]
+        said_of = [{key: rng.random() < 0.5 for key in probabilities} for _ in objects]
     # 2. The objects with these attributes.
     described = tuple(
-        ObjectDescription(o.shape, **{key: getattr(o, key) for key in ATTRIBUTE_PROB if said[key]})
+        ObjectDescription(o.shape, **{key: getattr(o, key) for key in probabilities if said[key]})
         for o, said in zip(objects, said_of)
     )
-    # 3. A relation and a background, sometimes.
+    # 3. A relation, a background and a light, sometimes.
     between = None
     if len(objects) == 2 and described[0] != described[1] and rng.random() < RELATION_PROB:
         between = unambiguous_relation(*objects)
-    return Description(described, between, scene.background if rng.random() < 0.4 else None)
+    background = scene.background if rng.random() < BACKGROUND_PROB else None
+    light = None
+    if scene.light is not None and rng.random() < LIGHT_PROB:
+        light = scene.light
+    return Description(described, between, background, light)
 
 
 # ---------------------------------------------------------------- description -> words
@@ -222,7 +280,9 @@ def article_for(word: str) -> str:
 def noun_phrase(obj: ObjectDescription, count: int, rng: random.Random) -> list[tuple[str, str]]:
     """Return 'a large striped red circle' or 'two red circles', as a list of (word, role)."""
     adjectives = [
-        (getattr(obj, role), role) for role in ("size", "texture", "color") if getattr(obj, role)
+        (getattr(obj, role), role)
+        for role in ("size", "material", "texture", "color")
+        if getattr(obj, role)
     ]
     if rng.random() < 0.3:
         adjectives[-2:] = adjectives[-2:][::-1]
@@ -250,13 +310,22 @@ def caption_from(description: Description, rng: random.Random, paraphrase: bool 
     def say(words: str, objects: tuple[int, ...] = (), role: str = "other") -> None:
         tagged.extend((word, objects, role) for word in words.split())
 
+    def say_background() -> None:
+        if background not in SURFACES:
+            say("on a"), say(background, role="background"), say("background")
+        elif rng.random() < 0.75:
+            say("on"), say(background, role="background")
+        else:
+            say("on a"), say(SURFACES[background], role="background"), say("surface")
+
     # 1. The opening, sometimes with the background.
     background = description.background
     in_front = background is not None and rng.random() < 0.25
     opening = rng.choices(("", "a picture of", "an image of"), (8, 1, 1))[0]
     say(opening)
     if in_front and not opening:
-        say("on a"), say(background, role="background"), say("background ,")
+        say_background()
+        say(",")
 
     # 2. The objects: equal ones are counted, unless a relation tells them apart.
     groups = [
@@ -280,7 +349,10 @@ def caption_from(description: Description, rng: random.Random, paraphrase: bool 
             say(word, tuple(members), role)
     # 3. The background, if it has not been said.
     if background is not None and not (in_front and not opening):
-        say("on a"), say(background, role="background"), say("background")
+        say_background()
+    # 4. Where the light comes from.
+    if description.light is not None:
+        say(", lit from the"), say(description.light, role="light")
 
     return lay_out(tagged, description)
 
@@ -304,14 +376,16 @@ _NOUNS = {shape: shape for shape in SHAPES} | {
 }
 _ADJECTIVES = (
     {c: "color" for c in COLORS} | {s: "size" for s in SIZES} | {t: "texture" for t in TEXTURES}
-)
+) | {m: "material" for m in MATERIALS}
 _ALL_PHRASES = sorted(
     ((p, r) for r in RELATIONS for p in (*PHRASES[r], HELD_OUT_PHRASES[r])),
     key=lambda item: -len(item[0]),
 )
 
 
-def _read_noun_phrase(words: list[str], text: str) -> list[ObjectDescription]:
+def _read_noun_phrase(
+    words: list[str], text: str, vocabulary: Vocabulary
+) -> list[ObjectDescription]:
     count = 1
     if words and words[0] in ("a", "an", "the", *NUMBERS[1:]):
         count = NUMBERS.index(words[0]) if words[0] in NUMBERS else 1
@@ -324,22 +398,27 @@ def _read_noun_phrase(words: list[str], text: str) -> list[ObjectDescription]:
     said: dict[str, str] = {}
     for word in words[:-1]:
         role = _ADJECTIVES.get(word)
+        if role == "material" and word not in vocabulary.materials:
+            role = None
         if role is None or role in said:
+            material = ", ".join(vocabulary.materials)
             raise ValueError(
                 f"cannot read the word {word!r} in {text!r}: expected at most one colour "
                 f"({', '.join(COLORS)}), "
                 f"one size ({', '.join(SIZES)}) and one texture "
                 f"({', '.join(TEXTURES)}) before the shape"
+                + (f", and one material ({material})" if material else "")
             )
         said[role] = word
     return [ObjectDescription(_NOUNS[words[-1]], **said)] * count
 
 
-def parse_caption(text: str) -> Description:
-    """Parse a caption of the built-in world's grammar, with rare words and held-out paraphrases.
+def parse_caption(text: str, vocabulary: Vocabulary = SCENES_VOCABULARY) -> Description:
+    """Parse a caption of a built-in world's grammar, with rare words and held-out paraphrases.
 
     Args:
         text: For example "a red circle above a blue square".
+        vocabulary: The words of the world (default: those of the world `scenes`).
 
     Returns:
         What the caption states.
@@ -349,41 +428,69 @@ def parse_caption(text: str) -> Description:
     """
     # 1. Split into words, and replace rare words by common ones.
     words = re.findall(r"[a-z]+|,", text.lower())
-    words = [RARE_WORDS.get(w.removesuffix("s"), w) if w not in _NOUNS else w for w in words]
+    rare = vocabulary.rare_words
+    words = [rare.get(w.removesuffix("s"), w) if w not in _NOUNS else w for w in words]
     line = " ".join(words)
     line = re.sub(r"^(a picture of|an image of|there is|there are) ", "", line)
-    # 2. Take out the background, and a negated object.
-    background = None
-    found = re.search(r"\b(?:on|against) an? (\w+) background(?: ,)?", line)
-    if found:
-        background = found.group(1)
-        if background not in BACKGROUNDS:
-            raise ValueError(
-                f"no background {background!r} in {text!r}: expected one of "
-                f"{', '.join(BACKGROUNDS)}"
-            )
-        line = (line[: found.start()] + line[found.end() :]).strip()
+    # 2. Take out the light, the background, and a negated object.
+    light, line = _take_out_light(line, text, vocabulary)
+    background, line = _take_out_background(line, text, vocabulary)
     line, _, absent = re.sub(r" (?:(?:and |but |with )?no|without) ", " without ", line).partition(
         " without "
     )
     if absent:
-        _read_noun_phrase(absent.split(), text)  # must be an object, and adds nothing
+        # must be an object, and adds nothing
+        _read_noun_phrase(absent.split(), text, vocabulary)
     # 3. Two objects with a relation, or else a list of objects.
     for phrase, name in _ALL_PHRASES:
         first, middle, second = line.partition(f" {phrase} ")
         if middle:
-            objects = _read_noun_phrase(first.split(), text) + _read_noun_phrase(
-                second.split(), text
-            )
-            return Description(tuple(objects), name, background)
+            objects = [
+                *_read_noun_phrase(first.split(), text, vocabulary),
+                *_read_noun_phrase(second.split(), text, vocabulary),
+            ]
+            return Description(tuple(objects), name, background, light)
     parts = [p for p in re.split(r" ?, | and ", line) if p]
-    objects = [t for p in parts for t in _read_noun_phrase(p.split(), text)]
+    objects = [t for p in parts for t in _read_noun_phrase(p.split(), text, vocabulary)]
     if not objects:
         raise ValueError(
             f"nothing to see in the caption {text!r}: expected, for example, 'a red circle "
             "above a blue square'"
         )
-    return Description(tuple(objects), None, background)
+    return Description(tuple(objects), None, background, light)
+
+
+def _take_out_light(line: str, text: str, vocabulary: Vocabulary) -> tuple[str | None, str]:
+    """The side that light comes from, if it is stated, and the line without it."""
+    found = re.search(r"(?: ,)? ?\blit from the (\w+)", line) if vocabulary.lights else None
+    if not found:
+        return None, line
+    light = found.group(1)
+    if light not in vocabulary.lights:
+        raise ValueError(
+            f"no light from the {light!r} in {text!r}: expected one of "
+            f"{', '.join(vocabulary.lights)}"
+        )
+    return light, (line[: found.start()] + line[found.end() :]).strip()
+
+
+def _take_out_background(line: str, text: str, vocabulary: Vocabulary) -> tuple[str | None, str]:
+    """The background, if it is stated, and the line without it."""
+    name = r"(?:on|against) an? (\w+) background"
+    if vocabulary.spoken:  # surfaces: "on wood", "on a wooden surface"
+        surfaces = "|".join(vocabulary.backgrounds)
+        name = rf"(?:on|against) (?:an? (\w+) (?:background|surface)|({surfaces})\b)"
+    found = re.search(rf"\b{name}(?: ,)?", line)
+    if not found:
+        return None, line
+    background = next(word for word in found.groups() if word)
+    background = vocabulary.spoken.get(background, background)
+    if background not in vocabulary.backgrounds:
+        raise ValueError(
+            f"no background {background!r} in {text!r}: expected one of "
+            f"{', '.join(vocabulary.backgrounds)}"
+        )
+    return background, (line[: found.start()] + line[found.end() :]).strip()
 
 
 # ---------------------------------------------------------------- training

@@ -14,14 +14,25 @@ from dataclasses import replace
 
 from imagen_mini.scenes.captions import Description
 from imagen_mini.scenes.equivalents import is_free
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, Scene, held_out
+from imagen_mini.scenes.scene import (
+    BACKGROUNDS,
+    COLORS,
+    LIGHTS,
+    MATERIALS,
+    SHAPES,
+    SIZES,
+    SURFACES,
+    Scene,
+    held_out,
+)
 
 
 def find_contradiction(scene: Scene, description: Description, rng: random.Random) -> Scene | None:
     """Find a scene that contradicts a description in one object or in the background.
 
     One object gets another colour, shape or size, or the shape and colour of another object; or the
-    background changes. Everything keeps its place.
+    background changes. In the world `studio` a material or the light may change as well. Everything
+    keeps its place.
 
     Args:
         scene: A scene that fits the description.
@@ -32,11 +43,8 @@ def find_contradiction(scene: Scene, description: Description, rng: random.Rando
         A scene of the training distribution that the description does not fit, or None if no try
         made one.
     """
-    for way in rng.choices(
-        (recolored, reshaped, resized, taken_for_another, on_another_background),
-        (4, 3, 1, 3, 1),
-        k=8,
-    ):
+    ways = WAYS if scene.light is None else WAYS_WITH_LIGHT
+    for way in rng.choices(tuple(ways), tuple(ways.values()), k=8):
         for other in way(scene, rng):
             if not description.fits(other) and is_free(other) and not held_out(other):
                 return other
@@ -44,10 +52,8 @@ def find_contradiction(scene: Scene, description: Description, rng: random.Rando
 
 
 def _with_one(scene: Scene, i: int, **changed) -> Scene:
-    return Scene(
-        (*scene.objects[:i], replace(scene.objects[i], **changed), *scene.objects[i + 1 :]),
-        scene.background,
-    )
+    changed_object = replace(scene.objects[i], **changed)
+    return replace(scene, objects=(*scene.objects[:i], changed_object, *scene.objects[i + 1 :]))
 
 
 def _in_any_order(scene: Scene, rng: random.Random) -> list[int]:
@@ -87,6 +93,27 @@ def taken_for_another(scene: Scene, rng: random.Random) -> Iterator[Scene]:
 
 def on_another_background(scene: Scene, rng: random.Random) -> Iterator[Scene]:
     """The same objects on another background."""
-    yield Scene(
-        scene.objects, rng.choice([name for name in BACKGROUNDS if name != scene.background])
+    known = SURFACES if scene.background in SURFACES else BACKGROUNDS
+    yield replace(
+        scene, background=rng.choice([name for name in known if name != scene.background])
     )
+
+
+def in_another_material(scene: Scene, rng: random.Random) -> Iterator[Scene]:
+    """One object of another material."""
+    for i in _in_any_order(scene, rng):
+        yield _with_one(
+            scene,
+            i,
+            material=rng.choice([name for name in MATERIALS if name != scene.objects[i].material]),
+        )
+
+
+def lit_from_another_side(scene: Scene, rng: random.Random) -> Iterator[Scene]:
+    """The same scene with its light on another side."""
+    yield replace(scene, light=rng.choice([name for name in LIGHTS if name != scene.light]))
+
+
+# Ways to contradict, with how often each is tried first; the second list for scenes with light.
+WAYS = {recolored: 4, reshaped: 3, resized: 1, taken_for_another: 3, on_another_background: 1}
+WAYS_WITH_LIGHT = WAYS | {in_another_material: 2, lit_from_another_side: 1}

@@ -166,7 +166,7 @@ def _halves(
 
 
 def _with(scene: Scene, changed: dict[SceneObject, SceneObject]) -> Scene:
-    return Scene(tuple(changed.get(o, o) for o in scene.objects), scene.background)
+    return replace(scene, objects=tuple(changed.get(o, o) for o in scene.objects))
 
 
 def _in_place_of(obj: SceneObject, other: SceneObject, kept: tuple[str, ...]) -> SceneObject:

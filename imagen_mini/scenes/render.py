@@ -222,14 +222,14 @@ def masks(scene: Scene, size: int = 64, device=None) -> Tensor:
     """Return the ground-truth mask of each object.
 
     Args:
-        scene: A scene; its textures need not be known.
+        scene: A scene of any world; its textures need not be known.
         size: Width of the masks in pixels (default: 64).
         device: Where to compute them (default: CPU).
 
     Returns:
         bool [n, size, size], in the order of `scene.objects`.
     """
-    solid = Scene(tuple(replace(o, texture="solid") for o in scene.objects), scene.background)
+    solid = Scene(tuple(replace(o, texture="solid") for o in scene.objects), "white")
     cover, rows, columns = coverage(pack_scenes([solid]).numbers, size, device)
     out = torch.zeros(len(scene.objects), size, size, dtype=torch.bool, device=device)
     which = torch.arange(len(out), device=device)[:, None, None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 GRID = 64  # positions are multiples of 1 / GRID of the image's width
 
@@ -33,6 +33,18 @@ BACKGROUNDS = {
 }
 SIZES = {"small": 6.5, "large": 10.5}  # radius in 1/64 of the width
 TEXTURES = ("solid", "striped", "dotted", "checkered")
+
+# The world `studio` has these as well. A surface stands in the place of a background; the words
+# are its name and its adjective.
+SURFACES = {
+    "wood": "wooden",
+    "sand": "sandy",
+    "slate": "slate",
+    "linen": "linen",
+    "marble": "marble",
+}
+MATERIALS = ("matte", "shiny", "metallic")
+LIGHTS = ("left", "right", "top", "bottom")  # the side of the image from which light comes
 
 # Radius of the circle around each shape, in units of its size: keeps objects apart and inside the
 # image.
@@ -85,6 +97,7 @@ class SceneObject:
     color: str
     size: str
     texture: str | None  # None: unknown, as when parsed from a 64 px image
+    material: str | None = None  # None: unknown, or of the world `scenes`, which has none
 
     @property
     def radius(self) -> float:
@@ -94,20 +107,30 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects on a plain background.
+    """Objects on a background.
 
     Objects are kept in reading order, so that equal images are equal scenes.
+
+    Args:
+        objects: The objects, in any order.
+        background: One of `BACKGROUNDS`, or of `SURFACES` in the world `studio`.
+        light: The side that light comes from, one of `LIGHTS`. None (default): unknown, or of the
+            world `scenes`, which has no light.
+        seed: Decides all that no caption speaks of, such as the grain of a surface (default: 0).
+            It takes no part in comparisons.
     """
 
     objects: tuple[SceneObject, ...]
     background: str
+    light: str | None = None
+    seed: int = field(default=0, compare=False, repr=False)
 
     def __post_init__(self):
         object.__setattr__(self, "objects", tuple(sorted(self.objects)))
 
     def without_texture(self) -> Scene:
         """Return the same scene as far as a 64 px image can show it: with unknown textures."""
-        return Scene(tuple(replace(o, texture=None) for o in self.objects), self.background)
+        return replace(self, objects=tuple(replace(o, texture=None) for o in self.objects))
 
 
 def relation(a, b) -> str | None:

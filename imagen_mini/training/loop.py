@@ -116,7 +116,8 @@ def train(
     model = wrap_ddp(stage, ranks)
     dtype = compute_dtype(config.precision, device)
     if data is None:
-        data = open_dataset(None, (), config.seed, config.object_count_weights)
+        weights = config.object_count_weights
+        data = open_dataset(None, (), config.seed, weights, world=stage.config.world)
 
     # this rank's share of every batch, in micro-batches
     rank_share, n = ranks.share(b), config.gradient_accumulation_steps
