@@ -11,9 +11,12 @@ from typing import TypeAlias, TypedDict, TypeVar
 
 from imagen_mini.cascade.config import StageConfig
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.diffusion.guidance import GuidanceScale, check_interval
+from imagen_mini.diffusion.guidance import THRESHOLDS, GuidanceScale, check_interval
 from imagen_mini.diffusion.guidance import guidance_interval as limited_to
-from imagen_mini.diffusion.samplers import samplers_with, validate_sampler_options
+from imagen_mini.diffusion.samplers import SAMPLERS, samplers_with, validate_sampler_options
+from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
+from imagen_mini.utils.checks import as_integer, as_number
+from imagen_mini.utils.configuration import check_choice
 
 T = TypeVar("T")
 # one value for all stages, or one for each by stage name; None: the stage's default
@@ -59,7 +62,7 @@ def resolve_sampling_options(
     timestep_spacing: PerStage[str] = None,
     eta: PerStage[float] = None,
     gamma: PerStage[float] = 0.0,
-    aug_level: float | None = None,
+    aug_level: PerStage[float] = None,
 ) -> SamplingOptions:
     """The options of one stage: those of `ImagenPipeline.__call__`, or the stage's defaults.
 
@@ -82,12 +85,14 @@ def resolve_sampling_options(
         The options, with nothing left to decide.
 
     Raises:
+        TypeError: An option is of the wrong type.
         ValueError: An option is out of range, or two of them do not go together.
     """
     c = stage.config
 
     # 1. the sampler, and the noise that it adds
     sampler = _for_stage(sampler, c, c.sampler)
+    check_choice("sampler", sampler, tuple(SAMPLERS))
     eta = _noise_option("eta", eta, c, sampler, c.eta if sampler == c.sampler else 0.0)
     gamma = _noise_option("gamma", gamma, c, sampler, 0.0)
     validate_sampler_options(sampler, eta, gamma)
@@ -96,19 +101,24 @@ def resolve_sampling_options(
     w = _guidance(stage, guidance_scale, guidance_interval)
 
     # 3. noise-conditioning augmentation
-    level = c.aug_level if aug_level is None else aug_level
+    level = as_number("aug_level", _for_stage(aug_level, c, c.aug_level))
     if stage.is_super_resolution and not 0 <= level <= c.max_aug_level:
         raise ValueError(
             f"aug_level {level}: stage {c.name} was trained with levels from 0 to {c.max_aug_level}"
         )
 
-    # 4. what needs no check beyond that of the function that uses it
+    # 4. the steps
+    steps = _for_stage(num_inference_steps, c, c.num_inference_steps)
+    threshold = _for_stage(threshold, c, c.threshold)
+    check_choice("threshold", threshold, THRESHOLDS)
+    spacing = _for_stage(timestep_spacing, c, c.timestep_spacing)
+    check_choice("timestep_spacing", spacing, tuple(TIMESTEP_SPACINGS))
     return SamplingOptions(
-        num_inference_steps=_for_stage(num_inference_steps, c, c.num_inference_steps),
+        num_inference_steps=as_integer("num_inference_steps", steps, low=1),
         guidance_scale=w,
-        threshold=_for_stage(threshold, c, c.threshold),
+        threshold=threshold,
         sampler=sampler,
-        timestep_spacing=_for_stage(timestep_spacing, c, c.timestep_spacing),
+        timestep_spacing=spacing,
         eta=eta,
         gamma=gamma,
         aug_level=level,
@@ -127,7 +137,7 @@ def _noise_option(
 ) -> float:
     """`eta` or `gamma` for one stage; one value for all stages is 0 where it is not used."""
     if isinstance(value, dict) or sampler in samplers_with(option):
-        return _for_stage(value, config, default)
+        return as_number(option, _for_stage(value, config, default))
     return 0.0
 
 
@@ -138,6 +148,8 @@ def _guidance(
     c = stage.config
     w = scale.get(c.name) if isinstance(scale, dict) else scale
     limits = interval.get(c.name) if isinstance(interval, dict) else interval
+    if w is not None and not callable(w):
+        w = as_number("guidance_scale", w)
     if limits is None:
         return stage.default_guidance() if w is None else w
     check_interval(limits)
@@ -154,7 +166,7 @@ def resolve_options_by_stage(
     stages: Mapping[str, DiffusionStage],
     names: Collection[str],
     requested: RequestedOptions,
-    aug_level: float | None = None,
+    aug_level: PerStage[float] = None,
     negative_prompt: str | list[str] | None = None,
 ) -> dict[str, SamplingOptions]:
     """The options of every stage that is sampled.
@@ -163,18 +175,20 @@ def resolve_options_by_stage(
         stages: All stages of the cascade, by name.
         names: The stages that are sampled.
         requested: The caller's options.
-        aug_level: Augmentation level of super-resolution, from 0 to the stage's `max_aug_level`.
+        aug_level: Augmentation level of super-resolution, from 0 to the stage's `max_aug_level`;
+            as the others, one value or a dict.
         negative_prompt: Only checked: is there any guidance that uses it?
 
     Returns:
         A `SamplingOptions` for each of `names`, in their order.
 
     Raises:
+        TypeError: An option is of the wrong type.
         ValueError: An option is out of range, names a stage that does not exist, or is used by no
             stage.
     """
-    for option, value in requested.items():
-        if isinstance(value, dict) and (unknown := sorted(set(value) - set(stages))):
+    for option, value in {**requested, "aug_level": aug_level}.items():
+        if isinstance(value, dict) and (unknown := [k for k in value if k not in stages]):
             raise ValueError(f"{option}: no stage {unknown}; there are {list(stages)}")
     options = {
         name: resolve_sampling_options(stages[name], aug_level=aug_level, **requested)

@@ -35,7 +35,7 @@ def save_stage(stage: DiffusionStage, folder: Path, training: dict | None = None
     for old in folder.glob("model*.safetensors*"):
         old.unlink()
     save_torch_state_dict(
-        {k: v.detach().cpu() for k, v in stage.net.state_dict().items()},
+        {k: v.detach().cpu() for k, v in uncompiled_names(stage.net.state_dict()).items()},
         folder,
         max_shard_size=MAX_SHARD,
     )
@@ -45,6 +45,11 @@ def save_stage(stage: DiffusionStage, folder: Path, training: dict | None = None
     (folder / "config.json").write_text(
         json.dumps({"stage": to_dict(stage.config), "training": training or {}}, indent=1) + "\n"
     )
+
+
+def uncompiled_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the names that they had before `torch.compile` wrapped modules."""
+    return {name.replace("_orig_mod.", ""): weight for name, weight in weights.items()}
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
@@ -80,7 +85,7 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
             raise ValueError(
                 f"{folder / name} cannot be read ({error}); fetch or train it again"
             ) from error
-    return {k: v.float() for k, v in weights.items()}
+    return {k: v.float() for k, v in uncompiled_names(weights).items()}
 
 
 def load_stage(folder: str | Path) -> DiffusionStage:

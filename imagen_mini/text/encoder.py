@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ if TYPE_CHECKING:  # transformers takes seconds to import, so only `from_pretrai
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MAX_LENGTH = 128  # tokens; the paper does not state its limit
+# A tokenizer keeps in itself whether it pads and cuts, and each call switches that. So one thread
+# calls at a time; to tokenize takes far less time than to encode.
+TOKENIZING = threading.Lock()
 NO_FLOAT16 = (
     "T5 overflows in float16, so no text encoder runs in it; use torch.bfloat16 or torch.float32"
 )
@@ -262,7 +266,8 @@ class TextEncoder(nn.Module):
         fail for words of several pieces.
         """
         (prompt,) = check_prompts(prompt)
-        encoding = self.tokenizer(prompt, truncation=True, max_length=self.max_length)
+        with TOKENIZING:
+            encoding = self.tokenizer(prompt, truncation=True, max_length=self.max_length)
         word_ids = encoding.word_ids(0)
         count = max((w for w in word_ids if w is not None), default=-1) + 1
         spans = [encoding.word_to_chars(0, w) for w in range(count)]
@@ -359,15 +364,16 @@ def tokenize(
         ids [b, n], and which of them are real, bool [b, n].
     """
     prompts = check_prompts(prompts)
-    encoding = tokenizer(
-        prompts,
-        truncation=True,
-        max_length=max_length,
-        padding=True,
-        padding_side="right",  # language models pad in front by default
-        return_tensors="pt",
-        return_offsets_mapping=True,
-    )
+    with TOKENIZING:
+        encoding = tokenizer(
+            prompts,
+            truncation=True,
+            max_length=max_length,
+            padding=True,
+            padding_side="right",  # language models pad in front by default
+            return_tensors="pt",
+            return_offsets_mapping=True,
+        )
     if encoding["input_ids"].shape[1] == max_length:
         for prompt, offsets in zip(prompts, encoding["offset_mapping"].tolist()):
             rest = prompt[max(end for _, end in offsets) :].strip()
