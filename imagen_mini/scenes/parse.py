@@ -43,8 +43,14 @@ FLAT = 0.03  # RMS of a texture, below which it is solid; the weakest, dotted, h
 FAINT = 0.01
 # least correlation of the observed texture with a known one; two known ones reach at most 0.58
 LEAST_CORRELATION = 0.75
+# RMS by which the period of a cell differs from the object's mean period, if it shows another
+# texture; and the number of such cells from which on they count
+OTHER_PERIOD, OTHER_CELLS = 0.055, 5
 WINDOW = 36  # holds the largest object, moved by SHIFT to any side
 SHIFT = 2  # how far an object's centre may lie from the centre of its bounding box
+# What no object and no background explains: (width of the square over which colours are averaged,
+# least difference of colour). A strong difference may be small, a faint one must be wide.
+UNEXPLAINED = ((1, 0.3), (3, 0.14), (5, 0.05))
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Templates:
     cover: Tensor  # [n, WINDOW, WINDOW] in [0, 1]
     around: Tensor  # bool, same shape: the object and a margin of one pixel
     interior: Tensor  # bool, same shape: fully covered, and so are the neighbours
+    least: Tensor  # in [0, 1], same shape: coverage if the outline lies half a pixel further in ...
+    most: Tensor  # ... and half a pixel further out
 
 
 @lru_cache(maxsize=8)
@@ -100,7 +108,13 @@ def templates(device: torch.device) -> Templates:
                 names.append(kind)
     cover = torch.stack(windows).to(device)
     return Templates(
-        names, torch.tensor(place, device=device), cover, dilate(cover > 0), erode(cover > 0.99)
+        names,
+        torch.tensor(place, device=device),
+        cover,
+        dilate(cover > 0),
+        erode(cover > 0.99),
+        (cover + erode(cover)) / 2,
+        (cover + dilate(cover)) / 2,
     )
 
 
@@ -190,6 +204,39 @@ def find_objects(foreground: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Te
     return keys[kept] // (GRID * GRID + 1), keys[kept] % (GRID * GRID + 1), area[kept], middle[kept]
 
 
+def component_areas(labels: Tensor) -> Tensor:
+    """Return the area of each pixel's component.
+
+    Args:
+        labels: long [b, h, w], from `components`.
+
+    Returns:
+        long [b, h, w]: pixels of the component, 0 outside of all.
+    """
+    flat = labels.flatten(1)
+    area = flat.new_zeros(len(flat), flat.shape[1] + 1)
+    area.scatter_add_(1, flat, torch.ones_like(flat))[:, 0] = 0
+    return area.gather(1, flat).view_as(labels)
+
+
+def unexplained_pixels(small: Tensor, explained: Tensor) -> Tensor:
+    """Find pixels that the scene does not explain, although outlines may be half a pixel off.
+
+    Args:
+        small: [b, 3, GRID, GRID] in [0, 1].
+        explained: The nearest colour that the scene allows at each pixel, of the same shape.
+
+    Returns:
+        bool [b, GRID, GRID]: the difference, averaged over a square so that noise cancels, is
+        large (see `UNEXPLAINED`).
+    """
+    wrong = torch.zeros_like(small[:, 0], dtype=torch.bool)
+    for width, least in UNEXPLAINED:
+        mean = F.avg_pool2d(small - explained, width, 1, width // 2, count_include_pad=False)
+        wrong |= mean.norm(dim=1) > least
+    return wrong
+
+
 def read_textures(
     image: Tensor, cells: Tensor, obj: Tensor, n: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -203,7 +250,8 @@ def read_textures(
 
     Returns:
         The index of the best texture other than solid [n], its normalised correlation at the best
-        phase [n], and the RMS of the mean period [n].
+        phase [n], the RMS of the mean period [n], and the number of cells whose period differs
+        from the mean one [n].
     """
     f = image.shape[-1] // GRID
     # [b, GRID, GRID, f, f]
@@ -213,9 +261,13 @@ def read_textures(
     seen = seen - seen.mean(1, keepdim=True)
     known = torch.stack([texture_pattern(t, GRID * f, image.device)[:f, :f] for t in TEXTURES[1:]])
     phases = [known.roll((dy, dx), (1, 2)).flatten(1) for dy in range(f) for dx in range(f)]
+    own = periods[tuple(cells.T)].flatten(1)
+    own = own - own.mean(1, keepdim=True)
+    differs = (own - seen[obj]).square().mean(1).sqrt() > OTHER_PERIOD
+    others = torch.zeros(n, device=image.device).index_add_(0, obj, differs.float())
     match = F.normalize(seen, dim=1) @ F.normalize(torch.stack(phases), dim=2).flatten(0, 1).T
     correlation, best = match.view(n, f * f, len(known)).amax(1).max(1)
-    return best + 1, correlation, seen.square().mean(1).sqrt()
+    return best + 1, correlation, seen.square().mean(1).sqrt(), others
 
 
 @torch.no_grad()
@@ -296,9 +348,35 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     excess = area - (own & known.around[best]).sum((1, 2))
     place = middle + known.place[best]
 
-    # 7. Texture, if the image is large enough to show it. One pixel of the 64 px image is one
+    # 7. What the scene leaves unexplained. It allows the background's colour, and near an outline
+    # every mixture with the object's colour that an outline moved by half a pixel could make.
+    # Specks are left out.
+    speck = foreground & (component_areas(labels) < SPECK)
+    empty = ~dilate(foreground, 2)[:, None]
+    base = (small * empty).sum((2, 3)) / empty.sum((2, 3)).clamp(min=1)  # [b, 3], their mean
+    way = (color - base[index])[:, None, None]
+    alpha = ((pixels - base[index][:, None, None]) * way).sum(-1)
+    alpha = alpha / way.square().sum(-1).clamp(min=1e-6)
+    mixed = torch.minimum(torch.maximum(alpha, known.least[best]), known.most[best])
+    mixed = base[index][:, None, None] + mixed[..., None] * way
+    explained = F.pad(base[:, :, None, None].expand_as(small), (WINDOW // 2,) * 4)
+    explained = explained.permute(0, 2, 3, 1).contiguous()
+    of_object = known.most[best] > 0
+    explained[tuple(part.expand_as(of_object)[of_object] for part in where)] = mixed[of_object]
+    inside = slice(WINDOW // 2, -(WINDOW // 2))
+    explained = explained[:, inside, inside].permute(0, 3, 1, 2)
+    explained = torch.where(dilate(speck)[:, None], small, explained)
+    wrong = components(unexplained_pixels(small, explained) & usable[:, None, None])
+    wrong_area, largest = component_areas(wrong).flatten(1).max(1)
+    members = (wrong == wrong.flatten(1).gather(1, largest[:, None])[..., None]) & (wrong > 0)
+    at = torch.arange(GRID, device=device, dtype=torch.float32)
+    counts = members.sum((1, 2)).clamp(min=1)
+    wrong_x = (members.sum(1) * at).sum(1) / counts
+    wrong_y = (members.sum(2) * at).sum(1) / counts
+
+    # 8. Texture, if the image is large enough to show it. One pixel of the 64 px image is one
     # period.
-    textures = [(0, 1.0, 0.0)] * len(best)
+    textures = [(0, 1.0, 0.0, 0)] * len(best)
     if size > GRID:
         obj, row, column = (known.interior[best] & (near >= 0)).nonzero().unbind(1)
         cells = torch.stack(
@@ -308,7 +386,7 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
             zip(*(part.tolist() for part in read_textures(image, cells, obj, len(best))))
         )
 
-    # 8. Report objects and problems.
+    # 9. Report objects and problems.
     problems: list[list[str]] = [[] for _ in images]
     objects: list[list[SceneObject]] = [[] for _ in images]
     names = [tuple(BACKGROUNDS)[g] for g in ground.tolist()]
@@ -319,8 +397,15 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
             problems[i].append(
                 f"no known background: {names[i]} explains most, but only {part:.0%} of the image"
             )
+    found_wrong = zip(wrong_area.tolist(), wrong_x.tolist(), wrong_y.tolist())
+    for i, (extent, mean_x, mean_y) in enumerate(found_wrong):
+        if extent >= SPECK:
+            problems[i].append(
+                f"something around ({mean_x:.0f}, {mean_y:.0f}) is neither background nor part of "
+                "an object as it should be"
+            )
     columns = (index, middle, place, miss, nearest, best, overlap, excess)
-    for i, at, (px, py), away, c, template, score, extra, (t, correlation, strength) in zip(
+    for i, at, (px, py), away, c, template, score, extra, read in zip(
         *(column.tolist() for column in columns), textures
     ):
         obj, color, (shape, length) = (
@@ -328,6 +413,7 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
             tuple(COLORS)[c],
             known.names[template],
         )
+        t, correlation, strength, other_cells = read
         texture = None if size == GRID else TEXTURES[t] if strength >= FLAT else "solid"
         if away > TOLERANCE:
             problems[i].append(
@@ -352,6 +438,9 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
                 problems[i].append(
                     f"{obj} has no known texture (best: {texture}, correlation {correlation:.2f})"
                 )
+                texture = None
+            elif texture is not None and other_cells >= OTHER_CELLS:
+                problems[i].append(f"{obj} has another texture than {texture} in a part of it")
                 texture = None
             objects[i].append(
                 SceneObject(x=px, y=py, shape=shape, color=color, size=length, texture=texture)
