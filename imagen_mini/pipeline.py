@@ -7,6 +7,7 @@ other.
 from __future__ import annotations
 
 import json
+import secrets
 import time
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -34,6 +35,9 @@ from imagen_mini.diffusion.samplers import SamplingState
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.base import BoundEdit, Edit
 from imagen_mini.editing.guided_sampling import truncate_timesteps
+from imagen_mini.editing.prompt_to_prompt import Chain
+from imagen_mini.editing.windows import share_done
+from imagen_mini.scenes.world import World, find_world
 from imagen_mini.text.encoder import (
     TextEmbeddings,
     TextEncoder,
@@ -41,25 +45,31 @@ from imagen_mini.text.encoder import (
     check_prompts,
     concatenate,
 )
-from imagen_mini.utils.images import image_to_tensor, to_numpy, to_pil
+from imagen_mini.utils.checks import as_integer, as_number
+from imagen_mini.utils.images import Images, images_to_tensor, to_numpy, to_pil
 from imagen_mini.utils.rng import randn
 from imagen_mini.weights import WEIGHTS
 
 FORMAT_VERSION = 1
 
 
-GivenImage = Tensor | Image.Image | Sequence[Image.Image]
+# None: a fresh one
+Seed = int | Sequence[int] | np.ndarray | Tensor | torch.Generator | None
 OUTPUT_TYPES = ("pil", "np", "pt")
 STRENGTH = 0.8  # of an image that is given without one
+MAX_FRESH_SEED = 2**31  # short enough to be read out and typed again
 
 
 @dataclass
 class ImagenOutput:
     """What a call of the pipeline returns."""
 
-    images: list  # of the last stage, one for each prompt, as `output_type` asks for
+    # of the last stage, as `output_type` asks for. "pil": a list; "np": an array [b, h, w, 3] in
+    # [0, 1]; "pt": a tensor [b, 3, h, w] in [-1, 1]
+    images: list[Image.Image] | np.ndarray | Tensor
     stages: dict[str, Tensor]  # the images of every stage, [b, 3, size, size] in [-1, 1]
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    seeds: list[int] = field(default_factory=list)  # of each image: `seed=out.seeds` repeats it
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,8 @@ class ImagenPipeline(nn.Module):
         stages: The stages, in any order; one of them generates from the text alone.
 
     Raises:
-        ValueError: Two stages share a name, or the parts do not fit together.
+        ValueError: Two stages share a name, or the parts do not fit together: other text encoders,
+            sizes or worlds.
 
     Reference: Imagen (Saharia et al., 2022), arXiv 2205.11487, Section 2.
     """
@@ -120,6 +131,12 @@ class ImagenPipeline(nn.Module):
         stages = sorted(stages, key=lambda s: s.config.unet.image_size)
         if len(names := [s.config.name for s in stages]) > len(set(names)):
             raise ValueError(f"each stage needs a name of its own; got {names}")
+
+        if len(worlds := {s.config.world for s in stages}) > 1:
+            raise ValueError(
+                f"the stages were trained on different worlds, {', '.join(sorted(worlds))}; "
+                "expected one"
+            )
 
         # 2. does each stage fit the text encoder, and the stage before it?
         identity = (
@@ -227,6 +244,11 @@ class ImagenPipeline(nn.Module):
         (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
 
     @property
+    def world(self) -> World:
+        """The built-in world of its captions: how they are parsed and its images judged."""
+        return find_world(next(iter(self.stages.values())).config.world)
+
+    @property
     def device(self) -> torch.device:
         """Where the pipeline computes."""
         return next(self.parameters()).device
@@ -242,26 +264,26 @@ class ImagenPipeline(nn.Module):
     def __call__(
         self,
         prompts: str | Sequence[str],
-        seed: int | Sequence[int] = 0,
+        seed: Seed = 0,
         *,
         negative_prompt: str | Sequence[str] | None = None,
         num_inference_steps: PerStage[int] = None,
         guidance_scale: PerStage[GuidanceScale] = None,
         guidance_interval: PerStage[Interval] = None,
         threshold: PerStage[str] = None,
-        aug_level: float | None = None,
+        aug_level: PerStage[float] = None,
         sampler: PerStage[str] = None,
         timestep_spacing: PerStage[str] = None,
         eta: PerStage[float] = None,
         gamma: PerStage[float] = 0.0,
-        stages: Sequence[str] | None = None,
-        low_res: Tensor | None = None,
+        stages: str | Sequence[str] | None = None,
+        low_res: Images | None = None,
         x_T: Tensor | None = None,
-        image: GivenImage | None = None,
+        image: Images | None = None,
         strength: float | None = None,
         output_type: str = "pil",
-        edit: Edit | None = None,
-        edit_stages: Sequence[str] | None = None,
+        edit: Edit | Sequence[Edit] | None = None,
+        edit_stages: str | Sequence[str] | None = None,
         attention_store: AttentionStore | None = None,
         on_step: Callable[[str, SamplingState], None] | None = None,
         progress: bool = True,
@@ -270,11 +292,14 @@ class ImagenPipeline(nn.Module):
 
         An image depends on its own prompt and seed alone, and not on the rest of the batch. Options
         that are None have the stage's default. Those marked "by stage" also take a dict by stage
-        name, such as `{"sr_256": 20}`, which leaves the other stages at their defaults.
+        name, such as `{"sr_256": 20}`, which leaves the other stages at their defaults. Several
+        threads may call one pipeline at the same time.
 
         Args:
             prompts: One caption, or a list of b captions. "" is the empty caption.
-            seed: One integer for all prompts (default 0), or one for each.
+            seed: One integer for all prompts (default 0), or one for each, as a list, an array or a
+                tensor. None: a fresh one for each prompt. A `torch.Generator`: the seeds are drawn
+                from it. With an edit all prompts share one. The output's `seeds` are those used.
             negative_prompt: What guidance leads away from, instead of the null text, at every
                 guided stage: one for all prompts, or one for each ("": none).
             num_inference_steps: Steps of the sampler, at least 1; by stage. Each step calls the
@@ -286,7 +311,7 @@ class ImagenPipeline(nn.Module):
                 the stage's default w only.
             threshold: How x_0_hat is kept in range: "none", "static" or "dynamic"; by stage.
             aug_level: Level of the noise that is added to a low-resolution image, from 0 to the
-                stage's `max_aug_level`; for all super-resolution stages.
+                stage's `max_aug_level`; by stage.
             sampler: "ddim", "ddpm", "dpmpp_2m" or "heun"; by stage.
             timestep_spacing: "uniform" (in t), "log_snr", "karras" or "mixed"; by stage.
             eta: Fresh noise in each step of ddim and dpmpp_2m, from 0 (none) to 1; by stage. The
@@ -295,21 +320,26 @@ class ImagenPipeline(nn.Module):
                 stage.
             stages: Names of the stages that are sampled: the first one or more of those there are.
                 None: all of them.
-            low_res: Images [b, 3, l, l] in [-1, 1], to be enlarged by the stages that take this
-                size. The stages before these are left out.
+            low_res: Images to be enlarged by the stages that take this size, one for each prompt or
+                one for all. The stages before these are left out. The type says which values are
+                black and white. Tensors [b, 3, l, l] of floats are in [-1, 1], as `stages` of the
+                output; NumPy arrays [b, l, l, 3] of floats are in [0, 1]; uint8 and PIL images are
+                in 0 to 255. Other values are an error.
             x_T: The noise from which the first sampled stage starts, [b, 3, size, size], or one row
                 for all prompts: for example that of `ddim_invert`. None: noise of the seed.
-            image: An image to start from, as in SDEdit: a tensor [b, 3, size, size] in [-1, 1] of
-                the size of the first sampled stage, or one row for all prompts; or a PIL image, or
-                one for each prompt, whose middle square is resized.
+            image: An image to start from, as in SDEdit, for all prompts or one for each. Types and
+                values are those of `low_res`. Tensors and arrays have the size of the first sampled
+                stage; of a PIL image, the middle square is resized.
             strength: With `image`: the time t in (0, 1] up to which noise is added to it, and from
                 which sampling starts (default 0.8). 1 keeps almost nothing of the image, and a
                 small number almost all of it. About strength * num_inference_steps steps are
                 taken.
-            output_type: Type of `images`: "pil" (the default), "np" (arrays [h, w, 3] in [0, 1]) or
-                "pt" (tensors [3, h, w] in [-1, 1]).
-            edit: An edit, such as `Replace()`. The first prompt is then the source, the others are
-                its targets, and all of them share one seed.
+            output_type: Type of `images`: "pil" (the default), a list; "np", an array [b, h, w, 3]
+                in [0, 1]; or "pt", a tensor [b, 3, h, w] in [-1, 1]. Each of them may be passed in
+                again as `low_res` or `image`. "pt" is that of DeepFloyd IF's cascade in diffusers;
+                other pipelines there return [0, 1], which is `images / 2 + 0.5`.
+            edit: An edit, such as `Replace()`, or several, as in a `Chain`. The first prompt is
+                then the source, the others are its targets, and all of them share one seed.
             edit_stages: Names of the stages that are edited. None: the first one, as in the paper.
                 At the other stages each image has its own prompt alone.
             attention_store: An `AttentionStore` that records the attention of one stage.
@@ -318,11 +348,11 @@ class ImagenPipeline(nn.Module):
             progress: Show a progress bar for each stage (default True).
 
         Returns:
-            `images`, a list of b images of the last stage; `stages`, the images of every sampled
-            stage as a tensor; `seconds`, how long each stage took.
+            `images`, b images of the last stage; `stages`, the images of every sampled stage as a
+            tensor in [-1, 1]; `seconds`, how long each stage took; `seeds`, one for each image.
 
         Raises:
-            TypeError: A prompt is not a string, or a given image is of another type.
+            TypeError: A prompt, an image, an edit or another option is of the wrong type.
             ValueError: An option is out of range, has the wrong shape, or would not be used.
 
         Reference: Imagen (Saharia et al., 2022), arXiv 2205.11487, Section 2. `image`: SDEdit (Meng
@@ -330,9 +360,15 @@ class ImagenPipeline(nn.Module):
         """
         # 1. what is asked for, checked before anything is computed
         prompts = check_prompts(prompts)
-        seeds = _seeds(seed, len(prompts))
+        edit = _as_edit(edit)
+        seeds = _seeds(seed, len(prompts), shared=edit is not None)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type {output_type!r}; expected 'pil', 'np' or 'pt'")
+        if on_step is not None and not callable(on_step):
+            raise TypeError(f"on_step {on_step!r}; expected a function of a name and a state")
+        if low_res is not None:
+            low_res = _given_images("low_res", low_res)
+            low_res = low_res.expand(len(prompts) if len(low_res) == 1 else -1, -1, -1, -1)
         names = self._stages_to_sample(stages, low_res, len(prompts))
         edit_stages = _edited_stages(edit, edit_stages, names, seeds)
         store_stage = _recorded_stage(attention_store, names)
@@ -359,6 +395,9 @@ class ImagenPipeline(nn.Module):
             prompts, seeds, negative_prompt=negative_prompt, low_res=low_res
         )
         request = replace(request, x_start=x_start, t_start=t_start)
+        for name in edit_stages if edit is not None else ():
+            # does it fit? An error of a later stage would lose the images of those before it
+            edit.bind(request.tokens, self.stages[name].net.sites, request.text.mask.shape[1])
 
         # 3. one stage after the other
         outputs: dict[str, Tensor] = {}
@@ -379,7 +418,9 @@ class ImagenPipeline(nn.Module):
             request = replace(request, low_res=outputs[name], x_start=None, t_start=1.0)
 
         # 4. the images of the last stage
-        return ImagenOutput(_as_output(outputs[names[-1]], output_type), outputs, seconds)
+        _warn_of_nan(outputs)
+        images = _as_output(outputs[names[-1]], output_type)
+        return ImagenOutput(images, outputs, seconds, seeds)
 
     def make_request(
         self,
@@ -482,7 +523,8 @@ class ImagenPipeline(nn.Module):
         # 3. an edit, and a record, reach the network through a control of attention
         n_text = request.text.mask.shape[1]
         bound = None if edit is None else edit.bind(request.tokens, stage.net.sites, n_text)
-        control_at = None if bound is None else bound.control_at
+        done = share_done(timesteps)
+        control_at = None if bound is None else (lambda t: bound.control_at(done(t)))
         if attention_store is not None:
             attention_store.check_memory(
                 stage.net.attention_layers,
@@ -505,7 +547,7 @@ class ImagenPipeline(nn.Module):
             request.negative,
         )
         if bound is not None:
-            if all(bound.rows_identical(float(t)) for t in timesteps[:-1]):
+            if all(bound.rows_identical(done(float(t))) for t in timesteps[:-1]):
                 warnings.warn(
                     f"the edit changes nothing: in all {len(timesteps) - 1} steps of "
                     f"{stage_name}, source and targets read the source's prompt. Take more "
@@ -514,7 +556,7 @@ class ImagenPipeline(nn.Module):
                 )
             if bound.needs_source:
                 self._provide_source(bound, stage_name, request, options, low_res, level)
-            denoise = _edited(bound, denoise, _source_denoiser(stage, request, options))
+            denoise = _edited(bound, done, denoise, _source_denoiser(stage, request, options))
 
         # 5. the loop
         states = sampling_loop(stage, denoise, request.seeds, options, request.x_start, timesteps)
@@ -529,11 +571,11 @@ class ImagenPipeline(nn.Module):
     # ------------------------------------------------------------ the parts of a call
 
     def _stages_to_sample(
-        self, stages: Sequence[str] | None, low_res: Tensor | None, n: int
+        self, stages: str | Sequence[str] | None, low_res: Tensor | None, n: int
     ) -> list[str]:
         """The names of the stages that are sampled, in their order."""
         available = list(self.stages) if low_res is None else self._stages_after(low_res, n)
-        names = available if stages is None else list(stages)
+        names = available if stages is None else _names("stages", stages)
         if names != available[: len(names)] or not names:
             raise ValueError(f"stages {names}; expected {available} or its beginning")
         return names
@@ -548,7 +590,8 @@ class ImagenPipeline(nn.Module):
         if low_res.shape[:2] != (n, 3) or low_res.shape[2:] not in [(size, size) for size in sizes]:
             raise ValueError(
                 f"low_res {list(low_res.shape)}: expected an image for each of {n} prompts, "
-                f"[{n}, 3, size, size] with size one of {sorted(sizes)}"
+                f"[{n}, 3, size, size] with size one of {sorted(sizes)}; resize it to that first, "
+                "as image.resize((size, size)) does"
             )
         names = list(self.stages)
         return names[names.index(sizes[low_res.shape[-1]]) :]
@@ -558,7 +601,7 @@ class ImagenPipeline(nn.Module):
         stage_name: str,
         seeds: list[int],
         x_T: Tensor | None,
-        image: GivenImage | None,
+        image: Images | None,
         strength: float | None,
         edited: bool,
     ) -> tuple[Tensor | None, float]:
@@ -579,16 +622,12 @@ class ImagenPipeline(nn.Module):
             return x_T.to(self.device, torch.float32), 1.0
 
         # 3. an image: noise is added up to the time `strength`
-        t = STRENGTH if strength is None else float(strength)
+        t = STRENGTH if strength is None else as_number("strength", strength)
         if not 0 < t <= 1:
             raise ValueError(
                 f"strength {strength}; expected a number above 0 (the image stays) up to 1 (noise)"
             )
-        x_0 = _batch_of("image", _as_tensor(image, size), b, size, edited)
-        if x_0.abs().max() > 1:
-            raise ValueError(
-                f"image: values from {x_0.min():.3g} to {x_0.max():.3g}; expected [-1, 1]"
-            )
+        x_0 = _batch_of("image", _given_images("image", image, size), b, size, edited)
         x_0 = x_0.to(self.device, torch.float32)
         log_snr = stage.schedule(torch.tensor(t, dtype=torch.float64, device=self.device)).to(x_0)
         return q_sample(x_0, starting_noise(stage, seeds), log_snr), t
@@ -635,18 +674,58 @@ class ImagenPipeline(nn.Module):
 # ---------------------------------------------------------------- checks of a call
 
 
-def _seeds(seed: int | Sequence[int], n: int) -> list[int]:
-    """One seed for each of n prompts."""
-    seeds = [int(s) for s in seed] if isinstance(seed, (list, tuple, range)) else [int(seed)] * n
-    if len(seeds) != n:
-        raise ValueError(
-            f"got {len(seeds)} seeds for {n} prompts; give one for each, or a single number"
-        )
-    return seeds
+def _seeds(seed: Seed, n: int, shared: bool) -> list[int]:
+    """One seed for each of n prompts.
+
+    Args:
+        seed: As the caller gives it.
+        n: How many prompts.
+        shared: All prompts share one, so that only one is drawn.
+    """
+    drawn = 1 if shared else n
+    if seed is None:
+        seeds = [secrets.randbelow(MAX_FRESH_SEED) for _ in range(drawn)]
+    elif isinstance(seed, torch.Generator):
+        seeds = torch.randint(MAX_FRESH_SEED, (drawn,), generator=seed, device=seed.device).tolist()
+    elif isinstance(seed, (list, tuple, range)) or getattr(seed, "ndim", 0) == 1:
+        seeds = [as_integer("seed", s) for s in seed]
+        if len(seeds) != n:
+            raise ValueError(
+                f"got {len(seeds)} seeds for {n} prompts; give one for each, or a single number"
+            )
+    else:
+        seeds = [
+            as_integer("seed", seed, what="an integer, a list of them, a torch.Generator or None")
+        ]
+    return seeds * n if len(seeds) < n else seeds
+
+
+def _as_edit(edit: Edit | Sequence[Edit] | None) -> Edit | None:
+    """The edit that is asked for; several are a chain."""
+    several = isinstance(edit, (list, tuple))
+    for one in edit if several else [edit] if edit is not None else []:
+        if not isinstance(one, Edit):
+            named = isinstance(one, type) and issubclass(one, Edit)
+            raise TypeError(
+                f"edit={one.__name__ if named else repr(one)}: expected an edit such as "
+                f"{one.__name__ + '(...)' if named else 'Replace()'}, from "
+                "imagen_mini.prompt_to_prompt, or a list of edits"
+            )
+    return Chain(*edit) if several else edit
+
+
+def _names(option: str, names: str | Sequence[str]) -> list[str]:
+    """Names of stages: one, or a list."""
+    if isinstance(names, str):
+        return [names]
+    try:
+        return list(names)
+    except TypeError:
+        raise TypeError(f"{option} {names!r}; expected names of stages") from None
 
 
 def _edited_stages(
-    edit: Edit | None, edit_stages: Sequence[str] | None, names: list[str], seeds: list[int]
+    edit: Edit | None, edit_stages: str | Sequence[str] | None, names: list[str], seeds: list[int]
 ) -> list[str]:
     """The names of the stages that are edited."""
     if edit is not None and len(set(seeds)) > 1:
@@ -655,9 +734,9 @@ def _edited_stages(
         )
     if edit is None and edit_stages is not None:
         raise ValueError(
-            f"edit_stages {list(edit_stages)} without an edit: pass edit=, or leave it out"
+            f"edit_stages {edit_stages!r} without an edit: pass edit=, or leave it out"
         )
-    edited = names[:1] if edit_stages is None else list(edit_stages)
+    edited = names[:1] if edit_stages is None else _names("edit_stages", edit_stages)
     _check_sampled("edit_stages", edited, names)
     return edited
 
@@ -666,33 +745,41 @@ def _recorded_stage(store: AttentionStore | None, names: list[str]) -> str | Non
     """The name of the stage whose attention is recorded."""
     if store is None:
         return None
+    if not isinstance(store, AttentionStore):
+        raise TypeError(f"attention_store {store!r}; expected an AttentionStore()")
     recorded = store.stage or names[0]
     _check_sampled("attention_store.stage", [recorded], names)
     return recorded
 
 
 def _check_sampled(option: str, chosen: Collection[str], names: list[str]) -> None:
-    if unknown := sorted(set(chosen) - set(names)):
+    if unknown := [name for name in chosen if name not in names]:
         raise ValueError(f"{option}: no stage {unknown} is sampled; expected of {names}")
 
 
-def _as_tensor(image: GivenImage, size: int) -> Tensor:
-    """A given image as a tensor; PIL images are brought to the size."""
-    if isinstance(image, Tensor):
-        return image
-    images = [image] if isinstance(image, Image.Image) else image
-    if not isinstance(images, (list, tuple)) or not images:
-        raise TypeError(f"image {type(image).__name__}; expected a tensor or PIL images")
-    for one in images:
-        if not isinstance(one, Image.Image):
-            raise TypeError(f"image: a list of {type(one).__name__}; expected PIL images")
-    return torch.stack([image_to_tensor(one, size) for one in images])
+def _given_images(name: str, images: Images, size: int | None = None) -> Tensor:
+    """Given images as a tensor [b, 3, h, w] in [-1, 1]; see `images_to_tensor`.
+
+    A tensor of floats without a negative value may well be in [0, 1], where it would be washed out.
+    Nobody can tell, so this is said.
+    """
+    found = images_to_tensor(images, name, size)
+    first = images[0] if isinstance(images, (list, tuple)) else images
+    if isinstance(first, Tensor) and first.is_floating_point() and found.min() >= 0:
+        warnings.warn(
+            f"{name}: tensors of floats are read as [-1, 1], and no value of this one is negative. "
+            f"If it is in [0, 1], pass 2 * {name} - 1",
+            stacklevel=4 if name == "low_res" else 5,  # to where the pipeline was called
+        )
+    return found
 
 
 def _batch_of(name: str, images: Tensor, b: int, size: int, edited: bool) -> Tensor:
     """A given batch [b, 3, size, size], or [1, 3, size, size] for all; ValueError for another."""
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} {type(images).__name__}; expected a tensor")
+    if not images.is_floating_point():
+        raise TypeError(f"{name}: values of type {images.dtype}; expected floats")
     if images.shape[1:] != (3, size, size) or len(images) not in (1, b):
         rows = f"[{b}, 3, {size}, {size}]" + (f" or [1, 3, {size}, {size}]" if b > 1 else "")
         raise ValueError(f"{name} {list(images.shape)}: expected {rows}, for {b} prompts")
@@ -706,11 +793,23 @@ def _batch_of(name: str, images: Tensor, b: int, size: int, edited: bool) -> Ten
     return images.expand(b, -1, -1, -1)
 
 
-def _as_output(images: Tensor, output_type: str) -> list[Image.Image] | list[np.ndarray | Tensor]:
-    """Images [b, 3, h, w] in [-1, 1] as a list of the type that was asked for."""
+def _warn_of_nan(stages: dict[str, Tensor]) -> None:
+    """Warn of images that are none: NaN would become black without a word."""
+    for name, images in stages.items():
+        if broken := int((~images.isfinite().flatten(1).all(1)).sum()):
+            warnings.warn(
+                f"stage {name}: {broken} of {len(images)} images hold NaN. Its weights may have "
+                "diverged in training; a smaller guidance_scale or precision fp32 may help",
+                stacklevel=4,  # this function, __call__, torch.no_grad, the caller
+            )
+            return
+
+
+def _as_output(images: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
+    """Images [b, 3, h, w] in [-1, 1] as the type that was asked for."""
     if output_type == "pil":
         return to_pil(images)
-    return list(to_numpy(images)) if output_type == "np" else list(images)
+    return to_numpy(images) if output_type == "np" else images
 
 
 # ---------------------------------------------------------------- the denoiser of an edit
@@ -725,15 +824,20 @@ def _source_denoiser(
     return stage.denoiser(request.text[:1], None, None, options.guidance_scale, options.threshold)
 
 
-def _edited(bound: BoundEdit, denoise: Denoiser, denoise_source: Denoiser | None) -> Denoiser:
-    """The denoiser of an edit.
+def _edited(
+    bound: BoundEdit,
+    done: Callable[[float], float],
+    denoise: Denoiser,
+    denoise_source: Denoiser | None,
+) -> Denoiser:
+    """The denoiser of an edit; `done` is the share of the steps that are done at a time.
 
     While all rows are identical, `denoise_source` computes one of them for all, which costs less.
     """
 
     def edited(x_t: Tensor, t: Tensor) -> Tensor:
-        if denoise_source is not None and bound.rows_identical(float(t)):
+        if denoise_source is not None and bound.rows_identical(done(float(t))):
             return denoise_source(x_t[:1], t).expand_as(x_t)
-        return bound.after_denoising(denoise(x_t, t), float(t))
+        return bound.after_denoising(denoise(x_t, t), done(float(t)))
 
     return edited

@@ -267,7 +267,7 @@ by_source = {
     0.0: scores["attention"],
     0.3: scores["source 0.3"],
     0.6: scores["source 0.6"],
-    0.9: scores["default"],
+    0.8: scores["default"],
 }
 
 print(edit_comparison_table({f"attention {length:g}": of for length, of in by_attention.items()}))
@@ -286,8 +286,8 @@ plot_window_sweep(
 # larger one decides layouts earlier. Conditioning on the source's caption first makes source and
 # target one image for that time. If it is too long, the new word comes too late: first a shape can
 # no longer be changed, then a colour (at 1 the target is the source itself). Eight edits cannot
-# distinguish 0.3 from 0.9: `python -m sample.edit_sweep` measures with more, and for added words
-# too. That 0.9 is not too long is due to the training: this network was trained with images that
+# distinguish 0.3 from 0.8: `python -m sample.edit_sweep` measures with more, and for added words
+# too. That 0.8 is not too long is due to the training: this network was trained with images that
 # contradict their captions, and corrects the contradictions. A network without this training can
 # bear at most 0.6 for a changed shape.
 #

@@ -109,7 +109,7 @@ class BoundMix(BoundEdit):
 
     control: AttentionControl
 
-    def control_at(self, t: float) -> AttentionControl:
+    def control_at(self, done: float) -> AttentionControl:
         return self.control
 
 

@@ -80,8 +80,9 @@ def add_edit_parser(
         "--self-replace-steps",
         "--self-steps",
         type=window,
-        default=edit.self_replace_steps,
-        help="share of the steps in which the source's self-attention is used",
+        default=argparse.SUPPRESS,
+        help="share of the steps in which the source's self-attention is used (default: "
+        f"{edit.DEFAULT_SELF_STEPS:g})",
     )
     parser.add_argument(
         "--shared-prompt-steps",
@@ -127,7 +128,7 @@ def resolve_edit(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
         )
     edit = (Replace if args.kind == "replace" else Refine)(
         args.cross_replace_steps,
-        args.self_replace_steps,
+        getattr(args, "self_replace_steps", None),
         shared_prompt_steps=args.shared_prompt_steps,
     )
     blend = (

@@ -11,8 +11,8 @@ Writes to the output folder:
 - edit_sweep_images.png: one edit of each kind, at every length.
 - edit_sweep.json: the numbers.
 
-A window is a share of the interval of t, from 1 to 0. If the steps are uniform in t, it is the
-paper's share of the steps. At 0 both lines are "same seed, new prompt".
+A window is a share of the steps, from the first one on. At 0 both lines are "same seed, new
+prompt".
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def measure(
     scores, example = [], None
     for task, images, of in tqdm(evaluate_edits(generate, tasks), total=len(tasks), desc=name):
         scores.append(of)
-        if example is None and of[0].source_right:
+        if example is None and of[0].counts:
             example = task, images
     tables = [edit_table(list(of)) for of in zip(*scores)]
     return {
@@ -130,8 +130,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--shares",
         type=float,
         nargs="+",
-        default=[0, 0.3, 0.6, 0.9, 1],
-        help="lengths of the windows, from 0 to 1 (default: 0 0.3 0.6 0.9 1)",
+        default=[0, 0.3, 0.6, 0.8, 1],
+        help="lengths of the windows, from 0 to 1 (default: 0 0.3 0.6 0.8 1)",
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/edit_sweep"), help="a folder")
     add_model_options(parser)

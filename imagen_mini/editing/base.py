@@ -10,12 +10,13 @@ change to the pipeline:
             return MyBoundEdit(...)           # knows the prompts and the network
 
     class MyBoundEdit(BoundEdit):
-        def control_at(self, t):              # which control is active at time t, or None
-            return MyControl(...) if t > 0.5 else None    # a subclass of AttentionControl
-        def after_denoising(self, x_0_hat, t):            # what the sampler takes as the estimate
+        def control_at(self, done):           # which control is active in a step, or None
+            return MyControl(...) if done < 0.5 else None    # a subclass of AttentionControl
+        def after_denoising(self, x_0_hat, done):            # what the sampler takes as estimate
             return x_0_hat.clamp(-1, 1)
 
-Both methods are optional. Before you write a control, read `models.control.AttentionControl`: its
+Both methods are optional. `done` is the share of the steps that are done: 0 in the first one, i / n
+in step i of n. Before you write a control, read `models.control.AttentionControl`: its
 methods return their result and store nothing in the network. Rows are independent samples: row 0 is
 the source, row i target number i. Then `pipe([source, target], edit=MyEdit(...))` runs it.
 """
@@ -53,16 +54,17 @@ class Edit(ABC):
 
 
 class BoundEdit:
-    """An edit that knows its prompts: what the pipeline asks at time t. The base class changes
-    nothing, so a subclass overrides only what it needs.
+    """An edit that knows its prompts: what the pipeline asks in each step. The base class changes
+    nothing, so a subclass overrides only what it needs. `done` is the share of the steps that are
+    done, in [0, 1).
     """
 
-    def control_at(self, t: float) -> AttentionControl | None:
-        """The control that is active in the conditional branch at time t, or None."""
+    def control_at(self, done: float) -> AttentionControl | None:
+        """The control that is active in the conditional branch in this step, or None."""
         return None
 
-    def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
-        """What becomes of the estimate x_0_hat [1 + targets, 3, h, w] at time t."""
+    def after_denoising(self, x_0_hat: Tensor, done: float) -> Tensor:
+        """What becomes of the estimate x_0_hat [1 + targets, 3, h, w] in this step."""
         return x_0_hat
 
     @property
@@ -81,8 +83,8 @@ class BoundEdit:
                 [1 + targets, 3, h, w] by every prompt, of the source noised to time t.
         """
 
-    def rows_identical(self, t: float) -> bool:
-        """Are source and targets still the same image, from x_T down to time t? Then the pipeline
+    def rows_identical(self, done: float) -> bool:
+        """Are source and targets still the same image, from x_T to this step? Then the pipeline
         samples one row for all, with the source's prompt and without a control.
         """
         return False

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -59,27 +60,34 @@ class LocalBlend(Blend):
 
     Differs from the paper's code, which blends x_t: the result of our loop is x_0_hat.
 
+        LocalBlend("circle", "star")                 # these words, in whichever prompt has them
+        LocalBlend(["circle"], ["star"], ["ring"])   # the words of each prompt, the source's first
+
+    The words of a target count in its own row alone, as in the authors' code, so each of several
+    targets may have its own.
+
     Args:
-        words: Words of the source or the target.
-        exclude: Words whose places stay as they are (default: none).
+        words: Words of the source or of targets; or, for each prompt, a word or a list of words.
+        exclude: Words whose places stay as they are, in either form (default: none).
         threshold: Share of a map's maximum, in (0, 1) (default 0.3).
         size: The grid, size x size; None (the default): the largest that attends to words.
         steps: Window of the steps in which images are blended (default (0.2, 1.0)).
 
     Raises:
+        TypeError: A word is not a string.
         ValueError: No words, or a value out of range.
     """
 
-    words: tuple[str, ...]
-    exclude: tuple[str, ...] = ()
+    words: Words
+    exclude: Words = ()
     threshold: float = 0.3
     size: int | None = None
     steps: Window = (0.2, 1.0)
 
     def __init__(
         self,
-        *words: str,
-        exclude: str | Sequence[str] = (),
+        *words: str | Sequence[str],
+        exclude: str | Sequence[str | Sequence[str]] = (),
         threshold: float = 0.3,
         size: int | None = None,
         steps: Window = (0.2, 1.0),
@@ -95,8 +103,8 @@ class LocalBlend(Blend):
                 "and below 1"
             )
         for name, value in {
-            "words": words,
-            "exclude": (exclude,) if isinstance(exclude, str) else tuple(exclude),
+            "words": _as_words(words, "words"),
+            "exclude": _as_words((exclude,) if isinstance(exclude, str) else exclude, "exclude"),
             "threshold": threshold,
             "size": size,
             "steps": as_window(steps, "steps"),
@@ -111,12 +119,12 @@ class LocalBlend(Blend):
         size].
         """
 
-        def attention_mask(words: Sequence[str]) -> Tensor:
+        def attention_mask(words: Words) -> Tensor:
             found = torch.tensor(False)
             for row in (0, target):
                 if tokens := [
                     i
-                    for word in words
+                    for word in _words_of_prompt(words, row)
                     for n in word_indices(maps.tokens[row], word)
                     for i in maps.tokens[row].positions_of_word(n)
                 ]:
@@ -125,6 +133,47 @@ class LocalBlend(Blend):
             return found
 
         return attention_mask(self.words) & ~attention_mask(self.exclude)
+
+
+# words of any prompt, or for each prompt a tuple of its words
+Words = tuple[str, ...] | tuple[tuple[str, ...], ...]
+
+
+def _as_words(words: Sequence[str | Sequence[str]], name: str) -> Words:
+    """Words as LocalBlend keeps them. One list among them means: words for each prompt."""
+    by_prompt = any(isinstance(of, (list, tuple)) for of in words)
+    rows = [tuple(of) if isinstance(of, (list, tuple)) else (of,) for of in words]
+    for word in (word for row in rows for word in row):
+        if not isinstance(word, str):
+            raise TypeError(
+                f"LocalBlend: {name} has {word!r} ({type(word).__name__}); expected words, or for "
+                "each prompt a list of words"
+            )
+    return tuple(rows) if by_prompt else tuple(word for (word,) in rows)
+
+
+def _words_of_prompt(words: Words, row: int) -> tuple[str, ...]:
+    """The words that are looked for in prompt number `row`."""
+    if words and isinstance(words[0], tuple):
+        return cast(tuple[str, ...], words[row])
+    return cast(tuple[str, ...], words)
+
+
+def _check_words(words: Words, name: str, tokens: Sequence[Tokens]) -> None:
+    """Raise ValueError unless the prompts have these words."""
+    if words and isinstance(words[0], tuple):
+        if len(words) != len(tokens):
+            raise ValueError(
+                f"LocalBlend: {name} for {len(words)} prompts, but there are {len(tokens)}; "
+                "expected a word or a list of words for each, the source first"
+            )
+        for of, prompt in zip(words, tokens):
+            for word in of:
+                token_positions(prompt, word)  # an error that says what words there are
+    else:
+        for word in cast(tuple[str, ...], words):
+            if not any(word_indices(prompt, word) for prompt in tokens):
+                token_positions(tokens[-1], word)
 
 
 @dataclass(frozen=True)
@@ -189,14 +238,23 @@ class LocalBlender:
                 f"LocalBlend(size={size}): this network attends to words on grids of "
                 f"{', '.join(map(str, sizes))}; pass one of these"
             )
-        for word in blend.words + blend.exclude:
-            for target in tokens[1:]:
-                if not word_indices(tokens[0], word):
-                    token_positions(target, word)  # an error that says what words there are
+        _check_words(blend.words, "words", tokens)
+        _check_words(blend.exclude, "exclude", tokens)
+        for row, target in enumerate(tokens[1:], start=1):
+            if not any(
+                word_indices(tokens[i], word)
+                for i in (0, row)
+                for word in _words_of_prompt(blend.words, i)
+            ):
+                raise ValueError(
+                    f"LocalBlend: neither the source {' '.join(tokens[0].words)!r} nor the target "
+                    f"{' '.join(target.words)!r} has one of {', '.join(map(repr, blend.words))}, "
+                    "so nothing could change; name a word of the one or of the other"
+                )
         self.maps.reset(tokens, [site for site in of_words if site.size == size])
 
-    def wrap(self, control: AttentionControl | None, t: float) -> AttentionControl | None:
-        return self.maps.wrap(control, t)
+    def wrap(self, control: AttentionControl | None, done: float) -> AttentionControl | None:
+        return self.maps.wrap(control, done)
 
     def __call__(self, x_0_hat: Tensor, active: bool) -> Tensor:
         # nothing recorded yet: source and targets read one prompt
@@ -238,7 +296,7 @@ class DiffEditBlender:
         mask = (smooth > self.blend.threshold * highest).to(difference.dtype)
         return dilate(close(mask, 4 * unit), self.blend.grow * unit) > 0
 
-    def wrap(self, control: AttentionControl | None, t: float) -> AttentionControl | None:
+    def wrap(self, control: AttentionControl | None, done: float) -> AttentionControl | None:
         return control
 
     def __call__(self, x_0_hat: Tensor, active: bool) -> Tensor:
@@ -255,13 +313,13 @@ class BoundBlend(BoundEdit):
     blender: LocalBlender | DiffEditBlender
     inner: BoundEdit = BoundEdit()
 
-    def control_at(self, t: float) -> AttentionControl | None:
-        return self.blender.wrap(self.inner.control_at(t), t)
+    def control_at(self, done: float) -> AttentionControl | None:
+        return self.blender.wrap(self.inner.control_at(done), done)
 
-    def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
+    def after_denoising(self, x_0_hat: Tensor, done: float) -> Tensor:
         """The source's image wherever the targets may not differ from it."""
-        active = within(as_window(self.blend.steps, "steps"), t)
-        return self.blender(self.inner.after_denoising(x_0_hat, t), active)
+        active = within(as_window(self.blend.steps, "steps"), done)
+        return self.blender(self.inner.after_denoising(x_0_hat, done), active)
 
     @property
     def needs_source(self) -> bool:
@@ -273,5 +331,5 @@ class BoundBlend(BoundEdit):
         if isinstance(self.blender, DiffEditBlender):
             self.blender.set_source(source, renoise_and_denoise)
 
-    def rows_identical(self, t: float) -> bool:
-        return self.inner.rows_identical(t)
+    def rows_identical(self, done: float) -> bool:
+        return self.inner.rows_identical(done)

@@ -9,7 +9,7 @@ the target's. Only the conditional branch is touched.
     Reweight    a word counts more or less:      column j* times c
     Chain       several of these, and a blend (`editing.blending`)
 
-What the default does: in the first 0.9 of the steps source and targets share the source's whole
+What the default does: in the first 0.8 of the steps source and targets share the source's whole
 prompt (`shared_prompt_steps`), and only then is attention injected. That is prompt switching, and
 most of the success of the default comes from it, not from the injection. `shared_prompt_steps=0` is
 the method of the paper.
@@ -19,9 +19,10 @@ Reference: Prompt-to-Prompt (Hertz et al., 2022), arXiv 2208.01626, Algorithm 1 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -70,36 +71,55 @@ class Chain(Edit):
 class AttentionInjection(Edit):
     """What Replace and Refine share: in which steps the targets take the source's attention.
 
-    All windows are shares of the steps, from t = 1 to 0: a number f means from 0 to f, and a pair
-    is (start, end). `sample.edit_sweep` measures other windows.
+    All windows are shares of the steps, from the first to the last: a number f means from 0 to f,
+    and a pair is (start, end). See `editing.windows`. `sample.edit_sweep` measures other windows.
 
     Args:
         cross_replace_steps: Window of the cross-attention (default 1.0). A dict gives words of the
             target a window each, `{"default": 0.8, "star": 0.3}`; without "default" the other words
             are not injected.
-        self_replace_steps: Window of the self-attention (default 1.0; Refine: 0.4).
+        self_replace_steps: Window of the self-attention. None (the default) is 1.0, and 0.4 for
+            Refine.
         self_size: Self-attention is injected on grids of at most `self_size` x `self_size`
             (default 16).
         shared_prompt_steps: Window in which source and targets share the source's whole prompt
-            (default 0.9). Differs from the paper, which has none: a small pixel model places
+            (default 0.8). Differs from the paper, which has none: a small pixel model places
             objects more finely than its attention maps can tell.
+
+    While the prompt is shared, all maps are the source's already. A window that lies inside of that
+    time has no effect; if you passed it, a warning says so.
 
     Raises:
         ValueError: A window is out of range.
     """
 
+    DEFAULT_SELF_STEPS: ClassVar[Window] = 1.0
+
     cross_replace_steps: WindowByWord = 1.0
-    self_replace_steps: Window = 1.0
+    self_replace_steps: Window | None = None
     self_size: int = 16
-    shared_prompt_steps: Window = 0.9
+    shared_prompt_steps: Window = 0.8
 
     def __post_init__(self):
         windows = self.cross_replace_steps
         windows = windows if isinstance(windows, dict) else {DEFAULT: windows}
         windows = {word: as_window(w, "cross_replace_steps") for word, w in windows.items()}
         object.__setattr__(self, "cross_replace_steps", {DEFAULT: (0.0, 0.0)} | windows)
-        for name in ("self_replace_steps", "shared_prompt_steps"):
-            object.__setattr__(self, name, as_window(getattr(self, name), name))
+        shared = as_window(self.shared_prompt_steps, "shared_prompt_steps")
+        object.__setattr__(self, "shared_prompt_steps", shared)
+        if self.self_replace_steps is not None:
+            own = as_window(self.self_replace_steps, "self_replace_steps")
+            object.__setattr__(self, "self_replace_steps", own)
+            _warn_if_without_effect("self_replace_steps", own, shared)
+        for word, window in windows.items():
+            of = "" if word == DEFAULT else f" of {word!r}"
+            _warn_if_without_effect(f"cross_replace_steps{of}", window, shared)
+
+    @property
+    def self_window(self) -> tuple[float, float]:
+        """The window of the self-attention."""
+        given = self.self_replace_steps
+        return as_window(self.DEFAULT_SELF_STEPS if given is None else given, "self_replace_steps")
 
     def bind(
         self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int
@@ -111,6 +131,19 @@ class AttentionInjection(Edit):
         tokens], each column a distribution over the source or all zero.
         """
         raise NotImplementedError
+
+
+def _warn_if_without_effect(
+    name: str, window: tuple[float, float], shared: tuple[float, float]
+) -> None:
+    """Warn of a window in which all maps are the source's anyway."""
+    (start, end), (shared_start, shared_end) = window, shared
+    if start < end and shared_start <= start and end <= shared_end < 1:
+        warnings.warn(
+            f"{name}={window} has no effect: source and target share the prompt in {shared}. Pass "
+            f"a window that ends later than {shared_end:g}, or a smaller shared_prompt_steps",
+            stacklevel=4,  # __post_init__, __init__, the caller
+        )
 
 
 class Replace(AttentionInjection):
@@ -131,7 +164,7 @@ class Refine(AttentionInjection):
     target's. For the arguments see `AttentionInjection`.
     """
 
-    self_replace_steps: Window = 0.4
+    DEFAULT_SELF_STEPS: ClassVar[Window] = 0.4
 
     def token_mapper(self, source: Tokens, target: Tokens) -> Tensor:
         return refinement_mapper(source, target)
@@ -143,7 +176,7 @@ class Reweight(Edit):
     not renormalised, as in the paper.
 
     Alone it needs targets with the same words as the source, and keeps close to the source as
-    `Refine(0.8, 0.4, shared_prompt_steps=0.5)` would. With a Replace or Refine it scales what these
+    `Refine(0.7, shared_prompt_steps=0.5)` would. With a Replace or Refine it scales what these
     make, once their `shared_prompt_steps` are over. The later that is, the less it changes.
 
     Args:
@@ -230,7 +263,7 @@ def bind(
     # 3. what happens in attention, and around it the blend
     bound = BoundEdit()
     if injections or weights:
-        injection = injections[0] if injections else Refine(0.8, 0.4, shared_prompt_steps=0.5)
+        injection = injections[0] if injections else Refine(0.7, shared_prompt_steps=0.5)
         bound = _bind_attention(injection, weights, source, targets, batch_tokens)
     return BoundBlend(blends[0], blends[0].blender(tokens, sites), bound) if blends else bound
 
@@ -277,29 +310,29 @@ class BoundPromptToPrompt(BoundEdit):
     windows: Tensor
     weights: list[tuple[tuple[float, float], Tensor]]
 
-    def shares_prompt(self, t: float) -> bool:
-        """Do source and targets share the source's prompt at time t?"""
-        return within(as_window(self.injection.shared_prompt_steps, "shared_prompt_steps"), t)
+    def shares_prompt(self, done: float) -> bool:
+        """Do source and targets share the source's prompt in this step?"""
+        return within(as_window(self.injection.shared_prompt_steps, "shared_prompt_steps"), done)
 
-    def rows_identical(self, t: float) -> bool:
+    def rows_identical(self, done: float) -> bool:
         """One noise and one prompt give one image: as long as the prompt is shared, if it was from
         the start.
         """
         start, _ = as_window(self.injection.shared_prompt_steps, "shared_prompt_steps")
-        return start == 0 and self.shares_prompt(t)
+        return start == 0 and self.shares_prompt(done)
 
-    def control_at(self, t: float) -> AttentionControl | None:
+    def control_at(self, done: float) -> AttentionControl | None:
         # 1. one prompt for all rows: their maps are the same
-        if self.shares_prompt(t):
+        if self.shares_prompt(done):
             return SourcePromptControl()
         # 2. which columns are injected, and their factors
-        injected = within_each(self.windows, t) & (self.mappers.sum(1) > 0)
+        injected = within_each(self.windows, done) & (self.mappers.sum(1) > 0)
         equalizer = torch.ones(self.windows.shape[1:])
         for window, factors in self.weights:
-            equalizer = equalizer * factors if within(window, t) else equalizer
+            equalizer = equalizer * factors if within(window, done) else equalizer
         # 3. a control, if there is anything to do
         inject_cross = bool(injected.any() or (equalizer != 1).any())
-        inject_self = within(as_window(self.injection.self_replace_steps, "self_replace_steps"), t)
+        inject_self = within(self.injection.self_window, done)
         if not inject_cross and not inject_self:
             return None
         return AttentionInjectionControl(

@@ -1,10 +1,17 @@
-"""Windows: in which share of the sampling steps something is done."""
+"""Windows: in which share of the sampling steps something is done.
+
+A window (start, end) holds step i of n, counted from 0, if start <= i / n < end. So 0.8 of 10 steps
+are the first 8, however the times of the steps are spaced.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import Tensor
 
 Window = float | tuple[float, float]
+ROUNDING = 1e-6  # i / n and a share that a user wrote may differ in their last bit
 
 
 def as_window(window: Window, name: str) -> tuple[float, float]:
@@ -26,20 +33,29 @@ def as_window(window: Window, name: str) -> tuple[float, float]:
     return float(start), float(end)
 
 
-def within(window: tuple[float, float], t: float) -> bool:
-    """Is time t inside the window (start, end)?
+def share_done(timesteps: Tensor) -> Callable[[float], float]:
+    """Return the function from a time to the share of the steps that are done then.
 
-    What counts is the share 1 - t of the way from noise to image. Where the steps are even in t it
-    is the share of the steps, too, up to rounding.
+    Args:
+        timesteps: [n + 1], descending: step i goes from timesteps[i] to timesteps[i + 1].
+
+    Returns:
+        A function of a time t: i / n for the step i that starts at t or contains t, in [0, 1).
     """
+    starts = timesteps[:-1].tolist()
+
+    def done(t: float) -> float:
+        return max(0, sum(start >= t for start in starts) - 1) / len(starts)
+
+    return done
+
+
+def within(window: tuple[float, float], done: float) -> bool:
+    """Is a step in the window (start, end), when this share of the steps is done?"""
     start, end = window
-    return start <= _done(t) < end
+    return start <= done + ROUNDING < end
 
 
-def within_each(windows: Tensor, t: float) -> Tensor:
+def within_each(windows: Tensor, done: float) -> Tensor:
     """`within` for windows [2, ...]: bool [...]."""
-    return (windows[0] <= _done(t)) & (_done(t) < windows[1])
-
-
-def _done(t: float) -> float:
-    return 1 - t + 1e-6
+    return (windows[0] <= done + ROUNDING) & (done + ROUNDING < windows[1])

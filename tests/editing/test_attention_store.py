@@ -71,7 +71,7 @@ def test_a_recorder_needs_what_it_records_and_what_the_edit_needs():
     assert maps.wrap(
         Replace(0.0, 1.0, shared_prompt_steps=0.0)
         .bind([tokens("ring"), tokens("star")], [CROSS, SELF], 2)
-        .control_at(1.0),
+        .control_at(0.0),
         1.0,
     ).needs_probs(SELF)
 
@@ -172,7 +172,7 @@ def test_a_recorded_map_is_the_softmax_of_queries_and_keys(tiny_pipe):
         def bind(self, *_):
             return self
 
-        def control_at(self, t):
+        def control_at(self, done):
             return QKReader()
 
     tiny_pipe(

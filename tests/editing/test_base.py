@@ -1,5 +1,6 @@
 """A new edit is two small classes: edits that are defined here run through the pipeline."""
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -38,10 +39,10 @@ class KeepTop(Edit):
 class BoundKeepTop(BoundEdit):
     until: float
 
-    def control_at(self, t: float) -> AttentionControl | None:
-        return SharedValues() if t > self.until else None
+    def control_at(self, done: float) -> AttentionControl | None:
+        return SharedValues() if done < self.until else None
 
-    def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
+    def after_denoising(self, x_0_hat: Tensor, done: float) -> Tensor:
         kept = x_0_hat.clone()
         half = x_0_hat.shape[-2] // 2
         kept[1:, :, :half] = x_0_hat[:1, :, :half]
@@ -50,21 +51,21 @@ class BoundKeepTop(BoundEdit):
 
 @dataclass(frozen=True)
 class BlendHalfway(Edit):
-    """Below time `below`, blend the estimate of each target halfway towards the source's."""
+    """From a share of the steps on, blend the estimate of each target halfway with the source's."""
 
-    below: float = 0.5
+    after: float = 0.5
 
     def bind(self, tokens, sites, batch_tokens):
         check_bindable(tokens, sites)
-        return BoundBlendHalfway(self.below)
+        return BoundBlendHalfway(self.after)
 
 
 @dataclass(frozen=True)
 class BoundBlendHalfway(BoundEdit):
-    below: float
+    after: float
 
-    def after_denoising(self, x_0_hat: Tensor, t: float) -> Tensor:
-        if t >= self.below:
+    def after_denoising(self, x_0_hat: Tensor, done: float) -> Tensor:
+        if done < self.after:
             return x_0_hat
         return torch.cat([x_0_hat[:1], (x_0_hat[1:] + x_0_hat[:1]) / 2])
 
@@ -101,12 +102,13 @@ def test_a_new_edit_of_the_estimate_runs_through_every_stage_and_leaves_the_sour
     assert (edited["base"][1] - plain["base"][1]).abs().max() > 1e-3
 
 
-def test_an_edit_of_the_estimate_acts_at_the_times_that_it_names(exact_pipe):
+def test_an_edit_of_the_estimate_acts_in_the_steps_that_it_names(exact_pipe):
     plain, edited = estimates(exact_pipe), estimates(exact_pipe, edit=BlendHalfway())
     assert list(edited) == list(plain)
-    early, late = [t for t in plain if t >= 0.5], [t for t in plain if t < 0.5]
+    half = math.ceil(len(plain) / 2)
+    early, late = list(plain)[:half], list(plain)[half:]
     assert early and late
-    # 1. Before t = 0.5 no estimate changes.
+    # 1. In the first half of the steps no estimate changes.
     assert all(torch.equal(edited[t], plain[t]) for t in early)
     # 2. In the first step after it, both trajectories are still at the same x_t.
     source, target = plain[late[0]]

@@ -8,6 +8,7 @@ from support.scenes import tokens
 
 from imagen_mini.diffusion.timesteps import uniform_timesteps
 from imagen_mini.editing.alignment import replacement_mapper
+from imagen_mini.editing.base import BoundEdit, Edit
 from imagen_mini.editing.blending import DiffEditMask, LocalBlend
 from imagen_mini.editing.controls import AttentionInjectionControl, SourcePromptControl
 from imagen_mini.editing.prompt_to_prompt import (
@@ -17,6 +18,7 @@ from imagen_mini.editing.prompt_to_prompt import (
     Replace,
     Reweight,
 )
+from imagen_mini.editing.windows import share_done, within
 from imagen_mini.models.control import AttentionSite
 from imagen_mini.models.unet import UNet
 
@@ -67,7 +69,7 @@ def test_a_window_is_a_share_of_the_steps_from_its_start_up_to_its_end():
     bound = Replace(
         cross_replace_steps=(0.25, 0.75), self_replace_steps=0.5, shared_prompt_steps=0.0
     ).bind([tokens("red"), tokens("blue")], SITES, 2)
-    controls = [bound.control_at(1 - step / 8) for step in range(8)]
+    controls = [bound.control_at(step / 8) for step in range(8)]
     assert [bool(c and c.inject_cross) for c in controls] == [
         False,
         False,
@@ -97,11 +99,66 @@ def test_a_share_of_the_steps_that_is_a_whole_number_is_that_many_steps(share):
         cross_replace_steps=share, self_replace_steps=(share, 1.0), shared_prompt_steps=0.0
     ).bind([tokens("red"), tokens("blue")], SITES, 2)
     for steps in range(10, 210, 10):
-        controls = [bound.control_at(float(t)) for t in uniform_timesteps(steps)[:-1]]
+        controls = [bound.control_at(step / steps) for step in range(steps)]
         assert (sum(c.inject_cross for c in controls), sum(c.inject_self for c in controls)) == (
             round(share * steps),
             round((1 - share) * steps),
         ), steps
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+def test_a_window_counts_steps_however_their_times_are_spaced(power):
+    times = uniform_timesteps(10) ** power
+    done = share_done(times)
+    assert [done(float(t)) for t in times[:-1]] == [i / 10 for i in range(10)]
+    # a solver that looks at a time inside of a step is in that step
+    assert done(float(times[3] + times[4]) / 2) == 0.3
+    assert sum(within((0.0, 0.8), done(float(t))) for t in times[:-1]) == 8
+    assert sum(within((0.3, 0.7), done(float(t))) for t in times[:-1]) == 4
+
+
+def test_the_share_of_the_steps_is_what_a_pipeline_asks_an_edit_with(tiny_pipe):
+    asked = []
+
+    class Asked(BoundEdit, Edit):
+        def bind(self, *_):
+            return self
+
+        def control_at(self, done):
+            asked.append(done)
+
+    tiny_pipe([SOURCE, TARGET], edit=Asked(), seed=0, stages=("base",), progress=False)
+    n = tiny_pipe.stages["base"].config.num_inference_steps
+    assert sorted(set(asked)) == [i / n for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        ({"self_replace_steps": 0.4}, "self_replace_steps"),
+        ({"self_replace_steps": (0.2, 0.8)}, "self_replace_steps"),
+        ({"cross_replace_steps": 0.5}, "cross_replace_steps"),
+        ({"cross_replace_steps": {"default": 1.0, "star": 0.3}}, "of 'star'"),
+    ],
+)
+def test_a_window_without_effect_says_so(options, name):
+    with pytest.warns(UserWarning, match=f"{name}.*no effect"):
+        Refine(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"self_replace_steps": 1.0},
+        {"self_replace_steps": 0.0},
+        {"self_replace_steps": 0.4, "shared_prompt_steps": 0.0},
+        {"self_replace_steps": 0.4, "shared_prompt_steps": (0.2, 0.8)},
+    ],
+)
+def test_a_window_with_an_effect_says_nothing(options, recwarn):
+    Refine(**options)
+    assert not recwarn.list
 
 
 def test_a_window_of_one_covers_every_step_and_of_zero_none():
@@ -109,7 +166,7 @@ def test_a_window_of_one_covers_every_step_and_of_zero_none():
         bound = Replace(
             cross_replace_steps=window, self_replace_steps=0.0, shared_prompt_steps=0.0
         ).bind([tokens("red"), tokens("blue")], SITES, 2)
-        assert all((bound.control_at(1 - step / 10) is not None) == expected for step in range(10))
+        assert all((bound.control_at(step / 10) is not None) == expected for step in range(10))
 
 
 def test_self_attention_is_injected_on_small_grids_only():
@@ -286,7 +343,7 @@ def test_new_words_keep_their_attention_and_common_words_take_that_of_the_source
     source, target = tokens("a ring"), tokens("a red ring")
     bound = Refine(1.0, 0.0, shared_prompt_steps=0.0).bind([source, target], SITES, 4)
     probs = torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    out = bound.control_at(1.0).modify_probs(SITES[0], probs, 4)
+    out = bound.control_at(0.0).modify_probs(SITES[0], probs, 4)
     assert torch.equal(out[0], probs[0])
     assert torch.equal(out[1][..., 1], probs[1][..., 1])  # "red"
     assert torch.equal(out[1][..., [0, 2, 3]], probs[0][..., [0, 1, 2]])  # "a", "ring", the end
@@ -299,7 +356,7 @@ def test_a_single_word_may_have_a_separate_window():
     bound = Replace({"default": 0.5, "star": (0.25, 0.75)}, 0.0, shared_prompt_steps=0.0).bind(
         [tokens("a red ring"), tokens("a red star")], SITES, 4
     )
-    at = [bound.control_at(1 - step / 8) for step in range(8)]
+    at = [bound.control_at(step / 8) for step in range(8)]
     assert [bool(c and c.injected[0, 2]) for c in at] == [
         False,
         False,
@@ -327,7 +384,7 @@ def test_words_without_a_window_are_not_injected_where_no_default_is_given():
     bound = Replace({"star": 1.0}, 0.0, shared_prompt_steps=0.0).bind(
         [tokens("a ring"), tokens("a star")], SITES, 3
     )
-    assert bound.control_at(1.0).injected.tolist() == [[False, True, False]]
+    assert bound.control_at(0.0).injected.tolist() == [[False, True, False]]
 
 
 def test_a_window_of_an_unknown_word_is_an_error_that_lists_the_words():
@@ -343,7 +400,7 @@ def test_a_window_of_an_unknown_word_is_an_error_that_lists_the_words():
 def scaled(edit, source, *targets):
     prompts = [tokens(p) for p in (source, *targets)]
     n = max(len(p.ids) for p in prompts)
-    return edit.bind(prompts, SITES, n).control_at(0.4).equalizer.tolist()
+    return edit.bind(prompts, SITES, n).control_at(0.6).equalizer.tolist()
 
 
 def test_every_piece_of_every_such_word_is_scaled_and_nothing_else():
@@ -360,7 +417,7 @@ def test_the_source_s_columns_are_scaled_and_not_renormalised():
     out = (
         Reweight({"ring": -2})
         .bind([tokens("red ring")] * 2, SITES, 3)
-        .control_at(0.4)
+        .control_at(0.6)
         .modify_probs(SITES[0], probs, 3)
     )
     assert torch.equal(out[0], probs[0])
@@ -372,7 +429,7 @@ def test_weights_act_only_in_their_window():
         Reweight({"ring": 2}, steps=(0.5, 1.0)), Refine(0.0, 0.0, shared_prompt_steps=0.0)
     ).bind([tokens("red ring")] * 2, SITES, 3)
     assert [
-        None if (c := bound.control_at(1 - step / 4)) is None else c.equalizer[0, 1].item()
+        None if (c := bound.control_at(step / 4)) is None else c.equalizer[0, 1].item()
         for step in range(4)
     ] == [None, None, 2, 2]
 
@@ -388,7 +445,7 @@ def test_edits_may_be_chained_in_any_order():
         Reweight({"star": 0.5}),
     )
     one, other = (
-        Chain(*e).bind(prompts, SITES, 4).control_at(1.0).modify_probs(SITES[0], probs, 4)
+        Chain(*e).bind(prompts, SITES, 4).control_at(0.0).modify_probs(SITES[0], probs, 4)
         for e in (edits, edits[::-1])
     )
     assert torch.equal(one, other)
@@ -397,7 +454,7 @@ def test_edits_may_be_chained_in_any_order():
 
 def test_a_weight_of_one_scales_nothing():
     assert torch.equal(
-        Reweight({"ring": 1}).bind([tokens("red ring")] * 2, SITES, 3).control_at(0.4).equalizer,
+        Reweight({"ring": 1}).bind([tokens("red ring")] * 2, SITES, 3).control_at(0.6).equalizer,
         torch.ones(1, 3),
     )
 
@@ -529,7 +586,7 @@ def test_rows_that_differ_before_their_prompts_are_shared_are_generated_separate
     assert (
         isinstance(bound.control_at(0.5), SourcePromptControl)
         and not bound.rows_identical(0.5)
-        and not bound.rows_identical(1.0)
+        and not bound.rows_identical(0.0)
     )
 
 
@@ -537,8 +594,8 @@ def test_while_the_source_prompt_is_used_nothing_is_scaled():
     bound = Chain(Refine(shared_prompt_steps=0.5), Reweight({"ring": 2})).bind(
         [tokens("red ring")] * 2, SITES, 3
     )
-    assert isinstance(bound.control_at(1.0), SourcePromptControl) and isinstance(
-        bound.control_at(0.4), AttentionInjectionControl
+    assert isinstance(bound.control_at(0.0), SourcePromptControl) and isinstance(
+        bound.control_at(0.6), AttentionInjectionControl
     )
 
 
@@ -551,7 +608,7 @@ PLACES = [
 AT_ONCE = {"steps": (0.0, 1.0)}
 
 
-def attention_mask(bound, t, **places):
+def attention_mask(bound, done, **places):
     """Pass attention on a 2 x 2 grid to a bound edit. `places` holds for each word the cell at
     which it is attended to, one for each row of the batch.
     """
@@ -559,29 +616,63 @@ def attention_mask(bound, t, **places):
     for row in range(2):
         for column, word in enumerate(("a", "ring")):
             probs[row, 0, places[word][row], column] = 1
-    bound.control_at(t).modify_probs(PLACES[0], probs, 3)
+    bound.control_at(done).modify_probs(PLACES[0], probs, 3)
 
 
 def test_images_differ_only_where_source_or_target_attend_to_the_words(monkeypatch):
     # growing the mask would cover the whole 2 x 2 grid
     monkeypatch.setattr("imagen_mini.editing.blending.dilate", lambda heat, *_: heat)
     bound = LocalBlend("ring", **AT_ONCE).bind([tokens("a ring"), tokens("a ring")], PLACES, 3)
-    attention_mask(bound, 1.0, a=(3, 3), ring=(0, 1))
+    attention_mask(bound, 0.0, a=(3, 3), ring=(0, 1))
     x_0_hat = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
-    blended = bound.after_denoising(x_0_hat, 1.0)
+    blended = bound.after_denoising(x_0_hat, 0.0)
     assert torch.equal(blended[0], x_0_hat[0])
     # cells 0 and 1: the upper half
     assert blended[1, 0].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
     bound = LocalBlend("ring", exclude="a", **AT_ONCE).bind(
         [tokens("a ring"), tokens("a ring")], PLACES, 3
     )
-    attention_mask(bound, 1.0, a=(1, 3), ring=(0, 1))
-    assert bound.after_denoising(x_0_hat, 1.0)[1, 0].tolist() == [
+    attention_mask(bound, 0.0, a=(1, 3), ring=(0, 1))
+    assert bound.after_denoising(x_0_hat, 0.0)[1, 0].tolist() == [
         [1, 1, 0, 0],
         [1, 1, 0, 0],
         [0, 0, 0, 0],
         [0, 0, 0, 0],
     ]
+
+
+@pytest.mark.parametrize(
+    "blend",
+    [
+        LocalBlend("ring", "star", "disc", **AT_ONCE),
+        LocalBlend(["ring"], ["star"], ["disc"], **AT_ONCE),
+        LocalBlend("ring", "star", ["disc"], **AT_ONCE),
+    ],
+)
+def test_each_of_several_targets_has_a_word_of_its_own(monkeypatch, blend):
+    """As in the code of Prompt-to-Prompt: the word of a target counts in its own row alone."""
+    monkeypatch.setattr("imagen_mini.editing.blending.dilate", lambda heat, *_: heat)
+    prompts = [tokens("a ring"), tokens("a star"), tokens("a disc")]
+    bound = blend.bind(prompts, PLACES, 3)
+    probs = torch.zeros(3, 1, 4, 3)
+    for row, cell in enumerate((0, 1, 2)):
+        probs[row, 0, cell, 1] = 1  # the second word
+        probs[row, 0, 3, 0] = 1  # "a"
+    bound.control_at(0.0).modify_probs(PLACES[0], probs, 3)
+    x_0_hat = torch.stack([torch.full((3, 2, 2), float(row)) for row in range(3)])
+    _, first, second = bound.after_denoising(x_0_hat, 0.0)[:, 0].tolist()
+    assert first == [[1, 1], [0, 0]]  # where the source's or its own word is attended to
+    assert second == [[2, 0], [2, 0]]
+
+
+def test_words_of_one_prompt_are_not_looked_for_in_another(monkeypatch):
+    monkeypatch.setattr("imagen_mini.editing.blending.dilate", lambda heat, *_: heat)
+    blend = LocalBlend([], ["ring"], exclude=["a", []], **AT_ONCE)
+    bound = blend.bind([tokens("a ring"), tokens("a ring")], PLACES, 3)
+    attention_mask(bound, 0.0, a=(1, 2), ring=(0, 2))
+    x_0_hat = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
+    # the target's "ring" at cell 2, although its "a" is there, and not the source's at cell 0
+    assert bound.after_denoising(x_0_hat, 0.0)[1, 0].tolist() == [[0, 0], [1, 0]]
 
 
 @pytest.fixture
@@ -590,27 +681,26 @@ def blended():
     3 and column 3, and returns the blend of a black source and a white target.
     """
 
-    def blended(t, **options):
+    def blended(done, **options):
         site = AttentionSite("up.cross", "up", "cross", 8)
         bound = LocalBlend("ring", **options).bind([tokens("a ring"), tokens("a ring")], [site], 3)
         probs = torch.zeros(2, 1, 64, 3)
         probs[:, :, 27, 1] = 1
-        bound.control_at(t).modify_probs(site, probs, 3)
-        return bound.after_denoising(torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]), t)[
-            1, 0
-        ]
+        bound.control_at(done).modify_probs(site, probs, 3)
+        x_0_hat = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
+        return bound.after_denoising(x_0_hat, done)[1, 0]
 
     return blended
 
 
 def test_masks_are_grown_by_one_grid_cell(blended):
-    image = blended(1.0, **AT_ONCE)
+    image = blended(0.0, **AT_ONCE)
     assert image.sum() == 9 and image[2:5, 2:5].all()
 
 
-@pytest.mark.parametrize("t, blends", [(0.9, False), (0.5, True), (0.3, True), (0.2, False)])
-def test_images_are_blended_only_in_the_window(blended, t, blends):
-    assert blended(t, steps=(0.5, 0.75)).sum() == (9 if blends else 64)
+@pytest.mark.parametrize("done, blends", [(0.4, False), (0.5, True), (0.7, True), (0.75, False)])
+def test_images_are_blended_only_in_the_window(blended, done, blends):
+    assert blended(done, steps=(0.5, 0.75)).sum() == (9 if blends else 64)
 
 
 def test_blended_images_equal_the_source_where_no_word_is_attended_to(exact_pipe):
@@ -637,6 +727,20 @@ def test_blended_images_equal_the_source_where_no_word_is_attended_to(exact_pipe
         (lambda: LocalBlend("ring", threshold=1.0), "threshold 1.0"),
         (lambda: LocalBlend("ring", steps=1.5), "steps=1.5"),
         (lambda: LocalBlend("star").bind([tokens("a ring")] * 2, PLACES, 3), "no word 'star'"),
+        (
+            lambda: LocalBlend(["ring"], ["star"]).bind([tokens("a ring")] * 2, PLACES, 3),
+            "no word 'star' in 'a ring'",
+        ),
+        (
+            lambda: LocalBlend(["ring"], ["ring"]).bind([tokens("a ring")] * 3, PLACES, 3),
+            "words for 2 prompts, but there are 3",
+        ),
+        (
+            lambda: LocalBlend("star").bind(
+                [tokens("a ring"), tokens("a star"), tokens("a disc")], PLACES, 3
+            ),
+            "neither the source 'a ring' nor the target 'a disc' has one of 'star'",
+        ),
         (
             lambda: LocalBlend("ring", exclude="star").bind([tokens("a ring")] * 2, PLACES, 3),
             "no word 'star'",
@@ -688,12 +792,14 @@ def parsed(*places, by=1.0):
     return x_0_hat
 
 
-def changed(bound, t=1.0):
+def changed(bound, done=0.0):
     """The pixels of a white target in a black source, as (top, bottom, left, right), and their
     number.
     """
     y, x = torch.where(
-        bound.after_denoising(torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)]), t)[1, 0]
+        bound.after_denoising(torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)]), done)[
+            1, 0
+        ]
         == 1
     )
     return (
@@ -748,8 +854,8 @@ def test_outside_of_the_mask_the_target_is_the_finished_source_in_the_window():
         DiffEditMask(grow=0, noises=1, steps=(0.5, 1.0)), parsed((8, 8)), source=source
     )
     x_0_hat = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
-    assert torch.equal(bound.after_denoising(x_0_hat, 0.8), x_0_hat)
-    blended = bound.after_denoising(x_0_hat, 0.4)
+    assert torch.equal(bound.after_denoising(x_0_hat, 0.2), x_0_hat)
+    blended = bound.after_denoising(x_0_hat, 0.6)
     inside = torch.zeros(16, 16, dtype=torch.bool)
     inside[7:10, 7:10] = True
     assert torch.equal(blended[0], x_0_hat[0]) and torch.equal(
