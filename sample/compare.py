@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from imagen_mini.evaluation.edit_benchmark import counted_edits
 from imagen_mini.evaluation.statistics import newcombe_interval
 from imagen_mini.utils.scripts import script_parser
 
@@ -34,7 +35,7 @@ def load_report(path: Path) -> dict:
                     name: (row["right"], row["n"]) for name, row in report["text_alignment"].items()
                 },
                 **{
-                    name: (round(row["good"] * row["source_right"]), row["source_right"])
+                    name: (round(row["good"] * counted_edits(row)), counted_edits(row))
                     for name, row in report["edits"].items()
                 },
             },

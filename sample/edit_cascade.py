@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         desc="edits",
     ):
         scores.append(of)
-        if of[0].source_right and len(tiles) < args.shown * len(images):
+        if of[0].counts and len(tiles) < args.shown * len(images):
             tiles += images
             labels += [task.source.text, *(f"{task.target.text} ({way})" for way in WAYS)]
             frames += [None, *(s.success and s.kept for s in of)]
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         ).save(args.out / "edit_cascade.png", optimize=True)
     for way, row in report["ways"].items():
         print(
-            f"{way:24}of {row['source_right']} correct sources: success {row['success']:.0%}, "
+            f"{way:24}of {row['asked']} edits that count: success {row['success']:.0%}, "
             f"layout kept {row['layout']:.0%}, nothing else changed "
             f"{row['all_kept']:.0%}, rest of the image {row['psnr'] or 0:.1f} dB"
         )

@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
             for method, of in zip(METHODS, zip(*scores)):
                 row = report["edits"][f"{name}, {method}"] = edit_table(of)
                 print(
-                    f"{name + ', ' + method:40} of {row['source_right']} correct sources: "
+                    f"{name + ', ' + method:40} of {row['asked']} edits that count: "
                     f"success {row['success']:.1%}, layout kept {row['layout']:.1%}, both "
                     f"{row['good']:.1%} ({row['good_low']:.1%} - "
                     f"{row['good_high']:.1%}), nothing else changed "

@@ -13,6 +13,7 @@ import json
 import subprocess
 from pathlib import Path
 
+from imagen_mini.evaluation.edit_benchmark import counted_edits
 from imagen_mini.training.checkpoint import training_phases
 from imagen_mini.utils.scripts import script_parser
 from imagen_mini.weights import WEIGHTS
@@ -44,12 +45,21 @@ def score_tables(report: dict) -> str:
             f"| {name} | {row['right']} of {row['n']} | {row['accuracy']:.0%} "
             f"| {row['low']:.0%} - {row['high']:.0%} | {row['unreadable']} |"
         )
-    columns = ("edit", "correct sources", "success", "layout kept", "both", "95 % interval")
+    columns = (
+        "edit",
+        "correct sources",
+        "not yet as asked",
+        "success",
+        "layout kept",
+        "both",
+        "95 % interval",
+    )
     columns += ("nothing else changed", "the rest of the image")
     lines += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, row in report["edits"].items():
         lines.append(
-            f"| {name} | {row['source_right']} of {row['n']} | {row['success']:.0%} "
+            f"| {name} | {row['source_right']} of {row['n']} | {counted_edits(row)} "
+            f"| {row['success']:.0%} "
             f"| {row['layout']:.0%} | {row['good']:.0%} "
             f"| {row['good_low']:.0%} - {row['good_high']:.0%} | {row['all_kept']:.0%} "
             f"| {decibels(row.get('psnr'))} |"
@@ -64,7 +74,7 @@ def headline_table(report: dict) -> str:
         if row := report["text_alignment"].get(name):
             correct, n, low, high = row["right"], row["n"], row["low"], row["high"]
         elif row := report["edits"].get(name):
-            n, low, high = row["source_right"], row["good_low"], row["good_high"]
+            n, low, high = counted_edits(row), row["good_low"], row["good_high"]
             correct = round(row["good"] * n)
         else:
             continue

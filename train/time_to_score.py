@@ -376,7 +376,7 @@ def main(arguments: list[str] | None = None) -> None:
         for attribute, row in found["edits"].items():
             print(
                 f"{attribute} swap: success {row['success']:.0%}, with the layout kept "
-                f"{row['good']:.0%} of {row['source_right']}"
+                f"{row['good']:.0%} of {row['asked']}"
             )
     args.out.write_text(json.dumps(found, indent=1) + "\n")
     print(args.out)

@@ -82,7 +82,8 @@ def swaps(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
 
 def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
     """Generate prompts to which an attribute is added, half with one object, half with two related
-    ones. The source image has some value of it, which can by chance equal the added one.
+    ones. The source image has some value of it, which can by chance equal the added one: such edits
+    do not count (see `EditScore.asked`).
 
     Args:
         attribute: "color", "size" or "background".
@@ -162,6 +163,10 @@ class EditScore:
         kept: The layout is unchanged, and so are the background and the edited object's other
             attributes.
         psnr: Similarity of the images away from the edit, in dB (see `unedited_psnr`).
+        asked: The source image does not show the target caption already. Without this there is
+            nothing to edit: an added word may by chance name what is there.
+        moved: How far the edited object or any other one has moved along an axis, in 1/64 of the
+            width. It is infinite if an object is missing or another attribute of one changed.
     """
 
     source_right: bool
@@ -169,6 +174,13 @@ class EditScore:
     layout: bool
     kept: bool
     psnr: float | None = field(default=None, compare=False)
+    asked: bool = True
+    moved: float = field(default=math.inf, compare=False)
+
+    @property
+    def counts(self) -> bool:
+        """The source image is correct, and there is something to edit."""
+        return self.source_right and self.asked
 
     @property
     def good(self) -> bool:
@@ -176,9 +188,9 @@ class EditScore:
         return self.success and self.layout
 
 
-def same_place(a, b) -> bool:
-    """Are the centres of two scene objects at most TOLERANCE apart, along each axis?"""
-    return abs(a.x - b.x) <= TOLERANCE and abs(a.y - b.y) <= TOLERANCE
+def shift(a, b) -> int:
+    """How far the centres of two scene objects are apart along the axis where it is most."""
+    return max(abs(a.x - b.x), abs(a.y - b.y))
 
 
 def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> EditScore:
@@ -192,40 +204,32 @@ def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> Edit
     Returns:
         The score, without a PSNR.
     """
+    # 1. Is the source correct, and the edit needed and made?
     objects = task.source.description.assign(source.scene) if source.scene is not None else None
     success = task.target.description.fits(edited.scene)
+    asked = not task.target.description.fits(source.scene)
     if objects is None or edited.scene is None or len(edited.scene.objects) != len(objects):
-        return EditScore(objects is not None, success, False, False)
+        return EditScore(objects is not None, success, False, False, asked=asked)
+    # 2. Each other object is found again, the nearest one with the same attributes.
     attributes, remaining = ("shape", "color", "size", "texture"), list(edited.scene.objects)
+    moved = 0
     for other in (o for i, o in enumerate(objects) if i != task.obj):
-        same = [
-            o
-            for o in remaining
-            if same_place(other, o)
-            and all(getattr(other, name) == getattr(o, name) for name in attributes)
-        ]
+        same = [o for o in remaining if all(getattr(other, k) == getattr(o, k) for k in attributes)]
         if not same:
-            return EditScore(True, success, False, False)
-        remaining.remove(same[0])
-    same_background = (
-        task.attribute == "background" or edited.scene.background == source.scene.background
-    )
-    if task.obj is None:
-        return EditScore(True, success, True, same_background)
-    before, (after,) = objects[task.obj], remaining
-    layout = same_place(before, after)
-    return EditScore(
-        True,
-        success,
-        layout,
-        layout
-        and same_background
-        and all(
-            getattr(before, name) == getattr(after, name)
-            for name in attributes
-            if name != task.attribute
-        ),
-    )
+            return EditScore(True, success, False, False, asked=asked)
+        found = min(same, key=lambda o: shift(other, o))
+        moved = max(moved, shift(other, found))
+        remaining.remove(found)
+    # 3. The edited object is what remains. The background is part of what is kept.
+    kept = task.attribute == "background" or edited.scene.background == source.scene.background
+    if task.obj is not None:
+        before, (after,) = objects[task.obj], remaining
+        moved = max(moved, shift(before, after))
+        kept &= all(
+            getattr(before, k) == getattr(after, k) for k in attributes if k != task.attribute
+        )
+    layout = moved <= TOLERANCE
+    return EditScore(True, success, layout, layout and kept, asked=asked, moved=moved)
 
 
 def unedited_psnr(
@@ -296,6 +300,11 @@ def evaluate_edits(
         )
 
 
+def counted_edits(row: dict) -> int:
+    """The number of edits that a row of `edit_table` is of; old reports do not have "asked"."""
+    return row.get("asked", row["source_right"])
+
+
 def edit_table(scores: list[EditScore]) -> dict[str, float | None]:
     """Summarise scores.
 
@@ -303,10 +312,11 @@ def edit_table(scores: list[EditScore]) -> dict[str, float | None]:
         scores: One for each edit.
 
     Returns:
-        Rates over the edits whose source image is correct, in [0, 1]; the 95 % interval of `good`;
-        and the mean PSNR of the pixels that should not change, in dB, or None.
+        Rates over the edits that count, in [0, 1]: their source image is correct, and does not show
+        the target caption already. "asked" is how many these are. Further the 95 % interval of
+        `good`, and the mean PSNR of the pixels that should not change, in dB, or None.
     """
-    of = [s for s in scores if s.source_right]
+    of = [s for s in scores if s.counts]
     good = sum(s.good for s in of)
     low, high = wilson_interval(good, len(of))
     pixels = [s.psnr for s in of if s.psnr is not None]
@@ -316,7 +326,8 @@ def edit_table(scores: list[EditScore]) -> dict[str, float | None]:
 
     return {
         "n": len(scores),
-        "source_right": len(of),
+        "source_right": sum(s.source_right for s in scores),
+        "asked": len(of),
         "success": rate(s.success for s in of),
         "layout": rate(s.layout for s in of),
         "good": rate(s.good for s in of),

@@ -86,13 +86,14 @@ def compare_edits(
         methods: Edits by name; None is the target prompt with the same seed and no edit.
 
     Returns:
-        Images and scores, without the tasks whose source image is incorrect.
+        Images and scores of the tasks that count: the source image is correct, and not yet what
+        the target asks for.
     """
 
     def generate(prompts: list[str], seed: int) -> Tensor:
         return compare_to_same_seed(pipe, *prompts, seed, *methods.values())
 
-    kept = [found for found in evaluate_edits(generate, list(tasks)) if found[2][0].source_right]
+    kept = [found for found in evaluate_edits(generate, list(tasks)) if found[2][0].counts]
     return EditComparison(
         [task for task, _, _ in kept],
         [images for _, images, _ in kept],

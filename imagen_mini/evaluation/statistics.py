@@ -2,7 +2,8 @@
 
 Which one to use: `wilson_interval` for one share, `newcombe_interval` for two shares of independent
 images, `paired_agresti_min` for two shares of the same prompts, `difference_of_means` for
-differences of any size. All intervals are of 95 %.
+differences of any size. All intervals are of 95 %. `exact_paired_p` tests two shares of the same
+prompts without an approximation.
 """
 
 from __future__ import annotations
@@ -118,6 +119,26 @@ def paired_agresti_min(differences: Sequence[float]) -> Difference:
     return Difference(
         total / max(1, n), max(-1.0, total / (n + 2) - half), min(1.0, total / (n + 2) + half), n
     )
+
+
+def exact_paired_p(differences: Sequence[float]) -> float:
+    """Return the two-sided p of the exact paired test: do signs of both kinds occur equally often?
+
+    Of m differences that are not 0, k are positive. If both signs were equally likely, k would be
+    binomial:
+
+        p = min(1, 2 sum_{i <= min(k, m - k)} C(m, i) / 2^m)
+
+    Args:
+        differences: One difference per prompt; those that are 0 do not count.
+
+    Reference:
+        McNemar (1947), "Note on the sampling error of the difference between correlated
+        proportions or percentages", in its exact form.
+    """
+    signs = [d > 0 for d in differences if d]
+    m, k = len(signs), min(sum(signs), len(signs) - sum(signs))
+    return min(1.0, 2 * sum(math.comb(m, i) for i in range(k + 1)) / 2**m)
 
 
 def difference_of_means(differences: Sequence[float]) -> Difference:

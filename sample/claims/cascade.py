@@ -39,6 +39,7 @@ from sample.claims.claim import (
     bars,
     beats,
     gain,
+    has_room,
     is_above,
     is_enough,
     percent,
@@ -210,19 +211,29 @@ def judge_gap(numbers: dict) -> Verdict:
         f"{percent(at_level(numbers, 'generated', 0.0))} correct, at level {own:g}: "
         f"{percent(at_level(numbers, 'generated', own))}."
     )
-    return closing(at_level(numbers, "clean", 0.0), gap_0, closed, sentence)
+    before = at_level(numbers, "generated", 0.0)
+    return closing(at_level(numbers, "clean", 0.0), before, gap_0, closed, sentence)
 
 
-def closing(clean: dict, gap: Difference, closed: Difference, sentence: str) -> Verdict:
+def closing(
+    clean: dict, generated: dict, gap: Difference, closed: Difference, sentence: str
+) -> Verdict:
     """Judge whether a gap becomes smaller.
 
-    A network that generates no more correct textures than chance, from clean images, has no gap.
+    Nothing can be judged where even from clean images a network generates no more correct textures
+    than chance, or where there is no room for a gap: nearly all are correct from generated images.
     """
     if clean["low"] <= CHANCE + MEANINGFUL:
         return Verdict(
             UNCLEAR,
             "Even from clean images hardly more are correct than random textures would be. "
             + sentence,
+        )
+    if not has_room(generated):
+        return Verdict(
+            UNCLEAR,
+            f"From generated images {percent(generated)} are correct before anything is closed: "
+            "there is no room for a gap. " + sentence,
         )
     if is_above(gap) == FAILS:
         return Verdict(FAILS, "There is no gap of 10 points to close. " + sentence)
@@ -247,7 +258,8 @@ def judge_sweep(numbers: dict) -> Verdict:
         for row in (none, largest)
     ]
     share = sum(per_prompt) / max(1, len(per_prompt))
-    outcome = all_of(*map(is_above, over)) if is_enough(*numbers["generated"]) else UNCLEAR
+    judged = is_enough(*numbers["generated"]) and has_room(none) and has_room(largest)
+    outcome = all_of(*map(is_above, over)) if judged else UNCLEAR
     return Verdict(
         outcome,
         f"Levels {RECOMMENDED[0]} to {RECOMMENDED[1]}: {share:.0%} correct of {none['n']}; "
@@ -295,8 +307,8 @@ AUGMENTATION = Experiment(
         ),
         Claim(
             "When sampling, levels from 0.1 to 0.3 are better than none and than the largest.",
-            "Imagen (2022), Appendix D.2 and Fig. A.12: generally used for "
-            "the best samples, while level 0 has the best FID",
+            "Imagen (2022), Appendix D.2: generally used for the best samples; level 0 has the "
+            "best FID (Fig. A.11a)",
             judge_sweep,
         ),
     ),

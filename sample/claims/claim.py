@@ -14,12 +14,18 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from PIL import Image
 
-from imagen_mini.evaluation.statistics import Difference, paired_agresti_min, wilson_interval
+from imagen_mini.evaluation.statistics import (
+    Difference,
+    exact_paired_p,
+    paired_agresti_min,
+    wilson_interval,
+)
 from imagen_mini.viz.style import STYLES, percent_axis
 
 HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "cannot be told at this scale"
 # a difference of shares: if the interval excludes even this gain, there is none worth mentioning
 MEANINGFUL = 0.1
+LEVEL = 0.05  # of the exact paired test
 
 
 @dataclass(frozen=True)
@@ -89,15 +95,25 @@ def percent(row: dict) -> str:
     return f"{row['accuracy']:.0%}"
 
 
-def gain(before: dict, after: dict) -> Difference:
-    """Return the share of `after` less that of `before`, two tallies of the same prompts.
+def paired(before: dict, after: dict) -> list[int]:
+    """Return 1, 0 or -1 for each prompt: only `after` is correct, no difference, only `before`.
 
     Raises:
-        ValueError: if they are not of equally many prompts.
+        ValueError: if the tallies are not of equally many prompts.
     """
     if before["n"] != after["n"]:
         raise ValueError(f"tallies of {before['n']} and {after['n']} prompts cannot be paired")
-    return paired_agresti_min([int(b) - int(a) for a, b in zip(before["each"], after["each"])])
+    return [int(b) - int(a) for a, b in zip(before["each"], after["each"])]
+
+
+def gain(before: dict, after: dict) -> Difference:
+    """Return the share of `after` less that of `before`, two tallies of the same prompts."""
+    return paired_agresti_min(paired(before, after))
+
+
+def gain_line(before: dict, after: dict) -> str:
+    """Return the gain in words, with its interval and the exact paired test."""
+    return f"{gain(before, after)}, exact paired p = {exact_paired_p(paired(before, after)):.2g}"
 
 
 # ---------------------------------------------------------------- figures
@@ -133,19 +149,29 @@ def is_enough(*rows: dict) -> bool:
     return any(row["low"] > MEANINGFUL for row in rows)
 
 
-def beats(before: dict, after: dict) -> str:
-    """Judge if `after` is correct more often than `before`, two tallies of the same prompts."""
-    outcome = is_above(gain(before, after))
-    return outcome if outcome == HOLDS or is_enough(before, after) else UNCLEAR
+def has_room(before: dict) -> bool:
+    """Return True if a meaningful gain over this tally is possible.
 
-
-def is_beyond(d: Difference, margin: float) -> str:
-    """Judge whether a difference is above a margin.
-
-    It holds if the interval is, and does not hold if the interval lies beyond the same margin on
-    the other side.
+    Where nearly all images are correct already, a gain can be neither seen nor excluded.
     """
-    return HOLDS if d.low > margin else FAILS if d.high < -margin else UNCLEAR
+    return before["accuracy"] <= 1 - MEANINGFUL
+
+
+def beats(before: dict, after: dict) -> str:
+    """Judge if `after` is correct more often than `before`, two tallies of the same prompts.
+
+    It holds if the interval lies above 0 and the exact paired test agrees. It does not hold if both
+    say the opposite; or if the interval excludes a meaningful gain where there was room for one and
+    enough images are correct.
+    """
+    d, surely = gain(before, after), exact_paired_p(paired(before, after)) < LEVEL
+    if surely and d.low > 0:
+        return HOLDS
+    if surely and d.high < 0:
+        return FAILS
+    if d.high < MEANINGFUL and is_enough(before, after) and has_room(before):
+        return FAILS
+    return UNCLEAR
 
 
 def is_most(row: dict) -> str:

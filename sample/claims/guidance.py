@@ -35,6 +35,8 @@ from sample.claims.claim import (
     all_of,
     beats,
     gain,
+    gain_line,
+    has_room,
     is_above,
     is_enough,
     percent,
@@ -152,7 +154,7 @@ def judge_thresholds(numbers: dict, worse: str, better: str) -> Verdict:
     return Verdict(
         beats(rows[worse], rows[better]),
         f"At w = {w:g} {better} is correct in {percent(rows[better])}, {worse} "
-        f"{percent(rows[worse])}, of {d.n}: {d}. Mean |x| "
+        f"{percent(rows[worse])}, of {d.n}: {gain_line(rows[worse], rows[better])}. Mean |x| "
         f"{rows[better]['mean_abs']:.2f} ({better}) and "
         f"{rows[worse]['mean_abs']:.2f} ({worse}), of true images "
         f"{true['mean_abs']:.2f}; values at "
@@ -301,7 +303,8 @@ def judge_diversity(numbers: dict) -> Verdict:
     without, with_w = (
         sum(column) / max(1, len(pairs)) for column in (zip(*pairs) if pairs else ((), ()))
     )
-    aligned = is_above(alignment) if is_enough(off, on) else UNCLEAR
+    # where nearly all images are correct without guidance, it can add nothing
+    aligned = is_above(alignment) if is_enough(off, on) and has_room(off) else UNCLEAR
     return Verdict(
         all_of(aligned, is_above(loss, meaningful=0.05 * without)),
         f"From w = 1 to w = {w:g} the share of correct images goes from {percent(off)} to "

@@ -15,6 +15,7 @@ from imagen_mini.evaluation.edit_benchmark import (
     EditScore,
     EditTask,
     additions,
+    counted_edits,
     edit_table,
     edit_tasks,
     evaluate_edits,
@@ -25,7 +26,7 @@ from imagen_mini.evaluation.edit_benchmark import (
 from imagen_mini.scenes.captions import Caption, parse_caption
 from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import Scene
+from imagen_mini.scenes.scene import Scene, SceneObject
 
 FROM_TO = [f"a {color} circle to the left of a blue star" for color in ("red", "green")]
 SWAP = EditTask("color", 0, 0, *(Caption(text, (), parse_caption(text)) for text in FROM_TO))
@@ -308,3 +309,42 @@ def test_the_committed_list_of_edits_is_what_is_evaluated():
     assert (
         Path(imagen_mini.__file__).parent / "evaluation/edit_benchmark.tsv"
     ).read_text().splitlines() == ["kind\tseed\tsource\ttarget", *rows]
+
+
+# ---------------------------------------------------------------- what counts as an edit
+
+
+def test_an_edit_whose_source_shows_the_target_already_does_not_count():
+    """'a red circle' -> 'a large red circle', where the source's circle is large by chance."""
+    source, target = (
+        Caption(text, (), parse_caption(text)) for text in ("a red circle", "a large red circle")
+    )
+    task = EditTask("size", 0, 0, source, target)
+    large, small = (
+        ParsedScene(scene, "white", scene.objects, ())
+        for scene in (
+            Scene((SceneObject(30, 30, "circle", "red", size, None),), "white")
+            for size in ("large", "small")
+        )
+    )
+    empty, needed = score_edit(task, large, large), score_edit(task, small, large)
+    assert empty.success and not empty.asked and not empty.counts
+    assert needed.success and needed.asked and needed.counts
+    row = edit_table([empty, needed, score_edit(task, small, small)])
+    assert (row["n"], row["source_right"], row["asked"], row["success"]) == (3, 3, 2, 0.5)
+    assert counted_edits(row) == 2 and counted_edits({"source_right": 7}) == 7
+
+
+def test_how_far_an_object_moved_is_told():
+    task = EditTask("color", 0, 0, *(Caption(t, (), parse_caption(t)) for t in TWO_COLORS))
+
+    def parsed(color, x):
+        scene = Scene((SceneObject(30, x, "circle", color, "large", None),), "white")
+        return ParsedScene(scene, "white", scene.objects, ())
+
+    scores = [score_edit(task, parsed("red", 30), parsed("blue", 30 + k)) for k in (0, 3, 4)]
+    assert [s.moved for s in scores] == [0, 3, 4]
+    assert [s.layout for s in scores] == [True, True, False]
+
+
+TWO_COLORS = ("a red circle", "a blue circle")

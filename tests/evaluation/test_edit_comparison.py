@@ -1,5 +1,7 @@
 """Edits compared with each other and with the same seed."""
 
+from dataclasses import replace
+
 import torch
 
 from imagen_mini.editing.prompt_to_prompt import Replace
@@ -39,11 +41,12 @@ def test_comparing_leaves_out_edits_whose_source_is_incorrect(tiny_pipe, monkeyp
     )
     assert compare_edits(tiny_pipe, tasks, {"none": None}).tasks == []  # an untrained network
     object.__setattr__(tasks[0].source, "description", parse_caption("a red circle"))
-    object.__setattr__(tasks[0].target, "description", parse_caption("a red circle"))
+    object.__setattr__(tasks[0].target, "description", parse_caption("a blue circle"))
     monkeypatch.setattr(
         "imagen_mini.evaluation.edit_comparison.compare_to_same_seed",
-        lambda *given: render([scene] * 3, 64),
+        lambda *given: render([scene, edited, edited], 64),
     )
+    edited = Scene((replace(scene.objects[0], color="blue"),), "white")
     found = compare_edits(tiny_pipe, tasks, {"none": None, "replace": Replace()})
     assert (
         found.tasks == tasks[:1]
