@@ -361,7 +361,7 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     mixed = base[index][:, None, None] + mixed[..., None] * way
     explained = F.pad(base[:, :, None, None].expand_as(small), (WINDOW // 2,) * 4)
     explained = explained.permute(0, 2, 3, 1).contiguous()
-    of_object = known.most[best] > 0
+    of_object = (known.most[best] > 0) & (own | (near <= 0))  # no pixel of a neighbour
     explained[tuple(part.expand_as(of_object)[of_object] for part in where)] = mixed[of_object]
     inside = slice(WINDOW // 2, -(WINDOW // 2))
     explained = explained[:, inside, inside].permute(0, 3, 1, 2)
