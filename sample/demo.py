@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         out = pipe(prompts, seed=args.seed, edit=edit, **options)
         images = list(out.stages.values())[-1]
         for prompt, image in zip(prompts, images):
-            print(f"  {prompt!r}: {judge_image(prompt, image)}")
+            print(f"  {prompt!r}: {judge_image(prompt, image, pipe.world)}")
         path = args.out / f"{name}.png"
         if len(prompts) == 1:
             out.images[0].save(path)

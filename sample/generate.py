@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     # 2. what the parser of scenes says of each image
     last = list(out.stages.values())[-1]
     for prompt, seed, image in zip(prompts, seeds, last):
-        print(f"{prompt!r}, seed {seed}: {judge_image(prompt, image)}")
+        print(f"{prompt!r}, seed {seed}: {judge_image(prompt, image, pipe.world)}")
     # 3. one image as it is, several with their captions
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if len(prompts) == 1:

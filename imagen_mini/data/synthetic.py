@@ -74,7 +74,8 @@ class SceneDataset:
         descriptions: list[Description],
         textures: bool,
     ) -> tuple[Any, Tensor, Any]:
-        """Equivalent scenes, the two places of each (NaN: there is no equivalent), contradictions.
+        """Equivalent scenes, the two places of each (NaN: there is no equivalent), contradictions
+        (None: the scenes themselves).
 
         With `textures` the layout is given: equivalents differ in texture alone, and there are no
         contradictions.
@@ -84,7 +85,7 @@ class SceneDataset:
             find_equivalent(scene, said, random.Random(f"twin/{self.seed}/{i}"), textures)
             for i, scene, said in zip(indices, scenes, descriptions)
         ]
-        contradictions = scenes
+        contradictions = None
         if not textures:
             contradictions = [
                 find_contradiction(scene, said, random.Random(f"mistake/{self.seed}/{i}")) or scene
@@ -96,7 +97,7 @@ class SceneDataset:
                 [s if other is None else other.scene for s, other in zip(scenes, equivalents)]
             ),
             torch.tensor([nowhere if other is None else other.places for other in equivalents]),
-            self.world.pack(contradictions),
+            None if contradictions is None else self.world.pack(contradictions),
         )
 
     def batch(
@@ -162,5 +163,5 @@ class SceneBatchPlan(NamedTuple):
         return batch, Alternatives(
             render_packed(equivalents, self.size, device),
             sides(places.to(device), self.size),
-            render_packed(contradictions, self.size, device),
+            images if contradictions is None else render_packed(contradictions, self.size, device),
         )

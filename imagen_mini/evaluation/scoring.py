@@ -58,8 +58,11 @@ def judge_image(prompt: str, image: Tensor, world: World = SCENES) -> str:
         world: The world whose captions and images these are (default: `scenes`).
 
     Returns:
-        A verdict, or "not judged: ..." if the prompt is not of the built-in world's grammar.
+        A verdict, or "not judged: ..." if the prompt is not of the world's grammar, or the world
+        has no parser.
     """
+    if not world.has_parser:
+        return f"not judged: images of the world {world.name} cannot be read"
     try:
         description = world.parse_caption(prompt)
     except ValueError as error:
@@ -140,13 +143,16 @@ def judge_images(
         world: The world whose captions and images these are (default: `scenes`).
 
     Returns:
-        True or False for each image; None where the prompt is not of the built-in world's grammar.
+        True or False for each image; None where the prompt is not of the world's grammar, or the
+        world has no parser.
 
     Raises:
         ValueError: if there is not one prompt for each image.
     """
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts for {len(images)} images; expected as many")
+    if not world.has_parser:
+        return [None] * len(prompts)
     descriptions = [description_of(prompt, world) for prompt in prompts]
     return [
         None if d is None else d.fits(parsed.scene)

@@ -30,7 +30,7 @@ from imagen_mini.scenes.scene import (
     Scene,
 )
 from imagen_mini.scenes.studio.noise import uniform, value_noise
-from imagen_mini.scenes.studio.surfaces import DRAWN, pixel_places
+from imagen_mini.scenes.studio.surfaces import COLORS_OF, MADE_BY, pixel_places
 
 AMBIENT, DIRECT = 0.40, 0.66  # of a level surface in the middle of the image
 LAMP_DISTANCE = 100.0
@@ -125,29 +125,42 @@ def falloff(lamp: Lamp, size: int) -> Tensor:
     distance. [b, size, size].
     """
     x, y = pixel_places(size, lamp.direction.device)
-    at = lamp.direction * LAMP_DISTANCE
-    squared = (at[:, 0, None, None] + GRID / 2 - x) ** 2 + (
-        at[:, 1, None, None] + GRID / 2 - y
-    ) ** 2
-    return LAMP_DISTANCE**2 / (squared + at[:, 2, None, None] ** 2)
+    at_x, at_y, at_z = (lamp.direction * LAMP_DISTANCE)[:, :, None, None].unbind(1)
+    along_x = (at_x + GRID / 2 - x) ** 2 + at_z**2
+    return ((at_y + GRID / 2 - y) ** 2 + along_x).reciprocal_().mul_(LAMP_DISTANCE**2)
+
+
+class LitSurface(NamedTuple):
+    """The surfaces of a batch, without shadows."""
+
+    brightness: Tensor  # [b, size, size]
+    tint: Tensor  # [b, size, size]
+    lamp: Tensor  # [b, size, size], how much of the lamp's light falls on each pixel
+    colors: Tensor  # [b, 2, 3], what brightness and tint are multiplied with
 
 
 def lit_surface(
     scenes: PackedStudioScenes, lamp: Lamp, size: int, of_surface: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """The surfaces, without shadows: albedo [b, 3, size, size], and how much of the lamp's light
-    falls on each pixel, [b, size, size].
+) -> LitSurface:
+    """Make the surfaces and let the lamp shine on their relief.
+
+    Args:
+        scenes: The scenes.
+        lamp: Their lamps.
+        size: Pixels of a side.
+        of_surface: For each surface, the numbers of the scenes that have it.
     """
     b, device = len(scenes.seeds), scenes.seeds.device
-    albedo = torch.empty(b, 3, size, size, device=device)
-    light = torch.empty(b, size, size, device=device)
-    for of, surface in zip(of_surface, DRAWN.values()):
+    brightness, tint, light = torch.empty(3, b, size, size, device=device)
+    for of, make in zip(of_surface, MADE_BY.values()):
         if len(of):
-            albedo[of], dx, dy = surface(scenes.seeds[of], size)
-            lx, ly, lz = (lamp.direction[of] / lamp.direction[of, 2:])[:, :, None, None].unbind(1)
-            light[of] = (1 - dx * lx - dy * ly).clamp(min=0)
-    large = 1 + 0.035 * value_noise(scenes.seeds, 105, 3, 3, size)
-    return albedo, light * large
+            part = make(scenes.seeds[of], size)
+            lx, ly, _ = (lamp.direction[of] / lamp.direction[of, 2:])[:, :, None, None].unbind(1)
+            brightness[of], tint[of] = part.brightness, part.tint
+            light[of] = (1 - part.dx * lx).addcmul_(part.dy, ly, value=-1).clamp_(min=0)
+    light.mul_(value_noise(scenes.seeds, 105, 3, 3, size).mul_(0.035).add_(1))
+    colors = torch.tensor(list(COLORS_OF.values()), device=device)[scenes.surfaces]
+    return LitSurface(brightness, tint, light.mul_(falloff(lamp, size)), colors)
 
 
 def shade(normal: Tensor, paint: Tensor, material: Tensor, light: Tensor) -> Tensor:
@@ -260,19 +273,19 @@ def add_objects(
     # 4. The points on objects, in one list: normals of a bevel along the outline on a shallow dome.
     cover = (0.5 - distance * fine).clamp_(0, 1)
     which, row, column = (cover > 0).nonzero().unbind(1)
-    there = distance[which, row, column]
+    flat, point = distance.view(-1), (which * k + row) * k + column
+    there = flat[point]
 
-    def slope(down: int, right: int) -> Tensor:
-        ahead = distance[which, (row + down).clamp(max=k - 1), (column + right).clamp(max=k - 1)]
-        behind = distance[which, (row - down).clamp(min=0), (column - right).clamp(min=0)]
-        return (ahead - behind) * fine / 2
+    def slope(at: Tensor, step: int) -> Tensor:
+        ahead, behind = point + step * (at < k - 1), point - step * (at > 0)
+        return (flat[ahead] - flat[behind]) * fine / 2
 
     steep = BEVEL_SLOPE * (1 - (-there / BEVEL).clamp(0, 1)) ** 2
     dome = DOME_SLOPE / numbers[which, 2]
     normal = torch.stack(
         [
-            steep * slope(0, 1) + dome * dx[which, 0, column],
-            steep * slope(1, 0) + dome * dy[which, row, 0],
+            steep * slope(column, 1) + dome * dx[which, 0, column],
+            steep * slope(row, k) + dome * dy[which, row, 0],
             torch.ones_like(there),
         ],
         1,
@@ -289,7 +302,7 @@ def add_objects(
         paint = paint * (1 + of_material)[:, None]
     color = shade(F.normalize(normal, dim=1), paint, numbers[which, 5], direction[which])
     # 6. Onto the canvas.
-    cover = cover[cover > 0] * share
+    cover = cover.view(-1)[point] * share
     at = (index[which] * size + row // points) * size + column // points
     canvas.cover.index_add_(0, at, cover)
     canvas.objects.index_add_(0, at, color * cover[:, None])
@@ -316,23 +329,24 @@ def render_studio_packed(scenes: PackedStudioScenes, size: int, device=None) -> 
     of_surface = [(scenes.surfaces == i).nonzero()[:, 0].to(device) for i in range(len(SURFACES))]
     scenes = scenes.to(device)
     # 2. Surfaces and objects, each under the lamp.
-    lamp = lamps(scenes)
-    albedo, light = lit_surface(scenes, lamp, size, of_surface)
-    b = len(scenes.seeds)
-    empty = torch.zeros(b * size * size, device=albedo.device)
+    lamp, b = lamps(scenes), len(scenes.seeds)
+    surface = lit_surface(scenes, lamp, size, of_surface)
+    empty = torch.zeros(b * size * size, device=surface.lamp.device)
     canvas = Canvas(empty, empty[:, None].repeat(1, 3), empty.clone(), empty.clone())
     for of in of_shape:
         add_objects(canvas, scenes, lamp, size, of)
     cover, lamp_reaches, sky_reaches = (
-        part.view(b, 1, size, size) for part in (canvas.cover, canvas.lamp, canvas.sky)
+        part.view(b, size, size) for part in (canvas.cover, canvas.lamp, canvas.sky)
     )
     objects = canvas.objects.view(b, size, size, 3).permute(0, 3, 1, 2)
     # 3. Objects before the surface and its shadows. The lamp's light falls off with the distance.
-    far = falloff(lamp, size)[:, None]
-    ground = light[:, None].mul_(far).mul_(lamp_reaches.exp_()).mul_(DIRECT)
-    ground.add_(sky_reaches.exp_(), alpha=AMBIENT).mul_(1 - cover)
-    image = albedo.mul_(ground).addcmul_(objects, 0.45 + 0.55 * far)
-    image.mul_(lamp.color[:, :, None, None])
+    ground = surface.lamp.mul_(lamp_reaches.exp_()).mul_(DIRECT)
+    ground = ground.add_(sky_reaches.exp_(), alpha=AMBIENT).mul_(1 - cover)[:, None]
+    color, of_tint = (surface.colors * lamp.color[:, None])[..., None, None].unbind(1)
+    image = surface.brightness[:, None] * ground * color
+    image.addcmul_(surface.tint[:, None] * ground, of_tint)
+    far = falloff(lamp, size).mul_(0.55).add_(0.45)[:, None]
+    image.addcmul_(objects, far * lamp.color[:, :, None, None])
     # 4. A camera's curve: highlights approach white and do not reach it.
     bright = (image - KNEE).clamp_(min=0).mul_(-1 / (1 - KNEE)).expm1_()
     return image.clamp_(0.0, KNEE).sub_(bright, alpha=1 - KNEE).mul_(2).sub_(1)

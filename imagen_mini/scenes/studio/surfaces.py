@@ -1,14 +1,14 @@
-"""The surfaces on which objects lie, as albedo and relief, from noise alone.
+"""The surfaces on which objects lie, as brightness, tint and relief, from noise alone.
 
-Each function takes seeds [b] and a size, and returns the albedo [b, 3, size, size] in about [0, 1]
-and the slopes of the relief by x and by y, [b, size, size] each. Lengths are in 1/64 of the width.
-Detail that the image cannot show is left out; what it shows of the rest is the average.
+Each function takes seeds [b] and a size. Lengths are in 1/64 of the width. Detail that the image
+cannot show is left out; what it shows of the rest is the average.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,18 +22,20 @@ from imagen_mini.scenes.studio.noise import (
     value_noise,
 )
 
-Surface = tuple[Tensor, Tensor, Tensor]
+
+class Surface(NamedTuple):
+    """A surface: its albedo is brightness * COLORS_OF[name][0] + tint * COLORS_OF[name][1]."""
+
+    brightness: Tensor  # [b, size, size], about 1
+    tint: Tensor  # [b, size, size]
+    dx: Tensor  # [b, size, size], slope of the relief by x
+    dy: Tensor  # [b, size, size], and by y
 
 
 def pixel_places(size: int, device=None) -> tuple[Tensor, Tensor]:
     """The middles of the pixels: x [1, size] and y [size, 1]."""
     line = (torch.arange(size, device=device) + 0.5) * GRID / size
     return line[None, :], line[:, None]
-
-
-def tinted(brightness: Tensor, *color: float) -> Tensor:
-    """A colour times a brightness [b, h, w], as [b, 3, h, w]."""
-    return brightness[:, None] * brightness.new_tensor(color)[:, None, None]
 
 
 def line_cover(distance: Tensor, width: float | Tensor, size: int) -> Tensor:
@@ -67,16 +69,13 @@ def wood(seed: Tensor, size: int) -> Surface:
     if finest(size) >= 512:
         brightness = brightness + 0.05 * value_noise(seed, 16, 512, 24, size)
     brightness = brightness * (1 - 0.5 * seam)
-    albedo = tinted(brightness, 0.62, 0.45, 0.295)
-    albedo[:, 2] += 0.03 * rings
-    along, across = torch.zeros_like(brightness), -0.03 * rings + 0.02 * streaks
+    relief = -0.03 * rings + 0.02 * streaks
     # 4. upright or not
     upright = (uniform(seed, 4) < 0.5)[:, None, None]
-    return (
-        torch.where(upright[:, None], albedo.transpose(2, 3), albedo),
-        torch.where(upright, across.transpose(1, 2), along),
-        torch.where(upright, along.transpose(1, 2), across),
+    brightness, rings, relief = (
+        torch.where(upright, x.transpose(1, 2), x) for x in (brightness, rings, relief)
     )
+    return Surface(brightness, rings, relief * upright, relief * ~upright)
 
 
 def sand(seed: Tensor, size: int) -> Surface:
@@ -97,7 +96,12 @@ def sand(seed: Tensor, size: int) -> Surface:
         brightness = brightness - 0.5 * (value_noise(seed, 40, n, n, size) - 1.6).clamp(0, 1)
     else:
         brightness = brightness - 0.01  # their average
-    return tinted(brightness, 0.70, 0.635, 0.53), dx + 0.065 * grains.dx, dy + 0.065 * grains.dy
+    return Surface(
+        brightness,
+        torch.zeros_like(brightness),
+        dx + 0.065 * grains.dx,
+        dy + 0.065 * grains.dy,
+    )
 
 
 def slate(seed: Tensor, size: int) -> Surface:
@@ -109,12 +113,11 @@ def slate(seed: Tensor, size: int) -> Surface:
     # 2. relief and tone
     fine = fractal_relief(seed, 20, size, (8, 16, 32, 64, 128, 256, 512), 0.6)
     brightness = 1 + 0.12 * fine.value - 0.10 * edge
-    albedo = tinted(brightness, 0.305, 0.33, 0.37)
     # 3. rust in places
     rust = (value_noise(seed, 40, 4, 4, size) - 0.6).clamp(0, 1)
-    albedo = albedo + tinted(0.05 * rust, 1.0, 0.25, -0.4)
-    return (
-        albedo,
+    return Surface(
+        brightness,
+        rust,
         0.5 * fine.dx + 1.2 * edge * rough.dx,
         0.5 * fine.dy + 1.2 * edge * rough.dy,
     )
@@ -145,7 +148,7 @@ def linen(seed: Tensor, size: int) -> Surface:
     if finest(size) >= 512:
         fibres = value_noise(seed, 14, 512, 64, size) + value_noise(seed, 15, 64, 512, size)
         brightness = brightness + 0.06 * fibres
-    return tinted(brightness, 0.60, 0.60, 0.565), dx, dy
+    return Surface(brightness, torch.zeros_like(brightness), dx, dy)
 
 
 def marble(seed: Tensor, size: int) -> Surface:
@@ -161,16 +164,22 @@ def marble(seed: Tensor, size: int) -> Surface:
     crystals = fractal_noise(seed, 40, size, (32, 64, 128, 256, 512), 1.0)
     brightness = (1 + 0.03 * clouds + 0.022 * crystals) * (1 - veins.clamp(max=0.6))
     flat = torch.zeros_like(brightness)
-    albedo = tinted(brightness, 0.71, 0.705, 0.695)
-    albedo[:, 2] += 0.03 * veins  # the veins are a little blue
-    return albedo, flat, flat
+    return Surface(brightness, veins, flat, flat)
 
 
-DRAWN: dict[str, Callable[[Tensor, int], Surface]] = {
+# The colour of each surface, and what one unit of its tint adds.
+COLORS_OF = {
+    "wood": ((0.62, 0.45, 0.295), (0.0, 0.0, 0.03)),
+    "sand": ((0.70, 0.635, 0.53), (0.0, 0.0, 0.0)),
+    "slate": ((0.305, 0.33, 0.37), (0.05, 0.0125, -0.02)),
+    "linen": ((0.60, 0.60, 0.565), (0.0, 0.0, 0.0)),
+    "marble": ((0.71, 0.705, 0.695), (0.0, 0.0, 0.03)),
+}
+MADE_BY: dict[str, Callable[[Tensor, int], Surface]] = {
     "wood": wood,
     "sand": sand,
     "slate": slate,
     "linen": linen,
     "marble": marble,
 }
-assert tuple(DRAWN) == tuple(SURFACES)
+assert tuple(MADE_BY) == tuple(COLORS_OF) == tuple(SURFACES)
