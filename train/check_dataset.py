@@ -2,9 +2,9 @@
 
     python -m train.check_dataset my_images --image sheet.png
 
-The folder holds images and metadata.jsonl, with lines like {"file_name": "1.png", "text": "a
-caption"}. Problems stop a run. Notes do not, but read them. The exit code is 1 if there are
-problems, else 0.
+The folder holds images and a metadata.jsonl with lines like {"file_name": "1.png", "text": "a
+caption"}, or a metadata.csv, or a text file beside each image. Problems stop a run. Notes do not,
+but read them. The exit code is 1 if there are problems, else 0.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 
 from imagen_mini.data.image_io import ImageError, open_rgb
-from imagen_mini.data.metadata import METADATA, Row, read_metadata, unlisted
+from imagen_mini.data.metadata import Row, describe_form, read_metadata, unlisted
 from imagen_mini.data.prepared import in_parallel
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.utils.images import central_square
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import plain_errors, script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 
@@ -37,6 +37,7 @@ class Report:
 
     problems: list[str] = field(default_factory=list)  # each of them stops a run
     notes: list[str] = field(default_factory=list)  # what is good to know
+    form: str = ""  # in which the captions were found
     images: int = 0  # that can be trained on
     captions: int = 0
     # shorter sides of the images: how many are at least so many pixels (0, and BOUNDS)
@@ -54,32 +55,38 @@ class Report:
 
 
 def check(
-    folder: Path, encoder: TextEncoder, progress: bool = True
+    folder: Path,
+    encoder: TextEncoder,
+    progress: bool = True,
+    caption_column: str | None = None,
 ) -> tuple[Report, list[tuple[Image.Image, str]]]:
     """Check a folder.
 
     Args:
-        folder: With images and a metadata.jsonl.
+        folder: With images and their captions.
         encoder: The text encoder that will read the captions.
         progress: Show a progress bar.
+        caption_column: Where the captions stand. None: in `text`, `caption` or the like.
 
     Returns:
         The report, and some of the images with a caption.
 
     Raises:
-        FileNotFoundError: There is no metadata.jsonl.
+        FileNotFoundError: There is no such folder, or there are no captions in it.
     """
-    rows, problems = read_metadata(folder)
-    report, samples, first_with = Report(problems), [], {}
+    rows, problems = read_metadata(folder, caption_column)
+    report, samples, first_with = Report([*problems]), [], {}
+    report.form = describe_form(rows) if rows else ""
+    one_table = len({row.source for row in rows}) == 1
     if not rows:
-        report.problems.append(f"{METADATA} has no row that can be used")
+        report.problems.append("there is no row that can be used")
     for number, (found, row) in enumerate(
         zip(in_parallel(_examine, rows, "checking images", progress), rows)
     ):
-        where = f"line {row.line}, {row.name}"
+        where = f"line {row.line}, {row.name}" if one_table else f"{row.where}, {row.name}"
         report.notes += [f"{where}: {note}" for note in caption_notes(row.captions, encoder)]
         if isinstance(found, ImageError):
-            report.problems.append(f"{METADATA} line {row.line}: {found}")
+            report.problems.append(f"{row.where}: {found}")
             continue
         (width, height), digest, small = found
         side = min(width, height)
@@ -98,8 +105,7 @@ def check(
         if number % -(-len(rows) // SHOWN) == 0:
             samples.append((small, row.captions[0]))
     report.notes += [
-        f"{name}: no row of {METADATA} names it, so it is not used"
-        for name in unlisted(folder, rows)
+        f"{name}: no row names it, so it is not used" for name in unlisted(folder, rows, problems)
     ]
     return report, samples
 
@@ -130,9 +136,15 @@ def caption_notes(captions: tuple[str, ...], encoder: TextEncoder) -> list[str]:
     ]
 
 
+@plain_errors()
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--caption-column",
+        metavar="NAME",
+        help="where the captions stand (default: text, caption, prompt or the like)",
+    )
     parser.add_argument(
         "--image",
         "--picture",
@@ -145,10 +157,10 @@ def main(arguments: list[str] | None = None) -> None:
         help="the T5 that will read the captions (default: the shipped one)",
     )
     args = parser.parse_args(arguments)
-    try:
-        report, samples = check(args.folder, TextEncoder.from_pretrained(args.text_encoder))
-    except FileNotFoundError as error:
-        raise SystemExit(f"{error}") from None
+    encoder = TextEncoder.from_pretrained(args.text_encoder)
+    report, samples = check(args.folder, encoder, caption_column=args.caption_column)
+    if report.form:
+        print(report.form)
     for title, lines in (("problem", report.problems), ("note", report.notes)):
         print(
             f"{len(lines):,} {title}{'s'[: len(lines) != 1]}{':' if lines else ''}",

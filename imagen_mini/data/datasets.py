@@ -19,6 +19,7 @@ def open_dataset(
     cache: str | Path | None = None,
     progress: bool = True,
     world: str = "scenes",
+    caption_column: str | None = None,
 ) -> Dataset:
     """Open a folder of captioned images, or a built-in world.
 
@@ -32,6 +33,8 @@ def open_dataset(
         cache: Of a folder: where its prepared images are kept. None: `path/.prepared`.
         progress: Of a folder: show a progress bar while images are prepared.
         world: Which built-in world: "scenes" (default) or "studio".
+        caption_column: Of a folder: where its captions stand. None: in `text`, `caption` or
+            another of `metadata.CAPTION_COLUMNS`.
 
     Returns:
         The data set.
@@ -44,4 +47,4 @@ def open_dataset(
     if path is None:
         return SceneDataset(seed, object_count_weights, world)
     sizes = [size for size in sizes if size is not None]
-    return ImageFolderDataset(path, sizes, seed, skip_broken, cache, progress)
+    return ImageFolderDataset(path, sizes, seed, skip_broken, cache, progress, caption_column)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from imagen_mini.data.base import Batch
-from imagen_mini.data.metadata import read_metadata
-from imagen_mini.data.prepared import prepare
+from imagen_mini.data.metadata import describe_form, read_metadata
+from imagen_mini.data.prepared import check_broken, may_be_skipped, prepare
 from imagen_mini.utils.rng import generator
 
 
@@ -27,15 +27,18 @@ class ImageFolderDataset:
     images change. Captions are read afresh.
 
     Args:
-        path: The folder, with a metadata.jsonl.
+        path: The folder.
         sizes: Pixels of a side, of all the images that will be asked for.
         seed: Of the order, and of the choice among several captions.
-        skip_broken: Leave images out that cannot be read, up to 1 %.
+        skip_broken: Leave images out that cannot be read or have no caption, up to 1 %.
         cache: The prepared images are kept in a subfolder of this one. None: `path/.prepared`.
         progress: Show a progress bar while images are prepared.
+        caption_column: Where the captions stand. None: in the first of
+            `metadata.CAPTION_COLUMNS`.
 
     Raises:
-        ValueError: The metadata cannot be used.
+        FileNotFoundError: There is no such folder, or there are no captions in it.
+        ValueError: The captions cannot be used.
         ImageError: An image cannot be read.
     """
 
@@ -47,16 +50,20 @@ class ImageFolderDataset:
         skip_broken: bool = False,
         cache: str | Path | None = None,
         progress: bool = True,
+        caption_column: str | None = None,
     ):
-        self.path, self.seed = Path(path).resolve(), seed
-        rows, problems = read_metadata(self.path)
-        if problems or not rows:
+        self.path, self.seed, self.caption_column = Path(path).resolve(), seed, caption_column
+        rows, problems = read_metadata(self.path, caption_column)
+        if not rows or problems and not skip_broken:
+            limit = may_be_skipped(len(rows) + len(problems)) if rows else 0
             raise ValueError(
                 f"{self.path}: {len(problems)} of {len(rows) + len(problems)} rows cannot be "
                 "used"
                 + "".join(f"\n  {p}" for p in problems[:5])
                 + f"\nAll problems: python -m train.check_dataset {self.path}"
+                + (f"; to leave out up to {limit} of them: --skip-broken" if limit else "")
             )
+        check_broken(problems, len(rows) + len(problems), skip_broken)
         subfolder = f"{self.path.name}-{hashlib.sha256(bytes(self.path)).hexdigest()[:8]}"
         prepared = prepare(
             rows,
@@ -64,10 +71,16 @@ class ImageFolderDataset:
             sizes,
             skip_broken,
             progress,
+            problems,
         )
         self.images, self.broken = prepared.images, prepared.broken
+        self.form = describe_form(rows)
+        # what is wrong with the images that are left out
+        self.left_out = [*problems, *self.broken.values()]
         # of the prepared images, those that are there
         self.rows = [i for i in range(len(rows)) if i not in self.broken]
+        if not self.rows:
+            raise ValueError(f"{self.path}: not one image can be used")
         self.captions = [row.captions for row in rows]
         contents = [(prepared.checksums[i], self.captions[i]) for i in self.rows]
         self.fingerprint = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]

@@ -1,94 +1,247 @@
-"""Captioned image folders, as Hugging Face `imagefolder` reads them: images, and `metadata.jsonl`
-with one JSON object a line.
+"""Captioned image folders, in the forms in which people keep them.
+
+A table `metadata.jsonl`, `metadata.csv`, `metadata.tsv`, `metadata.json` or `metadata.parquet`
+beside the images, as Hugging Face's `imagefolder` reads it:
 
     {"file_name": "cats/1.jpg", "text": "a grey cat on a chair"}
     {"file_name": "2.png", "text": ["a red boat", "a small boat at sea"]}
 
-Other keys are ignored. Of several captions one is chosen each time the image is seen.
+Or a text file beside each image, `1.txt` beside `1.png`, with one caption a line. Either may lie in
+subfolders. Where one of these is called `train`, the other splits are left out.
+
+The column of captions is `text`, `caption`, `prompt` or one of `CAPTION_COLUMNS`. Other columns are
+ignored. Of several captions one is chosen each time the image is seen.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
-METADATA = "metadata.jsonl"
+from imagen_mini.data.image_io import SUFFIXES
+
+METADATA = "metadata.jsonl"  # the form that we write
+TABLES = (METADATA, "metadata.csv", "metadata.tsv", "metadata.parquet", "metadata.json")
+TEXTS = (".txt", ".caption")  # of files that hold the captions of one image
+# in the order in which they are looked for; any name that ends with file_name is read as well
+NAME_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path")
+CAPTION_COLUMNS = ("text", "caption", "prompt", "texts", "captions", "prompts", "description")
+TRAINING_SPLITS = ("train", "training")  # names of folders, as `datasets` knows them
+OTHER_SPLITS = ("test", "testing", "eval", "evaluation", "val", "valid", "validation", "dev")
 
 
 @dataclass(frozen=True)
 class Row:
     """One image of a folder."""
 
-    line: int  # of metadata.jsonl, from 1
-    name: str  # as it stands there
+    source: str  # the file that holds its captions, relative to the folder
+    line: int  # of that file, from 1; in a list of JSON, the number of the item
+    column: str | None  # that the captions stand in; None: the source is text, and of this image
+    name: str  # of the image, as it stands there
     path: Path  # of a file that is there, links resolved
     captions: tuple[str, ...]
 
+    @property
+    def where(self) -> str:
+        """Where the row stands, for messages."""
+        return self.source if self.column is None else f"{self.source} line {self.line}"
 
-def read_metadata(folder: str | Path) -> tuple[list[Row], list[str]]:
-    """Read metadata.jsonl. Images are not opened.
+
+class Problem(str):
+    """What is wrong with a row that cannot be used, like 'metadata.jsonl line 3: ...'."""
+
+    path: Path | None = None  # of its image, if that is there
+
+
+def read_metadata(
+    folder: str | Path, caption_column: str | None = None
+) -> tuple[list[Row], list[Problem]]:
+    """Read the captions of a folder. Images are not opened.
+
+    Args:
+        folder: The folder.
+        caption_column: Where the captions stand. None: in the first of `CAPTION_COLUMNS` that a
+            row fills.
 
     Returns:
-        The rows that can be used, and the problems of the others, like
-        'metadata.jsonl line 3: ...'.
+        The rows that can be used, and the problems of the others.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no metadata.jsonl in it.
+        FileNotFoundError: There is no such folder, or there are no captions in it.
+        ValueError: A metadata.parquet, and pyarrow is not installed.
     """
     root = Path(folder).resolve()
-    if not (root / METADATA).is_file():
-        raise FileNotFoundError(
-            f"{root} {'has no ' + METADATA if root.is_dir() else 'is no folder'}; expected "
-            f"images and a {METADATA} with lines like "
-            '{"file_name": "1.png", "text": "a caption"}'
-        )
-    rows, problems = [], []
-    lines = (root / METADATA).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                name, captions = _parse(line)
-                rows.append(Row(number, name, inside(root, name), captions))
-            except ValueError as error:
-                problems.append(f"{METADATA} line {number}: {error}")
-    return rows, problems
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    if root.is_dir():
+        for table in find_tables(root):
+            _read_table(root, table, caption_column, rows, problems)
+        if rows or problems or any((root / name).is_file() for name in TABLES):
+            return rows, problems
+        for image, text in _images_with_texts(root):
+            _read_text(root, image, text, rows, problems)
+        if rows or problems:
+            return rows, problems
+    raise FileNotFoundError(
+        f"{root} {_what_is_there(root)}; expected images and a {METADATA} with lines like "
+        '{"file_name": "1.png", "text": "a caption"}'
+        ", a metadata.csv with these columns, or a text file 1.txt beside each image 1.png"
+    )
 
 
-def _parse(line: bytes) -> tuple[str, tuple[str, ...]]:
-    """File name and captions of one line. A ValueError names the problem."""
-    try:
-        values = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"no UTF-8 at byte {error.start} (0x{line[error.start]:02x}); save the file as UTF-8"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON at column {error.colno} ({error.msg})") from None
-    except RecursionError:
-        raise ValueError("JSON nested too deeply") from None
-    if not isinstance(values, dict) or not isinstance(values.get("file_name"), str):
-        raise ValueError(
-            f'expected an object with "file_name" and "text"; got {line.decode()!r:.80}'
+def describe_form(rows: Iterable[Row]) -> str:
+    """In which form the captions were found, like "metadata.csv, captions from 'caption'"."""
+    rows = list(rows)
+    sources = list(dict.fromkeys(row.source for row in rows if row.column is not None))
+    columns = list(dict.fromkeys(row.column for row in rows if row.column is not None))
+    if not sources:
+        return "captions from text files beside the images"
+    shown = ", ".join(sources[:3]) + (f" and {len(sources) - 3} more" if sources[3:] else "")
+    return f"{shown}, captions from {', '.join(map(repr, columns))}"
+
+
+# ---------------------------------------------------------------- where the captions are
+
+
+def find_tables(root: Path) -> list[Path]:
+    """The tables of a folder: the one at its top, or else those of its subfolders."""
+    for name in TABLES:
+        if (root / name).is_file():
+            return [root / name]
+    found = {}
+    for path in _files(root):
+        if path.name in TABLES:  # one a folder
+            found.setdefault(path.parent, []).append(TABLES.index(path.name))
+    return _training_split(root, [parent / TABLES[min(of)] for parent, of in found.items()])
+
+
+def _images_with_texts(root: Path) -> list[tuple[Path, Path]]:
+    """Images, each with the text file beside it that has the same name."""
+    images, texts = [], {}
+    for path in _files(root):
+        suffix = path.suffix.lower()
+        if suffix in TEXTS:
+            texts.setdefault(path.with_suffix(""), path)
+        elif suffix in SUFFIXES:
+            images.append(path)
+    images = [image for image in images if image.with_suffix("") in texts]
+    return [(i, texts[i.with_suffix("")]) for i in _training_split(root, images)]
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All files of a folder and its subfolders in order of name, hidden ones apart."""
+    for parent, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        yield from (Path(parent, f) for f in sorted(files) if not f.startswith("."))
+
+
+def _training_split(root: Path, paths: list[Path]) -> list[Path]:
+    """Those in folders called train; if there are none, those that are in no other split."""
+
+    def within(splits: tuple[str, ...]) -> list[Path]:
+        return [
+            p
+            for p in paths
+            if any(part.lower() in splits for part in p.relative_to(root).parent.parts)
+        ]
+
+    other = set(within(OTHER_SPLITS))
+    return within(TRAINING_SPLITS) or [p for p in paths if p not in other] or paths
+
+
+def _what_is_there(root: Path) -> str:
+    """What a folder without captions is or holds instead, for a message."""
+    if not root.is_dir():
+        return "is no folder" + (": name the folder that it lies in" if root.is_file() else "")
+    names = sorted(path.relative_to(root).as_posix() for path in _files(root))
+    tables = [n for n in names if n.endswith((".csv", ".tsv", ".json", ".jsonl"))]
+    images = sum(n.lower().endswith(SUFFIXES) for n in names)
+    what = f"has no {METADATA}"
+    if any(n.endswith((".arrow", ".parquet")) for n in names):
+        return (
+            f"{what}, but a data set with the images inside: python -m train.download_dataset "
+            f"{root} --out NEW_FOLDER writes them as files"
         )
-    captions = values.get("text")
+    if any(n.endswith(".tar") for n in names):
+        return f"{what}, but archives: unpack them first"
+    if tables:
+        return f"{what}, but {tables[0]}: call it metadata{Path(tables[0]).suffix}"
+    return f"{what}, but {images} images without captions" if images else what
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _read_table(
+    root: Path,
+    table: Path,
+    caption_column: str | None,
+    rows: list[Row],
+    problems: list[Problem],
+) -> None:
+    """Add the rows and problems of a table."""
+    source = table.relative_to(root).as_posix()
+    for line, values in _READERS[table.suffix](table.read_bytes()):
+        path = None
+        try:
+            if isinstance(values, ValueError):
+                raise values
+            name = _name(values)
+            path = inside(root, name, table.parent)
+            column, captions = _captions(values, caption_column)
+            rows.append(Row(source, line, column, name, path, captions))
+        except ValueError as error:
+            problem = Problem(f"{source} line {line}: {error}")
+            problem.path = path
+            problems.append(problem)
+
+
+def _name(values) -> str:
+    """The file name in a row."""
+    if isinstance(values, dict):
+        others = [column for column in values if str(column).endswith("file_name")]
+        for column in (*NAME_COLUMNS, *others):
+            if isinstance(values.get(column), str):
+                return values[column]
+    raise ValueError(
+        f'expected an object with "file_name" and "text"; got '
+        f"{json.dumps(values, default=str)!r:.80}"
+    )
+
+
+def _captions(values: dict[str, Any], column: str | None) -> tuple[str, tuple[str, ...]]:
+    """The column of captions in a row, and the captions."""
+    columns = CAPTION_COLUMNS if column is None else (column,)
+    used = next((c for c in columns if values.get(c) is not None), None)
+    if used is None:
+        present = [c for c in values if c not in NAME_COLUMNS]
+        used = next((c for c in columns if c in values), columns[0])
+        hint = f"; the row has {', '.join(map(repr, present))}" if present else ""
+        if column is None and present and used not in values:
+            hint += f" (--caption-column {present[0]}?)"
+        raise ValueError(f'"{used}" must be a caption or a list of captions; got null{hint}')
+    captions = values[used]
     captions = [captions] if isinstance(captions, str) else captions
     if not isinstance(captions, list) or not captions:
         raise ValueError(
-            f'"text" must be a caption or a list of captions; got {json.dumps(captions):.80}'
+            f'"{used}" must be a caption or a list of captions; got {json.dumps(captions):.80}'
         )
     for caption in captions:
         if problem := caption_problem(caption):
             raise ValueError(problem)
-    return values["file_name"], tuple(captions)
+    return used, tuple(captions)
 
 
 def caption_problem(caption) -> str | None:
     """Why this is no caption; None if it is one."""
     if not isinstance(caption, str):
-        return f"a caption must be a string; got {json.dumps(caption):.80}"
+        return f"a caption must be a string; got {json.dumps(caption, default=str):.80}"
     if not caption.strip():
         return "the caption is empty"
     if "\0" in caption:
@@ -98,69 +251,284 @@ def caption_problem(caption) -> str | None:
     return None
 
 
-def inside(root: Path, name: str) -> Path:
-    """The file `name` of the folder `root` (resolved).
+def inside(root: Path, name: str, base: Path | None = None) -> Path:
+    """The file of a folder that a row names.
+
+    A name may be relative to the file that holds the row, or to the folder, or absolute. Slashes
+    may be those of Windows.
+
+    Args:
+        root: The folder, resolved.
+        name: The name.
+        base: Where the file that holds the row lies. None: in `root`.
 
     Raises:
         ValueError: It is no file, or not in `root` after links are followed.
     """
-    windows = PureWindowsPath(name)  # knows both kinds of slashes, and drives
-    if not name or windows.anchor or ".." in windows.parts:
+    problem = ValueError(
+        f"file_name {name!r} leads out of the folder; expected a path inside it, like 'cats/1.jpg'"
+    )
+    if name:
+        for folder in dict.fromkeys((base or root, root)):
+            for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+                try:
+                    return _file_inside(root, folder, spelling)
+                except ValueError as error:
+                    problem = error
+    raise problem
+
+
+def _file_inside(root: Path, base: Path, name: str) -> Path:
+    """The file `name` of the folder `base`, which is `root` or in it."""
+    try:
+        path = (base / name).resolve()
+        found = path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, no text, links in a circle
+        raise ValueError(f"file_name {name!r:.80} is no usable path: {error}") from None
+    if found and path.is_relative_to(root):
+        return path
+    drive = PureWindowsPath(name).drive and os.name != "nt"  # of another machine
+    if drive or not Path(os.path.normpath(base / name)).is_relative_to(root):
         raise ValueError(
             f"file_name {name!r} leads out of the folder; expected a path inside it, like "
             "'cats/1.jpg'"
         )
-    try:
-        path = (root / name).resolve()
-        found = path.is_file()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, no text, links in a circle
-        raise ValueError(f"file_name {name!r:.80} is no usable path: {error}") from None
     if not path.is_relative_to(root):
         raise ValueError(f"file_name {name!r} is a link that leads out of the folder, to {path}")
-    if not found:
+    raise ValueError(
+        f"file_name {name!r} is {'a folder' if path.is_dir() else 'not there'}; expected an image"
+    )
+
+
+# ---------------------------------------------------------------- the forms of tables
+#
+# Each reader maps the content of a file to pairs: a line number, and a row or what is wrong with it
+
+
+def _decode_lines(content: bytes) -> Iterator[tuple[int, str | ValueError]]:
+    """The lines of UTF-8, UTF-16 or UTF-32, with their numbers. Lines are decoded one by one where
+    that can be done, so that one bad line spoils no other.
+    """
+    encoding = json.detect_encoding(content)
+    if not encoding.startswith("utf-8"):
+        text = content.decode(encoding, errors="replace").removeprefix("\ufeff")
+        yield from enumerate(text.split("\n"), 1)
+        return
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            yield number, line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            yield (
+                number,
+                ValueError(
+                    f"no UTF-8 at byte {error.start} (0x{line[error.start]:02x}); save the file "
+                    "as UTF-8"
+                ),
+            )
+
+
+def _json_rows(content: bytes) -> Iterator[tuple[int, Any]]:
+    """One object a line, with or without commas between them; or one list of objects; or one object
+    with a caption or an object for each file name.
+    """
+    # 1. all of it as one value
+    if content[:100].lstrip(b"\xef\xbb\xbf\xfe\xff\0 \t\r\n")[:1] == b"[" or b"\n" not in content:
+        whole = _parse_json(content)
+    else:
+        first = next((line for _, line in _decode_lines(content) if str(line).strip()), "")
+        whole = None
+        if isinstance(_parse_json(first), ValueError):  # the first line is not a row of its own
+            whole = _parse_json(content)
+    if isinstance(whole, dict) and all(isinstance(v, (dict, list, str)) for v in whole.values()):
+        if not any(isinstance(whole.get(column), str) for column in NAME_COLUMNS):
+            whole = [
+                {"file_name": name, **(of if isinstance(of, dict) else {"text": of})}
+                for name, of in whole.items()
+            ]
+    if isinstance(whole, list) and all(isinstance(value, dict) for value in whole):
+        yield from enumerate(whole, 1)
+        return
+    # 2. line by line
+    for number, line in _decode_lines(content):
+        if isinstance(line, ValueError):
+            yield number, line
+        elif line.strip() not in ("", "[", "]"):
+            value = _parse_json(line)
+            if isinstance(value, ValueError):  # a part of a list, with a comma behind
+                part = _parse_json(line.strip().removeprefix("[").rstrip(",] \t"))
+                value = part if isinstance(part, dict) else value
+            yield number, value
+
+
+def _parse_json(content: str | bytes | ValueError) -> Any:
+    """A value, or what is wrong with it."""
+    if isinstance(content, ValueError):
+        return content
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        return ValueError(f"no JSON at column {error.colno} ({error.msg})")
+    except RecursionError:
+        return ValueError("JSON nested too deeply")
+    except ValueError as error:  # no text, or a number of very many digits
+        return ValueError(f"no JSON ({error})")
+
+
+def _csv_rows(content: bytes) -> Iterator[tuple[int, Any]]:
+    """The cells of each row by the names in the first one, between commas, semicolons or tabs."""
+    lines = list(_decode_lines(content))
+    for number, line in lines:
+        if isinstance(line, ValueError):
+            yield number, line
+            return
+    text = "\n".join(str(line) for _, line in lines)
+    first = text.partition("\n")[0]
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    names: list[str] | None = None
+    while True:
+        try:
+            cells = next(table, None)
+        except csv.Error as error:
+            yield table.line_num, ValueError(f"no CSV ({error})")
+            continue
+        if cells is None:
+            return
+        if not any(cells):
+            continue
+        if names is None:
+            names = [name.strip() for name in cells]
+        elif len(cells) != len(names):
+            yield (
+                table.line_num,
+                ValueError(
+                    f"{len(cells)} cells, but the first line names {len(names)}: "
+                    f"{', '.join(names)}; put a caption with a comma in it between double quotes"
+                ),
+            )
+        else:
+            yield table.line_num, dict(zip(names, cells))
+
+
+def _parquet_rows(content: bytes) -> Iterator[tuple[int, Any]]:
+    """The rows of a Parquet file."""
+    try:
+        from pyarrow import ArrowException, BufferReader, parquet
+    except ImportError:
         raise ValueError(
-            f"file_name {name!r} is {'a folder' if path.is_dir() else 'not there'}; expected "
-            "an image"
-        )
-    return path
+            'a metadata.parquet needs the package pyarrow: pip install -e ".[hub]"'
+        ) from None
+    try:
+        yield from enumerate(parquet.read_table(BufferReader(content)).to_pylist(), 1)
+    except (ArrowException, OSError) as error:
+        yield 1, ValueError(f"no Parquet ({error})")
 
 
-def unlisted(folder: str | Path, rows: Iterable[Row]) -> list[str]:
-    """Files of the folder that no row names, hidden ones apart, sorted."""
-    root, listed = Path(folder).resolve(), {row.path for row in rows}
+_READERS = {
+    ".jsonl": _json_rows,
+    ".json": _json_rows,
+    ".csv": _csv_rows,
+    ".tsv": _csv_rows,
+    ".parquet": _parquet_rows,
+}
+
+
+# ---------------------------------------------------------------- text files beside the images
+
+
+def _read_text(
+    root: Path, image: Path, text: Path, rows: list[Row], problems: list[Problem]
+) -> None:
+    """Add the row of an image whose captions stand in a text file, one a line."""
+    source, path = text.relative_to(root).as_posix(), None
+    try:
+        path = inside(root, image.name, image.parent)
+        captions = []
+        for _, line in _decode_lines(text.read_bytes()):
+            if isinstance(line, ValueError):
+                raise line
+            if line.strip():
+                captions.append(line.strip())
+        for caption in captions or [""]:
+            if problem := caption_problem(caption):
+                raise ValueError(problem)
+        name = image.relative_to(root).as_posix()
+        rows.append(Row(source, 1, None, name, path, tuple(captions)))
+    except (OSError, ValueError) as error:
+        problem = Problem(f"{source}: {error}")
+        problem.path = path
+        problems.append(problem)
+
+
+# ---------------------------------------------------------------- files without a row, writing
+
+
+def unlisted(folder: str | Path, rows: Iterable[Row], problems: Iterable[str] = ()) -> list[str]:
+    """Files of the folder that no row names, hidden ones apart, sorted.
+
+    Args:
+        folder: The folder.
+        rows: Its rows, from `read_metadata`.
+        problems: Its other rows, likewise. Their images are named, too.
+    """
+    root, rows = Path(folder).resolve(), list(rows)
+    listed = {row.path for row in rows} | {getattr(problem, "path", None) for problem in problems}
+    captions = {*find_tables(root), *(root / row.source for row in rows)}
     found = []
-    for parent, folders, files in os.walk(root):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        found += [
-            path
-            for f in files
-            if not f.startswith(".") and (path := Path(parent, f)).resolve() not in listed
-        ]
-    return sorted(str(path.relative_to(root)) for path in found if path != root / METADATA)
+    for path in _files(root):
+        try:
+            resolved = path.resolve()
+        except (OSError, RuntimeError):  # links in a circle
+            resolved = path
+        if resolved not in listed and path not in captions:
+            found.append(str(path.relative_to(root)))
+    return sorted(found)
 
 
 def write_folder(out: str | Path, images: Iterable[tuple[str, bytes, str | list[str]]]) -> int:
     """Write a captioned folder. metadata.jsonl comes last, so a folder that has one is complete.
 
+    Captions are first collected in a hidden file. If writing was interrupted, another call goes on
+    behind the images that are there (`written_rows`).
+
     Args:
-        out: A new or empty folder.
+        out: A new or empty folder, or one that was interrupted.
         images: File name, content of the file, caption or captions.
 
     Returns:
-        How many images.
+        How many images there are now.
 
     Raises:
-        FileExistsError: `out` already holds something.
+        FileExistsError: `out` already holds something else.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty; expected a new folder, or an empty one")
-    lines = []
-    for name, content, captions in images:
-        (out / name).write_bytes(content)
-        lines.append(json.dumps({"file_name": name, "text": captions}, ensure_ascii=False) + "\n")
     temp = out / f".{METADATA}"
-    temp.write_text("".join(lines), encoding="utf-8")
+    if not temp.is_file() and any(out.iterdir()):
+        raise FileExistsError(f"{out} is not empty; expected a new folder, or an empty one")
+    rows = written_rows(out)
+    # without what a kill left of the last line
+    aside = temp.with_suffix(".tmp")
+    aside.write_text("".join(map(_json_line, rows)), encoding="utf-8")
+    os.replace(aside, temp)
+    with open(temp, "a", encoding="utf-8") as file:
+        for name, content, captions in images:
+            (out / name).write_bytes(content)
+            rows.append({"file_name": name, "text": captions})
+            file.write(_json_line(rows[-1]))
+            file.flush()
     os.replace(temp, out / METADATA)
-    return len(lines)
+    return len(rows)
+
+
+def _json_line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def written_rows(out: str | Path) -> list[dict[str, Any]]:
+    """The rows of a folder whose writing by `write_folder` was interrupted; none if it is new."""
+    temp = Path(out) / f".{METADATA}"
+    values = [
+        _parse_json(line)
+        for _, line in (_decode_lines(temp.read_bytes()) if temp.is_file() else ())
+    ]
+    return [value for value in values if isinstance(value, dict)]

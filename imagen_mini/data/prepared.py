@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +27,39 @@ T = TypeVar("T")
 
 PREPARATION = 1  # counts the ways of cropping and resizing; another one, another cache
 CHUNK = 256  # images that may be decoded and wait in memory
+# What a cache may hold of ours, and nothing else is ever removed from it: prepared images by their
+# key ("pictures-": of earlier versions), and temporary folders of killed processes.
+OUR_FOLDERS = re.compile(r"(images|pictures)-([0-9a-f]{16}|[a-z0-9_]{8})")
+
+
+class MappedImages:
+    """Images of one size in a file, read as they are needed.
+
+    A process that is started with them gets the name of the file and no copy of the images.
+
+    Args:
+        file: An .npy file of uint8 [n, size, size, 3].
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.array = np.lib.format.open_memmap(file, mode="r")
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        """Some of the images: uint8 [rows, size, size, 3]."""
+        return self.array[rows]
+
+    def __reduce__(self):
+        return MappedImages, (self.file,)
 
 
 class Prepared(NamedTuple):
     """The prepared images of a folder."""
 
-    images: dict[int, np.ndarray]  # by size: uint8 [rows, size, size, 3], read from disk as needed
+    images: dict[int, MappedImages]  # by size
     checksums: list[str]  # SHA-256 of each image's file; "" if it is broken
     broken: dict[int, str]  # rows that cannot be read, and why; in `images` they are black
 
@@ -41,6 +70,7 @@ def prepare(
     sizes: Sequence[int],
     skip_broken: bool = False,
     progress: bool = True,
+    problems: Sequence[str] = (),
 ) -> Prepared:
     """Crop and resize all images, unless the cache has them.
 
@@ -52,8 +82,9 @@ def prepare(
         rows: The images.
         cache: The folder to keep them in.
         sizes: Pixels of a side.
-        skip_broken: Leave images out that cannot be read, up to 1 %.
+        skip_broken: Leave images out that cannot be read, as far as `check_broken` allows.
         progress: Show a progress bar.
+        problems: Of rows that could not be used for other reasons: they count as broken, too.
 
     Raises:
         ImageError: Images cannot be read.
@@ -68,10 +99,12 @@ def prepare(
     )
 
     def missing() -> list[int]:
-        return [size for size in sizes if not (folder / f"{size}.npy").is_file()]
+        return [size for size in sizes if not _is_complete(folder / f"{size}.npy", len(rows), size)]
 
     if missing():
         try:
+            if cache.is_symlink():  # what lies behind it may be anybody's
+                raise OSError(errno.EINVAL, "it is a link")
             cache.mkdir(parents=True, exist_ok=True)
             (cache / "lock").touch()
         except OSError as error:
@@ -80,27 +113,39 @@ def prepare(
                 "folder for them (--data-cache)"
             ) from error
         with FileLock(cache / "lock"):
-            # "pictures-": of earlier versions
-            for old in {*cache.glob("images-*"), *cache.glob("pictures-*")} - {folder}:
-                shutil.rmtree(old)  # of a killed process, or of the images as they were
+            for old in cache.iterdir():  # of a killed process, or of the images as they were
+                ours = OUR_FOLDERS.fullmatch(old.name) and old != folder
+                if ours and old.is_dir() and not old.is_symlink():
+                    shutil.rmtree(old)
             if todo := missing():  # and not done by another process in the meantime
                 with TemporaryDirectory(dir=cache, prefix="images-") as temp:
-                    _decode_all(rows, Path(temp), todo, skip_broken, progress)
+                    _decode_all(rows, Path(temp), todo, skip_broken, progress, problems)
                     folder.mkdir(exist_ok=True)
                     for name in ("info.json", *(f"{size}.npy" for size in todo)):
                         os.replace(Path(temp, name), folder / name)
     info = json.loads((folder / "info.json").read_text())
     broken = {int(i): why for i, why in info["broken"].items()}
-    _refuse_broken(broken, len(rows), skip_broken)
+    check_broken([*problems, *broken.values()], len(rows) + len(problems), skip_broken)
     return Prepared(
-        {size: np.lib.format.open_memmap(folder / f"{size}.npy", mode="r") for size in sizes},
+        {size: MappedImages(folder / f"{size}.npy") for size in sizes},
         info["checksums"],
         broken,
     )
 
 
+def _is_complete(file: Path, n: int, size: int) -> bool:
+    """Whether the file is there and as long as n images are: a full disk or a copy may cut it."""
+    header = 128  # bytes, of an .npy file
+    return file.is_file() and file.stat().st_size == header + n * size * size * 3
+
+
 def _decode_all(
-    rows: Sequence[Row], folder: Path, sizes: Sequence[int], skip_broken: bool, progress: bool
+    rows: Sequence[Row],
+    folder: Path,
+    sizes: Sequence[int],
+    skip_broken: bool,
+    progress: bool,
+    problems: Sequence[str],
 ) -> None:
     """Write SIZE.npy and info.json for all rows into `folder`."""
 
@@ -124,7 +169,7 @@ def _decode_all(
         for i, result in enumerate(in_parallel(decode, rows, "preparing images", progress)):
             if isinstance(result, ImageError):
                 broken[i] = str(result)
-                _refuse_broken(broken, len(rows), skip_broken)
+                check_broken([*problems, *broken.values()], len(rows) + len(problems), skip_broken)
                 result = "", [bytes(size * size * 3) for size in sizes]
             checksums.append(result[0])
             for file, pixels in zip(files, result[1]):
@@ -159,15 +204,32 @@ def in_parallel(
                 bar.update()
 
 
-def _refuse_broken(broken: dict[int, str], n: int, skip_broken: bool) -> None:
-    """ImageError if any image is broken, or, where they are skipped, more than 1 % of all."""
-    if broken and not skip_broken:
+def may_be_skipped(n: int) -> int:
+    """Of n images, how many may be left out: 1 %, but one of any folder with another image."""
+    return max(n // 100, min(1, n - 1))
+
+
+def check_broken(problems: Sequence[str], n: int, skip_broken: bool) -> None:
+    """Check how many images cannot be used.
+
+    Args:
+        problems: What is wrong with each of these.
+        n: Images in all.
+        skip_broken: Allow as many as `may_be_skipped`.
+
+    Raises:
+        ImageError: There are any; or, where they are skipped, more than may be.
+    """
+    limit = may_be_skipped(n)
+    if problems and not skip_broken:
+        advice = f"; to leave out up to {limit} of {n}: --skip-broken" if limit else ""
         raise ImageError(
-            f"{next(iter(broken.values()))}\nAll problems: python -m train.check_dataset; to "
-            "continue without such images: --skip-broken"
+            f"{problems[0]}\nAll problems: python -m train.check_dataset FOLDER{advice}"
         )
-    if len(broken) > n / 100:
+    if len(problems) > limit:
         raise ImageError(
-            f"{len(broken)} of {n} images are broken, more than the 1 % that may be skipped:"
-            + "".join(f"\n  {why}" for why in [*broken.values()][:5])
+            f"{len(problems)} of {n} images are broken, more than the 1 % that may be skipped:"
+            + "".join(f"\n  {why}" for why in problems[:5])
+            + "\nRepair them, or take their rows out of the metadata. "
+            "All problems: python -m train.check_dataset FOLDER"
         )

@@ -323,7 +323,80 @@ def test_images_of_the_hub_are_written_as_they_are(tmp_path, monkeypatch):
         from_hub.download_dataset("a/b", tmp_path / "other", split="test")
 
 
+def fake_datasets(monkeypatch, rows):
+    fake = types.SimpleNamespace(
+        Image=lambda **options: options, load_dataset=lambda name, **options: FakeRows(rows)
+    )
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+
+
+def test_rows_of_the_hub_without_image_or_caption_are_left_out_and_counted(
+    tmp_path, monkeypatch, capsys
+):
+    image = {"bytes": png((8, 8)), "path": "a.png"}
+    captions = ["one", None, "", " ", ["two", None, ""], [], "three"]
+    rows = [{"image": image, "caption": caption} for caption in captions]
+    rows.insert(3, {"image": None, "caption": "no image"})
+    rows.insert(3, {"image": {"bytes": None, "path": None}, "caption": "no image"})
+    fake_datasets(monkeypatch, rows)
+    from_hub.main(["a/b", "--text", "caption", "--out", str(tmp_path / "out"), "--limit", "3"])
+    out = capsys.readouterr().out
+    assert "3 images in" in out
+    assert "2 rows without an image left out" in out
+    assert "4 rows without a caption left out" in out
+    found, problems = read_metadata(tmp_path / "out")
+    assert problems == [] and [row.captions for row in found] == [("one",), ("two",), ("three",)]
+    fake_datasets(monkeypatch, rows[1:3])
+    with pytest.raises(SystemExit, match="no row of the split train has an image and a caption"):
+        from_hub.main(["a/b", "--text", "caption", "--out", str(tmp_path / "none")])
+
+
+def test_a_download_that_was_interrupted_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    rows = [
+        {"image": {"bytes": png((8, 8)), "path": "a.png"}, "caption": f"number {i}"}
+        for i in range(6)
+    ]
+    arguments = ["a/b", "--text", "caption", "--out", str(tmp_path / "out")]
+    lost = {"image": {"bytes": None, "path": str(tmp_path / "unreachable")}, "caption": "x"}
+    fake_datasets(monkeypatch, [*rows[:3], lost])
+    with pytest.raises(SystemExit, match="unreachable"):
+        from_hub.main(arguments)
+    with open(tmp_path / "out" / ".metadata.jsonl", "a") as file:
+        file.write('{"file_name": "0000')  # as a kill leaves it
+    fake_datasets(monkeypatch, [{"image": None}] * 3 + rows[3:])  # the first are not read again
+    with pytest.raises(SystemExit, match="a part of something else"):
+        from_hub.main([*arguments, "--split", "test"])
+    from_hub.main(arguments)
+    found, problems = read_metadata(tmp_path / "out")
+    assert problems == []
+    assert [row.captions for row in found] == [(f"number {i}",) for i in range(6)]
+    with pytest.raises(SystemExit, match="not empty"):
+        from_hub.main(arguments)
+
+
 def test_without_datasets_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"pip install -e \"\.\[hub\]\""):
+    with pytest.raises(SystemExit, match=r"pip install -e \"\.\[hub\]\""):
         from_hub.main(["a/b", "--out", str(tmp_path / "out")])
+
+
+def test_check_data_names_the_form_and_the_column_of_captions(images, capsys):
+    """An image whose row has a bad caption is named by that row."""
+    (images / "metadata.jsonl").unlink()
+    lines = ["image,says,more"] + [f"{i}.png,{'' if i == 2 else f'the {i}'},x" for i in range(6)]
+    (images / "metadata.csv").write_text("\n".join(lines))
+    with pytest.raises(SystemExit):
+        check_data.main([str(images)])
+    assert "--caption-column says?" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        check_data.main([str(images), "--caption-column", "says"])
+    out = capsys.readouterr().out
+    assert "metadata.csv, captions from 'says'\n1 problem:" in out
+    assert "metadata.csv line 4: the caption is empty\n0 notes" in out
+
+
+def test_check_data_gets_over_links_that_loop(images, capsys):
+    (images / "a").symlink_to("b")
+    (images / "b").symlink_to("a")
+    check_data.main([str(images)])
+    assert "a: no row names it" in capsys.readouterr().out
