@@ -236,8 +236,8 @@ plot_positions(found, ["circle", "square"])
 # | where | formula | no guidance at |
 # |---|---|---|
 # | Imagen, and here | $w\,\mathrm{cond} + (1 - w)\,\mathrm{uncond}$ | $w = 1$ |
-# | GLIDE, diffusers: the same, in another order | $\mathrm{uncond} + w\,(\mathrm{cond} - \mathrm{uncond})$ | $w = 1$ |
-# | Ho and Salimans, who invented it | $(1 + w)\,\mathrm{cond} - w\,\mathrm{uncond}$ | $w = 0$ |
+# | [GLIDE](https://arxiv.org/abs/2112.10741), diffusers: the same, in another order | $\mathrm{uncond} + w\,(\mathrm{cond} - \mathrm{uncond})$ | $w = 1$ |
+# | [Ho and Salimans](https://arxiv.org/abs/2207.12598), who invented it | $(1 + w)\,\mathrm{cond} - w\,\mathrm{uncond}$ | $w = 0$ |
 #
 # More such differences are listed in [conventions.md](conventions.md).
 

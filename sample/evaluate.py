@@ -3,10 +3,11 @@ edits.
 
     python -m sample.evaluate --out report.json
 
-Prompts and seeds are fixed, and none occurs in training. Alignment is judged on the last stage's
-images, edits on those of the base stage, where Prompt-to-Prompt acts. Words are swapped (Replace)
-and added (Refine), alone and with `DiffEditMask`. For comparison: the same seed with the new
-prompt, and injecting all of the source's attention in every step.
+Prompts and seeds are fixed. No training uses these seeds. The held-out categories' captions never
+occur in training; of the others the report says how many do, beside other images. Alignment is
+judged on the last stage's images, edits on those of the base stage, where Prompt-to-Prompt acts.
+Words are swapped (Replace) and added (Refine), alone and with `DiffEditMask`. For comparison: the
+same seed with the new prompt, and injecting all of the source's attention in every step.
 
 The script prints the table, and writes the JSON report and an image of successes and failures.
 """
@@ -27,7 +28,12 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask
 from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace
-from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
+from imagen_mini.evaluation.benchmark import (
+    CATEGORIES,
+    HELD_OUT_CATEGORIES,
+    benchmark,
+    seen_in_training,
+)
 from imagen_mini.evaluation.edit_benchmark import (
     EditScore,
     EditTask,
@@ -44,6 +50,7 @@ from imagen_mini.viz.measuring import gallery
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 from sample.parallel import default_workers, spread
 
+SEARCHED = 200_000  # training captions among which the benchmark's are looked for
 METHODS = (
     "prompt-to-prompt",
     "and only where prompts disagree",
@@ -173,6 +180,8 @@ def main(arguments: list[str] | None = None) -> None:
             "options": sampling_options(args),
             "benchmark_seed": args.seed,
             "text_alignment": table(results),
+            "seen_in_training": seen_in_training(prompts, SEARCHED, progress=True),
+            "captions_searched": SEARCHED,
             "errors": error_table(results),
             "confusions": confusion_matrices(results),
             "edits": {},

@@ -10,7 +10,7 @@ Files in the folder --out:
     sweeps.json      the numbers of both, with 95 % intervals
 
 One stage is swept; what a figure does not vary is that stage's default. Images are judged by the
-exact parser, on prompts and seeds that do not occur in training. Saturation is measured on the last
+exact parser, with seeds that no training uses. Saturation is measured on the last
 x_0_hat, before it is clamped to make an image: the share of its values at |x| >= 0.99, and the mean
 of |x|. White and black backgrounds are saturated by nature, so true images of the same captions are
 shown for comparison.

@@ -49,7 +49,7 @@ def q_sample(x_0: Tensor, eps: Tensor, log_snr: Tensor) -> Tensor:
         The noisy images x_t, [b, c, h, w].
 
     Reference:
-        Imagen, arXiv 2205.11487, Section 2.1; DDPM, arXiv 2006.11239, Eq. (4).
+        Imagen, arXiv 2205.11487, Section 2.2; DDPM, arXiv 2006.11239, Eq. (4).
     """
     alpha, sigma = alpha_sigma_like(log_snr, x_0)
     return alpha * x_0 + sigma * eps

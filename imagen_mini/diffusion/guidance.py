@@ -50,7 +50,9 @@ def classifier_free_guidance(cond: Tensor, uncond: Tensor, w: float) -> Tensor:
         The guided prediction, of the same shape.
 
     Reference:
-        Imagen, arXiv 2205.11487, Eq. (2).
+        Classifier-free diffusion guidance (Ho and Salimans, 2022), arXiv 2207.12598, whose w is
+        one less; GLIDE (Nichol et al., 2021), arXiv 2112.10741, for text; in the form of Imagen,
+        arXiv 2205.11487, Eq. (2).
     """
     return w * cond + (1 - w) * uncond
 

@@ -146,8 +146,9 @@ def cosine_log_snr(t: Tensor, shift: float = 0.0) -> Tensor:
         The log-SNR, of the shape of `t`.
 
     Reference:
-        Improved DDPM, arXiv 2102.09672, for the cosine; Simple Diffusion (Hoogeboom et al., 2023),
-        arXiv 2301.11093, for its log-SNR and shift.
+        Improved DDPM, arXiv 2102.09672, for the cosine, here without its offset s = 0.008: both
+        ends are clipped in log-SNR instead. Simple Diffusion (Hoogeboom et al., 2023), arXiv
+        2301.11093, for its log-SNR and shift.
     """
     return clipped(_cosine, _cosine_t, t) + shift
 

@@ -1,8 +1,11 @@
 """The benchmark's captions: DrawBench-like categories that the parser can judge. It is not
 DrawBench.
 
-The lists are fixed functions of a seed, and none is used in training. `benchmark.tsv` holds the
-first 30 captions of each category.
+The lists are fixed functions of a seed, and no training uses the seeds of their images. What is new
+differs between categories. The captions of `HELD_OUT_CATEGORIES` never occur in training. The
+captions of `CATEGORIES` are drawn from the same few words as training captions, so the shorter ones
+do occur there, beside other images: `seen_in_training` counts them. `benchmark.tsv` holds the first
+30 captions of each category.
 """
 
 from __future__ import annotations
@@ -11,12 +14,15 @@ import random
 from collections.abc import Callable
 from itertools import combinations
 
+from tqdm.auto import trange
+
 from imagen_mini.scenes.captions import (
     RARE_WORDS,
     Caption,
     Description,
     ObjectDescription,
     caption_from,
+    training_caption,
 )
 from imagen_mini.scenes.rewording import with_absence, with_misspelling, with_rare_words
 from imagen_mini.scenes.scene import (
@@ -31,6 +37,7 @@ from imagen_mini.scenes.scene import (
     SIZES,
     TEXTURES,
     conflicts,
+    training_scene,
 )
 
 
@@ -118,8 +125,8 @@ def _attributes(k: int) -> Callable[[random.Random], Description]:
 
 
 def _conflicting(rng: random.Random) -> Description:
-    """A large object above a small one: against the training set's one regularity, and against
-    nothing else.
+    """A large object clearly above a small one: against the training set's one regularity, and
+    against nothing else.
     """
     while True:
         a, b = _two(rng, "color")
@@ -218,7 +225,7 @@ def caption_of(category: str, rng: random.Random) -> Caption:
 def benchmark(
     n: int, seed: int = 0, categories: list[str] | None = None
 ) -> list[tuple[str, int, Caption]]:
-    """Return the benchmark's prompts: the same for the same seed, none used in training.
+    """Return the benchmark's prompts: the same for the same seed.
 
     Args:
         n: Number of captions of each category.
@@ -244,3 +251,32 @@ def benchmark(
         for category in chosen
         for i in range(n)
     ]
+
+
+def seen_in_training(
+    prompts: list[tuple[str, int, Caption]],
+    n: int = 200_000,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, int]:
+    """Count the prompts that stand word for word among training captions.
+
+    Args:
+        prompts: As from `benchmark`.
+        n: Number of training captions to look through, from the first one on (default: 200,000).
+        seed: Of the training set (default: 0, the seed of all presets).
+        progress: Show a progress bar (default: False).
+
+    Returns:
+        For each category of the prompts the number of seen ones.
+    """
+    wanted = {caption.text for _, _, caption in prompts}
+    seen = set()
+    for i in trange(n, desc="training captions", disable=not progress):
+        text = training_caption(training_scene(seed, i), seed, i).text
+        if text in wanted:
+            seen.add(text)
+    counts = dict.fromkeys((category for category, _, _ in prompts), 0)
+    for category, _, caption in prompts:
+        counts[category] += caption.text in seen
+    return counts

@@ -160,9 +160,11 @@ def unambiguous_relation(a, b) -> str | None:
 
 
 def conflicts(upper, lower) -> bool:
-    """Return True if a large object stands above a small one.
+    """Return True if `upper` is large and `lower` is small.
 
-    This never happens in training: it is the training set's one regularity.
+    In training no large object stands clearly above a small one (see `unambiguous_relation`): it is
+    the training set's one regularity. Near a diagonal, where no caption states a relation, a large
+    object may be the higher one.
     """
     return upper.size == "large" and lower.size == "small"
 

@@ -374,7 +374,8 @@ DIVERSITY = Experiment(
     (
         Claim(
             "Guidance trades diversity for alignment.",
-            "Imagen (2022), Figs. A.8, A.11 and A.13: alignment against distance, over w",
+            "Classifier-free diffusion guidance (Ho and Salimans, 2022); Imagen (2022), Figs. A.8, "
+            "A.11 and A.13: alignment against distance, over w",
             judge_diversity,
         ),
     ),

@@ -14,17 +14,26 @@ import torch
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.utils.configuration import to_dict
-from sample.claims.claim import FAILS, HOLDS, MEANINGFUL, UNCLEAR, Experiment, Verdict
+from sample.claims.claim import FAILS, HOLDS, LEVEL, MEANINGFUL, UNCLEAR, Experiment, Verdict
 
 INTRODUCTION = f"""# The papers' claims in miniature
 
 Measured on a built-in world of plain shapes, whose images an exact parser can read. What is found
 here need not be true of photographs, nor the other way round.
 
-- **{HOLDS}**: the 95 % interval of the difference lies on the claim's side of 0.
-- **{FAILS}**: it lies on the other side, or excludes even a gain of {100 * MEANINGFUL:.0f} points
-  (or of what the text below names).
-- **{UNCLEAR}**: neither.
+The rules were written down before the runs:
+
+1. **{HOLDS}**: the 95 % interval of the difference lies on the claim's side of 0.
+2. **{FAILS}**: it lies on the other side, or excludes even a gain of {100 * MEANINGFUL:.0f} points
+   (or of what the text below names).
+3. **{UNCLEAR}**: neither.
+4. Where two shares of the same prompts are compared, an exact paired test (McNemar, p below
+   {LEVEL:g}) must agree before a difference counts as one.
+5. A floor: where hardly an image is correct on either side, nothing can differ, and a missing gain
+   is not held against a claim.
+6. A ceiling: where the baseline is correct in more than {100 * (1 - MEANINGFUL):.0f} %, a gain of
+   {100 * MEANINGFUL:.0f} points is impossible, and a missing gain is not held against a claim.
+7. Each claim is judged by the one number that it is about. Other numbers stand beside it.
 
 Both sides of a comparison generate the same prompts from the same seeds. Intervals are of
 differences prompt by prompt (shares: Agresti and Min, 2005; means: Student's t).

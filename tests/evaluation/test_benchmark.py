@@ -1,5 +1,5 @@
-"""The benchmark's captions: they say what they are meant to, can be shown, and none is seen in
-training.
+"""The benchmark's captions: they say what they are meant to and can be shown, and it is known which
+of them occur in training.
 """
 
 import random
@@ -15,6 +15,7 @@ from imagen_mini.evaluation.benchmark import (
     CATEGORIES,
     HELD_OUT_CATEGORIES,
     benchmark,
+    seen_in_training,
 )
 from imagen_mini.scenes.captions import (
     HELD_OUT_PHRASES,
@@ -32,9 +33,12 @@ from imagen_mini.scenes.scene import (
     SHAPES,
     SIZES,
     TEXTURES,
+    conflicts,
     held_out,
     random_scene,
+    relation,
     training_scene,
+    unambiguous_relation,
 )
 
 
@@ -225,3 +229,35 @@ def test_other_words_keep_their_places_their_objects_and_the_article():
     assert [(w.objects, w.role) for w in new.words] == [(w.objects, w.role) for w in caption.words]
     assert [new.text[w.start : w.end] for w in new.words] == [w.text for w in new.words]
     assert new.description == caption.description
+
+
+# ---------------------------------------------------------------- what occurs in training
+
+
+def test_captions_that_occur_in_training_are_counted():
+    seen = [training_caption(training_scene(0, i), 0, i) for i in (3, 41)]
+    unseen = caption_from(parse_caption("a huge crimson disc"), random.Random(0))
+    other = training_caption(training_scene(5, 0), 5, 0)  # of another training set
+    prompts = [("a", 0, seen[0]), ("a", 1, unseen), ("b", 2, seen[1]), ("b", 3, seen[1])]
+    prompts += [("c", 4, other)]
+    assert seen_in_training(prompts, 60) == {"a": 1, "b": 2, "c": 0}
+    assert seen_in_training(prompts, 40) == {"a": 1, "b": 0, "c": 0}
+
+
+@pytest.mark.parametrize("n", [1_500, pytest.param(200_000, marks=pytest.mark.slow)])
+def test_held_out_captions_never_occur_in_training_and_short_ones_of_its_words_do(n):
+    counts = seen_in_training(benchmark(30), n)
+    assert all(counts[name] == 0 for name in HELD_OUT_CATEGORIES)
+    assert sum(counts.values()) > (5 if n < 10_000 else 150)
+    assert counts["one object"] > counts["description"]
+
+
+@pytest.mark.parametrize("n", [2_000, pytest.param(50_000, marks=pytest.mark.slow)])
+def test_no_large_object_stands_clearly_above_a_small_one_in_training(n):
+    above = clearly = 0
+    for i in range(n):
+        objects = training_scene(0, i).objects
+        pairs = [(a, b) for a in objects for b in objects if a is not b and conflicts(a, b)]
+        above += sum(relation(a, b) == "above" for a, b in pairs)
+        clearly += sum(unambiguous_relation(a, b) == "above" for a, b in pairs)
+    assert clearly == 0 < above  # what is said is "clearly", and not "never"
