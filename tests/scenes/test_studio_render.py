@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from imagen_mini.scenes.scene import (
     COLORS,
@@ -133,13 +134,19 @@ def test_images_have_the_statistics_of_photographs(images, size):
     Tadmor and Chao (1992) find slopes of the amplitude of -0.8 to -1.5 in 135 photographs, -1.2 on
     average, which are slopes of the power of -1.6 to -3.0, and -2.4 on average.
     """
-    x = images[size]
-    assert 0.28 < x.abs().mean() < 0.40
-    assert (x.abs() >= 0.99).float().mean() < 0.005
-    assert (x.abs() >= 0.99).float().mean((1, 2, 3)).max() < 0.03
-    slopes = spectral_slope(x)
+    world = WORLDS["scenes"]
+    flat = world.render([world.training_scene(0, i, (22, 50, 17, 11)) for i in range(32)], size)
+    found = {}
+    for name, x in (("studio", images[size]), ("scenes", flat)):
+        mean, rim, slopes = x.abs().mean(), (x.abs() >= 0.99).float(), spectral_slope(x)
+        found[name] = mean, rim, slopes
+        print(f"{name}, {size} px: {mean:.2f}, {100 * rim.mean():.2g} %, {slopes.mean():.2f}")
+    mean, rim, slopes = found["studio"]
+    assert 0.28 < mean < 0.40
+    assert rim.mean() < 0.005 and rim.mean((1, 2, 3)).max() < 0.03
     assert -2.7 < slopes.mean() < -2.1
     assert ((slopes > -3.3) & (slopes < -1.3)).float().mean() > 0.85
+    assert found["scenes"][1].mean() > 0.2  # the flat world is far from it
 
 
 # ---- one scene at several sizes ----
@@ -283,3 +290,39 @@ def test_masks_are_those_of_the_flat_world():
     for size in (64, 256):
         assert torch.equal(STUDIO.masks(scene, size), WORLDS["scenes"].masks(flat, size))
     assert SIZES  # the same sizes, and so the same masks
+
+
+class CountedOperations(TorchDispatchMode):
+    """Counts the operations of torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_as_many_operations_for_many_scenes_as_for_few(size):
+    """Nothing is done scene by scene or object by object, so a GPU is kept busy."""
+    many = [
+        one(surface, light, i, shape=shape, size=length)
+        for i, (surface, light) in enumerate(zip(SURFACES, (*LIGHTS, "left")))
+        for shape in SHAPES
+        for length in SIZES
+    ]
+    few = [
+        Scene((*one(shape=a, x=12).objects, *one(shape=b, size="small", x=45).objects), s, "left")
+        for a, b, s in zip(SHAPES, [*SHAPES][::-1], [*SURFACES, "wood"])
+    ]
+    counts = []
+    for scenes in (few, many):
+        packed = STUDIO.pack(scenes)
+        STUDIO.render_packed(packed, size, None)  # what is made once
+        with CountedOperations() as operations:
+            STUDIO.render_packed(packed, size, None)
+        counts.append(operations.count)
+    print(f"{size} px: {counts[1]} operations")
+    assert abs(counts[0] - counts[1]) < 50 and max(counts) < 5000  # views of tensors among them

@@ -217,7 +217,12 @@ class Canvas(NamedTuple):
 
 
 def add_objects(
-    canvas: Canvas, scenes: PackedStudioScenes, lamp: Lamp, size: int, of: list[Tensor]
+    canvas: Canvas,
+    scenes: PackedStudioScenes,
+    lamp: Lamp,
+    size: int,
+    of: list[Tensor],
+    radius: float,
 ) -> None:
     """Add some objects of one size to their images, all at once.
 
@@ -227,9 +232,10 @@ def add_objects(
         lamp: Their lamps.
         size: Pixels of a side.
         of: For each shape, the numbers of the objects of this shape.
+        radius: Of these objects, one of `SIZES`.
     """
-    # 1. A window of k x k pixels around each object and its shadow. A small image takes the mean
-    # over 2 x 2 points of a pixel, which comes close to the average of a larger one.
+    # 1. A window of k x k points around each object and its shadow. A small image has 2 x 2 points
+    # in a pixel, whose mean comes close to the average of a larger image.
     chosen = torch.cat(of)
     if not len(chosen):
         return
@@ -237,7 +243,7 @@ def add_objects(
     numbers, index = scenes.numbers[chosen], scenes.index[chosen]
     points = 2 if size < 256 else 1  # to a side of a pixel
     scale, fine = size / GRID, size * points / GRID
-    reach = max(SHAPES.values()) * numbers[:, 2].max().item() + SHADOW_REACH
+    reach = max(SHAPES.values()) * radius + SHADOW_REACH
     k = min(size, math.ceil((2 * reach + 2) * scale)) * points
     corner = ((numbers[:, :2] * scale).round() * points - k // 2).clamp(0, size * points - k)
     columns, rows = (corner[:, :, None] + torch.arange(k, device=device)).unbind(1)
@@ -245,28 +251,27 @@ def add_objects(
     dy = (rows + 0.5)[:, :, None] / fine - numbers[:, 1, None, None]
     rows, columns = rows.long(), columns.long()
 
-    # 2. Signed distances to each outline, and to the same moved away from the lamp.
-    direction, radius = lamp.direction[index], numbers[:, 2, None, None]
+    # 2. Signed distances of the points to each outline, and of the pixels to the same moved away
+    # from the lamp.
+    direction = lamp.direction[index]
     length = (SHADOW_LENGTH / direction[:, 2]).clamp(max=SHADOW_REACH - 1)
     moved = (direction[:, :2] * length[:, None])[:, :, None, None]
+    moved_x = dx.unflatten(2, (-1, points)).mean(3) + moved[:, 0]
+    moved_y = dy.unflatten(1, (-1, points)).mean(2) + moved[:, 1]
     distance = dx.new_empty(len(chosen), k, k)
-    away = torch.empty_like(distance)
+    away = dx.new_empty(len(chosen), k // points, k // points)
     start = 0
     for part, function in zip(of, DISTANCE.values()):
         i = slice(start, start := start + len(part))
-        r = radius[i]
-        torch.mul(function(dx[i] / r, dy[i] / r), r, out=distance[i])
-        torch.mul(function((dx[i] + moved[i, 0]) / r, (dy[i] + moved[i, 1]) / r), r, out=away[i])
+        torch.mul(function(dx[i] / radius, dy[i] / radius), radius, out=distance[i])
+        torch.mul(function(moved_x[i] / radius, moved_y[i] / radius), radius, out=away[i])
 
     # 3. Shadows: a soft one, and less light from around close to the object.
-    pixel = (index[:, None, None] * size + (rows // points)[:, :, None]) * size
-    pixel = pixel + (columns // points)[:, None, :]
-    shadow = torch.log1p(-SHADOW * torch.sigmoid(-1.3 * away))
-    corners = torch.log1p(-CONTACT * torch.exp(-distance.clamp(min=0) / 1.5))
-    share = 1 / points**2
-    if points > 1:
-        pixel = pixel[:, ::points, ::points]
-        shadow, corners = (F.avg_pool2d(x, points) for x in (shadow, corners))
+    pixel = (index[:, None, None] * size + (rows[:, ::points] // points)[:, :, None]) * size
+    pixel = pixel + (columns[:, ::points] // points)[:, None, :]
+    outside = distance if points == 1 else F.avg_pool2d(distance, points)
+    shadow = torch.log1p(torch.sigmoid(-1.3 * away).mul_(-SHADOW))
+    corners = torch.log1p((outside.clamp(min=0) / -1.5).exp_().mul_(-CONTACT))
     canvas.lamp.index_add_(0, pixel.flatten(), shadow.flatten())
     canvas.sky.index_add_(0, pixel.flatten(), corners.flatten())
 
@@ -281,7 +286,7 @@ def add_objects(
         return (flat[ahead] - flat[behind]) * fine / 2
 
     steep = BEVEL_SLOPE * (1 - (-there / BEVEL).clamp(0, 1)) ** 2
-    dome = DOME_SLOPE / numbers[which, 2]
+    dome = DOME_SLOPE / radius
     normal = torch.stack(
         [
             steep * slope(column, 1) + dome * dx[which, 0, column],
@@ -302,7 +307,7 @@ def add_objects(
         paint = paint * (1 + of_material)[:, None]
     color = shade(F.normalize(normal, dim=1), paint, numbers[which, 5], direction[which])
     # 6. Onto the canvas.
-    cover = cover.view(-1)[point] * share
+    cover = cover.view(-1)[point] / points**2
     at = (index[which] * size + row // points) * size + column // points
     canvas.cover.index_add_(0, at, cover)
     canvas.objects.index_add_(0, at, color * cover[:, None])
@@ -333,8 +338,8 @@ def render_studio_packed(scenes: PackedStudioScenes, size: int, device=None) -> 
     surface = lit_surface(scenes, lamp, size, of_surface)
     empty = torch.zeros(b * size * size, device=surface.lamp.device)
     canvas = Canvas(empty, empty[:, None].repeat(1, 3), empty.clone(), empty.clone())
-    for of in of_shape:
-        add_objects(canvas, scenes, lamp, size, of)
+    for of, r in zip(of_shape, SIZES.values()):
+        add_objects(canvas, scenes, lamp, size, of, r)
     cover, lamp_reaches, sky_reaches = (
         part.view(b, size, size) for part in (canvas.cover, canvas.lamp, canvas.sky)
     )
