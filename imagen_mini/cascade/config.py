@@ -7,6 +7,7 @@ those of the paper, and has the shipped cascade among them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 from imagen_mini.diffusion.gaussian import PREDICTION_TYPES
 from imagen_mini.diffusion.guidance import THRESHOLDS, check_interval
@@ -15,7 +16,7 @@ from imagen_mini.diffusion.schedules import SCHEDULES
 from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
 from imagen_mini.models.unet import UNetConfig
 from imagen_mini.scenes.world import WORLDS
-from imagen_mini.utils.configuration import check_choice
+from imagen_mini.utils.configuration import Range, check_choice, check_ranges
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,20 @@ class StageConfig:
     )
     prediction: str = "x_0"  # what the network predicts: eps, x_0 or v
     schedule: str = "cosine"  # of the noise: cosine, linear or sigmoid
-    log_snr_shift: float = 0.0  # added to the schedule's log-SNR; negative is noisier
+    # added to the schedule's log-SNR; negative is noisier
+    log_snr_shift: Annotated[float, Range(-30, 30)] = 0.0
     # super-resolution: training samples the augmentation level from [0, this]
-    max_aug_level: float = 0.5
-    aug_level: float = 0.1  # super-resolution: the level when sampling
-    num_inference_steps: int = 40  # steps of one network call each; heun's take two
-    guidance_scale: float = 3.0  # w; 1 is off
+    max_aug_level: Annotated[float, Range(0, 1)] = 0.5
+    aug_level: Annotated[float, Range(0, 1)] = 0.1  # super-resolution: the level when sampling
+    # steps of one network call each; heun's take two
+    num_inference_steps: Annotated[int, Range(1, 10_000)] = 40
+    guidance_scale: Annotated[float, Range(-1000, 1000)] = 3.0  # w; 1 is off
     # for that w: only at noise levels sigma / alpha in (low, high]; None: at all of them
     guidance_interval: tuple[float, float] | None = None
     threshold: str = "dynamic"  # none, static or dynamic
     sampler: str = "ddim"  # ddim, ddpm, dpmpp_2m or heun
-    eta: float = 0.0  # of ddim and dpmpp_2m: fresh noise in every step, from 0 (none) to 1
+    # of ddim and dpmpp_2m: fresh noise in every step, from 0 (none) to 1
+    eta: Annotated[float, Range(0, 1)] = 0.0
     timestep_spacing: str = "uniform"  # uniform (in t), log_snr, karras or mixed
 
     def __post_init__(self):
@@ -52,6 +56,12 @@ class StageConfig:
             raise ValueError(
                 f"name {self.name!r}: expected an identifier like 'base' or 'sr_256', which is "
                 "also the name of the stage's folder"
+            )
+        check_ranges(self)
+        if self.unet.low_res_size is not None and self.aug_level > self.max_aug_level:
+            raise ValueError(
+                f"aug_level must be at most max_aug_level, {self.max_aug_level}, as the stage is "
+                f"trained with no higher ones; got {self.aug_level}"
             )
         check_choice("world", self.world, tuple(WORLDS))
         check_choice("prediction", self.prediction, PREDICTION_TYPES)

@@ -22,6 +22,7 @@ Reference: Imagen (Saharia et al., 2022), arXiv 2205.11487, Appendices B and F.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -40,60 +41,46 @@ from imagen_mini.models.layers import (
     Upsample,
 )
 from imagen_mini.text.encoder import TextEmbeddings
-
-# What may stand in a configuration: far beyond any use, and small enough to be refused or built in
-# a moment.
-RANGES = {
-    "image_size": (1, 8192),
-    "low_res_size": (1, 8192),
-    "patch": (1, 256),
-    "channels": (1, 65536),
-    "blocks": (1, 64),
-    "mid_blocks": (0, 64),
-    "head_dim": (1, 65536),
-    "emb_dim": (1, 65536),
-    "text_width": (1, 65536),
-    "text_layers": (0, 64),
-}
+from imagen_mini.utils.configuration import Range, check_ranges
 
 
 @dataclass(frozen=True)
 class UNetConfig:
     """The architecture of one U-Net. ValueError, with the value seen and the one expected, for
-    what cannot be built.
+    what cannot be built. The ranges go far beyond any use, and what is in them is built or refused
+    in a moment.
     """
 
-    image_size: int = 64  # pixels on a side
-    low_res_size: int | None = None  # size of the conditioning image of a super-resolution stage
-    patch: int = 2  # patch x patch pixels become one position with patch^2 * 3 channels
+    image_size: Annotated[int, Range(1, 8192)] = 64  # pixels on a side
+    # size of the conditioning image of a super-resolution stage
+    low_res_size: Annotated[int | None, Range(1, 8192)] = None
+    # patch x patch pixels become one position with patch^2 * 3 channels
+    patch: Annotated[int, Range(1, 256)] = 2
     # per level; each level's grid is half of the one before
-    channels: tuple[int, ...] = (64, 128, 192)
+    channels: Annotated[tuple[int, ...], Range(1, 65536)] = (64, 128, 192)
     # residual blocks per level, on the way down and on the way up
-    blocks: tuple[int, ...] = (1, 1, 2)
+    blocks: Annotated[tuple[int, ...], Range(1, 64)] = (1, 1, 2)
     # per level: "", "self", "cross", "self+cross", "hybrid"
     attention: tuple[str, ...] = ("cross", "cross", "self+cross")
-    mid_blocks: int = 1  # residual blocks in the middle, on the smallest grid
+    # residual blocks in the middle, on the smallest grid
+    mid_blocks: Annotated[int, Range(0, 64)] = 1
     # attention after every residual block, as in Imagen's base; else after a level's last
     attention_every_block: bool = False
-    head_dim: int = 32  # channels per attention head
-    emb_dim: int = 256  # width of the summed embedding
-    text_width: int = 128  # width of the text encoder's embeddings
-    text_layers: int = 2  # transformer layers over the words, before any other layer uses them
+    head_dim: Annotated[int, Range(1, 65536)] = 32  # channels per attention head
+    emb_dim: Annotated[int, Range(1, 65536)] = 256  # width of the summed embedding
+    text_width: Annotated[int, Range(1, 65536)] = 128  # width of the text encoder's embeddings
+    # transformer layers over the words, before any other layer uses them
+    text_layers: Annotated[int, Range(0, 64)] = 2
     skip: str = "concat"  # how an up block takes the down block's output: "concat" or "sum"
-    skip_scale: float = 1.0  # factor on each residual sum; 1/sqrt(2) in the Efficient U-Net
+    # factor on each residual sum; 1/sqrt(2) in the Efficient U-Net
+    skip_scale: Annotated[float, Range(above=0, high=1)] = 1.0
 
     def __post_init__(self):
         for name in ("channels", "blocks", "attention"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # lists come from JSON
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if value is not None and (
-                value == ()
-                or not all(
-                    low <= v <= high for v in (value if isinstance(value, tuple) else (value,))
-                )
-            ):
-                raise ValueError(f"{name} {value}: expected {low} to {high}")
+        check_ranges(self)
+        if not self.channels:
+            raise ValueError("channels: expected one number a level, at least one; got none")
         if not len(self.channels) == len(self.blocks) == len(self.attention):
             raise ValueError(
                 "channels, blocks and attention need one value a level; got "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from imagen_mini.cascade.config import StageConfig
 from imagen_mini.diffusion.losses import LOSS_WEIGHTS
 from imagen_mini.training.optimizers import OPTIMIZERS
-from imagen_mini.utils.configuration import check_choice, override
+from imagen_mini.utils.configuration import Range, check_choice, check_ranges, override
 from imagen_mini.utils.precision import PRECISIONS
 
 LR_SCHEDULES = ("cooldown", "cosine", "constant")
@@ -17,42 +18,49 @@ LR_SCHEDULES = ("cooldown", "cosine", "constant")
 class TrainConfig:
     """How a stage is trained. Everything that changes over time is a function of the step."""
 
-    steps: int = 10_000  # optimizer steps in all
-    batch_size: int = 64  # images a step
+    steps: Annotated[int, Range(1, 10**9)] = 10_000  # optimizer steps in all
+    batch_size: Annotated[int, Range(1, 2**20)] = 64  # images a step
     # the batch (of each rank) is computed in this many micro-batches
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: Annotated[int, Range(1, 2**20)] = 1
     # processes that make batches ahead of time; 0: made when needed, on the device
-    num_workers: int = 0
+    num_workers: Annotated[int, Range(0, 256)] = 0
     # the highest: after warm-up, before it falls; Adafactor's is relative to the weights
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Range(0, 10)] = 1e-3
     # after warm-up: cooldown (constant, then linear to 0), cosine (to 0) or constant
     lr_schedule: str = "cooldown"
-    warmup: int = 200  # steps of linear warm-up
-    cooldown: float = 0.3  # cooldown: share of the steps, at the end, in which the rate falls to 0
+    warmup: Annotated[int, Range(0, 10**9)] = 200  # steps of linear warm-up
+    # cooldown: share of the steps, at the end, in which the rate falls to 0
+    cooldown: Annotated[float, Range(0, 1)] = 0.3
     optimizer: str = "muon"  # muon (for kernels, AdamW for the rest), adamw or adafactor
-    betas: tuple[float, float] = (0.9, 0.99)  # AdamW
-    weight_decay: float = 0.01  # of kernels
-    max_grad_norm: float = 1.0  # gradients are clipped to this norm
-    ema_half_life: int = 400  # steps after which a weight counts half; shorter at the start
-    cond_drop_prob: float = 0.1  # captions dropped for classifier-free guidance (Imagen: 0.1)
-    pooled_drop_prob: float = 0.3  # pooled text dropped alone, so that the words are used too
+    betas: Annotated[tuple[float, float], Range(0, below=1)] = (0.9, 0.99)  # AdamW
+    weight_decay: Annotated[float, Range(0, 10)] = 0.01  # of kernels
+    # gradients are clipped to this norm
+    max_grad_norm: Annotated[float, Range(above=0, high=1e9)] = 1.0
+    # steps after which a weight counts half; shorter at the start
+    ema_half_life: Annotated[int, Range(1, 10**9)] = 400
+    # captions dropped for classifier-free guidance (Imagen: 0.1)
+    cond_drop_prob: Annotated[float, Range(0, below=1)] = 0.1
+    # pooled text dropped alone, so that the words are used too
+    pooled_drop_prob: Annotated[float, Range(0, 1)] = 0.3
     # how often a scene of the built-in world has 1, 2, 3, 4 objects
-    object_count_weights: tuple[float, ...] = (22, 50, 17, 11)
+    object_count_weights: Annotated[tuple[float, ...], Range(0, 1e9)] = (22, 50, 17, 11)
     # share of images mixed with a second one that their caption describes equally well,
-    equivalent_prob: float = 0.0
+    equivalent_prob: Annotated[float, Range(0, 1)] = 0.0
     # and with one that contradicts their caption (see data.alternatives); built-in world only
-    contradiction_prob: float = 0.0
-    time_power: float = 1.0  # times have the density t^(time_power - 1): above 1, more noise
+    contradiction_prob: Annotated[float, Range(0, 1)] = 0.0
+    # times have the density t^(time_power - 1): above 1, more noise
+    time_power: Annotated[float, Range(above=0, high=100)] = 1.0
     # of the squared error of x_0, by log-SNR: capped_v, sqrt_snr, min_snr or p2
     loss_weight: str = "capped_v"
-    loss_cap: float = 5.0  # the loss weight is at most this
-    seed: int = 0  # of everything random
+    loss_cap: Annotated[float, Range(above=0, high=1e9)] = 5.0  # the loss weight is at most this
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0  # of everything random
     precision: str = "auto"  # auto (bf16 where it is found to be faster), bf16 or fp32
     # activations are computed again in the backward pass: less memory, more time
     gradient_checkpointing: bool = False
-    save_every: int = 500  # steps between checkpoints
-    sample_every: int = 1000  # steps between sample grids with their score; 0: never
-    log_every: int = 10  # steps between lines of the log
+    save_every: Annotated[int, Range(1, 10**9)] = 500  # steps between checkpoints
+    # steps between sample grids with their score; 0: never
+    sample_every: Annotated[int, Range(0, 10**9)] = 1000
+    log_every: Annotated[int, Range(1, 10**9)] = 10  # steps between lines of the log
 
     def __post_init__(self):
         for name in ("betas", "object_count_weights"):
@@ -61,26 +69,17 @@ class TrainConfig:
         check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("loss_weight", self.loss_weight, tuple(LOSS_WEIGHTS))
-        for name in (
-            "steps",
-            "batch_size",
-            "gradient_accumulation_steps",
-            "ema_half_life",
-            "save_every",
-            "log_every",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_ranges(self)
+        if len(self.betas) != 2:
+            raise ValueError(f"betas {self.betas}: expected two numbers, like [0.9, 0.99]")
         weights = self.object_count_weights
-        if not 1 <= len(weights) <= 4 or min(weights) < 0 or not sum(weights):
+        if not 1 <= len(weights) <= 4 or not sum(weights):
             raise ValueError(
                 f"object_count_weights {weights}: expected up to four weights, of scenes of 1, 2, "
                 "3 and 4 objects, not all 0"
             )
-        if self.time_power <= 0:
-            raise ValueError(f"time_power must be above 0; got {self.time_power}")
         equivalent, contradiction = self.equivalent_prob, self.contradiction_prob
-        if equivalent < 0 or contradiction < 0 or equivalent + contradiction > 1:
+        if equivalent + contradiction > 1:
             raise ValueError(
                 f"equivalent_prob {equivalent}, contradiction_prob {contradiction}: expected "
                 "shares of all images, from 0 to 1 together"

@@ -1,11 +1,15 @@
-"""Configurations: dataclasses from dictionaries and from `key=value`, names and types checked."""
+"""Configurations: dataclasses from dictionaries and from `key=value`, names, types and ranges
+checked.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
+from functools import cache
 
 # Settings that files and commands may still call by an older name, and their current names.
 RENAMED = {
@@ -36,6 +40,68 @@ RENAMED_FIELDS = {
     "pictures_per_second": "images_per_second",
     "waited": "data_wait_share",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Which values a number of a configuration may have. It stands beside its field:
+
+        max_grad_norm: Annotated[float, Range(above=0, high=1e9)] = 1.0
+
+    NaN and the infinities are in no range. For a list it holds of each number, and None is allowed
+    where the field allows it.
+
+    Args:
+        low: The smallest value allowed.
+        high: The largest value allowed.
+        above: All values allowed are larger.
+        below: All values allowed are smaller.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def problem(self, value) -> str | None:
+        """What is expected instead of a value; None: it is in the range."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return "a number"
+        if not math.isfinite(value):
+            return "a finite number"
+        if self.low is not None and value < self.low:
+            return f"at least {self.low:,}"
+        if self.above is not None and value <= self.above:
+            return f"above {self.above:,}"
+        if self.high is not None and value > self.high:
+            return f"at most {self.high:,}"
+        if self.below is not None and value >= self.below:
+            return f"below {self.below:,}"
+        return None
+
+
+@cache
+def _ranges(cls) -> dict[str, Range]:
+    """The ranges that stand beside the fields of a dataclass."""
+    return {
+        name: extra
+        for name, hint in typing.get_type_hints(cls, include_extras=True).items()
+        for extra in getattr(hint, "__metadata__", ())
+        if isinstance(extra, Range)
+    }
+
+
+def check_ranges(config) -> None:
+    """Check all numbers of a dataclass that have a `Range`. Call it in `__post_init__`.
+
+    Raises:
+        ValueError: A number is out of its range. The message names the field.
+    """
+    for name, allowed in _ranges(type(config)).items():
+        value = getattr(config, name)
+        for number in value if isinstance(value, (tuple, list)) else [value]:
+            if number is not None and (expected := allowed.problem(number)):
+                raise ValueError(f"{name} must be {expected}; got {value!r}")
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -317,7 +317,7 @@ def change_config(folder, change):
         ("stage", "num_inference_steps", 2.5, "num_inference_steps: expected int; got 2.5"),
         ("unet", "channels", 32, "channels: expected a list; got 32"),
         ("unet", "channels", ["32", 32], "channels: expected int; got '32'"),
-        ("unet", "patch", 0, "patch 0"),
+        ("unet", "patch", 0, "patch must be at least 1; got 0"),
         ("unet", "blocks", [], "blocks"),
         ("stage", "unet", [1], "expected an object"),
         ("stage", "prediction", "noise", "prediction 'noise'; expected one of eps, x_0, v"),
