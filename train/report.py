@@ -45,7 +45,7 @@ from imagen_mini.training.diagnostics import (
 )
 from imagen_mini.training.loop import NOISE_BINS
 from imagen_mini.utils.configuration import from_dict
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import run_script, script_parser
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
 from train.log import read_log
@@ -115,8 +115,13 @@ def main(arguments: list[str] | None = None) -> None:
         if path is None and REFERENCE.is_file()
         else []
     )
-    # else the same t is not the same noise
-    reference = [r for r in known if r["schedule"] == schedule_of(stage_config)]
+    # else the same t is not the same noise, or the images are not the same
+    reference = [
+        r
+        for r in known
+        if r["schedule"] == schedule_of(stage_config)
+        and r.get("world", "scenes") == stage_config.world
+    ]
     averaged = stats["ema"]
     findings = [
         check_loss(log, from_trained=steps > saved["step"]),
@@ -167,6 +172,7 @@ def write_reference(args: argparse.Namespace) -> None:
             {
                 "steps": sum(phase["steps"] for phase in training_phases(folder)),
                 "schedule": schedule_of(stage.config),
+                "world": stage.config.world,
                 **asdict(found),
             }
         )
@@ -283,4 +289,4 @@ def plot_report(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

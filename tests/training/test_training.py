@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-import imagen_mini.data.synthetic
 from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import DiffusionStage
@@ -24,6 +23,7 @@ from imagen_mini.models.unet import UNetLevel
 from imagen_mini.scenes.captions import parse_caption
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.scene import training_scene
+from imagen_mini.scenes.world import WORLDS
 from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
 from imagen_mini.training.batches import (
     draw_noise,
@@ -486,14 +486,28 @@ def test_a_loss_that_is_not_finite_is_an_error_and_leaves_the_weights_as_they_we
     before = {
         part: {k: v.clone() for k, v in tensors.items()} for part, tensors in run.tensors().items()
     }
-    render = imagen_mini.data.synthetic.render_packed
-    monkeypatch.setattr(
-        imagen_mini.data.synthetic, "render_packed", lambda *args: render(*args) * float("nan")
-    )
+    world = WORLDS["scenes"]
+    broken = replace(world, render_packed=lambda *args: world.render_packed(*args) * float("nan"))
+    monkeypatch.setitem(WORLDS, "scenes", broken)
     with pytest.raises(
         FloatingPointError, match="step 1 of stage base: loss nan.*weights were left as they were"
     ):
         next(steps)
+    assert all(same(before[part], tensors) for part, tensors in run.tensors().items())
+
+
+def test_a_loss_that_is_not_finite_is_an_error_though_its_gradient_is(encoder, monkeypatch):
+    run = Run(CONFIG)
+    monkeypatch.setattr(
+        DiffusionStage,
+        "forward",
+        lambda *_, x_0, **__: (
+            run.stage.net.out.bias.sum() * 0 + x_0.new_full((len(x_0),), float("inf"))
+        ),
+    )
+    before = {part: {k: v.clone() for k, v in of.items()} for part, of in run.tensors().items()}
+    with pytest.raises(FloatingPointError, match="loss inf, gradient norm 0.0"):
+        next(run.train(encoder))
     assert all(same(before[part], tensors) for part, tensors in run.tensors().items())
 
 

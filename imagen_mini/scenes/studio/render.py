@@ -120,12 +120,15 @@ def lamps(scenes: PackedStudioScenes) -> Lamp:
     return Lamp(direction, (1 + tint) * exposure[:, None])
 
 
-def falloff(lamp: Lamp, size: int) -> Tensor:
-    """How bright the lamp's light is at each pixel, 1 in the middle: the inverse square of the
-    distance. [b, size, size].
+def falloff(direction: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """How bright the lamp's light is at a place, 1 in the middle: the inverse square of the
+    distance.
+
+    Args:
+        direction: [..., 3], towards the lamp.
+        x, y: Places, which broadcast with each other and with `direction[..., 0]`.
     """
-    x, y = pixel_places(size, lamp.direction.device)
-    at_x, at_y, at_z = (lamp.direction * LAMP_DISTANCE)[:, :, None, None].unbind(1)
+    at_x, at_y, at_z = (direction * LAMP_DISTANCE).unbind(-1)
     along_x = (at_x + GRID / 2 - x) ** 2 + at_z**2
     return ((at_y + GRID / 2 - y) ** 2 + along_x).reciprocal_().mul_(LAMP_DISTANCE**2)
 
@@ -160,7 +163,8 @@ def lit_surface(
             light[of] = (1 - part.dx * lx).addcmul_(part.dy, ly, value=-1).clamp_(min=0)
     light.mul_(value_noise(scenes.seeds, 105, 3, 3, size).mul_(0.035).add_(1))
     colors = torch.tensor(list(COLORS_OF.values()), device=device)[scenes.surfaces]
-    return LitSurface(brightness, tint, light.mul_(falloff(lamp, size)), colors)
+    far = falloff(lamp.direction[:, None, None], *pixel_places(size, device))
+    return LitSurface(brightness, tint, light.mul_(far), colors)
 
 
 def shade(normal: Tensor, paint: Tensor, material: Tensor, light: Tensor) -> Tensor:
@@ -207,110 +211,158 @@ def grain(seeds: Tensor, material: Tensor, row: Tensor, column: Tensor) -> Tenso
     return 0.16 * specks * (material == 0) + 0.20 * brushed * (material == 2)
 
 
-class Canvas(NamedTuple):
-    """What objects change in their images, added up over objects; one value for each pixel."""
+class Windows(NamedTuple):
+    """A square window around each of n objects, on a grid of points over the image."""
 
-    cover: Tensor  # [b * size * size], how much of it objects cover
-    objects: Tensor  # [b * size * size, 3], their brightness times that
-    lamp: Tensor  # [b * size * size], logarithm of how much of the lamp's light reaches the ground
-    sky: Tensor  # [b * size * size], the same of the light from around
+    rows: Tensor  # [n, k] long
+    columns: Tensor  # [n, k] long
+    dx: Tensor  # [n, 1, k], from the object's middle
+    dy: Tensor  # [n, k, 1]
+
+
+def windows(middles: Tensor, reach: float, side: int) -> Windows:
+    """Windows that contain everything within `reach` of the middles [n, 2], on side x side points.
+
+    Where a window would leave the image it is moved inside.
+    """
+    scale = side / GRID
+    k = min(side, math.ceil((2 * reach + 2) * scale))
+    corner = ((middles * scale).round() - k // 2).clamp(0, side - k)  # x, y
+    columns, rows = (corner[:, :, None] + torch.arange(k, device=corner.device)).unbind(1)
+    dx = ((columns + 0.5) / scale - middles[:, :1])[:, None, :]
+    dy = ((rows + 0.5) / scale - middles[:, 1:])[:, :, None]
+    return Windows(rows.long(), columns.long(), dx, dy)
+
+
+def signed_distances(dx: Tensor, dy: Tensor, radius: float, of_shape: list[int]) -> Tensor:
+    """The signed distance of each point of the windows to the object's outline, [n, k, k].
+
+    Args:
+        dx: [n, 1, k], from the object's middle.
+        dy: [n, k, 1].
+        radius: Of the objects.
+        of_shape: How many of the objects, which are sorted by shape, have each shape.
+    """
+    distance = dx.new_empty(len(dx), dy.shape[1], dx.shape[2])
+    parts = zip(*(x.split(of_shape) for x in (distance, dx / radius, dy / radius)))
+    for (out, x, y), function in zip(parts, DISTANCE.values()):
+        torch.mul(function(x, y), radius, out=out)
+    return distance
+
+
+class Canvas(NamedTuple):
+    """What objects change in their images, added up over objects."""
+
+    cover: Tensor  # [b, size, size], how much of each pixel objects cover
+    objects: Tensor  # [b, 3, size, size], their brightness times that
+    # logarithms of how much of the lamp's light, and of that from around, reaches the surface;
+    # [b, grid, grid], coarser for a large image, since shadows are soft
+    lamp: Tensor
+    sky: Tensor
+
+
+def add_shadows(
+    canvas: Canvas, lamp: Lamp, numbers: Tensor, index: Tensor, radius: float, of_shape: list[int]
+) -> None:
+    """Add the shadows of objects: a soft one that the lamp casts, and one all around, close by.
+
+    Args:
+        canvas: Where to add them.
+        lamp: The lamps of the scenes.
+        numbers: The objects, [n, 7], sorted by shape, all of one size.
+        index: The scene of each, [n].
+        radius: Their size.
+        of_shape: How many of them have each shape.
+    """
+    grid = canvas.lamp.shape[-1]
+    reach = max(SHAPES.values()) * radius + SHADOW_REACH
+    rows, columns, dx, dy = windows(numbers[:, :2], reach, grid)
+    # 1. The outline, moved away from the lamp and softened.
+    direction = lamp.direction[index]
+    length = (SHADOW_LENGTH / direction[:, 2]).clamp(max=SHADOW_REACH - 1)
+    moved = (direction[:, :2] * length[:, None])[:, :, None, None]
+    away = signed_distances(dx + moved[:, 0], dy + moved[:, 1], radius, of_shape)
+    cast = torch.log1p(torch.sigmoid(-1.3 * away).mul_(-SHADOW))
+    # 2. Close to an outline less light arrives from around.
+    outside = signed_distances(dx, dy, radius, of_shape).clamp_(min=0)
+    corners = torch.log1p((outside / -1.5).exp_().mul_(-CONTACT))
+    # 3. Onto the canvas.
+    at = (index[:, None, None] * grid + rows[:, :, None]) * grid + columns[:, None, :]
+    canvas.lamp.view(-1).index_add_(0, at.flatten(), cast.flatten())
+    canvas.sky.view(-1).index_add_(0, at.flatten(), corners.flatten())
 
 
 def add_objects(
     canvas: Canvas,
-    scenes: PackedStudioScenes,
     lamp: Lamp,
-    size: int,
-    of: list[Tensor],
+    scenes: PackedStudioScenes,
+    chosen: Tensor,
     radius: float,
+    of_shape: list[int],
 ) -> None:
-    """Add some objects of one size to their images, all at once.
+    """Add objects to their images.
 
     Args:
         canvas: Where to add them.
+        lamp: The lamps of the scenes.
         scenes: The scenes.
-        lamp: Their lamps.
-        size: Pixels of a side.
-        of: For each shape, the numbers of the objects of this shape.
-        radius: Of these objects, one of `SIZES`.
+        chosen: Which objects, [n], sorted by shape, all of one size.
+        radius: Their size.
+        of_shape: How many of them have each shape.
     """
-    # 1. A window of k x k points around each object and its shadow. A small image has 2 x 2 points
-    # in a pixel, whose mean comes close to the average of a larger image.
-    chosen = torch.cat(of)
-    if not len(chosen):
-        return
-    device = chosen.device
+    size, device = canvas.cover.shape[-1], chosen.device
     numbers, index = scenes.numbers[chosen], scenes.index[chosen]
-    points = 2 if size < 256 else 1  # to a side of a pixel
-    scale, fine = size / GRID, size * points / GRID
-    reach = max(SHAPES.values()) * radius + SHADOW_REACH
-    k = min(size, math.ceil((2 * reach + 2) * scale)) * points
-    corner = ((numbers[:, :2] * scale).round() * points - k // 2).clamp(0, size * points - k)
-    columns, rows = (corner[:, :, None] + torch.arange(k, device=device)).unbind(1)
-    dx = (columns + 0.5)[:, None, :] / fine - numbers[:, 0, None, None]
-    dy = (rows + 0.5)[:, :, None] / fine - numbers[:, 1, None, None]
-    rows, columns = rows.long(), columns.long()
-
-    # 2. Signed distances of the points to each outline, and of the pixels to the same moved away
-    # from the lamp.
-    direction = lamp.direction[index]
-    length = (SHADOW_LENGTH / direction[:, 2]).clamp(max=SHADOW_REACH - 1)
-    moved = (direction[:, :2] * length[:, None])[:, :, None, None]
-    moved_x = dx.unflatten(2, (-1, points)).mean(3) + moved[:, 0]
-    moved_y = dy.unflatten(1, (-1, points)).mean(2) + moved[:, 1]
-    distance = dx.new_empty(len(chosen), k, k)
-    away = dx.new_empty(len(chosen), k // points, k // points)
-    start = 0
-    for part, function in zip(of, DISTANCE.values()):
-        i = slice(start, start := start + len(part))
-        torch.mul(function(dx[i] / radius, dy[i] / radius), radius, out=distance[i])
-        torch.mul(function(moved_x[i] / radius, moved_y[i] / radius), radius, out=away[i])
-
-    # 3. Shadows: a soft one, and less light from around close to the object.
-    pixel = (index[:, None, None] * size + (rows[:, ::points] // points)[:, :, None]) * size
-    pixel = pixel + (columns[:, ::points] // points)[:, None, :]
-    outside = distance if points == 1 else F.avg_pool2d(distance, points)
-    shadow = torch.log1p(torch.sigmoid(-1.3 * away).mul_(-SHADOW))
-    corners = torch.log1p((outside.clamp(min=0) / -1.5).exp_().mul_(-CONTACT))
-    canvas.lamp.index_add_(0, pixel.flatten(), shadow.flatten())
-    canvas.sky.index_add_(0, pixel.flatten(), corners.flatten())
-
-    # 4. The points on objects, in one list: normals of a bevel along the outline on a shallow dome.
-    cover = (0.5 - distance * fine).clamp_(0, 1)
+    # 1. Distances. A small image has 2 x 2 points in a pixel, whose mean comes close to the average
+    # of a larger image.
+    points = 2 if size < 256 else 1
+    side = size * points
+    rows, columns, dx, dy = windows(numbers[:, :2], max(SHAPES.values()) * radius, side)
+    distance = signed_distances(dx, dy, radius, of_shape)
+    cover = (0.5 - distance * (side / GRID)).clamp_(0, 1)
+    # 2. The points on objects, in one list.
+    k = distance.shape[-1]
     which, row, column = (cover > 0).nonzero().unbind(1)
-    flat, point = distance.view(-1), (which * k + row) * k + column
-    there = flat[point]
+    distance, point = distance.view(-1), (which * k + row) * k + column
+    # 3. Normals of a bevel along the outline on a shallow dome.
+    x, y = dx[which, 0, column], dy[which, row, 0]
 
     def slope(at: Tensor, step: int) -> Tensor:
         ahead, behind = point + step * (at < k - 1), point - step * (at > 0)
-        return (flat[ahead] - flat[behind]) * fine / 2
+        return (distance[ahead] - distance[behind]) * (side / GRID / 2)
 
-    steep = BEVEL_SLOPE * (1 - (-there / BEVEL).clamp(0, 1)) ** 2
+    steep = BEVEL_SLOPE * (1 - (-distance[point] / BEVEL).clamp(0, 1)) ** 2
     dome = DOME_SLOPE / radius
     normal = torch.stack(
         [
-            steep * slope(column, 1) + dome * dx[which, 0, column],
-            steep * slope(row, k) + dome * dy[which, row, 0],
-            torch.ones_like(there),
+            steep * slope(column, 1) + dome * x,
+            steep * slope(row, k) + dome * y,
+            torch.ones_like(x),
         ],
         1,
     )
-    # 5. Their colours: paint, the texture below 64 px, the grain of the material.
+    # 4. Their colours: paint, the texture below 64 px, the grain of the material.
     paint = paints(scenes)[chosen[which]]
     row, column = rows[which, row], columns[which, column]
     if size > GRID:
-        patterns = torch.stack([texture_pattern(t, size * points, device) for t in TEXTURES])
+        patterns = torch.stack([texture_pattern(t, side, device) for t in TEXTURES])
         pattern = patterns[numbers[which, 4].long(), row, column][:, None]
         paint = paint * (1 + 0.9 * pattern) + 0.35 * pattern
+    scene, material = index[which], numbers[which, 5]
     if points == 1:
-        of_material = grain(scenes.seeds[index[which]], numbers[which, 5], row, column)
-        paint = paint * (1 + of_material)[:, None]
-    color = shade(F.normalize(normal, dim=1), paint, numbers[which, 5], direction[which])
+        paint = paint * (1 + grain(scenes.seeds[scene], material, row, column))[:, None]
+    # 5. In the light.
+    direction = lamp.direction[scene]
+    color = shade(F.normalize(normal, dim=1), paint, material, direction)
+    near = falloff(direction, x + numbers[which, 0], y + numbers[which, 1])
+    color = color * (0.45 + 0.55 * near)[:, None]
     # 6. Onto the canvas.
     cover = cover.view(-1)[point] / points**2
-    at = (index[which] * size + row // points) * size + column // points
-    canvas.cover.index_add_(0, at, cover)
-    canvas.objects.index_add_(0, at, color * cover[:, None])
+    at = (row // points) * size + column // points
+    canvas.cover.view(-1).index_add_(0, scene * size**2 + at, cover)
+    for channel in range(3):
+        canvas.objects.view(-1).index_add_(
+            0, (3 * scene + channel) * size**2 + at, color[:, channel] * cover
+        )
 
 
 def render_studio_packed(scenes: PackedStudioScenes, size: int, device=None) -> Tensor:
@@ -326,35 +378,41 @@ def render_studio_packed(scenes: PackedStudioScenes, size: int, device=None) -> 
     """
     # 1. Which objects have which size and shape, and which scenes which surface: found where the
     # scenes are, so that a GPU need not be synchronised.
-    radius, shape = scenes.numbers[:, 2], scenes.numbers[:, 3]
-    of_shape = [
-        [((radius == r) & (shape == i)).nonzero()[:, 0].to(device) for i in range(len(DISTANCE))]
+    radii, shapes = scenes.numbers[:, 2], scenes.numbers[:, 3]
+    of_size = [
+        [((radii == r) & (shapes == i)).nonzero()[:, 0].to(device) for i in range(len(DISTANCE))]
         for r in SIZES.values()
     ]
     of_surface = [(scenes.surfaces == i).nonzero()[:, 0].to(device) for i in range(len(SURFACES))]
     scenes = scenes.to(device)
-    # 2. Surfaces and objects, each under the lamp.
     lamp, b = lamps(scenes), len(scenes.seeds)
     surface = lit_surface(scenes, lamp, size, of_surface)
-    empty = torch.zeros(b * size * size, device=surface.lamp.device)
-    canvas = Canvas(empty, empty[:, None].repeat(1, 3), empty.clone(), empty.clone())
-    for of, r in zip(of_shape, SIZES.values()):
-        add_objects(canvas, scenes, lamp, size, of, r)
-    cover, lamp_reaches, sky_reaches = (
-        part.view(b, size, size) for part in (canvas.cover, canvas.lamp, canvas.sky)
+    # 2. Objects and their shadows, all of one size at once.
+    zeros, grid = surface.lamp.new_zeros, max(GRID, size // 2)
+    canvas = Canvas(
+        zeros(b, size, size), zeros(b, 3, size, size), zeros(b, grid, grid), zeros(b, grid, grid)
     )
-    objects = canvas.objects.view(b, size, size, 3).permute(0, 3, 1, 2)
-    # 3. Objects before the surface and its shadows. The lamp's light falls off with the distance.
-    ground = surface.lamp.mul_(lamp_reaches.exp_()).mul_(DIRECT)
-    ground = ground.add_(sky_reaches.exp_(), alpha=AMBIENT).mul_(1 - cover)[:, None]
-    color, of_tint = (surface.colors * lamp.color[:, None])[..., None, None].unbind(1)
-    image = surface.brightness[:, None] * ground * color
-    image.addcmul_(surface.tint[:, None] * ground, of_tint)
-    far = falloff(lamp, size).mul_(0.55).add_(0.45)[:, None]
-    image.addcmul_(objects, far * lamp.color[:, :, None, None])
+    for of, radius in zip(of_size, SIZES.values()):
+        chosen, of_shape = torch.cat(of), [len(part) for part in of]
+        if len(chosen):
+            index = scenes.index[chosen]
+            add_shadows(canvas, lamp, scenes.numbers[chosen], index, radius, of_shape)
+            add_objects(canvas, lamp, scenes, chosen, radius, of_shape)
+    # 3. The surface with shadows on it, behind the objects.
+    shadows = torch.stack([canvas.lamp, canvas.sky], 1).exp_()
+    if grid != size:
+        shadows = F.interpolate(shadows, size=(size, size), mode="bilinear", align_corners=False)
+    ground = surface.lamp.mul_(shadows[:, 0]).mul_(DIRECT).add_(shadows[:, 1], alpha=AMBIENT)
+    ground = ground.mul_(1 - canvas.cover)
+    plain, of_tint = surface.colors[..., None, None].unbind(1)
+    image = canvas.objects.addcmul_((surface.brightness * ground)[:, None], plain)
+    image.addcmul_((surface.tint * ground)[:, None], of_tint)
+    image.mul_(lamp.color[:, :, None, None]).clamp_(min=0)
     # 4. A camera's curve: highlights approach white and do not reach it.
-    bright = (image - KNEE).clamp_(min=0).mul_(-1 / (1 - KNEE)).expm1_()
-    return image.clamp_(0.0, KNEE).sub_(bright, alpha=1 - KNEE).mul_(2).sub_(1)
+    bright = (image > KNEE).view(-1).nonzero()[:, 0]
+    above = (image.view(-1)[bright] - KNEE) / (1 - KNEE)
+    image.view(-1)[bright] = KNEE - (1 - KNEE) * torch.expm1(-above)
+    return image.mul_(2).sub_(1)
 
 
 def render_studio(scenes: Sequence[Scene] | Scene, size: int = 64, device=None) -> Tensor:
