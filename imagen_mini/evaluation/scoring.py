@@ -10,7 +10,7 @@ from torch import Tensor
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.captions import Caption, Description
 from imagen_mini.scenes.matching import sample_scene_matching as sample_scene_matching
-from imagen_mini.scenes.parse import ParsedScene
+from imagen_mini.scenes.parse import GRID, ParsedScene
 from imagen_mini.scenes.scene import Scene
 from imagen_mini.scenes.world import WORLDS, World
 
@@ -58,11 +58,13 @@ def judge_image(prompt: str, image: Tensor, world: World = SCENES) -> str:
         world: The world whose captions and images these are (default: `scenes`).
 
     Returns:
-        A verdict, or "not judged: ..." if the prompt is not of the world's grammar, or the world
-        has no parser.
+        A verdict, or "not judged: ..." if the prompt is not of the world's grammar, or images of
+        this world or size cannot be read.
     """
     if not world.has_parser:
         return f"not judged: images of the world {world.name} cannot be read"
+    if not world.can_read(size := image.shape[-1]):
+        return f"not judged: images of {size} px cannot be read, only those of multiples of {GRID}"
     try:
         description = world.parse_caption(prompt)
     except ValueError as error:
@@ -143,15 +145,15 @@ def judge_images(
         world: The world whose captions and images these are (default: `scenes`).
 
     Returns:
-        True or False for each image; None where the prompt is not of the world's grammar, or the
-        world has no parser.
+        True or False for each image; None where the prompt is not of the world's grammar, or
+        images of this world or size cannot be read.
 
     Raises:
         ValueError: if there is not one prompt for each image.
     """
     if len(prompts) != len(images):
         raise ValueError(f"{len(prompts)} prompts for {len(images)} images; expected as many")
-    if not world.has_parser:
+    if not world.can_read(images.shape[-1]):
         return [None] * len(prompts)
     descriptions = [description_of(prompt, world) for prompt in prompts]
     return [

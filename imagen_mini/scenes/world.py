@@ -24,7 +24,7 @@ from imagen_mini.scenes.captions import (
     training_caption,
 )
 from imagen_mini.scenes.matching import sample_scene_matching
-from imagen_mini.scenes.parse import ParsedScene, parse_image
+from imagen_mini.scenes.parse import GRID, ParsedScene, parse_image
 from imagen_mini.scenes.render import masks, pack_scenes, render_packed
 from imagen_mini.scenes.scene import Scene, random_scene, training_scene
 from imagen_mini.scenes.studio.render import pack_studio_scenes, render_studio_packed
@@ -63,6 +63,10 @@ class World:
     def has_parser(self) -> bool:
         """True if images of this world can be read."""
         return self.parser is not None
+
+    def can_read(self, size: int) -> bool:
+        """True if images of this world can be read at this size."""
+        return self.has_parser and size % GRID == 0
 
     def render(self, scenes: Sequence[Scene] | Scene, size: int = 64, device=None) -> Tensor:
         """Render scenes of this world, as `scenes.render.render` does."""

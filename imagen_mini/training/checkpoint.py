@@ -8,9 +8,11 @@ written last.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +25,15 @@ from torch import Tensor
 
 from imagen_mini.training.distributed import distribute_like
 from imagen_mini.utils.configuration import with_current_names
+from imagen_mini.utils.precision import DTYPES
 
 MANIFEST = "manifest.json"
+FILES = ("weights", "ema", "optimizer")  # of tensors
+NAME = re.compile(r"step_\d{8,}")  # of a checkpoint; a copy like step_00000003_best is none
+TEMPORARY = re.compile(r"\.step_\d{8,}\.tmp")
+# of this process or of its user, who on Windows has no quota
+NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+ROOM = 1000  # MB: with so much left, a disk is not full
 
 
 def _sha256(path: Path) -> str:
@@ -33,11 +42,45 @@ def _sha256(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir():
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except PermissionError:  # Windows opens no folders, and keeps their names safe by itself
+            return
+    else:
+        descriptor = os.open(path, os.O_RDWR)  # Windows syncs nothing that is open for reading
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def explained_disk_errors(target: Path) -> Iterator[None]:
+    """Errors of the disk within this context name the file or folder, and what to do.
+
+    Raises:
+        OSError: Writing failed. The message says that nothing is lost, and, if there was no room,
+            how much there was at that moment.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "explained", False):
+            raise
+        advice = "what was written before is untouched, so mend that and continue with --resume"
+        code = error.errno if isinstance(error, OSError) else None
+        if code in NO_ROOM or "No space left" in str(error):
+            free = _free_megabytes(target)
+            advice = (
+                f"{'Its disk has' if free < ROOM else 'A quota may be full, as its disk has'} "
+                f"{free:,} MB left; what was written before is untouched, so make room and "
+                "continue with --resume"
+            )
+        explained = OSError(f"{target} could not be written: {error}. {advice}")
+        explained.explained = True
+        raise explained from error
 
 
 @contextmanager
@@ -47,32 +90,37 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     An error or a kill before that leaves `target` as it was.
 
     Raises:
-        OSError: Writing failed. The message says that nothing is lost, and how much room there is.
+        OSError: Writing failed, see `explained_disk_errors`.
     """
     temp = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temp, ignore_errors=True)
     try:
-        # 1. the caller writes into a temporary folder
-        temp.mkdir(parents=True)
-        yield temp
-        # 2. its files reach the disk
-        for file in temp.iterdir():
-            os.chmod(file, 0o644)  # safetensors writes files that only their owner can read
-            _sync(file)
-        _sync(temp)
-        # 3. it takes the place of the target
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temp, target)
-        _sync(target.parent)
-    except BaseException as error:
+        with explained_disk_errors(target):
+            # 1. the caller writes into a temporary folder
+            temp.mkdir(parents=True)
+            yield temp
+            # 2. its files reach the disk
+            mode = _mode_of_new_files(temp)
+            for file in temp.iterdir():
+                os.chmod(file, mode)  # safetensors writes files that only their owner can read
+                _sync(file)
+            _sync(temp)
+            # 3. it takes the place of the target
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(temp, target)
+            _sync(target.parent)
+    except BaseException:
         shutil.rmtree(temp, ignore_errors=True)
-        if isinstance(error, (OSError, SafetensorError)):
-            raise OSError(
-                f"{target} could not be written: {error}. Its disk has "
-                f"{_free_megabytes(target):,} MB left; what was written before is untouched, so "
-                "make room and continue with --resume"
-            ) from error
         raise
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    """The permissions that this process gives to new files."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    return mode
 
 
 def _free_megabytes(path: Path) -> int:
@@ -98,7 +146,15 @@ def save_checkpoint(
 
     Raises:
         OSError: It could not be written, or not be read back as it was.
+        FloatingPointError: A tensor is not finite. Nothing is written.
     """
+    for name, values in tensors.items():
+        if bad := [k for k, v in values.items() if not torch.isfinite(v).all()]:
+            raise FloatingPointError(
+                f"step {step}: {len(bad)} tensors of {name} are not finite, the first is "
+                f"{bad[0]!r}. No checkpoint was written of them; continue from the last one with "
+                "--resume and a lower learning_rate"
+            )
     target = run / f"step_{step:08d}"
     # 1. write tensors, state, and the manifest of both
     with atomic_directory(target) as temp:
@@ -120,14 +176,17 @@ def save_checkpoint(
             "failing. Older checkpoints were kept"
         )
     # 3. remove older ones, and what a kill left half written
-    for old in (*checkpoints(run)[:-keep], *run.glob(".step_*.tmp")):
-        shutil.rmtree(old)
+    half_written = [p for p in run.iterdir() if TEMPORARY.fullmatch(p.name)]
+    for old in (*checkpoints(run)[:-keep], *half_written):
+        with explained_disk_errors(old):
+            shutil.rmtree(old)
     return target
 
 
 def checkpoints(run: Path) -> list[Path]:
     """The run's checkpoint folders, oldest first."""
-    return sorted(p for p in run.glob("step_*") if p.is_dir()) if run.is_dir() else []
+    found = [p for p in run.iterdir() if NAME.fullmatch(p.name)] if run.is_dir() else []
+    return sorted((p for p in found if p.is_dir()), key=lambda p: int(p.name.split("_")[1]))
 
 
 def verify_checkpoint(checkpoint: Path) -> list[str]:
@@ -140,7 +199,7 @@ def verify_checkpoint(checkpoint: Path) -> list[str]:
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         return [f"{checkpoint / MANIFEST} cannot be read: {error!r}"]
     problems = []
-    for name in ("weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"):
+    for name in (*(f"{name}.safetensors" for name in FILES), "state.json"):
         if name not in manifest:
             problems.append(f"{name} is not in the manifest")
     for name, (size, checksum) in manifest.items():
@@ -168,22 +227,125 @@ def load_checkpoint(run: Path) -> tuple[dict[str, dict[str, Tensor]], dict, list
     for checkpoint in reversed(checkpoints(run)):
         problems = verify_checkpoint(checkpoint)
         if not problems:
-            tensors = {
-                name: load_file(checkpoint / f"{name}.safetensors")
-                for name in ("weights", "ema", "optimizer")
-            }
-            state = with_current_names(json.loads((checkpoint / "state.json").read_text()))
-            return tensors, state, notes
+            try:
+                return *_read(checkpoint), notes
+            except (OSError, SafetensorError, ValueError) as error:
+                problems = [f"it cannot be read: {error}"]
         notes.append(f"passed over {checkpoint.name}: {'; '.join(problems)}")
     raise FileNotFoundError(f"no usable checkpoint in {run}" + "".join(f"\n  {n}" for n in notes))
+
+
+def _read(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
+    """Tensors by file name, and the state."""
+    state = with_current_names(json.loads((checkpoint / "state.json").read_text()))
+    if not isinstance(state, dict) or type(state.get("step")) is not int or state["step"] < 0:
+        raise ValueError("state.json names no step")
+    return {name: load_file(checkpoint / f"{name}.safetensors") for name in FILES}, state
+
+
+def check_state(state: dict, run: Path) -> None:
+    """Check that the state of a checkpoint is one that `train.train` wrote, as far as its checksum
+    cannot tell.
+
+    Args:
+        state: From `load_checkpoint`.
+        run: The run's folder, for the message.
+
+    Raises:
+        ValueError: A field is missing, or holds something else.
+    """
+
+    def numbers(values, n: int) -> bool:
+        return (
+            isinstance(values, list)
+            and len(values) == n
+            and all(type(v) in (int, float) for v in values)
+        )
+
+    data, carried = state.get("data"), state.get("carried")
+    dtype, encoder = state.get("text_encoder_dtype", "fp32"), state.get("text_encoder")
+    fine = {
+        "train": isinstance(state.get("train"), dict),
+        "stage": isinstance(state.get("stage"), dict),
+        "training_phases": bool(state.get("training_phases")),
+        "text_encoder": encoder is None or isinstance(encoder, str),
+        "text_encoder_dtype": isinstance(dtype, str) and dtype in DTYPES,
+        "data": data is None
+        or isinstance(data, dict)
+        and (
+            data.get("path") is None or {type(data["path"]), type(data.get("fingerprint"))} == {str}
+        )
+        and isinstance(data.get("caption_column"), str | None),
+        "carried": carried is None
+        or isinstance(carried, dict)
+        and numbers([carried.get("loss")], 1)
+        and all(
+            isinstance(of := carried.get(name), list) and numbers(of, len(of))
+            for name in ("loss_by_bin", "counts_by_bin")
+        ),
+    }
+    if bad := [name for name, ok in fine.items() if not ok]:
+        raise ValueError(
+            f"the newest checkpoint of {run} is none that can be resumed: its state.json has "
+            f"{bad[0]} {state.get(bad[0])!r:.80}"
+        )
+    check_phases(state["training_phases"], run)
+
+
+def check_tensors(
+    what: str, tensors: dict[str, Tensor], shapes: dict[str, torch.Size]
+) -> dict[str, Tensor]:
+    """Check that tensors of a checkpoint are those of a network, and finite.
+
+    Args:
+        what: What they are, for the message.
+        tensors: The tensors by name.
+        shapes: The expected shapes by name.
+
+    Returns:
+        The tensors.
+
+    Raises:
+        ValueError: A tensor is missing, unknown, of another shape, or not finite.
+    """
+    for key in sorted(set(tensors) ^ set(shapes)):
+        where = "is missing" if key in shapes else "belongs to no layer of the network"
+        raise ValueError(f"{what}: the tensor {key!r} {where}")
+    for key, value in tensors.items():
+        if value.shape != shapes[key]:
+            raise ValueError(
+                f"{what}: the tensor {key!r} is {list(value.shape)}, expected {list(shapes[key])}"
+            )
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{what}: the tensor {key!r} is not finite")
+    return tensors
 
 
 def training_phases(stage: Path) -> list[dict]:
     """The training phases in a stage folder's config.json: stretches of training under one set of
     settings, oldest first. An untrained stage has none.
     """
-    record = json.loads((stage / "config.json").read_text()).get("training") or {}
-    return with_current_names(record).get("training_phases", [])
+    record = with_current_names(json.loads((stage / "config.json").read_text()).get("training"))
+    phases = record.get("training_phases", []) if isinstance(record, dict) else []
+    return check_phases(phases, stage / "config.json")
+
+
+def check_phases(phases: list[dict], where: Path) -> list[dict]:
+    """Training phases as they are written by us.
+
+    Raises:
+        ValueError: They are not.
+    """
+    kinds = {"steps": int, "seconds": (int, float), "train": dict}
+    if not isinstance(phases, list) or not all(
+        isinstance(phase, dict) and all(isinstance(phase.get(k), kind) for k, kind in kinds.items())
+        for phase in phases
+    ):
+        raise ValueError(
+            f"{where}: training_phases: expected a list of objects with {', '.join(kinds)}; got "
+            f"{phases!r:.80}"
+        )
+    return phases
 
 
 def optimizer_tensors(optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -199,15 +361,24 @@ def optimizer_tensors(optimizers: dict[str, torch.optim.Optimizer]) -> dict[str,
 def restore_optimizers(
     optimizers: dict[str, torch.optim.Optimizer], tensors: dict[str, Tensor]
 ) -> None:
-    """Put tensors from `optimizer_tensors` back into the optimizers, in place."""
+    """Put tensors from `optimizer_tensors` back into the optimizers, in place.
+
+    Raises:
+        ValueError: They are the state of other optimizers or of another network. The fused kernels
+            of torch would take them all the same, and read and write beside them.
+    """
+    states: dict[str, dict[int, dict[str, Tensor]]] = {which: {} for which in optimizers}
+    for key, value in tensors.items():
+        which, number, name = (*key.split("."), "", "")[:3]
+        if which not in optimizers or not number.isdecimal() or not torch.isfinite(value).all():
+            raise ValueError(
+                f"{key!r} is no finite state of the optimizers {', '.join(optimizers)}"
+            )
+        states[which].setdefault(int(number), {})[name] = value
     for which, optimizer in optimizers.items():
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            of, number, name = key.split(".")
-            if of == which:
-                state.setdefault(int(number), {})[name] = value
+        _check_state(which, optimizer, states[which])
         optimizer.load_state_dict(
-            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+            {"state": states[which], "param_groups": optimizer.state_dict()["param_groups"]}
         )
         # in the memory layout of their parameter, which fused kernels rely on
         for p, slots in optimizer.state.items():
@@ -218,3 +389,36 @@ def restore_optimizers(
                     if v.shape == p.shape
                 }
             )
+
+
+def _check_state(
+    which: str, optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Tensor]]
+) -> None:
+    """ValueError unless the state is that of the optimizer's parameters, in number and shape."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if unknown := sorted(set(state) - set(range(len(params)))):
+        raise ValueError(f"{which} has no parameter {unknown[0]}: it has {len(params)}")
+    if state and len(state) < len(params):
+        raise ValueError(f"{which} has a state of {len(state)} of its {len(params)} parameters")
+    for number, slots in state.items():
+        shape = params[number].shape
+        expected = {
+            "muon": {"momentum"},
+            "adamw": {"step", "exp_avg", "exp_avg_sq"},
+            "adafactor": {"step", *(("row_var", "col_var") if len(shape) > 1 else ("variance",))},
+        }[which]
+        if set(slots) != expected:
+            raise ValueError(
+                f"{which}.{number} holds {', '.join(sorted(slots))}; expected "
+                f"{', '.join(sorted(expected))}"
+            )
+        for name, value in slots.items():
+            fits = {
+                "step": value.numel() == 1,
+                "row_var": value.shape == (*shape[:-1], 1),
+                "col_var": value.shape == (*shape[:-2], 1, *shape[-1:]),
+            }.get(name, value.shape == shape)
+            if not fits:
+                raise ValueError(
+                    f"{which}.{number}.{name} is {list(value.shape)}, its parameter {list(shape)}"
+                )

@@ -105,8 +105,8 @@ def train(
 
     Raises:
         ValueError: The settings do not fit together.
-        FloatingPointError: The gradient is not finite. It is raised before the update, on all ranks
-            together.
+        FloatingPointError: The gradient or the loss is not finite. It is raised before the update,
+            on all ranks together.
         RuntimeError: A process that reads data has died.
     """
     device, b = next(stage.parameters()).device, config.batch_size
@@ -160,10 +160,10 @@ def train(
                 losses = forward_and_backward(micro_batch)
             _add_to_bins(bins, micro_batch["t"], losses)
         loss_sums, counts = ranks.sum(bins).tolist()
-        # 3. clip, and refuse a gradient that is not finite
+        # 3. clip, and refuse a gradient or a loss that is not finite
         norm = torch.nn.utils.clip_grad_norm_(stage.parameters(), config.max_grad_norm)
         norm = float(full_tensors({"norm": norm})["norm"])
-        if not math.isfinite(norm):
+        if not math.isfinite(norm) or not math.isfinite(sum(loss_sums)):
             raise FloatingPointError(
                 f"step {step} of stage {stage.config.name}: loss {sum(loss_sums) / b}, gradient "
                 f"norm {norm} at learning rate {rate:g}; the weights were left as they were. "
