@@ -5,14 +5,17 @@ Only the main process writes it.
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from imagen_mini.training.checkpoint import explained_disk_errors
 from imagen_mini.training.loop import NOISE_BINS, TrainState
 from imagen_mini.utils.configuration import with_current_names
 
+LOG = "log.jsonl"  # in the folder of a run
 TIMES = ("seconds", "images_per_second", "data_wait_share")  # fields in which any two runs differ
 
 
@@ -54,10 +57,10 @@ class Log:
         self.restart_clock(start)
         self.bar = tqdm(total=steps, initial=start, desc=name, unit="step", disable=not on)
         if on:
-            path = folder / "log.jsonl"
-            lines = [line for line in read_log(folder) if line["step"] <= start]
-            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-            self.file, self.board = open(path, "a"), _tensorboard(folder / "tensorboard", start)
+            with explained_disk_errors(folder / LOG):
+                _drop_lines_after(folder / LOG, start)
+                self.file = open(folder / LOG, "a", encoding="utf-8")
+            self.board = _tensorboard(folder / "tensorboard", start)
 
     def __enter__(self) -> Log:
         return self
@@ -116,8 +119,9 @@ class Log:
         """Write one line, of numbers or lists of numbers."""
         if not self.on:
             return
-        self.file.write(json.dumps({"step": step, **values, "seconds": self.seconds}) + "\n")
-        self.file.flush()
+        with explained_disk_errors(Path(self.file.name)):
+            self.file.write(json.dumps({"step": step, **values, "seconds": self.seconds}) + "\n")
+            self.file.flush()
         if not self.board:
             return
         for name, value in values.items():
@@ -139,16 +143,41 @@ def _no_sums() -> dict:
 
 def read_log(folder: Path) -> list[dict]:
     """The lines of a run's log.jsonl, with the current names of their fields; none if there is no
-    log. A last line that was cut off (by a kill, a full disk, or read while it is written) is left
-    out.
+    log. A line that was cut off (by a kill, a full disk, or read while it is written) or damaged is
+    left out.
     """
-    path, lines = folder / "log.jsonl", []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    return [line for _, line in _read_lines(folder / LOG)]
+
+
+def _read_lines(path: Path) -> list[tuple[bytes, dict]]:
+    """The lines of a log as they stand there, and what they say; without damaged ones."""
+    lines = []
+    for raw in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
         try:
-            lines.append(with_current_names(json.loads(line)))
-        except ValueError:
-            break
+            line = with_current_names(json.loads(raw))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and type(line.get("step")) is int:
+            lines.append((raw.rstrip() + b"\n", line))
     return lines
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Take the lines of later steps out of a log, and damaged ones. A kill or a full disk leaves it
+    as it was, or as it should be.
+    """
+    if not path.is_file():
+        return
+    kept = b"".join(raw for raw, line in _read_lines(path) if line["step"] <= step)
+    if kept == path.read_bytes():
+        return
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        aside.write_bytes(kept)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _tensorboard(folder: Path, start: int):
