@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.diffusion.gaussian import to_x_0
-from imagen_mini.diffusion.schedules import ScheduleFunction, alpha_sigma
+from imagen_mini.diffusion.schedules import ScheduleFunction, alpha_sigma, in_float64
 from imagen_mini.text.encoder import TextEmbeddings, concatenate
 
 # (x_t [b, 3, h, w], t scalar) -> x_0_hat [b, 3, h, w]
@@ -290,7 +290,7 @@ def guide_by_loss(
         # 2. How the loss changes with x_t; the weights of the network get no gradient.
         (gradient,) = torch.autograd.grad(total, x_t)
         # 3. The shifted estimate.
-        alpha, _ = alpha_sigma(schedule(t.double()))
-        return x_0_hat.detach() - (w * alpha).to(x_t.dtype) * gradient
+        alpha, _ = alpha_sigma(schedule(in_float64(t)))
+        return x_0_hat.detach() - (w * alpha).to(x_t) * gradient
 
     return guided

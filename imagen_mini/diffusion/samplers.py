@@ -30,7 +30,7 @@ from torch import Tensor
 
 from imagen_mini.diffusion.gaussian import alpha_sigma_like, eps_from_x_0, x_0_from_eps
 from imagen_mini.diffusion.guidance import Denoiser
-from imagen_mini.diffusion.schedules import ScheduleFunction
+from imagen_mini.diffusion.schedules import ScheduleFunction, in_float64
 
 # ---------------------------------------------------------------- updates
 #
@@ -341,7 +341,7 @@ def sample(
             "every step: pass noise="
         )
     x, steps, previous = x_T, len(timesteps) - 1, None
-    log_snr = schedule(timesteps.double()).to(timesteps.dtype)
+    log_snr = schedule(in_float64(timesteps)).to(timesteps)
     for step in range(steps):
         t, s = timesteps[step], timesteps[step + 1]
         log_snr_t, log_snr_s = log_snr[step], log_snr[step + 1]

@@ -29,6 +29,14 @@ InverseFunction = Callable[[Tensor], Tensor]  # log_snr -> t, elementwise
 LOG_SNR_MAX, LOG_SNR_MIN = 12.0, -12.0
 
 
+def in_float64(t: Tensor) -> Tensor:
+    """Times or log-SNRs in float64, on the CPU.
+
+    Apple's GPUs have no float64, and on the CPU a schedule is the same for every device.
+    """
+    return t.cpu().double()
+
+
 def alpha_sigma(log_snr: Tensor) -> tuple[Tensor, Tensor]:
     """alpha = sqrt(sigmoid(log_snr)) and sigma = sqrt(sigmoid(-log_snr)).
 
@@ -289,13 +297,15 @@ def numeric_t(log_snr: Tensor, schedule: ScheduleFunction) -> Tensor:
     Returns:
         The times t in [0, 1] at which the schedule has this log-SNR, at least in float32.
     """
-    low = torch.zeros_like(log_snr, dtype=torch.float64)
-    high = torch.ones_like(low)
+    target = in_float64(log_snr)
+    low = torch.zeros_like(target)
+    high = torch.ones_like(target)
     for _ in range(60):
         middle = (low + high) / 2
-        too_clean = schedule(middle) > log_snr
+        too_clean = schedule(middle) > target
         low, high = torch.where(too_clean, middle, low), torch.where(too_clean, high, middle)
-    return ((low + high) / 2).to(torch.promote_types(log_snr.dtype, torch.float32))
+    t = ((low + high) / 2).to(torch.promote_types(log_snr.dtype, torch.float32))
+    return t.to(log_snr.device)
 
 
 # ---------------------------------------------------------------- larger images
@@ -368,13 +378,13 @@ def rescale_terminal_snr(log_snr: Tensor, first: Tensor, last: Tensor) -> Tensor
         Lin et al. (2023), arXiv 2305.08891, Algorithm 1.
     """
     # 1. alpha of the schedule and of its two ends, in float64.
-    alpha, alpha_first, alpha_last = (alpha_sigma(x.double())[0] for x in (log_snr, first, last))
+    alpha, alpha_first, alpha_last = (alpha_sigma(in_float64(x))[0] for x in (log_snr, first, last))
     # 2. The straight line that takes alpha_last to 0 and keeps alpha_first.
     alpha = alpha_first * (alpha - alpha_last) / (alpha_first - alpha_last)
     # 3. What rounding leaves of alpha_last - alpha_last is 0.
     alpha = torch.where(alpha > 1e-12, alpha, 0.0)
     # 4. Back to the log-SNR: logit(alpha^2).
-    return torch.logit(alpha**2).to(log_snr.dtype)
+    return torch.logit(alpha**2).to(log_snr)
 
 
 def zero_terminal_snr(schedule: ScheduleFunction) -> Schedule:
@@ -395,8 +405,8 @@ def zero_terminal_snr(schedule: ScheduleFunction) -> Schedule:
     """
 
     def rescaled(t: Tensor) -> Tensor:
-        first, last = schedule(torch.tensor([0.0, 1.0], dtype=torch.float64, device=t.device))
-        return rescale_terminal_snr(schedule(t.double()), first, last).to(t.dtype)
+        first, last = schedule(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        return rescale_terminal_snr(schedule(in_float64(t)), first, last).to(t)
 
     return Schedule(rescaled)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from imagen_mini.diffusion.gaussian import alpha_sigma_like, q_sample
 from imagen_mini.diffusion.guidance import Denoiser
 from imagen_mini.diffusion.samplers import SamplingState, sample
+from imagen_mini.diffusion.schedules import in_float64
 
 
 def truncate_timesteps(t: float, times: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def sdedit(
     # 1. the timesteps from t on
     left = truncate_timesteps(t, times)
     # 2. the drawing, noised to time t
-    x_t = q_sample(drawing, eps, schedule(left[0].double()).to(drawing.dtype))
+    x_t = q_sample(drawing, eps, schedule(in_float64(left[0])).to(drawing))
     # 3. sampling from there
     yield from sample(denoise, x_t, left, schedule, sampler, noise)
 
@@ -176,7 +177,7 @@ def repaint(
         raise ValueError(
             f"sampler {sampler!r}, rounds {rounds}; expected ddim or ddpm, and at least one round"
         )
-    log_snr = schedule(times.double()).to(x_T.dtype)
+    log_snr = schedule(in_float64(times)).to(x_T)
     partly_known = inpaint_denoiser(denoise, known, mask)
     x, number = x_T, 0  # of the round, so that each has noise of its own
     for step in range(len(times) - 1):
