@@ -1,6 +1,7 @@
 """Images of the world `studio`: their statistics, and that they show what the scene says."""
 
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -326,3 +327,21 @@ def test_as_many_operations_for_many_scenes_as_for_few(size):
         counts.append(operations.count)
     print(f"{size} px: {counts[1]} operations")
     assert abs(counts[0] - counts[1]) < 50 and max(counts) < 5000  # views of tensors among them
+
+
+@pytest.mark.slow
+def test_rendering_rate():
+    """Prints images a second of CPU time on one thread; a machine's speed is no assertion."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    scenes = [STUDIO.training_scene(4, i, (20, 55, 15, 10)) for i in range(64)]
+    for size, at_once in ((64, 64), (256, 16)):
+        packed = [STUDIO.pack(scenes[i : i + at_once]) for i in range(0, 64, at_once)]
+        seconds = []
+        for _ in range(4):  # the first makes what is made once
+            start = time.process_time()
+            images = [STUDIO.render_packed(part, size, None) for part in packed]
+            seconds.append(time.process_time() - start)
+        print(f"{size} px, {at_once} at once: {64 / min(seconds):.0f} images a second")
+        assert all(part.isfinite().all() for part in images)
+    torch.set_num_threads(threads)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -202,6 +203,12 @@ def paints(scenes: PackedStudioScenes) -> Tensor:
     return palette * (0.93 + 0.14 * off[:, :1]) + 0.04 * (off[:, 1:] - 0.5)
 
 
+@lru_cache(maxsize=8)
+def texture_patterns(side: int, device) -> Tensor:
+    """All textures over a whole image, [textures, side, side]."""
+    return torch.stack([texture_pattern(t, side, device) for t in TEXTURES])
+
+
 def grain(seeds: Tensor, material: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """How much brighter each point is for the grain of its material: matte is rough, metallic is
     brushed. All arguments are [m], and so is the result.
@@ -344,8 +351,7 @@ def add_objects(
     paint = paints(scenes)[chosen[which]]
     row, column = rows[which, row], columns[which, column]
     if size > GRID:
-        patterns = torch.stack([texture_pattern(t, side, device) for t in TEXTURES])
-        pattern = patterns[numbers[which, 4].long(), row, column][:, None]
+        pattern = texture_patterns(side, device)[numbers[which, 4].long(), row, column][:, None]
         paint = paint * (1 + 0.9 * pattern) + 0.35 * pattern
     scene, material = index[which], numbers[which, 5]
     if points == 1:
