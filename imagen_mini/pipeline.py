@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -187,23 +188,12 @@ class ImagenPipeline(nn.Module):
             ValueError: A file is not what it should be, or the parts do not fit together.
         """
         # 1. the folder, fetched first if it is on the hub
-        folder = WEIGHTS if str(path) == "scenes" else Path(path)
-        if not folder.exists():
-            if str(path).count("/") != 1:
-                raise FileNotFoundError(
-                    f"no pipeline at {folder}: expected 'scenes', a folder, or a hub id like "
-                    "'name/model'"
-                )
-            from huggingface_hub import snapshot_download
-
-            folder = Path(
-                snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.md"])
-            )
+        folder = _pipeline_folder(path)
 
         # 2. its index: the version of the format, and the names of the stages
         index = folder / "model_index.json"
         if not index.is_file():
-            raise FileNotFoundError(f"{folder} is no pipeline: it has no model_index.json")
+            raise FileNotFoundError(f"{folder} is no pipeline: {_what_it_is_instead(folder)}")
         try:
             values = json.loads(index.read_text())
             version, names = values["format_version"], values["stages"]
@@ -629,7 +619,7 @@ class ImagenPipeline(nn.Module):
             )
         x_0 = _batch_of("image", _given_images("image", image, size), b, size, edited)
         x_0 = x_0.to(self.device, torch.float32)
-        log_snr = stage.schedule(torch.tensor(t, dtype=torch.float64, device=self.device)).to(x_0)
+        log_snr = stage.schedule(torch.tensor(t, dtype=torch.float64)).to(x_0)
         return q_sample(x_0, starting_noise(stage, seeds), log_snr), t
 
     def _augmented(
@@ -671,6 +661,82 @@ class ImagenPipeline(nn.Module):
         bound.set_source(source.clamp(-1, 1), renoise_and_denoise)
 
 
+# ---------------------------------------------------------------- where a pipeline is
+
+
+def _pipeline_folder(path: str | Path) -> Path:
+    """The folder that a path or a hub id names; from the hub it is fetched.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    # 1. on this machine
+    if str(path) == "scenes":
+        return WEIGHTS
+    folder = Path(path).expanduser()
+    if folder.exists():
+        return folder
+    # 2. a name that can be no hub id, or one of a folder beside which others lie
+    expected = "expected 'scenes', a folder, or a hub id like 'name/model'"
+    owner, _, model = str(path).partition("/")
+    if isinstance(path, Path) or not owner.strip(".~") or not model or "/" in model:
+        raise FileNotFoundError(f"no pipeline at {folder}: {expected}{_similar(folder)}")
+    if Path(owner).is_dir():
+        raise FileNotFoundError(
+            f"no pipeline at {folder}: there is a folder {owner}, but no {model} in it"
+            f"{_similar(folder)}; {expected}"
+        )
+    # 3. on the hub, which raises errors of many libraries
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.md"])
+        )
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise FileNotFoundError(
+            f"no pipeline {path}: there is no such folder in {Path.cwd()}, and it could not be "
+            f"fetched from the Hugging Face hub ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _similar(folder: Path) -> str:
+    """A hint at a folder beside this one whose name is nearly the same."""
+    try:
+        names = [other.name for other in folder.parent.iterdir()]
+    except OSError:
+        return ""
+    near = get_close_matches(folder.name, names, n=1)
+    return f"; did you mean {folder.parent / near[0]}?" if near else ""
+
+
+def _what_it_is_instead(folder: Path) -> str:
+    """Why a folder without model_index.json is no pipeline, and what makes one of it."""
+    if folder.is_file():
+        return "it is a file"
+    make = (
+        "make a pipeline of it: python -m train.export_pipeline --base BASE_RUN --sr SR_RUN "
+        "--out PIPELINE"
+    )
+    if (folder / "stage" / "config.json").is_file():
+        return f"it is the folder of a training run; {make}"
+    if (folder / "log.jsonl").exists() or any(folder.glob("step_*")):
+        return f"it is the folder of a training run that has saved no stage yet; later {make}"
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        config = None
+    if isinstance(config, dict) and "stage" in config:
+        return f"it is the folder of one stage; {make}"
+    if isinstance(config, dict) and "model_type" in config:
+        return "it is a text encoder, which is one part of a pipeline"
+    inside = [child.parent for child in sorted(folder.glob("*/model_index.json"))]
+    if inside:
+        return f"it has no model_index.json, but {inside[0]} has one"
+    return "it has no model_index.json"
+
+
 # ---------------------------------------------------------------- checks of a call
 
 
@@ -704,8 +770,8 @@ def _as_edit(edit: Edit | Sequence[Edit] | None) -> Edit | None:
     """The edit that is asked for; several are a chain."""
     several = isinstance(edit, (list, tuple))
     for one in edit if several else [edit] if edit is not None else []:
-        if not isinstance(one, Edit):
-            named = isinstance(one, type) and issubclass(one, Edit)
+        named = isinstance(one, type) and issubclass(one, Edit)
+        if named or not callable(getattr(one, "bind", None)):
             raise TypeError(
                 f"edit={one.__name__ if named else repr(one)}: expected an edit such as "
                 f"{one.__name__ + '(...)' if named else 'Replace()'}, from "

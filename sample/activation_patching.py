@@ -38,7 +38,7 @@ from imagen_mini.models.attention import TextContext
 from imagen_mini.models.control import AttentionControl, AttentionSite
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.text.encoder import TextEmbeddings, Tokens
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import check_output_folder, integer, run_script, script_parser
 from sample.cli import add_model_options, load_pipeline
 
 PARTS = ("maps", "values", "pooled")
@@ -168,16 +168,18 @@ def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--n", type=int, default=40, help="word swaps of each kind (default: 40)")
+    parser.add_argument(
+        "--n", type=integer(low=1), default=40, help="word swaps of each kind (default: 40)"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/paths"), help="a folder")
     add_model_options(parser)
     args = parser.parse_args(arguments)
+    check_output_folder(args.out)
     pipe = load_pipeline(args)
     report = {
         "pipeline": args.pipeline,
         **{attribute: measure(pipe, attribute, args.n) for attribute in SWAPPED},
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "paths.json").write_text(json.dumps(report, indent=1) + "\n")
     for attribute in SWAPPED:
         of = report[attribute]["both_right"]
@@ -195,4 +197,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -25,10 +25,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from imagen_mini import ImagenPipeline
+from imagen_mini.editing.alignment import token_positions
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.localization import localization_table, measure_localization
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import check_output_folder, integer, run_script, script_parser
 from imagen_mini.viz.attention_maps import (
     content_words,
     head_grid,
@@ -55,13 +57,35 @@ def plot_find(report: dict, path: Path) -> None:
     plot_localization(report).savefig(path, dpi=110)
 
 
+def check_maps(
+    pipe: ImagenPipeline, prompt: str | None, word: str | None, size: int | None
+) -> None:
+    """Raise ValueError, before anything is sampled, if there are no such maps to show.
+
+    Args:
+        pipe: The pipeline; its first stage is sampled.
+        prompt: The caption; None: that of a benchmark.
+        word: A word of the caption; None: any.
+        size: The grid; None: the largest.
+    """
+    sites = next(iter(pipe.stages.values())).net.sites
+    sizes = sorted({site.size for site in sites if site.kind != "self"})
+    if size is not None and size not in sizes:
+        raise ValueError(
+            f"--size {size}: this network attends to words on grids of "
+            f"{', '.join(map(str, sizes)) or 'no size'}"
+        )
+    if prompt is not None and word is not None:
+        token_positions(pipe.text_encoder.tokenize_prompt(prompt), word)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("prompt", nargs="?", help="the caption")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--find",
-        type=int,
+        type=integer(low=1),
         metavar="N",
         help="measure how well maps find the objects, over N captions of each of two categories",
     )
@@ -77,9 +101,10 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if (args.prompt is None) == (args.find is None):
         parser.error("expected a caption, or --find N")
+    check_output_folder(args.out)
     pipe = load_pipeline(args)
+    check_maps(pipe, args.prompt, args.word, args.size)
     options = sampling_options(args) | {"stages": list(pipe.stages)[:1], "output_type": "pt"}
-    args.out.mkdir(parents=True, exist_ok=True)
     if args.find is not None:
         report = measure_localization(pipe, benchmark(args.find, categories=CATEGORIES), options)
         (args.out / "find.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -122,4 +147,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

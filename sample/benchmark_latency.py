@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.prompt_to_prompt import Replace
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
 from sample.cli import add_model_options, load_pipeline
 
 SOURCE, TARGET = "a red circle above a blue square", "a red star above a blue square"
@@ -40,12 +40,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     add_model_options(parser)
     parser.add_argument(
-        "--steps", nargs="+", type=int, help="steps of every stage (default: each stage's default)"
+        "--steps",
+        nargs="+",
+        type=integer(low=1),
+        help="steps of every stage (default: each stage's default)",
     )
     parser.add_argument(
-        "--batch", nargs="+", type=int, default=[1, 8], help="batch sizes (default: 1 8)"
+        "--batch", nargs="+", type=integer(low=1), default=[1, 8], help="batch sizes (default: 1 8)"
     )
-    parser.add_argument("--rounds", type=int, default=7, help="repetitions (default: 7)")
+    parser.add_argument("--rounds", type=integer(low=1), default=7, help="repetitions (default: 7)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -53,6 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="JSON file (default: outputs/latency.json)",
     )
     args = parser.parse_args(arguments)
+    check_output_file(args.out, suffixes=())
     pipe = load_pipeline(args)
     device = torch.device(args.device)
 
@@ -108,11 +112,10 @@ def main(arguments: list[str] | None = None) -> None:
         for name in ("two plain images", "source and edit")
     )
     print(f"source and edit take {edit / plain:.2f} times two plain images")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(
         json.dumps({"edit_over_plain": round(edit / plain, 3), "rows": rows}, indent=1) + "\n"
     )
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -7,10 +7,12 @@ import argparse
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.diffusion.guidance import THRESHOLDS
+from imagen_mini.diffusion.guidance import THRESHOLDS, check_interval
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
+from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.precision import PRECISIONS, compute_dtype
+from imagen_mini.utils.scripts import integer, number
 
 
 def noise_levels(text: str) -> tuple[float, float]:
@@ -21,6 +23,10 @@ def noise_levels(text: str) -> tuple[float, float]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no interval; expected two noise levels like 0.2,5"
         ) from None
+    try:
+        check_interval((low, high))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return low, high
 
 
@@ -49,13 +55,13 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument(
         "--steps",
-        type=int,
+        type=integer(low=1),
         help="steps per stage, each one network call; with heun two, except the last (default: the "
         "stage's)",
     )
     parser.add_argument(
         "--guidance-scale",
-        type=float,
+        type=number(),
         help="w of classifier-free guidance; 1 is off (default: the stage's)",
     )
     parser.add_argument(
@@ -85,21 +91,22 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--eta",
-        type=float,
+        type=number(0, 1),
         help="fresh noise in every step of the ddim and dpmpp_2m samplers, from 0 (none) to 1 "
         "(default: the stage's)",
     )
     parser.add_argument(
         "--gamma",
-        type=float,
+        type=number(0, 1),
         default=0.0,
         help="variance of the ddpm sampler, from 0 (the smaller one, the default) to 1 (the larger "
         "one)",
     )
     parser.add_argument(
         "--aug-level",
-        type=float,
-        help="noise added to the low-resolution image before super-resolution",
+        type=number(0, 1),
+        help="noise added to the low-resolution image before super-resolution, from 0 to the "
+        "stage's max_aug_level (default: the stage's)",
     )
     parser.add_argument("--base-only", action="store_true", help="stop after the first stage")
 
@@ -108,9 +115,13 @@ def load_pipeline(args: argparse.Namespace) -> ImagenPipeline:
     """The pipeline on its device, in the precision that was asked for.
 
     The text encoder stays in float32, as it was in training.
+
+    Raises:
+        OSError, ValueError: There is no such pipeline or device.
     """
-    pipe = ImagenPipeline.from_pretrained(args.pipeline).to(args.device)
-    pipe.stages.to(compute_dtype(args.precision, torch.device(args.device)))
+    device = available_device(args.device)
+    pipe = ImagenPipeline.from_pretrained(args.pipeline).to(device)
+    pipe.stages.to(compute_dtype(args.precision, device))
     return pipe
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from imagen_mini.evaluation.edit_benchmark import counted_edits
 from imagen_mini.evaluation.statistics import newcombe_interval
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import run_script, script_parser
 
 
 def load_report(path: Path) -> dict:
@@ -86,4 +86,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,7 +13,7 @@ from pathlib import Path
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.scoring import judge_image
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import check_output_folder, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="folder for the images (default: outputs/demo)",
     )
     args = parser.parse_args(arguments)
-    args.out.mkdir(parents=True, exist_ok=True)
+    check_output_folder(args.out)
 
     # 1. the pipeline
     start = time.perf_counter()
@@ -87,4 +87,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

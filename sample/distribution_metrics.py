@@ -41,7 +41,13 @@ from imagen_mini.scenes.captions import Caption, training_caption
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_SEED, training_scene
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import (
+    check_output_folder,
+    integer,
+    number,
+    run_script,
+    script_parser,
+)
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
 
@@ -165,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--scales",
-        type=float,
+        type=number(),
         nargs="+",
         default=[1, 1.5, 2, 3, 5, 8],
         help="guidance scales w (default: 1 1.5 2 3 5 8)",
@@ -183,7 +189,9 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="WHICH",
         help=f"{FEATURE_EXTRACTORS}; default: scenes, the shipped scene classifier",
     )
-    parser.add_argument("--batch", type=int, default=25, help="images per batch (default: 25)")
+    parser.add_argument(
+        "--batch", type=integer(low=1), default=25, help="images per batch (default: 25)"
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -197,6 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"--n {args.n}, --true {args.true}, --scales {args.scales}: expected at least 4 "
             "images of each, and scales above 0"
         )
+    check_output_folder(args.out)
     start, pipe = time.perf_counter(), load_pipeline(args)
     name = args.stage or next(iter(pipe.stages))
     if name not in pipe.stages:
@@ -278,7 +287,6 @@ def main(arguments: list[str] | None = None) -> None:
             ]
     # 3. Write and print.
     report["seconds"] = round(time.perf_counter() - start, 1)
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "distances.json").write_text(json.dumps(report, indent=1) + "\n")
     plot_distances(report, args.out / "distances.png")
     print(
@@ -309,4 +317,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

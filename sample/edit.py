@@ -28,9 +28,10 @@ from imagen_mini.editing.prompt_to_prompt import (
     Replace,
     Reweight,
 )
+from imagen_mini.editing.windows import as_window
 from imagen_mini.evaluation.scoring import judge_image
 from imagen_mini.text.encoder import Tokens
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import check_output_file, number, run_script, script_parser
 from imagen_mini.viz.edits import attention_map_images, difference_image, plot_token_mappers
 from imagen_mini.viz.image_grid import image_grid
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
@@ -44,8 +45,22 @@ def window(text: str) -> float | tuple[float, float]:
 
     Returns:
         The end of the window, or its start and end.
+
+    Raises:
+        argparse.ArgumentTypeError: Neither of them.
     """
-    values = tuple(float(v) for v in text.split(","))
+    try:
+        values = tuple(float(v) for v in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 2):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no window; expected a share of the steps like 0.8, or two like 0.1,0.8"
+        )
+    try:
+        as_window(values if len(values) == 2 else values[0], "window")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return values[0] if len(values) == 1 else values
 
 
@@ -169,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     reweight.add_argument("--word", required=True, help="the word")
     reweight.add_argument(
         "--scale",
-        type=float,
+        type=number(-2, 2),
         nargs="+",
         default=[-1.0, 0.0, 2.0],
         help="factors of the attention to the word, from -2 to 2; one image for each",
@@ -201,10 +216,11 @@ def main(arguments: list[str] | None = None) -> None:
         kind.add_argument("--out", type=Path, default=Path("edit.png"), help="the image to write")
         add_pipeline_options(kind)
     args = parser.parse_args(arguments)
+    check_output_file(args.out)
+    prompts, edit, names = resolve_edit(args)
 
     # 2. Sample source and targets, and record the attention.
     pipe, options = load_pipeline(args), sampling_options(args)
-    prompts, edit, names = resolve_edit(args)
     maps, word = AttentionStore(), args.word if args.kind == "reweight" else None
     out = pipe(prompts, seed=args.seed, edit=edit, attention_store=maps, **options)
     images, base = (
@@ -240,7 +256,6 @@ def main(arguments: list[str] | None = None) -> None:
         [*tiles, *[torch.ones_like(tiles[0])] * filler, *more],
         [*labels, *[""] * filler, *more_labels],
     )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     sheet: Image.Image = image_grid(tiles, labels, columns=columns, cell=256, borders=frames)
     sheet.save(args.out)
     if word is None and args.show_alignment:
@@ -251,4 +266,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

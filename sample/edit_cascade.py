@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.edit_benchmark import SWAPPED, edit_table, evaluate_edits, swaps
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import check_output_folder, integer, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
 from sample.cli import add_model_options, load_pipeline
 
@@ -70,13 +70,14 @@ def main(arguments: list[str] | None = None) -> None:
         "--n", type=int, default=20, help="colour swaps, and equally many shape swaps (default: 20)"
     )
     parser.add_argument(
-        "--shown", type=int, default=4, help="edits shown in the image (default: 4)"
+        "--shown", type=integer(low=0), default=4, help="edits shown in the image (default: 4)"
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/edit_cascade"), help="a folder")
     add_model_options(parser)
     args = parser.parse_args(arguments)
     if args.n < 1:
         parser.error(f"--n {args.n}: expected at least 1")
+    check_output_folder(args.out)
     pipe = load_pipeline(args)
     if len(pipe.stages) < 2:
         raise SystemExit(f"{args.pipeline} has no super-resolution, only {', '.join(pipe.stages)}")
@@ -99,7 +100,6 @@ def main(arguments: list[str] | None = None) -> None:
         "n": len(tasks),
         "ways": {way: edit_table(list(of)) for way, of in zip(WAYS, zip(*scores))},
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "edit_cascade.json").write_text(json.dumps(report, indent=1) + "\n")
     if tiles:
         quantize_colors(
@@ -118,4 +118,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

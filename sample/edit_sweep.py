@@ -28,7 +28,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Refine, Replace
 from imagen_mini.evaluation.edit_benchmark import EditTask, edit_table, edit_tasks, evaluate_edits
 from imagen_mini.evaluation.edit_comparison import WINDOW_SWEEPS
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import check_output_folder, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
@@ -141,6 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"--n {args.n}, --shares {args.shares}: expected at least one edit, and shares "
             "from 0 to 1"
         )
+    check_output_folder(args.out)
     pipe, shares = load_pipeline(args), sorted(set(args.shares))
     report, tiles, labels = (
         {"pipeline": args.pipeline, "n": args.n, "seed": args.seed, "shares": shares, "kinds": {}},
@@ -166,7 +167,6 @@ def main(arguments: list[str] | None = None) -> None:
                     for share, row in zip(shares, rows)
                 )
             )
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "edit_sweep.json").write_text(json.dumps(report, indent=1) + "\n")
     plot_figure(report, args.out / "edit_sweep.png")
     if tiles:
@@ -185,4 +185,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

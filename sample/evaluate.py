@@ -44,8 +44,9 @@ from imagen_mini.evaluation.edit_benchmark import (
 from imagen_mini.evaluation.error_analysis import confusion_matrices, error_table
 from imagen_mini.evaluation.scoring import Result, evaluate, table
 from imagen_mini.scenes.captions import Caption
+from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.precision import resolve_precision
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
 from imagen_mini.viz.measuring import gallery
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 from sample.parallel import default_workers, spread
@@ -128,10 +129,12 @@ def main(arguments: list[str] | None = None) -> None:
         type=Path,
         help="image of successes and failures (default: beside the report)",
     )
-    parser.add_argument("--n", type=int, default=30, help="captions per category (default: 30)")
+    parser.add_argument(
+        "--n", type=integer(low=1), default=30, help="captions per category (default: 30)"
+    )
     parser.add_argument(
         "--edits",
-        type=int,
+        type=integer(low=0),
         default=30,
         help="edits of each of five kinds (default: 30); 0: none",
     )
@@ -140,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--categories",
-        nargs="*",
+        nargs="+",
         choices=(*CATEGORIES, *HELD_OUT_CATEGORIES),
         help="only these categories (default: all)",
     )
@@ -156,6 +159,12 @@ def main(arguments: list[str] | None = None) -> None:
     args.workers = default_workers(args.device) if args.workers is None else args.workers
     if args.workers < 1 or args.batch < 1:
         parser.error(f"--workers {args.workers}, --batch {args.batch}: expected 1 or more of each")
+    image = args.image or args.out.with_suffix(".png")
+    if image == args.out:
+        parser.error(f"--out {args.out}: expected a name for the report, for example report.json")
+    check_output_file(args.out, suffixes=())
+    check_output_file(image, option="--image")
+    available_device(args.device)
 
     # 1. Prompts and edits. The precision is decided once for all workers.
     start = time.perf_counter()
@@ -208,13 +217,10 @@ def main(arguments: list[str] | None = None) -> None:
                 )
     # 4. Write the report and its image.
     report["seconds"] = round(time.perf_counter() - start, 1)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(report, indent=1) + "\n")
-    image = args.image or args.out.with_suffix(".png")
-    image.parent.mkdir(parents=True, exist_ok=True)
     gallery(results).save(image, optimize=True)
     print(f"{report['seconds']:.0f} s; {args.out}, {image}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

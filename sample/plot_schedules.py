@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import FIGURES, check_output_file, run_script, script_parser
 from imagen_mini.viz.schedules import SCHEDULES, plot_schedule_curves
 
 
@@ -20,10 +20,10 @@ def main(arguments: list[str] | None = None) -> None:
         help="the image to write (default: outputs/schedules.png)",
     )
     args = parser.parse_args(arguments)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_output_file(args.out, FIGURES)
     plot_schedule_curves(SCHEDULES).savefig(args.out, dpi=110)
     print(args.out)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

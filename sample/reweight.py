@@ -27,7 +27,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.editing.prompt_to_prompt import Reweight
 from imagen_mini.evaluation.word_weights import covered_share, sized_captions, spearman_with_order
 from imagen_mini.scenes.scene import SIZES
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import check_output_folder, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
@@ -137,13 +137,13 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.n < 2:
         parser.error(f"--n {args.n}: expected at least 2")
+    check_output_folder(args.out)
     pipe = load_pipeline(args)
     report, tiles, labels = {"pipeline": args.pipeline, "n": args.n, "words": {}}, [], []
     for word in SIZES:
         report["words"][word], images = measure(pipe, word, args.n)
         for caption, row in list(zip(sized_captions(args.n, word), images))[:3]:
             tiles, labels = [*tiles, *row], [*labels, *(f"{caption}, c = {c:g}" for c in WEIGHTS)]
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "reweight.json").write_text(json.dumps(report, indent=1) + "\n")
     plot_weights(report, args.out / "reweight.png")
     image_grid(tiles, labels, columns=len(WEIGHTS), cell=96).save(
@@ -163,4 +163,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

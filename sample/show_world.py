@@ -10,7 +10,7 @@ from pathlib import Path
 from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.scenes.world import WORLDS
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
 
 
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="which scenes (default: those that no training sees)",
     )
     parser.add_argument(
-        "--columns", type=int, default=6, help="how many scenes in a row (default: 6)"
+        "--columns", type=integer(low=1), default=6, help="how many scenes in a row (default: 6)"
     )
     parser.add_argument(
         "--out",
@@ -41,12 +41,12 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.size < 64 or args.n < 1:
         parser.error(f"--size {args.size} --n {args.n}: expected at least 64 pixels and 1 scene")
+    check_output_file(args.out)
     images, _, captions = SceneDataset(args.seed, world=args.world).batch(range(args.n), args.size)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     cell = max(args.size, 192)  # wide enough for a caption
     image_grid(images, captions, columns=args.columns, cell=cell).save(args.out)
     print(args.out)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

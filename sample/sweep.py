@@ -40,7 +40,13 @@ from imagen_mini.evaluation.guidance_measures import saturation
 from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching, score, table
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.render import render
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import (
+    check_output_folder,
+    integer,
+    number,
+    run_script,
+    script_parser,
+)
 from imagen_mini.viz.guidance import plot_accuracy, plot_scales
 from imagen_mini.viz.style import STYLES, log_axis, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
@@ -185,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--scales",
-        type=float,
+        type=number(),
         nargs="+",
         default=[1, 1.5, 2, 3, 4, 6, 8, 12, 16],
         help="guidance scales w for each threshold",
@@ -200,7 +206,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the list of prompts (default: 0)"
     )
-    parser.add_argument("--batch", type=int, default=16, help="prompts per batch (default: 16)")
+    parser.add_argument(
+        "--batch", type=integer(low=1), default=16, help="prompts per batch (default: 16)"
+    )
     add_model_options(parser)
     args = parser.parse_args(arguments)
     steps, scales = sorted(set(args.steps)), sorted(set(args.scales))
@@ -209,6 +217,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"--n {args.n}, --steps {steps}, --scales {scales}: expected n and steps of at "
             "least 1, and scales above 0"
         )
+
+    check_output_folder(args.out)
 
     # 1. The stage, its prompts, and true images of the same captions.
     start = time.perf_counter()
@@ -274,4 +284,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

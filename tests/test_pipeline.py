@@ -669,23 +669,23 @@ def test_images_are_enlarged_as_the_cascade_would_enlarge_its_own(tiny_pipe):
     )
 
 
-@pytest.mark.parametrize(
-    "shape", [(2, 3, 64, 64), (1, 3, 32, 32), (1, 1, 64, 64), (3, 64, 64), (1, 3, 64, 32)]
-)
+@pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 32, 32), (3, 32, 32), (1, 3, 64, 32)])
 def test_images_of_another_shape_are_an_error_that_says_which_is_expected(tiny_pipe, shape):
     with pytest.raises(
         ValueError,
         match=r"expected an image for each of 1 prompts, \[1, 3, size, size\] with size one of "
         r"\[64\]",
     ):
-        tiny_pipe("a ring", low_res=torch.zeros(shape), progress=False)
+        tiny_pipe("a ring", low_res=torch.full(shape, -0.5), progress=False)
 
 
 def test_images_are_not_enlarged_by_the_stage_that_generates_such(tiny_pipe):
     with pytest.raises(
         ValueError, match=r"stages \['base'\]; expected \['sr_256'\] or its beginning"
     ):
-        tiny_pipe("a ring", low_res=torch.zeros(1, 3, 64, 64), stages=("base",), progress=False)
+        tiny_pipe(
+            "a ring", low_res=torch.full((1, 3, 64, 64), -0.5), stages=("base",), progress=False
+        )
 
 
 def test_super_resolution_is_edited_where_that_is_asked_for(tiny_pipe):
@@ -740,7 +740,7 @@ def test_the_default_noise_given_as_x_T_gives_the_same_image(tiny_pipe):
 
 
 def test_x_T_is_that_of_the_first_sampled_stage_and_one_row_holds_for_all_prompts(tiny_pipe):
-    prompts, low_res = ["a ring", "a star"], torch.zeros(2, 3, 64, 64)
+    prompts, low_res = ["a ring", "a star"], torch.full((2, 3, 64, 64), -0.5)
     noise = randn([5], (3, 256, 256), "sr_256", "x_T")
     one = tiny_pipe(prompts, seed=[3, 4], low_res=low_res, x_T=noise, **QUIET).stages
     both = tiny_pipe(
@@ -860,6 +860,8 @@ NAN = torch.full((1, 3, 64, 64), float("nan"))
         ({"x_T": torch.zeros(2, 3, 64, 64)}, r"x_T \[2, 3, 64, 64\]: .*for 1 prompts"),
         ({"x_T": NAN}, "x_T: not all values are finite"),
         ({"image": torch.zeros(1, 1, 64, 64)}, r"image \[1, 1, 64, 64\]: expected"),
+        ({"low_res": torch.zeros(1, 1, 64, 64)}, r"low_res \[1, 1, 64, 64\]: expected"),
+        ({"low_res": NAN}, "low_res: not all values are finite"),
         ({"image": torch.full((1, 3, 64, 64), 255.0)}, r"from 255 to 255; expected \[-1, 1\]"),
         ({"image": NAN}, "image: not all values are finite"),
         ({"image": torch.zeros(1, 3, 64, 64), "strength": 0.0}, "strength 0.0; expected a number"),
@@ -870,7 +872,7 @@ NAN = torch.full((1, 3, 64, 64), float("nan"))
             "x_T and image are both given",
         ),
         (
-            {"x_T": torch.zeros(1, 3, 64, 64), "low_res": torch.zeros(1, 3, 64, 64)},
+            {"x_T": torch.zeros(1, 3, 64, 64), "low_res": torch.full((1, 3, 64, 64), -0.5)},
             r"x_T .*expected \[1, 3, 256, 256\]",
         ),
     ],
@@ -880,10 +882,12 @@ def test_given_noise_or_an_image_that_does_not_fit_is_an_error(tiny_pipe, option
         tiny_pipe("a ring", **options, **QUIET)
 
 
-@pytest.mark.parametrize("image", ["a.png", 3, [], ["a.png"], np.zeros((64, 64, 3))])
+@pytest.mark.parametrize("image", ["a.png", 3, [], ["a.png"]])
 def test_what_is_no_image_is_an_error_that_names_its_type(tiny_pipe, image):
     with pytest.raises(TypeError, match="image.*expected .*PIL images"):
         tiny_pipe("a ring", image=image, **QUIET)
+    with pytest.raises(TypeError, match="low_res.*expected .*PIL images"):
+        tiny_pipe("a ring", low_res=image, **QUIET)
     with pytest.raises(TypeError, match="x_T .*expected a tensor"):
         tiny_pipe("a ring", x_T=image, **QUIET)
 
@@ -936,10 +940,12 @@ def test_a_third_stage_enlarges_the_images_of_the_second(three_stages, tmp_path)
 
 
 def test_images_of_either_size_are_enlarged_by_the_stages_that_take_them(three_stages):
-    out = three_stages("a ring", low_res=torch.zeros(1, 3, 64, 64), stages=("detail",), **QUIET)
+    out = three_stages(
+        "a ring", low_res=torch.full((1, 3, 64, 64), -0.5), stages=("detail",), **QUIET
+    )
     assert list(out.stages) == ["detail"]
     with pytest.raises(ValueError, match=r"with size one of \[64, 256\]"):
-        three_stages("a ring", low_res=torch.zeros(1, 3, 128, 128), **QUIET)
+        three_stages("a ring", low_res=torch.full((1, 3, 128, 128), -0.5), **QUIET)
 
 
 @pytest.mark.parametrize("name", ["", "sr 256", "../base", "256", "a-b"])

@@ -45,7 +45,7 @@ from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.utils.devices import device_name
 from imagen_mini.utils.precision import PRECISIONS
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import run_script, script_parser
 from imagen_mini.weights import WEIGHTS
 from train.baselines import build_for_training
 
@@ -298,4 +298,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

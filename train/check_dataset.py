@@ -22,7 +22,7 @@ from imagen_mini.data.metadata import Row, describe_form, read_metadata, unliste
 from imagen_mini.data.prepared import in_parallel
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.utils.images import central_square
-from imagen_mini.utils.scripts import plain_errors, script_parser
+from imagen_mini.utils.scripts import check_output_file, plain_errors, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 
@@ -157,6 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
         help="the T5 that will read the captions (default: the shipped one)",
     )
     args = parser.parse_args(arguments)
+    if args.image:
+        check_output_file(args.image, option="--image")
     encoder = TextEncoder.from_pretrained(args.text_encoder)
     report, samples = check(args.folder, encoder, caption_column=args.caption_column)
     if report.form:
@@ -180,7 +182,6 @@ def main(arguments: list[str] | None = None) -> None:
             - 1
             for image, _ in samples
         ]
-        args.image.parent.mkdir(parents=True, exist_ok=True)
         image_grid(images, [caption for _, caption in samples], columns=8, cell=128).save(
             args.image
         )
@@ -190,4 +191,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -19,7 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from imagen_mini.data.metadata import METADATA, caption_problem, write_folder, written_rows
-from imagen_mini.utils.scripts import plain_errors, script_parser
+from imagen_mini.utils.scripts import integer, plain_errors, run_script, script_parser
 
 SOURCE = ".source.json"  # in the new folder: where its images come from
 
@@ -61,7 +61,14 @@ def download_dataset(
         raise ImportError(
             'fetching from the hub needs the package datasets: pip install -e ".[hub]"'
         ) from None
-    rows = load_dataset(name, split=split, streaming=True)
+    try:
+        rows = load_dataset(name, split=split, streaming=True)
+    except Exception as error:  # of many kinds: no such data set, split or access; no connection
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{name} cannot be opened as a data set, split {split} ({type(error).__name__}: "
+            f"{reason})"
+        ) from error
     columns = rows.column_names or [image, text]  # not always known
     if missing := {image, text} - set(columns):
         raise ValueError(
@@ -126,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--text", default="text", help="name of the column of captions (default: text)"
     )
-    parser.add_argument("--limit", type=int, help="take only so many images")
+    parser.add_argument("--limit", type=integer(low=1), help="take only so many images")
     parser.add_argument("--out", type=Path, required=True, help="the new folder")
     args = parser.parse_args(arguments)
     n, left_out = download_dataset(
@@ -138,4 +145,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

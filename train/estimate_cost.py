@@ -36,7 +36,7 @@ from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.training.config import TRAIN_PRESETS, override_run
 from imagen_mini.utils.devices import channels_last_on_cpu
 from imagen_mini.utils.precision import compute_dtype
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import run_script, script_parser
 
 H100_FLOPS = 989e12  # FLOP/s in bf16, dense, by its data sheet
 # Bytes a parameter: weight, its average, gradient, in float32; and what the optimizer keeps.
@@ -365,4 +365,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -43,7 +43,7 @@ from imagen_mini.scenes.scene import (
 )
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.utils.rng import randn
-from imagen_mini.utils.scripts import run_or_stage_folder, script_parser
+from imagen_mini.utils.scripts import run_or_stage_folder, run_script, script_parser
 from imagen_mini.viz.style import STYLES, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
 
@@ -199,4 +199,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

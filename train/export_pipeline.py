@@ -15,8 +15,28 @@ from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.checkpoint import training_phases
 from imagen_mini.utils.configuration import override
-from imagen_mini.utils.scripts import run_or_stage_folder, script_parser
+from imagen_mini.utils.scripts import (
+    check_output_folder,
+    run_or_stage_folder,
+    run_script,
+    script_parser,
+)
 from imagen_mini.weights import WEIGHTS
+
+
+def check_run_or_stage(path: Path) -> None:
+    """Raise FileNotFoundError for what is no folder of a stage, or of a run that has one."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: there is no such folder; expected that of a run")
+    if (path / "log.jsonl").exists() and not (path / "stage").is_dir():
+        raise FileNotFoundError(
+            f"{path} is a run that has saved no stage yet: it writes one with every checkpoint, "
+            "and python -m train.train --resume continues it"
+        )
+    if (path / "model_index.json").exists():
+        raise FileNotFoundError(
+            f"{path} is a pipeline already; expected a run or a stage, for example {path / 'base'}"
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,7 +72,18 @@ def main(arguments: list[str] | None = None) -> None:
         help="change how a stage is sampled by default: base.num_inference_steps=20",
     )
     args = parser.parse_intermixed_args(arguments)
-    folders = [run_or_stage_folder(path) for path in (args.base, args.sr) if path is not None]
+    sources = [path for path in (args.base, args.sr) if path is not None]
+    for path in sources:
+        check_run_or_stage(path)
+        if args.out.resolve() in (path.resolve(), (path / "stage").resolve()):
+            raise ValueError(f"--out {args.out} is what is exported; expected another folder")
+    if not args.text_encoder.is_dir():
+        raise FileNotFoundError(
+            f"--text-encoder {args.text_encoder}: there is no such folder; expected the one that "
+            "the stages were trained with"
+        )
+    check_output_folder(args.out)
+    folders = [run_or_stage_folder(path) for path in sources]
     stages = [load_stage(folder) for folder in folders]
     for stage in stages:
         prefix = stage.config.name + "."
@@ -80,4 +111,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

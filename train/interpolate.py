@@ -17,7 +17,7 @@ import torch
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.training.checkpoint import atomic_directory, training_phases
-from imagen_mini.utils.scripts import run_or_stage_folder, script_parser
+from imagen_mini.utils.scripts import run_or_stage_folder, run_script, script_parser
 
 
 def interpolate(before: DiffusionStage, after: DiffusionStage, share: float) -> DiffusionStage:
@@ -88,4 +88,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

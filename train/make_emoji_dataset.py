@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from imagen_mini.data.metadata import write_folder
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import run_script, script_parser
 
 SIZES = (109, 160, 136, 128)  # colour fonts hold bitmaps, of one size: Noto's 109, Apple's 160
 
@@ -111,4 +111,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

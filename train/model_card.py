@@ -15,7 +15,7 @@ from pathlib import Path
 
 from imagen_mini.evaluation.edit_benchmark import counted_edits
 from imagen_mini.training.checkpoint import training_phases
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import run_script, script_parser
 from imagen_mini.weights import WEIGHTS
 
 BEGIN, END = "<!-- score: written by python -m train.model_card -->", "<!-- end of score -->"
@@ -303,4 +303,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

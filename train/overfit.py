@@ -35,7 +35,7 @@ from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.utils.rng import generator, randn
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 
@@ -211,4 +211,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

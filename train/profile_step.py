@@ -42,7 +42,7 @@ from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.utils.devices import device_name
 from imagen_mini.utils.precision import compute_dtype
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import run_script, script_parser
 from imagen_mini.weights import WEIGHTS
 from train.baselines import build_for_training
 from train.benchmark_throughput import MatrixProduct
@@ -262,4 +262,4 @@ def print_report(parts: list[Part], whole: float, rate: float, device: torch.dev
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,7 +17,7 @@ from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.evaluation.preview import preview
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.checkpoint import training_phases
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 
@@ -52,4 +52,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -38,7 +38,7 @@ from imagen_mini.scenes.scene import (
     random_scene,
 )
 from imagen_mini.utils.rng import generator
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import run_script, script_parser
 
 KINDS = {
     "count": MAX_OBJECTS,
@@ -144,4 +144,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -32,6 +32,7 @@ from imagen_mini.evaluation.linear_probe import linear_probe
 from imagen_mini.scenes.corpus import sample_corpus_line
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.optimizers import Muon
+from imagen_mini.utils.scripts import run_script
 
 SENTINELS = 16
 TRAINING_HISTORY = "training.json"  # beside the encoder: how it was trained, run by run
@@ -300,4 +301,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

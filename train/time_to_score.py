@@ -51,7 +51,7 @@ from imagen_mini.training.loop import train
 from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.utils.devices import device_name
 from imagen_mini.utils.rng import randn
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import run_script, script_parser
 from imagen_mini.viz.guidance import plot_accuracy
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
@@ -422,4 +422,4 @@ def plot_curves(runs: list[dict], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

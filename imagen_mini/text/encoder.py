@@ -208,7 +208,12 @@ class TextEncoder(nn.Module):
             model, missing = loaded[0], sorted(loaded[1]["missing_keys"])
         except Exception as error:  # a folder may hold anything, and so may what the library raises
             if not local:
-                raise
+                reason = str(error).strip().partition("\n")[0]
+                raise FileNotFoundError(
+                    f"no text encoder {path}: there is no such folder in {Path.cwd()}, and it "
+                    f"could not be loaded from the Hugging Face hub ({type(error).__name__}: "
+                    f"{reason})"
+                ) from error
             raise ValueError(
                 f"{path} cannot be read as a {kind} ({type(error).__name__}: {error})"
             ) from error

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.config import PRESETS
+from imagen_mini.utils.scripts import run_script
 from imagen_mini.viz.image_grid import quantize_colors
 from sample.claims import report
 from sample.claims.cascade import AUGMENTATION, SUPER_RESOLUTION_TEXT
@@ -314,4 +315,4 @@ def prepare_training(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
