@@ -1,14 +1,15 @@
 """Can the parser be trusted? Tests it on corrupted images, and writes a grid of its verdicts for a
 person to audit.
 
-    # parser.png and parser.json: noise, blur and JPEG
+    # parser.png and parser.json: noise, blur and JPEG; planted.json: planted errors
     python -m sample.parser_robustness --out outputs/parser
     # and audit.png: 200 images of the pipeline, each with what was read
     python -m sample.parser_robustness --out outputs/parser --audit 200
 
 True scenes are rendered and then corrupted. Parsed again, an image is correct (the same scene),
 unreadable (no scene explains it, which costs a model an image but deceives nobody), or misread:
-another scene, with confidence. Only the last would make a score incorrect.
+another scene, with confidence. Only the last would make a score incorrect. Then errors are planted
+that networks make, too: a second colour, a ghost, a hole. No scene may be read from such an image.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from tqdm.auto import tqdm
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
 from imagen_mini.evaluation.parser_robustness import measure_parser_robustness
+from imagen_mini.evaluation.planted_errors import measure_planted_errors
 from imagen_mini.evaluation.scoring import evaluate
+from imagen_mini.scenes.scene import HELD_OUT_SEED, training_scene
 from imagen_mini.utils.images import blur
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import check_output_folder, integer, run_script, script_parser
 from imagen_mini.viz.measuring import audit_grid, plot_corruptions
 from imagen_mini.viz.style import save_figure
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
@@ -65,12 +68,14 @@ def audit(args: argparse.Namespace, path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--n", type=int, default=200, help="number of scenes (default: 200)")
+    parser.add_argument(
+        "--n", type=integer(low=1), default=200, help="number of scenes (default: 200)"
+    )
     parser.add_argument(
         "--audit",
         "--sheet",
         dest="audit",
-        type=int,
+        type=integer(low=0),
         default=0,
         metavar="N",
         help="also write a grid of N generated images with verdicts (default: none)",
@@ -83,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
-    args.out.mkdir(parents=True, exist_ok=True)
+    check_output_folder(args.out)
     found: dict[str, dict[str, list[dict]]] = {}
     for size, way in tqdm([(size, way) for size in SIZES for way in WAYS], desc="corrupted images"):
         found.setdefault(str(size), {})[way] = measure(args.n, size, way)
@@ -109,9 +114,18 @@ def main(arguments: list[str] | None = None) -> None:
                 + ", ".join(f"{r['strength']:g}: {r['misread'] / r['n']:.0%}" for r in rows)
             )
     print(args.out / "parser.png")
+    scenes = [training_scene(HELD_OUT_SEED, i) for i in range(args.n)]
+    planted = {
+        str(size): measure_planted_errors(scenes, size)
+        for size in tqdm(SIZES, desc="planted errors")
+    }
+    (args.out / "planted.json").write_text(json.dumps(planted, indent=1) + "\n")
+    for size, table in planted.items():
+        for name, row in table.items():
+            print(f"{size:>3} px, {name:38} read as if correct: {row['passed']} of {row['n']}")
     if args.audit:
         audit(args, args.out / "audit.png")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

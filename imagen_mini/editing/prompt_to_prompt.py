@@ -113,7 +113,7 @@ class AttentionInjection(Edit):
             _warn_if_without_effect("self_replace_steps", own, shared)
         for word, window in windows.items():
             of = "" if word == DEFAULT else f" of {word!r}"
-            _warn_if_without_effect(f"cross_replace_steps{of}", window, shared)
+            _warn_if_without_effect(f"cross_replace_steps{of}", as_window(window, word), shared)
 
     @property
     def self_window(self) -> tuple[float, float]:

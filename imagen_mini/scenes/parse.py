@@ -9,29 +9,29 @@ as a problem, never guessed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_mini.scenes.render import coverage, texture_pattern
-from imagen_mini.scenes.scene import (
-    BACKGROUNDS,
-    COLORS,
-    GRID,
-    SHAPES,
-    SIZES,
-    TEXTURES,
-    Scene,
-    SceneObject,
+from imagen_mini.scenes.outlines import (
+    SPECK,
+    WINDOW,
+    best_templates,
+    component_areas,
+    components,
+    find_objects,
+    largest_component,
+    templates,
+    windows,
 )
+from imagen_mini.scenes.render import texture_pattern
+from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GRID, TEXTURES, Scene, SceneObject
 from imagen_mini.utils.morphology import dilate, erode
 
 # Colours are in [0, 1] here, and their differences are Euclidean.
 TOLERANCE = 0.14  # half of the least distance in the palette (red to orange, 0.28)
 LEAST_BACKGROUND = 0.25  # least share of the image that its background explains
-SPECK = 12  # pixels; anything smaller is dirt. The smallest object covers 100.
 # Least soft IoU with a template. Measured: outlines warped at random by half a pixel (RMS), with
 # noise of 0.05, keep more than 0.8 in over 99 of 100 images. Of upside-down triangles and half
 # discs 0.70 takes 26 in 100, 0.75 takes 4; of random ellipses, which can be near circles, 0.75
@@ -46,8 +46,6 @@ LEAST_CORRELATION = 0.75
 # RMS by which the period of a cell differs from the object's mean period, if it shows another
 # texture; and the number of such cells from which on they count
 OTHER_PERIOD, OTHER_CELLS = 0.055, 5
-WINDOW = 36  # holds the largest object, moved by SHIFT to any side
-SHIFT = 2  # how far an object's centre may lie from the centre of its bounding box
 # What no object and no background explains: (width of the square over which colours are averaged,
 # least difference of colour). A strong difference may be small, a faint one must be wide.
 UNEXPLAINED = ((1, 0.3), (3, 0.14), (5, 0.05))
@@ -71,84 +69,12 @@ class ParsedScene:
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Templates:
-    """Every shape in every size, at every shift within a window around the centre of its bounding
-    box.
-    """
-
-    names: list[tuple[str, str]]  # n of (shape, size)
-    place: Tensor  # [n, 2] long: the object's (x, y) relative to the middle of the window
-    cover: Tensor  # [n, WINDOW, WINDOW] in [0, 1]
-    around: Tensor  # bool, same shape: the object and a margin of one pixel
-    interior: Tensor  # bool, same shape: fully covered, and so are the neighbours
-    least: Tensor  # in [0, 1], same shape: coverage if the outline lies half a pixel further in ...
-    most: Tensor  # ... and half a pixel further out
-
-
-@lru_cache(maxsize=8)
-def templates(device: torch.device) -> Templates:
-    """Render the templates once per device, with the coverage that the renderer uses."""
-    kinds = [(shape, size) for shape in SHAPES for size in SIZES]
-    middle = GRID // 2
-    numbers = torch.tensor(
-        [(middle, middle, SIZES[size], tuple(SHAPES).index(shape), 0) for shape, size in kinds]
-    )
-    cover, rows, columns = coverage(numbers.float(), GRID)
-    names, place, windows = [], [], []
-    for kind, image, row, column in zip(kinds, cover, rows, columns):
-        canvas = torch.zeros(GRID, GRID)
-        canvas[row[:, None], column[None, :]] = image
-        y, x = ((p.min() + p.max() + 1) // 2 for p in (canvas > 0.5).nonzero().unbind(1))
-        for dy in range(-SHIFT, SHIFT + 1):
-            for dx in range(-SHIFT, SHIFT + 1):
-                top, left = y - dy - WINDOW // 2, x - dx - WINDOW // 2
-                windows.append(canvas[top : top + WINDOW, left : left + WINDOW])
-                place.append((middle - x + dx, middle - y + dy))
-                names.append(kind)
-    cover = torch.stack(windows).to(device)
-    return Templates(
-        names,
-        torch.tensor(place, device=device),
-        cover,
-        dilate(cover > 0),
-        erode(cover > 0.99),
-        (cover + erode(cover)) / 2,
-        (cover + dilate(cover)) / 2,
-    )
-
-
 def palettes(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the colours of backgrounds [4, 3] and of objects [8, 3], in [0, 1]."""
     grounds, colors = (
         torch.tensor(list(palette.values()), device=device) for palette in (BACKGROUNDS, COLORS)
     )
     return grounds, colors
-
-
-def components(mask: Tensor) -> Tensor:
-    """Label the 8-connected components of masks.
-
-    A pixel's label is the number of some pixel of its component. Each round takes the largest label
-    in the neighbourhood, and then the label of that pixel. Labels jump further in every round, so a
-    few rounds suffice for any component.
-
-    Args:
-        mask: bool [b, h, w].
-
-    Returns:
-        long [b, h, w]: 0 outside the mask, and one number for each component of an image.
-    """
-    b, h, w = mask.shape
-    labels = torch.arange(1, h * w + 1, device=mask.device).view(1, h, w) * mask
-    while True:
-        # exact below 2^24
-        grown = F.max_pool2d(labels[:, None].float(), 3, 1, 1)[:, 0].long() * mask
-        flat = grown.flatten(1)
-        jumped = F.pad(flat, (1, 0)).gather(1, flat).view(b, h, w)
-        if torch.equal(jumped, labels):
-            return labels
-        labels = jumped
 
 
 def find_foreground(small: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,50 +101,6 @@ def find_foreground(small: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return ground, share, foreground & (differs > 0.5 * F.max_pool2d(differs, 5, 1, 2))
 
 
-def find_objects(foreground: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """List all components of a batch in one table, without specks of dirt.
-
-    Args:
-        foreground: bool [b, GRID, GRID].
-        labels: long [b, GRID, GRID], from `components`.
-
-    Returns:
-        For each of n components: image [n], label [n], area [n] and the centre of the bounding box
-        [n, 2] as (x, y).
-    """
-    image, row, column = foreground.nonzero().unbind(1)
-    keys = image * (GRID * GRID + 1) + labels[foreground]
-    keys, member, area = torch.unique(keys, return_inverse=True, return_counts=True)
-    middle = (
-        torch.stack(
-            [
-                torch.zeros_like(keys).scatter_reduce_(0, member, p, "amin", include_self=False)
-                + torch.zeros_like(keys).scatter_reduce_(0, member, p, "amax", include_self=False)
-                for p in (column, row)
-            ],
-            1,
-        ).add(1)
-        // 2
-    )
-    kept = area >= SPECK
-    return keys[kept] // (GRID * GRID + 1), keys[kept] % (GRID * GRID + 1), area[kept], middle[kept]
-
-
-def component_areas(labels: Tensor) -> Tensor:
-    """Return the area of each pixel's component.
-
-    Args:
-        labels: long [b, h, w], from `components`.
-
-    Returns:
-        long [b, h, w]: pixels of the component, 0 outside of all.
-    """
-    flat = labels.flatten(1)
-    area = flat.new_zeros(len(flat), flat.shape[1] + 1)
-    area.scatter_add_(1, flat, torch.ones_like(flat))[:, 0] = 0
-    return area.gather(1, flat).view_as(labels)
-
-
 def unexplained_pixels(small: Tensor, explained: Tensor) -> Tensor:
     """Find pixels that the scene does not explain, although outlines may be half a pixel off.
 
@@ -238,8 +120,8 @@ def unexplained_pixels(small: Tensor, explained: Tensor) -> Tensor:
 
 
 def read_textures(
-    image: Tensor, cells: Tensor, obj: Tensor, n: int
-) -> tuple[Tensor, Tensor, Tensor]:
+    image: Tensor, cells: Tensor, obj: Tensor, n: int, empty: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Read the texture of each object: its mean period, correlated with the known ones.
 
     Args:
@@ -247,27 +129,52 @@ def read_textures(
         cells: [m, 3], (image, row, column) of cells of the interior; a cell is one period.
         obj: [m], the object that each cell belongs to.
         n: Number of objects.
+        empty: bool [b, GRID, GRID], the cells of the background. They tell how much noise there is.
 
     Returns:
         The index of the best texture other than solid [n], its normalised correlation at the best
         phase [n], the RMS of the mean period [n], and the number of cells whose period differs
         from the mean one [n].
     """
+    # 1. The period of each cell, [b, GRID, GRID, f * f] without its mean, and each object's.
     f = image.shape[-1] // GRID
-    # [b, GRID, GRID, f, f]
     periods = image.mean(1).unflatten(2, (GRID, f)).unflatten(1, (GRID, f)).transpose(2, 3)
-    total = image.new_zeros(n, f * f).index_add_(0, obj, periods[tuple(cells.T)].flatten(1))
+    periods = periods.flatten(3) - periods.flatten(3).mean(3, keepdim=True)
+    own = periods[tuple(cells.T)]
+    total = image.new_zeros(n, f * f).index_add_(0, obj, own)
     seen = total / obj.bincount(minlength=n).clamp(min=1)[:, None]
-    seen = seen - seen.mean(1, keepdim=True)
+    # 2. Compare it with the known ones at all phases.
     known = torch.stack([texture_pattern(t, GRID * f, image.device)[:f, :f] for t in TEXTURES[1:]])
     phases = [known.roll((dy, dx), (1, 2)).flatten(1) for dy in range(f) for dx in range(f)]
-    own = periods[tuple(cells.T)].flatten(1)
-    own = own - own.mean(1, keepdim=True)
-    differs = (own - seen[obj]).square().mean(1).sqrt() > OTHER_PERIOD
-    others = torch.zeros(n, device=image.device).index_add_(0, obj, differs.float())
     match = F.normalize(seen, dim=1) @ F.normalize(torch.stack(phases), dim=2).flatten(0, 1).T
     correlation, best = match.view(n, f * f, len(known)).amax(1).max(1)
+    # 3. Count cells that differ from their object by more than noise would.
+    rms = periods.square().mean(3).sqrt()
+    noise = rms.masked_fill(~empty, float("nan")).flatten(1).nanmedian(1).values.nan_to_num()
+    most = (3 * noise).clamp(min=OTHER_PERIOD)[cells[:, 0]]
+    differs = (own - seen[obj]).square().mean(1).sqrt() > most
+    others = torch.zeros(n, device=image.device).index_add_(0, obj, differs.float())
     return best + 1, correlation, seen.square().mean(1).sqrt(), others
+
+
+def check_images(images: Tensor) -> None:
+    """Check that a parser can take images.
+
+    Raises:
+        ValueError: for a tensor of another shape than [b, 3, size, size], with `size` a multiple
+            of 64, or of integers.
+    """
+    form = tuple(images.shape)
+    if len(form) != 4 or form[1] != 3 or form[2] != form[3] or form[2] == 0 or form[2] % GRID:
+        raise ValueError(
+            f"parse got a tensor of shape {form}, expected [b, 3, size, size] with size a "
+            f"multiple of {GRID}; add a batch dimension with images[None], or resize the images "
+            "to 64 or 256"
+        )
+    if not images.is_floating_point():
+        raise ValueError(
+            f"parse got {images.dtype} pixels, expected floats in [-1, 1]; use images / 127.5 - 1"
+        )
 
 
 @torch.no_grad()
@@ -286,17 +193,7 @@ def parse_image(images: Tensor) -> list[ParsedScene]:
     Raises:
         ValueError: for a tensor of another shape or of integers.
     """
-    form = tuple(images.shape)
-    if len(form) != 4 or form[1] != 3 or form[2] != form[3] or form[2] == 0 or form[2] % GRID:
-        raise ValueError(
-            f"parse got a tensor of shape {form}, expected [b, 3, size, size] with size a "
-            f"multiple of {GRID}; add a batch dimension with images[None], or resize the images "
-            "to 64 or 256"
-        )
-    if not images.is_floating_point():
-        raise ValueError(
-            f"parse got {images.dtype} pixels, expected floats in [-1, 1]; use images / 127.5 - 1"
-        )
+    check_images(images)
     return [parsed for chunk in images.split(64) if len(chunk) for parsed in _parse_batch(chunk)]
 
 
@@ -314,13 +211,10 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     labels = components(foreground)
     index, label, area, middle = find_objects(foreground, labels)
 
-    # 3. A window around each object, in the padded image: `near` holds the labels, -1 outside the
-    # image, and `own` is the object itself.
-    x, y = (middle[:, :, None] + torch.arange(WINDOW, device=device)).unbind(1)
-    where = (index[:, None, None], y[:, :, None], x[:, None, :])
-    near = F.pad(labels, (WINDOW // 2,) * 4, value=-1)[where]  # [n, WINDOW, WINDOW]
+    # 3. A window around each object.
+    around = windows(labels, index, label, middle)
+    where, near, own = around.where, around.near, around.own
     pixels = F.pad(small, (WINDOW // 2,) * 4).permute(0, 2, 3, 1)[where]  # [n, WINDOW, WINDOW, 3]
-    own = near == label[:, None, None]
 
     # 4. Colour: the median of the interior, or of everything if the object is too thin for one.
     grounds, colors = palettes(device)
@@ -338,12 +232,9 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     off_way = (step - alpha[..., None] * way).norm(dim=-1)
     alpha = alpha.clamp(0, 1) * (dilate(own) & (near >= 0) & (off_way < 2 * TOLERANCE))
 
-    # 6. Shape, size and position: the template d with the best soft IoU,
-    # sum(a d) / (sum(a^2) + sum(d^2) - sum(a d)).
+    # 6. Shape, size and position: the template with the best soft IoU.
     known = templates(device)
-    both = alpha.flatten(1) @ known.cover.flatten(1).T
-    union = alpha.square().sum((1, 2))[:, None] + known.cover.square().sum((1, 2)) - both
-    overlap, best = (both / union).max(1)
+    overlap, best = best_templates(alpha, known)
     # pixels that the template does not account for
     excess = area - (own & known.around[best]).sum((1, 2))
     place = middle + known.place[best]
@@ -366,13 +257,8 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     inside = slice(WINDOW // 2, -(WINDOW // 2))
     explained = explained[:, inside, inside].permute(0, 3, 1, 2)
     explained = torch.where(dilate(speck)[:, None], small, explained)
-    wrong = components(unexplained_pixels(small, explained) & usable[:, None, None])
-    wrong_area, largest = component_areas(wrong).flatten(1).max(1)
-    members = (wrong == wrong.flatten(1).gather(1, largest[:, None])[..., None]) & (wrong > 0)
-    at = torch.arange(GRID, device=device, dtype=torch.float32)
-    counts = members.sum((1, 2)).clamp(min=1)
-    wrong_x = (members.sum(1) * at).sum(1) / counts
-    wrong_y = (members.sum(2) * at).sum(1) / counts
+    wrong = unexplained_pixels(small, explained) & usable[:, None, None]
+    wrong_area, wrong_x, wrong_y = largest_component(wrong)
 
     # 8. Texture, if the image is large enough to show it. One pixel of the 64 px image is one
     # period.
@@ -380,10 +266,20 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     if size > GRID:
         obj, row, column = (known.interior[best] & (near >= 0)).nonzero().unbind(1)
         cells = torch.stack(
-            [index[obj], y[obj, row] - WINDOW // 2, x[obj, column] - WINDOW // 2], 1
+            [
+                index[obj],
+                where[1][obj, row, 0] - WINDOW // 2,
+                where[2][obj, 0, column] - WINDOW // 2,
+            ],
+            1,
         )
         textures = list(
-            zip(*(part.tolist() for part in read_textures(image, cells, obj, len(best))))
+            zip(
+                *(
+                    part.tolist()
+                    for part in read_textures(image, cells, obj, len(best), empty[:, 0])
+                )
+            )
         )
 
     # 9. Report objects and problems.

@@ -109,7 +109,7 @@ ONE_MORE = (*edited().objects, one("ring", "pink", "small", x=34, y=10))
 @pytest.mark.parametrize(
     "objects", [(), BEFORE.objects[:1], ONE_MORE], ids=["none", "one gone", "one more"]
 )
-def test_an_edit_that_loses_or_adds_a_object_is_neither(objects):
+def test_an_edit_that_loses_or_adds_an_object_is_neither(objects):
     score = judged(Scene(objects, "gray"))
     assert not score.success and not score.layout and not score.kept
 

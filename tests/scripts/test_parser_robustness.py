@@ -93,6 +93,8 @@ def test_the_script_writes_a_figure_its_numbers_and_an_audit_grid(
     assert {
         size: [r["strength"] for r in ways["noise, deviation"]] for size, ways in found.items()
     } == {"64": [0, 0.1], "256": [0, 0.1]}
+    planted = json.loads((tmp_path / "out" / "planted.json").read_text())
+    assert planted["256"]["a hole"]["n"] == 2 and "two textures in one" not in planted["64"]
     for name in ("parser.png", "audit.png"):
         with Image.open(tmp_path / "out" / name) as image:
             assert image.width > 600

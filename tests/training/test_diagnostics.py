@@ -203,7 +203,7 @@ def test_the_average_and_the_reference_are_judged():
         assert health.check_reference(of_losses(1.5 * expected), steps, reference).status == WARN
 
 
-def test_the_report_of_a_run_is_a_image_and_a_page(tmp_path, capsys):
+def test_the_report_of_a_run_is_an_image_and_a_page(tmp_path, capsys):
     train(tmp_path / "run", "steps=12", "log_every=1", "sample_every=12", "learning_rate=1e-5")
     report.main([str(tmp_path / "run"), "--n", "24", "--device", "cpu"])
     page = (tmp_path / "run" / "report.txt").read_text()
