@@ -227,7 +227,7 @@ class Windows(NamedTuple):
     dy: Tensor  # [n, k, 1]
 
 
-def windows(middles: Tensor, reach: float, side: int) -> Windows:
+def object_windows(middles: Tensor, reach: float, side: int) -> Windows:
     """Windows that contain everything within `reach` of the middles [n, 2], on side x side points.
 
     Where a window would leave the image it is moved inside.
@@ -283,7 +283,7 @@ def add_shadows(
     """
     grid = canvas.lamp.shape[-1]
     reach = max(SHAPES.values()) * radius + SHADOW_REACH
-    rows, columns, dx, dy = windows(numbers[:, :2], reach, grid)
+    rows, columns, dx, dy = object_windows(numbers[:, :2], reach, grid)
     # 1. The outline, moved away from the lamp and softened.
     direction = lamp.direction[index]
     length = (SHADOW_LENGTH / direction[:, 2]).clamp(max=SHADOW_REACH - 1)
@@ -323,7 +323,7 @@ def add_objects(
     # of a larger image.
     points = 2 if size < 256 else 1
     side = size * points
-    rows, columns, dx, dy = windows(numbers[:, :2], max(SHAPES.values()) * radius, side)
+    rows, columns, dx, dy = object_windows(numbers[:, :2], max(SHAPES.values()) * radius, side)
     distance = signed_distances(dx, dy, radius, of_shape)
     cover = (0.5 - distance * (side / GRID)).clamp_(0, 1)
     # 2. The points on objects, in one list.
