@@ -218,7 +218,7 @@ def grain(seeds: Tensor, material: Tensor, row: Tensor, column: Tensor) -> Tenso
     return 0.16 * specks * (material == 0) + 0.20 * brushed * (material == 2)
 
 
-class Windows(NamedTuple):
+class ObjectWindows(NamedTuple):
     """A square window around each of n objects, on a grid of points over the image."""
 
     rows: Tensor  # [n, k] long
@@ -227,7 +227,7 @@ class Windows(NamedTuple):
     dy: Tensor  # [n, k, 1]
 
 
-def object_windows(middles: Tensor, reach: float, side: int) -> Windows:
+def object_windows(middles: Tensor, reach: float, side: int) -> ObjectWindows:
     """Windows that contain everything within `reach` of the middles [n, 2], on side x side points.
 
     Where a window would leave the image it is moved inside.
@@ -238,7 +238,7 @@ def object_windows(middles: Tensor, reach: float, side: int) -> Windows:
     columns, rows = (corner[:, :, None] + torch.arange(k, device=corner.device)).unbind(1)
     dx = ((columns + 0.5) / scale - middles[:, :1])[:, None, :]
     dy = ((rows + 0.5) / scale - middles[:, 1:])[:, :, None]
-    return Windows(rows.long(), columns.long(), dx, dy)
+    return ObjectWindows(rows.long(), columns.long(), dx, dy)
 
 
 def signed_distances(dx: Tensor, dy: Tensor, radius: float, of_shape: list[int]) -> Tensor:
