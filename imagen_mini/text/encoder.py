@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +30,7 @@ MAX_LENGTH = 128  # tokens; the paper does not state its limit
 # A tokenizer keeps in itself whether it pads and cuts, and each call switches that. So one thread
 # calls at a time; to tokenize takes far less time than to encode.
 TOKENIZING = threading.Lock()
+VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "merges.txt")  # files of tokenizers
 NO_FLOAT16 = (
     "T5 overflows in float16, so no text encoder runs in it; use torch.bfloat16 or torch.float32"
 )
@@ -206,7 +208,10 @@ class TextEncoder(nn.Module):
                 output_loading_info=True,
             )
             model, missing = loaded[0], sorted(loaded[1]["missing_keys"])
-        except Exception as error:  # a folder may hold anything, and so may what the library raises
+        except BaseException as error:  # a folder may hold anything
+            # and so may what the libraries raise: a panic of Rust is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             if not local:
                 reason = str(error).strip().partition("\n")[0]
                 raise FileNotFoundError(
@@ -214,8 +219,10 @@ class TextEncoder(nn.Module):
                     f"could not be loaded from the Hugging Face hub ({type(error).__name__}: "
                     f"{reason})"
                 ) from error
+            has_vocabulary = any(next(Path(path).glob(name), None) for name in VOCABULARIES)
+            hint = "" if has_vocabulary else "it has no tokenizer: add its tokenizer.json; "
             raise ValueError(
-                f"{path} cannot be read as a {kind} ({type(error).__name__}: {error})"
+                f"{path} cannot be read as a {kind} ({hint}{type(error).__name__}: {error})"
             ) from error
         # 3. All weights are there. The library would fill missing ones with random numbers.
         if missing and all(name.startswith("pooler.") for name in missing):
@@ -234,6 +241,35 @@ class TextEncoder(nn.Module):
         """Write the model and its tokenizer to a folder, as `from_pretrained` reads it."""
         self.model.save_pretrained(path)
         self.tokenizer.save_pretrained(path)
+
+    def check_can_be_saved(self) -> None:
+        """Check that a saved pipeline will read captions as this encoder does.
+
+        Some tokenizers are read back as another class, which cannot be used here. A training run
+        asks at its start.
+
+        Raises:
+            ValueError: It would not.
+        """
+        from transformers import AutoTokenizer
+
+        text = "a red circle, 3 Blue squares"
+        with TemporaryDirectory() as folder:
+            try:
+                self.model.config.save_pretrained(folder)
+                self.tokenizer.save_pretrained(folder)
+                again = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                alike = again.is_fast and again(text)["input_ids"] == self.tokenizer(text).input_ids
+            except Exception as error:
+                raise ValueError(
+                    f"this text encoder could not be read back once it is saved: {error}"
+                ) from error
+        if not alike:
+            raise ValueError(
+                f"{type(self.tokenizer).__name__} is read back as {type(again).__name__} once it "
+                "is saved, which splits captions in another way, so a pipeline of it could not "
+                "sample; save it as a tokenizer.json"
+            )
 
     @property
     def width(self) -> int:
@@ -351,6 +387,21 @@ def _problem(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str 
         return f"{type(tokenizer).__name__} is no fast tokenizer, so it does not know its words"
     if tokenizer.pad_token is None:
         return f"{type(tokenizer).__name__} has no padding token; set its pad_token and save it"
+    # the library makes up a vocabulary of special tokens where it finds no file with one
+    vocabulary = tokenizer.get_vocab()
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    if len(set(vocabulary) - special) < 2:
+        return (
+            f"its tokenizer has no vocabulary ({len(vocabulary)} tokens, none of which are of "
+            "text), so all captions would be alike; add its tokenizer.json, or save the tokenizer "
+            "of the model to the same folder"
+        )
+    known = model.get_input_embeddings().num_embeddings
+    if (largest := max(vocabulary.values())) >= known:
+        return (
+            f"its tokenizer is that of another model: token {largest} is beyond the {known} that "
+            "the model knows"
+        )
     return None
 
 

@@ -15,6 +15,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
+    ByT5Tokenizer,
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
@@ -22,6 +23,8 @@ from transformers import (
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
 )
 
 from imagen_mini.cascade.config import PRESETS
@@ -30,6 +33,7 @@ from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.cache import CachedTextEncoder, exact_digest
 from imagen_mini.text.encoder import TextEncoder
+from train import train
 
 PROMPTS = ["a red circle", "blue circles above a red square", "star"]
 WORDS = ("a", "red", "blue", "circle", "square", "star", "above", "##s")
@@ -230,3 +234,48 @@ def test_an_encoder_with_a_missing_tensor_is_an_error_that_names_it(tmp_path):
 def test_float16_is_refused(folder):
     with pytest.raises(ValueError, match="no text encoder runs in it; use torch.bfloat16"):
         TextEncoder.from_pretrained(folder, torch.float16)
+
+
+# ---------------------------------------------------------------- tokenizers that are none
+
+
+def byt5(folder):
+    config = T5Config(vocab_size=384, d_model=32, d_ff=64, num_layers=1, num_heads=4, d_kv=8)
+    T5EncoderModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert", "clip", "llama"])
+@pytest.mark.parametrize("left", ["nothing", "its configuration"])
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, kind, left):
+    """The library makes up an empty vocabulary for some, and all captions are alike."""
+    (byt5(tmp_path) if kind == "t5" else model_of(kind).save_pretrained(tmp_path))
+    if left != "nothing":
+        tokenizer_of().save_pretrained(tmp_path)
+        (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="(has no vocabulary|has no tokenizer).*tokenizer.json"):
+        TextEncoder.from_pretrained(tmp_path)
+
+
+def test_a_vocabulary_that_the_model_does_not_know_is_refused(tmp_path):
+    BertModel(BertConfig(**SIZE | {"vocab_size": 8})).save_pretrained(tmp_path)
+    tokenizer_of().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="that of another model: token 11 is beyond the 8"):
+        TextEncoder.from_pretrained(tmp_path)
+
+
+def test_byt5_is_refused_at_the_start_of_a_training(tmp_path):
+    """Its tokenizer is of the slow kind, which does not know its words, so no edit could either."""
+    ByT5Tokenizer().save_pretrained(byt5(tmp_path / "byt5"))
+    command = ["--stage", "base", "--preset", "tiny", "--output-dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match="ByT5Tokenizer is no fast tokenizer"):
+        train.main([*command, "--text-encoder", str(tmp_path / "byt5"), "steps=1"])
+    assert not list((tmp_path / "run").glob("step_*"))
+
+
+def test_a_tokenizer_that_would_be_read_back_as_another_is_refused_at_the_start(folder):
+    encoder = TextEncoder.from_pretrained(folder)
+    encoder.check_can_be_saved()
+    encoder.tokenizer = ByT5Tokenizer()  # its ids are read back, its words are not
+    with pytest.raises(ValueError, match="ByT5Tokenizer is read back as"):
+        encoder.check_can_be_saved()
