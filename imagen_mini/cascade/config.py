@@ -52,7 +52,8 @@ class StageConfig:
     timestep_spacing: str = "uniform"  # uniform (in t), log_snr, karras or mixed
 
     def __post_init__(self):
-        if not self.name.isidentifier():
+        # beside the stages' folders lies that of the text encoder
+        if not self.name.isidentifier() or self.name == "text_encoder":
             raise ValueError(
                 f"name {self.name!r}: expected an identifier like 'base' or 'sr_256', which is "
                 "also the name of the stage's folder"

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import imagen_mini.cascade.stage
-from imagen_mini.cascade.config import PRESETS
+from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.cascade.sampling import sample_from_stage, sampling_loop, starting_noise
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
 from imagen_mini.cascade.serialization import load_stage, save_stage
@@ -394,3 +394,52 @@ def test_the_presets_survive_json():
     for preset in PRESETS.values():
         for config in preset.values():
             assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
+
+
+# ---------------------------------------------------------------- hostile folders
+
+
+def test_weights_that_are_not_finite_are_refused(folder):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = sorted(weights)[0]
+    weights[name] = weights[name] * float("nan")
+    save_file(weights, file)
+    with pytest.raises(ValueError, match=f"1 weights are not finite, the first is '{name}'"):
+        load_stage(folder)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("model.safetensors.index.json", "[" * 100_000, "is no index of shards"),
+        (
+            "model.safetensors.index.json",
+            '{"weight_map": {"a": "' + "x" * 300 + '"}}',
+            "has no xxx",
+        ),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "a\\u0000"}}', "is no stage"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "has no 3"),
+        ("config.json", '{"stage":' + "[" * 100_000, "is no stage configuration"),
+    ],
+)
+def test_an_absurd_file_of_a_stage_is_a_plain_error(folder, name, content, message):
+    (folder / name).write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_stage(folder)
+
+
+def test_weights_of_gigabytes_that_do_not_fit_are_refused_by_their_header(folder):
+    file = folder / "model.safetensors"
+    size = 20 * 10**9
+    header = json.dumps({"x": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}})
+    with open(file, "wb") as sparse:
+        sparse.write(len(header).to_bytes(8, "little") + header.encode())
+        sparse.truncate(8 + len(header) + size)
+    with pytest.raises(ValueError, match="the weights are not those of config.json"):
+        load_stage(folder)
+
+
+def test_no_stage_is_called_as_the_folder_of_the_text_encoder():
+    with pytest.raises(ValueError, match="name 'text_encoder': expected an identifier"):
+        StageConfig("text_encoder")
