@@ -55,7 +55,7 @@ FORMAT_VERSION = 1
 
 
 # None: a fresh one
-Seed = int | Sequence[int] | np.ndarray | Tensor | torch.Generator | None
+Seed = int | Sequence[int | torch.Generator] | np.ndarray | Tensor | torch.Generator | None
 OUTPUT_TYPES = ("pil", "np", "pt")
 STRENGTH = 0.8  # of an image that is given without one
 MAX_FRESH_SEED = 2**31  # short enough to be read out and typed again
@@ -213,7 +213,11 @@ class ImagenPipeline(nn.Module):
         if not (folder / "text_encoder" / "config.json").is_file():
             raise FileNotFoundError(f"{folder} has no text_encoder/config.json")
         encoder = TextEncoder.from_pretrained(folder / "text_encoder", dtype)
-        return cls(encoder, [load_stage(folder / name) for name in names]).to(dtype)
+        stages = [load_stage(folder / name) for name in names]
+        for name, stage in zip(names, stages):
+            if stage.config.name != name:  # it would be saved to another folder than its own
+                raise ValueError(f"{folder / name} holds a stage called {stage.config.name!r}")
+        return cls(encoder, stages).to(dtype)
 
     def save_pretrained(self, folder: str | Path, training: dict[str, dict] | None = None) -> None:
         """Write the pipeline as a folder, which `from_pretrained` reads.
@@ -288,8 +292,9 @@ class ImagenPipeline(nn.Module):
         Args:
             prompts: One caption, or a list of b captions. "" is the empty caption.
             seed: One integer for all prompts (default 0), or one for each, as a list, an array or a
-                tensor. None: a fresh one for each prompt. A `torch.Generator`: the seeds are drawn
-                from it. With an edit all prompts share one. The output's `seeds` are those used.
+                tensor. None: a fresh one for each prompt. A `torch.Generator`, or one for each: the
+                seeds are drawn from it. With an edit all prompts share one. The output's `seeds`
+                are those used.
             negative_prompt: What guidance leads away from, instead of the null text, at every
                 guided stage: one for all prompts, or one for each ("": none).
             num_inference_steps: Steps of the sampler, at least 1; by stage. Each step calls the
@@ -752,9 +757,11 @@ def _seeds(seed: Seed, n: int, shared: bool) -> list[int]:
     if seed is None:
         seeds = [secrets.randbelow(MAX_FRESH_SEED) for _ in range(drawn)]
     elif isinstance(seed, torch.Generator):
-        seeds = torch.randint(MAX_FRESH_SEED, (drawn,), generator=seed, device=seed.device).tolist()
+        seeds = [_drawn(seed) for _ in range(drawn)]
     elif isinstance(seed, (list, tuple, range)) or getattr(seed, "ndim", 0) == 1:
-        seeds = [as_integer("seed", s) for s in seed]
+        seeds = [
+            _drawn(s) if isinstance(s, torch.Generator) else as_integer("seed", s) for s in seed
+        ]
         if len(seeds) != n:
             raise ValueError(
                 f"got {len(seeds)} seeds for {n} prompts; give one for each, or a single number"
@@ -764,6 +771,11 @@ def _seeds(seed: Seed, n: int, shared: bool) -> list[int]:
             as_integer("seed", seed, what="an integer, a list of them, a torch.Generator or None")
         ]
     return seeds * n if len(seeds) < n else seeds
+
+
+def _drawn(generator: torch.Generator) -> int:
+    """A seed, drawn from a generator."""
+    return int(torch.randint(MAX_FRESH_SEED, (), generator=generator, device=generator.device))
 
 
 def _as_edit(edit: Edit | Sequence[Edit] | None) -> Edit | None:

@@ -75,8 +75,12 @@ def check_maps(
             f"--size {size}: this network attends to words on grids of "
             f"{', '.join(map(str, sizes)) or 'no size'}"
         )
-    if prompt is not None and word is not None:
-        token_positions(pipe.text_encoder.tokenize_prompt(prompt), word)
+    if prompt is not None:
+        tokens = pipe.text_encoder.tokenize_prompt(prompt)
+        if not tokens.words:
+            raise ValueError("the caption has no word, so there are no maps of words to show")
+        if word is not None:
+            token_positions(tokens, word)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -137,7 +141,11 @@ def main(arguments: list[str] | None = None) -> None:
     head_grid(
         maps,
         image,
-        args.word or max(content_words(maps), key=lambda w: maps.word_map(w, size=size).sum()),
+        args.word
+        or max(
+            content_words(maps) or maps.tokens[0].words,
+            key=lambda w: maps.word_map(w, size=size).sum(),
+        ),
     ).save(args.out / "heads.png")
     first, *rest = step_animation(maps, estimates, size)
     first.save(args.out / "steps.gif", save_all=True, append_images=rest, duration=250, loop=0)

@@ -121,6 +121,7 @@ def load_pipeline(args: argparse.Namespace) -> ImagenPipeline:
     """
     device = available_device(args.device)
     pipe = ImagenPipeline.from_pretrained(args.pipeline).to(device)
+    args.first_stage = next(iter(pipe.stages))  # what --base-only stops after
     pipe.stages.to(compute_dtype(args.precision, device))
     return pipe
 
@@ -138,5 +139,5 @@ def sampling_options(args: argparse.Namespace) -> dict:
         "eta": args.eta,
         "gamma": args.gamma,
         "aug_level": args.aug_level,
-        "stages": ("base",) if args.base_only else None,
+        "stages": (getattr(args, "first_stage", "base"),) if args.base_only else None,
     }

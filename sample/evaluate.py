@@ -174,7 +174,8 @@ def main(arguments: list[str] | None = None) -> None:
         edit_tasks(args.edits, args.seed) if args.edits else {},
     )
     batches = [prompts[i : i + args.batch] for i in range(0, len(prompts), args.batch)]
-    ImagenPipeline.from_pretrained(args.pipeline)  # an error of loading is raised here
+    # an error of loading is raised here
+    args.first_stage = next(iter(ImagenPipeline.from_pretrained(args.pipeline).stages))
     with spread(partial(Examiner, args), args.workers) as each:
         # 2. Text alignment.
         results = []

@@ -185,6 +185,8 @@ def test_a_generator_gives_the_seeds_and_moves_on(tiny_pipe):
     assert len({*first.seeds, *second.seeds}) == 4
     same = generated(torch.Generator().manual_seed(5))
     assert same.seeds == first.seeds and torch.equal(same.stages["base"], first.stages["base"])
+    each = generated([torch.Generator().manual_seed(5), torch.Generator().manual_seed(6)])
+    assert each.seeds[0] == first.seeds[0] and each.seeds[0] != each.seeds[1]
 
 
 @pytest.mark.parametrize("seed", [None, torch.Generator()])

@@ -24,6 +24,7 @@ from imagen_mini.editing.base import BoundEdit, Edit, check_bindable
 from imagen_mini.editing.windows import Window, as_window, within
 from imagen_mini.models.control import AttentionControl, AttentionSite
 from imagen_mini.text.encoder import Tokens
+from imagen_mini.utils.checks import as_integer, as_number
 from imagen_mini.utils.morphology import close, dilate
 
 
@@ -97,7 +98,7 @@ class LocalBlend(Blend):
                 "LocalBlend needs the words whose places may change, for example "
                 'LocalBlend("circle", "star")'
             )
-        if not 0 < threshold < 1:
+        if not 0 < as_number("threshold", threshold) < 1:
             raise ValueError(
                 f"threshold {threshold}: expected a share of a map's highest value, above 0 "
                 "and below 1"
@@ -208,12 +209,13 @@ class DiffEditMask(Blend):
 
     def __post_init__(self):
         object.__setattr__(self, "steps", as_window(self.steps, "steps"))
-        if not 0 < self.threshold < 1:
+        if not 0 < as_number("threshold", self.threshold) < 1:
             raise ValueError(
                 f"threshold {self.threshold}: expected a share of the largest difference, "
                 "above 0 and below 1"
             )
-        if not 0 < self.at < 1 or self.noises < 1 or self.grow < 0:
+        as_integer("noises", self.noises), as_integer("grow", self.grow)
+        if not 0 < as_number("at", self.at) < 1 or self.noises < 1 or self.grow < 0:
             raise ValueError(
                 f"at {self.at}, noises {self.noises}, grow {self.grow}: expected a time "
                 "between 0 and 1, at least one noise, and no negative growth"

@@ -22,6 +22,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import ClassVar, cast
 
 import torch
@@ -195,8 +196,13 @@ class Reweight(Edit):
         object.__setattr__(self, "steps", as_window(self.steps, "steps"))
         if not self.weights:
             raise ValueError("Reweight needs weights, for example Reweight({'red': 2})")
+        if not isinstance(self.weights, dict):
+            raise TypeError(f"weights {self.weights!r}; expected a dict such as {{'red': 2}}")
         for word, c in self.weights.items():
-            if not all(-2 <= each <= 2 for each in (c if isinstance(c, Sequence) else [c])):
+            several = c if isinstance(c, Sequence) else [c]
+            if not all(isinstance(each, Real) for each in several):
+                raise TypeError(f"weight of {word!r}: expected numbers; got {c!r}")
+            if not all(-2 <= each <= 2 for each in several):
                 raise ValueError(
                     f"weight {c!r} of {word!r}: expected numbers from -2 to 2, of which 1 "
                     "changes nothing"

@@ -7,6 +7,7 @@ are the first 8, however the times of the steps are spaced.
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 
 from torch import Tensor
 
@@ -24,13 +25,14 @@ def as_window(window: Window, name: str) -> tuple[float, float]:
     Raises:
         ValueError: Not 0 <= start <= end <= 1.
     """
-    start, end = (0.0, window) if isinstance(window, (int, float)) else window
-    if not 0 <= start <= end <= 1:
+    pair = tuple(window) if isinstance(window, (tuple, list)) else (0.0, window)
+    numbers = len(pair) == 2 and all(isinstance(share, Real) for share in pair)
+    if not numbers or not 0 <= pair[0] <= pair[1] <= 1:
         raise ValueError(
             f"{name}={window!r}: expected a share of the steps from 0 to 1, or a pair (start, "
             "end) of such"
         )
-    return float(start), float(end)
+    return float(pair[0]), float(pair[1])
 
 
 def share_done(timesteps: Tensor) -> Callable[[float], float]:

@@ -203,7 +203,8 @@ def check_output_file(path: Path, suffixes: Sequence[str] = IMAGES, option: str 
     if suffixes and path.suffix.lower() not in suffixes:
         example = path.with_name((path.name or "out") + suffixes[0])
         raise ValueError(
-            f"{option} {path} ends in {path.suffix or 'nothing'!r}; expected one of "
+            f"{option} {path} {f'ends in {path.suffix}' if path.suffix else 'has no ending'}; "
+            "expected one of "
             f"{', '.join(suffixes)}, for example {example}"
         )
     check_output_folder(path.parent, option)

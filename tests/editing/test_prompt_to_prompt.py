@@ -725,6 +725,9 @@ def test_blended_images_equal_the_source_where_no_word_is_attended_to(exact_pipe
     [
         (lambda: LocalBlend(), "needs the words"),
         (lambda: LocalBlend("ring", threshold=1.0), "threshold 1.0"),
+        (lambda: LocalBlend("ring", steps=(0.1, 0.2, 0.3)), r"steps=\(0.1, 0.2, 0.3\): expected"),
+        (lambda: LocalBlend("ring", steps="0.5"), "steps='0.5': expected"),
+        (lambda: Replace(cross_replace_steps=float("nan")), "cross_replace_steps=nan: expected"),
         (lambda: LocalBlend("ring", steps=1.5), "steps=1.5"),
         (lambda: LocalBlend("star").bind([tokens("a ring")] * 2, PLACES, 3), "no word 'star'"),
         (
@@ -918,3 +921,18 @@ def test_two_blends_are_an_error():
         Chain(Replace(), LocalBlend("ring"), DiffEditMask()).bind(
             [tokens("a ring"), tokens("a star")], SITES, 3
         )
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Reweight("red"), "weights 'red'; expected a dict"),
+        (lambda: Reweight({"red": "2"}), "weight of 'red': expected numbers; got '2'"),
+        (lambda: LocalBlend("ring", threshold="0.3"), "threshold: expected a number"),
+        (lambda: LocalBlend("ring", 3), "words has 3"),
+        (lambda: DiffEditMask(noises=2.5), "noises: expected an integer"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
