@@ -5,8 +5,8 @@
     python -m train.train --stage base --data my_images --output-dir runs/mine
     torchrun --nproc-per-node 2 -m train.train --stage base --output-dir runs/base
 
-`--data` is a folder of images with captions in metadata.jsonl; check it first with `python -m
-train.check_dataset`.
+`--data` is a folder of images with captions in a metadata.jsonl, a metadata.csv or a text file
+beside each image; check it first with `python -m train.check_dataset`.
 
 Stop it at any time, by Ctrl-C or by pulling the plug; `--resume` continues from the newest
 checkpoint as if nothing had happened. The EMA weights are written to OUTPUT_DIR/stage, from where
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -32,11 +33,14 @@ from imagen_mini.cascade.weight_transfer import init_from_smaller
 from imagen_mini.data.base import Dataset
 from imagen_mini.data.datasets import open_dataset
 from imagen_mini.evaluation.preview import preview, sample_single_stage
-from imagen_mini.scenes.world import WORLDS
+from imagen_mini.models.unet import UNetConfig
+from imagen_mini.scenes.world import WORLDS, find_world
 from imagen_mini.text.cache import CachedTextEncoder
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.checkpoint import (
     atomic_directory,
+    check_state,
+    check_tensors,
     load_checkpoint,
     optimizer_tensors,
     restore_optimizers,
@@ -54,17 +58,23 @@ from imagen_mini.training.distributed import (
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.training.optimizers import make_optimizers
-from imagen_mini.training.run_guard import GracefulStop, run_lock
+from imagen_mini.training.run_guard import GracefulStop, run_lock, surviving_output
 from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.utils.devices import channels_last_on_cpu, device_name
 from imagen_mini.utils.precision import DTYPES, resolve_precision
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import plain_errors, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 from train.log import Log
 
 SAMPLES = 16  # images of a sample grid
 GRACE_SECONDS = 8  # seconds that a rank which is asked to stop has for its step
+
+# When a run is resumed, its sampling may change, and the noise levels that it is trained on. These
+# may not, as they are what the weights mean.
+FIXED_ON_RESUME = ("name", "unet", "prediction", "world")
+# What must stay when a network grows; a tensor that does not fit is found as well.
+FIXED_ON_GROWTH = ("head_dim", "skip", "skip_scale")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -73,7 +83,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--preset",
         choices=tuple(PRESETS),
-        default="mini",
         help="sizes of the network and its training settings: tiny for tests, mini for a laptop, "
         "small for one GPU, paper for Imagen's (default: mini)",
     )
@@ -95,7 +104,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--data",
         type=Path,
-        help="train on this folder of images and metadata.jsonl (default: the built-in world)",
+        help="train on this folder of images with captions (default: the built-in world)",
+    )
+    parser.add_argument(
+        "--caption-column",
+        metavar="NAME",
+        help="where the captions of the folder stand (default: text, caption, prompt or the like)",
     )
     parser.add_argument(
         "--world",
@@ -111,7 +125,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--skip-broken",
         action="store_true",
-        help="leave broken images out, up to 1 %% of all (default: stop at the first)",
+        help="leave out images that are broken or have no caption, up to 1 %% of all (default: "
+        "stop at the first)",
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue from the newest checkpoint of the run"
@@ -165,16 +180,58 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "steps=3000 stage.unet.channels=[48,96,144]",
     )
     args = parser.parse_intermixed_args(arguments)
+    if problem := _problem(args):
+        parser.error(problem)
     if args.init_from == Path("scenes") and not args.init_from.exists():
         args.init_from = WEIGHTS / args.stage
     return args
 
 
+def _problem(args: argparse.Namespace) -> str | None:
+    """What is wrong with the arguments; None: nothing that can be seen now."""
+    cores = os.cpu_count() or 1
+    if args.threads is not None and not 1 <= args.threads <= 8 * cores:
+        return (
+            f"--threads {args.threads}: expected 1 to {8 * cores}; this machine has {cores} cores"
+        )
+    for name in ("time_limit", "rank_timeout"):
+        seconds = getattr(args, name)
+        if not seconds >= 0:  # also NaN
+            return f"--{name.replace('_', '-')} {seconds}: expected a number of seconds"
+    if args.resume and args.init_from:
+        return (
+            "--init-from says where a new run starts, --resume continues one from its own weights: "
+            "leave one of them out"
+        )
+    if args.data is None and args.caption_column and not args.resume:
+        return "--caption-column is that of a folder of images: name it with --data"
+    try:
+        device = torch.device(args.device)
+        if device.type == "cuda":  # to allocate there would take memory of another rank's GPU
+            there = torch.cuda.device_count()
+            reason = f"GPUs: {there}" if (device.index or 0) >= there else ""
+        else:
+            torch.empty(0, device=device)
+            reason = ""
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+    if reason:
+        return f"--device {args.device}: it cannot be used here ({reason}); --device cpu can"
+    return None
+
+
+@plain_errors()
 def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     args.output_dir = args.output_dir or Path("runs") / args.stage
     if args.threads:
         torch.set_num_threads(args.threads)
+    with surviving_output():
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train as the arguments say, in a folder that no other process writes to."""
     try:
         with init_distributed(args.device, args.rank_timeout) as (ranks, device):
             with (
@@ -195,8 +252,29 @@ def main(arguments: list[str] | None = None) -> None:
             "workers (num_workers), a smaller batch_size or more parts of it "
             "(gradient_accumulation_steps) need less; num_workers=0 reads in this process"
         ) from error
-    except (FloatingPointError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+
+
+def check_kept(what: str, before, after, fields: tuple[str, ...]) -> None:
+    """Check that settings on which the meaning of trained weights depends have not changed.
+
+    Args:
+        what: What has the weights, for the message.
+        before: Its configuration.
+        after: The configuration that is asked for.
+        fields: Names of the settings.
+
+    Raises:
+        ValueError: One of them has changed.
+    """
+    for name in fields:
+        old, new = getattr(before, name), getattr(after, name)
+        if isinstance(old, UNetConfig):
+            check_kept(what, old, new, tuple(UNetConfig.__dataclass_fields__))
+        elif old != new:
+            raise ValueError(
+                f"{what} has {name} {old}, not {new}: its weights are of no use with another. "
+                "Leave the setting out, or start a new run in another --output-dir"
+            )
 
 
 class Run:
@@ -223,11 +301,13 @@ class Run:
         """
         # 1. the configuration: of the checkpoint, of the stage to start from, or of the preset
         args, tensors, saved = self.args, None, {"step": 0, "training_phases": []}
-        config = TRAIN_PRESETS[args.preset].get(args.stage)
-        stage_config = PRESETS[args.preset].get(args.stage)
+        preset = args.preset or "mini"
+        config = TRAIN_PRESETS[preset].get(args.stage)
+        stage_config = of_preset = PRESETS[preset].get(args.stage)
         if args.resume:
             tensors, saved, notes = load_checkpoint(self.folder)
             self.log(*notes)
+            check_state(saved, self.folder)
             config = from_dict(TrainConfig, saved["train"])
             stage_config = from_dict(StageConfig, saved["stage"])
             if stage_config.name != args.stage:
@@ -236,8 +316,8 @@ class Run:
                 )
         elif config is None:
             raise ValueError(
-                f"the preset {args.preset} has no stage {args.stage}; it has "
-                f"{', '.join(PRESETS[args.preset])}"
+                f"the preset {preset} has no stage {args.stage}; it has "
+                f"{', '.join(PRESETS[preset])}"
             )
         elif any(self.folder.glob("step_*")):
             raise ValueError(
@@ -246,10 +326,31 @@ class Run:
             )
         elif args.init_from:
             stage_config = load_stage(args.init_from).config
+            if stage_config.name != args.stage:
+                raise ValueError(
+                    f"{args.init_from} is a stage {stage_config.name}, not {args.stage}: pass "
+                    f"--stage {stage_config.name}, or the folder of another stage"
+                )
             saved["training_phases"] = training_phases(args.init_from)
         # 2. overrides, and what "auto" means here: resuming must not depend on a measurement
         config, self.stage_config = override_run(config, stage_config, args.overrides)
-        self.config = replace(config, precision=resolve_precision(config.precision, self.device))
+        if args.resume:
+            run = f"the run {self.folder}"
+            check_kept(run, stage_config, self.stage_config, FIXED_ON_RESUME)
+            if args.preset and of_preset is not None:
+                of_preset = override_run(TrainConfig(), of_preset, args.overrides)[1]
+                unet = tuple(UNetConfig.__dataclass_fields__)
+                check_kept(run, stage_config.unet, of_preset.unet, unet)
+        elif args.init_from:
+            trained = str(args.init_from)
+            check_kept(trained, stage_config, self.stage_config, ("name", "prediction"))
+            check_kept(trained, stage_config.unet, self.stage_config.unet, FIXED_ON_GROWTH)
+        elif self.stage_config.name != args.stage:
+            raise ValueError(f"stage.name={self.stage_config.name}: this is --stage {args.stage}")
+        precision = resolve_precision(config.precision, self.device)
+        # each rank measures, and the first decides
+        bf16 = self.ranks.any(self.ranks.is_main and precision == "bf16", self.device)
+        self.config = replace(config, precision="bf16" if bf16 else "fp32")
         if args.world is not None:
             if args.resume and args.world != self.stage_config.world:
                 raise ValueError(
@@ -295,6 +396,7 @@ class Run:
         # None: the shipped one
         self.text_encoder = {"text_encoder": path, "text_encoder_dtype": dtype}
         self.encoder = TextEncoder.from_pretrained(path or WEIGHTS / "text_encoder", DTYPES[dtype])
+        self.encoder.check_can_be_saved()
         if self.encoder.width != width:
             raise ValueError(
                 f"{path or 'the shipped text encoder'} returns text of width "
@@ -317,6 +419,9 @@ class Run:
             if new := init_from_smaller(self.stage, load_stage(args.init_from)):
                 self.log(f"new layers, which add nothing at first: {', '.join(new)}")
         elif tensors is not None:
+            shapes = {k: v.shape for k, v in self.stage.net.state_dict().items()}
+            for name in ("weights", "ema"):
+                check_tensors(f"{name} of the checkpoint", tensors[name], shapes)
             self.stage.net.load_state_dict(tensors["weights"])
         # 3. on the device
         if args.text_cache:
@@ -341,7 +446,10 @@ class Run:
             self.ema.weights = {
                 k: distribute_like(v, self.ema.weights[k]) for k, v in tensors["ema"].items()
             }
-            restore_optimizers(self.optimizers, tensors["optimizer"])
+            if (before := self.saved["train"].get("optimizer")) == config.optimizer:
+                restore_optimizers(self.optimizers, tensors["optimizer"])
+            else:
+                self.log(f"the optimizer was {before}; the state of {config.optimizer} starts anew")
 
     def train(self, stop: GracefulStop) -> None:
         """Train to the last step, or until a stop is requested or time is up."""
@@ -391,7 +499,11 @@ class Run:
                 if config.sample_every and (
                     self.step % config.sample_every == 0 or self.step == config.steps
                 ):
-                    self.save_sample_grid(log)
+                    try:
+                        self.save_sample_grid(log)
+                    except Exception as error:  # a step that is done is worth more than its grid
+                        self.stage.train()
+                        self.log(f"step {self.step:,}: no sample grid: {error!r}")
                 # 3. checkpoints
                 if self.step % config.save_every == 0 or last:
                     self.save(log.carried)
@@ -412,12 +524,14 @@ class Run:
             "seconds": round(self.seconds_before_phase + time.monotonic() - self.started, 1),
         }
         source, path = self.data.describe(), getattr(self.data, "path", None)
+        column = getattr(self.data, "caption_column", None)
+        column = {} if column is None else {"caption_column": column}
         state = {
             "step": self.step,
             "training_phases": self.phases,
             "train": to_dict(self.config),
             "stage": to_dict(self.stage_config),
-            "data": source if path is None else {**source, "path": str(path)},
+            "data": source if path is None else {**source, "path": str(path), **column},
             **self.text_encoder,
             "carried": carried,
         }
@@ -443,7 +557,7 @@ class Run:
 
     def save_sample_grid(self, log: Log) -> None:
         """Sample captions of the data with the average weights, and save them as one image. If
-        there is a parser for the images, log how many show their caption.
+        there is a parser for the images and their size, log how many show their caption.
 
         A super-resolution stage gets the true low-resolution images, so that only its own work
         shows.
@@ -451,7 +565,8 @@ class Run:
         unet, indices, correct = self.stage_config.unet, range(SAMPLES), None
         self.stage.eval()
         with self.ema.average_parameters():
-            if getattr(self.data, "has_parser", False):
+            world = find_world(self.stage_config.world)
+            if getattr(self.data, "has_parser", False) and world.can_read(unet.image_size):
                 results = preview(self.stage, self.encoder)
                 images, captions = [r.image for r in results], [r.caption.text for r in results]
                 correct = [r.correct for r in results]
@@ -483,7 +598,8 @@ class Run:
     def _open_data(self, saved: dict | None) -> Dataset:
         """The data that the arguments name; on resuming, by default, the same as before."""
         args, unet = self.args, self.stage_config.unet
-        path = args.data or (saved or {}).get("path")
+        saved = saved or {}
+        path = args.data or saved.get("path")
         data = open_dataset(
             path,
             (unet.image_size, unet.low_res_size),
@@ -493,13 +609,14 @@ class Run:
             args.data_cache,
             progress=self.ranks.is_main,
             world=self.stage_config.world,
+            caption_column=args.caption_column or saved.get("caption_column"),
         )
         if path is None:
             return data
-        source, broken = data.describe(), getattr(data, "broken", ())
+        source, left_out = data.describe(), data.left_out
         self.log(
-            f"{source['images']:,} images in {data.path}"
-            + (f", {len(broken)} broken ones left out" if broken else "")
+            f"{source['images']:,} images in {data.path} ({data.form})"
+            + (f", {len(left_out)} broken ones left out" if left_out else "")
         )
         if args.data is None and source["fingerprint"] != saved["fingerprint"]:
             raise ValueError(
@@ -515,4 +632,4 @@ class Run:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from imagen_mini.training.checkpoint import checkpoints, verify_checkpoint
-from imagen_mini.utils.scripts import script_parser
+from imagen_mini.utils.scripts import run_script, script_parser
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,11 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
             bad += 1
         for checkpoint in tqdm(found, desc=str(run), leave=False):
             problems = verify_checkpoint(checkpoint)
-            megabytes = sum(file.stat().st_size for file in checkpoint.iterdir()) / 10**6
+            files = [file for file in checkpoint.iterdir() if file.is_file()]
+            megabytes = sum(file.stat().st_size for file in files) / 10**6
             tqdm.write(f"{checkpoint}: {'; '.join(problems) or f'intact, {megabytes:.1f} MB'}")
             bad += bool(problems)
     raise SystemExit(min(bad, 1))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

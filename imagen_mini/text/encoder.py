@@ -396,8 +396,8 @@ def _problem(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str 
             "text), so all captions would be alike; add its tokenizer.json, or save the tokenizer "
             "of the model to the same folder"
         )
-    known = model.get_input_embeddings().num_embeddings
-    if (largest := max(vocabulary.values())) >= known:
+    known = getattr(config, "vocab_size", None)
+    if known is not None and (largest := max(vocabulary.values())) >= known:
         return (
             f"its tokenizer is that of another model: token {largest} is beyond the {known} that "
             "the model knows"
