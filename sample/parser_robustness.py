@@ -5,6 +5,8 @@ person to audit.
     python -m sample.parser_robustness --out outputs/parser
     # and audit.png: 200 images of the pipeline, each with what was read
     python -m sample.parser_robustness --out outputs/parser --audit 200
+    # the same for the judge of the world studio
+    python -m sample.parser_robustness --out outputs/studio_judge --world studio
 
 True scenes are rendered and then corrupted. Parsed again, an image is correct (the same scene),
 unreadable (no scene explains it, which costs a model an image but deceives nobody), or misread:
@@ -27,7 +29,8 @@ from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
 from imagen_mini.evaluation.parser_robustness import measure_parser_robustness
 from imagen_mini.evaluation.planted_errors import measure_planted_errors
 from imagen_mini.evaluation.scoring import evaluate
-from imagen_mini.scenes.scene import HELD_OUT_SEED, training_scene
+from imagen_mini.scenes.scene import HELD_OUT_SEED
+from imagen_mini.scenes.world import WORLDS, World, find_world
 from imagen_mini.utils.images import blur
 from imagen_mini.utils.scripts import check_output_folder, integer, run_script, script_parser
 from imagen_mini.viz.measuring import audit_grid, plot_corruptions
@@ -45,9 +48,9 @@ WAYS: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] = {
 }
 
 
-def measure(n: int, size: int, way: str) -> list[dict]:
+def measure(n: int, size: int, way: str, world: World = WORLDS["scenes"]) -> list[dict]:
     """Count correct, unreadable and misread images for each strength of one of WAYS."""
-    return measure_parser_robustness(n, size, *WAYS[way])
+    return measure_parser_robustness(n, size, *WAYS[way], world=world)
 
 
 def audit(args: argparse.Namespace, path: Path) -> None:
@@ -86,12 +89,19 @@ def main(arguments: list[str] | None = None) -> None:
         default=Path("outputs/parser"),
         help="output folder (default: outputs/parser)",
     )
+    parser.add_argument(
+        "--world",
+        choices=[name for name, world in WORLDS.items() if world.has_parser],
+        default="scenes",
+        help="whose images are read (default: scenes)",
+    )
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
+    world = find_world(args.world)
     check_output_folder(args.out)
     found: dict[str, dict[str, list[dict]]] = {}
     for size, way in tqdm([(size, way) for size in SIZES for way in WAYS], desc="corrupted images"):
-        found.setdefault(str(size), {})[way] = measure(args.n, size, way)
+        found.setdefault(str(size), {})[way] = measure(args.n, size, way, world)
     (args.out / "parser.json").write_text(json.dumps(found, indent=1) + "\n")
     save_figure(
         plot_corruptions(
@@ -114,9 +124,9 @@ def main(arguments: list[str] | None = None) -> None:
                 + ", ".join(f"{r['strength']:g}: {r['misread'] / r['n']:.0%}" for r in rows)
             )
     print(args.out / "parser.png")
-    scenes = [training_scene(HELD_OUT_SEED, i) for i in range(args.n)]
+    scenes = [world.training_scene(HELD_OUT_SEED, i) for i in range(args.n)]
     planted = {
-        str(size): measure_planted_errors(scenes, size)
+        str(size): measure_planted_errors(scenes, size, world=world)
         for size in tqdm(SIZES, desc="planted errors")
     }
     (args.out / "planted.json").write_text(json.dumps(planted, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.parse import ParsedScene, parse_image
-from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import HELD_OUT_SEED, Scene, training_scene
+from imagen_mini.scenes.scene import HELD_OUT_SEED, Scene
+from imagen_mini.scenes.world import WORLDS, World
 
 
 def count_shapes(images: Tensor) -> Counter:
@@ -64,12 +65,48 @@ def parse_outcome(scene: Scene, parsed: ParsedScene, size: int) -> str:
     )
 
 
+def fresh_scenes(n: int, world: World, seed: str = "fresh") -> list[Scene]:
+    """Sample scenes of 1 to 5 objects of every kind, held-out combinations included."""
+    rng = random.Random(f"{world.name}/{seed}")
+    return [
+        world.random_scene(rng, exclude_held_out=False, counts=(20, 40, 17, 13, 10))
+        for _ in range(n)
+    ]
+
+
+def count_outcomes(
+    scenes: Sequence[Scene],
+    size: int,
+    world: World,
+    read: Callable[[Tensor], list[ParsedScene]] | None = None,
+    corrupt: Callable[[Tensor], Tensor] = lambda images: images,
+    batch: int = 64,
+) -> dict[str, int]:
+    """Render scenes, corrupt the images, read them again and count OUTCOMES.
+
+    Args:
+        scenes: Scenes of the world.
+        size: The side of the images.
+        world: The world.
+        read: The judge (default: that of the world).
+        corrupt: Images -> images (default: as they are).
+        batch: Images at once (default: 64).
+    """
+    read, found = read or world.parse_image, []
+    for at in range(0, len(scenes), batch):
+        part = scenes[at : at + batch]
+        parsed = read(corrupt(world.render(part, size)))
+        found += [parse_outcome(s, r, size) for s, r in zip(part, parsed, strict=True)]
+    return {name: found.count(name) for name in OUTCOMES}
+
+
 def measure_parser_robustness(
     n: int,
     size: int,
     corrupt: Callable[[Tensor, float], Tensor],
     strengths: Sequence[float],
     batch: int = 64,
+    world: World = WORLDS["scenes"],
 ) -> list[dict]:
     """Measure how often the parser reads corrupted images of true scenes.
 
@@ -79,20 +116,20 @@ def measure_parser_robustness(
         corrupt: The corruption (images, strength) -> images.
         strengths: The strengths to try.
         batch: Images at once (default: 64).
+        world: Of the scenes (default: `scenes`).
 
     Returns:
         For each strength its value, n, the counts of OUTCOMES, and their 95 % `intervals`.
     """
-    scenes, rows = [training_scene(HELD_OUT_SEED, i) for i in range(n)], []
+    scenes, rows = [world.training_scene(HELD_OUT_SEED, i) for i in range(n)], []
     for strength in strengths:
-        found: list[str] = []
-        for at in range(0, n, batch):
-            part = scenes[at : at + batch]
-            found += [
-                parse_outcome(s, r, size)
-                for s, r in zip(part, parse_image(corrupt(render(part, size), strength)))
-            ]
-        counts = {name: found.count(name) for name in OUTCOMES}
+        counts = count_outcomes(
+            scenes,
+            size,
+            world,
+            corrupt=lambda images, by=strength: corrupt(images, by),
+            batch=batch,
+        )
         rows.append(
             {
                 "strength": strength,

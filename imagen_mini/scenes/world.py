@@ -53,7 +53,7 @@ class World:
     name: str
     vocabulary: Vocabulary
     random_scene: Callable[..., Scene]
-    training_scene: Callable[[int, int, Sequence[float]], Scene]
+    training_scene: Callable[..., Scene]
     training_caption: Callable[[Scene, int, int], Caption]
     pack: Callable[[Sequence[Scene]], Any]
     render_packed: Callable[[Any, int, Any], Tensor]
