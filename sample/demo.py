@@ -71,13 +71,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"\n[{i} of {len(PARTS)}] {title} ...", flush=True)
         out = pipe(prompts, seed=args.seed, edit=edit, **options)
         images = list(out.stages.values())[-1]
-        for prompt, image in zip(prompts, images):
-            print(f"  {prompt!r}: {judge_image(prompt, image, pipe.world)}")
         path = args.out / f"{name}.png"
         if len(prompts) == 1:
             out.images[0].save(path)
         else:
             image_grid(list(images), prompts, cell=256).save(path)
+        for prompt, image in zip(prompts, images):
+            print(f"  {prompt!r}: {judge_image(prompt, image, pipe.world)}")
         seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in out.seconds.items())
         print(f"  -> {path}   ({seconds})", flush=True)
 

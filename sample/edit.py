@@ -227,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
         [p.float().cpu() for p in out.stages[stage]]
         for stage in (list(out.stages)[-1], list(out.stages)[0])
     )
-    # 3. Add the difference and the target without an edit, and print what the parser reads.
+    # 3. Add the difference and the target without an edit.
     tiles, labels = (
         images,
         [f"{name}: {prompt}" for name, prompt in zip(["source", *names], prompts)],
@@ -240,8 +240,6 @@ def main(arguments: list[str] | None = None) -> None:
         )
         tiles = [*tiles, difference_image(*images), verdicts[-1][2]]
         labels = [*labels, "difference of source and edit", f"same seed, new prompt: {prompts[1]}"]
-    for name, prompt, image in verdicts:
-        print(f"{name}: {prompt!r}: {judge_image(prompt, image)}")
     # 4. Write the figure: images, then attention maps.
     columns = min(5, len(tiles))
     filler = -len(tiles) % columns  # so that the maps start on a new row
@@ -258,6 +256,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     sheet: Image.Image = image_grid(tiles, labels, columns=columns, cell=256, borders=frames)
     sheet.save(args.out)
+    # 5. Print what the parser reads.
+    for name, prompt, image in verdicts:
+        print(f"{name}: {prompt!r}: {judge_image(prompt, image, pipe.world)}")
     if word is None and args.show_alignment:
         path = args.out.with_stem(args.out.stem + "_alignment")
         plot_alignment(*maps.tokens[:2], args.kind, path)

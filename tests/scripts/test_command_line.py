@@ -220,18 +220,27 @@ def test_an_option_that_workers_refuse_is_one_plain_line_as_well(mistake):
     assert "aug_level 0.9: stage sr_256 was trained with levels from 0 to 0.5" in line
 
 
-def test_the_image_is_written_before_the_parser_sees_it(places, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "script, arguments, file",
+    [
+        ("generate", [CAPTION, "--out", "@a.png"], "a.png"),
+        ("edit", ["replace", *PAIR, "--out", "@a.png"], "a.png"),
+        ("demo", ["--out", "@"], "captions.png"),
+    ],
+)
+def test_the_image_is_written_before_the_parser_sees_it(
+    places, tmp_path, monkeypatch, script, arguments, file
+):
     def fail(*_):
         raise RuntimeError("the parser cannot read images of this size")
 
-    generate = importlib.import_module("sample.generate")
-    monkeypatch.setattr(generate, "judge_image", fail)
-    with pytest.raises(RuntimeError):
-        generate.main(
-            [CAPTION, "--pipeline", str(places / "pipe"), "--steps", "1", "--base-only"]
-            + ["--out", str(tmp_path / "a.png")]
-        )
-    assert (tmp_path / "a.png").stat().st_size > 100
+    module = importlib.import_module(f"sample.{script}")
+    monkeypatch.setattr(module, "judge_image", fail)
+    arguments = [a.replace("@", f"{tmp_path}/") for a in arguments]
+    options = ["--pipeline", str(places / "pipe"), "--steps", "4", "--base-only"]
+    with pytest.raises(RuntimeError, match="cannot read images of this size"):
+        module.main([*arguments, *options])
+    assert (tmp_path / file).stat().st_size > 100
 
 
 @pytest.mark.parametrize(
