@@ -25,7 +25,7 @@ from imagen_mini.scenes.outlines import (
     templates,
     windows,
 )
-from imagen_mini.scenes.render import texture_pattern
+from imagen_mini.scenes.render import CONTRAST, texture_pattern
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GRID, TEXTURES, Scene, SceneObject
 from imagen_mini.utils.morphology import dilate, erode
 
@@ -43,6 +43,7 @@ FLAT = 0.03  # RMS of a texture, below which it is solid; the weakest, dotted, h
 FAINT = 0.01
 # least correlation of the observed texture with a known one; two known ones reach at most 0.58
 LEAST_CORRELATION = 0.75
+OVERDRAWN = 1.5  # how much stronger than the renderer's a texture may be
 # RMS by which the period of a cell differs from the object's mean period, if it shows another
 # texture; and the number of such cells from which on they count
 OTHER_PERIOD, OTHER_CELLS = 0.055, 5
@@ -239,29 +240,9 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
     excess = area - (own & known.around[best]).sum((1, 2))
     place = middle + known.place[best]
 
-    # 7. What the scene leaves unexplained. It allows the background's colour, and near an outline
-    # every mixture with the object's colour that an outline moved by half a pixel could make.
-    # Specks are left out.
-    speck = foreground & (component_areas(labels) < SPECK)
-    empty = ~dilate(foreground, 2)[:, None]
-    base = (small * empty).sum((2, 3)) / empty.sum((2, 3)).clamp(min=1)  # [b, 3], their mean
-    way = (color - base[index])[:, None, None]
-    alpha = ((pixels - base[index][:, None, None]) * way).sum(-1)
-    alpha = alpha / way.square().sum(-1).clamp(min=1e-6)
-    mixed = torch.minimum(torch.maximum(alpha, known.least[best]), known.most[best])
-    mixed = base[index][:, None, None] + mixed[..., None] * way
-    explained = F.pad(base[:, :, None, None].expand_as(small), (WINDOW // 2,) * 4)
-    explained = explained.permute(0, 2, 3, 1).contiguous()
-    of_object = (known.most[best] > 0) & (own | (near <= 0))  # no pixel of a neighbour
-    explained[tuple(part.expand_as(of_object)[of_object] for part in where)] = mixed[of_object]
-    inside = slice(WINDOW // 2, -(WINDOW // 2))
-    explained = explained[:, inside, inside].permute(0, 3, 1, 2)
-    explained = torch.where(dilate(speck)[:, None], small, explained)
-    wrong = unexplained_pixels(small, explained) & usable[:, None, None]
-    wrong_area, wrong_x, wrong_y = largest_component(wrong)
-
-    # 8. Texture, if the image is large enough to show it. One pixel of the 64 px image is one
+    # 7. Texture, if the image is large enough to show it. One pixel of the 64 px image is one
     # period.
+    empty = ~dilate(foreground, 2)[:, None]
     textures = [(0, 1.0, 0.0, 0)] * len(best)
     if size > GRID:
         obj, row, column = (known.interior[best] & (near >= 0)).nonzero().unbind(1)
@@ -281,6 +262,30 @@ def _parse_batch(images: Tensor) -> list[ParsedScene]:
                 )
             )
         )
+
+    # 8. What the scene leaves unexplained. It allows the background's colour, and near an outline
+    # every mixture with the object's colour that an outline moved by half a pixel could make. Where
+    # an outline cuts through the period of a texture, its light and dark do not cancel: a mixture
+    # may be brighter or darker there. Specks are left out.
+    speck = foreground & (component_areas(labels) < SPECK)
+    base = (small * empty).sum((2, 3)) / empty.sum((2, 3)).clamp(min=1)  # [b, 3], their mean
+    way = (color - base[index])[:, None, None]
+    alpha = ((pixels - base[index][:, None, None]) * way).sum(-1)
+    alpha = alpha / way.square().sum(-1).clamp(min=1e-6)
+    cover = torch.minimum(torch.maximum(alpha, known.least[best]), known.most[best])[..., None]
+    mixed = base[index][:, None, None] + cover * way
+    textured = torch.tensor([strength >= FLAT for _, _, strength, _ in textures], device=device)
+    most = OVERDRAWN * CONTRAST * torch.minimum(cover, 1 - cover) * textured[:, None, None, None]
+    mixed = mixed + (pixels - mixed).mean(-1, keepdim=True).clamp(-most, most)
+    explained = F.pad(base[:, :, None, None].expand_as(small), (WINDOW // 2,) * 4)
+    explained = explained.permute(0, 2, 3, 1).contiguous()
+    of_object = (known.most[best] > 0) & (own | (near <= 0))  # no pixel of a neighbour
+    explained[tuple(part.expand_as(of_object)[of_object] for part in where)] = mixed[of_object]
+    inside = slice(WINDOW // 2, -(WINDOW // 2))
+    explained = explained[:, inside, inside].permute(0, 3, 1, 2)
+    explained = torch.where(dilate(speck)[:, None], small, explained)
+    wrong = unexplained_pixels(small, explained) & usable[:, None, None]
+    wrong_area, wrong_x, wrong_y = largest_component(wrong)
 
     # 9. Report objects and problems.
     problems: list[list[str]] = [[] for _ in images]
