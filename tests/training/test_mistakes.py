@@ -14,6 +14,7 @@ from support.tiny_runs import ROOT, environment, log_of, process, train
 
 import imagen_mini.training.checkpoint
 from imagen_mini.cascade.serialization import load_stage
+from imagen_mini.evaluation.scoring import judge_image, judge_images
 from imagen_mini.training.checkpoint import (
     atomic_directory,
     checkpoints,
@@ -432,3 +433,9 @@ def test_a_platform_that_opens_no_folders_and_syncs_no_readers_writes_checkpoint
     tensors, state, _ = load_checkpoint(run)
     save_checkpoint(run, 3, tensors, state)
     assert checkpoints(run)[-1].name == "step_00000003"
+
+
+def test_images_of_a_size_that_cannot_be_read_are_not_judged():
+    image = torch.zeros(3, 32, 32)
+    assert judge_image("a red circle", image).startswith("not judged: images of 32 px cannot be")
+    assert judge_images(["a red circle"], image[None]) == [None]
