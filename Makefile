@@ -3,6 +3,7 @@
 # make test-all   all tests: the notebooks and what takes long, too
 # make lint       ruff and mypy
 # make oldest     imports and samples with the oldest versions that setup.cfg allows
+# make assignments  builds the graded assignments in outputs/assignments, and checks all of it
 # make notebooks  opens the notebooks in Jupyter
 # All create .venv on first use and reuse it after.
 
@@ -16,7 +17,7 @@ PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 export HF_HUB_OFFLINE ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-all lint oldest notebooks clean
+.PHONY: demo test test-all lint oldest assignments notebooks clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +49,9 @@ oldest:
 	$(PYTHON) -m venv --clear $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check --constraint tests/oldest.txt .
 	$(VENV)-oldest/bin/python tests/check_oldest.py
+
+assignments: $(VENV)/.test
+	$(PY) -m imagen_mini.course.release --all --out outputs/assignments
 
 notebooks: $(VENV)/.notebooks
 	$(PY) -m jupyterlab notebooks

@@ -1,0 +1,226 @@
+"""Build the archives of an assignment from the package itself.
+
+    python -m imagen_mini.course.build hw1 --out handout/
+
+writes three zips. The student's is the package with holes where the answers go. The grader's is
+what Gradescope takes, and can be unpacked and run anywhere. The solution is the student's with the
+holes filled, and the page for instructors. The same tree always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from imagen_mini.course.assignment import (
+    ASSIGNMENTS,
+    PACKAGE,
+    Assignment,
+    ManifestError,
+    assignment_names,
+    closure,
+    imported_modules,
+    load_assignment,
+    module_name,
+    read_module,
+    reference_code,
+    with_hole,
+)
+
+ROOT = PACKAGE.parent
+EXECUTABLE = ("run_autograder", "setup.sh")
+STORED = (".safetensors", ".png")
+
+
+def read_file(path: str) -> bytes:
+    """A file of the repository.
+
+    Raises:
+        ManifestError: It is not there.
+    """
+    try:
+        return (ROOT / path).read_bytes()
+    except OSError:
+        raise ManifestError(
+            f"{path} is missing; assignments are built from a clone of the repository"
+        ) from None
+
+
+def requirements(names: Sequence[str] = ()) -> str:
+    """The package's dependencies by setup.cfg, one a line.
+
+    Args:
+        names: Only these (default: all of them).
+    """
+    setup = configparser.ConfigParser()
+    setup.read_string(read_file("setup.cfg").decode())
+    rows = setup["options"]["install_requires"].split()
+    kept = [r for r in rows if not names or r.split(">")[0].split("=")[0] in names]
+    return "\n".join(kept) + "\n"
+
+
+def _assignment_file(assignment: Assignment, name: str) -> bytes:
+    return read_file(f"{(assignment.folder / name).relative_to(ROOT).as_posix()}")
+
+
+def points_of(assignment: Assignment) -> str:
+    """The points of an assignment as a Markdown table."""
+    rows = ["| | what | file | points |", "|---|---|---|---|"]
+    for q in assignment.questions:
+        file = q.file.removeprefix("imagen_mini/")
+        rows.append(f"| {q.number} | `{q.function}` | `{file}` | {q.points:g} |")
+    for kind, names in (("figure", assignment.figures), ("written", assignment.written)):
+        rows += [f"| {kind} | {name} | | {points:g} |" for name, points in names.items()]
+    return "\n".join([*rows, f"| all | | | {assignment.points:g} |"])
+
+
+def handout(assignment: Assignment) -> str:
+    """The handout, with its table of points."""
+    text = _assignment_file(assignment, "handout.md").decode("utf-8")
+    if "{points}" not in text:
+        raise ManifestError(f"{assignment.name}/handout.md has no place {{points}} for the table")
+    return text.replace("{points}", points_of(assignment))
+
+
+def student_files(
+    assignment: Assignment, weights: bool = True, solved: bool = False
+) -> dict[str, bytes]:
+    """What students get, by path.
+
+    Args:
+        assignment: Which one.
+        weights: With the large files that the manifest names (default: True).
+        solved: With the package's own functions in place of the holes (default: False).
+
+    Raises:
+        ManifestError: The manifest does not fit the package.
+    """
+    top = assignment.name
+    measurements = read_module(f"imagen_mini.course.assignments.{top}.measurements")
+    modules = closure({*assignment.roots, *imported_modules(measurements)})
+    sources = {module_name(m): read_module(m) for m in modules}
+    for question in assignment.questions:
+        if question.file not in sources:
+            raise ManifestError(f"{question.file} is not among what students get: add it to roots")
+        if not solved:
+            sources[question.file] = with_hole(sources[question.file], assignment, question)
+    files = {path: text.encode() for path, text in sources.items()}
+    for name in assignment.files:
+        path = ROOT / name
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for p in inside:
+            relative = p.relative_to(ROOT).as_posix()
+            hidden = any(part[0] in "._" for part in p.relative_to(ROOT).parts)
+            if not hidden and (weights or "imagen_mini/weights" not in relative):
+                files[relative] = read_file(relative)
+    files |= {
+        "README.md": handout(assignment).encode(),
+        "requirements.txt": (requirements() + "pytest>=8\n").encode(),
+        "measurements.py": measurements.encode(),
+        f"tests/test_{top}.py": _assignment_file(assignment, "student_tests.py"),
+        "figures.py": _assignment_file(assignment, "figures.template"),
+        "answers.toml": _assignment_file(assignment, "answers.template"),
+        "written.md": _assignment_file(assignment, "written.template"),
+    }
+    return {f"{top}/{path}": data for path, data in files.items()}
+
+
+def solution_files(assignment: Assignment, weights: bool = True) -> dict[str, bytes]:
+    """The student's files with the holes filled, the solutions on one page, and the page for
+    instructors.
+    """
+    lines = [f"# {assignment.name}: {assignment.title}, solutions", ""]
+    for q in assignment.questions:
+        lines += [f"## {q.number}. `{q.function}`, {q.file}", "", "```python"]
+        lines += [reference_code(q).rstrip(), "```", ""]
+    files = student_files(assignment, weights, solved=True)
+    files[f"{assignment.name}/solutions.md"] = "\n".join(lines).encode()
+    files[f"{assignment.name}/instructor.md"] = _assignment_file(assignment, "instructor.md")
+    return files
+
+
+def grader_files(assignment: Assignment) -> dict[str, bytes]:
+    """What grades: laid out as Gradescope's autograder zip, and usable without it."""
+    here = f"imagen_mini.course.assignments.{assignment.name}"
+    parts = {f"{here}.{part}" for part in ("calls", "cases", "measurements")}
+    modules = closure(
+        {"imagen_mini.course.grade", *parts, *(q.module for q in assignment.questions)}
+    )
+    files = {module_name(m): read_module(m).encode() for m in sorted(modules)}
+    for name in ("manifest.toml", "mistakes.toml", "forms.toml"):
+        path = (assignment.folder / name).relative_to(ROOT).as_posix()
+        files[path] = read_file(path)
+    for name in EXECUTABLE:
+        path = (ASSIGNMENTS.parent / "gradescope" / name).relative_to(ROOT).as_posix()
+        files[name] = read_file(path).replace(b"{assignment}", assignment.name.encode())
+    needed = ("torch", "einops", "numpy", "Pillow", "safetensors", "tqdm")
+    files["requirements.txt"] = requirements(needed).encode()
+    return files
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> None:
+    """Write an archive whose bytes follow from its files alone: sorted, without dates or owners."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in sorted(files):
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system = 3
+            info.external_attr = (0o100755 if name in EXECUTABLE else 0o100644) << 16
+            stored = name.endswith(STORED)
+            info.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
+            archive.writestr(info, files[name])
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files by path into a folder."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def build(name: str, out: Path) -> list[Path]:
+    """Write the three archives of an assignment.
+
+    Args:
+        name: The name of the assignment.
+        out: The folder for them; made if it does not exist.
+
+    Returns:
+        Their paths: for students, for the grader, the solution.
+
+    Raises:
+        ManifestError: The manifest does not fit the package.
+    """
+    assignment = load_assignment(name)
+    made = {
+        "student": student_files(assignment),
+        "grader": grader_files(assignment),
+        "solution": solution_files(assignment),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind, files in made.items():
+        paths.append(out / f"{name}-{kind}.zip")
+        write_zip(paths[-1], files)
+    return paths
+
+
+def _main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("assignment", choices=assignment_names(), help="which assignment")
+    parser.add_argument("--out", type=Path, required=True, help="the folder for the archives")
+    args = parser.parse_args(argv)
+    try:
+        for path in build(args.assignment, args.out):
+            print(f"{path}  {path.stat().st_size / 2**20:.1f} MB")
+    except ManifestError as error:
+        raise SystemExit(f"error: {error}") from None
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(_main())

@@ -1,0 +1,307 @@
+"""Build assignments, and refuse a release that would be unfair or give a solution away.
+
+    python -m imagen_mini.course.release hw1                      # the checks alone
+    python -m imagen_mini.course.release --all --out outputs/assignments
+
+A release needs: all points for the reference, in its own folder and by its own figures; none for
+the blank handout, for constants and for random answers; points lost by every planted mistake in its
+own question and nowhere else; all points for correct answers in other forms; nothing for
+submissions that cheat or do harm; no solution in what students get; the same bytes from every
+build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from imagen_mini.course.assignment import (
+    PACKAGE,
+    Assignment,
+    ManifestError,
+    Variant,
+    assignment_names,
+    load_assignment,
+    load_variants,
+    read_module,
+    with_body,
+    with_code,
+)
+from imagen_mini.course.build import (
+    build,
+    grader_files,
+    solution_files,
+    student_files,
+    write_files,
+)
+from imagen_mini.course.grade import Grader, PointsRow
+from imagen_mini.course.holes import find_function
+from imagen_mini.course.leaks import find_leaks
+from imagen_mini.course.sandbox import Sandbox
+from imagen_mini.course.submission import Submission
+
+STUDENT = "a.student@example.org"
+LEAST_MISTAKES, LEAST_FORMS = 12, 8
+
+# Bodies that cheat or do harm, for the first question. {reference}: a file with the answer.
+ATTACKS = {
+    "ends the program": "raise SystemExit(0)",
+    "ends the process": "import os\nos._exit(0)",
+    "kills the grader": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
+    "computes for ever": "while True:\n    pass",
+    "takes all memory": "return torch.ones(10**10).sum(), torch.ones(10**10).sum()",
+    "starts processes": "import os\nwhile True:\n    os.fork()",
+    "runs a command": "import subprocess\nsubprocess.run(['touch', '{harm}'])",
+    "writes a gigabyte": (
+        "with open('{harm}', 'wb') as file:\n"
+        "    for _ in range(1024):\n        file.write(bytes(2**20))"
+    ),
+    "writes into its results": (
+        "import os\nfor handle in range(3, 64):\n    try:\n        os.write(handle, bytes(10**8))\n"
+        "    except OSError:\n        pass\nreturn log_snr"
+    ),
+    "opens a socket": "import socket\nsocket.create_connection(('192.0.2.1', 80), 1)",
+    "reads the reference": (
+        "import importlib.util\n"
+        "spec = importlib.util.spec_from_file_location('other', '{reference}')\n"
+        "module = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "return module.{function}({arguments})"
+    ),
+    "patches comparison": (
+        "torch.allclose = torch.equal = lambda *a, **k: True\n"
+        "torch.Tensor.__eq__ = lambda *a: True\nreturn 0.0"
+    ),
+    "returns no tensor": "return 'correct'",
+}
+
+
+class Checked:
+    """Grades variants of the reference submission.
+
+    Args:
+        grader: Of the assignment.
+        reference: The files of a submission with all points, by path.
+        folder: Where submissions are written.
+    """
+
+    def __init__(self, grader: Grader, reference: dict[str, bytes], folder: Path):
+        self.grader, self.reference, self.folder = grader, reference, folder
+        self.count = 0
+
+    def code_rows(self, variant: Variant | None = None) -> dict[str, PointsRow]:
+        """The rows of all code questions, with the function of one replaced."""
+        self.count += 1
+        files = {p: b for p, b in self.reference.items() if "/imagen_mini/" in f"/{p}"}
+        files = {p: b for p, b in files.items() if p.endswith(".py")}
+        if variant:
+            question = self.grader.assignment.question(variant.question)
+            path = f"{self.grader.assignment.name}/{question.file}"
+            text = with_code(self.reference[path].decode(), question, variant.code)
+            files[path] = text.encode()
+        folder = self.folder / f"submission{self.count}"
+        used = {f"{self.grader.assignment.name}/{q.file}" for q in self.grader.assignment.questions}
+        write_files(folder, {p: b for p, b in files.items() if p in used})
+        submission = Submission(folder)
+        questions = self.grader.assignment.questions
+        return {q.name: self.grader.grade_question(q, submission) for q in questions}
+
+
+def lost_points(rows: dict[str, PointsRow]) -> dict[str, float]:
+    """The points that each question lost, where it lost any."""
+    return {n: r.points - r.score for n, r in rows.items() if r.score < r.points}
+
+
+def check_code(checked: Checked) -> Iterator[str]:
+    """What is wrong with the grading of code: mistakes, other forms, and constant answers."""
+    grader = checked.grader
+    if lost := lost_points(checked.code_rows()):
+        yield f"the reference loses points: {lost}"
+    mistakes, forms = (load_variants(grader.assignment, k) for k in ("mistakes", "forms"))
+    if len(mistakes) < LEAST_MISTAKES or len(forms) < LEAST_FORMS:
+        yield (
+            f"there are {len(mistakes)} planted mistakes and {len(forms)} other forms; expected at "
+            f"least {LEAST_MISTAKES} and {LEAST_FORMS}"
+        )
+    for name in {q.name for q in grader.assignment.questions} - {m.question for m in mistakes}:
+        yield f"no mistake is planted in the question {name}"
+    for mistake in mistakes:
+        lost = lost_points(checked.code_rows(mistake))
+        if list(lost) != [mistake.question]:
+            yield f"the mistake {mistake.title!r} in {mistake.question} loses {lost or 'nothing'}"
+    for form in forms:
+        if lost := lost_points(checked.code_rows(form)):
+            yield f"the correct form {form.title!r} of {form.question} loses {lost}"
+    for question in grader.assignment.questions:
+        if not question.constants:
+            yield f"no constant answers are listed for the question {question.name}"
+        for body in question.constants:
+            variant = Variant(question.name, body, with_body(question, body))
+            if score := checked.code_rows(variant)[question.name].score:
+                yield f"{question.name}: {body!r} gets {score} points"
+
+
+def check_attacks(checked: Checked, titles: Sequence[str] = tuple(ATTACKS)) -> Iterator[str]:
+    """What submissions that cheat or do harm gain, or break.
+
+    Args:
+        checked: Grades them.
+        titles: Which of ATTACKS (default: all).
+    """
+    question = checked.grader.assignment.questions[0]
+    harm = checked.folder / "harm"
+    reference = PACKAGE.parent / question.file
+    function = find_function(read_module(question.module), question.function)
+    arguments = ", ".join(a.arg for a in function.args.args)
+    for title in titles:
+        body = ATTACKS[title]
+        names = {"reference": reference, "harm": harm, "function": question.function}
+        for key, value in {**names, "arguments": arguments}.items():
+            body = body.replace("{" + key + "}", str(value))
+        rows = checked.code_rows(Variant(question.name, title, with_body(question, body)))
+        if rows[question.name].score:
+            yield f"a submission that {title} gets {rows[question.name].score} points"
+        if others := lost_points({n: r for n, r in rows.items() if n != question.name}):
+            yield f"a submission that {title} makes other questions lose {others}"
+        if harm.exists():
+            yield f"a submission that {title} wrote a file"
+            harm.unlink()
+
+
+def _python(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment | {"HOME": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def check_folders(assignment: Assignment, grader: Grader, folder: Path) -> Iterator[str]:
+    """What is wrong with the handout as it is, and with the solution by its own figures."""
+    name = assignment.name
+    # 1. The blank one: it imports, its tests ask for what is missing, and it gets nothing.
+    blank = folder / "blank"
+    write_files(blank, student_files(assignment, weights=False))
+    modules = ", ".join(assignment.roots)
+    done = _python(blank / name, "-c", f"import {modules}, measurements")
+    if done.returncode:
+        yield f"the handout cannot be imported: {done.stderr[-500:]}"
+    done = _python(blank / name, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
+    if " passed" in done.stdout or "NotImplementedError" not in done.stdout:
+        yield f"tests of the blank handout: {done.stdout[-500:]}"
+    scores = {r.name: r.score for r in grader.grade(Submission(blank)) if r.score}
+    if scores:
+        yield f"the blank handout gets {scores}"
+    # 2. The solution: its tests pass, its figures are made, and it gets everything.
+    solved = folder / "solved"
+    write_files(solved, solution_files(assignment))
+    done = _python(solved / name, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
+    if done.returncode:
+        yield f"tests of the solution: {done.stdout[-1000:]}"
+    done = _python(solved / name, "figures.py", "--student", STUDENT)
+    if done.returncode:
+        yield f"figures of the solution: {done.stderr[-1000:]}"
+    answers = getattr(grader.cases, f"{name}_written_answers")(STUDENT)
+    lines = [f'student = "{STUDENT}"', "[written]", *(f"{k} = {v!r}" for k, v in answers.items())]
+    (solved / name / "answers.toml").write_text("\n".join(lines) + "\n")
+    rows = grader.grade(Submission(solved))
+    if lost := lost_points({r.name: r for r in rows}):
+        reasons = [reason for r in rows for reason in r.reasons]
+        yield f"the solution loses {lost}: {reasons}"
+    if sum(r.points for r in rows) != 100:
+        yield f"there are {sum(r.points for r in rows)} points in all; expected 100"
+
+
+def check_release(name: str, attacks: bool = True, folders: bool = True) -> list[str]:
+    """Everything that speaks against a release of an assignment, in words.
+
+    Args:
+        name: The name of the assignment.
+        attacks: With submissions that cheat or do harm (default: True).
+        folders: With the handout and the solution as folders, figures included (default: True).
+    """
+    problems = []
+    assignment = load_assignment(name)
+    reference = student_files(assignment, weights=False, solved=True)
+    problems += find_leaks(assignment, student_files(assignment, weights=False))
+    again = load_assignment(name)
+    if student_files(again, weights=False) != student_files(assignment, weights=False):
+        problems.append("two builds differ")
+    grader_files(assignment)
+    with tempfile.TemporaryDirectory(prefix="imagen_mini_release_") as place:
+        folder = Path(place)
+        with Sandbox(assignment.preload, assignment.seconds, assignment.megabytes) as sandbox:
+            grader = Grader(assignment, sandbox)
+            problems += check_code(Checked(grader, reference, folder / "code"))
+            if folders:
+                problems += check_folders(assignment, grader, folder)
+        if attacks:
+            with Sandbox(assignment.preload, 1, assignment.megabytes, wall=20) as sandbox:
+                grader = Grader(assignment, sandbox)
+                problems += check_attacks(Checked(grader, reference, folder / "attacks"))
+    return problems
+
+
+def mistakes_table(name: str) -> str:
+    """The planted mistakes as a Markdown table: what each loses, and whether it gets its hint."""
+    assignment = load_assignment(name)
+    lines = [
+        "| question | planted mistake | points lost | of | hint given |",
+        "|---|---|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory() as place, Sandbox(assignment.preload) as sandbox:
+        grader = Grader(assignment, sandbox)
+        reference = student_files(assignment, weights=False, solved=True)
+        checked = Checked(grader, reference, Path(place))
+        for mistake in load_variants(assignment, "mistakes"):
+            row = checked.code_rows(mistake)[mistake.question]
+            hint = bool(mistake.hint) and any(mistake.hint in r for r in row.reasons)
+            lines.append(
+                f"| {mistake.question} | {mistake.title} | {row.points - row.score:g} | "
+                f"{row.points:g} | {'yes' if hint else 'no'} |"
+            )
+    return "\n".join(lines)
+
+
+def _main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("assignments", nargs="*", help=f"of {', '.join(assignment_names())}")
+    parser.add_argument("--all", action="store_true", help="all assignments that exist")
+    parser.add_argument("--out", type=Path, help="a folder for the archives of what is released")
+    parser.add_argument("--mistakes", action="store_true", help="print the planted mistakes only")
+    args = parser.parse_args(argv)
+    names = assignment_names() if args.all else args.assignments
+    if not names:
+        parser.error("name an assignment, or pass --all")
+    refused = 0
+    for name in names:
+        start = time.perf_counter()
+        try:
+            if args.mistakes:
+                print(mistakes_table(name))
+                continue
+            problems = check_release(name)
+            if not problems and args.out:
+                for path in build(name, args.out):
+                    print(f"{path}  {path.stat().st_size / 2**20:.1f} MB")
+        except ManifestError as error:
+            problems = [str(error)]
+        refused += bool(problems)
+        said = "refused" if problems else "ready for release"
+        print(f"{name}: {said} ({time.perf_counter() - start:.0f} s)")
+        for problem in problems:
+            print(f"  - {problem}")
+    return 1 if refused else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(_main())
