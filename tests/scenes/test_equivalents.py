@@ -373,6 +373,6 @@ def test_each_image_has_an_equivalent_or_a_contradiction_or_neither_and_none_wit
 @pytest.mark.parametrize("equivalent, contradiction", [(-0.1, 0.0), (0.0, -0.1), (0.6, 0.5)])
 def test_shares_that_are_none_are_an_error(equivalent, contradiction):
     with pytest.raises(
-        ValueError, match="equivalent_prob .*, contradiction_prob .*: expected shares of all images"
+        ValueError, match="_prob must be at least 0|_prob .*: expected shares of all images"
     ):
         TrainConfig(equivalent_prob=equivalent, contradiction_prob=contradiction)

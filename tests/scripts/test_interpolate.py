@@ -22,7 +22,11 @@ def two(tmp_path, randomize_zero_init):
         save_stage(
             randomize_zero_init(DiffusionStage(CONFIG)),
             tmp_path / name,
-            {"training_phases": [{"steps": 10 * (i + 1)} for i in range(phases)]},
+            {
+                "training_phases": [
+                    {"steps": 10 * (i + 1), "seconds": 1.0, "train": {}} for i in range(phases)
+                ]
+            },
         )
     return tmp_path
 
