@@ -578,16 +578,14 @@ class Run:
         self.stage.train()
         if not self.ranks.is_main:
             return
+        # the score first: it is part of the log, whatever becomes of the image
         file = self.folder / f"samples_{self.step:08d}.png"
-        image_grid(images, captions, columns=8, cell=128, borders=correct).save(file)
         if correct:
             score = sum(correct) / len(correct)
             log.write(self.step, {"score": round(score, 4)})
-            log.bar.write(
-                f"step {self.step}: {score:.0%} of the samples show their caption ({file})"
-            )
-        else:
-            log.bar.write(f"step {self.step}: {file}")
+        image_grid(images, captions, columns=8, cell=128, borders=correct).save(file)
+        said = f"{score:.0%} of the samples show their caption ({file})" if correct else f"{file}"
+        log.bar.write(f"step {self.step}: {said}")
 
     def log(self, *lines: str) -> None:
         """Print lines, once for all ranks."""

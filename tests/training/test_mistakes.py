@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.tiny_runs import ROOT, environment, log_of, process, train
 
@@ -161,6 +162,15 @@ def test_a_grid_that_fails_costs_no_step(tmp_path, monkeypatch, capsys):
     train(tmp_path / "run", "steps=2", "sample_every=1")
     assert "step 1: no sample grid: ZeroDivisionError('no image today')" in capsys.readouterr().out
     assert load_checkpoint(tmp_path / "run")[1]["step"] == 2
+
+
+def test_an_image_that_cannot_be_written_leaves_its_score_in_the_log(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    train(tmp_path / "run", "steps=1", "sample_every=1", "stage.num_inference_steps=1")
+    assert [line["step"] for line in read_log(tmp_path / "run") if "score" in line] == [1]
 
 
 # ---------------------------------------------------------------- the log is data
