@@ -29,6 +29,11 @@ from imagen_mini.scenes.render import CONTRAST, texture_pattern
 from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, GRID, TEXTURES, Scene, SceneObject
 from imagen_mini.utils.morphology import dilate, erode
 
+# What is measured with the parser says its version. Version 1 looked at outlines and at the colour
+# of most pixels alone. It read a scene where an object had a hole, a second colour or a second
+# texture, and where there was a ghost.
+PARSER_VERSION = 2
+
 # Colours are in [0, 1] here, and their differences are Euclidean.
 TOLERANCE = 0.14  # half of the least distance in the palette (red to orange, 0.28)
 LEAST_BACKGROUND = 0.25  # least share of the image that its background explains

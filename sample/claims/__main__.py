@@ -28,6 +28,7 @@ from pathlib import Path
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.config import PRESETS
+from imagen_mini.scenes.parse import PARSER_VERSION
 from imagen_mini.utils.scripts import run_script
 from imagen_mini.viz.image_grid import quantize_colors
 from sample.claims import report
@@ -218,6 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
             found[e.name] = {
                 "settings": settings[e.name],
                 "command": command_of(e, args),
+                "parser": PARSER_VERSION,
                 "seconds": round(time.perf_counter() - start, 1),
                 "numbers": numbers,
             }
@@ -268,10 +270,13 @@ def command_of(e: Experiment, args: argparse.Namespace) -> str:
 
 
 def is_kept(e: Experiment, settings: dict, found: dict, out: Path) -> bool:
-    """Return True if an experiment was measured with these settings and its images are there."""
+    """Return True if an experiment was measured with these settings and this parser, and its images
+    are there.
+    """
     return (
         e.name in found
         and found[e.name]["settings"] == settings
+        and found[e.name].get("parser", 1) == PARSER_VERSION
         and all((out / f"{e.name}{end}.png").is_file() for end in ("", "_images"))
     )
 

@@ -173,7 +173,7 @@ def plot_fixed(numbers: dict, path: Path) -> None:
         bars(ax, rows)
     for (name, rows), style in zip(numbers["layout_within"].items(), STYLES):
         plot_accuracy(axes[2], list(TOLERANCES), rows, name, style)
-    axes[2].set_xlabel("an object may have moved by, in 1/64 of the width")
+    axes[2].set_xlabel("moved by at most, in 1/64")
     percent_axis(axes[2])
     save_figure(fig, path)
 

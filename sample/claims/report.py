@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from imagen_mini import ImagenPipeline
+from imagen_mini.scenes.parse import PARSER_VERSION
 from imagen_mini.utils.configuration import to_dict
 from sample.claims.claim import FAILS, HOLDS, LEVEL, MEANINGFUL, UNCLEAR, Experiment, Verdict
 
@@ -21,7 +22,7 @@ INTRODUCTION = f"""# The papers' claims in miniature
 Measured on a built-in world of plain shapes, whose images an exact parser can read. What is found
 here need not be true of photographs, nor the other way round.
 
-The rules were written down before the runs:
+The rules, fixed before a run. What version 1 of the parser judged was run before rules 4, 6 and 7:
 
 1. **{HOLDS}**: the 95 % interval of the difference lies on the claim's side of 0.
 2. **{FAILS}**: it lies on the other side, or excludes even a gain of {100 * MEANINGFUL:.0f} points
@@ -128,6 +129,11 @@ def page(experiments: tuple[Experiment, ...], found: dict) -> str:
             if name != "n"
         )
         time = f"It took {entry['seconds']:.0f} s{', besides training' if e.variants else ''}."
+        if entry.get("parser", 1) != PARSER_VERSION:
+            time += (
+                f" The images were judged by version {entry.get('parser', 1)} of the parser, and "
+                f"not by version {PARSER_VERSION} (see `imagen_mini/scenes/parse.py`)."
+            )
         parts = [
             f"## {e.name}",
             f"{e.method} Here n = {entry['settings']['n']} ({settings}). {time}",
