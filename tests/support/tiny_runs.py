@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,12 @@ def environment():
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
+def default_signals():
+    """Undo what nohup and background jobs of a shell do, who ignore signals that tests send."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def process(folder, *options, script=("-m", "train.train"), **more):
     return subprocess.Popen(
         [sys.executable, *script, "--stage", "base", "--output-dir", str(folder), *TINY, *options],
@@ -47,6 +54,7 @@ def process(folder, *options, script=("-m", "train.train"), **more):
         stderr=subprocess.STDOUT,
         text=True,
         env=environment(),
+        preexec_fn=default_signals,
         **more,
     )
 

@@ -386,13 +386,16 @@ def test_files_have_the_permissions_that_the_user_gives_to_new_files(tmp_path):
 def test_a_run_whose_reader_is_gone_still_saves(tmp_path, number):
     """`python -m train.train ... | tee log`: the signal ends the reader as well."""
     run = process(tmp_path / "run", "steps=4000", "save_every=100000")
-    deadline = time.monotonic() + 300
-    while not ((tmp_path / "run" / "log.jsonl").is_file() and log_of(tmp_path / "run")):
-        assert run.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    run.stdout.close()
-    run.send_signal(number)
-    assert run.wait(timeout=300) == 0
+    try:
+        deadline = time.monotonic() + 300
+        while not ((tmp_path / "run" / "log.jsonl").is_file() and log_of(tmp_path / "run")):
+            assert run.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        run.stdout.close()
+        run.send_signal(number)
+        assert run.wait(timeout=300) == 0
+    finally:
+        run.kill()
     assert load_checkpoint(tmp_path / "run")[1]["step"] >= 3
 
 
