@@ -101,7 +101,8 @@ def corrupt(
         ids: its tokens, without the end token.
         rng: decides which spans are hidden.
         first_sentinel: the number of the first sentinel; the others follow it.
-        rate: share of tokens that are hidden, on average.
+        rate: rate / mean_span is the chance that a span begins at a token. After a span one token
+            is always kept, so the defaults hide a fifth of the tokens and not a quarter.
         mean_span: tokens in a hidden span, on average.
 
     Returns:
