@@ -291,7 +291,8 @@ def test_demo_writes_its_three_images(folder, tmp_path, capsys):
     assert "s in all" in capsys.readouterr().out
 
 
-def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, capsys):
+def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "SEARCHED", 300)
     report = f"{folder}/report.json"
     evaluate.main(
         [
