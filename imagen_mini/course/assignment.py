@@ -109,6 +109,8 @@ class Assignment:
         preload: Libraries that the calls import, loaded before a submission is locked in.
         seconds: The CPU time that one question may take.
         megabytes: The memory that one question may take beyond that of PyTorch.
+        replaced: Functions that students get in another form, since the package's own would give an
+            answer away.
         shared: Lines of solutions that other functions of the package have as well, each with the
             reason why it gives nothing away.
     """
@@ -125,6 +127,7 @@ class Assignment:
     preload: tuple[str, ...] = ()
     seconds: float = 10.0
     megabytes: int = 1000
+    replaced: tuple[tuple[Question, str], ...] = ()
     shared: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -176,6 +179,12 @@ def load_assignment(name: str) -> Assignment:
         module, _, function = row.pop("function").partition(":")
         row["constants"] = tuple(row.get("constants", ()))
         questions.append(Question(number, module=module, function=function, **row))
+    replaced = []
+    for row in values.pop("replaced", []):
+        module, _, function = row["function"].partition(":")
+        given = Question(0, function, module, function, 0)
+        replaced.append((given, with_body(given, row["body"])))
+    values["replaced"] = tuple(replaced)
     for key in ("roots", "files", "preload"):
         values[key] = tuple(values.get(key, ()))
     assignment = Assignment(name, questions=tuple(questions), **values)

@@ -27,6 +27,7 @@ from imagen_mini.course.assignment import (
     module_name,
     read_module,
     reference_code,
+    with_code,
     with_hole,
 )
 
@@ -102,6 +103,8 @@ def student_files(
     measurements = read_module(f"imagen_mini.course.assignments.{top}.measurements")
     modules = closure({*assignment.roots, *imported_modules(measurements)})
     sources = {module_name(m): read_module(m) for m in modules}
+    for given, code in assignment.replaced:
+        sources[given.file] = with_code(sources[given.file], given, code)
     for question in assignment.questions:
         if question.file not in sources:
             raise ManifestError(f"{question.file} is not among what students get: add it to roots")

@@ -111,6 +111,17 @@ def expectation(call, case: dict, relative: bool = False) -> Expected:
     return Expected(tuple(exact), tuple(allowed))
 
 
+def expectation_of(mistake: Outcome, expected: Expected) -> Expected:
+    """What a mistake makes of a case, as something that an answer can be compared with."""
+    if mistake.error:
+        return Expected(error=mistake.error.partition(":")[0])
+    tensors = tuple(t.double() for t in mistake.tensors)
+    allowed = expected.allowed
+    if [t.shape for t in tensors] != [a.shape for a in allowed]:
+        allowed = tuple((LEAST * t.abs().amax()).expand_as(t) if t.numel() else t for t in tensors)
+    return Expected(tensors, allowed)
+
+
 def differs(seen: Outcome, expected: Expected, case: dict) -> str:
     """What is wrong with an outcome, in words; "" if nothing is."""
     if expected.error:
@@ -263,19 +274,12 @@ class Grader:
                 continue
             source = with_code(read_module(question.module), question, mistake.code)
             same = self.outcomes(question, source)[number]
-            if all(not o.error or e.error for o, e in zip(same, expected)) and any(
-                differs(o, e, c) for o, e, c in zip(same, expected, cases)
-            ):
-                as_mistake = [
-                    Expected(tuple(t.double() for t in o.tensors), e.allowed, e.error)
-                    if len(o.tensors) == len(e.allowed)
-                    else e
-                    for o, e in zip(same, expected)
-                ]
-                if not any(
-                    differs(s, m, c) for s, m, c in zip(outcomes[number], as_mistake, cases)
-                ):
-                    return mistake.hint
+            wrong = any(differs(o, e, c) for o, e, c in zip(same, expected, cases))
+            if not wrong or all(o.error for o in same):
+                continue
+            as_mistake = [expectation_of(o, e) for o, e in zip(same, expected)]
+            if not any(differs(s, m, c) for s, m, c in zip(outcomes[number], as_mistake, cases)):
+                return mistake.hint
         return ""
 
     def grade(self, submission: Submission, students: Collection[str] = ()) -> list[PointsRow]:
@@ -305,7 +309,13 @@ class Grader:
                     share, reasons = grade_part(name, submission, students)
                     row.score = round(min(max(share, 0.0), 1.0) * points, 2)
                     row.reasons = [printable(r) for r in reasons]
-                except (SubmissionError, ValueError, KeyError, TypeError, OSError) as error:
+                except (
+                    SubmissionError,
+                    ValueError,
+                    LookupError,
+                    TypeError,
+                    RecursionError,
+                ) as error:
                     row.reasons = [printable(f"{type(error).__name__}: {error}")]
                 rows.append(row)
         return rows

@@ -106,7 +106,8 @@ def find_leaks(assignment: Assignment, files: dict[str, bytes]) -> Iterator[str]
             wanted.setdefault(expression, name)
             sizes.add(size)
     for line in assignment.shared:
-        for given in expressions(ast.parse(line.strip()), sizes):
+        whole = line.strip() + (" pass" if line.strip().endswith(":") else "")
+        for given in expressions(ast.parse(whole), sizes):
             wanted.pop(normalised(given), None)
     for path, text in texts.items():
         if path.endswith(".py"):

@@ -124,7 +124,7 @@ def locked_child(request: dict, out: int) -> None:
     cpu = math.ceil(request["seconds"])
     used = 0
     if os.path.exists("/proc/self/statm"):
-        with open("/proc/self/statm", encoding="ascii") as file:
+        with open("/proc/self/statm", encoding="utf-8") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
         limit(resource.RLIMIT_AS, used + request["bytes"])
     limit(resource.RLIMIT_CPU, cpu)

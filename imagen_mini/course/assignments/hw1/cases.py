@@ -6,54 +6,29 @@ their width; batches of 3 are there on purpose: coefficients that meet the chann
 
 from __future__ import annotations
 
-import io
 import math
-import tomllib
 from collections.abc import Callable, Collection
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from imagen_mini.course.assignment import Part
 from imagen_mini.course.assignments.hw1 import measurements
+from imagen_mini.course.inputs import InputSource, in_float32
+from imagen_mini.course.paperwork import (
+    Graded,
+    grade_derivation,
+    grade_image_table,
+    grade_numbers,
+    whose,
+)
 from imagen_mini.course.submission import Submission
-from imagen_mini.evaluation.scoring import judge_images
-from imagen_mini.utils.rng import generator
-
-MOST = 11.0  # log-SNRs are drawn between -MOST and MOST
-SHAPE = (3, 5, 4)  # of an image
-
-
-class _Draw:
-    """Random inputs of one question, as functions of the salt and of how many came before."""
-
-    def __init__(self, salt: str, question: str):
-        self.source = generator(0, "hw1", salt, question)
-
-    def uniform(self, *shape: int, low: float = -MOST, high: float = MOST) -> Tensor:
-        u = torch.rand(shape, generator=self.source, dtype=torch.float64)
-        return low + (high - low) * u
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.source, dtype=torch.float64)
-
-    def image(self, b: int) -> Tensor:
-        return self.normal(b, *SHAPE).tanh()
-
-    def noise(self, b: int) -> Tensor:
-        return self.normal(b, *SHAPE)
-
-
-def _float32(case: dict) -> dict:
-    return {k: v.float() if isinstance(v, Tensor) else v for k, v in case.items()}
-
 
 # ---------------------------------------------------------------- schedules
 
 
 def parts_alpha_sigma(salt: str) -> list[Part]:
-    draw = _Draw(salt, "alpha_sigma")
+    draw = InputSource("hw1", salt, "alpha_sigma")
     ends = torch.tensor([math.inf, -math.inf, 60.0, -60.0], dtype=torch.float64)
     high = draw.uniform(40, low=8.0, high=16.0).float()
     return [
@@ -68,7 +43,7 @@ def parts_alpha_sigma(salt: str) -> list[Part]:
 
 
 def parts_cosine(salt: str) -> list[Part]:
-    draw = _Draw(salt, "cosine")
+    draw = InputSource("hw1", salt, "cosine")
     inner = {"low": 0.05, "high": 0.95}
     return [
         Part("values", 2, [{"u": draw.uniform(30, **inner)}]),
@@ -78,7 +53,7 @@ def parts_cosine(salt: str) -> list[Part]:
 
 
 def parts_cosine_inverse(salt: str) -> list[Part]:
-    draw = _Draw(salt, "cosine_inverse")
+    draw = InputSource("hw1", salt, "cosine_inverse")
     shapes = [{"log_snr": draw.uniform()}, {"log_snr": draw.uniform(3, 1, 2)}]
     return [
         Part("values", 1.5, [{"log_snr": draw.uniform(30)}]),
@@ -107,17 +82,17 @@ def _image_parts(
             one,
             [make(4, torch.tensor(0.0)), make(3, torch.tensor(0.0))],
         ),
-        Part("float32", single, [_float32(make(3, empty))]),
+        Part("float32", single, [in_float32(make(3, empty))]),
     ]
 
 
-def _levels(draw: _Draw, b: int, like: Tensor, most: float = 6.0) -> Tensor:
+def _levels(draw: InputSource, b: int, like: Tensor, most: float = 6.0) -> Tensor:
     """Log-SNRs, one for all where `like` is a scalar."""
     return draw.uniform(*(() if like.ndim == 0 else (b,)), low=-most, high=most)
 
 
 def parts_q_sample(salt: str) -> list[Part]:
-    draw = _Draw(salt, "q_sample")
+    draw = InputSource("hw1", salt, "q_sample")
 
     def make(b: int, like: Tensor) -> dict:
         return {"x_0": draw.image(b), "eps": draw.noise(b), "log_snr": _levels(draw, b, like)}
@@ -127,7 +102,7 @@ def parts_q_sample(salt: str) -> list[Part]:
     return [*_image_parts((2, 1, 1), make), Part("no noise and pure noise", 1, [ends])]
 
 
-def _noisy(draw: _Draw, name: str):
+def _noisy(draw: InputSource, name: str):
     def make(b: int, like: Tensor) -> dict:
         # not a noisy image of the first one: both are free, as an estimate is
         return {name: draw.image(b), "x_t": draw.noise(b), "log_snr": _levels(draw, b, like, 4.0)}
@@ -136,11 +111,11 @@ def _noisy(draw: _Draw, name: str):
 
 
 def parts_eps_from_x_0(salt: str) -> list[Part]:
-    return _image_parts((1.5, 1, 0.5), _noisy(_Draw(salt, "eps_from_x_0"), "x_0"))
+    return _image_parts((1.5, 1, 0.5), _noisy(InputSource("hw1", salt, "eps_from_x_0"), "x_0"))
 
 
 def parts_x_0_from_eps(salt: str) -> list[Part]:
-    draw = _Draw(salt, "x_0_from_eps")
+    draw = InputSource("hw1", salt, "x_0_from_eps")
     make = _noisy(draw, "eps")
     pure = make(2, torch.empty(0))
     pure["log_snr"] = torch.tensor([0.5, -math.inf], dtype=torch.float64)
@@ -149,18 +124,18 @@ def parts_x_0_from_eps(salt: str) -> list[Part]:
 
 
 def parts_v_from_x_0(salt: str) -> list[Part]:
-    return _image_parts((2, 1, 1), _noisy(_Draw(salt, "v_from_x_0"), "x_0"))
+    return _image_parts((2, 1, 1), _noisy(InputSource("hw1", salt, "v_from_x_0"), "x_0"))
 
 
 def parts_x_0_from_v(salt: str) -> list[Part]:
-    return _image_parts((2, 1, 1), _noisy(_Draw(salt, "x_0_from_v"), "v"))
+    return _image_parts((2, 1, 1), _noisy(InputSource("hw1", salt, "x_0_from_v"), "v"))
 
 
 # ---------------------------------------------------------------- the loss
 
 
 def parts_min_snr_weight(salt: str) -> list[Part]:
-    draw = _Draw(salt, "min_snr_weight")
+    draw = InputSource("hw1", salt, "min_snr_weight")
     gammas = draw.uniform(3, low=1.5, high=20.0).tolist()
     return [
         Part("values", 1.5, [{"log_snr": draw.uniform(40, low=-6.0, high=6.0)}]),
@@ -173,7 +148,7 @@ def parts_min_snr_weight(salt: str) -> list[Part]:
 
 
 def parts_denoising_loss(salt: str) -> list[Part]:
-    draw = _Draw(salt, "denoising_loss")
+    draw = InputSource("hw1", salt, "denoising_loss")
 
     def make(kind: str, b: int, **options) -> dict:
         x_0, eps, log_snr = draw.image(b), draw.noise(b), draw.uniform(b, low=-5.0, high=5.0)
@@ -195,7 +170,7 @@ def parts_denoising_loss(salt: str) -> list[Part]:
 # ---------------------------------------------------------------- samplers
 
 
-def _steps(draw: _Draw, b: int, each: bool, **more) -> dict:
+def _steps(draw: InputSource, b: int, each: bool, **more) -> dict:
     """A step from more noise to less, with inputs that are free of one another."""
     shape = (b,) if each else ()
     log_snr_t = draw.uniform(*shape, low=-6.0, high=3.0)
@@ -204,7 +179,7 @@ def _steps(draw: _Draw, b: int, each: bool, **more) -> dict:
 
 
 def parts_ddim_step(salt: str) -> list[Part]:
-    draw = _Draw(salt, "ddim_step")
+    draw = InputSource("hw1", salt, "ddim_step")
     plain = [_steps(draw, 3, True), _steps(draw, 4, True), _steps(draw, 2, True)]
     one = [_steps(draw, 3, False), _steps(draw, 4, False)]
     etas = draw.uniform(2, low=0.2, high=0.9).tolist()
@@ -217,12 +192,12 @@ def parts_ddim_step(salt: str) -> list[Part]:
         Part("no fresh noise, one noise level for all", 1, one),
         Part("a share eta of fresh noise", 2, some),
         Part("eta = 1", 1, full),
-        Part("float32", 1, [_float32(plain[0]), _float32(some[0])]),
+        Part("float32", 1, [in_float32(plain[0]), in_float32(some[0])]),
     ]
 
 
 def parts_ddpm_step(salt: str) -> list[Part]:
-    draw = _Draw(salt, "ddpm_step")
+    draw = InputSource("hw1", salt, "ddpm_step")
     small = [_steps(draw, b, True, noise=draw.noise(b)) for b in (3, 4)]
     one = [_steps(draw, b, False, noise=draw.noise(b)) for b in (3, 4)]
     gammas = draw.uniform(2, low=0.2, high=1.0).tolist()
@@ -234,12 +209,12 @@ def parts_ddpm_step(salt: str) -> list[Part]:
         Part("one noise level for all", 1, one),
         Part("a larger variance, gamma > 0", 1.5, larger),
         Part("from pure noise, where alpha is 0", 1, [pure]),
-        Part("float32", 0.5, [_float32(small[0])]),
+        Part("float32", 0.5, [in_float32(small[0])]),
     ]
 
 
 def parts_dpmpp_2m_step(salt: str) -> list[Part]:
-    draw = _Draw(salt, "dpmpp_2m_step")
+    draw = InputSource("hw1", salt, "dpmpp_2m_step")
 
     def make(b: int, **more) -> dict:
         case = _steps(draw, b, False, x_0_hat_r=draw.image(b), **more)
@@ -250,109 +225,32 @@ def parts_dpmpp_2m_step(salt: str) -> list[Part]:
     return [
         Part("a step with the one before, and the first step", 3, [make(3), make(4), first]),
         Part("with fresh noise", 1.5, noisy),
-        Part("float32", 0.5, [_float32(make(3))]),
+        Part("float32", 0.5, [in_float32(make(3))]),
     ]
 
 
 # ---------------------------------------------------------------- figures and writing
 
 
-def _toml(submission: Submission, path: str) -> dict:
-    text = submission.text(path)
-    if text is None:
-        raise ValueError(f"{path} was not handed in")
-    return tomllib.loads(text)
+def hw1_figure(name: str, submission: Submission, students: Collection[str]) -> Graded:
+    """The share of a figure's points, and what is missing."""
+    said, _ = whose(submission, students)
+    if name in measurements.MEASURED:
+        return grade_numbers(name, submission, said, measurements.MEASURED[name](said))
+    return grade_image_table(
+        name,
+        submission,
+        [caption for caption, _ in measurements.captions_of(said)],
+        measurements.IMAGE_SIZE,
+        len(measurements.IMAGE_SAMPLERS),
+        measurements.ENOUGH_CORRECT,
+    )
 
 
-def _whose(submission: Submission, students: Collection[str]) -> tuple[str, dict]:
-    """The student's id, and answers.toml.
-
-    Raises:
-        ValueError: There is no such file, or it is somebody else's.
-    """
-    values = _toml(submission, "answers.toml")
-    said = str(values.get("student", "")).strip()
-    if not said:
-        raise ValueError('answers.toml has no student = "your id"')
-    if students and said not in {s.strip() for s in students}:
-        expected = " or ".join(sorted(students))
-        raise ValueError(f"answers.toml is of the student {said!r}, the submission of {expected}")
-    return said, values
-
-
-def hw1_figure(
-    name: str, submission: Submission, students: Collection[str]
-) -> tuple[float, list[str]]:
-    """The share of a figure's points, and what is missing: its numbers, and a PNG that opens."""
-    said, _ = _whose(submission, students)
-    image = _png(submission, f"figures/{name}.png")
-    if name == "images":
-        return _grade_images(said, image)
-    values = _toml(submission, "figures/numbers.toml")
-    found = values.get(name)
-    if not isinstance(found, dict):
-        return 0.0, [f"figures/numbers.toml has no numbers of the figure {name}: run figures.py"]
-    expected = measurements.MEASURED[name](said)
-    wrong = [
-        f"{key} is {found.get(key)}, expected {value:.5g} for the student {said}"
-        for key, value in expected.items()
-        if not _close(found.get(key), value, measurements.TOLERANCE)
-    ]
-    share = 1 - len(wrong) / len(expected)
-    if image is None:
-        return share / 2, [*wrong, f"figures/{name}.png is missing or no PNG"]
-    return share, wrong
-
-
-def _close(seen, expected: float, tolerance: float) -> bool:
-    number = isinstance(seen, int | float) and not isinstance(seen, bool)
-    return number and abs(seen - expected) <= tolerance * abs(expected)
-
-
-def _png(submission: Submission, path: str) -> Image.Image | None:
-    data = submission.read(path)
-    if data is None:
-        return None
-    try:
-        image = Image.open(io.BytesIO(data), formats=("PNG",))
-        if image.width * image.height > 10**7:
-            return None
-        return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError):
-        return None
-
-
-def _grade_images(student: str, image: Image.Image | None) -> tuple[float, list[str]]:
-    """The images that the cascade made of the student's captions, read by the parser."""
-    captions = [c for c, _ in measurements.captions_of(student)]
-    size, rows = measurements.IMAGE_SIZE, len(measurements.IMAGE_SAMPLERS)
-    wanted = (size * len(captions), size * rows)
-    if image is None or image.size != wanted:
-        seen = "missing or no PNG" if image is None else f"{image.width} x {image.height} pixels"
-        return 0.0, [f"figures/images.png is {seen}; expected {wanted[0]} x {wanted[1]} pixels"]
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).float() / 127.5 - 1
-    tiles = pixels.reshape(rows, size, len(captions), size, 3).permute(0, 2, 4, 1, 3).flatten(0, 1)
-    correct = judge_images(captions * rows, tiles)
-    n = sum(map(bool, correct))
-    if n >= measurements.ENOUGH_CORRECT:
-        return 1.0, []
-    wrong = [c for c, ok in zip(captions * rows, correct) if not ok]
-    return n / len(tiles), [f"{n} of {len(tiles)} images show their caption; not: {wrong[0]!r}"]
-
-
-def hw1_written(
-    name: str, submission: Submission, students: Collection[str]
-) -> tuple[float, list[str]]:
+def hw1_written(name: str, submission: Submission, students: Collection[str]) -> Graded:
     """The points of a written answer by the number that it ends with."""
-    said, values = _whose(submission, students)
-    found = values.get("written", {}).get(name)
-    text = submission.text("written.md")
-    if found is None or text is None:
-        missing = "written.md" if text is None else f"the number [written] {name} in answers.toml"
-        return 0.0, [f"{missing} was not handed in"]
-    if not _close(found, hw1_written_answers(said)[name], 0.01):
-        return 0.0, [f"the number is {found}, and that is not what the derivation leads to"]
-    return 1.0, []
+    said, values = whose(submission, students)
+    return grade_derivation(name, submission, values, hw1_written_answers(said)[name])
 
 
 def hw1_written_answers(student: str) -> dict[str, float]:

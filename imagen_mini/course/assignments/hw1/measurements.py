@@ -22,7 +22,6 @@ STEPS = (16, 32, 64, 128)
 IMAGE_SIZE = 64
 IMAGE_SAMPLERS = ("ddim", "dpmpp_2m")
 ENOUGH_CORRECT = 6  # of 8 images, for all points
-TOLERANCE = 0.01  # relative, of every measured number
 
 
 def drawn(student: str, purpose: str) -> random.Random:
