@@ -23,6 +23,7 @@ from imagen_mini.course.holes import (
 
 LINE = 16  # characters without spaces from which a line of a solution gives something away
 NODES, OTHER_NODES = 8, 14  # of the syntax tree from which an expression does; in other forms
+SHORT = 24  # an expression of fewer nodes is common: (a - b * c) / d has 14
 TEXTS = (".py", ".md", ".toml", ".json", ".txt", ".tsv", ".ipynb", ".cfg", ".template", ".sh")
 FORBIDDEN = re.compile(r"(^|/)(\.git|__pycache__|\.ipynb_checkpoints|outputs|runs|course)(/|$)")
 
@@ -69,7 +70,9 @@ def find_leaks(assignment: Assignment, files: dict[str, bytes]) -> Iterator[str]
     """Everything of a solution that is in an archive for students, in words.
 
     A line of a solution is looked for in every text without its spaces. A value that a solution
-    computes is looked for in every Python file, whatever the variables are called there.
+    computes is looked for in every Python file, whatever the variables are called there. A short
+    one, such as (a - b * c) / d, is common, and counts only in files that speak of an argument of
+    the function.
 
     Args:
         assignment: Whose solutions.
@@ -99,11 +102,12 @@ def find_leaks(assignment: Assignment, files: dict[str, bytes]) -> Iterator[str]
                 if line in text:
                     yield f"{path} has a line of the solution of {name}: {line}"
     # 3. Values that solutions compute.
-    wanted: dict[str, str] = {}
+    wanted: dict[str, tuple[str, set[str]]] = {}
     sizes: set[int] = set()
     for name, code, smallest in codes:
+        arguments = {a.arg for a in _only(textwrap.dedent(code)).args.args} - {"self"}
         for expression, size in solution_expressions(code, smallest).items():
-            wanted.setdefault(expression, name)
+            wanted.setdefault(expression, (name, arguments if size < SHORT else set()))
             sizes.add(size)
     for line in assignment.shared:
         whole = line.strip() + (" pass" if line.strip().endswith(":") else "")
@@ -111,7 +115,10 @@ def find_leaks(assignment: Assignment, files: dict[str, bytes]) -> Iterator[str]
             wanted.pop(normalised(given), None)
     for path, text in texts.items():
         if path.endswith(".py"):
-            for part in expressions(ast.parse(text), sizes):
-                if name := wanted.get(normalised(part), ""):
+            tree = ast.parse(text)
+            names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+            for part in expressions(tree, sizes):
+                name, arguments = wanted.get(normalised(part), ("", set()))
+                if name and (not arguments or arguments & names):
                     where = f"{path}, line {part.lineno}"
                     yield f"{where} computes what {name} does: {ast.unparse(part)}"

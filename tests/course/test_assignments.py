@@ -166,8 +166,12 @@ def test_copies_of_a_solution_are_found():
         return "\n".join(find_leaks(assignment, clean | {f"hw1/{path}": text.encode()}))
 
     # the same formula with other variables, in another function
-    copy = "def back(noisy, clean, a, b):\n    return (noisy - a * clean) / b\n"
+    copy = "def back(x_t, clean, a, b):\n    return (x_t - a * clean) / b\n"
     assert "computes what eps_from_x_0 does" in found("imagen_mini/utils/extra.py", copy)
+    long = "def m(p, q, r, s, t, u, v):\n    return (p / q) * (r / s) ** 2 * t + (1 - u) * q * v\n"
+    assert "computes what ddpm_step does" in found("imagen_mini/utils/extra.py", long)
+    other = "def mixed(seen, light, share, rest):\n    return (seen - share * light) / rest\n"
+    assert found("imagen_mini/utils/extra.py", other) == ""
     # a line of it in a text, with other spaces
     assert "a line of the solution of x_0_from_v" in found("notes.md", "alpha*x_t - sigma*v")
     assert "must not be there" in found(".git/objects/ab", "")
