@@ -26,7 +26,7 @@ from imagen_mini.evaluation.metrics import psnr
 from imagen_mini.evaluation.scoring import verdict_text
 from imagen_mini.models.unet import UNetConfig
 from imagen_mini.scenes.captions import Caption, training_caption
-from imagen_mini.scenes.parse import parse_image
+from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.text.encoder import TextEncoder
@@ -52,20 +52,27 @@ NETWORK = StageConfig(
 
 @dataclass(frozen=True)
 class Outcome:
-    """One caption's image and the sample for it, [3, 64, 64]; the PSNR between them in dB; and the
-    parser's verdict on the sample.
+    """One caption's image and the sample for it, [3, 64, 64].
+
+    Args:
+        caption, target, sample: The caption, the image to be learned, and the sample.
+        psnr: Between the two images, in dB.
+        same_objects: Whether both show the same objects on the same background.
+        verdict: The parser's, on the sample. It may be "unreadable" although the objects are the
+            same: faint traces of other images stay for some hundred steps more.
     """
 
     caption: Caption
     target: Tensor
     sample: Tensor
     psnr: float
+    same_objects: bool
     verdict: str
 
     @property
     def learned(self) -> bool:
-        """Whether the sample is close to the image, and correct."""
-        return self.psnr >= MIN_PSNR and self.verdict == "correct"
+        """Whether the sample is close to the image, with the same objects."""
+        return self.psnr >= MIN_PSNR and self.same_objects
 
 
 class Few:
@@ -92,12 +99,26 @@ class Few:
         return Batch(self.images[[i for _, i in of]], None, [self.captions[i] for i in said])
 
 
+def shown(parsed: ParsedScene) -> tuple:
+    """The background and the objects that could be read, without their places."""
+    objects = sorted((o.shape, o.color, o.size) for o in parsed.objects)
+    return parsed.background, objects
+
+
 def judge_samples(captions: list[Caption], targets: Tensor, samples: Tensor) -> list[Outcome]:
     """Compare samples with the images to be learned, both [b, 3, 64, 64]."""
+    values = psnr(targets, samples).tolist()
     return [
-        Outcome(caption, target, generated, value.item(), verdict_text(caption.description, parsed))
-        for caption, target, generated, value, parsed in zip(
-            captions, targets, samples, psnr(targets, samples), parse_image(samples)
+        Outcome(
+            caption,
+            target,
+            sample,
+            value,
+            shown(read) == shown(true),
+            verdict_text(caption.description, read),
+        )
+        for caption, target, sample, value, true, read in zip(
+            captions, targets, samples, values, parse_image(targets), parse_image(samples)
         )
     ]
 
@@ -204,7 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     learned = sum(o.learned for o in outcomes)
     print(
         f"{'PASS' if learned == IMAGES else 'FAIL'}: {learned} of {IMAGES} images learned (at "
-        f"least {MIN_PSNR:.0f} dB, and correct by the parser); {args.out}"
+        f"least {MIN_PSNR:.0f} dB, with the same objects); {args.out}"
     )
     if learned < IMAGES:
         raise SystemExit(1)
