@@ -7,10 +7,9 @@ other.
 from __future__ import annotations
 
 import json
-import secrets
 import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -36,8 +35,17 @@ from imagen_mini.diffusion.samplers import SamplingState
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.base import BoundEdit, Edit
 from imagen_mini.editing.guided_sampling import truncate_timesteps
-from imagen_mini.editing.prompt_to_prompt import Chain
 from imagen_mini.editing.windows import share_done
+from imagen_mini.pipeline_inputs import (
+    Seed,
+    as_edit,
+    check_batch,
+    given_images,
+    recorded_stage,
+    resolve_edit_stages,
+    resolve_seeds,
+    stage_names,
+)
 from imagen_mini.scenes.world import World, find_world
 from imagen_mini.text.encoder import (
     TextEmbeddings,
@@ -46,19 +54,16 @@ from imagen_mini.text.encoder import (
     check_prompts,
     concatenate,
 )
-from imagen_mini.utils.checks import as_integer, as_number
-from imagen_mini.utils.images import Images, images_to_tensor, to_numpy, to_pil
+from imagen_mini.utils.checks import as_number
+from imagen_mini.utils.images import Images, to_numpy, to_pil
 from imagen_mini.utils.rng import randn
 from imagen_mini.weights import WEIGHTS
 
 FORMAT_VERSION = 1
 
 
-# None: a fresh one
-Seed = int | Sequence[int | torch.Generator] | np.ndarray | Tensor | torch.Generator | None
 OUTPUT_TYPES = ("pil", "np", "pt")
 STRENGTH = 0.8  # of an image that is given without one
-MAX_FRESH_SEED = 2**31  # short enough to be read out and typed again
 
 
 @dataclass
@@ -355,18 +360,18 @@ class ImagenPipeline(nn.Module):
         """
         # 1. what is asked for, checked before anything is computed
         prompts = check_prompts(prompts)
-        edit = _as_edit(edit)
-        seeds = _seeds(seed, len(prompts), shared=edit is not None)
+        edit = as_edit(edit)
+        seeds = resolve_seeds(seed, len(prompts), shared=edit is not None)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type {output_type!r}; expected 'pil', 'np' or 'pt'")
         if on_step is not None and not callable(on_step):
             raise TypeError(f"on_step {on_step!r}; expected a function of a name and a state")
         if low_res is not None:
-            low_res = _given_images("low_res", low_res)
+            low_res = given_images("low_res", low_res)
             low_res = low_res.expand(len(prompts) if len(low_res) == 1 else -1, -1, -1, -1)
         names = self._stages_to_sample(stages, low_res, len(prompts))
-        edit_stages = _edited_stages(edit, edit_stages, names, seeds)
-        store_stage = _recorded_stage(attention_store, names)
+        edit_stages = resolve_edit_stages(edit, edit_stages, names, seeds)
+        store_stage = recorded_stage(attention_store, names)
         options = resolve_options_by_stage(
             self.stages,
             names,
@@ -570,7 +575,7 @@ class ImagenPipeline(nn.Module):
     ) -> list[str]:
         """The names of the stages that are sampled, in their order."""
         available = list(self.stages) if low_res is None else self._stages_after(low_res, n)
-        names = available if stages is None else _names("stages", stages)
+        names = available if stages is None else stage_names("stages", stages)
         if names != available[: len(names)] or not names:
             raise ValueError(f"stages {names}; expected {available} or its beginning")
         return names
@@ -613,7 +618,7 @@ class ImagenPipeline(nn.Module):
 
         # 2. noise
         if x_T is not None:
-            x_T = _batch_of("x_T", x_T, b, size, edited)
+            x_T = check_batch("x_T", x_T, b, size, edited)
             return x_T.to(self.device, torch.float32), 1.0
 
         # 3. an image: noise is added up to the time `strength`
@@ -622,7 +627,7 @@ class ImagenPipeline(nn.Module):
             raise ValueError(
                 f"strength {strength}; expected a number above 0 (the image stays) up to 1 (noise)"
             )
-        x_0 = _batch_of("image", _given_images("image", image, size), b, size, edited)
+        x_0 = check_batch("image", given_images("image", image, size), b, size, edited)
         x_0 = x_0.to(self.device, torch.float32)
         log_snr = stage.schedule(torch.tensor(t, dtype=torch.float64)).to(x_0)
         return q_sample(x_0, starting_noise(stage, seeds), log_snr), t
@@ -742,133 +747,7 @@ def _what_it_is_instead(folder: Path) -> str:
     return "it has no model_index.json"
 
 
-# ---------------------------------------------------------------- checks of a call
-
-
-def _seeds(seed: Seed, n: int, shared: bool) -> list[int]:
-    """One seed for each of n prompts.
-
-    Args:
-        seed: As the caller gives it.
-        n: How many prompts.
-        shared: All prompts share one, so that only one is drawn.
-    """
-    drawn = 1 if shared else n
-    if seed is None:
-        seeds = [secrets.randbelow(MAX_FRESH_SEED) for _ in range(drawn)]
-    elif isinstance(seed, torch.Generator):
-        seeds = [_drawn(seed) for _ in range(drawn)]
-    elif isinstance(seed, (list, tuple, range)) or getattr(seed, "ndim", 0) == 1:
-        seeds = [
-            _drawn(s) if isinstance(s, torch.Generator) else as_integer("seed", s) for s in seed
-        ]
-        if len(seeds) != n:
-            raise ValueError(
-                f"got {len(seeds)} seeds for {n} prompts; give one for each, or a single number"
-            )
-    else:
-        seeds = [
-            as_integer("seed", seed, what="an integer, a list of them, a torch.Generator or None")
-        ]
-    return seeds * n if len(seeds) < n else seeds
-
-
-def _drawn(generator: torch.Generator) -> int:
-    """A seed, drawn from a generator."""
-    return int(torch.randint(MAX_FRESH_SEED, (), generator=generator, device=generator.device))
-
-
-def _as_edit(edit: Edit | Sequence[Edit] | None) -> Edit | None:
-    """The edit that is asked for; several are a chain."""
-    several = isinstance(edit, (list, tuple))
-    for one in edit if several else [edit] if edit is not None else []:
-        named = isinstance(one, type) and issubclass(one, Edit)
-        if named or not callable(getattr(one, "bind", None)):
-            raise TypeError(
-                f"edit={one.__name__ if named else repr(one)}: expected an edit such as "
-                f"{one.__name__ + '(...)' if named else 'Replace()'}, from "
-                "imagen_mini.prompt_to_prompt, or a list of edits"
-            )
-    return Chain(*edit) if several else edit
-
-
-def _names(option: str, names: str | Sequence[str]) -> list[str]:
-    """Names of stages: one, or a list."""
-    if isinstance(names, str):
-        return [names]
-    try:
-        return list(names)
-    except TypeError:
-        raise TypeError(f"{option} {names!r}; expected names of stages") from None
-
-
-def _edited_stages(
-    edit: Edit | None, edit_stages: str | Sequence[str] | None, names: list[str], seeds: list[int]
-) -> list[str]:
-    """The names of the stages that are edited."""
-    if edit is not None and len(set(seeds)) > 1:
-        raise ValueError(
-            f"an edit generates source and target from one noise: give one seed; got {seeds}"
-        )
-    if edit is None and edit_stages is not None:
-        raise ValueError(
-            f"edit_stages {edit_stages!r} without an edit: pass edit=, or leave it out"
-        )
-    edited = names[:1] if edit_stages is None else _names("edit_stages", edit_stages)
-    _check_sampled("edit_stages", edited, names)
-    return edited
-
-
-def _recorded_stage(store: AttentionStore | None, names: list[str]) -> str | None:
-    """The name of the stage whose attention is recorded."""
-    if store is None:
-        return None
-    if not isinstance(store, AttentionStore):
-        raise TypeError(f"attention_store {store!r}; expected an AttentionStore()")
-    recorded = store.stage or names[0]
-    _check_sampled("attention_store.stage", [recorded], names)
-    return recorded
-
-
-def _check_sampled(option: str, chosen: Collection[str], names: list[str]) -> None:
-    if unknown := [name for name in chosen if name not in names]:
-        raise ValueError(f"{option}: no stage {unknown} is sampled; expected of {names}")
-
-
-def _given_images(name: str, images: Images, size: int | None = None) -> Tensor:
-    """Given images as a tensor [b, 3, h, w] in [-1, 1]; see `images_to_tensor`.
-
-    A tensor of floats without a negative value may well be in [0, 1], where it would be washed out.
-    Nobody can tell, so this is said.
-    """
-    found = images_to_tensor(images, name, size)
-    first = images[0] if isinstance(images, (list, tuple)) else images
-    if isinstance(first, Tensor) and first.is_floating_point() and found.min() >= 0:
-        warnings.warn(
-            f"{name}: tensors of floats are read as [-1, 1], and no value of this one is negative. "
-            f"If it is in [0, 1], pass 2 * {name} - 1",
-            stacklevel=4 if name == "low_res" else 5,  # to where the pipeline was called
-        )
-    return found
-
-
-def _batch_of(name: str, images: Tensor, b: int, size: int, edited: bool) -> Tensor:
-    """A given batch [b, 3, size, size], or [1, 3, size, size] for all; ValueError for another."""
-    if not isinstance(images, Tensor):
-        raise TypeError(f"{name} {type(images).__name__}; expected a tensor")
-    if not images.is_floating_point():
-        raise TypeError(f"{name}: values of type {images.dtype}; expected floats")
-    if images.shape[1:] != (3, size, size) or len(images) not in (1, b):
-        rows = f"[{b}, 3, {size}, {size}]" + (f" or [1, 3, {size}, {size}]" if b > 1 else "")
-        raise ValueError(f"{name} {list(images.shape)}: expected {rows}, for {b} prompts")
-    if not images.isfinite().all():
-        raise ValueError(f"{name}: not all values are finite")
-    if edited and not (images == images[:1]).all():
-        raise ValueError(
-            f"an edit generates source and target from one noise: {name} differs between prompts; "
-            f"expected the same for all, for example [1, 3, {size}, {size}]"
-        )
-    return images.expand(b, -1, -1, -1)
+# ---------------------------------------------------------------- the images of a call
 
 
 def _warn_of_nan(stages: dict[str, Tensor]) -> None:

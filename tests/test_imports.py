@@ -62,6 +62,7 @@ FLOORS = [
     ("text", "scenes"),
     ("diffusion", "models", "data"),
     ("cascade", "editing"),
+    ("pipeline_inputs",),
     ("pipeline", "prompt_to_prompt", "training"),
     ("evaluation",),
     ("viz",),
