@@ -184,6 +184,7 @@ def dpmpp_2m_step(
     # 1. How far the middle of this step is, in units of the step before.
     x_0_hat_r, log_snr_r = previous
     ratio = ((log_snr_s - log_snr_t) / (2 * (log_snr_t - log_snr_r))).to(x_t.dtype)
+    ratio = ratio.reshape((-1,) + (1,) * (x_t.ndim - 1))
     # 2. The estimate there, and the DDIM step with it.
     x_0_mid = x_0_hat + ratio * (x_0_hat - x_0_hat_r)
     return ddim_step(x_t, x_0_mid, log_snr_t, log_snr_s, noise, eta)

@@ -231,6 +231,31 @@ def test_dpmpp_without_a_step_before_or_with_an_unchanged_estimate_is_ddim():
         )
 
 
+STEPS_OF_A_BATCH = {
+    "ddim": lambda x, x_0, t, s, r, noise: ddim_step(x, x_0, t, s),
+    "ddim, eta": lambda x, x_0, t, s, r, noise: ddim_step(x, x_0, t, s, noise, 0.7),
+    "ddpm": lambda x, x_0, t, s, r, noise: ddpm_step(x, x_0, t, s, noise, 0.4),
+    "dpmpp_2m": lambda x, x_0, t, s, r, noise: dpmpp_2m_step(x, x_0, t, s, (x_0.sin(), r)),
+    "dpmpp_2m, eta": lambda x, x_0, t, s, r, noise: dpmpp_2m_step(
+        x, x_0, t, s, (x_0.sin(), r), noise, 0.7
+    ),
+    "heun": lambda x, x_0, t, s, r, noise: heun_step(x, x_0, t, s, torch.sin),
+}
+
+
+@pytest.mark.parametrize("step", STEPS_OF_A_BATCH.values(), ids=STEPS_OF_A_BATCH)
+@pytest.mark.parametrize("b", [2, 4])  # 4 is also the width: a level must not act along it
+def test_a_step_takes_a_noise_level_for_each_image(step, b):
+    x_t, x_0_hat, noise = (noise64(b, name) for name in ("x_t", "x_0", "noise"))
+    t = torch.linspace(-2, 1, b, dtype=torch.float64)
+    r, s = t - torch.linspace(0.5, 2, b, dtype=torch.float64), t + 0.8
+    together = step(x_t, x_0_hat, t, s, r, noise)
+    for i in range(b):
+        row = slice(i, i + 1)
+        alone = step(x_t[row], x_0_hat[row], t[i], s[i], r[i], noise[row])
+        assert torch.equal(together[row], alone)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samples_of_a_finite_data_set_are_its_points_each_as_often_as_it_should_be(sampler):
     points = torch.tensor(
