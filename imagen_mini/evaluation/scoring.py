@@ -12,9 +12,7 @@ from imagen_mini.scenes.captions import Caption, Description
 from imagen_mini.scenes.matching import sample_scene_matching as sample_scene_matching
 from imagen_mini.scenes.parse import GRID, ParsedScene
 from imagen_mini.scenes.scene import Scene
-from imagen_mini.scenes.world import WORLDS, World
-
-SCENES = WORLDS["scenes"]
+from imagen_mini.scenes.world import SCENES, World
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from imagen_mini.utils.morphology import dilate, erode
 SPECK = 12  # pixels; anything smaller is dirt. The smallest object covers 100.
 WINDOW = 36  # holds the largest object, moved by SHIFT to any side
 SHIFT = 2  # how far an object's centre may lie from the centre of its bounding box
+SHIFTS = (2 * SHIFT + 1) ** 2  # templates of one shape and size, one after the other
 
 
 @dataclass(frozen=True)
@@ -160,19 +161,24 @@ def windows(labels: Tensor, index: Tensor, label: Tensor, middle: Tensor) -> Win
     return Windows(where, near, near == label[:, None, None])
 
 
-def best_templates(alpha: Tensor, known: Templates) -> tuple[Tensor, Tensor]:
-    """Find the template d with the best soft IoU, sum(a d) / (sum(a^2) + sum(d^2) - sum(a d)).
+def soft_iou(alpha: Tensor, known: Templates) -> Tensor:
+    """Compare objects (a) with templates (d): sum(a d) / (sum(a^2) + sum(d^2) - sum(a d)).
 
     Args:
-        alpha: a, the soft coverage of n objects, [n, WINDOW, WINDOW] in [0, 1].
-        known: The templates.
+        alpha: The soft coverage of n objects, [n, WINDOW, WINDOW] in [0, 1].
+        known: k templates.
 
     Returns:
-        The best soft IoU of each object [n], and the number of its template [n].
+        [n, k] in [0, 1].
     """
     both = alpha.flatten(1) @ known.cover.flatten(1).T
     union = alpha.square().sum((1, 2))[:, None] + known.cover.square().sum((1, 2)) - both
-    overlap, best = (both / union).max(1)
+    return both / union
+
+
+def best_templates(alpha: Tensor, known: Templates) -> tuple[Tensor, Tensor]:
+    """Return the best soft IoU of each object [n], and the number of its template [n]."""
+    overlap, best = soft_iou(alpha, known).max(1)
     return overlap, best
 
 

@@ -1,8 +1,8 @@
 """The built-in worlds by name: how scenes are sampled, put in words, rendered and read.
 
 `WORLDS["scenes"]` is flat: plain shapes on plain backgrounds, and an exact parser. `studio` shows
-the same scenes as solid objects under a lamp. Whoever needs a world takes one from here and asks
-no further which it is.
+the same scenes as solid objects under a lamp, and a judge reads them. Whoever needs a world takes
+one from here and asks no further which it is.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from imagen_mini.scenes.matching import sample_scene_matching
 from imagen_mini.scenes.parse import GRID, ParsedScene, parse_image
 from imagen_mini.scenes.render import masks, pack_scenes, render_packed
 from imagen_mini.scenes.scene import Scene, random_scene, training_scene
+from imagen_mini.scenes.studio import judge
 from imagen_mini.scenes.studio.render import pack_studio_scenes, render_studio_packed
 from imagen_mini.scenes.studio.sampling import (
     random_studio_scene,
@@ -122,8 +123,10 @@ WORLDS: dict[str, World] = {
         training_caption=studio_training_caption,
         pack=pack_studio_scenes,
         render_packed=render_studio_packed,
+        parser=judge.read_studio_images,
     ),
 }
+SCENES = WORLDS["scenes"]
 
 
 def find_world(name: str) -> World:

@@ -27,7 +27,7 @@ STUDIO = WORLDS["studio"]
 
 def test_the_data_set_gives_the_world_s_scenes_and_captions():
     data = open_dataset(seed=5, world="studio")
-    assert data.describe() == {"source": "studio"} and not data.has_parser
+    assert data.describe() == {"source": "studio"} and data.has_parser
     indices = [3, 0, 40]
     batch = data.batch(indices, 256, 64)
     scenes = [STUDIO.training_scene(5, i, data.object_count_weights) for i in indices]

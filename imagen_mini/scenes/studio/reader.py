@@ -1,6 +1,7 @@
-"""What a small network sees at each pixel of the 64 x 64 grid: the learnt half of the judge.
+"""What a small network sees at each pixel of a 64 px image: the learnt part of the judge.
 
-It names what is there and decides nothing about objects. `judge.py` reads the scene from it.
+It names the ground and the colours of objects, and decides nothing. `judge.py` reads the scene from
+it.
 """
 
 from __future__ import annotations
@@ -11,27 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imagen_mini.scenes.scene import COLORS, GRID, LIGHTS, MATERIALS, SURFACES, TEXTURES
+from imagen_mini.scenes.scene import COLORS, LIGHTS, SURFACES
 
-GROUND, FOREIGN = 0, 1 + len(COLORS)  # the kinds of a pixel: the ground, 8 colours, neither
+# the kinds of a pixel: the ground, the colours of objects, none of these
+GROUND, FOREIGN, KINDS = 0, 1 + len(COLORS), 2 + len(COLORS)
 WIDTHS = (32, 48, 64)  # channels at 32, 16 and 8 pixels of a side
-# What is told of each pixel, and among how many.
-TOLD = {
-    "kind": 2 + len(COLORS),
-    "material": len(MATERIALS),
-    "texture": len(TEXTURES),
-    "surface": len(SURFACES),
-}
 
 
 class Seen(NamedTuple):
-    """Logits; at 64 px those of textures say nothing."""
+    """Logits of what an image shows."""
 
-    kind: Tensor  # [b, 10, GRID, GRID]: ground, the colours of objects, none of these
-    material: Tensor  # [b, 3, GRID, GRID]
-    texture: Tensor  # [b, 4, GRID, GRID]
+    kind: Tensor  # [b, 10, GRID, GRID]: the ground, a colour of objects, or none of these
     surface: Tensor  # [b, 5, GRID, GRID]
-    light: Tensor  # [b, 4]
+    light: Tensor  # [b, 4], of the whole image
 
 
 class Block(nn.Module):
@@ -49,25 +42,13 @@ class Block(nn.Module):
 
 
 class PixelReader(nn.Module):
-    """Images [b, 3, size, size] in [-1, 1] -> `Seen`: a U-Net of three levels.
+    """Images [b, 3, 64, 64] in [-1, 1] -> `Seen`: a U-Net of three levels."""
 
-    Args:
-        size: Width of the images, 64 or 256.
-    """
-
-    def __init__(self, size: int):
+    def __init__(self):
         super().__init__()
-        self.size = size
         a, b, c = WIDTHS
-        # 1. The colours of the grid's pixels, and at 256 px what each patch of 4 x 4 shows beside.
+        # 1. Colours of pixels, four pixels together; down to 8 x 8 and up again.
         self.colors = nn.Sequential(nn.Conv2d(3, 24, 3, padding=1), nn.SiLU(), nn.Conv2d(24, 16, 1))
-        self.details = None
-        if (patch := size // GRID) > 1:
-            self.details = nn.Sequential(
-                nn.Conv2d(3, 32, patch, patch), nn.SiLU(), nn.Conv2d(32, 16, 1, bias=False)
-            )
-            nn.init.zeros_(self.details[2].weight)
-        # 2. Down to 8 x 8 and up again.
         self.into = nn.Conv2d(4 * 16, a, 3, padding=1)
         self.fine = Block(a)
         self.down = nn.Conv2d(a, b, 3, 2, 1)
@@ -78,20 +59,20 @@ class PixelReader(nn.Module):
         self.middle_up = Block(b)
         self.up_again = nn.Conv2d(b, a, 1)
         self.fine_up = Block(a)
-        # 3. What is told.
-        self.tell = nn.Conv2d(a, 4 * sum(TOLD.values()), 1)
+        # 2. What is told.
+        self.tell_kind = nn.Conv2d(a, 4 * KINDS, 1)
+        self.tell_surface = nn.Conv2d(a, 4 * len(SURFACES), 1)
         self.tell_light = nn.Linear(2 * c, len(LIGHTS))
 
     def forward(self, images: Tensor) -> Seen:
-        x = self.colors(F.avg_pool2d(images, self.size // GRID))
-        if self.details is not None:
-            x = x + self.details(images)
-        x = self.fine(self.into(F.pixel_unshuffle(F.silu(x), 2)))
+        x = self.fine(self.into(F.pixel_unshuffle(F.silu(self.colors(images)), 2)))
         y = self.middle(self.down(x))
         z = self.coarse(self.down_again(y))
         y = self.middle_up(y + F.interpolate(self.up(z), scale_factor=2))
-        x = self.fine_up(x + F.interpolate(self.up_again(y), scale_factor=2))
-        told = F.pixel_shuffle(self.tell(F.silu(x)), 2).float()
-        of_all = F.silu(z)
-        light = self.tell_light(torch.cat([of_all.mean((2, 3)), of_all.amax((2, 3))], 1))
-        return Seen(*told.split(list(TOLD.values()), 1), light.float())
+        x = F.silu(self.fine_up(x + F.interpolate(self.up_again(y), scale_factor=2)))
+        kind, surface = (
+            F.pixel_shuffle(tell(x).float(), 2) for tell in (self.tell_kind, self.tell_surface)
+        )
+        z = F.silu(z)
+        light = self.tell_light(torch.cat([z.mean((2, 3)), z.amax((2, 3))], 1)).float()
+        return Seen(kind, surface, light)

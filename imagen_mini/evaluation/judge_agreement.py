@@ -1,0 +1,35 @@
+"""Do two judges of the world `studio` read the same from the same images?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from imagen_mini.evaluation.statistics import wilson_interval
+from imagen_mini.scenes.studio.detector import detect_scenes
+from imagen_mini.scenes.world import WORLDS
+
+
+def agreement(images: Tensor, second: Path) -> dict:
+    """Measure how often the judge and the second judge agree.
+
+    Args:
+        images: [b, 3, size, size] in [-1, 1], with a size of 64 or 256, b at least 1.
+        second: Folder of the second judge's weights, from
+            `python -m train.studio_judge --form second`.
+
+    Returns:
+        "n"; "agree", how often both read the same scene or neither read one; its 95 % `interval`;
+        "both_read", how often both read a scene, and "same_scene", how often it was the same.
+    """
+    pairs = list(zip(WORLDS["studio"].parse_image(images), detect_scenes(images, second)))
+    read = [a.scene == b.scene for a, b in pairs if a.scene is not None and b.scene is not None]
+    agree = sum(a.scene == b.scene for a, b in pairs)
+    return {
+        "n": len(pairs),
+        "agree": agree,
+        "interval": wilson_interval(agree, len(pairs)),
+        "both_read": len(read),
+        "same_scene": sum(read),
+    }
