@@ -31,6 +31,7 @@ from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace
 from imagen_mini.evaluation.benchmark import (
     CATEGORIES,
     HELD_OUT_CATEGORIES,
+    STUDIO_CATEGORIES,
     benchmark,
     seen_in_training,
 )
@@ -90,10 +91,8 @@ class Examiner:
 
     def captions(self, prompts: list[tuple[str, int, Caption]]) -> list[Result]:
         """Return results with arrays instead of tensors, to be sent to another process."""
-        return [
-            replace(result, image=result.image.float().cpu().numpy())
-            for result in evaluate(self.generate, prompts, batch=len(prompts))
-        ]
+        results = evaluate(self.generate, prompts, len(prompts), self.pipe.world)
+        return [replace(result, image=result.image.float().cpu().numpy()) for result in results]
 
     def edit(self, job: tuple[type[Edit], EditTask]) -> tuple[EditScore, ...]:
         """Return a score for each of METHODS."""
@@ -144,8 +143,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--categories",
         nargs="+",
-        choices=(*CATEGORIES, *HELD_OUT_CATEGORIES),
-        help="only these categories (default: all)",
+        choices=(*CATEGORIES, *STUDIO_CATEGORIES, *HELD_OUT_CATEGORIES),
+        help="only these categories (default: all of the pipeline's world)",
     )
     parser.add_argument("--batch", type=int, default=16, help="prompts per batch (default: 16)")
     parser.add_argument(
@@ -169,13 +168,13 @@ def main(arguments: list[str] | None = None) -> None:
     # 1. Prompts and edits. The precision is decided once for all workers.
     start = time.perf_counter()
     args.precision = resolve_precision(args.precision, torch.device(args.device))
+    pipe = ImagenPipeline.from_pretrained(args.pipeline)  # an error of loading is raised here
+    args.first_stage = next(iter(pipe.stages))
     prompts, edits = (
-        benchmark(args.n, args.seed, args.categories),
+        benchmark(args.n, args.seed, args.categories, pipe.world),
         edit_tasks(args.edits, args.seed) if args.edits else {},
     )
     batches = [prompts[i : i + args.batch] for i in range(0, len(prompts), args.batch)]
-    # an error of loading is raised here
-    args.first_stage = next(iter(ImagenPipeline.from_pretrained(args.pipeline).stages))
     with spread(partial(Examiner, args), args.workers) as each:
         # 2. Text alignment.
         results = []
@@ -190,10 +189,12 @@ def main(arguments: list[str] | None = None) -> None:
             "options": sampling_options(args),
             "benchmark_seed": args.seed,
             "text_alignment": table(results),
-            "seen_in_training": seen_in_training(prompts, SEARCHED, progress=True),
+            "seen_in_training": seen_in_training(
+                prompts, SEARCHED, progress=True, world=pipe.world
+            ),
             "captions_searched": SEARCHED,
             "errors": error_table(results),
-            "confusions": confusion_matrices(results),
+            "confusions": confusion_matrices(results, pipe.world),
             "edits": {},
         }
         print_alignment(report)

@@ -5,7 +5,8 @@ The lists are fixed functions of a seed, and no training uses the seeds of their
 differs between categories. The captions of `HELD_OUT_CATEGORIES` never occur in training. The
 captions of `CATEGORIES` are drawn from the same few words as training captions, so the shorter ones
 do occur there, beside other images: `seen_in_training` counts them. `benchmark.tsv` holds the first
-30 captions of each category.
+30 captions of each category in the world `scenes`. In the world `studio` backgrounds are surfaces,
+and `STUDIO_CATEGORIES` come on top; captions without a background are the same in both.
 """
 
 from __future__ import annotations
@@ -21,24 +22,26 @@ from imagen_mini.scenes.captions import (
     Caption,
     Description,
     ObjectDescription,
+    Vocabulary,
     caption_from,
-    training_caption,
 )
 from imagen_mini.scenes.rewording import with_absence, with_misspelling, with_rare_words
 from imagen_mini.scenes.scene import (
-    BACKGROUNDS,
     COLORS,
     HELD_OUT_COLOR_SHAPE,
     HELD_OUT_COUNT,
     HELD_OUT_RELATIONS,
     HELD_OUT_TEXTURE_SHAPE,
+    MATERIALS,
     RELATIONS,
     SHAPES,
     SIZES,
     TEXTURES,
     conflicts,
-    training_scene,
 )
+from imagen_mini.scenes.world import SCENES, World
+
+Sampler = Callable[[random.Random, Vocabulary], Description]  # of a category's descriptions
 
 
 def random_object(rng: random.Random, *said: str, shape: str | None = None) -> ObjectDescription:
@@ -46,7 +49,7 @@ def random_object(rng: random.Random, *said: str, shape: str | None = None) -> O
 
     Args:
         rng: Source of randomness.
-        *said: Attributes that are stated, among "color", "size" and "texture".
+        *said: Attributes that are stated, among "color", "size", "texture" and "material".
         shape: Its shape (default: random).
     """
     while True:
@@ -55,6 +58,7 @@ def random_object(rng: random.Random, *said: str, shape: str | None = None) -> O
             rng.choice(tuple(COLORS)) if "color" in said else None,
             rng.choice(tuple(SIZES)) if "size" in said else None,
             rng.choice(TEXTURES) if "texture" in said else None,
+            rng.choice(MATERIALS) if "material" in said else None,
         )
         if (obj.color, obj.shape) not in HELD_OUT_COLOR_SHAPE and (
             obj.texture,
@@ -90,16 +94,22 @@ def held_out_relation(d: Description) -> bool:
     return bool(pairs & HELD_OUT_RELATIONS)
 
 
-def _said_of_two(rng: random.Random, groups: tuple[str, ...]) -> Description:
-    """Two objects of which some groups of attributes are stated: color, size and texture of both,
-    their relation, the background.
+OF_EACH = ("color", "size", "texture", "material")  # groups that are stated of both objects
+
+
+def _said_of_two(
+    rng: random.Random, groups: tuple[str, ...], vocabulary: Vocabulary
+) -> Description:
+    """Two objects of which some groups of attributes are stated: those of `OF_EACH`, their
+    relation, the background, the light.
     """
     while True:
-        a, b = _two(rng, *(g for g in groups if g in ("color", "size", "texture")))
+        a, b = _two(rng, *(g for g in groups if g in OF_EACH))
         d = Description(
             (a, b),
             rng.choice(RELATIONS) if "relation" in groups else None,
-            rng.choice(tuple(BACKGROUNDS)) if "background" in groups else None,
+            rng.choice(vocabulary.backgrounds) if "background" in groups else None,
+            rng.choice(vocabulary.lights) if "light" in groups else None,
         )
         upper, lower = (b, a) if d.relation == "below" else (a, b)
         conflicting = d.relation in ("above", "below") and conflicts(upper, lower)
@@ -111,7 +121,7 @@ def _said_of_two(rng: random.Random, groups: tuple[str, ...]) -> Description:
 ATTRIBUTES_OF_TWO = {"color": 2, "size": 2, "relation": 1, "background": 1}
 
 
-def _attributes(k: int) -> Callable[[random.Random], Description]:
+def _attributes(k: int) -> Sampler:
     """Two objects of which `k` attributes are stated, besides their shapes. As in training, an
     attribute is stated for both objects or for neither.
     """
@@ -121,7 +131,7 @@ def _attributes(k: int) -> Callable[[random.Random], Description]:
         for groups in combinations(ATTRIBUTES_OF_TWO, n)
         if sum(ATTRIBUTES_OF_TWO[g] for g in groups) == k
     ]
-    return lambda rng: _said_of_two(rng, rng.choice(ways))
+    return lambda rng, vocabulary: _said_of_two(rng, rng.choice(ways), vocabulary)
 
 
 def _conflicting(rng: random.Random) -> Description:
@@ -153,58 +163,73 @@ def _pick(rng: random.Random, pairs: frozenset) -> tuple:
     return rng.choice(sorted(pairs))
 
 
-CATEGORIES: dict[str, Callable[[random.Random], Description]] = {
-    "one object": lambda r: Description((random_object(r, "color", "size"),)),
-    "colors": lambda r: Description(
-        (random_object(r, "color"),), background=r.choice(tuple(BACKGROUNDS))
+CATEGORIES: dict[str, Sampler] = {
+    "one object": lambda r, v: Description((random_object(r, "color", "size"),)),
+    "colors": lambda r, v: Description(
+        (random_object(r, "color"),), background=r.choice(v.backgrounds)
     ),
-    "size": lambda r: Description(_two(r, "color", "size")),
-    "binding": lambda r: Description(_two(r, "color")),
-    "counting": lambda r: Description((random_object(r, "color"),) * r.randint(1, 4)),
-    "positional": related,
-    "texture": lambda r: Description((random_object(r, "color", "texture"),)),
-    "two textures": lambda r: Description(_two(r, "color", "texture")),
-    "description": lambda r: _said_of_two(
-        r, ("color", "size", "texture", "relation", "background")
+    "size": lambda r, v: Description(_two(r, "color", "size")),
+    "binding": lambda r, v: Description(_two(r, "color")),
+    "counting": lambda r, v: Description((random_object(r, "color"),) * r.randint(1, 4)),
+    "positional": lambda r, v: related(r),
+    "texture": lambda r, v: Description((random_object(r, "color", "texture"),)),
+    "two textures": lambda r, v: Description(_two(r, "color", "texture")),
+    "description": lambda r, v: _said_of_two(
+        r, ("color", "size", "texture", "relation", "background"), v
     ),
     **{f"{k} attribute{'s' * (k > 1)}": _attributes(k) for k in range(1, 7)},
 }
-HELD_OUT_CATEGORIES: dict[str, Callable[[random.Random], Description]] = {
-    "held-out color and shape": lambda r: Description(
+STUDIO_CATEGORIES: dict[str, Sampler] = {
+    "material": lambda r, v: Description((random_object(r, "color", "material"),)),
+    "two materials": lambda r, v: Description(_two(r, "color", "material")),
+    "light": lambda r, v: Description((random_object(r, "color"),), light=r.choice(v.lights)),
+    "full description": lambda r, v: _said_of_two(
+        r, (*OF_EACH, "relation", "background", "light"), v
+    ),
+}
+HELD_OUT_CATEGORIES: dict[str, Sampler] = {
+    "held-out color and shape": lambda r, v: Description(
         (ObjectDescription((p := _pick(r, HELD_OUT_COLOR_SHAPE))[1], p[0]),)
     ),
-    "held-out texture and shape": lambda r: Description(
+    "held-out texture and shape": lambda r, v: Description(
         (
             ObjectDescription(
                 (p := _pick(r, HELD_OUT_TEXTURE_SHAPE))[1], r.choice(("orange", "pink")), None, p[0]
             ),
         )
     ),
-    "held-out relation": lambda r: Description(
+    "held-out relation": lambda r, v: Description(
         (
             ObjectDescription((p := _pick(r, HELD_OUT_RELATIONS))[0], "orange"),
             ObjectDescription(p[2], "pink"),
         ),
         p[1],
     ),
-    "held-out count": lambda r: Description((random_object(r, "color"),) * HELD_OUT_COUNT),
-    "held-out phrase": related,
-    "conflicting": _conflicting,
+    "held-out count": lambda r, v: Description((random_object(r, "color"),) * HELD_OUT_COUNT),
+    "held-out phrase": lambda r, v: related(r),
+    "conflicting": lambda r, v: _conflicting(r),
     "misspellings": CATEGORIES["one object"],
-    "rare words": lambda r: Description((_rare_object(r),)),
-    "negation": lambda r: Description((random_object(r, "color"),)),
+    "rare words": lambda r, v: Description((_rare_object(r),)),
+    "negation": lambda r, v: Description((random_object(r, "color"),)),
 }
 
 
-def caption_of(category: str, rng: random.Random) -> Caption:
+def categories_of(world: World = SCENES) -> dict[str, Sampler]:
+    """Return the categories of a world: those of `STUDIO_CATEGORIES` need its words."""
+    own = STUDIO_CATEGORIES if world.vocabulary.materials else {}
+    return CATEGORIES | own | HELD_OUT_CATEGORIES
+
+
+def caption_of(category: str, rng: random.Random, world: World = SCENES) -> Caption:
     """Sample a caption of a category.
 
     Args:
-        category: A key of `CATEGORIES` or of `HELD_OUT_CATEGORIES`.
+        category: A key of `categories_of(world)`.
         rng: Source of randomness.
+        world: The world that it is a caption of (default: `scenes`).
     """
     caption = caption_from(
-        (CATEGORIES | HELD_OUT_CATEGORIES)[category](rng),
+        categories_of(world)[category](rng, world.vocabulary),
         rng,
         paraphrase=category == "held-out phrase",
     )
@@ -223,7 +248,7 @@ def caption_of(category: str, rng: random.Random) -> Caption:
 
 
 def benchmark(
-    n: int, seed: int = 0, categories: list[str] | None = None
+    n: int, seed: int = 0, categories: list[str] | None = None, world: World = SCENES
 ) -> list[tuple[str, int, Caption]]:
     """Return the benchmark's prompts: the same for the same seed.
 
@@ -231,6 +256,7 @@ def benchmark(
         n: Number of captions of each category.
         seed: Which list of captions (default: 0).
         categories: Only these (default: all, held-out ones too).
+        world: The world whose captions these are (default: `scenes`).
 
     Returns:
         A list of (category, seed of the image, caption).
@@ -238,7 +264,7 @@ def benchmark(
     Raises:
         ValueError: for an unknown category.
     """
-    known = CATEGORIES | HELD_OUT_CATEGORIES
+    known = categories_of(world)
     chosen = list(known) if categories is None else categories
     if unknown := set(chosen) - set(known):
         raise ValueError(f"unknown categories {sorted(unknown)}; there are {', '.join(known)}")
@@ -246,7 +272,7 @@ def benchmark(
         (
             category,
             1000 * seed + i,
-            caption_of(category, random.Random(f"benchmark/{seed}/{category}/{i}")),
+            caption_of(category, random.Random(f"benchmark/{seed}/{category}/{i}"), world),
         )
         for category in chosen
         for i in range(n)
@@ -258,6 +284,7 @@ def seen_in_training(
     n: int = 200_000,
     seed: int = 0,
     progress: bool = False,
+    world: World = SCENES,
 ) -> dict[str, int]:
     """Count the prompts that stand word for word among training captions.
 
@@ -266,6 +293,7 @@ def seen_in_training(
         n: Number of training captions to look through, from the first one on (default: 200,000).
         seed: Of the training set (default: 0, the seed of all presets).
         progress: Show a progress bar (default: False).
+        world: The world of the prompts and the training set (default: `scenes`).
 
     Returns:
         For each category of the prompts the number of seen ones.
@@ -273,7 +301,7 @@ def seen_in_training(
     wanted = {caption.text for _, _, caption in prompts}
     seen = set()
     for i in trange(n, desc="training captions", disable=not progress):
-        text = training_caption(training_scene(seed, i), seed, i).text
+        text = world.training_caption(world.training_scene(seed, i), seed, i).text
         if text in wanted:
             seen.add(text)
     counts = dict.fromkeys((category for category, _, _ in prompts), 0)

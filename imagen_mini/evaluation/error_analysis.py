@@ -13,13 +13,15 @@ from collections.abc import Iterable
 from imagen_mini.evaluation.scoring import Result
 from imagen_mini.scenes.captions import Description, ObjectDescription
 from imagen_mini.scenes.parse import ParsedScene
-from imagen_mini.scenes.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, SceneObject
+from imagen_mini.scenes.scene import COLORS, MATERIALS, SHAPES, SIZES, TEXTURES, SceneObject
+from imagen_mini.scenes.world import SCENES, World
 
 ATTRIBUTES = {
     "shape": tuple(SHAPES),
     "color": tuple(COLORS),
     "size": tuple(SIZES),
     "texture": tuple(TEXTURES),
+    "material": MATERIALS,
 }
 ERROR_TYPES = (
     "right",
@@ -30,6 +32,7 @@ ERROR_TYPES = (
     "binding",
     "relation",
     "background",
+    "light",
 )
 
 
@@ -41,7 +44,9 @@ def classify_error(description: Description, parsed: ParsedScene) -> str:
     too few, too many     the number of objects differs
     shape, color, ...     a stated attribute is missing, however objects are matched
     binding               every stated attribute is there, but not on its object
-    relation, background  all objects are correct, but not their relation, or the background
+    relation, background, light
+                          all objects are correct, but not their relation, the background, or where
+                          the light comes from
 
     Args:
         description: What the caption states.
@@ -59,11 +64,10 @@ def classify_error(description: Description, parsed: ParsedScene) -> str:
         return "right"
     orders = list(itertools.permutations(scene.objects))
     if any(all(obj.fits(o) for obj, o in zip(description.objects, objects)) for objects in orders):
-        return (
-            "background"
-            if Description(description.objects, description.relation).fits(scene)
-            else "relation"
-        )
+        related = Description(description.objects, description.relation)
+        if not related.fits(scene):
+            return "relation"
+        return "light" if description.background in (None, scene.background) else "background"
     for name in ATTRIBUTES:
         if not any(
             all(_matches(obj, o, name) for obj, o in zip(description.objects, objects))
@@ -97,26 +101,39 @@ def error_table(results: Iterable[Result]) -> dict[str, dict[str, int]]:
     }
 
 
-def confusion_matrices(results: Iterable[Result]) -> dict[str, dict[str, dict[str, int]]]:
-    """Count which value was generated for which stated value, by attribute and for the background.
+def confusion_matrices(
+    results: Iterable[Result], world: World = SCENES
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Count which value was generated for which stated value, by attribute, and for the background
+    and the light.
 
     Attributes are counted only for captions of one object and images that show one, where there is
     no question which object is meant.
 
+    Args:
+        results: Of captions of one world.
+        world: That world (default: `scenes`).
+
     Returns:
-        "shape", "color", "size", "texture" or "background" -> stated value -> generated value ->
-        number of images.
+        "shape", "color", "size", "texture", "background", and in a world that has them "material"
+        and "light" -> stated value -> generated value -> number of images.
     """
+    words = world.vocabulary
+    known = {**ATTRIBUTES, "material": words.materials, "background": words.backgrounds}
+    known["light"] = words.lights
     found = {
         name: {said: dict.fromkeys(values, 0) for said in values}
-        for name, values in {**ATTRIBUTES, "background": tuple(BACKGROUNDS)}.items()
+        for name, values in known.items()
+        if values
     }
     for r in results:
         scene, description = r.parsed.scene, r.caption.description
         if scene is None:
             continue
-        if description.background is not None:
-            found["background"][description.background][scene.background] += 1
+        for name in ("background", "light"):
+            said, generated = getattr(description, name), getattr(scene, name)
+            if said is not None and generated is not None:
+                found[name][said][generated] += 1
         if len(description.objects) == len(scene.objects) == 1:
             for name in ATTRIBUTES:
                 said, generated = (

@@ -14,6 +14,7 @@ from imagen_mini.evaluation.benchmark import (
     ATTRIBUTES_OF_TWO,
     CATEGORIES,
     HELD_OUT_CATEGORIES,
+    STUDIO_CATEGORIES,
     benchmark,
     seen_in_training,
 )
@@ -30,8 +31,11 @@ from imagen_mini.scenes.rewording import reword
 from imagen_mini.scenes.scene import (
     BACKGROUNDS,
     COLORS,
+    LIGHTS,
+    MATERIALS,
     SHAPES,
     SIZES,
+    SURFACES,
     TEXTURES,
     conflicts,
     held_out,
@@ -40,6 +44,9 @@ from imagen_mini.scenes.scene import (
     training_scene,
     unambiguous_relation,
 )
+from imagen_mini.scenes.world import WORLDS
+
+STUDIO = WORLDS["studio"]
 
 
 def test_the_benchmark_is_the_same_for_the_same_seed_and_another_for_another():
@@ -261,3 +268,57 @@ def test_no_large_object_stands_clearly_above_a_small_one_in_training(n):
         above += sum(relation(a, b) == "above" for a, b in pairs)
         clearly += sum(unambiguous_relation(a, b) == "above" for a, b in pairs)
     assert clearly == 0 < above  # what is said is "clearly", and not "never"
+
+
+# ---------------------------------------------------------------- the world studio
+
+
+def test_studio_has_the_same_captions_with_its_own_backgrounds_and_more_categories():
+    flat, studio = benchmark(20), benchmark(20, world=STUDIO)
+    assert {c for c, _, _ in studio} == {c for c, _, _ in flat} | set(STUDIO_CATEGORIES)
+    of_studio = {(category, seed): caption for category, seed, caption in studio}
+    backgrounds = set()
+    for category, seed, caption in flat:
+        there = of_studio[category, seed]
+        if caption.description.background is None and category != "misspellings":
+            assert there == caption
+        elif category != "misspellings":
+            backgrounds.add(there.description.background)
+    assert backgrounds == set(SURFACES)
+
+
+def test_studio_prompts_read_back_and_can_be_shown():
+    said = set()
+    for category, _, caption in benchmark(20, world=STUDIO):
+        d = caption.description
+        if category != "misspellings":
+            got = STUDIO.parse_caption(caption.text)
+            assert Counter(got.objects) == Counter(d.objects), caption.text
+            assert (got.relation, got.background, got.light) == (d.relation, d.background, d.light)
+        assert d.fits(STUDIO.scene_matching(d, random.Random(0))), category
+        said |= {obj.material for obj in d.objects} | {d.light}
+    assert said == {None, *MATERIALS, *LIGHTS}
+
+
+def test_two_materials_differ_and_a_full_description_leaves_nothing_open():
+    for _, _, caption in benchmark(30, categories=["two materials"], world=STUDIO):
+        a, b = caption.description.objects
+        assert a.material != b.material and a.color != b.color and a.shape != b.shape
+    for _, _, caption in benchmark(30, categories=["full description"], world=STUDIO):
+        d = caption.description
+        assert None not in (d.relation, d.background, d.light)
+        assert all(
+            None not in (o.color, o.size, o.texture, o.material) and o.shape for o in d.objects
+        )
+
+
+def test_the_flat_world_has_no_words_for_materials():
+    with pytest.raises(ValueError, match=r"unknown categories \['material'\]"):
+        benchmark(2, categories=["material"])
+
+
+def test_seen_captions_are_looked_for_in_the_world_s_own_training_set():
+    scene = STUDIO.training_scene(0, 7)
+    prompts = [("one object", 0, STUDIO.training_caption(scene, 0, 7))]
+    assert seen_in_training(prompts, 8, world=STUDIO) == {"one object": 1}
+    assert seen_in_training(prompts, 7, world=STUDIO) == {"one object": 0}
