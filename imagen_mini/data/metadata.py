@@ -9,8 +9,8 @@ beside the images, as Hugging Face's `imagefolder` reads it:
 Or a text file beside each image, `1.txt` beside `1.png`, with one caption a line. Either may lie in
 subfolders. Where one of these is called `train`, the other splits are left out.
 
-The column of captions is `text`, `caption`, `prompt` or one of `CAPTION_COLUMNS`. Other columns are
-ignored. Of several captions one is chosen each time the image is seen.
+The column of captions is `text`, `caption`, `prompt` or one of `CAPTION_COLUMNS`, in capitals or
+not. Other columns are ignored. Of several captions one is chosen each time the image is seen.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ import csv
 import io
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -30,10 +33,15 @@ METADATA = "metadata.jsonl"  # the form that we write
 TABLES = (METADATA, "metadata.csv", "metadata.tsv", "metadata.parquet", "metadata.json")
 TEXTS = (".txt", ".caption")  # of files that hold the captions of one image
 # in the order in which they are looked for; any name that ends with file_name is read as well
-NAME_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path")
+NAME_COLUMNS = (
+    *("file_name", "filename", "file", "image", "image_path", "path"),
+    *("file_path", "filepath", "image_file", "image_name", "img"),
+)
 CAPTION_COLUMNS = ("text", "caption", "prompt", "texts", "captions", "prompts", "description")
 TRAINING_SPLITS = ("train", "training")  # names of folders, as `datasets` knows them
 OTHER_SPLITS = ("test", "testing", "eval", "evaluation", "val", "valid", "validation", "dev")
+
+SEPARATORS = re.compile(r"[\s,]*")  # between values of JSON
 
 
 @dataclass(frozen=True)
@@ -80,9 +88,10 @@ def read_metadata(
     rows: list[Row] = []
     problems: list[Problem] = []
     if root.is_dir():
-        for table in find_tables(root):
+        tables = find_tables(root)
+        for table in tables:
             _read_table(root, table, caption_column, rows, problems)
-        if rows or problems or any((root / name).is_file() for name in TABLES):
+        if rows or problems or any(table.parent == root for table in tables):
             return rows, problems
         for image, text in _images_with_texts(root):
             _read_text(root, image, text, rows, problems)
@@ -111,18 +120,22 @@ def describe_form(rows: Iterable[Row]) -> str:
 
 def find_tables(root: Path) -> list[Path]:
     """The tables of a folder: the one at its top, or else those of its subfolders."""
-    for name in TABLES:
-        if (root / name).is_file():
-            return [root / name]
-    found = {}
+
+    def rank(path: Path) -> int:
+        return TABLES.index(path.name.lower())
+
+    at_top = [path for path in root.iterdir() if path.name.lower() in TABLES and path.is_file()]
+    if at_top:
+        return [min(at_top, key=rank)]
+    found: dict[Path, list[Path]] = {}
     for path in _files(root):
-        if path.name in TABLES:  # one a folder
-            found.setdefault(path.parent, []).append(TABLES.index(path.name))
-    return _training_split(root, [parent / TABLES[min(of)] for parent, of in found.items()])
+        if path.name.lower() in TABLES:  # one a folder
+            found.setdefault(path.parent, []).append(path)
+    return _training_split(root, [min(tables, key=rank) for tables in found.values()])
 
 
 def _images_with_texts(root: Path) -> list[tuple[Path, Path]]:
-    """Images, each with the text file beside it that has the same name."""
+    """Images, each with the text file beside it that has the same name: 1.txt or 1.png.txt."""
     images, texts = [], {}
     for path in _files(root):
         suffix = path.suffix.lower()
@@ -130,8 +143,8 @@ def _images_with_texts(root: Path) -> list[tuple[Path, Path]]:
             texts.setdefault(path.with_suffix(""), path)
         elif suffix in SUFFIXES:
             images.append(path)
-    images = [image for image in images if image.with_suffix("") in texts]
-    return [(i, texts[i.with_suffix("")]) for i in _training_split(root, images)]
+    of = {i: texts.get(i.with_suffix("")) or texts.get(i) for i in images}
+    return [(i, of[i]) for i in _training_split(root, [i for i in images if of[i]])]
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -160,15 +173,20 @@ def _what_is_there(root: Path) -> str:
     if not root.is_dir():
         return "is no folder" + (": name the folder that it lies in" if root.is_file() else "")
     names = sorted(path.relative_to(root).as_posix() for path in _files(root))
-    tables = [n for n in names if n.endswith((".csv", ".tsv", ".json", ".jsonl"))]
-    images = sum(n.lower().endswith(SUFFIXES) for n in names)
+    stems = [n.rpartition(".")[0] for n in names if n.lower().endswith(SUFFIXES)]
+    images, beside = len(stems), set(stems)
+    tables = [
+        n
+        for n in names
+        if n.endswith((".csv", ".tsv", ".json", ".jsonl")) and n.rpartition(".")[0] not in beside
+    ]
     what = f"has no {METADATA}"
     if any(n.endswith((".arrow", ".parquet")) for n in names):
         return (
             f"{what}, but a data set with the images inside: python -m train.download_dataset "
             f"{root} --out NEW_FOLDER writes them as files"
         )
-    if any(n.endswith(".tar") for n in names):
+    if any(n.lower().endswith((".tar", ".zip", ".tar.gz", ".tgz")) for n in names):
         return f"{what}, but archives: unpack them first"
     if tables:
         return f"{what}, but {tables[0]}: call it metadata{Path(tables[0]).suffix}"
@@ -187,7 +205,7 @@ def _read_table(
 ) -> None:
     """Add the rows and problems of a table."""
     source = table.relative_to(root).as_posix()
-    for line, values in _READERS[table.suffix](table.read_bytes()):
+    for line, values in _READERS[table.suffix.lower()](table.read_bytes()):
         path = None
         try:
             if isinstance(values, ValueError):
@@ -202,13 +220,20 @@ def _read_table(
             problems.append(problem)
 
 
+def _key(values: dict[str, Any], column: str) -> str:
+    """The name that a column has in a row: capitals and spaces around it do not matter."""
+    if column in values:
+        return column
+    return next((k for k in values if str(k).strip().lower() == column.lower()), column)
+
+
 def _name(values) -> str:
     """The file name in a row."""
     if isinstance(values, dict):
         others = [column for column in values if str(column).endswith("file_name")]
         for column in (*NAME_COLUMNS, *others):
-            if isinstance(values.get(column), str):
-                return values[column]
+            if isinstance(name := values.get(_key(values, column)), str):
+                return name
     raise ValueError(
         f'expected an object with "file_name" and "text"; got '
         f"{json.dumps(values, default=str)!r:.80}"
@@ -217,10 +242,11 @@ def _name(values) -> str:
 
 def _captions(values: dict[str, Any], column: str | None) -> tuple[str, tuple[str, ...]]:
     """The column of captions in a row, and the captions."""
-    columns = CAPTION_COLUMNS if column is None else (column,)
+    columns = [_key(values, c) for c in (CAPTION_COLUMNS if column is None else (column,))]
     used = next((c for c in columns if values.get(c) is not None), None)
     if used is None:
-        present = [c for c in values if c not in NAME_COLUMNS]
+        names = {_key(values, c) for c in NAME_COLUMNS}
+        present = [c for c in values if c not in names]
         used = next((c for c in columns if c in values), columns[0])
         hint = f"; the row has {', '.join(map(repr, present))}" if present else ""
         if column is None and present and used not in values:
@@ -254,8 +280,10 @@ def caption_problem(caption) -> str | None:
 def inside(root: Path, name: str, base: Path | None = None) -> Path:
     """The file of a folder that a row names.
 
-    A name may be relative to the file that holds the row, or to the folder, or absolute. Slashes
-    may be those of Windows.
+    A name may be relative to the file that holds the row, or to the folder, or begin with the name
+    of the folder, or be absolute. Slashes may be those of Windows. If there is no such file, an
+    image is taken whose name differs in its ending alone, in capitals, in spaces around it or in
+    how accents are written; but not one of two.
 
     Args:
         root: The folder, resolved.
@@ -265,17 +293,18 @@ def inside(root: Path, name: str, base: Path | None = None) -> Path:
     Raises:
         ValueError: It is no file, or not in `root` after links are followed.
     """
-    problem = ValueError(
-        f"file_name {name!r} leads out of the folder; expected a path inside it, like 'cats/1.jpg'"
-    )
+    problem = None
     if name:
-        for folder in dict.fromkeys((base or root, root)):
+        for folder in dict.fromkeys((base or root, root, root.parent)):
             for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
                 try:
                     return _file_inside(root, folder, spelling)
                 except ValueError as error:
-                    problem = error
-    raise problem
+                    if problem is None or folder != root.parent:
+                        problem = error
+    raise problem or ValueError(
+        f"file_name {name!r} leads out of the folder; expected a path inside it, like 'cats/1.jpg'"
+    )
 
 
 def _file_inside(root: Path, base: Path, name: str) -> Path:
@@ -283,6 +312,11 @@ def _file_inside(root: Path, base: Path, name: str) -> Path:
     try:
         path = (base / name).resolve()
         found = path.is_file()
+        if not found and path.parent.is_relative_to(root) and path.parent.is_dir():
+            changed = path.parent.stat().st_mtime_ns
+            similar = _images_by_plain_name(path.parent, changed).get(_plain(path.name), [])
+            if len(similar) == 1:
+                path, found = (path.parent / similar[0]).resolve(), True
     except (OSError, ValueError, RuntimeError) as error:  # too long, no text, links in a circle
         raise ValueError(f"file_name {name!r:.80} is no usable path: {error}") from None
     if found and path.is_relative_to(root):
@@ -300,6 +334,24 @@ def _file_inside(root: Path, base: Path, name: str) -> Path:
     )
 
 
+def _plain(name: str) -> str:
+    """A file name without what systems write differently: capitals, accents, spaces around it."""
+    return unicodedata.normalize("NFC", name.strip()).casefold()
+
+
+@lru_cache(maxsize=64)
+def _images_by_plain_name(folder: Path, changed: int) -> dict[str, list[str]]:
+    """The images of a folder by their plain names, with their endings and without. `changed` is
+    when it was changed last.
+    """
+    found: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)):
+        if name.lower().endswith(SUFFIXES) and os.path.isfile(folder / name):
+            for key in (_plain(name), _plain(name.rpartition(".")[0])):
+                found.setdefault(key, []).append(name)
+    return found
+
+
 # ---------------------------------------------------------------- the forms of tables
 #
 # Each reader maps the content of a file to pairs: a line number, and a row or what is wrong with it
@@ -312,9 +364,10 @@ def _decode_lines(content: bytes) -> Iterator[tuple[int, str | ValueError]]:
     encoding = json.detect_encoding(content)
     if not encoding.startswith("utf-8"):
         text = content.decode(encoding, errors="replace").removeprefix("\ufeff")
-        yield from enumerate(text.split("\n"), 1)
+        yield from enumerate(text.split("\n" if "\n" in text else "\r"), 1)
         return
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    end = b"\n" if b"\n" in content else b"\r"  # an old Mac's
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(end), 1):
         try:
             yield number, line.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -328,36 +381,89 @@ def _decode_lines(content: bytes) -> Iterator[tuple[int, str | ValueError]]:
 
 
 def _json_rows(content: bytes) -> Iterator[tuple[int, Any]]:
-    """One object a line, with or without commas between them; or one list of objects; or one object
-    with a caption or an object for each file name.
+    """One object a line, with or without commas between them; or objects over several lines; or one
+    value that `_rows_of` understands.
     """
-    # 1. all of it as one value
-    if content[:100].lstrip(b"\xef\xbb\xbf\xfe\xff\0 \t\r\n")[:1] == b"[" or b"\n" not in content:
-        whole = _parse_json(content)
-    else:
-        first = next((line for _, line in _decode_lines(content) if str(line).strip()), "")
-        whole = None
-        if isinstance(_parse_json(first), ValueError):  # the first line is not a row of its own
-            whole = _parse_json(content)
-    if isinstance(whole, dict) and all(isinstance(v, (dict, list, str)) for v in whole.values()):
-        if not any(isinstance(whole.get(column), str) for column in NAME_COLUMNS):
-            whole = [
-                {"file_name": name, **(of if isinstance(of, dict) else {"text": of})}
-                for name, of in whole.items()
-            ]
-    if isinstance(whole, list) and all(isinstance(value, dict) for value in whole):
+    # 1. all of it as one value, if it is one
+    whole = None
+    first = next((line for _, line in _decode_lines(content) if str(line).strip()), "")
+    if not first:
+        return
+    over_lines = isinstance(_parse_json(first), ValueError)  # the first line is no row of its own
+    a_list = content[:100].lstrip(b"\xef\xbb\xbf\xfe\xff\0 \t\r\n")[:1] == b"["
+    if over_lines or a_list or b"\n" not in content:
+        whole = _rows_of(_parse_json(content))
+    if isinstance(whole, dict):
+        whole = [whole]
+    if isinstance(whole, ValueError) and over_lines and not a_list:
+        whole = _objects_in_a_row(content) or whole
+    if isinstance(whole, list):
         yield from enumerate(whole, 1)
         return
     # 2. line by line
+    rows: list[tuple[int, Any]] = []
     for number, line in _decode_lines(content):
         if isinstance(line, ValueError):
-            yield number, line
+            rows.append((number, line))
         elif line.strip() not in ("", "[", "]"):
             value = _parse_json(line)
             if isinstance(value, ValueError):  # a part of a list, with a comma behind
                 part = _parse_json(line.strip().removeprefix("[").rstrip(",] \t"))
                 value = part if isinstance(part, dict) else value
-            yield number, value
+            rows.append((number, value))
+    # 3. not one row: then it is one value with a mistake in it
+    if isinstance(whole, ValueError) and not any(isinstance(row, dict) for _, row in rows):
+        rows = [(1, whole)]
+    yield from rows
+
+
+def _rows_of(value: Any) -> Any:
+    """The list of rows that one JSON value stands for; what is none stays as it is.
+
+    It may be the list itself, alone or as the only list of objects in an object; a caption or an
+    object for each file name; or all values of each column.
+    """
+    if not isinstance(value, dict):
+        return value
+    names = next((value[k] for c in NAME_COLUMNS if (k := _key(value, c)) in value), None)
+    if isinstance(names, str):
+        return value
+    # 1. columns: as lists, or by the number of the row, as pandas writes them
+    if isinstance(names, (list, dict)):
+        keys = range(len(names)) if isinstance(names, list) else names
+        columns = {c: v for c, v in value.items() if type(v) is type(names)}
+        if all(len(v) == len(names) for v in columns.values()):
+            return [{c: _item(v, key) for c, v in columns.items()} for key in keys]
+        return value
+    # 2. a list of objects under a name
+    lists = [v for v in value.values() if v and isinstance(v, list) and isinstance(v[0], dict)]
+    if lists:
+        return lists[0] if len(lists) == 1 else value
+    # 3. captions by name
+    if value and all(isinstance(v, (dict, list, str)) for v in value.values()):
+        return [
+            {"file_name": name, **(of if isinstance(of, dict) else {"text": of})}
+            for name, of in value.items()
+        ]
+    return value
+
+
+def _item(values: list[Any] | dict[str, Any], key: Any) -> Any:
+    """An item of a list or of an object; None if there is none."""
+    return values.get(key) if isinstance(values, dict) else values[key]
+
+
+def _objects_in_a_row(content: bytes) -> list[Any]:
+    """Objects one behind the other, each over several lines; none if there is anything else."""
+    text = "\n".join(str(line) for _, line in _decode_lines(content))
+    decoder, found, at = json.JSONDecoder(), [], 0
+    try:
+        while (at := at + len(SEPARATORS.match(text, at)[0])) < len(text):
+            value, at = decoder.raw_decode(text, at)
+            found.append(value)
+    except (ValueError, RecursionError):
+        return []
+    return found
 
 
 def _parse_json(content: str | bytes | ValueError) -> Any:
@@ -367,7 +473,8 @@ def _parse_json(content: str | bytes | ValueError) -> Any:
     try:
         return json.loads(content)
     except json.JSONDecodeError as error:
-        return ValueError(f"no JSON at column {error.colno} ({error.msg})")
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        return ValueError(f"no JSON at {line}column {error.colno} ({error.msg})")
     except RecursionError:
         return ValueError("JSON nested too deeply")
     except ValueError as error:  # no text, or a number of very many digits
@@ -375,7 +482,9 @@ def _parse_json(content: str | bytes | ValueError) -> Any:
 
 
 def _csv_rows(content: bytes) -> Iterator[tuple[int, Any]]:
-    """The cells of each row by the names in the first one, between commas, semicolons or tabs."""
+    """The cells of each row by the names in the first one, between commas, semicolons, tabs or
+    bars.
+    """
     lines = list(_decode_lines(content))
     for number, line in lines:
         if isinstance(line, ValueError):
@@ -383,7 +492,9 @@ def _csv_rows(content: bytes) -> Iterator[tuple[int, Any]]:
             return
     text = "\n".join(str(line) for _, line in lines)
     first = text.partition("\n")[0]
-    table = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    delimiter = max(",;\t|", key=first.count)
+    file = io.StringIO(text, newline="")
+    table = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
     names: list[str] | None = None
     while True:
         try:

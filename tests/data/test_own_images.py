@@ -110,19 +110,47 @@ FORMS = {
         **images("10_dog/"),
     },
     "slashes of Windows": {"metadata.csv": cells(table(prefix="more\\")), **images("more/")},
+    "columns in capitals": {"metadata.csv": cells(table("File_Name", "Caption"))},
+    "file_path": {"metadata.jsonl": "\n".join(lines("file_path"))},
+    "a table in capitals": {"METADATA.JSONL": "\n".join(lines())},
+    "CSV with bars": {"metadata.csv": cells(table(), "|", "")},
+    "CSV with spaces": {"metadata.csv": cells(table(), ", ")},
+    "line ends of an old Mac": {"metadata.jsonl": "\r".join(lines())},
+    "objects over lines": {"metadata.jsonl": "\n".join(json.dumps(r, indent=2) for r in ROWS)},
+    "a list under a name": {"metadata.json": json.dumps({"version": 1, "data": ROWS})},
+    "a list of each column": {
+        "metadata.json": json.dumps({"file_name": list(CAPTIONS), "text": list(CAPTIONS.values())})
+    },
+    "columns by number, as pandas writes them": {
+        "metadata.json": json.dumps(
+            {
+                "file_name": dict(enumerate(CAPTIONS)),
+                "text": dict(enumerate(CAPTIONS.values())),
+            }
+        )
+    },
+    "names without an ending": {
+        "metadata.json": json.dumps({n.removesuffix(".png"): c for n, c in CAPTIONS.items()})
+    },
+    "endings in capitals": {"metadata.jsonl": "\n".join(lines()).replace(".png", ".PNG")},
+    "spaces around names": {"metadata.csv": cells([[f" {n} ", c] for n, c in table()])},
+    "paths that begin with the folder": {"metadata.csv": cells(table(prefix="mine/"))},
+    "text files named after all of the image's name": {f"{n}.txt": c for n, c in CAPTIONS.items()},
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_yields_every_image_with_its_caption(tmp_path, form):
-    write(tmp_path, images() | FORMS[form])
-    rows, problems = read_metadata(tmp_path)
+    folder = tmp_path / "mine"
+    write(folder, images() | FORMS[form])
+    rows, problems = read_metadata(folder)
     assert problems == []
     assert {row.path.name: row.captions for row in rows} == {n: (c,) for n, c in CAPTIONS.items()}
-    data = opened(tmp_path)
+    data = opened(folder)
     assert sorted(data.batch(range(3), 8).captions) == sorted(CAPTIONS.values())
     # and the form is named
-    named = [name for name in FORMS[form] if name.endswith((".jsonl", ".csv", ".json", ".tsv"))]
+    endings = (".jsonl", ".csv", ".json", ".tsv")
+    named = [name for name in FORMS[form] if name.lower().endswith(endings)]
     assert (named[0] if named else "text files beside the images") in data.form
 
 
@@ -183,12 +211,40 @@ def test_a_bad_row_of_a_csv_is_named(tmp_path, csv, problem):
         ({"captions.csv": "a"}, "but captions.csv: call it metadata.csv"),
         ({"data/train-00000-of-1.parquet": "a"}, "images inside: python -m train.download_dataset"),
         ({"00000.tar": "a"}, "but archives: unpack them first"),
+        ({"images.ZIP": "a"}, "but archives: unpack them first"),
+        ({"0.json": "{}", "1.json": "{}"}, "but 3 images without captions"),
     ],
 )
 def test_a_folder_without_captions_says_what_it_holds_instead(tmp_path, files, hint):
     write(tmp_path, images() | files)
     with pytest.raises(FileNotFoundError, match=hint):
         read_metadata(tmp_path)
+
+
+def test_a_name_that_may_mean_two_images_means_none(tmp_path):
+    row = '{"file_name": "0", "text": "a"}'
+    write(tmp_path, images() | {"0.jpg": encoded(Image.new("RGB", (8, 8))), "metadata.jsonl": row})
+    assert read_metadata(tmp_path) == (
+        [],
+        ["metadata.jsonl line 1: file_name '0' is not there; expected an image"],
+    )
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        (json.dumps(ROWS, indent=1).replace('"0.png",', '"0.png"'), "no JSON at line 4, column 3"),
+        (
+            json.dumps({"images": ROWS, "annotations": ROWS}, indent=1),
+            'expected an object with "fi',
+        ),
+        (json.dumps(["0.png"]), 'expected an object with "file_name"'),
+    ],
+)
+def test_json_that_is_no_table_is_one_problem_and_not_one_a_line(tmp_path, content, problem):
+    write(tmp_path, images() | {"metadata.json": content})
+    rows, problems = read_metadata(tmp_path)
+    assert not rows and len(problems) == 1 and problem in problems[0]
 
 
 def test_absolute_paths_that_lie_inside_the_folder_are_inside(tmp_path):
