@@ -36,7 +36,6 @@ from imagen_mini.evaluation.edit_benchmark import SWAPPED, swaps
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.models.attention import TextContext
 from imagen_mini.models.control import AttentionControl, AttentionSite
-from imagen_mini.scenes.parse import parse_image
 from imagen_mini.text.encoder import TextEmbeddings, Tokens
 from imagen_mini.utils.scripts import check_output_folder, integer, run_script, script_parser
 from sample.cli import add_model_options, load_pipeline
@@ -140,7 +139,9 @@ def measure(pipe: ImagenPipeline, attribute: str, n: int) -> dict:
             progress=False,
             output_type="pt",
         ).stages[base]
-        own, other, *mixed = [parsed.scene for parsed in parse_image(images.float().cpu())]
+        own, other, *mixed = [
+            parsed.scene for parsed in pipe.world.parse_image(images.float().cpu())
+        ]
         if not (task.source.description.fits(own) and task.target.description.fits(other)):
             continue
         both_correct += 1

@@ -110,7 +110,8 @@ def main(arguments: list[str] | None = None) -> None:
     check_maps(pipe, args.prompt, args.word, args.size)
     options = sampling_options(args) | {"stages": list(pipe.stages)[:1], "output_type": "pt"}
     if args.find is not None:
-        report = measure_localization(pipe, benchmark(args.find, categories=CATEGORIES), options)
+        prompts = benchmark(args.find, categories=CATEGORIES, world=pipe.world)
+        report = measure_localization(pipe, prompts, options)
         (args.out / "find.json").write_text(json.dumps(report, indent=1) + "\n")
         if not report["judged"]:
             raise SystemExit(

@@ -37,10 +37,9 @@ from imagen_mini.evaluation.pretrained_features import (
     make_feature_extractor,
 )
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.scenes.captions import Caption, training_caption
-from imagen_mini.scenes.parse import parse_image
-from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import HELD_OUT_SEED, training_scene
+from imagen_mini.scenes.captions import Caption
+from imagen_mini.scenes.scene import HELD_OUT_SEED
+from imagen_mini.scenes.world import SCENES, World
 from imagen_mini.utils.scripts import (
     check_output_folder,
     integer,
@@ -54,14 +53,14 @@ from sample.cli import add_model_options, load_pipeline
 TRAINED = 0  # seed of the scenes used in training
 
 
-def true_images(seed: int, numbers: range, size: int) -> Tensor:
+def true_images(seed: int, numbers: range, size: int, world: World = SCENES) -> Tensor:
     """Render scenes of a training set."""
-    return render([training_scene(seed, i) for i in numbers], size)
+    return world.render([world.training_scene(seed, i) for i in numbers], size)
 
 
-def captions_of(seed: int, numbers: range) -> list[Caption]:
+def captions_of(seed: int, numbers: range, world: World = SCENES) -> list[Caption]:
     """Return the training captions of these scenes."""
-    return [training_caption(training_scene(seed, i), seed, i) for i in numbers]
+    return [world.training_caption(world.training_scene(seed, i), seed, i) for i in numbers]
 
 
 def compare(images: Tensor, true: Tensor) -> dict[str, float]:
@@ -76,9 +75,9 @@ def compare(images: Tensor, true: Tensor) -> dict[str, float]:
     }
 
 
-def alignment(images: Tensor, captions: list[Caption]) -> dict:
+def alignment(images: Tensor, captions: list[Caption], world: World = SCENES) -> dict:
     """Count the images that show their captions, by the parser."""
-    parsed_scenes = [parsed for part in images.split(64) for parsed in parse_image(part.cpu())]
+    parsed_scenes = world.parse_image(images.cpu())
     correct = sum(c.description.fits(r.scene) for c, r in zip(captions, parsed_scenes))
     low, high = wilson_interval(correct, len(captions))
     return {
@@ -185,9 +184,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--features",
-        default="scenes",
         metavar="WHICH",
-        help=f"{FEATURE_EXTRACTORS}; default: scenes, the shipped scene classifier",
+        help=f"{FEATURE_EXTRACTORS} (default: the shipped classifier of the pipeline's world)",
     )
     parser.add_argument(
         "--batch", type=integer(low=1), default=25, help="images per batch (default: 25)"
@@ -211,6 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     if name not in pipe.stages:
         parser.error(f"--stage {name}: {args.pipeline} has {', '.join(pipe.stages)}")
     try:
+        args.features = args.features or pipe.world.name
         features = make_feature_extractor(args.features)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         parser.error(f"--features {args.features}: {error}")
@@ -220,12 +219,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     # 1. Features of true images: unseen ones, others for reference, and those of training.
     numbers = range(args.n)
-    captions = captions_of(HELD_OUT_SEED, numbers)
-    true = features(true_images(HELD_OUT_SEED, range(args.n, args.n + args.true), size))
+    world = pipe.world
+    captions = captions_of(HELD_OUT_SEED, numbers, world)
+    true = features(true_images(HELD_OUT_SEED, range(args.n, args.n + args.true), size, world))
     others = features(
-        true_images(HELD_OUT_SEED, range(args.n + args.true, 2 * args.n + args.true), size)
+        true_images(HELD_OUT_SEED, range(args.n + args.true, 2 * args.n + args.true), size, world)
     )
-    trained = features(true_images(TRAINED, range(args.true), size))
+    trained = features(true_images(TRAINED, range(args.true), size, world))
     report = {
         "pipeline": args.pipeline,
         "stage": name,
@@ -262,7 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
             images = torch.cat(generated)
             found = features(images)
             row = {
-                **alignment(images, captions),
+                **alignment(images, captions, world),
                 **compare(found, true),
                 "nearest_trained": median_distance(found, trained),
             }

@@ -37,9 +37,8 @@ from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.guidance_measures import saturation
-from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching, score, table
+from imagen_mini.evaluation.scoring import evaluate, score, table
 from imagen_mini.scenes.captions import Caption
-from imagen_mini.scenes.render import render
 from imagen_mini.utils.scripts import (
     check_output_folder,
     integer,
@@ -104,7 +103,7 @@ def measurer(
             )
             return x_0_hats[-1].clamp(-1, 1)
 
-        for result in evaluate(generate, prompts, batch):
+        for result in evaluate(generate, prompts, batch, pipe.world):
             results.append(result)
             bar.update()
         counter.remove()
@@ -229,10 +228,10 @@ def main(arguments: list[str] | None = None) -> None:
     stage = pipe.stages[name]
     default = resolve_sampling_options(stage)
     categories = SR_CATEGORIES if stage.is_super_resolution else BASE_CATEGORIES
-    prompts = benchmark(args.n, args.seed, categories)
-    truth = render(
+    prompts = benchmark(args.n, args.seed, categories, pipe.world)
+    truth = pipe.world.render(
         [
-            sample_scene_matching(caption.description, random.Random(caption.text))
+            pipe.world.scene_matching(caption.description, random.Random(caption.text))
             for _, _, caption in prompts
         ],
         stage.config.unet.image_size,

@@ -3,6 +3,7 @@ contains.
 
     python -m train.scene_classifier --size 64
     python -m train.scene_classifier --size 256
+    python -m train.scene_classifier --world studio --size 64
 
 Images are rendered on the fly, of scenes of every kind, held-out ones too. A little noise is added,
 so that artifacts of a generator do not disturb the classifier. The script prints the accuracy for
@@ -20,79 +21,57 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from imagen_mini.evaluation.scene_features import (
-    CELLS,
     SceneClassifier,
+    known_labels,
     save_classifier,
     scene_labels,
     weights_of,
 )
-from imagen_mini.scenes.render import render
-from imagen_mini.scenes.scene import (
-    BACKGROUNDS,
-    COLORS,
-    MAX_OBJECTS,
-    SHAPES,
-    SIZES,
-    TEXTURES,
-    Scene,
-    random_scene,
-)
+from imagen_mini.scenes.scene import Scene
+from imagen_mini.scenes.world import SCENES, WORLDS, World, find_world
 from imagen_mini.utils.rng import generator
 from imagen_mini.utils.scripts import run_script, script_parser
 
-KINDS = {
-    "count": MAX_OBJECTS,
-    "background": len(BACKGROUNDS),
-    "shapes": len(SHAPES),
-    "colors": len(COLORS),
-    "sizes": len(SIZES),
-    "textures": len(TEXTURES),
-    "pairs": len(COLORS) * len(SHAPES),
-    "places": CELLS**2,
-}
 NOISE = 0.05  # the largest standard deviation
 
 
-def any_scene(rng: random.Random) -> Scene:
+def any_scene(rng: random.Random, world: World) -> Scene:
     """Sample a scene of 1 to 5 objects, held-out combinations included."""
-    return random_scene(
+    return world.random_scene(
         rng, count=rng.choices((1, 2, 3, 4, 5), (25, 35, 17, 13, 10))[0], exclude_held_out=False
     )
 
 
 def batch_of(
-    size: int, purpose: str, step: int, n: int, device
+    size: int, purpose: str, step: int, n: int, device, world: World = SCENES
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return noisy images [n, 3, size, size] and their labels, a function of purpose and step."""
     rng = random.Random(f"features/{purpose}/{step}")
-    scenes = [any_scene(rng) for _ in range(n)]
+    scenes = [any_scene(rng, world) for _ in range(n)]
     g = generator(step, "features", purpose)
-    images = render(scenes, size, device)
+    images = world.render(scenes, size, device)
     noise = (
         torch.randn(images.shape, generator=g) * torch.rand(n, 1, 1, 1, generator=g) * NOISE
     ).to(images.device)
-    return (images + noise).clamp(-1, 1), torch.stack([scene_labels(s) for s in scenes]).to(
-        images.device
-    )
+    labels = torch.stack([scene_labels(s, world) for s in scenes])
+    return (images + noise).clamp(-1, 1), labels.to(images.device)
 
 
 @torch.no_grad()
 def accuracy(net: SceneClassifier, n: int, device) -> dict[str, float]:
     """Return the share of images of which all labels of a kind are correct."""
-    images, truth = batch_of(net.size, "test", 0, n, device)
+    images, truth = batch_of(net.size, "test", 0, n, device, net.world)
     told = torch.cat([net(part) for part in images.split(128)]) > 0
-    parts = zip(
-        KINDS,
-        told.split(list(KINDS.values()), dim=1),
-        truth.bool().split(list(KINDS.values()), dim=1),
-    )
+    known = known_labels(net.world)
+    widths = [len(values) for values in known.values()]
+    parts = zip(known, told.split(widths, dim=1), truth.bool().split(widths, dim=1))
     return {kind: (a == b).all(1).float().mean().item() for kind, a, b in parts}
 
 
 @torch.no_grad()
 def standardize(net: SceneClassifier, n: int, device) -> None:
     """Give each feature mean 0 and variance 1 over true images, without changing the logits."""
-    images, _ = batch_of(net.size, "standardize", 0, n, device)
+    images, _ = batch_of(net.size, "standardize", 0, n, device, net.world)
     found = torch.cat([net.features(part) for part in images.split(128)])
     mean, deviation = found.mean(0), found.std(0)
     net.to_facts.bias += net.to_facts.weight @ mean
@@ -103,6 +82,7 @@ def standardize(net: SceneClassifier, n: int, device) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
+    parser.add_argument("--world", choices=WORLDS, default="scenes", help="(default: scenes)")
     parser.add_argument("--size", type=int, choices=(64, 256), default=64)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)
@@ -111,7 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="(default: among the shipped weights)")
     args = parser.parse_args(arguments)
     torch.manual_seed(0)
-    net = SceneClassifier(args.size).to(args.device)
+    world = find_world(args.world)
+    net = SceneClassifier(args.size, world).to(args.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, args.steps, pct_start=0.1)
     start, bar = (
@@ -119,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
         tqdm(range(args.steps), desc=f"features of {args.size} px", unit="step"),
     )
     for step in bar:
-        images, truth = batch_of(args.size, "train", step, args.batch, args.device)
+        images, truth = batch_of(args.size, "train", step, args.batch, args.device, world)
         loss = F.binary_cross_entropy_with_logits(net(images), truth)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -127,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         schedule.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}")
-    out = args.out or weights_of(args.size)
+    out = args.out or weights_of(args.size, world)
     standardize(net.eval(), 2048, args.device)
     save_classifier(net, out)
     print(

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from imagen_mini.evaluation.scoring import judge_images, sample_scene_matching
+from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.pipeline import ImagenPipeline
-from imagen_mini.scenes.captions import parse_caption
-from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene
+from imagen_mini.scenes.world import SCENES, World
 
 SATURATED = 0.99
 
@@ -96,21 +95,24 @@ def measure_at_scale(
     image = trajectory[-1]
     return {
         "w": w,
-        **accuracy_with_interval(judge_images(prompts, image.clamp(-1, 1))),
+        **accuracy_with_interval(judge_images(prompts, image.clamp(-1, 1), pipe.world)),
         **saturation(image),
         "outside": max(map(share_out_of_range, trajectory)),
     }
 
 
-def render_matching(prompts: Sequence[str], size: int = 64) -> Tensor:
+def render_matching(prompts: Sequence[str], size: int = 64, world: World = SCENES) -> Tensor:
     """Return rendered images [b, 3, size, size] in [-1, 1], one that matches each prompt.
 
     A perfect model could generate them. The scene is a function of the prompt.
+
+    Args:
+        prompts: b prompts.
+        size: Width of the images (default: 64).
+        world: The world whose captions and images these are (default: `scenes`).
     """
-    return render(
-        [sample_scene_matching(parse_caption(prompt), random.Random(prompt)) for prompt in prompts],
-        size,
-    )
+    scenes = [world.scene_matching(world.parse_caption(p), random.Random(p)) for p in prompts]
+    return world.render(scenes, size)
 
 
 def position_spread(scenes: Sequence[Scene], shape: str) -> tuple[float, float]:

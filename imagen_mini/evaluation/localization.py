@@ -10,7 +10,6 @@ from tqdm.auto import tqdm
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.captions import Caption
-from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import masks
 
 
@@ -84,7 +83,7 @@ def measure_localization(
             **options,
         ).stages
         for row, ((_, _, caption), parsed) in enumerate(
-            zip(part, parse_image(next(iter(images.values())).float().cpu()))
+            zip(part, pipe.world.parse_image(next(iter(images.values())).float().cpu()))
         ):
             objects = caption.description.assign(parsed.scene) if parsed.scene is not None else None
             if objects is None:

@@ -9,15 +9,17 @@ and the same preprocessing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from imagen_mini.evaluation.scene_features import features
+from imagen_mini.scenes.world import WORLDS
 
 FEATURE_EXTRACTORS = (
-    "scenes, inception, inception:WEIGHTS (a file), or clip:NAME (a folder or a hub id)"
+    "scenes, studio, inception, inception:WEIGHTS (a file), or clip:NAME (a folder or a hub id)"
 )
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -26,15 +28,15 @@ def make_feature_extractor(which: str) -> Callable[[Tensor], Tensor]:
     """Return a function from images [n, 3, h, w] in [-1, 1] to features [n, d].
 
     Args:
-        which: "scenes", "inception", "inception:WEIGHTS" or "clip:NAME".
+        which: The name of a built-in world, "inception", "inception:WEIGHTS" or "clip:NAME".
 
     Raises:
         ValueError: for another name.
         ModuleNotFoundError: if the packages for Inception are not installed.
     """
     kind, _, where = which.partition(":")
-    if which == "scenes":
-        return features
+    if which in WORLDS:
+        return partial(features, world=WORLDS[which])
     if kind == "inception":
         return Inception(where or None)
     if kind == "clip" and where:

@@ -14,11 +14,11 @@ from imagen_mini.evaluation.metrics import psnr
 from imagen_mini.evaluation.scoring import description_of, judge_images
 from imagen_mini.evaluation.statistics import format_share
 from imagen_mini.pipeline import ImagenPipeline
-from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.scene import GRID, Scene
+from imagen_mini.scenes.world import SCENES, World
 
 
-def true_scenes(prompts: Sequence[str], images: Tensor) -> list[Scene]:
+def true_scenes(prompts: Sequence[str], images: Tensor, world: World = SCENES) -> list[Scene]:
     """Return the scene in each 64 px image, as the parser reads it, with the textures of its
     prompt.
 
@@ -28,13 +28,14 @@ def true_scenes(prompts: Sequence[str], images: Tensor) -> list[Scene]:
     Args:
         prompts: b prompts.
         images: Images [b, 3, 64, 64] in [-1, 1].
+        world: The world whose captions and images these are (default: `scenes`).
 
     Raises:
         ValueError: If an image does not show its prompt: then nobody can say what it should become.
     """
     out = []
-    for prompt, parsed in zip(prompts, parse_image(images.float().cpu()), strict=True):
-        description = description_of(prompt)
+    for prompt, parsed in zip(prompts, world.parse_image(images.float().cpu()), strict=True):
+        description = description_of(prompt, world)
         objects = (
             None
             if description is None or parsed.scene is None
@@ -45,11 +46,11 @@ def true_scenes(prompts: Sequence[str], images: Tensor) -> list[Scene]:
                 f"the image of {prompt!r} does not show it, so there is no true scene; keep "
                 "those whose verdict is correct"
             )
-        textured = (
+        textured = tuple(
             replace(o, texture=obj.texture or "solid")
             for o, obj in zip(objects, description.objects)
         )
-        out.append(Scene(tuple(textured), parsed.scene.background))
+        out.append(replace(parsed.scene, objects=textured))
     return out
 
 
@@ -127,11 +128,11 @@ def super_resolve(
         progress=False,
     ).stages
     images = stages[list(stages)[-1]].float().cpu()
-    readable = [parsed.scene is not None for parsed in parse_image(images)]
+    readable = [parsed.scene is not None for parsed in pipe.world.parse_image(images)]
     return SuperResolutionResult(
         level,
         images,
-        [bool(v) for v in judge_images(prompts, images)],
+        [bool(v) for v in judge_images(prompts, images, pipe.world)],
         readable,
         psnr(images, truth),
     )

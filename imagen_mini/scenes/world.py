@@ -36,7 +36,7 @@ from imagen_mini.scenes.studio.sampling import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     """One built-in world.
 

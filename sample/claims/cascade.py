@@ -21,8 +21,6 @@ from imagen_mini.cascade.sampling_options import resolve_sampling_options
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.statistics import Difference, paired_agresti_min
 from imagen_mini.scenes.captions import Caption, Description, caption_from
-from imagen_mini.scenes.parse import parse_image
-from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_TEXTURE_SHAPE, TEXTURES, Scene
 from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.viz.guidance import plot_accuracy
@@ -102,7 +100,7 @@ def enlarge(
 
 def without_textures(scene: Scene) -> Scene:
     """Return the scene as it can be rendered at the base stage's size, where no texture shows."""
-    return Scene(tuple(replace(o, texture="solid") for o in scene.objects), scene.background)
+    return replace(scene, objects=tuple(replace(o, texture="solid") for o in scene.objects))
 
 
 def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
@@ -114,15 +112,17 @@ def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Imag
     levels = sorted(
         {level for level in LEVELS if level <= config.max_aug_level} | {config.aug_level}
     )
-    prompts = benchmark(n, categories=SR_CATEGORIES)
+    prompts = benchmark(n, categories=SR_CATEGORIES, world=pipe.world)
     generated = low_res_images(
         pipe, [c.text for _, _, c in prompts], [seed for _, seed, _ in prompts]
     )
-    scenes = [parsed.scene for part in generated.split(64) for parsed in parse_image(part)]
+    scenes = [
+        parsed.scene for part in generated.split(64) for parsed in pipe.world.parse_image(part)
+    ]
     kept = [i for i, (_, _, c) in enumerate(prompts) if c.description.fits(scenes[i])]
     # 2. Beside each generated image a clean one of the same scene.
     low_res = {
-        "clean": render([without_textures(scenes[i]) for i in kept], generated.shape[-1])
+        "clean": pipe.world.render([without_textures(scenes[i]) for i in kept], generated.shape[-1])
         if kept
         else generated[:0],
         "generated": generated[kept],
@@ -156,7 +156,7 @@ def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Imag
                     )
                     correct += [
                         c.description.fits(parsed.scene)
-                        for (_, _, c), parsed in zip(part, parse_image(large))
+                        for (_, _, c), parsed in zip(part, pipe.world.parse_image(large))
                     ]
                     if level in (0.0, config.aug_level, levels[-1]):
                         shown += [
@@ -349,7 +349,7 @@ def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     """Enlarge each base image with three texts."""
     prompts = [
         (category, seed, *with_other_textures(caption))
-        for category, seed, caption in benchmark(n, categories=SR_CATEGORIES)
+        for category, seed, caption in benchmark(n, categories=SR_CATEGORIES, world=pipe.world)
     ]
     low_res = low_res_images(
         pipe, [own.text for _, _, own, _ in prompts], [seed for _, seed, _, _ in prompts]
@@ -367,7 +367,7 @@ def measure_text(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
             own_text = pipe.text_encoder(captions)
             for name, text in zip(TEXTS, (own_text, own_text.null(), pipe.text_encoder(others))):
                 large = enlarge(pipe, captions, text, seeds, low_res[at : at + BATCH])
-                scenes = [parsed.scene for parsed in parse_image(large)]
+                scenes = [parsed.scene for parsed in pipe.world.parse_image(large)]
                 correct[name] += [
                     own.description.fits(scene) for (_, _, own, _), scene in zip(part, scenes)
                 ]

@@ -19,11 +19,9 @@ from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.guidance_measures import saturation
 from imagen_mini.evaluation.metrics import precision_and_recall
 from imagen_mini.evaluation.scene_features import features
-from imagen_mini.evaluation.scoring import evaluate, sample_scene_matching
+from imagen_mini.evaluation.scoring import evaluate
 from imagen_mini.evaluation.statistics import difference_of_means, paired_agresti_min
 from imagen_mini.scenes.captions import Caption
-from imagen_mini.scenes.parse import parse_image
-from imagen_mini.scenes.render import render
 from imagen_mini.viz.guidance import TRUE_IMAGE_STYLE, plot_scales
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.viz.style import STYLES, log_axis, percent_axis, save_figure, subplots
@@ -80,9 +78,10 @@ LARGE = SCALES[-1]  # the largest in the paper's sweep of the base stage (Figs. 
 
 def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     """Measure each threshold at each w, on the same prompts and seeds."""
-    base, prompts = base_of(pipe), benchmark(n, categories=BASE_CATEGORIES)
-    truth = render(
-        [sample_scene_matching(c.description, random.Random(c.text)) for _, _, c in prompts],
+    base, world = base_of(pipe), pipe.world
+    prompts = benchmark(n, categories=BASE_CATEGORIES, world=world)
+    truth = world.render(
+        [world.scene_matching(c.description, random.Random(c.text)) for _, _, c in prompts],
         pipe.stages[base].config.unet.image_size,
     )
     found, shown = (
@@ -116,7 +115,7 @@ def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]
                     )
                     return x_0_hats[-1].clamp(-1, 1)
 
-                for result in evaluate(generate, prompts, BATCH):
+                for result in evaluate(generate, prompts, BATCH, world):
                     results.append(result)
                     bar.update()
                 found["lines"][threshold].append(
@@ -211,16 +210,18 @@ def spreads(found: Tensor, correct: Sequence[bool]) -> list[float | None]:
 
 def measure_diversity(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     """Generate SEEDS images of each caption at each w; measure accuracy and diversity."""
-    base = base_of(pipe)
-    captions = [caption for _, _, caption in benchmark(n, categories=BASE_CATEGORIES)]
+    base, world = base_of(pipe), pipe.world
+    prompts = benchmark(n, categories=BASE_CATEGORIES, world=world)
+    captions = [caption for _, _, caption in prompts]
     generated = [
         (caption, 100_000 * k + i) for i, caption in enumerate(captions) for k in range(SEEDS)
     ]
     scenes = [
-        sample_scene_matching(caption.description, random.Random(f"{caption.text}/{seed}"))
+        world.scene_matching(caption.description, random.Random(f"{caption.text}/{seed}"))
         for caption, seed in generated
     ]
-    true = features(render(scenes, pipe.stages[base].config.unet.image_size))
+    size = pipe.stages[base].config.unet.image_size
+    true = features(world.render(scenes, size), world=world)
     found = {
         "own_w": pipe.stages[base].config.guidance_scale,
         "seeds": SEEDS,
@@ -231,7 +232,7 @@ def measure_diversity(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     with tqdm(total=len(generated) * len(WEIGHTS), desc="diversity") as bar:
         for w in sorted({*WEIGHTS, judged_w(found)}):
             images, correct = _sample_at(pipe, base, generated, w, bar)
-            generated_features = features(images)
+            generated_features = features(images, world=world)
             precision, recall = precision_and_recall(true, generated_features)
             found["rows"].append(
                 {
@@ -272,7 +273,7 @@ def _sample_at(
         )
         correct += [
             c.description.fits(parsed.scene)
-            for (c, _), parsed in zip(part, parse_image(images[-1]))
+            for (c, _), parsed in zip(part, pipe.world.parse_image(images[-1]))
         ]
         bar.update(len(part))
     return torch.cat(images), correct

@@ -21,9 +21,9 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.preview import sample_single_stage
-from imagen_mini.evaluation.scoring import Result, evaluate, sample_scene_matching
+from imagen_mini.evaluation.scoring import Result, evaluate
 from imagen_mini.evaluation.statistics import Difference, difference_of_means, paired_agresti_min
-from imagen_mini.scenes.render import render
+from imagen_mini.scenes.world import find_world
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.viz.style import STYLES, save_figure, subplots
 from sample.claims.cascade import at_level, closing, measure_augmentation
@@ -79,22 +79,24 @@ def sample_benchmark(stage: DiffusionStage, encoder: TextEncoder, n: int) -> lis
     Super-resolution gets true low-resolution images.
     """
     low = stage.config.unet.low_res_size
-    prompts = benchmark(n, categories=BASE_CATEGORIES if low is None else SR_CATEGORIES)
+    categories = BASE_CATEGORIES if low is None else SR_CATEGORIES
+    world = find_world(stage.config.world)
+    prompts = benchmark(n, categories=categories, world=world)
     descriptions = {c.text: c.description for _, _, c in prompts}
 
     def generate(captions: list[str], seeds: list[int]) -> Tensor:
         low_res = (
             None
             if low is None
-            else render(
-                [sample_scene_matching(descriptions[c], random.Random(c)) for c in captions],
+            else world.render(
+                [world.scene_matching(descriptions[c], random.Random(c)) for c in captions],
                 low,
                 next(stage.parameters()).device,
             )
         )
         return sample_single_stage(stage, encoder, captions, seeds, low_res)
 
-    return list(tqdm(evaluate(generate, prompts, BATCH), total=len(prompts), desc="images"))
+    return list(tqdm(evaluate(generate, prompts, BATCH, world), total=len(prompts), desc="images"))
 
 
 def parameters(net: nn.Module) -> int:

@@ -171,8 +171,8 @@ def test_distances_by_clip_give_its_score_too(clip_folder, tiny_pipe, tmp_path, 
 @pytest.mark.parametrize(
     "which, message",
     [
-        ("vgg", "expected scenes, inception"),
-        ("clip", "expected scenes, inception"),
+        ("vgg", "expected scenes, studio, inception"),
+        ("clip", "expected scenes, studio, inception"),
         ("clip:/nowhere", "/nowhere"),
     ],
 )

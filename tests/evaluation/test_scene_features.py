@@ -4,6 +4,7 @@ images.
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,17 +17,19 @@ from imagen_mini.evaluation.metrics import (
     precision_and_recall,
 )
 from imagen_mini.evaluation.scene_features import (
-    NUM_LABELS,
     WIDTH,
     SceneClassifier,
     features,
+    known_labels,
     scene_labels,
 )
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene, SceneObject, random_scene, training_scene
+from imagen_mini.scenes.world import WORLDS
 from sample import distribution_metrics as distances
 from train import scene_classifier as training
 
+STUDIO = WORLDS["studio"]
 SCENE = Scene(
     (
         SceneObject(10, 50, "ring", "pink", "small", "striped"),
@@ -37,7 +40,8 @@ SCENE = Scene(
 
 
 def test_labels_are_what_the_scene_contains():
-    kinds = dict(zip(training.KINDS, scene_labels(SCENE).split(list(training.KINDS.values()))))
+    known = known_labels()
+    kinds = dict(zip(known, scene_labels(SCENE).split([len(v) for v in known.values()])))
     assert {name: int(x.sum()) for name, x in kinds.items()} == {
         "count": 1,
         "background": 1,
@@ -55,7 +59,7 @@ def test_labels_are_what_the_scene_contains():
     )
     assert kinds["pairs"].view(8, 6)[7, 5] == kinds["pairs"].view(8, 6)[0, 0] == 1
     assert kinds["places"].view(4, 4).nonzero().tolist() == [[0, 3], [2, 1]]
-    assert not scene_labels(Scene(SCENE.objects * 2, "white"))[: training.KINDS["count"]][:3].any()
+    assert not scene_labels(Scene(SCENE.objects * 2, "white"))[:3].any()
 
 
 def test_the_shipped_features_know_what_is_in_an_image():
@@ -153,8 +157,33 @@ def test_images_of_another_size_and_a_missing_classifier_are_errors_that_say_wha
         SceneClassifier(64).features(torch.zeros(1, 3, 32, 32))
     with pytest.raises(ValueError, match="multiple of 32"):
         SceneClassifier(50)
-    with pytest.raises(FileNotFoundError, match="python -m train.scene_classifier --size 128"):
+    with pytest.raises(FileNotFoundError, match="scene_classifier --world scenes --size 128"):
         features(torch.zeros(1, 3, 128, 128))
+
+
+def test_labels_of_a_studio_scene_tell_materials_and_light_as_well():
+    known = known_labels(STUDIO)
+    scene = STUDIO.training_scene(0, 3)
+    kinds = dict(zip(known, scene_labels(scene, STUDIO).split([len(v) for v in known.values()])))
+    assert set(known) == {*known_labels(), "materials", "light"}
+    shown = {
+        kind: {v for v, occurs in zip(known[kind], kinds[kind]) if occurs}
+        for kind in ("background", "materials", "light")
+    }
+    assert shown == {
+        "background": {scene.background},
+        "materials": {o.material for o in scene.objects},
+        "light": {scene.light},
+    }
+    net = SceneClassifier(64, STUDIO)
+    images, truth = training.batch_of(64, "test", 0, 2, "cpu", STUDIO)
+    assert net(images).shape == truth.shape and set(training.accuracy(net, 4, "cpu")) == set(known)
+
+
+def test_missing_features_of_a_world_are_named_with_their_command(monkeypatch):
+    monkeypatch.setattr(module, "weights_of", lambda size, world: Path("nowhere"))
+    with pytest.raises(FileNotFoundError, match="--world studio --size 128"):
+        module.classifier(128, STUDIO)
 
 
 @pytest.mark.slow
@@ -169,7 +198,7 @@ def test_training_the_features_lowers_their_error_and_leaves_them_on_disk(tmp_pa
     net, fresh = SceneClassifier(64), SceneClassifier(64)
     net.load_state_dict(load_file(out))
     images, truth = training.batch_of(64, "test", 0, 64, "cpu")
-    assert truth.shape == (64, NUM_LABELS)
+    assert truth.shape == (64, len(scene_labels(SCENE)))
     with torch.no_grad():
         trained, untrained = (
             torch.nn.functional.binary_cross_entropy_with_logits(n(images), truth)

@@ -15,6 +15,7 @@ from imagen_mini.evaluation.super_resolution import (
 )
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene, SceneObject
+from imagen_mini.scenes.world import SCENES
 from imagen_mini.viz.super_resolution import plot_augmentation_levels
 
 STRIPED = Scene((SceneObject(20, 40, "circle", "red", "large", "striped"),), "white")
@@ -62,6 +63,7 @@ def test_super_resolution_judges_what_it_makes(tiny_pipe, monkeypatch):
             "Out", (), {"stages": {"sr_256": torch.stack([large[0], torch.zeros_like(large[0])])}}
         )()
 
+    call.world = SCENES
     seen = super_resolve(call, PROMPTS, [3, 4], small, large, 0.2, steps=5)
     assert (
         seen.correct == [True, False]
