@@ -30,6 +30,17 @@ class Result:
         """True if the image shows what the caption states."""
         return self.caption.description.fits(self.parsed.scene)
 
+    @property
+    def recognized(self) -> bool:
+        """True if the objects that could be read, and the background, are as the caption states.
+
+        An unreadable image may show them all the same: an object that is lit from the wrong side,
+        or a faint trace of another one beside them. What could not be read of an object beyond its
+        shape, size and colour, and where the light comes from, is not asked.
+        """
+        shown = Scene(self.parsed.objects, self.parsed.background or "unknown")
+        return self.caption.description.fits(shown)
+
 
 def verdict_text(description: Description, parsed: ParsedScene) -> str:
     """Return "correct", or what was read instead, in words.
@@ -110,7 +121,8 @@ def score(results: list[Result]) -> dict[str, float]:
 
     Returns:
         "n"; "right", the number of correct images; "accuracy" with its Wilson 95 % interval, "low"
-        and "high"; and "unreadable", the number of images that could not be parsed.
+        and "high"; "unreadable", the number of images that could not be parsed; and "recognized",
+        the number of images whose objects are as stated (see `Result.recognized`).
     """
     correct = sum(r.correct for r in results)
     low, high = wilson_interval(correct, len(results))
@@ -121,6 +133,7 @@ def score(results: list[Result]) -> dict[str, float]:
         "low": round(low, 4),
         "high": round(high, 4),
         "unreadable": sum(r.parsed.scene is None for r in results),
+        "recognized": sum(r.recognized for r in results),
     }
 
 

@@ -64,8 +64,8 @@ class ParsedScene:
     Args:
         scene: The scene; None if and only if there are `problems`.
         background: The background, if it could be read.
-        objects: The objects that could be read, in reading order. The texture of one is None if
-            only that was unclear.
+        objects: The objects that could be read, in reading order. The texture or the material of
+            one is None if only that was unclear.
         problems: What could not be read, and why.
     """
 

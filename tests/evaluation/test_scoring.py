@@ -12,10 +12,11 @@ from support.scenes import correct_images, one, scene_of
 from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
 from imagen_mini.evaluation.scoring import evaluate, table
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.scenes.captions import parse_caption
+from imagen_mini.scenes.captions import Caption, parse_caption
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import COLORS, Scene
+from imagen_mini.scenes.world import WORLDS
 
 # ---------------------------------------------------------------- text alignment
 
@@ -38,7 +39,8 @@ def test_images_of_nothing_are_all_incorrect(image):
     prompts = benchmark(3)
     rows = table(list(evaluate(lambda texts, seeds: image.expand(len(texts), -1, -1, -1), prompts)))
     assert all(
-        row["accuracy"] == 0 and row["right"] == 0 and row["n"] == 3 for row in rows.values()
+        row["accuracy"] == row["right"] == row["recognized"] == 0 and row["n"] == 3
+        for row in rows.values()
     )
 
 
@@ -59,7 +61,32 @@ def test_a_planted_tenth_of_swapped_colors_is_found_as_a_tenth():
 
     row = table(list(evaluate(sometimes_incorrect, prompts)))["colors"]
     assert row["right"] == 45 and row["accuracy"] == 0.9 and row["unreadable"] == 0
-    assert row["low"] < 0.9 < row["high"]
+    assert row["low"] < 0.9 < row["high"] and row["recognized"] == 45
+
+
+def test_an_unreadable_image_may_show_its_objects():
+    """Two objects lit from two sides; and a flat image with a faint trace of another object."""
+    studio = WORLDS["studio"]
+    two = studio.scene_matching(
+        studio.parse_caption("a red circle left of a blue square"), random.Random(0)
+    )
+    left, top = studio.render([replace(two, light=light) for light in ("left", "top")], 64)
+    first, _ = studio.masks(two, 64)
+    flat = scene_of(parse_caption("a red circle left of a blue square"), random.Random(0))
+    single, both = render([replace(flat, objects=flat.objects[:1]), flat], 64)
+    name = f"a {flat.objects[0].color} {flat.objects[0].shape}"
+    for image, world, text, recognized in (
+        (torch.where(first, top, left), studio, "a red circle left of a blue square", True),
+        (torch.where(first, top, left), studio, "a red circle left of a red square", False),
+        (torch.where(first, top, left), studio, "a red circle", False),
+        (torch.lerp(single, both, 0.2), WORLDS["scenes"], name, True),
+        (torch.lerp(both, single, 0.2), WORLDS["scenes"], name, False),
+    ):
+        caption = Caption(text, (), world.parse_caption(text))
+        prompts = [("", 0, caption)]
+        (result,) = evaluate(lambda *_, image=image: image[None], prompts, world=world)
+        assert result.parsed.scene is None and not result.correct, text
+        assert result.recognized == recognized, (text, result.parsed)
 
 
 @pytest.mark.parametrize(

@@ -422,13 +422,15 @@ def decide(evidence: Evidence, broken: list[int], textures: bool) -> list[Parsed
             problems[i].append(f"{name} has no known colour (nearest {color[0]})")
         # three signs that something is wrong with it, together
         doubt = (error / MOST_ERROR, worst / MOST_DIFFERENCE, outline / MOST_OUTLINE)
-        if math.hypot(*doubt) > 1:
+        odd = math.hypot(*doubt) > 1
+        if odd:
             problems[i].append(f"{name} does not look as a {material[0]} {color[0]} {shape} would")
-            continue
-        if material[1] < LEAST_SHARE:
+        elif material[1] < LEAST_SHARE:
             problems[i].append(f"{name} has no known material (nearest {material[0]})")
         low, high = CONTRASTS["solid" if texture[0] == "solid" else material[0]]
-        if textures and texture[1] < LEAST_SHARE:
+        if odd:
+            pass  # its texture was compared with that shading
+        elif textures and texture[1] < LEAST_SHARE:
             problems[i].append(f"{name} has no known texture (nearest {texture[0]})")
         elif textures and not low < contrast < high:
             problems[i].append(
@@ -443,8 +445,8 @@ def decide(evidence: Evidence, broken: list[int], textures: bool) -> list[Parsed
                 shape=shape,
                 color=color[0],
                 size=size,
-                texture=texture[0] if textures else None,
-                material=material[0],
+                texture=texture[0] if textures and not odd else None,
+                material=None if odd else material[0],
             )
         )
     return [
