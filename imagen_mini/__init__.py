@@ -16,6 +16,7 @@ _PUBLIC = {
     "Refine": "editing.prompt_to_prompt",
     "Reweight": "editing.prompt_to_prompt",
     "Chain": "editing.prompt_to_prompt",
+    "PromptSwitching": "editing.prompt_switching",
     "LocalBlend": "editing.blending",
     "DiffEditMask": "editing.blending",
     "Edit": "editing.base",

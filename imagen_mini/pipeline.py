@@ -551,7 +551,7 @@ class ImagenPipeline(nn.Module):
                 warnings.warn(
                     f"the edit changes nothing: in all {len(timesteps) - 1} steps of "
                     f"{stage_name}, source and targets read the source's prompt. Take more "
-                    "steps, or a smaller shared_prompt_steps",
+                    "steps, or switch prompts earlier: PromptSwitching(until=0.8)",
                     stacklevel=4,  # sample_stage, __call__, torch.no_grad, the caller
                 )
             if bound.needs_source:

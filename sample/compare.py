@@ -16,6 +16,22 @@ from imagen_mini.evaluation.edit_benchmark import counted_edits
 from imagen_mini.evaluation.statistics import newcombe_interval
 from imagen_mini.utils.scripts import run_script, script_parser
 
+# the ways to edit, as reports called them before each of them was named by what it does
+EARLIER = {
+    ", same seed, new prompt": ": same seed",
+    ", all attention injected": ": attention",
+    ", prompt-to-prompt": ": switching, then attention",
+    ", and only where prompts disagree": ": both, only where prompts disagree",
+}
+
+
+def _today(name: str) -> str:
+    """Today's name of a row of edits."""
+    for ending, method in EARLIER.items():
+        if name.endswith(ending):
+            return name.removesuffix(ending) + method
+    return name
+
 
 def load_report(path: Path) -> dict:
     """Load the counts of a report of `sample.evaluate`.
@@ -35,7 +51,7 @@ def load_report(path: Path) -> dict:
                     name: (row["right"], row["n"]) for name, row in report["text_alignment"].items()
                 },
                 **{
-                    name: (round(row["good"] * counted_edits(row)), counted_edits(row))
+                    _today(name): (round(row["good"] * counted_edits(row)), counted_edits(row))
                     for name, row in report["edits"].items()
                 },
             },

@@ -4,8 +4,9 @@
     python -m sample.edit refine "a red circle" "a red circle on a black background" --out edit.png
     python -m sample.edit reweight "a small red circle" --word small --scale -1 0 1 2 --out edit.png
 
-The figure shows the source, the edit, where they differ, and "same seed, new prompt": the target
-without an edit. Below them are the attention maps of the words that changed: the source's, the
+The figure shows the source, the edit, where they differ, and two controls that inject no attention.
+"Same seed" is the target without an edit. "Prompt switching" reads the source's prompt first. Below
+them are the attention maps of the words that changed: the source's, the
 target's, and what the edit made of it. The script prints what the parser reads in each image.
 """
 
@@ -21,6 +22,7 @@ from imagen_mini.editing.alignment import refinement_mapper, replacement_mapper
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask, LocalBlend
+from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import (
     AttentionInjection,
     Chain,
@@ -29,6 +31,7 @@ from imagen_mini.editing.prompt_to_prompt import (
     Reweight,
 )
 from imagen_mini.editing.windows import as_window
+from imagen_mini.evaluation.edit_comparison import SAME_SEED, SWITCHING
 from imagen_mini.evaluation.scoring import judge_image
 from imagen_mini.text.encoder import Tokens
 from imagen_mini.utils.scripts import check_output_file, number, run_script, script_parser
@@ -100,11 +103,14 @@ def add_edit_parser(
         f"{edit.DEFAULT_SELF_STEPS:g})",
     )
     parser.add_argument(
+        "--prompt-switching",
         "--shared-prompt-steps",
         "--source-steps",
         type=window,
-        default=edit.shared_prompt_steps,
-        help="share of the steps in which source and target share the source's prompt",
+        default=0.0,
+        metavar="SHARE",
+        help="share of the steps in which the target reads the source's prompt, before its own; "
+        "attention acts in the rest. The other two are former names",
     )
     blends = parser.add_mutually_exclusive_group()
     blends.add_argument(
@@ -141,19 +147,18 @@ def resolve_edit(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
             Reweight({args.word: args.scale}, args.weight_steps),
             [f"{args.word} x {c:g}" for c in args.scale],
         )
-    edit = (Replace if args.kind == "replace" else Refine)(
-        args.cross_replace_steps,
-        getattr(args, "self_replace_steps", None),
-        shared_prompt_steps=args.shared_prompt_steps,
-    )
-    blend = (
-        LocalBlend(*args.local_blend)
-        if args.local_blend
-        else DiffEditMask()
-        if args.diff_blend
-        else None
-    )
-    return [args.source, args.target], edit if blend is None else Chain(edit, blend), ["edit"]
+    edits: list[Edit] = [
+        (Replace if args.kind == "replace" else Refine)(
+            args.cross_replace_steps, getattr(args, "self_replace_steps", None)
+        )
+    ]
+    if as_window(args.prompt_switching, "prompt_switching") != (0, 0):
+        edits.append(PromptSwitching(args.prompt_switching))
+    if args.local_blend:
+        edits.append(LocalBlend(*args.local_blend))
+    if args.diff_blend:
+        edits.append(DiffEditMask())
+    return [args.source, args.target], Chain(*edits), ["edit"]
 
 
 def plot_alignment(source: Tokens, target: Tokens, kind: str, path: Path) -> None:
@@ -227,19 +232,22 @@ def main(arguments: list[str] | None = None) -> None:
         [p.float().cpu() for p in out.stages[stage]]
         for stage in (list(out.stages)[-1], list(out.stages)[0])
     )
-    # 3. Add the difference and the target without an edit.
+    # 3. Add the difference, and the target without attention injected.
     tiles, labels = (
         images,
         [f"{name}: {prompt}" for name, prompt in zip(["source", *names], prompts)],
     )
     verdicts = list(zip(["source", *names], prompts, images))
     if word is None:
-        plain = pipe(prompts[1], seed=args.seed, **options).stages
-        verdicts.append(
-            ("same seed, new prompt", prompts[1], plain[list(plain)[-1]][0].float().cpu())
+        tiles, labels = (
+            [*tiles, difference_image(*images)],
+            [*labels, "difference of source and edit"],
         )
-        tiles = [*tiles, difference_image(*images), verdicts[-1][2]]
-        labels = [*labels, "difference of source and edit", f"same seed, new prompt: {prompts[1]}"]
+        for name, control in ((SAME_SEED, None), (SWITCHING, PromptSwitching())):
+            without = pipe(prompts, seed=args.seed, edit=control, **options).stages
+            verdicts.append((name, prompts[1], without[list(without)[-1]][1].float().cpu()))
+            tiles.append(verdicts[-1][2])
+            labels.append(f"{name}: {prompts[1]}")
     # 4. Write the figure: images, then attention maps.
     columns = min(5, len(tiles))
     filler = -len(tiles) % columns  # so that the maps start on a new row
@@ -247,7 +255,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not maps.times:
         print(
             "no attention maps to show: source and target share the source's prompt in every "
-            "step; take more --steps, or lower --shared-prompt-steps"
+            "step; take more --steps, or a lower --prompt-switching"
         )
     frames = [None] * len(tiles) + ["white"] * filler + [None] * len(more)
     tiles, labels = (

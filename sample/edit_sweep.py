@@ -1,18 +1,18 @@
-"""How long should an edit keep to its source? Prompt-to-Prompt over the length of its windows.
+"""How long should an edit keep to its source? Success and layout over the length of the window.
 
     python -m sample.edit_sweep --n 20 --out outputs/edit_sweep
 
 Writes to the output folder:
 
-- edit_sweep.png: for each kind of edit, how often it succeeds, keeps the layout, and does both. One
-  line is over the share of the steps in which the source's attention is injected (cross and self).
-  The other is over the share in which source and target share the source's prompt, with attention
-  injected in all steps.
+- edit_sweep.png: for each kind of edit, how often it succeeds, keeps the layout, and does both, in
+  three panels: over the share of the steps after which prompts are switched, over the share in
+  which the source's attention is injected (cross and self), and over the share after which prompts
+  are switched with attention injected from there on.
 - edit_sweep_images.png: one edit of each kind, at every length.
 - edit_sweep.json: the numbers.
 
-A window is a share of the steps, from the first one on. At 0 both lines are "same seed, new
-prompt".
+A window is a share of the steps, from the first one on. At 0 the first two panels show the new
+prompt with the same seed, the last one attention alone.
 """
 
 from __future__ import annotations
@@ -25,24 +25,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Refine, Replace
 from imagen_mini.evaluation.edit_benchmark import EditTask, edit_table, edit_tasks, evaluate_edits
-from imagen_mini.evaluation.edit_comparison import WINDOW_SWEEPS
+from imagen_mini.evaluation.edit_comparison import WINDOW_SWEEPS, injection_of
 from imagen_mini.utils.scripts import check_output_folder, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
 
 
-def edit_of(name: str) -> type[AttentionInjection]:
-    """Return the edit for a kind of task: Replace for "... swap", Refine for all others."""
-    return Replace if name.endswith("swap") else Refine
-
-
 def measure(
     pipe: ImagenPipeline, name: str, tasks: list[EditTask], shares: list[float]
 ) -> tuple[dict, tuple[EditTask, Tensor]]:
-    """Edit every task at every length of the window, in both sweeps.
+    """Edit every task at every length of the window, in every sweep.
 
     Args:
         pipe: The pipeline; its first stage is sampled.
@@ -54,7 +48,7 @@ def measure(
         For each sweep a table at each share; and the first task whose source is correct, with its
         images [1 + sweeps x shares, 3, h, w], or None.
     """
-    base, kind = next(iter(pipe.stages)), edit_of(name)
+    base, kind = next(iter(pipe.stages)), injection_of(name)
     plans = [(sweep, share) for sweep in WINDOW_SWEEPS for share in shares]
 
     def generate(prompts: list[str], seed: int) -> Tensor:
@@ -91,7 +85,7 @@ def plot_figure(report: dict, path: Path) -> None:
         path: The image to write.
     """
     titles = [f"{name}: {sweep}" for name in report["kinds"] for sweep in WINDOW_SWEEPS]
-    sheet, panels = subplots(titles, "share of the steps", columns=4)
+    sheet, panels = subplots(titles, "share of the steps", columns=len(WINDOW_SWEEPS))
     for panel, rows in zip(
         panels, (rows for of in report["kinds"].values() for rows in of.values())
     ):

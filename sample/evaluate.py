@@ -6,8 +6,9 @@ edits.
 Prompts and seeds are fixed. No training uses these seeds. The held-out categories' captions never
 occur in training; of the others the report says how many do, beside other images. Alignment is
 judged on the last stage's images, edits on those of the base stage, where Prompt-to-Prompt acts.
-Words are swapped (Replace) and added (Refine), alone and with `DiffEditMask`. For comparison: the
-same seed with the new prompt, and injecting all of the source's attention in every step.
+Words are swapped (Replace) and added (Refine). Each edit is made in four ways: the new prompt with
+the same seed, prompt switching, attention injected, and both; the last one also with
+`DiffEditMask`.
 
 The script prints the table, and writes the JSON report and an image of successes and failures.
 """
@@ -25,9 +26,9 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask
-from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace
+from imagen_mini.editing.prompt_switching import PromptSwitching
+from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Chain
 from imagen_mini.evaluation.benchmark import (
     CATEGORIES,
     HELD_OUT_CATEGORIES,
@@ -42,6 +43,7 @@ from imagen_mini.evaluation.edit_benchmark import (
     edit_tasks,
     evaluate_edits,
 )
+from imagen_mini.evaluation.edit_comparison import METHODS, edit_methods, injection_of
 from imagen_mini.evaluation.error_analysis import confusion_matrices, error_table
 from imagen_mini.evaluation.scoring import Result, evaluate, table
 from imagen_mini.scenes.captions import Caption
@@ -53,12 +55,7 @@ from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 from sample.parallel import default_workers, spread
 
 SEARCHED = 200_000  # training captions among which the benchmark's are looked for
-METHODS = (
-    "prompt-to-prompt",
-    "and only where prompts disagree",
-    "same seed, new prompt",
-    "all attention injected",
-)
+MASKED = "both, only where prompts disagree"
 
 
 class Examiner:
@@ -74,28 +71,22 @@ class Examiner:
         ).stages
         return stages[list(stages)[-1]]
 
-    def generate_edits(self, kind: type[Edit], prompts: list[str], seed: int) -> torch.Tensor:
-        """Return the source image, and the edited image by each of METHODS."""
+    def generate_edits(
+        self, kind: type[AttentionInjection], prompts: list[str], seed: int
+    ) -> torch.Tensor:
+        """Return the source image, and the edited image by each of METHODS, then MASKED."""
         base = {"stages": list(self.pipe.stages)[:1]}
-        edited, blended, injected = (
-            self.generate(prompts, seed, edit=edit, **base)
-            for edit in (
-                kind(),
-                Chain(kind(), DiffEditMask()),
-                kind(1.0, 1.0, shared_prompt_steps=0.0),
-            )
-        )
-        return torch.cat(
-            [edited, blended[1:], self.generate(prompts[1:], seed, **base), injected[1:]]
-        )
+        edits = edit_methods(kind) | {MASKED: Chain(PromptSwitching(), kind(), DiffEditMask())}
+        pairs = [self.generate(prompts, seed, edit=edit, **base) for edit in edits.values()]
+        return torch.cat([pairs[0][:1], *(pair[1:] for pair in pairs)])
 
     def captions(self, prompts: list[tuple[str, int, Caption]]) -> list[Result]:
         """Return results with arrays instead of tensors, to be sent to another process."""
         results = evaluate(self.generate, prompts, len(prompts), self.pipe.world)
         return [replace(result, image=result.image.float().cpu().numpy()) for result in results]
 
-    def edit(self, job: tuple[type[Edit], EditTask]) -> tuple[EditScore, ...]:
-        """Return a score for each of METHODS."""
+    def edit(self, job: tuple[type[AttentionInjection], EditTask]) -> tuple[EditScore, ...]:
+        """Return a score for each of METHODS, then for MASKED."""
         kind, task = job
         ((_, _, scores),) = evaluate_edits(partial(self.generate_edits, kind), [task])
         return scores
@@ -103,14 +94,17 @@ class Examiner:
 
 def print_alignment(report: dict) -> None:
     """Print the table of text alignment, with kinds of errors."""
-    print(f"{'category':28} {'correct':>9} {'accuracy':>9}   {'95 % interval':16} errors")
+    print(
+        f"{'category':28} {'correct':>9} {'accuracy':>9}   {'95 % interval':16} "
+        f"{'recognized':>10}  errors"
+    )
     for name, row in report["text_alignment"].items():
         errors = ", ".join(
             f"{n} {kind}" for kind, n in report["errors"][name].items() if kind != "right"
         )
         print(
             f"{name:28} {row['right']:>4}/{row['n']:<4} {row['accuracy']:>9.1%}   "
-            f"{row['low']:6.1%} - {row['high']:6.1%}  {errors}"
+            f"{row['low']:6.1%} - {row['high']:6.1%}  {row['recognized']:>10}  {errors}"
         )
 
 
@@ -155,6 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
+    available_device(args.device)
     args.workers = default_workers(args.device) if args.workers is None else args.workers
     if args.workers < 1 or args.batch < 1:
         parser.error(f"--workers {args.workers}, --batch {args.batch}: expected 1 or more of each")
@@ -163,7 +158,6 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--out {args.out}: expected a name for the report, for example report.json")
     check_output_file(args.out, suffixes=())
     check_output_file(image, option="--image")
-    available_device(args.device)
 
     # 1. Prompts and edits. The precision is decided once for all workers.
     start = time.perf_counter()
@@ -200,7 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
         print_alignment(report)
         # 3. Edits.
         for name, tasks in edits.items():
-            kind = Replace if name.endswith("swap") else Refine
+            kind = injection_of(name)
             scores = list(
                 tqdm(
                     each(Examiner.edit, [(kind, task) for task in tasks]),
@@ -208,10 +202,10 @@ def main(arguments: list[str] | None = None) -> None:
                     desc=name,
                 )
             )
-            for method, of in zip(METHODS, zip(*scores)):
-                row = report["edits"][f"{name}, {method}"] = edit_table(of)
+            for method, of in zip((*METHODS, MASKED), zip(*scores)):
+                row = report["edits"][f"{name}: {method}"] = edit_table(of)
                 print(
-                    f"{name + ', ' + method:40} of {row['asked']} edits that count: "
+                    f"{name + ': ' + method:52} of {row['asked']} edits that count: "
                     f"success {row['success']:.1%}, layout kept {row['layout']:.1%}, both "
                     f"{row['good']:.1%} ({row['good_low']:.1%} - "
                     f"{row['good_high']:.1%}), nothing else changed "

@@ -19,6 +19,7 @@ from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.diffusion.schedules import SCHEDULES
+from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.text.encoder import TextEmbeddings
@@ -893,7 +894,7 @@ def test_what_is_no_image_is_an_error_that_names_its_type(tiny_pipe, image):
 
 
 def test_an_edit_that_changes_nothing_warns_where_the_pipeline_was_called(tiny_pipe):
-    edit = Replace(shared_prompt_steps=1.0)
+    edit = PromptSwitching(1.0)
     with pytest.warns(UserWarning, match="the edit changes nothing: in all 4 steps") as caught:
         tiny_pipe(["a ring", "a star"], edit=edit, stages=("base",), **QUIET)
     assert [w.filename for w in caught] == [__file__]

@@ -28,7 +28,8 @@ HEADLINES = {
     "counting": "counting",
     "positional": "positional",
     "texture": "texture",
-    "color swap, prompt-to-prompt": "colour swap (default edit)",
+    "color swap: attention": "colour swap by attention",
+    "color swap: switching, then attention": "colour swap by prompt switching and attention",
 }
 
 
@@ -289,7 +290,10 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     report = json.loads((args.pipeline / "report.json").read_text())
     git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    found = subprocess.run(git, capture_output=True, text=True)
+    if found.returncode:
+        raise ValueError(f"the card names a commit, and there is none here: {found.stderr.strip()}")
+    commit = found.stdout.strip()
     try:
         text = renewed(args.readme.read_text(), BEGIN, END, headline_table(report))
         claims = args.pipeline / "claims" / "claims.json"

@@ -1,7 +1,8 @@
-"""What Prompt-to-Prompt does inside attention: its two controls.
+"""What edits do inside the network: the source's prompt for all, and the source's attention.
 
-Row 0 of the batch is the source. `imagen_mini.editing.prompt_to_prompt` decides when each control
-is active, and computes the mappers.
+Row 0 of the batch is the source. `imagen_mini.editing.prompt_switching` and
+`imagen_mini.editing.prompt_to_prompt` decide when each control is active; the latter computes the
+mappers.
 
 Reference: Prompt-to-Prompt (Hertz et al., 2022), arXiv 2208.01626, Section 3.2.
 """

@@ -7,12 +7,11 @@ the target's. Only the conditional branch is touched.
     Replace     a word is swapped for another:   M_t while t is in the window, then M*_t
     Refine      words are added:                 column A(j) of M_t where there is one, else of M*_t
     Reweight    a word counts more or less:      column j* times c
-    Chain       several of these, and a blend (`editing.blending`)
+    Chain       several of these, prompt switching (`editing.prompt_switching`), and a blend
+                (`editing.blending`)
 
-What the default does: in the first 0.8 of the steps source and targets share the source's whole
-prompt (`shared_prompt_steps`), and only then is attention injected. That is prompt switching, and
-most of the success of the default comes from it, not from the injection. `shared_prompt_steps=0` is
-the method of the paper.
+These three inject attention and do nothing else. How much of an edit is due to that, and what
+prompt switching reaches without it, is measured in sample/EDITING.md.
 
 Reference: Prompt-to-Prompt (Hertz et al., 2022), arXiv 2208.01626, Algorithm 1 and Section 3.2.
 """
@@ -36,7 +35,8 @@ from imagen_mini.editing.alignment import (
 )
 from imagen_mini.editing.base import BoundEdit, Edit, check_bindable
 from imagen_mini.editing.blending import Blend, BoundBlend
-from imagen_mini.editing.controls import AttentionInjectionControl, SourcePromptControl
+from imagen_mini.editing.controls import AttentionInjectionControl
+from imagen_mini.editing.prompt_switching import BoundPromptSwitching, PromptSwitching
 from imagen_mini.editing.windows import Window, as_window, within, within_each
 from imagen_mini.models.control import AttentionControl, AttentionSite
 from imagen_mini.text.encoder import Tokens
@@ -50,17 +50,23 @@ class Chain(Edit):
     """Several edits together, for example
     `Chain(Replace(), Reweight({"red": 2}), LocalBlend("circle", "star"))`.
 
-    Their order does not matter: the source's attention is injected first, then columns are scaled,
-    and the image that comes of it is blended.
+    Their order does not matter. While the prompt is shared (PromptSwitching), nothing else is done.
+    Then the source's attention is injected, columns are scaled, and the image that comes of it is
+    blended.
 
     Args:
-        edits: At most one Replace or Refine, at most one blend, and any number of Reweight.
+        edits: At most one PromptSwitching, at most one Replace or Refine, at most one blend, and
+            any number of Reweight.
     """
 
     edits: tuple[Edit, ...]
 
     def __init__(self, *edits: Edit):
         object.__setattr__(self, "edits", edits)
+        shared = next((e.until for e in edits if isinstance(e, PromptSwitching)), None)
+        if shared is not None:
+            for injection in (e for e in edits if isinstance(e, AttentionInjection)):
+                _warn_of_windows_without_effect(injection, as_window(shared, "until"), 3)
 
     def bind(
         self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int
@@ -83,9 +89,8 @@ class AttentionInjection(Edit):
             Refine.
         self_size: Self-attention is injected on grids of at most `self_size` x `self_size`
             (default 16).
-        shared_prompt_steps: Window in which source and targets share the source's whole prompt
-            (default 0.8). Differs from the paper, which has none: a small pixel model places
-            objects more finely than its attention maps can tell.
+        shared_prompt_steps: `Replace(shared_prompt_steps=f)` is the former way to write
+            `Chain(PromptSwitching(f), Replace())` (default 0.0: no prompt switching).
 
     While the prompt is shared, all maps are the source's already. A window that lies inside of that
     time has no effect; if you passed it, a warning says so.
@@ -99,7 +104,7 @@ class AttentionInjection(Edit):
     cross_replace_steps: WindowByWord = 1.0
     self_replace_steps: Window | None = None
     self_size: int = 16
-    shared_prompt_steps: Window = 0.8
+    shared_prompt_steps: Window = 0.0
 
     def __post_init__(self):
         windows = self.cross_replace_steps
@@ -111,10 +116,7 @@ class AttentionInjection(Edit):
         if self.self_replace_steps is not None:
             own = as_window(self.self_replace_steps, "self_replace_steps")
             object.__setattr__(self, "self_replace_steps", own)
-            _warn_if_without_effect("self_replace_steps", own, shared)
-        for word, window in windows.items():
-            of = "" if word == DEFAULT else f" of {word!r}"
-            _warn_if_without_effect(f"cross_replace_steps{of}", as_window(window, word), shared)
+        _warn_of_windows_without_effect(self, shared, 4)  # past the generated __init__
 
     @property
     def self_window(self) -> tuple[float, float]:
@@ -134,17 +136,23 @@ class AttentionInjection(Edit):
         raise NotImplementedError
 
 
-def _warn_if_without_effect(
-    name: str, window: tuple[float, float], shared: tuple[float, float]
+def _warn_of_windows_without_effect(
+    injection: AttentionInjection, shared: tuple[float, float], stacklevel: int
 ) -> None:
-    """Warn of a window in which all maps are the source's anyway."""
-    (start, end), (shared_start, shared_end) = window, shared
-    if start < end and shared_start <= start and end <= shared_end < 1:
-        warnings.warn(
-            f"{name}={window} has no effect: source and target share the prompt in {shared}. Pass "
-            f"a window that ends later than {shared_end:g}, or a smaller shared_prompt_steps",
-            stacklevel=4,  # __post_init__, __init__, the caller
-        )
+    """Warn of windows in which all maps are the source's anyway, because the prompt is shared."""
+    given: dict[str, Window | None] = {"self_replace_steps": injection.self_replace_steps}
+    for word, window in cast(dict[str, Window], injection.cross_replace_steps).items():
+        of = "" if word == DEFAULT else f" of {word!r}"
+        given[f"cross_replace_steps{of}"] = window
+    for name, of_maps in given.items():
+        start, end = (0.0, 0.0) if of_maps is None else as_window(of_maps, name)
+        if start < end and shared[0] <= start and end <= shared[1] < 1:
+            warnings.warn(
+                f"{name}={(start, end)} has no effect: source and target share the prompt in "
+                f"{shared}. Pass a window that ends later than {shared[1]:g}, or switch prompts "
+                "earlier",
+                stacklevel=stacklevel,
+            )
 
 
 class Replace(AttentionInjection):
@@ -176,9 +184,9 @@ class Reweight(Edit):
     """Words that count more, less, or against: their columns of attention are multiplied by c and
     not renormalised, as in the paper.
 
-    Alone it needs targets with the same words as the source, and keeps close to the source as
-    `Refine(0.7, shared_prompt_steps=0.5)` would. With a Replace or Refine it scales what these
-    make, once their `shared_prompt_steps` are over. The later that is, the less it changes.
+    Alone it needs targets with the same words as the source, and injects attention as `Refine()`
+    would. With a Replace or Refine it scales what these make. With a PromptSwitching it scales only
+    after the switch: the later that is, the less it changes.
 
     Args:
         weights: c in [-2, 2] by word, `{"red": 2}`, or by the number of the word. A list has one c
@@ -244,16 +252,28 @@ def bind(
     """
     # 1. which edits there are
     check_bindable(tokens, sites)
+    switches = [e for e in edits if isinstance(e, PromptSwitching)]
     injections = [e for e in edits if isinstance(e, AttentionInjection)]
     weights = [e for e in edits if isinstance(e, Reweight)]
     blends = [e for e in edits if isinstance(e, Blend)]
-    known = len(injections) + len(weights) + len(blends)
-    if len(injections) > 1 or len(blends) > 1 or known != len(edits) or not edits:
+    known = len(switches) + len(injections) + len(weights) + len(blends)
+    several = max(len(switches), len(injections), len(blends)) > 1
+    if several or known != len(edits) or not edits:
         raise ValueError(
             f"edits {[type(e).__name__ for e in edits]}: expected at most one Replace or "
-            "Refine, at most one LocalBlend or DiffEditMask, and any number of "
-            "Reweight. Refine also aligns prompts in which words were swapped"
+            "Refine, at most one LocalBlend or DiffEditMask, at most one PromptSwitching, and any "
+            "number of Reweight. Refine also aligns prompts in which words were swapped"
         )
+    shared = [as_window(e.until, "until") for e in switches]
+    for injection in injections:
+        window = as_window(injection.shared_prompt_steps, "shared_prompt_steps")
+        if window[1] > window[0] and shared:
+            raise ValueError(
+                f"shared_prompt_steps={window} of {type(injection).__name__} and "
+                f"PromptSwitching({shared[0]}) both say when prompts are switched: leave out "
+                "shared_prompt_steps"
+            )
+        shared += [window] if window[1] > window[0] else []
 
     # 2. Reweight alone: the same words
     source, targets = tokens[0], tokens[1:]
@@ -266,11 +286,13 @@ def bind(
                     "add a Replace() or Refine()"
                 )
 
-    # 3. what happens in attention, and around it the blend
+    # 3. what happens in attention; around it the switch of prompts, and around both the blend
     bound = BoundEdit()
     if injections or weights:
-        injection = injections[0] if injections else Refine(0.7, shared_prompt_steps=0.5)
+        injection = injections[0] if injections else Refine()
         bound = _bind_attention(injection, weights, source, targets, batch_tokens)
+    if shared:
+        bound = BoundPromptSwitching(shared[0], bound)
     return BoundBlend(blends[0], blends[0].blender(tokens, sites), bound) if blends else bound
 
 
@@ -316,27 +338,13 @@ class BoundPromptToPrompt(BoundEdit):
     windows: Tensor
     weights: list[tuple[tuple[float, float], Tensor]]
 
-    def shares_prompt(self, done: float) -> bool:
-        """Do source and targets share the source's prompt in this step?"""
-        return within(as_window(self.injection.shared_prompt_steps, "shared_prompt_steps"), done)
-
-    def rows_identical(self, done: float) -> bool:
-        """One noise and one prompt give one image: as long as the prompt is shared, if it was from
-        the start.
-        """
-        start, _ = as_window(self.injection.shared_prompt_steps, "shared_prompt_steps")
-        return start == 0 and self.shares_prompt(done)
-
     def control_at(self, done: float) -> AttentionControl | None:
-        # 1. one prompt for all rows: their maps are the same
-        if self.shares_prompt(done):
-            return SourcePromptControl()
-        # 2. which columns are injected, and their factors
+        # 1. which columns are injected, and their factors
         injected = within_each(self.windows, done) & (self.mappers.sum(1) > 0)
         equalizer = torch.ones(self.windows.shape[1:])
         for window, factors in self.weights:
             equalizer = equalizer * factors if within(window, done) else equalizer
-        # 3. a control, if there is anything to do
+        # 2. a control, if there is anything to do
         inject_cross = bool(injected.any() or (equalizer != 1).any())
         inject_self = within(self.injection.self_window, done)
         if not inject_cross and not inject_self:

@@ -9,15 +9,46 @@ import torch
 from torch import Tensor
 
 from imagen_mini.editing.base import Edit
-from imagen_mini.editing.prompt_to_prompt import AttentionInjection
+from imagen_mini.editing.prompt_switching import PromptSwitching
+from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Chain, Refine, Replace
 from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, evaluate_edits
 from imagen_mini.evaluation.statistics import format_share
 from imagen_mini.pipeline import ImagenPipeline
 
-WINDOW_SWEEPS: dict[str, Callable[[type[AttentionInjection], float], AttentionInjection]] = {
-    "attention injected": lambda kind, share: kind(share, share, shared_prompt_steps=0.0),
-    "source's prompt read": lambda kind, share: kind(1.0, 1.0, shared_prompt_steps=share),
+# the four rows of every table of edits
+METHODS = SAME_SEED, SWITCHING, ATTENTION, BOTH = (
+    "same seed",
+    "prompt switching",
+    "attention",
+    "switching, then attention",
+)
+
+WINDOW_SWEEPS: dict[str, Callable[[type[AttentionInjection], float], Edit]] = {
+    SWITCHING: lambda kind, share: PromptSwitching(share),
+    ATTENTION: lambda kind, share: kind(share, share),
+    BOTH: lambda kind, share: Chain(PromptSwitching(share), kind(1.0, 1.0)),
 }
+
+
+def injection_of(name: str) -> type[AttentionInjection]:
+    """The attention injection for a kind of task, a key of `edit_tasks`: Replace for swaps, Refine
+    for added words.
+    """
+    return Replace if name.endswith("swap") else Refine
+
+
+def edit_methods(kind: type[AttentionInjection]) -> dict[str, Edit | None]:
+    """The edits of METHODS, by name; None is the target prompt with the source's seed.
+
+    An edit is due to attention only as far as the row of attention exceeds those of the same seed
+    and of prompt switching, which inject none.
+    """
+    return {
+        SAME_SEED: None,
+        SWITCHING: PromptSwitching(),
+        ATTENTION: kind(),
+        BOTH: Chain(PromptSwitching(), kind()),
+    }
 
 
 def compare_to_same_seed(

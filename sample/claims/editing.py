@@ -15,14 +15,23 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.sampling import sampling_loop
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
+from imagen_mini.editing.base import Edit
+from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import Replace
-from imagen_mini.editing.windows import as_window
 from imagen_mini.evaluation.edit_benchmark import (
     TOLERANCE,
     EditTask,
     evaluate_edits,
     score_edit,
     swaps,
+)
+from imagen_mini.evaluation.edit_comparison import (
+    ATTENTION,
+    BOTH,
+    METHODS,
+    SAME_SEED,
+    SWITCHING,
+    edit_methods,
 )
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.viz.guidance import plot_accuracy
@@ -53,18 +62,7 @@ def all_swaps(n: int) -> list[EditTask]:
 
 # ---------------------------------------------------------------- fixed seed and fixed attention
 
-METHODS = SAME_SEED, SWITCHING, ATTENTION, BOTH = (
-    "same seed",
-    "prompt switching",
-    "attention",
-    "switching, then attention",
-)
-EDITS = {
-    SWITCHING: Replace(0.0, 0.0),
-    ATTENTION: Replace(shared_prompt_steps=0.0),
-    BOTH: Replace(),
-}
-SWITCHING_SHARE = as_window(EDITS[SWITCHING].shared_prompt_steps, "shared_prompt_steps")[1]
+SWITCHING_SHARE = PromptSwitching().until[1]
 TOLERANCES = range(9)  # how far an object may have moved, in 1/64 of the width
 # The verdict on the seed must be the same at all of these. A small object has a radius of 6.5.
 JUDGED = (2, TOLERANCE, 6)
@@ -77,18 +75,16 @@ def measure_fixed(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     """
     base, todo = base_of(pipe), all_swaps(n)
 
-    def generate(prompts: list[str], seed: int, edit: Replace | None = None) -> Tensor:
+    def generate(prompts: list[str], seed: int, edit: Edit | None = None) -> Tensor:
         return pipe(
             prompts, seed=seed, stages=(base,), edit=edit, output_type="pt", progress=False
         ).stages[base]
 
     def generate_all(prompts: list[str], seed: int) -> Tensor:
         """Generate the source, and the target by each of METHODS."""
-        edited = {name: generate(prompts, seed, edit) for name, edit in EDITS.items()}
-        source = edited[ATTENTION][:1]
-        return torch.cat(
-            [source, generate(prompts[1:], seed), *(pair[1:] for pair in edited.values())]
-        )
+        edits = edit_methods(Replace).items()
+        pairs = {name: generate(prompts, seed, edit) for name, edit in edits}
+        return torch.cat([pairs[SAME_SEED][:1], *(pair[1:] for pair in pairs.values())])
 
     examples, scores = evenly_spaced(todo, SHOWN), []
     shown: list[tuple[Tensor, bool, str]] = []
@@ -155,7 +151,7 @@ def judge_attention(numbers: dict) -> Verdict:
         f"{gain_line(layout[SAME_SEED], layout[ATTENTION])}. The control that a critical reader "
         f"asks for, the source's prompt in the first {SWITCHING_SHARE:.0%} of the steps and no "
         f"injection: {counts_line(numbers, SWITCHING)}; attention against it "
-        f"{gain_line(layout[SWITCHING], layout[ATTENTION])}. Both, the default of `Replace`: "
+        f"{gain_line(layout[SWITCHING], layout[ATTENTION])}. Both: "
         f"{counts_line(numbers, BOTH)}.",
     )
 

@@ -9,7 +9,8 @@ from support.scenes import tokens
 from imagen_mini.editing.attention_store import AttentionStore, Recording, bytes_needed
 from imagen_mini.editing.base import BoundEdit
 from imagen_mini.editing.controls import SourcePromptControl
-from imagen_mini.editing.prompt_to_prompt import Refine, Replace
+from imagen_mini.editing.prompt_switching import PromptSwitching
+from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace
 from imagen_mini.evaluation.localization import attention_iou, chance_iou
 from imagen_mini.models.attention import attention_probs
 from imagen_mini.models.control import AttentionControl, AttentionSite
@@ -69,9 +70,7 @@ def test_a_recorder_needs_what_it_records_and_what_the_edit_needs():
     maps.reset([tokens("ring")], [CROSS, SELF])
     assert maps.wrap(None, 1.0).needs_probs(CROSS) and not maps.wrap(None, 1.0).needs_probs(SELF)
     assert maps.wrap(
-        Replace(0.0, 1.0, shared_prompt_steps=0.0)
-        .bind([tokens("ring"), tokens("star")], [CROSS, SELF], 2)
-        .control_at(0.0),
+        Replace(0.0, 1.0).bind([tokens("ring"), tokens("star")], [CROSS, SELF], 2).control_at(0.0),
         1.0,
     ).needs_probs(SELF)
 
@@ -119,7 +118,7 @@ def test_nothing_to_record_is_an_error_that_lists_the_attention_layers(options, 
 
 @pytest.mark.parametrize(
     "edit",
-    [None, Replace(1.0, 1.0, shared_prompt_steps=0.0), Refine(0.5, 0.5, shared_prompt_steps=0.25)],
+    [None, Replace(1.0, 1.0), Chain(PromptSwitching(0.25), Refine(0.5, 0.5))],
     ids=["plain", "replace", "refine"],
 )
 def test_recording_changes_no_image(tiny_pipe, edit):
@@ -189,7 +188,7 @@ def test_with_an_edit_the_maps_of_the_target_become_those_of_the_source(tiny_pip
     tiny_pipe(
         [SOURCE, TARGET],
         attention_store=maps,
-        edit=Replace(1.0, 0.0, shared_prompt_steps=0.0),
+        edit=Replace(1.0, 0.0),
         **QUIET,
     )
     before, after = maps.probs(edited=False), maps.probs()

@@ -10,9 +10,9 @@ from imagen_mini.diffusion.timesteps import uniform_timesteps
 from imagen_mini.editing.alignment import replacement_mapper
 from imagen_mini.editing.base import BoundEdit, Edit
 from imagen_mini.editing.blending import DiffEditMask, LocalBlend
-from imagen_mini.editing.controls import AttentionInjectionControl, SourcePromptControl
+from imagen_mini.editing.controls import AttentionInjectionControl
+from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import (
-    BoundPromptToPrompt,
     Chain,
     Refine,
     Replace,
@@ -66,9 +66,9 @@ def test_a_window_outside_the_steps_is_an_error(name, window):
 
 
 def test_a_window_is_a_share_of_the_steps_from_its_start_up_to_its_end():
-    bound = Replace(
-        cross_replace_steps=(0.25, 0.75), self_replace_steps=0.5, shared_prompt_steps=0.0
-    ).bind([tokens("red"), tokens("blue")], SITES, 2)
+    bound = Replace(cross_replace_steps=(0.25, 0.75), self_replace_steps=0.5).bind(
+        [tokens("red"), tokens("blue")], SITES, 2
+    )
     controls = [bound.control_at(step / 8) for step in range(8)]
     assert [bool(c and c.inject_cross) for c in controls] == [
         False,
@@ -95,9 +95,9 @@ def test_a_window_is_a_share_of_the_steps_from_its_start_up_to_its_end():
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
 def test_a_share_of_the_steps_that_is_a_whole_number_is_that_many_steps(share):
-    bound = Replace(
-        cross_replace_steps=share, self_replace_steps=(share, 1.0), shared_prompt_steps=0.0
-    ).bind([tokens("red"), tokens("blue")], SITES, 2)
+    bound = Replace(cross_replace_steps=share, self_replace_steps=(share, 1.0)).bind(
+        [tokens("red"), tokens("blue")], SITES, 2
+    )
     for steps in range(10, 210, 10):
         controls = [bound.control_at(step / steps) for step in range(steps)]
         assert (sum(c.inject_cross for c in controls), sum(c.inject_self for c in controls)) == (
@@ -132,6 +132,7 @@ def test_the_share_of_the_steps_is_what_a_pipeline_asks_an_edit_with(tiny_pipe):
     assert sorted(set(asked)) == [i / n for i in range(n)]
 
 
+@pytest.mark.parametrize("alias", [False, True])
 @pytest.mark.parametrize(
     "options, name",
     [
@@ -141,31 +142,37 @@ def test_the_share_of_the_steps_is_what_a_pipeline_asks_an_edit_with(tiny_pipe):
         ({"cross_replace_steps": {"default": 1.0, "star": 0.3}}, "of 'star'"),
     ],
 )
-def test_a_window_without_effect_says_so(options, name):
-    with pytest.warns(UserWarning, match=f"{name}.*no effect"):
-        Refine(**options)
+def test_a_window_without_effect_says_so_where_it_was_written(options, name, alias):
+    with pytest.warns(UserWarning, match=f"{name}.*no effect") as caught:
+        if alias:
+            Refine(**options, shared_prompt_steps=0.8)
+        else:
+            Chain(Refine(**options), PromptSwitching(0.8))
+    assert [w.filename for w in caught] == [__file__]
 
 
 @pytest.mark.parametrize(
-    "options",
+    "options, shared",
     [
-        {},
-        {"self_replace_steps": 1.0},
-        {"self_replace_steps": 0.0},
-        {"self_replace_steps": 0.4, "shared_prompt_steps": 0.0},
-        {"self_replace_steps": 0.4, "shared_prompt_steps": (0.2, 0.8)},
+        ({}, 0.8),
+        ({"self_replace_steps": 1.0}, 0.8),
+        ({"self_replace_steps": 0.0}, 0.8),
+        ({"self_replace_steps": 0.4}, 0.0),
+        ({"self_replace_steps": 0.4}, (0.2, 0.8)),
     ],
 )
-def test_a_window_with_an_effect_says_nothing(options, recwarn):
+def test_a_window_with_an_effect_says_nothing(options, shared, recwarn):
+    Refine(**options, shared_prompt_steps=shared)
+    Chain(PromptSwitching(shared), Refine(**options))
     Refine(**options)
     assert not recwarn.list
 
 
 def test_a_window_of_one_covers_every_step_and_of_zero_none():
     for window, expected in ((1.0, True), (0.0, False)):
-        bound = Replace(
-            cross_replace_steps=window, self_replace_steps=0.0, shared_prompt_steps=0.0
-        ).bind([tokens("red"), tokens("blue")], SITES, 2)
+        bound = Replace(cross_replace_steps=window, self_replace_steps=0.0).bind(
+            [tokens("red"), tokens("blue")], SITES, 2
+        )
         assert all((bound.control_at(step / 10) is not None) == expected for step in range(10))
 
 
@@ -228,7 +235,7 @@ def test_with_an_empty_window_source_and_target_are_generated_as_without_an_edit
     edited = tiny_pipe(
         [SOURCE, TARGET],
         seed=1,
-        edit=Replace(cross_replace_steps=0.0, self_replace_steps=0.0, shared_prompt_steps=0.0),
+        edit=Replace(cross_replace_steps=0.0, self_replace_steps=0.0),
         **QUIET,
     ).stages
     plain = tiny_pipe([SOURCE, TARGET], seed=1, **QUIET).stages
@@ -238,11 +245,11 @@ def test_with_an_empty_window_source_and_target_are_generated_as_without_an_edit
 @pytest.mark.parametrize(
     "edit",
     [
-        Replace(1.0, 0.0, shared_prompt_steps=0.0),
-        Replace(0.0, 1.0, shared_prompt_steps=0.0),
-        Replace(shared_prompt_steps=0.8),
+        Replace(1.0, 0.0),
+        Replace(0.0, 1.0),
+        Chain(PromptSwitching(0.8), Replace()),
     ],
-    ids=["cross", "self", "both"],
+    ids=["cross", "self", "switched, then both"],
 )
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_the_edit_changes_the_target_and_leaves_the_source(tiny_pipe, edit, guidance_scale):
@@ -259,30 +266,9 @@ def test_the_edit_changes_the_target_and_leaves_the_source(tiny_pipe, edit, guid
     assert (edited[1] - edited[0]).abs().max() > 1e-4
 
 
-# one with equally many tokens, and one with more
-@pytest.mark.parametrize("target", [TARGET, "a crimson circle above a blue square"])
-def test_while_the_source_prompt_is_used_and_only_then_the_target_equals_the_source(
-    tiny_pipe, target
-):
-    options = {"seed": 1, "stages": ("base",), "num_inference_steps": 4} | QUIET
-    with pytest.warns(
-        UserWarning,
-        match="the edit changes nothing: in all 4 steps of base, .* smaller shared_prompt_steps",
-    ):
-        source, edited = tiny_pipe(
-            [SOURCE, target], edit=Replace(0.0, 0.0, shared_prompt_steps=1.0), **options
-        ).images
-    assert torch.allclose(source, edited, rtol=0, atol=1e-4)
-    source, edited = tiny_pipe(
-        [SOURCE, target], edit=Replace(0.0, 0.0, shared_prompt_steps=0.5), **options
-    ).images
-    plain = tiny_pipe(target, **options).images[0]
-    assert (source - edited).abs().max() > 1e-3 and (plain - edited).abs().max() > 1e-3
-
-
 def test_several_targets_are_edited_as_each_would_be_alone(tiny_pipe):
     targets = [TARGET, "a hexagonal circle above a blue square"]
-    edit = Replace(shared_prompt_steps=0.0)
+    edit = Replace()
     options = {"seed": 1, "edit": edit, "stages": ("base",)} | QUIET
     together = tiny_pipe([SOURCE, *targets], **options).images
     for i, target in enumerate(targets):
@@ -310,7 +296,7 @@ def test_only_the_conditional_branch_has_a_control_and_only_in_its_window(
     hook = net.register_forward_pre_hook(note, with_kwargs=True)
     tiny_pipe(
         [SOURCE, TARGET],
-        edit=Replace(0.5, 0.0, shared_prompt_steps=0.0),
+        edit=Replace(0.5, 0.0),
         num_inference_steps=4,
         stages=("base",),
         **QUIET,
@@ -331,7 +317,7 @@ def test_super_resolution_is_not_controlled(tiny_pipe):
     hook = tiny_pipe.stages["sr_256"].net.register_forward_pre_hook(
         lambda m, a, kw: controls.append(kw["control"]), with_kwargs=True
     )
-    tiny_pipe([SOURCE, TARGET], edit=Replace(shared_prompt_steps=0.0), **QUIET)
+    tiny_pipe([SOURCE, TARGET], edit=Replace(), **QUIET)
     hook.remove()
     assert controls and set(controls) == {None}
 
@@ -341,7 +327,7 @@ def test_super_resolution_is_not_controlled(tiny_pipe):
 
 def test_new_words_keep_their_attention_and_common_words_take_that_of_the_source():
     source, target = tokens("a ring"), tokens("a red ring")
-    bound = Refine(1.0, 0.0, shared_prompt_steps=0.0).bind([source, target], SITES, 4)
+    bound = Refine(1.0, 0.0).bind([source, target], SITES, 4)
     probs = torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     out = bound.control_at(0.0).modify_probs(SITES[0], probs, 4)
     assert torch.equal(out[0], probs[0])
@@ -353,7 +339,7 @@ def test_new_words_keep_their_attention_and_common_words_take_that_of_the_source
 
 
 def test_a_single_word_may_have_a_separate_window():
-    bound = Replace({"default": 0.5, "star": (0.25, 0.75)}, 0.0, shared_prompt_steps=0.0).bind(
+    bound = Replace({"default": 0.5, "star": (0.25, 0.75)}, 0.0).bind(
         [tokens("a red ring"), tokens("a red star")], SITES, 4
     )
     at = [bound.control_at(step / 8) for step in range(8)]
@@ -381,9 +367,7 @@ def test_a_single_word_may_have_a_separate_window():
 
 
 def test_words_without_a_window_are_not_injected_where_no_default_is_given():
-    bound = Replace({"star": 1.0}, 0.0, shared_prompt_steps=0.0).bind(
-        [tokens("a ring"), tokens("a star")], SITES, 3
-    )
+    bound = Replace({"star": 1.0}, 0.0).bind([tokens("a ring"), tokens("a star")], SITES, 3)
     assert bound.control_at(0.0).injected.tolist() == [[False, True, False]]
 
 
@@ -425,9 +409,9 @@ def test_the_source_s_columns_are_scaled_and_not_renormalised():
 
 
 def test_weights_act_only_in_their_window():
-    bound = Chain(
-        Reweight({"ring": 2}, steps=(0.5, 1.0)), Refine(0.0, 0.0, shared_prompt_steps=0.0)
-    ).bind([tokens("red ring")] * 2, SITES, 3)
+    bound = Chain(Reweight({"ring": 2}, steps=(0.5, 1.0)), Refine(0.0, 0.0)).bind(
+        [tokens("red ring")] * 2, SITES, 3
+    )
     assert [
         None if (c := bound.control_at(step / 4)) is None else c.equalizer[0, 1].item()
         for step in range(4)
@@ -440,7 +424,7 @@ def test_edits_may_be_chained_in_any_order():
         torch.rand(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)),
     )
     edits = (
-        Replace(1.0, 0.0, shared_prompt_steps=0.0),
+        Replace(1.0, 0.0),
         Reweight({"red": 2}),
         Reweight({"star": 0.5}),
     )
@@ -502,7 +486,7 @@ def exact_pipe(tiny_pipe):
 
 
 EXACT = {"seed": 1, "stages": ("base",), "num_inference_steps": 5} | QUIET
-OFF = {"cross_replace_steps": 0.0, "self_replace_steps": 0.0, "shared_prompt_steps": 0.0}
+OFF = {"cross_replace_steps": 0.0, "self_replace_steps": 0.0}
 
 
 def generated(pipe, prompts, edit=None, **options):
@@ -510,9 +494,7 @@ def generated(pipe, prompts, edit=None, **options):
 
 
 def test_the_same_prompt_twice_is_the_same_image_whatever_is_injected(exact_pipe):
-    source, target = generated(
-        exact_pipe, [SOURCE, SOURCE], Refine(1.0, 1.0, shared_prompt_steps=0.0)
-    )
+    source, target = generated(exact_pipe, [SOURCE, SOURCE], Refine(1.0, 1.0))
     assert (source - target).abs().max() < 1e-9
 
 
@@ -536,9 +518,9 @@ def test_an_empty_window_leaves_the_plain_target(exact_pipe, edit):
 @pytest.mark.parametrize(
     "edit, target",
     [
-        (Refine(shared_prompt_steps=0.0), SOURCE.replace("red", "large red")),
+        (Refine(), SOURCE.replace("red", "large red")),
         (Reweight({"red": 2}), SOURCE),
-        (Chain(Replace(shared_prompt_steps=0.0), Reweight({"star": -1})), TARGET),
+        (Chain(Replace(), Reweight({"star": -1})), TARGET),
     ],
     ids=["refine", "reweight", "chain"],
 )
@@ -554,49 +536,6 @@ def test_a_stronger_weight_moves_the_image_further(exact_pipe):
     source, *targets = generated(exact_pipe, [SOURCE] * 5, Reweight({"red": [1, 1.25, 1.5, 2]}))
     moved = [(t - source).square().mean().item() for t in targets]
     assert moved == sorted(moved) and moved[0] < 1e-15 < moved[1]
-
-
-@pytest.mark.parametrize(
-    "options, rows",
-    [({}, [2, 2, 2, 2, 2, 2, 2]), ({"negative_prompt": "a blue ring"}, [2] * 10)],
-    ids=["alone", "with a negative prompt"],
-)
-def test_while_source_and_target_are_identical_one_row_is_generated_for_both(
-    exact_pipe, monkeypatch, options, rows
-):
-    seen = []
-    hook = exact_pipe.stages["base"].net.register_forward_pre_hook(
-        lambda _, args: seen.append(len(args[0]))
-    )
-    edited = generated(exact_pipe, [SOURCE, TARGET], Replace(shared_prompt_steps=0.6), **options)
-    hook.remove()
-    # guided in one call for three steps of five, then in a call with a control and one without
-    assert seen == rows
-    monkeypatch.setattr(BoundPromptToPrompt, "rows_identical", lambda *_: False)
-    assert (
-        edited
-        - generated(exact_pipe, [SOURCE, TARGET], Replace(shared_prompt_steps=0.6), **options)
-    ).abs().max() < 1e-9
-
-
-def test_rows_that_differ_before_their_prompts_are_shared_are_generated_separately(exact_pipe):
-    bound = Replace(shared_prompt_steps=(0.2, 0.6)).bind(
-        [tokens("a ring"), tokens("a star")], SITES, 3
-    )
-    assert (
-        isinstance(bound.control_at(0.5), SourcePromptControl)
-        and not bound.rows_identical(0.5)
-        and not bound.rows_identical(0.0)
-    )
-
-
-def test_while_the_source_prompt_is_used_nothing_is_scaled():
-    bound = Chain(Refine(shared_prompt_steps=0.5), Reweight({"ring": 2})).bind(
-        [tokens("red ring")] * 2, SITES, 3
-    )
-    assert isinstance(bound.control_at(0.0), SourcePromptControl) and isinstance(
-        bound.control_at(0.6), AttentionInjectionControl
-    )
 
 
 # ---------------------------------------------------------------- blending by attention
@@ -710,8 +649,8 @@ def test_blended_images_equal_the_source_where_no_word_is_attended_to(exact_pipe
     blend = LocalBlend("circle", "star", threshold=0.999, **AT_ONCE)
     for edit in (
         blend,
-        Chain(Replace(0.5, 0.0, shared_prompt_steps=0.0), blend),
-        Chain(Replace(shared_prompt_steps=0.8), Reweight({"red": 2}), blend),
+        Chain(Replace(0.5, 0.0), blend),
+        Chain(PromptSwitching(0.8), Replace(), Reweight({"red": 2}), blend),
     ):
         source, target = generated(exact_pipe, [SOURCE, TARGET], edit)
         same = (source == target).all(0).float().mean()
@@ -772,9 +711,7 @@ def disagreeing(blend, *parsed_scenes, source=None):
     """A bound DiffEditMask that was given a source, and x_0_hat of it by source and target prompt,
     one pair for each noise.
     """
-    bound = Chain(Replace(shared_prompt_steps=0.0), blend).bind(
-        [tokens("a ring"), tokens("a star")], SITES, 3
-    )
+    bound = Chain(Replace(), blend).bind([tokens("a ring"), tokens("a star")], SITES, 3)
     assert (
         bound.needs_source
         and not Replace().bind([tokens("a ring"), tokens("a star")], SITES, 3).needs_source
@@ -874,7 +811,7 @@ def test_with_a_diff_blend_the_source_is_unchanged_and_part_of_the_target_equals
     edited = generated(
         exact_pipe,
         [SOURCE, TARGET],
-        Chain(Replace(shared_prompt_steps=0.0), DiffEditMask(threshold=0.9, grow=0)),
+        Chain(Replace(), DiffEditMask(threshold=0.9, grow=0)),
         **options,
     )
     assert (edited[0] - source).abs().max() < 1e-9
@@ -884,7 +821,7 @@ def test_with_a_diff_blend_the_source_is_unchanged_and_part_of_the_target_equals
         generated(
             exact_pipe,
             [SOURCE, SOURCE],
-            Chain(Refine(shared_prompt_steps=0.0), DiffEditMask()),
+            Chain(Refine(), DiffEditMask()),
             **options,
         )[1]
         - source
@@ -893,9 +830,7 @@ def test_with_a_diff_blend_the_source_is_unchanged_and_part_of_the_target_equals
 
 def test_super_resolution_may_be_edited_with_a_diff_blend(tiny_pipe):
     options = {"edit_stages": ("sr_256",), "seed": 2} | QUIET
-    edited = tiny_pipe(
-        [SOURCE, TARGET], edit=Chain(Replace(shared_prompt_steps=0.0), DiffEditMask()), **options
-    ).images
+    edited = tiny_pipe([SOURCE, TARGET], edit=Chain(Replace(), DiffEditMask()), **options).images
     assert edited[1].shape == (3, 256, 256) and torch.isfinite(edited[1]).all()
 
 

@@ -4,12 +4,16 @@ from dataclasses import replace
 
 import torch
 
-from imagen_mini.editing.prompt_to_prompt import Replace
+from imagen_mini.editing.prompt_switching import PromptSwitching
+from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace
 from imagen_mini.evaluation.edit_benchmark import swaps
 from imagen_mini.evaluation.edit_comparison import (
+    METHODS,
     compare_edits,
     compare_to_same_seed,
     edit_comparison_table,
+    edit_methods,
+    injection_of,
 )
 from imagen_mini.evaluation.statistics import format_share
 from imagen_mini.scenes.captions import parse_caption
@@ -32,6 +36,14 @@ def test_images_beside_the_seed_are_those_of_the_pipeline(tiny_pipe):
     assert torch.allclose(
         compare_to_same_seed(tiny_pipe, SOURCE, TARGET, 4, None), seen[:2], atol=1e-4
     )
+
+
+def test_the_four_rows_separate_attention_from_prompt_switching():
+    assert [injection_of(name) for name in ("shape swap", "size added")] == [Replace, Refine]
+    edits = edit_methods(Replace)
+    assert tuple(edits) == METHODS == tuple(edit_methods(Refine))
+    both = Chain(PromptSwitching(), Replace())
+    assert list(edits.values()) == [None, PromptSwitching(), Replace(), both]
 
 
 def test_comparing_leaves_out_edits_whose_source_is_incorrect(tiny_pipe, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -198,6 +199,29 @@ def test_two_reports_are_compared_by_category(tmp_path, capsys):
     )
     compare.main([b, a])
     assert "worse" in capsys.readouterr().out
+
+
+def test_rows_of_edits_are_found_by_the_names_of_earlier_reports(tmp_path):
+    row = {"good": 0.5, "source_right": 40}
+    before = report(
+        tmp_path / "a.json",
+        {},
+        edits={
+            "color swap, prompt-to-prompt": row,
+            "color swap, all attention injected": row,
+            "color swap, same seed, new prompt": row,
+            "color swap, and only where prompts disagree": row,
+        },
+    )
+    names = (
+        "switching, then attention",
+        "attention",
+        "same seed",
+        "both, only where prompts disagree",
+    )
+    after = report(tmp_path / "b.json", {}, edits={f"color swap: {name}": row for name in names})
+    rows = compare.compare(compare.load_report(Path(before)), compare.load_report(Path(after)))
+    assert {r["category"] for r in rows} == {f"color swap: {name}" for name in names}
 
 
 @pytest.mark.parametrize(

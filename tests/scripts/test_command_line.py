@@ -113,6 +113,7 @@ TINY = ["--pipeline", "@pipe"]
         ([*REPLACE, "--cross-replace-steps", "a"], "'a' is no window; expected a share"),
         ([*REPLACE, "--cross-replace-steps", "0,0.5,1"], "'0,0.5,1' is no window"),
         ([*REPLACE, "--shared-prompt-steps", "nan"], "expected a share of the steps from 0 to 1"),
+        ([*REPLACE, "--prompt-switching", "1.5"], "expected a share of the steps from 0 to 1"),
         ([*REPLACE, "--self-replace-steps", "0.8,0.2"], "expected a share of the steps"),
         ([*REWEIGHT, "--word", "red", "--scale", "5"], "--scale: 5; expected a number from -2 to"),
         ([*REWEIGHT, "--word", "red", "--scale", "nan"], "--scale: nan; expected a finite number"),

@@ -198,14 +198,14 @@ def test_edit_shows_source_edit_and_baseline(folder, tmp_path, capsys):
             folder,
             "--steps",
             "2",
-            "--cross-steps",
-            "0.1,0.9",
+            "--shared-prompt-steps",
+            "1",
             "--out",
             str(tmp_path / "e.png"),
         ]
     )
     out = capsys.readouterr().out
-    assert all(name in out for name in ("source: ", "edit: ", "same seed, new prompt: "))
+    assert all(name in out for name in ("source: ", "edit: ", "same seed: ", "prompt switching: "))
     assert size(tmp_path / "e.png")[0] > 3 * 256 and "no attention maps to show" in out
     height = size(tmp_path / "e.png")[1]
     edit.main(
@@ -243,7 +243,7 @@ def test_edit_refines_and_reweights(folder, tmp_path, capsys):
     )
     assert (
         size(tmp_path / "r.png")[0] > 3 * 256
-        and "same seed, new prompt: " in capsys.readouterr().out
+        and "same seed: " in capsys.readouterr().out
     )
     edit.main(
         [
@@ -314,7 +314,7 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
     with open(report) as file:
         values = json.load(file)
     assert (
-        list(values["text_alignment"]) == ["one object", "texture"] and len(values["edits"]) == 20
+        list(values["text_alignment"]) == ["one object", "texture"] and len(values["edits"]) == 25
     )
     assert all(
         row["n"] == 2 and row["low"] <= row["accuracy"] <= row["high"]
@@ -539,29 +539,26 @@ def test_edit_sweep_judges_every_kind_at_every_length(folder, tmp_path, monkeypa
         and size(tmp_path / "edit_sweep.png")[0] > 500
     )
     pipe = ImagenPipeline.from_pretrained(folder)
-    _, edited = pipe(
-        ["a ring", "a star"],
-        seed=1,
-        edit=edit_sweep.WINDOW_SWEEPS["attention injected"](edit_sweep.Replace, 0.0),
-        stages=("base",),
-        progress=False,
-    ).stages["base"]
-    _, plain = pipe(["a ring", "a star"], seed=1, stages=("base",), progress=False).stages["base"]
-    assert torch.equal(edited, plain)
+    options = {"seed": 1, "stages": ("base",), "progress": False}
+    plain = pipe(["a ring", "a star"], **options).stages["base"]
+    for name in ("attention", "prompt switching"):  # both begin at the same seed
+        edit = edit_sweep.WINDOW_SWEEPS[name](edit_sweep.injection_of("shape swap"), 0.0)
+        edited = pipe(["a ring", "a star"], edit=edit, **options).stages["base"]
+        assert torch.equal(edited, plain)
     (task,) = edit_tasks(1, 1)["color swap"]
     true = correct_images([("", 0, c) for c in (task.source, task.target)], 64)
     monkeypatch.setattr(
         edit_sweep,
         "evaluate_edits",
         lambda generate, tasks: evaluate_edits(
-            lambda p, seed: true([p[0], p[1], p[1], p[0], p[0]], [seed] * 5), tasks
+            lambda p, seed: true([p[0], *[p[1]] * 2, *[p[0]] * 4], [seed] * 7), tasks
         ),
     )
     rows, (shown, images) = edit_sweep.measure(pipe, "color swap", [task], [0.0, 1.0])
     assert (
-        [[row["success"] for row in of] for of in rows.values()] == [[1, 1], [0, 0]]
+        [[row["success"] for row in of] for of in rows.values()] == [[1, 1], [0, 0], [0, 0]]
         and shown == task
-        and len(images) == 5
+        and len(images) == 7
     )
 
 
