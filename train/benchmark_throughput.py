@@ -43,9 +43,9 @@ from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
 from imagen_mini.training.config import TRAIN_PRESETS, override_run
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
-from imagen_mini.utils.devices import device_name
+from imagen_mini.utils.devices import available_device, device_name
 from imagen_mini.utils.precision import PRECISIONS
-from imagen_mini.utils.scripts import run_script, script_parser
+from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
 from imagen_mini.weights import WEIGHTS
 from train.baselines import build_for_training
 
@@ -217,7 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="STAGE",
         help="base, sr_256 (default: base)",
     )
-    parser.add_argument("--batch", nargs="+", type=int, default=[32])
+    parser.add_argument("--batch", nargs="+", type=integer(low=1), default=[32])
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["auto"])
     parser.add_argument("--compile", nargs="+", choices=("off", "on"), default=["off"])
     parser.add_argument(
@@ -229,15 +229,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--text-length",
         nargs="+",
-        type=int,
+        type=integer(low=0),
         default=[0],
         help="tokens of every prompt; 0: as the captions are (default)",
     )
     parser.add_argument("--no-diffusers", action="store_true", help="leave diffusers' network out")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--round", type=int, default=4, help="steps of a round (default: 4)")
+    parser.add_argument("--rounds", type=integer(low=1), default=5)
+    parser.add_argument(
+        "--round", type=integer(low=1), default=4, help="steps of a round (default: 4)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--threads", type=integer(low=1), help="CPU threads (default: torch's choice)"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/throughput.json"))
     parser.add_argument(
         "overrides",
@@ -254,7 +258,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"--stages {', '.join(sorted(unknown))}: the preset {args.preset} has "
             f"{', '.join(PRESETS[args.preset])}"
         )
-    device = torch.device(args.device)
+    check_output_file(args.out, suffixes=())
+    device = available_device(args.device)
     encoder = TextEncoder.from_pretrained(WEIGHTS / "text_encoder").to(device)
     networks = list(args.stages)
     if "base" in networks and not args.no_diffusers and importlib.util.find_spec("diffusers"):
@@ -287,7 +292,6 @@ def main(arguments: list[str] | None = None) -> None:
             f"{r['parameters']:>12,}{r['gflop_per_image']:>10}{r['images_per_second']:>8}"
             f"{r['gflop_per_second']:>9,.0f}{r['mfu']:>6.0%}"
         )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(
         json.dumps(
             {"device": name, "matrix_product_gflop_per_second": round(rate / 1e9, 1), "rows": rows},

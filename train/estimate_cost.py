@@ -34,9 +34,9 @@ from imagen_mini.cascade.config import PRESETS
 from imagen_mini.models.unet import UNet, UNetConfig
 from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.training.config import TRAIN_PRESETS, override_run
-from imagen_mini.utils.devices import channels_last_on_cpu
+from imagen_mini.utils.devices import available_device, channels_last_on_cpu
 from imagen_mini.utils.precision import compute_dtype
-from imagen_mini.utils.scripts import run_script, script_parser
+from imagen_mini.utils.scripts import integer, number, run_script, script_parser
 
 H100_FLOPS = 989e12  # FLOP/s in bf16, dense, by its data sheet
 # Bytes a parameter: weight, its average, gradient, in float32; and what the optimizer keeps.
@@ -328,16 +328,18 @@ def main(arguments: list[str] | None = None) -> None:
         help="with --growth: also how long a forward and a backward pass take on --device",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--gpus", type=int, metavar="N", help="the recipe of --preset on N GPUs")
+    parser.add_argument(
+        "--gpus", type=integer(low=1), metavar="N", help="the recipe of --preset on N GPUs"
+    )
     parser.add_argument(
         "--rate",
-        type=float,
+        type=number(above=0),
         default=H100_FLOPS,
         help="of one GPU in FLOP/s (default: an H100's, 989e12)",
     )
     parser.add_argument(
         "--mfu",
-        type=float,
+        type=number(above=0, high=1),
         default=0.4,
         help="share of it that training reaches (default: 0.4, an assumption)",
     )
@@ -349,16 +351,11 @@ def main(arguments: list[str] | None = None) -> None:
         "the stages: gradient_accumulation_steps=4 gradient_checkpointing=true",
     )
     args = parser.parse_intermixed_args(arguments)
-    if args.gpus is not None and (args.gpus < 1 or args.rate <= 0 or not 0 < args.mfu <= 1):
-        parser.error(
-            f"--gpus {args.gpus} --rate {args.rate:g} --mfu {args.mfu:g}: expected at least "
-            "one GPU, a rate above 0, an MFU in (0, 1]"
-        )
     if args.gpus is not None:
         print_gpu_estimate(args.preset, args.gpus, args.rate, args.mfu, args.overrides)
     elif args.growth:
         print_growth(
-            args.preset, args.overrides, torch.device(args.device) if args.measure else None
+            args.preset, args.overrides, available_device(args.device) if args.measure else None
         )
     else:
         print_sizes()

@@ -43,7 +43,14 @@ from imagen_mini.scenes.scene import (
 )
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.utils.rng import randn
-from imagen_mini.utils.scripts import run_or_stage_folder, run_script, script_parser
+from imagen_mini.utils.scripts import (
+    FIGURES,
+    check_output_file,
+    integer,
+    run_or_stage_folder,
+    run_script,
+    script_parser,
+)
 from imagen_mini.viz.style import STYLES, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
 
@@ -156,11 +163,11 @@ def main(arguments: list[str] | None = None) -> None:
         default=WEIGHTS / "text_encoder",
         help="the one that they were trained with",
     )
-    parser.add_argument("--n", type=int, default=24, help="scenes (default: 24)")
+    parser.add_argument("--n", type=integer(low=1), default=24, help="scenes (default: 24)")
     parser.add_argument("--out", type=Path, help="a figure of the excess error by log-SNR")
     args = parser.parse_args(arguments)
-    if args.n < 1:
-        parser.error(f"--n {args.n}: expected at least 1")
+    if args.out:
+        check_output_file(args.out, FIGURES)
     stages = {
         str(path): load_stage(run_or_stage_folder(path)).eval()
         for path in args.stages or [WEIGHTS / "base"]

@@ -17,7 +17,13 @@ import torch
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.training.checkpoint import atomic_directory, training_phases
-from imagen_mini.utils.scripts import run_or_stage_folder, run_script, script_parser
+from imagen_mini.utils.scripts import (
+    check_output_folder,
+    number,
+    run_or_stage_folder,
+    run_script,
+    script_parser,
+)
 
 
 def interpolate(before: DiffusionStage, after: DiffusionStage, share: float) -> DiffusionStage:
@@ -63,13 +69,19 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--share",
-        type=float,
+        type=number(0, 1),
         default=0.5,
         help="of the second: 0 is the first stage, 1 the second (default: 0.5)",
     )
     parser.add_argument("--out", type=Path, required=True, help="stage folder to write")
     args = parser.parse_args(arguments)
     folders = [run_or_stage_folder(path) for path in (args.before, args.after)]
+    # what is there will be replaced, so it has to be a stage
+    if args.out.resolve() in [folder.resolve() for folder in folders]:
+        raise ValueError(f"--out {args.out} is what is interpolated; expected another folder")
+    check_output_folder(args.out if args.out.exists() else args.out.parent)
+    if args.out.exists() and any(args.out.iterdir()) and not (args.out / "config.json").is_file():
+        raise ValueError(f"--out {args.out} holds something else; expected a new folder")
     try:
         mixed = interpolate(*(load_stage(folder) for folder in folders), args.share)
     except (OSError, ValueError) as error:
@@ -81,7 +93,6 @@ def main(arguments: list[str] | None = None) -> None:
             f"training phases does not continue that one's of {len(phases_before)}"
         )
     phases[-1] |= {"interpolated": {"share": args.share, "from_phase": len(phases_before)}}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(args.out) as temporary:
         save_stage(mixed, temporary, {"training_phases": phases})
     print(f"{args.out}: {args.share:g} of {args.after}, {1 - args.share:g} of {args.before}")

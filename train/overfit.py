@@ -34,8 +34,9 @@ from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.training.optimizers import make_optimizers
+from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.rng import generator, randn
-from imagen_mini.utils.scripts import run_script, script_parser
+from imagen_mini.utils.scripts import check_output_file, integer, number, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 
@@ -170,12 +171,15 @@ def overfit(
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument(
-        "--steps", type=int, default=150, help="of 16 images, two of each (default: 150)"
+        "--steps",
+        type=integer(low=1),
+        default=150,
+        help="of 16 images, two of each (default: 150)",
     )
     parser.add_argument(
         "--optimizer", default="muon", help="muon, adamw or adafactor (default: muon)"
     )
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--learning-rate", type=number(above=0), default=4e-3)
     parser.add_argument(
         "--shuffle-captions",
         action="store_true",
@@ -194,6 +198,8 @@ def main(arguments: list[str] | None = None) -> None:
         help="the images, and below each its sample (default: overfit.png)",
     )
     args = parser.parse_args(arguments)
+    check_output_file(args.out)
+    device = available_device(args.device)
     config = TrainConfig(
         steps=args.steps,
         batch_size=2 * IMAGES,
@@ -206,13 +212,12 @@ def main(arguments: list[str] | None = None) -> None:
         pooled_drop_prob=0.0,
     )
     outcomes = overfit(
-        TextEncoder.from_pretrained(args.text_encoder).to(args.device),
+        TextEncoder.from_pretrained(args.text_encoder).to(device),
         config,
         args.shuffle_captions,
     )
     for o in outcomes:
         print(f"{o.psnr:5.1f} dB  {o.caption.text!r}: {o.verdict}")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     labels = [o.caption.text for o in outcomes] + [f"{o.psnr:.1f} dB" for o in outcomes]
     borders = [None] * IMAGES + [o.learned for o in outcomes]
     image_grid(

@@ -40,9 +40,9 @@ from imagen_mini.training.batches import draw_noise, draw_step_variables
 from imagen_mini.training.config import TRAIN_PRESETS, TrainConfig, override_run
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
-from imagen_mini.utils.devices import device_name
+from imagen_mini.utils.devices import available_device, device_name
 from imagen_mini.utils.precision import compute_dtype
-from imagen_mini.utils.scripts import run_script, script_parser
+from imagen_mini.utils.scripts import integer, run_script, script_parser
 from imagen_mini.weights import WEIGHTS
 from train.baselines import build_for_training
 from train.benchmark_throughput import MatrixProduct
@@ -192,8 +192,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
     parser.add_argument("--stage", default="base")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=integer(low=1), default=32)
+    parser.add_argument("--rounds", type=integer(low=1), default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "overrides",
@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(
             f"--stage {args.stage}: the preset {args.preset} has {', '.join(PRESETS[args.preset])}"
         )
-    device = torch.device(args.device)
+    device = available_device(args.device)
     config, stage_config = override_run(
         TRAIN_PRESETS[args.preset][args.stage], PRESETS[args.preset][args.stage], args.overrides
     )

@@ -45,7 +45,8 @@ from imagen_mini.training.diagnostics import (
 )
 from imagen_mini.training.loop import NOISE_BINS
 from imagen_mini.utils.configuration import from_dict
-from imagen_mini.utils.scripts import run_script, script_parser
+from imagen_mini.utils.devices import available_device
+from imagen_mini.utils.scripts import FIGURES, check_output_file, integer, run_script, script_parser
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
 from train.log import read_log
@@ -65,7 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--text-encoder", help="the text encoder it is trained with (default: the run's)"
     )
-    parser.add_argument("--n", type=int, default=512, help="samples to measure on (default: 512)")
+    parser.add_argument(
+        "--n", type=integer(low=1), default=512, help="samples to measure on (default: 512)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--out",
@@ -80,6 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
         help="instead: measure these stage folders and write what they show to --out, as JSON",
     )
     args = parser.parse_args(arguments)
+    if args.out:
+        check_output_file(args.out, () if args.reference_from else FIGURES)
+    available_device(args.device)
     if args.reference_from:
         write_reference(args)
         return
@@ -87,6 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
         tensors, saved, notes = load_checkpoint(args.run)
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from error
+    out = args.out or args.run / "report.png"
+    check_output_file(out, FIGURES)
     config, stage_config = (
         from_dict(TrainConfig, saved["train"]),
         from_dict(StageConfig, saved["stage"]),
@@ -133,7 +141,6 @@ def main(arguments: list[str] | None = None) -> None:
         check_dead_parameters(gradient_norms(stages["weights"], encoder, data, indices[:16])),
         check_throughput(log),
     ] + ([check_reference(averaged, steps, reference)] if reference else [])
-    out = args.out or args.run / "report.png"
     save_figure(plot_report(log, averaged, nearest(reference, steps), steps), out)
     heading = (
         f"{args.run}: stage {stage_config.name}, step {saved['step']:,} of {config.steps:,}, "

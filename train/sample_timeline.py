@@ -17,7 +17,7 @@ from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.evaluation.preview import preview
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.checkpoint import training_phases
-from imagen_mini.utils.scripts import run_script, script_parser
+from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 
@@ -29,10 +29,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"))
     parser.add_argument(
-        "--n", type=int, default=2, help="captions per category, of four (default: 2)"
+        "--n", type=integer(low=1), default=2, help="captions per category, of four (default: 2)"
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/training.png"))
     args = parser.parse_args(arguments)
+    check_output_file(args.out)
     encoder = TextEncoder.from_pretrained(args.text_encoder)
     rows = []
     for folder in args.stages:
@@ -45,7 +46,6 @@ def main(arguments: list[str] | None = None) -> None:
         images += [r.image for r in results]
         labels += [f"step {steps:,}, {seconds / 60:.0f} min: {r.caption.text}" for r in results]
         verdicts += [r.correct for r in results]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     columns = len(images) // len(rows)
     image_grid(images, labels, columns, cell=128, borders=verdicts).save(args.out)
     print(args.out)

@@ -29,8 +29,9 @@ from imagen_mini.evaluation.scene_features import (
 )
 from imagen_mini.scenes.scene import Scene
 from imagen_mini.scenes.world import SCENES, WORLDS, World, find_world
+from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.rng import generator
-from imagen_mini.utils.scripts import run_script, script_parser
+from imagen_mini.utils.scripts import check_output_file, integer, number, run_script, script_parser
 
 NOISE = 0.05  # the largest standard deviation
 
@@ -84,14 +85,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--world", choices=WORLDS, default="scenes", help="(default: scenes)")
     parser.add_argument("--size", type=int, choices=(64, 256), default=64)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--steps", type=integer(low=1), default=3000)
+    parser.add_argument("--batch", type=integer(low=1), default=64)
+    parser.add_argument("--rate", type=number(above=0), default=2e-3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="(default: among the shipped weights)")
     args = parser.parse_args(arguments)
-    torch.manual_seed(0)
     world = find_world(args.world)
+    out = args.out or weights_of(args.size, world)
+    check_output_file(out, suffixes=())
+    available_device(args.device)
+    torch.manual_seed(0)
     net = SceneClassifier(args.size, world).to(args.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, args.steps, pct_start=0.1)
@@ -108,7 +112,6 @@ def main(arguments: list[str] | None = None) -> None:
         schedule.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}")
-    out = args.out or weights_of(args.size, world)
     standardize(net.eval(), 2048, args.device)
     save_classifier(net, out)
     print(

@@ -32,7 +32,7 @@ from imagen_mini.evaluation.linear_probe import linear_probe
 from imagen_mini.scenes.corpus import sample_corpus_line
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.optimizers import Muon
-from imagen_mini.utils.scripts import run_script
+from imagen_mini.utils.scripts import check_output_folder, integer, number, run_script
 
 SENTINELS = 16
 TRAINING_HISTORY = "training.json"  # beside the encoder: how it was trained, run by run
@@ -237,13 +237,13 @@ def main(arguments: list[str] | None = None) -> None:
         default=Path("runs/text_encoder"),
         help="folder for the encoder and its tokenizer",
     )
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=96, help="lines of text a step")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--steps", type=integer(low=1), default=4000)
+    parser.add_argument("--batch", type=integer(low=1), default=96, help="lines of text a step")
+    parser.add_argument("--lr", type=number(above=0), default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--time-limit",
-        type=float,
+        type=number(above=0),
         default=3600,
         help="seconds; the learning rate reaches its end with it",
     )
@@ -253,6 +253,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="resume from an encoder (its decoder is trained from scratch)",
     )
     args = parser.parse_args(arguments)
+    check_output_folder(args.out)
 
     # 1. Tokenizer and model, trained.
     start = None if args.init_from is None else TextEncoder.from_pretrained(args.init_from)

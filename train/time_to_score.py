@@ -49,9 +49,17 @@ from imagen_mini.training.config import TRAIN_PRESETS, TrainConfig, override_run
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.utils.configuration import from_dict, to_dict
-from imagen_mini.utils.devices import device_name
+from imagen_mini.utils.devices import available_device, device_name
 from imagen_mini.utils.rng import randn
-from imagen_mini.utils.scripts import run_script, script_parser
+from imagen_mini.utils.scripts import (
+    FIGURES,
+    check_output_file,
+    check_output_folder,
+    integer,
+    number,
+    run_script,
+    script_parser,
+)
 from imagen_mini.viz.guidance import plot_accuracy
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
@@ -205,11 +213,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--network", choices=NETWORKS, default="ours")
     parser.add_argument("--name", help="its name in a plot (default: the network)")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
-    parser.add_argument("--minutes", type=float, default=60, help="of training (default: 60)")
+    parser.add_argument(
+        "--minutes", type=number(above=0), default=60, help="of training (default: 60)"
+    )
     parser.add_argument(
         "--eval-at",
         "--at",
-        type=float,
+        type=number(above=0, high=1),
         nargs="+",
         default=[0.1, 0.2, 0.35, 0.5, 0.7],
         metavar="SHARE",
@@ -218,25 +228,28 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--seconds-per-step",
         "--pace",
-        type=float,
+        type=number(above=0),
         metavar="SECONDS",
         help="count every step as this long, instead of a trial before and the clock during "
         "training",
     )
     parser.add_argument(
         "--stop",
-        type=int,
+        type=integer(low=1),
         metavar="STEP",
         help="stop after this step: to compare recipes early",
     )
     parser.add_argument(
         "--n",
-        type=int,
+        type=integer(low=0),
         default=25,
         help="captions of each of four categories; 0: no score, only errors (default: 25)",
     )
     parser.add_argument(
-        "--edits", type=int, default=25, help="word swaps of each kind, at the end (default: 25)"
+        "--edits",
+        type=integer(low=0),
+        default=25,
+        help="word swaps of each kind, at the end (default: 25)",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
@@ -266,13 +279,17 @@ def main(arguments: list[str] | None = None) -> None:
         "stage.unet.patch=4",
     )
     args = parser.parse_intermixed_args(arguments)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.plot:
-        plot_curves([json.loads(path.read_text()) for path in args.plot], args.out)
+        check_output_file(args.out, FIGURES)
+        plot_curves([read_curve(path) for path in args.plot], args.out)
         return
+    check_output_file(args.out, suffixes=())
     if args.save and args.network != "ours":
         raise SystemExit(f"--save writes networks of ours; {args.network}'s is no stage")
-    device = torch.device(args.device)
+    for option, folder in (("--checkpoint-dir", args.checkpoint_dir), ("--save", args.save)):
+        if folder is not None:
+            check_output_folder(folder, option)
+    device = available_device(args.device)
     encoder = TextEncoder.from_pretrained(WEIGHTS / "text_encoder").to(device)
     recipe = TRAIN_PRESETS[args.preset]["base"]
     if args.network == "diffusers":
@@ -380,6 +397,22 @@ def main(arguments: list[str] | None = None) -> None:
             )
     args.out.write_text(json.dumps(found, indent=1) + "\n")
     print(args.out)
+
+
+def read_curve(path: Path) -> dict:
+    """Read what --out wrote.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+        fine = bool(found["curve"][-1]["minutes"] and found["name"] and found["parameters"])
+    except (ValueError, LookupError, TypeError):
+        fine = False
+    if not fine:
+        raise ValueError(f"{path} holds no curve; expected a JSON file as --out wrote it")
+    return found
 
 
 def point_in_words(point: dict) -> str:

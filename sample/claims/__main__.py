@@ -29,7 +29,7 @@ from pathlib import Path
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.scenes.parse import PARSER_VERSION
-from imagen_mini.utils.scripts import run_script
+from imagen_mini.utils.scripts import check_output_folder, integer, number, run_script
 from imagen_mini.viz.image_grid import quantize_colors
 from sample.claims import report
 from sample.claims.cascade import AUGMENTATION, SUPER_RESOLUTION_TEXT
@@ -84,17 +84,19 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="only these experiments; their names are listed below",
     )
     parser.add_argument(
-        "--n", type=int, help="prompts of each kind (default: from 8 to 30, by experiment)"
+        "--n",
+        type=integer(low=2),
+        help="prompts of each kind (default: from 8 to 30, by experiment)",
     )
     parser.add_argument(
         "--train",
-        type=float,
+        type=number(above=0),
         metavar="MINUTES",
         help="also measure what needs trained networks; train each for this many minutes",
     )
     parser.add_argument(
         "--train-steps",
-        type=int,
+        type=integer(low=2),
         metavar="STEPS",
         help="the same, with this many training steps each",
     )
@@ -129,15 +131,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     add_model_options(parser)
     args = parser.parse_args(arguments)
-    if args.n is not None and args.n < 2 or args.train is not None and args.train <= 0:
+    if args.train_steps is not None and args.train is not None:
         parser.error(
-            f"--n {args.n}, --train {args.train}: expected at least 2 prompts, and more than 0 "
-            "minutes"
-        )
-    if args.train_steps is not None and (args.train is not None or args.train_steps < 2):
-        parser.error(
-            f"--train {args.train}, --train-steps {args.train_steps}: expected one of them, "
-            "and at least 2 steps"
+            f"--train {args.train}, --train-steps {args.train_steps}: expected one of them"
         )
     args.trains = args.train is not None or args.train_steps is not None
     if (args.recipe or args.graph) and not args.trains:
@@ -184,9 +180,9 @@ def chosen(args: argparse.Namespace, pipe: ImagenPipeline) -> list[Experiment]:
 def main(arguments: list[str] | None = None) -> None:
     # 1. What to measure, and what is already there.
     args = parse_arguments(arguments)
+    check_output_folder(args.out)
     pipe = load_pipeline(args)
     todo = chosen(args, pipe)
-    args.out.mkdir(parents=True, exist_ok=True)
     found = report.load_claims(args.out / "claims.json", default_empty=args.fresh)
     if args.fresh:
         found = {name: of for name, of in found.items() if name not in [e.name for e in todo]}

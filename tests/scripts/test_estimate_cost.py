@@ -113,8 +113,8 @@ def test_the_arithmetic_on_the_page_adds_up(capsys):
     "arguments, message",
     [
         (["--gpus", "64", "batch_size=32"], "32 cannot be split among 64 GPUs"),
-        (["--gpus", "0"], "at least one GPU"),
-        (["--gpus", "8", "--mfu", "1.5"], "MFU in"),
+        (["--gpus", "0"], "expected an integer of at least 1"),
+        (["--gpus", "8", "--mfu", "1.5"], "--mfu: 1.5; expected a number from"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, message, capsys):
