@@ -107,6 +107,7 @@ def plan_batch(
     size: int,
     low_res_size: int | None = None,
     alternatives: bool = False,
+    contradicted: Sequence[bool] | None = None,
 ) -> BatchPlan:
     """The plan of the samples with these indices; for a data set without plans, the batch itself.
 
@@ -116,8 +117,10 @@ def plan_batch(
         size: Pixels of a side.
         low_res_size: Pixels of a side of the low-resolution images. None: there are none.
         alternatives: Also prepare what the data set's `LossExtras` need.
+        contradicted: Which samples need a contradiction (default: all).
     """
     if not hasattr(data, "plan"):
         return ReadyBatch(*data.batch(indices, size, low_res_size))
-    options = {"alternatives": True} if alternatives else {}
-    return data.plan(indices, size, low_res_size, **options)
+    if not alternatives:
+        return data.plan(indices, size, low_res_size)
+    return data.plan(indices, size, low_res_size, alternatives=True, contradicted=contradicted)

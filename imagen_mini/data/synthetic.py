@@ -53,8 +53,17 @@ class SceneDataset:
         size: int,
         low_res_size: int | None = None,
         alternatives: bool = False,
+        contradicted: Sequence[bool] | None = None,
     ) -> SceneBatchPlan:
-        """Decide on scenes and captions, and render nothing yet."""
+        """Decide on scenes and captions, and render nothing yet.
+
+        Args:
+            indices: Indices of b samples.
+            size, low_res_size: Pixels of a side.
+            alternatives: Plan equivalents and contradictions, too.
+            contradicted: Which of the b samples need a contradiction (default: all). The others
+                get none, which saves the time to render it.
+        """
         world, weights = self.world, self.object_count_weights
         scenes = [world.training_scene(self.seed, i, weights) for i in indices]
         captions = [
@@ -63,7 +72,11 @@ class SceneDataset:
         others = None
         if alternatives:
             descriptions = [c.description for c in captions]
-            others = self._others(indices, scenes, descriptions, textures=low_res_size is not None)
+            if low_res_size is not None:
+                contradicted = [False] * len(scenes)
+            others = self._others(
+                indices, scenes, descriptions, contradicted, textures=low_res_size is not None
+            )
         texts = [c.text for c in captions]
         return SceneBatchPlan(world.pack(scenes), texts, others, size, low_res_size, world.name)
 
@@ -72,33 +85,34 @@ class SceneDataset:
         indices: Sequence[int],
         scenes: list[Scene],
         descriptions: list[Description],
+        contradicted: Sequence[bool] | None,
         textures: bool,
-    ) -> tuple[Any, Tensor, Any]:
-        """Equivalent scenes, the two places of each (NaN: there is no equivalent), contradictions
-        (None: the scenes themselves).
-
-        With `textures` the layout is given: equivalents differ in texture alone, and there are no
-        contradictions.
+    ) -> PlannedAlternatives:
+        """Equivalents and contradictions. With `textures` the layout is given: equivalents differ
+        in texture alone.
         """
         # The words "twin" and "mistake" are part of the random seeds.
         equivalents = [
             find_equivalent(scene, said, random.Random(f"twin/{self.seed}/{i}"), textures)
             for i, scene, said in zip(indices, scenes, descriptions)
         ]
-        contradictions = None
-        if not textures:
-            contradictions = [
-                find_contradiction(scene, said, random.Random(f"mistake/{self.seed}/{i}")) or scene
-                for i, scene, said in zip(indices, scenes, descriptions)
-            ]
+        contradictions = [
+            find_contradiction(scene, said, random.Random(f"mistake/{self.seed}/{i}"))
+            if contradicted is None or contradicted[row]
+            else None
+            for row, (i, scene, said) in enumerate(zip(indices, scenes, descriptions))
+        ]
         nowhere = ((math.nan, math.nan),) * 2
-        return (
-            self.world.pack(
-                [s if other is None else other.scene for s, other in zip(scenes, equivalents)]
-            ),
+        return PlannedAlternatives(
+            self._others_than([None if other is None else other.scene for other in equivalents]),
             torch.tensor([nowhere if other is None else other.places for other in equivalents]),
-            None if contradictions is None else self.world.pack(contradictions),
+            self._others_than(contradictions),
         )
+
+    def _others_than(self, scenes: Sequence[Scene | None]) -> tuple[list[int], Any]:
+        """The rows that are not None, and their scenes, packed."""
+        rows = [row for row, scene in enumerate(scenes) if scene is not None]
+        return rows, self.world.pack([scene for scene in scenes if scene is not None])
 
     def batch(
         self, indices: Sequence[int], size: int, low_res_size: int | None = None, device=None
@@ -138,13 +152,20 @@ class SceneDataset:
         return {"source": self.world.name}
 
 
+class PlannedAlternatives(NamedTuple):
+    """Alternatives of b samples that are still to be rendered, for the rows that have one."""
+
+    equivalents: tuple[list[int], Any]  # rows, and their scenes, packed
+    places: Tensor  # [b, 2, 2]: the two (x, y) where an equivalent differs; NaN: there is none
+    contradictions: tuple[list[int], Any]  # rows, and their scenes, packed
+
+
 class SceneBatchPlan(NamedTuple):
     """Scenes that are still to be rendered."""
 
     scenes: Any  # packed
     captions: list[str]
-    # equivalents, their places, contradictions
-    others: tuple[Any, Tensor, Any] | None
+    others: PlannedAlternatives | None
     size: int
     low_res_size: int | None
     world: str = "scenes"
@@ -159,9 +180,16 @@ class SceneBatchPlan(NamedTuple):
         batch = Batch(images, low_res, self.captions)
         if self.others is None:
             return batch, None
+
+        def replaced(rows: list[int], scenes) -> Tensor:
+            """The images, with other scenes in some rows."""
+            if not rows:
+                return images
+            others = images.clone()
+            others[rows] = render_packed(scenes, self.size, device)
+            return others
+
         equivalents, places, contradictions = self.others
         return batch, Alternatives(
-            render_packed(equivalents, self.size, device),
-            sides(places.to(device), self.size),
-            images if contradictions is None else render_packed(contradictions, self.size, device),
+            replaced(*equivalents), sides(places.to(device), self.size), replaced(*contradictions)
         )

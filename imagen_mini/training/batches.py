@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,9 +99,16 @@ def draw_noise(
     return noises
 
 
+class MicroBatch(NamedTuple):
+    """Which samples are asked for."""
+
+    indices: range
+    contradicted: list[bool] | None  # which of them need a contradiction (None: all)
+
+
 class MicroBatches(TorchDataset):
-    """Maps the indices of some samples to these indices, the plan of their batch, and their
-    tokenized captions. DataLoader runs it in other processes.
+    """Maps a `MicroBatch` to its indices, the plan of their batch, and their tokenized captions.
+    DataLoader runs it in other processes.
     """
 
     def __init__(
@@ -110,8 +117,11 @@ class MicroBatches(TorchDataset):
         self.data, self.tokenize, self.alternatives = data, tokenize, alternatives
         self.size, self.low_res_size = stage.config.unet.image_size, stage.config.unet.low_res_size
 
-    def __getitem__(self, indices: range) -> tuple[range, BatchPlan, Any]:
-        plan = plan_batch(self.data, indices, self.size, self.low_res_size, self.alternatives)
+    def __getitem__(self, asked: MicroBatch) -> tuple[range, BatchPlan, Any]:
+        indices, contradicted = asked
+        plan = plan_batch(
+            self.data, indices, self.size, self.low_res_size, self.alternatives, contradicted
+        )
         return indices, plan, None if self.tokenize is None else self.tokenize(plan.captions)
 
 
@@ -149,11 +159,16 @@ def loss_inputs(
     if config.num_workers and isinstance(encoder, TextEncoder):
         tokenize = encoder.tokenize_fn()
     planner = MicroBatches(data, tokenize, stage, alternatives=extras is not None)
-    requests = (
-        range(step * b + part.start, step * b + part.stop)
-        for step in range(start, config.steps)
-        for part in micro_batches
-    )
+
+    def asked(step: int, part: range) -> MicroBatch:
+        variables = draw_step_variables(config, stage, step, extras)
+        used = variables["contradiction"] > 0 if "contradiction" in variables else None
+        return MicroBatch(
+            range(step * b + part.start, step * b + part.stop),
+            None if used is None else used[part.start : part.stop].tolist(),
+        )
+
+    requests = (asked(step, part) for step in range(start, config.steps) for part in micro_batches)
     if config.num_workers:
         planned = DataLoader(
             planner,

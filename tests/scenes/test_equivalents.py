@@ -243,10 +243,10 @@ def test_an_object_whose_texture_is_not_said_takes_another_and_the_small_image_s
 def test_equivalents_for_super_resolution_differ_in_texture_alone_and_on_both_sides():
     data, numbers = SceneDataset(3), range(12)
     batch, found = data.batch(numbers, 256, 64), data.alternatives(numbers, 256, 64)
-    equivalents, *_ = data.plan(numbers, 256, 64, alternatives=True).others
+    rows, equivalents = data.plan(numbers, 256, 64, alternatives=True).others.equivalents
     assert (
-        torch.equal(render_packed(equivalents, 64), batch.low_res)
-        and torch.equal(render_packed(equivalents, 256), found.equivalents)
+        torch.equal(render_packed(equivalents, 64), batch.low_res[rows])
+        and torch.equal(render_packed(equivalents, 256), found.equivalents[rows])
         and torch.equal(found.contradictions, batch.images)
     )
     differ = (batch.images - found.equivalents).abs().amax((1, 2, 3)) > 0.1
@@ -271,6 +271,21 @@ def test_the_equivalents_of_samples_are_their_second_scenes_and_differ_on_both_s
     assert torch.equal(again.equivalents[0], found.equivalents[7]) and torch.equal(
         again.side[0], found.side[7]
     )
+
+
+@pytest.mark.parametrize("world", ["scenes", "studio"])
+def test_contradictions_are_made_where_they_are_needed(world):
+    data, numbers = SceneDataset(3, world=world), range(8)
+    needed = [i in (2, 5) for i in numbers]
+    batch, every = data.plan(numbers, 64, alternatives=True).materialize("cpu")
+    _, some = data.plan(numbers, 64, alternatives=True, contradicted=needed).materialize("cpu")
+    assert torch.equal(some.equivalents, every.equivalents) and torch.equal(some.side, every.side)
+    for i in numbers:
+        expected = every.contradictions if needed[i] else batch.images
+        assert torch.allclose(some.contradictions[i], expected[i], atol=1e-6)
+        assert (every.contradictions[i] - batch.images[i]).abs().max() > 0.1
+    plan = data.plan(numbers, 64, alternatives=True, contradicted=[False] * 8)
+    assert torch.equal(plan.materialize("cpu")[1].contradictions, batch.images)
 
 
 # ---------------------------------------------------------------- the target
