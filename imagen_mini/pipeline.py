@@ -25,6 +25,7 @@ from imagen_mini.cascade.sampling_options import (
     Interval,
     PerStage,
     SamplingOptions,
+    guidance_by_step,
     resolve_options_by_stage,
 )
 from imagen_mini.cascade.serialization import load_stage, save_stage
@@ -305,7 +306,8 @@ class ImagenPipeline(nn.Module):
             num_inference_steps: Steps of the sampler, at least 1; by stage. Each step calls the
                 network once. A step of heun calls it twice, except for the last.
             guidance_scale: w of classifier-free guidance, usually from 1 (off) to 10, or a function
-                of t that returns it; by stage.
+                of t that returns it; by stage. A function is first asked once for every step, so
+                that it fails before anything is computed.
             guidance_interval: Noise levels (low, high) with 0 <= low < high; by stage. Guidance
                 acts only where low < sigma / alpha <= high. The stage's default interval holds for
                 the stage's default w only.
@@ -398,6 +400,10 @@ class ImagenPipeline(nn.Module):
         for name in edit_stages if edit is not None else ():
             # does it fit? An error of a later stage would lose the images of those before it
             edit.bind(request.tokens, self.stages[name].net.sites, request.text.mask.shape[1])
+        if attention_store is not None:
+            of_stage = request if store_stage == names[0] else replace(request, t_start=1.0)
+            edited = edit is not None and store_stage in edit_stages
+            self._prepare_store(attention_store, store_stage, of_stage, options, edited)
 
         # 3. one stage after the other
         outputs: dict[str, Tensor] = {}
@@ -516,9 +522,8 @@ class ImagenPipeline(nn.Module):
         low_res, level = self._augmented(stage, request, options)
 
         # 2. the times of the steps
-        timesteps = stage.timesteps(options.num_inference_steps, options.timestep_spacing)
-        if request.t_start < 1:
-            timesteps = truncate_timesteps(request.t_start, timesteps)
+        timesteps = _timesteps(stage, request, options)
+        w = guidance_by_step(options.guidance_scale, timesteps)
 
         # 3. an edit, and a record, reach the network through a control of attention
         n_text = request.text.mask.shape[1]
@@ -526,14 +531,9 @@ class ImagenPipeline(nn.Module):
         done = share_done(timesteps)
         control_at = None if bound is None else (lambda t: bound.control_at(done(t)))
         if attention_store is not None:
-            attention_store.check_memory(
-                stage.net.attention_layers,
-                len(request.prompts),
-                n_text,
-                len(timesteps) - 1,
-                bound is not None,
+            self._prepare_store(
+                attention_store, stage_name, request, {stage_name: options}, bound is not None
             )
-            attention_store.reset(request.tokens, stage.net.sites)
             control_at = attention_store.wrap_schedule(control_at)
 
         # 4. the denoiser; an edit also changes x_0_hat
@@ -541,7 +541,7 @@ class ImagenPipeline(nn.Module):
             request.text,
             low_res,
             level,
-            options.guidance_scale,
+            w,
             options.threshold,
             control_at,
             request.negative,
@@ -556,7 +556,7 @@ class ImagenPipeline(nn.Module):
                 )
             if bound.needs_source:
                 self._provide_source(bound, stage_name, request, options, low_res, level)
-            denoise = _edited(bound, done, denoise, _source_denoiser(stage, request, options))
+            denoise = _edited(bound, done, denoise, _source_denoiser(stage, request, options, w))
 
         # 5. the loop
         states = sampling_loop(stage, denoise, request.seeds, options, request.x_start, timesteps)
@@ -631,6 +631,25 @@ class ImagenPipeline(nn.Module):
         x_0 = x_0.to(self.device, torch.float32)
         log_snr = stage.schedule(torch.tensor(t, dtype=torch.float64)).to(x_0)
         return q_sample(x_0, starting_noise(stage, seeds), log_snr), t
+
+    def _prepare_store(
+        self,
+        store: AttentionStore,
+        stage_name: str,
+        request: SampleRequest,
+        options: dict[str, SamplingOptions],
+        edited: bool,
+    ) -> None:
+        """Get a store ready for a stage; ValueError if it would take too much, or nothing."""
+        stage: DiffusionStage = self.stages[stage_name]
+        store.check_memory(
+            stage.net.attention_layers,
+            len(request.prompts),
+            request.text.mask.shape[1],
+            len(_timesteps(stage, request, options[stage_name])) - 1,
+            edited,
+        )
+        store.reset(request.tokens, stage.net.sites)
 
     def _augmented(
         self, stage: DiffusionStage, request: SampleRequest, options: SamplingOptions
@@ -747,6 +766,12 @@ def _what_it_is_instead(folder: Path) -> str:
     return "it has no model_index.json"
 
 
+def _timesteps(stage: DiffusionStage, request: SampleRequest, options: SamplingOptions) -> Tensor:
+    """The times of the steps, from that of the image where sampling starts."""
+    timesteps = stage.timesteps(options.num_inference_steps, options.timestep_spacing)
+    return timesteps if request.t_start == 1 else truncate_timesteps(request.t_start, timesteps)
+
+
 # ---------------------------------------------------------------- the images of a call
 
 
@@ -773,12 +798,12 @@ def _as_output(images: Tensor, output_type: str) -> list[Image.Image] | np.ndarr
 
 
 def _source_denoiser(
-    stage: DiffusionStage, request: SampleRequest, options: SamplingOptions
+    stage: DiffusionStage, request: SampleRequest, options: SamplingOptions, w: GuidanceScale
 ) -> Denoiser | None:
     """The denoiser of the source's prompt, if rows differ in nothing but their prompts."""
     if stage.is_super_resolution or request.negative is not None:
         return None
-    return stage.denoiser(request.text[:1], None, None, options.guidance_scale, options.threshold)
+    return stage.denoiser(request.text[:1], None, None, w, options.threshold)
 
 
 def _edited(

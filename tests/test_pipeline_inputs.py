@@ -299,9 +299,81 @@ def test_an_edit_that_does_not_fit_a_later_stage_is_an_error_before_anything_is_
     assert not calls
 
 
+def test_a_record_that_does_not_fit_a_later_stage_is_an_error_before_anything_is_generated(
+    tiny_pipe,
+):
+    calls = []
+    hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda *_: calls.append(1))
+    for store, message in (
+        (AttentionStore("sr_256", max_bytes=1), "max_bytes allows 0.0: sample fewer"),
+        (AttentionStore("sr_256", kinds=("hybrid",)), "no attention to record"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny_pipe("a ring", attention_store=store, progress=False)
+    hook.remove()
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    "scale, error, message",
+    [
+        (lambda t: 1 / 0, ValueError, "ZeroDivisionError: division by zero"),
+        (lambda t: {}[t], ValueError, "KeyError: 1.0"),
+        (lambda: 3.0, ValueError, "TypeError: .*takes 0 positional arguments"),
+        (lambda t: "7", TypeError, "expected a number; got '7'"),
+        (lambda t: None, TypeError, "expected a number; got None"),
+        (lambda t: torch.ones(2), TypeError, "expected a number; got tensor"),
+        (lambda t: float("nan"), ValueError, "expected a finite number; got nan"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["base", "sr_256"])
+def test_an_error_of_a_guidance_scale_says_at_which_step_before_anything_is_generated(
+    tiny_pipe, stage, scale, error, message
+):
+    calls = []
+    hook = tiny_pipe.stages["base"].net.register_forward_pre_hook(lambda *_: calls.append(1))
+    where = r"guidance_scale at step 1 of \d+, t = 1: "
+    with pytest.raises(error, match=where + message):
+        tiny_pipe("a ring", guidance_scale={stage: scale}, progress=False)
+    with pytest.raises(ValueError, match=r"step 3 of 4, t = 0.5: .*TimeoutError: late"):
+        options = {"timestep_spacing": "uniform", "num_inference_steps": {stage: 4}}
+        tiny_pipe("a ring", guidance_scale={stage: late}, progress=False, **options)
+    hook.remove()
+    assert not calls
+
+
+def late(t):
+    if t < 0.6:
+        raise TimeoutError("late")
+    return 3.0
+
+
+def test_a_guidance_scale_that_fails_the_second_time_says_at_which_step(tiny_pipe):
+    asked = []
+
+    def scale(t):
+        asked.append(t)
+        if len(asked) > 5:
+            raise TimeoutError("late")
+        return 3.0
+
+    with pytest.raises(ValueError, match="step 3 of 3, t = 0.3333: TimeoutError: late"):
+        tiny_pipe("a ring", guidance_scale=scale, **BASE | {"num_inference_steps": 3})
+    assert asked[:3] == asked[3:6]
+
+
+def test_a_guidance_scale_may_be_a_number_of_any_library(tiny_pipe):
+    plain = tiny_pipe("a ring", guidance_scale=3.0, **BASE).stages["base"]
+    for scale in (lambda t: np.float32(3), lambda t: torch.tensor(3), lambda t: 3):
+        assert torch.equal(tiny_pipe("a ring", guidance_scale=scale, **BASE).stages["base"], plain)
+
+
 def test_images_that_hold_nan_are_said_to(tiny_pipe):
+    net = tiny_pipe.stages["base"].net
+    hook = net.register_forward_hook(lambda _, __, prediction: prediction * float("nan"))
     with pytest.warns(UserWarning, match="stage base: 2 of 2 images hold NaN") as caught:
-        tiny_pipe(PAIR, guidance_scale=lambda t: float("nan"), **BASE)
+        tiny_pipe(PAIR, **BASE)
+    hook.remove()
     assert [w.filename for w in caught] == [__file__]
 
 

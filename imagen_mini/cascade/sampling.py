@@ -7,7 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from imagen_mini.cascade.sampling_options import SamplingOptions, resolve_sampling_options
+from imagen_mini.cascade.sampling_options import (
+    SamplingOptions,
+    guidance_by_step,
+    resolve_sampling_options,
+)
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.diffusion.guidance import Denoiser
 from imagen_mini.diffusion.samplers import SamplingState, sample
@@ -97,6 +101,8 @@ def sample_from_stage(
         Images [b, 3, size, size] in [-1, 1].
     """
     options = resolve_sampling_options(stage) if options is None else options
-    denoise = stage.denoiser(text, low_res, aug_level, options.guidance_scale, options.threshold)
-    *_, last = sampling_loop(stage, denoise, seeds, options, x_T)
+    timesteps = stage.timesteps(options.num_inference_steps, options.timestep_spacing)
+    scale = guidance_by_step(options.guidance_scale, timesteps)
+    denoise = stage.denoiser(text, low_res, aug_level, scale, options.threshold)
+    *_, last = sampling_loop(stage, denoise, seeds, options, x_T, timesteps)
     return last.x_0_hat.clamp(-1, 1)

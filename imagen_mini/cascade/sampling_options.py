@@ -9,9 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypedDict, TypeVar
 
+from torch import Tensor
+
 from imagen_mini.cascade.config import StageConfig
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.diffusion.guidance import THRESHOLDS, GuidanceScale, check_interval
+from imagen_mini.diffusion.guidance import THRESHOLDS, GuidanceScale, check_interval, scale_at
 from imagen_mini.diffusion.guidance import guidance_interval as limited_to
 from imagen_mini.diffusion.samplers import SAMPLERS, samplers_with, validate_sampler_options
 from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
@@ -113,8 +115,16 @@ def resolve_sampling_options(
     check_choice("threshold", threshold, THRESHOLDS)
     spacing = _for_stage(timestep_spacing, c, c.timestep_spacing)
     check_choice("timestep_spacing", spacing, tuple(TIMESTEP_SPACINGS))
+    steps = as_integer("num_inference_steps", steps, low=1)
+
+    # 5. a function of the caller's is asked once for every step, before anything is computed
+    given = guidance_scale.get(c.name) if isinstance(guidance_scale, dict) else guidance_scale
+    if callable(given):
+        timesteps = stage.timesteps(steps, spacing)
+        for t in timesteps[:-1]:
+            scale_at(guidance_by_step(given, timesteps), t)
     return SamplingOptions(
-        num_inference_steps=as_integer("num_inference_steps", steps, low=1),
+        num_inference_steps=steps,
         guidance_scale=w,
         threshold=threshold,
         sampler=sampler,
@@ -123,6 +133,33 @@ def resolve_sampling_options(
         gamma=gamma,
         aug_level=level,
     )
+
+
+def guidance_by_step(scale: GuidanceScale, timesteps: Tensor) -> GuidanceScale:
+    """A guidance scale that says at which step it went wrong.
+
+    Args:
+        scale: w, or a function of t that returns it.
+        timesteps: The times of the steps, [steps + 1].
+
+    Returns:
+        A number as it is. A function as one that returns a finite float, or raises a ValueError or
+        a TypeError that names the step and its time.
+    """
+    if not callable(scale):
+        return scale
+    times = timesteps[:-1].tolist()
+
+    def checked(t: float) -> float:
+        step = min(range(len(times)), key=lambda i: abs(times[i] - t))
+        where = f"guidance_scale at step {step + 1} of {len(times)}, t = {t:.4g}"
+        try:
+            w = scale(t)
+        except Exception as error:  # it is the caller's, and may do anything
+            raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
+        return as_number(where, w)
+
+    return checked
 
 
 def _for_stage(value: PerStage[T], config: StageConfig, default: T) -> T:
