@@ -5,12 +5,21 @@ python -m sample.generate "a red circle to the left of a blue square" --seed 0 -
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
 
+import torch
+
 from imagen_mini.evaluation.scoring import judge_image
+from imagen_mini.utils.images import to_image
 from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
-from imagen_mini.viz.image_grid import image_grid
+from imagen_mini.viz.image_grid import grid_size, image_grid
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
+
+CELL = 192  # pixels of an image in the grid
+FEW = 16  # images in rows of four; more make a square
+LARGEST_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383, ".gif": 65_535}  # in pixels
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,29 +35,41 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("out.png"), help="the image to write (default: out.png)"
     )
+    parser.add_argument(
+        "--batch", type=integer(low=1), default=16, help="images at a time (default: 16)"
+    )
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
 
+    # 1. every caption with every seed, and does the format have room for all of them?
     check_output_file(args.out)
-
-    # 1. every caption with every seed, as one batch
-    pipe = load_pipeline(args)
     prompts = [p for p in args.prompts for _ in range(args.count)]
     seeds = [args.seed + i for _ in args.prompts for i in range(args.count)]
-    out = pipe(prompts, seed=seeds, **sampling_options(args))
-    # 2. one image as it is, several with their captions
-    last = list(out.stages.values())[-1]
-    if len(prompts) == 1:
-        out.images[0].save(args.out)
-    else:
-        image_grid(last, [f"{p} ({s})" for p, s in zip(prompts, seeds)]).save(args.out)
-    # 3. what the parser of scenes says of each image
-    for prompt, seed, image in zip(prompts, seeds, last):
-        print(f"{prompt!r}, seed {seed}: {judge_image(prompt, image, pipe.world)}")
-    print(
-        f"{args.out}: "
-        + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in out.seconds.items())
-    )
+    labels, n = [f"{p} ({s})" for p, s in zip(prompts, seeds)], len(prompts)
+    columns = min(n, 4) if n <= FEW else math.ceil(math.sqrt(n))
+    side = max(grid_size(labels, columns, CELL))
+    if n > 1 and side > LARGEST_SIDE.get(args.out.suffix.lower(), side):
+        raise ValueError(
+            f"--out {args.out}: a grid of {n:,} images has a side of {side:,} pixels, more than "
+            f"{args.out.suffix} holds; make it {args.out.with_suffix('.png')}, or generate fewer"
+        )
+    # 2. batch by batch; of each image, what is needed later
+    pipe = load_pipeline(args)
+    images, pixels, seconds = [], [], Counter[str]()
+    for at in range(0, n, args.batch):
+        some = slice(at, at + args.batch)
+        out = pipe(prompts[some], seed=seeds[some], **sampling_options(args))
+        seconds.update(out.seconds)
+        last = list(out.stages.values())[-1]
+        images += [out.images[0]] if n == 1 else [to_image(image, CELL) for image in last]
+        # in 8 bits, as a file holds them: a float takes four times the memory
+        pixels += list((last.float().cpu() * 127.5 + 127.5).round().to(torch.uint8))
+    # 3. one image as it is, several with their captions
+    (images[0] if n == 1 else image_grid(images, labels, columns, CELL)).save(args.out)
+    # 4. what the parser of scenes says of each image
+    for prompt, seed, image in zip(prompts, seeds, pixels):
+        print(f"{prompt!r}, seed {seed}: {judge_image(prompt, image / 127.5 - 1, pipe.world)}")
+    print(f"{args.out}: " + ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items()))
 
 
 if __name__ == "__main__":

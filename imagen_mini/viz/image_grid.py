@@ -14,11 +14,40 @@ from imagen_mini.utils.images import to_image
 # correct, incorrect, not judged: green and vermilion of Okabe and Ito (2008)
 BORDERS = {True: "#009E73", False: "#D55E00", None: "#bbbbbb"}
 MARGIN = 6  # pixels around an image
+Size = tuple[int, int]  # width and height
 Border = bool | str | None  # correct or incorrect, a colour, or None: gray
 
 
+def grid_size(labels: Sequence[str], columns: int | None = None, cell: int = 192) -> Size:
+    """The width and height of an `image_grid` in pixels.
+
+    Args:
+        labels, columns, cell: As in `image_grid`.
+
+    Returns:
+        Width and height.
+    """
+    columns, width, height = _layout(labels, columns, cell)
+    return columns * width, -(-len(labels) // columns) * height
+
+
+def _layout(labels: Sequence[str], columns: int | None, cell: int) -> tuple[int, int, int]:
+    """The number of columns, and the width and height of a cell with its label and margins."""
+    lines = max(len(_wrapped(label, cell)) for label in labels)
+    return (
+        columns or min(len(labels), 4),
+        cell + 2 * MARGIN,
+        cell + 2 * MARGIN + 15 * lines + 4,
+    )
+
+
+def _wrapped(label: str, cell: int) -> list[str]:
+    """A label in lines of the width of a cell."""
+    return textwrap.wrap(label, width=cell // 6) or [""]
+
+
 def image_grid(
-    images: Sequence[Tensor],
+    images: Sequence[Tensor | Image.Image],
     labels: Sequence[str],
     columns: int | None = None,
     cell: int = 192,
@@ -27,7 +56,7 @@ def image_grid(
     """Images in rows, each with its label below.
 
     Args:
-        images: n images [3, h, w] in [-1, 1].
+        images: n images [3, h, w] in [-1, 1], or PIL images that are as large as a cell.
         labels: The text below each; it is wrapped to the width of a cell.
         columns: Images in a row (default: at most 4).
         cell: The side of an image in pixels (default: 192).
@@ -37,17 +66,14 @@ def image_grid(
     Returns:
         A PIL image.
     """
-    n = len(images)
-    columns = columns or min(n, 4)
     font = ImageFont.load_default(size=12)
-    lines = [textwrap.wrap(label, width=cell // 6) or [""] for label in labels]
-    width, height = cell + 2 * MARGIN, cell + 2 * MARGIN + 15 * max(map(len, lines)) + 4
-    grid = Image.new("RGB", (columns * width, -(-n // columns) * height), "white")
-    for i, (image, text) in enumerate(zip(images, lines)):
+    grid = Image.new("RGB", grid_size(labels, columns, cell), "white")
+    columns, width, height = _layout(labels, columns, cell)
+    for i, (image, label) in enumerate(zip(images, labels)):
         x, y = i % columns * width + MARGIN, i // columns * height + MARGIN
         _paste(grid, image, x, y, cell, borders[i] if borders else None)
         ImageDraw.Draw(grid).multiline_text(
-            (x, y + cell + 4), "\n".join(text), fill="black", font=font, spacing=2
+            (x, y + cell + 4), "\n".join(_wrapped(label, cell)), fill="black", font=font, spacing=2
         )
     return grid
 
@@ -122,11 +148,13 @@ def image_table(
     return grid
 
 
-def _paste(grid: Image.Image, image: Tensor, x: int, y: int, cell: int, border: Border) -> None:
+def _paste(
+    grid: Image.Image, image: Tensor | Image.Image, x: int, y: int, cell: int, border: Border
+) -> None:
     """Paste an image at (x, y), `cell` pixels wide, with its border."""
     color = border if isinstance(border, str) else BORDERS[border]
     ImageDraw.Draw(grid).rectangle((x - 2, y - 2, x + cell + 1, y + cell + 1), fill=color)
-    grid.paste(to_image(image, cell), (x, y))
+    grid.paste(image if isinstance(image, Image.Image) else to_image(image, cell), (x, y))
 
 
 def quantize_colors(grid: Image.Image) -> Image.Image:
