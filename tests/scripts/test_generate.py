@@ -1,7 +1,5 @@
 """`sample.generate` with many images: in batches, and into a file that can hold them."""
 
-import struct
-
 import pytest
 import torch
 from PIL import Image
@@ -75,7 +73,7 @@ def test_more_images_than_a_format_holds_are_refused_before_any_is_generated(
 @pytest.mark.parametrize("suffix, side", generate.LARGEST_SIDE.items())
 def test_the_largest_sides_are_those_that_can_be_written(tmp_path, suffix, side):
     Image.new("L", (1, side)).save(tmp_path / f"out{suffix}")
-    with pytest.raises((OSError, ValueError, struct.error)):
+    with pytest.raises((OSError, ValueError, OverflowError)):
         Image.new("L", (1, 65_536)).save(tmp_path / f"out{suffix}")
 
 
