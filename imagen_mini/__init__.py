@@ -17,6 +17,7 @@ _PUBLIC = {
     "Reweight": "editing.prompt_to_prompt",
     "Chain": "editing.prompt_to_prompt",
     "PromptSwitching": "editing.prompt_switching",
+    "FeatureInjection": "editing.feature_injection",
     "LocalBlend": "editing.blending",
     "DiffEditMask": "editing.blending",
     "Edit": "editing.base",

@@ -36,6 +36,7 @@ from imagen_mini.editing.alignment import (
 from imagen_mini.editing.base import BoundEdit, Edit, check_bindable
 from imagen_mini.editing.blending import Blend, BoundBlend
 from imagen_mini.editing.controls import AttentionInjectionControl
+from imagen_mini.editing.feature_injection import BoundFeatureInjection, FeatureInjection
 from imagen_mini.editing.prompt_switching import BoundPromptSwitching, PromptSwitching
 from imagen_mini.editing.windows import Window, as_window, within, within_each
 from imagen_mini.models.control import AttentionControl, AttentionSite
@@ -51,12 +52,12 @@ class Chain(Edit):
     `Chain(Replace(), Reweight({"red": 2}), LocalBlend("circle", "star"))`.
 
     Their order does not matter. While the prompt is shared (PromptSwitching), nothing else is done.
-    Then the source's attention is injected, columns are scaled, and the image that comes of it is
-    blended.
+    Then the source's attention and features are injected, columns are scaled, and the image that
+    comes of it is blended.
 
     Args:
-        edits: At most one PromptSwitching, at most one Replace or Refine, at most one blend, and
-            any number of Reweight.
+        edits: At most one each of PromptSwitching, FeatureInjection, Replace or Refine, and a
+            blend; any number of Reweight.
     """
 
     edits: tuple[Edit, ...]
@@ -256,13 +257,14 @@ def bind(
     injections = [e for e in edits if isinstance(e, AttentionInjection)]
     weights = [e for e in edits if isinstance(e, Reweight)]
     blends = [e for e in edits if isinstance(e, Blend)]
-    known = len(switches) + len(injections) + len(weights) + len(blends)
-    several = max(len(switches), len(injections), len(blends)) > 1
-    if several or known != len(edits) or not edits:
+    features = [e for e in edits if isinstance(e, FeatureInjection)]
+    of_each = len(switches), len(features), len(injections), len(blends)
+    if max(of_each) > 1 or sum(of_each) + len(weights) != len(edits) or not edits:
         raise ValueError(
             f"edits {[type(e).__name__ for e in edits]}: expected at most one Replace or "
-            "Refine, at most one LocalBlend or DiffEditMask, at most one PromptSwitching, and any "
-            "number of Reweight. Refine also aligns prompts in which words were swapped"
+            "Refine, at most one LocalBlend or DiffEditMask, at most one PromptSwitching, at most "
+            "one FeatureInjection, and any number of Reweight. Refine also aligns prompts in "
+            "which words were swapped"
         )
     shared = [as_window(e.until, "until") for e in switches]
     for injection in injections:
@@ -286,11 +288,14 @@ def bind(
                     "add a Replace() or Refine()"
                 )
 
-    # 3. what happens in attention; around it the switch of prompts, and around both the blend
+    # 3. what happens in attention and to features; around it the switch of prompts, then the blend
     bound = BoundEdit()
     if injections or weights:
         injection = injections[0] if injections else Refine()
         bound = _bind_attention(injection, weights, source, targets, batch_tokens)
+    if features:
+        window = as_window(features[0].until, "until")
+        bound = BoundFeatureInjection(window, features[0].grid(sites), bound)
     if shared:
         bound = BoundPromptSwitching(shared[0], bound)
     return BoundBlend(blends[0], blends[0].blender(tokens, sites), bound) if blends else bound

@@ -27,7 +27,7 @@ class EditTask:
     """An edit to be made and scored: an attribute is swapped or added between two prompts.
 
     Args:
-        attribute: "color", "shape", "size" or "background".
+        attribute: "color", "shape", "size", "texture" or "background".
         obj: The number of the edited object in the prompt; None: the background.
         seed: The seed of the images.
         source: The caption before the edit.
@@ -86,7 +86,7 @@ def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
     do not count (see `EditScore.asked`).
 
     Args:
-        attribute: "color", "size" or "background".
+        attribute: "color", "size", "texture" or "background".
         n: Number of edits.
         seed: Seed of the list (default 0).
 
@@ -102,11 +102,11 @@ def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
             target = replace(target, background=rng.choice(tuple(BACKGROUNDS)))
             source = replace(target, background=None)
         else:
-            said = (
-                getattr(random_object(rng, attribute), attribute)
-                if attribute == "size"
-                else target.objects[which].color
-            )
+            if attribute == "color":
+                said = target.objects[which].color
+            else:  # one that the shape has in training
+                shape = target.objects[which].shape if attribute == "texture" else None
+                said = getattr(random_object(rng, attribute, shape=shape), attribute)
             source, target = (
                 replace(
                     target,

@@ -46,7 +46,7 @@ def edit_methods(kind: type[AttentionInjection]) -> dict[str, Edit | None]:
     return {
         SAME_SEED: None,
         SWITCHING: PromptSwitching(),
-        ATTENTION: kind(),
+        ATTENTION: kind(1.0, 1.0),  # all of the source's maps in every step
         BOTH: Chain(PromptSwitching(), kind()),
     }
 

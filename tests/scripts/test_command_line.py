@@ -82,6 +82,8 @@ TINY = ["--pipeline", "@pipe"]
         (["sample.sweep", *TINY, "--out", "@file"], "file is a file; expected a folder"),
         (["sample.edit_sweep", *TINY, "--out", "@file"], "file is a file; expected a folder"),
         (["sample.edit_cascade", *TINY, "--out", "@file"], "file is a file; expected a folder"),
+        (["sample.edit_patching", *TINY, "--out", "@file"], "file is a file; expected a folder"),
+        (["sample.attention_edits", *TINY, "--out", "@file"], "is a file; expected a folder"),
         (["sample.reweight", *TINY, "--out", "@file"], "file is a file; expected a folder"),
         (["sample.activation_patching", *TINY, "--out", "@file"], "is a file; expected a folder"),
         (["sample.distribution_metrics", *TINY, "--out", "@file"], "is a file; expected a folder"),

@@ -1,0 +1,197 @@
+"""Scripts that ask what edits are due to: activation patching, and attention beside switching."""
+
+import json
+from copy import deepcopy
+
+import pytest
+import torch
+
+from imagen_mini.editing.prompt_to_prompt import Refine, Replace
+from imagen_mini.evaluation.edit_comparison import METHODS
+from imagen_mini.scenes.render import render
+from imagen_mini.scenes.scene import Scene, SceneObject
+from sample import attention_edits, edit_patching
+
+SOURCE, TARGET = "a red circle above a blue square", "a green circle above a blue square"
+OPTIONS = {"seed": 1, "stages": ("base",), "num_inference_steps": 3} | {
+    "progress": False,
+    "output_type": "pt",
+}
+
+
+@pytest.fixture(scope="module")
+def exact_pipe(tiny_pipe):
+    pipe = deepcopy(tiny_pipe)
+    pipe.stages["base"].double()
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_pipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
+    tiny_pipe.save_pretrained(folder)
+    return str(folder)
+
+
+# ---------------------------------------------------------------- what carries the layout
+
+
+def patched(pipe, target, *patches, kind=Replace):
+    net = pipe.stages["base"].net
+    edit = edit_patching.Patching(kind, list(patches), net.prepare_text)
+    return pipe([SOURCE, *[target] * len(patches)], edit=edit, **OPTIONS).stages["base"]
+
+
+def all_patches(pipe):
+    return edit_patching.patches(pipe.stages["base"].config.unet.grids)
+
+
+@pytest.mark.parametrize(
+    "kind, target", [(Replace, TARGET), (Refine, SOURCE.replace("red", "large red"))]
+)
+def test_without_a_patch_it_is_the_injection_of_all_maps(exact_pipe, kind, target):
+    expected = exact_pipe([SOURCE, target], edit=kind(1.0, 1.0), **OPTIONS).stages["base"]
+    seen = patched(exact_pipe, target, edit_patching.NOTHING, kind=kind)
+    assert (seen - expected).abs().max() < 1e-9
+
+
+def test_patches_from_the_same_prompt_change_nothing(exact_pipe):
+    source, *rows = patched(exact_pipe, SOURCE, *all_patches(exact_pipe), kind=Refine)
+    assert all((row - source).abs().max() < 1e-9 for row in rows)
+
+
+def test_each_patch_acts_in_its_own_row_alone(exact_pipe):
+    names = all_patches(exact_pipe)
+    source, nothing, *rows = patched(exact_pipe, TARGET, *names)
+    for name, row in zip(names[1:], rows):
+        alone = patched(exact_pipe, TARGET, name)
+        assert (alone[0] - source).abs().max() < 1e-9
+        assert (alone[1] - row).abs().max() < 1e-9, name
+        assert (row - nothing).abs().max() > 1e-7, name
+
+
+def test_patched_values_of_all_words_and_of_the_pooled_vector_undo_a_swap(exact_pipe):
+    """With maps, values and pooled vector of the source nothing of the target is left."""
+    net = exact_pipe.stages["base"].net
+    edit = edit_patching.Patching(Replace, ["all"], net.prepare_text)
+
+    class All(edit_patching.PatchedInjection):
+        def rows(self, patch):
+            parts = (edit_patching.VALUES, edit_patching.NEW_VALUES, edit_patching.POOLED)
+            return [1] if patch in parts else []
+
+    bind = edit_patching.Patching.bind
+    tokens_of = [exact_pipe.text_encoder.tokenize_prompt(p) for p in (SOURCE, TARGET)]
+    control = bind(edit, tokens_of, net.sites, len(tokens_of[0].ids)).control
+    control = All(["all"], control.injection, control.mapper, net.prepare_text)
+    bound = edit_patching.BoundPatching(control)
+
+    class Bound(edit_patching.Edit):
+        def bind(self, *_):
+            return bound
+
+    source, target = exact_pipe([SOURCE, TARGET], edit=Bound(), **OPTIONS).stages["base"]
+    assert (source - target).abs().max() < 1e-9
+
+
+def test_patching_counts_repaired_and_broken_edits(folder, tmp_path, capsys):
+    edit_patching.main(
+        ["--n", "1", "--kinds", "color swap", "--pipeline", folder, "--out", str(tmp_path)]
+    )
+    rows = json.loads((tmp_path / "edit_patching.json").read_text())["kinds"]["color swap"]
+    assert list(rows)[:3] == ["nothing", "queries", "self-attention values"]
+    assert all({"good", "repaired", "broken"} <= set(row) for row in rows.values())
+    assert "  0 show the new prompt; 0 repaired, 0 broken" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- attention beside switching
+
+
+def test_the_two_alike_differ_in_nothing_and_one_gets_another_colour():
+    tasks = attention_edits.alike(8)
+    for task in tasks:
+        one, other = task.source.description.objects
+        assert one == other
+        changed = [a != one for a in task.target.description.objects]
+        assert changed == [i == task.obj for i in range(2)]
+        assert task.source.text != task.target.text
+    assert {task.obj for task in tasks} == {0, 1}
+
+
+def test_shape_and_colour_of_one_object_are_swapped():
+    for task in attention_edits.shape_and_color(8):
+        before, after = (c.description.objects for c in (task.source, task.target))
+        for i, (a, b) in enumerate(zip(before, after)):
+            assert (a.shape != b.shape and a.color != b.color) if i == task.obj else a == b
+
+
+def test_three_targets_have_one_source_and_three_colours():
+    tasks = attention_edits.three_targets(2)
+    for of in (tasks[:3], tasks[3:]):
+        assert len({(t.source.text, t.seed) for t in of}) == 1 and len(of) == 3
+        colors = {t.target.description.objects[t.obj].color for t in of}
+        assert len(colors) == 3 and of[0].source.description.objects[of[0].obj].color not in colors
+
+
+@pytest.mark.parametrize(
+    "areas, expected",
+    [
+        ([0.08, 0.05, 0.03], True),
+        ([0.08, 0.03, 0.035], True),  # within the tolerance
+        ([0.03, 0.05, 0.08], False),
+        ([0.08, 0.03, 0.06, 0.03], False),  # turns back
+        ([0.05, 0.05, 0.045], False),  # hardly moves
+    ],
+)
+def test_a_slider_falls_and_does_not_turn_back(areas, expected):
+    assert attention_edits.slides(areas) is expected
+
+
+@pytest.mark.parametrize("wrong_target", [False, True])
+def test_a_source_is_good_if_all_of_its_targets_are(monkeypatch, tiny_pipe, wrong_target):
+    """Images of the true scenes, but for the second target of attention, which is the source."""
+    use = attention_edits.uses(1)["three targets"]
+    objects = [
+        c.description.objects[0] for c in [use.tasks[0].source, *(t.target for t in use.tasks)]
+    ]
+    true = render(
+        [
+            Scene((SceneObject(30, 30, o.shape, o.color, "large", "solid"),), "gray")
+            for o in objects
+        ],
+        64,
+    )
+
+    def made(pipe, use, tasks):
+        images = {method: true.clone() for method in METHODS}
+        if wrong_target:
+            images["attention"][2] = true[0]
+        return images
+
+    monkeypatch.setattr(attention_edits, "generate_edits", made)
+    rows, shown = attention_edits.measure(tiny_pipe, use, "three targets")
+    assert {m: row["good_sources"] for m, row in rows.items()} == {
+        m: int(not (wrong_target and m == "attention")) for m in METHODS
+    }
+    assert all(row["sources"] == 1 for row in rows.values()) and len(shown) == 1 + len(METHODS)
+
+
+@pytest.mark.slow
+def test_a_later_stage_is_edited_from_one_low_resolution_image(tiny_pipe):
+    use = attention_edits.uses(1)["at 256 px"]
+    made = attention_edits.generate_edits(tiny_pipe, use, use.tasks)
+    assert all(images.shape == (2, 3, 256, 256) for images in made.values())
+    sources = [images[0] for images in made.values()]
+    assert all((source - sources[0]).abs().max() < 1e-3 for source in sources)
+    small = [torch.nn.functional.avg_pool2d(images, 4) for images in made.values()]
+    assert all((pair[0] - pair[1]).abs().mean() < 0.2 for pair in small)
+
+
+@pytest.mark.slow
+def test_attention_edits_writes_every_row(folder, tmp_path, capsys):
+    attention_edits.main(["--n", "1", "--pipeline", folder, "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "attention_edits.json").read_text())["rows"]
+    assert list(rows) == [*attention_edits.uses(0), "slider"]
+    assert all(set(of) == set(METHODS) for name, of in rows.items() if name != "slider")
+    assert set(rows["slider"]) == {"attention", "prompt switching"}
+    assert "attention_edits.png" in capsys.readouterr().out
