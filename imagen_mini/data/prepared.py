@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 PREPARATION = 1  # counts the ways of cropping and resizing; another one, another cache
 CHUNK = 256  # images that may be decoded and wait in memory
+SPOT_CHECKS = 1000  # images of a cache that are compared with their checksums when it is opened
 # What a cache may hold of ours, and nothing else is ever removed from it: prepared images by their
 # key ("pictures-": of earlier versions), and temporary folders of killed processes.
 OUR_FOLDERS = re.compile(r"(images|pictures)-([0-9a-f]{16}|[a-z0-9_]{8})")
@@ -35,22 +37,37 @@ OUR_FOLDERS = re.compile(r"(images|pictures)-([0-9a-f]{16}|[a-z0-9_]{8})")
 class MappedImages:
     """Images of one size in a file, read as they are needed.
 
-    A process that is started with them gets the name of the file and no copy of the images.
+    A process that is started with them gets the name of the file and no copy of the images. Each
+    image that is read is compared with its checksum.
 
     Args:
-        file: An .npy file of uint8 [n, size, size, 3].
+        file: An .npy file of uint8 [n, size, size, 3]; beside it lie the checksums, see
+            `_checksum_file`.
     """
 
     def __init__(self, file: Path):
         self.file = file
         self.array = np.lib.format.open_memmap(file, mode="r")
+        self.checksums = np.fromfile(_checksum_file(file), "<u4")
 
     def __len__(self) -> int:
         return len(self.array)
 
-    def __getitem__(self, rows) -> np.ndarray:
-        """Some of the images: uint8 [rows, size, size, 3]."""
-        return self.array[rows]
+    def __getitem__(self, rows: Sequence[int]) -> np.ndarray:
+        """Some of the images: uint8 [rows, size, size, 3].
+
+        Raises:
+            ImageError: An image is not as it was written.
+        """
+        images = self.array[rows]
+        for row, image in zip(rows, images):
+            if zlib.crc32(image) != self.checksums[row]:
+                raise ImageError(
+                    f"image {row + 1} of {len(self)} in {self.file} is not as it was written: the "
+                    f"disk may be failing. To have all prepared again, remove the folder "
+                    f"{self.file.parent}"
+                )
+        return images
 
     def __reduce__(self):
         return MappedImages, (self.file,)
@@ -74,9 +91,10 @@ def prepare(
 ) -> Prepared:
     """Crop and resize all images, unless the cache has them.
 
-    The files are CACHE/images-KEY/64.npy, 256.npy and info.json. KEY is a hash of the names, sizes
-    and times of the image files. They are written to a temporary folder and renamed, so they are
-    complete or absent. A lock lets a second process wait and then find the work done.
+    The files are CACHE/images-KEY/64.npy, 64.crc32, 256.npy, 256.crc32 and info.json. KEY is a hash
+    of the names, sizes and times of the image files. They are written to a temporary folder and
+    renamed, so they are complete or absent. What is damaged later is made again. A lock lets a
+    second process wait and then find the work done.
 
     Args:
         rows: The images.
@@ -99,6 +117,8 @@ def prepare(
     )
 
     def missing() -> list[int]:
+        if _read_info(folder, len(rows)) is None:
+            return list(sizes)
         return [size for size in sizes if not _is_complete(folder / f"{size}.npy", len(rows), size)]
 
     if missing():
@@ -121,9 +141,11 @@ def prepare(
                 with TemporaryDirectory(dir=cache, prefix="images-") as temp:
                     _decode_all(rows, Path(temp), todo, skip_broken, progress, problems)
                     folder.mkdir(exist_ok=True)
-                    for name in ("info.json", *(f"{size}.npy" for size in todo)):
+                    arrays = [Path(f"{size}.npy") for size in todo]
+                    for name in ("info.json", *map(_checksum_file, arrays), *arrays):
                         os.replace(Path(temp, name), folder / name)
-    info = json.loads((folder / "info.json").read_text())
+    if (info := _read_info(folder, len(rows))) is None:
+        raise OSError(f"{folder / 'info.json'} is not as it was written: the disk may be failing")
     broken = {int(i): why for i, why in info["broken"].items()}
     check_broken([*problems, *broken.values()], len(rows) + len(problems), skip_broken)
     return Prepared(
@@ -133,10 +155,38 @@ def prepare(
     )
 
 
+def _read_info(folder: Path, n: int) -> dict | None:
+    """What info.json holds of n images; None if it is not there or damaged."""
+    try:
+        info = json.loads((folder / "info.json").read_text())
+        fine = len(info["checksums"]) == n and all(int(i) < n for i in info["broken"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return info if fine else None
+
+
+def _checksum_file(file: Path) -> Path:
+    """Where the CRC-32 of each image of an .npy file stands, as little-endian uint32 [n]."""
+    return file.with_suffix(".crc32")
+
+
 def _is_complete(file: Path, n: int, size: int) -> bool:
-    """Whether the file is there and as long as n images are: a full disk or a copy may cut it."""
-    header = 128  # bytes, of an .npy file
-    return file.is_file() and file.stat().st_size == header + n * size * size * 3
+    """Whether the file holds n images as they were written.
+
+    A full disk, a copy or a failing disk may cut it, or leave other bytes in it. Of a large file,
+    images at equal distances are looked at, with the first and the last: each of them is looked at
+    once more when it is used.
+    """
+    header, checksums = 128, _checksum_file(file)  # bytes, of an .npy file
+    if not file.is_file() or file.stat().st_size != header + n * size * size * 3:
+        return False
+    if not checksums.is_file() or checksums.stat().st_size != 4 * n:
+        return False
+    try:
+        MappedImages(file)[np.linspace(0, n - 1, min(n, SPOT_CHECKS)).round().astype(int)]
+    except (ImageError, ValueError):  # ValueError: the header is another one
+        return False
+    return True
 
 
 def _decode_all(
@@ -147,7 +197,7 @@ def _decode_all(
     progress: bool,
     problems: Sequence[str],
 ) -> None:
-    """Write SIZE.npy and info.json for all rows into `folder`."""
+    """Write SIZE.npy, SIZE.crc32 and info.json for all rows into `folder`."""
 
     def decode(row: Row) -> tuple[str, list[bytes]] | ImageError:
         try:
@@ -160,7 +210,9 @@ def _decode_all(
 
     checksums, broken = [], {}
     with ExitStack() as stack:
-        files = [stack.enter_context(open(folder / f"{size}.npy", "wb")) for size in sizes]
+        arrays = [folder / f"{size}.npy" for size in sizes]
+        files = [stack.enter_context(open(array, "wb")) for array in arrays]
+        sums = [stack.enter_context(open(_checksum_file(array), "wb")) for array in arrays]
         # written in order, not through a memory map: a full disk is then an error and no crash
         for file, size in zip(files, sizes):
             np.lib.format.write_array_header_1_0(
@@ -172,11 +224,12 @@ def _decode_all(
                 check_broken([*problems, *broken.values()], len(rows) + len(problems), skip_broken)
                 result = "", [bytes(size * size * 3) for size in sizes]
             checksums.append(result[0])
-            for file, pixels in zip(files, result[1]):
+            for file, sum_of, pixels in zip(files, sums, result[1]):
                 file.write(pixels)
+                sum_of.write(zlib.crc32(pixels).to_bytes(4, "little"))
         info = stack.enter_context(open(folder / "info.json", "w"))
         json.dump({"checksums": checksums, "broken": broken}, info)
-        for file in (info, *files):
+        for file in (info, *files, *sums):
             file.flush()
             os.fsync(file.fileno())
 

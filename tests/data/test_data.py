@@ -702,7 +702,7 @@ def test_prepared_images_can_be_used_where_nothing_can_be_written(folder, monkey
 def test_the_cache_holds_no_pickle(folder):
     opened(folder)
     files = {p.name: p for p in (folder / ".prepared").rglob("*") if p.is_file()}
-    assert set(files) == {"lock", "info.json", "16.npy", "8.npy"}
+    assert set(files) == {"lock", "info.json", "16.npy", "16.crc32", "8.npy", "8.crc32"}
     assert (
         np.load(files["16.npy"], allow_pickle=False).shape == (10, 16, 16, 3)
         and len(json.loads(files["info.json"].read_text())["checksums"]) == 10

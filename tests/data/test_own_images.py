@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from imagen_mini.data.folder import ImageFolderDataset
+from imagen_mini.data import prepared
+from imagen_mini.data.folder import ImageFolderDataset, epoch_row
 from imagen_mini.data.image_io import ImageError, open_rgb, readable_formats
 from imagen_mini.data.metadata import describe_form, read_metadata, unlisted
 from imagen_mini.utils.images import image_to_tensor
@@ -372,6 +373,68 @@ def test_prepared_images_that_were_cut_are_made_again(tmp_path):
     for size in (0, 100, file.stat().st_size - 1):
         file.write_bytes(file.read_bytes()[:size])
         assert torch.equal(opened(tmp_path).batch(range(3), 8).images, before)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_prepared_images_with_other_bytes_are_made_again(tmp_path, at):
+    """As a disk that was full or lost its power leaves them: of the right length, and zero."""
+    write(tmp_path, images() | {"metadata.jsonl": "\n".join(lines())})
+    before = opened(tmp_path).batch(range(3), 8).images
+    (file,) = (tmp_path / ".prepared").glob("*/8.npy")
+    pixels = np.load(file)
+    pixels[at] = 0
+    np.save(file, pixels)
+    assert torch.equal(opened(tmp_path).batch(range(3), 8).images, before)
+    assert np.load(file)[at].any()
+
+
+def test_checksums_that_are_missing_or_cut_are_made_again(tmp_path):
+    write(tmp_path, images() | {"metadata.jsonl": "\n".join(lines())})
+    before = opened(tmp_path).batch(range(3), 8).images
+    (file,) = (tmp_path / ".prepared").glob("*/8.crc32")
+    for damage in (file.unlink, lambda: file.write_bytes(b"123")):
+        damage()
+        assert torch.equal(opened(tmp_path).batch(range(3), 8).images, before)
+        assert len(file.read_bytes()) == 4 * 3
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"checksums": [""], "broken": {}}'])
+def test_what_is_known_of_prepared_images_is_made_again_where_it_is_damaged(tmp_path, content):
+    write(tmp_path, images() | {"metadata.jsonl": "\n".join(lines())})
+    before = opened(tmp_path).fingerprint
+    (file,) = (tmp_path / ".prepared").glob("*/info.json")
+    file.write_text(content)
+    assert opened(tmp_path).fingerprint == before
+
+
+def test_a_prepared_image_that_is_damaged_later_is_named_and_not_trained_on(tmp_path):
+    write(tmp_path, images() | {"metadata.jsonl": "\n".join(lines())})
+    data = opened(tmp_path)
+    (file,) = (tmp_path / ".prepared").glob("*/8.npy")
+    with open(file, "r+b") as damaged:
+        damaged.seek(-1, 2)
+        damaged.write(b"\0")
+    with pytest.raises(ImageError, match=r"image 3 of 3 in .*8.npy .*remove the folder .*images-"):
+        data.batch(range(3), 8)
+    rows = [i for i in range(3) if epoch_row(i, 3, 0) != 2]
+    assert data.batch(rows, 8).images.shape == (2, 3, 8, 8)
+
+
+def test_of_many_prepared_images_some_of_each_part_are_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepared, "SPOT_CHECKS", 4)
+    names = [f"{i}.png" for i in range(20)]
+    one = encoded(Image.new("RGB", (8, 8), "red"))
+    rows = [json.dumps({"file_name": name, "text": "a"}) for name in names]
+    write(tmp_path, {name: one for name in names} | {"metadata.jsonl": "\n".join(rows)})
+    opened(tmp_path)
+    (file,) = (tmp_path / ".prepared").glob("*/8.npy")
+    sound = file.read_bytes()
+    for part in (slice(128, 700), slice(2000, 3500), slice(-200, None)):
+        damaged = bytearray(sound)
+        damaged[part] = bytes(len(damaged[part]))
+        file.write_bytes(damaged)
+        opened(tmp_path)
+        assert file.read_bytes() == sound
 
 
 # ---------------------------------------------------------------- sound pixels, odd blocks
