@@ -126,8 +126,8 @@ class ImagenPipeline(nn.Module):
         stages: The stages, in any order; one of them generates from the text alone.
 
     Raises:
-        ValueError: Two stages share a name, or the parts do not fit together: other text encoders,
-            sizes or worlds.
+        ValueError: There is no stage, two share a name, or the parts do not fit together: other
+            text encoders, sizes or worlds.
 
     Reference: Imagen (Saharia et al., 2022), arXiv 2205.11487, Section 2.
     """
@@ -135,6 +135,8 @@ class ImagenPipeline(nn.Module):
     def __init__(self, text_encoder: TextEncoder, stages: Sequence[DiffusionStage]):
         super().__init__()
         # 1. the order, and the names
+        if not stages:
+            raise ValueError("a pipeline needs at least one stage; got none")
         stages = sorted(stages, key=lambda s: s.config.unet.image_size)
         if len(names := [s.config.name for s in stages]) > len(set(names)):
             raise ValueError(f"each stage needs a name of its own; got {names}")

@@ -234,6 +234,8 @@ def test_what_is_no_seed_is_refused(tiny_pipe, seed):
         ({"gamma": "x", "sampler": "ddpm"}, TypeError, "gamma: expected a number"),
         ({"aug_level": "0.1"}, TypeError, "aug_level: expected a number"),
         ({"aug_level": float("nan")}, ValueError, "aug_level: expected a finite number"),
+        ({"aug_level": -0.1}, ValueError, "aug_level -0.1; expected a number from 0 to 1"),
+        ({"aug_level": 2, "stages": "base"}, ValueError, "aug_level 2.0; expected a number from"),
         ({"aug_level": {"sr": 0.1}}, ValueError, r"aug_level: no stage \['sr'\]"),
         ({"threshold": {"sr_256": "clip"}}, ValueError, "threshold 'clip'; expected one of none,"),
         ({"timestep_spacing": {"sr_256": 3}}, ValueError, "timestep_spacing 3; expected one of"),
@@ -277,6 +279,16 @@ def test_numbers_of_other_libraries_and_one_name_of_a_stage_are_taken(tiny_pipe)
     assert all(torch.equal(plain[name], other[name]) for name in plain)
     one = tiny_pipe("a ring", stages="base", num_inference_steps=np.int64(1), progress=False)
     assert list(one.stages) == ["base"]
+
+
+def test_a_pipeline_without_a_stage_is_refused(encoder, tiny_pipe, tmp_path):
+    with pytest.raises(ValueError, match="at least one stage"):
+        ImagenPipeline(encoder, [])
+    tiny_pipe.save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(index.read_text().replace('"base",', "").replace('"sr_256"', ""))
+    with pytest.raises(ValueError, match="at least one stage"):
+        ImagenPipeline.from_pretrained(tmp_path)
 
 
 def test_a_list_of_edits_is_a_chain(tiny_pipe):

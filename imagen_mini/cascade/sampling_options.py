@@ -104,7 +104,9 @@ def resolve_sampling_options(
 
     # 3. noise-conditioning augmentation
     level = as_number("aug_level", _for_stage(aug_level, c, c.aug_level))
-    if stage.is_super_resolution and not 0 <= level <= c.max_aug_level:
+    if not 0 <= level <= 1:
+        raise ValueError(f"aug_level {level}; expected a number from 0 to 1")
+    if stage.is_super_resolution and level > c.max_aug_level:
         raise ValueError(
             f"aug_level {level}: stage {c.name} was trained with levels from 0 to {c.max_aug_level}"
         )

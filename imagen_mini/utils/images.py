@@ -200,6 +200,7 @@ def to_rgb(image: Image.Image, sixteen_bit: bool = False) -> Image.Image:
             "known; expected 8 or 16 bits a channel"
         )
     if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")

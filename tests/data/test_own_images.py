@@ -515,6 +515,12 @@ def test_16_bit_grey_is_read_by_what_its_values_mean(tmp_path):
         assert open_rgb(tmp_path / "a.png").getpixel((0, 0)) == (expected,) * 3
 
 
+@pytest.mark.parametrize("mode", ["LA", "La", "RGBA", "RGBa"])
+def test_transparent_images_of_every_mode_are_put_on_white(mode):
+    image = Image.new("LA" if mode == "La" else "RGBA", (8, 8))  # all transparent
+    assert (image_to_tensor(image.convert(mode), 8) == 1).all()
+
+
 def test_an_image_that_is_already_open_is_read_as_one_in_a_file(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
