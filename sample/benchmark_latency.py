@@ -20,7 +20,8 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.editing.prompt_to_prompt import Replace
+from imagen_mini.editing.prompt_switching import PromptSwitching
+from imagen_mini.editing.prompt_to_prompt import Chain, Replace
 from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
 from sample.cli import add_model_options, load_pipeline
 
@@ -71,6 +72,10 @@ def main(arguments: list[str] | None = None) -> None:
             )
     cases["two plain images", 2, None] = lambda: generate([SOURCE, TARGET])
     cases["source and edit", 2, None] = lambda: generate([SOURCE, TARGET], edit=Replace())
+    switched = Chain(PromptSwitching(), Replace())
+    cases["prompts switched, then attention", 2, None] = lambda: generate(
+        [SOURCE, TARGET], edit=switched
+    )
     times = {case: [] for case in cases}
     for run in cases.values():
         run()  # the first call allocates and picks kernels

@@ -2,13 +2,14 @@
 
     python -m sample.edit_cascade --n 20 --out outputs/edit_cascade
 
-Word swaps are made by Prompt-to-Prompt at the base stage, which generates no textures;
-super-resolution adds them where no caption names one. It is run in four ways:
+Words are swapped at the base stage, by prompt switching and then attention, because most edits
+succeed so. It generates no textures; super-resolution adds them where no caption names one. It is
+run in four ways:
 
 - each image with its prompt, all from one noise (the default, as in the paper),
 - all images with the source's prompt,
 - each image with its prompt, the target from a different noise,
-- edited by Prompt-to-Prompt as well.
+- edited in the same way as well.
 
 The images are scored at 256 px: is the edit preserved, and is everything else as in the source,
 textures included?
@@ -24,7 +25,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.editing.prompt_to_prompt import Replace
+from imagen_mini.editing.prompt_switching import PromptSwitching
+from imagen_mini.editing.prompt_to_prompt import Chain, Replace
 from imagen_mini.evaluation.edit_benchmark import SWAPPED, edit_table, evaluate_edits, swaps
 from imagen_mini.utils.scripts import check_output_folder, integer, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
@@ -51,7 +53,8 @@ def sample_all(pipe: ImagenPipeline, prompts: list[str], seed: int) -> Tensor:
     def enlarged(base: Tensor, prompts: list[str], seed: int, **more) -> Tensor:
         return pipe(prompts, seed=seed, low_res=base, **quiet, **more).stages[names[-1]]
 
-    base = pipe(prompts, seed=seed, edit=Replace(), stages=names[:1], **quiet).stages[names[0]]
+    edit = Chain(PromptSwitching(), Replace())
+    base = pipe(prompts, seed=seed, edit=edit, stages=names[:1], **quiet).stages[names[0]]
     source, target = enlarged(base, prompts, seed).split(1)
     return torch.cat(
         [
@@ -59,7 +62,7 @@ def sample_all(pipe: ImagenPipeline, prompts: list[str], seed: int) -> Tensor:
             target,
             enlarged(base[1:], prompts[:1], seed),
             enlarged(base[1:], prompts[1:], seed + OTHER_NOISE),
-            enlarged(base, prompts, seed, edit=Replace())[1:],
+            enlarged(base, prompts, seed, edit=edit)[1:],
         ]
     )
 

@@ -7,6 +7,9 @@ from -2 to 2, and the share of the image that the object covers is measured. It 
 pixels, because the parser knows only the two sizes. If the curve is monotone, the weight is a
 slider.
 
+The source's prompt is the target's, too. Source and targets are one image in the first half of the
+steps, so that the background stays; then attention is injected, and the column of the word scaled.
+
 Writes to the output folder:
 
 - reweight.png: the curves, with 95 % intervals over images.
@@ -24,7 +27,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.editing.prompt_to_prompt import Reweight
+from imagen_mini.editing.prompt_switching import PromptSwitching
+from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Reweight
 from imagen_mini.evaluation.word_weights import covered_share, sized_captions, spearman_with_order
 from imagen_mini.scenes.scene import SIZES
 from imagen_mini.utils.scripts import check_output_folder, run_script, script_parser
@@ -51,7 +55,7 @@ def measure(pipe: ImagenPipeline, word: str, n: int) -> tuple[dict, list[Tensor]
         pipe(
             [caption] * (1 + len(WEIGHTS)),
             seed=seed,
-            edit=Reweight({word: WEIGHTS}),
+            edit=Chain(PromptSwitching(0.5), Refine(0.7), Reweight({word: WEIGHTS})),
             stages=(base,),
             progress=False,
             output_type="pt",

@@ -57,6 +57,16 @@ def test_plausible_mistakes_fail_with_a_message_that_helps(name, number):
     assert words in found.message, found
 
 
+def test_the_second_exercise_of_notebook_11_is_checked_as_well():
+    answers = answers_to("nb11")
+    check = importlib.import_module("imagen_mini.course.exercises.nb11").check_ablation
+    assert check(answers.ablation_reference).correct is True
+    assert check(lambda with_it, without: None).correct is None
+    for answer, words in answers.INCORRECT_ABLATIONS:
+        found = check(answer)
+        assert found.correct is False and words in found.message, found
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_there_are_two_mistakes_or_more(name):
     assert len(answers_to(name).INCORRECT_ANSWERS) >= 2

@@ -1,4 +1,6 @@
-"""Notebook 11: which token of the source answers which token of the target."""
+"""Notebook 11: which token of the source answers which token of the target, and which edits are due
+to which part of a method.
+"""
 
 from __future__ import annotations
 
@@ -95,3 +97,37 @@ def check(alignment) -> str:
         "Each row adds up to 1: all attention that the source gave to a word goes to the word "
         "that replaces it."
     )
+
+
+# by edit: is it good with a part of the method, and is it good without that part?
+WITH = [True, True, False, True, False, True]
+WITHOUT = [True, False, True, False, False, False]
+
+
+@checks
+def check_ablation(gained_and_lost) -> str:
+    """`gained_and_lost(with_it, without)`: how many edits are good only with a part of the method,
+    and how many only without it, each edit compared with itself.
+    """
+    seen = tuple(gained_and_lost(WITH, WITHOUT))
+    if seen == (1, 3):
+        raise WrongAnswerError(
+            "got (1, 3), expected (3, 1): gained are the edits that are good with the part and not "
+            "without it. Yours are exchanged"
+        )
+    if seen in ((4, 2), (2, 0)):
+        raise WrongAnswerError(
+            f"got {seen}, expected (3, 1): compare each edit with itself, by zip, before you "
+            "count. Two totals hide that one edit was lost where another was gained"
+        )
+    if seen != (3, 1):
+        raise WrongAnswerError(
+            f"got {seen}, expected (3, 1): of the pairs {list(zip(WITH, WITHOUT))}, three are "
+            "(True, False) and one is (False, True)"
+        )
+    if tuple(gained_and_lost(WITH, WITH)) != (0, 0):
+        raise WrongAnswerError(
+            f"a method compared with itself gives {tuple(gained_and_lost(WITH, WITH))}, expected "
+            "(0, 0)"
+        )
+    return "Where both numbers are 0, the part does nothing that the rest does not do already."

@@ -50,3 +50,17 @@ INCORRECT_ANSWERS = [
     (make(pairs=False), "one to one"),
     (transposed, "transposed"),
 ]
+
+
+def ablation_reference(with_it, without):
+    pairs = list(zip(with_it, without))
+    return pairs.count((True, False)), pairs.count((False, True))
+
+
+INCORRECT_ABLATIONS = [
+    (lambda a, b: ablation_reference(b, a), "exchanged"),
+    (lambda a, b: (sum(a), sum(b)), "compare each edit with itself"),
+    (lambda a, b: (max(0, sum(a) - sum(b)), 0), "compare each edit with itself"),
+    (lambda a, b: (sum(x != y for x, y in zip(a, b)), 0), "one is (False, True)"),
+    (lambda a, b: (3, 1), "compared with itself"),
+]
