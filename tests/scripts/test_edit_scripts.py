@@ -6,11 +6,12 @@ from copy import deepcopy
 import pytest
 import torch
 
+from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import Refine, Replace
 from imagen_mini.evaluation.edit_comparison import METHODS
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene, SceneObject
-from sample import attention_edits, edit_patching
+from sample import attention_edits, edit, edit_patching
 
 SOURCE, TARGET = "a red circle above a blue square", "a green circle above a blue square"
 OPTIONS = {"seed": 1, "stages": ("base",), "num_inference_steps": 3} | {
@@ -195,3 +196,40 @@ def test_attention_edits_writes_every_row(folder, tmp_path, capsys):
     assert all(set(of) == set(METHODS) for name, of in rows.items() if name != "slider")
     assert set(rows["slider"]) == {"attention", "prompt switching"}
     assert "attention_edits.png" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- the command line of edits
+
+
+def asked_for(monkeypatch, *options):
+    """The edit that `sample.edit replace` is asked for."""
+    found, resolve = [], edit.resolve_edit
+
+    def capture(args):
+        found.append(resolve(args))
+        raise SystemExit
+
+    monkeypatch.setattr(edit, "resolve_edit", capture)
+    with pytest.raises(SystemExit):
+        edit.main(["replace", SOURCE, TARGET, *options])
+    monkeypatch.undo()
+    return found[0][1]
+
+
+def test_by_default_attention_is_injected_and_nothing_else(monkeypatch):
+    (injection,) = asked_for(monkeypatch).edits
+    assert injection == Replace()
+
+
+@pytest.mark.parametrize(
+    "option", ["--prompt-switching", "--shared-prompt-steps", "--source-steps"]
+)
+def test_prompt_switching_is_asked_for_by_its_name_and_by_its_former_names(monkeypatch, option):
+    assert asked_for(monkeypatch, option, "0.8").edits == (Replace(), PromptSwitching(0.8))
+    assert PromptSwitching((0.2, 0.6)) in asked_for(monkeypatch, option, "0.2,0.6").edits
+    assert asked_for(monkeypatch, option, "0").edits == (Replace(),)
+
+
+def test_blends_are_chained(monkeypatch):
+    edits = asked_for(monkeypatch, "--prompt-switching", "0.5", "--local-blend", "circle").edits
+    assert [type(e).__name__ for e in edits] == ["Replace", "PromptSwitching", "LocalBlend"]
