@@ -29,7 +29,7 @@ HEADLINES = {
     "positional": "positional",
     "texture": "texture",
     "color swap: attention": "colour swap by attention",
-    "color swap: switching, then attention": "colour swap by prompt switching and attention",
+    "color swap: prompt switching": "colour swap by prompt switching, without attention",
 }
 
 
