@@ -41,7 +41,7 @@ from imagen_mini.viz.attention_maps import (
     token_grid,
     token_labels,
 )
-from sample.cli import add_pipeline_options, load_pipeline, sampling_options
+from sample.cli import add_pipeline_options, check_judged, load_pipeline, sampling_options
 
 CATEGORIES = ["size", "positional"]  # two objects each, with two attributes
 
@@ -110,6 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_maps(pipe, args.prompt, args.word, args.size)
     options = sampling_options(args) | {"stages": list(pipe.stages)[:1], "output_type": "pt"}
     if args.find is not None:
+        check_judged(pipe, options["stages"])
         prompts = benchmark(args.find, categories=CATEGORIES, world=pipe.world)
         report = measure_localization(pipe, prompts, options)
         (args.out / "find.json").write_text(json.dumps(report, indent=1) + "\n")

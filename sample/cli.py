@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
 import torch
 
@@ -10,6 +11,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.diffusion.guidance import THRESHOLDS, check_interval
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
+from imagen_mini.scenes.scene import GRID
 from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.precision import PRECISIONS, compute_dtype
 from imagen_mini.utils.scripts import integer, number
@@ -124,6 +126,23 @@ def load_pipeline(args: argparse.Namespace) -> ImagenPipeline:
     args.first_stage = next(iter(pipe.stages))  # what --base-only stops after
     pipe.stages.to(compute_dtype(args.precision, device))
     return pipe
+
+
+def check_judged(pipe: ImagenPipeline, stages: Iterable[str]) -> None:
+    """Check that the images of these stages can be read, before any is generated.
+
+    Raises:
+        ValueError: The world of the pipeline has no parser, or none for images of this size.
+    """
+    for name in stages:
+        size = pipe.stages[name].config.unet.image_size
+        if not pipe.world.can_read(size):
+            raise ValueError(
+                f"images of stage {name} cannot be judged: those of the world {pipe.world.name} "
+                f"are read at multiples of {GRID} px, and these have {size} px"
+                if pipe.world.has_parser
+                else f"images of the world {pipe.world.name} cannot be judged"
+            )
 
 
 def sampling_options(args: argparse.Namespace) -> dict:

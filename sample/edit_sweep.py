@@ -30,7 +30,7 @@ from imagen_mini.evaluation.edit_comparison import WINDOW_SWEEPS, injection_of
 from imagen_mini.utils.scripts import check_output_folder, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
-from sample.cli import add_model_options, load_pipeline
+from sample.cli import add_model_options, check_judged, load_pipeline
 
 
 def measure(
@@ -137,6 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     check_output_folder(args.out)
     pipe, shares = load_pipeline(args), sorted(set(args.shares))
+    check_judged(pipe, list(pipe.stages)[:1])
     report, tiles, labels = (
         {"pipeline": args.pipeline, "n": args.n, "seed": args.seed, "shares": shares, "kinds": {}},
         [],

@@ -51,7 +51,7 @@ from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.precision import resolve_precision
 from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
 from imagen_mini.viz.measuring import gallery
-from sample.cli import add_pipeline_options, load_pipeline, sampling_options
+from sample.cli import add_pipeline_options, check_judged, load_pipeline, sampling_options
 from sample.parallel import default_workers, spread
 
 SEARCHED = 200_000  # training captions among which the benchmark's are looked for
@@ -163,7 +163,9 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.perf_counter()
     args.precision = resolve_precision(args.precision, torch.device(args.device))
     pipe = ImagenPipeline.from_pretrained(args.pipeline)  # an error of loading is raised here
-    args.first_stage = next(iter(pipe.stages))
+    args.first_stage, last = list(pipe.stages)[0], list(pipe.stages)[-1]
+    judged = [args.first_stage if args.base_only else last]
+    check_judged(pipe, [*judged, args.first_stage] if args.edits else judged)
     prompts, edits = (
         benchmark(args.n, args.seed, args.categories, pipe.world),
         edit_tasks(args.edits, args.seed) if args.edits else {},

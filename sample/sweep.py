@@ -48,7 +48,7 @@ from imagen_mini.utils.scripts import (
 )
 from imagen_mini.viz.guidance import plot_accuracy, plot_scales
 from imagen_mini.viz.style import STYLES, log_axis, percent_axis, save_figure, subplots
-from sample.cli import add_model_options, load_pipeline
+from sample.cli import add_model_options, check_judged, load_pipeline
 
 BASE_CATEGORIES = ["one object", "binding", "positional", "counting"]
 SR_CATEGORIES = ["texture", "two textures"]  # all that super-resolution decides
@@ -225,6 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     name = args.stage or next(iter(pipe.stages))
     if name not in pipe.stages:
         raise ValueError(f"--stage {name}: {args.pipeline} has {', '.join(pipe.stages)}")
+    check_judged(pipe, [name])
     stage = pipe.stages[name]
     default = resolve_sampling_options(stage)
     categories = SR_CATEGORIES if stage.is_super_resolution else BASE_CATEGORIES

@@ -62,7 +62,7 @@ from imagen_mini.training.run_guard import GracefulStop, run_lock, surviving_out
 from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.utils.devices import channels_last_on_cpu, device_name
 from imagen_mini.utils.precision import DTYPES, resolve_precision
-from imagen_mini.utils.scripts import plain_errors, run_script, script_parser
+from imagen_mini.utils.scripts import plain_errors, run_or_stage_folder, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS
 from train.log import Log
@@ -134,7 +134,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--init-from",
         type=Path,
-        help="start from the weights of a stage folder, or from the shipped stage: scenes; "
+        help="start from the weights of a run or a stage, or from the shipped stage: scenes; "
         "attention and text layers may be added: stage.unet.text_layers=2",
     )
     parser.add_argument(
@@ -184,6 +184,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(problem)
     if args.init_from == Path("scenes") and not args.init_from.exists():
         args.init_from = WEIGHTS / args.stage
+    if args.init_from is not None:
+        args.init_from = run_or_stage_folder(args.init_from)
     return args
 
 
@@ -203,8 +205,10 @@ def _problem(args: argparse.Namespace) -> str | None:
             "--init-from says where a new run starts, --resume continues one from its own weights: "
             "leave one of them out"
         )
-    if args.data is None and args.caption_column and not args.resume:
-        return "--caption-column is that of a folder of images: name it with --data"
+    of_folder = ("caption_column", "data_cache", "skip_broken")
+    if args.data is None and not args.resume:
+        for name in (name for name in of_folder if getattr(args, name)):
+            return f"--{name.replace('_', '-')} is for a folder of images: name it with --data"
     try:
         device = torch.device(args.device)
         if device.type == "cuda":  # to allocate there would take memory of another rank's GPU

@@ -4,6 +4,7 @@ import importlib
 import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from imagen_mini.cascade.serialization import save_stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.utils.checks import as_integer
 from imagen_mini.utils.scripts import plain_errors, run_script
@@ -196,6 +198,27 @@ def test_a_mistake_ends_in_one_plain_line(mistake, command, message):
     assert code in (1, 2)
     assert re.search(message, line), line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sample.evaluate", "--n", "1", "--edits", "0", "--workers", "1", "--out", "@r.json"],
+        ["sample.sweep", "--n", "1", "--out", "@new"],
+        ["sample.edit_sweep", "--n", "1", "--out", "@new"],
+        ["sample.attention", "--find", "1", "--out", "@new"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_images_that_no_parser_can_read_are_not_generated_to_be_judged(
+    mistake, places, tiny_pipe, tmp_path, command
+):
+    config = tiny_pipe.stages["base"].config
+    small = replace(config, unet=replace(config.unet, image_size=32), text_encoder=None)
+    ImagenPipeline(tiny_pipe.text_encoder, [DiffusionStage(small)]).save_pretrained(tmp_path)
+    line, code = mistake(*command, "--pipeline", str(tmp_path))
+    assert "images of stage base cannot be judged: those of the world scenes are read at" in line
+    assert "these have 32 px" in line and code == 1
 
 
 def test_a_hub_name_that_cannot_be_fetched_names_the_folder_as_well(mistake, monkeypatch):

@@ -90,8 +90,9 @@ def test_a_preset_of_another_network_is_refused_on_resume(run):
 
 
 def test_a_stage_starts_from_one_of_its_own_kind(run, runs, tmp_path):
-    with pytest.raises(SystemExit, match="is a stage base, not sr_256: pass --stage base"):
-        train(tmp_path / "new", "--init-from", str(run / "stage"), stage="sr_256")
+    for folder in (run, run / "stage"):
+        with pytest.raises(SystemExit, match="is a stage base, not sr_256: pass --stage base"):
+            train(tmp_path / "new", "--init-from", str(folder), stage="sr_256")
     for override, message in (
         ("stage.prediction=v", "has prediction x_0, not v"),
         ("stage.unet.skip_scale=0.5", "has skip_scale 1.0, not 0.5"),
@@ -111,7 +112,9 @@ def test_a_stage_starts_from_one_of_its_own_kind(run, runs, tmp_path):
         (["--device", "cuda:77"], "--device cuda:77: it cannot be used here"),
         (["--time-limit", "nan"], "--time-limit nan: expected a number of seconds"),
         (["--rank-timeout", "-1"], "--rank-timeout -1.0: expected a number of seconds"),
-        (["--caption-column", "x"], "name it with --data"),
+        (["--caption-column", "x"], "--caption-column is for a folder of images: name it with"),
+        (["--data-cache", "x"], "--data-cache is for a folder of images: name it with --data"),
+        (["--skip-broken"], "--skip-broken is for a folder of images: name it with --data"),
     ],
 )
 def test_an_argument_that_cannot_be_meant_is_refused_before_anything_is_done(
