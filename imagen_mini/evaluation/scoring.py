@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -13,6 +13,8 @@ from imagen_mini.scenes.matching import sample_scene_matching as sample_scene_ma
 from imagen_mini.scenes.parse import GRID, ParsedScene
 from imagen_mini.scenes.scene import Scene
 from imagen_mini.scenes.world import SCENES, World
+
+UNREAD = "unread"  # an attribute that could not be read: what is stated of it does not fit
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,27 @@ class Result:
         """True if the objects that could be read, and the background, are as the caption states.
 
         An unreadable image may show them all the same: an object that is lit from the wrong side,
-        or a faint trace of another one beside them. What could not be read of an object beyond its
-        shape, size and colour, and where the light comes from, is not asked.
+        or a faint trace of another one beside them. What the caption states must have been read,
+        but for textures at 64 px.
         """
-        shown = Scene(self.parsed.objects, self.parsed.background or "unknown")
-        return self.caption.description.fits(shown)
+        parsed, textures = self.parsed, self.image.shape[-1] > GRID
+        objects = tuple(
+            replace(
+                o,
+                texture=o.texture or (UNREAD if textures else None),
+                material=o.material or UNREAD,
+            )
+            for o in parsed.objects
+        )
+        light = UNREAD if parsed.scene is None else parsed.scene.light
+        return self.caption.description.fits(Scene(objects, parsed.background or UNREAD, light))
+
+
+def aligned(result: Result, world: World = SCENES) -> bool:
+    """Return True if an image shows its caption, as far as text alignment asks: it is correct, or
+    where the world's parser is strict about light, its objects are recognized.
+    """
+    return result.recognized if world.strict_about_light else result.correct
 
 
 def verdict_text(description: Description, parsed: ParsedScene) -> str:

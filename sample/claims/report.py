@@ -19,8 +19,8 @@ from sample.claims.claim import FAILS, HOLDS, LEVEL, MEANINGFUL, UNCLEAR, Experi
 
 INTRODUCTION = f"""# The papers' claims in miniature
 
-Measured on a built-in world of plain shapes, whose images an exact parser can read. What is found
-here need not be true of photographs, nor the other way round.
+Measured on a built-in world of plain shapes, whose images a parser can read. What is found here
+need not be true of photographs, nor the other way round.
 
 The rules, fixed before a run. What version 1 of the parser judged was run before rules 4, 6 and 7:
 
@@ -35,6 +35,9 @@ The rules, fixed before a run. What version 1 of the parser judged was run befor
 6. A ceiling: where the baseline is correct in more than {100 * (1 - MEANINGFUL):.0f} %, a gain of
    {100 * MEANINGFUL:.0f} points is impossible, and a missing gain is not held against a claim.
 7. Each claim is judged by the one number that it is about. Other numbers stand beside it.
+8. In the world `scenes` an image is correct if the parser reads what the caption states, and
+   nothing else. In `studio` claims of the base stage ask whether the objects are recognized: how
+   they are lit is a question of the image's quality, not of text alignment.
 
 Both sides of a comparison generate the same prompts from the same seeds. Intervals are of
 differences prompt by prompt (shares: Agresti and Min, 2005; means: Student's t).

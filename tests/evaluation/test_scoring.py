@@ -79,6 +79,12 @@ def test_an_unreadable_image_may_show_its_objects():
         (torch.where(first, top, left), studio, "a red circle left of a blue square", True),
         (torch.where(first, top, left), studio, "a red circle left of a red square", False),
         (torch.where(first, top, left), studio, "a red circle", False),
+        (
+            torch.where(first, top, left),
+            studio,
+            "a red circle left of a blue square, lit from the top",
+            False,
+        ),
         (torch.lerp(single, both, 0.2), WORLDS["scenes"], name, True),
     ):
         caption = Caption(text, (), world.parse_caption(text))
