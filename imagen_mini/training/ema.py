@@ -29,9 +29,8 @@ class EMA:
         half_life = min(self.half_life, max(1.0, 0.1 * step))
         decay = 0.5 ** (1 / half_life)
         current = self.net.state_dict()
-        torch._foreach_lerp_(
-            list(self.weights.values()), [current[k].detach() for k in self.weights], 1 - decay
-        )
+        latest = [current[name].detach() for name in self.weights]
+        torch._foreach_lerp_(list(self.weights.values()), latest, 1 - decay)
 
     @contextmanager
     @torch.no_grad()

@@ -62,6 +62,51 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * min(warmup, max(0.0, left))
 
 
+def update_weights(
+    stage: DiffusionStage,
+    optimizers: dict[str, torch.optim.Optimizer],
+    ema: EMA,
+    step: int,
+    rate: float,
+    max_grad_norm: float,
+    loss: float,
+) -> float:
+    """The end of a training step: clip the gradients, update the weights, then their average.
+
+    Args:
+        stage: The stage; the backward pass has left gradients in its parameters.
+        optimizers: From `make_optimizers`.
+        ema: The average of the stage's weights.
+        step: The step, from 0.
+        rate: The learning rate of this step, for all optimizers.
+        max_grad_norm: Gradients are scaled down together, where their common norm exceeds this.
+        loss: The mean loss of the step.
+
+    Returns:
+        The norm of all gradients before clipping.
+
+    Raises:
+        FloatingPointError: The norm or the loss is not finite. Weights and average stay as they
+            were.
+    """
+    # 1. clip, and refuse a gradient or a loss that is not finite
+    norm = torch.nn.utils.clip_grad_norm_(stage.parameters(), max_grad_norm)
+    norm = float(full_tensors({"norm": norm})["norm"])
+    if not math.isfinite(norm) or not math.isfinite(loss):
+        raise FloatingPointError(
+            f"step {step} of stage {stage.config.name}: loss {loss}, gradient norm {norm} at "
+            f"learning rate {rate:g}; the weights were left as they were. A lower learning_rate "
+            "is the usual cure"
+        )
+    # 2. update the weights, and their average
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    ema.update(step + 1)
+    return norm
+
+
 @dataclass(frozen=True)
 class TrainState:
     """What the loop yields after each step. Losses are those of the full batch, on every rank."""
@@ -144,12 +189,7 @@ def train(
         )
 
     for step in range(start, config.steps):
-        # 1. the learning rate of this step
-        rate = learning_rate(config, step)
-        for optimizer in optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-        # 2. gradients of the batch: x_0 -> x_t -> prediction -> loss, for each micro-batch
+        # 1. gradients of the batch: x_0 -> x_t -> prediction -> loss, for each micro-batch
         stage.zero_grad(set_to_none=True)
         bins, data_wait_seconds = torch.zeros(2, NOISE_BINS, device=device), 0.0
         for i in range(len(micro_batches)):
@@ -160,22 +200,12 @@ def train(
                 losses = forward_and_backward(micro_batch)
             _add_to_bins(bins, micro_batch["t"], losses)
         loss_sums, counts = ranks.sum(bins).tolist()
-        # 3. clip, and refuse a gradient or a loss that is not finite
-        norm = torch.nn.utils.clip_grad_norm_(stage.parameters(), config.max_grad_norm)
-        norm = float(full_tensors({"norm": norm})["norm"])
-        if not math.isfinite(norm) or not math.isfinite(sum(loss_sums)):
-            raise FloatingPointError(
-                f"step {step} of stage {stage.config.name}: loss {sum(loss_sums) / b}, gradient "
-                f"norm {norm} at learning rate {rate:g}; the weights were left as they were. "
-                "A lower learning_rate is the usual cure"
-            )
-        # 4. update the weights, and their average
-        for optimizer in optimizers.values():
-            optimizer.step()
-        ema.update(step + 1)
+        # 2. the update, at this step's learning rate
+        rate, loss = learning_rate(config, step), sum(loss_sums) / b
+        norm = update_weights(stage, optimizers, ema, step, rate, config.max_grad_norm, loss)
         yield TrainState(
             step=step + 1,
-            loss=sum(loss_sums) / b,
+            loss=loss,
             gradient_norm=norm,
             learning_rate=rate,
             loss_sums_by_bin=loss_sums,
