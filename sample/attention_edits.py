@@ -9,15 +9,16 @@ switching, attention, and prompt switching before attention.
 - part of the image: a colour is swapped, and LocalBlend leaves the rest to the source. Prompt
   switching alone has no attention maps to blend by.
 - two words, two windows: shape and colour of an object are swapped. The shape has a shorter window
-  of its own; a switch of prompts is one for all words.
+  of its own; a switch of prompts is one for all words. Both: prompts are switched at half.
 - three targets: one source, three new colours in one call. An edit counts if all three are good.
 - at 256 px: a texture is added at the super-resolution stage, to one low-resolution image.
-- slider: "small" gets weights from -2 to 2. Without weights, "large" is switched to "small" after
-  more and fewer steps.
+- slider: "small" gets weights from -2 to 2, from the first step on, or after half of the steps
+  (both). Without weights, "large" is switched to "small" after more and fewer steps.
 
 In all rows but the last a good edit shows the new prompt and keeps the layout. A caption of the
-slider is good if the object gets smaller from the first setting to the last, by at least 1 % of the
-image, and never larger again by more than that. The counts go to attention_edits.json, an edit of
+slider is good if its object has the shape and colour of the caption at every setting, gets smaller
+from the first setting to the last, by at least 1 % of the image, and never larger again by more
+than that. The counts go to attention_edits.json, an edit of
 each row to attention_edits.png.
 """
 
@@ -56,13 +57,14 @@ from imagen_mini.evaluation.edit_comparison import (
 )
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.evaluation.word_weights import covered_share, sized_captions
-from imagen_mini.scenes.captions import Description, caption_from
+from imagen_mini.scenes.captions import Description, caption_from, parse_caption
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.scene import COLORS, HELD_OUT_COLOR_SHAPE, RELATIONS
 from imagen_mini.utils.scripts import check_output_folder, integer, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
 from sample.cli import add_model_options, load_pipeline
 
-SHAPE_WINDOW = 0.4  # of the injection of a swapped shape, as of "lion" in the authors' examples
+SHAPE_WINDOW = 0.8  # of the injection of a swapped shape; 0.4 keeps no layout here
 WEIGHTS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 TURNING_BACK = 0.01  # of the image, by which an object may grow again on a slider
 
@@ -163,7 +165,7 @@ def uses(n: int) -> dict[str, Use]:
         injection = Replace({"default": 1.0, shape: SHAPE_WINDOW})
         return edit_methods(Replace) | {
             ATTENTION: injection,
-            BOTH: Chain(PromptSwitching(SHAPE_WINDOW / 2), injection),
+            BOTH: Chain(PromptSwitching(0.5), injection),
         }
 
     def of_refine(task: EditTask) -> dict[str, Edit | None]:
@@ -233,19 +235,27 @@ def measure(pipe: ImagenPipeline, use: Use, name: str) -> tuple[dict, list[Tenso
 
 def slider(pipe: ImagenPipeline, n: int) -> tuple[dict, list[Tensor]]:
     """Score sliders of "small": weights of the word, and a switch from "large" to "small" after
-    more and fewer steps. Same seed and both have no row.
+    more and fewer steps. The same seed has no row: it has nothing to set.
     """
     base = next(iter(pipe.stages))
     options = {"stages": (base,), "progress": False, "output_type": "pt"}
-    areas: dict[str, list[list[float]]] = {ATTENTION: [], SWITCHING: []}
+    weights = Reweight({"small": WEIGHTS})
+    edits = {
+        ATTENTION: weights,
+        BOTH: Chain(PromptSwitching(0.5), Refine(0.7), weights),  # as in sample.reweight
+    }
+    areas: dict[str, list[list[float]]] = {SWITCHING: [], ATTENTION: [], BOTH: []}
+    good = dict.fromkeys(areas, 0)
     shown: list[Tensor] = []
     for seed, caption in enumerate(tqdm(sized_captions(n, "small"), desc="slider")):
-        weighted = pipe(
-            [caption] * (1 + len(WEIGHTS)), seed=seed, edit=Reweight({"small": WEIGHTS}), **options
-        ).images[1:]
+        prompts = [caption] * (1 + len(WEIGHTS))
+        images = {
+            method: list(pipe(prompts, seed=seed, edit=edit, **options).images[1:])
+            for method, edit in edits.items()
+        }
         large = caption.replace("small", "large", 1)
         shares = torch.linspace(1, 0, len(WEIGHTS)).tolist()
-        switched = [
+        images[SWITCHING] = [
             pipe(
                 [large, caption] if 0 < share < 1 else [large if share else caption],
                 seed=seed,
@@ -254,13 +264,18 @@ def slider(pipe: ImagenPipeline, n: int) -> tuple[dict, list[Tensor]]:
             ).images[-1]
             for share in shares
         ]
-        for method, images in ((ATTENTION, weighted), (SWITCHING, switched)):
-            areas[method].append([covered_share(image.float().cpu()) for image in images])
-        shown = shown or [*weighted.float().cpu()]
+        (said,) = parse_caption(caption).objects
+        of_any_size = Description((replace(said, size=None),))
+        for method in areas:
+            row = torch.stack(images[method]).float().cpu()
+            areas[method].append([covered_share(image) for image in row])
+            kept = all(of_any_size.fits(parsed.scene) for parsed in parse_image(row))
+            good[method] += kept and slides(areas[method][-1])
+        shown = shown or [image.float().cpu() for image in images[BOTH]]
     return {
         method: {
             "sources": n,
-            "good_sources": sum(slides(row) for row in of),
+            "good_sources": good[method],
             "areas": [round(v, 4) for v in torch.tensor(of).mean(0).tolist()],
         }
         for method, of in areas.items()

@@ -2,7 +2,8 @@
 
     python -m sample.edit replace "a red circle above a square" "a red star above a square"
     python -m sample.edit refine "a red circle" "a red circle on a black background" --out edit.png
-    python -m sample.edit reweight "a small red circle" --word small --scale -1 0 1 2 --out edit.png
+    python -m sample.edit reweight "a small red circle" --word small --scale -1 0 1 2 \\
+        --prompt-switching 0.5 --out edit.png
 
 The figure shows the source, the edit, where they differ, and two controls that inject no attention.
 "Same seed" is the target without an edit. "Prompt switching" reads the source's prompt first. Below
@@ -102,16 +103,7 @@ def add_edit_parser(
         help="share of the steps in which the source's self-attention is used (default: "
         f"{edit.DEFAULT_SELF_STEPS:g})",
     )
-    parser.add_argument(
-        "--prompt-switching",
-        "--shared-prompt-steps",
-        "--source-steps",
-        type=window,
-        default=0.0,
-        metavar="SHARE",
-        help="share of the steps in which the target reads the source's prompt, before its own; "
-        "attention acts in the rest. The other two are former names",
-    )
+    add_switching_option(parser)
     blends = parser.add_mutually_exclusive_group()
     blends.add_argument(
         "--local-blend",
@@ -132,6 +124,20 @@ def add_edit_parser(
     return parser
 
 
+def add_switching_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option of prompt switching, by its name and by its former ones."""
+    parser.add_argument(
+        "--prompt-switching",
+        "--shared-prompt-steps",
+        "--source-steps",
+        type=window,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the steps in which the target reads the source's prompt, before its own; "
+        "attention acts in the rest. The other two are former names",
+    )
+
+
 def resolve_edit(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
     """Return what the command line asks for.
 
@@ -141,19 +147,18 @@ def resolve_edit(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
     Returns:
         The prompts, the source first; the edit; a name for each target.
     """
+    switched = as_window(args.prompt_switching, "prompt_switching") != (0, 0)
+    first: list[Edit] = [PromptSwitching(args.prompt_switching)] if switched else []
     if args.kind == "reweight":
         return (
             [args.prompt] * (1 + len(args.scale)),
-            Reweight({args.word: args.scale}, args.weight_steps),
+            Chain(Reweight({args.word: args.scale}, args.weight_steps), *first),
             [f"{args.word} x {c:g}" for c in args.scale],
         )
-    edits: list[Edit] = [
-        (Replace if args.kind == "replace" else Refine)(
-            args.cross_replace_steps, getattr(args, "self_replace_steps", None)
-        )
-    ]
-    if as_window(args.prompt_switching, "prompt_switching") != (0, 0):
-        edits.append(PromptSwitching(args.prompt_switching))
+    injection = (Replace if args.kind == "replace" else Refine)(
+        args.cross_replace_steps, getattr(args, "self_replace_steps", None)
+    )
+    edits: list[Edit] = [injection, *first]
     if args.local_blend:
         edits.append(LocalBlend(*args.local_blend))
     if args.diff_blend:
@@ -200,6 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
         default=Reweight.steps,
         help="share of the steps in which the attention is scaled",
     )
+    add_switching_option(reweight)
     for kind in (
         add_edit_parser(
             kinds,

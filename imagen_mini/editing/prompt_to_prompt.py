@@ -186,8 +186,9 @@ class Reweight(Edit):
     not renormalised, as in the paper.
 
     Alone it needs targets with the same words as the source, and injects attention as `Refine()`
-    would. With a Replace or Refine it scales what these make. With a PromptSwitching it scales only
-    after the switch: the later that is, the less it changes.
+    would. From the first step on, a weight may change all that depends on the word: where an object
+    is, even its shape. With a PromptSwitching it scales only after the switch: the later that is,
+    the less it changes. With a Replace or Refine it scales what these make.
 
     Args:
         weights: c in [-2, 2] by word, `{"red": 2}`, or by the number of the word. A list has one c

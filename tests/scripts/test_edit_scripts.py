@@ -194,7 +194,7 @@ def test_attention_edits_writes_every_row(folder, tmp_path, capsys):
     rows = json.loads((tmp_path / "attention_edits.json").read_text())["rows"]
     assert list(rows) == [*attention_edits.uses(0), "slider"]
     assert all(set(of) == set(METHODS) for name, of in rows.items() if name != "slider")
-    assert set(rows["slider"]) == {"attention", "prompt switching"}
+    assert set(rows["slider"]) == {"prompt switching", "attention", "switching, then attention"}
     assert "attention_edits.png" in capsys.readouterr().out
 
 
