@@ -26,7 +26,12 @@ from imagen_mini.data.base import Dataset
 from imagen_mini.data.datasets import open_dataset
 from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training.checkpoint import load_checkpoint, training_phases
+from imagen_mini.training.checkpoint import (
+    check_state,
+    check_tensors,
+    load_checkpoint,
+    training_phases,
+)
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.diagnostics import (
     Diagnostic,
@@ -93,6 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
         tensors, saved, notes = load_checkpoint(args.run)
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from error
+    check_state(saved, args.run)
     out = args.out or args.run / "report.png"
     check_output_file(out, FIGURES)
     config, stage_config = (
@@ -104,11 +110,13 @@ def main(arguments: list[str] | None = None) -> None:
     ).to(args.device)
     log = read_log(args.run)
     steps = sum(phase["steps"] for phase in saved["training_phases"])
-    path = args.data or saved.get("data", {}).get("path")
+    path = args.data or (saved.get("data") or {}).get("path")
     data, indices = open_data(path, config, stage_config), range(args.n)
     stages = {}
     for name in ("weights", "ema"):
         stages[name] = DiffusionStage(stage_config)
+        shapes = {k: v.shape for k, v in stages[name].net.state_dict().items()}
+        check_tensors(f"{name} of the checkpoint", tensors[name], shapes)
         stages[name].net.load_state_dict(tensors[name])
         stages[name].to(args.device)
     stats = {

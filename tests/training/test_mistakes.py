@@ -23,6 +23,8 @@ from imagen_mini.training.checkpoint import (
     save_checkpoint,
 )
 from imagen_mini.training.run_guard import GracefulStop
+from imagen_mini.utils.scripts import run_script
+from train import report
 from train import train as script
 from train.log import Log, read_log
 from train.verify_checkpoints import main as verify
@@ -283,6 +285,9 @@ def test_a_checkpoint_with_correct_checksums_and_odd_content_is_a_plain_error(ru
     with pytest.raises(SystemExit, match=message):
         train(run, "--resume", "steps=3")
     assert files_of(run) == before
+    if "moment" not in forgery:  # a report reads no moments
+        with pytest.raises(SystemExit, match=message):
+            run_script(lambda: report.main([str(run), "--n", "2"]))
 
 
 @pytest.mark.parametrize("part", ["weights", "ema", "optimizer"])
