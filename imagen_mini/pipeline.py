@@ -58,7 +58,7 @@ from imagen_mini.text.encoder import (
 from imagen_mini.utils.checks import as_number
 from imagen_mini.utils.images import Images, to_numpy, to_pil
 from imagen_mini.utils.rng import randn
-from imagen_mini.weights import WEIGHTS
+from imagen_mini.weights import shipped_pipelines
 
 FORMAT_VERSION = 1
 
@@ -702,13 +702,15 @@ def _pipeline_folder(path: str | Path) -> Path:
         FileNotFoundError: There is none.
     """
     # 1. on this machine
-    if str(path) == "scenes":
-        return WEIGHTS
+    shipped = shipped_pipelines()
+    if str(path) in shipped:
+        return shipped[str(path)]
     folder = Path(path).expanduser()
     if folder.exists():
         return folder
     # 2. a name that can be no hub id, or one of a folder beside which others lie
-    expected = "expected 'scenes', a folder, or a hub id like 'name/model'"
+    names = ", ".join(map(repr, shipped))
+    expected = f"expected {names}, a folder, or a hub id like 'name/model'"
     owner, _, model = str(path).partition("/")
     if isinstance(path, Path) or not owner.strip(".~") or not model or "/" in model:
         raise FileNotFoundError(f"no pipeline at {folder}: {expected}{_similar(folder)}")

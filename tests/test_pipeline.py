@@ -24,6 +24,7 @@ from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.utils.rng import randn
+from imagen_mini.weights import shipped_pipelines
 
 QUIET = {"progress": False, "output_type": "pt"}
 TINY = PRESETS["tiny"]
@@ -576,6 +577,11 @@ def test_float16_is_refused_as_the_text_encoder_overflows_in_it(saved):
         ImagenPipeline.from_pretrained(saved, dtype=torch.float16)
     with pytest.raises(ValueError, match="float16"):
         ImagenPipeline.from_pretrained(saved).half()("a red circle")
+
+
+@pytest.mark.parametrize("name", shipped_pipelines())
+def test_a_shipped_pipeline_is_loaded_by_the_name_of_its_world(name):
+    assert ImagenPipeline.from_pretrained(name).world.name == name
 
 
 def test_a_folder_that_is_not_there_is_an_error_that_says_what_may_stand_there(tmp_path):
