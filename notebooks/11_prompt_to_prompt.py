@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 11 Prompt-to-Prompt
 #
-# **Objective:** edit an image by editing its caption, and see what has to be held fixed so that everything else stays.
+# **Objective:** edit an image by editing its caption, see what has to be held fixed so that everything else stays, and find out by ablation which part of a method does the work.
 #
 # **Before this:** 05, 06 and 09
 #
@@ -25,6 +25,7 @@ from imagen_mini.editing.alignment import refinement_mapper, replacement_mapper
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.blending import DiffEditMask, LocalBlend
 from imagen_mini.editing.controls import AttentionInjectionControl
+from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace, Reweight
 from imagen_mini.evaluation.edit_benchmark import swaps
 from imagen_mini.evaluation.edit_comparison import (
@@ -51,22 +52,20 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 # ## 1. Fixed seed alone, and fixed attention
 #
 # The simplest idea is the same seed with a new caption. It costs nothing, so it is the baseline. We
-# compare three methods on word swaps (one colour or one shape):
+# compare it with the paper's method on word swaps (one colour or one shape):
 #
 # - **same seed**: the new caption from the same noise;
-# - **attention**: as in the paper only maps are shared, here all of them, from the first step to
-#   the last;
-# - **default**: what `Replace()` does here, which is more than in the paper: see section 5.
+# - **attention**: the same, with the source's attention maps in every step.
 #
-# **Predict:** which of them shows the new word most often? Which keeps the layout most often?
+# **Predict:** which of them shows the new word more often? Which keeps the layout more often?
 
 # %%
 tasks = swaps("color", 5) + swaps("shape", 3)
-methods = {"same seed": None, "attention": Replace(shared_prompt_steps=0.0), "default": Replace()}
+methods = {"same seed": None, "attention": Replace()}
 found = compare_edits(pipe, tasks, methods)
 
 shown = range(len(found.tasks))[1::2]  # every other one
-rows = [[found.images[i][k] for i in shown] for k in range(4)]
+rows = [[found.images[i][k] for i in shown] for k in range(1 + len(methods))]
 borders = [[None] * len(shown)] + [[found.scores[name][i].good for i in shown] for name in methods]
 names = [f"{found.tasks[i].source.text} -> {found.tasks[i].target.text}" for i in shown]
 display(quantize_colors(image_table(rows, ["source", *methods], names, cell=144, borders=borders)))
@@ -79,14 +78,12 @@ print(edit_comparison_table(found.scores))
 #
 # **What you should have seen.** The same seed with a new caption nearly always shows the new word,
 # and mostly in another position. So a fixed seed alone does not fix the image. With the source's
-# attention the object mostly stays where it was. Where an edit fails, look at the kind of failure
-# (the last column): attention alone puts the new object where the same seed with the new caption
-# puts it. The default generates it in the old position and leaves half of another in the new one.
-# Few edits give wide intervals. Over 30 of each kind (the README's second table) the default keeps
-# 100 % of layouts when colours are swapped, attention alone 93 %, the same seed 23 %. When
-# **shapes** are swapped it is 97, 87 and 33 %: a new shape has another outline, and may move by
-# some pixels. (Sizes are not part of the layout: where no caption says it, the new object may be
-# larger than the old one.)
+# attention the object mostly stays where it was. Where an edit fails, look at the kind of failure:
+# the new object is where the same seed with the new caption puts it. Few edits give wide intervals.
+# Over 30 of each kind (the second table of the model card) attention keeps the layout and shows the
+# new word in 87 % of swapped colours and 87 % of swapped **shapes**, the same seed in 20 and 30 %.
+# (Sizes are not part of the layout: where no caption says it, the new object may be larger than the
+# old one.)
 #
 # ## 2. What is injected
 #
@@ -120,7 +117,7 @@ base = pipe(
     prompts,
     seed=seed,
     stages=("base",),
-    edit=Replace(shared_prompt_steps=0.0),
+    edit=Replace(),
     attention_store=maps,
     progress=False,
 ).stages["base"]
@@ -214,7 +211,7 @@ examples = [
         "a small orange square",
         "a small orange square",
         0,
-        Reweight({"small": -2.0}),
+        Chain(PromptSwitching(0.5), Refine(0.7), Reweight({"small": -2.0})),
     ),
 ]
 
@@ -235,73 +232,111 @@ quantize_colors(
 )
 
 # %% [markdown]
-# Green and orange are the verdicts on the caption alone. `Replace` changes the colour of the ring
-# and not the square, except for a few pixels of its edge. With `LocalBlend` fewer pixels differ,
-# only those that attend to *ring* and a margin. All others are the source's. This example shows a
-# failure: the attention does not cover the whole ring, and a part of it stays red. With
-# `DiffEditMask` the mask covers the ring. `Refine` gives the cross a colour that the source had
-# left open (and had generated in two), where the new caption without the edit moves it. And
-# `Reweight` reverses *small*: the caption is as before, the object is large, so the parser calls it
-# incorrect, as it should.
+# Green and orange are the verdicts on the caption alone. With `LocalBlend` only those pixels differ
+# that attend to *ring*, and a margin; all others are the source's. If the attention does not cover
+# the whole ring, a part of it stays red. With `DiffEditMask` the mask is where the two captions
+# disagree. `Refine` gives the cross a colour that the source had left open: the kind of edit that
+# fails most often here (section 7). And `Reweight` reverses *small*: where the object gets large,
+# the parser calls it incorrect, as it should, because the caption is as before.
 #
-# ## 5. The injection window
+# ## 5. The control: who does the work?
 #
-# For how long should the source be followed? There are two windows, each from the noise on. One is
-# of attention (the paper's $\tau$, with all maps injected, cross and self). The other is an
-# addition of this project: **`shared_prompt_steps`**, in which source and target are conditioned on
-# *the same caption*, so that they are one image. The paper has no such window. A pixel model of
-# this size places objects more finely than its maps can resolve, and needs it.
+# That edits succeed does not show that *attention* makes them succeed. Here is a method without any
+# attention, **prompt switching**: the target reads the *source's* caption in the first 80 % of the
+# steps, and its own in the rest. Until the switch both are one image. It is close to SDEdit (notebook
+# 13). A critical reader will ask for it, so we run it, and both together: first switching, then
+# attention in the steps that are left.
 #
-# **Predict:** each window from 0 to 1. Which end shows the new word for certain, and which keeps
-# the layout for certain? Where do the curves cross?
+# **Predict:** the same edits as in section 1. How many are good by switching alone? How many more if
+# attention is injected after the switch?
 
 # %%
-more = {
-    "attention 0.5": Replace(0.5, 0.5, shared_prompt_steps=0.0),
-    "source 0.3": Replace(shared_prompt_steps=0.3),
-    "source 0.6": Replace(shared_prompt_steps=0.6),
+controls = {
+    "prompt switching": PromptSwitching(0.8),
+    "switching, then attention": Chain(PromptSwitching(0.8), Replace()),
 }
-scores = found.scores | compare_edits(pipe, found.tasks, more).scores
-by_attention = {0.0: scores["same seed"], 0.5: scores["attention 0.5"], 1.0: scores["attention"]}
-by_source = {
-    0.0: scores["attention"],
-    0.3: scores["source 0.3"],
-    0.6: scores["source 0.6"],
-    0.8: scores["default"],
-}
-
-print(edit_comparison_table({f"attention {length:g}": of for length, of in by_attention.items()}))
-print(edit_comparison_table({f"caption {length:g}": of for length, of in by_source.items()}))
-plot_window_sweep(
-    {
-        "attention injected": by_attention,
-        "source's caption shared (attention in all steps)": by_source,
-    }
-)
+scores = found.scores | compare_edits(pipe, found.tasks, controls).scores
+print(edit_comparison_table(scores))
 
 # %% [markdown]
-# **What you should have seen.** Attention for half of the trajectory keeps hardly more layouts than
-# none: released in the middle, the object still moves. Held for all steps it mostly stays, here in
-# seven of eight. So for this network the early steps are necessary, but not sufficient. The paper's
-# larger one decides layouts earlier. Conditioning on the source's caption first makes source and
-# target one image for that time. If it is too long, the new word comes too late: first a shape can
-# no longer be changed, then a colour (at 1 the target is the source itself). Eight edits cannot
-# distinguish 0.3 from 0.8: `python -m sample.edit_sweep` measures with more, and for added words
-# too. That 0.8 is not too long is due to the training: this network was trained with images that
-# contradict their captions, and corrects the contradictions. A network without this training can
-# bear at most 0.6 for a changed shape.
+# **What you should have seen.** Switching alone is at least as good as attention alone, and
+# attention after it changes next to nothing. Over 30 edits of each kind it is the same. So a demo of
+# the last row under the name of Prompt-to-Prompt would credit attention with what switching does.
+#
+# Why can this network be switched so late? It was trained with images that contradict their captions,
+# and corrects such contradictions even when most of the noise is gone. A network without this
+# training may need attention. And switching has limits of its own: it is one moment for all words, it
+# has no maps to blend by, and it has nothing to weight.
+#
+# ### Exercise: an ablation
+#
+# Totals can deceive: a part of a method may save some edits and lose as many others. So compare each
+# edit with itself. Write a function of two lists of booleans, for the same edits in the same order:
+# was the edit good *with* the part, and *without* it? It returns two numbers: how many were good only
+# with it, and how many only without it.
+
+
+# %%
+def gained_and_lost(with_it: list[bool], without: list[bool]) -> tuple[int, int]: ...  # your answer
+
+
+nb11.check_ablation(gained_and_lost)
+
+# %% [markdown]
+# Once it is correct, it answers three questions. **Predict:** which of the three lines has a large
+# first number, and which has the smallest two?
+
+# %%
+good = {name: [score.good for score in of] for name, of in scores.items()}
+comparisons = {
+    "attention, to the same seed": ("attention", "same seed"),
+    "switching, to the same seed": ("prompt switching", "same seed"),
+    "attention, to switching": ("switching, then attention", "prompt switching"),
+}
+if nb11.check_ablation(gained_and_lost).correct:
+    for name, (with_it, without) in comparisons.items():
+        gained, lost = gained_and_lost(good[with_it], good[without])
+        print(f"what {name:30} adds: {gained} of {len(found.tasks)} gained, {lost} lost")
+else:
+    print("the exercise is open")
+
+# %% [markdown]
+# ### The injection window
+#
+# For how long should the source's attention be injected? That is the paper's $\tau$.
+#
+# **Predict:** the maps of the first half of the steps alone: do they keep the layout?
+
+# %%
+half = compare_edits(pipe, found.tasks, {"attention 0.5": Replace(0.5, 0.5)}).scores
+by_attention = {
+    0.0: scores["same seed"],
+    0.5: half["attention 0.5"],
+    1.0: scores["attention"],
+}
+by_switch = {0.0: scores["same seed"], 0.8: scores["prompt switching"]}
+plot_window_sweep({"attention injected": by_attention, "prompt switched after": by_switch})
+
+# %% [markdown]
+# Attention for half of the trajectory keeps hardly more layouts than none: released in the middle,
+# the object still moves. The paper's larger network decides layouts earlier. Eight edits cannot tell
+# more: `python -m sample.edit_sweep` measures with more, for added words too.
 #
 # ## 6. Fading a word
 #
 # A column of $M$ can be multiplied by a number $c$, from -2 to 2. It is not normalised again. We
 # fade *small*, and measure the area that the object covers in the image, in pixels.
 #
+# Scaled from the first step on, the word changes all that depends on it: another size fits in
+# another place, and even the shape may change. So the first half of the steps is shared here
+# (`PromptSwitching(0.5)`), and the word is faded after it.
+#
 # **Predict:** $c = 0$: no attention to *small*. What is generated at $c = -1$?
 
 # %%
 weights = [-2.0, -1.0, 0.0, 1.0, 2.0]  # one call generates the source and an image for each
 captions = sized_captions(3, "small")
-fading = Reweight({"small": weights})
+fading = Chain(PromptSwitching(0.5), Refine(0.7), Reweight({"small": weights}))
 images = [
     pipe([caption] * 6, seed=seed, stages=("base",), edit=fading, progress=False).stages["base"][1:]
     for seed, caption in enumerate(captions)
@@ -327,20 +362,19 @@ print(
 plot_word_weights("small", weights, areas, captions)
 
 # %% [markdown]
-# The frames are the parser's verdicts on *small*. With a smaller $c$ the object grows, mostly in
-# one jump, at a weight that differs from image to image: this world has two sizes, and the network
-# learned two. On average over many captions the change is gradual: over 16 of them the area falls
-# from 7.6 % at -2 to 3.1 % at 2, in all 16. With *large* it grows from 7.1 to 8.5 %, in 11 of 16.
-# The background mostly stays (not in the first row), since `Reweight` alone lets source and target
-# share the first half of the trajectory.
+# The frames are the parser's verdicts on *small*. With a smaller $c$ the object grows, mostly in one
+# jump, at a weight that differs from image to image: this world has two sizes, and the network
+# learned two. On average over many captions the change is gradual
+# (`python -m sample.reweight --n 16`). No switch of prompts does this: the caption stays as it is.
 #
-# ## What does not work well
+# ## 7. Where the maps are not enough
 #
-# - **Added colours** keep nine layouts of ten, not all: what the source left open was generated in
-#   one way, and the new word would have placed it elsewhere. Of
-#   **added sizes**, where the source does not have them already, 15 of 18 keep the layout.
-# - Without `shared_prompt_steps` it works less well. This window is a deviation from the paper,
-#   found by measuring. It is a sign that maps of 8 to 32 locations a side are too coarse.
+# By attention alone, an **added colour** keeps the layout in less than half of the edits. Activation
+# patching says why (`python -m sample.edit_patching`): give the target one more activation from the
+# source beside the maps, and see which one brings the layout back. The pooled caption does not, nor
+# do the values of the words that both captions have. The features of *one* block of the decoder do,
+# on its coarsest grid of 8 x 8: the layout passes the maps through convolutions and skip connections.
+# `FeatureInjection` injects these features, as Plug-and-Play (Tumanyan et al., 2022) does.
 #
 # ## Exercise: the alignment matrix
 #
