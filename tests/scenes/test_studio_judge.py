@@ -69,10 +69,10 @@ def test_fresh_renders_are_read_exactly(size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [64, 256])
-def test_of_10_000_fresh_renders_999_in_1000_are_read_wholly(size):
-    found = count_outcomes(fresh_scenes(10_000, STUDIO, "slow test"), size, STUDIO)
-    assert found["right"] >= 9_990, found
+@pytest.mark.parametrize("size, n", [(64, 10_000), (256, 2_000)])
+def test_of_fresh_renders_999_in_1000_are_read_wholly(size, n):
+    found = count_outcomes(fresh_scenes(n, STUDIO, "slow test"), size, STUDIO)
+    assert found["right"] >= 0.999 * n, found
 
 
 def test_one_batch_or_many_and_the_world_s_own_door_give_the_same():
