@@ -49,7 +49,13 @@ from imagen_mini.evaluation.scoring import Result, evaluate, table
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.precision import resolve_precision
-from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
+from imagen_mini.utils.scripts import (
+    check_output_file,
+    current_commit,
+    integer,
+    run_script,
+    script_parser,
+)
 from imagen_mini.viz.measuring import gallery
 from sample.cli import add_pipeline_options, check_judged, load_pipeline, sampling_options
 from sample.parallel import default_workers, spread
@@ -182,6 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
                 bar.update(len(part))
         report = {
             "pipeline": str(args.pipeline),
+            "commit": current_commit(),
             "options": sampling_options(args),
             "benchmark_seed": args.seed,
             "text_alignment": table(results),

@@ -10,7 +10,6 @@ No number of a table is typed. The hand-written parts of the card stay as they a
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 from imagen_mini.evaluation.edit_benchmark import counted_edits
@@ -201,7 +200,7 @@ The experiments, with figures and numbers, are in [claims.md](claims/claims.md).
 """
 
 
-def model_card(folder: Path, report: dict, commit: str, note: str = "") -> str:
+def model_card(folder: Path, report: dict, note: str = "") -> str:
     """The README.md of a pipeline folder. Its hand-written parts are those of the card before."""
     before = (folder / "README.md").read_text() if (folder / "README.md").is_file() else ""
     stages = json.loads((folder / "model_index.json").read_text())["stages"]
@@ -215,6 +214,9 @@ def model_card(folder: Path, report: dict, commit: str, note: str = "") -> str:
         for option, rows in (("n", "text_alignment"), ("edits", "edits"))
         if report[rows]
     )
+    took = f"It took {report['seconds']:.0f} s"
+    if report.get("commit"):
+        took = f"At commit {report['commit']} it took {report['seconds']:.0f} s"
     columns = ("stage, phase", "steps", "batch", "optimizer, rate", "scenes of 1, 2, 3, 4 objects")
     columns += ("time_power", "pooled text dropped", "hardware", "time")
     return f"""# The shipped cascade: `scenes`
@@ -250,7 +252,7 @@ colours, a ghost, a hole. No training uses the seeds of these images, and the ca
 held-out categories never occur in training. Of the other captions many do, beside other images:
 they have few words to choose from. The last column counts the captions that stand word for word
 among the first {report.get("captions_searched", 0):,} training captions.
-At commit {commit} this took {report["seconds"]:.0f} s:
+{took}:
 
 `python -m sample.evaluate{sizes}`
 
@@ -289,11 +291,6 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     report = json.loads((args.pipeline / "report.json").read_text())
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(git, capture_output=True, text=True)
-    if found.returncode:
-        raise ValueError(f"the card names a commit, and there is none here: {found.stderr.strip()}")
-    commit = found.stdout.strip()
     try:
         text = renewed(args.readme.read_text(), BEGIN, END, headline_table(report))
         claims = args.pipeline / "claims" / "claims.json"
@@ -302,7 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
             text = renewed(text, CLAIMS_BEGIN, CLAIMS_END, table)
     except ValueError as error:
         raise SystemExit(f"{args.readme}: {error}") from error
-    (args.pipeline / "README.md").write_text(model_card(args.pipeline, report, commit, args.note))
+    (args.pipeline / "README.md").write_text(model_card(args.pipeline, report, args.note))
     args.readme.write_text(text)
 
 

@@ -8,6 +8,7 @@ import argparse
 import dis
 import math
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,16 @@ def script_parser(doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def current_commit() -> str | None:
+    """Return the short name of the commit that this code is at, or None outside of a checkout."""
+    command = ["git", "-C", str(PROJECT), "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:  # no git
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
 
 
 def run_or_stage_folder(path: Path) -> Path:
