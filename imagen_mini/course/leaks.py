@@ -24,6 +24,7 @@ from imagen_mini.course.holes import (
 LINE = 16  # characters without spaces from which a line of a solution gives something away
 NODES, OTHER_NODES = 8, 14  # of the syntax tree from which an expression does; in other forms
 SHORT = 24  # an expression of fewer nodes is common: (a - b * c) / d has 14
+OPENING = re.compile(r"(\w+=)?[\w.]+\(")  # the name of a call without its arguments tells nothing
 TEXTS = (".py", ".md", ".toml", ".json", ".txt", ".tsv", ".ipynb", ".cfg", ".template", ".sh")
 FORBIDDEN = re.compile(r"(^|/)(\.git|__pycache__|\.ipynb_checkpoints|outputs|runs|course)(/|$)")
 
@@ -44,7 +45,11 @@ def solution_lines(code: str) -> set[str]:
             kept[token.start[0]] = kept.get(token.start[0], "") + token.string.strip()
     lines = {line.removeprefix("return") for line in kept.values()}
     return {
-        line for line in lines if len(line) >= LINE and not line.startswith(("raise", '"', "f"))
+        line
+        for line in lines
+        if len(line) >= LINE
+        and not line.startswith(("raise", '"', "f"))
+        and not OPENING.fullmatch(line)
     }
 
 

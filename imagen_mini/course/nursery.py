@@ -43,7 +43,17 @@ HARMFUL = (
 STANDARD = (
     *("cmath", "collections", "copy", "dataclasses", "decimal", "enum", "fractions", "functools"),
     *("itertools", "numbers", "operator", "random", "re", "statistics", "string", "typing"),
-    *("warnings", "abc", "contextlib", "inspect", "textwrap", "types", "numpy", "einops"),
+    *(
+        "warnings",
+        "abc",
+        "contextlib",
+        "inspect",
+        "textwrap",
+        "types",
+        "numpy",
+        "numpy.ma",
+        "einops",
+    ),
     *("torch.nn.functional", "torch.special", "torch.linalg", "torch.fft", "einops.layers.torch"),
 )
 
