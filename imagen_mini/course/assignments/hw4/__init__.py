@@ -1,0 +1,1 @@
+"""Assignment 4: the cascade and its training."""
