@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import configparser
+import re
 import zipfile
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 from imagen_mini.course.assignment import (
@@ -30,6 +32,7 @@ from imagen_mini.course.assignment import (
     with_code,
     with_hole,
 )
+from imagen_mini.course.handout_pdf import PdfError, handout_pdf
 
 ROOT = PACKAGE.parent
 EXECUTABLE = ("run_autograder", "setup.sh")
@@ -45,21 +48,31 @@ def read_file(path: str) -> bytes:
     try:
         return (ROOT / path).read_bytes()
     except OSError:
-        raise ManifestError(
-            f"{path} is missing; assignments are built from a clone of the repository"
-        ) from None
+        pass
+    if not path.startswith("imagen_mini/"):  # a wheel has the licence beside the package
+        for file in metadata.files("imagen_mini") or []:
+            if file.name == path and file.parent.parts[-1:] != ("imagen_mini",):
+                return file.locate().read_bytes()
+    raise ManifestError(
+        f"{path} is missing; build assignments from a clone of the repository, or install the "
+        "package again"
+    )
 
 
 def requirements(names: Sequence[str] = ()) -> str:
-    """The package's dependencies by setup.cfg, one a line.
+    """The package's dependencies, one a line.
 
     Args:
         names: Only these (default: all of them).
     """
-    setup = configparser.ConfigParser()
-    setup.read_string(read_file("setup.cfg").decode())
-    rows = setup["options"]["install_requires"].split()
-    kept = [r for r in rows if not names or r.split(">")[0].split("=")[0] in names]
+    if (ROOT / "setup.cfg").is_file():
+        setup = configparser.ConfigParser()
+        setup.read_string(read_file("setup.cfg").decode())
+        rows = setup["options"]["install_requires"].split()
+    else:  # installed from a wheel
+        found = metadata.requires("imagen_mini") or []
+        rows = [r.replace(" ", "") for r in found if "extra" not in r]
+    kept = [r for r in rows if not names or re.split("[<>=!~]", r)[0] in names]
     return "\n".join(kept) + "\n"
 
 
@@ -159,7 +172,7 @@ def grader_files(assignment: Assignment) -> dict[str, bytes]:
     for name in EXECUTABLE:
         path = (ASSIGNMENTS.parent / "gradescope" / name).relative_to(ROOT).as_posix()
         files[name] = read_file(path).replace(b"{assignment}", assignment.name.encode())
-    needed = ("torch", "einops", "numpy", "Pillow", "safetensors", "tqdm")
+    needed = ("torch", "einops", "numpy", "Pillow", "safetensors", "tqdm", "filelock")
     files["requirements.txt"] = requirements(needed).encode()
     return files
 
@@ -216,11 +229,23 @@ def _main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("assignment", choices=assignment_names(), help="which assignment")
     parser.add_argument("--out", type=Path, required=True, help="the folder for the archives")
+    parser.add_argument("--pdf", action="store_true", help="write the handout as PDF as well")
+    parser.add_argument("--notebook", action="store_true", help="write a notebook for nbgrader")
     args = parser.parse_args(argv)
     try:
-        for path in build(args.assignment, args.out):
+        paths = build(args.assignment, args.out)
+        assignment = load_assignment(args.assignment)
+        if args.pdf:
+            paths.append(args.out / f"{assignment.name}-handout.pdf")
+            paths[-1].write_bytes(handout_pdf(handout(assignment)))
+        if args.notebook:
+            from imagen_mini.course.nbgrader import notebook_bytes  # which needs this module
+
+            paths.append(args.out / f"{assignment.name}.ipynb")
+            paths[-1].write_bytes(notebook_bytes(assignment))
+        for path in paths:
             print(f"{path}  {path.stat().st_size / 2**20:.1f} MB")
-    except ManifestError as error:
+    except (ManifestError, PdfError) as error:
         raise SystemExit(f"error: {error}") from None
     return 0
 

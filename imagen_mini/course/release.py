@@ -47,6 +47,9 @@ from imagen_mini.course.submission import Submission
 
 STUDENT = "a.student@example.org"
 LEAST_MISTAKES, LEAST_FORMS = 12, 8
+# What grading may need: a minute of half a core, and so much memory beyond that of `import torch`,
+# which alone takes from 200 MB (the CPU build) to 500 MB (the CUDA build).
+MOST_SECONDS, MOST_MEGABYTES = 30, 300
 
 # Bodies that cheat or do harm, for the first question. {reference}: a file with the answer.
 ATTACKS = {
@@ -220,6 +223,60 @@ def check_folders(assignment: Assignment, grader: Grader, folder: Path) -> Itera
         yield f"there are {sum(r.points for r in rows)} points in all; expected 100"
 
 
+# Grades in a process of its own, and prints what that took: the memory of PyTorch alone, that of
+# the largest process, both in MB, and seconds of computing.
+MEASURED_GRADING = """
+import re, resource, sys
+from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF
+unit = 2**20 if sys.platform == "darwin" else 2**10
+
+def largest():
+    # On Linux getrusage also counts what the parent had when it started this process.
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) / 2**10
+    return resource.getrusage(RUSAGE_SELF).ru_maxrss / unit
+
+import torch
+alone = largest()
+from imagen_mini.course.grade import _main
+_main(sys.argv[1:])
+print(alone, max(largest(), resource.getrusage(RUSAGE_CHILDREN).ru_maxrss / unit))
+all_of_it = [resource.getrusage(who) for who in (RUSAGE_SELF, RUSAGE_CHILDREN)]
+print(sum(u.ru_utime + u.ru_stime for u in all_of_it))
+"""
+
+
+def grading_needs(assignment: Assignment, submission: Path, folder: Path) -> dict[str, float]:
+    """What it takes to grade a submission, with the archive for the grader.
+
+    Args:
+        assignment: Which one.
+        submission: A folder or a zip.
+        folder: Where the archive is unpacked.
+
+    Returns:
+        "torch", the megabytes of PyTorch alone; "megabytes" of the largest process beyond that;
+        "seconds" of computing.
+    """
+    write_files(folder, grader_files(assignment))
+    done = _python(folder, "-c", MEASURED_GRADING, assignment.name, str(submission))
+    if done.returncode:
+        raise ManifestError(f"the grader's archive does not grade: {done.stderr[-500:]}")
+    *_, memory, seconds = done.stdout.strip().splitlines()
+    alone, most = map(float, memory.split())
+    return {"torch": alone, "megabytes": most - alone, "seconds": float(seconds)}
+
+
+def check_needs(needs: dict[str, float]) -> Iterator[str]:
+    """What grading needs too much of, by `grading_needs`."""
+    for name, most in (("megabytes", MOST_MEGABYTES), ("seconds", MOST_SECONDS)):
+        if needs[name] > most:
+            beyond = f" beyond PyTorch's {needs['torch']:.0f}" if name == "megabytes" else ""
+            yield f"grading needs {needs[name]:.0f} {name}{beyond}; expected at most {most}"
+
+
 def check_release(name: str, attacks: bool = True, folders: bool = True) -> list[str]:
     """Everything that speaks against a release of an assignment, in words.
 
@@ -243,6 +300,8 @@ def check_release(name: str, attacks: bool = True, folders: bool = True) -> list
             problems += check_code(Checked(grader, reference, folder / "code"))
             if folders:
                 problems += check_folders(assignment, grader, folder)
+                needs = grading_needs(assignment, folder / "solved", folder / "grader")
+                problems += check_needs(needs)
         if attacks:
             with Sandbox(assignment.preload, 1, assignment.megabytes, wall=20) as sandbox:
                 grader = Grader(assignment, sandbox)

@@ -23,7 +23,7 @@ from imagen_mini.course.assignment import (
     with_body,
     with_code,
 )
-from imagen_mini.course.build import grader_files, student_files, write_zip
+from imagen_mini.course.build import grader_files, student_files, write_files, write_zip
 from imagen_mini.course.grade import (
     Grader,
     PointsRow,
@@ -40,8 +40,14 @@ from imagen_mini.course.holes import (
     put_in,
     take_out,
 )
-from imagen_mini.course.leaks import find_leaks
-from imagen_mini.course.release import Checked, check_attacks, lost_points
+from imagen_mini.course.leaks import find_leaks, solution_lines
+from imagen_mini.course.release import (
+    Checked,
+    check_attacks,
+    check_needs,
+    grading_needs,
+    lost_points,
+)
 from imagen_mini.course.sandbox import Outcome, Sandbox
 from imagen_mini.course.submission import Submission, SubmissionError
 
@@ -180,6 +186,22 @@ def test_copies_of_a_solution_are_found():
     file = "imagen_mini/diffusion/gaussian.py"
     whole = read_module("imagen_mini.diffusion.gaussian")
     assert "still has the body of q_sample" in found(file, whole)
+
+
+def test_the_name_of_a_call_alone_is_no_line_of_a_solution():
+    code = (
+        "def f(x):\n    return some_module.a_long_name(\n        x * 3 + a_long_name(x),\n    )\n"
+    )
+    assert solution_lines(code) == {"x*3+a_long_name(x),"}
+
+
+def test_answers_may_use_what_numpy_imports_late(checked):
+    """`numpy.quantile` imports `numpy.ma` when it is called, and the box cannot."""
+    body = (
+        "import numpy\nhalf = numpy.quantile(log_snr.numpy(), 0.5)\n"
+        "a = log_snr + 0 * half\nreturn torch.sigmoid(a).sqrt(), torch.sigmoid(-a).sqrt()"
+    )
+    assert variant(checked, "alpha_sigma", body)["alpha_sigma"].score >= 2.5
 
 
 # ---------------------------------------------------------------- submissions
@@ -353,6 +375,20 @@ def test_a_box_cannot_see_files_of_the_grader_nor_answers_of_other_questions(che
     look = "import inspect\nfrom imagen_mini.diffusion import gaussian\n"
     row = variant(checked, "alpha_sigma", look + "raise ValueError(inspect.getsource(alpha_sigma))")
     assert "torch.sigmoid(log_snr)" not in " ".join(row["alpha_sigma"].reasons)
+
+
+def test_grading_is_measured_beside_pytorch_alone(tmp_path):
+    """Whatever build of PyTorch there is, what grading adds to it is limited."""
+    whole = load_assignment("hw1")
+    submitted = {f"hw1/{q.file}": read_module(q.module).encode() for q in whole.questions[:2]}
+    write_files(tmp_path / "submission", submitted)
+    needs = grading_needs(whole, tmp_path / "submission", tmp_path / "grader")
+    assert 100 < needs["torch"] < 1000 and 0 < needs["megabytes"] < 300
+    assert 0 < needs["seconds"] and list(check_needs(needs | {"seconds": 1.0})) == []
+    (found,) = check_needs({"torch": 507.0, "megabytes": 301.0, "seconds": 30.0})
+    assert found == "grading needs 301 megabytes beyond PyTorch's 507; expected at most 300"
+    (found,) = check_needs({"torch": 507.0, "megabytes": 300.0, "seconds": 31.0})
+    assert found == "grading needs 31 seconds; expected at most 30"
 
 
 def test_a_submission_is_run_once_for_the_same_code(checked):
