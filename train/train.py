@@ -64,7 +64,7 @@ from imagen_mini.utils.devices import channels_last_on_cpu, device_name
 from imagen_mini.utils.precision import DTYPES, resolve_precision
 from imagen_mini.utils.scripts import plain_errors, run_or_stage_folder, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
-from imagen_mini.weights import WEIGHTS
+from imagen_mini.weights import WEIGHTS, shipped_pipelines
 from train.log import Log
 
 SAMPLES = 16  # images of a sample grid
@@ -182,8 +182,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(arguments)
     if problem := _problem(args):
         parser.error(problem)
-    if args.init_from == Path("scenes") and not args.init_from.exists():
-        args.init_from = WEIGHTS / args.stage
+    shipped = shipped_pipelines().get(str(args.init_from))
+    if shipped is not None and not args.init_from.exists():
+        args.init_from = shipped / args.stage
     if args.init_from is not None:
         args.init_from = run_or_stage_folder(args.init_from)
     return args
