@@ -7,8 +7,8 @@ Prompts and seeds are fixed. No training uses these seeds. The held-out categori
 occur in training; of the others the report says how many do, beside other images. Alignment is
 judged on the last stage's images, edits on those of the base stage, where Prompt-to-Prompt acts.
 Words are swapped (Replace) and added (Refine). Each edit is made in four ways: the new prompt with
-the same seed, prompt switching, attention injected, and both; the last one also with
-`DiffEditMask`.
+the same seed, prompt switching, attention injected, and both. Further rows are attention with
+`FeatureInjection`, and both with `DiffEditMask`.
 
 The script prints the table, and writes the JSON report and an image of successes and failures.
 """
@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.blending import DiffEditMask
+from imagen_mini.editing.feature_injection import FeatureInjection
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Chain
 from imagen_mini.evaluation.benchmark import (
@@ -61,7 +62,7 @@ from sample.cli import add_pipeline_options, check_judged, load_pipeline, sampli
 from sample.parallel import default_workers, spread
 
 SEARCHED = 200_000  # training captions among which the benchmark's are looked for
-MASKED = "both, only where prompts disagree"
+FURTHER = FEATURES, MASKED = "attention and features", "both, only where prompts disagree"
 
 
 class Examiner:
@@ -80,9 +81,12 @@ class Examiner:
     def generate_edits(
         self, kind: type[AttentionInjection], prompts: list[str], seed: int
     ) -> torch.Tensor:
-        """Return the source image, and the edited image by each of METHODS, then MASKED."""
+        """Return the source image, and the edited image by each of METHODS, then FURTHER."""
         base = {"stages": list(self.pipe.stages)[:1]}
-        edits = edit_methods(kind) | {MASKED: Chain(PromptSwitching(), kind(), DiffEditMask())}
+        edits = edit_methods(kind) | {
+            FEATURES: Chain(kind(1.0, 1.0), FeatureInjection()),
+            MASKED: Chain(PromptSwitching(), kind(), DiffEditMask()),
+        }
         pairs = [self.generate(prompts, seed, edit=edit, **base) for edit in edits.values()]
         return torch.cat([pairs[0][:1], *(pair[1:] for pair in pairs)])
 
@@ -92,7 +96,7 @@ class Examiner:
         return [replace(result, image=result.image.float().cpu().numpy()) for result in results]
 
     def edit(self, job: tuple[type[AttentionInjection], EditTask]) -> tuple[EditScore, ...]:
-        """Return a score for each of METHODS, then for MASKED."""
+        """Return a score for each of METHODS, then of FURTHER."""
         kind, task = job
         ((_, _, scores),) = evaluate_edits(partial(self.generate_edits, kind), [task])
         return scores
@@ -211,7 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
                     desc=name,
                 )
             )
-            for method, of in zip((*METHODS, MASKED), zip(*scores)):
+            for method, of in zip((*METHODS, *FURTHER), zip(*scores)):
                 row = report["edits"][f"{name}: {method}"] = edit_table(of)
                 print(
                     f"{name + ': ' + method:52} of {row['asked']} edits that count: "

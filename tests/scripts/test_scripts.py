@@ -316,7 +316,7 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
     with open(report) as file:
         values = json.load(file)
     assert (
-        list(values["text_alignment"]) == ["one object", "texture"] and len(values["edits"]) == 25
+        list(values["text_alignment"]) == ["one object", "texture"] and len(values["edits"]) == 30
     )
     assert all(
         row["n"] == 2 and row["low"] <= row["accuracy"] <= row["high"]
