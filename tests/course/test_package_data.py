@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from setuptools import Distribution
 
+from imagen_mini.course import build
+from imagen_mini.course.assignment import ManifestError, load_assignment
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -45,3 +48,17 @@ def test_the_kit_is_in_the_wheel(packaged):
     assert "imagen_mini/course/assignments/hw1/figures.template" in packaged
     assert "imagen_mini/course/gradescope/run_autograder" in packaged
     assert "imagen_mini/course/nursery.py" in packaged
+
+
+def test_an_installed_package_can_build_without_the_repository(tmp_path, monkeypatch):
+    """The licence and the dependencies are where pip has put them."""
+    before = build.student_files(load_assignment("hw2"), weights=False)
+    (tmp_path / "imagen_mini").symlink_to(ROOT / "imagen_mini")
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    assert build.requirements(("torch",)).startswith("torch>=")
+    assert build.requirements() == before["hw2/requirements.txt"].decode().replace(
+        "pytest>=8\n", ""
+    )
+    assert build.read_file("LICENSE") == before["hw2/LICENSE"]
+    with pytest.raises(ManifestError, match="imagen_mini/none.txt is missing"):
+        build.read_file("imagen_mini/none.txt")
