@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from imagen_mini import ImagenPipeline, Replace
+from imagen_mini import Chain, ImagenPipeline, PromptSwitching, Replace
 from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.cascade.serialization import save_stage
 from imagen_mini.data.synthetic import SceneDataset
@@ -37,6 +37,7 @@ from imagen_mini.evaluation.edit_benchmark import edit_table, evaluate_edits, sw
 from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.evaluation.scoring import evaluate, score, table
 from imagen_mini.scenes.scene import HELD_OUT_SEED
+from imagen_mini.scenes.world import find_world
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.checkpoint import (
     checkpoints,
@@ -138,14 +139,16 @@ class Trainee:
             Rows of `scoring.table` by category, and of all captions as "all".
         """
         self.stage.eval()
+        world = find_world(self.stage.config.world)
         with torch.no_grad(), self.ema.average_parameters():
             results = list(
                 evaluate(
                     lambda captions, seeds: sample_single_stage(
                         self.stage, self.encoder, captions, seeds
                     ),
-                    benchmark(n, categories=CATEGORIES),
+                    benchmark(n, categories=CATEGORIES, world=world),
                     batch=32,
+                    world=world,
                 )
             )
         self.stage.train()
@@ -175,7 +178,8 @@ class Trainee:
         return {"log_snr": list(LOG_SNRS), **found}
 
     def edits(self, n: int) -> dict:
-        """Score word swaps by Prompt-to-Prompt, of colours and of shapes.
+        """Score word swaps, of colours and of shapes: prompts are switched, then attention is
+        injected.
 
         Args:
             n: Swaps of each kind.
@@ -185,9 +189,10 @@ class Trainee:
         """
         with self.ema.average_parameters():
             pipe = ImagenPipeline(self.encoder, [self.stage])
+            edit = Chain(PromptSwitching(), Replace())
 
             def generate(prompts: list[str], seed: int) -> Tensor:
-                out = pipe(prompts, seed=seed, edit=Replace(), output_type="pt", progress=False)
+                out = pipe(prompts, seed=seed, edit=edit, output_type="pt", progress=False)
                 return out.stages["base"]
 
             found = {}
