@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import re
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 MISSING = (
@@ -68,10 +69,10 @@ def handout_pdf(text: str) -> bytes:
 
 
 def _fonts() -> Path:
-    """The folder of matplotlib's fonts."""
-    from matplotlib import get_data_path
-
-    return Path(get_data_path()) / "fonts" / "ttf"
+    """The folder of matplotlib's fonts; matplotlib itself is not loaded."""
+    found = find_spec("matplotlib")
+    assert found is not None and found.origin is not None  # a dependency of the package
+    return Path(found.origin).parent / "mpl-data" / "fonts" / "ttf"
 
 
 def _as_fpdf_likes_it(page: str) -> str:

@@ -1,0 +1,1 @@
+"""The project: a data set, a method of the papers, or a claim."""
