@@ -108,14 +108,14 @@ def objects_of(student: str) -> list[tuple[str, str]]:
     return list(zip(colors, ("circle", "square", "circle", "square")))
 
 
-def caption_of(color: str, shape: str) -> str:
+def caption_of_kind(color: str, shape: str) -> str:
     """The caption of an image with one large object of this kind."""
     return f"a large {color} {shape} on a gray background"
 
 
 def trained_captions(student: str) -> list[str]:
     """A caption for each kind of object."""
-    return [caption_of(*kind) for kind in objects_of(student)]
+    return [caption_of_kind(*kind) for kind in objects_of(student)]
 
 
 class FewObjects:
@@ -135,7 +135,7 @@ class FewObjects:
             x, y = sample_free_position(source, SIZES["large"] * SHAPES[shape], [])
             kind = {"shape": shape, "color": color, "size": "large", "texture": "solid"}
             scenes.append(Scene((SceneObject(x=x, y=y, **kind),), "gray"))
-            captions.append(caption_of(color, shape))
+            captions.append(caption_of_kind(color, shape))
         small = None if low_res_size is None else render(scenes, low_res_size, device)
         return Batch(render(scenes, size, device), small, captions)
 
