@@ -412,7 +412,8 @@ def read_curve(path: Path) -> dict:
     """
     try:
         found = json.loads(path.read_text())
-        fine = bool(found["curve"][-1]["minutes"] and found["name"] and found["parameters"])
+        # a run of a second has 0 minutes
+        fine = bool("minutes" in found["curve"][-1] and found["name"] and found["parameters"])
     except (ValueError, LookupError, TypeError):
         fine = False
     if not fine:

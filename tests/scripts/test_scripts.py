@@ -243,10 +243,7 @@ def test_edit_refines_and_reweights(folder, tmp_path, capsys):
             str(tmp_path / "r.png"),
         ]
     )
-    assert (
-        size(tmp_path / "r.png")[0] > 3 * 256
-        and "same seed: " in capsys.readouterr().out
-    )
+    assert size(tmp_path / "r.png")[0] > 3 * 256 and "same seed: " in capsys.readouterr().out
     edit.main(
         [
             "reweight",
