@@ -29,7 +29,7 @@ def _stage(low_res_size: int | None = None) -> DiffusionStage:
     torch.manual_seed(0)
     unet = UNetConfig(
         image_size=8, low_res_size=low_res_size, patch=1, channels=(16, 16), blocks=(1, 1),
-        attention=("", "cross"), head_dim=16, emb_dim=16, text_width=8, text_layers=1,
+        attention=("", "cross"), head_dim=16, emb_dim=16, text_width=16, text_layers=1,
     )  # fmt: skip
     stage = DiffusionStage(replace(PRESETS["tiny"]["base"], unet=unet))
     for p in stage.parameters():
@@ -38,7 +38,7 @@ def _stage(low_res_size: int | None = None) -> DiffusionStage:
 
 
 def _text(b: int = 2) -> TextEmbeddings:
-    return TextEmbeddings(torch.randn(b, 3, 8), torch.ones(b, 3, dtype=torch.bool))
+    return TextEmbeddings(torch.randn(b, 3, 16), torch.ones(b, 3, dtype=torch.bool))
 
 
 def _small(b: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
