@@ -69,10 +69,13 @@ def test_fresh_renders_are_read_exactly(size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size, n, share", [(64, 10_000, 0.999), (256, 2_000, 0.995)])
-def test_nearly_all_fresh_renders_are_read_wholly_and_none_otherwise(size, n, share):
+@pytest.mark.parametrize("size, n", [(64, 10_000), (256, 2_000)])
+def test_of_fresh_renders_999_in_1000_are_read_wholly(size, n):
     found = count_outcomes(fresh_scenes(n, STUDIO, "slow test"), size, STUDIO)
-    assert found["right"] >= share * n and found["misread"] <= 0.0005 * n, found
+    assert found["misread"] <= 0.0005 * n, found
+    if size == 256 and 0.995 * n <= found["right"] < 0.999 * n:
+        pytest.xfail("1,994 of 2,000 at 256 px, and 6 unreadable: below the aim")
+    assert found["right"] >= 0.999 * n, found
 
 
 def test_one_batch_or_many_and_the_world_s_own_door_give_the_same():
