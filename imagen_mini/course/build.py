@@ -5,6 +5,10 @@
 writes three zips. The student's is the package with holes where the answers go. The grader's is
 what Gradescope takes, and can be unpacked and run anywhere. The solution is the student's with the
 holes filled, and the page for instructors. The same tree always gives the same bytes.
+
+    python -m imagen_mini.course.build project --out handout/
+
+writes one zip for students, the handout and the examples, and the page for instructors.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from imagen_mini.course.handout_pdf import PdfError, handout_pdf
 
 ROOT = PACKAGE.parent
 EXECUTABLE = ("run_autograder", "setup.sh")
+PROJECT = "project"
 STORED = (".safetensors", ".png")
 
 
@@ -197,19 +202,39 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
         path.write_bytes(data)
 
 
+def project_files() -> dict[str, bytes]:
+    """What students get for the project, by path: the handout and the examples. They install the
+    package itself, which checks the milestones.
+    """
+    folder = ASSIGNMENTS / PROJECT
+    files = {f"{PROJECT}/README.md": (folder / "handout.md").read_bytes()}
+    for path in sorted((folder / "examples").rglob("*")):
+        hidden = any(part[0] in "._" for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden:
+            files[f"{PROJECT}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
+    return files
+
+
 def build(name: str, out: Path) -> list[Path]:
-    """Write the three archives of an assignment.
+    """Write the three archives of an assignment, or the archive and the page of the project.
 
     Args:
-        name: The name of the assignment.
+        name: The name of the assignment, or "project".
         out: The folder for them; made if it does not exist.
 
     Returns:
-        Their paths: for students, for the grader, the solution.
+        Their paths: for students, for the grader, the solution. Of the project: for students, for
+        instructors.
 
     Raises:
         ManifestError: The manifest does not fit the package.
     """
+    if name == PROJECT:
+        out.mkdir(parents=True, exist_ok=True)
+        paths = [out / f"{PROJECT}-student.zip", out / f"{PROJECT}-instructor.md"]
+        write_zip(paths[0], project_files())
+        paths[1].write_bytes((ASSIGNMENTS / PROJECT / "instructor.md").read_bytes())
+        return paths
     assignment = load_assignment(name)
     made = {
         "student": student_files(assignment),
@@ -227,18 +252,27 @@ def build(name: str, out: Path) -> list[Path]:
 def _main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("assignment", choices=assignment_names(), help="which assignment")
+    names = [*assignment_names(), PROJECT]
+    parser.add_argument("assignment", choices=names, help="which assignment")
     parser.add_argument("--out", type=Path, required=True, help="the folder for the archives")
     parser.add_argument("--pdf", action="store_true", help="write the handout as PDF as well")
     parser.add_argument("--notebook", action="store_true", help="write a notebook for nbgrader")
     args = parser.parse_args(argv)
+    is_project = args.assignment == PROJECT
+    if is_project and args.notebook:
+        parser.error("--notebook: the project has no code questions, and so no notebook")
     try:
         paths = build(args.assignment, args.out)
-        assignment = load_assignment(args.assignment)
         if args.pdf:
-            paths.append(args.out / f"{assignment.name}-handout.pdf")
-            paths[-1].write_bytes(handout_pdf(handout(assignment)))
+            text = (
+                (ASSIGNMENTS / PROJECT / "handout.md").read_text(encoding="utf-8")
+                if is_project
+                else handout(load_assignment(args.assignment))
+            )
+            paths.append(args.out / f"{args.assignment}-handout.pdf")
+            paths[-1].write_bytes(handout_pdf(text))
         if args.notebook:
+            assignment = load_assignment(args.assignment)
             from imagen_mini.course.nbgrader import notebook_bytes  # which needs this module
 
             paths.append(args.out / f"{assignment.name}.ipynb")

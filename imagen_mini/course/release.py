@@ -7,7 +7,7 @@ A release needs: all points for the reference, in its own folder and by its own 
 the blank handout, for constants and for random answers; points lost by every planted mistake in its
 own question and nowhere else; all points for correct answers in other forms; nothing for
 submissions that cheat or do harm; no solution in what students get; the same bytes from every
-build.
+build. The project needs examples that pass its own check.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from imagen_mini.course.assignment import (
+    ASSIGNMENTS,
     PACKAGE,
     Assignment,
     ManifestError,
@@ -33,6 +34,7 @@ from imagen_mini.course.assignment import (
     with_code,
 )
 from imagen_mini.course.build import (
+    PROJECT,
     build,
     grader_files,
     solution_files,
@@ -42,6 +44,7 @@ from imagen_mini.course.build import (
 from imagen_mini.course.grade import Grader, PointsRow
 from imagen_mini.course.holes import find_function
 from imagen_mini.course.leaks import find_leaks
+from imagen_mini.course.project import check_project
 from imagen_mini.course.sandbox import Sandbox
 from imagen_mini.course.submission import Submission
 
@@ -309,6 +312,18 @@ def check_release(name: str, attacks: bool = True, folders: bool = True) -> list
     return problems
 
 
+def check_project_release() -> list[str]:
+    """Everything that speaks against handing out the project: an example that its own check would
+    not pass.
+    """
+    return [
+        f"the example {folder.name}: {problem}"
+        for folder in sorted((ASSIGNMENTS / PROJECT / "examples").iterdir())
+        if (folder / "project.toml").is_file()
+        for problem in check_project(folder)
+    ]
+
+
 def mistakes_table(name: str) -> str:
     """The planted mistakes as a Markdown table: what each loses, and whether it gets its hint."""
     assignment = load_assignment(name)
@@ -333,12 +348,13 @@ def mistakes_table(name: str) -> str:
 def _main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("assignments", nargs="*", help=f"of {', '.join(assignment_names())}")
-    parser.add_argument("--all", action="store_true", help="all assignments that exist")
+    every = [*assignment_names(), PROJECT]
+    parser.add_argument("assignments", nargs="*", help=f"of {', '.join(every)}")
+    parser.add_argument("--all", action="store_true", help="all of them, and the project")
     parser.add_argument("--out", type=Path, help="a folder for the archives of what is released")
     parser.add_argument("--mistakes", action="store_true", help="print the planted mistakes only")
     args = parser.parse_args(argv)
-    names = assignment_names() if args.all else args.assignments
+    names = every if args.all else args.assignments
     if not names:
         parser.error("name an assignment, or pass --all")
     refused = 0
@@ -346,9 +362,10 @@ def _main(argv: Sequence[str] | None = None) -> int:
         start = time.perf_counter()
         try:
             if args.mistakes:
-                print(mistakes_table(name))
+                if name != PROJECT:
+                    print(mistakes_table(name))
                 continue
-            problems = check_release(name)
+            problems = check_project_release() if name == PROJECT else check_release(name)
             if not problems and args.out:
                 for path in build(name, args.out):
                     print(f"{path}  {path.stat().st_size / 2**20:.1f} MB")

@@ -1,9 +1,11 @@
 """The project: its checks, and the three examples, which have to pass them."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from imagen_mini.course import build, release
 from imagen_mini.course.project import Verdicts, _main, check_project, stated_numbers, summary
 
 EXAMPLES = Path(__file__).parents[2] / "imagen_mini/course/assignments/project/examples"
@@ -99,3 +101,27 @@ def test_the_examples_are_complete(name):
     assert check_project(EXAMPLES / name) == []
     assert "difference" in summary(EXAMPLES / name)
     compile((EXAMPLES / name / "run.py").read_text(), "run.py", "exec")
+
+
+def test_the_project_is_built_and_released_by_the_commands_of_the_assignments(tmp_path, capsys):
+    assert (
+        build.build("project", tmp_path / "again")
+        and build._main(["project", "--out", str(tmp_path), "--pdf"]) == 0
+    )
+    assert (tmp_path / "project-handout.pdf").read_bytes().startswith(b"%PDF")
+    names = ("project-student.zip", "project-instructor.md")
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    zipfile.ZipFile(tmp_path / names[0]).extractall(tmp_path / "student")
+    given = tmp_path / "student" / "project"
+    assert "## Milestones" in (given / "README.md").read_text()
+    assert not list(given.rglob("instructor*"))
+    assert check_project(given / "examples" / "claim") == []
+    assert release._main(["project"]) == 0
+    assert "project: ready for release" in capsys.readouterr().out
+
+
+def test_a_project_without_code_has_no_notebook(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        build._main(["project", "--out", str(tmp_path), "--notebook"])
+    assert "the project has no code questions" in capsys.readouterr().err
