@@ -58,7 +58,6 @@ from imagen_mini.evaluation.edit_comparison import (
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.evaluation.word_weights import covered_share, sized_captions
 from imagen_mini.scenes.captions import Description, caption_from, parse_caption
-from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.scene import COLORS, HELD_OUT_COLOR_SHAPE, RELATIONS
 from imagen_mini.utils.scripts import check_output_folder, integer, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
@@ -219,7 +218,7 @@ def measure(pipe: ImagenPipeline, use: Use, name: str) -> tuple[dict, list[Tenso
         of_source: dict[str, list] = {method: [] for method in METHODS}
         for i, task in enumerate(tasks):
             images = torch.cat([made[SAME_SEED][:1], *(made[m][i + 1 : i + 2] for m in METHODS)])
-            ((_, _, found),) = evaluate_edits(lambda *_, images=images: images, [task])
+            ((_, _, found),) = evaluate_edits(lambda *_, images=images: images, [task], pipe.world)
             for method, score in zip(METHODS, found):
                 of_source[method].append(score)
         if all(score.counts for score in of_source[SAME_SEED]):
@@ -269,7 +268,7 @@ def slider(pipe: ImagenPipeline, n: int) -> tuple[dict, list[Tensor]]:
         for method in areas:
             row = torch.stack(images[method]).float().cpu()
             areas[method].append([covered_share(image) for image in row])
-            kept = all(of_any_size.fits(parsed.scene) for parsed in parse_image(row))
+            kept = all(of_any_size.fits(parsed.scene) for parsed in pipe.world.parse_image(row))
             good[method] += kept and slides(areas[method][-1])
         shown = shown or [image.float().cpu() for image in images[BOTH]]
     return {

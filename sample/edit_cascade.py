@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     tiles, labels, frames, scores = [], [], [], []
     for task, images, of in tqdm(
-        evaluate_edits(lambda prompts, seed: sample_all(pipe, prompts, seed), tasks),
+        evaluate_edits(lambda prompts, seed: sample_all(pipe, prompts, seed), tasks, pipe.world),
         total=len(tasks),
         desc="edits",
     ):

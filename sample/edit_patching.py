@@ -210,7 +210,12 @@ def measure(pipe: ImagenPipeline, name: str, tasks: list[EditTask]) -> dict[str,
             output_type="pt",
         ).stages[base]
 
-    scores = [of for _, _, of in tqdm(evaluate_edits(generate, tasks), total=len(tasks), desc=name)]
+    scores = [
+        of
+        for _, _, of in tqdm(
+            evaluate_edits(generate, tasks, pipe.world), total=len(tasks), desc=name
+        )
+    ]
     scores = [of for of in scores if of[0].counts]
     return {
         patch: edit_table([of[i] for of in scores])
@@ -236,7 +241,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     check_output_folder(args.out)
     pipe = load_pipeline(args)
-    tasks = edit_tasks(args.n)
+    tasks = edit_tasks(args.n, world=pipe.world)
     report = {"pipeline": args.pipeline, "n": args.n, "kinds": {}}
     for name in args.kinds:
         rows = report["kinds"][name] = measure(pipe, name, tasks[name])

@@ -66,7 +66,9 @@ def measure(
         return torch.cat([generated[0][:1], *(pair[1:] for pair in generated)])
 
     scores, example = [], None
-    for task, images, of in tqdm(evaluate_edits(generate, tasks), total=len(tasks), desc=name):
+    for task, images, of in tqdm(
+        evaluate_edits(generate, tasks, pipe.world), total=len(tasks), desc=name
+    ):
         scores.append(of)
         if example is None and of[0].counts:
             example = task, images
@@ -143,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
         [],
         [],
     )
-    tasks = edit_tasks(args.n, args.seed)
+    tasks = edit_tasks(args.n, args.seed, pipe.world)
     for name in args.kinds:
         report["kinds"][name], example = measure(pipe, name, tasks[name], shares)
         if example is not None:

@@ -98,7 +98,9 @@ class Examiner:
     def edit(self, job: tuple[type[AttentionInjection], EditTask]) -> tuple[EditScore, ...]:
         """Return a score for each of METHODS, then of FURTHER."""
         kind, task = job
-        ((_, _, scores),) = evaluate_edits(partial(self.generate_edits, kind), [task])
+        ((_, _, scores),) = evaluate_edits(
+            partial(self.generate_edits, kind), [task], self.pipe.world
+        )
         return scores
 
 
@@ -178,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_judged(pipe, [*judged, args.first_stage] if args.edits else judged)
     prompts, edits = (
         benchmark(args.n, args.seed, args.categories, pipe.world),
-        edit_tasks(args.edits, args.seed) if args.edits else {},
+        edit_tasks(args.edits, args.seed, pipe.world) if args.edits else {},
     )
     batches = [prompts[i : i + args.batch] for i in range(0, len(prompts), args.batch)]
     with spread(partial(Examiner, args), args.workers) as each:

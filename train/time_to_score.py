@@ -197,7 +197,7 @@ class Trainee:
 
             found = {}
             for attribute in ("color", "shape"):
-                edited = evaluate_edits(generate, swaps(attribute, n))
+                edited = evaluate_edits(generate, swaps(attribute, n), pipe.world)
                 found[attribute] = edit_table([of for _, _, (of,) in edited])
         return found
 

@@ -1,4 +1,6 @@
-"""Edits scored by the exact parser: is the requested change made, and nothing else changed?"""
+"""Edits scored by the judge of their world: is the requested change made, and nothing else
+changed?
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,10 @@ from torch import Tensor
 from imagen_mini.evaluation.benchmark import held_out_relation, random_object, related
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.captions import Caption, Description, ObjectDescription, caption_from
-from imagen_mini.scenes.parse import ParsedScene, parse_image
+from imagen_mini.scenes.parse import ParsedScene
 from imagen_mini.scenes.render import masks
 from imagen_mini.scenes.scene import BACKGROUNDS, HELD_OUT_COLOR_SHAPE, SceneObject
+from imagen_mini.scenes.world import SCENES, World
 from imagen_mini.utils.morphology import dilate, erode
 
 TOLERANCE = 3  # largest shift of an unchanged position, in 1/64 of the width
@@ -27,7 +30,7 @@ class EditTask:
     """An edit to be made and scored: an attribute is swapped or added between two prompts.
 
     Args:
-        attribute: "color", "shape", "size", "texture" or "background".
+        attribute: "color", "shape", "size", "texture", "material" or "background".
         obj: The number of the edited object in the prompt; None: the background.
         seed: The seed of the images.
         source: The caption before the edit.
@@ -80,15 +83,17 @@ def swaps(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
     return out
 
 
-def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
+def additions(attribute: str, n: int, seed: int = 0, world: World = SCENES) -> list[EditTask]:
     """Generate prompts to which an attribute is added, half with one object, half with two related
     ones. The source image has some value of it, which can by chance equal the added one: such edits
     do not count (see `EditScore.asked`).
 
     Args:
-        attribute: "color", "size", "texture" or "background".
+        attribute: "color", "size", "texture", "material" (in a world that has some) or
+            "background".
         n: Number of edits.
         seed: Seed of the list (default 0).
+        world: The world whose words the captions have (default: `scenes`).
 
     Returns:
         Tasks whose target has the words of the source and one attribute more.
@@ -99,7 +104,7 @@ def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
         target = Description((random_object(rng, "color"),)) if i % 2 == 0 else related(rng)
         which = None if attribute == "background" else rng.randrange(len(target.objects))
         if attribute == "background":
-            target = replace(target, background=rng.choice(tuple(BACKGROUNDS)))
+            target = replace(target, background=rng.choice(world.vocabulary.backgrounds))
             source = replace(target, background=None)
         else:
             if attribute == "color":
@@ -121,26 +126,31 @@ def additions(attribute: str, n: int, seed: int = 0) -> list[EditTask]:
             style = rng.random()
             captions = [caption_from(d, random.Random(style)) for d in (source, target)]
             before, after = (c.text.replace(",", "").split() for c in captions)
-            if _is_part_of(before, after) and len(after) - len(before) == (
-                4 if attribute == "background" else 1
-            ):
+            expected = (1,)
+            if attribute == "background":  # "on a white background", or of a surface "on wood"
+                expected = (4,) if target.background in BACKGROUNDS else (2, 4)
+            if _is_part_of(before, after) and len(after) - len(before) in expected:
                 break
         out.append(EditTask(attribute, which, seed * 1000 + i, *captions))
     return out
 
 
-def edit_tasks(n: int, seed: int = 0) -> dict[str, list[EditTask]]:
-    """Return edits of each kind. `edit_benchmark.tsv` lists the first 30 of each.
+def edit_tasks(n: int, seed: int = 0, world: World = SCENES) -> dict[str, list[EditTask]]:
+    """Return edits of each kind. `edit_benchmark.tsv` lists the first 30 of each, in the world
+    `scenes`.
 
     Args:
         n: Number of edits of each kind.
         seed: Seed of the lists (default 0).
+        world: The world whose words the captions have (default: `scenes`). One with materials has
+            a kind more.
 
     Returns:
         The tasks by the name of their kind, for example "color swap" or "size added".
     """
     return {f"{a} swap": swaps(a, n, seed) for a in SWAPPED} | {
-        f"{a} added": additions(a, n, seed) for a in ADDED
+        f"{a} added": additions(a, n, seed, world)
+        for a in (*ADDED, *(("material",) if world.vocabulary.materials else ()))
     }
 
 
@@ -160,8 +170,8 @@ class EditScore:
         source_right: The source image shows the source caption.
         success: The edited image shows the target caption.
         layout: All other objects are unchanged, and so is the edited object's position.
-        kept: The layout is unchanged, and so are the background and the edited object's other
-            attributes.
+        kept: The layout is unchanged, and so are the background, the light and the edited object's
+            other attributes.
         psnr: Similarity of the images away from the edit, in dB (see `unedited_psnr`).
         asked: The source image does not show the target caption already. Without this there is
             nothing to edit: an added word may by chance name what is there.
@@ -194,11 +204,11 @@ def shift(a, b) -> int:
 
 
 def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> EditScore:
-    """Score an edit by what the parser reads in both images.
+    """Score an edit by what the judge reads in both images.
 
     Args:
         task: The edit.
-        source: What the parser reads in the source image.
+        source: What the judge reads in the source image.
         edited: What it reads in the edited one.
 
     Returns:
@@ -211,7 +221,8 @@ def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> Edit
     if objects is None or edited.scene is None or len(edited.scene.objects) != len(objects):
         return EditScore(objects is not None, success, False, False, asked=asked)
     # 2. Each other object is found again, the nearest one with the same attributes.
-    attributes, remaining = ("shape", "color", "size", "texture"), list(edited.scene.objects)
+    attributes = ("shape", "color", "size", "texture", "material")
+    remaining = list(edited.scene.objects)
     moved = 0
     for other in (o for i, o in enumerate(objects) if i != task.obj):
         same = [o for o in remaining if all(getattr(other, k) == getattr(o, k) for k in attributes)]
@@ -222,6 +233,7 @@ def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> Edit
         remaining.remove(found)
     # 3. The edited object is what remains. The background is part of what is kept.
     kept = task.attribute == "background" or edited.scene.background == source.scene.background
+    kept &= edited.scene.light == source.scene.light
     if task.obj is not None:
         before, (after,) = objects[task.obj], remaining
         moved = max(moved, shift(before, after))
@@ -242,7 +254,7 @@ def unedited_psnr(
 
     Args:
         task: The edit.
-        source: What the parser reads in the source image.
+        source: What the judge reads in the source image.
         edited: What it reads in the edited one.
         images: Both images, [2, 3, h, w] in [-1, 1].
 
@@ -272,7 +284,7 @@ def unedited_psnr(
 
 
 def evaluate_edits(
-    generate: Callable[[list[str], int], Tensor], tasks: list[EditTask]
+    generate: Callable[[list[str], int], Tensor], tasks: list[EditTask], world: World = SCENES
 ) -> Iterator[tuple[EditTask, Tensor, tuple[EditScore, ...]]]:
     """Sample each edit and score it.
 
@@ -280,13 +292,14 @@ def evaluate_edits(
         generate: A function of the prompts [source, target] and a seed. It returns the source's
             image, then the edited image by each method, [1 + methods, 3, h, w].
         tasks: The edits.
+        world: The world whose images these are (default: `scenes`).
 
     Yields:
         The task, its images, and a score for each method.
     """
     for task in tasks:
         images = generate([task.source.text, task.target.text], task.seed).float().cpu()
-        source, *edited = parse_image(images)
+        source, *edited = world.parse_image(images)
         yield (
             task,
             images,

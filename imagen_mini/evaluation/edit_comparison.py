@@ -124,7 +124,9 @@ def compare_edits(
     def generate(prompts: list[str], seed: int) -> Tensor:
         return compare_to_same_seed(pipe, *prompts, seed, *methods.values())
 
-    kept = [found for found in evaluate_edits(generate, list(tasks)) if found[2][0].counts]
+    kept = [
+        found for found in evaluate_edits(generate, list(tasks), pipe.world) if found[2][0].counts
+    ]
     return EditComparison(
         [task for task, _, _ in kept],
         [images for _, images, _ in kept],

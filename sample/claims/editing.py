@@ -33,7 +33,6 @@ from imagen_mini.evaluation.edit_comparison import (
     SWITCHING,
     edit_methods,
 )
-from imagen_mini.scenes.parse import parse_image
 from imagen_mini.viz.guidance import plot_accuracy
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.claims.claim import (
@@ -89,7 +88,7 @@ def measure_fixed(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     examples, scores = evenly_spaced(todo, SHOWN), []
     shown: list[tuple[Tensor, bool, str]] = []
     for swap, images, of in tqdm(
-        evaluate_edits(generate_all, todo), total=len(todo), desc="fixed attention"
+        evaluate_edits(generate_all, todo, pipe.world), total=len(todo), desc="fixed attention"
     ):
         if of[0].counts:
             scores.append(of)
@@ -260,7 +259,7 @@ def measure_early(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]:
     generated = {steps: torch.cat(parts) for steps, parts in batches.items()}
     # 2. Keep swaps whose two unswitched images are correct.
     parsed_scenes = {
-        steps: [parsed for part in images.split(64) for parsed in parse_image(part)]
+        steps: [parsed for part in images.split(64) for parsed in pipe.world.parse_image(part)]
         for steps, images in generated.items()
     }
     of_first, of_second = parsed_scenes[total], parsed_scenes[0]

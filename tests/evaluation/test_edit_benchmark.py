@@ -27,6 +27,7 @@ from imagen_mini.scenes.captions import Caption, parse_caption
 from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene, SceneObject
+from imagen_mini.scenes.world import find_world
 
 FROM_TO = [f"a {color} circle to the left of a blue star" for color in ("red", "green")]
 SWAP = EditTask("color", 0, 0, *(Caption(text, (), parse_caption(text)) for text in FROM_TO))
@@ -348,3 +349,64 @@ def test_how_far_an_object_moved_is_told():
 
 
 TWO_COLORS = ("a red circle", "a blue circle")
+
+
+# ---------------------------------------------------------------- any world
+
+
+STUDIO = find_world("studio")
+
+
+@pytest.mark.parametrize("kind", ["background added", "material added", "color added"])
+def test_additions_of_another_world_have_its_words_and_its_judge_scores_them(kind):
+    assert kind in edit_tasks(0, world=STUDIO) and "material added" not in edit_tasks(0)
+    tasks = edit_tasks(4, world=STUDIO)[kind]
+    for task in tasks:
+        attribute = kind.split()[0]
+        before, after = task.source.description, task.target.description
+        assert STUDIO.parse_caption(task.target.text) == after
+        if attribute == "background":
+            assert before.background is None and after.background in STUDIO.vocabulary.backgrounds
+        else:
+            assert getattr(before.objects[task.obj], attribute) is None
+            assert getattr(after.objects[task.obj], attribute) is not None
+
+    # a perfect edit and none at all, rendered, and read by this world's judge
+    def generate(prompts, seed):
+        task = next(t for t in tasks if t.source.text == prompts[0])
+        after = STUDIO.scene_matching(task.target.description, random.Random(seed))
+        objects = list(task.target.description.assign(after))
+        before = replace(after, background=other(after.background, STUDIO.vocabulary.backgrounds))
+        if task.obj is not None:
+            old = objects[task.obj]
+            words = STUDIO.vocabulary.materials if kind == "material added" else ("red", "blue")
+            word = other(getattr(old, kind.split()[0]), words)
+            objects[task.obj] = replace(old, **{kind.split()[0]: word})
+            before = replace(after, objects=tuple(objects))
+        return STUDIO.render([before, after, before], 64)
+
+    scores = [of for _, _, of in evaluate_edits(generate, tasks, STUDIO)]
+    assert sum(perfect.source_right for perfect, _ in scores) >= 3  # the judge may refuse one
+    for perfect, nothing in scores:
+        if perfect.source_right:
+            assert perfect.asked and perfect.good and perfect.kept
+            assert not nothing.success and nothing.layout and nothing.kept
+
+
+def other(word, words):
+    """A word of these that is not this one."""
+    return next(w for w in words if w != word)
+
+
+def test_a_lamp_on_another_side_is_not_what_an_edit_of_a_colour_keeps():
+    task = EditTask("color", 0, 0, *(Caption(t, (), parse_caption(t)) for t in TWO_COLORS))
+
+    def parsed(color, light, material="matte"):
+        obj = SceneObject(30, 30, "circle", color, "large", None, material)
+        scene = Scene((obj,), "wood", light)
+        return ParsedScene(scene, "wood", scene.objects, ())
+
+    source = parsed("red", "left")
+    assert score_edit(task, source, parsed("blue", "left")).kept
+    assert not score_edit(task, source, parsed("blue", "right")).kept
+    assert not score_edit(task, source, parsed("blue", "left", "shiny")).kept

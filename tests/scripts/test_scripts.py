@@ -549,8 +549,8 @@ def test_edit_sweep_judges_every_kind_at_every_length(folder, tmp_path, monkeypa
     monkeypatch.setattr(
         edit_sweep,
         "evaluate_edits",
-        lambda generate, tasks: evaluate_edits(
-            lambda p, seed: true([p[0], *[p[1]] * 2, *[p[0]] * 4], [seed] * 7), tasks
+        lambda generate, tasks, world: evaluate_edits(
+            lambda p, seed: true([p[0], *[p[1]] * 2, *[p[0]] * 4], [seed] * 7), tasks, world
         ),
     )
     rows, (shown, images) = edit_sweep.measure(pipe, "color swap", [task], [0.0, 1.0])
