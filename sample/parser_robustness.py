@@ -5,13 +5,17 @@ person to audit.
     python -m sample.parser_robustness --out outputs/parser
     # and audit.png: 200 images of the pipeline, each with what was read
     python -m sample.parser_robustness --out outputs/parser --audit 200
-    # the same for the judge of the world studio
-    python -m sample.parser_robustness --out outputs/studio_judge --world studio
+    # the same for the judge of the world studio, and how often a second judge agrees with it
+    python -m sample.parser_robustness --out outputs/studio_judge --world studio \
+        --pipeline outputs/studio --audit 200 --second outputs/studio_judge_second
 
 True scenes are rendered and then corrupted. Parsed again, an image is correct (the same scene),
 unreadable (no scene explains it, which costs a model an image but deceives nobody), or misread:
 another scene, with confidence. Only the last would make a score incorrect. Then errors are planted
 that networks make, too: a second colour, a ghost, a hole. No scene may be read from such an image.
+
+A second judge of another form and seed is trained by `python -m train.studio_judge --form second`.
+Where both read the same, neither decided it by its form.
 """
 
 from __future__ import annotations
@@ -21,11 +25,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from imagen_mini import ImagenPipeline
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
+from imagen_mini.evaluation.judge_agreement import agreement
 from imagen_mini.evaluation.parser_robustness import measure_parser_robustness
 from imagen_mini.evaluation.planted_errors import measure_planted_errors
 from imagen_mini.evaluation.scoring import evaluate
@@ -53,20 +60,52 @@ def measure(n: int, size: int, way: str, world: World = WORLDS["scenes"]) -> lis
     return measure_parser_robustness(n, size, *WAYS[way], world=world)
 
 
-def audit(args: argparse.Namespace, path: Path) -> None:
-    """Write a grid of the pipeline's images for benchmark captions, each with its verdict."""
-    pipe, options = load_pipeline(args), sampling_options(args)
+def load_audited(args: argparse.Namespace, world: World) -> ImagenPipeline:
+    """Load the pipeline whose images are audited.
+
+    Raises:
+        SystemExit: It generates another world's images.
+    """
+    pipe = load_pipeline(args)
+    if pipe.world != world:
+        raise SystemExit(
+            f"{args.pipeline} generates images of the world {pipe.world.name}, and --world is "
+            f"{world.name}; name a pipeline of it with --pipeline, or leave out --audit"
+        )
+    return pipe
+
+
+def audit(pipe: ImagenPipeline, args: argparse.Namespace) -> Tensor:
+    """Write a grid of a pipeline's images for benchmark captions, each with its verdict.
+
+    Returns:
+        The images [n, 3, size, size] in [-1, 1].
+    """
+    options, world = sampling_options(args), pipe.world
     # evenly from all categories
-    prompts = benchmark(1 + args.audit // 20, seed=7)
+    prompts = benchmark(1 + args.audit // 20, seed=7, world=world)
     prompts = [prompts[i * len(prompts) // args.audit] for i in range(args.audit)]
 
     def images(captions: list[str], seeds: list[int]) -> Tensor:
         stages = pipe(captions, seed=seeds, progress=False, output_type="pt", **options).stages
         return stages[list(stages)[-1]]
 
-    results = list(tqdm(evaluate(images, prompts), total=len(prompts), desc="images"))
-    audit_grid(results).save(path)
-    print(path)
+    found = tqdm(evaluate(images, prompts, world=world), total=len(prompts), desc="images")
+    results = list(found)
+    audit_grid(results).save(args.out / "audit.png")
+    print(args.out / "audit.png")
+    return torch.stack([r.image for r in results])
+
+
+def report_agreement(what: str, images: Tensor, second: Path) -> dict:
+    """Print and return how often a second judge reads the same from images as the world's judge."""
+    row = agreement(images, second)
+    low, high = row["interval"]
+    print(
+        f"{what}: both judges agree on {row['agree']} of {row['n']} ({low:.1%} to {high:.1%}); "
+        f"where both read a scene, it is the same in {row['same_scene']} of {row['both_read']}"
+    )
+    return row
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -95,10 +134,19 @@ def main(arguments: list[str] | None = None) -> None:
         default="scenes",
         help="whose images are read (default: scenes)",
     )
+    parser.add_argument(
+        "--second",
+        type=Path,
+        metavar="FOLDER",
+        help="weights of a second judge of studio; how often do both agree? (default: not asked)",
+    )
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
     world = find_world(args.world)
+    if args.second is not None and world.name != "studio":
+        parser.error(f"--second is a judge of the world studio, and --world is {world.name}")
     check_output_folder(args.out)
+    pipe = load_audited(args, world) if args.audit else None
     found: dict[str, dict[str, list[dict]]] = {}
     for size, way in tqdm([(size, way) for size in SIZES for way in WAYS], desc="corrupted images"):
         found.setdefault(str(size), {})[way] = measure(args.n, size, way, world)
@@ -133,8 +181,15 @@ def main(arguments: list[str] | None = None) -> None:
     for size, table in planted.items():
         for name, row in table.items():
             print(f"{size:>3} px, {name:38} read as if correct: {row['passed']} of {row['n']}")
-    if args.audit:
-        audit(args, args.out / "audit.png")
+    images = {f"true images, {size} px": world.render(scenes, size) for size in SIZES}
+    if pipe is not None:
+        generated = audit(pipe, args)
+        images[f"generated images, {generated.shape[-1]} px"] = generated
+    if args.second is not None:
+        found_agreement = {
+            what: report_agreement(what, of, args.second) for what, of in images.items()
+        }
+        (args.out / "agreement.json").write_text(json.dumps(found_agreement, indent=1) + "\n")
 
 
 if __name__ == "__main__":

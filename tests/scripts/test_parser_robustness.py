@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from support.scenes import one
 
 from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
@@ -12,6 +13,7 @@ from imagen_mini.evaluation.parser_robustness import parse_outcome
 from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import TEXTURES, Scene, training_scene
+from imagen_mini.scenes.studio.detector import Detector
 from imagen_mini.utils.images import blur
 from sample import parser_robustness as parser_check
 from sample.parser_robustness import WAYS, measure
@@ -98,6 +100,32 @@ def test_the_script_writes_a_figure_its_numbers_and_an_audit_grid(
     for name in ("parser.png", "audit.png"):
         with Image.open(tmp_path / "out" / name) as image:
             assert image.width > 600
+
+
+def test_the_script_compares_the_judge_of_studio_with_a_second_one(tmp_path, monkeypatch, capsys):
+    """The second one has random weights, so it reads nothing, and agrees nowhere on true images."""
+    for size in (64, 256):
+        save_file(Detector(size).state_dict(), tmp_path / f"{size}.safetensors")
+    monkeypatch.setattr(parser_check, "WAYS", {"noise, deviation": (gaussian_noise, (0,))})
+    monkeypatch.setattr(parser_check, "measure_planted_errors", lambda *a, **k: {})
+    out = tmp_path / "out"
+    command = ["--n", "2", "--out", str(out), "--second", str(tmp_path)]
+    parser_check.main([*command, "--world", "studio"])
+    found = json.loads((out / "agreement.json").read_text())
+    assert set(found) == {"true images, 64 px", "true images, 256 px"}
+    for row in found.values():
+        assert (row["n"], row["agree"], row["both_read"], row["same_scene"]) == (2, 0, 0, 0)
+    assert "both judges agree on 0 of 2" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        parser_check.main(command)
+    assert "--second is a judge of the world studio" in capsys.readouterr().err
+
+
+def test_images_of_another_world_are_not_audited(tiny_pipe, tmp_path):
+    tiny_pipe.save_pretrained(tmp_path / "pipe")
+    command = ["--out", str(tmp_path / "out"), "--world", "studio", "--audit", "5"]
+    with pytest.raises(SystemExit, match="of the world scenes, and --world is studio"):
+        parser_check.main([*command, "--pipeline", str(tmp_path / "pipe")])
 
 
 @pytest.mark.parametrize("texture", TEXTURES[1:])
