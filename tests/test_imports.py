@@ -64,6 +64,7 @@ FLOORS = [
     ("diffusion", "models", "data"),
     ("cascade", "editing"),
     ("pipeline_inputs",),
+    ("image_editing",),
     ("pipeline", "prompt_to_prompt", "training"),
     ("evaluation",),
     ("viz",),
@@ -129,6 +130,7 @@ def test_only_the_text_encoder_and_a_borrowed_clip_import_transformers():
         if any(n.split(".")[0] in ("transformers", "tokenizers") for n in names)
     } == {
         "imagen_mini.text.encoder",
+        "imagen_mini.text.loading",
         "imagen_mini.evaluation.pretrained_features",
         "train.text_encoder",
     }

@@ -23,17 +23,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from imagen_mini.text.loading import (
+    T5_FAMILY,
+    last_position,
+    load_model_and_tokenizer,
+    reads_bytes,
+)
+from imagen_mini.text.words import assign_tokens_to_words
+
 if TYPE_CHECKING:  # transformers takes seconds to import, so only `from_pretrained` does
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MAX_LENGTH = 128  # tokens; the paper does not state its limit
+MAX_BYTES = 512  # of a tokenizer whose tokens are bytes, about as much text
 # A tokenizer keeps in itself whether it pads and cuts, and each call switches that. So one thread
 # calls at a time; to tokenize takes far less time than to encode.
 TOKENIZING = threading.Lock()
-VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "merges.txt")  # files of tokenizers
-NO_FLOAT16 = (
-    "T5 overflows in float16, so no text encoder runs in it; use torch.bfloat16 or torch.float32"
-)
 
 
 @dataclass(frozen=True)
@@ -144,21 +149,22 @@ class TextEncoder(nn.Module):
     Args:
         model: returns `last_hidden_state` [b, n, d] for `input_ids` and `attention_mask`.
         tokenizer: the model's, of the fast kind, which knows where each word stands.
-        max_length: prompts of more tokens are cut (default 128); never more than the model has
-            positions.
+        max_length: prompts of more tokens are cut (default 128, or 512 where tokens are bytes);
+            never more than the model has positions.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        max_length: int = MAX_LENGTH,
+        max_length: int | None = None,
     ):
         super().__init__()
         self.model: PreTrainedModel = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        # A table of positions has an end; T5's relative positions have none.
-        positions = getattr(model.config, "max_position_embeddings", None)
+        if max_length is None:
+            max_length = MAX_BYTES if reads_bytes(tokenizer) else MAX_LENGTH
+        positions = last_position(model)
         self.max_length = (
             max_length
             if positions is None
@@ -167,74 +173,26 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, dtype: torch.dtype = torch.float32, max_length: int = MAX_LENGTH
+        cls,
+        path: str | Path,
+        dtype: torch.dtype = torch.float32,
+        max_length: int | None = None,
     ) -> TextEncoder:
-        """Load a text encoder in Hugging Face format: T5 and its kin, BERT, the text model of CLIP,
-        or a language model.
+        """Load a text encoder in Hugging Face format: T5 and its kin (ByT5, mT5, UMT5), BERT and
+        its kin, the text model of CLIP, or a language model.
 
         Args:
             path: a local folder (no network is touched) or a hub name.
-            dtype: torch.float32 (default) or torch.bfloat16.
-            max_length: prompts of more tokens are cut (default 128).
+            dtype: torch.float32 (default) or torch.bfloat16. torch.float16 is refused for the T5
+                family, whose feed-forward overflows in it.
+            max_length: prompts of more tokens are cut (default 128, or 512 where tokens are
+                bytes).
 
         Raises:
-            ValueError: for float16, in which T5's feed-forward overflows, and for a local folder
-                that is no text encoder, or not all of one.
+            FileNotFoundError: There is no such folder, and the hub has no such model.
+            ValueError: It is no text encoder, or not all of one, or a T5 in float16.
         """
-        from transformers import AutoTokenizer, PretrainedConfig
-        from transformers.utils import logging
-
-        if dtype == torch.float16:
-            raise ValueError(NO_FLOAT16)
-        local = Path(path).is_dir()
-        if local:
-            logging.disable_progress_bar()  # nothing to wait for
-        kind = "text encoder"
-        try:
-            # 1. The configuration says which model it is.
-            config, _ = PretrainedConfig.get_config_dict(path, local_files_only=local)
-            model_type = config.get("model_type", "t5")
-            kind = "T5 text encoder" if model_type == "t5" else f"text encoder ({model_type})"
-            # 2. Tokenizer and weights.
-            tokenizer = AutoTokenizer.from_pretrained(
-                path, local_files_only=local, trust_remote_code=False
-            )
-            loaded = _model_class(model_type).from_pretrained(
-                path,
-                dtype=dtype,
-                local_files_only=local,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-            model, missing = loaded[0], sorted(loaded[1]["missing_keys"])
-        except BaseException as error:  # a folder may hold anything
-            # and so may what the libraries raise: a panic of Rust is no Exception
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            if not local:
-                reason = str(error).strip().partition("\n")[0]
-                raise FileNotFoundError(
-                    f"no text encoder {path}: there is no such folder in {Path.cwd()}, and it "
-                    f"could not be loaded from the Hugging Face hub ({type(error).__name__}: "
-                    f"{reason})"
-                ) from error
-            has_vocabulary = any(next(Path(path).glob(name), None) for name in VOCABULARIES)
-            hint = "" if has_vocabulary else "it has no tokenizer: add its tokenizer.json; "
-            raise ValueError(
-                f"{path} cannot be read as a {kind} ({hint}{type(error).__name__}: {error})"
-            ) from error
-        # 3. All weights are there. The library would fill missing ones with random numbers.
-        if missing and all(name.startswith("pooler.") for name in missing):
-            model.pooler, missing = None, []  # many a BERT comes without it, and nobody needs it
-        if missing:
-            raise ValueError(
-                f"{path} is not all of a {kind}: {len(missing)} tensors are missing, "
-                f"the first is {missing[0]!r}"
-            )
-        # 4. It is of use here.
-        if problem := _problem(model, tokenizer):
-            raise ValueError(f"{path} is no text encoder that can be used here: {problem}")
+        model, tokenizer = load_model_and_tokenizer(path, dtype)
         return cls(model, tokenizer, max_length)
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -303,20 +261,26 @@ class TextEncoder(nn.Module):
     def tokenize_prompt(self, prompt: str) -> Tokens:
         """The tokens of one prompt, cut to `max_length`.
 
-        Which token belongs to which word is the tokenizer's to say: decoding and counting would
-        fail for words of several pieces.
+        Which token belongs to which word is read off the characters that the tokenizer says it
+        covers: decoding and counting would fail for words of several pieces.
         """
         (prompt,) = check_prompts(prompt)
         with TOKENIZING:
-            encoding = self.tokenizer(prompt, truncation=True, max_length=self.max_length)
-        word_ids = encoding.word_ids(0)
-        count = max((w for w in word_ids if w is not None), default=-1) + 1
-        spans = [encoding.word_to_chars(0, w) for w in range(count)]
+            encoding = self.tokenizer(
+                prompt,
+                truncation=True,
+                max_length=self.max_length,
+                return_offsets_mapping=True,
+                return_special_tokens_mask=True,
+            )
+        word_ids, spans = assign_tokens_to_words(
+            prompt, encoding["offset_mapping"], encoding["special_tokens_mask"]
+        )
         return Tokens(
             tuple(encoding["input_ids"]),
             tuple(self.tokenizer.convert_ids_to_tokens(encoding["input_ids"])),
             tuple(word_ids),
-            tuple(prompt[s.start : s.end].strip() for s in spans),
+            tuple(prompt[start:end] for start, end in spans),
         )
 
     def forward(self, prompts: str | Sequence[str]) -> TextEmbeddings:
@@ -353,56 +317,17 @@ class TextEncoder(nn.Module):
         Returns:
             Embeddings [b, n, d], zero at padding.
         """
-        if self.model.dtype == torch.float16:
-            raise ValueError(NO_FLOAT16)
+        half = self.model.dtype == torch.float16
+        if half and self.model.config.model_type in T5_FAMILY:
+            raise ValueError("T5 overflows in float16; use torch.bfloat16 or torch.float32")
         ids, mask = (x.to(self.model.device, non_blocking=True) for x in (ids, mask))
         emb = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        if half and not emb[mask].isfinite().all():
+            raise ValueError(
+                f"this text encoder ({self.model.config.model_type}) overflows in float16; use "
+                "torch.bfloat16 or torch.float32"
+            )
         return TextEmbeddings(emb * mask[:, :, None], mask)
-
-
-def _model_class(model_type: str):
-    """The class of transformers that loads the text encoder of this type of model."""
-    from transformers import AutoModel, AutoModelForTextEncoding, T5EncoderModel
-    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-
-    if model_type == "t5":
-        return T5EncoderModel
-    return (
-        AutoModelForTextEncoding
-        if model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-        else AutoModel
-    )
-
-
-def _problem(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Why this model does not turn tokens into hidden states [b, n, d]; None: it does."""
-    config = model.config
-    if hasattr(config, "text_config"):
-        return f"{type(model).__name__} is more than a text model; save its text model by itself"
-    if config.is_encoder_decoder and not type(model).__name__.endswith("EncoderModel"):
-        return (
-            f"{type(model).__name__} has a decoder; of such models only the T5 family can be used"
-        )
-    if not tokenizer.is_fast:
-        return f"{type(tokenizer).__name__} is no fast tokenizer, so it does not know its words"
-    if tokenizer.pad_token is None:
-        return f"{type(tokenizer).__name__} has no padding token; set its pad_token and save it"
-    # the library makes up a vocabulary of special tokens where it finds no file with one
-    vocabulary = tokenizer.get_vocab()
-    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-    if len(set(vocabulary) - special) < 2:
-        return (
-            f"its tokenizer has no vocabulary ({len(vocabulary)} tokens, none of which are of "
-            "text), so all captions would be alike; add its tokenizer.json, or save the tokenizer "
-            "of the model to the same folder"
-        )
-    known = getattr(config, "vocab_size", None)
-    if known is not None and (largest := max(vocabulary.values())) >= known:
-        return (
-            f"its tokenizer is that of another model: token {largest} is beyond the {known} that "
-            "the model knows"
-        )
-    return None
 
 
 def tokenize(

@@ -2,6 +2,7 @@
 random weights.
 """
 
+import json
 import warnings
 from dataclasses import replace
 
@@ -23,8 +24,12 @@ from transformers import (
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
     T5Config,
     T5EncoderModel,
+    ViTConfig,
+    ViTModel,
 )
 
 from imagen_mini.cascade.config import PRESETS
@@ -33,7 +38,6 @@ from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.cache import CachedTextEncoder, exact_digest
 from imagen_mini.text.encoder import TextEncoder
-from train import train
 
 PROMPTS = ["a red circle", "blue circles above a red square", "star"]
 WORDS = ("a", "red", "blue", "circle", "square", "star", "above", "##s")
@@ -192,32 +196,103 @@ def bart():
     )
 
 
+VISION = dict(
+    hidden_size=16,
+    intermediate_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    image_size=8,
+    patch_size=4,
+)
+
+
 def clip():
-    vision = dict(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=8,
-        patch_size=4,
-    )
-    return CLIPModel(CLIPConfig(text_config=SIZE, vision_config=vision))
+    return CLIPModel(CLIPConfig(text_config=SIZE, vision_config=VISION))
+
+
+def siglip():
+    return SiglipModel(SiglipConfig(text_config=SIZE, vision_config=VISION))
+
+
+def vision():
+    return ViTModel(ViTConfig(**VISION))
 
 
 @pytest.mark.parametrize(
     "model, options, message",
     [
         (bart, {}, "BartModel has a decoder; of such models only the T5 family"),
-        (clip, {}, "CLIPModel is more than a text model; save its text model by itself"),
+        (siglip, {}, "'siglip', and SiglipModel is more than a text model; save its text model"),
+        (vision, {}, "'vit', and ViTModel does not turn tokens into hidden states"),
         (lambda: model_of("bert"), {"pad_token": None}, "has no padding token; set its pad_token"),
     ],
-    ids=["a decoder", "images too", "no padding"],
+    ids=["a decoder", "images too", "images alone", "no padding"],
 )
 def test_what_is_no_text_encoder_is_an_error_with_its_cure(model, options, message, tmp_path):
     model().save_pretrained(tmp_path)
     tokenizer_of(**options).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"{tmp_path} is no text encoder.*: .*{message}"):
         TextEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model_type": None}, 'has no model_type, .* add it, for example "model_type": "bert"'),
+        (
+            {"model_type": "my_bert"},
+            "model_type is 'my_bert', which transformers .* does not",
+        ),
+        ({"model_type": "marian", "is_encoder_decoder": True}, "'marian', and .* has a decoder"),
+    ],
+    ids=["none", "unknown", "a decoder"],
+)
+def test_a_model_type_that_cannot_be_used_is_refused_with_those_that_can(change, message, tmp_path):
+    model_of("bert").save_pretrained(tmp_path)
+    tokenizer_of().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").unlink()  # they are not needed to see it
+    with pytest.raises(ValueError, match=message) as found:
+        TextEncoder.from_pretrained(tmp_path)
+    for family in ("t5, mt5, umt5", "bert", "clip", "ByT5"):
+        assert family in str(found.value)
+
+
+def test_weights_of_another_model_are_refused_with_the_cure(tmp_path):
+    """A config.json of T5 beside the weights of a BERT."""
+    byt5(tmp_path)
+    model_of("bert").save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "model.safetensors").replace(tmp_path / "model.safetensors")
+    tokenizer_of().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="tensors are missing.*of another model than its config"):
+        TextEncoder.from_pretrained(tmp_path)
+
+
+def test_a_pickle_is_refused_with_the_cure(tmp_path):
+    model_of("bert").save_pretrained(tmp_path)
+    tokenizer_of().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pytorch_model.bin is a pickle.*save_pretrained"):
+        TextEncoder.from_pretrained(tmp_path)
+
+
+def test_the_text_model_of_a_whole_clip_is_used(tmp_path, capfd):
+    torch.manual_seed(0)
+    whole = clip()
+    whole.save_pretrained(tmp_path / "whole")
+    tokenizer_of().save_pretrained(tmp_path / "whole")
+    capfd.readouterr()
+    encoder = TextEncoder.from_pretrained(tmp_path / "whole")
+    assert "UNEXPECTED" not in "".join(capfd.readouterr())  # no report of the image model's weights
+    ids = torch.tensor([encoder.tokenize_prompt("a red circle").ids])
+    with torch.no_grad():
+        expected = whole.text_model(input_ids=ids).last_hidden_state
+    assert torch.equal(encoder("a red circle").emb, expected)
+    encoder.save_pretrained(tmp_path / "text")
+    again = TextEncoder.from_pretrained(tmp_path / "text")
+    assert torch.equal(again("a red circle").emb, expected)
+    assert again.weights_digest() == encoder.weights_digest()
 
 
 def test_an_encoder_with_a_missing_tensor_is_an_error_that_names_it(tmp_path):
@@ -229,11 +304,6 @@ def test_an_encoder_with_a_missing_tensor_is_an_error_that_names_it(tmp_path):
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=rf"not all of a text encoder \(bert\): 1 .*{name}"):
         TextEncoder.from_pretrained(tmp_path)
-
-
-def test_float16_is_refused(folder):
-    with pytest.raises(ValueError, match="no text encoder runs in it; use torch.bfloat16"):
-        TextEncoder.from_pretrained(folder, torch.float16)
 
 
 # ---------------------------------------------------------------- tokenizers that are none
@@ -262,15 +332,6 @@ def test_a_vocabulary_that_the_model_does_not_know_is_refused(tmp_path):
     tokenizer_of().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="that of another model: token 11 is beyond the 8"):
         TextEncoder.from_pretrained(tmp_path)
-
-
-def test_byt5_is_refused_at_the_start_of_a_training(tmp_path):
-    """Its tokenizer is of the slow kind, which does not know its words, so no edit could either."""
-    ByT5Tokenizer().save_pretrained(byt5(tmp_path / "byt5"))
-    command = ["--stage", "base", "--preset", "tiny", "--output-dir", str(tmp_path / "run")]
-    with pytest.raises(SystemExit, match="ByT5Tokenizer is no fast tokenizer"):
-        train.main([*command, "--text-encoder", str(tmp_path / "byt5"), "steps=1"])
-    assert not list((tmp_path / "run").glob("step_*"))
 
 
 def test_a_tokenizer_that_would_be_read_back_as_another_is_refused_at_the_start(folder):
