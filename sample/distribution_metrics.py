@@ -2,6 +2,8 @@
 whether images were memorised.
 
     python -m sample.distribution_metrics --out outputs/distances
+    # other ways to a large guidance scale, beside the ways of thresholding
+    python -m sample.distribution_metrics --out outputs/rules --rules interval rescaled projected
 
 Captions of unseen scenes are generated at each guidance scale w, for each way of thresholding, and
 compared with true images by the features of `imagen_mini.evaluation.scene_features` (of 64 px
@@ -18,13 +20,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from imagen_mini.cascade.sampling_options import resolve_sampling_options
+from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.diffusion.guidance import THRESHOLDS
+from imagen_mini.evaluation.guidance_comparison import RULES, sample_by_rule
 from imagen_mini.evaluation.metrics import (
     frechet_distance,
     gaussian_statistics,
@@ -36,6 +42,7 @@ from imagen_mini.evaluation.pretrained_features import (
     Clip,
     make_feature_extractor,
 )
+from imagen_mini.evaluation.scoring import Result, aligned
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.scene import HELD_OUT_SEED
@@ -50,6 +57,8 @@ from imagen_mini.utils.scripts import (
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from sample.cli import add_model_options, load_pipeline
 
+RULES_ONLY = tuple(name for name in RULES if name not in THRESHOLDS)
+STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of CFG++, in place of w
 TRAINED = 0  # seed of the scenes used in training
 
 
@@ -76,9 +85,13 @@ def compare(images: Tensor, true: Tensor) -> dict[str, float]:
 
 
 def alignment(images: Tensor, captions: list[Caption], world: World = SCENES) -> dict:
-    """Count the images that show their captions, by the parser."""
-    parsed_scenes = world.parse_image(images.cpu())
-    correct = sum(c.description.fits(r.scene) for c, r in zip(captions, parsed_scenes))
+    """Count the images that show their captions, by the world's parser (see `aligned`)."""
+    images = images.cpu()
+    results = [
+        Result("", 0, caption, image, parsed)
+        for caption, image, parsed in zip(captions, images, world.parse_image(images))
+    ]
+    correct = sum(aligned(result, world) for result in results)
     low, high = wilson_interval(correct, len(captions))
     return {
         "n": len(captions),
@@ -87,6 +100,11 @@ def alignment(images: Tensor, captions: list[Caption], world: World = SCENES) ->
         "low": round(low, 4),
         "high": round(high, 4),
     }
+
+
+def scales_of(rule: str, scales: Sequence[float]) -> Sequence[float]:
+    """Return the guidance scales of a rule: those asked for, or the strengths of CFG++."""
+    return STRENGTHS if rule == "cfg++" else scales
 
 
 def median_distance(images: Tensor, among: Tensor) -> float:
@@ -109,7 +127,7 @@ def plot_distances(report: dict, path: Path) -> None:
             [r["frechet"] for r in rows],
             [r["accuracy"] for r in rows],
             **style,
-            label=f"threshold: {threshold}",
+            label=threshold if threshold in RULES_ONLY else f"threshold: {threshold}",
         )
         recall.plot([r["recall"] for r in rows], [r["precision"] for r in rows], **style)
         for r in rows:
@@ -183,6 +201,20 @@ def main(arguments: list[str] | None = None) -> None:
         help="ways of thresholding (default: all)",
     )
     parser.add_argument(
+        "--rules",
+        nargs="+",
+        choices=RULES_ONLY,
+        default=[],
+        help="other rules of guidance, for the first stage (default: none); the w of cfg++ is its "
+        f"strength, {STRENGTHS[0]} to {STRENGTHS[-1]}",
+    )
+    parser.add_argument(
+        "--weaker",
+        type=Path,
+        metavar="STAGE",
+        help="folder of a younger or smaller stage, for --rules autoguidance",
+    )
+    parser.add_argument(
         "--features",
         metavar="WHICH",
         help=f"{FEATURE_EXTRACTORS} (default: the shipped classifier of the pipeline's world)",
@@ -203,11 +235,21 @@ def main(arguments: list[str] | None = None) -> None:
             f"--n {args.n}, --true {args.true}, --scales {args.scales}: expected at least 4 "
             "images of each, and scales above 0"
         )
+    if ("autoguidance" in args.rules) != (args.weaker is not None):
+        parser.error(
+            "--rules autoguidance and --weaker STAGE belong together: pass both or neither"
+        )
     check_output_folder(args.out)
     start, pipe = time.perf_counter(), load_pipeline(args)
     name = args.stage or next(iter(pipe.stages))
     if name not in pipe.stages:
         parser.error(f"--stage {name}: {args.pipeline} has {', '.join(pipe.stages)}")
+    if args.rules and name != next(iter(pipe.stages)):
+        parser.error(f"--rules {' '.join(args.rules)}: only for the first stage, and not {name}")
+    try:
+        weaker = None if args.weaker is None else load_stage(args.weaker).to(pipe.device)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(f"--weaker {args.weaker}: {error}")
     try:
         args.features = args.features or pipe.world.name
         features = make_feature_extractor(args.features)
@@ -239,25 +281,32 @@ def main(arguments: list[str] | None = None) -> None:
         },
     }
     # 2. Generate and compare, for each threshold and w.
-    with tqdm(total=args.n * (1 + len(args.thresholds) * len(args.scales)), desc="images") as bar:
+    points = len(args.thresholds) * len(args.scales)
+    points += sum(len(scales_of(rule, args.scales)) for rule in args.rules)
+    with tqdm(total=args.n * (1 + points), desc="images") as bar:
 
-        def measured(**options) -> dict:
+        def by_pipeline(captions: list[str], seeds: list[int], **options) -> Tensor:
+            return pipe(
+                captions,
+                seed=seeds,
+                stages=stages,
+                output_type="pt",
+                progress=False,
+                **{option: {name: value} for option, value in options.items()},
+            ).stages[name]
+
+        def by_rule(captions: list[str], seeds: list[int], rule: str, w: float) -> Tensor:
+            text = pipe.text_encoder(captions)
+            options = resolve_sampling_options(pipe.stages[name])
+            other = weaker if rule == "autoguidance" else None
+            return sample_by_rule(pipe.stages[name], text, seeds, options, rule, w, other)
+
+        def measured(generate=by_pipeline, **options) -> dict:
             generated = []
             for at in range(0, args.n, args.batch):
                 part = numbers[at : at + args.batch]
-                generated.append(
-                    pipe(
-                        [captions[i].text for i in part],
-                        seed=list(part),
-                        stages=stages,
-                        output_type="pt",
-                        progress=False,
-                        **{option: {name: value} for option, value in options.items()},
-                    )
-                    .stages[name]
-                    .float()
-                    .cpu()
-                )
+                texts = [captions[i].text for i in part]
+                generated.append(generate(texts, list(part), **options).float().cpu())
                 bar.update(len(part))
             images = torch.cat(generated)
             found = features(images)
@@ -285,31 +334,35 @@ def main(arguments: list[str] | None = None) -> None:
             report["lines"][threshold] = [
                 {"w": w, **measured(guidance_scale=w, threshold=threshold)} for w in args.scales
             ]
+        for rule in args.rules:
+            report["lines"][rule] = [
+                {"w": w, **measured(by_rule, rule=rule, w=w)} for w in scales_of(rule, args.scales)
+            ]
     # 3. Write and print.
     report["seconds"] = round(time.perf_counter() - start, 1)
     (args.out / "distances.json").write_text(json.dumps(report, indent=1) + "\n")
     plot_distances(report, args.out / "distances.png")
     print(
-        f"{'threshold':10}{'w':>5}{'correct':>8}{'Fréchet':>9}{'precision':>11}{'recall':>8}"
+        f"{'guidance':14}{'w':>5}{'correct':>8}{'Fréchet':>9}{'precision':>11}{'recall':>8}"
         f"{'to the nearest trained scene':>30}"
     )
     rows = [
         ("by default", report["own"]),
         *(
-            (f"{threshold:10}{r['w']:>5g}", r)
+            (f"{threshold:14}{r['w']:>5g}", r)
             for threshold, line in report["lines"].items()
             for r in line
         ),
     ]
     for label, r in rows:
         print(
-            f"{label:15}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}"
+            f"{label:19}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}"
             f"{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}"
             + (f"   CLIP score {r['clip_score']:.1f}" if "clip_score" in r else "")
         )
     true_row = report["true_pictures"]
     print(
-        f"{'true images of other scenes':23}{true_row['frechet']:>9.3f}"
+        f"{'true images of other scenes':27}{true_row['frechet']:>9.3f}"
         f"{true_row['precision']:>11.0%}{true_row['recall']:>8.0%}"
         f"{true_row['nearest_trained']:>30.3f}"
     )

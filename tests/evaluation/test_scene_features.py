@@ -207,6 +207,29 @@ def test_training_the_features_lowers_their_error_and_leaves_them_on_disk(tmp_pa
     assert trained < 0.6 * untrained
 
 
+def test_other_rules_of_guidance_are_measured_beside_the_thresholds(tiny_pipe, tmp_path, capsys):
+    """Between a network and itself, autoguidance does nothing: as plain guidance with w = 1."""
+    tiny_pipe.save_pretrained(tmp_path / "pipe")
+    few = ["--pipeline", str(tmp_path / "pipe"), "--n", "5", "--true", "8", "--scales", "1"]
+    command = [*few, "--thresholds", "dynamic", "--out", str(tmp_path / "out")]
+    weaker = ["--rules", "cfg++", "autoguidance", "--weaker", str(tmp_path / "pipe" / "base")]
+    distances.main([*command, *weaker])
+    lines = json.loads((tmp_path / "out" / "distances.json").read_text())["lines"]
+    assert [row["w"] for row in lines["cfg++"]] == list(distances.STRENGTHS)
+    (same,), (plain,) = lines["autoguidance"], lines["dynamic"]
+    assert same["frechet"] == pytest.approx(plain["frechet"], rel=1e-3)
+    with pytest.raises(SystemExit):
+        distances.main([*command, "--rules", "autoguidance"])
+    with pytest.raises(SystemExit):
+        distances.main([*command, *weaker[:-1], str(tmp_path)])
+    with pytest.raises(SystemExit):
+        distances.main([*command, "--rules", "rescaled", "--stage", "sr_256"])
+    err = capsys.readouterr().err
+    assert "--rules autoguidance and --weaker STAGE belong together" in err
+    assert "is no stage: it has no config.json" in err
+    assert "only for the first stage, and not sr_256" in err
+
+
 def test_the_distances_of_a_pipeline_are_measured_and_generated(tiny_pipe, tmp_path, capsys):
     tiny_pipe.save_pretrained(tmp_path / "pipe")
     own = tiny_pipe.stages["base"].config
