@@ -21,10 +21,10 @@ from imagen_mini.data.image_io import ImageError, open_rgb
 from imagen_mini.data.metadata import Row, describe_form, read_metadata, unlisted
 from imagen_mini.data.prepared import in_parallel
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.training.encoder_of_run import find_text_encoder
 from imagen_mini.utils.images import central_square
 from imagen_mini.utils.scripts import check_output_file, plain_errors, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
-from imagen_mini.weights import WEIGHTS
 
 # of the histogram, in pixels; 64 and 256 are the sizes of the stages
 BOUNDS = (64, 128, 256, 512, 1024)
@@ -97,7 +97,8 @@ def check(
             report.notes.append(f"{where}: {width} x {height} px; would be enlarged to {BOUNDS[0]}")
         if max(width, height) > 2 * side:
             report.notes.append(
-                f"{where}: {width} x {height} px; only its central square is used, less than half"
+                f"{where}: {width} x {height} px; only its central square is used, less than half; "
+                "all of it with --fit pad"
             )
         if digest in first_with:
             report.notes.append(f"{where}: the same pixels as {first_with[digest]}")
@@ -153,13 +154,23 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--text-encoder",
-        default=str(WEIGHTS / "text_encoder"),
-        help="the T5 that will read the captions (default: the shipped one)",
+        help="the text encoder that will read the captions: folder or hub name (default: that of "
+        "--run, or the shipped one)",
+    )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        help="a run, stage or pipeline that is to be trained on the folder: its text encoder reads "
+        "the captions",
     )
     args = parser.parse_args(arguments)
     if args.image:
         check_output_file(args.image, option="--image")
-    encoder = TextEncoder.from_pretrained(args.text_encoder)
+    if args.run is not None and not args.run.is_dir():
+        raise FileNotFoundError(f"--run {args.run}: there is no such folder; expected a run's")
+    encoder = TextEncoder.from_pretrained(
+        find_text_encoder(args.text_encoder, *([args.run] if args.run else []))
+    )
     report, samples = check(args.folder, encoder, caption_column=args.caption_column)
     if report.form:
         print(report.form)

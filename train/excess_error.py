@@ -42,6 +42,7 @@ from imagen_mini.scenes.scene import (
     unambiguous_relation,
 )
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.training.encoder_of_run import find_text_encoder
 from imagen_mini.utils.rng import randn
 from imagen_mini.utils.scripts import (
     FIGURES,
@@ -158,10 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="run folders of base stages, or stage folders (default: the shipped one)",
     )
     parser.add_argument(
-        "--text-encoder",
-        type=Path,
-        default=WEIGHTS / "text_encoder",
-        help="the one that they were trained with",
+        "--text-encoder", help="the one that they were trained with (default: as they remember)"
     )
     parser.add_argument("--n", type=integer(low=1), default=24, help="scenes (default: 24)")
     parser.add_argument("--out", type=Path, help="a figure of the excess error by log-SNR")
@@ -178,7 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{path} is stage {stage.config.name} of {stage.config.unet.image_size} px; "
                 "expected a base stage of 64 px"
             )
-    encoder = TextEncoder.from_pretrained(args.text_encoder)
+    encoder = TextEncoder.from_pretrained(find_text_encoder(args.text_encoder, *args.stages))
     found, exclusions = errors(stages, encoder, args.n), exclusion(stages, encoder, args.n)
     width = max(map(len, found))
     for title, table, digits in (

@@ -1,7 +1,8 @@
-r"""Write trained stages and a text encoder as a pipeline folder.
+"""Write trained stages and a text encoder as a pipeline folder.
 
-    python -m train.export_pipeline --base runs/base --sr runs/sr_256 \
-        --text-encoder runs/text_encoder --out my_pipeline
+    python -m train.export_pipeline --base runs/base --sr runs/sr_256 --out my_pipeline
+
+Runs remember their text encoder. Where it has been moved, name it with --text-encoder.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.checkpoint import training_phases
+from imagen_mini.training.encoder_of_run import find_text_encoder
 from imagen_mini.utils.configuration import override
 from imagen_mini.utils.scripts import (
     check_output_folder,
@@ -21,7 +23,6 @@ from imagen_mini.utils.scripts import (
     run_script,
     script_parser,
 )
-from imagen_mini.weights import WEIGHTS
 
 
 def check_run_or_stage(path: Path) -> None:
@@ -49,9 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--text-encoder",
-        type=Path,
-        default=WEIGHTS / "text_encoder",
-        help="the text encoder they were trained with",
+        help="the text encoder they were trained with: folder or hub name (default: the one that "
+        "the runs remember)",
     )
     half = parser.add_mutually_exclusive_group()
     half.add_argument(
@@ -77,11 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         check_run_or_stage(path)
         if args.out.resolve() in (path.resolve(), (path / "stage").resolve()):
             raise ValueError(f"--out {args.out} is what is exported; expected another folder")
-    if not args.text_encoder.is_dir():
-        raise FileNotFoundError(
-            f"--text-encoder {args.text_encoder}: there is no such folder; expected the one that "
-            "the stages were trained with"
-        )
+    encoder = find_text_encoder(args.text_encoder, *sources)
     check_output_folder(args.out)
     folders = [run_or_stage_folder(path) for path in sources]
     stages = [load_stage(folder) for folder in folders]
@@ -97,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"{unknown[0]!r} names no stage; there are {', '.join(s.config.name for s in stages)}"
         )
     phases = {s.config.name: training_phases(folder) for s, folder in zip(stages, folders)}
-    pipe = ImagenPipeline(TextEncoder.from_pretrained(args.text_encoder), stages)
+    pipe = ImagenPipeline(TextEncoder.from_pretrained(encoder), stages)
     if args.half or args.bf16:
         pipe.stages.to(torch.float16 if args.half else torch.bfloat16)
     pipe.save_pretrained(args.out, {name: {"training_phases": of} for name, of in phases.items()})

@@ -49,6 +49,7 @@ from imagen_mini.training.diagnostics import (
     measure_noise_bins,
 )
 from imagen_mini.training.loop import NOISE_BINS
+from imagen_mini.training.encoder_of_run import find_text_encoder
 from imagen_mini.utils.configuration import from_dict
 from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.scripts import FIGURES, check_output_file, integer, run_script, script_parser
@@ -106,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         from_dict(StageConfig, saved["stage"]),
     )
     encoder = TextEncoder.from_pretrained(
-        args.text_encoder or saved.get("text_encoder") or WEIGHTS / "text_encoder"
+        find_text_encoder(args.text_encoder, args.run),
     ).to(args.device)
     log = read_log(args.run)
     steps = sum(phase["steps"] for phase in saved["training_phases"])
@@ -175,9 +176,9 @@ def write_reference(args: argparse.Namespace) -> None:
     """Measure stages of different ages and write them down by name of stage."""
     if args.out is None:
         raise SystemExit("--reference-from needs --out, the JSON file to write")
-    encoder = TextEncoder.from_pretrained(args.text_encoder or WEIGHTS / "text_encoder").to(
-        args.device
-    )
+    encoder = TextEncoder.from_pretrained(
+        find_text_encoder(args.text_encoder, *args.reference_from)
+    ).to(args.device)
     out: dict[str, list[dict]] = {}
     for folder in args.reference_from:
         stage = load_stage(folder).to(args.device)

@@ -17,9 +17,9 @@ from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.evaluation.preview import preview
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.checkpoint import training_phases
+from imagen_mini.training.encoder_of_run import find_text_encoder
 from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid
-from imagen_mini.weights import WEIGHTS
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,14 +27,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "stages", nargs="+", type=Path, help="stage folders, of the same run at different steps"
     )
-    parser.add_argument("--text-encoder", default=str(WEIGHTS / "text_encoder"))
+    parser.add_argument(
+        "--text-encoder", help="the one that they were trained with (default: as they remember)"
+    )
     parser.add_argument(
         "--n", type=integer(low=1), default=2, help="captions per category, of four (default: 2)"
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/training.png"))
     args = parser.parse_args(arguments)
     check_output_file(args.out)
-    encoder = TextEncoder.from_pretrained(args.text_encoder)
+    encoder = TextEncoder.from_pretrained(find_text_encoder(args.text_encoder, *args.stages))
     rows = []
     for folder in args.stages:
         phases = training_phases(folder)

@@ -57,6 +57,7 @@ from imagen_mini.training.distributed import (
 )
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
+from imagen_mini.training.encoder_of_run import find_text_encoder
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.training.run_guard import GracefulStop, run_lock, surviving_output
 from imagen_mini.utils.configuration import from_dict, to_dict
@@ -88,7 +89,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--output-dir", type=Path, help="the run's folder (default: runs/STAGE)")
     parser.add_argument(
-        "--text-encoder", help="a T5 encoder: folder or hub name (default: the shipped one)"
+        "--text-encoder",
+        help="a text encoder, such as T5, ByT5, BERT or CLIP's: folder or hub name (default: that "
+        "of the run or stage to start from, or the shipped one)",
     )
     parser.add_argument(
         "--text-encoder-dtype",
@@ -344,7 +347,8 @@ class Run:
             check_kept(run, stage_config, self.stage_config, FIXED_ON_RESUME)
             if args.preset and of_preset is not None:
                 of_preset = override_run(TrainConfig(), of_preset, args.overrides)[1]
-                unet = tuple(UNetConfig.__dataclass_fields__)
+                # the width of the text is the text encoder's, not the preset's
+                unet = tuple(n for n in UNetConfig.__dataclass_fields__ if n != "text_width")
                 check_kept(run, stage_config.unet, of_preset.unet, unet)
         elif args.init_from:
             trained = str(args.init_from)
@@ -425,6 +429,9 @@ class Run:
                 self.log(f"new layers, which add nothing at first: {', '.join(new)}")
         elif tensors is not None:
             shapes = {k: v.shape for k, v in self.stage.net.state_dict().items()}
+        if path is None and args.init_from and not args.resume:
+            path = find_text_encoder(None, args.init_from)
+            path = None if Path(path) == WEIGHTS / "text_encoder" else path
             for name in ("weights", "ema"):
                 check_tensors(f"{name} of the checkpoint", tensors[name], shapes)
             self.stage.net.load_state_dict(tensors["weights"])
@@ -558,7 +565,9 @@ class Run:
             averaged = DiffusionStage(self.stage_config)
             averaged.net.load_state_dict(weights)
             with atomic_directory(self.folder / "stage") as temp:
-                save_stage(averaged, temp, {"training_phases": self.phases})
+                path = self.text_encoder["text_encoder"]
+                of_text = {} if path is None else {"text_encoder": path}
+                save_stage(averaged, temp, {"training_phases": self.phases} | of_text)
 
     def save_sample_grid(self, log: Log) -> None:
         """Sample captions of the data with the average weights, and save them as one image. If

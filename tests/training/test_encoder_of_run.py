@@ -1,0 +1,127 @@
+"""A run remembers its text encoder: whoever goes on with it, exports it or reports on it need not
+name it.
+"""
+
+import json
+import shutil
+
+import pytest
+import torch
+from support.tiny_runs import train
+from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+from imagen_mini.editing.prompt_to_prompt import Replace
+from imagen_mini.pipeline import ImagenPipeline
+from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.training.checkpoint import load_checkpoint
+from imagen_mini.training.encoder_of_run import find_text_encoder, text_encoder_of
+from imagen_mini.weights import WEIGHTS
+from train import check_dataset, export_pipeline, report
+
+
+@pytest.fixture(scope="module")
+def bytes_encoder(tmp_path_factory):
+    """A tiny ByT5."""
+    folder = tmp_path_factory.mktemp("byt5")
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=384, d_model=32, d_ff=64, num_layers=1, num_heads=4, d_kv=8)
+    T5EncoderModel(config).save_pretrained(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(bytes_encoder, tmp_path_factory):
+    """A run with it, of one step, that was resumed for another without naming it."""
+    folder = tmp_path_factory.mktemp("runs") / "base"
+    train(folder, "steps=1", "--text-encoder", str(bytes_encoder), "stage.unet.text_width=32")
+    train(folder, "--resume", "steps=2")
+    return folder
+
+
+def test_a_resumed_run_has_the_encoder_it_began_with(run, bytes_encoder):
+    state = load_checkpoint(run)[1]
+    assert (state["step"], state["text_encoder"]) == (2, str(bytes_encoder))
+
+
+def test_an_exported_pipeline_has_the_encoder_of_the_run(run, bytes_encoder, tmp_path):
+    for source in (run, run / "stage"):
+        export_pipeline.main(["--base", str(source), "--out", str(tmp_path / "pipeline")])
+        pipe = ImagenPipeline.from_pretrained(tmp_path / "pipeline")
+        assert (
+            pipe.text_encoder.weights_digest()
+            == TextEncoder.from_pretrained(bytes_encoder).weights_digest()
+        )
+    images = pipe(
+        ["a red circle", "a crimson circle"],
+        seed=0,
+        num_inference_steps=2,
+        edit=Replace(shared_prompt_steps=0),
+        progress=False,
+    ).stages["base"]
+    assert images.isfinite().all()
+
+
+def test_a_new_run_from_a_stage_has_the_encoder_of_the_stage(run, bytes_encoder, tmp_path):
+    train(tmp_path / "new", "--init-from", str(run / "stage"), "steps=1")
+    assert load_checkpoint(tmp_path / "new")[1]["text_encoder"] == str(bytes_encoder)
+    assert text_encoder_of(run) == text_encoder_of(run / "stage") == str(bytes_encoder)
+
+
+def test_a_report_reads_with_the_encoder_of_the_run(run, bytes_encoder, monkeypatch):
+    class FoundError(Exception):
+        pass
+
+    def stop(path, *_):
+        raise FoundError(str(path))
+
+    monkeypatch.setattr(report.TextEncoder, "from_pretrained", stop)
+    with pytest.raises(FoundError, match=str(bytes_encoder)):
+        report.main([str(run), "--device", "cpu"])
+
+
+def test_captions_are_counted_in_the_tokens_of_the_run(run, tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    from PIL import Image
+
+    Image.new("RGB", (64, 64)).save(folder / "1.png")
+    (folder / "metadata.jsonl").write_text(
+        json.dumps({"file_name": "1.png", "text": "ring " * 110}) + "\n"
+    )
+    check_dataset.main([str(folder), "--run", str(run)])
+    assert "the caption has 550 tokens" in capsys.readouterr().out  # 550 bytes with the end token
+    check_dataset.main([str(folder)])
+    assert "tokens" not in capsys.readouterr().out  # 111 of the shipped encoder's
+    with pytest.raises(SystemExit, match="--run .*: there is no such folder"):
+        check_dataset.main([str(folder), "--run", str(tmp_path / "none")])
+
+
+def test_an_encoder_that_is_gone_is_an_error_that_names_it(run, bytes_encoder, tmp_path):
+    gone = tmp_path / "encoder"
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config = json.loads((copy / "stage" / "config.json").read_text())
+    config["training"]["text_encoder"] = str(gone)
+    (copy / "stage" / "config.json").write_text(json.dumps(config))
+    command = ["--base", str(copy), "--out", str(tmp_path / "pipeline")]
+    with pytest.raises(
+        FileNotFoundError, match=f"{gone}, which is not there any more; .*--text-encoder"
+    ):
+        export_pipeline.main(command)
+    export_pipeline.main([*command, "--text-encoder", str(bytes_encoder)])
+
+
+def test_what_names_no_encoder_has_the_shipped_one(tmp_path):
+    assert text_encoder_of(tmp_path) is None
+    assert find_text_encoder(None, tmp_path) == str(WEIGHTS / "text_encoder")
+    assert find_text_encoder(None) == str(WEIGHTS / "text_encoder")
+    assert find_text_encoder("a/b", tmp_path) == "a/b"
+    assert text_encoder_of(WEIGHTS) == text_encoder_of(WEIGHTS / "base")
+    assert text_encoder_of(WEIGHTS / "base") == str(WEIGHTS / "text_encoder")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"training": 3}', '{"training": null}', '"x"'])
+def test_a_damaged_configuration_names_no_encoder(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert text_encoder_of(tmp_path) is None
