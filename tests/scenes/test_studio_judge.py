@@ -68,6 +68,16 @@ def test_fresh_renders_are_read_exactly(size):
     assert all(p.objects == p.scene.objects for p in parsed)
 
 
+@pytest.mark.parametrize("texture", ["striped", "dotted"])
+@pytest.mark.parametrize("material", ["matte", "shiny"])
+def test_a_texture_that_fades_is_not_taken_for_none(texture, material):
+    """Blurred by up to a pixel it is read, or cannot be known."""
+    image = STUDIO.render([one(texture=texture, material=material)], 256)
+    for sigma in (0.1, 0.15, 0.25):
+        (parsed,) = read_studio_images(blur(image, sigma))
+        assert parsed.scene is None or parsed.scene.objects[0].texture == texture
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size, n", [(64, 10_000), (256, 2_000)])
 def test_of_fresh_renders_999_in_1000_are_read_wholly(size, n):

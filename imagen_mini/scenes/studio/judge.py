@@ -68,13 +68,10 @@ DOUBTFUL_ERROR, RIVALS, NEARLY = 0.04, 10, 0.12
 # Brightness that an object's best shading leaves unexplained, as RMS and at most, and pixels of its
 # outline: limits of an ellipsoid, as small errors of all three kinds come together.
 MOST_ERROR, MOST_DIFFERENCE, MOST_OUTLINE = 0.09, 0.27, 8.0
-# Of a texture, as compared with the renderer's. Metal is brushed, which blurs its textures.
-CONTRASTS = {
-    "solid": (-0.35, 0.35),
-    "matte": (0.7, 1.6),
-    "shiny": (0.7, 1.6),
-    "metallic": (0.5, 1.6),
-}
+# Of a texture, as compared with the renderer's, by material; of the strongest one where an object is
+# solid. Metal is brushed, which blurs its textures, and looks a little like one of them.
+CONTRASTS = {"matte": (0.7, 1.6), "shiny": (0.7, 1.6), "metallic": (0.5, 1.6)}
+SOLID = {"matte": 0.11, "shiny": 0.11, "metallic": 0.35}
 OTHER_PART = 0.12  # share of an object that may show another texture in one place ...
 FEW_CELLS = 64  # ... as if it had at least so many pixels of the 64 px image
 OTHER_SURFACE = 90  # pixels of the ground that may show another surface in one place
@@ -427,7 +424,8 @@ def decide(evidence: Evidence, broken: list[int], textures: bool) -> list[Parsed
             problems[i].append(f"{name} does not look as a {material[0]} {color[0]} {shape} would")
         elif material[1] < LEAST_SHARE:
             problems[i].append(f"{name} has no known material (nearest {material[0]})")
-        low, high = CONTRASTS["solid" if texture[0] == "solid" else material[0]]
+        limit = SOLID[material[0]]
+        low, high = (-limit, limit) if texture[0] == "solid" else CONTRASTS[material[0]]
         if odd:
             pass  # its texture was compared with that shading
         elif textures and texture[1] < LEAST_SHARE:
