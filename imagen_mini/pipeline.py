@@ -38,7 +38,10 @@ from imagen_mini.editing.base import BoundEdit, Edit
 from imagen_mini.editing.guided_sampling import truncate_timesteps
 from imagen_mini.editing.windows import share_done
 from imagen_mini.pipeline_inputs import (
+from imagen_mini.editing.guides import Guide, GuidedCall, as_guide, both_controls
     Seed,
+from imagen_mini.guided_generation import guided_call, guided_sampling_loop
+from imagen_mini.models.control import AttentionControl
     as_edit,
     check_batch,
     given_images,
@@ -299,6 +302,7 @@ class ImagenPipeline(nn.Module):
 
         Args:
             prompts: One caption, or a list of b captions. "" is the empty caption.
+        guide: Guide | Sequence[Guide] | None = None,
             seed: One integer for all prompts (default 0), or one for each, as a list, an array or a
                 tensor. None: a fresh one for each prompt. A `torch.Generator`, or one for each: the
                 seeds are drawn from it. With an edit all prompts share one. The output's `seeds`
@@ -359,12 +363,15 @@ class ImagenPipeline(nn.Module):
             TypeError: A prompt, an image, an edit or another option is of the wrong type.
             ValueError: An option is out of range, has the wrong shape, or would not be used.
 
+            guide: A guide, such as `AttendAndExcite()`, or several: what the first stage follows
+                beside the prompt. It may be a loss, a classifier, attention or other prompts. See
+                `editing/guides.py`.
         Reference: Imagen (Saharia et al., 2022), arXiv 2205.11487, Section 2. `image`: SDEdit (Meng
             et al., 2022), arXiv 2108.01073, Algorithm 1.
         """
         # 1. what is asked for, checked before anything is computed
         prompts = check_prompts(prompts)
-        edit = as_edit(edit)
+        edit, guide = as_edit(edit), as_guide(guide)
         seeds = resolve_seeds(seed, len(prompts), shared=edit is not None)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type {output_type!r}; expected 'pil', 'np' or 'pt'")
@@ -432,6 +439,7 @@ class ImagenPipeline(nn.Module):
 
     def make_request(
         self,
+                guide if name == names[0] else None,
         prompts: list[str],
         seeds: Sequence[int],
         text: TextEmbeddings | None = None,
@@ -558,10 +566,18 @@ class ImagenPipeline(nn.Module):
                 )
             if bound.needs_source:
                 self._provide_source(bound, stage_name, request, options, low_res, level)
-            denoise = _edited(bound, done, denoise, _source_denoiser(stage, request, options, w))
+            of_source = _source_denoiser(stage, request, options, w) if guide is None else None
+            denoise = _edited(bound, done, denoise, of_source)
 
         # 5. the loop
-        states = sampling_loop(stage, denoise, request.seeds, options, request.x_start, timesteps)
+        if guide is None or call is None:
+            states = sampling_loop(
+                stage, denoise, request.seeds, options, request.x_start, timesteps
+            )
+        else:
+            states = guided_sampling_loop(
+                guide, call, stage, denoise, request.seeds, options, request.x_start
+            )
         bar = tqdm(
             states, total=len(timesteps) - 1, desc=stage_name, disable=not progress, leave=False
         )
@@ -644,6 +660,7 @@ class ImagenPipeline(nn.Module):
     ) -> None:
         """Get a store ready for a stage; ValueError if it would take too much, or nothing."""
         stage: DiffusionStage = self.stages[stage_name]
+        guide: Guide | None = None,
         store.check_memory(
             stage.net.attention_layers,
             len(request.prompts),
@@ -656,6 +673,7 @@ class ImagenPipeline(nn.Module):
     def _augmented(
         self, stage: DiffusionStage, request: SampleRequest, options: SamplingOptions
     ) -> tuple[Tensor | None, Tensor | None]:
+            guide: What the stage follows beside the prompt.
         """The low-resolution images with noise, and its level [b]; None, None for a base stage."""
         if not stage.is_super_resolution:
             return None, None
@@ -677,6 +695,10 @@ class ImagenPipeline(nn.Module):
 
         The edit also receives a function: what each prompt makes of the source once it is noised
         again.
+        call = None
+        if guide is not None:
+            call = self._guided_call(stage, request, options, timesteps, w, bound is not None)
+            control_at = _with_control(guide.control(call), control_at)
         """
         stage: DiffusionStage = self.stages[stage_name]
         source = self.sample_stage(stage_name, request.first(), options, progress=False)
@@ -717,6 +739,32 @@ def _pipeline_folder(path: str | Path) -> Path:
     if Path(owner).is_dir():
         raise FileNotFoundError(
             f"no pipeline at {folder}: there is a folder {owner}, but no {model} in it"
+    def _guided_call(
+        self,
+        stage: DiffusionStage,
+        request: SampleRequest,
+        options: SamplingOptions,
+        timesteps: Tensor,
+        w: GuidanceScale,
+        edited: bool,
+    ) -> GuidedCall:
+        """What a guide is told of this call."""
+        if stage.is_super_resolution:
+            raise ValueError(
+                f"a guide is for a stage that generates from text alone, and {stage.config.name} "
+                "enlarges images; leave guide= or low_res= out"
+            )
+        return guided_call(
+            stage,
+            self.text_encoder,
+            request.prompts,
+            request.tokens,
+            request.text,
+            replace(options, guidance_scale=w),
+            timesteps,
+            edited,
+        )
+
             f"{_similar(folder)}; {expected}"
         )
     # 3. on the hub, which raises errors of many libraries
@@ -827,3 +875,13 @@ def _edited(
         return bound.after_denoising(denoise(x_t, t), done(float(t)))
 
     return edited
+
+
+def _with_control(
+    control: AttentionControl | None,
+    control_at: Callable[[float], AttentionControl | None] | None,
+) -> Callable[[float], AttentionControl | None] | None:
+    """The control of an edit at each time, and a guide's after it."""
+    if control is None:
+        return control_at
+    return lambda t: both_controls(None if control_at is None else control_at(t), control)

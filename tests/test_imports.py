@@ -64,7 +64,7 @@ FLOORS = [
     ("diffusion", "models", "data"),
     ("cascade", "editing"),
     ("pipeline_inputs",),
-    ("image_editing",),
+    ("image_editing", "guided_generation"),
     ("pipeline", "prompt_to_prompt", "training"),
     ("evaluation",),
     ("viz",),

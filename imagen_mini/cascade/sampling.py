@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ def sampling_loop(
     options: SamplingOptions,
     x_T: Tensor | None = None,
     timesteps: Tensor | None = None,
+    after_step: Callable[[Tensor, int, float], Tensor] | None = None,
 ) -> Iterator[SamplingState]:
     """Sample from a stage with a given denoiser, and yield a state after every step.
 
@@ -52,6 +53,7 @@ def sampling_loop(
         options: The sampler and its options.
         x_T: Where to start, [b, 3, size, size]. None: `starting_noise(stage, seeds)`.
         timesteps: The times of the steps [steps + 1], falling to 0. None: those of the options.
+        after_step: (x, step, s) -> x: may change the image after each step. None: nothing does.
 
     Yields:
         The state after each step. The last one's `x_0_hat` is the image, before it is clamped.
@@ -71,6 +73,7 @@ def sampling_loop(
         stage.schedule,
         options.sampler,
         fresh_noise,
+        after_step,
         eta=options.eta,
         gamma=options.gamma,
     )

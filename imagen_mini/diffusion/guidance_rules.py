@@ -33,6 +33,8 @@ from imagen_mini.diffusion.schedules import ScheduleFunction, alpha_sigma
 
 # (cond [b, c, h, w], uncond [b, c, h, w], t scalar) -> x_0_hat [b, c, h, w]
 GuidanceRule = Callable[[Tensor, Tensor, Tensor], Tensor]
+# of a part of `compose`: a number, one for each image [b], or a function of t that returns either
+PartWeight = float | Tensor | Callable[[float], float | Tensor]
 
 
 def guide_by_rule(
@@ -199,7 +201,7 @@ def cfg_plus_plus_scale(
 
 def compose(
     unconditional: Denoiser,
-    parts: Sequence[tuple[Denoiser, float]],
+    parts: Sequence[tuple[Denoiser, PartWeight]],
     threshold: str = "dynamic",
 ) -> Denoiser:
     """A denoiser for several prompts at once: a product of what each of them asks for.
@@ -212,7 +214,8 @@ def compose(
 
     Args:
         unconditional: without a prompt, without guidance and threshold.
-        parts: (denoiser of a prompt, weight), at least one.
+        parts: (denoiser of a prompt, weight), at least one. A weight is a number, or one for each
+            image, [b], or a function of t that returns either.
         threshold: "none", "static" or "dynamic" (default: "dynamic").
 
     Returns:
@@ -230,10 +233,18 @@ def compose(
 
     def composed(x_t: Tensor, t: Tensor) -> Tensor:
         base = unconditional(x_t, t)
-        total = base + sum(w * (denoise(x_t, t) - base) for denoise, w in parts)
+        total = base + sum(
+            _weight_at(w, t, base) * (denoise(x_t, t) - base) for denoise, w in parts
+        )
         return apply_threshold(total, threshold)
 
     return composed
+
+
+def _weight_at(weight: PartWeight, t: Tensor, like: Tensor) -> float | Tensor:
+    """A weight at time t, shaped to multiply images."""
+    value = weight(float(t)) if callable(weight) else weight
+    return value.to(like)[:, None, None, None] if isinstance(value, Tensor) else value
 
 
 # ---------------------------------------------------------------- a classifier

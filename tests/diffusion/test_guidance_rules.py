@@ -175,6 +175,15 @@ def test_a_negative_weight_leads_away():
     assert 0.4 < share[0.0] < 0.6 and share[-1.0] > 0.75
 
 
+def test_a_weight_may_depend_on_the_image_and_on_the_time():
+    x_t = noise(2, 3, 4, 4)
+    each = torch.tensor([3.0, 0.5], dtype=torch.float64)
+    found = compose(ANY, [(KNOWN, lambda t: each * t), (KNOWN, 0.2)], "none")(x_t, T)
+    for row, w in enumerate((3.0 * 0.6 + 0.2, 0.5 * 0.6 + 0.2)):
+        expected = compose(ANY, [(KNOWN, w)], "none")(x_t, T)[row]
+        assert torch.allclose(found[row], expected, rtol=0, atol=1e-12)
+
+
 def test_one_part_is_classifier_free_guidance_and_none_is_an_error():
     x_t = noise(2, 3, 4, 4)
     composed = compose(ANY, [(KNOWN, 3.0)], "dynamic")(x_t, T)

@@ -1,0 +1,527 @@
+"""Guides: what the pipeline takes as `guide`, so that sampling follows more than the prompt.
+
+    pipe("a star, a circle and a square", seed=0, guide=AttendAndExcite())
+    pipe("a red circle", seed=0, guide=LossGuide(color_loss(COLORS["red"], mask), scale=5.0))
+
+A guide reaches the network through a control of attention and features, and the sampler through the
+denoiser, which it wraps, and through x_t between two steps. All three are optional. Several guides
+are a `Guides((a, b))`, and an edit may be there as well. The mathematics is in the files that are
+named here:
+
+    LossGuide            universal_guidance.py, diffusion/guidance.py; losses: image_losses.py
+    ClassifierGuide      diffusion/guidance_rules.py
+    AttendAndExcite      attention_guidance.py
+    AttentionLayout      attention_guidance.py
+    StructuredPrompt     structured_prompts.py
+    ComposedPrompts      diffusion/guidance_rules.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale, guide_by_loss
+from imagen_mini.diffusion.guidance_rules import compose, guide_by_classifier
+from imagen_mini.diffusion.schedules import ScheduleFunction
+from imagen_mini.editing.alignment import token_positions
+from imagen_mini.editing.attention_guidance import (
+    Energy,
+    Recorder,
+    attend_and_excite_energy,
+    attention_box_energy,
+    attention_recorder,
+    descend_attention,
+)
+from imagen_mini.editing.image_losses import Box, ImageLoss, check_box
+from imagen_mini.editing.structured_prompts import noun_phrases, structured_values
+from imagen_mini.editing.universal_guidance import guide_backward
+from imagen_mini.models.control import AttentionControl, AttentionSite, BlockSite
+from imagen_mini.text.encoder import TextEmbeddings, Tokens
+
+ControlAt = Callable[[float], AttentionControl | None]  # t -> the control that is active then
+AfterStep = Callable[[Tensor, int, float], Tensor]  # (x, step, s) -> x
+
+
+@dataclass(frozen=True)
+class GuidedCall:
+    """What a guide is told of a call of the pipeline.
+
+    Args:
+        prompts: b captions.
+        tokens: of each.
+        text: the captions encoded, b rows.
+        encode: prompts -> their encodings.
+        tokenize: a prompt -> its tokens.
+        denoiser: `DiffusionStage.denoiser`: (text, guidance_scale=, threshold=, control_at=) -> a
+            denoiser.
+        values_of: text -> by the site's name the values of its words, [b, n, channels].
+        sites: the attention layers of the network.
+        schedule: t -> log-SNR.
+        timesteps: of the sampler, [steps + 1], falling.
+        guidance_scale: w, or a function of t.
+        threshold: "none", "static" or "dynamic".
+        edited: is there an edit as well?
+    """
+
+    prompts: Sequence[str]
+    tokens: Sequence[Tokens]
+    text: TextEmbeddings
+    encode: Callable[[Sequence[str]], TextEmbeddings]
+    tokenize: Callable[[str], Tokens]
+    denoiser: Callable[..., Denoiser]
+    values_of: Callable[[TextEmbeddings], Mapping[str, Tensor]]
+    sites: Sequence[AttentionSite]
+    schedule: ScheduleFunction
+    timesteps: Tensor
+    guidance_scale: GuidanceScale
+    threshold: str
+    edited: bool = False
+
+
+class Guide:
+    """What the pipeline takes as `guide`. The base class changes nothing, so a subclass overrides
+    only what it needs.
+    """
+
+    #: Times that every step is taken, with noise back between them (see
+    #: `universal_guidance.sample_with_recurrence`).
+    rounds: int = 1
+
+    def control(self, call: GuidedCall) -> AttentionControl | None:
+        """The control of attention and features of the conditional branch, in every step."""
+        return None
+
+    def wrap(self, call: GuidedCall, denoise: Denoiser) -> Denoiser:
+        """The denoiser that the sampler gets; `denoise` is that of prompts, guidance and edit."""
+        return denoise
+
+    def after_step(self, call: GuidedCall) -> AfterStep | None:
+        """What moves x between two steps. It is called before the first step as well, with step
+        -1.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class Guides(Guide):
+    """Several guides: each wraps the denoiser of the one before it.
+
+    Args:
+        each: the guides, in order.
+
+    Raises:
+        ValueError: two of them take steps several times.
+    """
+
+    each: tuple[Guide, ...]
+
+    def __post_init__(self):
+        if sum(guide.rounds > 1 for guide in self.each) > 1:
+            raise ValueError("two guides with rounds > 1; expected one at most")
+
+    @property
+    def rounds(self) -> int:  # type: ignore[override]
+        return max((guide.rounds for guide in self.each), default=1)
+
+    def control(self, call: GuidedCall) -> AttentionControl | None:
+        found: AttentionControl | None = None
+        for guide in self.each:
+            found = both_controls(found, guide.control(call))
+        return found
+
+    def wrap(self, call: GuidedCall, denoise: Denoiser) -> Denoiser:
+        for guide in self.each:
+            denoise = guide.wrap(call, denoise)
+        return denoise
+
+    def after_step(self, call: GuidedCall) -> AfterStep | None:
+        moves = [move for guide in self.each if (move := guide.after_step(call)) is not None]
+        if not moves:
+            return None
+
+        def all_moves(x: Tensor, step: int, s: float) -> Tensor:
+            for move in moves:
+                x = move(x, step, s)
+            return x
+
+        return all_moves
+
+
+def as_guide(guide: Guide | Sequence[Guide] | None) -> Guide | None:
+    """A guide as it is, several as one.
+
+    Raises:
+        TypeError: what is given is no guide.
+    """
+    if guide is None or isinstance(guide, Guide):
+        return guide
+    if isinstance(guide, (list, tuple)) and all(isinstance(g, Guide) for g in guide):
+        return Guides(tuple(guide))
+    raise TypeError(
+        f"guide {guide!r}; expected a guide of imagen_mini.editing.guides, such as "
+        "AttendAndExcite(), or a list of them"
+    )
+
+
+# ---------------------------------------------------------------- two controls
+
+
+def both_controls(
+    first: AttentionControl | None, second: AttentionControl | None
+) -> AttentionControl | None:
+    """One control that does what two do, the first one first; None if there is none."""
+    if first is None or second is None:
+        return second if first is None else first
+    return ControlChain(first, second)
+
+
+@dataclass(frozen=True)
+class ControlChain(AttentionControl):
+    """Does what `first` does, and then what `second` does."""
+
+    first: AttentionControl
+    second: AttentionControl
+
+    @property
+    def changes_text(self) -> bool:  # type: ignore[override]
+        return self.first.changes_text or self.second.changes_text
+
+    def modify_text(self, text: TextEmbeddings) -> TextEmbeddings:
+        return self.second.modify_text(self.first.modify_text(text))
+
+    def modify_qkv(
+        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.second.modify_qkv(site, *self.first.modify_qkv(site, q, k, v))
+
+    def needs_probs(self, site: AttentionSite) -> bool:
+        return self.first.needs_probs(site) or self.second.needs_probs(site)
+
+    def modify_probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
+        for control in (self.first, self.second):
+            if control.needs_probs(site):
+                probs = control.modify_probs(site, probs, n_text)
+        return probs
+
+    def needs_features(self, site: BlockSite) -> bool:
+        return self.first.needs_features(site) or self.second.needs_features(site)
+
+    def modify_features(self, site: BlockSite, x: Tensor) -> Tensor:
+        for control in (self.first, self.second):
+            if control.needs_features(site):
+                x = control.modify_features(site, x)
+        return x
+
+
+# ---------------------------------------------------------------- losses and classifiers
+
+
+@dataclass(frozen=True)
+class LossGuide(Guide):
+    """Universal guidance by a loss of the estimated image.
+
+    Args:
+        loss: images [b, 3, h, w] -> [b], see `image_losses`.
+        scale: of forward guidance, or a function of t; 0 is off (default: 1).
+        backward_steps: of backward guidance (default: 0, which is off).
+        backward_rate: of these (default: 0.1).
+        rounds: times that every step is taken (default: 1). More need the sampler "ddim" or
+            "ddpm".
+
+    Reference:
+        Universal Guidance for Diffusion Models (Bansal et al., 2023), arXiv 2302.07121.
+    """
+
+    loss: ImageLoss
+    scale: GuidanceScale = 1.0
+    backward_steps: int = 0
+    backward_rate: float = 0.1
+    rounds: int = 1
+
+    def wrap(self, call: GuidedCall, denoise: Denoiser) -> Denoiser:
+        forward = guide_by_loss(denoise, self.loss, self.scale, call.schedule)
+        return guide_backward(forward, self.loss, self.backward_steps, self.backward_rate)
+
+
+@dataclass(frozen=True)
+class ClassifierGuide(Guide):
+    """Classifier guidance by a classifier of noisy images.
+
+    Args:
+        log_probability: captions -> ((x_t, log_snr [b]) -> log p(caption | x_t), [b]), for example
+            `NoisyClassifier.log_probability`.
+        scale: s, or a function of t (default: 1).
+
+    Reference:
+        Dhariwal and Nichol (2021), arXiv 2105.05233, Section 4.
+    """
+
+    log_probability: Callable[[Sequence[str]], Callable[[Tensor, Tensor], Tensor]]
+    scale: GuidanceScale = 1.0
+
+    def wrap(self, call: GuidedCall, denoise: Denoiser) -> Denoiser:
+        log_p = self.log_probability(call.prompts)
+        return guide_by_classifier(denoise, log_p, self.scale, call.schedule)
+
+
+# ---------------------------------------------------------------- attention
+
+
+def attention_grid(sites: Sequence[AttentionSite], most: int = 16) -> int:
+    """The finest grid of at most this size whose layers attend to words.
+
+    Raises:
+        ValueError: there is none.
+    """
+    sizes = {site.size for site in sites if site.kind != "self"}
+    fit = [size for size in sizes if size <= most]
+    if not fit:
+        raise ValueError(
+            f"this network attends to words on grids of {', '.join(map(str, sorted(sizes)))}; "
+            f"expected one of at most {most}"
+        )
+    return max(fit)
+
+
+def _recorder(call: GuidedCall, size: int | None) -> Recorder:
+    """Reads the maps of the call's own prompts."""
+
+    def denoiser(control: AttentionControl) -> Denoiser:
+        return call.denoiser(
+            call.text, guidance_scale=1.0, threshold="none", control_at=lambda t: control
+        )
+
+    return attention_recorder(denoiser, attention_grid(call.sites) if size is None else size)
+
+
+@dataclass(frozen=True)
+class AttendAndExcite(Guide):
+    """Attend-and-Excite: every object of the prompt gets a place that attends to it.
+
+    Args:
+        words: the words that may not be neglected, the same for each prompt (default: the last word
+            of each noun phrase of the prompt).
+        rate: of the moves (default: 20, as in the paper).
+        until: share of the steps in which x_t is moved (default: 0.5).
+        targets: energies to be reached, by the share of the steps that are done (default: those of
+            the paper, at 0, a fifth and two fifths).
+        most: moves at most for a target (default: 20).
+        size: the grid of the maps (default: the finest one up to 16).
+
+    Reference:
+        Attend-and-Excite (Chefer et al., 2023), arXiv 2301.13826.
+    """
+
+    words: Sequence[str | int] | None = None
+    rate: float = 20.0
+    until: float = 0.5
+    targets: Mapping[float, float] | None = None
+    most: int = 20
+    size: int | None = None
+
+    def energy(self, call: GuidedCall) -> Energy:
+        """The energy of the call's prompts.
+
+        Raises:
+            ValueError: a prompt does not have one of the words.
+        """
+        positions = []
+        for tokens in call.tokens:
+            words = self.words
+            if words is None:
+                words = [end - 1 for _, end in noun_phrases(tokens)]
+            positions.append([token_positions(tokens, word) for word in words])
+        n_words = [sum(w is not None for w in tokens.word_ids) for tokens in call.tokens]
+        return attend_and_excite_energy(positions, n_words)
+
+    def after_step(self, call: GuidedCall) -> AfterStep:
+        targets = {0.0: 0.95, 0.2: 0.5, 0.4: 0.2} if self.targets is None else self.targets
+        return descend_attention(
+            _recorder(call, self.size),
+            self.energy(call),
+            call.timesteps,
+            self.rate,
+            self.until,
+            targets,
+            self.most,
+        )
+
+
+@dataclass(frozen=True)
+class AttentionLayout(Guide):
+    """A layout by attention: words attend to where their boxes are.
+
+    Args:
+        boxes: by a word or its number its box (left, top, right, bottom), in shares of the image;
+            one mapping for all prompts, or one for each.
+        rate: of the moves (default: 30, as in the paper).
+        until: share of the steps in which x_t is moved (default: 0.2: 10 of 50 in the paper).
+        repeat: moves before each of these (default: 5, as in the paper).
+        size: the grid of the maps (default: the finest one up to 16).
+
+    Raises:
+        ValueError: a box has no area inside the image.
+
+    Reference:
+        Training-Free Layout Control with Cross-Attention Guidance (Chen et al., 2023), arXiv
+        2304.03373. Differs from the paper: x_t moves by the same rate at all times, where the paper
+        multiplies it by sigma_t^2.
+    """
+
+    boxes: Mapping[str | int, Box] | Sequence[Mapping[str | int, Box]]
+    rate: float = 30.0
+    until: float = 0.2
+    repeat: int = 5
+    size: int | None = None
+
+    def __post_init__(self):
+        for boxes in [self.boxes] if isinstance(self.boxes, Mapping) else self.boxes:
+            for box in boxes.values():
+                check_box(box)
+
+    def after_step(self, call: GuidedCall) -> AfterStep:
+        boxes = self.boxes
+        each = [boxes] * len(call.tokens) if isinstance(boxes, Mapping) else list(boxes)
+        if len(each) != len(call.tokens):
+            raise ValueError(
+                f"boxes for {len(each)} prompts, and there are {len(call.tokens)}; give one "
+                "mapping for all, or one for each"
+            )
+        positions = [
+            {tuple(token_positions(tokens, word)): box for word, box in of_prompt.items()}
+            for tokens, of_prompt in zip(call.tokens, each)
+        ]
+        return descend_attention(
+            _recorder(call, self.size),
+            attention_box_energy(positions),
+            call.timesteps,
+            self.rate,
+            self.until,
+            repeat=self.repeat,
+        )
+
+
+# ---------------------------------------------------------------- prompts
+
+
+@dataclass(frozen=True)
+class StructuredPrompt(Guide):
+    """StructureDiffusion: the noun phrases of a prompt are also read alone.
+
+    Args:
+        phrases: (first word, last word + 1) of each phrase, for each prompt (default: found by
+            `noun_phrases`).
+
+    Reference:
+        Training-Free Structured Diffusion Guidance (Feng et al., 2022), arXiv 2212.05032.
+    """
+
+    phrases: Sequence[Sequence[tuple[int, int]]] | None = None
+
+    def control(self, call: GuidedCall) -> AttentionControl:
+        return structured_values(
+            call.values_of,
+            call.text,
+            call.tokens,
+            lambda phrase: (call.tokenize(phrase), call.encode([phrase])),
+            self.phrases,
+        )
+
+
+Parts = Sequence[tuple[str, float]]  # (prompt, weight): above 0 is AND, below 0 is NOT
+
+
+def and_not_parts(tokens: Tokens, no: float = -0.5) -> list[tuple[str, float]]:
+    """The noun phrases of a prompt as parts: AND, and NOT after "no" and "without".
+
+    Args:
+        tokens: the prompt.
+        no: the weight of what is not to be there (default: -0.5).
+
+    Returns:
+        (phrase, weight) of each; the whole prompt if it has no noun phrase.
+    """
+    parts = []
+    for start, end in noun_phrases(tokens):
+        before = tokens.words[start - 1].lower() if start else ""
+        phrase = [w for w in tokens.words[start:end] if w[-1].isalnum()]
+        negative = before == "without" or phrase[0].lower() == "no"
+        if phrase[0].lower() == "no":
+            phrase[0] = "an" if phrase[1][0].lower() in "aeiou" else "a"
+        parts.append((" ".join(phrase), no if negative else 1.0))
+    return parts or [(" ".join(tokens.words), 1.0)]
+
+
+@dataclass(frozen=True)
+class ComposedPrompts(Guide):
+    """Composable diffusion: several prompts at once, with AND and NOT.
+
+        x_0_hat = D(x_t) + sum_i w(t) weight_i (D(x_t, c_i) - D(x_t))
+
+    The prompt of the call itself is used only where it is one of the parts.
+
+    Args:
+        parts: (prompt, weight) of each part: one list for all prompts of the call, or one for each
+            (default: the noun phrases of each prompt, see `and_not_parts`). Prompts with fewer
+            parts than others get parts of weight 0.
+
+    Raises:
+        ValueError: there are no parts.
+
+    Reference:
+        Compositional Visual Generation with Composable Diffusion Models (Liu et al., 2022), arXiv
+        2206.01714.
+    """
+
+    parts: Parts | Sequence[Parts] | None = None
+
+    def __post_init__(self):
+        if self.parts is not None and not self.parts:
+            raise ValueError("no prompts to compose; give at least one (prompt, weight)")
+
+    def parts_of(self, tokens: Sequence[Tokens]) -> list[list[tuple[str, float]]]:
+        """The parts of every prompt.
+
+        Raises:
+            ValueError: there are lists of parts for another number of prompts.
+        """
+        if self.parts is None:
+            return [and_not_parts(t) for t in tokens]
+        parts: Sequence[Any] = self.parts
+        if isinstance(parts[0][0], str):
+            parts = [parts] * len(tokens)
+        if len(parts) != len(tokens):
+            raise ValueError(
+                f"parts for {len(parts)} prompts, and there are {len(tokens)}; give one list "
+                "for all, or one for each"
+            )
+        return [[(prompt, float(weight)) for prompt, weight in row] for row in parts]
+
+    def wrap(self, call: GuidedCall, denoise: Denoiser) -> Denoiser:
+        if call.edited:
+            raise ValueError(
+                "composed prompts take the place of the prompts that the edit is between; leave "
+                "one of them out"
+            )
+        each = self.parts_of(call.tokens)
+        raw = {"guidance_scale": 1.0, "threshold": "none"}
+        parts = []
+        for number in range(max(map(len, each))):
+            row = [p[number] if number < len(p) else (p[0][0], 0.0) for p in each]
+            text = call.encode([prompt for prompt, _ in row])
+            weights = [weight for _, weight in row]
+            parts.append((call.denoiser(text, **raw), _times_weights(weights, call.guidance_scale)))
+        return compose(call.denoiser(call.text.null(), **raw), parts, call.threshold)
+
+
+def _times_weights(
+    weights: Sequence[float], scale: GuidanceScale
+) -> Callable[[float], float | Tensor]:
+    """t -> w(t) times the weight of each row, [b]."""
+    each = torch.tensor(weights)
+    return lambda t: (scale(t) if callable(scale) else scale) * each

@@ -1,0 +1,198 @@
+"""Guides in the pipeline: what does nothing changes nothing, what does something does it, and no
+image depends on the others.
+"""
+
+import pytest
+import torch
+
+from imagen_mini.cascade.sampling_options import resolve_sampling_options
+from imagen_mini.diffusion.guidance import guide_by_loss
+from imagen_mini.diffusion.samplers import sample
+from imagen_mini.editing.attention_guidance import attention_recorder
+from imagen_mini.editing.guides import (
+    AttendAndExcite,
+    AttentionLayout,
+    ClassifierGuide,
+    ComposedPrompts,
+    Guide,
+    Guides,
+    LossGuide,
+    StructuredPrompt,
+    and_not_parts,
+    attention_grid,
+)
+from imagen_mini.editing.h_space import ShiftFeatures, middle_site
+from imagen_mini.editing.image_losses import box_mask, color_loss, image_loss
+from imagen_mini.guided_generation import guided_call
+from imagen_mini.prompt_to_prompt import Replace
+from imagen_mini.utils.rng import randn
+
+PROMPTS = ["a red circle and a blue square", "a small star"]
+RED = color_loss((1, 0, 0), box_mask((0, 0, 0.5, 0.5), 64))
+
+
+@pytest.fixture
+def images(tiny_pipe):
+    def images(prompts=PROMPTS, seed=(3, 4), **options):
+        options = {"num_inference_steps": 3, "guidance_scale": 2.0, "sampler": "ddim"} | options
+        seeds = seed if isinstance(seed, int) else list(seed)[: len(prompts)]
+        return tiny_pipe(
+            list(prompts), seed=seeds, stages=("base",), progress=False, output_type="pt", **options
+        ).images
+
+    return images
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        Guide(),
+        Guides(()),
+        LossGuide(RED, 0.0),
+        ComposedPrompts([[(p, 1.0)] for p in PROMPTS]),
+        StructuredPrompt([[], []]),
+        AttendAndExcite(until=0.0),
+        ClassifierGuide(lambda captions: lambda x, log_snr: x.sum((1, 2, 3)), 0.0),
+    ],
+    ids=lambda guide: type(guide).__name__,
+)
+def test_a_guide_that_asks_for_nothing_changes_nothing(images, guide):
+    assert torch.allclose(images(guide=guide), images(), rtol=0, atol=1e-4)
+
+
+def test_a_loss_guides_as_it_does_without_a_pipeline(tiny_pipe, images):
+    stage = tiny_pipe.stages["base"]
+    denoise = stage.denoiser(tiny_pipe.text_encoder(PROMPTS), guidance_scale=2.0)
+    guided = guide_by_loss(denoise, RED, 30.0, stage.schedule)
+    x_T = randn([3, 4], (3, 64, 64), "base", "x_T")
+    *_, last = sample(guided, x_T, stage.timesteps(3), stage.schedule, "ddim")
+    found = images(guide=LossGuide(RED, 30.0))
+    assert torch.allclose(found, last.x_0_hat.clamp(-1, 1), rtol=0, atol=1e-4)
+    assert (RED(found) < RED(images())).all()
+
+
+def test_backward_guidance_and_rounds_lower_a_loss_further(images):
+    losses = [
+        RED(images(guide=guide)).sum().item()
+        for guide in (LossGuide(RED, 5.0), LossGuide(RED, 5.0, backward_steps=5, backward_rate=100))
+    ]
+    assert losses[1] < 0.5 * losses[0]
+    again = images(guide=LossGuide(RED, 5.0, rounds=2))
+    assert again.isfinite().all() and not torch.allclose(again, images(guide=LossGuide(RED, 5.0)))
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        LossGuide(RED, 30.0, rounds=2),
+        AttendAndExcite(rate=300.0, most=3),
+        AttentionLayout([{"square": (0, 0, 0.5, 1)}, {"star": (0.5, 0, 1, 1)}], rate=300.0),
+        StructuredPrompt(),
+        ComposedPrompts(),
+    ],
+    ids=lambda guide: type(guide).__name__,
+)
+def test_a_guide_changes_images_and_none_depends_on_the_others(images, guide):
+    together = images(guide=guide)
+    assert not torch.allclose(together, images(), rtol=0, atol=1e-3)
+    if isinstance(guide, AttentionLayout):
+        guide = AttentionLayout(guide.boxes[0], guide.rate)
+    alone = images(PROMPTS[:1], guide=guide)
+    assert torch.allclose(together[:1], alone, rtol=0, atol=1e-3)
+
+
+def test_attention_guides_lower_their_energy(tiny_pipe, images):
+    """Read again at the noise from which sampling starts, after the moves before the first step."""
+    stage, encoder = tiny_pipe.stages["base"], tiny_pipe.text_encoder
+    tokens = [encoder.tokenize_prompt(p) for p in PROMPTS]
+    options = resolve_sampling_options(stage, num_inference_steps=4)
+    call = guided_call(
+        stage, encoder, PROMPTS, tokens, encoder(PROMPTS), options, stage.timesteps(4)
+    )
+    guide = AttendAndExcite(rate=100.0, most=4, targets={0.0: 0.0})
+    record = attention_recorder(
+        lambda control: stage.denoiser(
+            call.text, guidance_scale=1.0, threshold="none", control_at=lambda t: control
+        ),
+        attention_grid(stage.net.sites),
+    )
+    x, t = randn([3, 4], (3, 64, 64), "x"), call.timesteps[0]
+    energy = guide.energy(call)
+    with torch.no_grad():
+        before = energy(record(x, t))
+        after = energy(record(guide.after_step(call)(x, -1, float(t)), t))
+    assert (after < before).all()
+
+
+def test_words_to_attend_to_are_the_nouns_unless_they_are_named(tiny_pipe):
+    parts = and_not_parts(tiny_pipe.text_encoder.tokenize_prompt("a star without an orange ring"))
+    assert parts == [("a star", 1.0), ("an orange ring", -0.5)]
+    parts = and_not_parts(
+        tiny_pipe.text_encoder.tokenize_prompt("a green cross but no orange star")
+    )
+    assert parts == [("a green cross", 1.0), ("an orange star", -0.5)]
+    parts = and_not_parts(tiny_pipe.text_encoder.tokenize_prompt("circles"))
+    assert parts == [("circles", 1.0)]
+
+
+def test_guides_go_together_and_with_an_edit(tiny_pipe, images):
+    target = torch.zeros(1, 3, 64, 64)
+    loss, structure = LossGuide(image_loss(target), 0.02), StructuredPrompt()
+    assert torch.allclose(
+        images(guide=[structure, loss]), images(guide=Guides((loss, structure))), atol=1e-4
+    )
+    assert not torch.allclose(images(guide=[structure, loss]), images(guide=loss), atol=1e-4)
+    prompts = ["a red circle", "a red star"]
+    edited = images(prompts, 5, edit=Replace(), guide=[LossGuide(image_loss(target), 0.0)])
+    assert torch.allclose(edited, images(prompts, 5, edit=Replace()), atol=1e-4)
+    shifted = images(prompts, 5, edit=Replace(), guide=Shifted())
+    assert not torch.allclose(edited, shifted, atol=1e-3)
+    assert torch.allclose(shifted[:1], images(prompts[:1], 5, guide=Shifted()), atol=1e-4)
+
+
+class Shifted(Guide):
+    """A guide of one's own: a direction of h-space."""
+
+    def control(self, call):
+        from imagen_mini.models.control import BlockSite
+
+        site = middle_site([BlockSite("mid.block0", "mid", 4)])
+        return ShiftFeatures(site, torch.ones(1, 32, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"guide": "attend"}, TypeError, "guide 'attend'; expected a guide"),
+        ({"guide": [AttendAndExcite(["moon"])]}, ValueError, "no word 'moon' in"),
+        ({"guide": LossGuide(RED, rounds=2), "sampler": "dpmpp_2m"}, ValueError, "rounds 2 with"),
+        ({"guide": [LossGuide(RED, rounds=2), AttendAndExcite()]}, ValueError, "moves x between"),
+        ({"guide": AttentionLayout([{}])}, ValueError, "boxes for 1 prompts, and there are 2"),
+        ({"guide": ComposedPrompts([[("a star", 1.0)]])}, ValueError, "parts for 1 prompts"),
+        (
+            {"guide": ComposedPrompts(), "edit": Replace(), "seed": 3},
+            ValueError,
+            "composed prompts",
+        ),
+        ({"guide": AttendAndExcite(size=7)}, ValueError, "no attention to words on a grid of 7"),
+    ],
+)
+def test_what_a_guide_cannot_do_is_an_error(images, options, error, message):
+    prompts = ["a star", "a ring"] if "edit" in options else PROMPTS
+    with pytest.raises(error, match=message):
+        images(prompts, **options)
+
+
+def test_guides_that_cannot_be_are_errors():
+    with pytest.raises(ValueError, match="two guides with rounds > 1"):
+        Guides((LossGuide(RED, rounds=2), LossGuide(RED, rounds=3)))
+    with pytest.raises(ValueError, match="no prompts to compose"):
+        ComposedPrompts([])
+    with pytest.raises(ValueError, match="box .* expected"):
+        AttentionLayout({"star": (0.5, 0, 0.5, 1)})
+
+
+def test_a_stage_that_enlarges_images_takes_no_guide(tiny_pipe):
+    low_res = -torch.ones(1, 3, 64, 64)
+    with pytest.raises(ValueError, match="a guide is for a stage that generates from text alone"):
+        tiny_pipe("a star", low_res=low_res, guide=Guide(), progress=False)
