@@ -28,7 +28,7 @@ from imagen_mini.cascade.sampling_options import (
     guidance_by_step,
     resolve_options_by_stage,
 )
-from imagen_mini.cascade.serialization import load_stage, save_stage
+from imagen_mini.cascade.serialization import load_stage, save_stage, trained_on_folder
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.diffusion.gaussian import q_sample
 from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale
@@ -135,6 +135,8 @@ class ImagenPipeline(nn.Module):
     Reference: Imagen (Saharia et al., 2022), arXiv 2205.11487, Section 2.
     """
 
+    own_images = False  # True: it was trained on a folder of images, which nothing here can judge
+
     def __init__(self, text_encoder: TextEncoder, stages: Sequence[DiffusionStage]):
         super().__init__()
         # 1. the order, and the names
@@ -228,7 +230,9 @@ class ImagenPipeline(nn.Module):
         for name, stage in zip(names, stages):
             if stage.config.name != name:  # it would be saved to another folder than its own
                 raise ValueError(f"{folder / name} holds a stage called {stage.config.name!r}")
-        return cls(encoder, stages).to(dtype)
+        pipe = cls(encoder, stages).to(dtype)
+        pipe.own_images = any(trained_on_folder(folder / name) for name in names)
+        return pipe
 
     def save_pretrained(self, folder: str | Path, training: dict[str, dict] | None = None) -> None:
         """Write the pipeline as a folder, which `from_pretrained` reads.

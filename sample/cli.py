@@ -11,6 +11,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.diffusion.guidance import THRESHOLDS, check_interval
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
+from imagen_mini.evaluation.scoring import description_of, judge_image
 from imagen_mini.scenes.scene import GRID
 from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.precision import PRECISIONS, compute_dtype
@@ -126,6 +127,16 @@ def load_pipeline(args: argparse.Namespace) -> ImagenPipeline:
     args.first_stage = next(iter(pipe.stages))  # what --base-only stops after
     pipe.stages.to(compute_dtype(args.precision, device))
     return pipe
+
+
+def verdict(pipe: ImagenPipeline, prompt: str, image: torch.Tensor) -> str | None:
+    """What the parser of the pipeline's world says of an image [3, h, w] in [-1, 1].
+
+    None: the pipeline was trained on a folder of images, and the prompt is not of that world.
+    """
+    if pipe.own_images and description_of(prompt, pipe.world) is None:
+        return None
+    return judge_image(prompt, image, pipe.world)
 
 
 def check_judged(pipe: ImagenPipeline, stages: Iterable[str]) -> None:

@@ -33,12 +33,11 @@ from imagen_mini.editing.prompt_to_prompt import (
 )
 from imagen_mini.editing.windows import as_window
 from imagen_mini.evaluation.edit_comparison import SAME_SEED, SWITCHING
-from imagen_mini.evaluation.scoring import judge_image
 from imagen_mini.text.encoder import Tokens
 from imagen_mini.utils.scripts import check_output_file, number, run_script, script_parser
 from imagen_mini.viz.edits import attention_map_images, difference_image, plot_token_mappers
 from imagen_mini.viz.image_grid import image_grid
-from sample.cli import add_pipeline_options, load_pipeline, sampling_options
+from sample.cli import add_pipeline_options, load_pipeline, sampling_options, verdict
 
 
 def window(text: str) -> float | tuple[float, float]:
@@ -272,7 +271,8 @@ def main(arguments: list[str] | None = None) -> None:
     sheet.save(args.out)
     # 5. Print what the parser reads.
     for name, prompt, image in verdicts:
-        print(f"{name}: {prompt!r}: {judge_image(prompt, image, pipe.world)}")
+        if (said := verdict(pipe, prompt, image)) is not None:
+            print(f"{name}: {prompt!r}: {said}")
     if word is None and args.show_alignment:
         path = args.out.with_stem(args.out.stem + "_alignment")
         plot_alignment(*maps.tokens[:2], args.kind, path)

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 
-from imagen_mini.evaluation.scoring import judge_image
 from imagen_mini.utils.images import to_image
 from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
 from imagen_mini.viz.image_grid import grid_size, image_grid
-from sample.cli import add_pipeline_options, load_pipeline, sampling_options
+from sample.cli import add_pipeline_options, load_pipeline, sampling_options, verdict
 
 CELL = 192  # pixels of an image in the grid
 FEW = 16  # images in rows of four; more make a square
@@ -66,9 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
         pixels += list((last.float().cpu() * 127.5 + 127.5).round().to(torch.uint8))
     # 3. one image as it is, several with their captions
     (images[0] if n == 1 else image_grid(images, labels, columns, CELL)).save(args.out)
-    # 4. what the parser of scenes says of each image
+    # 4. what the parser of scenes says of each image that it can speak of
     for prompt, seed, image in zip(prompts, seeds, pixels):
-        print(f"{prompt!r}, seed {seed}: {judge_image(prompt, image / 127.5 - 1, pipe.world)}")
+        if (said := verdict(pipe, prompt, image / 127.5 - 1)) is not None:
+            print(f"{prompt!r}, seed {seed}: {said}")
     print(f"{args.out}: " + ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items()))
 
 

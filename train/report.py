@@ -4,7 +4,8 @@
     python -m train.report runs/mine --data my_images
 
 Reads the newest checkpoint and the log, measures on samples that the run was not trained on (of a
-folder: on its training images), and says of each measurement whether it is fine, worth a look or
+folder: on the images that --held-out keeps out of training; without it on its training images), and
+says of each measurement whether it is fine, worth a look or
 bad. For the built-in world, the run behind the shipped weights is shown beside it, after as many
 steps.
 """
@@ -23,7 +24,7 @@ from imagen_mini.cascade.config import StageConfig
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.base import Dataset
-from imagen_mini.data.datasets import open_dataset
+from imagen_mini.data.datasets import open_dataset, remembered_options
 from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.checkpoint import (
@@ -48,10 +49,11 @@ from imagen_mini.training.diagnostics import (
     gradient_norms,
     measure_noise_bins,
 )
-from imagen_mini.training.loop import NOISE_BINS
 from imagen_mini.training.encoder_of_run import find_text_encoder
+from imagen_mini.training.loop import NOISE_BINS
 from imagen_mini.utils.configuration import from_dict
 from imagen_mini.utils.devices import available_device
+from imagen_mini.utils.precision import DTYPES
 from imagen_mini.utils.scripts import FIGURES, check_output_file, integer, run_script, script_parser
 from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
@@ -108,11 +110,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     encoder = TextEncoder.from_pretrained(
         find_text_encoder(args.text_encoder, args.run),
+        DTYPES[saved.get("text_encoder_dtype", "fp32")],
     ).to(args.device)
     log = read_log(args.run)
     steps = sum(phase["steps"] for phase in saved["training_phases"])
     path = args.data or (saved.get("data") or {}).get("path")
-    data, indices = open_data(path, config, stage_config), range(args.n)
+    options = remembered_options(saved.get("data"))
+    data, indices = open_data(path, config, stage_config, options), range(args.n)
     stages = {}
     for name in ("weights", "ema"):
         stages[name] = DiffusionStage(stage_config)
@@ -155,20 +159,36 @@ def main(arguments: list[str] | None = None) -> None:
         f"{args.run}: stage {stage_config.name}, step {saved['step']:,} of {config.steps:,}, "
         f"{saved['training_phases'][-1]['device']}"
     )
+    if path is not None:
+        held_out = data.describe().get("part") == "held_out"
+        kind = "held out of training" if held_out else "that it is trained on"
+        notes = [*notes, f"measured on images of {path} {kind}: {len(data):,}"]
     text = page(heading, notes, findings)
     out.with_suffix(".txt").write_text(text)
     print(text + f"\n{out}")
 
 
-def open_data(path: str | Path | None, config: TrainConfig, stage: StageConfig) -> Dataset:
-    """The data to measure on: scenes that no training sees, or a folder."""
+def open_data(
+    path: str | Path | None, config: TrainConfig, stage: StageConfig, options: dict | None = None
+) -> Dataset:
+    """The data to measure on: scenes that no training sees, or a folder.
+
+    Args:
+        path: The folder. None: scenes.
+        config: Of the run.
+        stage: Of the run.
+        options: Of `open_dataset`, for a folder. If a share is held out, it is what is returned.
+    """
+    options = {**(options or {}), "skip_broken": True}
+    if path is not None and options.get("held_out"):
+        options["part"] = "held_out"
     return open_dataset(
         path,
         (stage.unet.image_size, stage.unet.low_res_size),
         HELD_OUT_SEED if path is None else config.seed,
         config.object_count_weights,
-        skip_broken=True,
         world=stage.world,
+        **options,
     )
 
 

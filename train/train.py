@@ -31,7 +31,8 @@ from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.weight_transfer import init_from_smaller
 from imagen_mini.data.base import Dataset
-from imagen_mini.data.datasets import open_dataset
+from imagen_mini.data.datasets import open_dataset, remembered_options
+from imagen_mini.data.prepared import FITS
 from imagen_mini.evaluation.preview import preview, sample_single_stage
 from imagen_mini.models.unet import UNetConfig
 from imagen_mini.scenes.world import WORLDS, find_world
@@ -56,14 +57,21 @@ from imagen_mini.training.distributed import (
     shard_fsdp,
 )
 from imagen_mini.training.ema import EMA
-from imagen_mini.training.loop import train
 from imagen_mini.training.encoder_of_run import find_text_encoder
+from imagen_mini.training.loop import train
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.training.run_guard import GracefulStop, run_lock, surviving_output
 from imagen_mini.utils.configuration import from_dict, to_dict
 from imagen_mini.utils.devices import channels_last_on_cpu, device_name
 from imagen_mini.utils.precision import DTYPES, resolve_precision
-from imagen_mini.utils.scripts import plain_errors, run_or_stage_folder, run_script, script_parser
+from imagen_mini.utils.scripts import (
+    color,
+    number,
+    plain_errors,
+    run_or_stage_folder,
+    run_script,
+    script_parser,
+)
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.weights import WEIGHTS, shipped_pipelines
 from train.log import Log
@@ -74,6 +82,8 @@ GRACE_SECONDS = 8  # seconds that a rank which is asked to stop has for its step
 # When a run is resumed, its sampling may change, and the noise levels that it is trained on. These
 # may not, as they are what the weights mean.
 FIXED_ON_RESUME = ("name", "unet", "prediction", "world")
+# What a run on a folder has where it names nothing else.
+DEFAULTS = {"fit": "crop", "background": "#ffffff", "held_out": 0}
 # What must stay when a network grows; a tensor that does not fit is found as well.
 FIXED_ON_GROWTH = ("head_dim", "skip", "skip_scale")
 
@@ -124,6 +134,26 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--data-cache",
         type=Path,
         help="a folder to keep its cropped and resized images in (default: DATA/.prepared)",
+    )
+    parser.add_argument(
+        "--fit",
+        choices=FITS,
+        help="how an image of the folder becomes a square: its central square, or all of it with "
+        "bars beside it (default: crop)",
+    )
+    parser.add_argument(
+        "--background",
+        type=color,
+        metavar="COLOUR",
+        help="what transparent pixels are put on, and the colour of bars: white, '#e0e0e0' "
+        "(default: white)",
+    )
+    parser.add_argument(
+        "--held-out",
+        type=number(0, 0.9),
+        metavar="SHARE",
+        help="keep this share of the folder's images out of training, by their captions, so that "
+        "none is on both sides; train.report measures on them (default: 0)",
     )
     parser.add_argument(
         "--skip-broken",
@@ -209,7 +239,7 @@ def _problem(args: argparse.Namespace) -> str | None:
             "--init-from says where a new run starts, --resume continues one from its own weights: "
             "leave one of them out"
         )
-    of_folder = ("caption_column", "data_cache", "skip_broken")
+    of_folder = ("caption_column", "data_cache", "skip_broken", "fit", "background", "held_out")
     if args.data is None and not args.resume:
         for name in (name for name in of_folder if getattr(args, name)):
             return f"--{name.replace('_', '-')} is for a folder of images: name it with --data"
@@ -399,6 +429,9 @@ class Run:
             )
         # 1. the text encoder
         path = args.text_encoder or self.saved.get("text_encoder")
+        if path is None and args.init_from and not args.resume:
+            path = find_text_encoder(None, args.init_from)
+            path = None if Path(path) == WEIGHTS / "text_encoder" else path
         dtype = args.text_encoder_dtype or self.saved.get("text_encoder_dtype", "fp32")
         if path is not None and Path(path).is_dir():
             path = str(Path(path).resolve())
@@ -429,9 +462,6 @@ class Run:
                 self.log(f"new layers, which add nothing at first: {', '.join(new)}")
         elif tensors is not None:
             shapes = {k: v.shape for k, v in self.stage.net.state_dict().items()}
-        if path is None and args.init_from and not args.resume:
-            path = find_text_encoder(None, args.init_from)
-            path = None if Path(path) == WEIGHTS / "text_encoder" else path
             for name in ("weights", "ema"):
                 check_tensors(f"{name} of the checkpoint", tensors[name], shapes)
             self.stage.net.load_state_dict(tensors["weights"])
@@ -536,14 +566,13 @@ class Run:
             "seconds": round(self.seconds_before_phase + time.monotonic() - self.started, 1),
         }
         source, path = self.data.describe(), getattr(self.data, "path", None)
-        column = getattr(self.data, "caption_column", None)
-        column = {} if column is None else {"caption_column": column}
+        options = getattr(self.data, "options", {})
         state = {
             "step": self.step,
             "training_phases": self.phases,
             "train": to_dict(self.config),
             "stage": to_dict(self.stage_config),
-            "data": source if path is None else {**source, "path": str(path), **column},
+            "data": source if path is None else {**source, "path": str(path), **options},
             **self.text_encoder,
             "carried": carried,
         }
@@ -612,16 +641,31 @@ class Run:
         args, unet = self.args, self.stage_config.unet
         saved = saved or {}
         path = args.data or saved.get("path")
+        named = {
+            "caption_column": args.caption_column,
+            "cache": args.data_cache,
+            "skip_broken": args.skip_broken or None,
+            "fit": args.fit,
+            "background": args.background,
+            "held_out": args.held_out,
+        }
+        options = remembered_options(saved)
+        for name in ("fit", "background", "held_out"):
+            before = options.get(name, DEFAULTS[name])
+            if args.resume and named[name] not in (None, before):
+                raise ValueError(
+                    f"{self.folder} is a run with --{name.replace('_', '-')} {before}, not "
+                    f"{named[name]}: resume it without, or start another --output-dir"
+                )
+        options |= {name: value for name, value in named.items() if value is not None}
         data = open_dataset(
             path,
             (unet.image_size, unet.low_res_size),
             self.config.seed,
             self.config.object_count_weights,
-            args.skip_broken,
-            args.data_cache,
             progress=self.ranks.is_main,
             world=self.stage_config.world,
-            caption_column=args.caption_column or saved.get("caption_column"),
+            **options,
         )
         if path is None:
             return data
@@ -629,7 +673,15 @@ class Run:
         self.log(
             f"{source['images']:,} images in {data.path} ({data.form})"
             + (f", {len(left_out)} broken ones left out" if left_out else "")
+            + (f"; held out of training: {data.apart:,}" if data.apart else "")
         )
+        small = data.enlarged(unet.image_size) if unet.low_res_size else 0
+        if small:
+            self.log(
+                f"warning: {small:,} of {source['images']:,} images are smaller than "
+                f"{unet.image_size} px and were enlarged: super-resolution learns their blur. "
+                "Larger images, or a folder without these, teach more"
+            )
         if args.data is None and source["fingerprint"] != saved["fingerprint"]:
             raise ValueError(
                 f"the images or captions in {path} are not those this run was trained on "

@@ -161,3 +161,16 @@ def load_stage(folder: str | Path) -> DiffusionStage:
     stage = DiffusionStage(config)
     stage.net.load_state_dict(load_weights(folder))
     return stage.eval()
+
+
+def trained_on_folder(folder: Path) -> bool:
+    """True for a stage whose last training was on a folder of images, and not on a built-in world.
+
+    Args:
+        folder: The folder of one stage. What it does not say of its training counts as False.
+    """
+    try:
+        record = json.loads((folder / "config.json").read_text())["training"]
+        return record["training_phases"][-1]["data"]["source"] == "folder"
+    except (OSError, ValueError, LookupError, TypeError):
+        return False

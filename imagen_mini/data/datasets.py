@@ -20,6 +20,10 @@ def open_dataset(
     progress: bool = True,
     world: str = "scenes",
     caption_column: str | None = None,
+    fit: str = "crop",
+    background: str = "white",
+    held_out: float = 0.0,
+    part: str = "train",
 ) -> Dataset:
     """Open a folder of captioned images, or a built-in world.
 
@@ -35,6 +39,11 @@ def open_dataset(
         world: Which built-in world: "scenes" (default) or "studio".
         caption_column: Of a folder: where its captions stand. None: in `text`, `caption` or
             another of `metadata.CAPTION_COLUMNS`.
+        fit: Of a folder: how an image becomes a square, "crop" (default) or "pad".
+        background: Of a folder: the colour that transparent pixels are put on, and that of bars.
+        held_out: Of a folder: this share of its images is held out, so that no caption is on both
+            sides.
+        part: Of a folder: "train" (default), or "held_out" for the images that are held out.
 
     Returns:
         The data set.
@@ -47,4 +56,43 @@ def open_dataset(
     if path is None:
         return SceneDataset(seed, object_count_weights, world)
     sizes = [size for size in sizes if size is not None]
-    return ImageFolderDataset(path, sizes, seed, skip_broken, cache, progress, caption_column)
+    return ImageFolderDataset(
+        path,
+        sizes,
+        seed,
+        skip_broken,
+        cache,
+        progress,
+        caption_column,
+        fit,
+        background,
+        held_out,
+        part,
+    )
+
+
+# what a checkpoint remembers of a folder, beside its path, with the types that it may have
+FOLDER_OPTIONS: dict[str, type | tuple[type, ...]] = {
+    "caption_column": str,
+    "cache": str,
+    "skip_broken": bool,
+    "fit": str,
+    "background": str,
+    "held_out": (int, float),
+}
+
+
+def remembered_options(saved: dict | None) -> dict:
+    """The options of `open_dataset` for a folder, as a checkpoint remembers them.
+
+    Args:
+        saved: `data` in the state of a checkpoint. None: there is none.
+
+    Raises:
+        ValueError: One of them is of another type.
+    """
+    options = {name: v for name, v in (saved or {}).items() if name in FOLDER_OPTIONS}
+    for name, value in options.items():
+        if value is not None and not isinstance(value, FOLDER_OPTIONS[name]):
+            raise ValueError(f"the checkpoint has {name} {value!r} for its data; it is damaged")
+    return {name: value for name, value in options.items() if value is not None}

@@ -14,17 +14,22 @@ import torch
 from torch import Tensor
 
 from imagen_mini.data.base import Batch
+from imagen_mini.data.held_out import rows_held_out
 from imagen_mini.data.metadata import describe_form, read_metadata
-from imagen_mini.data.prepared import check_broken, may_be_skipped, prepare
+from imagen_mini.data.prepared import FITS, SquareFit, check_broken, may_be_skipped, prepare
+from imagen_mini.utils.images import hex_color
 from imagen_mini.utils.rng import generator
+
+PARTS = ("train", "held_out")
+OF_THE_SAMPLES = ("fit", "background", "held_out")  # options that change what is trained on
 
 
 class ImageFolderDataset:
     """A captioned image folder (see `data.metadata`) as a data set.
 
-    Images are cropped to their central squares and resized once, to each of `sizes`. Every image
-    is seen once an epoch, in a new random order each time. Prepared images are kept until the
-    images change. Captions are read afresh.
+    Images are cropped to their central squares, or padded to squares, and resized once, to each of
+    `sizes`. Every image is seen once an epoch, in a new random order each time. Prepared images are
+    kept until the images change; then the changed ones are prepared. Captions are read afresh.
 
     Args:
         path: The folder.
@@ -35,10 +40,16 @@ class ImageFolderDataset:
         progress: Show a progress bar while images are prepared.
         caption_column: Where the captions stand. None: in the first of
             `metadata.CAPTION_COLUMNS`.
+        fit: How an image becomes a square: "crop" (default) or "pad", see `prepared.SquareFit`.
+        background: The colour that transparent pixels are put on, and that of bars.
+        held_out: This share of the images is no part of the data set, see `rows_held_out`. 0: all
+            of them are.
+        part: "train" (default). "held_out": instead the images held out; with `held_out` 0 those
+            of the folder's other splits (test, validation).
 
     Raises:
         FileNotFoundError: There is no such folder, or there are no captions in it.
-        ValueError: The captions cannot be used.
+        ValueError: The captions cannot be used, or an argument is none of those above.
         ImageError: An image cannot be read.
     """
 
@@ -51,9 +62,34 @@ class ImageFolderDataset:
         cache: str | Path | None = None,
         progress: bool = True,
         caption_column: str | None = None,
+        fit: str = "crop",
+        background: str = "white",
+        held_out: float = 0.0,
+        part: str = "train",
     ):
-        self.path, self.seed, self.caption_column = Path(path).resolve(), seed, caption_column
-        rows, problems = read_metadata(self.path, caption_column)
+        for name, value, known in (("fit", fit, FITS), ("part", part, PARTS)):
+            if value not in known:
+                raise ValueError(f"{name} {value!r}; expected {' or '.join(map(repr, known))}")
+        if not 0 <= held_out < 1:
+            raise ValueError(f"held_out {held_out}; expected a share from 0 to below 1")
+        self.path, self.seed, self.part = Path(path).resolve(), seed, part
+        # what else is needed to open it again, where it is not the default
+        self.fit = SquareFit(fit, hex_color(background))
+        self.options = {
+            name: value
+            for name, value, default in (
+                ("caption_column", caption_column, None),
+                ("cache", None if cache is None else str(Path(cache).resolve()), None),
+                ("skip_broken", skip_broken, False),
+                ("fit", fit, "crop"),
+                ("background", self.fit.background, SquareFit().background),
+                ("held_out", held_out, 0),
+            )
+            if value != default
+        }
+        rows, problems = read_metadata(
+            self.path, caption_column, held_out=part == "held_out" and not held_out
+        )
         if not rows or problems and not skip_broken:
             limit = may_be_skipped(len(rows) + len(problems)) if rows else 0
             raise ValueError(
@@ -72,6 +108,7 @@ class ImageFolderDataset:
             skip_broken,
             progress,
             problems,
+            self.fit,
         )
         self.images, self.broken = prepared.images, prepared.broken
         self.form = describe_form(rows)
@@ -82,11 +119,27 @@ class ImageFolderDataset:
         if not self.rows:
             raise ValueError(f"{self.path}: not one image can be used")
         self.captions = [row.captions for row in rows]
+        self.apart = 0  # how many images are held out
+        if held_out:
+            apart = rows_held_out(
+                [self.captions[i] for i in self.rows],
+                [prepared.checksums[i] for i in self.rows],
+                held_out,
+            )
+            self.apart, wanted = len(apart), part == "held_out"
+            self.rows = [i for at, i in enumerate(self.rows) if (at in apart) == wanted]
+        self.shapes = prepared.shapes
         contents = [(prepared.checksums[i], self.captions[i]) for i in self.rows]
         self.fingerprint = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def enlarged(self, size: int) -> int:
+        """How many images are smaller than `size` pixels and therefore enlarged; 0 where this is
+        not known.
+        """
+        return sum(self.fit.side(*self.shapes[i]) < size for i in self.rows if self.shapes)
 
     def plan(
         self, indices: Sequence[int], size: int, low_res_size: int | None = None
@@ -115,12 +168,17 @@ class ImageFolderDataset:
         return self.plan(indices, size, low_res_size).materialize(device)[0]
 
     def describe(self) -> dict:
-        """Name, number of images, and a fingerprint of the images and captions."""
+        """Name, number of images, a fingerprint of the images and captions, and what else the
+        samples depend on, where it is not the default.
+        """
+        said = {name: v for name, v in self.options.items() if name in OF_THE_SAMPLES}
         return {
             "source": "folder",
             "name": self.path.name,
             "images": len(self),
             "fingerprint": self.fingerprint,
+            **({} if self.part == "train" else {"part": self.part}),
+            **said,
         }
 
 

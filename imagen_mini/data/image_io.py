@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from imagen_mini.utils.images import upright_rgb
+from imagen_mini.data.svg import MISSING, can_render_svg, looks_like_svg, render_svg
+from imagen_mini.utils.images import to_rgb, upright_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
 SUFFIXES = (
@@ -19,6 +20,7 @@ SUFFIXES = (
     *(".avif", ".jp2", ".j2k", ".jpf", ".jpx"),
 )
 MAX_PIXELS = 64 * 2**20  # a file of a few kB can declare billions
+SVG_SIDE = 512  # pixels of the longer side that a drawing is rendered at, whatever it declares
 
 # The chunks of a PNG that its pixels depend on, with the EXIF orientation.
 PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
@@ -29,11 +31,16 @@ class ImageError(ValueError):
     """A file that is no image, or none that we read."""
 
 
-def open_rgb(path: str | Path) -> Image.Image:
+def open_rgb(path: str | Path, background: str = "white") -> Image.Image:
     """Read the image in a file, upright, as RGB. Of an animation or of several pages, the first.
 
     The content decides on the format, not the name. EXIF orientation is applied; transparent
-    pixels are put on white; 16 bits are scaled to 8; colour profiles are not applied.
+    pixels are put on a background; 16 bits are scaled to 8; colour profiles are not applied. An
+    SVG drawing is rendered, where the package resvg_py is installed.
+
+    Args:
+        path: The file.
+        background: The colour of that background, see `utils.images.hex_color`.
 
     Raises:
         ImageError: The file is no image, too large, or broken.
@@ -45,11 +52,13 @@ def open_rgb(path: str | Path) -> Image.Image:
         )
     try:
         try:
-            return _decode(path)
+            return _decode(path, background)
         except Exception:
+            if can_render_svg() and looks_like_svg(path):
+                return to_rgb(render_svg(path.read_bytes(), SVG_SIDE), background=background)
             if (pixels := _png_without_text(path)) is None:
                 raise
-            return _decode(pixels)
+            return _decode(pixels, background)
     except UnidentifiedImageError:
         raise ImageError(
             f"{path} ({path.stat().st_size:,} bytes) is no image; expected "
@@ -66,7 +75,7 @@ def open_rgb(path: str | Path) -> Image.Image:
         ) from error
 
 
-def _decode(file: Path | BytesIO) -> Image.Image:
+def _decode(file: Path | BytesIO, background: str) -> Image.Image:
     """The image as RGB. Its size is checked before its pixels are decoded."""
     with Image.open(file, formats=readable_formats()) as image:
         if image.width * image.height > MAX_PIXELS:
@@ -76,7 +85,7 @@ def _decode(file: Path | BytesIO) -> Image.Image:
             and END_OF_CODESTREAM not in Path(image.filename).read_bytes()
         ):
             raise OSError("image file is truncated")  # the decoder fills in what is missing
-        return upright_rgb(image)
+        return upright_rgb(image, background)
 
 
 def _png_without_text(path: Path) -> BytesIO | None:
@@ -112,6 +121,8 @@ def _other_format(path: Path) -> str:
         return ". It is HEIC, as phones write it: save it as JPEG"
     if head.startswith(b"version https://git-lfs"):
         return ". It is a pointer of Git LFS: git lfs pull"
+    if looks_like_svg(path):
+        return f". It is SVG: {MISSING}"
     if head.lstrip()[:5].lower() in (b"<html", b"<!doc"):
         return ". It is a web page: the download went wrong"
     return ""

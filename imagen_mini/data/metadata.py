@@ -6,8 +6,12 @@ beside the images, as Hugging Face's `imagefolder` reads it:
     {"file_name": "cats/1.jpg", "text": "a grey cat on a chair"}
     {"file_name": "2.png", "text": ["a red boat", "a small boat at sea"]}
 
-Or a text file beside each image, `1.txt` beside `1.png`, with one caption a line. Either may lie in
-subfolders. Where one of these is called `train`, the other splits are left out.
+Or a text file beside each image, `1.txt` beside `1.png`, with one caption a line. Or, where there
+is neither, a table of the same kind that is called `captions.csv`. Each may lie in subfolders.
+Where one of these is called `train`, the other splits are left out: they are held out of training.
+
+SVG drawings count as images where the package resvg_py is installed, unless a PNG or the like of
+the same name lies beside them.
 
 The column of captions is `text`, `caption`, `prompt` or one of `CAPTION_COLUMNS`, in capitals or
 not. Other columns are ignored. Of several captions one is chosen each time the image is seen.
@@ -28,9 +32,12 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from imagen_mini.data.image_io import SUFFIXES
+from imagen_mini.data.svg import MISSING, SVG_SUFFIXES, can_render_svg
 
 METADATA = "metadata.jsonl"  # the form that we write
 TABLES = (METADATA, "metadata.csv", "metadata.tsv", "metadata.parquet", "metadata.json")
+# looked for where there are neither those nor text files
+OTHER_TABLES = tuple(name.replace("metadata", "captions") for name in TABLES)
 TEXTS = (".txt", ".caption")  # of files that hold the captions of one image
 # in the order in which they are looked for; any name that ends with file_name is read as well
 NAME_COLUMNS = (
@@ -40,6 +47,8 @@ NAME_COLUMNS = (
 CAPTION_COLUMNS = ("text", "caption", "prompt", "texts", "captions", "prompts", "description")
 TRAINING_SPLITS = ("train", "training")  # names of folders, as `datasets` knows them
 OTHER_SPLITS = ("test", "testing", "eval", "evaluation", "val", "valid", "validation", "dev")
+# of files that need no row: what people write beside images
+DOCUMENTS = re.compile(r"(LICEN[CS]E|COPYING|COPYRIGHT|NOTICE|README)([._-].*)?", re.IGNORECASE)
 
 SEPARATORS = re.compile(r"[\s,]*")  # between values of JSON
 
@@ -68,7 +77,7 @@ class Problem(str):
 
 
 def read_metadata(
-    folder: str | Path, caption_column: str | None = None
+    folder: str | Path, caption_column: str | None = None, held_out: bool = False
 ) -> tuple[list[Row], list[Problem]]:
     """Read the captions of a folder. Images are not opened.
 
@@ -76,6 +85,8 @@ def read_metadata(
         folder: The folder.
         caption_column: Where the captions stand. None: in the first of `CAPTION_COLUMNS` that a
             row fills.
+        held_out: Read the splits that are left out otherwise: those in folders called test,
+            validation and the like, beside one called train.
 
     Returns:
         The rows that can be used, and the problems of the others.
@@ -88,15 +99,23 @@ def read_metadata(
     rows: list[Row] = []
     problems: list[Problem] = []
     if root.is_dir():
-        tables = find_tables(root)
-        for table in tables:
-            _read_table(root, table, caption_column, rows, problems)
-        if rows or problems or any(table.parent == root for table in tables):
-            return rows, problems
-        for image, text in _images_with_texts(root):
-            _read_text(root, image, text, rows, problems)
-        if rows or problems:
-            return rows, problems
+        # 1. tables, 2. text files beside the images, 3. tables of another name
+        for names in (TABLES, None, OTHER_TABLES):
+            if names is None:
+                for image, text in _images_with_texts(root, held_out):
+                    _read_text(root, image, text, rows, problems)
+                at_top = False
+            else:
+                tables = find_tables(root, names, held_out)
+                for table in tables:
+                    _read_table(root, table, caption_column, rows, problems)
+                at_top = any(table.parent == root for table in tables)
+            if rows or problems or at_top:
+                return rows, problems
+        if held_out:
+            raise FileNotFoundError(
+                f"{root} has no split that is held out; expected folders train and test in it"
+            )
     raise FileNotFoundError(
         f"{root} {_what_is_there(root)}; expected images and a {METADATA} with lines like "
         '{"file_name": "1.png", "text": "a caption"}'
@@ -118,33 +137,45 @@ def describe_form(rows: Iterable[Row]) -> str:
 # ---------------------------------------------------------------- where the captions are
 
 
-def find_tables(root: Path) -> list[Path]:
-    """The tables of a folder: the one at its top, or else those of its subfolders."""
+def find_tables(root: Path, names: tuple[str, ...] = TABLES, held_out: bool = False) -> list[Path]:
+    """The tables of a folder: the one at its top, or else those of its subfolders.
+
+    Args:
+        root: The folder.
+        names: What they may be called, in the order in which one of them is preferred.
+        held_out: Those of the splits that are held out.
+    """
 
     def rank(path: Path) -> int:
-        return TABLES.index(path.name.lower())
+        return names.index(path.name.lower())
 
-    at_top = [path for path in root.iterdir() if path.name.lower() in TABLES and path.is_file()]
+    at_top = [path for path in root.iterdir() if path.name.lower() in names and path.is_file()]
     if at_top:
-        return [min(at_top, key=rank)]
+        return [] if held_out else [min(at_top, key=rank)]
     found: dict[Path, list[Path]] = {}
     for path in _files(root):
-        if path.name.lower() in TABLES:  # one a folder
+        if path.name.lower() in names:  # one a folder
             found.setdefault(path.parent, []).append(path)
-    return _training_split(root, [min(tables, key=rank) for tables in found.values()])
+    tables = [min(tables, key=rank) for tables in found.values()]
+    return _training_split(root, tables, held_out)
 
 
-def _images_with_texts(root: Path) -> list[tuple[Path, Path]]:
+def _images_with_texts(root: Path, held_out: bool = False) -> list[tuple[Path, Path]]:
     """Images, each with the text file beside it that has the same name: 1.txt or 1.png.txt."""
     images, texts = [], {}
+    drawings = SVG_SUFFIXES if can_render_svg() else ()
     for path in _files(root):
         suffix = path.suffix.lower()
         if suffix in TEXTS:
             texts.setdefault(path.with_suffix(""), path)
-        elif suffix in SUFFIXES:
+        elif suffix in (*SUFFIXES, *drawings):
             images.append(path)
+    rendered = {i.with_suffix("") for i in images if i.suffix.lower() in SUFFIXES}
+    images = [
+        i for i in images if i.suffix.lower() in SUFFIXES or i.with_suffix("") not in rendered
+    ]
     of = {i: texts.get(i.with_suffix("")) or texts.get(i) for i in images}
-    return [(i, of[i]) for i in _training_split(root, [i for i in images if of[i]])]
+    return [(i, of[i]) for i in _training_split(root, [i for i in images if of[i]], held_out)]
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -154,8 +185,10 @@ def _files(root: Path) -> Iterator[Path]:
         yield from (Path(parent, f) for f in sorted(files) if not f.startswith("."))
 
 
-def _training_split(root: Path, paths: list[Path]) -> list[Path]:
-    """Those in folders called train; if there are none, those that are in no other split."""
+def _training_split(root: Path, paths: list[Path], held_out: bool = False) -> list[Path]:
+    """Those in folders called train; if there are none, those that are in no other split. With
+    `held_out`: those in other splits, if there are any in folders called train.
+    """
 
     def within(splits: tuple[str, ...]) -> list[Path]:
         return [
@@ -164,8 +197,10 @@ def _training_split(root: Path, paths: list[Path]) -> list[Path]:
             if any(part.lower() in splits for part in p.relative_to(root).parent.parts)
         ]
 
-    other = set(within(OTHER_SPLITS))
-    return within(TRAINING_SPLITS) or [p for p in paths if p not in other] or paths
+    training, other = within(TRAINING_SPLITS), within(OTHER_SPLITS)
+    if held_out:
+        return [p for p in other if p not in training] if training else []
+    return training or [p for p in paths if p not in set(other)] or paths
 
 
 def _what_is_there(root: Path) -> str:
@@ -190,6 +225,10 @@ def _what_is_there(root: Path) -> str:
         return f"{what}, but archives: unpack them first"
     if tables:
         return f"{what}, but {tables[0]}: call it metadata{Path(tables[0]).suffix}"
+    drawings = sum(n.lower().endswith(SVG_SUFFIXES) for n in names)
+    if drawings and not images:
+        how = "without captions" if can_render_svg() else f"({MISSING})"
+        return f"{what}, but {drawings} SVG drawings {how}"
     return f"{what}, but {images} images without captions" if images else what
 
 
@@ -345,10 +384,15 @@ def _images_by_plain_name(folder: Path, changed: int) -> dict[str, list[str]]:
     when it was changed last.
     """
     found: dict[str, list[str]] = {}
-    for name in sorted(os.listdir(folder)):
-        if name.lower().endswith(SUFFIXES) and os.path.isfile(folder / name):
-            for key in (_plain(name), _plain(name.rpartition(".")[0])):
-                found.setdefault(key, []).append(name)
+    drawings = SVG_SUFFIXES if can_render_svg() else ()
+    names = sorted(os.listdir(folder))
+    for suffixes in (SUFFIXES, drawings):
+        images: dict[str, list[str]] = {}
+        for name in names:
+            if name.lower().endswith(suffixes) and os.path.isfile(folder / name):
+                for key in (_plain(name), _plain(name.rpartition(".")[0])):
+                    images.setdefault(key, []).append(name)
+        found = images | found
     return found
 
 
@@ -574,7 +618,8 @@ def _read_text(
 
 
 def unlisted(folder: str | Path, rows: Iterable[Row], problems: Iterable[str] = ()) -> list[str]:
-    """Files of the folder that no row names, hidden ones apart, sorted.
+    """Files of the folder that no row names, sorted. Hidden ones are left out, and licences and the
+    like; and where one split is read, those of the others.
 
     Args:
         folder: The folder.
@@ -584,8 +629,12 @@ def unlisted(folder: str | Path, rows: Iterable[Row], problems: Iterable[str] = 
     root, rows = Path(folder).resolve(), list(rows)
     listed = {row.path for row in rows} | {getattr(problem, "path", None) for problem in problems}
     captions = {*find_tables(root), *(root / row.source for row in rows)}
+    files = [path for path in _files(root) if not DOCUMENTS.fullmatch(path.name)]
+    in_splits = all(path.parent != root for path in captions)
+    if in_splits and _training_split(root, files, held_out=True):
+        files = _training_split(root, files)
     found = []
-    for path in _files(root):
+    for path in files:
         try:
             resolved = path.resolve()
         except (OSError, RuntimeError):  # links in a circle

@@ -1,4 +1,4 @@
-"""Images of a folder, cropped and resized once, and kept on disk for training."""
+"""Images of a folder, made square and resized once, and kept on disk for training."""
 
 from __future__ import annotations
 
@@ -18,20 +18,47 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from filelock import FileLock
+from PIL import Image
 from tqdm.auto import tqdm
 
 from imagen_mini.data.image_io import ImageError, open_rgb
 from imagen_mini.data.metadata import Row
-from imagen_mini.utils.images import central_square
+from imagen_mini.utils.images import central_square, padded_square
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 PREPARATION = 1  # counts the ways of cropping and resizing; another one, another cache
 CHUNK = 256  # images that may be decoded and wait in memory
+SPARE = 2**28  # bytes that stay free on the disk where old prepared images are kept beside new ones
+PER_IMAGE = ("files", "shapes")  # what info.json holds of each image, since these are written
 SPOT_CHECKS = 1000  # images of a cache that are compared with their checksums when it is opened
 # What a cache may hold of ours, and nothing else is ever removed from it: prepared images by their
 # key ("pictures-": of earlier versions), and temporary folders of killed processes.
 OUR_FOLDERS = re.compile(r"(images|pictures)-([0-9a-f]{16}|[a-z0-9_]{8})")
+FITS = ("crop", "pad")
+
+
+class SquareFit(NamedTuple):
+    """How an image of any shape becomes a square.
+
+    Args:
+        how: "crop": its largest central square. "pad": all of it, with bars beside it.
+        background: The colour of bars, and the one that transparent pixels are put on.
+    """
+
+    how: str = "crop"
+    background: str = "#ffffff"
+
+    def square(self, image: Image.Image, size: int) -> np.ndarray:
+        """An RGB image as uint8 [size, size, 3]."""
+        if self.how == "crop":
+            return central_square(image, size)
+        return padded_square(image, size, self.background)
+
+    def side(self, width: int, height: int) -> int:
+        """The side in an image that becomes a side of the square; a smaller one is enlarged."""
+        return min(width, height) if self.how == "crop" else max(width, height)
 
 
 class MappedImages:
@@ -79,6 +106,16 @@ class Prepared(NamedTuple):
     images: dict[int, MappedImages]  # by size
     checksums: list[str]  # SHA-256 of each image's file; "" if it is broken
     broken: dict[int, str]  # rows that cannot be read, and why; in `images` they are black
+    # width and height of each image as it was; None if the cache is of an earlier version
+    shapes: list[tuple[int, int]] | None
+
+
+class Decoded(NamedTuple):
+    """One prepared image."""
+
+    checksum: str  # SHA-256 of its file
+    shape: tuple[int, int]  # width and height, as it was
+    pixels: list[bytes]  # of each size
 
 
 def prepare(
@@ -88,13 +125,15 @@ def prepare(
     skip_broken: bool = False,
     progress: bool = True,
     problems: Sequence[str] = (),
+    fit: SquareFit | None = None,
 ) -> Prepared:
-    """Crop and resize all images, unless the cache has them.
+    """Crop or pad and resize all images, unless the cache has them.
 
     The files are CACHE/images-KEY/64.npy, 64.crc32, 256.npy, 256.crc32 and info.json. KEY is a hash
     of the names, sizes and times of the image files. They are written to a temporary folder and
     renamed, so they are complete or absent. What is damaged later is made again. A lock lets a
-    second process wait and then find the work done.
+    second process wait and then find the work done. Where images were added, changed or removed,
+    the others are copied from the folder of before, if the disk has room for both.
 
     Args:
         rows: The images.
@@ -103,6 +142,7 @@ def prepare(
         skip_broken: Leave images out that cannot be read, as far as `check_broken` allows.
         progress: Show a progress bar.
         problems: Of rows that could not be used for other reasons: they count as broken, too.
+        fit: How they become squares. None: by the central square, on white.
 
     Raises:
         ImageError: Images cannot be read.
@@ -111,10 +151,9 @@ def prepare(
     stats = [
         (row.name, stat.st_size, stat.st_mtime_ns) for row in rows for stat in [row.path.stat()]
     ]
-    folder = (
-        cache
-        / f"images-{hashlib.sha256(json.dumps([PREPARATION, stats]).encode()).hexdigest()[:16]}"
-    )
+    fit = fit or SquareFit()
+    made = [PREPARATION, stats, *([] if fit == SquareFit() else [fit])]
+    folder = cache / f"images-{hashlib.sha256(json.dumps(made).encode()).hexdigest()[:16]}"
 
     def missing() -> list[int]:
         if _read_info(folder, len(rows)) is None:
@@ -133,17 +172,33 @@ def prepare(
                 "folder for them (--data-cache)"
             ) from error
         with FileLock(cache / "lock"):
-            for old in cache.iterdir():  # of a killed process, or of the images as they were
-                ours = OUR_FOLDERS.fullmatch(old.name) and old != folder
-                if ours and old.is_dir() and not old.is_symlink():
-                    shutil.rmtree(old)
-            if todo := missing():  # and not done by another process in the meantime
+            # of a killed process, or of the images as they were
+            old = [
+                path
+                for path in cache.iterdir()
+                if OUR_FOLDERS.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+                if path != folder and _fit_of(path) in (fit, None)
+            ]
+            todo = missing()  # and not done by another process in the meantime
+            known = _Known(old if todo and not folder.exists() else [], todo)
+            todo += [size for size in known.arrays if size not in todo]
+            room = sum(len(rows) * size * size * 3 for size in todo)
+            if shutil.disk_usage(cache).free < room + SPARE:
+                known = _Known([], [])
+            if not known.rows:
+                for path in old:
+                    shutil.rmtree(path)
+            if todo:
                 with TemporaryDirectory(dir=cache, prefix="images-") as temp:
-                    _decode_all(rows, Path(temp), todo, skip_broken, progress, problems)
+                    _decode_all(
+                        rows, stats, Path(temp), todo, skip_broken, progress, problems, fit, known
+                    )
                     folder.mkdir(exist_ok=True)
                     arrays = [Path(f"{size}.npy") for size in todo]
                     for name in ("info.json", *map(_checksum_file, arrays), *arrays):
                         os.replace(Path(temp, name), folder / name)
+            for path in old:
+                shutil.rmtree(path, ignore_errors=True)
     if (info := _read_info(folder, len(rows))) is None:
         raise OSError(f"{folder / 'info.json'} is not as it was written: the disk may be failing")
     broken = {int(i): why for i, why in info["broken"].items()}
@@ -152,6 +207,7 @@ def prepare(
         {size: MappedImages(folder / f"{size}.npy") for size in sizes},
         info["checksums"],
         broken,
+        [(width, height) for width, height in info["shapes"]] if "shapes" in info else None,
     )
 
 
@@ -160,9 +216,58 @@ def _read_info(folder: Path, n: int) -> dict | None:
     try:
         info = json.loads((folder / "info.json").read_text())
         fine = len(info["checksums"]) == n and all(int(i) < n for i in info["broken"])
+        fine = fine and all(len(info.get(name, info["checksums"])) == n for name in PER_IMAGE)
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return info if fine else None
+
+
+def _fit_of(folder: Path) -> SquareFit | None:
+    """How the images of a folder were made square; None if it cannot be known."""
+    try:
+        info = json.loads((folder / "info.json").read_text())
+        return SquareFit(*info.get("fit", SquareFit()))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+class _Known:
+    """Images that were prepared before, by name, size and time of their files.
+
+    Args:
+        folders: With prepared images, as `prepare` writes them. The newest one is used that has all
+            of `sizes`.
+        sizes: All of these are needed of an image.
+    """
+
+    def __init__(self, folders: Sequence[Path], sizes: Sequence[int]):
+        self.rows: dict[tuple, int] = {}
+        self.arrays: dict[int, MappedImages] = {}  # by size; also of further sizes
+        for folder in sorted(folders, key=lambda path: path.stat().st_mtime_ns):
+            try:
+                info = json.loads((folder / "info.json").read_text())
+                files = [tuple(file) for file in info["files"]]
+                made = [int(file.stem) for file in folder.glob("*.npy")]
+                if not set(sizes) <= set(made) or _read_info(folder, len(files)) is None:
+                    continue
+                if not all(_is_complete(folder / f"{size}.npy", len(files), size) for size in made):
+                    continue
+            except (OSError, ValueError, LookupError, TypeError):
+                continue  # of an earlier version, or damaged
+            self.rows = {f: i for i, f in enumerate(files) if str(i) not in info["broken"]}
+            self.arrays = {size: MappedImages(folder / f"{size}.npy") for size in made}
+            self.checksums, self.shapes = info["checksums"], info["shapes"]
+
+    def get(self, file: tuple, sizes: Sequence[int]) -> Decoded | None:
+        """An image that was prepared before; None: it must be decoded."""
+        if (row := self.rows.get(file)) is None:
+            return None
+        try:
+            pixels = [self.arrays[size][[row]].tobytes() for size in sizes]
+        except ImageError:
+            return None
+        width, height = self.shapes[row]
+        return Decoded(self.checksums[row], (width, height), pixels)
 
 
 def _checksum_file(file: Path) -> Path:
@@ -191,51 +296,60 @@ def _is_complete(file: Path, n: int, size: int) -> bool:
 
 def _decode_all(
     rows: Sequence[Row],
+    files: Sequence[tuple],
     folder: Path,
     sizes: Sequence[int],
     skip_broken: bool,
     progress: bool,
     problems: Sequence[str],
+    fit: SquareFit,
+    known: _Known,
 ) -> None:
     """Write SIZE.npy, SIZE.crc32 and info.json for all rows into `folder`."""
 
-    def decode(row: Row) -> tuple[str, list[bytes]] | ImageError:
+    def decode(item: tuple[Row, tuple]) -> Decoded | ImageError:
+        row, file = item
+        if (found := known.get(file, sizes)) is not None:
+            return found
         try:
-            image = open_rgb(row.path)
+            image = open_rgb(row.path, fit.background)
         except ImageError as error:
             return error
-        return hashlib.sha256(row.path.read_bytes()).hexdigest(), [
-            central_square(image, size).tobytes() for size in sizes
-        ]
+        checksum = hashlib.sha256(row.path.read_bytes()).hexdigest()
+        pixels = [fit.square(image, size).tobytes() for size in sizes]
+        return Decoded(checksum, image.size, pixels)
 
-    checksums, broken = [], {}
+    checksums, shapes, broken = [], [], {}
     with ExitStack() as stack:
         arrays = [folder / f"{size}.npy" for size in sizes]
-        files = [stack.enter_context(open(array, "wb")) for array in arrays]
+        outputs = [stack.enter_context(open(array, "wb")) for array in arrays]
         sums = [stack.enter_context(open(_checksum_file(array), "wb")) for array in arrays]
         # written in order, not through a memory map: a full disk is then an error and no crash
-        for file, size in zip(files, sizes):
+        for file, size in zip(outputs, sizes):
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, 3)}
             )
-        for i, result in enumerate(in_parallel(decode, rows, "preparing images", progress)):
+        items = list(zip(rows, files))
+        for i, result in enumerate(in_parallel(decode, items, "preparing images", progress)):
             if isinstance(result, ImageError):
                 broken[i] = str(result)
                 check_broken([*problems, *broken.values()], len(rows) + len(problems), skip_broken)
-                result = "", [bytes(size * size * 3) for size in sizes]
-            checksums.append(result[0])
-            for file, sum_of, pixels in zip(files, sums, result[1]):
+                result = Decoded("", (0, 0), [bytes(size * size * 3) for size in sizes])
+            checksums.append(result.checksum)
+            shapes.append(result.shape)
+            for file, sum_of, pixels in zip(outputs, sums, result.pixels):
                 file.write(pixels)
                 sum_of.write(zlib.crc32(pixels).to_bytes(4, "little"))
         info = stack.enter_context(open(folder / "info.json", "w"))
-        json.dump({"checksums": checksums, "broken": broken}, info)
-        for file in (info, *files, *sums):
+        written = {"checksums": checksums, "broken": broken}
+        json.dump(written | {"files": files, "shapes": shapes, "fit": fit}, info)
+        for file in (info, *outputs, *sums):
             file.flush()
             os.fsync(file.fileno())
 
 
 def in_parallel(
-    function: Callable[[Row], T], rows: Sequence[Row], what: str, progress: bool = True
+    function: Callable[[S], T], rows: Sequence[S], what: str, progress: bool = True
 ) -> Iterator[T]:
     """Yield function(row) for each row, in order, computed by several threads.
 

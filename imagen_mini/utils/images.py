@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageOps
 from torch import Tensor
 
 WHITE_OR_BLACK_IS_ZERO = 262  # the TIFF tag PhotometricInterpretation; 0: white is zero
@@ -179,21 +179,23 @@ def blur(images: Tensor, sigma: float) -> Tensor:
     return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.mT, groups=3)
 
 
-def to_rgb(image: Image.Image, sixteen_bit: bool = False) -> Image.Image:
-    """A PIL image of any mode as RGB, on white.
+def to_rgb(image: Image.Image, sixteen_bit: bool = False, background: str = "white") -> Image.Image:
+    """A PIL image of any mode as RGB, on a plain background.
 
     Args:
         image: The image.
         sixteen_bit: The one channel goes up to 65,535, which would be clipped at 255 otherwise.
+        background: The colour that transparent pixels are put on, see `hex_color`.
 
     Raises:
         ValueError: The mode has 32 bits a pixel, so its white is not known.
     """
     if sixteen_bit:
         values = np.asarray(image, np.float32)
+        rgb = Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
         if (transparent := image.info.get("transparency")) is not None:
-            values = np.where(values == transparent, 65535, values)
-        return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
+            rgb.paste(ImageColor.getrgb(background), mask=Image.fromarray(values == transparent))
+        return rgb
     if image.mode in ("I", "F"):
         raise ValueError(
             f"which of the values of mode {image.mode} (32 bits a pixel) is white is not "
@@ -202,12 +204,14 @@ def to_rgb(image: Image.Image, sixteen_bit: bool = False) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return image.convert("RGB")
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image as RGB, as a viewer shows it: EXIF orientation applied, 16 bits scaled to 8."""
+def upright_rgb(image: Image.Image, background: str = "white") -> Image.Image:
+    """A PIL image as RGB, as a viewer shows it: EXIF orientation applied, 16 bits scaled to 8,
+    transparent pixels put on `background`.
+    """
     sixteen_bit = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
     # Pillow inverts such a TIFF only at 8 bits
     white_is_zero = sixteen_bit and getattr(image, "tag_v2", {}).get(WHITE_OR_BLACK_IS_ZERO) == 0
@@ -215,7 +219,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     except Exception:  # the block is not readable as EXIF, which says nothing of the pixels
         pass
-    rgb = to_rgb(image, sixteen_bit)
+    rgb = to_rgb(image, sixteen_bit, background)
     return ImageOps.invert(rgb) if white_is_zero else rgb
 
 
@@ -230,3 +234,32 @@ def central_square(image: Image.Image, size: int) -> np.ndarray:
             (size, size), Image.Resampling.LANCZOS
         )
     )
+
+
+def padded_square(image: Image.Image, size: int, background: str = "white") -> np.ndarray:
+    """All of an RGB image at the centre of a square, resized with anti-aliasing: uint8 [size,
+    size, 3]. What it leaves free has the colour `background`.
+    """
+    longest = max(image.size)
+    width, height = (max(1, round(side * size / longest)) for side in image.size)
+    square = Image.new("RGB", (size, size), background)
+    square.paste(
+        image.resize((width, height), Image.Resampling.LANCZOS),
+        ((size - width) // 2, (size - height) // 2),
+    )
+    return np.asarray(square)
+
+
+def hex_color(color: str) -> str:
+    """A colour as '#rrggbb', from a name or a form that CSS knows: 'white', '#f0f0f0'.
+
+    Raises:
+        ValueError: It is no colour, or a transparent one.
+    """
+    try:
+        channels = ImageColor.getrgb(color)
+    except ValueError:
+        channels = ()
+    if len(channels) != 3:
+        raise ValueError(f"the colour {color!r}; expected a name like 'white', or '#f0f0f0'")
+    return "#{:02x}{:02x}{:02x}".format(*channels)

@@ -192,6 +192,16 @@ def number(
     return parse
 
 
+def color(text: str) -> str:
+    """A type for `add_argument`: a colour as '#rrggbb', see `utils.images.hex_color`."""
+    from imagen_mini.utils.images import hex_color  # not every script needs torch and Pillow
+
+    try:
+        return hex_color(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 # ---------------------------------------------------------------- where the output goes
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import zlib
 from pathlib import Path
 
@@ -570,9 +571,9 @@ def decoded(monkeypatch):
     """The names of the images decoded so far."""
     names = []
 
-    def watched(path):
+    def watched(path, *options):
         names.append(path.name)
-        return open_rgb(path)
+        return open_rgb(path, *options)
 
     monkeypatch.setattr(imagen_mini.data.prepared, "open_rgb", watched)
     return names
@@ -587,10 +588,10 @@ def test_images_are_decoded_once_for_all_sizes_and_again_when_they_change(folder
     opened(folder, (16, 4))  # another size: decoded for that one
     assert len(decoded) == 20
     (folder / "3.png").write_bytes(colored(250))
-    assert (
-        not torch.equal(opened(folder).batch(range(10), 16).images, first.images)
-        and len(decoded) == 30
-    )
+    assert not torch.equal(opened(folder).batch(range(10), 16).images, first.images)
+    assert decoded[20:] == ["3.png"]  # and no other
+    opened(folder, (16, 4))
+    assert len(decoded) == 21
     # what was prepared of the old images is gone
     assert len([p for p in (folder / ".prepared").iterdir() if p.is_dir()]) == 1
 
@@ -620,7 +621,7 @@ import sys, time
 from imagen_mini.data import prepared
 from imagen_mini.data.folder import ImageFolderDataset
 fast = prepared.open_rgb
-prepared.open_rgb = lambda path: (time.sleep(0.05), fast(path))[1]
+prepared.open_rgb = lambda path, *more: (time.sleep(0.05), fast(path, *more))[1]
 prepared.CHUNK = 2
 ImageFolderDataset(sys.argv[1], (16, 8), progress=False)
 """
@@ -707,3 +708,50 @@ def test_the_cache_holds_no_pickle(folder):
         np.load(files["16.npy"], allow_pickle=False).shape == (10, 16, 16, 3)
         and len(json.loads(files["info.json"].read_text())["checksums"]) == 10
     )
+
+
+def test_an_added_image_is_the_only_one_that_is_decoded(folder, decoded):
+    before = opened(folder, (16, 4))
+    old = {c: i for c, i in zip(*pairs(before, 16))}
+    (folder / "new.png").write_bytes(colored(77))
+    with open(folder / "metadata.jsonl", "a") as file:
+        file.write('{"file_name": "new.png", "text": "a new one"}\n')
+    del decoded[:]
+    after = opened(folder, (4,))
+    assert decoded == ["new.png"]
+    again = opened(folder, (16, 4))  # the other size was kept, and the new image made in it
+    assert decoded == ["new.png"] and len(again) == len(before) + 1 == len(after)
+    new = {c: i for c, i in zip(*pairs(again, 16))}
+    assert all(torch.equal(new[c], old[c]) for c in old)
+    (folder / "new.png").unlink()
+    (folder / "metadata.jsonl").write_text(
+        "\n".join((folder / "metadata.jsonl").read_text().splitlines()[:-1])
+    )
+    assert len(opened(folder, (16, 4))) == len(before) and decoded == ["new.png"]
+
+
+def test_images_of_another_preparation_or_a_damaged_one_are_not_taken_over(folder, decoded):
+    opened(folder)
+    opened(folder, fit="pad")
+    assert len(decoded) == 20
+    (folder / "3.png").write_bytes(colored(250))
+    for file in (folder / ".prepared").glob("*/16.npy"):
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1  # of the last image
+        file.write_bytes(content)
+    opened(folder)
+    assert len(decoded) == 30  # the whole, as some of it is damaged
+
+
+def test_where_both_would_not_fit_on_the_disk_the_old_ones_go_first(folder, decoded, monkeypatch):
+    opened(folder)
+    (folder / "3.png").write_bytes(colored(250))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=10**6))
+    opened(folder)
+    assert len(decoded) == 20 and len(list((folder / ".prepared").glob("images-*"))) == 1
+
+
+def pairs(data, size):
+    """The captions and images of an epoch; captions in the plural form are the same image's."""
+    batch = data.batch(range(len(data)), size)
+    return [caption.split()[-1] for caption in batch.captions], list(batch.images)

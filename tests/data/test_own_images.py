@@ -209,7 +209,7 @@ def test_a_bad_row_of_a_csv_is_named(tmp_path, csv, problem):
     "files, hint",
     [
         ({}, "has no metadata.jsonl, but 3 images without captions; expected"),
-        ({"captions.csv": "a"}, "but captions.csv: call it metadata.csv"),
+        ({"labels.csv": "a"}, "but labels.csv: call it metadata.csv"),
         ({"data/train-00000-of-1.parquet": "a"}, "images inside: python -m train.download_dataset"),
         ({"00000.tar": "a"}, "but archives: unpack them first"),
         ({"images.ZIP": "a"}, "but archives: unpack them first"),

@@ -4,18 +4,22 @@ from the hub.
 
 import io
 import json
+import shutil
 import sys
 import types
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from imagen_mini import ImagenPipeline
 from imagen_mini.data.metadata import read_metadata, write_folder
 from imagen_mini.training.checkpoint import load_checkpoint
+from sample import generate
 from train import check_dataset as check_data
 from train import download_dataset as from_hub
-from train import make_emoji_dataset as emoji
-from train import train
+from train import export_pipeline, make_emoji_dataset, report, train
+from train.make_dataset import font as emoji
 
 
 def read(path):
@@ -101,6 +105,50 @@ def test_training_on_a_folder_resumes_on_it_and_says_what_it_was_trained_on(
     assert [phase["steps"] for phase in phases] == [2, 1] and phases[0]["data"][
         "fingerprint"
     ] != phases[1]["data"]["fingerprint"]
+
+
+def test_a_run_on_a_folder_remembers_how_it_was_opened(tmp_path, images, capsys):
+    """By resume and report: no option has to be named again."""
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    main = ["--stage", "sr_256", "--output-dir", str(run)]
+    settings = ["--data-cache", str(cache), "--fit", "pad", "--background", "#102030"]
+    settings += ["--held-out", "0.3", "--skip-broken"]
+    (images / "5.png").write_bytes(b"broken")
+    (images / "4.png").write_bytes(png((40, 30)))
+    numbers = ["batch_size=2", "sample_every=0"]
+    train.main([*main, "--preset", "tiny", "--data", str(images), *settings, "steps=1", *numbers])
+    said = capsys.readouterr().out
+    assert f"3 images in {images}" in said and "held out of training: 2" in said
+    assert "warning: 1 of" in said and "smaller than 256 px" in said
+    with pytest.raises(SystemExit, match="is a run with --held-out 0.3, not 0.5: resume it withou"):
+        train.main([*main, "--resume", "--held-out", "0.5", "steps=2"])
+    train.main([*main, "--resume", "--background", "#102030", "steps=2"])
+    report.main([str(run), "--n", "4"])
+    text = (run / "report.txt").read_text()
+    assert f"measured on images of {images} held out of training: 2" in text
+    assert not (images / ".prepared").exists()  # none of them has looked there
+    (phase,) = read(run / "stage" / "config.json")["training"]["training_phases"][1:]
+    assert phase["data"]["fit"] == "pad" and phase["data"]["held_out"] == 0.3
+
+
+def test_a_pipeline_of_a_folder_is_exported_with_its_text_encoder_and_not_judged(
+    encoder_folder, tmp_path, images, capsys
+):
+    mine, run, pipe = (str(tmp_path / name) for name in ("encoder", "run", "pipe"))
+    shutil.copytree(encoder_folder, mine)
+    weights = load_file(f"{mine}/model.safetensors")
+    save_file({name: w * 1.01 for name, w in weights.items()}, f"{mine}/model.safetensors")
+    numbers = ["steps=1", "batch_size=2", "sample_every=0"]
+    named = ["--data", str(images), "--text-encoder", mine]
+    train.main(["--stage", "base", "--preset", "tiny", "--output-dir", run, *named, *numbers])
+    export_pipeline.main(["--base", run, "--out", pipe])
+    capsys.readouterr()
+    generate.main(
+        ["number 3", "--pipeline", pipe, "--steps", "1", "--out", str(tmp_path / "a.png")]
+    )
+    assert "not judged" not in (out := capsys.readouterr().out) and "a.png: base" in out
+    assert ImagenPipeline.from_pretrained(pipe).own_images
+    assert not ImagenPipeline.from_pretrained("scenes").own_images
 
 
 def test_training_on_a_folder_with_a_broken_image_stops_or_leaves_it_out(
@@ -233,13 +281,13 @@ def test_without_an_emoji_font_there_is_an_error_that_names_the_package(tmp_path
     monkeypatch.setattr(
         "matplotlib.font_manager.findSystemFonts", lambda: ["/fonts/DejaVuSans.ttf"]
     )
-    with pytest.raises(FileNotFoundError, match="apt install fonts-noto-color-emoji.*--font"):
-        emoji.main(["--out", str(tmp_path / "e")])
+    with pytest.raises(SystemExit, match="apt install fonts-noto-color-emoji.*--font"):
+        make_emoji_dataset.main(["--out", str(tmp_path / "e")])
     (tmp_path / "no.ttf").write_text("no font")
     with pytest.raises(
-        ValueError, match="no.ttf cannot be used: .*expected a font with colour bitmaps"
+        SystemExit, match="no.ttf cannot be used: .*expected a font with colour bitmaps"
     ):
-        emoji.main(["--out", str(tmp_path / "e"), "--font", str(tmp_path / "no.ttf")])
+        make_emoji_dataset.main(["--out", str(tmp_path / "e"), "--font", str(tmp_path / "no.ttf")])
 
 
 def test_emoji_of_a_plain_font_are_generated_in_black_on_a_square():
@@ -264,7 +312,7 @@ def test_the_emoji_of_the_system_become_a_folder_that_passes_its_check(
         "emoji_names",
         lambda code_points: every(set(code_points) & set(range(0x1F600, 0x1F620))),
     )
-    emoji.main(["--out", str(tmp_path / "e")])
+    make_emoji_dataset.main(["--out", str(tmp_path / "e")])
     check_data.main([str(tmp_path / "e")])
     assert "0 problems\n0 notes" in capsys.readouterr().out
     rows, _ = read_metadata(tmp_path / "e")
