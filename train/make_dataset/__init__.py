@@ -1,0 +1,1 @@
+"""Sets of captioned images to train on, made of packages that anyone can fetch."""
