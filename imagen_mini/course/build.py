@@ -41,6 +41,11 @@ from imagen_mini.course.handout_pdf import PdfError, handout_pdf
 ROOT = PACKAGE.parent
 EXECUTABLE = ("run_autograder", "setup.sh")
 PROJECT = "project"
+GRADING = """\
+A question of code has several parts, and a part counts if all its cases are correct. Each number of
+a figure has the same share of its points; without the image they count half. Images are read from
+your PNG by the parser in the package. Of a derivation, the grader checks the number, within 1 %;
+the instructor reads the rest, and may take points off."""
 STORED = (".safetensors", ".png")
 
 
@@ -86,14 +91,14 @@ def _assignment_file(assignment: Assignment, name: str) -> bytes:
 
 
 def points_of(assignment: Assignment) -> str:
-    """The points of an assignment as a Markdown table."""
+    """The points of an assignment as a Markdown table, and how they are given."""
     rows = ["| | what | file | points |", "|---|---|---|---|"]
     for q in assignment.questions:
         file = q.file.removeprefix("imagen_mini/")
         rows.append(f"| {q.number} | `{q.function}` | `{file}` | {q.points:g} |")
     for kind, names in (("figure", assignment.figures), ("written", assignment.written)):
         rows += [f"| {kind} | {name} | | {points:g} |" for name, points in names.items()]
-    return "\n".join([*rows, f"| all | | | {assignment.points:g} |"])
+    return "\n".join([*rows, f"| all | | | {assignment.points:g} |", "", GRADING])
 
 
 def handout(assignment: Assignment) -> str:

@@ -270,5 +270,5 @@ def hw1_written_answers(student: str) -> dict[str, float]:
     return {
         "euler": y_t + (r_s - r_t) * slope,
         "posterior": factor / deviation,
-        "shift": -math.log(k**2 / (1 + (k**2 - 1) * rho)),
+        "shift": math.log(k**2 / (1 + (k**2 - 1) * rho)),
     }

@@ -70,10 +70,11 @@ def trajectories(student: str, sampler: str, **options) -> tuple[list[float], Te
     data = torch.tensor(values_of(student), dtype=torch.float64).reshape(-1, 1, 1, 1)
     times = log_snr_timesteps(40, schedule).double()
     seeds = range(12)
-    x_T = randn(seeds, (1, 1, 1), "hw1", student, "x_T", dtype=torch.float64)
+    x_T = randn(seeds, (1, 1, 1), "hw1", student.strip(), "x_T", dtype=torch.float64)
 
     def noise(step: int) -> Tensor:
-        return randn(seeds, (1, 1, 1), "hw1", student, "step", step, dtype=torch.float64)
+        whose = ("hw1", student.strip(), "step", step)
+        return randn(seeds, (1, 1, 1), *whose, dtype=torch.float64)
 
     states = sample(
         mixture_denoiser(data, schedule), x_T, times, schedule, sampler, noise, **options

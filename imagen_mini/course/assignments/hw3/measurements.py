@@ -165,7 +165,7 @@ def image_estimates(student: str, scale: float, threshold: str, n: int = 6) -> l
     """x_0_hat [n, 3, 16, 16] after every step of sampling images of the first class."""
     text = class_text(0, n, 4)
     denoise = make_denoiser(image_network(student), text, SCHEDULE, "x_0", scale, threshold)
-    x_T = randn(range(n), (3, 16, 16), "hw3", student, "x_T", dtype=torch.float64)
+    x_T = randn(range(n), (3, 16, 16), "hw3", student.strip(), "x_T", dtype=torch.float64)
     times = log_snr_timesteps(24, SCHEDULE).double()
     return [state.x_0_hat for state in sample(denoise, x_T, times, SCHEDULE, "ddim")]
 
