@@ -3,6 +3,7 @@ integrals and searches in place of the formula.
 """
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,3 +120,10 @@ def test_keys_of_assignment_5(student):
     n, kept = given["n"], given["kept"]
     inside = (kept - n * GRID).abs() <= 1.96 * (n * GRID * (1 - GRID)).sqrt()
     assert key["wilson"] == pytest.approx(float(GRID[inside].min()), abs=2e-3)
+
+
+def test_the_handout_of_assignment_5_shows_the_numbers_of_the_example():
+    """Students check their figure `maps` by them."""
+    words = (Path(hw5.__file__).parent / "handout.md").read_text(encoding="utf-8").split()
+    for name, value in hw5.measurements.measure_maps("example").items():
+        assert float(words[words.index(name) + 1]) == pytest.approx(value, abs=1e-4)
