@@ -236,6 +236,33 @@ def make_denoiser(
     return denoise
 
 
+def guide_denoisers(cond: Denoiser, uncond: Denoiser, guidance_scale: GuidanceScale) -> Denoiser:
+    """Classifier-free guidance of two denoisers, neither of which thresholds.
+
+        x_0_hat = w cond(x_t, t) + (1 - w) uncond(x_t, t)
+
+    As x_0_hat is affine in eps, this is the guidance of eps. With it, the two branches may differ
+    in more than the text: in their attention control, or from step to step. For other rules than
+    this one see `guidance_rules`, whose `guide_by_rule` calls both at every step.
+
+    Args:
+        cond: (x_t, t) -> x_0_hat with the prompt.
+        uncond: (x_t, t) -> x_0_hat without it. Where w is 1 it is not called.
+        guidance_scale: w, or a function of t that returns it.
+
+    Returns:
+        A function (x_t [b, c, h, w], t scalar) -> x_0_hat [b, c, h, w].
+    """
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        w = scale_at(guidance_scale, t)
+        if w == 1:
+            return cond(x_t, t)
+        return classifier_free_guidance(cond(x_t, t), uncond(x_t, t), w)
+
+    return denoise
+
+
 # ---------------------------------------------------------------- guidance by any loss
 
 
