@@ -43,6 +43,8 @@ def sdedit(
     schedule: Callable[[Tensor], Tensor],
     sampler: str = "ddim",
     noise: Callable[[int], Tensor] | None = None,
+    after_step: Callable[[Tensor, int, float], Tensor] | None = None,
+    eta: float = 0.0,
 ) -> Iterator[SamplingState]:
     """SDEdit: noise a drawing up to time t, and sample from there instead of from t = 1:
 
@@ -60,6 +62,8 @@ def sdedit(
         schedule: t -> log-SNR.
         sampler: One of SAMPLERS (default "ddim").
         noise: A function of the step that returns fresh noise, for stochastic samplers.
+        after_step: As for `sample`: may change the image after each step (default: nothing does).
+        eta: As for `sample` (default 0).
 
     Yields:
         A state after every step.
@@ -80,7 +84,7 @@ def sdedit(
     # 2. the drawing, noised to time t
     x_t = q_sample(drawing, eps, schedule(in_float64(left[0])).to(drawing))
     # 3. sampling from there
-    yield from sample(denoise, x_t, left, schedule, sampler, noise)
+    yield from sample(denoise, x_t, left, schedule, sampler, noise, after_step, eta)
 
 
 def inpaint_denoiser(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
@@ -144,14 +148,15 @@ def repaint(
     noise: Callable[[str, int], Tensor],
     rounds: int = 1,
     sampler: str = "ddim",
+    jump: int = 1,
 ) -> Iterator[SamplingState]:
     """Inpainting: generate the image where the mask is 0, so that it agrees with what is known
     where the mask is 1.
 
-    Each step of the sampler, t -> s, is taken `rounds` times. After it the known part is put back
-    (`repaint_callback`). After all rounds but the last, noise leads back, s -> t (`renoise`). In
-    one round the new part depends on a known part that could not depend on it; with every round the
-    two agree better.
+    Every `jump` steps of the sampler, t -> s, are taken `rounds` times. After each step the known
+    part is put back (`repaint_callback`). After all rounds but the last, noise leads back, s -> t
+    (`renoise`). In one round the new part depends on a known part that could not depend on it; with
+    every round the two agree better.
 
     Args:
         denoise: (x_t, t) -> x_0_hat.
@@ -163,42 +168,50 @@ def repaint(
         noise: A function of a purpose and a number that returns fresh noise [b, 3, h, w].
         rounds: At least 1 (the default).
         sampler: "ddim" (the default) or "ddpm", which need no earlier step.
+        jump: Steps that noise leads back over, at least 1 (the default).
 
     Yields:
         A state after the last round of every step.
 
     Raises:
-        ValueError: Another sampler, or no round.
+        ValueError: Another sampler, no round, or no step to jump.
 
-    Reference: RePaint (Lugmayr et al., 2022), arXiv 2201.09865, Algorithm 1, with jumps of one
-        step.
+    Reference: RePaint (Lugmayr et al., 2022), arXiv 2201.09865, Algorithm 1; jumps of several steps
+        as in its Appendix. Differs from the paper: a jump back is one step of the forward process,
+        which has the distribution of several.
     """
     if sampler not in ("ddim", "ddpm") or rounds < 1:
         raise ValueError(
             f"sampler {sampler!r}, rounds {rounds}; expected ddim or ddpm, and at least one round"
         )
+    if jump < 1:
+        raise ValueError(f"jump {jump}; expected to jump back over at least one step")
     log_snr = schedule(in_float64(times)).to(x_T)
     partly_known = inpaint_denoiser(denoise, known, mask)
     x, number = x_T, 0  # of the round, so that each has noise of its own
-    for step in range(len(times) - 1):
+    last = len(times) - 1
+    for start in range(0, last, jump):
+        end = min(start + jump, last)
         for again in reversed(range(rounds)):
-            fresh = partial(_noise_of_round, noise, number)
-            # 1. a step of the sampler, and the known part put back
-            (state,) = sample(
-                partly_known,
-                x,
-                times[step : step + 2],
-                schedule,
-                sampler,
-                fresh("step"),
-                repaint_callback(known, mask, fresh("known"), schedule),
-            )
-            x = state.x
-            # 2. back to t, but for the last round
+            for step in range(start, end):
+                fresh = partial(_noise_of_round, noise, number)
+                # 1. a step of the sampler, and the known part put back
+                (state,) = sample(
+                    partly_known,
+                    x,
+                    times[step : step + 2],
+                    schedule,
+                    sampler,
+                    fresh("step"),
+                    repaint_callback(known, mask, fresh("known"), schedule),
+                )
+                x = state.x
+                if not again:
+                    yield replace(state, step=step, steps=last)
+                number += 1
+            # 2. back to the time before these steps, but for the last round
             if again:
-                x = renoise(x, log_snr[step + 1], log_snr[step], noise("again", number))
-            number += 1
-        yield replace(state, step=step, steps=len(times) - 1)
+                x = renoise(x, log_snr[end], log_snr[start], noise("again", number - 1))
 
 
 def _noise_of_round(

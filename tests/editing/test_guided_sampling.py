@@ -421,3 +421,45 @@ def test_a_drawing_becomes_an_image_with_its_colors():
     assert torch.allclose(
         found, torch.tensor([1.0, -1.0, -0.6])[:, None, None].expand(3, 64, 64), atol=1e-6
     )
+
+
+# ---------------------------------------------------------------- RePaint with jumps
+
+
+def test_a_jump_takes_its_steps_in_every_round_and_leads_back_over_all_of_them():
+    calls, known, mask = [], image(0)[None], torch.zeros(1, 1, 6, 6, dtype=torch.float64)
+    times = uniform_timesteps(5).double()
+    asked = []
+
+    def denoise(x_t, t):
+        calls.append(round(float(t), 6))
+        return x_t * 0
+
+    def fresh(purpose, number):
+        asked.append((purpose, number))
+        return noise(purpose, number, n=1)
+
+    states = list(
+        repaint(denoise, known, mask, noise("x_T", n=1), times, cosine_log_snr, fresh, 2, jump=2)
+    )
+    a, b, c, d, e, _ = (round(float(t), 6) for t in times)
+    assert calls == [a, b, a, b, c, d, c, d, e, e]
+    assert [s.step for s in states] == [0, 1, 2, 3, 4] and states[-1].s == 0
+    assert [n for purpose, n in asked if purpose == "again"] == [1, 5, 8]
+    assert len({n for purpose, n in asked if purpose == "known"}) == 10  # fresh in every step
+
+
+def test_a_jump_of_no_step_is_refused():
+    with pytest.raises(ValueError, match="jump 0; expected to jump back"):
+        next(
+            repaint(
+                lambda x, t: x,
+                image(0)[None],
+                torch.zeros(1, 1, 6, 6),
+                noise("x_T", n=1),
+                uniform_timesteps(4).double(),
+                cosine_log_snr,
+                noise,
+                jump=0,
+            )
+        )
