@@ -68,6 +68,11 @@ class BoundEdit:
         return x_0_hat
 
     @property
+    def controls_both_branches(self) -> bool:
+        """Does the control belong in the unconditional branch as well? Only `pipe.edit` asks."""
+        return False
+
+    @property
     def needs_source(self) -> bool:
         """Must the source be finished before the targets are sampled?"""
         return False
