@@ -11,6 +11,13 @@ the same seed, prompt switching, attention injected, and both. Further rows are 
 `FeatureInjection`, and both with `DiffEditMask`.
 
 The script prints the table, and writes the JSON report and an image of successes and failures.
+
+    python -m sample.evaluate --pipeline my_pipeline --data my_images --out report.json
+
+With --data, the pipeline is scored on a folder of images, which no parser can read: on those held
+out of its training, if there are such, all together and by the reason that metadata.jsonl gives.
+What does another image's caption, or none, add to the loss? Does it repeat training images, by
+their pixels? With --features: Fréchet distance, precision and recall.
 """
 
 from __future__ import annotations
@@ -59,6 +66,7 @@ from imagen_mini.utils.scripts import (
 )
 from imagen_mini.viz.measuring import gallery
 from sample.cli import add_pipeline_options, check_judged, load_pipeline, sampling_options
+from sample.evaluate_folder import N, add_folder_options, evaluate_folder
 from sample.parallel import default_workers, spread
 
 SEARCHED = 200_000  # training captions among which the benchmark's are looked for
@@ -135,7 +143,9 @@ def main(arguments: list[str] | None = None) -> None:
         help="image of successes and failures (default: beside the report)",
     )
     parser.add_argument(
-        "--n", type=integer(low=1), default=30, help="captions per category (default: 30)"
+        "--n",
+        type=integer(low=1),
+        help=f"captions per category (default: 30); of --data, images (default: {N})",
     )
     parser.add_argument(
         "--edits",
@@ -159,6 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="processes of one thread each (default: on a CPU the number of torch's threads, at "
         "most 8; on a GPU 1)",
     )
+    add_folder_options(parser)
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
     available_device(args.device)
@@ -170,6 +181,13 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--out {args.out}: expected a name for the report, for example report.json")
     check_output_file(args.out, suffixes=())
     check_output_file(image, option="--image")
+    if args.data is not None:
+        evaluate_folder(args, image)
+        return
+    for option in ("held_out", "fit", "background", "features", "data_cache", "caption_column"):
+        if getattr(args, option) is not None:
+            parser.error(f"--{option.replace('_', '-')} is for a folder: name it with --data")
+    args.n = args.n or 30
 
     # 1. Prompts and edits. The precision is decided once for all workers.
     start = time.perf_counter()

@@ -119,6 +119,7 @@ class ImageFolderDataset:
         if not self.rows:
             raise ValueError(f"{self.path}: not one image can be used")
         self.captions = [row.captions for row in rows]
+        self.reasons = {i: row.reason for i, row in enumerate(rows) if row.reason}
         self.apart = 0  # how many images are held out
         if held_out:
             apart = rows_held_out(
@@ -134,6 +135,10 @@ class ImageFolderDataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def reason(self, index: int) -> str | None:
+        """Why the image of a sample is held out of training, if the folder's metadata says it."""
+        return self.reasons.get(self.rows[epoch_row(index, len(self), self.seed)])
 
     def enlarged(self, size: int) -> int:
         """How many images are smaller than `size` pixels and therefore enlarged; 0 where this is

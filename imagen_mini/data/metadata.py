@@ -14,7 +14,8 @@ SVG drawings count as images where the package resvg_py is installed, unless a P
 the same name lies beside them.
 
 The column of captions is `text`, `caption`, `prompt` or one of `CAPTION_COLUMNS`, in capitals or
-not. Other columns are ignored. Of several captions one is chosen each time the image is seen.
+not. Other columns are ignored, but for `split_reason`. Of several captions one is chosen each time
+the image is seen.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ NAME_COLUMNS = (
     *("file_path", "filepath", "image_file", "image_name", "img"),
 )
 CAPTION_COLUMNS = ("text", "caption", "prompt", "texts", "captions", "prompts", "description")
+REASON = "split_reason"  # the column that says why an image is held out of training
 TRAINING_SPLITS = ("train", "training")  # names of folders, as `datasets` knows them
 OTHER_SPLITS = ("test", "testing", "eval", "evaluation", "val", "valid", "validation", "dev")
 # of files that need no row: what people write beside images
@@ -63,6 +65,7 @@ class Row:
     name: str  # of the image, as it stands there
     path: Path  # of a file that is there, links resolved
     captions: tuple[str, ...]
+    reason: str | None = None  # why the image is held out of training, if the source says it
 
     @property
     def where(self) -> str:
@@ -252,7 +255,9 @@ def _read_table(
             name = _name(values)
             path = inside(root, name, table.parent)
             column, captions = _captions(values, caption_column)
-            rows.append(Row(source, line, column, name, path, captions))
+            reason = values.get(REASON)
+            reason = reason if isinstance(reason, str) else None
+            rows.append(Row(source, line, column, name, path, captions, reason))
         except ValueError as error:
             problem = Problem(f"{source} line {line}: {error}")
             problem.path = path
