@@ -24,6 +24,7 @@ from imagen_mini.cascade.sampling import sampling_loop, starting_noise
 from imagen_mini.cascade.sampling_options import (
     Interval,
     PerStage,
+    RequestedOptions,
     SamplingOptions,
     guidance_by_step,
     resolve_options_by_stage,
@@ -35,13 +36,20 @@ from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale
 from imagen_mini.diffusion.samplers import SamplingState
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.base import BoundEdit, Edit
+from imagen_mini.editing.given_images import ImageEditMethod
 from imagen_mini.editing.guided_sampling import truncate_timesteps
-from imagen_mini.editing.windows import share_done
-from imagen_mini.pipeline_inputs import (
 from imagen_mini.editing.guides import Guide, GuidedCall, as_guide, both_controls
-    Seed,
+from imagen_mini.editing.windows import share_done
 from imagen_mini.guided_generation import guided_call, guided_sampling_loop
+from imagen_mini.image_editing import (
+    Mask,
+    prepare_given_image,
+    resolve_method,
+    resolve_method_options,
+)
 from imagen_mini.models.control import AttentionControl
+from imagen_mini.pipeline_inputs import (
+    Seed,
     as_edit,
     check_batch,
     given_images,
@@ -294,6 +302,7 @@ class ImagenPipeline(nn.Module):
         edit: Edit | Sequence[Edit] | None = None,
         edit_stages: str | Sequence[str] | None = None,
         attention_store: AttentionStore | None = None,
+        guide: Guide | Sequence[Guide] | None = None,
         on_step: Callable[[str, SamplingState], None] | None = None,
         progress: bool = True,
     ) -> ImagenOutput:
@@ -306,7 +315,6 @@ class ImagenPipeline(nn.Module):
 
         Args:
             prompts: One caption, or a list of b captions. "" is the empty caption.
-        guide: Guide | Sequence[Guide] | None = None,
             seed: One integer for all prompts (default 0), or one for each, as a list, an array or a
                 tensor. None: a fresh one for each prompt. A `torch.Generator`, or one for each: the
                 seeds are drawn from it. With an edit all prompts share one. The output's `seeds`
@@ -355,6 +363,9 @@ class ImagenPipeline(nn.Module):
             edit_stages: Names of the stages that are edited. None: the first one, as in the paper.
                 At the other stages each image has its own prompt alone.
             attention_store: An `AttentionStore` that records the attention of one stage.
+            guide: A guide, such as `AttendAndExcite()`, or several: what the first stage follows
+                beside the prompt. It may be a loss, a classifier, attention or other prompts. See
+                `editing/guides.py`.
             on_step: Called as `on_step(stage_name, state)` after every step, with the
                 `SamplingState`.
             progress: Show a progress bar for each stage (default True).
@@ -367,9 +378,6 @@ class ImagenPipeline(nn.Module):
             TypeError: A prompt, an image, an edit or another option is of the wrong type.
             ValueError: An option is out of range, has the wrong shape, or would not be used.
 
-            guide: A guide, such as `AttendAndExcite()`, or several: what the first stage follows
-                beside the prompt. It may be a loss, a classifier, attention or other prompts. See
-                `editing/guides.py`.
         Reference: Imagen (Saharia et al., 2022), arXiv 2205.11487, Section 2. `image`: SDEdit (Meng
             et al., 2022), arXiv 2108.01073, Algorithm 1.
         """
@@ -431,6 +439,7 @@ class ImagenPipeline(nn.Module):
                 attention_store if name == store_stage else None,
                 on_step,
                 progress,
+                guide if name == names[0] else None,
             )
             outputs[name] = x_0_hat.clamp(-1, 1)
             seconds[name] = time.perf_counter() - start
@@ -441,9 +450,142 @@ class ImagenPipeline(nn.Module):
         images = _as_output(outputs[names[-1]], output_type)
         return ImagenOutput(images, outputs, seconds, seeds)
 
+    @torch.no_grad()
+    def edit(
+        self,
+        image: Images,
+        source: str,
+        target: str | Sequence[str],
+        method: str | ImageEditMethod = "negative-prompt",
+        *,
+        edit: Edit | Sequence[Edit] | None = None,
+        mask: Mask | None = None,
+        strength: float | None = None,
+        seed: Seed = 0,
+        num_inference_steps: PerStage[int] = None,
+        guidance_scale: PerStage[GuidanceScale] = None,
+        guidance_interval: PerStage[Interval] = None,
+        threshold: PerStage[str] = None,
+        sampler: PerStage[str] = None,
+        timestep_spacing: PerStage[str] = None,
+        eta: PerStage[float] = None,
+        stages: str | Sequence[str] | None = None,
+        output_type: str = "pil",
+        on_step: Callable[[str, SamplingState], None] | None = None,
+        progress: bool = True,
+    ) -> ImagenOutput:
+        """Edit a given image, for example a photograph.
+
+            pipe.edit(image, "a red circle", "a red star", edit=PromptSwitching(0.8))
+
+        The first stage edits the image; the stages after it enlarge what it made. Options without a
+        word here are those of a call of the pipeline.
+
+        Args:
+            image: One image, of any type that the pipeline takes. Tensors and arrays have the size
+                of the first stage; of a PIL image, the middle square is resized.
+            source: Its caption. "" where a method needs none ("ddim", "direct", "edict", "pnp",
+                "masactrl", "sdedit", "blend", "repaint").
+            target: What it should show: a caption, or a list of them.
+            method: How the image is kept, by name or as an object that has options, such as
+                `NullTextInversion(inner_steps=20)`. By inversion: "negative-prompt" (the default),
+                "null-text", "ddim", "direct", "edict", "pnp" (Plug-and-Play), "masactrl". By noise
+                and masks: "sdedit", "blend", "repaint", "diffedit". See `editing/given_images.py`.
+            edit: With an inversion, what happens in attention, such as `Replace()` or
+                `PromptSwitching()`; several are a chain. None: the target's prompt alone.
+            mask: Where the image may change, for "blend" and "repaint", which need it, and
+                "diffedit". Of the size of the first stage (a PIL image: of the given one), with 1
+                where it may. `LocalBlend("circle")` finds it by the attention to a word of the
+                source, `DiffEditMask()` by what the prompts disagree about.
+            strength: The time in [0, 1] up to which noise is added, for "sdedit" and "blend", or up
+                to which an inversion goes. The default is 0.6 for "sdedit" and "diffedit", else 1.
+                At 0 noise leaves the image as it is. "repaint" has none.
+            seed: One seed for all of the noise (default 0).
+            sampler: Inversions take "ddim" alone, and "repaint" "ddpm" (its default) or "ddim".
+            threshold: Inversions take "none" alone.
+
+        Returns:
+            As a call of the pipeline. `images[0]` is the source as the method has it: the
+            reconstruction of an inversion, else the given image. The others are the edits.
+
+        Raises:
+            TypeError: An image, a mask, a prompt or another option is of the wrong type.
+            ValueError: An option is out of range, of another size, or not for this method.
+        """
+        # 1. what is asked for, checked before anything is computed
+        if not isinstance(source, str):
+            raise TypeError(f"source {source!r}; expected one caption, as there is one image")
+        prompts = [*check_prompts(source), *check_prompts(target)]
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type {output_type!r}; expected 'pil', 'np' or 'pt'")
+        named, how, attention = resolve_method(method, edit)
+        seeds = resolve_seeds(seed, len(prompts), shared=True)
+        names = self._stages_to_sample(stages, None, len(prompts))
+        stage: DiffusionStage = self.stages[names[0]]
+        requested: RequestedOptions = {
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "guidance_interval": guidance_interval,
+            "threshold": threshold,
+            "sampler": sampler,
+            "timestep_spacing": timestep_spacing,
+            "eta": eta,
+        }
+        later = names[1:]
+        if later:
+            resolve_options_by_stage(self.stages, later, requested)
+        options = resolve_method_options(named, how, stage, requested)
+        start = time.perf_counter()
+        given = prepare_given_image(
+            stage,
+            self.text_encoder,
+            image,
+            prompts,
+            named,
+            how,
+            attention,
+            options,
+            seeds[0],
+            mask,
+            strength,
+            progress,
+        )
+
+        # 2. the method
+        for state in given.track(how.run(given), names[0], given.steps):
+            if on_step is not None:
+                on_step(names[0], state)
+        edited = state.x_0_hat.clamp(-1, 1)
+        out = ImagenOutput(
+            _as_output(edited, output_type),
+            {names[0]: edited},
+            {names[0]: time.perf_counter() - start},
+            seeds,
+        )
+        _warn_of_nan(out.stages)
+
+        # 3. the stages after it
+        if later:
+            enlarged = self(
+                prompts,
+                seeds,
+                **requested,
+                low_res=edited,
+                stages=later,
+                output_type=output_type,
+                on_step=on_step,
+                progress=progress,
+            )
+            out = ImagenOutput(
+                enlarged.images,
+                out.stages | enlarged.stages,
+                out.seconds | enlarged.seconds,
+                seeds,
+            )
+        return out
+
     def make_request(
         self,
-                guide if name == names[0] else None,
         prompts: list[str],
         seeds: Sequence[int],
         text: TextEmbeddings | None = None,
@@ -511,6 +653,7 @@ class ImagenPipeline(nn.Module):
         attention_store: AttentionStore | None = None,
         on_step: Callable[[str, SamplingState], None] | None = None,
         progress: bool = True,
+        guide: Guide | None = None,
     ) -> Tensor:
         """Sample one stage.
 
@@ -523,6 +666,7 @@ class ImagenPipeline(nn.Module):
             attention_store: Records the attention of this stage.
             on_step: Called as `on_step(stage_name, state)` after every step.
             progress: Show a progress bar.
+            guide: What the stage follows beside the prompt.
 
         Returns:
             x_0_hat of the last step, [b, 3, size, size]: the images, once they are clamped to
@@ -544,6 +688,10 @@ class ImagenPipeline(nn.Module):
         bound = None if edit is None else edit.bind(request.tokens, stage.net.sites, n_text)
         done = share_done(timesteps)
         control_at = None if bound is None else (lambda t: bound.control_at(done(t)))
+        call = None
+        if guide is not None:
+            call = self._guided_call(stage, request, options, timesteps, w, bound is not None)
+            control_at = _with_control(guide.control(call), control_at)
         if attention_store is not None:
             self._prepare_store(
                 attention_store, stage_name, request, {stage_name: options}, bound is not None
@@ -591,6 +739,32 @@ class ImagenPipeline(nn.Module):
         return state.x_0_hat
 
     # ------------------------------------------------------------ the parts of a call
+
+    def _guided_call(
+        self,
+        stage: DiffusionStage,
+        request: SampleRequest,
+        options: SamplingOptions,
+        timesteps: Tensor,
+        w: GuidanceScale,
+        edited: bool,
+    ) -> GuidedCall:
+        """What a guide is told of this call."""
+        if stage.is_super_resolution:
+            raise ValueError(
+                f"a guide is for a stage that generates from text alone, and {stage.config.name} "
+                "enlarges images; leave guide= or low_res= out"
+            )
+        return guided_call(
+            stage,
+            self.text_encoder,
+            request.prompts,
+            request.tokens,
+            request.text,
+            replace(options, guidance_scale=w),
+            timesteps,
+            edited,
+        )
 
     def _stages_to_sample(
         self, stages: str | Sequence[str] | None, low_res: Tensor | None, n: int
@@ -664,7 +838,6 @@ class ImagenPipeline(nn.Module):
     ) -> None:
         """Get a store ready for a stage; ValueError if it would take too much, or nothing."""
         stage: DiffusionStage = self.stages[stage_name]
-        guide: Guide | None = None,
         store.check_memory(
             stage.net.attention_layers,
             len(request.prompts),
@@ -677,7 +850,6 @@ class ImagenPipeline(nn.Module):
     def _augmented(
         self, stage: DiffusionStage, request: SampleRequest, options: SamplingOptions
     ) -> tuple[Tensor | None, Tensor | None]:
-            guide: What the stage follows beside the prompt.
         """The low-resolution images with noise, and its level [b]; None, None for a base stage."""
         if not stage.is_super_resolution:
             return None, None
@@ -699,10 +871,6 @@ class ImagenPipeline(nn.Module):
 
         The edit also receives a function: what each prompt makes of the source once it is noised
         again.
-        call = None
-        if guide is not None:
-            call = self._guided_call(stage, request, options, timesteps, w, bound is not None)
-            control_at = _with_control(guide.control(call), control_at)
         """
         stage: DiffusionStage = self.stages[stage_name]
         source = self.sample_stage(stage_name, request.first(), options, progress=False)
@@ -743,32 +911,6 @@ def _pipeline_folder(path: str | Path) -> Path:
     if Path(owner).is_dir():
         raise FileNotFoundError(
             f"no pipeline at {folder}: there is a folder {owner}, but no {model} in it"
-    def _guided_call(
-        self,
-        stage: DiffusionStage,
-        request: SampleRequest,
-        options: SamplingOptions,
-        timesteps: Tensor,
-        w: GuidanceScale,
-        edited: bool,
-    ) -> GuidedCall:
-        """What a guide is told of this call."""
-        if stage.is_super_resolution:
-            raise ValueError(
-                f"a guide is for a stage that generates from text alone, and {stage.config.name} "
-                "enlarges images; leave guide= or low_res= out"
-            )
-        return guided_call(
-            stage,
-            self.text_encoder,
-            request.prompts,
-            request.tokens,
-            request.text,
-            replace(options, guidance_scale=w),
-            timesteps,
-            edited,
-        )
-
             f"{_similar(folder)}; {expected}"
         )
     # 3. on the hub, which raises errors of many libraries
@@ -853,6 +995,16 @@ def _as_output(images: Tensor, output_type: str) -> list[Image.Image] | np.ndarr
 # ---------------------------------------------------------------- the denoiser of an edit
 
 
+def _with_control(
+    control: AttentionControl | None,
+    control_at: Callable[[float], AttentionControl | None] | None,
+) -> Callable[[float], AttentionControl | None] | None:
+    """The control of an edit at each time, and a guide's after it."""
+    if control is None:
+        return control_at
+    return lambda t: both_controls(None if control_at is None else control_at(t), control)
+
+
 def _source_denoiser(
     stage: DiffusionStage, request: SampleRequest, options: SamplingOptions, w: GuidanceScale
 ) -> Denoiser | None:
@@ -879,13 +1031,3 @@ def _edited(
         return bound.after_denoising(denoise(x_t, t), done(float(t)))
 
     return edited
-
-
-def _with_control(
-    control: AttentionControl | None,
-    control_at: Callable[[float], AttentionControl | None] | None,
-) -> Callable[[float], AttentionControl | None] | None:
-    """The control of an edit at each time, and a guide's after it."""
-    if control is None:
-        return control_at
-    return lambda t: both_controls(None if control_at is None else control_at(t), control)

@@ -1,0 +1,614 @@
+"""Methods that edit a given image, each a few lines around a sampler: what `pipe.edit` runs.
+
+A method takes a `GivenImage`: the image, the prompts, and how the stage is sampled. It yields the
+states of a sampling loop whose row 0 is the source and whose row i is target number i.
+
+    DDIMInversion             the noise that leads to the image, found without guidance
+    NegativePromptInversion   the same, and guidance leads away from the source's prompt
+    NullTextInversion         the same, and guidance leads away from an optimised null text
+    DirectInversion           the same, and the source's row is put back on its trajectory
+    EdictInversion            two coupled images, inverted exactly, under guidance
+    SDEdit                    noise is added to the image, and removed with the target's prompt
+    BlendedDiffusion          as SDEdit; outside of a mask the image is put back after each step
+    RePaint                   as that from pure noise, and each step is taken several times
+    DiffEdit                  from inverted noise; outside of a mask its trajectory is put back
+
+The first five also take an edit, such as `Replace()`: what happens in attention is its business.
+`DirectInversion` with `PlugAndPlay()` is Plug-and-Play, and with `MasaCtrl()` it is MasaCtrl.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from imagen_mini.diffusion.edict import MIXING, check_mixing, edict_invert, edict_sample
+from imagen_mini.diffusion.gaussian import q_sample
+from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale, guide_denoisers
+from imagen_mini.diffusion.samplers import SamplingState, ddim_invert, sample
+from imagen_mini.diffusion.schedules import ScheduleFunction
+from imagen_mini.editing.attention_store import AttentionStore
+from imagen_mini.editing.base import BoundEdit, Edit
+from imagen_mini.editing.blending import DiffEditBlender, DiffEditMask, LocalBlend
+from imagen_mini.editing.guided_sampling import repaint, repaint_callback, sdedit
+from imagen_mini.editing.inversion import by_step, null_text_optimization
+from imagen_mini.editing.masactrl import MasaCtrl
+from imagen_mini.editing.plug_and_play import PlugAndPlay
+from imagen_mini.editing.windows import share_done
+from imagen_mini.models.control import AttentionControl, AttentionSite
+from imagen_mini.text.encoder import TextEmbeddings, Tokens, concatenate
+from imagen_mini.utils.checks import as_integer, as_number
+
+T = TypeVar("T")
+EVERYWHERE = BoundEdit()  # no edit
+WORD_MAP_TIMES = (0.3, 0.4, 0.5, 0.6)  # at which attention to words is read from a given image
+
+
+class MakeDenoiser(Protocol):
+    """`DiffusionStage.denoiser`, of one stage and one threshold."""
+
+    def __call__(
+        self,
+        text: TextEmbeddings,
+        guidance_scale: GuidanceScale = 1.0,
+        control_at: Callable[[float], AttentionControl | None] | None = None,
+    ) -> Denoiser: ...
+
+
+def _untracked(states: Iterable[T], what: str, steps: int) -> Iterable[T]:
+    return states
+
+
+@dataclass(frozen=True)
+class GivenImage:
+    """An image to be edited, the prompts, and how the stage is sampled.
+
+    Args:
+        image: [1, 3, h, w] in [-1, 1].
+        tokens: The prompts: the source's, then the targets'.
+        text: The same encoded, 1 + targets rows.
+        sites: The attention layers of the network.
+        denoiser: From a text to a denoiser.
+        timesteps: Falling times from 1 to 0, [steps + 1].
+        schedule: t -> log-SNR.
+        guidance_scale: w, or a function of t that returns it.
+        noise: (purpose, number) -> standard normal noise [1, 3, h, w].
+        sampler: One of SAMPLERS (default "ddim"; those that invert take no other).
+        eta: Its share of fresh noise (default 0).
+        strength: The time up to which noise is added, for methods that take one (default 1). The
+            timesteps of an inversion end there already.
+        mask: Where the image may change, [1 or targets, 1, h, w] of 0 and 1, for methods that take
+            one (default None: everywhere).
+        edit: What happens in attention (default: nothing).
+        track: (states, what, steps) -> states: shows their progress (default: does not).
+    """
+
+    image: Tensor
+    tokens: list[Tokens]
+    text: TextEmbeddings
+    sites: list[AttentionSite]
+    denoiser: MakeDenoiser
+    timesteps: Tensor
+    schedule: ScheduleFunction
+    guidance_scale: GuidanceScale
+    noise: Callable[[str, int], Tensor]
+    sampler: str = "ddim"
+    eta: float = 0.0
+    strength: float = 1.0
+    mask: Tensor | None = None
+    edit: Edit | None = None
+    track: Callable[[Iterable[Any], str, int], Iterable[Any]] = _untracked
+
+    @property
+    def source(self) -> TextEmbeddings:
+        """The source's prompt, one row."""
+        return self.text[:1]
+
+    @property
+    def targets(self) -> TextEmbeddings:
+        """The targets' prompts."""
+        return self.text[1:]
+
+    @property
+    def steps(self) -> int:
+        """The number of steps."""
+        return len(self.timesteps) - 1
+
+    def for_all(self, x: Tensor) -> Tensor:
+        """One row as that of the source and of every target."""
+        return x.expand(len(self.text), *x.shape[1:])
+
+    def noised(self, t: float, purpose: str, number: int = 0) -> Tensor:
+        """The image after the forward process up to time t."""
+        log_snr = self.schedule(torch.tensor(t, dtype=torch.float64)).to(self.image)
+        return q_sample(self.image, self.noise(purpose, number), log_snr)
+
+    def bound_edit(self) -> BoundEdit:
+        """The edit, once it knows the prompts."""
+        if self.edit is None:
+            return EVERYWHERE
+        bound = self.edit.bind(self.tokens, self.sites, self.text.mask.shape[1])
+        if bound.needs_source:
+            bound.set_source(self.image, self.renoise_and_denoise)
+        return bound
+
+    def renoise_and_denoise(self, t: float, number: int) -> Tensor:
+        """What each prompt makes of the image noised to time t, [1 + targets, 3, h, w]."""
+        x_t = self.for_all(self.noised(t, "reread", number))
+        return self.denoiser(self.text)(x_t, self.timesteps.new_tensor(t))
+
+    def invert(self, text: TextEmbeddings | None = None) -> list[Tensor]:
+        """DDIM inversion without guidance.
+
+        Args:
+            text: The prompt, one row. None: the source's.
+
+        Returns:
+            The image at each of the timesteps, from x_T to the image itself, [1, 3, h, w] each.
+        """
+        denoise = self.denoiser(self.source if text is None else text)
+        states = ddim_invert(denoise, self.image, self.timesteps, self.schedule)
+        back = [state.x for state in self.track(states, "inversion", self.steps)]
+        return [*reversed(back), self.image]
+
+    def sample(
+        self,
+        denoise: Denoiser,
+        x_T: Tensor,
+        after_step: Callable[[Tensor, int, float], Tensor] | None = None,
+    ) -> Iterator[SamplingState]:
+        """The sampling loop, from x_T with these options."""
+        return sample(
+            denoise,
+            x_T,
+            self.timesteps,
+            self.schedule,
+            self.sampler,
+            partial(self.noise, "step"),
+            after_step,
+            eta=self.eta,
+        )
+
+
+def edited_denoiser(
+    given: GivenImage, bound: BoundEdit, uncond: Denoiser | TextEmbeddings | None = None
+) -> Denoiser:
+    """The guided denoiser of source and targets, with what an edit does in attention and after.
+
+    Args:
+        given: The image and the prompts.
+        bound: The edit.
+        uncond: What guidance leads away from: a denoiser, a text of as many rows, or None for the
+            null text.
+    """
+    done = share_done(given.timesteps)
+
+    def control_at(t: float) -> AttentionControl | None:
+        return bound.control_at(done(t))
+
+    # 1. with the prompts, and without them
+    cond = given.denoiser(given.text, 1.0, control_at)
+    if uncond is None:
+        uncond = given.text.null()
+    if isinstance(uncond, TextEmbeddings):
+        uncond = given.denoiser(uncond, 1.0, control_at if bound.controls_both_branches else None)
+    # 2. guided; then the edit has its say
+    guided = guide_denoisers(cond, uncond, given.guidance_scale)
+    return lambda x_t, t: bound.after_denoising(guided(x_t, t), done(float(t)))
+
+
+class ImageEditMethod(ABC):
+    """A method that edits a given image."""
+
+    #: Does it invert, so that only the deterministic sampler and no threshold go with it?
+    inverts: ClassVar[bool] = False
+    #: Does it read the source's prompt, so that there has to be one?
+    reads_source: ClassVar[bool] = False
+    takes_edit: ClassVar[bool] = False
+    takes_strength: ClassVar[bool] = False
+    takes_mask: ClassVar[bool] = False
+    needs_mask: ClassVar[bool] = False
+    #: The samplers that it goes with; none: all
+    samplers: ClassVar[tuple[str, ...]] = ()
+    #: The strength, if none is given
+    strength: ClassVar[float] = 1.0
+
+    @abstractmethod
+    def run(self, given: GivenImage) -> Iterator[SamplingState]:
+        """Edit the image.
+
+        Yields:
+            A state after every step, of 1 + targets rows. The last one's `x_0_hat` is the result:
+            row 0 is the source as the method has it, the others are the edits.
+        """
+
+
+# ---------------------------------------------------------------- inversion
+
+
+class Inversion(ImageEditMethod):
+    """What the methods share that invert: a deterministic sampler, and an edit on top.
+
+    With a `strength` below 1 they invert up to that time alone, and sample from there. What is
+    decided in more noise stays: of this world, the background.
+    """
+
+    inverts = takes_edit = takes_strength = True
+    samplers = ("ddim",)
+
+
+@dataclass(frozen=True)
+class DDIMInversion(Inversion):
+    """DDIM inversion with the source's prompt and without guidance, then guided sampling.
+
+    Inversion drifts by an error that falls with the number of steps. Guidance leads away from the
+    inverted trajectory, the source as well: at w = 1 the image is reconstructed, above it is not.
+
+    Reference: DDIM (Song et al., 2020), arXiv 2010.02502, Section 4.3.
+    """
+
+    def run(self, given: GivenImage) -> Iterator[SamplingState]:
+        x_T = given.invert()[0]
+        denoise = edited_denoiser(given, given.bound_edit())
+        yield from given.sample(denoise, given.for_all(x_T))
+
+
+@dataclass(frozen=True)
+class NegativePromptInversion(Inversion):
+    """DDIM inversion, and guidance that leads away from the source's prompt instead of from the
+    null text. For the source w cond + (1 - w) cond = cond, at any w: it is reconstructed as at
+    w = 1, and nothing is optimised.
+
+    Reference: Negative-prompt Inversion (Miyake et al., 2023), arXiv 2305.16807.
+    """
+
+    reads_source = True
+
+    def run(self, given: GivenImage) -> Iterator[SamplingState]:
+        x_T = given.invert()[0]
+        away_from = concatenate([given.source] * len(given.text))
+        denoise = edited_denoiser(given, given.bound_edit(), away_from)
+        yield from given.sample(denoise, given.for_all(x_T))
+
+
+@dataclass(frozen=True)
+class NullTextInversion(Inversion):
+    """DDIM inversion, and guidance that leads away from a null text optimised for every step, so
+    that the guided source stays on the inverted trajectory.
+
+    Args:
+        inner_steps: Steps of optimisation for each step of the sampler, at least 1 (default 10).
+        learning_rate: Of the first step, above 0 (default 1e-2).
+
+    Raises:
+        ValueError: A value is out of range.
+
+    Reference: Null-text Inversion (Mokady et al., 2022), arXiv 2211.09794, Algorithm 1.
+    """
+
+    reads_source = True
+
+    inner_steps: int = 10
+    learning_rate: float = 1e-2
+
+    def __post_init__(self):
+        as_integer("inner_steps", self.inner_steps, low=1)
+        if not as_number("learning_rate", self.learning_rate) > 0:
+            raise ValueError(f"learning_rate {self.learning_rate}; expected a number above 0")
+
+    def run(self, given: GivenImage) -> Iterator[SamplingState]:
+        # 1. the trajectory to keep to
+        pivots = given.invert()
+        # 2. a null text for every step
+        null_texts = null_text_optimization(
+            given.denoiser(given.source),
+            given.denoiser,
+            given.source.null(),
+            pivots,
+            given.timesteps,
+            given.schedule,
+            given.guidance_scale,
+            self.inner_steps,
+            self.learning_rate,
+        )
+        uncond = by_step(
+            [
+                given.denoiser(concatenate([null] * len(given.text)))
+                for null in given.track(null_texts, "null texts", given.steps)
+            ],
+            given.timesteps,
+        )
+        # 3. guided sampling that leads away from them
+        denoise = edited_denoiser(given, given.bound_edit(), uncond)
+        yield from given.sample(denoise, given.for_all(pivots[0]))
+
+
+@dataclass(frozen=True)
+class DirectInversion(Inversion):
+    """DDIM inversion; the source's row is put back on its inverted trajectory after every step, so
+    that what an edit takes from it is what the given image has. The targets are free.
+
+    With `PlugAndPlay()` as the edit this is Plug-and-Play, with `MasaCtrl()` it is MasaCtrl. It
+    needs no prompt of the source: "" inverts with the null text.
+
+    Reference: Direct Inversion (Ju et al., 2023), arXiv 2310.01506; so does the code of
+        Plug-and-Play (Tumanyan et al., 2022), arXiv 2211.12572.
+    """
+
+    def run(self, given: GivenImage) -> Iterator[SamplingState]:
+        # 1. the trajectory of the source
+        pivots = given.invert()
+
+        def put_back(x: Tensor, step: int, s: float) -> Tensor:
+            return torch.cat([pivots[step + 1], x[1:]])
+
+        # 2. in the source's row both branches of guidance have its prompt
+        away_from = concatenate([given.source, given.targets.null()])
+        denoise = edited_denoiser(given, given.bound_edit(), away_from)
+        for state in given.sample(denoise, given.for_all(pivots[0]), put_back):
+            if state.step == given.steps - 1:
+                state = replace(state, x_0_hat=torch.cat([given.image, state.x_0_hat[1:]]))
+            yield state
+
+
+@dataclass(frozen=True)
+class EdictInversion(Inversion):
+    """Two coupled images, inverted exactly and under guidance: the yardstick of reconstruction. It
+    takes twice the network calls of the others.
+
+    Args:
+        p: How much of itself each image keeps in a step, in (0, 1] (default 0.93).
+
+    Raises:
+        ValueError: p is out of range.
+
+    Reference: EDICT (Wallace et al., 2022), arXiv 2211.12446, Section 4.
+    """
+
+    p: float = MIXING
+
+    def __post_init__(self):
+        check_mixing(as_number("p", self.p))
+
+    def run(self, given: GivenImage) -> Iterator[SamplingState]:
+        timesteps, schedule = given.timesteps, given.schedule
+        # 1. the source alone; float64, as every rounding error grows by 1 / p in a step
+        denoise = guide_denoisers(
+            given.denoiser(given.source), given.denoiser(given.source.null()), given.guidance_scale
+        )
+        pairs = edict_invert(denoise, given.image.double(), timesteps, schedule, self.p)
+        *_, (x_T, y_T) = given.track(pairs, "inversion", given.steps)
+        # 2. source and targets
+        denoise = edited_denoiser(given, given.bound_edit())
+        start = given.for_all(x_T), given.for_all(y_T)
+        for state in edict_sample(denoise, *start, timesteps, schedule, self.p):
+            yield replace(state, x=state.x.to(given.image), x_0_hat=state.x_0_hat.to(given.image))
+
+
+# ---------------------------------------------------------------- noise and masks
+
+
+@dataclass(frozen=True)
+class SDEdit(ImageEditMethod):
+    """Noise is added to the image up to the time `strength`, and removed with the target's prompt.
+    At 0 the image stays; at 1 next to nothing of it is left.
+
+    Reference: SDEdit (Meng et al., 2021), arXiv 2108.01073, Algorithm 1.
+    """
+
+    takes_strength = True
+    strength = 0.6
+
+    def run(self, given: GivenImage) -> Iterator[SamplingState]:
+        denoise = given.denoiser(given.targets, given.guidance_scale)
+        rows = len(given.targets)
+        for state in sdedit(
+            denoise,
+            given.image.expand(rows, -1, -1, -1),
+            given.strength,
+            given.noise("x_T", 0),
+            given.timesteps,
+            given.schedule,
+            given.sampler,
+            partial(given.noise, "step"),
+            eta=given.eta,
+        ):
+            yield with_source(given, state)
+
+
+@dataclass(frozen=True)
+class BlendedDiffusion(ImageEditMethod):
+    """SDEdit that puts the image back outside of a mask, noised as it is inside, after every step.
+    At the end the outside is the image's to the last bit.
+
+    Reference: Blended Diffusion (Avrahami et al., 2021), arXiv 2111.14818, Algorithm 2. Differs
+        from the paper: the target's prompt guides, not CLIP.
+    """
+
+    takes_strength = takes_mask = needs_mask = True
+
+    def run(self, given: GivenImage) -> Iterator[SamplingState]:
+        known = 1 - mask_of(given)
+        put_back = repaint_callback(
+            given.image, known, partial(given.noise, "known"), given.schedule
+        )
+        rows = len(given.targets)
+        for state in sdedit(
+            given.denoiser(given.targets, given.guidance_scale),
+            given.image.expand(rows, -1, -1, -1),
+            given.strength,
+            given.noise("x_T", 0),
+            given.timesteps,
+            given.schedule,
+            given.sampler,
+            partial(given.noise, "step"),
+            eta=given.eta,
+            after_step=put_back,
+        ):
+            yield with_source(given, state)
+
+
+@dataclass(frozen=True)
+class RePaint(ImageEditMethod):
+    """Inpainting: inside of a mask the image is generated from noise, and each step is taken
+    several times, so that inside and outside agree. The outside is the image's to the last bit.
+
+    Args:
+        rounds: How often each step is taken, at least 1 (default 5).
+        jump: Steps that noise leads back over, at least 1 (default 1).
+
+    Raises:
+        ValueError: A value is out of range.
+
+    Reference: RePaint (Lugmayr et al., 2022), arXiv 2201.09865, Algorithm 1. Differs from the
+        paper, which takes 250 steps, 10 rounds and jumps of 10: our samplers take about 30 steps.
+    """
+
+    takes_mask = needs_mask = True
+    samplers = ("ddpm", "ddim")
+
+    rounds: int = 5
+    jump: int = 1
+
+    def __post_init__(self):
+        as_integer("rounds", self.rounds, low=1), as_integer("jump", self.jump, low=1)
+
+    def run(self, given: GivenImage) -> Iterator[SamplingState]:
+        rows = len(given.targets)
+        for state in repaint(
+            given.denoiser(given.targets, given.guidance_scale),
+            given.image,
+            1 - mask_of(given),
+            given.noise("x_T", 0).expand(rows, -1, -1, -1),
+            given.timesteps,
+            given.schedule,
+            given.noise,
+            self.rounds,
+            given.sampler,
+            self.jump,
+        ):
+            yield with_source(given, state)
+
+
+@dataclass(frozen=True)
+class DiffEdit(ImageEditMethod):
+    """The image is inverted up to the time `strength` and sampled with the target's prompt; outside
+    of a mask its inverted trajectory is put back after every step. Without a mask, the mask is
+    where the two prompts disagree about the noised image.
+
+    Args:
+        disagreement: How that mask is made (default `DiffEditMask()`).
+
+    Reference: DiffEdit (Couairon et al., 2022), arXiv 2210.11427, Section 3.2. Differs from the
+        paper: the threshold of the mask is that of `DiffEditMask`, and noise is added to the image
+        4 times, not 10.
+    """
+
+    inverts = takes_strength = takes_mask = reads_source = True
+    samplers = ("ddim",)
+    strength = 0.6
+
+    disagreement: DiffEditMask = DiffEditMask()
+
+    def run(self, given: GivenImage) -> Iterator[SamplingState]:
+        # 1. the mask
+        mask = given.mask
+        if mask is None:
+            mask = disagreement_mask(given, self.disagreement)
+        # 2. the inverted trajectory, by the null text as in the paper
+        pivots = given.invert(given.source.null())
+
+        def put_back(x: Tensor, step: int, s: float) -> Tensor:
+            return torch.where(mask > 0, x, pivots[step + 1])
+
+        # 3. sampling that keeps to it outside of the mask
+        denoise = given.denoiser(given.targets, given.guidance_scale)
+        x_t = pivots[0].expand(len(given.targets), -1, -1, -1)
+        for state in given.sample(denoise, x_t, put_back):
+            yield with_source(replace(given, mask=mask), state)
+
+
+def with_source(given: GivenImage, state: SamplingState) -> SamplingState:
+    """A state of the targets with the given image as row 0, and, in `x_0_hat`, outside of the
+    mask."""
+    edited = state.x_0_hat
+    if given.mask is not None:
+        edited = torch.where(given.mask > 0, edited, given.image)
+    return replace(
+        state,
+        x=torch.cat([given.image, state.x]),
+        x_0_hat=torch.cat([given.image, edited]),
+    )
+
+
+def mask_of(given: GivenImage) -> Tensor:
+    """The mask of a method that needs one; a ValueError if there is none."""
+    if given.mask is None:
+        raise ValueError("this method needs a mask: where may the image change?")
+    return given.mask
+
+
+# ---------------------------------------------------------------- masks that are found
+
+
+def disagreement_mask(given: GivenImage, how: DiffEditMask) -> Tensor:
+    """Where the source's prompt and each target's disagree about the noised image.
+
+    Returns:
+        [targets, 1, h, w] of 0 and 1.
+    """
+    blender = DiffEditBlender(how)
+    blender.set_source(given.image, given.renoise_and_denoise)
+    assert blender.masks is not None  # now that it has the source
+    return blender.masks.to(given.image.dtype)
+
+
+def word_mask(given: GivenImage, how: LocalBlend) -> Tensor:
+    """Where the source's prompt attends to words, in the given image.
+
+    The image is noised to a few times and denoised with the source's prompt, and the attention
+    maps are recorded.
+
+    Args:
+        given: The image and the prompts.
+        how: The words of the source, and the threshold of the map.
+
+    Returns:
+        [1, 1, h, w] of 0 and 1.
+    """
+    # 1. the maps of the source's words; the words of targets are of no use, as they have no image
+    alone = replace(given, tokens=given.tokens[:1], text=given.source)
+    blender = how.blender([given.tokens[0], given.tokens[0]], given.sites)
+    maps = AttentionStore()
+    maps.reset(alone.tokens, blender.maps.sites)
+    denoise = given.denoiser(given.source, 1.0, maps.wrap_schedule(None))
+    for number, t in enumerate(WORD_MAP_TIMES):
+        denoise(given.noised(t, "reread", number), given.timesteps.new_tensor(t))
+    # 2. where they exceed the threshold, on the grid of the image
+    mask = how.mask(maps, 0)[None, None].to(given.image)
+    return torch.nn.functional.interpolate(mask, size=given.image.shape[-2:], mode="nearest")
+
+
+# ---------------------------------------------------------------- by name
+
+IMAGE_EDIT_METHODS: dict[str, ImageEditMethod] = {
+    "ddim": DDIMInversion(),
+    "negative-prompt": NegativePromptInversion(),
+    "null-text": NullTextInversion(),
+    "direct": DirectInversion(),
+    "edict": EdictInversion(),
+    "pnp": DirectInversion(),
+    "masactrl": DirectInversion(),
+    "sdedit": SDEdit(),
+    "blend": BlendedDiffusion(),
+    "repaint": RePaint(),
+    "diffedit": DiffEdit(),
+}
+# the edit of a method that is one name for two things
+EDIT_OF_METHOD: dict[str, Edit] = {"pnp": PlugAndPlay(), "masactrl": MasaCtrl()}
