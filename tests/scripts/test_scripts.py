@@ -60,6 +60,7 @@ from train import (
     train,
     verify_checkpoints,
 )
+from train.make_dataset import __main__ as make_dataset
 
 
 @pytest.fixture(scope="module")
@@ -1125,6 +1126,7 @@ def test_flops_are_those_of_a_known_layer():
         model_card,
         sample_timeline,
         check_dataset,
+        make_dataset,
         make_emoji_dataset,
         download_dataset,
         report,
