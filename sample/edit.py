@@ -4,8 +4,10 @@
     python -m sample.edit refine "a red circle" "a red circle on a black background" --out edit.png
     python -m sample.edit reweight "a small red circle" --word small --scale -1 0 1 2 \\
         --prompt-switching 0.5 --out edit.png
+    python -m sample.edit image photo.png "a red circle" "a red star" --method null-text
 
-The figure shows the source, the edit, where they differ, and two controls that inject no attention.
+`image` edits a file by any method of `pipe.edit`. The others edit what the pipeline generates; then
+the figure shows the source, the edit, where they differ, and two controls that inject no attention.
 "Same seed" is the target without an edit. "Prompt switching" reads the source's prompt first. Below
 them are the attention maps of the words that changed: the source's, the
 target's, and what the edit made of it. The script prints what the parser reads in each image.
@@ -38,6 +40,7 @@ from imagen_mini.utils.scripts import check_output_file, number, run_script, scr
 from imagen_mini.viz.edits import attention_map_images, difference_image, plot_token_mappers
 from imagen_mini.viz.image_grid import image_grid
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options, verdict
+from sample.edit_image import add_image_parser, edit_image
 
 
 def window(text: str) -> float | tuple[float, float]:
@@ -225,8 +228,11 @@ def main(arguments: list[str] | None = None) -> None:
         kind.add_argument("--seed", type=int, default=0)
         kind.add_argument("--out", type=Path, default=Path("edit.png"), help="the image to write")
         add_pipeline_options(kind)
+    add_image_parser(kinds)
     args = parser.parse_args(arguments)
     check_output_file(args.out)
+    if args.kind == "image":
+        return edit_image(args)
     prompts, edit, names = resolve_edit(args)
 
     # 2. Sample source and targets, and record the attention.

@@ -5,13 +5,15 @@ from copy import deepcopy
 
 import pytest
 import torch
+from PIL import Image
 
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import Refine, Replace
 from imagen_mini.evaluation.edit_comparison import METHODS
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene, SceneObject
-from sample import attention_edits, edit, edit_patching
+from imagen_mini.utils.images import to_image
+from sample import attention_edits, edit, edit_patching, image_edits
 
 SOURCE, TARGET = "a red circle above a blue square", "a green circle above a blue square"
 OPTIONS = {"seed": 1, "stages": ("base",), "num_inference_steps": 3} | {
@@ -233,3 +235,67 @@ def test_prompt_switching_is_asked_for_by_its_name_and_by_its_former_names(monke
 def test_blends_are_chained(monkeypatch):
     edits = asked_for(monkeypatch, "--prompt-switching", "0.5", "--local-blend", "circle").edits
     assert [type(e).__name__ for e in edits] == ["Replace", "PromptSwitching", "LocalBlend"]
+
+
+# ---------------------------------------------------------------- given images
+
+
+def size(path):
+    """Width and height of an image file."""
+    with Image.open(path) as image:
+        return image.size
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_a_given_image_is_edited_from_the_command_line(folder, tmp_path, capsys):
+    scene = Scene((SceneObject(30, 30, "circle", "red", "large", "solid"),), "white")
+    given, mask = tmp_path / "given.png", tmp_path / "mask.png"
+    to_image(render(scene, 64)[0]).save(given)
+    white = Image.new("L", (64, 64), 0)
+    white.paste(255, (16, 16, 48, 48))
+    white.save(mask)
+    common = ["--pipeline", folder, "--base-only", "--steps", "3", "--out", str(tmp_path / "e.png")]
+    prompts = [str(given), "a red circle", "a red star"]
+    for options in (
+        [],
+        ["--method", "edict", "--edit", "switching"],
+        ["--method", "pnp"],
+        ["--method", "blend", "--mask", str(mask)],
+        ["--method", "repaint", "--mask-words", "circle"],
+        ["--method", "blend", "--mask-by-prompts", "--strength", "0.5"],
+    ):
+        edit.main(["image", *prompts, *options, *common])
+        printed = capsys.readouterr().out
+        assert "given: 'a red circle': correct" in printed and "edit: 'a red star': " in printed
+        assert size(tmp_path / "e.png")[0] > 4 * 256
+    for options, message in (
+        (["--method", "blend"], "needs a mask"),
+        (["--method", "sdedit", "--edit", "attention"], "edit=Replace"),
+        (["--negative-prompt", "a ring"], "--negative-prompt is not used"),
+        (["--sampler", "heun"], "an inversion retraces the steps of ddim"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            edit.main(["image", *prompts, *options, *common])
+
+
+def test_every_method_is_scored_on_rendered_images(folder, tmp_path, capsys):
+    image_edits.main(
+        ["--n", "1", "--images", "1", "--kinds", "shape swap", "--steps", "3", "--scales", "1", "3"]
+        + ["--rows", "own sample, switching", "seed alone", "edict, attention", "blend"]
+        + ["--inversions", "ddim", "edict", "--pipeline", folder, "--out", str(tmp_path)]
+    )
+    report = read(tmp_path / "image_edits.json")
+    rows = report["edits"]["shape swap"]
+    assert list(rows) == ["own sample, switching", "seed alone", "edict, attention", "blend"]
+    assert all(rows[name]["source_right"] == 1 for name in list(rows)[1:])  # the image is true
+    back = {(r["method"], r["w"], r["strength"]): r for r in report["reconstruction"]}
+    assert set(back) == {
+        (method, w, s) for method, w in (("ddim", 1), ("ddim", 3), ("edict", 3)) for s in (1, 0.9)
+    }
+    assert back["edict", 3, 1]["psnr"] > 80 and back["edict", 3, 1]["right"] == 1
+    assert back["ddim", 3, 1]["psnr"] < 40
+    assert size(tmp_path / "image_edits.png")[0] > 4 * 112
+    assert "shape swap: shows the new prompt" in capsys.readouterr().out
