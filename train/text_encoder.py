@@ -1,12 +1,19 @@
-"""Pre-train the shipped text encoder: a T5 of about one million parameters, by span corruption on
-text of the built-in world.
+"""Pre-train a text encoder: a T5 of one to four million parameters, by span corruption on text of
+the built-in worlds.
 
     python -m train.text_encoder --out runs/text_encoder
+    python -m train.text_encoder --corpus text --size large --out runs/text_encoder_text
+    python -m train.probe_text_encoder runs/text_encoder_text
 
 Text only, as in Imagen: the encoder never sees an image. Spans of the input are replaced by
 sentinels, and the decoder writes what they hid. Only the encoder is kept.
 
-Reference: T5 (Raffel et al., 2020), arXiv 1910.10683, Section 3.1.4.
+There are three corpora. `scenes` is what the shipped encoder has read: captions of the flat world,
+and sentences about their words. `captions` is training captions of both worlds, and nothing else.
+`text` is text that is no caption, with words that no image shows.
+
+Reference: T5 (Raffel et al., 2020), arXiv 1910.10683, Section 3.1.4. Pieces that are split at
+random: BPE-dropout (Provilkov et al., 2020), arXiv 1910.13267.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,21 +38,60 @@ from transformers import (
 
 from imagen_mini.evaluation.linear_probe import linear_probe
 from imagen_mini.scenes.corpus import sample_corpus_line
+from imagen_mini.scenes.prose.lines import prose_line
+from imagen_mini.scenes.world import WORLDS
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.optimizers import Muon
-from imagen_mini.utils.scripts import check_output_folder, integer, number, run_script
+from imagen_mini.utils.devices import available_device, device_name
+from imagen_mini.utils.scripts import (
+    FIGURES,
+    check_output_file,
+    check_output_folder,
+    integer,
+    number,
+    run_script,
+)
+from imagen_mini.viz.style import STYLES, save_figure, subplots
 
 SENTINELS = 16
+HELD_OUT_LINES = 256  # of the corpus, on which the loss is measured
+# Depths and inner widths. All have vectors of width 128, so a network can go on with another one.
+SIZES = {
+    "small": {"num_layers": 4, "d_ff": 352},
+    "medium": {"num_layers": 8, "d_ff": 352},
+    "large": {"num_layers": 12, "d_ff": 512},
+}
+
+
+def training_caption_line(rng: random.Random) -> str:
+    """A training caption of a random built-in world."""
+    world, index = WORLDS[rng.choice(tuple(WORLDS))], rng.getrandbits(40)
+    return world.training_caption(world.training_scene(0, index), 0, index).text
+
+
+# What can be read: a function from a source of randomness to a line.
+CORPORA: dict[str, Callable[[random.Random], str]] = {
+    "scenes": sample_corpus_line,
+    "captions": training_caption_line,
+    "text": lambda rng: prose_line(0, rng.getrandbits(40)),
+}
+# Pieces of the vocabulary, the 256 bytes and the special tokens included.
+VOCABULARY_SIZES = {"scenes": 768, "captions": 768, "text": 1280}
 TRAINING_HISTORY = "training.json"  # beside the encoder: how it was trained, run by run
 
 
-def train_tokenizer(vocab_size: int = 768, lines: int = 20_000) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    vocab_size: int = 768,
+    lines: int = 20_000,
+    line: Callable[[random.Random], str] = sample_corpus_line,
+) -> PreTrainedTokenizerFast:
     """Train a BPE tokenizer without unknown characters: what it has no piece for is split into
     bytes.
 
     Args:
         vocab_size: pieces, the 256 bytes and the special tokens included.
         lines: how many lines of the corpus to train on.
+        line: one of `CORPORA` (default: that of `scenes`).
     """
     # 1. Pieces, from text of the built-in world.
     special = ["<pad>", "</s>", "<unk>"] + [f"<extra_id_{i}>" for i in range(SENTINELS)]
@@ -54,7 +101,7 @@ def train_tokenizer(vocab_size: int = 768, lines: int = 20_000) -> PreTrainedTok
         [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
     )
     rng = random.Random("tokenizer")
-    corpus = (sample_corpus_line(rng) for _ in range(lines))
+    corpus = (line(rng) for _ in range(lines))
     tokenizer.train_from_iterator(
         corpus,
         trainers.BpeTrainer(
@@ -137,6 +184,10 @@ def pretrain(
     seed: int,
     time_limit: float,
     init: T5EncoderModel | None = None,
+    line: Callable[[random.Random], str] = sample_corpus_line,
+    bpe_dropout: float = 0.0,
+    device: str = "cpu",
+    eval_every: int = 200,
 ) -> tuple[T5ForConditionalGeneration, dict]:
     """Train a T5 to fill in hidden spans.
 
@@ -150,15 +201,22 @@ def pretrain(
         time_limit: in seconds; the learning rate reaches its end with it, if it comes before
             `steps`.
         init: an encoder to start from (default None: random weights).
+        line: one of `CORPORA` (default: that of `scenes`).
+        bpe_dropout: how often a pair of pieces stays unmerged, in [0, 1] (default: 0), so that
+            words are read in other pieces each time, as a misspelt one would be.
+        device: where to train (default: "cpu").
+        eval_every: steps between two measurements on lines that are not trained on (default: 200).
 
     Returns:
-        The model, and what the run took: steps, seconds, loss.
+        The model, and what the run took: steps, seconds, loss, the held-out loss, and the curve,
+        a list of [step, seconds, loss, held-out loss]. Ctrl-C ends the run early.
     """
     # 1. The model; Muon for its matrices, AdamW for the rest.
     torch.manual_seed(seed)
     model = T5ForConditionalGeneration(config).train()
     if init is not None:
         model.load_state_dict(init.state_dict(), strict=False)
+    model.to(device)
     matrices = [
         p
         for name, p in model.named_parameters()
@@ -172,49 +230,98 @@ def pretrain(
         ),
     ]
     # 2. The loop.
-    first_sentinel, end = tokenizer.convert_tokens_to_ids("<extra_id_0>"), tokenizer.eos_token_id
     rng, start, average = random.Random(f"corpus/{seed}"), time.monotonic(), None
+    held_out = random.Random("held out")
+    unseen = [
+        span_batch(tokenizer, [line(held_out) for _ in range(HELD_OUT_LINES // 8)], held_out)
+        for _ in range(8)
+    ]
+    curve: list[list[float]] = []
+    merges = tokenizer.backend_tokenizer.model
     bar = tqdm(range(steps), desc="text encoder")
-    for step in bar:
-        spent = (time.monotonic() - start) / time_limit
-        if spent >= 1:
-            break
-        progress = max(step / steps, spent)
-        for group in (g for o in optimizers for g in o.param_groups):
-            group["lr"] = lr * min((step + 1) / 200, 1.0) * max(1 - progress, 0.02)
-        lines = tokenizer(
-            [sample_corpus_line(rng) for _ in range(batch)], add_special_tokens=False
-        )["input_ids"]
-        pairs = [corrupt(ids, rng, first_sentinel) for ids in lines]
-        inputs = pad([a + [end] for a, _ in pairs], tokenizer.pad_token_id)
-        labels = pad([b + [end] for _, b in pairs], -100)
-        loss = model(
-            input_ids=inputs, attention_mask=inputs != tokenizer.pad_token_id, labels=labels
-        ).loss
-        model.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{average:.3f}")
+    try:
+        for step in bar:
+            spent = (time.monotonic() - start) / time_limit
+            if spent >= 1:
+                break
+            progress = max(step / steps, spent)
+            for group in (g for o in optimizers for g in o.param_groups):
+                group["lr"] = lr * min((step + 1) / 200, 1.0) * max(1 - progress, 0.02)
+            merges.dropout = bpe_dropout or None
+            lines = [line(rng) for _ in range(batch)]
+            loss = denoising_loss_of(model, span_batch(tokenizer, lines, rng), device)
+            merges.dropout = None
+            model.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{average:.3f}")
+            if (step + 1) % eval_every == 0:
+                curve.append(_measure(model, unseen, device, step + 1, start, average))
+    except KeyboardInterrupt:
+        bar.write("stopped; what is trained is saved")
+    finally:
+        merges.dropout = None
+    if not curve or curve[-1][0] != step + 1:
+        curve.append(_measure(model, unseen, device, step + 1, start, average))
     return model, {
         "steps": step + 1,
         "seconds": round(time.monotonic() - start),
         "loss": round(average, 4),
+        "held_out_loss": curve[-1][3],
+        "curve": curve,
     }
 
 
-def small_config(vocab_size: int) -> T5Config:
-    """The configuration of the shipped encoder."""
+def span_batch(tokenizer, lines: list[str], rng: random.Random) -> tuple[Tensor, Tensor, int]:
+    """Lines with hidden spans, as a batch.
+
+    Args:
+        tokenizer: of `train_tokenizer`.
+        lines: of the corpus.
+        rng: decides which spans are hidden.
+
+    Returns:
+        Inputs and labels [lines, tokens], and the number of the padding.
+    """
+    first_sentinel, end = tokenizer.convert_tokens_to_ids("<extra_id_0>"), tokenizer.eos_token_id
+    ids = tokenizer(lines, add_special_tokens=False)["input_ids"]
+    pairs = [corrupt(of, rng, first_sentinel) for of in ids]
+    padding = tokenizer.pad_token_id
+    inputs = pad([a + [end] for a, _ in pairs], padding)
+    return inputs, pad([b + [end] for _, b in pairs], -100), padding
+
+
+def denoising_loss_of(model, batch: tuple[Tensor, Tensor, int], device: str) -> Tensor:
+    """The mean cross-entropy of the hidden spans."""
+    inputs, labels, padding = batch
+    inputs, labels = inputs.to(device), labels.to(device)
+    return model(input_ids=inputs, attention_mask=inputs != padding, labels=labels).loss
+
+
+@torch.no_grad()
+def _measure(model, unseen, device: str, step: int, start: float, average: float) -> list[float]:
+    """A point of the curve."""
+    loss = sum(denoising_loss_of(model, batch, device).item() for batch in unseen) / len(unseen)
+    return [step, round(time.monotonic() - start, 1), round(average, 4), round(loss, 4)]
+
+
+def small_config(vocab_size: int, size: str = "small") -> T5Config:
+    """The configuration of an encoder.
+
+    Args:
+        vocab_size: Of its tokenizer.
+        size: A key of `SIZES` (default: "small", which is the shipped encoder's).
+    """
     return T5Config(
         vocab_size=vocab_size,
         d_model=128,
         d_kv=32,
         num_heads=4,
-        d_ff=352,
-        num_layers=4,
+        **SIZES[size],
         num_decoder_layers=1,
         relative_attention_num_buckets=32,
         relative_attention_max_distance=64,
@@ -227,9 +334,50 @@ def small_config(vocab_size: int) -> T5Config:
     )
 
 
+def size_of(encoder: TextEncoder) -> str:
+    """The key of `SIZES` of an encoder.
+
+    Raises:
+        ValueError: It has none of these sizes.
+    """
+    config = encoder.model.config
+    for name, size in SIZES.items():
+        if all(getattr(config, key, None) == value for key, value in size.items()):
+            return name
+    raise ValueError(
+        f"--init-from: an encoder of {config.model_type} of another size; expected one of "
+        f"{', '.join(SIZES)} that this script has trained"
+    )
+
+
+def plot_curve(phases: list[dict], path: Path) -> None:
+    """Draw the losses of all phases over the steps.
+
+    Args:
+        phases: The history of an encoder; a phase without a curve is left out.
+        path: The figure's file.
+    """
+    sheet, (panel,) = subplots(["loss of span corruption"], "step")
+    before = 0
+    for phase in phases:
+        if curve := phase.get("curve"):
+            steps = [before + point[0] for point in curve]
+            panel.plot(steps, [p[2] for p in curve], **STYLES[0], label="text that is trained on")
+            panel.plot(steps, [p[3] for p in curve], **STYLES[1], label="text that is not")
+        before += phase["steps"]
+    panel.legend(*_first_of_each(panel), frameon=False)
+    save_figure(sheet, path)
+
+
+def _first_of_each(panel) -> tuple[list, list]:
+    """Handles and labels of a legend, each label once."""
+    found = dict(zip(*reversed(panel.get_legend_handles_labels())))
+    return list(found.values()), list(found)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description="Pre-train the shipped T5 on text of the built-in world."
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--out",
@@ -237,6 +385,27 @@ def main(arguments: list[str] | None = None) -> None:
         default=Path("runs/text_encoder"),
         help="folder for the encoder and its tokenizer",
     )
+    parser.add_argument(
+        "--corpus", choices=tuple(CORPORA), default="scenes", help="what to read (default: scenes)"
+    )
+    parser.add_argument(
+        "--size",
+        choices=tuple(SIZES),
+        default="small",
+        help="0.9, 2 or 4 million parameters (default: small)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        help="take the tokenizer of this encoder (default: train one on the corpus)",
+    )
+    parser.add_argument(
+        "--bpe-dropout",
+        type=number(0, 1),
+        help="how often a pair of pieces stays unmerged (default: 0.1 for text, else 0)",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--figure", type=Path, help="draw the curve of the losses to this file")
     parser.add_argument("--steps", type=integer(low=1), default=4000)
     parser.add_argument("--batch", type=integer(low=1), default=96, help="lines of text a step")
     parser.add_argument("--lr", type=number(above=0), default=2e-3)
@@ -254,11 +423,27 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     check_output_folder(args.out)
+    if args.figure is not None:
+        check_output_file(args.figure, FIGURES)
+    device = available_device(args.device)
+    if args.bpe_dropout is None:
+        args.bpe_dropout = 0.1 if args.corpus == "text" else 0.0
 
     # 1. Tokenizer and model, trained.
+    line = CORPORA[args.corpus]
     start = None if args.init_from is None else TextEncoder.from_pretrained(args.init_from)
-    tokenizer = train_tokenizer() if start is None else start.tokenizer
-    config = small_config(len(tokenizer))
+    if start is not None:
+        tokenizer = start.tokenizer
+    elif args.tokenizer is not None:
+        tokenizer = TextEncoder.from_pretrained(args.tokenizer).tokenizer
+    else:
+        tokenizer = train_tokenizer(VOCABULARY_SIZES[args.corpus], line=line)
+    if tokenizer.convert_tokens_to_ids("<extra_id_0>") in (None, tokenizer.unk_token_id):
+        raise ValueError(
+            f"the tokenizer of {args.init_from or args.tokenizer} has no sentinels <extra_id_0>, "
+            "...; expected one that this script has trained"
+        )
+    config = small_config(len(tokenizer), args.size if start is None else size_of(start))
     model, log = pretrain(
         tokenizer,
         config,
@@ -268,7 +453,11 @@ def main(arguments: list[str] | None = None) -> None:
         args.seed,
         args.time_limit,
         start and start.model,
+        line,
+        args.bpe_dropout,
+        args.device,
     )
+    model.cpu()
     # 2. The encoder alone, saved with its history.
     encoder = T5EncoderModel(config)
     missing = encoder.load_state_dict(
@@ -289,12 +478,20 @@ def main(arguments: list[str] | None = None) -> None:
             "batch": args.batch,
             "learning_rate": args.lr,
             "seed": args.seed,
-            "device": f"CPU, {torch.get_num_threads()} threads",
+            "corpus": args.corpus,
+            "bpe_dropout": args.bpe_dropout,
+            "device": f"CPU, {torch.get_num_threads()} threads"
+            if device.type == "cpu"
+            else device_name(device),
         }
     )
     (args.out / TRAINING_HISTORY).write_text(json.dumps(phases, indent=1) + "\n")
+    if args.figure is not None:
+        plot_curve(phases, args.figure)
+        print(args.figure)
+    said = {name: value for name, value in log.items() if name != "curve"}
     print(
-        f"{sum(p.numel() for p in encoder.parameters()):,} parameters, {log}, saved in {args.out}"
+        f"{sum(p.numel() for p in encoder.parameters()):,} parameters, {said}, saved in {args.out}"
     )
     # 3. What it knows that random weights do not.
     print("probe, trained:", linear_probe(trained))

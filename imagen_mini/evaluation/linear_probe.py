@@ -102,9 +102,32 @@ def _word_start(text: str, words: tuple[str, ...], k: int) -> int:
 
 def _ridge_probe_accuracy(x: Tensor, y: Tensor, ridge: float = 1e-2) -> float:
     """Return the accuracy of ridge regression onto one-hot answers, tested on the last 1/4."""
-    x = torch.cat([(x - x.mean(0)) / (x.std(0) + 1e-6), torch.ones(len(x), 1)], 1).double()
     split = len(x) * 3 // 4
-    target = F.one_hot(y).double()
-    a = x[:split].T @ x[:split] + ridge * split * torch.eye(x.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(a, x[:split].T @ target[:split])
-    return ((x[split:] @ weights).argmax(1) == y[split:]).double().mean().item()
+    x = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    predict = ridge_probe(x[:split], y[:split], int(y.max()) + 1, ridge)
+    return (predict(x[split:]) == y[split:]).double().mean().item()
+
+
+def ridge_probe(
+    x: Tensor, y: Tensor, classes: int, ridge: float = 1e-2
+) -> Callable[[Tensor], Tensor]:
+    """Fit ridge regression from vectors onto one-hot answers.
+
+    Args:
+        x: Vectors [n, d].
+        y: Answers [n], integers below `classes`.
+        classes: Number of possible answers.
+        ridge: Weight of the penalty on the squared weights, for each sample (default: 0.01).
+
+    Returns:
+        A function from vectors [m, d] to the most likely answers [m].
+    """
+
+    def with_bias(x: Tensor) -> Tensor:
+        return torch.cat([x, torch.ones(len(x), 1)], 1).double()
+
+    inputs, target = with_bias(x), F.one_hot(y, classes).double()
+    gram = inputs.T @ inputs
+    a = gram + ridge * len(x) * torch.eye(inputs.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(a, inputs.T @ target)
+    return lambda x: (with_bias(x) @ weights).argmax(1)

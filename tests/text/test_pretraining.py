@@ -4,11 +4,27 @@ unknown, and a short run learns.
 
 import json
 import random
+import re
 
 import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from imagen_mini.text.encoder import TextEncoder
-from train.text_encoder import SENTINELS, corrupt, main, pad, small_config, train_tokenizer
+from train import probe_text_encoder
+from train.text_encoder import (
+    CORPORA,
+    SENTINELS,
+    SIZES,
+    corrupt,
+    denoising_loss_of,
+    main,
+    pad,
+    pretrain,
+    size_of,
+    small_config,
+    train_tokenizer,
+)
 
 FIRST = 1000  # the number of the first sentinel
 
@@ -16,6 +32,11 @@ FIRST = 1000  # the number of the first sentinel
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_tokenizer(vocab_size=400, lines=200)
+
+
+@pytest.fixture(autouse=True)
+def few_held_out_lines(monkeypatch):
+    monkeypatch.setattr("train.text_encoder.HELD_OUT_LINES", 8)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -60,7 +81,9 @@ def test_the_shipped_encoder_has_this_configuration(encoder):
 
 def test_a_short_run_is_saved_with_its_history_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("train.text_encoder.linear_probe", lambda _: {})
-    monkeypatch.setattr("train.text_encoder.train_tokenizer", lambda: train_tokenizer(400, 200))
+    monkeypatch.setattr(
+        "train.text_encoder.train_tokenizer", lambda *_, line: train_tokenizer(400, 200, line)
+    )
     main(["--out", str(tmp_path / "a"), "--steps", "3", "--batch", "4"])
     main(
         ["--out", str(tmp_path / "b"), "--steps", "2", "--batch", "4"]
@@ -72,3 +95,103 @@ def test_a_short_run_is_saved_with_its_history_and_goes_on(tmp_path, monkeypatch
     assert a(["a red circle"]).emb.shape == b(["a red circle"]).emb.shape
     assert a.weights_digest() != b.weights_digest()
     assert "saved in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_every_corpus_is_an_endless_source_of_lines(corpus):
+    rng, again = random.Random(0), random.Random(0)
+    lines = [CORPORA[corpus](rng) for _ in range(50)]
+    assert lines == [CORPORA[corpus](again) for _ in range(50)] and len(set(lines)) > 40
+    assert all(line.strip() and "\n" not in line for line in lines)
+
+
+def test_captions_alone_are_training_captions_of_both_worlds():
+    rng = random.Random(0)
+    text = " ".join(CORPORA["captions"](rng) for _ in range(400))
+    assert "metallic" in text and "beige background" in text
+    assert not {"crimson", "beneath", "there"} & set(text.split())
+
+
+def test_the_largest_size_has_at_most_four_million_parameters():
+    counts = [
+        sum(p.numel() for p in T5EncoderModel(small_config(1280, size)).parameters())
+        for size in SIZES
+    ]
+    assert counts == sorted(counts) and 3e6 < counts[-1] <= 4e6
+    assert {small_config(1280, size).d_model for size in SIZES} == {128}
+
+
+def test_pieces_are_split_at_random_in_training_alone(tokenizer):
+    before = tokenizer("a red circle above a blue square")["input_ids"]
+    config = small_config(len(tokenizer))
+    _, log = pretrain(tokenizer, config, 2, 2, 1e-3, 0, 1e6, bpe_dropout=0.9, eval_every=1)
+    assert tokenizer("a red circle above a blue square")["input_ids"] == before
+    assert [point[0] for point in log["curve"]] == [1, 2]
+    assert log["held_out_loss"] == log["curve"][-1][3] > 0
+
+
+def test_a_run_that_is_stopped_saves_what_it_has(tokenizer, monkeypatch):
+    def stop(model, batch, device, calls=[]):  # noqa: B006
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return denoising_loss_of(model, batch, device)
+
+    monkeypatch.setattr("train.text_encoder.denoising_loss_of", stop)
+    _, log = pretrain(tokenizer, small_config(len(tokenizer)), 100, 2, 1e-3, 0, 1e6)
+    assert log["steps"] == 3 and len(log["curve"]) == 1
+
+
+def test_an_encoder_takes_the_tokenizer_of_another_and_draws_its_curve(
+    tmp_path, monkeypatch, tokenizer, encoder_folder
+):
+    monkeypatch.setattr("train.text_encoder.linear_probe", lambda _: {})
+    main(
+        ["--out", str(tmp_path / "a"), "--corpus", "text", "--tokenizer", str(encoder_folder)]
+        + ["--steps", "2", "--batch", "2", "--figure", str(tmp_path / "curve.png")]
+    )
+    shipped, trained = (
+        TextEncoder.from_pretrained(f).tokenize_prompt("a crimson ring").ids
+        for f in (encoder_folder, tmp_path / "a")
+    )
+    assert shipped == trained and (tmp_path / "curve.png").stat().st_size > 1000
+    (phase,) = json.loads((tmp_path / "a" / "training.json").read_text())
+    assert phase["corpus"] == "text" and phase["bpe_dropout"] == 0.1
+    with pytest.raises(ValueError, match="of another size; expected one of small, medium, large"):
+        encoder = TextEncoder.from_pretrained(encoder_folder)
+        encoder.model.config.num_layers = 5
+        size_of(encoder)
+
+
+def test_a_tokenizer_without_sentinels_is_refused(tmp_path):
+    other = train_tokenizer(400, 200)
+    names = [f"<extra_id_{i}>" for i in range(SENTINELS)]
+    text = other.backend_tokenizer.to_str()
+    for name in names:
+        text = text.replace(name, name.replace("extra", "other"))
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(text),
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+    TextEncoder(T5EncoderModel(small_config(len(plain))), plain).save_pretrained(tmp_path / "c")
+    with pytest.raises(ValueError, match="has no sentinels <extra_id_0>"):
+        main(["--out", str(tmp_path / "d"), "--tokenizer", str(tmp_path / "c")])
+
+
+def test_the_probe_prints_a_column_for_each_encoder(monkeypatch, capsys, tmp_path, encoder_folder):
+    monkeypatch.setattr(probe_text_encoder, "measure", lambda encoder, n: {"a": 0.5, "b": 1.0})
+    probe_text_encoder.main([str(encoder_folder), "--out", str(tmp_path / "probe.json")])
+    out = capsys.readouterr().out
+    assert "random weights" in out and out.count("50%") == 2 and out.count("100%") == 2
+    found = json.loads((tmp_path / "probe.json").read_text())
+    assert list(found) == [str(encoder_folder), f"{encoder_folder}, random weights"]
+
+
+def test_the_probe_shows_the_neighbours_of_a_rare_word(capsys):
+    probe_text_encoder.main(["--neighbours", "crimson", "hoop"])
+    out = capsys.readouterr().out
+    assert re.search(r"crimson +\w+, \w+, \w+, \w+\n", out) and "hoop" in out
+    with pytest.raises(ValueError, match="'red' is no rare word; expected one of crimson"):
+        probe_text_encoder.main(["--neighbours", "red"])
