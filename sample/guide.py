@@ -64,7 +64,8 @@ from sample.cli import add_model_options, check_judged, load_pipeline
 
 METHODS = ("attend", "layout", "structure", "compose", "color", "judge", "classifier")
 SCALES = {"color": 100.0, "judge": 1.0, "classifier": 1.0}
-RATES = {"attend": 20.0, "layout": 30.0}
+# Attend-and-Excite moves latents by 20; pixels of 64 px need longer steps.
+RATES = {"attend": 400.0, "layout": 30.0}
 SHOWN = 8  # images of a row in the grid
 
 
@@ -182,7 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
         help=f"of attend and layout (default: {', '.join(map(str, RATES.values()))})",
     )
     parser.add_argument(
-        "--most", type=integer(low=1), default=20, help="attend: moves for a target (default: 20)"
+        "--most", type=integer(low=1), default=5, help="attend: moves for a target (default: 5)"
     )
     parser.add_argument(
         "--backward-steps",
