@@ -101,9 +101,12 @@ class ImageFolderDataset:
             )
         check_broken(problems, len(rows) + len(problems), skip_broken)
         subfolder = f"{self.path.name}-{hashlib.sha256(bytes(self.path)).hexdigest()[:8]}"
+        place = self.path / ".prepared" if cache is None else Path(cache, subfolder)
+        if part == "held_out" and not held_out:
+            place /= part  # other images than those of the training split
         prepared = prepare(
             rows,
-            self.path / ".prepared" if cache is None else Path(cache, subfolder),
+            place,
             sizes,
             skip_broken,
             progress,

@@ -96,6 +96,9 @@ def test_a_split_of_the_folder_is_what_is_held_out(tmp_path):
         folder_of(tmp_path / "f" / split, n=4 if split == "test" else 6)
     assert len(opened(tmp_path / "f")) == 6
     assert len(opened(tmp_path / "f", part="held_out")) == 4
+    for _ in range(2):  # each keeps its prepared images
+        assert len(list((tmp_path / "f" / ".prepared").glob("**/images-*"))) == 2
+        assert len(opened(tmp_path / "f")) == 6
     with pytest.raises(FileNotFoundError, match="has no split that is held out"):
         opened(folder_of(tmp_path / "g"), part="held_out")
 
