@@ -392,7 +392,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--size",
         choices=tuple(SIZES),
         default="small",
-        help="0.9, 2 or 4 million parameters (default: small)",
+        help="about 1, 2 or 3 million parameters (default: small)",
     )
     parser.add_argument(
         "--tokenizer",
