@@ -32,7 +32,10 @@ METHODS: dict[str, Edit | None] = {
     "attention": Replace(),
 }
 ROWS = ("source", *METHODS)
-ENOUGH_EDITS = 3  # of EDITS, for all points
+ENOUGH_EDITS = 2  # of EDITS, for all points
+# Seeds of lists of edits. The reference edits three or four of each by attention, so that correct
+# functions have one to spare. 3 of the first 36 lists are left out: it edits two of these.
+LISTS = tuple(seed for seed in range(36) if seed not in (2, 12, 24))
 PIECES = {"turquoise": ["▁tur", "quo", "ise"], "rhombus": ["▁r", "hom", "bus"]}
 
 
@@ -142,7 +145,7 @@ MEASURED: dict[str, Callable[[str], dict[str, float]]] = {"maps": measure_maps}
 
 def edits_of(student: str) -> list[EditTask]:
     """The student's edits: in each the colour of an object is swapped."""
-    return swaps("color", EDITS, seed=choices(student, "edits").randrange(10_000))
+    return swaps("color", EDITS, seed=choices(student, "edits").choice(LISTS))
 
 
 def read_edits(student: str, table: Tensor) -> dict[str, int]:
