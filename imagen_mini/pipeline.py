@@ -498,8 +498,8 @@ class ImagenPipeline(nn.Module):
                 where it may. `LocalBlend("circle")` finds it by the attention to a word of the
                 source, `DiffEditMask()` by what the prompts disagree about.
             strength: The time in [0, 1] up to which noise is added, for "sdedit" and "blend", or up
-                to which an inversion goes. The default is 0.6 for "sdedit" and "diffedit", else 1.
-                At 0 noise leaves the image as it is. "repaint" has none.
+                to which an inversion goes. The default is 0.15 for "sdedit", 0.3 for "diffedit",
+                else 1. At 0 noise leaves the image as it is. "repaint" has none.
             seed: One seed for all of the noise (default 0).
             sampler: Inversions take "ddim" alone, and "repaint" "ddpm" (its default) or "ddim".
             threshold: Inversions take "none" alone.

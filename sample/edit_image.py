@@ -50,7 +50,7 @@ def add_image_parser(kinds) -> argparse.ArgumentParser:
         "--strength",
         type=number(0, 1),
         help="time up to which noise is added to the image, or to which it is inverted (default: "
-        "0.6 for sdedit and diffedit, else 1)",
+        "0.15 for sdedit, 0.3 for diffedit, else 1)",
     )
     masks = parser.add_mutually_exclusive_group()
     masks.add_argument(

@@ -57,7 +57,10 @@ class ImageEditRow:
     @property
     def name(self) -> str:
         """How the table calls it."""
-        return f"{self.method}, {self.edit}" if self.edit else self.method
+        parts = [self.method, self.edit]
+        if (strength := dict(self.options).get("strength")) is not None:
+            parts.append(f"strength {strength:g}")
+        return ", ".join(part for part in parts if part)
 
     def edit_for(self, kind: type[AttentionInjection]) -> Edit | None:
         """The edit, for a kind of task."""
@@ -68,7 +71,13 @@ class ImageEditRow:
         }[self.edit]()
 
 
-BY_PROMPTS = (("mask", DiffEditMask()),)
+BY_PROMPTS = ("mask", DiffEditMask())
+
+
+def _up_to(strength: float, *more: tuple[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return (("strength", strength), *more)
+
+
 ROWS = (
     ImageEditRow(OWN_SAMPLE, "attention"),
     ImageEditRow(OWN_SAMPLE, "switching"),
@@ -81,11 +90,13 @@ ROWS = (
     ImageEditRow("direct", "attention"),
     ImageEditRow("edict", "attention"),
     ImageEditRow("pnp"),
+    ImageEditRow("pnp", options=_up_to(0.7)),
     ImageEditRow("masactrl"),
-    ImageEditRow("sdedit"),
-    ImageEditRow("blend", options=BY_PROMPTS),
-    ImageEditRow("repaint", options=BY_PROMPTS),
-    ImageEditRow("diffedit"),
+    *(ImageEditRow("sdedit", options=_up_to(t)) for t in (0.15, 0.25, 0.35, 0.6)),
+    ImageEditRow("blend", options=(BY_PROMPTS,)),
+    ImageEditRow("blend", options=_up_to(0.3, BY_PROMPTS)),
+    ImageEditRow("repaint", options=(BY_PROMPTS,)),
+    *(ImageEditRow("diffedit", options=_up_to(t)) for t in (0.3, 0.6)),
 )
 
 
