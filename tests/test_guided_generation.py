@@ -2,6 +2,8 @@
 image depends on the others.
 """
 
+import copy
+
 import pytest
 import torch
 
@@ -181,6 +183,17 @@ def test_what_a_guide_cannot_do_is_an_error(images, options, error, message):
     prompts = ["a star", "a ring"] if "edit" in options else PROMPTS
     with pytest.raises(error, match=message):
         images(prompts, **options)
+
+
+def test_guides_work_in_bfloat16(tiny_pipe):
+    pipe = copy.deepcopy(tiny_pipe)
+    pipe.stages.bfloat16()
+    options = {"seed": 3, "stages": ("base",), "num_inference_steps": 2, "output_type": "pt"}
+    each = [LossGuide(RED, 30.0), StructuredPrompt(), AttendAndExcite(rate=300.0, most=2)]
+    found, exact = (
+        p(PROMPTS[0], guide=each, progress=False, **options).images for p in (pipe, tiny_pipe)
+    )
+    assert found.isfinite().all() and (found - exact).abs().mean() < 0.1
 
 
 def test_guides_that_cannot_be_are_errors():

@@ -82,6 +82,8 @@ TINY = ["--pipeline", "@pipe"]
         ([*ATTENTION, "--out", "@file"], "file is a file; expected a folder"),
         (["sample.demo", *TINY, "--out", "@file"], "file is a file; expected a folder"),
         (["sample.sweep", *TINY, "--out", "@file"], "file is a file; expected a folder"),
+        (["sample.guide", *TINY, "--out", "@file"], "file is a file; expected a folder"),
+        (["sample.compose", "a AND b", *TINY, "--out", "name"], "--out name has no ending"),
         (["sample.edit_sweep", *TINY, "--out", "@file"], "file is a file; expected a folder"),
         (["sample.edit_cascade", *TINY, "--out", "@file"], "file is a file; expected a folder"),
         (["sample.edit_patching", *TINY, "--out", "@file"], "file is a file; expected a folder"),
