@@ -20,6 +20,8 @@ _PUBLIC = {
     "FeatureInjection": "editing.feature_injection",
     "LocalBlend": "editing.blending",
     "DiffEditMask": "editing.blending",
+    "PlugAndPlay": "editing.plug_and_play",
+    "MasaCtrl": "editing.masactrl",
     "Edit": "editing.base",
     "BoundEdit": "editing.base",
     "AttentionControl": "models.control",
