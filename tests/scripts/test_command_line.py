@@ -263,7 +263,7 @@ def test_the_image_is_written_before_the_parser_sees_it(
         raise RuntimeError("the parser cannot read images of this size")
 
     module = importlib.import_module(f"sample.{script}")
-    monkeypatch.setattr(module, "judge_image", fail)
+    monkeypatch.setattr(module, "judge_image" if script == "demo" else "verdict", fail)
     arguments = [a.replace("@", f"{tmp_path}/") for a in arguments]
     options = ["--pipeline", str(places / "pipe"), "--steps", "4", "--base-only"]
     with pytest.raises(RuntimeError, match="cannot read images of this size"):
