@@ -60,6 +60,7 @@ def guided_call(
         stage.denoiser,
         values_of,
         stage.net.sites,
+        stage.net.block_sites,
         stage.schedule,
         timesteps,
         options.guidance_scale,
@@ -94,8 +95,13 @@ def guided_sampling_loop(
 
     Raises:
         ValueError: Steps are to be taken several times by a sampler that remembers the last one, or
-            with moves between them.
+            with moves between them; or the guide needs another sampler.
     """
+    if guide.needs_ddim and (options.sampler != "ddim" or options.eta > 0):
+        raise ValueError(
+            f"this guide needs the sampler ddim with eta 0, and the sampler is {options.sampler} "
+            f"with eta {options.eta:g}; pass sampler='ddim'"
+        )
     x = starting_noise(stage, seeds) if x_T is None else x_T
     guided, move = guide.wrap(call, denoise), guide.after_step(call)
     # 1. before the first step

@@ -16,6 +16,7 @@ from imagen_mini.editing.guides import (
     AttentionLayout,
     ClassifierGuide,
     ComposedPrompts,
+    DirectionGuide,
     Guide,
     Guides,
     LossGuide,
@@ -23,7 +24,7 @@ from imagen_mini.editing.guides import (
     and_not_parts,
     attention_grid,
 )
-from imagen_mini.editing.h_space import ShiftFeatures, middle_site
+from imagen_mini.editing.h_space import ShiftFeatures, middle_site, sample_with_direction
 from imagen_mini.editing.image_losses import box_mask, color_loss, image_loss
 from imagen_mini.guided_generation import guided_call
 from imagen_mini.prompt_to_prompt import Replace
@@ -153,13 +154,34 @@ def test_guides_go_together_and_with_an_edit(tiny_pipe, images):
 
 
 class Shifted(Guide):
-    """A guide of one's own: a direction of h-space."""
+    """A guide of one's own: a plain shift in h-space."""
 
     def control(self, call):
-        from imagen_mini.models.control import BlockSite
+        return ShiftFeatures(middle_site(call.block_sites), torch.ones(1, 32, 4, 4))
 
-        site = middle_site([BlockSite("mid.block0", "mid", 4)])
-        return ShiftFeatures(site, torch.ones(1, 32, 4, 4))
+
+def test_a_direction_is_sampled_as_without_a_pipeline(tiny_pipe, images):
+    stage, delta = tiny_pipe.stages["base"], torch.ones(1, 32, 4, 4)
+    text, times = tiny_pipe.text_encoder(PROMPTS), stage.timesteps(4)
+    site = middle_site(stage.net.block_sites)
+    plain, shifted = (
+        stage.denoiser(text, guidance_scale=2.0, threshold="none", control_at=at)
+        for at in (None, lambda t: ShiftFeatures(site, delta))
+    )
+    *_, last = sample_with_direction(
+        shifted, plain, randn([3, 4], (3, 64, 64), "base", "x_T"), times, stage.schedule,
+        lambda step: None, 0.5, 1.0,
+    )  # fmt: skip
+    options = {"num_inference_steps": 4, "threshold": "none"}
+    found = images(guide=DirectionGuide(delta), **options)
+    assert torch.allclose(found, last.x_0_hat.clamp(-1, 1), rtol=0, atol=1e-4)
+    assert not torch.allclose(found, images(**options), rtol=0, atol=1e-3)
+    none = images(guide=DirectionGuide(lambda t: 0 * delta), **options)
+    assert torch.allclose(none, images(**options), rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="needs the sampler ddim with eta 0, and the sampler is"):
+        images(guide=[DirectionGuide(delta)], sampler="dpmpp_2m")
+    with pytest.raises(ValueError, match="until 1.5; expected a share"):
+        DirectionGuide(delta, 1.5)
 
 
 @pytest.mark.parametrize(

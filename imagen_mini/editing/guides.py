@@ -14,6 +14,7 @@ named here:
     AttentionLayout      attention_guidance.py
     StructuredPrompt     structured_prompts.py
     ComposedPrompts      diffusion/guidance_rules.py
+    DirectionGuide       h_space.py
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ from imagen_mini.editing.attention_guidance import (
     attention_recorder,
     descend_attention,
 )
+from imagen_mini.editing.h_space import ShiftFeatures, asymmetric_denoiser, middle_site
 from imagen_mini.editing.image_losses import Box, ImageLoss, check_box
 from imagen_mini.editing.structured_prompts import noun_phrases, structured_values
 from imagen_mini.editing.universal_guidance import guide_backward
+from imagen_mini.editing.windows import share_done, within
 from imagen_mini.models.control import AttentionControl, AttentionSite, BlockSite
 from imagen_mini.text.encoder import TextEmbeddings, Tokens
 
@@ -61,6 +64,7 @@ class GuidedCall:
             denoiser.
         values_of: text -> by the site's name the values of its words, [b, n, channels].
         sites: the attention layers of the network.
+        block_sites: its residual blocks.
         schedule: t -> log-SNR.
         timesteps: of the sampler, [steps + 1], falling.
         guidance_scale: w, or a function of t.
@@ -76,6 +80,7 @@ class GuidedCall:
     denoiser: Callable[..., Denoiser]
     values_of: Callable[[TextEmbeddings], Mapping[str, Tensor]]
     sites: Sequence[AttentionSite]
+    block_sites: Sequence[BlockSite]
     schedule: ScheduleFunction
     timesteps: Tensor
     guidance_scale: GuidanceScale
@@ -91,6 +96,8 @@ class Guide:
     #: Times that every step is taken, with noise back between them (see
     #: `universal_guidance.sample_with_recurrence`).
     rounds: int = 1
+    #: Does what it does hold only for the sampler "ddim" without fresh noise?
+    needs_ddim: bool = False
 
     def control(self, call: GuidedCall) -> AttentionControl | None:
         """The control of attention and features of the conditional branch, in every step."""
@@ -127,6 +134,10 @@ class Guides(Guide):
     @property
     def rounds(self) -> int:  # type: ignore[override]
         return max((guide.rounds for guide in self.each), default=1)
+
+    @property
+    def needs_ddim(self) -> bool:  # type: ignore[override]
+        return any(guide.needs_ddim for guide in self.each)
 
     def control(self, call: GuidedCall) -> AttentionControl | None:
         found: AttentionControl | None = None
@@ -404,6 +415,49 @@ class AttentionLayout(Guide):
             self.until,
             repeat=self.repeat,
         )
+
+
+# ---------------------------------------------------------------- directions
+
+
+@dataclass(frozen=True)
+class DirectionGuide(Guide):
+    """A direction of h-space, by the asymmetric step. It needs the sampler "ddim" with eta 0.
+
+    Args:
+        direction: what is added to the features of the last block of the middle, [1 or b, c, g, g];
+            or a function of t that returns it.
+        until: share of the steps in which it acts, from the first on (default: 0.5).
+
+    Reference:
+        Diffusion Models Already Have a Semantic Latent Space (Kwon et al., 2023), arXiv 2210.10960.
+    """
+
+    direction: Tensor | Callable[[float], Tensor]
+    until: float = 0.5
+    needs_ddim = True
+
+    def __post_init__(self):
+        if not 0 <= self.until <= 1:
+            raise ValueError(f"until {self.until}; expected a share of the steps from 0 to 1")
+
+    def wrap(self, call: GuidedCall, denoise: Denoiser) -> Denoiser:
+        site, done = middle_site(call.block_sites), share_done(call.timesteps)
+
+        def control_at(t: float) -> AttentionControl:
+            found = self.direction(t) if callable(self.direction) else self.direction
+            return ShiftFeatures(site, found)
+
+        shifted = call.denoiser(
+            call.text,
+            guidance_scale=call.guidance_scale,
+            threshold=call.threshold,
+            control_at=control_at,
+        )
+        asymmetric = asymmetric_denoiser(shifted, denoise, call.timesteps, call.schedule)
+        return lambda x_t, t: (
+            asymmetric if within((0.0, self.until), done(float(t))) else denoise
+        )(x_t, t)
 
 
 # ---------------------------------------------------------------- prompts
