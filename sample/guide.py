@@ -36,9 +36,9 @@ from imagen_mini.editing.guides import (
     Guide,
     LossGuide,
     StructuredPrompt,
+    wanted_nouns,
 )
 from imagen_mini.editing.image_losses import Box, box_mask, check_box, classifier_loss, color_loss
-from imagen_mini.editing.structured_prompts import noun_phrases
 from imagen_mini.evaluation.guide_comparison import (
     CONTROL,
     KINDS,
@@ -83,8 +83,8 @@ def place(text: str) -> tuple[str, Box]:
 
 
 def side_by_side(pipe: ImagenPipeline, prompt: str) -> dict[str | int, Box]:
-    """A box for the last word of each noun phrase: columns of equal width, in order."""
-    nouns = [end - 1 for _, end in noun_phrases(pipe.text_encoder.tokenize_prompt(prompt))]
+    """A box for each noun that is to be there: columns of equal width, in order."""
+    nouns = wanted_nouns(pipe.text_encoder.tokenize_prompt(prompt))
     n = len(nouns)
     return {word: (i / n, 0.0, (i + 1) / n, 1.0) for i, word in enumerate(nouns)}
 

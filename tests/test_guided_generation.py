@@ -23,6 +23,7 @@ from imagen_mini.editing.guides import (
     StructuredPrompt,
     and_not_parts,
     attention_grid,
+    wanted_nouns,
 )
 from imagen_mini.editing.h_space import ShiftFeatures, middle_site, sample_with_direction
 from imagen_mini.editing.image_losses import box_mask, color_loss, image_loss
@@ -127,15 +128,18 @@ def test_attention_guides_lower_their_energy(tiny_pipe, images):
     assert (after < before).all()
 
 
-def test_words_to_attend_to_are_the_nouns_unless_they_are_named(tiny_pipe):
-    parts = and_not_parts(tiny_pipe.text_encoder.tokenize_prompt("a star without an orange ring"))
-    assert parts == [("a star", 1.0), ("an orange ring", -0.5)]
-    parts = and_not_parts(
-        tiny_pipe.text_encoder.tokenize_prompt("a green cross but no orange star")
-    )
-    assert parts == [("a green cross", 1.0), ("an orange star", -0.5)]
-    parts = and_not_parts(tiny_pipe.text_encoder.tokenize_prompt("circles"))
-    assert parts == [("circles", 1.0)]
+def test_what_is_not_to_be_there_is_a_negative_part_and_gets_no_attention(encoder):
+    for prompt, parts, nouns in [
+        ("a star without an orange ring", [("a star", 1.0), ("an orange ring", -0.5)], ["star"]),
+        ("a green cross but no orange star",
+         [("a green cross", 1.0), ("an orange star", -0.5)], ["cross"]),
+        ("a star, a circle and a ring",
+         [("a star", 1.0), ("a circle", 1.0), ("a ring", 1.0)], ["star", "circle", "ring"]),
+        ("circles", [("circles", 1.0)], []),
+    ]:  # fmt: skip
+        tokens = encoder.tokenize_prompt(prompt)
+        assert and_not_parts(tokens) == parts
+        assert [tokens.words[number] for number in wanted_nouns(tokens)] == nouns
 
 
 def test_guides_go_together_and_with_an_edit(tiny_pipe, images):

@@ -40,7 +40,11 @@ from imagen_mini.editing.attention_guidance import (
 )
 from imagen_mini.editing.h_space import ShiftFeatures, asymmetric_denoiser, middle_site
 from imagen_mini.editing.image_losses import Box, ImageLoss, check_box
-from imagen_mini.editing.structured_prompts import noun_phrases, structured_values
+from imagen_mini.editing.structured_prompts import (
+    is_negated,
+    noun_phrases,
+    structured_values,
+)
 from imagen_mini.editing.universal_guidance import guide_backward
 from imagen_mini.editing.windows import share_done, within
 from imagen_mini.models.control import AttentionControl, AttentionSite, BlockSite
@@ -310,13 +314,22 @@ def _recorder(call: GuidedCall, size: int | None) -> Recorder:
     return attention_recorder(denoiser, attention_grid(call.sites) if size is None else size)
 
 
+def wanted_nouns(tokens: Tokens) -> list[str | int]:
+    """The numbers of the words that name what is to be there: the last one of each noun phrase.
+
+    Args:
+        tokens: the prompt. After "no" and "without" it names what is not.
+    """
+    return [p[1] - 1 for p in noun_phrases(tokens) if not is_negated(tokens, p)]
+
+
 @dataclass(frozen=True)
 class AttendAndExcite(Guide):
     """Attend-and-Excite: every object of the prompt gets a place that attends to it.
 
     Args:
         words: the words that may not be neglected, the same for each prompt (default: the last word
-            of each noun phrase of the prompt).
+            of each noun phrase of the prompt, but for "no" and "without").
         rate: of the moves (default: 20, as in the paper).
         until: share of the steps in which x_t is moved (default: 0.5).
         targets: energies to be reached, by the share of the steps that are done (default: those of
@@ -345,7 +358,7 @@ class AttendAndExcite(Guide):
         for tokens in call.tokens:
             words = self.words
             if words is None:
-                words = [end - 1 for _, end in noun_phrases(tokens)]
+                words = wanted_nouns(tokens)
             positions.append([token_positions(tokens, word) for word in words])
         n_words = [sum(w is not None for w in tokens.word_ids) for tokens in call.tokens]
         return attend_and_excite_energy(positions, n_words)
@@ -502,9 +515,8 @@ def and_not_parts(tokens: Tokens, no: float = -0.5) -> list[tuple[str, float]]:
     """
     parts = []
     for start, end in noun_phrases(tokens):
-        before = tokens.words[start - 1].lower() if start else ""
+        negative = is_negated(tokens, (start, end))
         phrase = [w for w in tokens.words[start:end] if w[-1].isalnum()]
-        negative = before == "without" or phrase[0].lower() == "no"
         if phrase[0].lower() == "no":
             phrase[0] = "an" if phrase[1][0].lower() in "aeiou" else "a"
         parts.append((" ".join(phrase), no if negative else 1.0))

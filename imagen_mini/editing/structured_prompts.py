@@ -66,6 +66,18 @@ def noun_phrases(tokens: Tokens) -> list[tuple[int, int]]:
     return [(a, b) for a, b in found if b - a > 1]
 
 
+def is_negated(tokens: Tokens, phrase: tuple[int, int]) -> bool:
+    """Does a noun phrase say what is not there: "no star", "without a star"?
+
+    Args:
+        tokens: the prompt.
+        phrase: (first word, last word + 1), as from `noun_phrases`.
+    """
+    start, _ = phrase
+    before = tokens.words[start - 1].lower() if start else ""
+    return before in ("without", "not") or tokens.words[start].lower() == "no"
+
+
 @dataclass(frozen=True)
 class StructuredValues(AttentionControl):
     """Attention to words with these values in the place of the network's own.
