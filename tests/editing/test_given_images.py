@@ -85,14 +85,15 @@ def test_null_texts_are_optimised_where_there_is_guidance_and_nowhere_else(exact
 @pytest.mark.slow
 def test_optimised_null_texts_bring_a_trained_network_back_to_the_image():
     pipe = ImagenPipeline.from_pretrained("scenes")
+    image = render(replace(SCENE, background="black"), 64)
 
     def missed_by(method, w):
-        options = {"num_inference_steps": 16, "strength": 0.9}
-        return missed(edited(pipe, method, guidance_scale=w, **options))
+        options = {"num_inference_steps": 16, "strength": 0.9, "guidance_scale": w}
+        back = pipe.edit(image, SOURCE, TARGET, method, **FAST | options).images[:1]
+        return (back - image).abs().mean().item()
 
-    # the background, which inversion up to pure noise can lose, is settled below 0.9
-    plain, drifted = missed_by("ddim", 1.0), missed_by("ddim", 4.0)
-    assert drifted > 2 * plain and missed_by("null-text", 4.0) < plain + 0.3 * (drifted - plain)
+    plain, drifted = missed_by("ddim", 1.0), missed_by("ddim", 5.0)
+    assert drifted > 2 * plain and missed_by("null-text", 5.0) < 1.2 * plain
 
 
 @pytest.mark.parametrize("w", [1.0, 6.0])
