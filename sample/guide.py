@@ -109,7 +109,7 @@ def guide_of_method(
     if method == "structure":
         return lambda prompts: StructuredPrompt()
     if method == "compose":
-        return lambda prompts: ComposedPrompts()
+        return lambda prompts: ComposedPrompts(no=-args.not_weight)
     if method == "color":
         if args.color is None:
             raise ValueError("--method color needs --color, such as --color red=0,0,0.5,0.5")
@@ -181,6 +181,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--rate",
         type=number(above=0),
         help=f"of attend and layout (default: {', '.join(map(str, RATES.values()))})",
+    )
+    parser.add_argument(
+        "--not-weight",
+        type=number(low=0),
+        default=0.5,
+        help="compose: of what is negated; 0 does not read it at all (default: 0.5)",
     )
     parser.add_argument(
         "--most", type=integer(low=1), default=5, help="attend: moves for a target (default: 5)"

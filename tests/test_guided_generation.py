@@ -142,6 +142,12 @@ def test_what_is_not_to_be_there_is_a_negative_part_and_gets_no_attention(encode
         assert [tokens.words[number] for number in wanted_nouns(tokens)] == nouns
 
 
+def test_a_negated_phrase_of_weight_0_is_not_read(images):
+    said, left = ["a star without a red ring", "a ring"], ["a star", "a ring"]
+    assert torch.allclose(images(said, guide=ComposedPrompts(no=0.0)), images(left), atol=1e-4)
+    assert not torch.allclose(images(said, guide=ComposedPrompts()), images(left), atol=1e-3)
+
+
 def test_guides_go_together_and_with_an_edit(tiny_pipe, images):
     target = torch.zeros(1, 3, 64, 64)
     loss, structure = LossGuide(image_loss(target), 0.02), StructuredPrompt()
@@ -227,6 +233,8 @@ def test_guides_that_cannot_be_are_errors():
         Guides((LossGuide(RED, rounds=2), LossGuide(RED, rounds=3)))
     with pytest.raises(ValueError, match="no prompts to compose"):
         ComposedPrompts([])
+    with pytest.raises(ValueError, match="no 0.5; expected a weight of 0 or below"):
+        ComposedPrompts(no=0.5)
     with pytest.raises(ValueError, match="box .* expected"):
         AttentionLayout({"star": (0.5, 0, 0.5, 1)})
 

@@ -535,9 +535,11 @@ class ComposedPrompts(Guide):
         parts: (prompt, weight) of each part: one list for all prompts of the call, or one for each
             (default: the noun phrases of each prompt, see `and_not_parts`). Prompts with fewer
             parts than others get parts of weight 0.
+        no: where the parts are found, the weight of what a prompt negates, from 0 (it is not read
+            at all) down (default: -0.5).
 
     Raises:
-        ValueError: there are no parts.
+        ValueError: there are no parts, or `no` is above 0.
 
     Reference:
         Compositional Visual Generation with Composable Diffusion Models (Liu et al., 2022), arXiv
@@ -545,8 +547,11 @@ class ComposedPrompts(Guide):
     """
 
     parts: Parts | Sequence[Parts] | None = None
+    no: float = -0.5
 
     def __post_init__(self):
+        if self.no > 0:
+            raise ValueError(f"no {self.no}; expected a weight of 0 or below")
         if self.parts is not None and not self.parts:
             raise ValueError("no prompts to compose; give at least one (prompt, weight)")
 
@@ -557,7 +562,7 @@ class ComposedPrompts(Guide):
             ValueError: there are lists of parts for another number of prompts.
         """
         if self.parts is None:
-            return [and_not_parts(t) for t in tokens]
+            return [and_not_parts(t, self.no) for t in tokens]
         parts: Sequence[Any] = self.parts
         if isinstance(parts[0][0], str):
             parts = [parts] * len(tokens)
