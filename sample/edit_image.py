@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from imagen_mini.data.image_io import open_rgb
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask, LocalBlend
 from imagen_mini.editing.given_images import EDIT_OF_METHOD, IMAGE_EDIT_METHODS
@@ -107,7 +108,7 @@ def edit_image(args: argparse.Namespace) -> None:
         mask = LocalBlend(*args.mask_words)
     elif args.mask_by_prompts:
         mask = DiffEditMask()
-    given = Image.open(args.image)
+    given = open_rgb(args.image)
 
     # 2. the edit
     pipe = load_pipeline(args)

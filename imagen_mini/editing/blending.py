@@ -56,8 +56,8 @@ class LocalBlend(Blend):
         x_0_hat* <- x_0_hat + mask (x_0_hat* - x_0_hat)
 
     A map is a mean over heads, over the layers of one grid, and over the steps so far. The mask is
-    where the sum of the maps of `words`, dilated by one place, exceeds `threshold` of its maximum, in
-    the source or in the target; without the places that are found for `exclude` in the same way.
+    where the sum of the maps of `words`, dilated by one place, exceeds `threshold` of its maximum,
+    in the source or in the target; without the places found for `exclude` in the same way.
 
     Differs from the paper's code, which blends x_t: the result of our loop is x_0_hat.
 

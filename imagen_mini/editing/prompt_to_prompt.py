@@ -132,7 +132,7 @@ class AttentionInjection(Edit):
 
     def token_mapper(self, source: Tokens, target: Tokens) -> Tensor:
         """Which source token each target token takes its column from: [source tokens, target
-        tokens]. Weights are in [0, 1]; a column is all zero where nothing corresponds to its token, and
+        tokens]. Weights are in [0, 1]. A column is all zero where nothing corresponds to its token;
         the row of a token that has a counterpart adds up to 1.
         """
         raise NotImplementedError

@@ -178,7 +178,7 @@ TINY = ["--pipeline", "@pipe"]
         ([*EXPORT, "--base", "pipe"], "pipe is a pipeline already; expected a run or a stage"),
         ([*EXPORT, "--base", "run", "--sr", "run"], "each stage needs a name of its own"),
         ([*EXPORT, "--base", "sr_run"], "sr_256 takes a low-resolution image of size 64"),
-        ([*EXPORT, "--base", "run", "--text-encoder", "none"], "--text-encoder none: there is no"),
+        ([*EXPORT, "--base", "run", "--text-encoder", "none"], "no text encoder none: there is no"),
         ([*EXPORT, "--base", "run", "--text-encoder", "folder"], "folder .*text encoder"),
         ([*EXPORT, "--base", "run", "base.foo=1"], "unknown setting 'foo'"),
         ([*EXPORT, "--base", "run", "foo.eta=1"], "'foo.eta=1' names no stage; there are base"),

@@ -68,8 +68,8 @@ DOUBTFUL_ERROR, RIVALS, NEARLY = 0.04, 10, 0.12
 # Brightness that an object's best shading leaves unexplained, as RMS and at most, and pixels of its
 # outline: limits of an ellipsoid, as small errors of all three kinds come together.
 MOST_ERROR, MOST_DIFFERENCE, MOST_OUTLINE = 0.09, 0.27, 8.0
-# Of a texture, as compared with the renderer's, by material; of the strongest one where an object is
-# solid. Metal is brushed, which blurs its textures, and looks a little like one of them.
+# Of a texture, as compared with the renderer's, by material; of the strongest one where an object
+# is solid. Metal is brushed, which blurs its textures, and looks a little like one of them.
 CONTRASTS = {"matte": (0.7, 1.6), "shiny": (0.7, 1.6), "metallic": (0.5, 1.6)}
 SOLID = {"matte": 0.11, "shiny": 0.11, "metallic": 0.35}
 OTHER_PART = 0.12  # share of an object that may show another texture in one place ...
