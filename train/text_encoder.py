@@ -353,6 +353,8 @@ def size_of(encoder: TextEncoder) -> str:
 def plot_curve(phases: list[dict], path: Path) -> None:
     """Draw the losses of all phases over the steps.
 
+    That of unseen text is the lower one where pieces are split at random in training alone.
+
     Args:
         phases: The history of an encoder; a phase without a curve is left out.
         path: The figure's file.
@@ -365,14 +367,7 @@ def plot_curve(phases: list[dict], path: Path) -> None:
             panel.plot(steps, [p[2] for p in curve], **STYLES[0], label="text that is trained on")
             panel.plot(steps, [p[3] for p in curve], **STYLES[1], label="text that is not")
         before += phase["steps"]
-    panel.legend(*_first_of_each(panel), frameon=False)
     save_figure(sheet, path)
-
-
-def _first_of_each(panel) -> tuple[list, list]:
-    """Handles and labels of a legend, each label once."""
-    found = dict(zip(*reversed(panel.get_legend_handles_labels())))
-    return list(found.values()), list(found)
 
 
 def main(arguments: list[str] | None = None) -> None:
