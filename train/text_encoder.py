@@ -360,12 +360,13 @@ def plot_curve(phases: list[dict], path: Path) -> None:
         path: The figure's file.
     """
     sheet, (panel,) = subplots(["loss of span corruption"], "step")
-    before = 0
+    before, labels = 0, ("text that is trained on", "text that is not")
     for phase in phases:
         if curve := phase.get("curve"):
             steps = [before + point[0] for point in curve]
-            panel.plot(steps, [p[2] for p in curve], **STYLES[0], label="text that is trained on")
-            panel.plot(steps, [p[3] for p in curve], **STYLES[1], label="text that is not")
+            for column, style, label in zip((2, 3), STYLES, labels):
+                panel.plot(steps, [point[column] for point in curve], **style, label=label)
+            labels = ("", "")  # the legend names each line once
         before += phase["steps"]
     save_figure(sheet, path)
 
