@@ -7,7 +7,6 @@ import re
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from xml.parsers import expat
 
 from PIL import Image
 
@@ -112,6 +111,8 @@ def check_depth(text: bytes) -> None:
     def end(name: str) -> None:
         nonlocal depth
         depth -= 1
+
+    from xml.parsers import expat  # here, so that whoever reads no drawing needs no XML
 
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler = start, end
