@@ -8,7 +8,8 @@
 
 A network predicts eps, x_0 or v = alpha eps - sigma x_0. A *denoiser* is a function
 (x_t, t) -> x_0_hat, and all that a sampler needs to know. `make_denoiser` builds one from a network
-and prompts, and chains the four. `guide_by_loss` takes any denoiser and returns another one, whose
+and prompts, and chains the four. `guide_denoisers` guides from one denoiser to another one, by any
+rule. `guide_by_loss` takes any denoiser and returns another one, whose
 x_0_hat is shifted towards a lower loss.
 """
 
@@ -27,6 +28,8 @@ from imagen_mini.text.encoder import TextEmbeddings, concatenate
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Network = Callable[..., Tensor]  # (x_t, log_snr [b], text, control) -> prediction
 GuidanceScale = float | Callable[[float], float]  # w, or a function of t that returns it
+# (cond [b, c, h, w], uncond [b, c, h, w], w) -> guided x_0_hat [b, c, h, w]; cond where w is 1
+GuidanceRule = Callable[[Tensor, Tensor, float], Tensor]
 THRESHOLDS = ("none", "static", "dynamic")
 
 
@@ -236,29 +239,44 @@ def make_denoiser(
     return denoise
 
 
-def guide_denoisers(cond: Denoiser, uncond: Denoiser, guidance_scale: GuidanceScale) -> Denoiser:
-    """Classifier-free guidance of two denoisers, neither of which thresholds.
+def guide_denoisers(
+    cond: Denoiser,
+    uncond: Denoiser,
+    guidance_scale: GuidanceScale,
+    rule: GuidanceRule = classifier_free_guidance,
+    threshold: str = "none",
+) -> Denoiser:
+    """Guidance that leads from what one denoiser estimates to what another one does.
 
-        x_0_hat = w cond(x_t, t) + (1 - w) uncond(x_t, t)
+        x_0_hat = threshold(rule(cond(x_t, t), uncond(x_t, t), w))
 
-    As x_0_hat is affine in eps, this is the guidance of eps. With it, the two branches may differ
-    in more than the text: in their attention control, or from step to step. For other rules than
-    this one see `guidance_rules`, whose `guide_by_rule` calls both at every step.
+    The plain rule is w cond + (1 - w) uncond. As x_0_hat is affine in eps, this is the guidance of
+    eps. The two denoisers may differ in more than the text: in their attention control, from step
+    to step, or in their network. Other rules are in `guidance_rules`.
 
     Args:
-        cond: (x_t, t) -> x_0_hat with the prompt.
-        uncond: (x_t, t) -> x_0_hat without it. Where w is 1 it is not called.
+        cond: (x_t, t) -> x_0_hat with the prompt, without guidance and threshold.
+        uncond: the same without the prompt; or with a negative one, or of a worse network. Where w
+            is 1 it is not called, for every rule is off there.
         guidance_scale: w, or a function of t that returns it.
+        rule: how the two estimates become one (default: classifier-free guidance). A rule with a
+            memory is made anew for each run.
+        threshold: "none", "static" or "dynamic" (default: "none").
 
     Returns:
         A function (x_t [b, c, h, w], t scalar) -> x_0_hat [b, c, h, w].
+
+    Reference:
+        Guiding a Diffusion Model with a Bad Version of Itself (Karras et al., 2024), arXiv
+        2406.02507, for a worse network in the place of no prompt: autoguidance.
     """
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         w = scale_at(guidance_scale, t)
-        if w == 1:
-            return cond(x_t, t)
-        return classifier_free_guidance(cond(x_t, t), uncond(x_t, t), w)
+        x_0_hat = cond(x_t, t)
+        if w != 1:
+            x_0_hat = rule(x_0_hat, uncond(x_t, t), w)
+        return apply_threshold(x_0_hat, threshold)
 
     return denoise
 

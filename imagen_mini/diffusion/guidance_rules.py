@@ -1,18 +1,19 @@
-"""Other ways to guide than one classifier-free scale: each a rule, put between two denoisers.
+"""Other ways to guide than the plain one: rules for a large scale, several prompts, a classifier.
 
     D(x_t, c), D(x_t)      x_0_hat with the prompt and without it, not thresholded
     d = D(x_t, c) - D(x_t) what the prompt adds
 
-A rule is a function (cond, uncond, t) -> x_0_hat. `guide_by_rule` asks two denoisers and applies
-one; so rules, samplers and networks know nothing of each other:
+A rule is a function (cond, uncond, w) -> x_0_hat, and `classifier_free_guidance` is the plain one.
+`guide_denoisers` asks two denoisers and applies one; so rules, samplers and networks know nothing
+of each other:
 
     with_text = stage.denoiser(text, guidance_scale=1.0, threshold="none")
     without = stage.denoiser(text.null(), guidance_scale=1.0, threshold="none")
-    guided = guide_by_rule(with_text, without, projected_guidance(8.0))
+    guided = guide_denoisers(with_text, without, 8.0, projected_guidance(), "static")
     *_, last = sample(guided, x_T, stage.timesteps(), stage.schedule)
 
 Any two denoisers will do. With the same prompts and a worse network as the second one, the plain
-rule is autoguidance. `compose` guides by several prompts at once.
+rule is autoguidance. CFG++ is the plain rule with a scale that depends on the step.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from imagen_mini.diffusion.guidance import (
     Denoiser,
+    GuidanceRule,
     GuidanceScale,
     apply_threshold,
     classifier_free_guidance,
@@ -31,52 +33,14 @@ from imagen_mini.diffusion.guidance import (
 )
 from imagen_mini.diffusion.schedules import ScheduleFunction, alpha_sigma
 
-# (cond [b, c, h, w], uncond [b, c, h, w], t scalar) -> x_0_hat [b, c, h, w]
-GuidanceRule = Callable[[Tensor, Tensor, Tensor], Tensor]
 # of a part of `compose`: a number, one for each image [b], or a function of t that returns either
 PartWeight = float | Tensor | Callable[[float], float | Tensor]
-
-
-def guide_by_rule(
-    denoise: Denoiser, other: Denoiser, rule: GuidanceRule, threshold: str = "dynamic"
-) -> Denoiser:
-    """A denoiser that leads from what another one estimates to what this one does, by a rule.
-
-    Both are called at every step, so a step costs as much as with classifier-free guidance.
-
-    Args:
-        denoise: with the prompts, without guidance and threshold.
-        other: without the prompts; or of negative prompts, or of a worse network.
-        rule: how the two estimates become one. A rule with a memory is made anew for each run.
-        threshold: "none", "static" or "dynamic" (default: "dynamic").
-
-    Returns:
-        A function (x_t [b, c, h, w], t scalar) -> x_0_hat [b, c, h, w].
-
-    Reference:
-        Guiding a Diffusion Model with a Bad Version of Itself (Karras et al., 2024), arXiv
-        2406.02507, for a worse network as the other one and `plain_guidance` as the rule.
-    """
-
-    def guided(x_t: Tensor, t: Tensor) -> Tensor:
-        return apply_threshold(rule(denoise(x_t, t), other(x_t, t), t), threshold)
-
-    return guided
-
-
-def plain_guidance(scale: GuidanceScale) -> GuidanceRule:
-    """Classifier-free guidance as a rule.
-
-    Args:
-        scale: w, or a function of t; 1 is off.
-    """
-    return lambda cond, uncond, t: classifier_free_guidance(cond, uncond, scale_at(scale, t))
 
 
 # ---------------------------------------------------------------- rules for a large scale
 
 
-def rescaled_guidance(scale: GuidanceScale, phi: float = 0.7) -> GuidanceRule:
+def rescaled_guidance(phi: float = 0.7) -> GuidanceRule:
     """Guidance whose result has, in part, the standard deviation of the estimate with the prompt.
 
         x_cfg = w cond + (1 - w) uncond
@@ -84,7 +48,6 @@ def rescaled_guidance(scale: GuidanceScale, phi: float = 0.7) -> GuidanceRule:
         phi x + (1 - phi) x_cfg
 
     Args:
-        scale: w, or a function of t; 1 is off.
         phi: from 0, plain guidance, to 1 (default: 0.7, as in the paper).
 
     Raises:
@@ -97,8 +60,8 @@ def rescaled_guidance(scale: GuidanceScale, phi: float = 0.7) -> GuidanceRule:
     if not 0 <= phi <= 1:
         raise ValueError(f"phi {phi}; expected a number from 0 to 1")
 
-    def rule(cond: Tensor, uncond: Tensor, t: Tensor) -> Tensor:
-        guided = classifier_free_guidance(cond, uncond, scale_at(scale, t))
+    def rule(cond: Tensor, uncond: Tensor, w: float) -> Tensor:
+        guided = classifier_free_guidance(cond, uncond, w)
         deviation, wanted = (x.flatten(1).std(1)[:, None, None, None] for x in (guided, cond))
         return phi * guided * wanted / deviation + (1 - phi) * guided
 
@@ -106,7 +69,7 @@ def rescaled_guidance(scale: GuidanceScale, phi: float = 0.7) -> GuidanceRule:
 
 
 def projected_guidance(
-    scale: GuidanceScale, eta: float = 0.0, radius: float | None = None, momentum: float = 0.0
+    eta: float = 0.0, radius: float | None = None, momentum: float = 0.0
 ) -> GuidanceRule:
     """Guidance with less of the part that only makes the estimate larger: adaptive projected
     guidance.
@@ -117,7 +80,6 @@ def projected_guidance(
         cond + (w - 1) (d - parallel + eta parallel)
 
     Args:
-        scale: w, or a function of t; 1 is off.
         eta: how much of the parallel part is kept; 1 with the other defaults is plain guidance
             (default: 0, as in the paper).
         radius: the largest length of d, over all values of an image (default: no limit).
@@ -132,7 +94,7 @@ def projected_guidance(
     """
     before: list[Tensor] = []
 
-    def rule(cond: Tensor, uncond: Tensor, t: Tensor) -> Tensor:
+    def rule(cond: Tensor, uncond: Tensor, w: float) -> Tensor:
         # 1. What the prompt adds, with what it added before.
         d = cond - uncond
         if momentum:
@@ -147,7 +109,7 @@ def projected_guidance(
         squared = cond.square().sum(over_image, keepdim=True)
         along = (d * cond).sum(over_image, keepdim=True)
         parallel = along / squared.clamp(min=torch.finfo(d.dtype).tiny) * cond
-        return cond + (scale_at(scale, t) - 1) * (d - parallel + eta * parallel)
+        return cond + (w - 1) * (d - parallel + eta * parallel)
 
     return rule
 

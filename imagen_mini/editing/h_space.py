@@ -28,12 +28,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from imagen_mini.diffusion.guidance import Denoiser
-from imagen_mini.diffusion.guidance_rules import (
-    cfg_plus_plus_scale,
-    guide_by_rule,
-    plain_guidance,
-)
+from imagen_mini.diffusion.guidance import Denoiser, guide_denoisers
+from imagen_mini.diffusion.guidance_rules import cfg_plus_plus_scale
 from imagen_mini.diffusion.samplers import SamplingState, sample
 from imagen_mini.diffusion.schedules import ScheduleFunction
 from imagen_mini.models.control import AttentionControl, BlockSite
@@ -128,7 +124,7 @@ def asymmetric_denoiser(
         the asymmetric reverse process.
     """
     scale = cfg_plus_plus_scale(1.0, timesteps, schedule)
-    return guide_by_rule(shifted, plain, plain_guidance(scale), "none")
+    return guide_denoisers(shifted, plain, scale)
 
 
 def sample_with_direction(

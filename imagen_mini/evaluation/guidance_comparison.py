@@ -5,7 +5,7 @@ noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,12 +13,15 @@ from torch import Tensor
 from imagen_mini.cascade.sampling import sampling_loop
 from imagen_mini.cascade.sampling_options import SamplingOptions
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.diffusion.guidance import guidance_interval
-from imagen_mini.diffusion.guidance_rules import (
+from imagen_mini.diffusion.guidance import (
     GuidanceRule,
+    GuidanceScale,
+    classifier_free_guidance,
+    guidance_interval,
+    guide_denoisers,
+)
+from imagen_mini.diffusion.guidance_rules import (
     cfg_plus_plus_scale,
-    guide_by_rule,
-    plain_guidance,
     projected_guidance,
     rescaled_guidance,
 )
@@ -28,38 +31,42 @@ from imagen_mini.text.encoder import TextEmbeddings
 INTERVAL = (2.0, 60.0)
 
 
-def _plain(stage: DiffusionStage, w: float, timesteps: Tensor) -> GuidanceRule:
-    return plain_guidance(w)
+def _plain(stage: DiffusionStage, w: float, timesteps: Tensor) -> GuidanceScale:
+    return w
 
 
-def _interval(stage: DiffusionStage, w: float, timesteps: Tensor) -> GuidanceRule:
+def _interval(stage: DiffusionStage, w: float, timesteps: Tensor) -> GuidanceScale:
     limits = stage.config.guidance_interval or INTERVAL
-    return plain_guidance(guidance_interval(w, *limits, stage.schedule))
+    return guidance_interval(w, *limits, stage.schedule)
 
 
-def _rescaled(stage: DiffusionStage, w: float, timesteps: Tensor) -> GuidanceRule:
-    return rescaled_guidance(w)
+def _cfg_plus_plus(stage: DiffusionStage, w: float, timesteps: Tensor) -> GuidanceScale:
+    return cfg_plus_plus_scale(w, timesteps, stage.schedule)
 
 
-def _projected(stage: DiffusionStage, w: float, timesteps: Tensor) -> GuidanceRule:
-    return projected_guidance(w, momentum=-0.5)
+def _plain_rule() -> GuidanceRule:
+    return classifier_free_guidance
 
 
-def _cfg_plus_plus(stage: DiffusionStage, w: float, timesteps: Tensor) -> GuidanceRule:
-    return plain_guidance(cfg_plus_plus_scale(w, timesteps, stage.schedule))
+@dataclass(frozen=True)
+class RuleSetting:
+    """A way to guide: its scale, its rule, and how x_0_hat is kept in range then."""
+
+    threshold: str
+    scale: Callable[[DiffusionStage, float, Tensor], GuidanceScale] = _plain
+    rule: Callable[[], GuidanceRule] = _plain_rule
 
 
-# How each rule guides, and how x_0_hat is kept in range then. Autoguidance is the plain rule with a
-# worse network in place of the one without a prompt.
-RULES: dict[str, tuple[Callable[[DiffusionStage, float, Tensor], GuidanceRule], str]] = {
-    "none": (_plain, "none"),
-    "static": (_plain, "static"),
-    "dynamic": (_plain, "dynamic"),
-    "interval": (_interval, "dynamic"),
-    "rescaled": (_rescaled, "static"),
-    "projected": (_projected, "static"),
-    "cfg++": (_cfg_plus_plus, "none"),
-    "autoguidance": (_plain, "dynamic"),
+# Autoguidance is the plain rule with a worse network in place of the one without a prompt.
+RULES: dict[str, RuleSetting] = {
+    "none": RuleSetting("none"),
+    "static": RuleSetting("static"),
+    "dynamic": RuleSetting("dynamic"),
+    "interval": RuleSetting("dynamic", _interval),
+    "rescaled": RuleSetting("static", rule=rescaled_guidance),
+    "projected": RuleSetting("static", rule=lambda: projected_guidance(momentum=-0.5)),
+    "cfg++": RuleSetting("none", _cfg_plus_plus),
+    "autoguidance": RuleSetting("dynamic"),
 }
 
 
@@ -101,7 +108,7 @@ def sample_by_rule(
         )
     if rule == "cfg++":
         options = replace(options, sampler="ddim", eta=0.0, gamma=0.0)
-    make, threshold = RULES[rule]
+    setting = RULES[rule]
     timesteps = stage.timesteps(options.num_inference_steps, options.timestep_spacing)
     denoise = stage.denoiser(text, guidance_scale=1.0, threshold="none")
     other = (
@@ -109,6 +116,7 @@ def sample_by_rule(
         if weaker is None
         else weaker.denoiser(text, guidance_scale=1.0, threshold="none")
     )
-    guided = guide_by_rule(denoise, other, make(stage, w, timesteps), threshold)
+    scale = setting.scale(stage, w, timesteps)
+    guided = guide_denoisers(denoise, other, scale, setting.rule(), setting.threshold)
     *_, last = sampling_loop(stage, guided, seeds, options, timesteps=timesteps)
     return last.x_0_hat.clamp(-1, 1)

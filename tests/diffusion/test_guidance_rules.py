@@ -7,8 +7,10 @@ import torch
 
 from imagen_mini.diffusion.gaussian import eps_from_x_0
 from imagen_mini.diffusion.guidance import (
+    apply_threshold,
     classifier_free_guidance,
     dynamic_threshold,
+    guide_denoisers,
     make_denoiser,
     static_threshold,
 )
@@ -16,8 +18,6 @@ from imagen_mini.diffusion.guidance_rules import (
     cfg_plus_plus_scale,
     compose,
     guide_by_classifier,
-    guide_by_rule,
-    plain_guidance,
     projected_guidance,
     rescaled_guidance,
 )
@@ -48,11 +48,32 @@ def test_the_plain_rule_between_two_denoisers_is_guidance_inside_one(random_text
     text, x_t = random_text([5, 3], dtype=torch.float64), noise(2, 3, 4, 4)
     scale = lambda t: 1 + 3 * t
     part = lambda emb, w, kind: make_denoiser(network, emb, cosine_log_snr, "v", w, kind)
-    guided = guide_by_rule(
-        part(text, 1.0, "none"), part(text.null(), 1.0, "none"), plain_guidance(scale), threshold
+    guided = guide_denoisers(
+        part(text, 1.0, "none"), part(text.null(), 1.0, "none"), scale, threshold=threshold
     )
     expected = part(text, scale, threshold)(x_t, T)
     assert torch.allclose(guided(x_t, T), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("threshold", ["none", "dynamic"])
+def test_where_w_is_1_the_other_denoiser_is_not_called_and_no_bit_changes(tiny_pipe, threshold):
+    """The images of a network, beside guidance that calls both denoisers at every step."""
+    stage, calls = tiny_pipe.stages["base"], []
+    text = tiny_pipe.text_encoder(["a red circle", "two blue stars"])
+    raw = {"guidance_scale": 1.0, "threshold": "none"}
+    cond, null = stage.denoiser(text, **raw), stage.denoiser(text.null(), **raw)
+    uncond = lambda x_t, t: calls.append(float(t)) or null(x_t, t)
+    scale = lambda t: 3.0 if 0.3 < t < 0.8 else 1.0
+    always = lambda x_t, t: apply_threshold(
+        classifier_free_guidance(cond(x_t, t), null(x_t, t), scale(float(t))), threshold
+    )
+    times, x_T = stage.timesteps(5), noise(2, 3, 64, 64).float()
+    with torch.no_grad():
+        expected = list(sample(always, x_T, times, stage.schedule, "ddim"))
+        guided = guide_denoisers(cond, uncond, scale, threshold=threshold)
+        found = list(sample(guided, x_T, times, stage.schedule, "ddim"))
+    assert all(torch.equal(a.x, b.x) for a, b in zip(found, expected, strict=True))
+    assert calls == [float(t) for t in times[:-1] if scale(float(t)) > 1] and 0 < len(calls) < 5
 
 
 def test_a_worse_network_as_the_other_one_is_autoguidance():
@@ -60,49 +81,49 @@ def test_a_worse_network_as_the_other_one_is_autoguidance():
     these down.
     """
     x_t = 0.5 * IMAGES[:1] + 0.8 * noise(1, 3, 4, 4, seed=7)
-    guided = guide_by_rule(KNOWN, ANY, plain_guidance(2.0), "none")(x_t, T)
+    guided = guide_denoisers(KNOWN, ANY, 2.0)(x_t, T)
     assert torch.allclose(guided, 2 * KNOWN(x_t, T) - ANY(x_t, T), rtol=0, atol=1e-12)
 
 
 def test_rescaled_guidance_has_the_deviation_of_the_estimate_with_the_prompt():
-    rule = rescaled_guidance(7.0, phi=1.0)
-    found = rule(COND, UNCOND, T)
+    rule = rescaled_guidance(phi=1.0)
+    found = rule(COND, UNCOND, 7.0)
     deviations = [x.flatten(1).std(1) for x in (found, COND)]
     assert torch.allclose(*deviations, rtol=1e-12)
     plain = classifier_free_guidance(COND, UNCOND, 7.0)
-    assert torch.allclose(rescaled_guidance(7.0, phi=0.0)(COND, UNCOND, T), plain)
-    half = rescaled_guidance(7.0, phi=0.5)(COND, UNCOND, T)
+    assert torch.allclose(rescaled_guidance(phi=0.0)(COND, UNCOND, 7.0), plain)
+    half = rescaled_guidance(phi=0.5)(COND, UNCOND, 7.0)
     assert torch.allclose(half, (found + plain) / 2)
     assert plain.flatten(1).std(1).min() > 3 * deviations[1].max()  # there was something to do
     with pytest.raises(ValueError, match=r"phi 1.5; expected a number from 0 to 1"):
-        rescaled_guidance(7.0, phi=1.5)
+        rescaled_guidance(phi=1.5)
 
 
 def test_projected_guidance_that_keeps_all_is_plain_guidance():
-    rule = projected_guidance(5.0, eta=1.0)
+    rule = projected_guidance(eta=1.0)
     plain = classifier_free_guidance(COND, UNCOND, 5.0)
-    assert torch.allclose(rule(COND, UNCOND, T), plain, rtol=0, atol=1e-12)
+    assert torch.allclose(rule(COND, UNCOND, 5.0), plain, rtol=0, atol=1e-12)
 
 
 def test_projected_guidance_adds_nothing_along_the_estimate_and_images_do_not_mix():
-    added = projected_guidance(5.0)(COND, UNCOND, T) - COND
+    added = projected_guidance()(COND, UNCOND, 5.0) - COND
     along = (added * COND).sum((1, 2, 3))
     assert along.abs().max() < 1e-9 and added.abs().max() > 1
-    alone = projected_guidance(5.0)(COND[2:3], UNCOND[2:3], T)
+    alone = projected_guidance()(COND[2:3], UNCOND[2:3], 5.0)
     assert torch.allclose(alone[0], COND[2] + added[2], rtol=0, atol=1e-12)
 
 
 def test_the_length_of_what_projected_guidance_adds_is_limited():
-    added = projected_guidance(3.0, eta=1.0, radius=2.0)(COND, UNCOND, T) - COND
+    added = projected_guidance(eta=1.0, radius=2.0)(COND, UNCOND, 3.0) - COND
     lengths = added.square().sum((1, 2, 3)).sqrt()
     assert torch.allclose(lengths, torch.full_like(lengths, (3 - 1) * 2.0), rtol=1e-12)
-    unlimited = projected_guidance(3.0, eta=1.0, radius=1e6)(COND, UNCOND, T)
+    unlimited = projected_guidance(eta=1.0, radius=1e6)(COND, UNCOND, 3.0)
     assert torch.allclose(unlimited, classifier_free_guidance(COND, UNCOND, 3.0))
 
 
 def test_the_momentum_of_projected_guidance_carries_the_steps_before():
-    rule = projected_guidance(2.0, eta=1.0, momentum=-0.5)
-    first, second, third = (rule(COND, UNCOND, T) - COND for _ in range(3))
+    rule = projected_guidance(eta=1.0, momentum=-0.5)
+    first, second, third = (rule(COND, UNCOND, 2.0) - COND for _ in range(3))
     d = COND - UNCOND  # w - 1 is 1
     assert torch.allclose(first, d)
     assert torch.allclose(second, 0.5 * d)
@@ -113,8 +134,8 @@ def test_the_momentum_of_projected_guidance_carries_the_steps_before():
 def test_cfg_plus_plus_is_plain_guidance_with_a_scale_that_depends_on_the_step(strength):
     """Against the paper's own step: x_0_hat guided by the strength, eps without the prompt."""
     timesteps, x_T = log_snr_timesteps(12, SCHEDULE).double(), noise(3, 3, 4, 4, seed=5)
-    rule = plain_guidance(cfg_plus_plus_scale(strength, timesteps, SCHEDULE))
-    *_, last = sample(guide_by_rule(KNOWN, ANY, rule, "none"), x_T, timesteps, SCHEDULE, "ddim")
+    scale = cfg_plus_plus_scale(strength, timesteps, SCHEDULE)
+    *_, last = sample(guide_denoisers(KNOWN, ANY, scale), x_T, timesteps, SCHEDULE, "ddim")
     x = x_T
     for t, s in zip(timesteps[:-1], timesteps[1:]):
         cond, uncond = KNOWN(x, t), ANY(x, t)
@@ -189,7 +210,7 @@ def test_one_part_is_classifier_free_guidance_and_none_is_an_error():
     composed = compose(ANY, [(KNOWN, 3.0)], "dynamic")(x_t, T)
     plain = classifier_free_guidance(KNOWN(x_t, T), ANY(x_t, T), 3.0)
     assert torch.allclose(composed, dynamic_threshold(plain), rtol=0, atol=1e-12)
-    static = guide_by_rule(KNOWN, ANY, plain_guidance(3.0), "static")(x_t, T)
+    static = guide_denoisers(KNOWN, ANY, 3.0, threshold="static")(x_t, T)
     assert torch.allclose(static, static_threshold(plain), rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="no prompts to compose"):
         compose(ANY, [])

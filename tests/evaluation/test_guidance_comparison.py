@@ -33,9 +33,9 @@ def test_plain_guidance_is_that_of_the_pipeline(tiny_pipe, by_rule, threshold):
 @pytest.mark.parametrize("rule", [r for r in RULES if r not in ("cfg++", "autoguidance")])
 def test_at_scale_1_every_rule_is_no_guidance(by_rule, rule):
     expected = by_rule("none", 1.0)
-    if RULES[rule][1] == "dynamic":
+    if RULES[rule].threshold == "dynamic":
         expected = by_rule("dynamic", 1.0)
-    if RULES[rule][1] == "static":
+    if RULES[rule].threshold == "static":
         expected = by_rule("static", 1.0)
     assert torch.allclose(by_rule(rule, 1.0), expected, rtol=0, atol=1e-5)
 
