@@ -42,7 +42,7 @@ from imagen_mini.evaluation.pretrained_features import (
     Clip,
     make_feature_extractor,
 )
-from imagen_mini.evaluation.scoring import Result, aligned
+from imagen_mini.evaluation.scoring import Result
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.scene import HELD_OUT_SEED
@@ -85,13 +85,13 @@ def compare(images: Tensor, true: Tensor) -> dict[str, float]:
 
 
 def alignment(images: Tensor, captions: list[Caption], world: World = SCENES) -> dict:
-    """Count the images that show their captions, by the world's parser (see `aligned`)."""
+    """Count the images that show their captions, by the world's parser."""
     images = images.cpu()
     results = [
         Result("", 0, caption, image, parsed)
         for caption, image, parsed in zip(captions, images, world.parse_image(images))
     ]
-    correct = sum(aligned(result, world) for result in results)
+    correct = sum(result.correct for result in results)
     low, high = wilson_interval(correct, len(captions))
     return {
         "n": len(captions),

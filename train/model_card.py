@@ -40,15 +40,15 @@ def decibels(psnr: float | None) -> str:
 def score_tables(report: dict) -> str:
     """The report as Markdown."""
     columns = ["category", "correct", "accuracy", "95 % interval", "unreadable"]
-    recognized = any("recognized" in row for row in report["text_alignment"].values())
-    columns += ["recognized"] * recognized + ["captions seen"]
+    flawless = any("flawless" in row for row in report["text_alignment"].values())
+    columns += ["flawless"] * flawless + ["captions seen"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     seen = report.get("seen_in_training", {})
     for name, row in report["text_alignment"].items():
         lines.append(
             f"| {name} | {row['right']} of {row['n']} | {row['accuracy']:.0%} "
             f"| {row['low']:.0%} - {row['high']:.0%} | {row['unreadable']} "
-            + f"| {row.get('recognized', '')} " * recognized
+            + f"| {row.get('flawless', '')} " * flawless
             + f"| {seen.get(name, '')} |"
         )
     if not report["edits"]:
@@ -143,8 +143,8 @@ An exact parser reads each image. It counts as incorrect what it cannot read: an
 colours, a ghost, a hole.""",
     "studio": """\
 A judge reads each image: a small network and geometry. It counts as incorrect what it cannot read:
-an object of two colours, a ghost, a hole, an object that is lit as no lamp would light it. An image
-is *recognized* if all that the caption states was read, whatever else is wrong.""",
+an object of two colours, a ghost, a hole. A correct image is *flawless* if it looks throughout as
+the renderer would have it: each object shaded as its material under one lamp, grain on the ground.""",
 }
 CURVES = {
     "time_to_score.png": (

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from imagen_mini.editing.guides import Guide
 from imagen_mini.evaluation.benchmark import caption_of
-from imagen_mini.evaluation.scoring import aligned, evaluate
+from imagen_mini.evaluation.scoring import evaluate
 from imagen_mini.evaluation.statistics import Difference, paired_agresti_min
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.captions import Caption, article_for
@@ -127,7 +127,7 @@ def compare_guides(
 
             prompts = [(kind, i, caption) for i, caption in enumerate(of_kind)]
             results = list(evaluate(generate, prompts, batch, pipe.world))
-            verdicts = [aligned(result, pipe.world) for result in results]
+            verdicts = [result.correct for result in results]
             if name == CONTROL:
                 control = verdicts
             row = GuideRow(

@@ -214,8 +214,8 @@ def measure_planted_errors(
         world: The world of the scenes (default: `scenes`).
 
     Returns:
-        For each kind of error "n", "passed" (some scene was read, as if nothing were wrong) and
-        the 95 % `interval` of the share that passed.
+        For each kind of error "n", "passed" (a scene was read without a flaw, as if nothing were
+        wrong) and the 95 % `interval` of the share that passed.
     """
     table = {}
     for name, plant in PLANTED_ERRORS.items():
@@ -228,7 +228,7 @@ def measure_planted_errors(
                 planted.append(image)
         if planted:
             passed = sum(
-                parsed.scene is not None
+                parsed.scene is not None and not parsed.flaws
                 for parsed in (read or world.parse_image)(torch.stack(planted))
             )
             table[name] = {

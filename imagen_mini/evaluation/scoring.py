@@ -14,8 +14,6 @@ from imagen_mini.scenes.parse import GRID, ParsedScene
 from imagen_mini.scenes.scene import Scene
 from imagen_mini.scenes.world import SCENES, World
 
-UNREAD = "unread"  # an attribute that could not be read: what is stated of it does not fit
-
 
 @dataclass(frozen=True)
 class Result:
@@ -33,35 +31,13 @@ class Result:
         return self.caption.description.fits(self.parsed.scene)
 
     @property
-    def recognized(self) -> bool:
-        """True if the objects that could be read, and the background, are as the caption states.
-
-        An unreadable image may show them all the same: an object that is lit from the wrong side,
-        or a faint trace of another one beside them. What the caption states must have been read,
-        but for textures at 64 px.
-        """
-        parsed, textures = self.parsed, self.image.shape[-1] > GRID
-        objects = tuple(
-            replace(
-                o,
-                texture=o.texture or (UNREAD if textures else None),
-                material=o.material or UNREAD,
-            )
-            for o in parsed.objects
-        )
-        light = UNREAD if parsed.scene is None else parsed.scene.light
-        return self.caption.description.fits(Scene(objects, parsed.background or UNREAD, light))
-
-
-def aligned(result: Result, world: World = SCENES) -> bool:
-    """Return True if an image shows its caption, as far as text alignment asks: it is correct, or
-    where the world's parser is strict about light, its objects are recognized.
-    """
-    return result.recognized if world.strict_about_light else result.correct
+    def flawless(self) -> bool:
+        """True if the image is correct and looks throughout as the renderer would have it."""
+        return self.correct and not self.parsed.flaws
 
 
 def verdict_text(description: Description, parsed: ParsedScene) -> str:
-    """Return "correct", or what was read instead, in words.
+    """Return "correct", or what was read instead, in words; and what looks odd.
 
     Args:
         description: What the caption states.
@@ -69,11 +45,12 @@ def verdict_text(description: Description, parsed: ParsedScene) -> str:
     """
     if parsed.scene is None:
         return "unreadable: " + "; ".join(parsed.problems)
-    return (
+    verdict = (
         "correct"
         if description.fits(parsed.scene)
         else "incorrect: shows " + describe_scene(parsed.scene)
     )
+    return verdict + "".join(f"; {flaw}" for flaw in parsed.flaws)
 
 
 def judge_image(prompt: str, image: Tensor, world: World = SCENES) -> str:
@@ -151,7 +128,7 @@ def score(results: list[Result]) -> dict[str, float]:
         "low": round(low, 4),
         "high": round(high, 4),
         "unreadable": sum(r.parsed.scene is None for r in results),
-        "recognized": sum(r.recognized for r in results),
+        "flawless": sum(r.flawless for r in results),
     }
 
 

@@ -57,6 +57,10 @@ OTHER_PERIOD, OTHER_CELLS = 0.055, 5
 UNEXPLAINED = ((1, 0.3), (3, 0.14), (5, 0.05))
 
 
+# An attribute of a scene that could be read otherwise: no description that states it fits.
+UNCLEAR = "unclear"
+
+
 @dataclass(frozen=True)
 class ParsedScene:
     """What was read from one image.
@@ -64,15 +68,18 @@ class ParsedScene:
     Args:
         scene: The scene; None if and only if there are `problems`.
         background: The background, if it could be read.
-        objects: The objects that could be read, in reading order. The texture or the material of
-            one is None if only that was unclear.
+        objects: The objects that could be read, in reading order. The texture of one is None if
+            only that was unclear.
         problems: What could not be read, and why.
+        flaws: What is not as in a render, although it is clear what the image shows. An attribute
+            that a flaw leaves open is `UNCLEAR` in the scene.
     """
 
     scene: Scene | None
     background: str | None
     objects: tuple[SceneObject, ...]
     problems: tuple[str, ...]
+    flaws: tuple[str, ...] = ()
 
 
 def palettes(device: torch.device) -> tuple[Tensor, Tensor]:

@@ -49,8 +49,6 @@ class World:
         pack: Scenes -> a few tensors with a method `to(device)`.
         render_packed: (packed scenes, size, device) -> images [b, 3, size, size] in [-1, 1].
         parser: Images -> what they show. None: there is none yet.
-        strict_about_light: Whether the parser refuses images whose objects anyone would recognize,
-            because they are lit as no lamp would light them.
     """
 
     name: str
@@ -61,7 +59,6 @@ class World:
     pack: Callable[[Sequence[Scene]], Any]
     render_packed: Callable[[Any, int, Any], Tensor]
     parser: Callable[[Tensor], list[ParsedScene]] | None = None
-    strict_about_light: bool = False
 
     @property
     def has_parser(self) -> bool:
@@ -127,7 +124,6 @@ WORLDS: dict[str, World] = {
         pack=pack_studio_scenes,
         render_packed=render_studio_packed,
         parser=judge.read_studio_images,
-        strict_about_light=True,
     ),
 }
 SCENES = WORLDS["scenes"]

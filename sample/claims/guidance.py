@@ -19,7 +19,7 @@ from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.guidance_measures import saturation
 from imagen_mini.evaluation.metrics import precision_and_recall
 from imagen_mini.evaluation.scene_features import features
-from imagen_mini.evaluation.scoring import Result, aligned, evaluate
+from imagen_mini.evaluation.scoring import Result, evaluate
 from imagen_mini.evaluation.statistics import difference_of_means, paired_agresti_min
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.viz.guidance import TRUE_IMAGE_STYLE, plot_scales
@@ -121,12 +121,12 @@ def measure_thresholds(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Image]
                 found["lines"][threshold].append(
                     {
                         "w": w,
-                        **tally([aligned(r, world) for r in results]),
+                        **tally([r.correct for r in results]),
                         **saturation(torch.cat(x_0_hats)),
                     }
                 )
                 shown += [
-                    (r.image, aligned(r, world), f"{threshold}, w = {w:g}: {r.caption.text}")
+                    (r.image, r.correct, f"{threshold}, w = {w:g}: {r.caption.text}")
                     for r in evenly_spaced(results, SHOWN)
                     if w == LARGE
                 ]
@@ -272,7 +272,7 @@ def _sample_at(
             .cpu()
         )
         correct += [
-            aligned(Result("", seed, caption, image, parsed), pipe.world)
+            Result("", seed, caption, image, parsed).correct
             for (caption, seed), image, parsed in zip(
                 part, images[-1], pipe.world.parse_image(images[-1])
             )

@@ -35,9 +35,9 @@ The rules, fixed before a run. What version 1 of the parser judged was run befor
 6. A ceiling: where the baseline is correct in more than {100 * (1 - MEANINGFUL):.0f} %, a gain of
    {100 * MEANINGFUL:.0f} points is impossible, and a missing gain is not held against a claim.
 7. Each claim is judged by the one number that it is about. Other numbers stand beside it.
-8. In the world `scenes` an image is correct if the parser reads what the caption states, and
-   nothing else. In `studio` claims of the base stage ask whether the objects are recognized: how
-   they are lit is a question of the image's quality, not of text alignment.
+8. An image is correct if the parser reads what the caption states, and nothing else. In `studio` it
+   may have flaws all the same, such as an object that is lit as no lamp would light it: that is a
+   question of the image's quality, not of text alignment.
 
 Both sides of a comparison generate the same prompts from the same seeds. Intervals are of
 differences prompt by prompt (shares: Agresti and Min, 2005; means: Student's t).

@@ -21,7 +21,7 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.preview import sample_single_stage
-from imagen_mini.evaluation.scoring import Result, aligned, evaluate
+from imagen_mini.evaluation.scoring import Result, evaluate
 from imagen_mini.evaluation.statistics import Difference, difference_of_means, paired_agresti_min
 from imagen_mini.scenes.world import find_world
 from imagen_mini.text.encoder import TextEncoder
@@ -114,10 +114,10 @@ def measure(runs: Runs, n: int, variants: tuple[Variant, ...]) -> tuple[dict, Im
             "encoder_parameters": parameters(encoder),
             "steps": runs.plan["steps"][stage.config.name],
             "errors": errors_by_caption(stage, encoder, IMAGES[stage.config.name]),
-            "score": tally([aligned(r, world) for r in results]),
+            "score": tally([r.correct for r in results]),
         }
         shown += [
-            (r.image, aligned(r, world), f"{name}: {r.caption.text}")
+            (r.image, r.correct, f"{name}: {r.caption.text}")
             for r in evenly_spaced(results, SHOWN)
         ]
     return found, example_grid(

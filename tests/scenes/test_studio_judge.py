@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from imagen_mini.evaluation import judge_agreement
 from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
 from imagen_mini.evaluation.parser_robustness import count_outcomes, fresh_scenes
+from imagen_mini.scenes.parse import UNCLEAR
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import (
     COLORS,
@@ -64,7 +65,8 @@ def one(shape="square", color="red", size="large", texture="solid", material="ma
 def test_fresh_renders_are_read_exactly(size):
     parsed = read_studio_images(STUDIO.render(SCENES, size))
     assert [p.scene for p in parsed] == [at_size(s, size) for s in SCENES]
-    assert all(p.problems == () and p.background == s.background for p, s in zip(parsed, SCENES))
+    assert all(p.problems == p.flaws == () for p in parsed)
+    assert all(p.background == s.background for p, s in zip(parsed, SCENES))
     assert all(p.objects == p.scene.objects for p in parsed)
 
 
@@ -260,7 +262,8 @@ def test_the_light_is_read_from_objects_and_may_not_contradict_the_ground(light)
         if ground == light:
             assert parsed.scene.light == light
         else:
-            assert parsed.problems == (f"objects are lit from the {light}, and the ground is not",)
+            assert parsed.flaws == (f"objects are lit from the {light}, and the ground is not",)
+            assert parsed.scene == replace(scene, light=UNCLEAR).without_texture()
 
 
 def test_a_surface_that_is_not_sure_is_none():

@@ -5,6 +5,9 @@ light, by analysis through synthesis as in the flat world's parser: outlines are
 templates of every shape and size, the shading with that of every material under every lamp
 (`shading`), patterns with every texture. An answer that is not clearly better than the others, or
 that differs from part to part of an object, is a problem, never a guess.
+
+What an image shows and whether it looks as a render would are two questions. Where an object of a
+clear shape and colour is shaded as no lamp would shade it, the scene is read, and a flaw reported.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from imagen_mini.scenes.outlines import (
     templates,
     windows,
 )
-from imagen_mini.scenes.parse import ParsedScene, check_images
+from imagen_mini.scenes.parse import UNCLEAR, ParsedScene, check_images
 from imagen_mini.scenes.scene import (
     COLORS,
     GRID,
@@ -66,8 +69,12 @@ LEAST_LIGHT = 0.001  # of the shading's answer, by the network
 # looked at, if their soft IoU is nearly as good.
 DOUBTFUL_ERROR, RIVALS, NEARLY = 0.04, 10, 0.12
 # Brightness that an object's best shading leaves unexplained, as RMS and at most, and pixels of its
-# outline: limits of an ellipsoid, as small errors of all three kinds come together.
+# outline: limits of an ellipsoid, as small errors of all three kinds come together. Beyond it there
+# is a flaw, and the material is unclear. Of 3,600 objects in renders with noise, blur, warped
+# outlines or wrong light (64 px), shape and size were right in 98 % up to 2.5 times as far, and in
+# 93 % from there to 3 times. The material was right in 98 % up to 0.75, in 85 % from there to 1.25.
 MOST_ERROR, MOST_DIFFERENCE, MOST_OUTLINE = 0.09, 0.27, 8.0
+MOST_DOUBT = 2.5
 # Of a texture, as compared with the renderer's, by material; of the strongest one where an object
 # is solid. Metal is brushed, which blurs its textures, and looks a little like one of them.
 CONTRASTS = {"matte": (0.7, 1.6), "shiny": (0.7, 1.6), "metallic": (0.5, 1.6)}
@@ -349,7 +356,7 @@ def weigh(seen: Seen, image: Tensor) -> Evidence:
 
 
 def decide(evidence: Evidence, broken: list[int], textures: bool) -> list[ParsedScene]:
-    """Name what the evidence is sure of, and report the rest as problems.
+    """Name what the evidence is sure of, and report the rest as problems or flaws.
 
     Args:
         evidence: Of b images.
@@ -359,6 +366,7 @@ def decide(evidence: Evidence, broken: list[int], textures: bool) -> list[Parsed
     known = templates(evidence.kind.device)
     b = len(broken)
     problems: list[list[str]] = [[] for _ in range(b)]
+    flaws: list[list[str]] = [[] for _ in range(b)]
     objects: list[list[SceneObject]] = [[] for _ in range(b)]
 
     # 1. The ground and the light. Where there are objects their shading tells where it comes from.
@@ -384,9 +392,11 @@ def decide(evidence: Evidence, broken: list[int], textures: bool) -> list[Parsed
         elif rough < LEAST_GRAIN[ground[0]]:
             problems[i].append(f"the ground is smoother than {ground[0]}")
         if light[1] < LEAST_SHARE:
-            problems[i].append(f"unclear where the light is: {light[0]} comes nearest")
+            flaws[i].append(f"unclear where the light is: {light[0]} comes nearest")
+            lights[i] = UNCLEAR, light[1]
         elif by_network[LIGHTS.index(light[0])] < LEAST_LIGHT:
-            problems[i].append(f"objects are lit from the {light[0]}, and the ground is not")
+            flaws[i].append(f"objects are lit from the {light[0]}, and the ground is not")
+            lights[i] = UNCLEAR, light[1]
         if extent > MOST_UNEXPLAINED:
             problems[i].append(
                 f"something around ({at[0]:.0f}, {at[1]:.0f}) is neither ground nor part of an "
@@ -418,17 +428,18 @@ def decide(evidence: Evidence, broken: list[int], textures: bool) -> list[Parsed
         if color[1] < LEAST_SHARE:
             problems[i].append(f"{name} has no known colour (nearest {color[0]})")
         # three signs that something is wrong with it, together
-        doubt = (error / MOST_ERROR, worst / MOST_DIFFERENCE, outline / MOST_OUTLINE)
-        odd = math.hypot(*doubt) > 1
-        if odd:
-            problems[i].append(f"{name} does not look as a {material[0]} {color[0]} {shape} would")
+        doubt = math.hypot(error / MOST_ERROR, worst / MOST_DIFFERENCE, outline / MOST_OUTLINE)
+        looks = f"{name} does not look as a {material[0]} {color[0]} {shape} would"
+        if doubt > MOST_DOUBT or outline > MOST_OUTLINE:
+            problems[i].append(looks)
+        elif doubt > 1:
+            flaws[i].append(looks)
         elif material[1] < LEAST_SHARE:
-            problems[i].append(f"{name} has no known material (nearest {material[0]})")
+            flaws[i].append(f"{name} has no known material (nearest {material[0]})")
+        clear = doubt <= 1 and material[1] >= LEAST_SHARE
         limit = SOLID[material[0]]
         low, high = (-limit, limit) if texture[0] == "solid" else CONTRASTS[material[0]]
-        if odd:
-            pass  # its texture was compared with that shading
-        elif textures and texture[1] < LEAST_SHARE:
+        if textures and texture[1] < LEAST_SHARE:
             problems[i].append(f"{name} has no known texture (nearest {texture[0]})")
         elif textures and not low < contrast < high:
             problems[i].append(
@@ -443,8 +454,8 @@ def decide(evidence: Evidence, broken: list[int], textures: bool) -> list[Parsed
                 shape=shape,
                 color=color[0],
                 size=size,
-                texture=texture[0] if textures and not odd else None,
-                material=None if odd else material[0],
+                texture=texture[0] if textures else None,
+                material=material[0] if clear else UNCLEAR,
             )
         )
     return [
@@ -453,8 +464,11 @@ def decide(evidence: Evidence, broken: list[int], textures: bool) -> list[Parsed
             background=ground if sure >= LEAST_SHARE else None,
             objects=tuple(sorted(found, key=lambda o: (o.y, o.x))),
             problems=tuple(wrong),
+            flaws=tuple(odd),
         )
-        for found, wrong, (ground, sure), (light, _) in zip(objects, problems, grounds, lights)
+        for found, wrong, odd, (ground, sure), (light, _) in zip(
+            objects, problems, flaws, grounds, lights
+        )
     ]
 
 
