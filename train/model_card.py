@@ -144,7 +144,7 @@ colours, a ghost, a hole.""",
     "studio": """\
 A judge reads each image: a small network and geometry. It counts as incorrect what it cannot read:
 an object of two colours, a ghost, a hole. A correct image is *flawless* if it looks throughout as
-the renderer would have it: each object shaded as its material under one lamp, grain on the ground.""",
+the renderer would have it: each object shaded as its material under one lamp.""",
 }
 CURVES = {
     "time_to_score.png": (

@@ -108,7 +108,7 @@ def measure(runs: Runs, n: int, variants: tuple[Variant, ...]) -> tuple[dict, Im
     """Train variants; return parameters, steps, errors and score of each, and some images."""
     found, shown = {"minutes": runs.minutes, "preset": runs.preset, "networks": {}}, []
     for name, (stage, encoder) in runs.networks(variants).items():
-        results, world = sample_benchmark(stage, encoder, n), find_world(stage.config.world)
+        results = sample_benchmark(stage, encoder, n)
         found["networks"][name] = {
             "parameters": parameters(stage),
             "encoder_parameters": parameters(encoder),
@@ -117,8 +117,7 @@ def measure(runs: Runs, n: int, variants: tuple[Variant, ...]) -> tuple[dict, Im
             "score": tally([r.correct for r in results]),
         }
         shown += [
-            (r.image, r.correct, f"{name}: {r.caption.text}")
-            for r in evenly_spaced(results, SHOWN)
+            (r.image, r.correct, f"{name}: {r.caption.text}") for r in evenly_spaced(results, SHOWN)
         ]
     return found, example_grid(
         shown,
