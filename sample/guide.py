@@ -9,6 +9,7 @@ Without prompts, the captions are of kinds that the shipped cascade fails at. Me
 
     attend       Attend-and-Excite: no noun of the prompt may be neglected
     layout       attention in boxes: those of --box, or the nouns side by side
+    refocus      attention refocusing: the same boxes, also for what pixels attend to
     structure    StructureDiffusion: noun phrases are also read alone
     compose      composable diffusion: noun phrases with AND; after "no" and "without" with NOT
     color        universal guidance by a colour at a place, that of --color
@@ -31,6 +32,7 @@ from pathlib import Path
 from imagen_mini.editing.guides import (
     AttendAndExcite,
     AttentionLayout,
+    AttentionRefocusing,
     ClassifierGuide,
     ComposedPrompts,
     Guide,
@@ -62,10 +64,19 @@ from imagen_mini.utils.scripts import (
 from imagen_mini.viz.image_grid import image_table
 from sample.cli import add_model_options, check_judged, load_pipeline
 
-METHODS = ("attend", "layout", "structure", "compose", "color", "judge", "classifier")
+METHODS = (
+    "attend",
+    "layout",
+    "refocus",
+    "structure",
+    "compose",
+    "color",
+    "judge",
+    "classifier",
+)
 SCALES = {"color": 100.0, "judge": 1.0, "classifier": 1.0}
 # Attend-and-Excite moves latents by 20; pixels of 64 px need longer steps.
-RATES = {"attend": 400.0, "layout": 30.0}
+RATES = {"attend": 400.0, "layout": 30.0, "refocus": 30.0}
 SHOWN = 8  # images of a row in the grid
 
 
@@ -101,9 +112,10 @@ def guide_of_method(
     rate = RATES.get(method) if args.rate is None else args.rate
     if method == "attend":
         return lambda prompts: AttendAndExcite(args.words, rate, most=args.most)
-    if method == "layout":
+    if method in ("layout", "refocus"):
         boxes = dict(args.box or ())
-        return lambda prompts: AttentionLayout(
+        guide = AttentionLayout if method == "layout" else AttentionRefocusing
+        return lambda prompts: guide(
             boxes or [side_by_side(pipe, prompt) for prompt in prompts], rate
         )
     if method == "structure":
@@ -168,7 +180,11 @@ def main(arguments: list[str] | None = None) -> None:
         "--words", nargs="+", help="attend: words that may not be neglected (default: the nouns)"
     )
     parser.add_argument(
-        "--box", type=place, action="append", metavar="WORD=L,T,R,B", help="layout: may be repeated"
+        "--box",
+        type=place,
+        action="append",
+        metavar="WORD=L,T,R,B",
+        help="layout and refocus: may be repeated",
     )
     parser.add_argument("--color", type=place, metavar="NAME=L,T,R,B", help="color: what and where")
     parser.add_argument("--classifier", type=Path, help="of train.noisy_classifier")
@@ -180,7 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--rate",
         type=number(above=0),
-        help=f"of attend and layout (default: {', '.join(map(str, RATES.values()))})",
+        help=f"of attend, layout and refocus (default: {', '.join(map(str, RATES.values()))})",
     )
     parser.add_argument(
         "--not-weight",

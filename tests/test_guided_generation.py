@@ -14,6 +14,7 @@ from imagen_mini.editing.attention_guidance import attention_recorder
 from imagen_mini.editing.guides import (
     AttendAndExcite,
     AttentionLayout,
+    AttentionRefocusing,
     ClassifierGuide,
     ComposedPrompts,
     DirectionGuide,
@@ -23,11 +24,13 @@ from imagen_mini.editing.guides import (
     StructuredPrompt,
     and_not_parts,
     attention_grid,
+    self_attention_grid,
     wanted_nouns,
 )
 from imagen_mini.editing.h_space import ShiftFeatures, middle_site, sample_with_direction
 from imagen_mini.editing.image_losses import box_mask, color_loss, image_loss
 from imagen_mini.guided_generation import guided_call
+from imagen_mini.models.control import AttentionSite
 from imagen_mini.prompt_to_prompt import Replace
 from imagen_mini.utils.rng import randn
 
@@ -91,6 +94,7 @@ def test_backward_guidance_and_rounds_lower_a_loss_further(images):
         LossGuide(RED, 30.0, rounds=2),
         AttendAndExcite(rate=300.0, most=3),
         AttentionLayout([{"square": (0, 0, 0.5, 1)}, {"star": (0.5, 0, 1, 1)}], rate=300.0),
+        AttentionRefocusing([{"square": (0, 0, 0.5, 1)}, {"star": (0.5, 0, 1, 1)}], rate=300.0),
         StructuredPrompt(),
         ComposedPrompts(),
     ],
@@ -99,8 +103,8 @@ def test_backward_guidance_and_rounds_lower_a_loss_further(images):
 def test_a_guide_changes_images_and_none_depends_on_the_others(images, guide):
     together = images(guide=guide)
     assert not torch.allclose(together, images(), rtol=0, atol=1e-3)
-    if isinstance(guide, AttentionLayout):
-        guide = AttentionLayout(guide.boxes[0], guide.rate)
+    if isinstance(guide, (AttentionLayout, AttentionRefocusing)):
+        guide = type(guide)(guide.boxes[0], guide.rate)
     alone = images(PROMPTS[:1], guide=guide)
     assert torch.allclose(together[:1], alone, rtol=0, atol=1e-3)
 
@@ -209,6 +213,11 @@ def test_a_direction_is_sampled_as_without_a_pipeline(tiny_pipe, images):
             "composed prompts",
         ),
         ({"guide": AttendAndExcite(size=7)}, ValueError, "no attention to words on a grid of 7"),
+        (
+            {"guide": AttentionRefocusing({}, self_size=7)},
+            ValueError,
+            "no attention to pixels on a grid of 7",
+        ),
     ],
 )
 def test_what_a_guide_cannot_do_is_an_error(images, options, error, message):
@@ -235,8 +244,15 @@ def test_guides_that_cannot_be_are_errors():
         ComposedPrompts([])
     with pytest.raises(ValueError, match="no 0.5; expected a weight of 0 or below"):
         ComposedPrompts(no=0.5)
-    with pytest.raises(ValueError, match="box .* expected"):
-        AttentionLayout({"star": (0.5, 0, 0.5, 1)})
+    for guide in (AttentionLayout, AttentionRefocusing):
+        with pytest.raises(ValueError, match="box .* expected"):
+            guide({"star": (0.5, 0, 0.5, 1)})
+    with pytest.raises(ValueError, match="self_weight -1; expected 0 or more"):
+        AttentionRefocusing({}, self_weight=-1)
+    with pytest.raises(ValueError, match="no layer of this network attends to pixels"):
+        self_attention_grid([AttentionSite("up0", "up", "cross", 8)])
+    with pytest.raises(ValueError, match="on grids of 32; expected one of at most 16"):
+        self_attention_grid([AttentionSite("up0", "up", "self", 32)])
 
 
 def test_a_stage_that_enlarges_images_takes_no_guide(tiny_pipe):

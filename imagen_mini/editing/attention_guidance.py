@@ -6,7 +6,7 @@
 
 Two energies are here. Attend-and-Excite asks every chosen word for one place that attends to it
 strongly, so that no object is forgotten. `attention_box_energy` asks for a word's attention to lie
-in a box, which is a layout without training.
+in a box, which is a layout without training. `attention_refocusing` has two more for boxes.
 
 The maps are read through an attention control, and x_t is moved between two steps of the sampler
 (`after_step` of `diffusion.samplers.sample`), so it works with every sampler:
@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,9 +43,10 @@ from imagen_mini.editing.image_losses import Box, box_mask
 from imagen_mini.editing.windows import ROUNDING, share_done
 from imagen_mini.models.control import AttentionControl, AttentionSite
 
-# (x_t [b, 3, h, w], t scalar) -> maps [b, size, size, tokens], with their graph if gradients are on
-Recorder = Callable[[Tensor, Tensor], Tensor]
-Energy = Callable[[Tensor], Tensor]  # maps [b, size, size, tokens] -> [b]
+# (x_t [b, 3, h, w], t scalar) -> maps [b, size, size, tokens], or what else the energy takes; with
+# their graph if gradients are on
+Recorder = Callable[[Tensor, Tensor], Any]
+Energy = Callable[[Any], Tensor]  # maps [b, size, size, tokens] -> [b]
 
 
 # ---------------------------------------------------------------- reading maps
