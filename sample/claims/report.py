@@ -19,7 +19,7 @@ from sample.claims.claim import FAILS, HOLDS, LEVEL, MEANINGFUL, UNCLEAR, Experi
 
 INTRODUCTION = f"""# The papers' claims in miniature
 
-Measured on a built-in world of plain shapes, whose images a parser can read. What is found here
+Measured on a built-in world, whose images a parser can read. What is found here
 need not be true of photographs, nor the other way round.
 
 The rules, fixed before a run. What version 1 of the parser judged was run before rules 4, 6 and 7:

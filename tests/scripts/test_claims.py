@@ -28,6 +28,8 @@ from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_SEED, HELD_OUT_TEXTURE_SHAPE, training_scene
 from imagen_mini.training.config import TRAIN_PRESETS, override_run
+from imagen_mini.weights import WEIGHTS
+from sample import compare_claims
 from sample.claims import __main__ as claims
 from sample.claims import cascade, editing, guidance, report, trained
 from sample.claims.claim import (
@@ -856,3 +858,30 @@ def test_help_is_for_newcomers(capsys):
         and all(name in out for name in claims.NAMES)
         and "python -m sample.claims" in out
     )
+
+
+def test_claims_of_two_worlds_stand_side_by_side(tmp_path, capsys):
+    """What one has not measured is said so; where verdicts differ stands in the table."""
+    shipped = report.load_claims(WEIGHTS / "claims" / "claims.json")
+    other = {name: json.loads(json.dumps(shipped[name])) for name in ("thresholding", "guidance")}
+    other["guidance"]["settings"]["pipeline"] = other["thresholding"]["settings"]["pipeline"] = (
+        "a/b"
+    )
+    for lines in other["thresholding"]["numbers"]["lines"].values():
+        for line in lines:
+            wrong = lines is other["thresholding"]["numbers"]["lines"]["static"]
+            line.update(tally([not wrong] * line["n"]))
+    for name, experiments in (("one", shipped), ("two", other)):
+        (tmp_path / name).mkdir()
+        report.save_claims(tmp_path / name / "claims.json", experiments)
+    compare_claims.main([str(tmp_path / "one"), str(tmp_path / "two")])
+    table = {row.split(" | ")[0]: row for row in capsys.readouterr().out.splitlines()}
+    assert table["| claim"] == "| claim | scenes | b | same verdict? |"
+    dynamic = table["| At large w, dynamic thresholding beats static thresholding."]
+    assert dynamic.endswith(f"| {UNCLEAR} | {HOLDS} | **no** |"), dynamic
+    assert table["| Guidance trades diversity for alignment."].endswith("| yes |")
+    assert table["| Super-resolution needs the text."].endswith(f"| {HOLDS} | not measured |  |")
+    with pytest.raises(SystemExit, match="was measured with scenes, as another folder was"):
+        compare_claims.main([str(tmp_path / "one"), str(tmp_path / "one")])
+    with pytest.raises(SystemExit, match="has no experiments"):
+        compare_claims.main([str(tmp_path)])
