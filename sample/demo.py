@@ -17,25 +17,44 @@ from imagen_mini.utils.scripts import check_output_folder, run_script, script_pa
 from imagen_mini.viz.image_grid import image_grid
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
-CAPTIONS = [
-    "a large striped orange star on a black background",
-    "a yellow ring above a purple cross",
-    "three green circles",
-    "a small pink triangle below a large cyan square",
-    "a checkered red square on a white background",
-    "two blue rings and a yellow star on a beige background",
-    "a dotted cyan circle right of a solid orange cross",
-    "a purple star left of a green ring on a gray background",
-]
-CAPTION = "a red circle to the left of a blue square"
-EDIT = (CAPTION, "a yellow circle to the left of a blue square")
+CAPTIONS = {
+    "scenes": [
+        "a large striped orange star on a black background",
+        "a yellow ring above a purple cross",
+        "three green circles",
+        "a small pink triangle below a large cyan square",
+        "a checkered red square on a white background",
+        "two blue rings and a yellow star on a beige background",
+        "a dotted cyan circle right of a solid orange cross",
+        "a purple star left of a green ring on a gray background",
+    ],
+    "studio": [
+        "a large striped orange star on slate, lit from the left",
+        "a metallic yellow ring above a purple cross on wood",
+        "three green circles on sand",
+        "a small pink triangle below a large cyan square on marble",
+        "a checkered red square on linen, lit from the top",
+        "two blue rings and a yellow star on wood",
+        "a dotted cyan circle right of a solid orange cross on slate",
+        "a shiny purple star left of a matte green ring on marble",
+    ],
+}
+CAPTION = {
+    "scenes": "a red circle to the left of a blue square",
+    "studio": "a red circle to the left of a blue square on wood",
+}
 
-# what looks best comes first: file name, its title, prompts, edit
-PARTS: list[tuple[str, str, list[str], Edit | None]] = [
-    ("captions", "eight captions, eight images", CAPTIONS, None),
-    ("caption", "one caption, one image", [CAPTION], None),
-    ("edit", "Prompt-to-Prompt: one word is replaced, the rest stays", list(EDIT), Replace()),
-]
+
+def parts(world: str) -> list[tuple[str, str, list[str], Edit | None]]:
+    """What the demo shows of a world, the best first: file name, its title, prompts, edit."""
+    source, target = CAPTION[world], CAPTION[world].replace("red", "yellow")
+    swap = "Prompt-to-Prompt: one word is replaced, the rest stays"
+    return [
+        ("captions", "eight captions, eight images", CAPTIONS[world], None),
+        ("caption", "one caption, one image", [source], None),
+        ("edit", swap, [source, target], Replace()),
+    ]
+
 
 NEXT = """
 What to try next:
@@ -67,8 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
 
     # 2. the images, each file as soon as it is ready; the pipeline shows the progress of each stage
-    for i, (name, title, prompts, edit) in enumerate(PARTS, start=1):
-        print(f"\n[{i} of {len(PARTS)}] {title} ...", flush=True)
+    todo = parts(pipe.world.name)
+    for i, (name, title, prompts, edit) in enumerate(todo, start=1):
+        print(f"\n[{i} of {len(todo)}] {title} ...", flush=True)
         out = pipe(prompts, seed=args.seed, edit=edit, **options)
         images = list(out.stages.values())[-1]
         path = args.out / f"{name}.png"

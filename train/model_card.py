@@ -16,7 +16,7 @@ from pathlib import Path
 from imagen_mini.evaluation.edit_benchmark import counted_edits
 from imagen_mini.training.checkpoint import training_phases
 from imagen_mini.utils.scripts import run_script, script_parser
-from imagen_mini.weights import WEIGHTS
+from imagen_mini.weights import WEIGHTS, shipped_pipelines
 
 BEGIN, END = "<!-- score: written by python -m train.model_card -->", "<!-- end of score -->"
 CLAIMS_BEGIN = "<!-- claims: written by python -m train.model_card -->"
@@ -76,19 +76,40 @@ def score_tables(report: dict) -> str:
     return "\n".join(lines)
 
 
-def headline_table(report: dict) -> str:
-    """A few rows of the report for the main page, as Markdown."""
-    lines = ["| task | correct | 95 % interval |", "|---|---|---|"]
+def headline_table(reports: dict[str, dict]) -> str:
+    """A few rows of the reports of one or several pipelines for the main page, as Markdown.
+
+    Args:
+        reports: Name of the pipeline -> its report.
+    """
+    head = ["task", *(part for name in reports for part in (f"`{name}`", "95 % interval"))]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, shown in HEADLINES.items():
-        if row := report["text_alignment"].get(name):
-            correct, n, low, high = row["right"], row["n"], row["low"], row["high"]
-        elif row := report["edits"].get(name):
-            n, low, high = counted_edits(row), row["good_low"], row["good_high"]
-            correct = round(row["good"] * n)
-        else:
-            continue
-        lines.append(f"| {shown} | {correct} of {n} | {100 * low:.0f} - {100 * high:.0f} % |")
+        cells = [cell for report in reports.values() for cell in _headline(report, name)]
+        if any(cells):
+            lines.append(f"| {shown} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _headline(report: dict, name: str) -> tuple[str, str]:
+    """How much of a category is correct, and the interval; empty if it was not measured."""
+    if row := report["text_alignment"].get(name):
+        correct, n, low, high = row["right"], row["n"], row["low"], row["high"]
+    elif row := report["edits"].get(name):
+        n, low, high = counted_edits(row), row["good_low"], row["good_high"]
+        correct = round(row["good"] * n)
+    else:
+        return "", ""
+    return f"{correct} of {n}", f"{100 * low:.0f} - {100 * high:.0f} %"
+
+
+def shipped_reports() -> dict[str, dict]:
+    """The reports of the pipelines that come with the package."""
+    return {
+        name: json.loads((folder / "report.json").read_text())
+        for name, folder in shipped_pipelines().items()
+        if (folder / "report.json").is_file()
+    }
 
 
 def fill(paragraph: str) -> str:
@@ -329,16 +350,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--readme",
         type=Path,
-        help="its tables are renewed (default: for the cascade `scenes` README.md, else none)",
+        help="its tables are renewed (default: README.md for a shipped cascade, else none)",
     )
     args = parser.parse_args(arguments)
     report = json.loads((args.pipeline / "report.json").read_text())
-    if args.readme is None and args.pipeline.resolve() == WEIGHTS.resolve():
+    shipped = args.pipeline.resolve() in {p.resolve() for p in shipped_pipelines().values()}
+    if args.readme is None and shipped:
         args.readme = Path("README.md")
+    reports = shipped_reports() if shipped else {args.pipeline.name: report}
     text = None
     if args.readme is not None:
         try:
-            text = renewed(args.readme.read_text(), BEGIN, END, headline_table(report))
+            text = renewed(args.readme.read_text(), BEGIN, END, headline_table(reports))
             claims = args.pipeline / "claims" / "claims.json"
             if claims.is_file() and CLAIMS_BEGIN in text:
                 table = claims_table(json.loads(claims.read_text())["experiments"])
