@@ -15,7 +15,7 @@ from torch import Tensor
 from imagen_mini.evaluation.benchmark import held_out_relation, random_object, related
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.captions import Caption, Description, ObjectDescription, caption_from
-from imagen_mini.scenes.parse import ParsedScene
+from imagen_mini.scenes.parse import UNCLEAR, ParsedScene
 from imagen_mini.scenes.render import masks
 from imagen_mini.scenes.scene import BACKGROUNDS, HELD_OUT_COLOR_SHAPE, SceneObject
 from imagen_mini.scenes.world import SCENES, World
@@ -203,6 +203,14 @@ def shift(a, b) -> int:
     return max(abs(a.x - b.x), abs(a.y - b.y))
 
 
+def unchanged(before, after, *attributes: str) -> bool:
+    """True if two scenes, or two objects of scenes, agree in these attributes. One that the judge
+    could not read in one of them is not counted as changed.
+    """
+    pairs = ((getattr(before, a), getattr(after, a)) for a in attributes)
+    return all(a == b or UNCLEAR in (a, b) for a, b in pairs)
+
+
 def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> EditScore:
     """Score an edit by what the judge reads in both images.
 
@@ -225,21 +233,19 @@ def score_edit(task: EditTask, source: ParsedScene, edited: ParsedScene) -> Edit
     remaining = list(edited.scene.objects)
     moved = 0
     for other in (o for i, o in enumerate(objects) if i != task.obj):
-        same = [o for o in remaining if all(getattr(other, k) == getattr(o, k) for k in attributes)]
+        same = [o for o in remaining if unchanged(other, o, *attributes)]
         if not same:
             return EditScore(True, success, False, False, asked=asked)
         found = min(same, key=lambda o: shift(other, o))
         moved = max(moved, shift(other, found))
         remaining.remove(found)
     # 3. The edited object is what remains. The background is part of what is kept.
-    kept = task.attribute == "background" or edited.scene.background == source.scene.background
-    kept &= edited.scene.light == source.scene.light
+    of_scene = ("light",) if task.attribute == "background" else ("light", "background")
+    kept = unchanged(source.scene, edited.scene, *of_scene)
     if task.obj is not None:
         before, (after,) = objects[task.obj], remaining
         moved = max(moved, shift(before, after))
-        kept &= all(
-            getattr(before, k) == getattr(after, k) for k in attributes if k != task.attribute
-        )
+        kept &= unchanged(before, after, *(k for k in attributes if k != task.attribute))
     layout = moved <= TOLERANCE
     return EditScore(True, success, layout, layout and kept, asked=asked, moved=moved)
 

@@ -24,7 +24,7 @@ from imagen_mini.evaluation.edit_benchmark import (
     unedited_psnr,
 )
 from imagen_mini.scenes.captions import Caption, parse_caption
-from imagen_mini.scenes.parse import ParsedScene, parse_image
+from imagen_mini.scenes.parse import UNCLEAR, ParsedScene, parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene, SceneObject
 from imagen_mini.scenes.world import find_world
@@ -410,3 +410,5 @@ def test_a_lamp_on_another_side_is_not_what_an_edit_of_a_colour_keeps():
     assert score_edit(task, source, parsed("blue", "left")).kept
     assert not score_edit(task, source, parsed("blue", "right")).kept
     assert not score_edit(task, source, parsed("blue", "left", "shiny")).kept
+    # what could not be read has not changed for all that anybody knows
+    assert score_edit(task, source, parsed("blue", UNCLEAR, UNCLEAR)).kept

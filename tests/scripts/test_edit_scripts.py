@@ -13,7 +13,7 @@ from imagen_mini.evaluation.edit_comparison import METHODS
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene, SceneObject
 from imagen_mini.utils.images import to_image
-from sample import attention_edits, edit, edit_patching, image_edits
+from sample import attention_edits, edit, edit_gallery, edit_patching, image_edits
 
 SOURCE, TARGET = "a red circle above a blue square", "a green circle above a blue square"
 OPTIONS = {"seed": 1, "stages": ("base",), "num_inference_steps": 3} | {
@@ -299,3 +299,12 @@ def test_every_method_is_scored_on_rendered_images(folder, tmp_path, capsys):
     assert back["ddim", 3, 1]["psnr"] < 40
     assert size(tmp_path / "image_edits.png")[0] > 4 * 112
     assert "shape swap: shows the new prompt" in capsys.readouterr().out
+
+
+def test_a_sheet_of_edits_shows_as_many_of_each_kind(folder, tmp_path, capsys):
+    out = tmp_path / "edits.png"
+    edit_gallery.main(["--n", "1", "--pipeline", folder, "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert printed.count(" of 1 (") == 5 and "color swap: " in printed
+    width, height = size(out)
+    assert width > 8 * 160 and height > 2 * 160  # five pairs, four in a row
