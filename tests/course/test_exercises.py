@@ -67,6 +67,17 @@ def test_the_second_exercise_of_notebook_11_is_checked_as_well():
         assert found.correct is False and words in found.message, found
 
 
+def test_the_second_exercise_of_notebook_14_is_checked_as_well():
+    answers = answers_to("nb14")
+    check = importlib.import_module("imagen_mini.course.exercises.nb14").check_energy
+    for right in (answers.energy_reference, answers.energy_by_loop):
+        assert check(right).correct is True, check(right)
+    assert check(lambda maps, mask: None).correct is None
+    for answer, words in answers.INCORRECT_ENERGIES:
+        found = check(answer)
+        assert found.correct is False and words in found.message, found
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_there_are_two_mistakes_or_more(name):
     assert len(answers_to(name).INCORRECT_ANSWERS) >= 2
