@@ -402,4 +402,4 @@ judged_table([(f"wanted: {mixture}", mixture, images), ("its brightness", "", gr
 # diffusion model is not only a machine that makes images. It is a model of which images are
 # probable, and this can be used in many ways.
 #
-# This is the last notebook. Back to the first: [00, tour](00_tour.ipynb).
+# Next: [14, guidance by anything](14_guidance_by_anything.ipynb).
