@@ -17,7 +17,8 @@ The script prints the table, and writes the JSON report and an image of successe
 With --data, the pipeline is scored on a folder of images, which no parser can read: on those held
 out of its training, if there are such, all together and by the reason that metadata.jsonl gives.
 What does another image's caption, or none, add to the loss? Does it repeat training images, by
-their pixels? With --features: Fréchet distance, precision and recall.
+their pixels? With --features: Fréchet distance, precision and recall. With --classifier: do images
+have the style, tone and the like that their captions name?
 """
 
 from __future__ import annotations
@@ -184,7 +185,10 @@ def main(arguments: list[str] | None = None) -> None:
     if args.data is not None:
         evaluate_folder(args, image)
         return
-    for option in ("held_out", "fit", "background", "features", "data_cache", "caption_column"):
+    for option in (
+        *("held_out", "fit", "background", "features"),
+        *("classifier", "data_cache", "caption_column"),
+    ):
         if getattr(args, option) is not None:
             parser.error(f"--{option.replace('_', '-')} is for a folder: name it with --data")
     args.n = args.n or 30

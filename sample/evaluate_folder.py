@@ -15,6 +15,11 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.data.datasets import open_dataset, remembered_options
 from imagen_mini.data.folder import ImageFolderDataset
 from imagen_mini.data.prepared import FITS
+from imagen_mini.evaluation.folder_classifier import (
+    FolderClassifier,
+    load_folder_classifier,
+    score_labels,
+)
 from imagen_mini.evaluation.folder_score import (
     caption_use,
     compare_with_true,
@@ -38,11 +43,12 @@ def evaluate_folder(args: argparse.Namespace, image: Path) -> None:
     # 1. the pipeline, and the images: held out of its training if there are such
     started = time.perf_counter()
     extractor = make_feature_extractor(args.features) if args.features else None
+    judge, known = load_folder_classifier(args.classifier) if args.classifier else (None, {})
     device = available_device(args.device)
     pipe = ImagenPipeline.from_pretrained(args.pipeline).to(device)
     args.first_stage = next(iter(pipe.stages))  # what --base-only stops after
     names = list(pipe.stages)[: 1 if args.base_only else None]
-    trained, apart = open_parts(args, pipe, names)
+    trained, apart = open_parts(args, pipe, names, () if judge is None else tuple(judge.classes))
     data = trained if apart is None else apart
     n = min(args.n or N, len(data))
     if n < 2:
@@ -80,6 +86,13 @@ def evaluate_folder(args: argparse.Namespace, image: Path) -> None:
             f"Fréchet distance {found['frechet']:.3f}, precision {found['precision']:.1%}, recall "
             f"{found['recall']:.1%} by {args.features}, {n} images of each"
         )
+    if judge is not None:
+        report["labels"] = {
+            "classifier": str(args.classifier),
+            "its_accuracy": known.get("accuracy"),
+            **compare_labels(judge, made, true, data),
+        }
+        print_labels(report["labels"])
     # 4. does it repeat what it has seen?
     copies, nearest = memorised(small_pixels(made), small_pixels(true), all_pixels(trained, size))
     if apart is not None:
@@ -113,6 +126,13 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
         "clip:NAME (default: distributions are not compared)",
     )
     parser.add_argument(
+        "--classifier",
+        type=Path,
+        metavar="FOLDER",
+        help="of --data: a classifier of python -m train.folder_classifier, to say whether images "
+        "have the style, tone and the like that their captions name",
+    )
+    parser.add_argument(
         "--held-out",
         type=number(0, 0.9),
         metavar="SHARE",
@@ -129,7 +149,10 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_parts(
-    args: argparse.Namespace, pipe: ImagenPipeline, names: list[str]
+    args: argparse.Namespace,
+    pipe: ImagenPipeline,
+    names: list[str],
+    label_columns: tuple[str, ...] = (),
 ) -> tuple[ImageFolderDataset, ImageFolderDataset | None]:
     """The images that were trained on, and those held out: the share that training kept out, or
     the folder's split of its own. None: all of them may have been trained on.
@@ -145,6 +168,7 @@ def open_parts(
         "caption_column": args.caption_column,
     }
     options |= {name: value for name, value in named.items() if value is not None}
+    options["label_columns"] = label_columns
     unets = [pipe.stages[name].config.unet for name in names]
     sizes = sorted({size for u in unets for size in (u.image_size, u.low_res_size) if size})
     trained = open_dataset(args.data, sizes, **options, skip_broken=True)
@@ -166,6 +190,44 @@ def groups(data: ImageFolderDataset, n: int) -> dict[str, list[int]]:
         if (reason := data.reason(i)) is not None:
             found.setdefault(reason, []).append(i)
     return {reason: of for reason, of in found.items() if len(of) > 1}
+
+
+def compare_labels(
+    judge: FolderClassifier, made: Tensor, true: Tensor, data: ImageFolderDataset
+) -> dict[str, dict]:
+    """How often a classifier recognises what the metadata names, in generated images and in the
+    true ones of the same captions, for all images and by the reason that they are held out for.
+
+    Raises:
+        ValueError: The metadata has none of the classifier's columns.
+    """
+    labels = [data.labels(i) for i in range(len(made))]
+    if not any(labels):
+        raise ValueError(
+            f"{data.path} has none of the columns that the classifier tells: "
+            f"{', '.join(judge.classes)}; expected the folder that it was trained on"
+        )
+    told = {"generated": judge.recognize(made), "true": judge.recognize(true)}
+    return {
+        reason: {
+            which: score_labels([of[i] for i in some], [labels[i] for i in some], judge.classes)
+            for which, of in told.items()
+        }
+        for reason, some in groups(data, len(made)).items()
+    }
+
+
+def print_labels(found: dict[str, dict]) -> None:
+    """Print a line for each column and reason."""
+    for reason, of in found.items():
+        if isinstance(of, dict) and "generated" in of:
+            for name, row in of["generated"].items():
+                if row["n"]:
+                    print(
+                        f"{name}, {reason}: {row['right']} of {row['n']} generated images correct "
+                        f"({row['share']:.1%}, 95 % interval {row['low']:.1%} to "
+                        f"{row['high']:.1%}); of true images {of['true'][name]['share']:.1%}"
+                    )
 
 
 def generate(pipe: ImagenPipeline, captions: list[str], args: argparse.Namespace) -> Tensor:

@@ -24,6 +24,7 @@ def open_dataset(
     background: str = "white",
     held_out: float = 0.0,
     part: str = "train",
+    label_columns: Sequence[str] = (),
 ) -> Dataset:
     """Open a folder of captioned images, or a built-in world.
 
@@ -43,6 +44,7 @@ def open_dataset(
         background: Of a folder: the colour that transparent pixels are put on, and that of bars.
         held_out: Of a folder: this share of its images is held out, so that no caption is on both
             sides.
+        label_columns: Of a folder: further columns, see `ImageFolderDataset.labels`.
         part: Of a folder: "train" (default), or "held_out" for the images that are held out.
 
     Returns:
@@ -68,6 +70,7 @@ def open_dataset(
         background,
         held_out,
         part,
+        label_columns,
     )
 
 

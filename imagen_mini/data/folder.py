@@ -46,6 +46,8 @@ class ImageFolderDataset:
             of them are.
         part: "train" (default). "held_out": instead the images held out; with `held_out` 0 those
             of the folder's other splits (test, validation).
+        label_columns: Further columns of the metadata, which `labels` returns. They change no
+            sample.
 
     Raises:
         FileNotFoundError: There is no such folder, or there are no captions in it.
@@ -66,6 +68,7 @@ class ImageFolderDataset:
         background: str = "white",
         held_out: float = 0.0,
         part: str = "train",
+        label_columns: Sequence[str] = (),
     ):
         for name, value, known in (("fit", fit, FITS), ("part", part, PARTS)):
             if value not in known:
@@ -88,7 +91,7 @@ class ImageFolderDataset:
             if value != default
         }
         rows, problems = read_metadata(
-            self.path, caption_column, held_out=part == "held_out" and not held_out
+            self.path, caption_column, part == "held_out" and not held_out, label_columns
         )
         if not rows or problems and not skip_broken:
             limit = may_be_skipped(len(rows) + len(problems)) if rows else 0
@@ -123,6 +126,7 @@ class ImageFolderDataset:
             raise ValueError(f"{self.path}: not one image can be used")
         self.captions = [row.captions for row in rows]
         self.reasons = {i: row.reason for i, row in enumerate(rows) if row.reason}
+        self.row_labels = [row.labels for row in rows]
         self.apart = 0  # how many images are held out
         if held_out:
             apart = rows_held_out(
@@ -142,6 +146,12 @@ class ImageFolderDataset:
     def reason(self, index: int) -> str | None:
         """Why the image of a sample is held out of training, if the folder's metadata says it."""
         return self.reasons.get(self.rows[epoch_row(index, len(self), self.seed)])
+
+    def labels(self, index: int) -> dict[str, tuple[str, ...]]:
+        """What the metadata says that the image of a sample shows, by the columns asked for: one
+        value, or several that fit it equally well.
+        """
+        return self.row_labels[self.rows[epoch_row(index, len(self), self.seed)]]
 
     def enlarged(self, size: int) -> int:
         """How many images are smaller than `size` pixels and therefore enlarged; 0 where this is

@@ -14,8 +14,8 @@ SVG drawings count as images where the package resvg_py is installed, unless a P
 the same name lies beside them.
 
 The column of captions is `text`, `caption`, `prompt` or one of `CAPTION_COLUMNS`, in capitals or
-not. Other columns are ignored, but for `split_reason`. Of several captions one is chosen each time
-the image is seen.
+not. Other columns are ignored, but for `split_reason` and those that are asked for as labels. Of
+several captions one is chosen each time the image is seen.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -46,6 +46,7 @@ NAME_COLUMNS = (
     *("file_path", "filepath", "image_file", "image_name", "img"),
 )
 CAPTION_COLUMNS = ("text", "caption", "prompt", "texts", "captions", "prompts", "description")
+NO_VALUE = "none"  # the label where a column says null
 REASON = "split_reason"  # the column that says why an image is held out of training
 TRAINING_SPLITS = ("train", "training")  # names of folders, as `datasets` knows them
 OTHER_SPLITS = ("test", "testing", "eval", "evaluation", "val", "valid", "validation", "dev")
@@ -66,6 +67,8 @@ class Row:
     path: Path  # of a file that is there, links resolved
     captions: tuple[str, ...]
     reason: str | None = None  # why the image is held out of training, if the source says it
+    # what it shows, by column, of the columns that were asked for
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
 
     @property
     def where(self) -> str:
@@ -80,7 +83,10 @@ class Problem(str):
 
 
 def read_metadata(
-    folder: str | Path, caption_column: str | None = None, held_out: bool = False
+    folder: str | Path,
+    caption_column: str | None = None,
+    held_out: bool = False,
+    label_columns: Sequence[str] = (),
 ) -> tuple[list[Row], list[Problem]]:
     """Read the captions of a folder. Images are not opened.
 
@@ -90,6 +96,7 @@ def read_metadata(
             row fills.
         held_out: Read the splits that are left out otherwise: those in folders called test,
             validation and the like, beside one called train.
+        label_columns: Columns of tables that are kept as `Row.labels`, where a row has them.
 
     Returns:
         The rows that can be used, and the problems of the others.
@@ -111,7 +118,7 @@ def read_metadata(
             else:
                 tables = find_tables(root, names, held_out)
                 for table in tables:
-                    _read_table(root, table, caption_column, rows, problems)
+                    _read_table(root, table, caption_column, label_columns, rows, problems)
                 at_top = any(table.parent == root for table in tables)
             if rows or problems or at_top:
                 return rows, problems
@@ -242,6 +249,7 @@ def _read_table(
     root: Path,
     table: Path,
     caption_column: str | None,
+    label_columns: Sequence[str],
     rows: list[Row],
     problems: list[Problem],
 ) -> None:
@@ -257,7 +265,8 @@ def _read_table(
             column, captions = _captions(values, caption_column)
             reason = values.get(REASON)
             reason = reason if isinstance(reason, str) else None
-            rows.append(Row(source, line, column, name, path, captions, reason))
+            labels = _labels(values, label_columns)
+            rows.append(Row(source, line, column, name, path, captions, reason, labels))
         except ValueError as error:
             problem = Problem(f"{source} line {line}: {error}")
             problem.path = path
@@ -306,6 +315,17 @@ def _captions(values: dict[str, Any], column: str | None) -> tuple[str, tuple[st
         if problem := caption_problem(caption):
             raise ValueError(problem)
     return used, tuple(captions)
+
+
+def _labels(values: dict[str, Any], columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The values of some columns as text; of null, that it is none."""
+    found = {}
+    for column in columns:
+        if (key := _key(values, column)) in values:
+            value = values[key]
+            several = value if isinstance(value, list) else [value]
+            found[column] = tuple(NO_VALUE if v is None else str(v) for v in several)
+    return found
 
 
 def caption_problem(caption) -> str | None:

@@ -67,6 +67,8 @@ def names_package():
     emoji = [{"label": "regional indicator A", "hexcode": "1F1E6"}]
     for number, label, tones in subjects():
         emoji.append({"label": label, "hexcode": hexcode(number)})
+        if number < 120:  # the last ones have no group
+            emoji[-1]["group"] = 1 if tones else 7
         if tones:
             emoji[-1]["skins"] = [
                 {"label": f"{label}: x", "hexcode": hexcode(number, tone), "tone": tone + 1}
@@ -267,6 +269,9 @@ def test_the_folder_has_every_drawing_once_with_its_caption_style_and_tone(emoji
     for row in both:
         if row is not twins[0]:
             assert row["text"] == caption_of(row["subject"], row["style"], row["tone"])
+            number = int(row["code"].split("-")[0], 16) - 0x1F000
+            group = "people" if number < PEOPLE else "objects"
+            assert row["group"] == (group if number < 120 else None)
     assert {row["split_reason"] for row in rows["test"]} <= set(SHARES)
     assert not any("split_reason" in row for row in rows["train"])
     captions = [

@@ -227,7 +227,7 @@ def emoji_row(alike: list[Drawing], reason: str | None) -> dict[str, Any]:
         return found[0] if len(found) == 1 else found
 
     row = {"file_name": alike[0].file, "text": values("caption")}
-    row |= {name: values(name) for name in ("subject", "style", "tone", "code")}
+    row |= {name: values(name) for name in ("subject", "style", "tone", "group", "code")}
     return row if reason is None else {**row, "split_reason": reason}
 
 

@@ -16,6 +16,11 @@ from train.make_dataset.iconify import IconSet, Package, find_packages
 NAMES = "emojibase-data"  # the package with the names of emoji
 NAMES_VERSION = "17.0.0"
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")  # numbered from 1
+# as Unicode orders them; their numbers in emojibase begin with 0
+GROUPS = (
+    *("faces", "people", "components", "animals and plants", "food and drink"),
+    *("travel and places", "activities", "objects", "symbols", "flags"),
+)
 LETTERS = "regional indicator"  # of these, two make a flag; alone they show nothing
 
 
@@ -81,6 +86,7 @@ class Drawing:
     tone: str | None  # "dark", or "dark and light" of two people; None: none is stated
     code: str  # code points, as hexadecimal numbers with hyphens
     svg: str
+    group: str | None = None  # one of `GROUPS`
 
     @property
     def caption(self) -> str:
@@ -167,7 +173,9 @@ def read_drawings(packages: dict[str, Package]) -> list[Drawing]:
             icons = IconSet.of(package.read_json("icons.json"))
             for code, icon in package.read_json("chars.json").items():
                 if (name := names.get(_plain_code(code))) is not None:
-                    drawings.append(Drawing(style, *name, icons.svg(icon)))
+                    subject, tone, hexcode, group = name
+                    svg = icons.svg(icon)
+                    drawings.append(Drawing(style, subject, tone, hexcode, svg, group))
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{package.path} holds no drawings in Iconify's format ({error})"
@@ -175,18 +183,21 @@ def read_drawings(packages: dict[str, Package]) -> list[Drawing]:
     return sorted(drawings, key=lambda d: (d.subject, d.code, d.style))
 
 
-def _read_names(emoji: list[dict[str, Any]]) -> dict[str, tuple[str, str | None, str]]:
-    """Subject, tone and code of each emoji by its plain code."""
+def _read_names(
+    emoji: list[dict[str, Any]],
+) -> dict[str, tuple[str, str | None, str, str | None]]:
+    """Subject, tone, code and group of each emoji by its plain code."""
     names = {}
     for one in emoji:
         if one["label"].startswith(LETTERS):
             continue
         subject = subject_of(one["label"])
+        group = GROUPS[one["group"]] if "group" in one else None
         for variant in (one, *one.get("skins", ())):
             numbers = variant.get("tone", [])
             numbers = [numbers] if isinstance(numbers, int) else numbers
             tone = " and ".join(TONES[number - 1] for number in numbers) or None
-            names[_plain_code(variant["hexcode"])] = subject, tone, variant["hexcode"]
+            names[_plain_code(variant["hexcode"])] = subject, tone, variant["hexcode"], group
     return names
 
 
