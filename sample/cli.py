@@ -33,13 +33,26 @@ def noise_levels(text: str) -> tuple[float, float]:
     return low, high
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which pipeline is used, and where it computes."""
-    parser.add_argument(
-        "--pipeline",
-        default="scenes",
-        help="a pipeline folder or hub id (default: the shipped weights)",
-    )
+def add_model_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Add the options that say which pipeline is used, and where it computes.
+
+    Args:
+        parser: The parser.
+        several: May there be more pipelines than one? Then `load_pipelines` loads them.
+    """
+    if several:
+        parser.add_argument(
+            "--pipeline",
+            nargs="+",
+            action="extend",
+            help="pipeline folders or hub ids (default: the shipped weights)",
+        )
+    else:
+        parser.add_argument(
+            "--pipeline",
+            default="scenes",
+            help="a pipeline folder or hub id (default: the shipped weights)",
+        )
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
@@ -127,6 +140,18 @@ def load_pipeline(args: argparse.Namespace) -> ImagenPipeline:
     args.first_stage = next(iter(pipe.stages))  # what --base-only stops after
     pipe.stages.to(compute_dtype(args.precision, device))
     return pipe
+
+
+def load_pipelines(args: argparse.Namespace) -> dict[str, ImagenPipeline]:
+    """The pipelines that were asked for with `add_model_options(parser, several=True)`, by name.
+
+    Raises:
+        OSError, ValueError: There is no such pipeline or device.
+    """
+    return {
+        name: load_pipeline(argparse.Namespace(**vars(args) | {"pipeline": name}))
+        for name in args.pipeline or ["scenes"]
+    }
 
 
 def verdict(pipe: ImagenPipeline, prompt: str, image: torch.Tensor) -> str | None:

@@ -1,34 +1,62 @@
-"""How well are given images reconstructed and edited? Every method, scored.
+"""How well are given images reconstructed and edited? Every method, scored, on one page.
 
     python -m sample.image_edits --n 4 --out outputs/image_edits
+    python -m sample.image_edits --pipeline scenes runs/studio_pipeline
 
 The images are rendered scenes, which the network never generated. Two parts, chosen by --parts:
 
 - edits: for each kind of edit and each method, how often the edited image shows the new prompt,
-  keeps the layout and does both; the PSNR of the pixels that should not change; seconds an edit.
-  Two rows are controls. "own sample" edits an image that the network generated. "seed alone"
-  generates the target without the image.
+  keeps the layout and does both; the PSNR of the pixels that should not change; the distance of
+  the structure; what changed outside of the place of the edit, and the seam around it; seconds and
+  memory of an edit; and what the method needs. Two rows are controls. "own sample" edits an image
+  that the network generated. "seed alone" generates the target without the image.
 - reconstruction: the image is inverted and sampled back with its own prompt. PSNR, and how often
   the judge reads the same, over steps, guidance scales and the time up to which it is inverted.
 
-The numbers go to image_edits.json after every image; the first edit of each kind by every method
-goes to image_edits.png.
+Every measurement is kept in image_edits.jsonl as soon as it is made. The same command goes on
+where it was interrupted, and with more edits or methods it measures only those. The page
+image_edits.md and its numbers, image_edits.json, are written after every edit. The first edit of
+each kind by every method goes to image_edits.png; of several pipelines each has its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, edit_table, edit_tasks
+from imagen_mini.evaluation.edit_benchmark import EditTask, edit_tasks
 from imagen_mini.evaluation.edit_comparison import injection_of
-from imagen_mini.evaluation.image_edits import ROWS, edit_by, reconstruct, score_image_edit
+from imagen_mini.evaluation.edit_page import (
+    LEGEND,
+    as_values,
+    kinds_table,
+    methods_table,
+    reconstruction_table,
+    summarize,
+    which_table,
+)
+from imagen_mini.evaluation.image_edits import (
+    ROWS,
+    ImageEditRow,
+    edit_by,
+    measure_image_edit,
+    memory_of_edit,
+    reconstruct,
+)
+from imagen_mini.scenes.world import WORLDS
+from imagen_mini.utils.images import to_image
+from imagen_mini.utils.records import Records
 from imagen_mini.utils.scripts import (
     check_output_folder,
     integer,
@@ -37,133 +65,198 @@ from imagen_mini.utils.scripts import (
     script_parser,
 )
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
-from sample.cli import add_model_options, check_judged, load_pipeline
+from sample.cli import add_model_options, check_judged, load_pipelines
 
-KINDS = ("color swap", "shape swap", "background added")
 INVERSIONS = ("ddim", "negative-prompt", "null-text", "edict")
+CELL = 112  # pixels of an image in the figure
 
 
-class Report:
-    """The numbers so far, on disk after every image."""
-
-    def __init__(self, folder: Path, about: dict):
-        self.path, self.numbers = folder / "image_edits.json", about
-
-    def save(self, **numbers) -> None:
-        """Add numbers, and write all of them."""
-        self.numbers |= numbers
-        self.path.write_text(json.dumps(self.numbers, indent=1) + "\n")
+def weights_digest(net: nn.Module) -> str:
+    """A hash of the weights: a network that was trained on is another one."""
+    digest = hashlib.sha256()
+    for tensor in net.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
-def row_of(scores: list[EditScore], seconds: list[float]) -> dict:
-    """A row of the table of edits."""
-    return edit_table(scores) | {"seconds": round(sum(seconds) / max(1, len(seconds)), 2)}
+@dataclass(frozen=True)
+class Measured:
+    """One pipeline, what is asked of it, and what was measured of it so far."""
 
+    name: str
+    pipe: ImagenPipeline
+    rows: Sequence[ImageEditRow]
+    tasks: dict[str, list[EditTask]]  # by kind
+    records: Records
+    key: dict[str, Any]  # that all of its records have
+    images: Path  # where the images of the figure are
 
-def measure_edits(
-    pipe: ImagenPipeline, tasks: dict[str, list[EditTask]], names: list[str], report: Report
-) -> dict[str, list[Tensor]]:
-    """Make every edit by every method, and score it.
+    def measure_edits(self, write: Callable[[], None]) -> None:
+        """Make and measure every edit that has no record yet; the first of each kind in the order
+        of tasks, then the second: what is measured early holds for all kinds.
+        """
+        longest = max(map(len, self.tasks.values()))
+        order = [(k, of[i]) for i in range(longest) for k, of in self.tasks.items() if i < len(of)]
+        for kind, task in tqdm(order, desc=f"{self.name}: edits"):
+            for row in self.rows:
+                key = self.edit_key(kind, task, row)
+                if key in self.records:
+                    continue
+                start = time.perf_counter()
+                source, edited = edit_by(self.pipe, row, task, injection_of(kind))
+                seconds = time.perf_counter() - start
+                if task is self.tasks[kind][0]:
+                    self.keep_image(kind, "", source)
+                    self.keep_image(kind, row.name, edited)
+                score = measure_image_edit(task, source, edited, self.pipe.world)
+                self.records.add(key, **as_values(score, seconds))
+            write()
 
-    Returns:
-        For each kind the images of its first edit: the given one, then one for each method.
-    """
-    rows = [row for row in ROWS if row.name in names]
-    scores: dict = {kind: {row.name: [] for row in rows} for kind in tasks}
-    seconds: dict = {kind: {row.name: [] for row in rows} for kind in tasks}
-    shown: dict[str, list[Tensor]] = {}
-    # one edit of each kind, then the next: what is measured early holds for all kinds
-    order = [(kind, i) for i in range(len(next(iter(tasks.values())))) for kind in tasks]
-    for kind, i in tqdm(order, desc="edits"):
-        task, images = tasks[kind][i], []
-        for row in rows:
-            start = time.perf_counter()
-            source, edited = edit_by(pipe, row, task, injection_of(kind))
-            seconds[kind][row.name].append(time.perf_counter() - start)
-            scores[kind][row.name].append(score_image_edit(task, source, edited, pipe.world))
-            images += [edited] if images else [source, edited]
-        shown.setdefault(kind, images)
-        report.save(
-            edits={
-                k: {name: row_of(of, seconds[k][name]) for name, of in by_row.items()}
-                for k, by_row in scores.items()
+    def measure_memory(self, write: Callable[[], None]) -> None:
+        """Measure the memory of every method, by one edit."""
+        kind, tasks = next(iter(self.tasks.items()))
+        for row in tqdm(self.rows, desc=f"{self.name}: memory"):
+            key = self.key | {"part": "memory", "row": row.name}
+            if key not in self.records:
+                peak = memory_of_edit(self.pipe, row, tasks[0], injection_of(kind))
+                self.records.add(key, bytes=peak)
+        write()
+
+    def edit_key(self, kind: str, task: EditTask, row: ImageEditRow) -> dict[str, Any]:
+        """The key of the record of an edit."""
+        return self.key | {"part": "edits", "kind": kind, "seed": task.seed, "row": row.name}
+
+    def keep_image(self, kind: str, name: str, image: Tensor) -> None:
+        """Keep an image for the figure; "" is the given one."""
+        self.images.mkdir(parents=True, exist_ok=True)
+        to_image(image, CELL).save(self.image_file(kind, name))
+
+    def image_file(self, kind: str, name: str) -> Path:
+        """The file of an image of the figure."""
+        return self.images / f"{kind}, {name or 'given'}.png"
+
+    def figure(self) -> Image.Image:
+        """The first edit of each kind by every method."""
+        tiles, labels = [], []
+        for kind, tasks in self.tasks.items():
+            for name in ("", *(row.name for row in self.rows)):
+                with Image.open(self.image_file(kind, name)) as image:
+                    tiles.append(image.convert("RGB"))
+                labels.append(name or tasks[0].source.text)
+        return image_grid(tiles, labels, columns=len(self.rows) + 1, cell=CELL)
+
+    def edits(self) -> dict[str, Any]:
+        """The numbers of the edits so far: of all kinds, by kind, and memory."""
+        values = {
+            kind: {
+                row.name: [
+                    self.records[key]
+                    for task in tasks
+                    if (key := self.edit_key(kind, task, row)) in self.records
+                ]
+                for row in self.rows
             }
-        )
-    return shown
+            for kind, tasks in self.tasks.items()
+        }
+        together = {
+            row.name: [value for of in values.values() for value in of[row.name]]
+            for row in self.rows
+        }
+        memory = {
+            row.name: self.records[key]["bytes"]
+            for row in self.rows
+            if (key := self.key | {"part": "memory", "row": row.name}) in self.records
+        }
+        return {
+            "all": {name: summarize(of) for name, of in together.items()},
+            "kinds": {
+                kind: {name: summarize(of) for name, of in by_row.items()}
+                for kind, by_row in values.items()
+            },
+            "memory": memory,
+            "needs": {row.name: row.needs for row in self.rows},
+        }
+
+    def reconstruct(self, plans: Sequence[dict[str, Any]], n: int, seed: int, write) -> None:
+        """Reconstruct n images by every plan that has no record yet."""
+        for task in tqdm(
+            edit_tasks(n, seed, self.pipe.world)["color swap"], desc=f"{self.name}: reconstruction"
+        ):
+            for plan in plans:
+                key = self.reconstruction_key(task, plan)
+                if key not in self.records:
+                    options = (plan[name] for name in ("steps", "w", "strength"))
+                    psnr, same = reconstruct(self.pipe, plan["method"], task, *options)
+                    self.records.add(key, psnr=psnr, same=same)
+            write()
+
+    def reconstruction_key(self, task: EditTask, plan: dict[str, Any]) -> dict[str, Any]:
+        """The key of the record of a reconstruction."""
+        return self.key | {"part": "reconstruction", "seed": task.seed} | plan
+
+    def reconstructions(
+        self, plans: Sequence[dict[str, Any]], n: int, seed: int
+    ) -> list[dict[str, Any]]:
+        """The numbers of the reconstructions so far."""
+        rows, tasks = [], edit_tasks(n, seed, self.pipe.world)["color swap"]
+        for plan in plans:
+            keys = [self.reconstruction_key(task, plan) for task in tasks]
+            of = [self.records[key] for key in keys if key in self.records]
+            if of:
+                found = [values["psnr"] for values in of]
+                rows.append(
+                    plan
+                    | {
+                        "n": len(of),
+                        "psnr": round(sum(found) / len(of), 1),
+                        "lowest_psnr": round(min(found), 1),
+                        "right": sum(values["same"] for values in of),
+                    }
+                )
+        return rows
 
 
-def measure_reconstruction(
-    pipe: ImagenPipeline,
-    tasks: list[EditTask],
-    methods: list[str],
-    steps: list[int],
-    scales: list[float],
-    strengths: list[float],
-    report: Report,
-) -> None:
-    """Reconstruct the source of every task."""
-    plans = [
-        (method, n, w, strength)
+def page_of(numbers: dict[str, Any], rows: Sequence[ImageEditRow]) -> str:
+    """The page in Markdown."""
+    parts = ["# Editing given images: the methods compared"]
+    for name, of in numbers["pipelines"].items():
+        parts.append(f"## {name}, world {of['world']}")
+        if edits := of.get("edits"):
+            parts += [
+                methods_table(rows, edits["all"], edits["memory"]),
+                LEGEND.rstrip(),
+                kinds_table(rows, edits["kinds"]),
+                "Which method to take, by what you have:",
+                which_table(rows, edits["all"]),
+            ]
+        if of.get("reconstruction"):
+            parts += ["### Reconstruction", reconstruction_table(of["reconstruction"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def plans_of(methods, steps, scales, strengths) -> list[dict[str, Any]]:
+    """The ways to reconstruct an image."""
+    return [
+        {"method": method, "steps": n, "w": w, "strength": strength}
         for method in methods
         for n in steps
         for w in scales
         for strength in strengths
         if w != 1 or method == "ddim"  # the others do at w = 1 what they do at any
     ]
-    found: dict[tuple, list[tuple[float, bool]]] = {plan: [] for plan in plans}
-    for task in tqdm(tasks, desc="reconstruction"):
-        for plan in plans:
-            method, n, w, strength = plan
-            found[plan].append(reconstruct(pipe, method, task, n, w, strength))
-        report.save(
-            reconstruction=[
-                {
-                    "method": method,
-                    "steps": n,
-                    "w": w,
-                    "strength": strength,
-                    "n": len(of),
-                    "psnr": round(sum(p for p, _ in of) / len(of), 1),
-                    "lowest_psnr": round(min(p for p, _ in of), 1),
-                    "right": sum(same for _, same in of),
-                }
-                for (method, n, w, strength), of in found.items()
-            ]
-        )
-
-
-def print_tables(numbers: dict) -> None:
-    """Print the table of each kind of edit, and that of reconstruction."""
-    for kind, rows in numbers.get("edits", {}).items():
-        print(f"{kind}: shows the new prompt, keeps the layout, both; rest of the image; seconds")
-        for name, row in rows.items():
-            rates = "".join(
-                f"{round(row[key] * row['asked']):>4}" for key in ("success", "layout", "good")
-            )
-            rest = "unreadable" if row["psnr"] is None else f"{row['psnr']:.1f} dB"
-            print(f"  {name:28}{rates} of {row['asked']:<4}{rest:>12}{row['seconds']:8.1f} s")
-    if numbers.get("reconstruction"):
-        print(
-            "reconstruction: steps, w, strength, mean PSNR, lowest PSNR, the judge reads the same"
-        )
-    for row in numbers.get("reconstruction", []):
-        print(
-            f"  {row['method']:18}{row['steps']:>4}{row['w']:>5g}{row['strength']:>5g}"
-            f"{row['psnr']:>8.1f} dB"
-            f"{row['lowest_psnr']:>8.1f} dB{row['right']:>5} of {row['n']}"
-        )
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
-    kinds, names = tuple(edit_tasks(0)), [row.name for row in ROWS]
+    kinds = tuple(dict.fromkeys(k for w in WORLDS.values() for k in edit_tasks(0, 0, w)))
+    names = [row.name for row in ROWS]
     parser.add_argument("--n", type=integer(low=1), default=4, help="edits of each kind (4)")
     parser.add_argument(
         "--images", type=integer(low=1), default=4, help="images that are reconstructed (4)"
     )
     parser.add_argument("--seed", type=int, default=2, help="seed of the lists (2)")
     parser.add_argument(
-        "--kinds", nargs="+", choices=kinds, default=list(KINDS), help=f"({', '.join(KINDS)})"
+        "--kinds", nargs="+", choices=kinds, default=list(kinds), help="(all that a world has)"
     )
     parser.add_argument("--rows", nargs="+", choices=names, default=names, help="(all)")
     parser.add_argument(
@@ -190,33 +283,52 @@ def main(arguments: list[str] | None = None) -> None:
         help="times up to which images are inverted for reconstruction (1 0.9)",
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/image_edits"), help="a folder")
-    add_model_options(parser)
+    add_model_options(parser, several=True)
     parser.set_defaults(precision="fp32")  # inversion needs it more than speed
     args = parser.parse_args(arguments)
     check_output_folder(args.out)
-    pipe = load_pipeline(args)
-    check_judged(pipe, list(pipe.stages)[:1])
-    report = Report(
-        args.out,
-        {"pipeline": args.pipeline, "seed": args.seed, "threads": torch.get_num_threads()},
-    )
-    tasks = edit_tasks(args.n, args.seed, pipe.world)
+    pipes = load_pipelines(args)
+    for pipe in pipes.values():
+        check_judged(pipe, list(pipe.stages)[:1])
+    rows = [row for row in ROWS if row.name in args.rows]
+    plans = plans_of(args.inversions, args.steps, args.scales, args.strengths)
+    records = Records(args.out / "image_edits.jsonl")
+    everything = []
+    for name, pipe in pipes.items():
+        of_world = edit_tasks(args.n, args.seed, pipe.world)
+        key = {"pipeline": name, "weights": weights_digest(next(iter(pipe.stages.values())))}
+        tasks = {kind: of_world[kind] for kind in args.kinds if kind in of_world}
+        if not tasks:
+            raise ValueError(
+                f"--kinds {', '.join(args.kinds)}: the world {pipe.world.name} of {name} has none "
+                f"of them; expected some of {', '.join(of_world)}"
+            )
+        folder = args.out / "images" / "-".join(key.values()).replace("/", "_")
+        everything.append(Measured(name, pipe, rows, tasks, records, key, folder))
 
-    if "edits" in args.parts:
-        shown = measure_edits(pipe, {k: tasks[k] for k in args.kinds}, args.rows, report)
-        tiles, labels = [], []
-        for kind, images in shown.items():
-            tiles += images
-            labels += [tasks[kind][0].source.text, *args.rows]
-        quantize_colors(image_grid(tiles, labels, columns=len(args.rows) + 1, cell=112)).save(
-            args.out / "image_edits.png", optimize=True
-        )
-    if "reconstruction" in args.parts:
-        sources = edit_tasks(args.images, args.seed, pipe.world)["color swap"]
-        measure_reconstruction(
-            pipe, sources, args.inversions, args.steps, args.scales, args.strengths, report
-        )
-    print_tables(report.numbers)
+    numbers: dict[str, Any] = {"seed": args.seed, "threads": torch.get_num_threads()}
+
+    def write() -> None:
+        numbers["pipelines"] = {}
+        for of in everything:
+            found = {"world": of.pipe.world.name, **of.key}
+            if "edits" in args.parts:
+                found["edits"] = of.edits()
+            if "reconstruction" in args.parts:
+                found["reconstruction"] = of.reconstructions(plans, args.images, args.seed)
+            numbers["pipelines"][of.name] = found
+        (args.out / "image_edits.json").write_text(json.dumps(numbers, indent=1) + "\n")
+        (args.out / "image_edits.md").write_text(page_of(numbers, rows))
+
+    for place, of in enumerate(everything):
+        if "edits" in args.parts:
+            of.measure_edits(write)
+            of.measure_memory(write)
+            file = "image_edits.png" if not place else f"image_edits_{place + 1}.png"
+            quantize_colors(of.figure()).save(args.out / file, optimize=True)
+        if "reconstruction" in args.parts:
+            of.reconstruct(plans, args.images, args.seed, write)
+    print((args.out / "image_edits.md").read_text())
     print(args.out)
 
 

@@ -210,6 +210,8 @@ class ImageEditMethod(ABC):
     inverts: ClassVar[bool] = False
     #: Does it read the source's prompt, so that there has to be one?
     reads_source: ClassVar[bool] = False
+    #: Does it optimise something for each image, with gradients?
+    optimizes: ClassVar[bool] = False
     takes_edit: ClassVar[bool] = False
     takes_strength: ClassVar[bool] = False
     takes_mask: ClassVar[bool] = False
@@ -292,7 +294,7 @@ class NullTextInversion(Inversion):
     Reference: Null-text Inversion (Mokady et al., 2022), arXiv 2211.09794, Algorithm 1.
     """
 
-    reads_source = True
+    reads_source = optimizes = True
 
     inner_steps: int = 10
     learning_rate: float = 1e-2

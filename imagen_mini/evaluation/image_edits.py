@@ -18,6 +18,7 @@ from imagen_mini.cascade.sampling_options import RequestedOptions
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask
+from imagen_mini.editing.given_images import IMAGE_EDIT_METHODS
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Refine
 from imagen_mini.evaluation.edit_benchmark import (
@@ -25,6 +26,12 @@ from imagen_mini.evaluation.edit_benchmark import (
     EditTask,
     score_edit,
     unedited_psnr,
+)
+from imagen_mini.evaluation.edit_measures import (
+    changed_outside,
+    place_of_edit,
+    seam,
+    structure_distance,
 )
 from imagen_mini.evaluation.metrics import psnr
 from imagen_mini.image_editing import (
@@ -34,9 +41,12 @@ from imagen_mini.image_editing import (
 )
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.parse import ParsedScene
+from imagen_mini.scenes.scene import Scene
 from imagen_mini.scenes.world import World
+from imagen_mini.utils.memory import TensorMemory
 
 OWN_SAMPLE, SEED_ALONE = "own sample", "seed alone"  # the two controls
+PAINTED = "painted"  # the value of `mask` for that which a user would paint: `place_of_edit`
 
 
 @dataclass(frozen=True)
@@ -57,10 +67,33 @@ class ImageEditRow:
     @property
     def name(self) -> str:
         """How the table calls it."""
-        parts = [self.method, self.edit]
-        if (strength := dict(self.options).get("strength")) is not None:
+        options, parts = dict(self.options), [self.method, self.edit]
+        if options.get("mask") is PAINTED:
+            parts.append("painted mask")
+        if (strength := options.get("strength")) is not None:
             parts.append(f"strength {strength:g}")
         return ", ".join(part for part in parts if part)
+
+    @property
+    def keeps_image(self) -> bool:
+        """Does it edit the given image? Controls do not."""
+        return self.method not in (OWN_SAMPLE, SEED_ALONE)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it takes beside the image and the target's prompt: of "caption", "mask",
+        "inversion" and "optimisation".
+        """
+        if not self.keeps_image:
+            return ()
+        method, mask = IMAGE_EDIT_METHODS[self.method], dict(self.options).get("mask")
+        found = {
+            "caption": method.reads_source or bool(self.edit) or isinstance(mask, DiffEditMask),
+            "mask": mask is PAINTED,
+            "inversion": method.inverts,
+            "optimisation": method.optimizes,
+        }
+        return tuple(need for need, needed in found.items() if needed)
 
     def edit_for(self, kind: type[AttentionInjection]) -> Edit | None:
         """The edit, for a kind of task."""
@@ -71,7 +104,7 @@ class ImageEditRow:
         }[self.edit]()
 
 
-BY_PROMPTS = ("mask", DiffEditMask())
+BY_PROMPTS, BY_USER = ("mask", DiffEditMask()), ("mask", PAINTED)
 
 
 def _up_to(strength: float, *more: tuple[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -99,17 +132,22 @@ ROWS = (
     *(ImageEditRow("sdedit", options=_up_to(t)) for t in (0.15, 0.25, 0.35, 0.6)),
     ImageEditRow("blend", options=(BY_PROMPTS,)),
     ImageEditRow("blend", options=_up_to(0.3, BY_PROMPTS)),
+    ImageEditRow("blend", options=(BY_USER,)),
     ImageEditRow("repaint", options=(BY_PROMPTS,)),
+    ImageEditRow("repaint", options=(BY_USER,)),
     *(ImageEditRow("diffedit", options=_up_to(t)) for t in (0.3, 0.6)),
 )
 
 
-def given_image(task: EditTask, world: World, size: int = 64) -> Tensor:
-    """A rendered scene that shows the source's caption, [1, 3, size, size]; a function of the
-    task's seed and caption.
-    """
+def given_scene(task: EditTask, world: World) -> Scene:
+    """A scene that shows the source's caption; a function of the task's seed and caption."""
     rng = random.Random(f"given/{task.seed}/{task.source.text}")
-    return world.render([world.scene_matching(task.source.description, rng)], size)
+    return world.scene_matching(task.source.description, rng)
+
+
+def given_image(task: EditTask, world: World, size: int = 64) -> Tensor:
+    """That scene, rendered, [1, 3, size, size]."""
+    return world.render([given_scene(task, world)], size)
 
 
 def reads_the_same(task: EditTask, given: ParsedScene, other: ParsedScene) -> bool:
@@ -128,7 +166,11 @@ def reads_the_same(task: EditTask, given: ParsedScene, other: ParsedScene) -> bo
 
 
 def edit_by(
-    pipe: ImagenPipeline, row: ImageEditRow, task: EditTask, kind: type[AttentionInjection]
+    pipe: ImagenPipeline,
+    row: ImageEditRow,
+    task: EditTask,
+    kind: type[AttentionInjection],
+    steps: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Make one edit in one way.
 
@@ -137,6 +179,7 @@ def edit_by(
         row: The way.
         task: The edit.
         kind: Its attention injection, for rows with "attention".
+        steps: Of sampling, and of inversion. None: those of the stage.
 
     Returns:
         The source, [3, h, w], and the edited image.
@@ -144,11 +187,15 @@ def edit_by(
     name = next(iter(pipe.stages))
     size = pipe.stages[name].config.unet.image_size
     options: dict = {"seed": task.seed, "stages": (name,), "output_type": "pt", "progress": False}
+    options["num_inference_steps"] = steps
     prompts = [task.source.text, task.target.text]
     if row.method == OWN_SAMPLE:
         images = pipe(prompts, edit=row.edit_for(kind), **options).images
     else:
         image = given_image(task, pipe.world, size)
+        of_row = dict(row.options)
+        if of_row.get("mask") is PAINTED:
+            of_row["mask"] = place_of_edit(task, given_scene(task, pipe.world), pipe.world, size)
         if row.method == SEED_ALONE:
             images = torch.cat([image, pipe(prompts[1:], **options).images.cpu()])
         else:
@@ -157,7 +204,7 @@ def edit_by(
                 *prompts,
                 method=row.method,
                 edit=row.edit_for(kind),
-                **dict(row.options),
+                **of_row,
                 **options,
             )
             images = torch.cat([image, edited.images[1:].float().cpu()])
@@ -167,9 +214,60 @@ def edit_by(
 
 def score_image_edit(task: EditTask, source: Tensor, edited: Tensor, world: World) -> EditScore:
     """Score an edit of an image by what the world's judge reads in both, [3, h, w] each."""
-    images = torch.stack([source, edited])
+    return _score(task, torch.stack([source, edited]), world)[0]
+
+
+def _score(task: EditTask, images: Tensor, world: World) -> tuple[EditScore, ParsedScene]:
+    """The score of an edit, and what the judge reads in the source."""
     before, after = world.parse_image(images)
-    return replace(score_edit(task, before, after), psnr=unedited_psnr(task, before, after, images))
+    score = score_edit(task, before, after)
+    return replace(score, psnr=unedited_psnr(task, before, after, images)), before
+
+
+@dataclass(frozen=True)
+class ImageEditScore:
+    """All that is measured of one edit of a given image.
+
+    Args:
+        edit: The judge's score.
+        structure: The self-similarity distance of the images; None without a classifier.
+        outside: The share of pixels that changed outside of the place of the edit; None if the
+            judge cannot tell that place.
+        seam: How much more than before colours jump across the rim of that place; None likewise.
+    """
+
+    edit: EditScore
+    structure: float | None
+    outside: float | None
+    seam: float | None
+
+
+def measure_image_edit(
+    task: EditTask, source: Tensor, edited: Tensor, world: World
+) -> ImageEditScore:
+    """Score an edit of an image, and measure what it left as it was, [3, h, w] each."""
+    score, before = _score(task, torch.stack([source, edited]), world)
+    place = place_of_edit(task, before.scene, world, source.shape[-1])
+    return ImageEditScore(
+        score,
+        structure_distance(source, edited, world),
+        None if place is None else changed_outside(source, edited, place),
+        None if place is None else seam(source, edited, place),
+    )
+
+
+MEMORY_STEPS = 8  # steps of the edit whose memory is measured
+
+
+def memory_of_edit(
+    pipe: ImagenPipeline, row: ImageEditRow, task: EditTask, kind: type[AttentionInjection]
+) -> int:
+    """The peak of the bytes of tensors that an edit makes beside the weights, with few steps: more
+    of them hardly need more.
+    """
+    with TensorMemory() as memory:
+        edit_by(pipe, row, task, kind, MEMORY_STEPS)
+    return memory.peak
 
 
 @torch.no_grad()

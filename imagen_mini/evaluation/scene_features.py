@@ -119,6 +119,15 @@ class SceneClassifier(nn.Module):
         Raises:
             ValueError: for images of another size.
         """
+        x = self.maps(images)
+        return self.to_features(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Return the features at each place, [b, 96, 8, 8], of images [b, 3, size, size].
+
+        Raises:
+            ValueError: for images of another size.
+        """
         if images.shape[1:] != (3, self.size, self.size):
             raise ValueError(
                 f"these features are of images [b, 3, {self.size}, {self.size}]; got "
@@ -130,8 +139,7 @@ class SceneClassifier(nn.Module):
         x = self.stem(torch.cat([x, where], dim=1))
         for norm, conv in zip(self.norms, self.convs):
             x = conv(F.silu(norm(x)))
-        x = F.silu(x)
-        return self.to_features(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
+        return F.silu(x)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.to_facts(self.features(images))

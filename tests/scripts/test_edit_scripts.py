@@ -281,16 +281,23 @@ def test_a_given_image_is_edited_from_the_command_line(folder, tmp_path, capsys)
             edit.main(["image", *prompts, *options, *common])
 
 
+ASKED = ["--n", "1", "--images", "1", "--kinds", "shape swap", "--steps", "3", "--scales", "1", "3"]
+ASKED += ["--inversions", "ddim", "edict"]
+FOUR = ["own sample, switching", "seed alone", "edict, attention", "blend, painted mask"]
+
+
 def test_every_method_is_scored_on_rendered_images(folder, tmp_path, capsys):
-    image_edits.main(
-        ["--n", "1", "--images", "1", "--kinds", "shape swap", "--steps", "3", "--scales", "1", "3"]
-        + ["--rows", "own sample, switching", "seed alone", "edict, attention", "blend"]
-        + ["--inversions", "ddim", "edict", "--pipeline", folder, "--out", str(tmp_path)]
-    )
-    report = read(tmp_path / "image_edits.json")
-    rows = report["edits"]["shape swap"]
-    assert list(rows) == ["own sample, switching", "seed alone", "edict, attention", "blend"]
-    assert all(rows[name]["source_right"] == 1 for name in list(rows)[1:])  # the image is true
+    image_edits.main([*ASKED, "--rows", *FOUR, "--pipeline", folder, "--out", str(tmp_path)])
+    report = read(tmp_path / "image_edits.json")["pipelines"][folder]
+    rows = report["edits"]["kinds"]["shape swap"]
+    assert list(rows) == list(report["edits"]["memory"]) == FOUR
+    assert report["edits"]["all"] == rows  # of one kind
+    assert all(rows[name]["source_right"] == 1 for name in FOUR[1:])  # the image is true
+    blended = rows["blend, painted mask"]
+    assert blended["outside"] == 0 and rows["edict, attention"]["outside"] > 0.1
+    assert blended["structure"] > 0 and blended["seam"] is not None
+    memory = report["edits"]["memory"]
+    assert memory["edict, attention"] > memory["seed alone"] > 4 * 3 * 64 * 64
     back = {(r["method"], r["w"], r["strength"]): r for r in report["reconstruction"]}
     assert set(back) == {
         (method, w, s) for method, w in (("ddim", 1), ("ddim", 3), ("edict", 3)) for s in (1, 0.9)
@@ -298,7 +305,51 @@ def test_every_method_is_scored_on_rendered_images(folder, tmp_path, capsys):
     assert back["edict", 3, 1]["psnr"] > 80 and back["edict", 3, 1]["right"] == 1
     assert back["ddim", 3, 1]["psnr"] < 40
     assert size(tmp_path / "image_edits.png")[0] > 4 * 112
-    assert "shape swap: shows the new prompt" in capsys.readouterr().out
+    page = (tmp_path / "image_edits.md").read_text()
+    assert page in capsys.readouterr().out and "| edict, attention | " in page
+
+
+def test_an_interrupted_comparison_goes_on_and_measures_nothing_twice(
+    folder, tmp_path, monkeypatch
+):
+    command = [*ASKED, "--parts", "edits", "--pipeline", folder, "--out", str(tmp_path)]
+    made = []
+
+    def edit_by(pipe, row, *rest):
+        made.append(row.name)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return original(pipe, row, *rest)
+
+    original = image_edits.edit_by
+    monkeypatch.setattr(image_edits, "edit_by", edit_by)
+    two = ["--rows", "seed alone", "blend, painted mask"]
+    with pytest.raises(KeyboardInterrupt):
+        image_edits.main([*command, *two])
+    records = (tmp_path / "image_edits.jsonl").read_text()
+    assert len(records.splitlines()) == 1
+    image_edits.main([*command, *two])
+    assert made == ["seed alone", "blend, painted mask", "blend, painted mask"]
+    assert (tmp_path / "image_edits.jsonl").read_text().startswith(records)
+    before = read(tmp_path / "image_edits.json")
+    image_edits.main([*command, *two])
+    assert len(made) == 3 and read(tmp_path / "image_edits.json") == before
+
+
+def test_several_pipelines_share_a_page(folder, tiny_pipe, tmp_path):
+    other = deepcopy(tiny_pipe)
+    with torch.no_grad():
+        other.stages["base"].net.out.bias.add_(0.5)
+    other.save_pretrained(tmp_path / "other")
+    rows = ["--parts", "edits", "--rows", "seed alone", "--out", str(tmp_path)]
+    image_edits.main([*ASKED, *rows, "--pipeline", folder, "--pipeline", str(tmp_path / "other")])
+    found = read(tmp_path / "image_edits.json")["pipelines"]
+    assert list(found) == [folder, str(tmp_path / "other")]
+    assert len({of["weights"] for of in found.values()}) == 2
+    page = (tmp_path / "image_edits.md").read_text()
+    assert page.count("world scenes") == 2 and size(tmp_path / "image_edits_2.png")
+    with pytest.raises(ValueError, match="--kinds material added: the world scenes"):
+        image_edits.main(["--kinds", "material added", *rows, "--pipeline", folder])
 
 
 def test_a_sheet_of_edits_shows_as_many_of_each_kind(folder, tmp_path, capsys):
