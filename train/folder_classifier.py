@@ -6,8 +6,8 @@
         --classifier runs/emoji_classifier
 
 `sample.evaluate` then says how often a generated image has the style and the tone that its caption
-names. COLUMNS are those of metadata.jsonl. Values that fewer than 1 % of the images have are left
-out, and so is an image with several values.
+names. COLUMNS are those of metadata.jsonl. Values that fewer than 1 % of the images have, or
+fewer than 10 of them, are left out. So is an image with several values.
 
 It is trained on the images that training uses. It is tested on those held out: the folder's split
 of its own, or the share of --held-out. Its accuracy on them stands in OUT/README.md, with what it
@@ -257,7 +257,9 @@ def main(arguments: list[str] | None = None) -> None:
         if device.type == "cpu"
         else device_name(device),
         "command": "python -m train.folder_classifier "
-        f"--data {args.data} --columns {' '.join(args.columns)} --out {args.out}",
+        f"--data {args.data} --columns {' '.join(args.columns)} --size {args.size} "
+        f"--steps {args.steps} --batch {args.batch} --rate {args.rate} --seed {args.seed} "
+        f"--out {args.out}",
     }
     with atomic_directory(args.out) as folder:
         save_folder_classifier(net, folder, {**found, "made": made})

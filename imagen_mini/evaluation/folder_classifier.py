@@ -23,7 +23,7 @@ Labels = Mapping[str, Sequence[str]]  # of an image: values that fit, by column
 CONFIG, WEIGHTS_FILE = "config.json", "model.safetensors"
 WIDTHS = (48, 64, 128)
 CELLS = 32  # of a side, after the first layer
-LEAST_SHARE = 0.01  # of the images that must have a value
+LEAST_SHARE, LEAST = 0.01, 10  # of the images must have a value, and as many in any case
 IGNORED = -100  # the target of an image whose value is no class
 
 
@@ -35,7 +35,8 @@ def find_classes(labels: Sequence[Labels], columns: Sequence[str]) -> dict[str, 
         columns: The columns.
 
     Returns:
-        For each column its values that at least 1 % of the images have alone, the commonest first.
+        For each column its values that at least 1 % of the images have alone, and at least 10 of
+        them; the commonest first.
 
     Raises:
         ValueError: A column has fewer than two such values.
@@ -43,11 +44,12 @@ def find_classes(labels: Sequence[Labels], columns: Sequence[str]) -> dict[str, 
     classes = {}
     for column in columns:
         count = Counter(of[column][0] for of in labels if len(of.get(column, ())) == 1)
-        frequent = [v for v, n in count.most_common() if n >= LEAST_SHARE * len(labels)]
+        least = max(LEAST, LEAST_SHARE * len(labels))
+        frequent = [value for value, n in count.most_common() if n >= least]
         if len(frequent) < 2:
             raise ValueError(
-                f"column {column!r} has {len(frequent)} values that at least {LEAST_SHARE:.0%} of "
-                f"the {len(labels):,} images have; expected 2 or more, in each row of the metadata"
+                f"column {column!r} has {len(frequent)} values that at least {least:.0f} of the "
+                f"{len(labels):,} images have; expected 2 or more, in each row of the metadata"
             )
         classes[column] = tuple(frequent)
     return classes

@@ -32,6 +32,7 @@ def test_classes_are_the_values_that_are_frequent_enough():
     labels = [{"style": ("a",)}] * 60 + [{"style": ("b",)}] * 38 + [{"style": ("c",)}]
     labels += [{"style": ("a", "b")}] * 9 + [{}]  # several values, or none, make no class
     assert find_classes(labels, ["style"]) == {"style": ("a", "b")}
+    assert find_classes(labels[:95], ["style"])["style"] == ("a", "b")
     with pytest.raises(ValueError, match="column 'tone' has 0 values .* 2 or more"):
         find_classes(labels, ["style", "tone"])
 

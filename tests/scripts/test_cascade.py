@@ -1,0 +1,106 @@
+"""A recipe trains all stages, goes on after an interruption, and ends with a pipeline."""
+
+import json
+import shlex
+
+import pytest
+import torch
+from PIL import Image
+
+from imagen_mini import ImagenPipeline
+from imagen_mini.training.checkpoint import checkpoints
+from imagen_mini.weights import WEIGHTS
+from train import cascade
+from train import train as train_script
+
+SETTINGS = "batch_size=2 warmup=1 sample_every=0"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    rows = []
+    for i in range(4):
+        Image.new("RGB", (256, 256), ("red", "blue", "green", "white")[i]).save(root / f"{i}.png")
+        rows.append({"file_name": f"{i}.png", "text": f"plain image {i}"})
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root
+
+
+def run(folder, out, *options, steps=2):
+    settings = [
+        f"{s}.{t}" for s in ("base", "sr_256") for t in (f"steps={steps} " + SETTINGS).split()
+    ]
+    threads = torch.get_num_threads()
+    try:
+        cascade.main(
+            [
+                *("emoji", "--data", str(folder), "--output-dir", str(out), "--preset", "tiny"),
+                *("--text-encoder", str(WEIGHTS / "text_encoder"), "--device", "cpu"),
+                *(*settings, *options),
+            ]
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.slow  # seconds: two stages
+def test_a_stopped_recipe_goes_on_where_it_was_and_trains_nothing_twice(
+    folder, tmp_path, capsys, monkeypatch
+):
+    calls, whole = [], train_script.main
+    monkeypatch.setattr(
+        train_script, "main", lambda options: (calls.append(options), whole(options))
+    )
+    # 1. no time: one step of the first stage, and a pipeline of what there is
+    with pytest.raises(SystemExit, match="base was stopped before its last step, 2; the same"):
+        run(folder, tmp_path, "--time-limit", "0")
+    assert [path.name for path in checkpoints(tmp_path / "base")] == ["step_00000001"]
+    assert list(ImagenPipeline.from_pretrained(tmp_path / "pipeline").stages) == ["base"]
+    # 2. the rest of it, then the other stage, and both as a pipeline
+    run(folder, tmp_path)
+    assert [("--resume" in c, c[1]) for c in calls] == [
+        (False, "base"),
+        (True, "base"),
+        (False, "sr_256"),
+    ]
+    for stage in ("base", "sr_256"):
+        assert checkpoints(tmp_path / stage)[-1].name == "step_00000002"
+    pipe = ImagenPipeline.from_pretrained(tmp_path / "pipeline")
+    assert list(pipe.stages) == ["base", "sr_256"]
+    # 3. nothing is left to do
+    run(folder, tmp_path)
+    assert len(calls) == 3
+    # 4. what it prints is what could be typed by hand
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("sr_256: python"))
+    assert shlex.split(line)[4:] == calls[2]
+
+
+def test_more_steps_go_on_with_the_same_run(folder, tmp_path):
+    with pytest.raises(SystemExit, match="stopped before its last step, 2; the same command"):
+        run(folder, tmp_path, "--stages", "base", "--time-limit", "0", steps=2)
+    assert checkpoints(tmp_path / "base")[-1].name == "step_00000001"
+    run(folder, tmp_path, "--stages", "base", steps=2)
+    assert checkpoints(tmp_path / "base")[-1].name == "step_00000002"
+    assert not (tmp_path / "sr_256").exists()
+
+
+def test_an_encoder_that_is_not_installed_says_what_to_install(monkeypatch, tmp_path):
+    missing = cascade.PackagedEncoder("some-package==1", "no_such_module_here", "model")
+    with pytest.raises(ModuleNotFoundError, match="pip install some-package==1; or name"):
+        cascade.find_encoder(missing)
+    place = tmp_path / "a_packaged_encoder" / "model"
+    place.mkdir(parents=True)
+    (place.parent / "__init__.py").write_text("raise AssertionError('its code was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert (
+        cascade.find_encoder(cascade.PackagedEncoder("p", "a_packaged_encoder", "model")) == place
+    )
+
+
+def test_overrides_name_a_stage():
+    found = cascade.split_overrides(["base.steps=3", "base.stage.unet.patch=2"], ["base", "sr_256"])
+    assert found == {"base": ["steps=3", "stage.unet.patch=2"], "sr_256": []}
+    for wrong in ("steps=3", "sr_1024.steps=3", "base"):
+        with pytest.raises(ValueError, match="names no stage; expected base.key=value or sr_256"):
+            cascade.split_overrides([wrong], ["base", "sr_256"])
