@@ -4,12 +4,18 @@ whether images were memorised.
     python -m sample.distribution_metrics --out outputs/distances
     # other ways to a large guidance scale, beside the ways of thresholding
     python -m sample.distribution_metrics --out outputs/rules --rules interval rescaled projected
+    # the same for two worlds, side by side
+    python -m sample.distribution_metrics --out outputs/rules --rules interval cfg++ \\
+        --pipeline scenes --beside studio
 
 Captions of unseen scenes are generated at each guidance scale w, for each way of thresholding, and
 compared with true images by the features of `imagen_mini.evaluation.scene_features` (of 64 px
 images; with `--stage sr_256`, of 256 px). The figure shows text alignment over distance, as in the
 papers, with w along the lines. For reference, as many true images of other scenes are compared,
 too: no model can be expected to do better.
+
+Every point is kept in --out as soon as it is measured. The same command resumes where it was
+interrupted, and one with more scales or rules adds them.
 
 These distances can be compared with one another, for one size and one n. They are not FID as
 published for photographs. `--features inception` and `--features clip:NAME` use the features of
@@ -18,17 +24,21 @@ published papers instead; their weights are not part of this package. CLIP also 
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
 from imagen_mini.cascade.serialization import load_stage
+from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.diffusion.guidance import THRESHOLDS
 from imagen_mini.evaluation.guidance_comparison import RULES, sample_by_rule
 from imagen_mini.evaluation.metrics import (
@@ -44,9 +54,11 @@ from imagen_mini.evaluation.pretrained_features import (
 )
 from imagen_mini.evaluation.scoring import Result
 from imagen_mini.evaluation.statistics import wilson_interval
+from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.scenes.captions import Caption
 from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.scenes.world import SCENES, World
+from imagen_mini.utils.records import Records
 from imagen_mini.utils.scripts import (
     check_output_folder,
     integer,
@@ -54,7 +66,8 @@ from imagen_mini.utils.scripts import (
     run_script,
     script_parser,
 )
-from imagen_mini.viz.style import STYLES, percent_axis, save_figure, subplots
+from imagen_mini.viz.style import line_style, percent_axis, save_figure, subplots
+from sample.claims.report import pipeline_identity
 from sample.cli import add_model_options, load_pipeline
 
 RULES_ONLY = tuple(name for name in RULES if name not in THRESHOLDS)
@@ -112,17 +125,32 @@ def median_distance(images: Tensor, among: Tensor) -> float:
     return round(nearest_neighbours(images, among)[0].median().item(), 4)
 
 
-def plot_distances(report: dict, path: Path) -> None:
-    """Plot text alignment over Fréchet distance, and precision over recall."""
-    fig, (pareto, recall) = subplots(
+def plot_distances(reports: Sequence[dict], path: Path) -> None:
+    """Plot text alignment over Fréchet distance, and precision over recall: a row for each
+    pipeline.
+    """
+    names = [f"{report['stage']} of {Path(report['pipeline']).name}" for report in reports]
+    fig, axes = subplots(
         [
-            f"text alignment and Fréchet distance, by w ({report['n']} images of "
-            f"{report['stage']})",
-            "precision and recall, by w",
+            title
+            for report, name in zip(reports, names)
+            for title in (
+                f"text alignment and Fréchet distance, by w ({report['n']} images of {name})",
+                f"precision and recall, by w ({name})",
+            )
         ],
         "",
+        columns=2,
     )
-    for (threshold, rows), style in zip(report["lines"].items(), STYLES):
+    for report, pareto, recall in zip(reports, axes[::2], axes[1::2]):
+        _plot_report(report, pareto, recall)
+    save_figure(fig, path)
+
+
+def _plot_report(report: dict, pareto: Axes, recall: Axes) -> None:
+    """Plot the points of one pipeline."""
+    for which, (threshold, rows) in enumerate(report["lines"].items()):
+        style = line_style(which)
         pareto.plot(
             [r["frechet"] for r in rows],
             [r["accuracy"] for r in rows],
@@ -131,39 +159,24 @@ def plot_distances(report: dict, path: Path) -> None:
         )
         recall.plot([r["recall"] for r in rows], [r["precision"] for r in rows], **style)
         for r in rows:
-            pareto.annotate(
-                f"{r['w']:g}",
-                (r["frechet"], r["accuracy"]),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize=7,
-            )
-            recall.annotate(
-                f"{r['w']:g}",
-                (r["recall"], r["precision"]),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize=7,
-            )
+            for ax, place in (
+                (pareto, (r["frechet"], r["accuracy"])),
+                (recall, (r["recall"], r["precision"])),
+            ):
+                ax.annotate(
+                    f"{r['w']:g}",
+                    place,
+                    xytext=(4, 3),
+                    textcoords="offset points",
+                    fontsize=7,
+                )
     true, own = report["true_pictures"], report["own"]
-    pareto.plot(
-        own["frechet"],
-        own["accuracy"],
-        color="black",
-        marker="D",
-        linestyle="none",
-        label="by default",
-    )
-    recall.plot(own["recall"], own["precision"], color="black", marker="D", linestyle="none")
+    by_default = {"color": "black", "marker": "D", "linestyle": "none"}
+    pareto.plot(own["frechet"], own["accuracy"], **by_default, label="by default")
+    recall.plot(own["recall"], own["precision"], **by_default)
     pareto.axvline(true["frechet"], color="#777777", linestyle=":", label="other true images")
-    recall.plot(
-        true["recall"],
-        true["precision"],
-        color="#777777",
-        marker="*",
-        linestyle="none",
-        markersize=10,
-    )
+    star = {"color": "#777777", "marker": "*", "linestyle": "none", "markersize": 10}
+    recall.plot(true["recall"], true["precision"], **star)
     pareto.set_xlabel("Fréchet distance to true images")
     pareto.set_ylabel("share of captions generated correctly")
     recall.set_xlabel("recall")
@@ -171,7 +184,180 @@ def plot_distances(report: dict, path: Path) -> None:
     percent_axis(pareto)
     for axis in (recall.xaxis, recall.yaxis):
         axis.set_major_formatter(pareto.yaxis.get_major_formatter())
-    save_figure(fig, path)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A pipeline whose images are compared, and with what.
+
+    Args:
+        name: As the user calls it.
+        pipe: The pipeline.
+        stage: The name of the stage that varies.
+        features: Images -> features.
+        features_name: What these are.
+    """
+
+    name: str
+    pipe: ImagenPipeline
+    stage: str
+    features: Callable[[Tensor], Tensor]
+    features_name: str
+
+
+def open_pipeline(name: str, args: argparse.Namespace, parser: argparse.ArgumentParser) -> Measured:
+    """Load a pipeline; an error of the parser where the options do not fit it."""
+    pipe = load_pipeline(argparse.Namespace(**vars(args) | {"pipeline": name}))
+    stage = args.stage or next(iter(pipe.stages))
+    if stage not in pipe.stages:
+        parser.error(f"--stage {stage}: {name} has {', '.join(pipe.stages)}")
+    if args.rules and stage != next(iter(pipe.stages)):
+        parser.error(f"--rules {' '.join(args.rules)}: only for the first stage, and not {stage}")
+    which = args.features or pipe.world.name
+    try:
+        return Measured(name, pipe, stage, make_feature_extractor(which), which)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        parser.error(f"--features {which}: {error}")
+
+
+def measure(
+    of: Measured, args: argparse.Namespace, weaker: DiffusionStage | None, records: Records
+) -> dict:
+    """Generate and compare, for each threshold, rule and w. What the records hold is not measured
+    again.
+    """
+    pipe, name, world, features = of.pipe, of.stage, of.pipe.world, of.features
+    stages, size = (
+        list(pipe.stages)[: list(pipe.stages).index(name) + 1],
+        pipe.stages[name].config.unet.image_size,
+    )
+    # 1. Features of true images: unseen ones, others for reference, and those of training.
+    numbers = range(args.n)
+    captions = captions_of(HELD_OUT_SEED, numbers, world)
+    true = features(true_images(HELD_OUT_SEED, range(args.n, args.n + args.true), size, world))
+    others = features(
+        true_images(HELD_OUT_SEED, range(args.n + args.true, 2 * args.n + args.true), size, world)
+    )
+    trained = features(true_images(TRAINED, range(args.true), size, world))
+    settings = {
+        "pipeline": pipeline_identity(pipe),
+        "stage": name,
+        "features": of.features_name,
+        "n": args.n,
+        "true": args.true,
+        "steps": args.steps,
+    }
+    report = {
+        "pipeline": of.name,
+        "stage": name,
+        "features": of.features_name,
+        "n": args.n,
+        "true": args.true,
+        "lines": {},
+        "true_pictures": {
+            **compare(others, true),
+            "nearest_trained": median_distance(others, trained),
+        },
+    }
+    if args.steps is not None:
+        report["steps"] = args.steps
+
+    # 2. How images are generated: by the pipeline itself, or by a rule of guidance.
+    def by_pipeline(captions: list[str], seeds: list[int], **options) -> Tensor:
+        return pipe(
+            captions,
+            seed=seeds,
+            stages=stages,
+            output_type="pt",
+            progress=False,
+            **{
+                option: {name: value}
+                for option, value in {"num_inference_steps": args.steps, **options}.items()
+                if value is not None
+            },
+        ).stages[name]
+
+    def by_rule(captions: list[str], seeds: list[int], rule: str, w: float) -> Tensor:
+        text = pipe.text_encoder(captions)
+        options = resolve_sampling_options(pipe.stages[name], num_inference_steps=args.steps)
+        other = weaker if rule == "autoguidance" else None
+        return sample_by_rule(pipe.stages[name], text, seeds, options, rule, w, other)
+
+    points = 1 + len(args.thresholds) * len(args.scales)
+    points += sum(len(scales_of(rule, args.scales)) for rule in args.rules)
+    bar = tqdm(total=args.n * points, desc=f"images of {Path(of.name).name}")
+
+    def measured(generate=by_pipeline, **options) -> dict:
+        key = settings | options
+        if options.get("rule") == "autoguidance":
+            key["weaker"] = str(args.weaker)
+        if key in records:
+            bar.update(args.n)
+            return records[key]
+        generated = []
+        for at in range(0, args.n, args.batch):
+            part = numbers[at : at + args.batch]
+            texts = [captions[i].text for i in part]
+            generated.append(generate(texts, list(part), **options).float().cpu())
+            bar.update(len(part))
+        images = torch.cat(generated)
+        found = features(images)
+        row = {
+            **alignment(images, captions, world),
+            **compare(found, true),
+            "nearest_trained": median_distance(found, trained),
+        }
+        if isinstance(features, Clip):
+            scores = features.score_of(found, [c.text for c in captions])
+            row["clip_score"] = round(scores.mean().item(), 2)
+        records.add(key, **row)
+        return row
+
+    # 3. Point by point.
+    with bar:
+        own = pipe.stages[name].config
+        report["own"] = {
+            option: getattr(own, option)
+            for option in ("guidance_scale", "guidance_interval", "threshold")
+        } | measured()
+        for threshold in args.thresholds:
+            report["lines"][threshold] = [
+                {"w": w, **measured(guidance_scale=w, threshold=threshold)} for w in args.scales
+            ]
+        for rule in args.rules:
+            report["lines"][rule] = [
+                {"w": w, **measured(by_rule, rule=rule, w=w)} for w in scales_of(rule, args.scales)
+            ]
+    return report
+
+
+def print_report(report: dict) -> None:
+    """Print the points of one pipeline as a table."""
+    print(f"{report['stage']} of {report['pipeline']}")
+    print(
+        f"{'guidance':18}{'w':>5}{'correct':>8}{'Fréchet':>9}{'precision':>11}{'recall':>8}"
+        f"{'to the nearest trained scene':>30}"
+    )
+    rows = [
+        ("by default", report["own"]),
+        *(
+            (f"{threshold:18}{r['w']:>5g}", r)
+            for threshold, line in report["lines"].items()
+            for r in line
+        ),
+    ]
+    for label, r in rows:
+        print(
+            f"{label:23}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}"
+            f"{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}"
+            + (f"   CLIP score {r['clip_score']:.1f}" if "clip_score" in r else "")
+        )
+    true_row = report["true_pictures"]
+    print(
+        f"{'true images of other scenes':31}{true_row['frechet']:>9.3f}"
+        f"{true_row['precision']:>11.0%}{true_row['recall']:>8.0%}"
+        f"{true_row['nearest_trained']:>30.3f}"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -220,6 +406,19 @@ def main(arguments: list[str] | None = None) -> None:
         help=f"{FEATURE_EXTRACTORS} (default: the shipped classifier of the pipeline's world)",
     )
     parser.add_argument(
+        "--beside",
+        nargs="+",
+        default=[],
+        metavar="PIPELINE",
+        help="further pipelines, a row of the figure each (default: none)",
+    )
+    parser.add_argument(
+        "--steps", type=integer(low=1), help="of the sampler (default: the stage's)"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="measure again what --out holds already"
+    )
+    parser.add_argument(
         "--batch", type=integer(low=1), default=25, help="images per batch (default: 25)"
     )
     parser.add_argument(
@@ -235,138 +434,35 @@ def main(arguments: list[str] | None = None) -> None:
             f"--n {args.n}, --true {args.true}, --scales {args.scales}: expected at least 4 "
             "images of each, and scales above 0"
         )
+    if args.weaker is not None and args.beside:
+        parser.error("--weaker is a stage of one pipeline: leave out --beside")
     if ("autoguidance" in args.rules) != (args.weaker is not None):
         parser.error(
             "--rules autoguidance and --weaker STAGE belong together: pass both or neither"
         )
     check_output_folder(args.out)
-    start, pipe = time.perf_counter(), load_pipeline(args)
-    name = args.stage or next(iter(pipe.stages))
-    if name not in pipe.stages:
-        parser.error(f"--stage {name}: {args.pipeline} has {', '.join(pipe.stages)}")
-    if args.rules and name != next(iter(pipe.stages)):
-        parser.error(f"--rules {' '.join(args.rules)}: only for the first stage, and not {name}")
-    try:
-        weaker = None if args.weaker is None else load_stage(args.weaker).to(pipe.device)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(f"--weaker {args.weaker}: {error}")
-    try:
-        args.features = args.features or pipe.world.name
-        features = make_feature_extractor(args.features)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        parser.error(f"--features {args.features}: {error}")
-    stages, size = (
-        list(pipe.stages)[: list(pipe.stages).index(name) + 1],
-        pipe.stages[name].config.unet.image_size,
-    )
-    # 1. Features of true images: unseen ones, others for reference, and those of training.
-    numbers = range(args.n)
-    world = pipe.world
-    captions = captions_of(HELD_OUT_SEED, numbers, world)
-    true = features(true_images(HELD_OUT_SEED, range(args.n, args.n + args.true), size, world))
-    others = features(
-        true_images(HELD_OUT_SEED, range(args.n + args.true, 2 * args.n + args.true), size, world)
-    )
-    trained = features(true_images(TRAINED, range(args.true), size, world))
-    report = {
-        "pipeline": args.pipeline,
-        "stage": name,
-        "features": args.features,
-        "n": args.n,
-        "true": args.true,
-        "lines": {},
-        "true_pictures": {
-            **compare(others, true),
-            "nearest_trained": median_distance(others, trained),
-        },
-    }
-    # 2. Generate and compare, for each threshold and w.
-    points = len(args.thresholds) * len(args.scales)
-    points += sum(len(scales_of(rule, args.scales)) for rule in args.rules)
-    with tqdm(total=args.n * (1 + points), desc="images") as bar:
-
-        def by_pipeline(captions: list[str], seeds: list[int], **options) -> Tensor:
-            return pipe(
-                captions,
-                seed=seeds,
-                stages=stages,
-                output_type="pt",
-                progress=False,
-                **{option: {name: value} for option, value in options.items()},
-            ).stages[name]
-
-        def by_rule(captions: list[str], seeds: list[int], rule: str, w: float) -> Tensor:
-            text = pipe.text_encoder(captions)
-            options = resolve_sampling_options(pipe.stages[name])
-            other = weaker if rule == "autoguidance" else None
-            return sample_by_rule(pipe.stages[name], text, seeds, options, rule, w, other)
-
-        def measured(generate=by_pipeline, **options) -> dict:
-            generated = []
-            for at in range(0, args.n, args.batch):
-                part = numbers[at : at + args.batch]
-                texts = [captions[i].text for i in part]
-                generated.append(generate(texts, list(part), **options).float().cpu())
-                bar.update(len(part))
-            images = torch.cat(generated)
-            found = features(images)
-            row = {
-                **alignment(images, captions, world),
-                **compare(found, true),
-                "nearest_trained": median_distance(found, trained),
-            }
-            return row | (
-                {
-                    "clip_score": round(
-                        features.score_of(found, [c.text for c in captions]).mean().item(), 2
-                    )
-                }
-                if isinstance(features, Clip)
-                else {}
-            )
-
-        own = pipe.stages[name].config
-        report["own"] = {
-            option: getattr(own, option)
-            for option in ("guidance_scale", "guidance_interval", "threshold")
-        } | measured()
-        for threshold in args.thresholds:
-            report["lines"][threshold] = [
-                {"w": w, **measured(guidance_scale=w, threshold=threshold)} for w in args.scales
-            ]
-        for rule in args.rules:
-            report["lines"][rule] = [
-                {"w": w, **measured(by_rule, rule=rule, w=w)} for w in scales_of(rule, args.scales)
-            ]
-    # 3. Write and print.
-    report["seconds"] = round(time.perf_counter() - start, 1)
-    (args.out / "distances.json").write_text(json.dumps(report, indent=1) + "\n")
-    plot_distances(report, args.out / "distances.png")
-    print(
-        f"{'guidance':14}{'w':>5}{'correct':>8}{'Fréchet':>9}{'precision':>11}{'recall':>8}"
-        f"{'to the nearest trained scene':>30}"
-    )
-    rows = [
-        ("by default", report["own"]),
-        *(
-            (f"{threshold:14}{r['w']:>5g}", r)
-            for threshold, line in report["lines"].items()
-            for r in line
-        ),
-    ]
-    for label, r in rows:
-        print(
-            f"{label:19}{r['accuracy']:>8.0%}{r['frechet']:>9.3f}{r['precision']:>11.0%}"
-            f"{r['recall']:>8.0%}{r['nearest_trained']:>30.3f}"
-            + (f"   CLIP score {r['clip_score']:.1f}" if "clip_score" in r else "")
-        )
-    true_row = report["true_pictures"]
-    print(
-        f"{'true images of other scenes':27}{true_row['frechet']:>9.3f}"
-        f"{true_row['precision']:>11.0%}{true_row['recall']:>8.0%}"
-        f"{true_row['nearest_trained']:>30.3f}"
-    )
-    print(f"{report['seconds']:.0f} s; {args.out}/distances.png, distances.json")
+    start = time.perf_counter()
+    opened = [open_pipeline(name, args, parser) for name in (args.pipeline, *args.beside)]
+    weaker = None
+    if args.weaker is not None:
+        try:
+            weaker = load_stage(args.weaker).to(opened[0].pipe.device)
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(f"--weaker {args.weaker}: {error}")
+    if args.fresh:
+        (args.out / "points.jsonl").unlink(missing_ok=True)
+    records = Records(args.out / "points.jsonl")
+    reports = [measure(of, args, weaker, records) for of in opened]
+    # write and print
+    seconds = round(time.perf_counter() - start, 1)
+    whole = reports[0] | {"seconds": seconds}
+    if args.beside:
+        whole["beside"] = reports[1:]
+    (args.out / "distances.json").write_text(json.dumps(whole, indent=1) + "\n")
+    plot_distances(reports, args.out / "distances.png")
+    for report in reports:
+        print_report(report)
+    print(f"{seconds:.0f} s; {args.out}/distances.png, distances.json, points.jsonl")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from imagen_mini.diffusion.guidance_rules import (
 )
 from imagen_mini.text.encoder import TextEmbeddings
 
+# The largest length of what "projected-limited" adds, over the values of a 64 px image.
+RADIUS = 5.0
 # The interval of noise levels in which guidance acts, for a stage whose config has none.
 INTERVAL = (2.0, 60.0)
 
@@ -65,6 +67,7 @@ RULES: dict[str, RuleSetting] = {
     "interval": RuleSetting("dynamic", _interval),
     "rescaled": RuleSetting("static", rule=rescaled_guidance),
     "projected": RuleSetting("static", rule=lambda: projected_guidance(momentum=-0.5)),
+    "projected-limited": RuleSetting("static", rule=lambda: projected_guidance(radius=RADIUS)),
     "cfg++": RuleSetting("none", _cfg_plus_plus),
     "autoguidance": RuleSetting("dynamic"),
 }

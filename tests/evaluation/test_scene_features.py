@@ -2,6 +2,7 @@
 images.
 """
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -228,6 +229,50 @@ def test_other_rules_of_guidance_are_measured_beside_the_thresholds(tiny_pipe, t
     assert "--rules autoguidance and --weaker STAGE belong together" in err
     assert "is no stage: it has no config.json" in err
     assert "only for the first stage, and not sr_256" in err
+
+
+def test_what_was_measured_is_kept_and_two_pipelines_stand_side_by_side(
+    tiny_pipe, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        distances,
+        "make_feature_extractor",
+        lambda name: lambda images: images.flatten(1)[:, ::2000],
+    )
+    tiny_pipe.save_pretrained(tmp_path / "one")
+    other = copy.deepcopy(tiny_pipe)
+    with torch.no_grad():
+        other.stages["base"].net.out.weight.mul_(1.5)
+    other.save_pretrained(tmp_path / "two")
+    command = ["--pipeline", str(tmp_path / "one"), "--beside", str(tmp_path / "two"),
+               "--n", "4", "--true", "6", "--thresholds", "static", "--steps", "1",
+               "--out", str(tmp_path / "out")]  # fmt: skip
+    distances.main([*command, "--scales", "2", "--rules", "rescaled"])
+    first = json.loads((tmp_path / "out" / "distances.json").read_text())
+    (beside,) = first["beside"]
+    assert beside["lines"]["static"][0]["frechet"] != first["lines"]["static"][0]["frechet"]
+    one, two = (report["lines"].keys() for report in (first, beside))
+    assert list(one) == list(two) == ["static", "rescaled"] and first["steps"] == 1
+    with Image.open(tmp_path / "out" / "distances.png") as image:
+        assert image.height > 600
+    # a second run measures what is new, --fresh all of it
+    calls = []
+    monkeypatch.setattr(
+        distances, "sample_by_rule", lambda *a, **k: calls.append(a[5]) or torch.zeros(4, 3, 64, 64)
+    )
+    distances.main([*command, "--scales", "2", "3", "--rules", "rescaled"])
+    more = json.loads((tmp_path / "out" / "distances.json").read_text())
+    assert calls == [3.0, 3.0]
+    assert [line[0] for line in more["lines"].values()] == [
+        line[0] for line in first["lines"].values()
+    ]
+    distances.main([*command[:2], *command[4:], "--scales", "2", "--rules", "rescaled", "--fresh"])
+    assert calls == [3.0, 3.0, 2.0]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        weaker = ["--rules", "autoguidance", "--weaker", str(tmp_path / "one" / "base")]
+        distances.main([*command, *weaker])
+    assert "--weaker is a stage of one pipeline: leave out --beside" in capsys.readouterr().err
 
 
 def test_the_distances_of_a_pipeline_are_measured_and_generated(tiny_pipe, tmp_path, capsys):
