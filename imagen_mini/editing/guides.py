@@ -16,6 +16,7 @@ named here:
     StructuredPrompt     structured_prompts.py
     ComposedPrompts      diffusion/guidance_rules.py
     DirectionGuide       h_space.py
+    ContentInjection     content_injection.py
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from imagen_mini.editing.attention_guidance import (
     descend_attention,
 )
 from imagen_mini.editing.attention_refocusing import refocus_energy, refocus_recorder
+from imagen_mini.editing.content_injection import MixFeatures
 from imagen_mini.editing.h_space import ShiftFeatures, asymmetric_denoiser, middle_site
 from imagen_mini.editing.image_losses import Box, ImageLoss, check_box
 from imagen_mini.editing.structured_prompts import (
@@ -558,22 +560,71 @@ class DirectionGuide(Guide):
             raise ValueError(f"until {self.until}; expected a share of the steps from 0 to 1")
 
     def wrap(self, call: GuidedCall, denoise: Denoiser) -> Denoiser:
-        site, done = middle_site(call.block_sites), share_done(call.timesteps)
+        site = middle_site(call.block_sites)
 
         def control_at(t: float) -> AttentionControl:
             found = self.direction(t) if callable(self.direction) else self.direction
             return ShiftFeatures(site, found)
 
-        shifted = call.denoiser(
-            call.text,
-            guidance_scale=call.guidance_scale,
-            threshold=call.threshold,
-            control_at=control_at,
-        )
-        asymmetric = asymmetric_denoiser(shifted, denoise, call.timesteps, call.schedule)
-        return lambda x_t, t: (
-            asymmetric if within((0.0, self.until), done(float(t))) else denoise
-        )(x_t, t)
+        return _asymmetric(call, denoise, control_at, self.until)
+
+
+def _asymmetric(
+    call: GuidedCall, denoise: Denoiser, control_at: ControlAt, until: float
+) -> Denoiser:
+    """Asymmetric steps up to a share of the steps: x_0_hat is that under a control, the noise is
+    not.
+    """
+    done = share_done(call.timesteps)
+    shifted = call.denoiser(
+        call.text,
+        guidance_scale=call.guidance_scale,
+        threshold=call.threshold,
+        control_at=control_at,
+    )
+    asymmetric = asymmetric_denoiser(shifted, denoise, call.timesteps, call.schedule)
+    return lambda x_t, t: (asymmetric if within((0.0, until), done(float(t))) else denoise)(x_t, t)
+
+
+@dataclass(frozen=True)
+class ContentInjection(Guide):
+    """Content of one image in the style of another one. It needs the sampler "ddim" with eta 0.
+
+    The first half of the prompts are content prompts, whose images stay as they are. The second
+    half are style prompts, each beside its partner.
+
+        pipe(["a red star", "a circle on a black background"], seed=[0, 1], sampler="ddim", eta=0.0,
+             guide=ContentInjection(0.5))
+
+    Args:
+        share: of the content's features in the middle of the network, from 0 to 1 (default: 0.5).
+        until: share of the steps in which they are mixed, from the first on (default: 0.5).
+
+    Raises:
+        ValueError: a share that is out of range.
+
+    Reference:
+        Training-free Content Injection using h-space in Diffusion Models (Jeong et al., 2024),
+        arXiv 2303.15403.
+    """
+
+    share: float = 0.5
+    until: float = 0.5
+    needs_ddim = True
+
+    def __post_init__(self):
+        for name, value in (("share", self.share), ("until", self.until)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} {value}; expected a share from 0 to 1")
+
+    def wrap(self, call: GuidedCall, denoise: Denoiser) -> Denoiser:
+        if len(call.prompts) % 2:
+            raise ValueError(
+                f"{len(call.prompts)} prompts; expected content prompts and as many style prompts "
+                "after them"
+            )
+        control = MixFeatures(middle_site(call.block_sites), self.share)
+        return _asymmetric(call, denoise, lambda t: control, self.until)
 
 
 # ---------------------------------------------------------------- prompts

@@ -27,6 +27,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from imagen_mini.diffusion.guidance import Denoiser, guide_denoisers
 from imagen_mini.diffusion.guidance_rules import cfg_plus_plus_scale
@@ -304,7 +305,8 @@ def jacobian_directions(
         raise ValueError(f"count {count}; expected 1 to {at.numel()}, the numbers that h has")
     start = torch.randn(at.numel(), count, generator=torch.Generator().manual_seed(seed))
     basis = torch.linalg.qr(start.to(at)).Q
-    with torch.enable_grad():
+    # attention is computed plainly: fused kernels of GPUs have no second derivative
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         h = at.detach().requires_grad_()
         output = function(h)
         # J^T u is linear in u, so its own gradient along v is J v
