@@ -82,10 +82,18 @@ def evaluate_folder(args: argparse.Namespace, image: Path) -> None:
     if extractor is not None:
         found = compare_with_true(made, true, extractor)
         report["distribution"] = {"features": args.features, **found}
+        if apart is not None and len(trained) >= n:  # how near true images come
+            others = trained.batch(range(n), size).images
+            report["distribution"]["training"] = compare_with_true(others, true, extractor)
         print(
             f"Fréchet distance {found['frechet']:.3f}, precision {found['precision']:.1%}, recall "
             f"{found['recall']:.1%} by {args.features}, {n} images of each"
         )
+        if reference := report["distribution"].get("training"):
+            print(
+                f"as many training images: Fréchet distance {reference['frechet']:.3f}, precision "
+                f"{reference['precision']:.1%}, recall {reference['recall']:.1%}"
+            )
     if judge is not None:
         report["labels"] = {
             "classifier": str(args.classifier),
@@ -122,8 +130,8 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--features",
-        help="of --data: compare distributions by these features, inception, inception:WEIGHTS or "
-        "clip:NAME (default: distributions are not compared)",
+        help="of --data: compare distributions by these features, efficientnet, inception, either "
+        "with :WEIGHTS, or clip:NAME (default: distributions are not compared)",
     )
     parser.add_argument(
         "--classifier",

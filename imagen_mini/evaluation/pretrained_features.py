@@ -1,5 +1,5 @@
-"""Pretrained features used in papers: Inception's, and CLIP's with its score of text and image.
-Optional: their weights are not part of this package.
+"""Pretrained features: Inception's and CLIP's as in papers, with CLIP's score of text and image,
+and those of a small EfficientNet. Optional: their weights are not part of this package.
 
 They were trained on photographs and hardly distinguish our shapes; for images of your own they may
 be the better choice. Numbers are comparable only with the same features, the same number of images
@@ -15,11 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imagen_mini.evaluation.efficientnet_lite import EfficientNetFeatures
 from imagen_mini.evaluation.scene_features import features
 from imagen_mini.scenes.world import WORLDS
 
 FEATURE_EXTRACTORS = (
-    "scenes, studio, inception, inception:WEIGHTS (a file), or clip:NAME (a folder or a hub id)"
+    "scenes, studio, inception, efficientnet, either of these with :WEIGHTS (a file), or clip:NAME "
+    "(a folder or a hub id)"
 )
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -28,15 +30,18 @@ def make_feature_extractor(which: str) -> Callable[[Tensor], Tensor]:
     """Return a function from images [n, 3, h, w] in [-1, 1] to features [n, d].
 
     Args:
-        which: The name of a built-in world, "inception", "inception:WEIGHTS" or "clip:NAME".
+        which: The name of a built-in world, "efficientnet", "inception", either of them with
+            ":WEIGHTS", or "clip:NAME".
 
     Raises:
         ValueError: for another name.
-        ModuleNotFoundError: if the packages for Inception are not installed.
+        ModuleNotFoundError: if the packages for EfficientNet or Inception are not installed.
     """
     kind, _, where = which.partition(":")
     if which in WORLDS:
         return partial(features, world=WORLDS[which])
+    if kind == "efficientnet":
+        return EfficientNetFeatures(where or None)
     if kind == "inception":
         return Inception(where or None)
     if kind == "clip" and where:

@@ -16,7 +16,7 @@ from imagen_mini.evaluation.folder_score import (
     memorised,
     small_pixels,
 )
-from sample import evaluate
+from sample import evaluate, evaluate_folder
 from sample.evaluate_folder import groups
 
 COLORS = ("red", "green", "blue", "white", "black", "yellow", "purple", "orange")
@@ -113,6 +113,30 @@ def test_distributions_are_compared_by_the_features_that_are_given():
     other = compare_with_true(true * 0.1 + 0.8, true, lambda x: x.mean((2, 3)))
     assert abs(same["frechet"]) < 1e-6 and same["precision"] == same["recall"] == 1
     assert other["frechet"] > 1 and other["precision"] == other["recall"] == 0
+
+
+def test_distances_of_training_images_stand_beside_those_of_generated_ones(
+    folder, encoder, tmp_path, capsys, monkeypatch
+):
+    torch.manual_seed(0)
+    pipe = ImagenPipeline(encoder, [DiffusionStage(PRESETS["tiny"]["base"])])
+    pipe.save_pretrained(tmp_path / "pipe")
+    monkeypatch.setattr(
+        evaluate_folder, "make_feature_extractor", lambda name: lambda x: x.mean((2, 3))
+    )
+    out = tmp_path / "report.json"
+    evaluate.main(
+        [
+            *("--pipeline", str(tmp_path / "pipe"), "--steps", "1", "--out", str(out), "--n", "8"),
+            *("--data", str(folder), "--features", "means"),
+        ]
+    )
+    found = json.loads(out.read_text())["distribution"]
+    train = ImageFolderDataset(folder, (64,), progress=False).batch(range(8), 64).images
+    apart = ImageFolderDataset(folder, (64,), progress=False, part="held_out")
+    expected = compare_with_true(train, apart.batch(range(8), 64).images, lambda x: x.mean((2, 3)))
+    assert found["training"] == pytest.approx(expected) and found["frechet"] >= 0
+    assert "as many training images: Fréchet distance" in capsys.readouterr().out
 
 
 def test_groups_are_those_of_the_metadata(folder):
