@@ -5,6 +5,7 @@ the image and the mask. The methods themselves are in `editing/given_images.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from imagen_mini.cascade.sampling_options import (
@@ -222,6 +223,7 @@ def prepare_given_image(
         eta=options.eta,
         strength=strength,
         edit=edit,
+        copy=partial(StageCopy, stage, options.threshold),
         track=partial(_track, not progress),
     )
     if edit is not None:  # does it fit? An error now costs nothing
@@ -238,6 +240,30 @@ def prepare_given_image(
         given = replace(given, timesteps=timesteps)
     # 5. the mask
     return given if mask is None else replace(given, mask=resolve_mask(mask, given, image))
+
+
+class StageCopy:
+    """A copy of a base stage that may be trained (`TrainableCopy`), in float32 at least.
+
+    Args:
+        stage: The stage; it is left alone.
+        threshold: How the denoisers of the copy keep x_0 in range.
+    """
+
+    def __init__(self, stage: DiffusionStage, threshold: str):
+        self.stage = deepcopy(stage).requires_grad_(False)
+        self.dtype = torch.promote_types(stage.net.out.weight.dtype, torch.float32)
+        self.stage.to(self.dtype)
+        self.denoiser = partial(_denoiser, self.stage, threshold)
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """The weights of the copy."""
+        return self.stage.parameters()
+
+    def loss(self, x_0: Tensor, text: TextEmbeddings, t: Tensor, eps: Tensor) -> Tensor:
+        """The stage's loss, [b]."""
+        x_0, t, eps = (x.to(self.dtype) for x in (x_0, t, eps))
+        return self.stage.loss(x_0, text.to(self.dtype), t, eps)
 
 
 def _denoiser(

@@ -485,12 +485,13 @@ class ImagenPipeline(nn.Module):
             image: One image, of any type that the pipeline takes. Tensors and arrays have the size
                 of the first stage; of a PIL image, the middle square is resized.
             source: Its caption. "" where a method needs none ("ddim", "direct", "edict", "pnp",
-                "masactrl", "sdedit", "blend", "repaint").
+                "masactrl", "sdedit", "blend", "repaint", "imagic").
             target: What it should show: a caption, or a list of them.
             method: How the image is kept, by name or as an object that has options, such as
                 `NullTextInversion(inner_steps=20)`. By inversion: "negative-prompt" (the default),
                 "null-text", "ddim", "direct", "edict", "pnp" (Plug-and-Play), "masactrl". By noise
-                and masks: "sdedit", "blend", "repaint", "diffedit". See `editing/given_images.py`.
+                and masks: "sdedit", "blend", "repaint", "diffedit". By training a copy of the
+                network: "imagic". See `editing/given_images.py`.
             edit: With an inversion, what happens in attention, such as `Replace()` or
                 `PromptSwitching()`; several are a chain. None: the target's prompt alone.
             mask: Where the image may change, for "blend" and "repaint", which need it, and

@@ -11,7 +11,12 @@ from PIL import Image
 from imagen_mini.data.image_io import open_rgb
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask, LocalBlend
-from imagen_mini.editing.given_images import EDIT_OF_METHOD, IMAGE_EDIT_METHODS
+from imagen_mini.editing.given_images import (
+    EDIT_OF_METHOD,
+    IMAGE_EDIT_METHODS,
+    ImageEditMethod,
+    Imagic,
+)
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import Refine, Replace
 from imagen_mini.utils.images import image_to_tensor
@@ -38,7 +43,8 @@ def add_image_parser(kinds) -> argparse.ArgumentParser:
         "--method",
         choices=tuple(IMAGE_EDIT_METHODS),
         default="negative-prompt",
-        help="how the image is kept: by inversion (the first seven), or by noise and masks",
+        help="how the image is kept: by inversion (the first seven), by noise and masks, or by a "
+        "copy of the network that is fitted to it (imagic)",
     )
     parser.add_argument(
         "--edit",
@@ -52,6 +58,13 @@ def add_image_parser(kinds) -> argparse.ArgumentParser:
         type=number(0, 1),
         help="time up to which noise is added to the image, or to which it is inverted (default: "
         "0.15 for sdedit, 0.3 for diffedit, else 1)",
+    )
+    parser.add_argument(
+        "--interpolation",
+        type=number(0, 1),
+        default=argparse.SUPPRESS,
+        help="with imagic: how far the text goes from the image's own (0) to the target's (1) "
+        "(default: 0.7)",
     )
     masks = parser.add_mutually_exclusive_group()
     masks.add_argument(
@@ -91,6 +104,19 @@ def resolve_image_edit(args: argparse.Namespace) -> Edit | None:
     return Replace() if as_many_words else Refine(1.0, 1.0)
 
 
+def resolve_image_method(args: argparse.Namespace) -> str | ImageEditMethod:
+    """The method, as the command line asks for it."""
+    interpolation = getattr(args, "interpolation", None)
+    if interpolation is None:
+        return args.method
+    if args.method != "imagic":
+        raise ValueError(
+            f"--interpolation {interpolation} with method {args.method!r}, which does not use it; "
+            "expected --method imagic"
+        )
+    return Imagic(interpolation)
+
+
 def edit_image(args: argparse.Namespace) -> None:
     """Edit the image, write the figure, and print what the judge reads."""
     # 1. what is asked for
@@ -116,7 +142,7 @@ def edit_image(args: argparse.Namespace) -> None:
         given,
         args.source,
         args.target,
-        args.method,
+        resolve_image_method(args),
         edit=resolve_image_edit(args),
         mask=mask,
         strength=args.strength,
@@ -127,7 +153,8 @@ def edit_image(args: argparse.Namespace) -> None:
     original = image_to_tensor(given, source.shape[-1])
 
     # 3. the figure
-    kept = "reconstructed" if IMAGE_EDIT_METHODS[args.method].takes_edit else "as the method has it"
+    how = IMAGE_EDIT_METHODS[args.method]
+    kept = "reconstructed" if how.takes_edit or how.optimizes else "as the method has it"
     tiles = [original, source, edited, difference_image(source, edited)]
     labels = [
         "given image",

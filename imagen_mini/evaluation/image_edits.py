@@ -136,6 +136,7 @@ ROWS = (
     ImageEditRow("repaint", options=(BY_PROMPTS,)),
     ImageEditRow("repaint", options=(BY_USER,)),
     *(ImageEditRow("diffedit", options=_up_to(t)) for t in (0.3, 0.6)),
+    ImageEditRow("imagic"),
 )
 
 

@@ -1,12 +1,14 @@
 """Scripts that ask what edits are due to: activation patching, and attention beside switching."""
 
 import json
+from argparse import Namespace
 from copy import deepcopy
 
 import pytest
 import torch
 from PIL import Image
 
+from imagen_mini.editing.given_images import Imagic
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import Refine, Replace
 from imagen_mini.evaluation.edit_comparison import METHODS
@@ -14,6 +16,7 @@ from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene, SceneObject
 from imagen_mini.utils.images import to_image
 from sample import attention_edits, edit, edit_gallery, edit_patching, image_edits
+from sample.edit_image import resolve_image_method
 
 SOURCE, TARGET = "a red circle above a blue square", "a green circle above a blue square"
 OPTIONS = {"seed": 1, "stages": ("base",), "num_inference_steps": 3} | {
@@ -276,9 +279,16 @@ def test_a_given_image_is_edited_from_the_command_line(folder, tmp_path, capsys)
         (["--method", "sdedit", "--edit", "attention"], "edit=Replace"),
         (["--negative-prompt", "a ring"], "--negative-prompt is not used"),
         (["--sampler", "heun"], "an inversion retraces the steps of ddim"),
+        (["--interpolation", "0.5"], "expected --method imagic"),
     ):
         with pytest.raises(ValueError, match=message):
             edit.main(["image", *prompts, *options, *common])
+
+
+def test_how_far_imagic_goes_is_an_option():
+    asked = Namespace(method="imagic", interpolation=0.5)
+    assert resolve_image_method(asked) == Imagic(0.5)
+    assert resolve_image_method(Namespace(method="imagic")) == "imagic"
 
 
 ASKED = ["--n", "1", "--images", "1", "--kinds", "shape swap", "--steps", "3", "--scales", "1", "3"]
