@@ -13,7 +13,8 @@ strengths and from several seeds. Methods:
                caption of --to for the classifier of --classifier; over all seeds
 
 Directions have the length 1, so strengths are lengths. The judge reads every image, and the table
-counts what differs from the same seed at strength 0, and from the strength on the other side. Only the first stage is sampled. Files:
+counts what differs from the same seed at strength 0, and from the strength on the other side. Only
+the first stage is sampled. Files:
 
     directions.png    a row for each direction, a column for each strength; the first seed
     directions.json   the numbers of the table

@@ -1,9 +1,10 @@
 """Style transfer between two captions: the content of one image in the style of another one, by
 the features in the middle of the U-Net.
 
-    python -m sample.inject "a large red star" "a small blue circle on a black background"
+    python -m sample.inject "a large red star" "a star on a black background"
 
-The first caption gives the content, the second one the style. Row by row: a content image, a style
+The first caption gives the content, the second one the style. What the second one says itself stays
+as it says, so it should leave something open. Row by row: a content image, a style
 image, and the style image with growing shares of the content's middle features. The judge reads
 each, and the table counts in how many images an attribute is that of the content image, and in how
 many that of the style image. Only the first stage is sampled. Files in the folder --out:
@@ -28,6 +29,8 @@ from imagen_mini.utils.scripts import (
 )
 from imagen_mini.viz.image_grid import image_table
 from sample.cli import add_model_options, check_judged, load_pipeline
+
+WHICH = ("as content", "as style")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
             eta=0.0,
             guide=ContentInjection(share, args.until),
             output_type="pt",
+            progress=False,
         ).images
         images = images.float().cpu()
         if not columns:
@@ -91,17 +95,26 @@ def main(arguments: list[str] | None = None) -> None:
             {
                 "share": share,
                 "unreadable": sum(scene is None for scene in mixed),
-                "as content": {a: as_content["n"] - as_content[a] for a in ATTRIBUTES},
-                "as style": {a: as_style["n"] - as_style[a] for a in ATTRIBUTES},
-                "n": [as_content["n"], as_style["n"]],
+                "n": [as_content["n"], as_style["n"]],  # pairs of which both can be read
+                **{
+                    which: {a: counts["n"] - counts[a] for a in ATTRIBUTES}
+                    for which, counts in zip(WHICH, (as_content, as_style))
+                },
             }
         )
-    told = [a for a in ATTRIBUTES if any(r["as content"][a] != r["as style"][a] for r in rows)]
-    print(f"images of {n} whose attribute is that of the content image / of the style image")
-    print(f"{'share':>6}  " + "".join(f"{a:>12}" for a in told) + f"{'unreadable':>12}")
+    told = [
+        a
+        for a in ATTRIBUTES
+        if any(r[which][a] < r["n"][i] for r in rows for i, which in enumerate(WHICH))
+    ]
+    print("images whose attribute is that of the content image / of the style image")
+    heads = ["of", *told, "unreadable"]
+    print(f"{'share':>6}  " + "".join(f"{head:>12}" for head in heads))
     for r in rows:
-        cells = [f"{r['as content'][a]} / {r['as style'][a]}" for a in told]
-        print(f"{r['share']:>6g}  " + "".join(f"{c:>12}" for c in cells) + f"{r['unreadable']:>12}")
+        cells = ["{} / {}".format(*r["n"])]
+        cells += [" / ".join(str(r[which][a]) for which in WHICH) for a in told]
+        cells.append(str(r["unreadable"]))
+        print(f"{r['share']:>6g}  " + "".join(f"{c:>12}" for c in cells))
     report = {
         "pipeline": args.pipeline,
         "content": args.content,
