@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ from imagen_mini.training.loop import NOISE_BINS, TrainState
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.utils.rng import randn
 
+# 54 emoji of two styles, with their licences: a folder of images of one's own
+COLOURED_EMOJI = Path(__file__).parent / "coloured_emoji"
 CORNER_COLORS, CORNER_SHAPES = ("red", "yellow", "green", "blue"), ("circle", "square", "ring")
 
 
