@@ -91,12 +91,13 @@ class GracefulStop:
     """Lets a run end after a step, with a checkpoint: `with GracefulStop() as stop:`.
 
     After the first SIGTERM, Ctrl-C or SIGHUP (the terminal was closed) `stop.requested()` is true.
-    Call it after each step. The second signal ends the process at once.
+    Call it after each step. The second signal ends the process at once, unless there is a grace.
 
     Args:
-        grace: After the first signal, a step that takes longer than so many seconds ends the
-            process, too: it may be waiting for a process that is gone. None: it never does, nor
-            on Windows, which has no alarm.
+        grace: Of one rank of several: after the first signal, a step that takes longer than so
+            many seconds ends the process, as it may be waiting for a process that is gone. Further
+            signals are ignored, since torchrun sends one to each rank that has just had Ctrl-C, too.
+            None: no step ends the process. Windows has no alarm, and no grace.
     """
 
     SIGNALS = tuple(
@@ -126,13 +127,14 @@ class GracefulStop:
 
     def _on_signal(self, number: int, frame) -> None:
         self._requested = True
+        repeated = bool(self.grace) and hasattr(signal, "alarm")
         for each in self._before:
-            signal.signal(each, signal.SIG_DFL)
-        if self.grace:
+            signal.signal(each, signal.SIG_IGN if repeated else signal.SIG_DFL)
+        if repeated:
             _set_alarm(self.grace)
+        again = "" if repeated else "; once more to stop at once"
         text = (
-            f"\n{signal.Signals(number).name}: stopping after this step, with a checkpoint; "
-            "once more to stop at once\n"
+            f"\n{signal.Signals(number).name}: stopping after this step, with a checkpoint{again}\n"
         )
         with suppress(OSError):  # the reader may be gone; print could be interrupted in itself
             os.write(1, text.encode())

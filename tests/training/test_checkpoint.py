@@ -314,6 +314,14 @@ def test_the_first_signal_asks_and_the_second_ends(number):
     assert signal.getsignal(number) is before
 
 
+def test_one_rank_of_several_ignores_the_signal_that_torchrun_repeats():
+    """Ctrl-C reaches all ranks and torchrun, which then sends each rank SIGTERM."""
+    with GracefulStop(grace=60) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested()
+
+
 STUCK = """
 import os, signal, sys, time
 from imagen_mini.training.run_guard import GracefulStop
