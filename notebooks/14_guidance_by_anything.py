@@ -313,15 +313,16 @@ judged_table(rows, [f"seed {s}" for s in seeds], cell=96)
 # ([Haas et al., 2023](https://arxiv.org/abs/2303.11073)).
 #
 # **Predict:** the caption is "a circle". It leaves colour, size, position and background open.
-# Which of these changes along the direction with the largest singular value, at an early step?
+# Which of these changes along the direction with the largest singular value, at an early step? And
+# along a random direction of the same length?
 
 # %%
 caption, steps = "a circle", 16
 text, site = pipe.text_encoder([caption]), middle_site(base.net.block_sites)
 plain = base.denoiser(text, guidance_scale=1.0, threshold="none")
 times = base.timesteps(steps)
-early = 4  # the step at which directions are looked for
-x_t = starting_noise(base, [0])
+early, seed = 4, 1  # the step and the seed at which directions are looked for
+x_t = starting_noise(base, [seed])
 with torch.no_grad():
     for state in sample(plain, x_t, times[: early + 1], schedule, "ddim"):
         x_t = state.x
@@ -340,26 +341,33 @@ at = torch.zeros(base.config.unet.channels[-1], site.size, site.size)
 directions, singular = jacobian_directions(estimate, at, count=2, iterations=4)
 print(f"t = {times[early]:.2f}, singular values {', '.join(f'{v:.1e}' for v in singular)}")
 
-strengths, rows = torch.tensor([-60.0, -20.0, 0.0, 20.0, 60.0]), []
-for number, direction in enumerate(directions):
+random = randn([0], tuple(at.shape), "direction")[0]
+named = {
+    "direction 0": directions[0],
+    "direction 1": directions[1],
+    "a random one": random / random.norm(),
+}
+strengths, rows = torch.tensor([-3000.0, -600.0, 0.0, 600.0, 3000.0]), []
+for name, direction in named.items():
     guide = DirectionGuide(strengths[:, None, None, None] * direction, until=0.7)
-    images = generate(caption, [0] * len(strengths), sampler="ddim", eta=0.0, guide=guide)
-    rows.append((f"direction {number}", caption, images))
+    images = generate(caption, [seed] * len(strengths), sampler="ddim", eta=0.0, guide=guide)
+    rows.append((name, caption, images))
     found = [parsed.scene.objects[0] if parsed.scene else None for parsed in parse_image(images)]
     print(
-        f"direction {number}:",
+        f"{name}:",
         ", ".join(f"{o.size} {o.color} at ({o.x}, {o.y})" if o else "unreadable" for o in found),
     )
 judged_table(rows, [f"{s:+g}" for s in strengths], cell=96)
 
 # %% [markdown]
-# **What you should have seen.** Something that the caption leaves open changes, and the rest stays:
-# the size of the circle. To one side it is small, to the other one large, along both directions. In
-# the middle, without a shift, the trajectory is torn between the two sizes. So the directions that
-# change the estimate most are those of what is still open at this step. No direction turns the circle into a square: of that
-# the caption speaks, and the words enter at every level of the U-Net, not only in the middle. A
-# direction belongs to the image, or at most to the seeds, that it was found on. `python -m
-# sample.directions` looks for more of them, and lists what else they change.
+# **What you should have seen.** Along the network's own directions change the colour, the place and
+# at last the size of the circle: all that the caption leaves open and that is not yet decided at
+# this step. The background was decided before. The shape never changes, for of that the caption
+# speaks, and the words enter at every level of the U-Net, not only in the middle. A random direction
+# of the same length does next to nothing: it is the control without which the first two rows would
+# prove little. The directions are mixed, though. None is "colour" alone, and on another seed they
+# mean something else. `python -m sample.directions` looks for them by other methods as well, and
+# counts what else they change.
 #
 # ## Exercise 1: the shift
 #

@@ -206,8 +206,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--strengths",
         type=number(),
         nargs="+",
-        default=[-60, -20, 20, 60],
-        help="beside 0 (default: -60 -20 20 60)",
+        default=[-3000, -600, 600, 3000],
+        help="beside 0 (default: -3000 -600 600 3000)",
     )
     parser.add_argument("--seed", type=int, default=0, help="the first one (default: 0)")
     parser.add_argument("--count", type=integer(low=1), default=4, help="seeds (default: 4)")
