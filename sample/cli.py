@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.diffusion.guidance import THRESHOLDS, check_interval
@@ -152,6 +154,14 @@ def load_pipelines(args: argparse.Namespace) -> dict[str, ImagenPipeline]:
         name: load_pipeline(argparse.Namespace(**vars(args) | {"pipeline": name}))
         for name in args.pipeline or ["scenes"]
     }
+
+
+def weights_digest(net: nn.Module) -> str:
+    """A hash of the weights, by which measurements know that a network was trained on."""
+    digest = hashlib.sha256()
+    for tensor in net.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def verdict(pipe: ImagenPipeline, prompt: str, image: torch.Tensor) -> str | None:

@@ -21,7 +21,6 @@ each kind by every method goes to image_edits.png; of several pipelines each has
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
@@ -65,18 +64,10 @@ from imagen_mini.utils.scripts import (
     script_parser,
 )
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
-from sample.cli import add_model_options, check_judged, load_pipelines
+from sample.cli import add_model_options, check_judged, load_pipelines, weights_digest
 
 INVERSIONS = ("ddim", "negative-prompt", "null-text", "edict")
 CELL = 112  # pixels of an image in the figure
-
-
-def weights_digest(net: nn.Module) -> str:
-    """A hash of the weights: a network that was trained on is another one."""
-    digest = hashlib.sha256()
-    for tensor in net.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from imagen_mini.evaluation.edit_comparison import METHODS
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene, SceneObject
 from imagen_mini.utils.images import to_image
-from sample import attention_edits, edit, edit_gallery, edit_patching, image_edits
+from sample import attention_edits, edit, edit_gallery, edit_patching, image_edits, plug_and_play
 from sample.edit_image import resolve_image_method
 
 SOURCE, TARGET = "a red circle above a blue square", "a green circle above a blue square"
@@ -369,3 +369,32 @@ def test_a_sheet_of_edits_shows_as_many_of_each_kind(folder, tmp_path, capsys):
     assert printed.count(" of 1 (") == 5 and "color swap: " in printed
     width, height = size(out)
     assert width > 8 * 160 and height > 2 * 160  # five pairs, four in a row
+
+
+def test_plug_and_play_is_swept_beside_prompt_to_prompt_and_goes_on(
+    folder, tmp_path, monkeypatch, capsys
+):
+    command = ["--pipeline", folder, "--out", str(tmp_path), "--n", "1", "--kinds", "shape swap"]
+    command += ["--features", "1", "--attention", "0.5", "1", "--steps", "3", "--scenes", "2"]
+    command += ["--times", "0.5"]
+    plug_and_play.main(command)
+    report, page = read(tmp_path / "plug_and_play.json"), capsys.readouterr().out
+    features = report["features"]
+    assert {row["size"] for row in features} == {4, 8} and len(features) == 2
+    assert all(0 <= row["shape"] <= 1 and 0 < row["variance"] <= 1 for row in features)
+    names = ["no injection", "Prompt-to-Prompt"]
+    names += [f"features to {s} x {s} until 1, attention until 0.5" for s in (4, 8)]
+    names += [f"features to 4 x 4 until 0.8, attention until {a}" for a in ("0.5", "1")]
+    assert list(report["sweep"]) == names
+    assert all(row["source_right"] == 1 for row in report["sweep"].values())
+    # what is injected longer or finer is nearer to the source
+    assert report["sweep"][names[3]]["structure"] < report["sweep"][names[0]]["structure"]
+    for file in ("feature_maps.png", "sweep.png", "side_by_side.png"):
+        assert size(tmp_path / file)[0] > 2 * 96
+    assert "| up1.block0 | 4 x 4 | 0.5 |" in page and f"| {names[2]} | " in page
+    # again: nothing is made anew
+    monkeypatch.setattr(plug_and_play, "edit_once", None)
+    plug_and_play.main(["--parts", "sweep", *command])
+    assert read(tmp_path / "plug_and_play.json")["sweep"] == report["sweep"]
+    with pytest.raises(ValueError, match="--kinds material added: the world scenes has none"):
+        plug_and_play.main(["--parts", "sweep", *command, "--kinds", "material added"])
