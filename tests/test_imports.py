@@ -133,6 +133,7 @@ def test_only_the_text_encoder_and_a_borrowed_clip_import_transformers():
         "imagen_mini.text.loading",
         "imagen_mini.evaluation.pretrained_features",
         "train.text_encoder",
+        "train.one_hot_encoder",
     }
 
 
