@@ -2,7 +2,8 @@
 
     python -m sample.guide "a star, a circle and a square" --method attend --count 4
     python -m sample.guide "a red circle" --method layout --box circle=0,0,0.5,0.5
-    python -m sample.guide "a circle" --method color --color red=0.1,0.1,0.4,0.4 --scale 200
+    python -m sample.guide "a circle" --method color --color red=0.1,0.1,0.4,0.4 --scale 1000 \\
+        --backward-steps 5 --backward-rate 30 --rounds 3 --sampler ddim
     python -m sample.guide --kinds "three shapes" negation --n 16 --method attend structure compose
 
 Without prompts, the captions are of kinds that the shipped cascade fails at. Methods:
@@ -130,7 +131,9 @@ def guide_of_method(
             raise ValueError(f"--color {name}; expected one of {', '.join(COLORS)}")
         size = pipe.stages[next(iter(pipe.stages))].config.unet.image_size
         loss = color_loss(COLORS[name], box_mask(box, size))
-        return lambda prompts: LossGuide(loss, scale, args.backward_steps, rounds=args.rounds)
+        return lambda prompts: LossGuide(
+            loss, scale, args.backward_steps, args.backward_rate, args.rounds
+        )
     if args.classifier is None:
         raise ValueError(
             f"--method {method} needs --classifier FILE; train one with python -m "
@@ -143,7 +146,7 @@ def guide_of_method(
     def judge(prompts: Sequence[str]) -> Guide:
         log_p = net.log_probability(prompts)
         loss = classifier_loss(lambda x: log_p(x, x.new_full((len(x),), HIGHEST)))
-        return LossGuide(loss, scale, args.backward_steps, rounds=args.rounds)
+        return LossGuide(loss, scale, args.backward_steps, args.backward_rate, args.rounds)
 
     return judge
 
@@ -212,6 +215,12 @@ def main(arguments: list[str] | None = None) -> None:
         type=integer(low=0),
         default=0,
         help="color and judge: of backward guidance (default: 0)",
+    )
+    parser.add_argument(
+        "--backward-rate",
+        type=number(above=0),
+        default=0.1,
+        help="color and judge: length of these, in units of the gradient (default: 0.1)",
     )
     parser.add_argument(
         "--rounds",
