@@ -43,6 +43,14 @@ def check(pool) -> str:
         "The mask must keep padded vectors out of the sum: multiply by mask[:, :, None].",
         1e-12,
     )
+    gaps = torch.tensor([[1, 0, 1, 1, 0, 0], [0, 0, 0, 1, 0, 1], [1, 1, 0, 1, 1, 1]]).bool()
+    expect_close(
+        ask(emb, gaps),
+        torch.stack([row[real].mean(0) for row, real in zip(emb, gaps)]),
+        "where real tokens do not come first, the vector",
+        "A mask may have gaps: which tokens are real says the mask itself, not their number.",
+        1e-12,
+    )
     half = ask(emb.float(), mask)
     if half.dtype != torch.float32:
         raise WrongAnswerError(
