@@ -78,6 +78,17 @@ def test_the_second_exercise_of_notebook_14_is_checked_as_well():
         assert found.correct is False and words in found.message, found
 
 
+@pytest.mark.parametrize("name", ["nb16", "nb17"])
+def test_diagnoses_are_checked_as_well(name):
+    answers = answers_to(name)
+    check = importlib.import_module(f"imagen_mini.course.exercises.{name}").check_diagnosis
+    assert check(answers.diagnosis_reference).correct is True
+    assert check(lambda *args: None).correct is None
+    for answer, words in answers.INCORRECT_DIAGNOSES:
+        found = check(answer)
+        assert found.correct is False and words in found.message, found
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_there_are_two_mistakes_or_more(name):
     assert len(answers_to(name).INCORRECT_ANSWERS) >= 2
