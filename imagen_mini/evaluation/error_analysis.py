@@ -132,7 +132,7 @@ def confusion_matrices(
             continue
         for name in ("background", "light"):
             said, generated = getattr(description, name), getattr(scene, name)
-            if said is not None and generated is not None:
+            if said is not None and generated in found[name][said]:
                 found[name][said][generated] += 1
         if len(description.objects) == len(scene.objects) == 1:
             for name in ATTRIBUTES:
@@ -140,6 +140,6 @@ def confusion_matrices(
                     getattr(description.objects[0], name),
                     getattr(scene.objects[0], name),
                 )
-                if said is not None and generated is not None:
+                if said is not None and generated in found[name][said]:
                     found[name][said][generated] += 1
     return found

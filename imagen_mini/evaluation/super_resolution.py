@@ -38,8 +38,8 @@ def true_scenes(prompts: Sequence[str], images: Tensor, world: World = SCENES) -
         description = description_of(prompt, world)
         objects = (
             None
-            if description is None or parsed.scene is None
-            else description.assign(parsed.scene)
+            if description is None or not description.fits(parsed.scene)
+            else description.assign(parsed.nearest)
         )
         if objects is None:
             raise ValueError(
@@ -50,7 +50,7 @@ def true_scenes(prompts: Sequence[str], images: Tensor, world: World = SCENES) -
             replace(o, texture=obj.texture or "solid")
             for o, obj in zip(objects, description.objects)
         )
-        out.append(replace(parsed.scene, objects=textured))
+        out.append(replace(parsed.nearest, objects=textured))
     return out
 
 

@@ -71,8 +71,9 @@ class ParsedScene:
         objects: The objects that could be read, in reading order. The texture of one is None if
             only that was unclear.
         problems: What could not be read, and why.
-        flaws: What is not as in a render, although it is clear what the image shows. An attribute
-            that a flaw leaves open is `UNCLEAR` in the scene.
+        flaws: What is not as in a render, although it is clear which objects the image shows. An
+            attribute that a flaw leaves open is `UNCLEAR` in the scene.
+        guess: The scene with the likeliest value of what is unclear. None: nothing is.
     """
 
     scene: Scene | None
@@ -80,6 +81,12 @@ class ParsedScene:
     objects: tuple[SceneObject, ...]
     problems: tuple[str, ...]
     flaws: tuple[str, ...] = ()
+    guess: Scene | None = None
+
+    @property
+    def nearest(self) -> Scene | None:
+        """The scene whose render comes nearest to the image: all of it can be rendered."""
+        return self.guess or self.scene
 
 
 def palettes(device: torch.device) -> tuple[Tensor, Tensor]:

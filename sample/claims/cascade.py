@@ -116,13 +116,13 @@ def measure_augmentation(pipe: ImagenPipeline, n: int) -> tuple[dict, Image.Imag
     generated = low_res_images(
         pipe, [c.text for _, _, c in prompts], [seed for _, seed, _ in prompts]
     )
-    scenes = [
-        parsed.scene for part in generated.split(64) for parsed in pipe.world.parse_image(part)
-    ]
-    kept = [i for i, (_, _, c) in enumerate(prompts) if c.description.fits(scenes[i])]
+    read = [parsed for part in generated.split(64) for parsed in pipe.world.parse_image(part)]
+    kept = [i for i, (_, _, c) in enumerate(prompts) if c.description.fits(read[i].scene)]
     # 2. Beside each generated image a clean one of the same scene.
     low_res = {
-        "clean": pipe.world.render([without_textures(scenes[i]) for i in kept], generated.shape[-1])
+        "clean": pipe.world.render(
+            [without_textures(read[i].nearest) for i in kept], generated.shape[-1]
+        )
         if kept
         else generated[:0],
         "generated": generated[kept],
