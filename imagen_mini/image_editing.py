@@ -272,9 +272,10 @@ def _denoiser(
     text: TextEmbeddings,
     guidance_scale: GuidanceScale = 1.0,
     control_at: Callable[[float], AttentionControl | None] | None = None,
+    known: Tensor | None = None,
 ) -> Denoiser:
     """`stage.denoiser` as `MakeDenoiser`, for a base stage."""
-    return stage.denoiser(text, None, None, guidance_scale, threshold, control_at)
+    return stage.denoiser(text, None, None, guidance_scale, threshold, control_at, known=known)
 
 
 def _track(disable: bool, states: Iterable[Any], what: str, steps: int) -> Iterable[Any]:

@@ -485,17 +485,18 @@ class ImagenPipeline(nn.Module):
             image: One image, of any type that the pipeline takes. Tensors and arrays have the size
                 of the first stage; of a PIL image, the middle square is resized.
             source: Its caption. "" where a method needs none ("ddim", "direct", "edict", "pnp",
-                "masactrl", "sdedit", "blend", "repaint", "imagic").
+                "masactrl", "sdedit", "blend", "repaint", "inpaint", "imagic").
             target: What it should show: a caption, or a list of them.
             method: How the image is kept, by name or as an object that has options, such as
                 `NullTextInversion(inner_steps=20)`. By inversion: "negative-prompt" (the default),
                 "null-text", "ddim", "direct", "edict", "pnp" (Plug-and-Play), "masactrl". By noise
-                and masks: "sdedit", "blend", "repaint", "diffedit". By training a copy of the
-                network: "imagic". See `editing/given_images.py`.
+                and masks: "sdedit", "blend", "repaint", "diffedit", and "inpaint" with a pipeline
+                of `train.inpainting`. By training a copy of the network: "imagic". See
+                `editing/given_images.py`.
             edit: With an inversion, what happens in attention, such as `Replace()` or
                 `PromptSwitching()`; several are a chain. None: the target's prompt alone.
-            mask: Where the image may change, for "blend" and "repaint", which need it, and
-                "diffedit". Of the size of the first stage (a PIL image: of the given one), with 1
+            mask: Where the image may change, for "blend", "repaint" and "inpaint", which need it,
+                and "diffedit". Of the size of the first stage (a PIL image: of the given one), with 1
                 where it may. `LocalBlend("circle")` finds it by the attention to a word of the
                 source, `DiffEditMask()` by what the prompts disagree about.
             strength: The time in [0, 1] up to which noise is added, for "sdedit" and "blend", or up

@@ -8,7 +8,8 @@ The images are rendered scenes, which the network never generated. Two parts, ch
 - edits: for each kind of edit and each method, how often the edited image shows the new prompt,
   keeps the layout and does both; the PSNR of the pixels that should not change; the distance of
   the structure; what changed outside of the place of the edit, and the seam around it; seconds and
-  memory of an edit; and what the method needs. Two rows are controls. "own sample" edits an image
+  memory of an edit; and what the method needs. A pipeline that was fine-tuned to inpaint
+  (`train.inpainting`) has a row for that. Two rows are controls. "own sample" edits an image
   that the network generated. "seed alone" generates the target without the image.
 - reconstruction: the image is inverted and sampled back with its own prompt. PSNR, and how often
   the judge reads the same, over steps, guidance scales and the time up to which it is inverted.
@@ -52,6 +53,7 @@ from imagen_mini.evaluation.image_edits import (
     measure_image_edit,
     memory_of_edit,
     reconstruct,
+    rows_of,
 )
 from imagen_mini.scenes.world import WORLDS
 from imagen_mini.utils.images import to_image
@@ -207,10 +209,11 @@ class Measured:
         return rows
 
 
-def page_of(numbers: dict[str, Any], rows: Sequence[ImageEditRow]) -> str:
+def page_of(numbers: dict[str, Any], rows_by_pipeline: dict[str, list[ImageEditRow]]) -> str:
     """The page in Markdown."""
     parts = ["# Editing given images: the methods compared"]
     for name, of in numbers["pipelines"].items():
+        rows = rows_by_pipeline[name]
         parts.append(f"## {name}, world {of['world']}")
         if edits := of.get("edits"):
             parts += [
@@ -281,7 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
     pipes = load_pipelines(args)
     for pipe in pipes.values():
         check_judged(pipe, list(pipe.stages)[:1])
-    rows = [row for row in ROWS if row.name in args.rows]
+    rows = {name: rows_of(pipe, args.rows) for name, pipe in pipes.items()}
     plans = plans_of(args.inversions, args.steps, args.scales, args.strengths)
     records = Records(args.out / "image_edits.jsonl")
     everything = []
@@ -295,7 +298,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"of them; expected some of {', '.join(of_world)}"
             )
         folder = args.out / "images" / "-".join(key.values()).replace("/", "_")
-        everything.append(Measured(name, pipe, rows, tasks, records, key, folder))
+        everything.append(Measured(name, pipe, rows[name], tasks, records, key, folder))
 
     numbers: dict[str, Any] = {"seed": args.seed, "threads": torch.get_num_threads()}
 

@@ -104,6 +104,7 @@ class DiffusionStage(nn.Module):
         weight: Callable[[Tensor], Tensor] = capped_v_weight,
         noised_image: Tensor | None = None,
         alternative_x_0: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
         """The denoising loss of each example. Nothing here is random.
 
@@ -120,6 +121,8 @@ class DiffusionStage(nn.Module):
             noised_image: Images [b, 3, h, w] to which the noise is added. None: x_0.
             alternative_x_0: Images [b, 3, h, w] as likely as x_0 for the same text. The target is
                 then the posterior mean of the two, given x_t.
+            known: Inpainting only: the known part of each image, as from `known_part`,
+                [b, 4, h, w]. None: nothing is known.
 
         Returns:
             The weighted loss of each example, [b].
@@ -138,7 +141,8 @@ class DiffusionStage(nn.Module):
                 raise ValueError("low_res needs aug_level [b] and low_res_noise of the same shape")
             low_res = augment_low_res(low_res, aug_level, low_res_noise)
         # 4. the prediction, and how far it is from the target
-        prediction = self.net(x_t, log_snr, text, low_res, aug_level, use_pooled=use_pooled)
+        seen = {} if known is None else {"known": known}  # few networks take it
+        prediction = self.net(x_t, log_snr, text, low_res, aug_level, use_pooled=use_pooled, **seen)
         return denoising_loss(prediction, self.config.prediction, x_0, x_t, log_snr, weight)
 
     forward = loss  # what wrappers such as DistributedDataParallel call
@@ -152,6 +156,7 @@ class DiffusionStage(nn.Module):
         threshold: str | None = None,
         control_at: Callable[[float], AttentionControl | None] | None = None,
         negative: TextEmbeddings | None = None,
+        known: Tensor | None = None,
     ) -> Denoiser:
         """The denoiser (x_t, t) -> x_0_hat of this stage for given prompts.
 
@@ -164,6 +169,8 @@ class DiffusionStage(nn.Module):
             threshold: "none", "static" or "dynamic". None: the stage's default.
             control_at: The control of attention that is active at time t, or None.
             negative: What guidance leads away from, b rows. None: the null text.
+            known: Inpainting only: the known part of each image, as from `known_part`,
+                [1 or b, 4, h, w]. None: nothing is known.
 
         Returns:
             A function of x_t [b, 3, h, w] and of a time t, which returns x_0_hat [b, 3, h, w].
@@ -186,7 +193,10 @@ class DiffusionStage(nn.Module):
                 copies = len(x_t) // len(low_res)
                 condition = low_res.repeat(copies, 1, 1, 1).to(dtype), aug_level.repeat(copies)
             # 3. the network computes in the precision of its weights, the sampler in that of x_t
-            out = self.net(x_t.to(dtype), log_snr, context, *condition, control=control)
+            seen = {}
+            if known is not None:
+                seen["known"] = known.repeat(len(x_t) // len(known), 1, 1, 1).to(dtype)
+            out = self.net(x_t.to(dtype), log_snr, context, *condition, control=control, **seen)
             return out.to(x_t.dtype)
 
         if (low_res is None) != (aug_level is None):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import nn
 
 from imagen_mini.cascade.stage import DiffusionStage
@@ -90,3 +93,33 @@ def _last_projections(layer: nn.Module) -> list[Projection]:
         case ResBlock(skip_scale=1.0, shortcut=nn.Identity()):
             last = [layer.conv2]
     return [projection for projection in last if isinstance(projection, Projection)]
+
+
+def with_inpainting(trained: DiffusionStage) -> DiffusionStage:
+    """A copy of a stage that also takes the known part of an image, to be fine-tuned.
+
+    The weights of the added input channels are 0. So at first the copy computes what the trained
+    stage computes, whatever is known.
+
+    Args:
+        trained: The stage; it is left alone.
+
+    Raises:
+        ValueError: It takes the known part already, or it is a super-resolution stage.
+
+    Reference: GLIDE (Nichol et al., 2021), arXiv 2112.10741, Section 3, which starts from a trained
+        network with added channels of weight 0.
+    """
+    config = trained.config
+    if config.unet.inpainting or trained.is_super_resolution:
+        raise ValueError(
+            f"stage {config.name}: expected a base stage with inpainting=False; this one "
+            + ("has it already" if config.unet.inpainting else "enlarges images")
+        )
+    stage = DiffusionStage(replace(config, unet=replace(config.unet, inpainting=True)))
+    weights = dict(trained.net.state_dict())
+    # the input channels of the noisy image come first
+    stem = torch.zeros_like(stage.net.stem.weight)
+    stem[:, : trained.net.stem.in_channels] = weights["stem.weight"]
+    stage.net.load_state_dict(weights | {"stem.weight": stem})
+    return stage.to(trained.net.out.weight).train(trained.training)

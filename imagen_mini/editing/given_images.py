@@ -12,6 +12,7 @@ states of a sampling loop whose row 0 is the source and whose row i is target nu
     BlendedDiffusion          as SDEdit; outside of a mask the image is put back after each step
     RePaint                   as that from pure noise, and each step is taken several times
     DiffEdit                  from inverted noise; outside of a mask its trajectory is put back
+    Inpainting                as RePaint, by a network that was fine-tuned to see the known part
     Imagic                    a text and a copy of the network are fitted to the image
 
 The first five also take an edit, such as `Replace()`: what happens in attention is its business.
@@ -37,7 +38,7 @@ from imagen_mini.diffusion.schedules import ScheduleFunction
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.base import BoundEdit, Edit
 from imagen_mini.editing.blending import DiffEditBlender, DiffEditMask, LocalBlend
-from imagen_mini.editing.guided_sampling import repaint, repaint_callback, sdedit
+from imagen_mini.editing.guided_sampling import known_part, repaint, repaint_callback, sdedit
 from imagen_mini.editing.imagic import (
     TrainableCopy,
     fine_tune,
@@ -66,6 +67,7 @@ class MakeDenoiser(Protocol):
         text: TextEmbeddings,
         guidance_scale: GuidanceScale = 1.0,
         control_at: Callable[[float], AttentionControl | None] | None = None,
+        known: Tensor | None = None,
     ) -> Denoiser: ...
 
 
@@ -222,6 +224,8 @@ class ImageEditMethod(ABC):
     reads_source: ClassVar[bool] = False
     #: Does it optimise something for each image, with gradients?
     optimizes: ClassVar[bool] = False
+    #: Does it take a network that was trained for it?
+    needs_trained: ClassVar[bool] = False
     takes_edit: ClassVar[bool] = False
     takes_strength: ClassVar[bool] = False
     takes_mask: ClassVar[bool] = False
@@ -511,6 +515,27 @@ class RePaint(ImageEditMethod):
 
 
 @dataclass(frozen=True)
+class Inpainting(ImageEditMethod):
+    """Inpainting by a network that was fine-tuned for it: it sees what is known of the image, and
+    where, in further input channels. Inside of the mask the image is generated from noise. Nothing
+    is put back on the way, only at the end: the outside is the image's to the last bit.
+
+    The pipeline's first stage has to have `inpainting`: `python -m train.inpainting` makes one.
+
+    Reference: GLIDE (Nichol et al., 2021), arXiv 2112.10741, Section 3.
+    """
+
+    takes_mask = needs_mask = needs_trained = True
+
+    def run(self, given: GivenImage) -> Iterator[SamplingState]:
+        rows = len(given.targets)
+        known = known_part(given.image, 1 - mask_of(given)).expand(rows, -1, -1, -1)
+        denoise = given.denoiser(given.targets, given.guidance_scale, known=known)
+        for state in given.sample(denoise, given.noise("x_T", 0).expand(rows, -1, -1, -1)):
+            yield with_source(given, state)
+
+
+@dataclass(frozen=True)
 class DiffEdit(ImageEditMethod):
     """The image is inverted up to the time `strength` and sampled with the target's prompt; outside
     of a mask its inverted trajectory is put back after every step. Without a mask, the mask is
@@ -612,10 +637,10 @@ class Imagic(ImageEditMethod):
         denoisers = [n.denoiser(row, given.guidance_scale) for n, row in zip(networks, rows)]
         sizes = [len(row) for row in rows]
 
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return torch.cat([d(x, t) for d, x in zip(denoisers, x_t.split(sizes))])
+        def by_rows(x: Tensor, t: Tensor) -> Tensor:
+            return torch.cat([d(rows, t) for d, rows in zip(denoisers, x.split(sizes))])
 
-        yield from given.sample(denoise, given.for_all(given.noise("x_T", 0)))
+        yield from given.sample(by_rows, given.for_all(given.noise("x_T", 0)))
 
     def fit(
         self, given: GivenImage, target: TextEmbeddings
@@ -722,6 +747,7 @@ IMAGE_EDIT_METHODS: dict[str, ImageEditMethod] = {
     "blend": BlendedDiffusion(),
     "repaint": RePaint(),
     "diffedit": DiffEdit(),
+    "inpaint": Inpainting(),
     "imagic": Imagic(),
 }
 # the edit of a method that is one name for two things

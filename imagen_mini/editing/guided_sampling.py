@@ -219,3 +219,19 @@ def _noise_of_round(
 ) -> Callable[[int], Tensor]:
     """The noise of one round for one purpose, as a function of the step, of which there is one."""
     return lambda _: noise(purpose, number)
+
+
+def known_part(image: Tensor, known: Tensor) -> Tensor:
+    """The known part of images as a network with `inpainting` takes it.
+
+    Args:
+        image: [b, 3, h, w] in [-1, 1].
+        known: Where it is known, 0 and 1, [b or 1, 1, h, w].
+
+    Returns:
+        [b, 4, h, w]: the image, 0 where it is not known; and `known` itself.
+
+    Reference: GLIDE (Nichol et al., 2021), arXiv 2112.10741, Section 3.
+    """
+    known = known.to(image).expand(len(image), 1, *image.shape[-2:])
+    return torch.cat([image * known, known], dim=1)

@@ -11,7 +11,7 @@ from imagen_mini.evaluation.edit_benchmark import EditScore, edit_table
 from imagen_mini.evaluation.image_edits import ImageEditRow, ImageEditScore
 
 MEASURES = ("structure", "outside", "seam")
-NEEDS = ("caption", "mask", "inversion", "optimisation")
+NEEDS = ("caption", "mask", "inversion", "optimisation", "trained network")
 
 
 def as_values(score: ImageEditScore, seconds: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ for something.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -82,7 +83,7 @@ class ImageEditRow:
     @property
     def needs(self) -> tuple[str, ...]:
         """What it takes beside the image and the target's prompt: of "caption", "mask",
-        "inversion" and "optimisation".
+        "inversion", "optimisation" and "trained network".
         """
         if not self.keeps_image:
             return ()
@@ -92,6 +93,7 @@ class ImageEditRow:
             "mask": mask is PAINTED,
             "inversion": method.inverts,
             "optimisation": method.optimizes,
+            "trained network": method.needs_trained,
         }
         return tuple(need for need, needed in found.items() if needed)
 
@@ -137,7 +139,21 @@ ROWS = (
     ImageEditRow("repaint", options=(BY_USER,)),
     *(ImageEditRow("diffedit", options=_up_to(t)) for t in (0.3, 0.6)),
     ImageEditRow("imagic"),
+    ImageEditRow("inpaint", options=(BY_USER,)),
 )
+
+
+def rows_of(pipe: ImagenPipeline, names: Sequence[str]) -> list[ImageEditRow]:
+    """The rows of these names that a pipeline can make: one of them takes a network that was
+    fine-tuned to inpaint.
+    """
+    inpaints = next(iter(pipe.stages.values())).config.unet.inpainting
+    return [
+        row
+        for row in ROWS
+        if row.name in names
+        and (inpaints or not row.keeps_image or not IMAGE_EDIT_METHODS[row.method].needs_trained)
+    ]
 
 
 def given_scene(task: EditTask, world: World) -> Scene:

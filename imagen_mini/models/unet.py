@@ -9,7 +9,7 @@ block; the words reach the pixels through attention.
 
 Shapes, for an image of s pixels on a side, patches of p pixels and levels i = 0 .. L - 1:
 
-    x_t           [b, 3, s, s]                    (and low_res, enlarged to the same shape)
+    x_t           [b, 3, s, s]                    (and low_res, enlarged to it; and known)
     patches       [b, 3 p^2, s/p, s/p]            `pixel_unshuffle`
     level i       [b, channels[i], g, g]          g = s / p / 2^i; the middle is on the last
     emb           [b, emb_dim]                    goes into every residual block
@@ -43,6 +43,8 @@ from imagen_mini.models.layers import (
 from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.utils.configuration import Range, check_ranges
 
+KNOWN_CHANNELS = 4  # of the known part of an image: its colours, and where it is known
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -74,6 +76,8 @@ class UNetConfig:
     skip: str = "concat"  # how an up block takes the down block's output: "concat" or "sum"
     # factor on each residual sum; 1/sqrt(2) in the Efficient U-Net
     skip_scale: Annotated[float, Range(above=0, high=1)] = 1.0
+    # takes the known part of an image as further input, to fill in the rest
+    inpainting: bool = False
 
     def __post_init__(self):
         for name in ("channels", "blocks", "attention"):
@@ -222,7 +226,8 @@ class UNet(nn.Module):
             self.aug_level_embedding = ScalarEmbedding(config.emb_dim, shortest=0.1, longest=4.0)
         # 2. From patches down to the smallest grid.
         images = 1 if config.low_res_size is None else 2
-        self.stem = nn.Conv2d(3 * images * config.patch**2, channels[0], 3, padding=1)
+        inputs = 3 * images + (KNOWN_CHANNELS if config.inpainting else 0)
+        self.stem = nn.Conv2d(inputs * config.patch**2, channels[0], 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         for i in range(last + 1):
             self.downsample.append(Downsample(channels[i - 1], channels[i]) if i else nn.Identity())
@@ -250,6 +255,7 @@ class UNet(nn.Module):
         aug_level: Tensor | None = None,
         control: AttentionControl | None = None,
         use_pooled: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
         """Predict what the stage is trained to predict, from one noisy image each.
 
@@ -264,6 +270,9 @@ class UNet(nn.Module):
                 `imagen_mini.models.control.AttentionControl`.
             use_pooled: [b], 0 or 1; 0 leaves the pooled text out, as training does at times so that
                 the words are used too (default None: all 1).
+            known: the known part of each image, for a U-Net with `inpainting`, and only there:
+                [b, 4, image_size, image_size], the image with 0 where it is not known, and 1 where
+                it is (default None: nothing is known, all 0).
 
         Returns:
             eps, x_0 or v, [b, 3, image_size, image_size].
@@ -271,15 +280,19 @@ class UNet(nn.Module):
         Raises:
             ValueError: if an input has another shape than this U-Net takes.
         """
-        self._check(x_t, text, low_res, aug_level)
+        self._check(x_t, text, low_res, aug_level, known)
 
-        # 1. The input image: noisy pixels and, for super-resolution, the enlarged low-res pixels.
+        # 1. The input image: noisy pixels and, for super-resolution, the enlarged low-res pixels;
+        #    for inpainting, what is known.
         x = x_t
         if low_res is not None:
             x = torch.cat(
                 [x, F.interpolate(low_res, size=x.shape[-2:], mode="bilinear", antialias=False)],
                 dim=1,
             )
+        if self.config.inpainting:
+            nothing = x.new_zeros(len(x), KNOWN_CHANNELS, *x.shape[-2:])
+            x = torch.cat([x, nothing if known is None else known], dim=1)
 
         # 2. The words, refined by the network's own text layers.
         if control is not None:
@@ -395,7 +408,12 @@ class UNet(nn.Module):
             level.gradient_checkpointing = on
 
     def _check(
-        self, x_t: Tensor, text: TextEmbeddings, low_res: Tensor | None, aug_level: Tensor | None
+        self,
+        x_t: Tensor,
+        text: TextEmbeddings,
+        low_res: Tensor | None,
+        aug_level: Tensor | None,
+        known: Tensor | None,
     ) -> None:
         c = self.config
         if x_t.shape[1:] != (3, c.image_size, c.image_size):
@@ -419,6 +437,16 @@ class UNet(nn.Module):
             raise ValueError(
                 f"this U-Net enlarges images [b, 3, {c.low_res_size}, {c.low_res_size}]; got "
                 f"{list(low_res.shape)}"
+            )
+        if known is not None and not c.inpainting:
+            raise ValueError(
+                "this U-Net has inpainting=False, and takes no known part of an image: fine-tune "
+                "it by python -m train.inpainting, or use the method 'blend' or 'repaint'"
+            )
+        if known is not None and known.shape != (len(x_t), KNOWN_CHANNELS, *x_t.shape[-2:]):
+            raise ValueError(
+                f"known: expected {[len(x_t), KNOWN_CHANNELS, *x_t.shape[-2:]]}, the image and "
+                f"where it is known; got {list(known.shape)}"
             )
 
 
