@@ -496,8 +496,8 @@ class ImagenPipeline(nn.Module):
             edit: With an inversion, what happens in attention, such as `Replace()` or
                 `PromptSwitching()`; several are a chain. None: the target's prompt alone.
             mask: Where the image may change, for "blend", "repaint" and "inpaint", which need it,
-                and "diffedit". Of the size of the first stage (a PIL image: of the given one), with 1
-                where it may. `LocalBlend("circle")` finds it by the attention to a word of the
+                and "diffedit". Of the size of the first stage (a PIL image: of the given one), with
+                1 where it may. `LocalBlend("circle")` finds it by the attention to a word of the
                 source, `DiffEditMask()` by what the prompts disagree about.
             strength: The time in [0, 1] up to which noise is added, for "sdedit" and "blend", or up
                 to which an inversion goes. The default is 0.15 for "sdedit", 0.3 for "diffedit",

@@ -138,7 +138,7 @@ def which_table(rows: Sequence[ImageEditRow], summaries: dict[str, dict[str, Any
         lines.append(
             [
                 ", ".join(needs) or "nothing",
-                "; ".join(names),
+                "; ".join(names) if of["good"] else "none",
                 _count(of, "good"),
                 f"{of['good_low']:.0%} to {of['good_high']:.0%}",
             ]

@@ -88,6 +88,8 @@ def test_the_best_method_is_the_best_of_those_that_need_no_more():
     }
     table = which_table(rows, summaries)
     assert "| nothing | sdedit | 2 of 4 | 15% to 85% |" in table
+    nothing_good = {name: summarize([values(FAILED)]) for name in good}
+    assert "| nothing | none | 0 of 1 |" in which_table(rows, nothing_good)
 
     table = methods_table(rows, summaries, {"pnp": 2_500_000}).splitlines()
     assert len(table) == 2 + len(rows) and len({line.count("|") for line in table}) == 1
