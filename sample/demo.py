@@ -66,6 +66,7 @@ What to try next:
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     add_pipeline_options(parser)
+    parser.set_defaults(pipeline="studio")
     parser.add_argument("--seed", type=int, default=0, help="of every image (default: 0)")
     parser.add_argument(
         "--out",

@@ -585,7 +585,7 @@ def test_a_shipped_pipeline_is_loaded_by_the_name_of_its_world(name):
 
 
 def test_a_folder_that_is_not_there_is_an_error_that_says_what_may_stand_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected 'scenes', a folder, or a hub id"):
+    with pytest.raises(FileNotFoundError, match="expected 'scenes', 'studio', a folder, or"):
         ImagenPipeline.from_pretrained(tmp_path / "nothing")
 
 
