@@ -96,7 +96,7 @@ class GracefulStop:
     Args:
         grace: Of one rank of several: after the first signal, a step that takes longer than so
             many seconds ends the process, as it may be waiting for a process that is gone. Further
-            signals are ignored, since torchrun sends one to each rank that has just had Ctrl-C, too.
+            signals are ignored, since torchrun sends one to each rank that Ctrl-C has just reached.
             None: no step ends the process. Windows has no alarm, and no grace.
     """
 
