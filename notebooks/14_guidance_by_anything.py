@@ -474,4 +474,4 @@ judged_table(
 # **What you should have seen** (once answered). Exercise 1: all eight are circles. Exercise 2: the
 # energy falls before the first step, and most stars lie in the box or near it.
 #
-# Back to [13, the playground](13_playground.ipynb), or to the [tour](00_tour.ipynb).
+# Next: [15, train on your own images](15_your_own_images.ipynb).

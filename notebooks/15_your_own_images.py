@@ -348,4 +348,4 @@ for name, chosen in splits.items():
     print(f"{name}: {known} of {len(chosen)} captions held out are trained on as well")
 
 # %% [markdown]
-# Back to the [overview](README.md).
+# Next: [16, editing given images](16_editing_given_images.ipynb).
