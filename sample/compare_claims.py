@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagen_mini.utils.scripts import run_script, script_parser
+from imagen_mini.utils.scripts import check_output_file, run_script, script_parser
 from sample.claims import report
 from sample.claims.__main__ import EXPERIMENTS
 
@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="folders with a claims.json")
     parser.add_argument("--out", type=Path, help="write this file (default: print the table)")
     args = parser.parse_args(arguments)
+    if args.out is not None:
+        check_output_file(args.out)
     found = {}
     for folder in args.folders:
         experiments = report.load_claims(folder / "claims.json")

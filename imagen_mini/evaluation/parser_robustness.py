@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
 
 from torch import Tensor
 
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.scenes.parse import ParsedScene, parse_image
+from imagen_mini.scenes.parse import UNCLEAR, ParsedScene, parse_image
 from imagen_mini.scenes.scene import HELD_OUT_SEED, Scene
 from imagen_mini.scenes.world import WORLDS, World
 
@@ -49,20 +50,28 @@ OUTCOMES = ("right", "unreadable", "misread")
 
 
 def parse_outcome(scene: Scene, parsed: ParsedScene, size: int) -> str:
-    """Return one of OUTCOMES: what became of a scene that was rendered and read.
+    """Return one of OUTCOMES: what became of a scene that was rendered and read. It is unreadable,
+    too, if an attribute is unclear and the rest is right (see `may_be`).
 
     Args:
         scene: The true scene.
         parsed: What the parser read.
         size: The side of the image; below 256 px textures cannot be seen and do not count.
     """
-    if parsed.scene is None:
-        return "unreadable"
-    return (
-        "right"
-        if parsed.scene == (scene if size == 256 else scene.without_texture())
-        else "misread"
-    )
+    truth = scene if size == 256 else scene.without_texture()
+    if parsed.scene == truth:
+        return "right"
+    return "unreadable" if parsed.scene is None or may_be(truth, parsed.scene) else "misread"
+
+
+def may_be(truth: Scene, read: Scene) -> bool:
+    """True if the scenes agree in all that is not unclear, and in places up to 1/64."""
+    pairs = [(truth.background, read.background), (truth.light, read.light)]
+    near = len(truth.objects) == len(read.objects)
+    for o, p in zip(truth.objects, read.objects):
+        near &= max(abs(o.x - p.x), abs(o.y - p.y)) <= 1
+        pairs += zip(astuple(replace(o, x=p.x, y=p.y)), astuple(p))
+    return near and all(b in (a, UNCLEAR) for a, b in pairs)
 
 
 def fresh_scenes(n: int, world: World, seed: str = "fresh") -> list[Scene]:

@@ -86,7 +86,7 @@ def test_of_fresh_renders_999_in_1000_are_read_wholly(size, n):
     found = count_outcomes(fresh_scenes(n, STUDIO, "slow test"), size, STUDIO)
     assert found["misread"] <= 0.0005 * n, found
     if size == 256 and 0.995 * n <= found["right"] < 0.999 * n:
-        pytest.xfail("1,994 of 2,000 at 256 px, and 6 unreadable: below the aim")
+        pytest.xfail("1,995 of 2,000 at 256 px, and 5 unreadable: below the aim")
     assert found["right"] >= 0.999 * n, found
 
 
