@@ -24,7 +24,6 @@ from imagen_mini.editing.guides import (
     StructuredPrompt,
     and_not_parts,
     attention_grid,
-    self_attention_grid,
     wanted_nouns,
 )
 from imagen_mini.editing.h_space import ShiftFeatures, middle_site, sample_with_direction
@@ -250,9 +249,9 @@ def test_guides_that_cannot_be_are_errors():
     with pytest.raises(ValueError, match="self_weight -1; expected 0 or more"):
         AttentionRefocusing({}, self_weight=-1)
     with pytest.raises(ValueError, match="no layer of this network attends to pixels"):
-        self_attention_grid([AttentionSite("up0", "up", "cross", 8)])
+        attention_grid([AttentionSite("up0", "up", "cross", 8)], "pixels")
     with pytest.raises(ValueError, match="on grids of 32; expected one of at most 16"):
-        self_attention_grid([AttentionSite("up0", "up", "self", 32)])
+        attention_grid([AttentionSite("up0", "up", "self", 32)], "pixels")
 
 
 def test_a_stage_that_enlarges_images_takes_no_guide(tiny_pipe):

@@ -291,36 +291,26 @@ class ClassifierGuide(Guide):
 # ---------------------------------------------------------------- attention
 
 
-def attention_grid(sites: Sequence[AttentionSite], most: int = 16) -> int:
-    """The finest grid of at most this size whose layers attend to words.
+def attention_grid(sites: Sequence[AttentionSite], to: str = "words", most: int = 16) -> int:
+    """The finest grid of at most this size whose layers attend to words or to pixels.
+
+    Args:
+        sites: The attention layers of a network.
+        to: "words" (the default) or "pixels".
+        most: The largest grid that is taken (default: 16).
 
     Raises:
         ValueError: there is none.
     """
-    sizes = {site.size for site in sites if site.kind != "self"}
+    other = {"words": "self", "pixels": "cross"}[to]
+    sizes = {site.size for site in sites if site.kind != other}
     fit = [size for size in sizes if size <= most]
+    if not sizes and to == "pixels":
+        raise ValueError("no layer of this network attends to pixels; pass self_weight=0")
     if not fit:
         raise ValueError(
-            f"this network attends to words on grids of {', '.join(map(str, sorted(sizes)))}; "
+            f"this network attends to {to} on grids of {', '.join(map(str, sorted(sizes)))}; "
             f"expected one of at most {most}"
-        )
-    return max(fit)
-
-
-def self_attention_grid(sites: Sequence[AttentionSite], most: int = 16) -> int:
-    """The finest grid of at most this size whose layers attend to pixels.
-
-    Raises:
-        ValueError: there is none.
-    """
-    sizes = {site.size for site in sites if site.kind != "cross"}
-    fit = [size for size in sizes if size <= most]
-    if not fit:
-        raise ValueError(
-            f"this network attends to pixels on grids of {', '.join(map(str, sorted(sizes)))}; "
-            f"expected one of at most {most}"
-            if sizes
-            else "no layer of this network attends to pixels; pass self_weight=0"
         )
     return max(fit)
 
@@ -521,7 +511,7 @@ class AttentionRefocusing(Guide):
         if self.self_weight == 0:
             self_size = None
         elif self_size is None:
-            self_size = self_attention_grid(call.sites)
+            self_size = attention_grid(call.sites, "pixels")
         # 2. the energy of what is read there
         boxes = boxes_of_tokens(self.boxes, call.tokens)
         n_words = [_words_of(tokens) for tokens in call.tokens]

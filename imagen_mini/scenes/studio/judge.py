@@ -79,6 +79,7 @@ DOUBTFUL_ERROR, RIVALS, NEARLY = 0.04, 10, 0.12
 # is a flaw, and the material is unclear. Of 3,600 objects in renders with noise, blur, warped
 # outlines or wrong light (64 px), shape and size were right in 98 % up to 2.5 times as far, and in
 # 93 % from there to 3 times. The material was right in 98 % up to 0.75, in 85 % from there to 1.25.
+# (By a script that was not kept.)
 MOST_ERROR, MOST_DIFFERENCE, MOST_OUTLINE = 0.09, 0.27, 8.0
 MOST_DOUBT = 2.5
 # Of a texture, as compared with the renderer's, by material; of the strongest one where an object
