@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
                 labels += [task.source.text, task.target.text]
                 frames += [task.source.description.fits(source.scene), score.good]
                 bar.update()
-            print(f"{name}: {format_share(good)} good")
+            bar.write(f"{name}: {format_share(good)} good")
     sheet = image_grid(images, labels, columns=8, cell=160, borders=frames)
     quantize_colors(sheet).save(args.out, optimize=True)
     print(args.out)
