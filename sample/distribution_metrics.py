@@ -66,7 +66,7 @@ from imagen_mini.utils.scripts import (
     run_script,
     script_parser,
 )
-from imagen_mini.viz.style import line_style, percent_axis, save_figure, subplots
+from imagen_mini.viz.style import line_style, log_axis, percent_axis, save_figure, subplots
 from sample.claims.report import pipeline_identity
 from sample.cli import add_model_options, load_pipeline
 
@@ -135,8 +135,8 @@ def plot_distances(reports: Sequence[dict], path: Path) -> None:
             title
             for report, name in zip(reports, names)
             for title in (
-                f"text alignment and Fréchet distance, by w ({report['n']} images of {name})",
-                f"precision and recall, by w ({name})",
+                f"{name}, {report['n']} images: numbers are w",
+                f"{name}: precision over recall",
             )
         ],
         "",
@@ -158,7 +158,7 @@ def _plot_report(report: dict, pareto: Axes, recall: Axes) -> None:
             label=threshold if threshold in RULES_ONLY else f"threshold: {threshold}",
         )
         recall.plot([r["recall"] for r in rows], [r["precision"] for r in rows], **style)
-        for r in rows:
+        for r in (rows[0], rows[-1]) if len(rows) > 1 else rows:
             for ax, place in (
                 (pareto, (r["frechet"], r["accuracy"])),
                 (recall, (r["recall"], r["precision"])),
@@ -177,8 +177,11 @@ def _plot_report(report: dict, pareto: Axes, recall: Axes) -> None:
     pareto.axvline(true["frechet"], color="#777777", linestyle=":", label="other true images")
     star = {"color": "#777777", "marker": "*", "linestyle": "none", "markersize": 10}
     recall.plot(true["recall"], true["precision"], **star)
+    distances = [r["frechet"] for rows in report["lines"].values() for r in rows]
+    low, high = min(distances) / 1.5, max(distances)
     pareto.set_xlabel("Fréchet distance to true images")
     pareto.set_ylabel("share of captions generated correctly")
+    log_axis(pareto, [t for t in (1, 2, 3, 5, 10, 20, 50) if low <= t <= 1.1 * high])
     recall.set_xlabel("recall")
     recall.set_ylabel("precision")
     percent_axis(pareto)
