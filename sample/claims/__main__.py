@@ -6,6 +6,8 @@ every claim, and all numbers.
     # all of them: nine networks are trained, 30 minutes each
     python -m sample.claims --train 30
     python -m sample.claims --only thresholding early-steps --n 10
+    # with the papers' sampler
+    python -m sample.claims --only thresholding --sampler ddpm --steps 128 --out outputs/ancestral
 
 Files in the folder --out:
 
@@ -24,10 +26,12 @@ import argparse
 import shlex
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.config import PRESETS
+from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.scenes.parse import PARSER_VERSION
 from imagen_mini.utils.scripts import check_output_folder, integer, number, run_script
 from imagen_mini.viz.image_grid import quantize_colors
@@ -129,6 +133,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="measure again what was kept; with --train, also delete OUT/runs and train again",
     )
+    parser.add_argument(
+        "--sampler", choices=SAMPLERS, help="of the first stage (default: the stage's)"
+    )
+    parser.add_argument(
+        "--steps", type=integer(low=1), help="of the first stage (default: the stage's)"
+    )
     add_model_options(parser)
     args = parser.parse_args(arguments)
     if args.train_steps is not None and args.train is not None:
@@ -136,6 +146,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             f"--train {args.train}, --train-steps {args.train_steps}: expected one of them"
         )
     args.trains = args.train is not None or args.train_steps is not None
+    if args.trains and sampling_of(args):
+        parser.error("--sampler and --steps are of the given pipeline: leave --train out")
     if (args.recipe or args.graph) and not args.trains:
         parser.error(
             "--recipe and --graph say how networks are trained: add --train MINUTES or "
@@ -182,6 +194,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     check_output_folder(args.out)
     pipe = load_pipeline(args)
+    first = next(iter(pipe.stages.values()))
+    first.config = replace(first.config, **sampling_of(args))
     todo = chosen(args, pipe)
     found = report.load_claims(args.out / "claims.json", default_empty=args.fresh)
     if args.fresh:
@@ -234,10 +248,16 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{args.out}/claims.md, claims.json")
 
 
+def sampling_of(args: argparse.Namespace) -> dict:
+    """Return how the first stage samples, where that was asked for."""
+    asked = {"sampler": args.sampler, "num_inference_steps": args.steps}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
 def settings_of(e: Experiment, args: argparse.Namespace) -> dict:
     """Return what an experiment's numbers depend on, besides the pipeline."""
     if not e.variants:
-        return {"n": args.n or e.n}
+        return {"n": args.n or e.n, **sampling_of(args)}
     long = {"minutes": args.train} if args.train else {"steps": args.train_steps}
     return {
         "n": args.n or e.n,
@@ -250,6 +270,8 @@ def settings_of(e: Experiment, args: argparse.Namespace) -> dict:
 def command_of(e: Experiment, args: argparse.Namespace) -> str:
     """Return the command that measures this experiment alone."""
     words = ["python", "-m", "sample.claims", "--only", e.name, "--n", str(args.n or e.n)]
+    for option, value in (("--sampler", args.sampler), ("--steps", args.steps)):
+        words += [option, str(value)] if value is not None else []
     if e.variants:
         words += (
             ["--train", f"{args.train:g}"]

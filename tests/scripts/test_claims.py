@@ -670,6 +670,25 @@ def test_all_that_needs_no_training_is_measured_once(folder, tmp_path, capsys, m
         claims.main(options(folder, tmp_path, "--only", "thresholding"))
 
 
+def test_the_sampler_that_is_asked_for_samples(folder, tmp_path, monkeypatch):
+    used, sample_stage = [], ImagenPipeline.sample_stage
+
+    def watched(self, name, request, options, **more):
+        used.append((options.sampler, options.num_inference_steps))
+        return sample_stage(self, name, request, options, **more)
+
+    monkeypatch.setattr(ImagenPipeline, "sample_stage", watched)
+    todo = options(folder, tmp_path, "--only", "thresholding", "--sampler", "ddpm", "--steps", "3")
+    claims.main(todo)
+    assert set(used) == {("ddpm", 3)}
+    entry = json.loads((tmp_path / "claims.json").read_text())["experiments"]["thresholding"]
+    assert "--sampler ddpm --steps 3" in entry["command"]
+    assert "sampler ddpm, num inference steps 3" in (tmp_path / "claims.md").read_text()
+    used.clear()
+    claims.main(todo)
+    assert not used  # kept
+
+
 def test_other_weights_of_the_same_shapes_are_another_pipeline(
     folder, tiny_pipe, randomize_zero_init
 ):
@@ -817,6 +836,7 @@ def test_networks_can_be_asked_for_by_steps_and_by_how_they_are_trained(
         (["--train", "1", "--train-steps", "9"], "expected one of them"),
         (["--train-steps", "9", "--recipe", "steps=64"], "the number of steps is --train-steps"),
         (["--recipe", "batch_size=64"], "add --train MINUTES or --train-steps STEPS"),
+        (["--train", "1", "--sampler", "ddpm"], "--sampler and --steps are of the given pipeline"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_loaded(
