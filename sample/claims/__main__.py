@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.cascade.config import PRESETS
+from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.scenes.parse import PARSER_VERSION
 from imagen_mini.utils.scripts import check_output_folder, integer, number, run_script
@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_output_folder(args.out)
     pipe = load_pipeline(args)
     first = next(iter(pipe.stages.values()))
-    first.config = replace(first.config, **sampling_of(args))
+    first.config = with_sampling(first.config, sampling_of(args))
     todo = chosen(args, pipe)
     found = report.load_claims(args.out / "claims.json", default_empty=args.fresh)
     if args.fresh:
@@ -252,6 +252,15 @@ def sampling_of(args: argparse.Namespace) -> dict:
     """Return how the first stage samples, where that was asked for."""
     asked = {"sampler": args.sampler, "num_inference_steps": args.steps}
     return {name: value for name, value in asked.items() if value is not None}
+
+
+def with_sampling(config: StageConfig, asked: dict) -> StageConfig:
+    """Return a stage's configuration that samples as asked.
+
+    A stage's eta belongs to its sampler, and does not come along to another one.
+    """
+    other = asked.get("sampler", config.sampler) != config.sampler
+    return replace(config, **asked, **({"eta": 0.0} if other else {}))
 
 
 def settings_of(e: Experiment, args: argparse.Namespace) -> dict:

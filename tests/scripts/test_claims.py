@@ -689,6 +689,14 @@ def test_the_sampler_that_is_asked_for_samples(folder, tmp_path, monkeypatch):
     assert not used  # kept
 
 
+def test_another_sampler_does_not_inherit_the_stages_eta():
+    config = replace(PRESETS["mini"]["base"], sampler="dpmpp_2m", eta=1.0)
+    assert claims.with_sampling(config, {"sampler": "ddpm"}).eta == 0.0
+    same = claims.with_sampling(config, {"sampler": "dpmpp_2m", "num_inference_steps": 5})
+    assert (same.eta, same.num_inference_steps) == (1.0, 5)
+    assert claims.with_sampling(config, {}) == config
+
+
 def test_other_weights_of_the_same_shapes_are_another_pipeline(
     folder, tiny_pipe, randomize_zero_init
 ):
