@@ -74,7 +74,7 @@ def plot_scales(
         if true is not None:
             ax.axhline(true[measure], **TRUE_IMAGE_STYLE)
         if MEASURES[measure].startswith("share"):
-            ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            ax.yaxis.set_major_formatter(PercentFormatter(1.0))
         ax.set_ylim(0, None)
     for ax in (accuracy_ax, *axes):
         log_axis(ax, scales)
