@@ -19,9 +19,15 @@ NOT_MEASURED = "not measured"
 
 
 def world_of(experiments: dict) -> str:
-    """Name the pipelines that a claims.json was measured with: folders by their last part."""
-    names = {Path(entry["settings"]["pipeline"]).name for entry in experiments.values()}
-    return ", ".join(sorted(names))
+    """Name the pipelines that a claims.json was measured with: folders by their last part, and how
+    they sampled where `--sampler` or `--steps` said so.
+    """
+    names = set()
+    for settings in (entry["settings"] for entry in experiments.values()):
+        steps = settings.get("num_inference_steps")
+        how = [settings.get("sampler"), steps and f"{steps} steps"]
+        names.add(", ".join([Path(settings["pipeline"]).name, *filter(None, how)]))
+    return "; ".join(sorted(names))
 
 
 def side_by_side(found: dict[str, dict]) -> str:
@@ -41,8 +47,8 @@ def side_by_side(found: dict[str, dict]) -> str:
         }
         for i, claim in enumerate(e.claims):
             outcomes = [judged[t][i].outcome if t in judged else NOT_MEASURED for t in found]
-            told = {o for o in outcomes if o != NOT_MEASURED}
-            same = "" if NOT_MEASURED in outcomes else "yes" if len(told) == 1 else "**no**"
+            told = [o for o in outcomes if o != NOT_MEASURED]
+            same = "" if len(told) < 2 else "yes" if len(set(told)) == 1 else "**no**"
             table.append(f"| {claim.sentence} | {' | '.join(outcomes)} | {same} |")
             if told:
                 lines = [f"- {title}: {verdicts[i].numbers}" for title, verdicts in judged.items()]
@@ -56,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="write this file (default: print the table)")
     args = parser.parse_args(arguments)
     if args.out is not None:
-        check_output_file(args.out)
+        check_output_file(args.out, (".md",))
     found = {}
     for folder in args.folders:
         experiments = report.load_claims(folder / "claims.json")

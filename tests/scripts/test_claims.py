@@ -909,6 +909,12 @@ def test_claims_of_two_worlds_stand_side_by_side(tmp_path, capsys):
     assert dynamic.endswith(f"| {UNCLEAR} | {HOLDS} | **no** |"), dynamic
     assert table["| Guidance trades diversity for alignment."].endswith("| yes |")
     assert table["| Super-resolution needs the text."].endswith(f"| {HOLDS} | not measured |  |")
+    compare_claims.main([str(tmp_path / "one"), "--out", str(tmp_path / "page.md")])
+    assert "| claim | scenes |" in (tmp_path / "page.md").read_text()
+    with pytest.raises(ValueError, match="page.txt ends in .txt; expected one of .md"):
+        compare_claims.main([str(tmp_path / "one"), "--out", str(tmp_path / "page.txt")])
+    sampled = {"pipeline": "w/studio", "sampler": "ddpm", "num_inference_steps": 64}
+    assert compare_claims.world_of({"a": {"settings": sampled}}) == "studio, ddpm, 64 steps"
     with pytest.raises(SystemExit, match="was measured with scenes, as another folder was"):
         compare_claims.main([str(tmp_path / "one"), str(tmp_path / "one")])
     with pytest.raises(SystemExit, match="has no experiments"):
