@@ -106,6 +106,7 @@ class Assignment:
         written: The points of each written question, by name.
         roots: Modules of the package that students get, with everything that these import.
         files: Further files or folders that students get, as paths inside the repository.
+        grader_files: Further files or folders that the grader needs, besides code.
         preload: Libraries that the calls import, loaded before a submission is locked in.
         seconds: The CPU time that one question may take.
         megabytes: The memory that one question may take beyond that of PyTorch.
@@ -124,6 +125,7 @@ class Assignment:
     written: dict[str, float]
     roots: tuple[str, ...]
     files: tuple[str, ...] = ()
+    grader_files: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     seconds: float = 10.0
     megabytes: int = 1000
@@ -185,7 +187,7 @@ def load_assignment(name: str) -> Assignment:
         given = Question(0, function, module, function, 0)
         replaced.append((given, with_body(given, row["body"])))
     values["replaced"] = tuple(replaced)
-    for key in ("roots", "files", "preload"):
+    for key in ("roots", "files", "grader_files", "preload"):
         values[key] = tuple(values.get(key, ()))
     assignment = Assignment(name, questions=tuple(questions), **values)
     for question in questions:

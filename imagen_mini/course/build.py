@@ -109,6 +109,19 @@ def handout(assignment: Assignment) -> str:
     return text.replace("{points}", points_of(assignment))
 
 
+def files_in(names: Sequence[str]) -> dict[str, bytes]:
+    """Files, and all of some folders, by path inside the repository."""
+    found = {}
+    for name in names:
+        path = ROOT / name
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for p in inside:
+            relative = p.relative_to(ROOT)
+            if not any(part[0] in "._" for part in relative.parts):
+                found[relative.as_posix()] = read_file(relative.as_posix())
+    return found
+
+
 def student_files(
     assignment: Assignment, weights: bool = True, solved: bool = False
 ) -> dict[str, bytes]:
@@ -134,14 +147,8 @@ def student_files(
         if not solved:
             sources[question.file] = with_hole(sources[question.file], assignment, question)
     files = {path: text.encode() for path, text in sources.items()}
-    for name in assignment.files:
-        path = ROOT / name
-        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for p in inside:
-            relative = p.relative_to(ROOT).as_posix()
-            hidden = any(part[0] in "._" for part in p.relative_to(ROOT).parts)
-            if not hidden and (weights or "imagen_mini/weights" not in relative):
-                files[relative] = read_file(relative)
+    further = files_in(assignment.files)
+    files |= {p: b for p, b in further.items() if weights or "imagen_mini/weights" not in p}
     files |= {
         "README.md": handout(assignment).encode(),
         "requirements.txt": (requirements() + "pytest>=8\n").encode(),
@@ -176,6 +183,7 @@ def grader_files(assignment: Assignment) -> dict[str, bytes]:
         {"imagen_mini.course.grade", *parts, *(q.module for q in assignment.questions)}
     )
     files = {module_name(m): read_module(m).encode() for m in sorted(modules)}
+    files |= files_in(assignment.grader_files)
     for name in ("manifest.toml", "mistakes.toml", "forms.toml"):
         path = (assignment.folder / name).relative_to(ROOT).as_posix()
         files[path] = read_file(path)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from imagen_mini.course.submission import Submission
 from imagen_mini.evaluation.scoring import judge_images
@@ -89,6 +90,49 @@ def grade_numbers(
     return share, wrong
 
 
+def image_table(submission: Submission, name: str, size: int, columns: int, rows: int) -> Tensor:
+    """A table of images that was handed in.
+
+    Args:
+        submission: What was handed in.
+        name: Of the figure: a PNG with the images side by side, without a margin.
+        size: The side of an image in pixels.
+        columns: How many columns of images.
+        rows: How many rows.
+
+    Returns:
+        [3, size rows, size columns] in [-1, 1].
+
+    Raises:
+        ValueError: It is missing, or has another size.
+    """
+    image = open_png(submission, f"figures/{name}.png")
+    wanted = (size * columns, size * rows)
+    if image is None or image.size != wanted:
+        seen = "missing or no PNG" if image is None else f"{image.width} x {image.height} pixels"
+        raise ValueError(f"figures/{name}.png is {seen}; expected {wanted[0]} x {wanted[1]} pixels")
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).float() / 127.5 - 1
+    return pixels.reshape(size * rows, size * columns, 3).permute(2, 0, 1)
+
+
+def grade_counts(name: str, submission: Submission, expected: dict[str, float]) -> Graded:
+    """The numbers of a figure that were read in a table of images; each counts alike.
+
+    Args:
+        name: Of the figure.
+        submission: What was handed in.
+        expected: What is read in the table that was handed in.
+    """
+    said = read_toml(submission, "figures/numbers.toml").get(name)
+    said = said if isinstance(said, dict) else {}
+    wrong = [
+        f"{key} is {said.get(key)}, and the images show {value:.5g}"
+        for key, value in expected.items()
+        if not is_close(said.get(key), value)
+    ]
+    return 1 - len(wrong) / len(expected), wrong
+
+
 def grade_image_table(
     name: str, submission: Submission, captions: Sequence[str], size: int, rows: int, enough: int
 ) -> Graded:
@@ -102,13 +146,8 @@ def grade_image_table(
         rows: How many rows of images.
         enough: So many images as captioned get all points; fewer get their share.
     """
-    image = open_png(submission, f"figures/{name}.png")
-    wanted = (size * len(captions), size * rows)
-    if image is None or image.size != wanted:
-        seen = "missing or no PNG" if image is None else f"{image.width} x {image.height} pixels"
-        return 0.0, [f"figures/{name}.png is {seen}; expected {wanted[0]} x {wanted[1]} pixels"]
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).float() / 127.5 - 1
-    tiles = pixels.reshape(rows, size, len(captions), size, 3).permute(0, 2, 4, 1, 3).flatten(0, 1)
+    table = image_table(submission, name, size, len(captions), rows)
+    tiles = table.unfold(1, size, size).unfold(2, size, size).permute(1, 2, 0, 3, 4).flatten(0, 1)
     asked = list(captions) * rows
     correct = judge_images(asked, tiles)
     n = sum(map(bool, correct))

@@ -16,9 +16,10 @@ from imagen_mini.course.assignments.hw3 import measurements
 from imagen_mini.course.inputs import InputSource, in_float32
 from imagen_mini.course.paperwork import (
     Graded,
+    grade_counts,
     grade_derivation,
-    grade_image_table,
     grade_numbers,
+    image_table,
     whose,
 )
 from imagen_mini.course.submission import Submission
@@ -240,11 +241,19 @@ def hw3_figure(name: str, submission: Submission, students: Collection[str]) -> 
     said, _ = whose(submission, students)
     if name in measurements.MEASURED:
         return grade_numbers(name, submission, said, measurements.MEASURED[name](said))
-    captions = [caption for caption, _ in measurements.captions_of(said)]
-    rows = len(measurements.IMAGE_OPTIONS)
-    return grade_image_table(
-        name, submission, captions, measurements.IMAGE_SIZE, rows, measurements.ENOUGH_CORRECT
-    )
+    # 1. The images, as the judge reads them.
+    rows = len(measurements.ROWS)
+    table = image_table(submission, "images", measurements.IMAGE_SIZE, measurements.IMAGES, rows)
+    found = measurements.read_images(said, table)
+    if name == "curve":
+        return grade_counts(name, submission, found)
+    # 2. How many are as captioned where all of them could be.
+    correct = int(found["alignment_2"])
+    if correct >= measurements.ENOUGH_CORRECT:
+        return 1.0, []
+    return correct / measurements.IMAGES, [
+        f"{correct} of {measurements.IMAGES} images in the row of w = 2 show their caption"
+    ]
 
 
 def hw3_written(name: str, submission: Submission, students: Collection[str]) -> Graded:

@@ -1,9 +1,9 @@
 """The numbers of assignment 3: drawn by the student's id, and measured with the student's code.
 
 Students get this file as it is, and `figures.py` calls it. The grader calls it with the reference.
-The networks here are exact: they return E[x_0 | x_t] of data that are known. So everything that
-guidance does to them is due to guidance, and to no error of training. The shipped weights generate
-the images.
+The networks of the first two figures are exact: they return E[x_0 | x_t] of data that are known. So
+everything that guidance does to them is due to guidance, and to no error of training. The other two
+figures are about the shipped weights of the world `studio`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,29 @@ from imagen_mini.diffusion.guidance import Network, guidance_interval, make_deno
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.diffusion.schedules import alpha_sigma, make_schedule
 from imagen_mini.diffusion.timesteps import log_snr_timesteps
+from imagen_mini.evaluation.metrics import frechet_distance, gaussian_statistics
+from imagen_mini.evaluation.scene_features import features
+from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene, SceneObject
+from imagen_mini.scenes.world import WORLDS
 from imagen_mini.text.encoder import TextEmbeddings
 from imagen_mini.utils.rng import randn
 
+STUDIO = WORLDS["studio"]
 IMAGE_SIZE = 64
-# how each row of the figure `images` is sampled
-IMAGE_OPTIONS: dict[str, dict] = {
-    "w = 2 in an interval, dynamic": {},
-    "w = 2 everywhere, static": {"guidance_scale": 2.0, "threshold": "static"},
+IMAGES = 24  # captions of a student
+# the rows of the figure `images`: how each is sampled
+ROWS: dict[str, dict] = {
+    "1": {"guidance_scale": 1.0},
+    "2": {"guidance_scale": 2.0, "threshold": "static"},
+    "4": {"guidance_scale": 4.0, "threshold": "static"},
+    "8": {"guidance_scale": 8.0, "threshold": "static"},
+    "8_dynamic": {"guidance_scale": 8.0, "threshold": "dynamic"},
+    "8_interval": {"guidance_scale": 8.0, "guidance_interval": (2.0, 60.0)},
 }
-ENOUGH_CORRECT = 6  # of 8 images, for all points
+STEPS = 16
+ENOUGH_CORRECT = 16  # of IMAGES images in the row of w = 2, for all points
 SCALES = (1.0, 1.5, 2.0, 4.0, 8.0)
 THRESHOLDED_SCALES = (2.0, 8.0)
 SCHEDULE = make_schedule("cosine")
@@ -190,21 +201,55 @@ MEASURED: dict[str, Callable[[str], dict[str, float]]] = {
 }
 
 
-# ---------------------------------------------------------------- figure 3: the shipped cascade
+# ---------------------------------------------------------------- figures 3, 4: shipped weights
 
 
 def captions_of(student: str) -> list[tuple[str, int]]:
-    """Four captions with the seeds of their images."""
+    """The student's captions, with the seeds of their images."""
     source = choices(student, "images")
-    colors = source.sample(["red", "blue", "green", "yellow", "purple"], 4)
-    shapes = source.sample(["circle", "square", "star", "ring", "cross"], 4)
-    captions = [
-        f"a large {colors[0]} {shapes[0]}",
-        f"a {colors[1]} {shapes[1]}",
-        f"a {colors[2]} {shapes[2]} above a {colors[3]} {shapes[3]}",
-        f"a {colors[0]} {shapes[3]} to the left of a {colors[2]} {shapes[1]}",
-    ]
+    captions = []
+    for _ in range(IMAGES // 4):
+        one, other = source.sample(["red", "blue", "green", "yellow", "purple"], 2)
+        shape, second = source.sample(["circle", "square", "star", "ring", "cross"], 2)
+        captions += [
+            f"a large {one} {shape}",
+            f"a {other} {second}",
+            f"a {one} {second} above a {other} {shape}",
+            f"a {other} {shape} to the left of a {one} {second}",
+        ]
     return [(caption, source.randrange(1000)) for caption in captions]
+
+
+def true_images(student: str, each: int = 8) -> Tensor:
+    """Rendered images of the student's captions, several of each."""
+    source = choices(student, "true images")
+    described = [STUDIO.parse_caption(caption) for caption, _ in captions_of(student)]
+    scenes = [STUDIO.scene_matching(d, source) for d in described for _ in range(each)]
+    return STUDIO.render(scenes, IMAGE_SIZE)
+
+
+def read_images(student: str, table: Tensor) -> dict[str, float]:
+    """Alignment and distance of the images in each row of a table.
+
+    Alignment is how many images show their caption, by the judge of the world. Distance is the
+    Fréchet distance from rendered images of the same captions, by the features of a small
+    classifier.
+
+    Args:
+        student: Whose images they are.
+        table: The table [3, 64 rows, 64 images] in [-1, 1]: a column for each caption, a row for
+            each of ROWS.
+    """
+    tiles = table.unfold(1, IMAGE_SIZE, IMAGE_SIZE).unfold(2, IMAGE_SIZE, IMAGE_SIZE)
+    captions = [caption for caption, _ in captions_of(student)]
+    true = gaussian_statistics(features(true_images(student), world=STUDIO))
+    found = {}
+    for row, name in enumerate(ROWS):
+        images = tiles[:, row].transpose(0, 1).contiguous()
+        found[f"alignment_{name}"] = sum(map(bool, judge_images(captions, images, STUDIO)))
+        seen = gaussian_statistics(features(images, world=STUDIO))
+        found[f"distance_{name}"] = frechet_distance(*true, *seen)
+    return found
 
 
 # ---------------------------------------------------------------- written answers

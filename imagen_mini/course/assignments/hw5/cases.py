@@ -16,10 +16,10 @@ from imagen_mini.course.assignments.hw5 import measurements
 from imagen_mini.course.inputs import InputSource, in_float32
 from imagen_mini.course.paperwork import (
     Graded,
+    grade_counts,
     grade_derivation,
     grade_numbers,
-    open_png,
-    read_toml,
+    image_table,
     whose,
 )
 from imagen_mini.course.submission import Submission
@@ -318,15 +318,9 @@ def hw5_figure(name: str, submission: Submission, students: Collection[str]) -> 
     if name in measurements.MEASURED:
         return grade_numbers(name, submission, said, measurements.MEASURED[name](said))
     # 1. The images of all edits, as the parser reads them.
-    table = open_png(submission, "figures/edits.png")
-    side = measurements.IMAGE_SIZE * measurements.EDITS
-    wanted = (side, measurements.IMAGE_SIZE * len(measurements.ROWS))
-    if table is None or table.size != wanted:
-        seen = "missing or no PNG" if table is None else f"{table.width} x {table.height} pixels"
-        return 0.0, [f"figures/edits.png is {seen}; expected {wanted[0]} x {wanted[1]} pixels"]
-    pixels = torch.frombuffer(bytearray(table.tobytes()), dtype=torch.uint8).float() / 127.5 - 1
-    pixels = pixels.reshape(wanted[1], wanted[0], 3).permute(2, 0, 1)
-    found = measurements.read_edits(said, pixels)
+    side, rows = measurements.IMAGE_SIZE, len(measurements.ROWS)
+    table = image_table(submission, "edits", side, measurements.EDITS, rows)
+    found = measurements.read_edits(said, table)
     if name == "edits":
         good = found["attention_both"]
         if good >= measurements.ENOUGH_EDITS:
@@ -336,13 +330,7 @@ def hw5_figure(name: str, submission: Submission, students: Collection[str]) -> 
             "and keep the layout of a source that is as captioned"
         ]
     # 2. What the student counted.
-    said_counts = read_toml(submission, "figures/numbers.toml").get("counts", {})
-    wrong = [
-        f"{key} is {said_counts.get(key)}, and edits.png shows {value}"
-        for key, value in found.items()
-        if said_counts.get(key) != value
-    ]
-    return 1 - len(wrong) / len(found), wrong
+    return grade_counts(name, submission, found)
 
 
 def hw5_written(name: str, submission: Submission, students: Collection[str]) -> Graded:
