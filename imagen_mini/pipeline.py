@@ -197,8 +197,8 @@ class ImagenPipeline(nn.Module):
         """Load a pipeline from a folder or from the Hugging Face hub.
 
         Args:
-            path: "scenes" (the shipped weights, the default), a folder as `save_pretrained` writes
-                it, or a hub id like "name/model".
+            path: "scenes" (the default) or "studio", which are shipped; a folder as
+                `save_pretrained` writes it; or a hub id like "name/model".
             dtype: Precision of the weights: torch.float32 or torch.bfloat16.
 
         Returns:

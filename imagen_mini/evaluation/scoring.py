@@ -116,8 +116,8 @@ def score(results: list[Result]) -> dict[str, float]:
 
     Returns:
         "n"; "right", the number of correct images; "accuracy" with its Wilson 95 % interval, "low"
-        and "high"; "unreadable", the number of images that could not be parsed; and "recognized",
-        the number of images whose objects are as stated (see `Result.recognized`).
+        and "high"; "unreadable", the number of images that could not be parsed; and "flawless",
+        the number of correct images that look as the renderer would have it.
     """
     correct = sum(r.correct for r in results)
     low, high = wilson_interval(correct, len(results))

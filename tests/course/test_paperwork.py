@@ -8,6 +8,7 @@ from PIL import Image
 
 from imagen_mini.course.assignment import load_assignment
 from imagen_mini.course.assignments.hw3 import cases, measurements
+from imagen_mini.course.assignments.hw4 import measurements as cascade
 from imagen_mini.course.build import grader_files, student_files
 from imagen_mini.course.paperwork import grade_counts, image_table
 from imagen_mini.course.submission import Submission
@@ -96,3 +97,12 @@ def test_the_judge_comes_with_what_grades_and_with_what_students_get():
     assert judge in grader_files(assignment)
     assert f"hw3/{judge}" in student_files(assignment)
     assert not any("studio/base" in path for path in grader_files(assignment))
+
+
+def test_coarse_pixels_are_seen_until_they_are_gone():
+    scenes = [STUDIO.training_scene(1, i) for i in range(4)]
+    true, small = STUDIO.render(scenes, 256), STUDIO.render(scenes, 64)
+    coarse = torch.nn.functional.interpolate(cascade.coarsened(small), scale_factor=4)
+    assert cascade.blockiness(true) == pytest.approx(1, abs=0.05)
+    assert cascade.blockiness((true + coarse) / 2) > 1.2
+    assert (cascade.coarsened(small).mean() - small.mean()).abs() < 1e-5

@@ -15,9 +15,11 @@ from imagen_mini.course.assignments.hw4 import measurements
 from imagen_mini.course.inputs import InputSource, in_float32
 from imagen_mini.course.paperwork import (
     Graded,
+    grade_counts,
     grade_derivation,
     grade_image_table,
     grade_numbers,
+    image_table,
     whose,
 )
 from imagen_mini.course.submission import Submission
@@ -231,8 +233,16 @@ def hw4_figure(name: str, submission: Submission, students: Collection[str]) -> 
             measurements.TRAINED_ROWS,
             measurements.ENOUGH_TRAINED,
         )
-    captions = [caption for caption, _ in measurements.captions_of(said)]
-    return grade_image_table(name, submission, captions, 256, 1, measurements.ENOUGH_CORRECT)
+    table = image_table(submission, "cascade", 256, measurements.IMAGES, len(measurements.ROWS))
+    found = measurements.read_images(said, table)
+    if name == "gap":
+        return grade_counts(name, submission, found)
+    correct = int(found["cascade_correct"])
+    if correct >= measurements.ENOUGH_CORRECT:
+        return 1.0, []
+    return correct / measurements.IMAGES, [
+        f"{correct} of {measurements.IMAGES} images in the first row show their caption"
+    ]
 
 
 def hw4_written(name: str, submission: Submission, students: Collection[str]) -> Graded:

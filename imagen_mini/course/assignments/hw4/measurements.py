@@ -2,7 +2,7 @@
 
 Students get this file as it is, and `figures.py` calls it. The grader calls it with the reference.
 Weights that gradients with noise pull to a known place show what an average is good for. The other
-two figures are images: of a network that the student trains, and of the shipped cascade.
+figures are of images: of a network that the student trains, and of the shipped cascade `studio`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.base import Batch
+from imagen_mini.evaluation.scoring import judge_images
 from imagen_mini.models.unet import UNetConfig
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import SHAPES, SIZES, Scene, SceneObject, sample_free_position
+from imagen_mini.scenes.world import WORLDS
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.ema import EMA
@@ -183,24 +186,67 @@ def training(
         yield stage, ema, state
 
 
-# ---------------------------------------------------------------- figure 3: the shipped cascade
+# ---------------------------------------------------------------- figures 3 and 4: the cascade
 
-ENOUGH_CORRECT = 3  # of 4 images at 256 px, for all points
+STUDIO = WORLDS["studio"]
+# The rows of the figure `cascade`: is the small image coarsened, and the level of its augmentation
+# (None: that of the stage).
+ROWS: dict[str, tuple[bool, float | None]] = {
+    "cascade": (False, None),
+    "coarse_0": (True, 0.0),
+    "coarse_0_3": (True, 0.3),
+}
+IMAGES = 4  # captions of a student
+ENOUGH_CORRECT = 3  # of these, in the row of the cascade, for all points
+COARSE = 4  # pixels of the small image that become one
 
 
 def captions_of(student: str) -> list[tuple[str, int]]:
-    """Four captions with the seeds of their images. Textures are visible at 256 px only."""
+    """The student's captions, with the seeds of their images."""
     source = choices(student, "cascade")
-    colors = source.sample(["red", "blue", "green", "yellow", "purple"], 4)
-    shapes = source.sample(["circle", "square", "star", "ring", "cross"], 4)
-    textures = source.sample(["striped", "checkered", "dotted"], 2)
-    captions = [
-        f"a large {textures[0]} {colors[0]} {shapes[0]}",
-        f"a large {colors[1]} {shapes[1]}",
-        f"a {colors[2]} {shapes[2]} to the left of a {colors[3]} {shapes[3]}",
-        f"a large {textures[1]} {colors[3]} square",
-    ]
+    colors = source.sample(["red", "blue", "green", "yellow", "purple", "orange"], IMAGES)
+    shapes = source.sample(["circle", "square", "star", "ring", "cross"], IMAGES)
+    textures = [source.choice(["solid", "striped", "dotted", "checkered"]) for _ in colors]
+    captions = [f"a small {' '.join(words)}" for words in zip(textures, colors, shapes)]
     return [(caption, source.randrange(1000)) for caption in captions]
+
+
+def coarsened(small: Tensor) -> Tensor:
+    """Images as if they had only a quarter of their pixels in each direction, at the same size."""
+    return F.interpolate(F.avg_pool2d(small, COARSE), scale_factor=COARSE)
+
+
+def blockiness(images: Tensor) -> float:
+    """How much of the coarse pixels is left in images of 256 px: 1 is nothing.
+
+    It is how far colours jump, on average, across the borders of the coarse pixels, over how far
+    they jump across the other borders of small pixels.
+    """
+    across = (images[..., 1:] - images[..., :-1]).abs().mean((0, 1, 2))
+    down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean((0, 1, 3))
+    place = torch.arange(1, images.shape[-1])
+    small, coarse = place % 4 == 0, place % (4 * COARSE) == 0
+    jumps = across + down
+    return (jumps[coarse].mean() / jumps[small & ~coarse].mean()).item()
+
+
+def read_images(student: str, table: Tensor) -> dict[str, float]:
+    """What is read in each row of a table: how many images show their caption, by the judge of the
+    world; and the blockiness of all images.
+
+    Args:
+        student: Whose images they are.
+        table: The table [3, 256 rows, 256 images] in [-1, 1]: a column for each caption, a row for
+            each of ROWS.
+    """
+    captions = [caption for caption, _ in captions_of(student)]
+    tiles = table.unfold(1, 256, 256).unfold(2, 256, 256)
+    found = {}
+    for row, name in enumerate(ROWS):
+        images = tiles[:, row].transpose(0, 1).contiguous()
+        found[f"{name}_correct"] = sum(map(bool, judge_images(captions, images, STUDIO)))
+        found[f"{name}_blockiness"] = blockiness(images)
+    return found
 
 
 # ---------------------------------------------------------------- written answers
