@@ -220,14 +220,14 @@ def blockiness(images: Tensor) -> float:
     """How much of the coarse pixels is left in images of 256 px: 1 is nothing.
 
     It is how far colours jump, on average, across the borders of the coarse pixels, over how far
-    they jump across the other borders of small pixels.
+    they jump across the other borders of small pixels; and of that the mean over images.
     """
-    across = (images[..., 1:] - images[..., :-1]).abs().mean((0, 1, 2))
-    down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean((0, 1, 3))
+    across = (images[..., 1:] - images[..., :-1]).abs().mean((1, 2))
+    down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean((1, 3))
     place = torch.arange(1, images.shape[-1])
     small, coarse = place % 4 == 0, place % (4 * COARSE) == 0
     jumps = across + down
-    return (jumps[coarse].mean() / jumps[small & ~coarse].mean()).item()
+    return (jumps[:, coarse].mean(1) / jumps[:, small & ~coarse].mean(1)).mean().item()
 
 
 def read_images(student: str, table: Tensor) -> dict[str, float]:
