@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from imagen_mini.course.assignment import (
@@ -280,13 +280,19 @@ def check_needs(needs: dict[str, float]) -> Iterator[str]:
             yield f"grading needs {needs[name]:.0f} {name}{beyond}; expected at most {most}"
 
 
-def check_release(name: str, attacks: bool = True, folders: bool = True) -> list[str]:
+def check_release(
+    name: str,
+    attacks: bool = True,
+    folders: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[str]:
     """Everything that speaks against a release of an assignment, in words.
 
     Args:
         name: The name of the assignment.
         attacks: With submissions that cheat or do harm (default: True).
         folders: With the handout and the solution as folders, figures included (default: True).
+        say: Called with what grading needs (default: nothing is said).
     """
     problems = []
     assignment = load_assignment(name)
@@ -304,6 +310,10 @@ def check_release(name: str, attacks: bool = True, folders: bool = True) -> list
             if folders:
                 problems += check_folders(assignment, grader, folder)
                 needs = grading_needs(assignment, folder / "solved", folder / "grader")
+                say(
+                    f"{name}: grading takes {needs['seconds']:.0f} s of computing and "
+                    f"{needs['megabytes']:.0f} MB beyond PyTorch's {needs['torch']:.0f}"
+                )
                 problems += check_needs(needs)
         if attacks:
             with Sandbox(assignment.preload, 1, assignment.megabytes, wall=20) as sandbox:
@@ -365,7 +375,9 @@ def _main(argv: Sequence[str] | None = None) -> int:
                 if name != PROJECT:
                     print(mistakes_table(name))
                 continue
-            problems = check_project_release() if name == PROJECT else check_release(name)
+            problems = (
+                check_project_release() if name == PROJECT else check_release(name, say=print)
+            )
             if not problems and args.out:
                 for path in build(name, args.out):
                     print(f"{path}  {path.stat().st_size / 2**20:.1f} MB")

@@ -197,7 +197,7 @@ ROWS: dict[str, tuple[bool, float | None]] = {
     "coarse_0_3": (True, 0.3),
 }
 IMAGES = 4  # captions of a student
-ENOUGH_CORRECT = 3  # of these, in the row of the cascade, for all points
+ENOUGH_CORRECT = 2  # of these, in the row of the cascade, for all points
 COARSE = 4  # pixels of the small image that become one
 
 
