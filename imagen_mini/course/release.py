@@ -334,24 +334,30 @@ def check_project_release() -> list[str]:
     ]
 
 
-def mistakes_table(name: str) -> str:
-    """The planted mistakes as a Markdown table: what each loses, and whether it gets its hint."""
+def variants_table(name: str, kind: str) -> str:
+    """The planted mistakes or the other forms as a Markdown table: what each loses, and of mistakes
+    whether students get the hint.
+
+    Args:
+        name: The name of the assignment.
+        kind: "mistakes" or "forms".
+    """
     assignment = load_assignment(name)
-    lines = [
-        "| question | planted mistake | points lost | of | hint given |",
-        "|---|---|---|---|---|",
-    ]
+    head = ["question", "planted mistake" if kind == "mistakes" else "other form", "points", "of"]
+    if kind == "mistakes":
+        head[2:] = ["points lost", "of", "hint given"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     with tempfile.TemporaryDirectory() as place, Sandbox(assignment.preload) as sandbox:
         grader = Grader(assignment, sandbox)
         reference = student_files(assignment, weights=False, solved=True)
         checked = Checked(grader, reference, Path(place))
-        for mistake in load_variants(assignment, "mistakes"):
-            row = checked.code_rows(mistake)[mistake.question]
-            hint = bool(mistake.hint) and any(mistake.hint in r for r in row.reasons)
-            lines.append(
-                f"| {mistake.question} | {mistake.title} | {row.points - row.score:g} | "
-                f"{row.points:g} | {'yes' if hint else 'no'} |"
-            )
+        for variant in load_variants(assignment, kind):
+            row = checked.code_rows(variant)[variant.question]
+            cells = [variant.question, variant.title, f"{row.score:g}", f"{row.points:g}"]
+            if kind == "mistakes":
+                hint = bool(variant.hint) and any(variant.hint in r for r in row.reasons)
+                cells[2:] = [f"{row.points - row.score:g}", cells[3], "yes" if hint else "no"]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -362,7 +368,14 @@ def _main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("assignments", nargs="*", help=f"of {', '.join(every)}")
     parser.add_argument("--all", action="store_true", help="all of them, and the project")
     parser.add_argument("--out", type=Path, help="a folder for the archives of what is released")
-    parser.add_argument("--mistakes", action="store_true", help="print the planted mistakes only")
+    for kind, what in (("mistakes", "planted mistakes"), ("forms", "other correct forms")):
+        parser.add_argument(
+            f"--{kind}",
+            dest="table",
+            action="store_const",
+            const=kind,
+            help=f"print the {what} only",
+        )
     args = parser.parse_args(argv)
     names = every if args.all else args.assignments
     if not names:
@@ -371,9 +384,9 @@ def _main(argv: Sequence[str] | None = None) -> int:
     for name in names:
         start = time.perf_counter()
         try:
-            if args.mistakes:
+            if args.table:
                 if name != PROJECT:
-                    print(mistakes_table(name))
+                    print(variants_table(name, args.table))
                 continue
             problems = (
                 check_project_release() if name == PROJECT else check_release(name, say=print)
