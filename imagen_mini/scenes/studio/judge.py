@@ -59,6 +59,7 @@ from imagen_mini.utils.morphology import dilate, erode
 from imagen_mini.weights import STUDIO_JUDGE
 
 MOST_PIXELS = 256  # of a side, that are looked at
+AT_ONCE = 16  # images; with 64 it takes more memory, and at 256 px more time
 # Probability of ground below which there is an object, and surely; least area of the latter.
 NO_GROUND, CORE, LEAST_CORE = 0.35, 0.1, 30
 AS_LIT = 0.08  # difference from an object's shading, up to which a pixel is part of it
@@ -513,7 +514,7 @@ def read_studio_images(images: Tensor, folder: Path = STUDIO_JUDGE) -> list[Pars
         FileNotFoundError: There are no weights.
     """
     check_images(images)
-    return [r for part in images.split(64) if len(part) for r in _parse_batch(part, folder)]
+    return [r for part in images.split(AT_ONCE) if len(part) for r in _parse_batch(part, folder)]
 
 
 def _parse_batch(images: Tensor, folder: Path) -> list[ParsedScene]:

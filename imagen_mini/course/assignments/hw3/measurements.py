@@ -220,12 +220,15 @@ def captions_of(student: str) -> list[tuple[str, int]]:
     return [(caption, source.randrange(1000)) for caption in captions]
 
 
-def true_images(student: str, each: int = 8) -> Tensor:
-    """Rendered images of the student's captions, several of each."""
+def true_features(student: str, rounds: int = 8) -> Tensor:
+    """Features of rendered images of the student's captions, in each round another scene of each."""
     source = choices(student, "true images")
     described = [STUDIO.parse_caption(caption) for caption, _ in captions_of(student)]
-    scenes = [STUDIO.scene_matching(d, source) for d in described for _ in range(each)]
-    return STUDIO.render(scenes, IMAGE_SIZE)
+    found = []
+    for _ in range(rounds):  # one by one, which takes less memory
+        scenes = [STUDIO.scene_matching(caption, source) for caption in described]
+        found.append(features(STUDIO.render(scenes, IMAGE_SIZE), world=STUDIO))
+    return torch.cat(found)
 
 
 def read_images(student: str, table: Tensor) -> dict[str, float]:
@@ -242,7 +245,7 @@ def read_images(student: str, table: Tensor) -> dict[str, float]:
     """
     tiles = table.unfold(1, IMAGE_SIZE, IMAGE_SIZE).unfold(2, IMAGE_SIZE, IMAGE_SIZE)
     captions = [caption for caption, _ in captions_of(student)]
-    true = gaussian_statistics(features(true_images(student), world=STUDIO))
+    true = gaussian_statistics(true_features(student))
     found = {}
     for row, name in enumerate(ROWS):
         images = tiles[:, row].transpose(0, 1).contiguous()
