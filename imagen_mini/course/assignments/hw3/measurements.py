@@ -221,7 +221,7 @@ def captions_of(student: str) -> list[tuple[str, int]]:
 
 
 def true_features(student: str, rounds: int = 8) -> Tensor:
-    """Features of rendered images of the student's captions, in each round another scene of each."""
+    """Features of rendered images of the student's captions, in every round of other scenes."""
     source = choices(student, "true images")
     described = [STUDIO.parse_caption(caption) for caption, _ in captions_of(student)]
     found = []
