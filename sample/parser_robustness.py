@@ -103,7 +103,8 @@ def report_agreement(what: str, images: Tensor, second: Path) -> dict:
     low, high = row["interval"]
     print(
         f"{what}: both judges agree on {row['agree']} of {row['n']} ({low:.1%} to {high:.1%}); "
-        f"where both read a scene, it is the same in {row['same_scene']} of {row['both_read']}"
+        f"where both read a scene, it is the same in {row['same_scene']} of {row['both_read']}, "
+        f"and in {row['same_where_clear']} in all that is clear to both"
     )
     return row
 

@@ -6,9 +6,22 @@ from pathlib import Path
 
 from torch import Tensor
 
+from imagen_mini.evaluation.edit_benchmark import shift, unchanged
 from imagen_mini.evaluation.statistics import wilson_interval
+from imagen_mini.scenes.scene import Scene
 from imagen_mini.scenes.studio.detector import detect_scenes
 from imagen_mini.scenes.world import WORLDS
+
+
+def same_where_clear(a: Scene, b: Scene) -> bool:
+    """True if two scenes agree in all that is clear in both, with objects at most 1/64 apart."""
+    pairs = list(zip(a.objects, b.objects))
+    return (
+        len(a.objects) == len(b.objects)
+        and unchanged(a, b, "background", "light")
+        and all(unchanged(x, y, "shape", "color", "size", "texture", "material") for x, y in pairs)
+        and all(shift(x, y) <= 1 for x, y in pairs)
+    )
 
 
 def agreement(images: Tensor, second: Path) -> dict:
@@ -21,15 +34,17 @@ def agreement(images: Tensor, second: Path) -> dict:
 
     Returns:
         "n"; "agree", how often both read the same scene or neither read one; its 95 % `interval`;
-        "both_read", how often both read a scene, and "same_scene", how often it was the same.
+        "both_read", how often both read a scene; "same_scene", how often it was the same; and
+        "same_where_clear", how often it was the same in all that is clear to both.
     """
     pairs = list(zip(WORLDS["studio"].parse_image(images), detect_scenes(images, second)))
-    read = [a.scene == b.scene for a, b in pairs if a.scene is not None and b.scene is not None]
+    read = [(a.scene, b.scene) for a, b in pairs if a.scene is not None and b.scene is not None]
     agree = sum(a.scene == b.scene for a, b in pairs)
     return {
         "n": len(pairs),
         "agree": agree,
         "interval": wilson_interval(agree, len(pairs)),
         "both_read": len(read),
-        "same_scene": sum(read),
+        "same_scene": sum(a == b for a, b in read),
+        "same_where_clear": sum(same_where_clear(a, b) for a, b in read),
     }

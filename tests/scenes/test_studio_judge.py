@@ -411,6 +411,23 @@ def test_judges_agree_with_themselves_and_not_with_others(monkeypatch, tmp_path)
     assert (other["agree"], other["both_read"], other["same_scene"]) == (0, 4, 0)
 
 
+def test_what_is_unclear_to_one_judge_does_not_part_two():
+    scene = SCENES[0]
+    obj, *rest = scene.objects
+
+    def but(**changed):
+        return replace(scene, objects=(replace(obj, **changed), *rest))
+
+    assert judge_agreement.same_where_clear(scene, scene)
+    assert judge_agreement.same_where_clear(scene, but(material=UNCLEAR))
+    assert judge_agreement.same_where_clear(scene, replace(scene, light=UNCLEAR))
+    assert judge_agreement.same_where_clear(scene, but(x=obj.x + 1))
+    assert not judge_agreement.same_where_clear(scene, but(x=obj.x + 2))
+    other = next(c for c in COLORS if c != obj.color)
+    assert not judge_agreement.same_where_clear(scene, but(color=other))
+    assert not judge_agreement.same_where_clear(scene, replace(scene, objects=()))
+
+
 def test_a_missing_second_judge_is_named_with_its_command(tmp_path):
     with pytest.raises(FileNotFoundError, match="--form second --seed 1 --out"):
         detect_scenes(torch.zeros(1, 3, 64, 64), tmp_path)

@@ -80,43 +80,43 @@ def shading_templates(device: torch.device) -> ShadingTemplates:
             for h in map(math.radians, HEIGHTS)
         ]
     )
-    middle = GRID // 2
-    tinted: list[Tensor] = []
-    white: list[Tensor] = []
-    interior: list[Tensor] = []
-    for shape in SHAPES:
-        for size, radius in SIZES.items():
-            # 1. One object of every material under every lamp, each in an image of its own.
-            scenes = pack_studio_scenes(
-                [
-                    Scene(
-                        (SceneObject(middle, middle, shape, "blue", size, "solid", m),),
-                        "linen",
-                        LIGHTS[0],
-                    )
-                    for m in MATERIALS
-                    for _ in lamps
-                ]
-            )
-            n = len(scenes.seeds)
-            zeros = lamps.new_zeros
-            canvas = Canvas(*(zeros(n, *c, GRID, GRID) for c in ((), (3,), (), ())))
-            every = torch.arange(n)
-            lamp = Lamp(lamps.repeat(len(MATERIALS), 1), torch.ones(n, 3))
-            add_objects(canvas, lamp, scenes, every, radius, [n * (s == shape) for s in SHAPES])
-            # 2. Two of its channels give the two unknowns.
-            red, _, blue = canvas.objects.unbind(1)
-            of_red, _, of_blue = paints(scenes)[:, :, None, None].unbind(1)
-            by_paint = (blue - red) / (of_blue - of_red)
-            rest = red - of_red * by_paint
-            window = slice(middle - WINDOW // 2, middle + WINDOW // 2)
-            inside = (canvas.cover[0] > 0.999).float()
-            interior.append(inside[window, window])
-            for parts, whole in ((tinted, by_paint), (white, rest)):
-                part = (whole * inside)[:, window, window]
-                parts.append(part.unflatten(0, (len(MATERIALS), len(lamps))))
-    t, w, inside = (torch.stack(x).to(device) for x in (tinted, white, interior))
-    return ShadingTemplates(t, w, torch.stack([t * t, t * w, w * w]), inside, lamps.to(device))
+    kinds = [(shape, radius, size) for shape in SHAPES for size, radius in SIZES.items()]
+    parts = torch.empty(2, len(kinds), len(MATERIALS), len(lamps), WINDOW, WINDOW)
+    interior = torch.empty(len(kinds), WINDOW, WINDOW)
+    for i, kind in enumerate(kinds):
+        for j, material in enumerate(MATERIALS):
+            parts[0, i, j], parts[1, i, j], interior[i] = _shaded(*kind, material, lamps)
+    tinted, white = parts.to(device)
+    products = tinted.new_empty(3, *tinted.shape)
+    for product, a, b in zip(products, (tinted, tinted, white), (tinted, white, white)):
+        torch.mul(a, b, out=product)
+    return ShadingTemplates(tinted, white, products, interior.to(device), lamps.to(device))
+
+
+def _shaded(
+    shape: str, radius: float, size: str, material: str, lamps: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Render one object under every lamp, each in an image of its own.
+
+    Returns:
+        What is multiplied with its paint, what is added [l, WINDOW, WINDOW], and its interior
+        [WINDOW, WINDOW].
+    """
+    middle, n = GRID // 2, len(lamps)
+    of_kind = SceneObject(middle, middle, shape, "blue", size, "solid", material)
+    scenes = pack_studio_scenes([Scene((of_kind,), "linen", LIGHTS[0])] * n)
+    canvas = Canvas(*(lamps.new_zeros(n, *c, GRID, GRID) for c in ((), (3,), (), ())))
+    lamp = Lamp(lamps, torch.ones(n, 3))
+    add_objects(canvas, lamp, scenes, torch.arange(n), radius, [n * (s == shape) for s in SHAPES])
+    # Two of its channels give the two unknowns.
+    red, _, blue = canvas.objects.unbind(1)
+    of_red, _, of_blue = paints(scenes)[:, :, None, None].unbind(1)
+    by_paint = (blue - red) / (of_blue - of_red)
+    rest = red - of_red * by_paint
+    window = slice(middle - WINDOW // 2, middle + WINDOW // 2)
+    inside = (canvas.cover[0] > 0.999).float()
+    tinted, white = ((part * inside)[:, window, window] for part in (by_paint, rest))
+    return tinted, white, inside[window, window]
 
 
 def cut_windows(images: Tensor, index: Tensor, place: Tensor, scale: int = 1) -> Tensor:
