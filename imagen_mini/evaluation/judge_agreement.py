@@ -6,22 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from imagen_mini.evaluation.edit_benchmark import shift, unchanged
+from imagen_mini.evaluation.parser_robustness import may_be
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.scenes.scene import Scene
 from imagen_mini.scenes.studio.detector import detect_scenes
 from imagen_mini.scenes.world import WORLDS
-
-
-def same_where_clear(a: Scene, b: Scene) -> bool:
-    """True if two scenes agree in all that is clear in both, with objects at most 1/64 apart."""
-    pairs = list(zip(a.objects, b.objects))
-    return (
-        len(a.objects) == len(b.objects)
-        and unchanged(a, b, "background", "light")
-        and all(unchanged(x, y, "shape", "color", "size", "texture", "material") for x, y in pairs)
-        and all(shift(x, y) <= 1 for x, y in pairs)
-    )
 
 
 def agreement(images: Tensor, second: Path) -> dict:
@@ -46,5 +34,5 @@ def agreement(images: Tensor, second: Path) -> dict:
         "interval": wilson_interval(agree, len(pairs)),
         "both_read": len(read),
         "same_scene": sum(a == b for a, b in read),
-        "same_where_clear": sum(same_where_clear(a, b) for a, b in read),
+        "same_where_clear": sum(may_be(a, b) for a, b in read),
     }

@@ -64,14 +64,14 @@ def parse_outcome(scene: Scene, parsed: ParsedScene, size: int) -> str:
     return "unreadable" if parsed.scene is None or may_be(truth, parsed.scene) else "misread"
 
 
-def may_be(truth: Scene, read: Scene) -> bool:
-    """True if the scenes agree in all that is not unclear, and in places up to 1/64."""
-    pairs = [(truth.background, read.background), (truth.light, read.light)]
-    near = len(truth.objects) == len(read.objects)
-    for o, p in zip(truth.objects, read.objects):
+def may_be(scene: Scene, other: Scene) -> bool:
+    """True if two scenes agree in all that is unclear in neither, and in places up to 1/64."""
+    pairs = [(scene.background, other.background), (scene.light, other.light)]
+    near = len(scene.objects) == len(other.objects)
+    for o, p in zip(scene.objects, other.objects):
         near &= max(abs(o.x - p.x), abs(o.y - p.y)) <= 1
         pairs += zip(astuple(replace(o, x=p.x, y=p.y)), astuple(p))
-    return near and all(b in (a, UNCLEAR) for a, b in pairs)
+    return near and all(a == b or UNCLEAR in (a, b) for a, b in pairs)
 
 
 def fresh_scenes(n: int, world: World, seed: str = "fresh") -> list[Scene]:
