@@ -19,7 +19,7 @@ from imagen_mini.course.paperwork import (
     grade_counts,
     grade_derivation,
     grade_numbers,
-    image_table,
+    submitted_table,
     whose,
 )
 from imagen_mini.course.submission import Submission
@@ -243,7 +243,9 @@ def hw3_figure(name: str, submission: Submission, students: Collection[str]) -> 
         return grade_numbers(name, submission, said, measurements.MEASURED[name](said))
     # 1. The images, as the judge reads them.
     rows = len(measurements.ROWS)
-    table = image_table(submission, "images", measurements.IMAGE_SIZE, measurements.IMAGES, rows)
+    table = submitted_table(
+        submission, "images", measurements.IMAGE_SIZE, measurements.IMAGES, rows
+    )
     found = measurements.read_images(said, table)
     if name == "curve":
         return grade_counts(name, submission, found)

@@ -19,7 +19,7 @@ from imagen_mini.course.paperwork import (
     grade_derivation,
     grade_image_table,
     grade_numbers,
-    image_table,
+    submitted_table,
     whose,
 )
 from imagen_mini.course.submission import Submission
@@ -233,7 +233,7 @@ def hw4_figure(name: str, submission: Submission, students: Collection[str]) -> 
             measurements.TRAINED_ROWS,
             measurements.ENOUGH_TRAINED,
         )
-    table = image_table(submission, "cascade", 256, measurements.IMAGES, len(measurements.ROWS))
+    table = submitted_table(submission, "cascade", 256, measurements.IMAGES, len(measurements.ROWS))
     found = measurements.read_images(said, table)
     if name == "gap":
         return grade_counts(name, submission, found)
