@@ -90,9 +90,7 @@ def grade_numbers(
     return share, wrong
 
 
-def submitted_table(
-    submission: Submission, name: str, size: int, columns: int, rows: int
-) -> Tensor:
+def given_table(submission: Submission, name: str, size: int, columns: int, rows: int) -> Tensor:
     """A table of images that was handed in.
 
     Args:
@@ -148,7 +146,7 @@ def grade_image_table(
         rows: How many rows of images.
         enough: So many images as captioned get all points; fewer get their share.
     """
-    table = submitted_table(submission, name, size, len(captions), rows)
+    table = given_table(submission, name, size, len(captions), rows)
     tiles = table.unfold(1, size, size).unfold(2, size, size).permute(1, 2, 0, 3, 4).flatten(0, 1)
     asked = list(captions) * rows
     correct = judge_images(asked, tiles)

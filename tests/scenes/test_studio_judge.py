@@ -81,12 +81,12 @@ def test_a_texture_that_fades_is_not_taken_for_none(texture, material):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size, n", [(64, 10_000), (256, 2_000)])
+@pytest.mark.parametrize("size, n", [(64, 4_000), (256, 1_000)])
 def test_of_fresh_renders_999_in_1000_are_read_wholly(size, n):
     found = count_outcomes(fresh_scenes(n, STUDIO, "slow test"), size, STUDIO)
     assert found["misread"] <= 0.0005 * n, found
     if size == 256 and 0.995 * n <= found["right"] < 0.999 * n:
-        pytest.xfail("1,995 of 2,000 at 256 px, and 5 unreadable: below the aim")
+        pytest.xfail("of 2,000 at 256 px 1,995 are right, and 5 unreadable: below the aim")
     assert found["right"] >= 0.999 * n, found
 
 

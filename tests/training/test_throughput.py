@@ -13,7 +13,7 @@ from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.utils.precision import compute_dtype
 from train.train import main
 
-STEPS, BATCH, ROUNDS, MOST_ROUNDS = 12, 32, 5, 15
+STEPS, BATCH, ROUNDS, MOST_ROUNDS = 12, 32, 2, 15
 RECIPE = [
     "--preset",
     "mini",

@@ -16,10 +16,10 @@ from imagen_mini.course.assignments.hw3 import measurements
 from imagen_mini.course.inputs import InputSource, in_float32
 from imagen_mini.course.paperwork import (
     Graded,
+    given_table,
     grade_counts,
     grade_derivation,
     grade_numbers,
-    submitted_table,
     whose,
 )
 from imagen_mini.course.submission import Submission
@@ -243,9 +243,7 @@ def hw3_figure(name: str, submission: Submission, students: Collection[str]) -> 
         return grade_numbers(name, submission, said, measurements.MEASURED[name](said))
     # 1. The images, as the judge reads them.
     rows = len(measurements.ROWS)
-    table = submitted_table(
-        submission, "images", measurements.IMAGE_SIZE, measurements.IMAGES, rows
-    )
+    table = given_table(submission, "images", measurements.IMAGE_SIZE, measurements.IMAGES, rows)
     found = measurements.read_images(said, table)
     if name == "curve":
         return grade_counts(name, submission, found)

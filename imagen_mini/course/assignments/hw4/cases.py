@@ -15,11 +15,11 @@ from imagen_mini.course.assignments.hw4 import measurements
 from imagen_mini.course.inputs import InputSource, in_float32
 from imagen_mini.course.paperwork import (
     Graded,
+    given_table,
     grade_counts,
     grade_derivation,
     grade_image_table,
     grade_numbers,
-    submitted_table,
     whose,
 )
 from imagen_mini.course.submission import Submission
@@ -233,7 +233,7 @@ def hw4_figure(name: str, submission: Submission, students: Collection[str]) -> 
             measurements.TRAINED_ROWS,
             measurements.ENOUGH_TRAINED,
         )
-    table = submitted_table(submission, "cascade", 256, measurements.IMAGES, len(measurements.ROWS))
+    table = given_table(submission, "cascade", 256, measurements.IMAGES, len(measurements.ROWS))
     found = measurements.read_images(said, table)
     if name == "gap":
         return grade_counts(name, submission, found)

@@ -16,10 +16,10 @@ from imagen_mini.course.assignments.hw5 import measurements
 from imagen_mini.course.inputs import InputSource, in_float32
 from imagen_mini.course.paperwork import (
     Graded,
+    given_table,
     grade_counts,
     grade_derivation,
     grade_numbers,
-    submitted_table,
     whose,
 )
 from imagen_mini.course.submission import Submission
@@ -319,7 +319,7 @@ def hw5_figure(name: str, submission: Submission, students: Collection[str]) -> 
         return grade_numbers(name, submission, said, measurements.MEASURED[name](said))
     # 1. The images of all edits, as the parser reads them.
     side, rows = measurements.IMAGE_SIZE, len(measurements.ROWS)
-    table = submitted_table(submission, "edits", side, measurements.EDITS, rows)
+    table = given_table(submission, "edits", side, measurements.EDITS, rows)
     found = measurements.read_edits(said, table)
     if name == "edits":
         good = found["attention_both"]
