@@ -52,7 +52,6 @@ class ShadingTemplates(NamedTuple):
 
     tinted: Tensor  # [k, m, l, WINDOW, WINDOW], multiplied with the paint
     white: Tensor  # [k, m, l, WINDOW, WINDOW], added to that
-    products: Tensor  # [3, k, m, l, WINDOW, WINDOW]: tinted^2, tinted * white, white^2
     interior: Tensor  # [k, WINDOW, WINDOW], 0 and 1
     lamps: Tensor  # [l, 3], directions towards them, side by side in the order of LIGHTS
 
@@ -87,10 +86,7 @@ def shading_templates(device: torch.device) -> ShadingTemplates:
         for j, material in enumerate(MATERIALS):
             parts[0, i, j], parts[1, i, j], interior[i] = _shaded(*kind, material, lamps)
     tinted, white = parts.to(device)
-    products = tinted.new_empty(3, *tinted.shape)
-    for product, a, b in zip(products, (tinted, tinted, white), (tinted, white, white)):
-        torch.mul(a, b, out=product)
-    return ShadingTemplates(tinted, white, products, interior.to(device), lamps.to(device))
+    return ShadingTemplates(tinted, white, interior.to(device), lamps.to(device))
 
 
 def _shaded(
@@ -173,12 +169,9 @@ def fit_shading(image: Tensor, index: Tensor, kind: Tensor, place: Tensor) -> Fi
         of = (kind == k).nonzero()[:, 0]
         by = weight[of].flatten(2)
         o = seen[of].flatten(2) * by
-        o_t[of], o_w[of] = (
-            o @ part[k].flatten(2).flatten(0, 1).T for part in (known.tinted, known.white)
-        )
-        t_t[of], t_w[of], w_w[of] = (
-            by @ part[k].flatten(2).flatten(0, 1).T for part in known.products
-        )
+        t, w = (part[k].flatten(2).flatten(0, 1).T for part in (known.tinted, known.white))
+        o_t[of], o_w[of] = o @ t, o @ w
+        t_t[of], t_w[of], w_w[of] = by @ (t * t), by @ (t * w), by @ (w * w)
     scale = near.repeat(1, m)[:, None]
     o_t, o_w = o_t / scale, o_w / scale
     o_o = (weight * seen.square()).sum((2, 3))[:, :, None] / scale.square()
