@@ -27,6 +27,7 @@ from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask, LocalBlend
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import (
+    DEFAULT_SELF_STEPS,
     AttentionInjection,
     Chain,
     Refine,
@@ -70,15 +71,12 @@ def window(text: str) -> float | tuple[float, float]:
     return values[0] if len(values) == 1 else values
 
 
-def add_edit_parser(
-    kinds, name: str, edit: type[AttentionInjection], about: str, target: str
-) -> argparse.ArgumentParser:
+def add_edit_parser(kinds, name: str, about: str, target: str) -> argparse.ArgumentParser:
     """Add a subcommand that takes a source and a target.
 
     Args:
         kinds: What `add_subparsers` returned.
         name: The subcommand.
-        edit: The edit, whose default windows are those of the options.
         about: The help text of the subcommand.
         target: The help text of the target.
 
@@ -94,7 +92,7 @@ def add_edit_parser(
         "--cross-replace-steps",
         "--cross-steps",
         type=window,
-        default=edit.cross_replace_steps,
+        default=AttentionInjection.cross_replace_steps,
         help="share of the steps in which the source's cross-attention is used",
     )
     parser.add_argument(
@@ -103,7 +101,7 @@ def add_edit_parser(
         type=window,
         default=argparse.SUPPRESS,
         help="share of the steps in which the source's self-attention is used (default: "
-        f"{edit.DEFAULT_SELF_STEPS:g})",
+        f"{DEFAULT_SELF_STEPS:g})",
     )
     add_switching_option(parser)
     blends = parser.add_mutually_exclusive_group()
@@ -212,14 +210,12 @@ def main(arguments: list[str] | None = None) -> None:
         add_edit_parser(
             kinds,
             "replace",
-            Replace,
             "swap words, one for one",
             "the same caption with one or more words swapped",
         ),
         add_edit_parser(
             kinds,
             "refine",
-            Refine,
             "add or remove words",
             "the same caption with words added, removed or swapped",
         ),

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
                 pair = pipe(
                     [task.source.text, task.target.text],
                     seed=task.seed,
-                    edit=injection_of(name)(1.0, 1.0),
+                    edit=injection_of(name)(),
                     progress=False,
                     **options,
                 )

@@ -101,7 +101,7 @@ def resolve_image_edit(args: argparse.Namespace) -> Edit | None:
     if asked == "switching":
         return PromptSwitching()
     as_many_words = len(args.source.split()) == len(args.target.split())
-    return Replace() if as_many_words else Refine(1.0, 1.0)
+    return Replace() if as_many_words else Refine()
 
 
 def resolve_image_method(args: argparse.Namespace) -> str | ImageEditMethod:

@@ -93,7 +93,7 @@ class Examiner:
         """Return the source image, and the edited image by each of METHODS, then FURTHER."""
         base = {"stages": list(self.pipe.stages)[:1]}
         edits = edit_methods(kind) | {
-            FEATURES: Chain(kind(1.0, 1.0), FeatureInjection()),
+            FEATURES: Chain(kind(), FeatureInjection()),
             MASKED: Chain(PromptSwitching(), kind(), DiffEditMask()),
         }
         pairs = [self.generate(prompts, seed, edit=edit, **base) for edit in edits.values()]

@@ -34,7 +34,6 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.plug_and_play import PlugAndPlay
-from imagen_mini.editing.prompt_to_prompt import Refine, Replace
 from imagen_mini.evaluation.edit_benchmark import EditTask, edit_tasks
 from imagen_mini.evaluation.edit_comparison import injection_of
 from imagen_mini.evaluation.edit_page import as_score, as_values, markdown_table, summarize
@@ -146,7 +145,7 @@ def edits_of(
 
 def prompt_to_prompt(kind: str) -> Edit:
     """Prompt-to-Prompt for a kind of edit."""
-    return Refine(1.0, 1.0) if injection_of(kind) is Refine else Replace()
+    return injection_of(kind)()
 
 
 def edit_once(

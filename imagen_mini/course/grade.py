@@ -180,6 +180,7 @@ class Grader:
         self.parts: dict[str, list[Part]] = {}
         self.expected: dict[str, list[list[Expected]]] = {}
         self.around: dict[str, dict[str, str]] = {}
+        self.of_mistakes: dict[tuple[str, str], list[list[Outcome]]] = {}  # by question and code
 
     def parts_of(self, question: Question) -> list[Part]:
         """The parts of a question.
@@ -272,8 +273,11 @@ class Grader:
         for mistake in self.mistakes:
             if mistake.question != question.name or not mistake.hint:
                 continue
-            source = with_code(read_module(question.module), question, mistake.code)
-            same = self.outcomes(question, source)[number]
+            key = question.name, mistake.code
+            if key not in self.of_mistakes:
+                source = with_code(read_module(question.module), question, mistake.code)
+                self.of_mistakes[key] = self.outcomes(question, source)
+            same = self.of_mistakes[key][number]
             wrong = any(differs(o, e, c) for o, e, c in zip(same, expected, cases))
             if not wrong or all(o.error for o in same):
                 continue

@@ -99,9 +99,16 @@ class Checked:
     def __init__(self, grader: Grader, reference: dict[str, bytes], folder: Path):
         self.grader, self.reference, self.folder = grader, reference, folder
         self.count = 0
+        self.rows: dict[tuple[str, bytes], PointsRow] = {}  # by question and text of its file
 
-    def code_rows(self, variant: Variant | None = None) -> dict[str, PointsRow]:
-        """The rows of all code questions, with the function of one replaced."""
+    def code_rows(self, variant: Variant | None = None, anew: bool = False) -> dict[str, PointsRow]:
+        """The rows of all code questions, with the function of one replaced.
+
+        Args:
+            variant: What replaces it (default: nothing).
+            anew: Grade also what was graded before with the same text in its file, as after a
+                submission that may have harmed the grader (default: False).
+        """
         self.count += 1
         files = {p: b for p, b in self.reference.items() if "/imagen_mini/" in f"/{p}"}
         files = {p: b for p, b in files.items() if p.endswith(".py")}
@@ -114,8 +121,13 @@ class Checked:
         used = {f"{self.grader.assignment.name}/{q.file}" for q in self.grader.assignment.questions}
         write_files(folder, {p: b for p, b in files.items() if p in used})
         submission = Submission(folder)
-        questions = self.grader.assignment.questions
-        return {q.name: self.grader.grade_question(q, submission) for q in questions}
+        rows = {}
+        for question in self.grader.assignment.questions:
+            key = question.name, files[f"{self.grader.assignment.name}/{question.file}"]
+            if anew or key not in self.rows:
+                self.rows[key] = self.grader.grade_question(question, submission)
+            rows[question.name] = self.rows[key]
+        return rows
 
 
 def lost_points(rows: dict[str, PointsRow]) -> dict[str, float]:
@@ -169,7 +181,9 @@ def check_attacks(checked: Checked, titles: Sequence[str] = tuple(ATTACKS)) -> I
         names = {"reference": reference, "harm": harm, "function": question.function}
         for key, value in {**names, "arguments": arguments}.items():
             body = body.replace("{" + key + "}", str(value))
-        rows = checked.code_rows(Variant(question.name, title, with_body(question, body)))
+        rows = checked.code_rows(
+            Variant(question.name, title, with_body(question, body)), anew=True
+        )
         if rows[question.name].score:
             yield f"a submission that {title} gets {rows[question.name].score} points"
         if others := lost_points({n: r for n, r in rows.items() if n != question.name}):

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ from imagen_mini.models.control import AttentionControl, AttentionSite
 from imagen_mini.text.encoder import Tokens
 
 WindowByWord = Window | dict[str, Window]
+DEFAULT_SELF_STEPS = 0.4  # the window of self-attention where none is given
 DEFAULT = "default"  # the key of the window of all words that are not named
 
 
@@ -86,8 +87,9 @@ class AttentionInjection(Edit):
         cross_replace_steps: Window of the cross-attention (default 1.0). A dict gives words of the
             target a window each, `{"default": 0.8, "star": 0.3}`; without "default" the other words
             are not injected.
-        self_replace_steps: Window of the self-attention. None (the default) is 1.0, and 0.4 for
-            Refine.
+        self_replace_steps: Window of the self-attention. None (the default) is 0.4, as in the
+            authors' code: the source's self-attention late in the trajectory damages what is edited
+            (sample/EDITING.md).
         self_size: Self-attention is injected on grids of at most `self_size` x `self_size`
             (default 16).
         shared_prompt_steps: `Replace(shared_prompt_steps=f)` is the former way to write
@@ -99,8 +101,6 @@ class AttentionInjection(Edit):
     Raises:
         ValueError: A window is out of range.
     """
-
-    DEFAULT_SELF_STEPS: ClassVar[Window] = 1.0
 
     cross_replace_steps: WindowByWord = 1.0
     self_replace_steps: Window | None = None
@@ -123,7 +123,7 @@ class AttentionInjection(Edit):
     def self_window(self) -> tuple[float, float]:
         """The window of the self-attention."""
         given = self.self_replace_steps
-        return as_window(self.DEFAULT_SELF_STEPS if given is None else given, "self_replace_steps")
+        return as_window(DEFAULT_SELF_STEPS if given is None else given, "self_replace_steps")
 
     def bind(
         self, tokens: list[Tokens], sites: list[AttentionSite], batch_tokens: int
@@ -174,8 +174,6 @@ class Refine(AttentionInjection):
     """Added (or removed) words: common words keep the source's attention, new words have the
     target's. For the arguments see `AttentionInjection`.
     """
-
-    DEFAULT_SELF_STEPS: ClassVar[Window] = 0.4
 
     def token_mapper(self, source: Tokens, target: Tokens) -> Tensor:
         return refinement_mapper(source, target)

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.prompt_switching import PromptSwitching
-from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Chain, Refine, Replace
+from imagen_mini.editing.prompt_to_prompt import (
+    DEFAULT_SELF_STEPS,
+    AttentionInjection,
+    Chain,
+    Refine,
+    Replace,
+)
 from imagen_mini.evaluation.edit_benchmark import EditScore, EditTask, evaluate_edits
 from imagen_mini.evaluation.statistics import format_share
 from imagen_mini.pipeline import ImagenPipeline
@@ -25,8 +31,8 @@ METHODS = SAME_SEED, SWITCHING, ATTENTION, BOTH = (
 
 WINDOW_SWEEPS: dict[str, Callable[[type[AttentionInjection], float], Edit]] = {
     SWITCHING: lambda kind, share: PromptSwitching(share),
-    ATTENTION: lambda kind, share: kind(share, share),
-    BOTH: lambda kind, share: Chain(PromptSwitching(share), kind(1.0, 1.0)),
+    ATTENTION: lambda kind, share: kind(share, min(share, DEFAULT_SELF_STEPS)),
+    BOTH: lambda kind, share: Chain(PromptSwitching(share), kind()),
 }
 
 
@@ -46,7 +52,7 @@ def edit_methods(kind: type[AttentionInjection]) -> dict[str, Edit | None]:
     return {
         SAME_SEED: None,
         SWITCHING: PromptSwitching(),
-        ATTENTION: kind(1.0, 1.0),  # all of the source's maps in every step
+        ATTENTION: kind(),
         BOTH: Chain(PromptSwitching(), kind()),
     }
 

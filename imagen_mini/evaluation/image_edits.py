@@ -21,7 +21,7 @@ from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask
 from imagen_mini.editing.given_images import IMAGE_EDIT_METHODS
 from imagen_mini.editing.prompt_switching import PromptSwitching
-from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Refine
+from imagen_mini.editing.prompt_to_prompt import AttentionInjection
 from imagen_mini.evaluation.edit_benchmark import (
     EditScore,
     EditTask,
@@ -101,7 +101,7 @@ class ImageEditRow:
         """The edit, for a kind of task."""
         return {
             "": lambda: None,
-            "attention": lambda: Refine(1.0, 1.0) if kind is Refine else kind(),
+            "attention": kind,
             "switching": PromptSwitching,
         }[self.edit]()
 

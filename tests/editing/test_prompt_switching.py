@@ -171,7 +171,7 @@ def test_after_the_switch_attention_is_injected_and_weights_act():
     assert isinstance(bound.control_at(0.0), SourcePromptControl)
     after = bound.control_at(0.6)
     assert isinstance(after, AttentionInjectionControl)
-    assert after.inject_cross and after.inject_self and after.equalizer.tolist() == [[1, 2, 1]]
+    assert after.inject_cross and not after.inject_self and after.equalizer.tolist() == [[1, 2, 1]]
 
 
 @pytest.mark.parametrize("kind", [Replace, Refine])

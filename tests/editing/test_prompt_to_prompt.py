@@ -176,6 +176,14 @@ def test_a_window_of_one_covers_every_step_and_of_zero_none():
         assert all((bound.control_at(step / 10) is not None) == expected for step in range(10))
 
 
+@pytest.mark.parametrize("kind", [Replace, Refine])
+def test_by_default_words_are_injected_in_all_steps_and_pixels_in_the_first_two_fifths(kind):
+    bound = kind().bind([tokens("red"), tokens("blue")], SITES, 2)
+    controls = [bound.control_at(step / 10) for step in range(10)]
+    assert all(control.inject_cross for control in controls)
+    assert [control.inject_self for control in controls] == [True] * 4 + [False] * 6
+
+
 def test_self_attention_is_injected_on_small_grids_only():
     control = inject(torch.eye(2)[None], inject_cross=False, inject_self=True)
     assert control.needs_probs(AttentionSite("a", "mid", "self", 16)) and not control.needs_probs(

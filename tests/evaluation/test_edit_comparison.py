@@ -43,7 +43,7 @@ def test_the_four_rows_separate_attention_from_prompt_switching():
     edits = edit_methods(Replace)
     assert tuple(edits) == METHODS == tuple(edit_methods(Refine))
     both = Chain(PromptSwitching(), Replace())
-    assert list(edits.values()) == [None, PromptSwitching(), Replace(1.0, 1.0), both]
+    assert list(edits.values()) == [None, PromptSwitching(), Replace(), both]
 
 
 def test_comparing_leaves_out_edits_whose_source_is_incorrect(tiny_pipe, monkeypatch):

@@ -50,6 +50,6 @@ def test_rows_have_names_of_their_own_and_the_edit_that_they_say():
     assert len({row.name for row in ROWS}) == len(ROWS)
     row = ImageEditRow("edict", "attention", (("strength", 0.5),))
     assert row.name == "edict, attention, strength 0.5"
-    assert row.edit_for(Replace) == Replace() and row.edit_for(Refine) == Refine(1.0, 1.0)
+    assert row.edit_for(Replace) == Replace() and row.edit_for(Refine) == Refine()
     assert ImageEditRow("ddim", "switching").edit_for(Replace) == PromptSwitching()
     assert ImageEditRow("ddim").edit_for(Replace) is None
