@@ -4,20 +4,26 @@
 
 Writes to the output folder:
 
-- edit_sweep.png: for each kind of edit, how often it succeeds, keeps the layout, and does both, in
-  three panels: over the share of the steps after which prompts are switched, over the share in
-  which the source's attention is injected (cross and self), and over the share after which prompts
-  are switched with attention injected from there on.
+- edit_sweep.png: for each kind of edit, how often it succeeds, keeps the layout, and does both. A
+  panel for each sweep:
+    - prompt switching: over the share of the steps after which prompts are switched;
+    - attention: over the share in which the source's attention is injected. Self-attention ends at
+      40 %, as by default;
+    - attention, by the window of self-attention: over the share in which that is injected, with
+      cross-attention in all steps;
+    - switching, then attention: over the share after which prompts are switched, with attention
+      injected from there on.
 - edit_sweep_images.png: one edit of each kind, at every length.
 - edit_sweep.json: the numbers.
 
 A window is a share of the steps, from the first one on. At 0 the first two panels show the new
-prompt with the same seed, the last one attention alone.
+prompt with the same seed, the third one cross-attention alone, the last one attention alone.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -34,7 +40,11 @@ from sample.cli import add_model_options, check_judged, load_pipeline
 
 
 def measure(
-    pipe: ImagenPipeline, name: str, tasks: list[EditTask], shares: list[float]
+    pipe: ImagenPipeline,
+    name: str,
+    tasks: list[EditTask],
+    shares: list[float],
+    sweeps: Sequence[str] = tuple(WINDOW_SWEEPS),
 ) -> tuple[dict, tuple[EditTask, Tensor]]:
     """Edit every task at every length of the window, in every sweep.
 
@@ -43,13 +53,14 @@ def measure(
         name: The kind of edit, a key of `edit_tasks`.
         tasks: The edits.
         shares: Lengths of the window, each from 0 to 1.
+        sweeps: Keys of WINDOW_SWEEPS (default: all).
 
     Returns:
         For each sweep a table at each share; and the first task whose source is correct, with its
         images [1 + sweeps x shares, 3, h, w], or None.
     """
     base, kind = next(iter(pipe.stages)), injection_of(name)
-    plans = [(sweep, share) for sweep in WINDOW_SWEEPS for share in shares]
+    plans = [(sweep, share) for sweep in sweeps for share in shares]
 
     def generate(prompts: list[str], seed: int) -> Tensor:
         generated = [
@@ -74,8 +85,7 @@ def measure(
             example = task, images
     tables = [edit_table(list(of)) for of in zip(*scores)]
     return {
-        sweep: tables[i * len(shares) : (i + 1) * len(shares)]
-        for i, sweep in enumerate(WINDOW_SWEEPS)
+        sweep: tables[i * len(shares) : (i + 1) * len(shares)] for i, sweep in enumerate(sweeps)
     }, example
 
 
@@ -86,8 +96,9 @@ def plot_figure(report: dict, path: Path) -> None:
         report: The contents of edit_sweep.json.
         path: The image to write.
     """
-    titles = [f"{name}: {sweep}" for name in report["kinds"] for sweep in WINDOW_SWEEPS]
-    sheet, panels = subplots(titles, "share of the steps", columns=len(WINDOW_SWEEPS))
+    titles = [f"{name}: {sweep}" for name, of in report["kinds"].items() for sweep in of]
+    columns = len(titles) // len(report["kinds"])
+    sheet, panels = subplots(titles, "share of the steps", columns=columns)
     for panel, rows in zip(
         panels, (rows for of in report["kinds"].values() for rows in of.values())
     ):
@@ -123,6 +134,13 @@ def main(arguments: list[str] | None = None) -> None:
         "--kinds", nargs="+", choices=kinds, default=list(kinds), help="only these (default: all)"
     )
     parser.add_argument(
+        "--sweeps",
+        nargs="+",
+        choices=tuple(WINDOW_SWEEPS),
+        default=list(WINDOW_SWEEPS),
+        help="only these (default: all)",
+    )
+    parser.add_argument(
         "--shares",
         type=float,
         nargs="+",
@@ -147,10 +165,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     tasks = edit_tasks(args.n, args.seed, pipe.world)
     for name in args.kinds:
-        report["kinds"][name], example = measure(pipe, name, tasks[name], shares)
+        report["kinds"][name], example = measure(pipe, name, tasks[name], shares, args.sweeps)
         if example is not None:
             task, (source, *edited) = example
-            for i, sweep in enumerate(WINDOW_SWEEPS):
+            for i, sweep in enumerate(args.sweeps):
                 tiles += [source, *edited[i * len(shares) : (i + 1) * len(shares)]]
                 labels += [
                     task.source.text,
@@ -158,9 +176,10 @@ def main(arguments: list[str] | None = None) -> None:
                 ]
         for sweep, rows in report["kinds"][name].items():
             print(
-                f"{name + ', ' + sweep:40}"
+                f"{name + ', ' + sweep:56}"
                 + ", ".join(
-                    f"{share:g}: {row['success']:.0%} {row['layout']:.0%} {row['good']:.0%}"
+                    f"{share:g}: {row['success']:.0%} {row['layout']:.0%} {row['good']:.0%} of "
+                    f"{row['asked']}, {row['psnr'] or 0:.0f} dB"
                     for share, row in zip(shares, rows)
                 )
             )
@@ -170,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
         quantize_colors(image_grid(tiles, labels, columns=1 + len(shares), cell=112)).save(
             args.out / "edit_sweep_images.png", optimize=True
         )
-    print("after each share: shows the new prompt, keeps the layout, both")
+    print("after each share: shows the new prompt, keeps the layout, both, of the edits that count")
     print(
         f"{args.out}/edit_sweep.png, edit_sweep.json"
         + (

@@ -29,9 +29,11 @@ METHODS = SAME_SEED, SWITCHING, ATTENTION, BOTH = (
     "switching, then attention",
 )
 
+SELF_ATTENTION = "attention, by the window of self-attention"
 WINDOW_SWEEPS: dict[str, Callable[[type[AttentionInjection], float], Edit]] = {
     SWITCHING: lambda kind, share: PromptSwitching(share),
     ATTENTION: lambda kind, share: kind(share, min(share, DEFAULT_SELF_STEPS)),
+    SELF_ATTENTION: lambda kind, share: kind(1.0, share),
     BOTH: lambda kind, share: Chain(PromptSwitching(share), kind()),
 }
 
