@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see utils.threads; before torch is loaded
 
+from itertools import compress
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,26 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     threads = max(1, (os.cpu_count() or 1) // int(workers))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
+
+
+@pytest.hookimpl(trylast=True)  # when it is known which tests will run
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every process its long tests first, so that short ones are left to even out the end.
+
+    pytest-xdist cuts the list into consecutive parts of equal length, one for each process.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    marked = [any(map(item.get_closest_marker, ("slow", "notebook"))) for item in items]
+    long = list(compress(items, marked))
+    rest = [item for item, is_long in zip(items, marked) if not is_long]
+    ordered: list[pytest.Item] = []
+    for k in range(processes):
+        ordered += long[k::processes]
+        end = len(items) * (k + 1) // processes
+        free = max(0, end - len(ordered)) if k < processes - 1 else len(rest)
+        ordered += rest[:free]
+        del rest[:free]
+    items[:] = ordered if processes > 1 else items
 
 
 @pytest.fixture(scope="session")
