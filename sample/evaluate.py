@@ -11,6 +11,9 @@ the same seed, prompt switching, attention injected, and both. Further rows are 
 `FeatureInjection`, and both with `DiffEditMask`.
 
 The script prints the table, and writes the JSON report and an image of successes and failures.
+With --only captions or --only edits the other part of a report that is there is kept:
+
+    python -m sample.evaluate --only edits --edits 100 --out report.json
 
     python -m sample.evaluate --pipeline my_pipeline --data my_images --out report.json
 
@@ -26,6 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -56,6 +60,7 @@ from imagen_mini.evaluation.edit_comparison import METHODS, edit_methods, inject
 from imagen_mini.evaluation.error_analysis import confusion_matrices, error_table
 from imagen_mini.evaluation.scoring import Result, evaluate, table
 from imagen_mini.scenes.captions import Caption
+from imagen_mini.scenes.world import World
 from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.precision import resolve_precision
 from imagen_mini.utils.scripts import (
@@ -71,6 +76,7 @@ from sample.evaluate_folder import N, add_folder_options, evaluate_folder
 from sample.parallel import default_workers, spread
 
 SEARCHED = 200_000  # training captions among which the benchmark's are looked for
+PARTS = ("captions", "edits")
 FURTHER = FEATURES, MASKED = "attention and features", "both, only where prompts disagree"
 
 
@@ -129,6 +135,62 @@ def print_alignment(report: dict) -> None:
         )
 
 
+def measure_captions(
+    each: Callable, prompts: list[tuple[str, int, Caption]], batch: int, world: World
+) -> tuple[dict, list[Result]]:
+    """The part of the report about text alignment, and the results that it is made of."""
+    results: list[Result] = []
+    batches = [prompts[i : i + batch] for i in range(0, len(prompts), batch)]
+    with tqdm(total=len(prompts), desc="text alignment") as bar:
+        for part in each(Examiner.captions, batches):
+            results += [replace(result, image=torch.from_numpy(result.image)) for result in part]
+            bar.update(len(part))
+    return {
+        "text_alignment": table(results),
+        "seen_in_training": seen_in_training(prompts, SEARCHED, progress=True, world=world),
+        "captions_searched": SEARCHED,
+        "errors": error_table(results),
+        "confusions": confusion_matrices(results, world),
+    }, results
+
+
+def measure_edits(each: Callable, name: str, tasks: list[EditTask]) -> dict:
+    """The rows of the report about one kind of edit, by kind and method."""
+    kind = injection_of(name)
+    jobs = each(Examiner.edit, [(kind, task) for task in tasks])
+    scores = list(tqdm(jobs, total=len(tasks), desc=name))
+    rows = {}
+    for method, of in zip((*METHODS, *FURTHER), zip(*scores)):
+        row = rows[f"{name}: {method}"] = edit_table(of)
+        print(
+            f"{name + ': ' + method:52} of {row['asked']} edits that count: "
+            f"success {row['success']:.1%}, layout kept {row['layout']:.1%}, both "
+            f"{row['good']:.1%} ({row['good_low']:.1%} - "
+            f"{row['good_high']:.1%}), nothing else changed "
+            f"{row['all_kept']:.1%}, {row['psnr'] or 0:.1f} dB"
+        )
+    return rows
+
+
+def read_report(parser: argparse.ArgumentParser, path: Path, pipeline: str) -> dict:
+    """A report of this pipeline; an error of the command line if the file is something else."""
+    try:
+        report = json.loads(path.read_text())
+    except ValueError as error:
+        parser.error(f"--out {path}: not a report, {error}. Name another file")
+    if not isinstance(report, dict) or report.get("pipeline") != pipeline:
+        of = report.get("pipeline") if isinstance(report, dict) else None
+        parser.error(
+            f"--out {path}: a report of the pipeline {of!r}, and this one is {pipeline!r}. --only "
+            "adds to a report of the same pipeline: name another file"
+        )
+    return report
+
+
+def write_report(report: dict, path: Path) -> None:
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument(
@@ -153,6 +215,11 @@ def main(arguments: list[str] | None = None) -> None:
         type=integer(low=0),
         default=30,
         help="edits of each of five kinds (default: 30); 0: none",
+    )
+    parser.add_argument(
+        "--only",
+        choices=PARTS,
+        help="measure this part alone, and keep the other one of the report at --out",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the list of prompts (default: 0)"
@@ -191,68 +258,43 @@ def main(arguments: list[str] | None = None) -> None:
     ):
         if getattr(args, option) is not None:
             parser.error(f"--{option.replace('_', '-')} is for a folder: name it with --data")
+    if args.only == "edits" and not args.edits:
+        parser.error("--only edits --edits 0: nothing is left to measure")
     args.n = args.n or 30
+    parts = (args.only,) if args.only else PARTS
+    report: dict = {"text_alignment": {}, "edits": {}}
+    if args.only and args.out.is_file():
+        report = read_report(parser, args.out, str(args.pipeline))
 
-    # 1. Prompts and edits. The precision is decided once for all workers.
-    start = time.perf_counter()
+    # 1. The pipeline. The precision is decided once for all workers.
     args.precision = resolve_precision(args.precision, torch.device(args.device))
     pipe = ImagenPipeline.from_pretrained(args.pipeline)  # an error of loading is raised here
     args.first_stage, last = list(pipe.stages)[0], list(pipe.stages)[-1]
     judged = [args.first_stage if args.base_only else last]
     check_judged(pipe, [*judged, args.first_stage] if args.edits else judged)
-    prompts, edits = (
-        benchmark(args.n, args.seed, args.categories, pipe.world),
-        edit_tasks(args.edits, args.seed, pipe.world) if args.edits else {},
-    )
-    batches = [prompts[i : i + args.batch] for i in range(0, len(prompts), args.batch)]
+    run = {"commit": current_commit(), "options": sampling_options(args)}
+    run |= {"benchmark_seed": args.seed}
+    report |= {"pipeline": str(args.pipeline)}
     with spread(partial(Examiner, args), args.workers) as each:
         # 2. Text alignment.
-        results = []
-        with tqdm(total=len(prompts), desc="text alignment") as bar:
-            for part in each(Examiner.captions, batches):
-                results += [
-                    replace(result, image=torch.from_numpy(result.image)) for result in part
-                ]
-                bar.update(len(part))
-        report = {
-            "pipeline": str(args.pipeline),
-            "commit": current_commit(),
-            "options": sampling_options(args),
-            "benchmark_seed": args.seed,
-            "text_alignment": table(results),
-            "seen_in_training": seen_in_training(
-                prompts, SEARCHED, progress=True, world=pipe.world
-            ),
-            "captions_searched": SEARCHED,
-            "errors": error_table(results),
-            "confusions": confusion_matrices(results, pipe.world),
-            "edits": {},
-        }
-        print_alignment(report)
-        # 3. Edits.
-        for name, tasks in edits.items():
-            kind = injection_of(name)
-            scores = list(
-                tqdm(
-                    each(Examiner.edit, [(kind, task) for task in tasks]),
-                    total=len(tasks),
-                    desc=name,
-                )
-            )
-            for method, of in zip((*METHODS, *FURTHER), zip(*scores)):
-                row = report["edits"][f"{name}: {method}"] = edit_table(of)
-                print(
-                    f"{name + ': ' + method:52} of {row['asked']} edits that count: "
-                    f"success {row['success']:.1%}, layout kept {row['layout']:.1%}, both "
-                    f"{row['good']:.1%} ({row['good_low']:.1%} - "
-                    f"{row['good_high']:.1%}), nothing else changed "
-                    f"{row['all_kept']:.1%}, {row['psnr'] or 0:.1f} dB"
-                )
-    # 4. Write the report and its image.
-    report["seconds"] = round(time.perf_counter() - start, 1)
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
-    gallery(results).save(image, optimize=True)
-    print(f"{report['seconds']:.0f} s; {args.out}, {image}")
+        if "captions" in parts:
+            start = time.perf_counter()
+            prompts = benchmark(args.n, args.seed, args.categories, pipe.world)
+            found, results = measure_captions(each, prompts, args.batch, pipe.world)
+            print_alignment(found)
+            report |= found | run | {"seconds": round(time.perf_counter() - start, 1)}
+            write_report(report, args.out)
+            gallery(results).save(image, optimize=True)
+            print(f"{report['seconds']:.0f} s; {args.out}, {image}")
+        # 3. Edits. What is done of them is kept if they are interrupted.
+        if "edits" in parts and args.edits:
+            start = time.perf_counter()
+            report |= {"edits": {}, "edits_run": dict(run)}
+            for name, tasks in edit_tasks(args.edits, args.seed, pipe.world).items():
+                report["edits"] |= measure_edits(each, name, tasks)
+                report["edits_run"]["seconds"] = round(time.perf_counter() - start, 1)
+                write_report(report, args.out)
+            print(f"{report['edits_run']['seconds']:.0f} s; {args.out}")
 
 
 if __name__ == "__main__":

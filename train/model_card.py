@@ -265,9 +265,11 @@ def model_card(folder: Path, report: dict, note: str = "") -> str:
         for option, rows in (("n", "text_alignment"), ("edits", "edits"))
         if report[rows]
     )
-    took = f"It took {report['seconds']:.0f} s"
-    if report.get("commit"):
-        took = f"At commit {report['commit']} it took {report['seconds']:.0f} s"
+    took = " ".join(
+        f"The {part} took {of['seconds']:.0f} s at commit {of['commit'] or 'unknown'}."
+        for part, of in (("captions", report), ("edits", report.get("edits_run", {})))
+        if "seconds" in of
+    )
     intro = fill(
         f"From text to images of {size} x {size} pixels, on a built-in world: {SHOWN[world]}. The "
         "model knows nothing else. It is meant for learning and for testing. All training data is "
@@ -314,7 +316,7 @@ The text encoder is a T5 of 0.9 million parameters. It was pre-trained on text a
 ## Score
 
 {judged}
-{took}:
+{took} The command:
 
 `python -m sample.evaluate{sizes}`
 

@@ -4,6 +4,7 @@ promises.
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -323,6 +324,23 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
         for row in values["text_alignment"].values()
     )
     assert size(f"{folder}/report.png")[0] > 0
+    again = ["--pipeline", folder, "--edits", "2", "--steps", "2", "--only", "edits"]
+    evaluate.main([*again, "--out", report])  # the captions stay
+    assert "color added: attention" in capsys.readouterr().out
+    before, values = values, read(Path(report))
+    parts = "edits", "edits_run"
+    assert {k: v for k, v in before.items() if k not in parts} == {
+        k: v for k, v in values.items() if k not in parts
+    }
+    assert {row["n"] for row in values["edits"].values()} == {2}
+    Path(report).write_text(json.dumps(before))
+    other = tmp_path / "other.json"
+    for text, message in (('{"pipeline": "x"}', "of the pipeline 'x'"), ("{", "not a report")):
+        other.write_text(text)
+        with pytest.raises(SystemExit):
+            evaluate.main([*again, "--out", str(other)])
+        assert message in capsys.readouterr().err and other.read_text() == text
+    values = before
     readme = tmp_path / "README.md"
     readme.write_text(
         f"before\n{model_card.CLAIMS_BEGIN}\nolder\n{model_card.CLAIMS_END}\nbetween\n{model_card.BEGIN}\nold\n{model_card.END}\nafter\n"
