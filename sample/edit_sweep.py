@@ -11,13 +11,16 @@ Writes to the output folder:
       40 %, as by default;
     - attention, by the window of self-attention: over the share in which that is injected, with
       cross-attention in all steps;
+    - attention and features: over the share in which the source's attention is injected, beside
+      features of the decoder in the first 80 % (`FeatureInjection`);
     - switching, then attention: over the share after which prompts are switched, with attention
       injected from there on.
 - edit_sweep_images.png: one edit of each kind, at every length.
 - edit_sweep.json: the numbers.
 
 A window is a share of the steps, from the first one on. At 0 the first two panels show the new
-prompt with the same seed, the third one cross-attention alone, the last one attention alone.
+prompt with the same seed, the third one cross-attention alone, the fourth one features alone, and
+the last one attention alone.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ from imagen_mini.evaluation.edit_benchmark import (
     edit_tasks,
     evaluate_edits,
 )
-from imagen_mini.evaluation.edit_comparison import METHODS, edit_methods, injection_of
+from imagen_mini.evaluation.edit_comparison import FEATURES, METHODS, edit_methods, injection_of
 from imagen_mini.evaluation.error_analysis import confusion_matrices, error_table
 from imagen_mini.evaluation.scoring import Result, evaluate, table
 from imagen_mini.scenes.captions import Caption
@@ -77,7 +77,8 @@ from sample.parallel import default_workers, spread
 
 SEARCHED = 200_000  # training captions among which the benchmark's are looked for
 PARTS = ("captions", "edits")
-FURTHER = FEATURES, MASKED = "attention and features", "both, only where prompts disagree"
+MASKED = "both, only where prompts disagree"
+FURTHER = (FEATURES, MASKED)
 
 
 class Examiner:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.editing.base import Edit
+from imagen_mini.editing.feature_injection import FeatureInjection
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import (
     DEFAULT_SELF_STEPS,
@@ -29,11 +30,15 @@ METHODS = SAME_SEED, SWITCHING, ATTENTION, BOTH = (
     "switching, then attention",
 )
 
+FEATURES = "attention and features"
 SELF_ATTENTION = "attention, by the window of self-attention"
 WINDOW_SWEEPS: dict[str, Callable[[type[AttentionInjection], float], Edit]] = {
     SWITCHING: lambda kind, share: PromptSwitching(share),
     ATTENTION: lambda kind, share: kind(share, min(share, DEFAULT_SELF_STEPS)),
     SELF_ATTENTION: lambda kind, share: kind(1.0, share),
+    FEATURES: lambda kind, share: Chain(
+        kind(share, min(share, DEFAULT_SELF_STEPS)), FeatureInjection()
+    ),
     BOTH: lambda kind, share: Chain(PromptSwitching(share), kind()),
 }
 

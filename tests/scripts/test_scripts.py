@@ -571,14 +571,15 @@ def test_edit_sweep_judges_every_kind_at_every_length(folder, tmp_path, monkeypa
         edit_sweep,
         "evaluate_edits",
         lambda generate, tasks, world: evaluate_edits(
-            lambda p, seed: true([p[0], *[p[1]] * 2, *[p[0]] * 6], [seed] * 9), tasks, world
+            lambda p, seed: true([p[0], *[p[1]] * 2, *[p[0]] * 8], [seed] * 11), tasks, world
         ),
     )
     rows, (shown, images) = edit_sweep.measure(pipe, "color swap", [task], [0.0, 1.0])
     assert (
-        [[row["success"] for row in of] for of in rows.values()] == [[1, 1], [0, 0], [0, 0], [0, 0]]
+        [[row["success"] for row in of] for of in rows.values()]
+        == [[1, 1], [0, 0], [0, 0], [0, 0], [0, 0]]
         and shown == task
-        and len(images) == 9
+        and len(images) == 11
     )
 
 
