@@ -17,7 +17,7 @@ from imagen_mini.cascade.sampling import sampling_loop
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.prompt_switching import PromptSwitching
-from imagen_mini.editing.prompt_to_prompt import Replace
+from imagen_mini.editing.prompt_to_prompt import DEFAULT_SELF_STEPS, Replace
 from imagen_mini.evaluation.edit_benchmark import (
     TOLERANCE,
     EditTask,
@@ -145,7 +145,7 @@ def judge_attention(numbers: dict) -> Verdict:
     layout = numbers["layout"]
     return Verdict(
         all_of(beats(layout[SAME_SEED], layout[ATTENTION]), is_most(layout[ATTENTION])),
-        f"With the source's attention injected in all steps, of {numbers['source_right']} correct "
+        f"With the source's attention injected (`Replace()`), of {numbers['source_right']} correct "
         f"sources {counts_line(numbers, ATTENTION)}; against the seed alone "
         f"{gain_line(layout[SAME_SEED], layout[ATTENTION])}. The control that a critical reader "
         f"asks for, the source's prompt in the first {SWITCHING_SHARE:.0%} of the steps and no "
@@ -179,9 +179,9 @@ FIXED_ATTENTION = Experiment(
     "stage. The layout is kept if every object is where it was and all objects but the edited one "
     f"are unchanged. An object is where it was if it moved by at most {TOLERANCE}/64 of the width; "
     "the verdict on the seed must also be the same at "
-    f"{JUDGED[0]}/64 and {JUDGED[-1]}/64. Kept means more often than not. Attention: cross- and "
-    "self-attention (on grids up to 16 x 16) in all steps. Prompt switching: the source's prompt "
-    f"in the first {SWITCHING_SHARE:.0%} of the steps, the target's in the rest.",
+    f"{JUDGED[0]}/64 and {JUDGED[-1]}/64. Kept means more often than not. Attention: cross-attention "
+    f"in all steps, self-attention (on grids up to 16 x 16) in the first {DEFAULT_SELF_STEPS:.0%}. "
+    f"Prompt switching: the source's prompt in the first {SWITCHING_SHARE:.0%} of the steps, the target's in the rest.",
     30,
     (
         Claim(
