@@ -179,9 +179,10 @@ FIXED_ATTENTION = Experiment(
     "stage. The layout is kept if every object is where it was and all objects but the edited one "
     f"are unchanged. An object is where it was if it moved by at most {TOLERANCE}/64 of the width; "
     "the verdict on the seed must also be the same at "
-    f"{JUDGED[0]}/64 and {JUDGED[-1]}/64. Kept means more often than not. Attention: cross-attention "
-    f"in all steps, self-attention (on grids up to 16 x 16) in the first {DEFAULT_SELF_STEPS:.0%}. "
-    f"Prompt switching: the source's prompt in the first {SWITCHING_SHARE:.0%} of the steps, the target's in the rest.",
+    f"{JUDGED[0]}/64 and {JUDGED[-1]}/64. Kept means more often than not. Attention: "
+    "cross-attention in all steps, self-attention (on grids up to 16 x 16) in the first "
+    f"{DEFAULT_SELF_STEPS:.0%}. Prompt switching: the source's prompt in the first "
+    f"{SWITCHING_SHARE:.0%} of the steps, the target's in the rest.",
     30,
     (
         Claim(
