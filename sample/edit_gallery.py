@@ -4,8 +4,9 @@
 
 The edits are the first of the benchmark's list for each kind, and none is chosen by its result. A
 kind is a swapped colour or shape, or an added colour, size, background or material. The source's
-attention maps are injected in all stages, and nothing else. A green frame: the judge reads the
-prompt in the image; for an edit, with the layout of its source.
+attention maps are injected in all stages. With --method "attention and features" those of
+`FeatureInjection` are injected as well. A green frame: the judge reads the prompt in the image; for an
+edit, with the layout of its source.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from imagen_mini.evaluation.edit_benchmark import edit_tasks, score_edit
-from imagen_mini.evaluation.edit_comparison import injection_of
+from imagen_mini.evaluation.edit_comparison import ATTENTION, FEATURES, WINDOW_SWEEPS, injection_of
 from imagen_mini.evaluation.statistics import format_share
-from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
+from imagen_mini.utils.scripts import check_output_file, integer, number, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid, quantize_colors
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options
 
@@ -26,6 +27,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument(
         "--n", type=integer(low=1), default=4, help="edits of each kind (default: 4)"
+    )
+    parser.add_argument(
+        "--method",
+        choices=(ATTENTION, FEATURES),
+        default=ATTENTION,
+        help=f"how edits are made (default: {ATTENTION})",
+    )
+    parser.add_argument(
+        "--share",
+        type=number(0, 1),
+        default=1.0,
+        help="share of the steps in which cross-attention is injected (default: 1)",
     )
     parser.add_argument(
         "--out",
@@ -46,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
                 pair = pipe(
                     [task.source.text, task.target.text],
                     seed=task.seed,
-                    edit=injection_of(name)(),
+                    edit=WINDOW_SWEEPS[args.method](injection_of(name), args.share),
                     progress=False,
                     **options,
                 )
