@@ -240,8 +240,8 @@ def claims_section(folder: Path) -> str:
     return f"""
 ## The papers' claims, in miniature
 
-Each verdict follows from an interval (`python -m sample.claims --train 30`).
-The experiments, with figures and numbers, are in [claims.md](claims/claims.md).
+Each verdict follows from an interval. The experiments, with figures, numbers and commands, are in
+[claims.md](claims/claims.md).
 
 {claims_table(json.loads(path.read_text())["experiments"])}
 """
