@@ -52,7 +52,7 @@ def test_two_processes_write_the_report_of_one(tiny_pipe, tmp_path):
                 "--edits",
                 "1",
                 "--steps",
-                "4",
+                "2",
                 "--categories",
                 "one object",
                 "texture",
