@@ -15,6 +15,8 @@ With --only captions or --only edits the other part of a report that is there is
 
     python -m sample.evaluate --only edits --edits 100 --out report.json
 
+Until all is measured, what is done is in report.partial.json, and an older report stays.
+
     python -m sample.evaluate --pipeline my_pipeline --data my_images --out report.json
 
 With --data, the pipeline is scored on a folder of images, which no parser can read: on those held
@@ -276,6 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
     run = {"commit": current_commit(), "options": sampling_options(args)}
     run |= {"benchmark_seed": args.seed}
     report |= {"pipeline": str(args.pipeline)}
+    unfinished = args.out.with_suffix(".partial.json")  # until all is measured
     with spread(partial(Examiner, args), args.workers) as each:
         # 2. Text alignment.
         if "captions" in parts:
@@ -284,18 +287,19 @@ def main(arguments: list[str] | None = None) -> None:
             found, results = measure_captions(each, prompts, args.batch, pipe.world)
             print_alignment(found)
             report |= found | run | {"seconds": round(time.perf_counter() - start, 1)}
-            write_report(report, args.out)
+            write_report(report, unfinished)
             gallery(results).save(image, optimize=True)
             print(f"{report['seconds']:.0f} s; {args.out}, {image}")
-        # 3. Edits. What is done of them is kept if they are interrupted.
+        # 3. Edits. If they are interrupted, what is done is in the partial report.
         if "edits" in parts and args.edits:
             start = time.perf_counter()
             report |= {"edits": {}, "edits_run": dict(run)}
             for name, tasks in edit_tasks(args.edits, args.seed, pipe.world).items():
                 report["edits"] |= measure_edits(each, name, tasks)
                 report["edits_run"]["seconds"] = round(time.perf_counter() - start, 1)
-                write_report(report, args.out)
+                write_report(report, unfinished)
             print(f"{report['edits_run']['seconds']:.0f} s; {args.out}")
+    unfinished.replace(args.out)
 
 
 if __name__ == "__main__":

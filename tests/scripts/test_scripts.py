@@ -333,6 +333,21 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
         k: v for k, v in values.items() if k not in parts
     }
     assert {row["n"] for row in values["edits"].values()} == {2}
+    assert not list(Path(folder).glob("*.partial.json"))
+
+    def stopped(each, name, tasks):
+        if name == "shape swap":
+            raise KeyboardInterrupt
+        return {f"{name}: attention": {"n": 2}}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "measure_edits", stopped)
+        with pytest.raises(KeyboardInterrupt):  # the older report stays, and what was done as well
+            evaluate.main([*again, "--out", report])
+    assert read(Path(report)) == values
+    partial = Path(folder) / "report.partial.json"
+    assert list(read(partial)["edits"]) == ["color swap: attention"]
+    partial.unlink()
     Path(report).write_text(json.dumps(before))
     other = tmp_path / "other.json"
     for text, message in (('{"pipeline": "x"}', "of the pipeline 'x'"), ("{", "not a report")):
