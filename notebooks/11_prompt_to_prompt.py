@@ -55,8 +55,8 @@ pipe = ImagenPipeline.from_pretrained("scenes")
 # compare it with the paper's method on word swaps (one colour or one shape):
 #
 # - **same seed**: the new caption from the same noise;
-# - **attention**: the same, with the source's cross-attention maps in every step, and its
-#   self-attention maps in the first 40 % of the steps, as in the authors' code.
+# - **attention**: the same, with the source's cross-attention maps in the first 80 % of the steps,
+#   and its self-attention maps in the first 40 %, as in the authors' code.
 #
 # **Predict:** which of them shows the new word more often? Which keeps the layout more often?
 
@@ -254,7 +254,7 @@ quantize_colors(
 # %%
 controls = {
     "prompt switching": PromptSwitching(0.8),
-    "switching, then attention": Chain(PromptSwitching(0.8), Replace()),
+    "switching, then attention": Chain(PromptSwitching(0.8), Replace(1.0)),
 }
 scores = found.scores | compare_edits(pipe, found.tasks, controls).scores
 print(edit_comparison_table(scores))

@@ -156,7 +156,7 @@ def uses(n: int) -> dict[str, Use]:
         blend = LocalBlend(task.source.description.objects[task.obj].shape)
         return edit_methods(Replace) | {
             ATTENTION: Chain(Replace(), blend),
-            BOTH: Chain(PromptSwitching(), Replace(), blend),
+            BOTH: Chain(PromptSwitching(), Replace(1.0), blend),
         }
 
     def two_windows(task: EditTask) -> dict[str, Edit | None]:

@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
     cases["two plain images", 2, None] = lambda: generate([SOURCE, TARGET])
     cases["source and edit", 2, None] = lambda: generate([SOURCE, TARGET], edit=Replace())
-    switched = Chain(PromptSwitching(), Replace())
+    switched = Chain(PromptSwitching(), Replace(1.0))
     cases["prompts switched, then attention", 2, None] = lambda: generate(
         [SOURCE, TARGET], edit=switched
     )

@@ -92,8 +92,9 @@ def add_edit_parser(kinds, name: str, about: str, target: str) -> argparse.Argum
         "--cross-replace-steps",
         "--cross-steps",
         type=window,
-        default=AttentionInjection.cross_replace_steps,
-        help="share of the steps in which the source's cross-attention is used",
+        default=argparse.SUPPRESS,
+        help="share of the steps in which the source's cross-attention is used (default: "
+        f"{AttentionInjection.cross_replace_steps:g}; with --prompt-switching all of them)",
     )
     parser.add_argument(
         "--self-replace-steps",
@@ -134,7 +135,7 @@ def add_switching_option(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="SHARE",
         help="share of the steps in which the target reads the source's prompt, before its own; "
-        "attention acts in the rest. The other two are former names",
+        "attention is injected in the rest. The other two are former names",
     )
 
 
@@ -155,9 +156,14 @@ def resolve_edit(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
             Chain(Reweight({args.word: args.scale}, args.weight_steps), *first),
             [f"{args.word} x {c:g}" for c in args.scale],
         )
-    injection = (Replace if args.kind == "replace" else Refine)(
-        args.cross_replace_steps, getattr(args, "self_replace_steps", None)
-    )
+    windows = {
+        name: value
+        for name, value in vars(args).items()
+        if name in ("cross_replace_steps", "self_replace_steps")
+    }
+    if switched:
+        windows = {"cross_replace_steps": 1.0} | windows  # to the last step
+    injection = (Replace if args.kind == "replace" else Refine)(**windows)
     edits: list[Edit] = [injection, *first]
     if args.local_blend:
         edits.append(LocalBlend(*args.local_blend))

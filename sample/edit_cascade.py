@@ -53,7 +53,7 @@ def sample_all(pipe: ImagenPipeline, prompts: list[str], seed: int) -> Tensor:
     def enlarged(base: Tensor, prompts: list[str], seed: int, **more) -> Tensor:
         return pipe(prompts, seed=seed, low_res=base, **quiet, **more).stages[names[-1]]
 
-    edit = Chain(PromptSwitching(), Replace())
+    edit = Chain(PromptSwitching(), Replace(1.0))
     base = pipe(prompts, seed=seed, edit=edit, stages=names[:1], **quiet).stages[names[0]]
     source, target = enlarged(base, prompts, seed).split(1)
     return torch.cat(

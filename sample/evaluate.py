@@ -11,9 +11,11 @@ the same seed, prompt switching, attention injected, and both. Further rows are 
 `FeatureInjection`, and both with `DiffEditMask`.
 
 The script prints the table, and writes the JSON report and an image of successes and failures.
-With --only captions or --only edits the other part of a report that is there is kept:
+With --only captions or --only edits the other part of a report that is there is kept, and with
+--methods the rows of the other methods:
 
     python -m sample.evaluate --only edits --edits 100 --out report.json
+    python -m sample.evaluate --only edits --edits 100 --methods attention --out report.json
 
 Until all is measured, what is done is in report.partial.json, and an older report stays.
 
@@ -40,6 +42,7 @@ import torch
 from tqdm.auto import tqdm
 
 from imagen_mini import ImagenPipeline
+from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask
 from imagen_mini.editing.feature_injection import FeatureInjection
 from imagen_mini.editing.prompt_switching import PromptSwitching
@@ -80,7 +83,15 @@ from sample.parallel import default_workers, spread
 SEARCHED = 200_000  # training captions among which the benchmark's are looked for
 PARTS = ("captions", "edits")
 MASKED = "both, only where prompts disagree"
-FURTHER = (FEATURES, MASKED)
+ALL_METHODS = (*METHODS, FEATURES, MASKED)
+
+
+def edits_by_method(kind: type[AttentionInjection]) -> dict[str, Edit | None]:
+    """The edits of ALL_METHODS, by name; None is the target prompt with the source's seed."""
+    return edit_methods(kind) | {
+        FEATURES: Chain(kind(), FeatureInjection()),
+        MASKED: Chain(PromptSwitching(), kind(1.0), DiffEditMask()),
+    }
 
 
 class Examiner:
@@ -88,6 +99,7 @@ class Examiner:
 
     def __init__(self, args: argparse.Namespace):
         self.pipe, self.options = load_pipeline(args), sampling_options(args)
+        self.methods = args.methods
 
     def generate(self, prompts: list[str], seeds, **more) -> torch.Tensor:
         """Return the last stage's images [b, 3, h, w] in [-1, 1]."""
@@ -99,13 +111,9 @@ class Examiner:
     def generate_edits(
         self, kind: type[AttentionInjection], prompts: list[str], seed: int
     ) -> torch.Tensor:
-        """Return the source image, and the edited image by each of METHODS, then FURTHER."""
-        base = {"stages": list(self.pipe.stages)[:1]}
-        edits = edit_methods(kind) | {
-            FEATURES: Chain(kind(), FeatureInjection()),
-            MASKED: Chain(PromptSwitching(), kind(), DiffEditMask()),
-        }
-        pairs = [self.generate(prompts, seed, edit=edit, **base) for edit in edits.values()]
+        """Return the source image, and the edited image by each of the methods."""
+        base, edits = {"stages": list(self.pipe.stages)[:1]}, edits_by_method(kind)
+        pairs = [self.generate(prompts, seed, edit=edits[m], **base) for m in self.methods]
         return torch.cat([pairs[0][:1], *(pair[1:] for pair in pairs)])
 
     def captions(self, prompts: list[tuple[str, int, Caption]]) -> list[Result]:
@@ -114,7 +122,7 @@ class Examiner:
         return [replace(result, image=result.image.float().cpu().numpy()) for result in results]
 
     def edit(self, job: tuple[type[AttentionInjection], EditTask]) -> tuple[EditScore, ...]:
-        """Return a score for each of METHODS, then of FURTHER."""
+        """Return a score for each of the methods."""
         kind, task = job
         ((_, _, scores),) = evaluate_edits(
             partial(self.generate_edits, kind), [task], self.pipe.world
@@ -157,13 +165,13 @@ def measure_captions(
     }, results
 
 
-def measure_edits(each: Callable, name: str, tasks: list[EditTask]) -> dict:
+def measure_edits(each: Callable, name: str, tasks: list[EditTask], methods: list[str]) -> dict:
     """The rows of the report about one kind of edit, by kind and method."""
     kind = injection_of(name)
     jobs = each(Examiner.edit, [(kind, task) for task in tasks])
     scores = list(tqdm(jobs, total=len(tasks), desc=name))
     rows = {}
-    for method, of in zip((*METHODS, *FURTHER), zip(*scores)):
+    for method, of in zip(methods, zip(*scores)):
         row = rows[f"{name}: {method}"] = edit_table(of)
         print(
             f"{name + ': ' + method:52} of {row['asked']} edits that count: "
@@ -188,6 +196,28 @@ def read_report(parser: argparse.ArgumentParser, path: Path, pipeline: str) -> d
             "adds to a report of the same pipeline: name another file"
         )
     return report
+
+
+def other_methods(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, report: dict
+) -> tuple[dict, list[dict]]:
+    """What a report says of the methods that are not measured again: its rows, and its runs."""
+    runs = []
+    for run in report.get("edits_runs", []):
+        if methods := [m for m in run["methods"] if m not in args.methods]:
+            runs.append(run | {"methods": methods})
+    kept = {method for run in runs for method in run["methods"]}
+    rows = {k: row for k, row in report["edits"].items() if k.split(": ", 1)[1] in kept}
+    for asked, found in (
+        *((args.edits, row["n"]) for row in rows.values()),
+        *((args.seed, run["benchmark_seed"]) for run in runs),
+    ):
+        if asked != found:
+            parser.error(
+                f"--edits {args.edits} --seed {args.seed}: the rows of other methods in {args.out} "
+                f"have {found} there. Measure all methods, or name another file"
+            )
+    return rows, runs
 
 
 def write_report(report: dict, path: Path) -> None:
@@ -223,6 +253,14 @@ def main(arguments: list[str] | None = None) -> None:
         "--only",
         choices=PARTS,
         help="measure this part alone, and keep the other one of the report at --out",
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=ALL_METHODS,
+        default=list(ALL_METHODS),
+        help="with --only edits: measure edits by these methods, and keep the rows of the others "
+        "(default: all)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the list of prompts (default: 0)"
@@ -263,11 +301,15 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(f"--{option.replace('_', '-')} is for a folder: name it with --data")
     if args.only == "edits" and not args.edits:
         parser.error("--only edits --edits 0: nothing is left to measure")
+    args.methods = [method for method in ALL_METHODS if method in args.methods]
+    if args.only != "edits" and len(args.methods) < len(ALL_METHODS):
+        parser.error("--methods is for --only edits: add it")
     args.n = args.n or 30
     parts = (args.only,) if args.only else PARTS
     report: dict = {"text_alignment": {}, "edits": {}}
     if args.only and args.out.is_file():
         report = read_report(parser, args.out, str(args.pipeline))
+    kept, runs = other_methods(parser, args, report)
 
     # 1. The pipeline. The precision is decided once for all workers.
     args.precision = resolve_precision(args.precision, torch.device(args.device))
@@ -293,12 +335,15 @@ def main(arguments: list[str] | None = None) -> None:
         # 3. Edits. If they are interrupted, what is done is in the partial report.
         if "edits" in parts and args.edits:
             start = time.perf_counter()
-            report |= {"edits": {}, "edits_run": dict(run)}
+            run["methods"] = args.methods
+            report |= {"edits": {}, "edits_runs": [*runs, run]}
             for name, tasks in edit_tasks(args.edits, args.seed, pipe.world).items():
-                report["edits"] |= measure_edits(each, name, tasks)
-                report["edits_run"]["seconds"] = round(time.perf_counter() - start, 1)
+                rows = kept | measure_edits(each, name, tasks, args.methods)
+                of_kind = (f"{name}: {method}" for method in ALL_METHODS)
+                report["edits"] |= {row: rows[row] for row in of_kind if row in rows}
+                run["seconds"] = round(time.perf_counter() - start, 1)
                 write_report(report, unfinished)
-            print(f"{report['edits_run']['seconds']:.0f} s; {args.out}")
+            print(f"{run['seconds']:.0f} s; {args.out}")
     unfinished.replace(args.out)
 
 

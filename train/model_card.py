@@ -247,6 +247,14 @@ Each verdict follows from an interval. The experiments, with figures, numbers an
 """
 
 
+def edit_runs(report: dict) -> list[tuple[str, dict]]:
+    """The runs that measured the edits of a report, by what they measured."""
+    runs = report.get("edits_runs", [])
+    if len(runs) == 1:
+        return [("edits", runs[0])]
+    return [(f"edits by {'; '.join(run['methods'])}", run) for run in runs]
+
+
 def model_card(folder: Path, report: dict, note: str = "") -> str:
     """The README.md of a pipeline folder. Its hand-written parts are those of the card before."""
     before = (folder / "README.md").read_text() if (folder / "README.md").is_file() else ""
@@ -268,7 +276,7 @@ def model_card(folder: Path, report: dict, note: str = "") -> str:
     )
     took = " ".join(
         f"The {part} took {of['seconds']:.0f} s at commit {of['commit'] or 'unknown'}."
-        for part, of in (("captions", report), ("edits", report.get("edits_run", {})))
+        for part, of in (("captions", report), *edit_runs(report))
         if "seconds" in of
     )
     intro = fill(

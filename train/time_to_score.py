@@ -189,7 +189,7 @@ class Trainee:
         """
         with self.ema.average_parameters():
             pipe = ImagenPipeline(self.encoder, [self.stage])
-            edit = Chain(PromptSwitching(), Replace())
+            edit = Chain(PromptSwitching(), Replace(1.0))
 
             def generate(prompts: list[str], seed: int) -> Tensor:
                 out = pipe(prompts, seed=seed, edit=edit, output_type="pt", progress=False)

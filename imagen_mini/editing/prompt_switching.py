@@ -25,8 +25,8 @@ from imagen_mini.text.encoder import Tokens
 @dataclass(frozen=True)
 class PromptSwitching(Edit):
     """The targets read the source's prompt in the first share of the steps, and their own in the
-    rest. Alone it injects no attention; `Chain(PromptSwitching(0.8), Replace())` does so after the
-    switch.
+    rest. Alone it injects no attention; `Chain(PromptSwitching(0.8), Replace(1.0))` does so after
+    the switch.
 
     Args:
         until: Share of the steps at which the prompts are switched, from 0 (never: the target with

@@ -84,25 +84,27 @@ class AttentionInjection(Edit):
     and a pair is (start, end). See `editing.windows`. `sample.edit_sweep` measures other windows.
 
     Args:
-        cross_replace_steps: Window of the cross-attention (default 1.0). A dict gives words of the
+        cross_replace_steps: Window of the cross-attention (default 0.8). A dict gives words of the
             target a window each, `{"default": 0.8, "star": 0.3}`; without "default" the other words
             are not injected.
-        self_replace_steps: Window of the self-attention. None (the default) is 0.4, as in the
-            authors' code: the source's self-attention late in the trajectory damages what is edited
-            (sample/EDITING.md).
+        self_replace_steps: Window of the self-attention. None (the default) is 0.4.
         self_size: Self-attention is injected on grids of at most `self_size` x `self_size`
             (default 16).
         shared_prompt_steps: `Replace(shared_prompt_steps=f)` is the former way to write
             `Chain(PromptSwitching(f), Replace())` (default 0.0: no prompt switching).
 
+    Both defaults are those of the authors' code. The source's maps late in the trajectory damage
+    what is edited (sample/EDITING.md).
+
     While the prompt is shared, all maps are the source's already. A window that lies inside of that
-    time has no effect; if you passed it, a warning says so.
+    time has no effect, and a warning says so. To inject attention from the switch to the last step,
+    write `Chain(PromptSwitching(0.8), Replace(1.0))`.
 
     Raises:
         ValueError: A window is out of range.
     """
 
-    cross_replace_steps: WindowByWord = 1.0
+    cross_replace_steps: WindowByWord = 0.8
     self_replace_steps: Window | None = None
     self_size: int = 16
     shared_prompt_steps: Window = 0.0

@@ -39,7 +39,7 @@ WINDOW_SWEEPS: dict[str, Callable[[type[AttentionInjection], float], Edit]] = {
     FEATURES: lambda kind, share: Chain(
         kind(share, min(share, DEFAULT_SELF_STEPS)), FeatureInjection()
     ),
-    BOTH: lambda kind, share: Chain(PromptSwitching(share), kind()),
+    BOTH: lambda kind, share: Chain(PromptSwitching(share), kind(1.0)),
 }
 
 
@@ -60,7 +60,7 @@ def edit_methods(kind: type[AttentionInjection]) -> dict[str, Edit | None]:
         SAME_SEED: None,
         SWITCHING: PromptSwitching(),
         ATTENTION: kind(),
-        BOTH: Chain(PromptSwitching(), kind()),
+        BOTH: Chain(PromptSwitching(), kind(1.0)),  # to the last step
     }
 
 

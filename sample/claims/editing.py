@@ -17,7 +17,11 @@ from imagen_mini.cascade.sampling import sampling_loop
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.prompt_switching import PromptSwitching
-from imagen_mini.editing.prompt_to_prompt import DEFAULT_SELF_STEPS, Replace
+from imagen_mini.editing.prompt_to_prompt import (
+    DEFAULT_SELF_STEPS,
+    AttentionInjection,
+    Replace,
+)
 from imagen_mini.evaluation.edit_benchmark import (
     TOLERANCE,
     EditTask,
@@ -180,9 +184,10 @@ FIXED_ATTENTION = Experiment(
     f"are unchanged. An object is where it was if it moved by at most {TOLERANCE}/64 of the width; "
     "the verdict on the seed must also be the same at "
     f"{JUDGED[0]}/64 and {JUDGED[-1]}/64. Kept means more often than not. Attention: "
-    "cross-attention in all steps, self-attention (on grids up to 16 x 16) in the first "
-    f"{DEFAULT_SELF_STEPS:.0%}. Prompt switching: the source's prompt in the first "
-    f"{SWITCHING_SHARE:.0%} of the steps, the target's in the rest.",
+    f"cross-attention in the first {AttentionInjection.cross_replace_steps:.0%} of the steps, "
+    f"self-attention (on grids up to 16 x 16) in the first {DEFAULT_SELF_STEPS:.0%}. Prompt "
+    f"switching: the source's prompt in the first {SWITCHING_SHARE:.0%} of the steps, the target's "
+    "in the rest.",
     30,
     (
         Claim(

@@ -104,7 +104,7 @@ def test_a_source_without_a_target_is_an_error(tiny_pipe):
         # guided in one call for three steps of five; then source and target, both branches at once
         (PromptSwitching(0.6), [2, 2, 2, 4, 4]),
         # then in a call with a control and one without
-        (Chain(PromptSwitching(0.6), Replace()), [2, 2, 2, 2, 2, 2, 2]),
+        (Chain(PromptSwitching(0.6), Replace(1.0)), [2, 2, 2, 2, 2, 2, 2]),
     ],
     ids=["alone", "then attention"],
 )
@@ -124,7 +124,7 @@ def test_while_source_and_target_are_one_image_one_row_is_computed_for_both(
 
 
 def test_with_a_negative_prompt_rows_are_computed_separately(exact_pipe):
-    seen, edit = [], Chain(PromptSwitching(0.6), Replace())
+    seen, edit = [], Chain(PromptSwitching(0.6), Replace(1.0))
     hook = exact_pipe.stages["base"].net.register_forward_pre_hook(
         lambda _, args: seen.append(len(args[0]))
     )

@@ -136,8 +136,9 @@ def test_the_share_of_the_steps_is_what_a_pipeline_asks_an_edit_with(tiny_pipe):
 @pytest.mark.parametrize(
     "options, name",
     [
-        ({"self_replace_steps": 0.4}, "self_replace_steps"),
-        ({"self_replace_steps": (0.2, 0.8)}, "self_replace_steps"),
+        ({}, "cross_replace_steps"),
+        ({"cross_replace_steps": 1.0, "self_replace_steps": 0.4}, "self_replace_steps"),
+        ({"cross_replace_steps": 1.0, "self_replace_steps": (0.2, 0.8)}, "self_replace_steps"),
         ({"cross_replace_steps": 0.5}, "cross_replace_steps"),
         ({"cross_replace_steps": {"default": 1.0, "star": 0.3}}, "of 'star'"),
     ],
@@ -162,8 +163,9 @@ def test_a_window_without_effect_says_so_where_it_was_written(options, name, ali
     ],
 )
 def test_a_window_with_an_effect_says_nothing(options, shared, recwarn):
-    Refine(**options, shared_prompt_steps=shared)
-    Chain(PromptSwitching(shared), Refine(**options))
+    Refine(1.0, **options, shared_prompt_steps=shared)
+    Chain(PromptSwitching(shared), Refine(1.0, **options))
+    Refine(1.0, **options)
     Refine(**options)
     assert not recwarn.list
 
@@ -177,11 +179,11 @@ def test_a_window_of_one_covers_every_step_and_of_zero_none():
 
 
 @pytest.mark.parametrize("kind", [Replace, Refine])
-def test_by_default_words_are_injected_in_all_steps_and_pixels_in_the_first_two_fifths(kind):
+def test_by_default_words_are_injected_in_four_fifths_of_the_steps_and_pixels_in_two(kind):
     bound = kind().bind([tokens("red"), tokens("blue")], SITES, 2)
     controls = [bound.control_at(step / 10) for step in range(10)]
-    assert all(control.inject_cross for control in controls)
-    assert [control.inject_self for control in controls] == [True] * 4 + [False] * 6
+    assert [bool(c and c.inject_cross) for c in controls] == [True] * 8 + [False] * 2
+    assert [bool(c and c.inject_self) for c in controls] == [True] * 4 + [False] * 6
 
 
 def test_self_attention_is_injected_on_small_grids_only():
@@ -255,7 +257,7 @@ def test_with_an_empty_window_source_and_target_are_generated_as_without_an_edit
     [
         Replace(1.0, 0.0),
         Replace(0.0, 1.0),
-        Chain(PromptSwitching(0.8), Replace()),
+        Chain(PromptSwitching(0.8), Replace(1.0)),
     ],
     ids=["cross", "self", "switched, then both"],
 )
@@ -658,7 +660,7 @@ def test_blended_images_equal_the_source_where_no_word_is_attended_to(exact_pipe
     for edit in (
         blend,
         Chain(Replace(0.5, 0.0), blend),
-        Chain(PromptSwitching(0.8), Replace(), Reweight({"red": 2}), blend),
+        Chain(PromptSwitching(0.8), Replace(1.0), Reweight({"red": 2}), blend),
     ):
         source, target = generated(exact_pipe, [SOURCE, TARGET], edit)
         same = (source == target).all(0).float().mean()

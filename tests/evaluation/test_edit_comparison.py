@@ -42,7 +42,7 @@ def test_the_four_rows_separate_attention_from_prompt_switching():
     assert [injection_of(name) for name in ("shape swap", "size added")] == [Replace, Refine]
     edits = edit_methods(Replace)
     assert tuple(edits) == METHODS == tuple(edit_methods(Refine))
-    both = Chain(PromptSwitching(), Replace())
+    both = Chain(PromptSwitching(), Replace(1.0))
     assert list(edits.values()) == [None, PromptSwitching(), Replace(), both]
 
 

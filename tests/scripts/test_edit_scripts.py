@@ -230,9 +230,14 @@ def test_by_default_attention_is_injected_and_nothing_else(monkeypatch):
     "option", ["--prompt-switching", "--shared-prompt-steps", "--source-steps"]
 )
 def test_prompt_switching_is_asked_for_by_its_name_and_by_its_former_names(monkeypatch, option):
-    assert asked_for(monkeypatch, option, "0.8").edits == (Replace(), PromptSwitching(0.8))
+    assert asked_for(monkeypatch, option, "0.8").edits == (Replace(1.0), PromptSwitching(0.8))
     assert PromptSwitching((0.2, 0.6)) in asked_for(monkeypatch, option, "0.2,0.6").edits
     assert asked_for(monkeypatch, option, "0").edits == (Replace(),)
+
+
+def test_windows_that_are_given_stay_beside_prompt_switching(monkeypatch):
+    given = ("--prompt-switching", "0.5", "--cross-steps", "0.7", "--self-steps", "0.6")
+    assert asked_for(monkeypatch, *given).edits == (Replace(0.7, 0.6), PromptSwitching(0.5))
 
 
 def test_blends_are_chained(monkeypatch):

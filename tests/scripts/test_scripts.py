@@ -328,14 +328,33 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
     evaluate.main([*again, "--out", report])  # the captions stay
     assert "color added: attention" in capsys.readouterr().out
     before, values = values, read(Path(report))
-    parts = "edits", "edits_run"
+    parts = "edits", "edits_runs"
     assert {k: v for k, v in before.items() if k not in parts} == {
         k: v for k, v in values.items() if k not in parts
     }
     assert {row["n"] for row in values["edits"].values()} == {2}
     assert not list(Path(folder).glob("*.partial.json"))
 
-    def stopped(each, name, tasks):
+    by = ["--methods", "attention and features", "attention"]
+    evaluate.main([*again, *by, "--out", report])  # and so do the rows of other methods
+    runs = [run.pop("methods") for run in read(Path(report))["edits_runs"]]
+    assert runs == [
+        [m for m in evaluate.ALL_METHODS if m not in by],
+        ["attention", "attention and features"],
+    ]
+    assert read(Path(report))["edits"] == values["edits"]
+    assert list(read(Path(report))["edits"]) == list(values["edits"])
+    for wrong, message in (
+        (["--edits", "1"], "have 2 there"),
+        (["--seed", "1"], "have 0 there"),
+        (["--only", "captions"], "--methods is for --only edits"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate.main([*again, *by, *wrong, "--out", report])
+        assert message in capsys.readouterr().err
+    values = read(Path(report))
+
+    def stopped(each, name, tasks, methods):
         if name == "shape swap":
             raise KeyboardInterrupt
         return {f"{name}: attention": {"n": 2}}
