@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from imagen_mini.editing.prompt_to_prompt import AttentionInjection
 from imagen_mini.evaluation.edit_benchmark import edit_tasks, score_edit
 from imagen_mini.evaluation.edit_comparison import ATTENTION, FEATURES, WINDOW_SWEEPS, injection_of
 from imagen_mini.evaluation.statistics import format_share
@@ -37,8 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--share",
         type=number(0, 1),
-        default=1.0,
-        help="share of the steps in which cross-attention is injected (default: 1)",
+        default=AttentionInjection.cross_replace_steps,
+        help="share of the steps in which cross-attention is injected (default: "
+        f"{AttentionInjection.cross_replace_steps:g})",
     )
     parser.add_argument(
         "--out",

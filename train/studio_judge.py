@@ -39,6 +39,7 @@ from imagen_mini.scenes.studio.detector import (
 from imagen_mini.scenes.studio.judge import read_studio_images
 from imagen_mini.scenes.studio.reader import GROUND, PixelReader, Seen
 from imagen_mini.scenes.world import WORLDS
+from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.utils.scripts import (
     check_output_folder,
     integer,
@@ -152,6 +153,7 @@ def train_network(
         net.load_state_dict(same, strict=False)
     average = copy.deepcopy(net).requires_grad_(False)
     optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=0.01)
+    faster = compute_dtype("auto", torch.device("cpu")) == torch.bfloat16
     start, step, mean = time.monotonic(), 0, 0.0
     bar = tqdm(total=steps, desc=f"judge of {size} px", unit="step")
     while step < steps:
@@ -165,7 +167,7 @@ def train_network(
         shown = form.shown[step % len(form.shown)] if form.shown else size
         images, labels = examples(shown, f"train {seed}", step, batch)
         images = F.avg_pool2d(images, shown // size)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=faster):
             told = net(images.contiguous(memory_format=torch.channels_last))
         loss = torch.stack(form.loss(told, labels, size)).sum()
         optimizer.zero_grad(set_to_none=True)

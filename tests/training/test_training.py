@@ -25,6 +25,7 @@ from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.scene import training_scene
 from imagen_mini.scenes.world import WORLDS
 from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
+from imagen_mini.training import optimizers
 from imagen_mini.training.batches import (
     draw_noise,
     draw_step_variables,
@@ -42,6 +43,7 @@ from imagen_mini.training.config import LR_SCHEDULES, TrainConfig
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import learning_rate, train
 from imagen_mini.training.optimizers import OPTIMIZERS, make_optimizers, orthogonalize
+from imagen_mini.utils import precision
 from imagen_mini.utils.configuration import (
     RENAMED,
     RENAMED_FIELDS,
@@ -560,6 +562,24 @@ def test_orthogonalize_keeps_the_singular_vectors():
     u, _, v = torch.linalg.svd(torch.randn(6, 6))
     rotated = u.T @ orthogonalize(u @ torch.diag(torch.linspace(1, 0.3, 6)) @ v) @ v.T
     assert (rotated - torch.diag(rotated.diag())).abs().max() < 1e-4
+
+
+def test_muon_computes_in_the_format_in_which_the_device_is_faster(monkeypatch):
+    start, gradient = torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3)
+
+    def step(speed_up):
+        kernel, seen = torch.nn.Parameter(start.clone()), []
+        kernel.grad = gradient
+        monkeypatch.setattr(precision, "speed_up_of_bf16", lambda device: speed_up)
+        monkeypatch.setattr(
+            optimizers, "orthogonalize", lambda m: seen.append(m.dtype) or orthogonalize(m)
+        )
+        optimizers.Muon([kernel], lr=1.0, weight_decay=0.0).step()
+        return seen, (kernel.detach() - start).flatten()
+
+    (fast, one), (slow, other) = step(2.0), step(0.03)
+    assert fast == [torch.bfloat16] and slow == [torch.float32]
+    assert torch.cosine_similarity(one, other, 0) > 0.999
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
