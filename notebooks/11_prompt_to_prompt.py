@@ -307,14 +307,16 @@ else:
 # For how long should the source's attention be injected? That is the paper's $\tau$. Here it is the
 # window of cross-attention; that of self-attention stays at 40 %.
 #
-# **Predict:** the maps of the first half of the steps alone: do they keep the layout?
+# **Predict:** the maps of the first half of the steps alone: do they keep the layout? And what do
+# maps in all steps keep that they should not?
 
 # %%
-half = compare_edits(pipe, found.tasks, {"attention 0.5": Replace(0.5)}).scores
+others = compare_edits(pipe, found.tasks, {"0.5": Replace(0.5), "1.0": Replace(1.0)}).scores
 by_attention = {
     0.0: scores["same seed"],
-    0.5: half["attention 0.5"],
-    1.0: scores["attention"],
+    0.5: others["0.5"],
+    0.8: scores["attention"],
+    1.0: others["1.0"],
 }
 by_switch = {0.0: scores["same seed"], 0.8: scores["prompt switching"]}
 plot_window_sweep({"attention injected": by_attention, "prompt switched after": by_switch})

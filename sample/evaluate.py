@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--edits",
         type=integer(low=0),
         default=30,
-        help="edits of each of five kinds (default: 30); 0: none",
+        help="edits of each kind (default: 30); 0: none",
     )
     parser.add_argument(
         "--only",
@@ -318,7 +318,7 @@ def main(arguments: list[str] | None = None) -> None:
     judged = [args.first_stage if args.base_only else last]
     check_judged(pipe, [*judged, args.first_stage] if args.edits else judged)
     run = {"commit": current_commit(), "options": sampling_options(args)}
-    run |= {"benchmark_seed": args.seed}
+    run |= {"benchmark_seed": args.seed, "precision": args.precision}
     report |= {"pipeline": str(args.pipeline)}
     unfinished = args.out.with_suffix(".partial.json")  # until all is measured
     with spread(partial(Examiner, args), args.workers) as each:

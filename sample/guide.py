@@ -75,7 +75,7 @@ METHODS = (
     "judge",
     "classifier",
 )
-SCALES = {"color": 100.0, "judge": 1.0, "classifier": 1.0}
+SCALES = {"color": 1000.0, "judge": 1.0, "classifier": 1.0}
 # Attend-and-Excite moves latents by 20; pixels of 64 px need longer steps.
 RATES = {"attend": 400.0, "layout": 30.0, "refocus": 30.0}
 SHOWN = 8  # images of a row in the grid

@@ -275,7 +275,8 @@ def model_card(folder: Path, report: dict, note: str = "") -> str:
         if report[rows]
     )
     took = " ".join(
-        f"The {part} took {of['seconds']:.0f} s at commit {of['commit'] or 'unknown'}."
+        f"The {part} took {of['seconds']:.0f} s at commit {of['commit'] or 'unknown'}"
+        + (f", in {of['precision']}." if "precision" in of else ".")
         for part, of in (("captions", report), *edit_runs(report))
         if "seconds" in of
     )
