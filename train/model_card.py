@@ -113,8 +113,10 @@ def shipped_reports() -> dict[str, dict]:
     }
 
 
-def fill(paragraph: str) -> str:
-    return textwrap.fill(paragraph, 100, break_long_words=False, break_on_hyphens=False)
+def fill(paragraph: str, indent: str = "") -> str:
+    return textwrap.fill(
+        paragraph, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def duration(seconds: float) -> str:
@@ -247,12 +249,18 @@ Each verdict follows from an interval. The experiments, with figures, numbers an
 """
 
 
-def edit_runs(report: dict) -> list[tuple[str, dict]]:
-    """The runs that measured the edits of a report, by what they measured."""
-    runs = report.get("edits_runs", [])
-    if len(runs) == 1:
-        return [("edits", runs[0])]
-    return [(f"edits by {'; '.join(run['methods'])}", run) for run in runs]
+def runs_of(report: dict) -> str:
+    """When a report was measured, and how long that took: a list, as Markdown."""
+    runs = [("captions", report)] if report["text_alignment"] else []
+    for run in report.get("edits_runs", []):
+        runs.append(("edits by " + ", ".join(f'"{m}"' for m in run["methods"]), run))
+    lines = []
+    for part, run in runs:
+        how = [f"commit {run.get('commit') or 'unknown'}"]
+        how += [f"{run['seconds']:.0f} s"] if "seconds" in run else []
+        how += [f"in {run['precision']}"] if "precision" in run else []
+        lines.append(fill(f"- {part}: {', '.join(how)}", "  "))
+    return "\n".join(lines)
 
 
 def model_card(folder: Path, report: dict, note: str = "") -> str:
@@ -273,12 +281,6 @@ def model_card(folder: Path, report: dict, note: str = "") -> str:
         f" --{option} {next(iter(report[rows].values()))['n']}"
         for option, rows in (("n", "text_alignment"), ("edits", "edits"))
         if report[rows]
-    )
-    took = " ".join(
-        f"The {part} took {of['seconds']:.0f} s at commit {of['commit'] or 'unknown'}"
-        + (f", in {of['precision']}." if "precision" in of else ".")
-        for part, of in (("captions", report), *edit_runs(report))
-        if "seconds" in of
     )
     intro = fill(
         f"From text to images of {size} x {size} pixels, on a built-in world: {SHOWN[world]}. The "
@@ -326,9 +328,10 @@ The text encoder is a T5 of 0.9 million parameters. It was pre-trained on text a
 ## Score
 
 {judged}
-{took} The command:
 
-`python -m sample.evaluate{sizes}`
+{runs_of(report)}
+
+The command: `python -m sample.evaluate{sizes}`
 
 {score_tables(report)}
 
