@@ -36,9 +36,12 @@ def _one(rng: random.Random, world: World) -> str:
     return f"one {rng.choice(tuple(COLORS))} {rng.choice(tuple(SHAPES))}"
 
 
-def _three_shapes(rng: random.Random, world: World) -> str:
-    a, b, c = rng.sample(tuple(SHAPES), 3)
-    return f"a {a}, a {b} and a {c}"
+def _different_shapes(n: int) -> Callable[[random.Random, World], str]:
+    def caption(rng: random.Random, world: World) -> str:
+        *others, last = (f"{article_for(shape)} {shape}" for shape in rng.sample(tuple(SHAPES), n))
+        return f"{', '.join(others)} and {last}"
+
+    return caption
 
 
 def _from_benchmark(category: str) -> Callable[[random.Random, World], str]:
@@ -49,7 +52,8 @@ def _from_benchmark(category: str) -> Callable[[random.Random, World], str]:
 KINDS: dict[str, Callable[[random.Random, World], str]] = {
     "two open colors": _open_colors,
     "the number one": _one,
-    "three shapes": _three_shapes,
+    "three shapes": _different_shapes(3),
+    "four shapes": _different_shapes(4),
     "negation": _from_benchmark("negation"),
     "five objects": _from_benchmark("held-out count"),
     "binding": _from_benchmark("binding"),
