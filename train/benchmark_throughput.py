@@ -10,9 +10,8 @@ The last line is for a GPU, which does not wait: batches come from other process
 
 Times steps of the training loop itself, as `train.train` runs it. Rounds take turns, so that a busy
 machine is busy for all of them; the median round counts. FLOPs are counted by torch (matrix
-products and convolutions, forward and backward). They are compared with the rate of a large bf16
-matrix product that takes its turn in the same rounds: their quotient is the model FLOP utilisation,
-MFU.
+products and convolutions, forward and backward). They are compared with the rate of a large matrix
+product that takes its turn in the same rounds: their quotient is the model FLOP utilisation, MFU.
 
 With diffusers installed, its UNet2DConditionModel is trained beside ours, on the same images and
 text, by the same loop.
@@ -44,7 +43,7 @@ from imagen_mini.training.config import TRAIN_PRESETS, override_run
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import train
 from imagen_mini.utils.devices import available_device, device_name
-from imagen_mini.utils.precision import PRECISIONS
+from imagen_mini.utils.precision import DTYPES, PRECISIONS, resolve_precision
 from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
 from imagen_mini.weights import WEIGHTS
 from train.baselines import build_for_training
@@ -172,7 +171,9 @@ def flops_per_image(stage: DiffusionStage, encoder: nn.Module, batch: int = 2) -
 
 
 class MatrixProduct:
-    """The rate of a large bf16 matrix product in FLOP/s: what the processor can do."""
+    """The rate of a large matrix product in FLOP/s: what the processor can do. It is in bf16 where
+    that is faster, else in float32.
+    """
 
     def __init__(self, device: torch.device):
         self.n, self.device, self.rates = (
@@ -180,8 +181,10 @@ class MatrixProduct:
             device,
             [],
         )
+        self.precision = resolve_precision("auto", device)
         self.a, self.b = (
-            torch.randn(self.n, self.n, device=device, dtype=torch.bfloat16) for _ in range(2)
+            torch.randn(self.n, self.n, device=device, dtype=DTYPES[self.precision])
+            for _ in range(2)
         )
         self.a @ self.b
 
@@ -278,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
     name = device_name(device)
     rows = [{**run.row(rate), "peak_memory_gb_so_far": memory} for run, memory in runs]
     print(
-        f"{name}: a bf16 product of {product.n} x {product.n} matrices runs at "
+        f"{name}: a {product.precision} product of {product.n} x {product.n} matrices runs at "
         f"{rate / 1e9:,.0f} GFLOP/s"
     )
     print(

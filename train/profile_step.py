@@ -7,9 +7,9 @@ processor can do.
 
 Every part of the network runs by itself, forward and backward, on the inputs that it has in a real
 step. Beside them stands what else a step does: images, noise, text, optimizers, average. Parts and
-a large bf16 matrix product take turns, and the fastest turn of each counts. FLOPs are torch's
-count. What the parts do not explain of a full step is shown as "the rest": the loss,
-concatenations, and what parts do to each other's caches.
+a large matrix product take turns, and the fastest turn of each counts. FLOPs are torch's count. What
+the parts do not explain of a full step is shown as "the rest": the loss, concatenations, and what
+parts do to each other's caches.
 """
 
 from __future__ import annotations
@@ -223,16 +223,18 @@ def main(arguments: list[str] | None = None) -> None:
         whole.append(timed(lambda: next(steps), device))
         for part in parts:
             part.times.append(timed(part.run, device))
-    print_report(parts, median(whole), max(product.rates), device)
+    print_report(parts, median(whole), product, device)
 
 
-def print_report(parts: list[Part], whole: float, rate: float, device: torch.device) -> None:
+def print_report(
+    parts: list[Part], whole: float, product: MatrixProduct, device: torch.device
+) -> None:
     """Print a row for each part.
 
     Args:
         parts: The parts, timed.
         whole: Seconds of a full step.
-        rate: FLOP/s of the matrix product.
+        product: The matrix product, timed.
         device: Where it ran.
     """
     rows: dict[str, list[float]] = {}
@@ -242,10 +244,10 @@ def print_report(parts: list[Part], whole: float, rate: float, device: torch.dev
             row[i] += value
     rows["the rest"] = [1, whole - sum(row[1] for row in rows.values()), 0.0]
     rows["a full step"] = [1, whole, sum(part.flops for part in parts)]
-    name = device_name(device)
+    name, rate = device_name(device), max(product.rates)
     print(
-        f"{name}: a bf16 matrix product runs at {rate / 1e9:,.0f} GFLOP/s; 'of it': the share "
-        "that a part reaches\n"
+        f"{name}: a {product.precision} matrix product runs at {rate / 1e9:,.0f} GFLOP/s; 'of it': "
+        "the share that a part reaches\n"
     )
     print(f"{'part':<34}{'calls':>6}{'ms':>9}{'share':>7}{'GFLOP':>9}{'of it':>7}")
     order = sorted(

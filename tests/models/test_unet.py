@@ -297,7 +297,7 @@ def test_plug_and_play_gives_the_target_the_features_of_the_source(net_of, text)
     net(**{name: value[:1] for name, value in inputs.items()}, control=source)
 
     injected = net(**inputs, control=PlugAndPlay(["up1.block0"]))
-    assert torch.allclose(injected[0], plain[0], atol=1e-6)  # the source is left as it was
+    assert torch.allclose(injected[0], plain[0], atol=1e-5)  # the source is left as it was
     assert (injected[1] - plain[1]).abs().max() > 1e-3  # the target is not
 
     # What comes after the block has the source's features in both rows, to the last bit.
