@@ -7,9 +7,9 @@ processor can do.
 
 Every part of the network runs by itself, forward and backward, on the inputs that it has in a real
 step. Beside them stands what else a step does: images, noise, text, optimizers, average. Parts and
-a large matrix product take turns, and the fastest turn of each counts. FLOPs are torch's count. What
-the parts do not explain of a full step is shown as "the rest": the loss, concatenations, and what
-parts do to each other's caches.
+a large matrix product take turns, and the fastest turn of each counts. FLOPs are torch's count.
+What the parts do not explain of a full step is shown as "the rest": the loss, concatenations, and
+what parts do to each other's caches.
 """
 
 from __future__ import annotations
