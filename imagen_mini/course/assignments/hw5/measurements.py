@@ -35,7 +35,7 @@ ROWS = ("source", *METHODS)
 ENOUGH_EDITS = 2  # of EDITS, for all points
 # Seeds of lists of edits. The reference edits three or four of each by attention, so that correct
 # functions have one to spare. Left out are 2, 10 and 28, of which it edits two, and 12 and 24, of
-# which it does so if cross-attention is injected in all steps.
+# which it does so with longer windows.
 LISTS = tuple(seed for seed in range(36) if seed not in (2, 10, 12, 24, 28))
 PIECES = {"turquoise": ["▁tur", "quo", "ise"], "rhombus": ["▁r", "hom", "bus"]}
 
