@@ -6,12 +6,10 @@ other.
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +46,7 @@ from imagen_mini.image_editing import (
     resolve_method_options,
 )
 from imagen_mini.models.control import AttentionControl
+from imagen_mini.pipeline_folder import find_folder, read_stage_names, write_stage_names
 from imagen_mini.pipeline_inputs import (
     Seed,
     as_edit,
@@ -69,10 +68,6 @@ from imagen_mini.text.encoder import (
 from imagen_mini.utils.checks import as_number
 from imagen_mini.utils.images import Images, to_numpy, to_pil
 from imagen_mini.utils.rng import randn
-from imagen_mini.weights import shipped_pipelines
-
-FORMAT_VERSION = 1
-
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 STRENGTH = 0.8  # of an image that is given without one
@@ -208,31 +203,8 @@ class ImagenPipeline(nn.Module):
             FileNotFoundError: There is no such folder, or a file in it is missing.
             ValueError: A file is not what it should be, or the parts do not fit together.
         """
-        # 1. the folder, fetched first if it is on the hub
-        folder = _pipeline_folder(path)
-
-        # 2. its index: the version of the format, and the names of the stages
-        index = folder / "model_index.json"
-        if not index.is_file():
-            raise FileNotFoundError(f"{folder} is no pipeline: {_what_it_is_instead(folder)}")
-        try:
-            values = json.loads(index.read_text())
-            version, names = values["format_version"], values["stages"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{index} is not the index of a pipeline: {error!r}") from error
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{index} has format version {version}; this code reads {FORMAT_VERSION}. "
-                "Update imagen_mini"
-            )
-        if not isinstance(names, list) or not all(
-            isinstance(n, str) and n.isidentifier() for n in names
-        ):
-            raise ValueError(f"{index}: stages must be a list of folder names; got {names!r}")
-
-        # 3. the parts
-        if not (folder / "text_encoder" / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} has no text_encoder/config.json")
+        folder = find_folder(path)
+        names = read_stage_names(folder)
         encoder = TextEncoder.from_pretrained(folder / "text_encoder", dtype)
         stages = [load_stage(folder / name) for name in names]
         for name, stage in zip(names, stages):
@@ -253,12 +225,7 @@ class ImagenPipeline(nn.Module):
         self.text_encoder.save_pretrained(folder / "text_encoder")
         for name, stage in self.stages.items():
             save_stage(stage, folder / name, (training or {}).get(name))
-        index = {
-            "pipeline": "ImagenPipeline",
-            "format_version": FORMAT_VERSION,
-            "stages": list(self.stages),
-        }
-        (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
+        write_stage_names(folder, list(self.stages))
 
     @property
     def world(self) -> World:
@@ -888,82 +855,7 @@ class ImagenPipeline(nn.Module):
         bound.set_source(source.clamp(-1, 1), renoise_and_denoise)
 
 
-# ---------------------------------------------------------------- where a pipeline is
-
-
-def _pipeline_folder(path: str | Path) -> Path:
-    """The folder that a path or a hub id names; from the hub it is fetched.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    # 1. on this machine
-    shipped = shipped_pipelines()
-    if str(path) in shipped:
-        return shipped[str(path)]
-    folder = Path(path).expanduser()
-    if folder.exists():
-        return folder
-    # 2. a name that can be no hub id, or one of a folder beside which others lie
-    names = ", ".join(map(repr, shipped))
-    expected = f"expected {names}, a folder, or a hub id like 'name/model'"
-    owner, _, model = str(path).partition("/")
-    if isinstance(path, Path) or not owner.strip(".~") or not model or "/" in model:
-        raise FileNotFoundError(f"no pipeline at {folder}: {expected}{_similar(folder)}")
-    if Path(owner).is_dir():
-        raise FileNotFoundError(
-            f"no pipeline at {folder}: there is a folder {owner}, but no {model} in it"
-            f"{_similar(folder)}; {expected}"
-        )
-    # 3. on the hub, which raises errors of many libraries
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.md"])
-        )
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise FileNotFoundError(
-            f"no pipeline {path}: there is no such folder in {Path.cwd()}, and it could not be "
-            f"fetched from the Hugging Face hub ({type(error).__name__}: {reason})"
-        ) from error
-
-
-def _similar(folder: Path) -> str:
-    """A hint at a folder beside this one whose name is nearly the same."""
-    try:
-        names = [other.name for other in folder.parent.iterdir()]
-    except OSError:
-        return ""
-    near = get_close_matches(folder.name, names, n=1)
-    return f"; did you mean {folder.parent / near[0]}?" if near else ""
-
-
-def _what_it_is_instead(folder: Path) -> str:
-    """Why a folder without model_index.json is no pipeline, and what makes one of it."""
-    if folder.is_file():
-        return "it is a file"
-    make = (
-        "make a pipeline of it: python -m train.export_pipeline --base BASE_RUN --sr SR_RUN "
-        "--out PIPELINE"
-    )
-    if (folder / "stage" / "config.json").is_file():
-        return f"it is the folder of a training run; {make}"
-    if (folder / "log.jsonl").exists() or any(folder.glob("step_*")):
-        return f"it is the folder of a training run that has saved no stage yet; later {make}"
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        config = None
-    if isinstance(config, dict) and "stage" in config:
-        return f"it is the folder of one stage; {make}"
-    if isinstance(config, dict) and "model_type" in config:
-        return "it is a text encoder, which is one part of a pipeline"
-    inside = [child.parent for child in sorted(folder.glob("*/model_index.json"))]
-    if inside:
-        return f"it has no model_index.json, but {inside[0]} has one"
-    return "it has no model_index.json"
+# ---------------------------------------------------------------- the steps of a call
 
 
 def _timesteps(stage: DiffusionStage, request: SampleRequest, options: SamplingOptions) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from imagen_mini import ImagenPipeline
-from imagen_mini.pipeline import FORMAT_VERSION
+from imagen_mini.pipeline_folder import FORMAT_VERSION
 from imagen_mini.training.checkpoint import load_checkpoint, verify_checkpoint
 from train.train import main
 

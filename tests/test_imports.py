@@ -63,7 +63,7 @@ FLOORS = [
     ("text", "scenes"),
     ("diffusion", "models", "data"),
     ("cascade", "editing"),
-    ("pipeline_inputs",),
+    ("pipeline_inputs", "pipeline_folder"),
     ("image_editing", "guided_generation"),
     ("pipeline", "prompt_to_prompt", "training"),
     ("evaluation",),
