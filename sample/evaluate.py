@@ -83,13 +83,15 @@ from sample.parallel import default_workers, spread
 SEARCHED = 200_000  # training captions among which the benchmark's are looked for
 PARTS = ("captions", "edits")
 MASKED = "both, only where prompts disagree"
-ALL_METHODS = (*METHODS, FEATURES, MASKED)
+FEATURES_MASKED = "attention, features and mask"
+ALL_METHODS = (*METHODS, FEATURES, FEATURES_MASKED, MASKED)
 
 
 def edits_by_method(kind: type[AttentionInjection]) -> dict[str, Edit | None]:
     """The edits of ALL_METHODS, by name; None is the target prompt with the source's seed."""
     return edit_methods(kind) | {
         FEATURES: Chain(kind(), FeatureInjection()),
+        FEATURES_MASKED: Chain(kind(), FeatureInjection(), DiffEditMask()),
         MASKED: Chain(PromptSwitching(), kind(1.0), DiffEditMask()),
     }
 
