@@ -8,7 +8,7 @@ occur in training; of the others the report says how many do, beside other image
 judged on the last stage's images, edits on those of the base stage, where Prompt-to-Prompt acts.
 Words are swapped (Replace) and added (Refine). Each edit is made in four ways: the new prompt with
 the same seed, prompt switching, attention injected, and both. Further rows are attention with
-`FeatureInjection`, and both with `DiffEditMask`.
+`FeatureInjection`, without and with `DiffEditMask`, and switching with attention and that mask.
 
 The script prints the table, and writes the JSON report and an image of successes and failures.
 With --only captions or --only edits the other part of a report that is there is kept, and with
@@ -44,7 +44,6 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask
-from imagen_mini.editing.feature_injection import FeatureInjection
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Chain
 from imagen_mini.evaluation.benchmark import (
@@ -61,7 +60,14 @@ from imagen_mini.evaluation.edit_benchmark import (
     edit_tasks,
     evaluate_edits,
 )
-from imagen_mini.evaluation.edit_comparison import FEATURES, METHODS, edit_methods, injection_of
+from imagen_mini.evaluation.edit_comparison import (
+    FEATURES,
+    FEATURES_MASKED,
+    METHODS,
+    edit_methods,
+    injection_of,
+    with_features,
+)
 from imagen_mini.evaluation.error_analysis import confusion_matrices, error_table
 from imagen_mini.evaluation.scoring import Result, evaluate, table
 from imagen_mini.scenes.captions import Caption
@@ -83,15 +89,14 @@ from sample.parallel import default_workers, spread
 SEARCHED = 200_000  # training captions among which the benchmark's are looked for
 PARTS = ("captions", "edits")
 MASKED = "both, only where prompts disagree"
-FEATURES_MASKED = "attention, features and mask"
 ALL_METHODS = (*METHODS, FEATURES, FEATURES_MASKED, MASKED)
 
 
 def edits_by_method(kind: type[AttentionInjection]) -> dict[str, Edit | None]:
     """The edits of ALL_METHODS, by name; None is the target prompt with the source's seed."""
     return edit_methods(kind) | {
-        FEATURES: Chain(kind(), FeatureInjection()),
-        FEATURES_MASKED: Chain(kind(), FeatureInjection(), DiffEditMask()),
+        FEATURES: with_features(kind),
+        FEATURES_MASKED: with_features(kind, mask=True),
         MASKED: Chain(PromptSwitching(), kind(1.0), DiffEditMask()),
     }
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.editing.base import Edit
+from imagen_mini.editing.blending import DiffEditMask
 from imagen_mini.editing.feature_injection import FeatureInjection
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import (
@@ -30,7 +31,7 @@ METHODS = SAME_SEED, SWITCHING, ATTENTION, BOTH = (
     "switching, then attention",
 )
 
-FEATURES = "attention and features"
+FEATURES, FEATURES_MASKED = "attention and features", "attention, features and mask"
 SELF_ATTENTION = "attention, by the window of self-attention"
 WINDOW_SWEEPS: dict[str, Callable[[type[AttentionInjection], float], Edit]] = {
     SWITCHING: lambda kind, share: PromptSwitching(share),
@@ -48,6 +49,13 @@ def injection_of(name: str) -> type[AttentionInjection]:
     for added words.
     """
     return Replace if name.endswith("swap") else Refine
+
+
+def with_features(kind: type[AttentionInjection], mask: bool = False) -> Chain:
+    """Attention and features of the source; with a mask, the image changes only where the prompts
+    disagree about the source.
+    """
+    return Chain(kind(), FeatureInjection(), *([DiffEditMask()] if mask else []))
 
 
 def edit_methods(kind: type[AttentionInjection]) -> dict[str, Edit | None]:

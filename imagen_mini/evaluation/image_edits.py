@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,12 @@ from imagen_mini.evaluation.edit_benchmark import (
     EditTask,
     score_edit,
     unedited_psnr,
+)
+from imagen_mini.evaluation.edit_comparison import (
+    ATTENTION,
+    FEATURES,
+    FEATURES_MASKED,
+    with_features,
 )
 from imagen_mini.evaluation.edit_measures import (
     changed_outside,
@@ -57,7 +64,8 @@ class ImageEditRow:
     Args:
         method: Its name; or OWN_SAMPLE, the source is generated and not given; or SEED_ALONE, the
             target's prompt and a seed, without the image.
-        edit: What happens in attention: "", "attention" (Prompt-to-Prompt) or "switching".
+        edit: What happens in the network: "", "switching", "attention" (Prompt-to-Prompt),
+            "attention and features" or "attention, features and mask".
         options: Further arguments of `pipe.edit`.
     """
 
@@ -101,8 +109,10 @@ class ImageEditRow:
         """The edit, for a kind of task."""
         return {
             "": lambda: None,
-            "attention": kind,
             "switching": PromptSwitching,
+            ATTENTION: kind,
+            FEATURES: partial(with_features, kind),
+            FEATURES_MASKED: partial(with_features, kind, mask=True),
         }[self.edit]()
 
 
@@ -114,20 +124,24 @@ def _up_to(strength: float, *more: tuple[str, Any]) -> tuple[tuple[str, Any], ..
 
 
 ROWS = (
-    ImageEditRow(OWN_SAMPLE, "attention"),
+    ImageEditRow(OWN_SAMPLE, ATTENTION),
+    ImageEditRow(OWN_SAMPLE, FEATURES_MASKED),
     ImageEditRow(OWN_SAMPLE, "switching"),
     ImageEditRow(SEED_ALONE),
     ImageEditRow("ddim"),
-    ImageEditRow("ddim", "attention"),
-    ImageEditRow("negative-prompt", "attention"),
+    ImageEditRow("ddim", ATTENTION),
+    ImageEditRow("negative-prompt", ATTENTION),
+    ImageEditRow("negative-prompt", FEATURES),
+    ImageEditRow("negative-prompt", FEATURES_MASKED),
     ImageEditRow("negative-prompt", "switching"),
-    ImageEditRow("null-text", "attention"),
-    ImageEditRow("direct", "attention"),
-    ImageEditRow("edict", "attention"),
-    ImageEditRow("negative-prompt", "attention", _up_to(0.9)),
+    ImageEditRow("null-text", ATTENTION),
+    ImageEditRow("direct", ATTENTION),
+    ImageEditRow("edict", ATTENTION),
+    ImageEditRow("edict", FEATURES_MASKED),
+    ImageEditRow("negative-prompt", ATTENTION, _up_to(0.9)),
     ImageEditRow("negative-prompt", "switching", _up_to(0.9)),
-    ImageEditRow("direct", "attention", _up_to(0.9)),
-    ImageEditRow("edict", "attention", _up_to(0.9)),
+    ImageEditRow("direct", ATTENTION, _up_to(0.9)),
+    ImageEditRow("edict", ATTENTION, _up_to(0.9)),
     ImageEditRow("pnp"),
     ImageEditRow("pnp", options=_up_to(0.7)),
     ImageEditRow("masactrl"),

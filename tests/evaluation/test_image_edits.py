@@ -2,8 +2,10 @@
 
 import torch
 
+from imagen_mini.editing.blending import DiffEditMask
+from imagen_mini.editing.feature_injection import FeatureInjection
 from imagen_mini.editing.prompt_switching import PromptSwitching
-from imagen_mini.editing.prompt_to_prompt import Refine, Replace
+from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace
 from imagen_mini.evaluation.edit_benchmark import edit_tasks, swaps
 from imagen_mini.evaluation.image_edits import (
     ROWS,
@@ -53,3 +55,5 @@ def test_rows_have_names_of_their_own_and_the_edit_that_they_say():
     assert row.edit_for(Replace) == Replace() and row.edit_for(Refine) == Refine()
     assert ImageEditRow("ddim", "switching").edit_for(Replace) == PromptSwitching()
     assert ImageEditRow("ddim").edit_for(Replace) is None
+    masked = Chain(Refine(), FeatureInjection(), DiffEditMask())
+    assert ImageEditRow("edict", "attention, features and mask").edit_for(Refine) == masked
