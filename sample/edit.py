@@ -25,6 +25,7 @@ from imagen_mini.editing.alignment import refinement_mapper, replacement_mapper
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask, LocalBlend
+from imagen_mini.editing.feature_injection import FeatureInjection
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import (
     DEFAULT_SELF_STEPS,
@@ -105,6 +106,16 @@ def add_edit_parser(kinds, name: str, about: str, target: str) -> argparse.Argum
         f"{DEFAULT_SELF_STEPS:g})",
     )
     add_switching_option(parser)
+    parser.add_argument(
+        "--features",
+        type=window,
+        nargs="?",
+        const=FeatureInjection.until,
+        default=argparse.SUPPRESS,
+        metavar="SHARE",
+        help="also inject the source's features on the decoder's coarsest grid, in this share of "
+        f"the steps (without a number: {FeatureInjection.until:g})",
+    )
     blends = parser.add_mutually_exclusive_group()
     blends.add_argument(
         "--local-blend",
@@ -165,6 +176,8 @@ def resolve_edit(args: argparse.Namespace) -> tuple[list[str], Edit, list[str]]:
         windows = {"cross_replace_steps": 1.0} | windows  # to the last step
     injection = (Replace if args.kind == "replace" else Refine)(**windows)
     edits: list[Edit] = [injection, *first]
+    if hasattr(args, "features"):
+        edits.append(FeatureInjection(args.features))
     if args.local_blend:
         edits.append(LocalBlend(*args.local_blend))
     if args.diff_blend:

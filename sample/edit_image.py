@@ -19,13 +19,14 @@ from imagen_mini.editing.given_images import (
 )
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import Refine, Replace
+from imagen_mini.evaluation.edit_comparison import with_features
 from imagen_mini.utils.images import image_to_tensor
 from imagen_mini.utils.scripts import number
 from imagen_mini.viz.edits import difference_image
 from imagen_mini.viz.image_grid import image_grid
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options, verdict
 
-EDITS = ("attention", "switching", "none")
+EDITS = ("attention", "features", "features-mask", "switching", "none")
 NOT_HERE = {"negative_prompt": None, "gamma": 0.0, "aug_level": None}  # by their unused values
 
 
@@ -50,8 +51,10 @@ def add_image_parser(kinds) -> argparse.ArgumentParser:
         "--edit",
         choices=EDITS,
         default=argparse.SUPPRESS,
-        help="with an inversion: the source's attention is injected, or its prompt is read first "
-        "and then the target's, or neither (default: attention; with pnp and masactrl their own)",
+        help="with an inversion: the source's attention is injected; or that and features of the "
+        "decoder; or both, and the image changes only where the prompts disagree about it; or the "
+        "source's prompt is read first and then the target's; or nothing (default: attention; with "
+        "pnp and masactrl their own)",
     )
     parser.add_argument(
         "--strength",
@@ -100,8 +103,10 @@ def resolve_image_edit(args: argparse.Namespace) -> Edit | None:
         return None
     if asked == "switching":
         return PromptSwitching()
-    as_many_words = len(args.source.split()) == len(args.target.split())
-    return Replace() if as_many_words else Refine()
+    kind = Replace if len(args.source.split()) == len(args.target.split()) else Refine
+    if asked in ("features", "features-mask"):
+        return with_features(kind, mask=asked == "features-mask")
+    return kind()
 
 
 def resolve_image_method(args: argparse.Namespace) -> str | ImageEditMethod:

@@ -8,15 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
+from imagen_mini.editing.blending import DiffEditMask
+from imagen_mini.editing.feature_injection import FeatureInjection
 from imagen_mini.editing.given_images import Imagic
 from imagen_mini.editing.prompt_switching import PromptSwitching
-from imagen_mini.editing.prompt_to_prompt import Refine, Replace
+from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace
 from imagen_mini.evaluation.edit_comparison import METHODS
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import Scene, SceneObject
 from imagen_mini.utils.images import to_image
 from sample import attention_edits, edit, edit_gallery, edit_patching, image_edits, plug_and_play
-from sample.edit_image import resolve_image_method
+from sample.edit_image import resolve_image_edit, resolve_image_method
 
 SOURCE, TARGET = "a red circle above a blue square", "a green circle above a blue square"
 OPTIONS = {"seed": 1, "stages": ("base",), "num_inference_steps": 3} | {
@@ -240,6 +242,12 @@ def test_windows_that_are_given_stay_beside_prompt_switching(monkeypatch):
     assert asked_for(monkeypatch, *given).edits == (Replace(0.7, 0.6), PromptSwitching(0.5))
 
 
+def test_features_are_injected_where_they_are_asked_for(monkeypatch):
+    masked = asked_for(monkeypatch, "--features", "--diff-blend").edits
+    assert masked == (Replace(), FeatureInjection(), DiffEditMask())
+    assert FeatureInjection((0.1, 0.6)) in asked_for(monkeypatch, "--features", "0.1,0.6").edits
+
+
 def test_blends_are_chained(monkeypatch):
     edits = asked_for(monkeypatch, "--prompt-switching", "0.5", "--local-blend", "circle").edits
     assert [type(e).__name__ for e in edits] == ["Replace", "PromptSwitching", "LocalBlend"]
@@ -288,6 +296,24 @@ def test_a_given_image_is_edited_from_the_command_line(folder, tmp_path, capsys)
     ):
         with pytest.raises(ValueError, match=message):
             edit.main(["image", *prompts, *options, *common])
+
+
+ADDED = "a red circle on a white background"
+
+
+@pytest.mark.parametrize(
+    "name, target, expected",
+    [
+        ("attention", "a red star", Replace()),
+        ("features", "a red star", Chain(Replace(), FeatureInjection())),
+        ("features-mask", ADDED, Chain(Refine(), FeatureInjection(), DiffEditMask())),
+        ("switching", "a red star", PromptSwitching()),
+        ("none", "a red star", None),
+    ],
+)
+def test_the_edit_of_a_given_image_goes_by_its_name(name, target, expected):
+    asked = Namespace(method="negative-prompt", source="a red circle", target=target, edit=name)
+    assert resolve_image_edit(asked) == expected
 
 
 def test_how_far_imagic_goes_is_an_option():
