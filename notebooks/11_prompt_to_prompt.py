@@ -382,6 +382,8 @@ plot_word_weights("small", weights, areas, captions)
 # on its coarsest grid of 8 x 8: the layout passes the maps through convolutions and skip connections.
 # `FeatureInjection` injects these features, as Plug-and-Play (Tumanyan et al., 2022) does. With it
 # added colours keep the layout in 85 % of the edits, swapped colours and shapes in 98 and 97 %.
+# `DiffEditMask` (section 4) in the same chain keeps the rest: of 100 swapped colours nothing else
+# changes in 99, without it in 92.
 #
 # ## Exercise: the alignment matrix
 #
