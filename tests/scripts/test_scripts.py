@@ -316,9 +316,8 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
     )
     with open(report) as file:
         values = json.load(file)
-    assert list(values["text_alignment"]) == ["one object", "texture"] and len(
-        values["edits"]
-    ) == 5 * len(evaluate.ALL_METHODS)
+    assert list(values["text_alignment"]) == ["one object", "texture"]
+    assert len(values["edits"]) == 5 * len(evaluate.ALL_METHODS)
     assert all(
         row["n"] == 2 and row["low"] <= row["accuracy"] <= row["high"]
         for row in values["text_alignment"].values()
