@@ -5,8 +5,9 @@
 The edits are the first of the benchmark's list for each kind, and none is chosen by its result. A
 kind is a swapped colour or shape, or an added colour, size, background or material. The source's
 attention maps are injected in all stages. With --method "attention and features" those of
-`FeatureInjection` are injected as well. A green frame: the judge reads the prompt in the image; for
-an edit, with the layout of its source.
+`FeatureInjection` are injected as well, and with --mask an image changes only where the prompts
+disagree about it. A green frame: the judge reads the prompt in the image; for an edit, with the
+layout of its source.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from imagen_mini.editing.prompt_to_prompt import AttentionInjection
+from imagen_mini.editing.blending import DiffEditMask
+from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Chain
 from imagen_mini.evaluation.edit_benchmark import edit_tasks, score_edit
 from imagen_mini.evaluation.edit_comparison import ATTENTION, FEATURES, WINDOW_SWEEPS, injection_of
 from imagen_mini.evaluation.statistics import format_share
@@ -43,6 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
         f"{AttentionInjection.cross_replace_steps:g})",
     )
     parser.add_argument(
+        "--mask",
+        action="store_true",
+        help="let the images change only where the prompts disagree (`DiffEditMask`)",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         default=Path("outputs/edits.png"),
@@ -57,11 +64,12 @@ def main(arguments: list[str] | None = None) -> None:
     with tqdm(total=args.n * len(tasks), desc="edits") as bar:
         for name, of_kind in tasks.items():
             good = []
+            edit = WINDOW_SWEEPS[args.method](injection_of(name), args.share)
             for task in of_kind:
                 pair = pipe(
                     [task.source.text, task.target.text],
                     seed=task.seed,
-                    edit=WINDOW_SWEEPS[args.method](injection_of(name), args.share),
+                    edit=Chain(edit, DiffEditMask()) if args.mask else edit,
                     progress=False,
                     **options,
                 )

@@ -58,12 +58,14 @@ class Chain(Edit):
 
     Args:
         edits: At most one each of PromptSwitching, FeatureInjection, Replace or Refine, and a
-            blend; any number of Reweight.
+            blend; any number of Reweight; and other chains of these.
     """
 
     edits: tuple[Edit, ...]
 
     def __init__(self, *edits: Edit):
+        # a chain within a chain stands for its edits
+        edits = tuple(e for x in edits for e in (x.edits if isinstance(x, Chain) else (x,)))
         object.__setattr__(self, "edits", edits)
         shared = next((e.until for e in edits if isinstance(e, PromptSwitching)), None)
         if shared is not None:

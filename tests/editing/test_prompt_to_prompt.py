@@ -428,6 +428,11 @@ def test_weights_act_only_in_their_window():
     ] == [None, None, 2, 2]
 
 
+def test_a_chain_in_a_chain_stands_for_its_edits():
+    nested = Chain(Chain(Replace(), Chain(Reweight({"red": 2.0}))), LocalBlend("circle"))
+    assert nested == Chain(Replace(), Reweight({"red": 2.0}), LocalBlend("circle"))
+
+
 def test_edits_may_be_chained_in_any_order():
     prompts, probs = (
         [tokens("a red ring"), tokens("a red star")],

@@ -393,9 +393,10 @@ def test_several_pipelines_share_a_page(folder, tiny_pipe, tmp_path):
         image_edits.main(["--kinds", "material added", *rows, "--pipeline", folder])
 
 
-def test_a_sheet_of_edits_shows_as_many_of_each_kind(folder, tmp_path, capsys):
+@pytest.mark.parametrize("more", [[], ["--method", "attention and features", "--mask"]])
+def test_a_sheet_of_edits_shows_as_many_of_each_kind(folder, tmp_path, capsys, more):
     out = tmp_path / "edits.png"
-    edit_gallery.main(["--n", "1", "--pipeline", folder, "--out", str(out)])
+    edit_gallery.main(["--n", "1", "--pipeline", folder, "--out", str(out), *more])
     printed = capsys.readouterr().out
     assert printed.count(" of 1 (") == 5 and "color swap: " in printed
     width, height = size(out)
