@@ -186,12 +186,13 @@ def main(arguments: list[str] | None = None) -> None:
                     for share, row in zip(shares, rows)
                 )
             )
-    (args.out / "edit_sweep.json").write_text(json.dumps(report, indent=1) + "\n")
-    plot_figure(report, args.out / "edit_sweep.png")
-    if tiles:
-        quantize_colors(image_grid(tiles, labels, columns=1 + len(shares), cell=112)).save(
-            args.out / "edit_sweep_images.png", optimize=True
-        )
+        # after every kind, so that an interruption loses one at most
+        (args.out / "edit_sweep.json").write_text(json.dumps(report, indent=1) + "\n")
+        plot_figure(report, args.out / "edit_sweep.png")
+        if tiles:
+            quantize_colors(image_grid(tiles, labels, columns=1 + len(shares), cell=112)).save(
+                args.out / "edit_sweep_images.png", optimize=True
+            )
     print("after each share: shows the new prompt, keeps the layout, both, of the edits that count")
     print(
         f"{args.out}/edit_sweep.png, edit_sweep.json"

@@ -616,6 +616,22 @@ def test_edit_sweep_judges_every_kind_at_every_length(folder, tmp_path, monkeypa
     )
 
 
+def test_an_interrupted_sweep_keeps_the_kinds_that_are_done(folder, tmp_path, monkeypatch):
+    measure = edit_sweep.measure
+
+    def stopped(pipe, name, *more):
+        if name == "shape swap":
+            raise KeyboardInterrupt
+        return measure(pipe, name, *more)
+
+    monkeypatch.setattr(edit_sweep, "measure", stopped)
+    few = ["--n", "1", "--shares", "0", "--sweeps", "attention"]
+    with pytest.raises(KeyboardInterrupt):
+        edit_sweep.main([*few, "--pipeline", folder, "--out", str(tmp_path)])
+    assert list(read(tmp_path / "edit_sweep.json")["kinds"]) == ["color swap"]
+    assert size(tmp_path / "edit_sweep.png")[0] > 200
+
+
 def test_reweight_measures_what_an_object_covers(folder, tmp_path, capsys):
     reweight.main(["--n", "2", "--pipeline", folder, "--out", str(tmp_path)])
     assert sorted(p.name for p in tmp_path.iterdir()) == [
