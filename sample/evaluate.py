@@ -7,8 +7,9 @@ Prompts and seeds are fixed. No training uses these seeds. The held-out categori
 occur in training; of the others the report says how many do, beside other images. Alignment is
 judged on the last stage's images, edits on those of the base stage, where Prompt-to-Prompt acts.
 Words are swapped (Replace) and added (Refine). Each edit is made in four ways: the new prompt with
-the same seed, prompt switching, attention injected, and both. Further rows are attention with
-`FeatureInjection`, without and with `DiffEditMask`, and switching with attention and that mask.
+the same seed, prompt switching, attention injected, and both. Further rows are `FeatureInjection`
+alone, with attention, and with attention and `DiffEditMask`; and switching with attention and that
+mask.
 
 The script prints the table, and writes the JSON report and an image of successes and failures.
 With --only captions or --only edits the other part of a report that is there is kept, and with
@@ -44,6 +45,7 @@ from tqdm.auto import tqdm
 from imagen_mini import ImagenPipeline
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask
+from imagen_mini.editing.feature_injection import FeatureInjection
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Chain
 from imagen_mini.evaluation.benchmark import (
@@ -62,6 +64,7 @@ from imagen_mini.evaluation.edit_benchmark import (
 )
 from imagen_mini.evaluation.edit_comparison import (
     FEATURES,
+    FEATURES_ALONE,
     FEATURES_MASKED,
     METHODS,
     edit_methods,
@@ -89,12 +92,13 @@ from sample.parallel import default_workers, spread
 SEARCHED = 200_000  # training captions among which the benchmark's are looked for
 PARTS = ("captions", "edits")
 MASKED = "both, only where prompts disagree"
-ALL_METHODS = (*METHODS, FEATURES, FEATURES_MASKED, MASKED)
+ALL_METHODS = (*METHODS, FEATURES_ALONE, FEATURES, FEATURES_MASKED, MASKED)
 
 
 def edits_by_method(kind: type[AttentionInjection]) -> dict[str, Edit | None]:
     """The edits of ALL_METHODS, by name; None is the target prompt with the source's seed."""
     return edit_methods(kind) | {
+        FEATURES_ALONE: FeatureInjection(),
         FEATURES: with_features(kind),
         FEATURES_MASKED: with_features(kind, mask=True),
         MASKED: Chain(PromptSwitching(), kind(1.0), DiffEditMask()),

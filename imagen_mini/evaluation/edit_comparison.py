@@ -31,6 +31,7 @@ METHODS = SAME_SEED, SWITCHING, ATTENTION, BOTH = (
     "switching, then attention",
 )
 
+FEATURES_ALONE = "features"  # the control of the next two
 FEATURES, FEATURES_MASKED = "attention and features", "attention, features and mask"
 SELF_ATTENTION = "attention, by the window of self-attention"
 WINDOW_SWEEPS: dict[str, Callable[[type[AttentionInjection], float], Edit]] = {
