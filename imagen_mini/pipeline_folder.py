@@ -1,8 +1,10 @@
-"""The folder of a pipeline: where it is, and its index, `model_index.json`.
+"""The folder of a pipeline: where it is, and its index.
 
-folder/model_index.json     the version of the format, and the names of the stages
-folder/text_encoder/        the text encoder
-folder/base/, ...           the stages, each in a folder of its name
+    folder/model_index.json     the index: the version of the format, and the names of the stages
+    folder/text_encoder/        the text encoder
+    folder/base/, ...           the stages, each in a folder of its name
+
+`cascade/serialization.py` reads and writes the stages.
 """
 
 from __future__ import annotations

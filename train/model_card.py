@@ -30,7 +30,6 @@ HEADLINES = {
     "texture": "texture",
     "color swap: attention": "colour swap by attention",
     "color swap: attention and features": "colour swap by attention and features",
-    "color swap: attention, features and mask": "colour swap by attention, features and a mask",
     "color swap: prompt switching": "colour swap by prompt switching, without attention",
 }
 
