@@ -65,6 +65,7 @@ from imagen_mini.evaluation.edit_benchmark import (
 from imagen_mini.evaluation.edit_comparison import (
     FEATURES,
     FEATURES_ALONE,
+    FEATURES_ALONE_MASKED,
     FEATURES_MASKED,
     METHODS,
     edit_methods,
@@ -92,7 +93,14 @@ from sample.parallel import default_workers, spread
 SEARCHED = 200_000  # training captions among which the benchmark's are looked for
 PARTS = ("captions", "edits")
 MASKED = "both, only where prompts disagree"
-ALL_METHODS = (*METHODS, FEATURES_ALONE, FEATURES, FEATURES_MASKED, MASKED)
+ALL_METHODS = (
+    *METHODS,
+    FEATURES_ALONE,
+    FEATURES,
+    FEATURES_ALONE_MASKED,
+    FEATURES_MASKED,
+    MASKED,
+)
 
 
 def edits_by_method(kind: type[AttentionInjection]) -> dict[str, Edit | None]:
@@ -100,6 +108,7 @@ def edits_by_method(kind: type[AttentionInjection]) -> dict[str, Edit | None]:
     return edit_methods(kind) | {
         FEATURES_ALONE: FeatureInjection(),
         FEATURES: with_features(kind),
+        FEATURES_ALONE_MASKED: Chain(FeatureInjection(), DiffEditMask()),
         FEATURES_MASKED: with_features(kind, mask=True),
         MASKED: Chain(PromptSwitching(), kind(1.0), DiffEditMask()),
     }

@@ -31,8 +31,9 @@ METHODS = SAME_SEED, SWITCHING, ATTENTION, BOTH = (
     "switching, then attention",
 )
 
-FEATURES_ALONE = "features"  # the control of the next two
-FEATURES, FEATURES_MASKED = "attention and features", "attention, features and mask"
+# attention with features, each after the row without attention
+FEATURES_ALONE, FEATURES = "features", "attention and features"
+FEATURES_ALONE_MASKED, FEATURES_MASKED = "features and mask", "attention, features and mask"
 SELF_ATTENTION = "attention, by the window of self-attention"
 WINDOW_SWEEPS: dict[str, Callable[[type[AttentionInjection], float], Edit]] = {
     SWITCHING: lambda kind, share: PromptSwitching(share),
