@@ -20,9 +20,10 @@ from imagen_mini.cascade.sampling_options import RequestedOptions
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask
+from imagen_mini.editing.feature_injection import FeatureInjection
 from imagen_mini.editing.given_images import IMAGE_EDIT_METHODS
 from imagen_mini.editing.prompt_switching import PromptSwitching
-from imagen_mini.editing.prompt_to_prompt import AttentionInjection
+from imagen_mini.editing.prompt_to_prompt import AttentionInjection, Chain
 from imagen_mini.evaluation.edit_benchmark import (
     EditScore,
     EditTask,
@@ -32,6 +33,8 @@ from imagen_mini.evaluation.edit_benchmark import (
 from imagen_mini.evaluation.edit_comparison import (
     ATTENTION,
     FEATURES,
+    FEATURES_ALONE,
+    FEATURES_ALONE_MASKED,
     FEATURES_MASKED,
     with_features,
 )
@@ -65,7 +68,8 @@ class ImageEditRow:
         method: Its name; or OWN_SAMPLE, the source is generated and not given; or SEED_ALONE, the
             target's prompt and a seed, without the image.
         edit: What happens in the network: "", "switching", "attention" (Prompt-to-Prompt),
-            "attention and features" or "attention, features and mask".
+            "features", "attention and features", "features and mask" or "attention, features and
+            mask".
         options: Further arguments of `pipe.edit`.
     """
 
@@ -111,7 +115,9 @@ class ImageEditRow:
             "": lambda: None,
             "switching": PromptSwitching,
             ATTENTION: kind,
+            FEATURES_ALONE: FeatureInjection,
             FEATURES: partial(with_features, kind),
+            FEATURES_ALONE_MASKED: lambda: Chain(FeatureInjection(), DiffEditMask()),
             FEATURES_MASKED: partial(with_features, kind, mask=True),
         }[self.edit]()
 
@@ -125,18 +131,22 @@ def _up_to(strength: float, *more: tuple[str, Any]) -> tuple[tuple[str, Any], ..
 
 ROWS = (
     ImageEditRow(OWN_SAMPLE, ATTENTION),
+    ImageEditRow(OWN_SAMPLE, FEATURES_ALONE_MASKED),
     ImageEditRow(OWN_SAMPLE, FEATURES_MASKED),
     ImageEditRow(OWN_SAMPLE, "switching"),
     ImageEditRow(SEED_ALONE),
     ImageEditRow("ddim"),
     ImageEditRow("ddim", ATTENTION),
     ImageEditRow("negative-prompt", ATTENTION),
+    ImageEditRow("negative-prompt", FEATURES_ALONE),
     ImageEditRow("negative-prompt", FEATURES),
+    ImageEditRow("negative-prompt", FEATURES_ALONE_MASKED),
     ImageEditRow("negative-prompt", FEATURES_MASKED),
     ImageEditRow("negative-prompt", "switching"),
     ImageEditRow("null-text", ATTENTION),
     ImageEditRow("direct", ATTENTION),
     ImageEditRow("edict", ATTENTION),
+    ImageEditRow("edict", FEATURES_ALONE_MASKED),
     ImageEditRow("edict", FEATURES_MASKED),
     ImageEditRow("negative-prompt", ATTENTION, _up_to(0.9)),
     ImageEditRow("negative-prompt", "switching", _up_to(0.9)),

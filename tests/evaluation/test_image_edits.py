@@ -57,3 +57,6 @@ def test_rows_have_names_of_their_own_and_the_edit_that_they_say():
     assert ImageEditRow("ddim").edit_for(Replace) is None
     masked = Chain(Refine(), FeatureInjection(), DiffEditMask())
     assert ImageEditRow("edict", "attention, features and mask").edit_for(Refine) == masked
+    alone = Chain(FeatureInjection(), DiffEditMask())
+    assert ImageEditRow("edict", "features and mask").edit_for(Refine) == alone
+    assert ImageEditRow("edict", "features").edit_for(Refine) == FeatureInjection()
