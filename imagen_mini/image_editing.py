@@ -38,7 +38,7 @@ from imagen_mini.models.control import AttentionControl
 from imagen_mini.pipeline_inputs import as_edit, check_batch, given_images
 from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
 from imagen_mini.utils.checks import as_number
-from imagen_mini.utils.images import Images, central_square
+from imagen_mini.utils.images import Images, central_square, upright_rgb
 from imagen_mini.utils.rng import randn
 
 # where an image may change: 0 and 1, or how to find it
@@ -128,7 +128,8 @@ def resolve_method_options(
                 )
             of_stage[option] = off
     options = resolve_sampling_options(stage, **of_stage)
-    if of_stage.get("eta") and options.sampler not in samplers_with("eta"):
+    by_name = isinstance(requested.get("eta"), dict)  # else a later stage may use it
+    if by_name and of_stage.get("eta") and options.sampler not in samplers_with("eta"):
         raise ValueError(
             f"eta {of_stage['eta']} with the {options.sampler} sampler, which does not use it: "
             "leave it out"
@@ -170,8 +171,9 @@ def prepare_given_image(
         TypeError, ValueError: Something that the method does not take, misses, or cannot use.
     """
     size, device = stage.config.unet.image_size, stage.net.out.weight.device
-    # 1. what the method takes
-    if method.reads_source and not prompts[0]:
+    # 1. what the method takes; with a given mask DiffEdit reads no caption
+    found_mask = mask is None or isinstance(mask, (LocalBlend, DiffEditMask))
+    if method.reads_source and not prompts[0] and (found_mask or not method.takes_mask):
         raise ValueError(
             f"method {name!r} reads the prompt of the source, and it is empty: pass source=, the "
             "caption of the image"
@@ -321,13 +323,15 @@ def _as_mask(mask: Any, given: GivenImage, image: Images) -> Tensor:
     size = given.image.shape[-1]
     # 1. a PIL image goes the way of the image
     if isinstance(mask, Image.Image):
-        expected = image.size if isinstance(image, Image.Image) else (size, size)
+        one = image[0] if isinstance(image, (list, tuple)) else image
+        expected = upright_rgb(one).size if isinstance(one, Image.Image) else (size, size)
+        mask = upright_rgb(mask, "black")
         if mask.size != expected:
             raise ValueError(
                 f"mask of {mask.width} x {mask.height} pixels, and the image has {expected[0]} x "
                 f"{expected[1]}; expected the same size"
             )
-        gray = central_square(mask.convert("RGB"), size)[..., 0]
+        gray = central_square(mask, size)[..., 0]
         return torch.from_numpy(gray.copy())[None, None] > 127
     # 2. arrays: the shape
     if not isinstance(mask, (np.ndarray, Tensor)):

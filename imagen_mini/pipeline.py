@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,16 +38,16 @@ from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.base import BoundEdit, Edit
 from imagen_mini.editing.given_images import ImageEditMethod
 from imagen_mini.editing.guided_sampling import truncate_timesteps
-from imagen_mini.editing.guides import Guide, GuidedCall, as_guide, both_controls
+from imagen_mini.editing.guides import ControlAt, Guide, GuidedCall, as_guide
 from imagen_mini.editing.windows import share_done
-from imagen_mini.guided_generation import guided_call, guided_sampling_loop
+from imagen_mini.guided_generation import check_guide, guided_call, guided_sampling_loop
 from imagen_mini.image_editing import (
     Mask,
     prepare_given_image,
     resolve_method,
     resolve_method_options,
 )
-from imagen_mini.models.control import AttentionControl
+from imagen_mini.models.control import both_controls
 from imagen_mini.pipeline_folder import find_folder, read_stage_names, write_stage_names
 from imagen_mini.pipeline_inputs import (
     Seed,
@@ -319,8 +321,9 @@ class ImagenPipeline(nn.Module):
                 stage; of a PIL image, the middle square is resized.
             strength: With `image`: the time t in (0, 1] up to which noise is added to it, and from
                 which sampling starts (default 0.8). 1 keeps almost nothing of the image, and a
-                small number almost all of it. About strength * num_inference_steps steps are
-                taken.
+                small number almost all of it. The steps from that time on are taken: with
+                uniform spacing about strength * num_inference_steps, with others that are finer
+                near the image more.
             output_type: Type of `images`: "pil" (the default), a list; "np", an array [b, h, w, 3]
                 in [0, 1]; or "pt", a tensor [b, 3, h, w] in [-1, 1]. Each of them may be passed in
                 again as `low_res` or `image`. "pt" is that of DeepFloyd IF's cascade in diffusers;
@@ -394,23 +397,14 @@ class ImagenPipeline(nn.Module):
             self._prepare_store(attention_store, store_stage, of_stage, options, edited)
 
         # 3. one stage after the other
-        outputs: dict[str, Tensor] = {}
-        seconds: dict[str, float] = {}
-        for name in names:
-            start = time.perf_counter()
-            x_0_hat = self.sample_stage(
-                name,
-                request,
-                options[name],
-                edit if name in edit_stages else None,
-                attention_store if name == store_stage else None,
-                on_step,
-                progress,
-                guide if name == names[0] else None,
-            )
-            outputs[name] = x_0_hat.clamp(-1, 1)
-            seconds[name] = time.perf_counter() - start
-            request = replace(request, low_res=outputs[name], x_start=None, t_start=1.0)
+        more: dict[str, dict[str, Any]] = {name: {} for name in names}
+        if edit is not None:
+            for name in edit_stages:
+                more[name]["edit"] = edit
+        if store_stage is not None:
+            more[store_stage]["attention_store"] = attention_store
+        more[names[0]]["guide"] = guide
+        outputs, seconds = self._sample_stages(names, request, options, on_step, progress, more)
 
         # 4. the images of the last stage
         _warn_of_nan(outputs)
@@ -489,6 +483,8 @@ class ImagenPipeline(nn.Module):
             raise ValueError(f"output_type {output_type!r}; expected 'pil', 'np' or 'pt'")
         named, how, attention = resolve_method(method, edit)
         seeds = resolve_seeds(seed, len(prompts), shared=True)
+        if len(set(seeds)) > 1:
+            raise ValueError(f"seed {seeds}; expected one for source and targets")
         names = self._stages_to_sample(stages, None, len(prompts))
         stage: DiffusionStage = self.stages[names[0]]
         requested: RequestedOptions = {
@@ -500,10 +496,10 @@ class ImagenPipeline(nn.Module):
             "timestep_spacing": timestep_spacing,
             "eta": eta,
         }
-        later = names[1:]
-        if later:
-            resolve_options_by_stage(self.stages, later, requested)
         options = resolve_method_options(named, how, stage, requested)
+        by_stage = resolve_options_by_stage(
+            self.stages, names, requested, settled={names[0]: options}
+        )
         start = time.perf_counter()
         given = prepare_given_image(
             stage,
@@ -525,33 +521,14 @@ class ImagenPipeline(nn.Module):
             if on_step is not None:
                 on_step(names[0], state)
         edited = state.x_0_hat.clamp(-1, 1)
-        out = ImagenOutput(
-            _as_output(edited, output_type),
-            {names[0]: edited},
-            {names[0]: time.perf_counter() - start},
-            seeds,
-        )
-        _warn_of_nan(out.stages)
+        first_seconds = time.perf_counter() - start
 
         # 3. the stages after it
-        if later:
-            enlarged = self(
-                prompts,
-                seeds,
-                **requested,
-                low_res=edited,
-                stages=later,
-                output_type=output_type,
-                on_step=on_step,
-                progress=progress,
-            )
-            out = ImagenOutput(
-                enlarged.images,
-                out.stages | enlarged.stages,
-                out.seconds | enlarged.seconds,
-                seeds,
-            )
-        return out
+        request = self.make_request(prompts, seeds, low_res=edited)
+        outputs, seconds = self._sample_stages(names[1:], request, by_stage, on_step, progress)
+        outputs, seconds = {names[0]: edited} | outputs, {names[0]: first_seconds} | seconds
+        _warn_of_nan(outputs)
+        return ImagenOutput(_as_output(outputs[names[-1]], output_type), outputs, seconds, seeds)
 
     def make_request(
         self,
@@ -652,45 +629,66 @@ class ImagenPipeline(nn.Module):
         timesteps = _timesteps(stage, request, options)
         w = guidance_by_step(options.guidance_scale, timesteps)
 
-        # 3. an edit, and a record, reach the network through a control of attention
+        # 3. an edit
         n_text = request.text.mask.shape[1]
         bound = None if edit is None else edit.bind(request.tokens, stage.net.sites, n_text)
         done = share_done(timesteps)
-        control_at = None if bound is None else (lambda t: bound.control_at(done(t)))
-        call = None
-        if guide is not None:
-            call = self._guided_call(stage, request, options, timesteps, w, bound is not None)
-            control_at = _with_control(guide.control(call), control_at)
-        if attention_store is not None:
-            self._prepare_store(
-                attention_store, stage_name, request, {stage_name: options}, bound is not None
-            )
-            control_at = attention_store.wrap_schedule(control_at)
-
-        # 4. the denoiser; an edit also changes x_0_hat
-        denoise = stage.denoiser(
-            request.text,
-            low_res,
-            level,
-            w,
-            options.threshold,
-            control_at,
-            request.negative,
-        )
         if bound is not None:
             if all(bound.rows_identical(done(float(t))) for t in timesteps[:-1]):
                 warnings.warn(
                     f"the edit changes nothing: in all {len(timesteps) - 1} steps of "
                     f"{stage_name}, source and targets read the source's prompt. Take more "
                     "steps, or switch prompts earlier: PromptSwitching(until=0.8)",
-                    stacklevel=4,  # sample_stage, __call__, torch.no_grad, the caller
+                    stacklevel=5,  # this, _sample_stages, __call__, torch.no_grad, the caller
                 )
             if bound.needs_source:
-                self._provide_source(bound, stage_name, request, options, low_res, level)
-            of_source = _source_denoiser(stage, request, options, w) if guide is None else None
+                self._provide_source(bound, stage_name, request, options, low_res, level, guide)
+        of_source = _source_denoiser(stage, request, options, w) if guide is None else None
+
+        # 4. the denoiser of the prompts, under a control
+        def controlled(control_at: ControlAt | None) -> Denoiser:
+            return stage.denoiser(
+                request.text,
+                low_res,
+                level,
+                w,
+                options.threshold,
+                control_at,
+                request.negative,
+            )
+
+        # 5. edit, guide and record reach the network through one control
+        control_at = None if bound is None else (lambda t: bound.control_at(done(t)))
+        call = None
+        if guide is not None:
+            call = self._guided_call(
+                stage,
+                request,
+                options,
+                timesteps,
+                w,
+                lambda more: controlled(_joined(acting, more)),
+            )
+            control = guide.control(call)
+            check_guide(
+                guide, control, bound, request.negative, [done(float(t)) for t in timesteps]
+            )
+            control_at = _joined(control_at, None if control is None else (lambda t: control))
+        acting = control_at
+        if attention_store is not None:
+            self._prepare_store(
+                attention_store, stage_name, request, {stage_name: options}, bound is not None
+            )
+            control_at = attention_store.wrap_schedule(control_at)
+
+        # 6. what a guide makes of the estimate, and then an edit
+        denoise = controlled(control_at)
+        if guide is not None and call is not None:
+            denoise = guide.wrap(call, denoise)
+        if bound is not None:
             denoise = _edited(bound, done, denoise, of_source)
 
-        # 5. the loop
+        # 7. the loop
         if guide is None or call is None:
             states = sampling_loop(
                 stage, denoise, request.seeds, options, request.x_start, timesteps
@@ -709,6 +707,37 @@ class ImagenPipeline(nn.Module):
 
     # ------------------------------------------------------------ the parts of a call
 
+    def _sample_stages(
+        self,
+        names: list[str],
+        request: SampleRequest,
+        options: dict[str, SamplingOptions],
+        on_step: Callable[[str, SamplingState], None] | None,
+        progress: bool,
+        more: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Sample stages one after the other; `more` are further arguments of `sample_stage`.
+
+        Returns:
+            By stage, the images [b, 3, size, size] in [-1, 1], and the seconds they took.
+        """
+        outputs: dict[str, Tensor] = {}
+        seconds: dict[str, float] = {}
+        for name in names:
+            start = time.perf_counter()
+            x_0_hat = self.sample_stage(
+                name,
+                request,
+                options[name],
+                on_step=on_step,
+                progress=progress,
+                **more.get(name, {}),
+            )
+            outputs[name] = x_0_hat.clamp(-1, 1)
+            seconds[name] = time.perf_counter() - start
+            request = replace(request, low_res=outputs[name], x_start=None, t_start=1.0)
+        return outputs, seconds
+
     def _guided_call(
         self,
         stage: DiffusionStage,
@@ -716,7 +745,7 @@ class ImagenPipeline(nn.Module):
         options: SamplingOptions,
         timesteps: Tensor,
         w: GuidanceScale,
-        edited: bool,
+        controlled: Callable[[ControlAt], Denoiser],
     ) -> GuidedCall:
         """What a guide is told of this call."""
         if stage.is_super_resolution:
@@ -732,7 +761,7 @@ class ImagenPipeline(nn.Module):
             request.text,
             replace(options, guidance_scale=w),
             timesteps,
-            edited,
+            controlled,
         )
 
     def _stages_to_sample(
@@ -835,14 +864,19 @@ class ImagenPipeline(nn.Module):
         options: SamplingOptions,
         low_res: Tensor | None,
         level: Tensor | None,
+        guide: Guide | None,
     ) -> None:
-        """Sample the source of an edit by itself, and hand it to the edit.
+        """Sample the source of an edit, and hand it to the edit.
+
+        It is sampled by itself. A guide may treat every prompt in its own way, so with one all
+        prompts are sampled, and the first image is the source.
 
         The edit also receives a function: what each prompt makes of the source once it is noised
         again.
         """
         stage: DiffusionStage = self.stages[stage_name]
-        source = self.sample_stage(stage_name, request.first(), options, progress=False)
+        of = request.first() if guide is None else request
+        source = self.sample_stage(stage_name, of, options, progress=False, guide=guide)[:1]
         denoise = stage.denoiser(request.text, low_res, level, 1.0, options.threshold)
 
         def renoise_and_denoise(t: float, number: int) -> Tensor:
@@ -889,14 +923,11 @@ def _as_output(images: Tensor, output_type: str) -> list[Image.Image] | np.ndarr
 # ---------------------------------------------------------------- the denoiser of an edit
 
 
-def _with_control(
-    control: AttentionControl | None,
-    control_at: Callable[[float], AttentionControl | None] | None,
-) -> Callable[[float], AttentionControl | None] | None:
-    """The control of an edit at each time, and a guide's after it."""
-    if control is None:
-        return control_at
-    return lambda t: both_controls(None if control_at is None else control_at(t), control)
+def _joined(first: ControlAt | None, second: ControlAt | None) -> ControlAt | None:
+    """The controls of both at each time, the first one first."""
+    if first is None or second is None:
+        return second if first is None else first
+    return lambda t: both_controls(first(t), second(t))
 
 
 def _source_denoiser(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from imagen_mini.editing.attention_store import AttentionStore
-from imagen_mini.editing.base import Edit
+from imagen_mini.editing.base import Edit, check_is_edit
 from imagen_mini.editing.prompt_to_prompt import Chain
 from imagen_mini.utils.checks import as_integer
 from imagen_mini.utils.images import Images, images_to_tensor
@@ -71,13 +71,7 @@ def as_edit(edit: Edit | Sequence[Edit] | None) -> Edit | None:
     """
     several = isinstance(edit, (list, tuple))
     for one in edit if several else [edit] if edit is not None else []:
-        named = isinstance(one, type) and issubclass(one, Edit)
-        if named or not callable(getattr(one, "bind", None)):
-            raise TypeError(
-                f"edit={one.__name__ if named else repr(one)}: expected an edit such as "
-                f"{one.__name__ + '(...)' if named else 'Replace()'}, from "
-                "imagen_mini.prompt_to_prompt, or a list of edits"
-            )
+        check_is_edit(one)
     return Chain(*edit) if several else edit
 
 

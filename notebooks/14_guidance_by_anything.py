@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 14 Guidance by anything
 #
-# **Objective:** lead sampling by a classifier, by a loss, by attention, by several prompts and by a direction in the network, and see that all of these are one equation.
+# **Objective:** lead sampling by a classifier, by a loss, by attention, by several prompts and by a direction in the network, and see which of these are one equation.
 #
 # **Before this:** 07; 06 for attention
 #
@@ -17,8 +17,8 @@
 # $$\hat x_0 \;\leftarrow\; \hat x_0 + s\, \frac{\sigma_t^2}{\alpha_t}\, \nabla_{x_t} \log p(y \mid x_t)$$
 #
 # with a scale $s$, which is 1 for the exact posterior. Where there is no probability, minus an
-# *energy* stands in its place: a number that is low where the image is as we want it. Every section
-# below has another energy.
+# *energy* stands in its place: a number that is low where the image is as we want it. Sections 2 and
+# 3 have an energy each. In 4 and 5 the captions are the classifier. Section 6 leaves the equation.
 
 # %%
 import torch
@@ -29,7 +29,7 @@ from imagen_mini.cascade.sampling_options import resolve_sampling_options
 from imagen_mini.course.exercises import nb14
 from imagen_mini.course.notebook import judged_table, setup_notebook, show_source
 from imagen_mini.diffusion.gaussian import q_sample
-from imagen_mini.diffusion.guidance_rules import guide_by_classifier
+from imagen_mini.diffusion.guidance_rules import cfg_plus_plus_scale, guide_by_classifier
 from imagen_mini.diffusion.samplers import sample
 from imagen_mini.diffusion.schedules import alpha_sigma
 from imagen_mini.editing.attention_guidance import (
@@ -130,10 +130,11 @@ image_table(
 # not exist. With more noise the estimate is a mixture of circles.
 #
 # Two conditions are hidden here. The classifier must know *noisy* images, and how noisy they are.
-# And the scale is 1. With $s > 1$ one samples from $p(x)\, p(y \mid x)^s$, where images from which
-# $y$ is read with more certainty have more weight: the same exaggeration as in notebook 07. A
-# classifier for this world's network is trained by `python -m train.noisy_classifier`; none is
-# shipped.
+# And the scale is 1. With $s > 1$ each step follows $p(x_t)\, p(y \mid x_t)^s$: *noisy* images from
+# which $y$ is read with more certainty have more weight, the exaggeration of notebook 07. The result
+# is no sample of $p(x_0 \mid y)$. Nor is it one of $p(x_0)\, p(y \mid x_0)^s$, which is the same for
+# every $s$ in this world. A classifier for this world's network is trained by
+# `python -m train.noisy_classifier`; none is shipped.
 #
 # ## 2. A loss of the estimate
 #
@@ -146,6 +147,10 @@ image_table(
 # - **backward:** a few steps of gradient descent on $\ell$ by $\hat x_0$ itself, which cost almost
 #   nothing;
 # - **recurrence:** every step is taken several times, with noise back in between.
+#
+# The factor $\alpha_t$ is that of reconstruction guidance
+# ([Ho et al., 2022](https://arxiv.org/abs/2204.03458)). The scale $s$ makes up for the difference to
+# $\sigma_t^2 / \alpha_t$.
 #
 # The loss here is the squared distance to red, on a disc at the upper left. The caption is only "a
 # circle".
@@ -163,15 +168,16 @@ for name, guide, options in [
     ("no guide", None, {}),
     ("forward, s = 1000", LossGuide(red_here, 1000.0), {}),
     ("forward, s = 10000", LossGuide(red_here, 10000.0), {}),
+    ("forward, s = 1000, DDIM", LossGuide(red_here, 1000.0), {"sampler": "ddim"}),
     (
-        "all three, s = 1000",
+        "all three, s = 1000, DDIM",
         LossGuide(red_here, 1000.0, backward_steps=5, backward_rate=30.0, rounds=3),
         {"sampler": "ddim"},
     ),
 ]:
     images = generate("a circle", seeds, guide=guide, **options)
     rows.append((name, "a circle", images))
-    print(f"{name:20} loss {', '.join(f'{value:.4f}' for value in red_here(images))}")
+    print(f"{name:25} loss {', '.join(f'{value:.4f}' for value in red_here(images))}")
 judged_table(rows, [f"seed {s}" for s in seeds], cell=112)
 
 # %% [markdown]
@@ -190,7 +196,7 @@ judged_table(rows, [f"seed {s}" for s in seeds], cell=112)
 #
 # The network says itself where it is going to place which word: in its cross-attention (notebook
 # 06). So the maps can be the argument of an energy, and $x_t$ moves along its gradient before each
-# of the first steps:
+# of the first steps ([Chen et al., 2023](https://arxiv.org/abs/2304.03373)):
 #
 # $$E = \sum_{words} \left(1 - \frac{\text{attention to the word inside its box}}{\text{attention to the word}}\right)^2,
 # \qquad x_t \leftarrow x_t - \eta\, \nabla_{x_t} E$$
@@ -224,10 +230,11 @@ for name, guide in [
     images = generate(caption, seeds, guide=guide)
     rows.append((name, caption, images))
     scenes = [parsed.scene for parsed in parse_image(images)]
-    inside = [sum(centre_in_box(scene, shape) for scene in scenes) for shape in boxes]
+    inside = [[centre_in_box(scene, shape) for shape in boxes] for scene in scenes]
+    circles, squares = (sum(of) for of in zip(*inside))
     print(
-        f"{name:12} centre in its box: circle {inside[0]} of 6, square {inside[1]} of 6; "
-        f"{score_line(judge_images([caption] * 6, images))}"
+        f"{name:12} centre in its box: circle {circles} of 6, square {squares} of 6, "
+        f"both {sum(map(all, inside))}; {score_line(judge_images([caption] * 6, images))}"
     )
 judged_table(rows, [f"seed {s}" for s in seeds], cell=96)
 
@@ -235,17 +242,20 @@ judged_table(rows, [f"seed {s}" for s in seeds], cell=96)
 # **What you should have seen.** Both guides draw the objects towards their boxes, and the images
 # stay images: what moves $x_t$ is small, and it comes early, before anything is decided. A centre
 # may still miss its box. The energy asks for attention, not for objects, and the network may do
-# with an object what it likes once it attends to the right place. `sample.guide --method layout
-# refocus` measures both on more images.
+# with an object what it likes once it attends to the right place. On more images
+# `sample.guide --method layout refocus` counts whether captions stay correct; it measures no places.
 #
 # ## 4. Several prompts
 #
-# If two prompts are independent given the image, then
+# If two prompts are independent given the noisy image $x$, then
 # $p(x \mid c_1, c_2) \propto p(x) \prod_i p(x \mid c_i) / p(x)$, so what they add can be added up.
 # This is *composable diffusion* ([Liu et al., 2022](https://arxiv.org/abs/2206.01714)): AND, and
 # with a negative weight NOT.
 #
 # $$\tilde x_0 = \hat x_0(x_t) + \sum_i w_i\, \bigl(\hat x_0(x_t, c_i) - \hat x_0(x_t)\bigr)$$
+#
+# Here each $w_i$ is the network's own guidance scale, 2 in its interval of noise levels and 1
+# outside. Beside each composition stands the joint caption, read as one.
 #
 # **Predict:** which of the two works: "a red circle" AND "a circle on a black background", or "a
 # star" AND "a ring"? In this world a caption names *all* objects of its image.
@@ -258,8 +268,9 @@ for parts, wanted in [
 ]:
     guide = ComposedPrompts([(part, 1.0) for part in parts])
     images = generate(parts[0], seeds, guide=guide)
-    rows.append((" AND ".join(parts), wanted, images))
-    print(f"{wanted}: {score_line(judge_images([wanted] * 4, images))}")
+    rows += [(" AND ".join(parts), wanted, images), (wanted, wanted, generate(wanted, seeds))]
+    for name, _, found in rows[-2:]:
+        print(f"{name}: {score_line(judge_images([wanted] * 4, found))}")
 judged_table(rows, [f"seed {s}" for s in seeds], cell=112)
 
 # %% [markdown]
@@ -281,24 +292,28 @@ judged_table(rows, [f"seed {s}" for s in seeds], cell=112)
 # | rescaled ([Lin et al., 2023](https://arxiv.org/abs/2305.08891)) | keep the standard deviation of the conditional prediction |
 # | CFG++ ([Chung et al., 2024](https://arxiv.org/abs/2406.08070)) | guide $\hat x_0$, but put back the unconditional noise |
 #
-# **Predict:** where does guidance do its harm: at high, at middle or at low noise?
+# The first row has a scale of 2, at which this network works best.
+#
+# **Predict:** where does guidance do its harm: within the interval, or outside of it?
 
 # %%
 caption, seeds, rows = "a red circle above a blue square", range(4), []
 options = resolve_sampling_options(base, num_inference_steps=12)
-for rule in ("static", "dynamic", "interval", "rescaled", "cfg++"):
-    w = 1.0 if rule == "cfg++" else 8.0
+ways = [("dynamic", 2.0), *((rule, 8.0) for rule in ("static", "dynamic", "interval", "rescaled"))]
+for rule, w in [*ways, ("cfg++", 1.0)]:
     images = sample_by_rule(base, pipe.text_encoder([caption] * 4), seeds, options, rule, w)
-    rows.append((rule, caption, images))
-    print(f"{rule:10} {score_line(judge_images([caption] * 4, images))}")
+    rows.append((f"{rule}, {w:g}", caption, images))
+    print(f"{rows[-1][0]:12} {score_line(judge_images([caption] * 4, images))}")
+cfg_weights = cfg_plus_plus_scale(1.0, base.timesteps(12), schedule)
+print("w(t) of CFG++:", ", ".join(f"{cfg_weights(float(t)):.2f}" for t in base.timesteps(12)[:-1]))
 judged_table(rows, [f"seed {s}" for s in seeds], cell=96)
 
 # %% [markdown]
-# **What you should have seen.** The interval and CFG++ keep their images clean, and both are
-# correct at a scale at which the others are not. What harms is guidance at the ends of the
-# trajectory: at high noise, where the conditional prediction is a blur whose contrast is
-# exaggerated, and at low noise, where all is decided. CFG++ is plain guidance with a weight that is
-# large first and falls to its strength at the last step. Over many captions, scales and methods:
+# **What you should have seen.** The interval keeps its images clean at a scale of 8, where the others
+# break theirs. So the harm is done outside of it; the figure does not say at which end. CFG++ is not
+# at that scale: a step of it is one of plain guidance with the weight printed last, which is below 3
+# at all times, by DDIM and without thresholding. Its row belongs beside the first one. Over many
+# captions, scales and methods:
 # `python -m sample.distribution_metrics --rules interval rescaled projected cfg++`.
 #
 # ## 6. A direction inside the network
@@ -361,12 +376,13 @@ for name, direction in named.items():
 judged_table(rows, [f"{s:+g}" for s in strengths], cell=96)
 
 # %% [markdown]
-# **What you should have seen.** Along the network's own directions change the colour, the place and
-# at last the size of the circle: all that the caption leaves open and that is not yet decided at
-# this step. The background was decided before. The shape never changes, for of that the caption
-# speaks, and the words enter at every level of the U-Net, not only in the middle. A random direction
-# of the same length does next to nothing: it is the control without which the first two rows would
-# prove little. The directions are mixed, though. None is "colour" alone, and on another seed they
+# **What you should have seen.** Along the network's own directions the colour and the place of the
+# circle change: what the caption leaves open and what is not yet decided at this step. The background
+# was decided before. The shape stays, for of that the caption speaks, and the words enter at every
+# level of the U-Net, not only in the middle. At 3000 in either sense most images break: a circle gets
+# two colours, or another size, and the parser cannot read it. A random direction of the same length
+# leaves at most a stain: it is the control without which the first two rows would prove little. The
+# directions are mixed, though. None is "colour" alone, and on another seed they
 # mean something else. `python -m sample.directions` looks for them by other methods as well, and
 # counts what else they change.
 #

@@ -16,7 +16,8 @@
 # 5. three questions without a parser: are captions used, is training data copied, can it combine?
 # 6. what more compute brings.
 #
-# To use your own images, write their folder into the next cell and run all of it again.
+# To use your own images, write their folder into the next cell and run all of it again. For a folder
+# with captions alone, set `LABELS = ()` and `HELD_OUT = 0.1` there as well.
 
 # %%
 import json
@@ -35,6 +36,7 @@ from imagen_mini.course.notebook import setup_notebook, show_source
 from imagen_mini.course.small_run import COLOURED_EMOJI, diagnose_run, start_small_run
 from imagen_mini.data.folder import ImageFolderDataset
 from imagen_mini.data.held_out import rows_held_out
+from imagen_mini.data.image_io import open_rgb
 from imagen_mini.data.prepared import SquareFit
 from imagen_mini.evaluation.folder_score import caption_use, memorised, small_pixels
 from imagen_mini.evaluation.metrics import nearest_neighbours
@@ -43,6 +45,7 @@ from imagen_mini.evaluation.statistics import score_line
 from imagen_mini.models.unet import UNetConfig
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.training.loop import train
+from imagen_mini.utils.images import to_rgb
 from imagen_mini.viz.image_grid import as_jpeg, image_grid, image_table
 from imagen_mini.weights import WEIGHTS
 
@@ -91,16 +94,15 @@ image_grid(list(shown.images), shown.captions, columns=8, cell=96)
 # **Predict:** what happens to the white heart on white?
 
 # %%
-heart = next(FOLDER.rglob("fluent_white_heart.png"), next(FOLDER.rglob("*.png")))
-with Image.open(heart) as image:
-    squares = [
-        Image.fromarray(SquareFit("crop", color).square(image, 96))
-        for color in ("#ffffff", "#c8c8c8", "#303030")
-    ]
+heart = Path(COLOURED_EMOJI) / "train" / "fluent_white_heart.png"
+squares = [
+    Image.fromarray(SquareFit().square(open_rgb(heart, color), 96))
+    for color in ("#ffffff", "#c8c8c8", "#303030")
+]
 image_grid(squares, ["on white", "on light gray", "on dark gray"], cell=96)
 
 # %% [markdown]
-# On white only its thin rim is left. So we take a light gray.
+# On white little more than its gray outline tells it from the background. So we take a light gray.
 #
 # **The shape.** Networks want squares. The usual answer is to keep the central square, and an
 # elongated image loses its ends. The other answer keeps all of it, with bars beside it. Then the
@@ -111,6 +113,7 @@ with Image.open(heart) as image:
     wide = Image.new("RGBA", (3 * image.width, image.height))
     for i in range(3):
         wide.alpha_composite(image.convert("RGBA").rotate(120 * i), (i * image.width, 0))
+wide = to_rgb(wide, background="#c8c8c8")
 squares = [Image.fromarray(SquareFit(fit, "#c8c8c8").square(wide, 96)) for fit in ("crop", "pad")]
 image_grid(squares, ["three hearts in a row, crop", "pad"], cell=96)
 
@@ -215,8 +218,8 @@ for found in diagnose_run(stage, ema, encoder, apart, states, n=len(apart) * 4):
 #
 # ## 5. Three questions without a parser
 #
-# An image of each caption, of those trained on and of those held out. From here on the average of
-# the weights is used. First: what does another image's caption, or none, add to the loss?
+# An image of each caption, of those trained on and of those held out. Here, too, the average of the
+# weights is used. First: what does another image's caption, or none, add to the loss?
 
 # %%
 with torch.no_grad(), ema.average_parameters():
@@ -251,10 +254,10 @@ image_table(
 )
 
 # %% [markdown]
-# **What you should have seen.** The generated image and its neighbour are nearly the same. That is
-# memory, and with so few images nothing else can be expected: for a colour, a shape and a style
-# there is exactly one image. A large network trained for long on a small folder does the same with
-# photographs.
+# **What you should have seen.** The generated image and its neighbour are nearly the same. For a
+# colour, a shape and a style there is exactly one image. So this test cannot tell a copy from a
+# correct drawing; the third question can. Where a caption fits many images, as with photographs, it
+# tells: there a network that was trained for long on a small folder copies, too.
 #
 # Third: **can it combine?** The captions held out ask for combinations that training never showed.
 # There is no parser. But the true images have labels, and the nearest of *all* true images, trained
@@ -281,10 +284,10 @@ for caption, told in zip(unseen.captions, found["held out"]):
 image_table([list(combined), list(unseen.images)], ["generated", "true"], unseen.captions, cell=96)
 
 # %% [markdown]
-# **What you should have seen.** On captions that were trained on it is nearly always right, as it
-# remembers their images. On the seven new combinations it is right less often. Some images blend
-# what it knows, and some fall back on a neighbour. Seven images cannot give a share with a narrow
-# interval, and the interval says so.
+# **What you should have seen.** On captions that were trained on it is nearly always right. On the
+# seven new combinations all three words are right in most images, too: it does not only copy, it
+# joins what it saw apart. But seven images cannot give a share with a narrow interval, and the
+# interval says so.
 #
 # A nearest neighbour judges only what has hardly any variation. For larger sets, a small network
 # does it: `python -m train.folder_classifier` trains one on the columns of your metadata, and writes
@@ -292,8 +295,8 @@ image_table([list(combined), list(unseen.images)], ["generated", "true"], unseen
 #
 # ## 6. More compute, and more data
 #
-# This is the network of the same repository after 2,600 steps of 32 images, on 1,349 emoji of a
-# font. It took 31 minutes on two CPU cores.
+# This is a network of the same kind after 2,600 steps of 32 images, on 1,349 emoji of a font. It took
+# 31 minutes on two CPU cores. The captions below are training captions: it has memorised them.
 
 # %%
 print(f"this notebook's run saw {seen:,} images, that one {2600 * 32:,}")
@@ -324,7 +327,8 @@ as_jpeg(Image.open(WEIGHTS / "images" / "emoji.png").convert("RGB"), quality=60)
 # - At most `share` of the images are held out, and as many as fit where every caption is another
 #   one.
 # - The choice does not depend on the order of the images: another listing of the same folder holds
-#   out the same captions.
+#   out the same captions. Nor does it depend on the session: Python's `hash` of a text, and the order
+#   of a `set` of texts, are others in each.
 
 
 # %%
@@ -334,7 +338,7 @@ def hold_out(captions: list[str], share: float) -> list[int]: ...  # your answer
 nb15.check(hold_out)
 
 # %% [markdown]
-# With it, a folder of four photographs of each of ten animals is split. On the right is the usual
+# With it, a folder of four photographs of each of ten animals is split. The first line is the usual
 # mistake, a random choice of images.
 
 # %%

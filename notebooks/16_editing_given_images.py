@@ -22,7 +22,6 @@ from imagen_mini.course.exercises import nb16
 from imagen_mini.course.notebook import judged_table, setup_notebook, show_source
 from imagen_mini.diffusion.samplers import ddim_invert, sample
 from imagen_mini.diffusion.schedules import alpha_sigma
-from imagen_mini.editing.given_images import NullTextInversion
 from imagen_mini.editing.inversion import null_text_optimization
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import Replace
@@ -86,7 +85,7 @@ print(f"x_T: mean {x_T.mean():.3f}, standard deviation {x_T.std():.3f}")
 
 # %% [markdown]
 # The noise is **not** normal noise. Its standard deviation is little more than a half, and the
-# objects are still in it. Most of the noise is added in the first steps, after which next to
+# objects are still in it. So they can be seen in every image of the second row: they were never gone. Most of the noise is added in the first steps, after which next to
 # nothing changes. Sampling starts from noise with a standard deviation of 1, and no training image
 # had noise like this one: plain areas, of which the network is sure, are hardly given any. Nobody
 # has sampled this noise, it was computed so that the way back ends at the image.
@@ -166,7 +165,7 @@ show_source(null_text_optimization)
 methods = {
     "ddim": "ddim",
     "negative-prompt": "negative-prompt",
-    "null-text": NullTextInversion(inner_steps=3),
+    "null-text": "null-text",
     "edict": "edict",
 }
 rows = []
@@ -184,8 +183,8 @@ judged_table(rows, ["given", *methods])
 
 # %% [markdown]
 # At $w = 4$ `ddim` is further off than at $w = 1$. `negative-prompt` has what it had at $w = 1$,
-# for nothing. `edict` is exact, as far as numbers in a computer are. `null-text` optimised for only
-# 3 steps here, to save time: look whether that was enough, and try 10. Whatever error
+# for nothing. `edict` is exact, as far as numbers in a computer are. `null-text` optimises with 10
+# steps for each step of the sampler: compare it with `ddim`, which optimises nothing. Whatever error
 # `negative-prompt` has is that of inversion itself, from section 1: no choice of guidance can
 # repair it.
 #
@@ -221,8 +220,10 @@ nb16.check_diagnosis(which)
 target = "a green circle to the left of a blue square"
 ways = {
     "ddim, no edit": ("ddim", None),
+    "negative-prompt, no edit": ("negative-prompt", None),
     "negative-prompt, attention": ("negative-prompt", Replace()),
     "negative-prompt, switching": ("negative-prompt", PromptSwitching(0.8)),
+    "edict, no edit": ("edict", None),
     "edict, attention": ("edict", Replace()),
 }
 rows = []

@@ -6,8 +6,8 @@
 # **Before this:** 13 and 16
 #
 # Prompt-to-Prompt needs the caption of an image: its maps belong to words. Two families of methods
-# need none. *Plug-and-Play* keeps what stands where by features and self-attention. *Masks* say
-# where the image may change, and put it back everywhere else.
+# need none. *Plug-and-Play* keeps what stands where by features and self-attention. *Painted masks*
+# say where the image may change, and all else is put back.
 
 # %%
 import torch
@@ -16,8 +16,9 @@ from imagen_mini import ImagenPipeline
 from imagen_mini.course.exercises import nb17
 from imagen_mini.course.notebook import judged_table, setup_notebook, show_source
 from imagen_mini.editing.blending import DiffEditMask, LocalBlend
+from imagen_mini.editing.feature_injection import SourceFeatures
 from imagen_mini.editing.given_images import BlendedDiffusion, Imagic
-from imagen_mini.editing.plug_and_play import PlugAndPlay, PlugAndPlayControl
+from imagen_mini.editing.plug_and_play import PlugAndPlay, SourceSelfAttention
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.edit_measures import changed_outside, seam, structure_distance
 from imagen_mini.evaluation.feature_maps import (
@@ -63,7 +64,7 @@ images = render(scenes, 64)
 show_source(principal_components)
 
 # %% [markdown]
-# **Predict:** there are two columns of noise, much ($t = 0.5$) and little ($t = 0.05$), and three
+# **Predict:** there are rows with much noise ($t = 0.5$) and with little ($t = 0.05$), for three
 # grids. Where will a circle have the same colour in the first two images, although it is red in one
 # and green in the other?
 
@@ -77,15 +78,18 @@ for t in (0.5, 0.05):
         rows.append(list(as_colors(components)))
         size = components.shape[-1]
         names.append(f"t = {t:g}, {block}, {size} x {size}")
-        due = explained_by(components, kinds_of_places(scenes, size, "shape"))
-        print(f"{names[-1]:32} due to the shape at a place: {due:.0%}")
+        kinds = {what: kinds_of_places(scenes, size, what) for what in ("shape", "color")}
+        kinds |= {"object or background": (kinds["shape"] > 0).long()}
+        due = {what: explained_by(components, of) for what, of in kinds.items()}
+        print(f"{names[-1]:32} due to", ", ".join(f"{what} {of:.0%}" for what, of in due.items()))
 quantize_colors(image_table(rows, names, [f"image {i}" for i in range(len(images))], cell=104))
 
 # %% [markdown]
 # With little noise the grid in the middle, 16 x 16, tells what is at a place best; with much noise
 # all grids know less of it, and follow the background and the distance to the rim. The finest grid
-# shows texture and the background's colour. So the features of coarse grids say *what stands
-# where*, and not how it looks in detail. That is what an edit wants to keep.
+# shows the background's colour, and stripes that no image has. Most of what 16 x 16 tells is object
+# against background, and colour explains as much as shape. So the features say *where something
+# stands*; they do not part its shape from its colour. That is enough for an edit that keeps places.
 #
 # ## 2. Plug-and-Play
 #
@@ -97,18 +101,19 @@ quantize_colors(image_table(rows, names, [f"image {i}" for i in range(len(images
 #   says which places belong together.
 
 # %%
-show_source(PlugAndPlayControl)
+show_source(SourceFeatures, SourceSelfAttention)
 
 # %% [markdown]
 # **Predict:** the caption asks for another shape in another colour. With features on 8 x 8, up to
-# 16 x 16, up to 32 x 32: when does the old shape stay? Prompt-to-Prompt is beside it; it alone is
-# told the caption of the source.
+# 16 x 16, up to 32 x 32: when does the old shape stay? Prompt-to-Prompt is beside it, which is told
+# the caption of the source; before it stands what that caption does without an injection.
 
 # %%
 given, source = images[:1], "a red circle to the left of a blue square"
 target = "a green star to the left of a blue square"
 edits = {
     "no injection": ("", None),
+    "caption, no injection": (source, None),
     "Prompt-to-Prompt": (source, Replace()),
     **{f"features to {n} x {n}": ("", PlugAndPlay(0.8, 0.5, size=n)) for n in (8, 16, 32)},
 }
@@ -132,7 +137,8 @@ judged_table([(target, target, torch.stack([given[0], *edited]))], ["given", *ed
 # How much *structure* do two images share, if their colours may differ? Take features $f_i$ at
 # every place $i$. The matrix $S_{ij} = \cos(f_i, f_j)$ says which places belong together, and not
 # what they look like. The distance of structure above is the mean square difference of two such
-# matrices, as a root. Write $S$ for features [b, c, h, w]: [b, h w, h w].
+# matrices, as a root. Its features are those of a small classifier of scenes, not of the decoder.
+# Write $S$ for features [b, c, h, w]: [b, h w, h w].
 
 
 # %%
@@ -214,8 +220,9 @@ for method in ("blend", "repaint"):
 judged_table(rows, ["given", *masks])
 
 # %% [markdown]
-# Every mask leaves room for the star, and with a painted mask the outside is the given image to the
-# last bit. The price: if the inside chooses another shade of the background, there is a seam.
+# The painted mask and that of the word leave room for the star. That of the two captions does not
+# quite: arms or feet are cut off, though the parser is content. With a painted mask the outside is
+# the given image to the last bit. The price: if the inside chooses another shade of the background, there is a seam.
 # RePaint takes each step several times, so that both sides agree better, for as many times the
 # cost.
 #
@@ -257,17 +264,18 @@ judged_table([(star, star, torch.stack([given[0], *cases.values()]))], ["given",
 # gradients, so it is the slowest one here.
 #
 # **Predict:** the text goes from the image's own ($\eta = 0$) to the target's ($\eta = 1$). When
-# does the ring become a star?
+# does the ring become a star? The target says nothing of its colour: beside it stands what the
+# network makes of the same caption and noise before it is fitted.
 
 # %%
 ring, etas = images[3:], [0.4, 0.9]
-shown, labels = [ring[0]], ["given"]
+shown, labels = [ring[0], pipe("a star", seed=0, **options).images[0]], ["given", "not fitted"]
 for eta in etas:
     how = Imagic(eta, network_steps=20)
-    out = pipe.edit(ring, "", "a purple star", how, **options).images
+    out = pipe.edit(ring, "", "a star", how, **options).images
     shown += [out[0], out[1]] if eta == etas[0] else [out[1]]
     labels += ["eta = 0", f"eta = {eta:g}"] if eta == etas[0] else [f"eta = {eta:g}"]
-judged_table([("a purple star", "a purple star", torch.stack(shown))], labels)
+judged_table([("a star", "a star", torch.stack(shown))], labels)
 
 # %% [markdown]
 # At $\eta = 0$ the image is reconstructed, though not to the pixel: few steps of training have to

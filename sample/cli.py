@@ -87,7 +87,7 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
         type=noise_levels,
         metavar="LOW,HIGH",
         help="guide only while the noise level sigma / alpha is in this "
-        "interval, for example 0.2,5 (default: always)",
+        "interval, for example 0.2,5 (default: the stage's, with its default scale; else always)",
     )
     parser.add_argument(
         "--negative-prompt",

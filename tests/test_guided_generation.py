@@ -17,6 +17,7 @@ from imagen_mini.editing.guides import (
     AttentionRefocusing,
     ClassifierGuide,
     ComposedPrompts,
+    ContentInjection,
     DirectionGuide,
     Guide,
     Guides,
@@ -30,7 +31,13 @@ from imagen_mini.editing.h_space import ShiftFeatures, middle_site, sample_with_
 from imagen_mini.editing.image_losses import box_mask, color_loss, image_loss
 from imagen_mini.guided_generation import guided_call
 from imagen_mini.models.control import AttentionSite
-from imagen_mini.prompt_to_prompt import Replace
+from imagen_mini.prompt_to_prompt import (
+    Chain,
+    DiffEditMask,
+    LocalBlend,
+    PromptSwitching,
+    Replace,
+)
 from imagen_mini.utils.rng import randn
 
 PROMPTS = ["a red circle and a blue square", "a small star"]
@@ -258,3 +265,74 @@ def test_a_stage_that_enlarges_images_takes_no_guide(tiny_pipe):
     low_res = -torch.ones(1, 3, 64, 64)
     with pytest.raises(ValueError, match="a guide is for a stage that generates from text alone"):
         tiny_pipe("a star", low_res=low_res, guide=Guide(), progress=False)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"edit": Replace(1.0)},
+        {"edit": Chain(Replace(1.0), LocalBlend("circle", "star"))},
+        {"negative_prompt": "a star"},
+        {"guide": StructuredPrompt()},
+    ],
+    ids=lambda more: next(iter(more), "alone"),
+)
+def test_a_direction_of_nothing_changes_nothing_whatever_else_acts(tiny_pipe, images, more):
+    """The asymmetric step enlarges every difference between its two denoisers."""
+    prompts = ["a red circle and a blue square", "a red star and a blue square"]
+    nothing = DirectionGuide(torch.zeros(1, 1, 1, 1), until=1.0)
+    others = [more["guide"]] if "guide" in more else []
+    plain = images(prompts, seed=3, **more)
+    found = images(prompts, seed=3, **more | {"guide": [nothing, *others]})
+    assert torch.allclose(found, plain, rtol=0, atol=2e-3)
+    content = ContentInjection(0.0, until=1.0)
+    found = images(prompts, seed=3, **more | {"guide": [content, *others]})
+    assert torch.allclose(found, plain, rtol=0, atol=2e-3)
+
+
+def test_a_guide_that_builds_its_denoiser_comes_first(images):
+    loss = LossGuide(image_loss(torch.zeros(1, 3, 64, 64)), 0.02)
+    for second in (ComposedPrompts(), ContentInjection(), DirectionGuide(torch.zeros(1, 1, 1, 1))):
+        with pytest.raises(ValueError, match="put it first"):
+            Guides((loss, second))
+    composed = images(guide=ComposedPrompts())
+    assert not torch.allclose(images(guide=[ComposedPrompts(), loss]), composed, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "guide, more, message",
+    [
+        (ComposedPrompts(), {"edit": Replace()}, "take the place of the prompts that an edit"),
+        (ComposedPrompts(), {"negative_prompt": "a ring"}, "take the place of a negative prompt"),
+        ([ComposedPrompts(), StructuredPrompt()], {}, "that another guide reads"),
+        (StructuredPrompt(), {"edit": PromptSwitching()}, "PromptSwitching"),
+        (AttendAndExcite(), {"edit": Chain(PromptSwitching(), Replace(1.0))}, "PromptSwitching"),
+    ],
+)
+def test_what_a_guide_would_ignore_or_undo_is_refused(images, guide, more, message):
+    prompts = ["a red circle and a blue square", "a red star and a blue square"]
+    with pytest.raises(ValueError, match=message):
+        images(prompts, seed=3, guide=guide, **more)
+
+
+def test_outside_of_a_mask_the_guided_source_is_blended_in(images):
+    prompts = ["a red circle and a blue square", "a red star and a blue square"]
+    dark = LossGuide(image_loss(torch.full((1, 3, 64, 64), -1.0)), 0.2)
+    edit = DiffEditMask(threshold=0.9, grow=0)
+    source, target = images(prompts, seed=3, guide=dark, edit=edit)
+    outside = (source - target).abs().amax(0) < 1e-3
+    assert 0.1 < outside.float().mean() < 1
+    assert (source - images(prompts, seed=3, edit=edit)[0]).abs().max() > 0.05
+
+
+def test_while_the_prompt_is_shared_nothing_is_blended(images):
+    """Also where all rows are computed, as they are with a guide."""
+    prompts = ["a red circle and a blue square", "a red star and a blue square"]
+    edit = Chain(PromptSwitching(0.5), DiffEditMask())
+    assert torch.allclose(
+        images(prompts, seed=3, edit=edit, guide=Guide()),
+        images(prompts, seed=3, edit=edit),
+        rtol=0,
+        atol=1e-4,
+    )

@@ -14,6 +14,7 @@ from imagen_mini.cascade.config import PRESETS
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.blending import LocalBlend
+from imagen_mini.editing.plug_and_play import PlugAndPlay
 from imagen_mini.editing.prompt_to_prompt import Chain, Refine, Replace, Reweight
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.utils.images import image_to_tensor, images_to_tensor, to_pil
@@ -251,6 +252,7 @@ def test_what_is_no_seed_is_refused(tiny_pipe, seed):
         ({"edit": [Replace(), "blend"]}, TypeError, "edit='blend': expected an edit"),
         ({"edit": []}, ValueError, "expected at most one Replace"),
         ({"edit": [Replace(), Refine()]}, ValueError, "expected at most one Replace"),
+        ({"edit": [Replace(), PlugAndPlay()]}, ValueError, "PlugAndPlay does not combine"),
     ],
 )
 def test_an_option_of_the_wrong_kind_is_a_plain_error_before_anything_is_generated(
@@ -297,6 +299,10 @@ def test_a_list_of_edits_is_a_chain(tiny_pipe):
     chained = tiny_pipe(PAIR, edit=Chain(*edits), **options).stages["base"]
     assert torch.equal(tiny_pipe(PAIR, edit=edits, **options).stages["base"], chained)
     assert torch.equal(tiny_pipe(PAIR, edit=tuple(edits), **options).stages["base"], chained)
+    alone = tiny_pipe(PAIR, edit=PlugAndPlay(), **options).stages["base"]
+    assert torch.equal(tiny_pipe(PAIR, edit=[PlugAndPlay()], **options).stages["base"], alone)
+    with pytest.raises(TypeError, match=r"edit=Replace: expected an edit such as Replace\(...\)"):
+        Chain(Replace)
 
 
 def test_an_edit_that_does_not_fit_a_later_stage_is_an_error_before_anything_is_generated(

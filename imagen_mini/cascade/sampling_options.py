@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias, TypedDict, TypeVar
 
 from torch import Tensor
@@ -207,6 +208,7 @@ def resolve_options_by_stage(
     requested: RequestedOptions,
     aug_level: PerStage[float] = None,
     negative_prompt: str | list[str] | None = None,
+    settled: Mapping[str, SamplingOptions] = MappingProxyType({}),
 ) -> dict[str, SamplingOptions]:
     """The options of every stage that is sampled.
 
@@ -217,6 +219,7 @@ def resolve_options_by_stage(
         aug_level: Augmentation level of super-resolution, from 0 to the stage's `max_aug_level`;
             as the others, one value or a dict.
         negative_prompt: Only checked: is there any guidance that uses it?
+        settled: Stages whose options are resolved already, by name.
 
     Returns:
         A `SamplingOptions` for each of `names`, in their order.
@@ -230,7 +233,8 @@ def resolve_options_by_stage(
         if isinstance(value, dict) and (unknown := [k for k in value if k not in stages]):
             raise ValueError(f"{option}: no stage {unknown}; there are {list(stages)}")
     options = {
-        name: resolve_sampling_options(stages[name], aug_level=aug_level, **requested)
+        name: settled.get(name)
+        or resolve_sampling_options(stages[name], aug_level=aug_level, **requested)
         for name in names
     }
     check_unused_options(options, requested, negative_prompt)

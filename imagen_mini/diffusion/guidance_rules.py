@@ -125,7 +125,7 @@ def cfg_plus_plus_scale(
 
         w(t) = strength / (1 - (sigma_s / alpha_s) / (sigma_t / alpha_t))
 
-    which is large while steps are short against the noise level, and falls to the strength at the
+    which is large where a step lowers the noise level by a small share, and is the strength at the
     last step, where sigma_s = 0. It holds without a threshold, and for DDIM with eta = 0.
 
     Args:

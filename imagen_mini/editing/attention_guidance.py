@@ -13,7 +13,7 @@ The maps are read through an attention control, and x_t is moved between two ste
 
     record = attention_recorder(lambda control: stage.denoiser(
         text, guidance_scale=1.0, threshold="none", control_at=lambda t: control), size=16)
-    energy = attend_and_excite_energy(positions, n_words)
+    energy = attend_and_excite_energy(positions, word_tokens)
     move = descend_attention(record, energy, times)
     x_T = move(x_T, -1, float(times[0]))
     *_, last = sample(denoise, x_T, times, stage.schedule, after_step=move)
@@ -131,27 +131,29 @@ def smooth_maps(maps: Tensor, deviation: float = 0.5) -> Tensor:
     return rearrange(smooth, "(b n) 1 h w -> b h w n", b=len(maps))
 
 
-def share_among_words(maps: Tensor, n_words: Sequence[int]) -> Tensor:
-    """The attention to words as shares of what all words get: without end token and padding.
+def share_among_words(maps: Tensor, word_tokens: Sequence[Sequence[int]]) -> Tensor:
+    """The attention to words as shares of what all words get: without start or end token, and
+    without padding.
 
     Special tokens get much attention that means nothing. Attend-and-Excite leaves out the start
-    token, which CLIP has; here it is the end token of T5.
+    token, which CLIP has; T5 has an end token.
 
     Args:
         maps: [b, h, w, tokens].
-        n_words: the number of each prompt's tokens that belong to words; they come first.
+        word_tokens: for each prompt, the positions of its tokens that belong to words.
 
     Returns:
         [b, h, w, tokens], 0 at the others; at every place the rest adds up to 1.
     """
-    number = torch.arange(maps.shape[-1], device=maps.device)
-    words = number < torch.tensor(n_words, device=maps.device)[:, None]
+    words = maps.new_zeros(len(maps), maps.shape[-1])
+    for row, positions in zip(words, word_tokens, strict=True):
+        row[list(positions)] = 1
     kept = maps * words[:, None, None]
     return kept / kept.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
 def attend_and_excite_energy(
-    positions: Sequence[Sequence[Sequence[int]]], n_words: Sequence[int]
+    positions: Sequence[Sequence[Sequence[int]]], word_tokens: Sequence[Sequence[int]]
 ) -> Energy:
     """The energy of Attend-and-Excite: of the most neglected word, how far it is from attention.
 
@@ -160,7 +162,7 @@ def attend_and_excite_energy(
     Args:
         positions: for each prompt, for each chosen word, the positions of its tokens, whose maps
             are averaged. A prompt without words has the energy 0.
-        n_words: as in `share_among_words`.
+        word_tokens: as in `share_among_words`.
 
     Returns:
         maps [b, size, size, tokens] -> [b] in [0, 1].
@@ -171,7 +173,7 @@ def attend_and_excite_energy(
     """
 
     def energy(maps: Tensor) -> Tensor:
-        smooth = smooth_maps(share_among_words(maps, n_words))
+        smooth = smooth_maps(share_among_words(maps, word_tokens))
         each = []
         for row, words in zip(smooth, positions, strict=True):
             strongest = [row[..., list(tokens)].mean(-1).amax() for tokens in words]
@@ -281,7 +283,8 @@ def descend_attention(
         ValueError: a rate or a share that is out of range.
 
     Reference:
-        Attend-and-Excite (Chefer et al., 2023), arXiv 2301.13826, Algorithm 1.
+        Attend-and-Excite (Chefer et al., 2023), arXiv 2301.13826, Algorithm 1. Differs from it:
+        before a step with a target, an image that has reached it does not move once more.
     """
     if rate <= 0 or not 0 <= until <= 1 or min(most, repeat) < 1:
         raise ValueError(

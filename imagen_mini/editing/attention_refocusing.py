@@ -9,7 +9,7 @@ network, and x_t follows the gradient of their sum, as with the energies of `att
 
     record = refocus_recorder(lambda control: stage.denoiser(
         text, guidance_scale=1.0, threshold="none", control_at=lambda t: control), 16, 8)
-    energy = refocus_energy(boxes, n_words)
+    energy = refocus_energy(boxes, word_tokens)
     move = descend_attention(record, energy, times)
 
 Reference: Grounded Text-to-Image Synthesis with Attention Refocusing (Phung et al., 2023), arXiv
@@ -127,7 +127,7 @@ def refocus_recorder(
 # ---------------------------------------------------------------- losses
 
 
-def cross_refocus_loss(boxes: Boxes, n_words: Sequence[int]) -> Energy:
+def cross_refocus_loss(boxes: Boxes, word_tokens: Sequence[Sequence[int]]) -> Energy:
     """CAR: a word's attention has its peak in its box, and none in other boxes or outside of all.
 
         a_i  = the map of word i among words, smoothed
@@ -139,7 +139,7 @@ def cross_refocus_loss(boxes: Boxes, n_words: Sequence[int]) -> Energy:
     Args:
         boxes: for each prompt, by the positions of a word's tokens, its box (left, top, right,
             bottom) in shares of the image. A prompt without boxes has the loss 0.
-        n_words: the number of each prompt's tokens that belong to words; they come first.
+        word_tokens: for each prompt, the positions of its tokens that belong to words.
 
     Returns:
         maps [b, size, size, tokens] -> [b], at least 0.
@@ -155,7 +155,7 @@ def cross_refocus_loss(boxes: Boxes, n_words: Sequence[int]) -> Energy:
     _check_boxes(boxes)
 
     def loss(maps: Tensor) -> Tensor:
-        smooth = smooth_maps(share_among_words(maps, n_words))
+        smooth = smooth_maps(share_among_words(maps, word_tokens))
         each = []
         for row, of_prompt in zip(smooth, boxes, strict=True):
             masks = [box_mask(box, len(row), row.device).to(row) for box in of_prompt.values()]
@@ -210,13 +210,13 @@ def self_refocus_loss(boxes: Boxes) -> Energy:
 
 
 def refocus_energy(
-    boxes: Boxes, n_words: Sequence[int], self_weight: float = 1.0
+    boxes: Boxes, word_tokens: Sequence[Sequence[int]], self_weight: float = 1.0
 ) -> Callable[[RefocusMaps], Tensor]:
     """The energy of attention refocusing: CAR + self_weight SAR.
 
     Args:
         boxes: as for `cross_refocus_loss`.
-        n_words: as there.
+        word_tokens: as there.
         self_weight: of SAR (default: 1, as in the paper's code). 0: CAR alone, and no attention to
             pixels is needed.
 
@@ -226,7 +226,7 @@ def refocus_energy(
     Raises:
         ValueError: a box has no area inside the image.
     """
-    car, sar = cross_refocus_loss(boxes, n_words), self_refocus_loss(boxes)
+    car, sar = cross_refocus_loss(boxes, word_tokens), self_refocus_loss(boxes)
 
     def energy(maps: RefocusMaps) -> Tensor:
         if self_weight == 0 or maps.pixels is None:

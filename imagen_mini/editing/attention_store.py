@@ -176,7 +176,7 @@ class AttentionStore:
         if not self.edited:
             raise ValueError(
                 "nothing is recorded yet: pass this object as attention_store= to the pipeline's "
-                "call"
+                "call. Steps in which an edit shares the source's prompt are left out"
             )
         if site is not None and site not in {s.name for s in self.sites}:
             raise ValueError(
@@ -184,17 +184,25 @@ class AttentionStore:
                 f"{', '.join(s.name for s in self.sites)}"
             )
         chosen = [s for s in self.sites if s.kind != "self" and (s.name == site or site is None)]
-        size = size or max((s.size for s in chosen), default=None)
+        if not chosen:
+            raise ValueError(
+                "self-attention is recorded, and no attention to words: pass kinds=('cross', "
+                "'hybrid'), or read its maps in `edited`, by time and site"
+            )
+        size = size or max(s.size for s in chosen)
         chosen = [s for s in chosen if s.size == size]
         if not chosen:
             raise ValueError(
                 f"no attention to words on a grid of {size} is recorded; there are grids of "
                 f"{', '.join(map(str, self.sizes))}"
             )
+        times = self.times if times is None else times
+        if unknown := [t for t in times if t not in self.edited]:
+            raise ValueError(f"times {unknown} are not recorded; there are {self.times}")
         recorded = self.edited if edited else self.raw
-        each = [
-            recorded[t][s.name] for t in (self.times if times is None else times) for s in chosen
-        ]
+        each = [recorded[t][s.name] for t in times for s in chosen]
+        if head is not None and not 0 <= head < each[0].shape[1]:
+            raise ValueError(f"head {head}; expected one from 0 to {each[0].shape[1] - 1}")
         return torch.stack([(p.mean(1) if head is None else p[:, head]) for p in each]).mean(0)
 
     def of_tokens(self, positions: Sequence[int], row: int = 0, **chosen) -> Tensor:

@@ -95,6 +95,17 @@ class BoundEdit:
         return False
 
 
+def check_is_edit(one: object) -> None:
+    """Raise TypeError unless this is an edit: not the class of one, nor anything else."""
+    named = isinstance(one, type) and issubclass(one, Edit)
+    if named or not callable(getattr(one, "bind", None)):
+        name = one.__name__ if isinstance(one, type) else repr(one)
+        raise TypeError(
+            f"edit={name}: expected an edit such as {name + '(...)' if named else 'Replace()'}, "
+            "from imagen_mini.prompt_to_prompt, or a list of edits"
+        )
+
+
 def check_bindable(tokens: Sequence[Tokens], sites: Sequence[AttentionSite]) -> None:
     """Raise ValueError unless there is a source, a target and a network that attends to words."""
     if len(tokens) < 2:

@@ -6,7 +6,8 @@ say too: activation patching finds the layout there when maps alone lose it
 
 Reference: Plug-and-Play Diffusion Features (Tumanyan et al., 2022), arXiv 2211.12572, Section 4,
 which injects the features of one decoder layer, and self-attention. Differs from the paper: the
-source was generated, and not inverted.
+source was generated, and not inverted. And a block's output is taken with its shortcut; the
+authors' code takes it without.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from imagen_mini.editing.base import BoundEdit, Edit, check_bindable
 from imagen_mini.editing.windows import Window, as_window, within
-from imagen_mini.models.control import AttentionControl, AttentionSite, BlockSite
-from imagen_mini.text.encoder import TextEmbeddings, Tokens
+from imagen_mini.models.control import AttentionControl, AttentionSite, BlockSite, both_controls
+from imagen_mini.text.encoder import Tokens
 
 
 @dataclass(frozen=True)
@@ -73,34 +74,17 @@ class BoundFeatureInjection(BoundEdit):
         control = self.inner.control_at(done)
         if not within(self.window, done):
             return control
-        return FeatureInjectionControl(control or AttentionControl(), self.size)
+        return both_controls(control, SourceFeatures(self.size))
 
     def after_denoising(self, x_0_hat: Tensor, done: float) -> Tensor:
         return self.inner.after_denoising(x_0_hat, done)
 
 
 @dataclass(frozen=True)
-class FeatureInjectionControl(AttentionControl):
-    """Does what `inner` does in attention, and gives every row the features of row 0 in the decoder
-    on grids of at most `size`.
-    """
+class SourceFeatures(AttentionControl):
+    """Every row has the features of row 0 in the decoder, on grids of at most `size`."""
 
-    inner: AttentionControl
     size: int
-
-    def modify_text(self, text: TextEmbeddings) -> TextEmbeddings:
-        return self.inner.modify_text(text)
-
-    def modify_qkv(
-        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return self.inner.modify_qkv(site, q, k, v)
-
-    def needs_probs(self, site: AttentionSite) -> bool:
-        return self.inner.needs_probs(site)
-
-    def modify_probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
-        return self.inner.modify_probs(site, probs, n_text)
 
     def needs_features(self, site: BlockSite) -> bool:
         return site.place_in_unet == "up" and site.size <= self.size

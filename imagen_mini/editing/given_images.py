@@ -189,15 +189,17 @@ class GivenImage:
 
 
 def edited_denoiser(
-    given: GivenImage, bound: BoundEdit, uncond: Denoiser | TextEmbeddings | None = None
+    given: GivenImage,
+    bound: BoundEdit,
+    uncond: TextEmbeddings | list[TextEmbeddings] | None = None,
 ) -> Denoiser:
     """The guided denoiser of source and targets, with what an edit does in attention and after.
 
     Args:
         given: The image and the prompts.
         bound: The edit.
-        uncond: What guidance leads away from: a denoiser, a text of as many rows, or None for the
-            null text.
+        uncond: What guidance leads away from: a text of as many rows, one such text for each step,
+            or None for the null text.
     """
     done = share_done(given.timesteps)
 
@@ -206,12 +208,15 @@ def edited_denoiser(
 
     # 1. with the prompts, and without them
     cond = given.denoiser(given.text, 1.0, control_at)
-    if uncond is None:
-        uncond = given.text.null()
-    if isinstance(uncond, TextEmbeddings):
-        uncond = given.denoiser(uncond, 1.0, control_at if bound.controls_both_branches else None)
+    of_uncond = control_at if bound.controls_both_branches else None
+    if isinstance(uncond, list):
+        each = [given.denoiser(text, 1.0, of_uncond) for text in uncond]
+        without = by_step(each, given.timesteps)
+    else:
+        text = given.text.null() if uncond is None else uncond
+        without = given.denoiser(text, 1.0, of_uncond)
     # 2. guided; then the edit has its say
-    guided = guide_denoisers(cond, uncond, given.guidance_scale)
+    guided = guide_denoisers(cond, without, given.guidance_scale)
     return lambda x_t, t: bound.after_denoising(guided(x_t, t), done(float(t)))
 
 
@@ -333,15 +338,12 @@ class NullTextInversion(Inversion):
             self.inner_steps,
             self.learning_rate,
         )
-        uncond = by_step(
-            [
-                given.denoiser(concatenate([null] * len(given.text)))
-                for null in given.track(null_texts, "null texts", given.steps)
-            ],
-            given.timesteps,
-        )
+        away_from = [
+            concatenate([null] * len(given.text))
+            for null in given.track(null_texts, "null texts", given.steps)
+        ]
         # 3. guided sampling that leads away from them
-        denoise = edited_denoiser(given, given.bound_edit(), uncond)
+        denoise = edited_denoiser(given, given.bound_edit(), away_from)
         yield from given.sample(denoise, given.for_all(pivots[0]))
 
 
@@ -510,6 +512,7 @@ class RePaint(ImageEditMethod):
             self.rounds,
             given.sampler,
             self.jump,
+            given.eta,
         ):
             yield with_source(given, state)
 

@@ -149,6 +149,7 @@ def repaint(
     rounds: int = 1,
     sampler: str = "ddim",
     jump: int = 1,
+    eta: float = 0.0,
 ) -> Iterator[SamplingState]:
     """Inpainting: generate the image where the mask is 0, so that it agrees with what is known
     where the mask is 1.
@@ -169,6 +170,7 @@ def repaint(
         rounds: At least 1 (the default).
         sampler: "ddim" (the default) or "ddpm", which need no earlier step.
         jump: Steps that noise leads back over, at least 1 (the default).
+        eta: Fresh noise in each step of ddim, from 0 (none, the default) to 1.
 
     Yields:
         A state after the last round of every step.
@@ -204,6 +206,7 @@ def repaint(
                     sampler,
                     fresh("step"),
                     repaint_callback(known, mask, fresh("known"), schedule),
+                    eta=eta,
                 )
                 x = state.x
                 if not again:

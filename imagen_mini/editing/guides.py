@@ -51,7 +51,7 @@ from imagen_mini.editing.structured_prompts import (
 )
 from imagen_mini.editing.universal_guidance import guide_backward
 from imagen_mini.editing.windows import share_done, within
-from imagen_mini.models.control import AttentionControl, AttentionSite, BlockSite
+from imagen_mini.models.control import AttentionControl, AttentionSite, BlockSite, both_controls
 from imagen_mini.text.encoder import TextEmbeddings, Tokens
 
 ControlAt = Callable[[float], AttentionControl | None]  # t -> the control that is active then
@@ -69,7 +69,9 @@ class GuidedCall:
         encode: prompts -> their encodings.
         tokenize: a prompt -> its tokens.
         denoiser: `DiffusionStage.denoiser`: (text, guidance_scale=, threshold=, control_at=) -> a
-            denoiser.
+            denoiser of other texts.
+        controlled: control_at -> the call's own denoiser, of its prompts and guidance and under the
+            controls of edit and guides, with one more control.
         values_of: text -> by the site's name the values of its words, [b, n, channels].
         sites: the attention layers of the network.
         block_sites: its residual blocks.
@@ -77,7 +79,6 @@ class GuidedCall:
         timesteps: of the sampler, [steps + 1], falling.
         guidance_scale: w, or a function of t.
         threshold: "none", "static" or "dynamic".
-        edited: is there an edit as well?
     """
 
     prompts: Sequence[str]
@@ -86,6 +87,7 @@ class GuidedCall:
     encode: Callable[[Sequence[str]], TextEmbeddings]
     tokenize: Callable[[str], Tokens]
     denoiser: Callable[..., Denoiser]
+    controlled: Callable[[ControlAt], Denoiser]
     values_of: Callable[[TextEmbeddings], Mapping[str, Tensor]]
     sites: Sequence[AttentionSite]
     block_sites: Sequence[BlockSite]
@@ -93,7 +95,6 @@ class GuidedCall:
     timesteps: Tensor
     guidance_scale: GuidanceScale
     threshold: str
-    edited: bool = False
 
 
 class Guide:
@@ -106,13 +107,22 @@ class Guide:
     rounds: int = 1
     #: Does what it does hold only for the sampler "ddim" without fresh noise?
     needs_ddim: bool = False
+    #: Does it build a denoiser of its own from the call, so that it cannot wrap another guide?
+    builds_denoiser: bool = False
+    #: Does it take the prompts of the call apart? Then no edit and no negative prompt goes with it,
+    #: and no guide that acts inside the network.
+    composes_prompts: bool = False
+    #: Does it treat each row by its own prompt? Then prompts cannot be shared by an edit.
+    reads_prompts: bool = False
 
     def control(self, call: GuidedCall) -> AttentionControl | None:
         """The control of attention and features of the conditional branch, in every step."""
         return None
 
     def wrap(self, call: GuidedCall, denoise: Denoiser) -> Denoiser:
-        """The denoiser that the sampler gets; `denoise` is that of prompts, guidance and edit."""
+        """A denoiser that is guided; `denoise` is that of the prompts, with guidance and under all
+        controls. What an edit does to x_0_hat comes after it.
+        """
         return denoise
 
     def after_step(self, call: GuidedCall) -> AfterStep | None:
@@ -130,7 +140,7 @@ class Guides(Guide):
         each: the guides, in order.
 
     Raises:
-        ValueError: two of them take steps several times.
+        ValueError: two of them take steps several times, or they do not go together in this order.
     """
 
     each: tuple[Guide, ...]
@@ -138,6 +148,13 @@ class Guides(Guide):
     def __post_init__(self):
         if sum(guide.rounds > 1 for guide in self.each) > 1:
             raise ValueError("two guides with rounds > 1; expected one at most")
+        for guide in self.each[1:]:
+            if guide.builds_denoiser:
+                raise ValueError(
+                    f"guide {type(guide).__name__} after {type(self.each[0]).__name__}: it builds "
+                    "its denoiser from the prompts, and would undo the guides before it; put it "
+                    "first, and take one of its kind at most"
+                )
 
     @property
     def rounds(self) -> int:  # type: ignore[override]
@@ -146,6 +163,18 @@ class Guides(Guide):
     @property
     def needs_ddim(self) -> bool:  # type: ignore[override]
         return any(guide.needs_ddim for guide in self.each)
+
+    @property
+    def builds_denoiser(self) -> bool:  # type: ignore[override]
+        return any(guide.builds_denoiser for guide in self.each)
+
+    @property
+    def composes_prompts(self) -> bool:  # type: ignore[override]
+        return any(guide.composes_prompts for guide in self.each)
+
+    @property
+    def reads_prompts(self) -> bool:  # type: ignore[override]
+        return any(guide.reads_prompts for guide in self.each)
 
     def control(self, call: GuidedCall) -> AttentionControl | None:
         found: AttentionControl | None = None
@@ -185,56 +214,6 @@ def as_guide(guide: Guide | Sequence[Guide] | None) -> Guide | None:
         f"guide {guide!r}; expected a guide of imagen_mini.editing.guides, such as "
         "AttendAndExcite(), or a list of them"
     )
-
-
-# ---------------------------------------------------------------- two controls
-
-
-def both_controls(
-    first: AttentionControl | None, second: AttentionControl | None
-) -> AttentionControl | None:
-    """One control that does what two do, the first one first; None if there is none."""
-    if first is None or second is None:
-        return second if first is None else first
-    return ControlChain(first, second)
-
-
-@dataclass(frozen=True)
-class ControlChain(AttentionControl):
-    """Does what `first` does, and then what `second` does."""
-
-    first: AttentionControl
-    second: AttentionControl
-
-    @property
-    def changes_text(self) -> bool:  # type: ignore[override]
-        return self.first.changes_text or self.second.changes_text
-
-    def modify_text(self, text: TextEmbeddings) -> TextEmbeddings:
-        return self.second.modify_text(self.first.modify_text(text))
-
-    def modify_qkv(
-        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return self.second.modify_qkv(site, *self.first.modify_qkv(site, q, k, v))
-
-    def needs_probs(self, site: AttentionSite) -> bool:
-        return self.first.needs_probs(site) or self.second.needs_probs(site)
-
-    def modify_probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
-        for control in (self.first, self.second):
-            if control.needs_probs(site):
-                probs = control.modify_probs(site, probs, n_text)
-        return probs
-
-    def needs_features(self, site: BlockSite) -> bool:
-        return self.first.needs_features(site) or self.second.needs_features(site)
-
-    def modify_features(self, site: BlockSite, x: Tensor) -> Tensor:
-        for control in (self.first, self.second):
-            if control.needs_features(site):
-                x = control.modify_features(site, x)
-        return x
 
 
 # ---------------------------------------------------------------- losses and classifiers
@@ -282,6 +261,7 @@ class ClassifierGuide(Guide):
 
     log_probability: Callable[[Sequence[str]], Callable[[Tensor, Tensor], Tensor]]
     scale: GuidanceScale = 1.0
+    reads_prompts = True
 
     def wrap(self, call: GuidedCall, denoise: Denoiser) -> Denoiser:
         log_p = self.log_probability(call.prompts)
@@ -327,9 +307,11 @@ def _recorder(call: GuidedCall, size: int | None) -> Recorder:
     return attention_recorder(_reading(call), attention_grid(call.sites) if size is None else size)
 
 
-def _words_of(tokens: Tokens) -> int:
-    """The number of tokens that belong to words."""
-    return sum(word is not None for word in tokens.word_ids)
+def _word_tokens(call: GuidedCall) -> list[list[int]]:
+    """For each prompt, the positions of its tokens that belong to words."""
+    return [
+        [i for i, word in enumerate(tokens.word_ids) if word is not None] for tokens in call.tokens
+    ]
 
 
 def wanted_nouns(tokens: Tokens) -> list[str | int]:
@@ -365,6 +347,7 @@ class AttendAndExcite(Guide):
     targets: Mapping[float, float] | None = None
     most: int = 20
     size: int | None = None
+    reads_prompts = True
 
     def energy(self, call: GuidedCall) -> Energy:
         """The energy of the call's prompts.
@@ -378,8 +361,7 @@ class AttendAndExcite(Guide):
             if words is None:
                 words = wanted_nouns(tokens)
             positions.append([token_positions(tokens, word) for word in words])
-        n_words = [_words_of(tokens) for tokens in call.tokens]
-        return attend_and_excite_energy(positions, n_words)
+        return attend_and_excite_energy(positions, _word_tokens(call))
 
     def after_step(self, call: GuidedCall) -> AfterStep:
         targets = {0.0: 0.95, 0.2: 0.5, 0.4: 0.2} if self.targets is None else self.targets
@@ -446,7 +428,9 @@ class AttentionLayout(Guide):
     Reference:
         Training-Free Layout Control with Cross-Attention Guidance (Chen et al., 2023), arXiv
         2304.03373. Differs from the paper: x_t moves by the same rate at all times, where the paper
-        multiplies it by sigma_t^2.
+        multiplies it by sigma_t^2; the energy is a sum over words of one mean map, where the
+        authors' code takes means over words, layers and heads; and no move is left out because the
+        energy is low already.
     """
 
     boxes: BoxesOfWords | Sequence[BoxesOfWords]
@@ -454,6 +438,7 @@ class AttentionLayout(Guide):
     until: float = 0.2
     repeat: int = 5
     size: int | None = None
+    reads_prompts = True
 
     def __post_init__(self):
         _check_boxes(self.boxes)
@@ -498,6 +483,7 @@ class AttentionRefocusing(Guide):
     self_weight: float = 1.0
     size: int | None = None
     self_size: int | None = None
+    reads_prompts = True
 
     def __post_init__(self):
         _check_boxes(self.boxes)
@@ -514,10 +500,9 @@ class AttentionRefocusing(Guide):
             self_size = attention_grid(call.sites, "pixels")
         # 2. the energy of what is read there
         boxes = boxes_of_tokens(self.boxes, call.tokens)
-        n_words = [_words_of(tokens) for tokens in call.tokens]
         return descend_attention(
             refocus_recorder(_reading(call), size, self_size),
-            refocus_energy(boxes, n_words, self.self_weight),
+            refocus_energy(boxes, _word_tokens(call), self.self_weight),
             call.timesteps,
             self.rate,
             self.until,
@@ -544,6 +529,7 @@ class DirectionGuide(Guide):
     direction: Tensor | Callable[[float], Tensor]
     until: float = 0.5
     needs_ddim = True
+    builds_denoiser = True
 
     def __post_init__(self):
         if not 0 <= self.until <= 1:
@@ -566,12 +552,7 @@ def _asymmetric(
     not.
     """
     done = share_done(call.timesteps)
-    shifted = call.denoiser(
-        call.text,
-        guidance_scale=call.guidance_scale,
-        threshold=call.threshold,
-        control_at=control_at,
-    )
+    shifted = call.controlled(control_at)
     asymmetric = asymmetric_denoiser(shifted, denoise, call.timesteps, call.schedule)
     return lambda x_t, t: (asymmetric if within((0.0, until), done(float(t))) else denoise)(x_t, t)
 
@@ -601,6 +582,7 @@ class ContentInjection(Guide):
     share: float = 0.5
     until: float = 0.5
     needs_ddim = True
+    builds_denoiser = True
 
     def __post_init__(self):
         for name, value in (("share", self.share), ("until", self.until)):
@@ -633,6 +615,7 @@ class StructuredPrompt(Guide):
     """
 
     phrases: Sequence[Sequence[tuple[int, int]]] | None = None
+    reads_prompts = True
 
     def control(self, call: GuidedCall) -> AttentionControl:
         return structured_values(
@@ -692,6 +675,7 @@ class ComposedPrompts(Guide):
 
     parts: Parts | Sequence[Parts] | None = None
     no: float = -0.5
+    builds_denoiser = composes_prompts = True
 
     def __post_init__(self):
         if self.no > 0:
@@ -718,11 +702,6 @@ class ComposedPrompts(Guide):
         return [[(prompt, float(weight)) for prompt, weight in row] for row in parts]
 
     def wrap(self, call: GuidedCall, denoise: Denoiser) -> Denoiser:
-        if call.edited:
-            raise ValueError(
-                "composed prompts take the place of the prompts that the edit is between; leave "
-                "one of them out"
-            )
         each = self.parts_of(call.tokens)
         raw = {"guidance_scale": 1.0, "threshold": "none"}
         parts = []

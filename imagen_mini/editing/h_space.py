@@ -295,7 +295,7 @@ def jacobian_directions(
         singular values [count], falling.
 
     Raises:
-        ValueError: more directions than h has numbers, or none.
+        ValueError: more directions than h has numbers, or none, or no iteration.
 
     Reference:
         Discovering Interpretable Directions in the Semantic Latent Space of Diffusion Models (Haas
@@ -303,6 +303,8 @@ def jacobian_directions(
     """
     if not 1 <= count <= at.numel():
         raise ValueError(f"count {count}; expected 1 to {at.numel()}, the numbers that h has")
+    if iterations < 1:
+        raise ValueError(f"iterations {iterations}; expected at least one")
     start = torch.randn(at.numel(), count, generator=torch.Generator().manual_seed(seed))
     basis = torch.linalg.qr(start.to(at)).Q
     # attention is computed plainly: fused kernels of GPUs have no second derivative

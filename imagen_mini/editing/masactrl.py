@@ -26,7 +26,8 @@ class MasaCtrl(Edit):
     """Mutual self-attention: in the decoder's self-attention the targets have keys and values of
     the source, and queries of their own.
 
-    Differs from the paper: its optional masks of the foreground are left out.
+    Differs from the paper: its optional masks of the foreground are left out, and so is its window
+    of layers. The authors' code begins at layer 10 of 16, after the first ones of the decoder.
 
     Args:
         steps: Window of the steps in which it is active (default (0.1, 1.0): from a tenth on; the

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from imagen_mini.editing.base import BoundEdit, Edit, check_bindable
-from imagen_mini.editing.feature_injection import FeatureInjection
+from imagen_mini.editing.feature_injection import FeatureInjection, SourceFeatures
 from imagen_mini.editing.windows import Window, as_window, within
-from imagen_mini.models.control import AttentionControl, AttentionSite, BlockSite
+from imagen_mini.models.control import AttentionControl, AttentionSite, both_controls
 from imagen_mini.text.encoder import Tokens
 
 
@@ -28,6 +28,10 @@ class PlugAndPlay(Edit):
     With `pipe.edit(image, ...)` the source is a given image, and both branches of guidance are
     controlled, as in the authors' code. With `pipe([source, target], edit=PlugAndPlay())` it is a
     generated one, and the conditional branch alone is.
+
+    Differs from the paper: a block's output is taken with its shortcut, which the authors' code
+    leaves to the target; and self-attention is injected in all of the decoder, where their code
+    leaves out its coarsest layers.
 
     Args:
         features_until: Share of the steps in which features are injected (default 0.8). A pair is a
@@ -87,30 +91,20 @@ class BoundPlugAndPlay(BoundEdit):
     controls_both_branches = True
 
     def control_at(self, done: float) -> AttentionControl | None:
-        features, attention = within(self.features, done), within(self.attention, done)
-        if not features and not attention:
-            return None
-        return PlugAndPlayControl(self.size if features else 0, attention)
+        return both_controls(
+            SourceFeatures(self.size) if within(self.features, done) else None,
+            SourceSelfAttention() if within(self.attention, done) else None,
+        )
 
 
-@dataclass(frozen=True)
-class PlugAndPlayControl(AttentionControl):
-    """Every row takes features on the decoder's grids of at most `size` from row 0, and, if
-    `attention`, the queries and keys of its self-attention.
+class SourceSelfAttention(AttentionControl):
+    """Every row has the queries and keys of row 0 in the decoder's self-attention, and so its
+    maps.
     """
-
-    size: int
-    attention: bool
 
     def modify_qkv(
         self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.attention or not in_decoder(site):
+        if not in_decoder(site):
             return q, k, v
         return torch.cat([q[:1]] * len(q)), torch.cat([k[:1]] * len(k)), v
-
-    def needs_features(self, site: BlockSite) -> bool:
-        return site.place_in_unet == "up" and site.size <= self.size
-
-    def modify_features(self, site: BlockSite, x: Tensor) -> Tensor:
-        return torch.cat([x[:1]] * len(x))

@@ -33,8 +33,8 @@ from imagen_mini.editing.alignment import (
     replacement_mapper,
     token_positions,
 )
-from imagen_mini.editing.base import BoundEdit, Edit, check_bindable
-from imagen_mini.editing.blending import Blend, BoundBlend
+from imagen_mini.editing.base import BoundEdit, Edit, check_bindable, check_is_edit
+from imagen_mini.editing.blending import Blend, BoundBlend, DiffEditMask
 from imagen_mini.editing.controls import AttentionInjectionControl
 from imagen_mini.editing.feature_injection import BoundFeatureInjection, FeatureInjection
 from imagen_mini.editing.prompt_switching import BoundPromptSwitching, PromptSwitching
@@ -64,6 +64,9 @@ class Chain(Edit):
     edits: tuple[Edit, ...]
 
     def __init__(self, *edits: Edit):
+        for one in edits:
+            if isinstance(one, type):  # Replace for Replace()
+                check_is_edit(one)
         # a chain within a chain stands for its edits
         edits = tuple(e for x in edits for e in (x.edits if isinstance(x, Chain) else (x,)))
         object.__setattr__(self, "edits", edits)
@@ -257,6 +260,14 @@ def bind(
     """
     # 1. which edits there are
     check_bindable(tokens, sites)
+    combine = (PromptSwitching, AttentionInjection, Reweight, Blend, FeatureInjection)
+    for edit in edits:
+        if isinstance(edit, Edit) and not isinstance(edit, combine):
+            if len(edits) == 1:
+                return edit.bind(tokens, sites, batch_tokens)
+            raise ValueError(
+                f"{type(edit).__name__} does not combine with other edits: pass it alone"
+            )
     switches = [e for e in edits if isinstance(e, PromptSwitching)]
     injections = [e for e in edits if isinstance(e, AttentionInjection)]
     weights = [e for e in edits if isinstance(e, Reweight)]
@@ -281,16 +292,22 @@ def bind(
             )
         shared += [window] if window[1] > window[0] else []
 
-    # 2. Reweight alone: the same words
+    # 2. Reweight: the same words if it is alone, and no mask of what other words change
     source, targets = tokens[0], tokens[1:]
-    if weights and not injections:
-        for target in targets:
-            if [w.lower() for w in target.words] != [w.lower() for w in source.words]:
-                raise ValueError(
-                    "Reweight alone needs the same prompt again, but "
-                    f"{' '.join(source.words)!r} became {' '.join(target.words)!r}: "
-                    "add a Replace() or Refine()"
-                )
+    for target in targets if weights else ():
+        same = [w.lower() for w in target.words] == [w.lower() for w in source.words]
+        if not same and not injections:
+            raise ValueError(
+                "Reweight alone needs the same prompt again, but "
+                f"{' '.join(source.words)!r} became {' '.join(target.words)!r}: "
+                "add a Replace() or Refine()"
+            )
+        if same and any(isinstance(blend, DiffEditMask) for blend in blends):
+            raise ValueError(
+                f"source and target both read {' '.join(source.words)!r}, so DiffEditMask finds "
+                "nowhere that they disagree, and Reweight could change nothing: take LocalBlend "
+                "with the word"
+            )
 
     # 3. what happens in attention and to features; around it the switch of prompts, then the blend
     bound = BoundEdit()

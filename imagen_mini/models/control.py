@@ -2,7 +2,8 @@
 
 A control can act in three places: on the text before the network uses it, in attention layers (each
 has an `AttentionSite`), and on the features after a residual block (each has a `BlockSite`).
-Prompt-to-Prompt uses the first two; Plug-and-Play diffusion features fit the last two.
+Prompt switching changes the text, Prompt-to-Prompt acts in attention, and Plug-and-Play in
+attention and on features.
 """
 
 from __future__ import annotations
@@ -94,6 +95,57 @@ class AttentionControl:
         included.
 
         Reference: Plug-and-Play Diffusion Features (Tumanyan et al., 2022), arXiv 2211.12572, which
-        lets a target image take the features of a source image at the same step.
+        lets a target image take the features of a source image at the same step. Its code takes
+        them before the shortcut is added, so that the target keeps its own shortcut.
         """
+        return x
+
+
+# ---------------------------------------------------------------- two controls
+
+
+def both_controls(
+    first: AttentionControl | None, second: AttentionControl | None
+) -> AttentionControl | None:
+    """One control that does what two do, the first one first; None if there is none."""
+    if first is None or second is None:
+        return second if first is None else first
+    return ControlChain(first, second)
+
+
+@dataclass(frozen=True)
+class ControlChain(AttentionControl):
+    """Does what `first` does, and then what `second` does."""
+
+    first: AttentionControl
+    second: AttentionControl
+
+    @property
+    def changes_text(self) -> bool:  # type: ignore[override]
+        return self.first.changes_text or self.second.changes_text
+
+    def modify_text(self, text: TextEmbeddings) -> TextEmbeddings:
+        return self.second.modify_text(self.first.modify_text(text))
+
+    def modify_qkv(
+        self, site: AttentionSite, q: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.second.modify_qkv(site, *self.first.modify_qkv(site, q, k, v))
+
+    def needs_probs(self, site: AttentionSite) -> bool:
+        return self.first.needs_probs(site) or self.second.needs_probs(site)
+
+    def modify_probs(self, site: AttentionSite, probs: Tensor, n_text: int) -> Tensor:
+        for control in (self.first, self.second):
+            if control.needs_probs(site):
+                probs = control.modify_probs(site, probs, n_text)
+        return probs
+
+    def needs_features(self, site: BlockSite) -> bool:
+        return self.first.needs_features(site) or self.second.needs_features(site)
+
+    def modify_features(self, site: BlockSite, x: Tensor) -> Tensor:
+        for control in (self.first, self.second):
+            if control.needs_features(site):
+                x = control.modify_features(site, x)
         return x

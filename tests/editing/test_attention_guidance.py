@@ -48,7 +48,7 @@ def tokens(tiny_pipe):
 def energy(tokens):
     words = [[2, 6], [1]]  # circle and square; star
     positions = [[t.positions_of_word(w) for w in ws] for t, ws in zip(tokens, words)]
-    return attend_and_excite_energy(positions, [len(t.ids) - 1 for t in tokens])
+    return attend_and_excite_energy(positions, [range(len(t.ids) - 1) for t in tokens])
 
 
 def recorder(stage, text, size=GRID):
@@ -104,9 +104,12 @@ def test_smoothing_keeps_the_sum_inside_and_a_constant():
 
 def test_shares_among_words_leave_the_end_token_and_padding_out():
     maps = torch.tensor([0.1, 0.3, 0.6, 0.0]).expand(2, 3, 3, 4)
-    shares = share_among_words(maps, [2, 3])
+    shares = share_among_words(maps, [range(2), range(3)])
     assert torch.allclose(shares[0, 0, 0], torch.tensor([0.25, 0.75, 0, 0]))
     assert torch.allclose(shares[1, 0, 0], torch.tensor([0.1, 0.3, 0.6, 0]))
+    after_start = share_among_words(maps, [range(1, 3), [2]])  # as of CLIP and BERT
+    assert torch.allclose(after_start[0, 0, 0], torch.tensor([0, 1 / 3, 2 / 3, 0]))
+    assert torch.allclose(after_start[1, 0, 0], torch.tensor([0, 0, 1.0, 0]))
 
 
 def test_attend_and_excite_looks_at_the_most_neglected_word():
@@ -114,9 +117,9 @@ def test_attend_and_excite_looks_at_the_most_neglected_word():
     maps[..., 2] = 1.0
     maps[0, :3, :, :2] = torch.tensor([0.7, 0.1])  # word 1 gets 0.1 of 1.8 at best
     maps[0, :3, :, 2] = 0.2
-    found = attend_and_excite_energy([[[0], [1]], []], [3, 3])(maps)
+    found = attend_and_excite_energy([[[0], [1]], []], [range(3), range(3)])(maps)
     assert found.tolist() == pytest.approx([0.9, 0.0], abs=0.01)
-    both = attend_and_excite_energy([[[0, 1]], []], [3, 3])(maps)
+    both = attend_and_excite_energy([[[0, 1]], []], [range(3), range(3)])(maps)
     assert both[0].item() == pytest.approx(0.6, abs=0.01)
 
 

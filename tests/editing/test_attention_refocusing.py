@@ -51,7 +51,7 @@ def test_words_that_fill_their_boxes_and_nothing_else_have_nearly_no_loss():
     """What is left is the seam, where the filter of 3 x 3 carries a share over to neighbours. A
     place away from it, nothing is left.
     """
-    loss = cross_refocus_loss(BOXES, [3])
+    loss = cross_refocus_loss(BOXES, [range(3)])
     over = math.exp(-2) / (1 + 2 * math.exp(-2))  # to the place beside; over^2 across the corner
     assert loss(word_maps(**GOOD)).item() == pytest.approx(over / 2 + over**2, abs=1e-5)
     full = {"word0": [(slice(0, 3), slice(0, 3), 1.0)], "word1": [(slice(5, 8), slice(5, 8), 1.0)]}
@@ -60,7 +60,7 @@ def test_words_that_fill_their_boxes_and_nothing_else_have_nearly_no_loss():
 
 def test_the_terms_of_the_loss_of_words_have_their_weights():
     """Word 0 in its box; then also in the other one's; then on the background as well."""
-    loss = cross_refocus_loss([{(0,): LEFT, (1,): RIGHT}], [3])
+    loss = cross_refocus_loss([{(0,): LEFT, (1,): RIGHT}], [range(3)])
     own, corner = (slice(0, 3), slice(0, 3)), (slice(5, 8), slice(5, 8))
     apart = (slice(0, 3), slice(5, 8))
     value = lambda *blocks: loss(word_maps(word0=[(*b, s) for b, s in blocks])).item()
@@ -77,13 +77,13 @@ def test_special_tokens_do_not_count_and_a_prompt_without_boxes_has_no_loss():
     maps = 0.1 * word_maps(word0=[(slice(0, 3), slice(0, 3), 1.0)])
     ends = torch.full((1, SIZE, SIZE, 1), 0.9)
     both = torch.cat([maps, ends], dim=-1).repeat(2, 1, 1, 1)
-    found = cross_refocus_loss([{(0,): LEFT}, {}], [3, 3])(both)
+    found = cross_refocus_loss([{(0,): LEFT}, {}], [range(3), range(3)])(both)
     assert found.tolist() == pytest.approx([0, 0], abs=1e-6)
 
 
 def test_overlapping_boxes_share_what_they_share():
     """A place in both boxes is no place in the other one's."""
-    loss = cross_refocus_loss([{(0,): (0, 0, 1, 1), (1,): (0, 0, 1, 1)}], [3])
+    loss = cross_refocus_loss([{(0,): (0, 0, 1, 1), (1,): (0, 0, 1, 1)}], [range(3)])
     maps = word_maps(word0=[(FIRST, slice(0, 8), 1.0)], word1=[(LAST, slice(0, 8), 1.0)])
     assert loss(maps).item() == pytest.approx(0, abs=1e-6)
 
@@ -91,7 +91,7 @@ def test_overlapping_boxes_share_what_they_share():
 def test_descending_the_loss_of_words_moves_attention_into_the_boxes():
     """From nearly even maps, by gradient steps on their logits."""
     logits = randn([0], (SIZE, SIZE, 3), "logits") * 0.1
-    loss = cross_refocus_loss(BOXES, [3])
+    loss = cross_refocus_loss(BOXES, [range(3)])
     before = logits.softmax(-1)
     for _ in range(300):
         logits = logits.detach().requires_grad_()
@@ -143,7 +143,7 @@ def test_only_pixels_of_a_box_have_a_gradient_and_it_leads_into_the_box():
 
 
 def test_a_box_without_area_is_an_error():
-    for make in (lambda b: cross_refocus_loss(b, [1]), self_refocus_loss):
+    for make in (lambda b: cross_refocus_loss(b, [range(1)]), self_refocus_loss):
         with pytest.raises(ValueError, match=r"box \(0, 0, 0, 1\)"):
             make([{(0,): (0, 0, 0, 1)}])
 
@@ -153,9 +153,9 @@ def test_a_box_without_area_is_an_error():
 
 def test_the_energy_is_the_weighted_sum():
     maps = RefocusMaps(word_maps(**GOOD), pixel_maps(lambda i, j: torch.ones(SIZE, SIZE)))
-    car = cross_refocus_loss(BOXES, [3])(maps.words)
-    assert torch.allclose(refocus_energy(BOXES, [3], 2.0)(maps), car + 1.5)
-    assert torch.equal(refocus_energy(BOXES, [3], 0.0)(RefocusMaps(maps.words, None)), car)
+    car = cross_refocus_loss(BOXES, [range(3)])(maps.words)
+    assert torch.allclose(refocus_energy(BOXES, [range(3)], 2.0)(maps), car + 1.5)
+    assert torch.equal(refocus_energy(BOXES, [range(3)], 0.0)(RefocusMaps(maps.words, None)), car)
 
 
 def test_of_a_hybrid_layer_the_pixels_share_is_made_to_add_up():
@@ -185,7 +185,7 @@ def test_moves_lower_the_energy_of_a_network(tiny_pipe, denoiser):
     tokens = [tiny_pipe.text_encoder.tokenize_prompt(p) for p in PROMPTS]
     position = lambda which, word: tuple(tokens[which].positions_of_word(word))
     boxes = [{position(0, 2): LEFT, position(0, 6): RIGHT}, {position(1, 1): RIGHT}]
-    energy = refocus_energy(boxes, [len(t.ids) - 1 for t in tokens])
+    energy = refocus_energy(boxes, [range(len(t.ids) - 1) for t in tokens])
     record, x = refocus_recorder(denoiser, GRID, GRID), randn([3, 4], (3, 64, 64), "x")
     maps = record(x, T)
     assert torch.allclose(maps.pixels.sum(-1), torch.ones(2, GRID, GRID), atol=1e-5)

@@ -44,6 +44,14 @@ def recorded(control=None, prompt="a red ring", t=1.0, heads=2, **options):
     return maps, probs, out
 
 
+def recorded_pixels():
+    """Maps of self-attention alone."""
+    maps = AttentionStore(kinds=("self",))
+    maps.reset([tokens("a ring")], [CROSS, SELF])
+    maps.wrap(None, 1.0).modify_probs(SELF, torch.full((1, 1, 16, 16), 1 / 16), 0)
+    return maps
+
+
 # ---------------------------------------------------------------- writing
 
 
@@ -296,6 +304,9 @@ def test_steps_and_layers_are_averaged_unless_named():
             "grid of 8 is recorded; there are grids of 4",
         ),
         (lambda m: AttentionStore().probs(), "nothing is recorded yet"),
+        (lambda m: m.probs(times=[0.5]), r"times \[0.5\] are not recorded; there are \[1.0\]"),
+        (lambda m: m.probs(head=2), "head 2; expected one from 0 to 1"),
+        (lambda m: recorded_pixels().probs(), "self-attention is recorded, and no attention to wo"),
     ],
 )
 def test_a_missing_word_layer_or_grid_is_an_error_that_lists_what_is_recorded(ask, message):

@@ -201,6 +201,10 @@ def test_the_unconditional_branch_is_controlled_where_the_edit_asks_for_it(both)
     given = given_image(denoiser)
     edited_denoiser(given, Bound())
     assert asked == [True, both]
+    # one text for each step, as of null-text inversion
+    asked.clear()
+    edited_denoiser(given, Bound(), [given.text] * given.steps)
+    assert asked == [True] + [both] * given.steps
 
 
 def given_image(denoiser, **options):
@@ -321,6 +325,49 @@ def test_each_of_several_targets_is_edited_as_it_would_be_alone(exact_pipe):
             assert (together[1 + i] - alone[1]).abs().max() < 1e-3
 
 
+def test_a_picture_from_a_camera_and_its_mask_go_the_same_way(tiny_pipe, tmp_path):
+    """EXIF says how an image is to be turned, and a viewer shows both as turned."""
+    wide = Image.new("RGB", (96, 64), "gray")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    wide.save(tmp_path / "given.jpg", exif=exif)
+    mask = Image.new("L", (64, 96), 0)
+    mask.paste(255, (0, 0, 32, 96))
+    half = torch.zeros(64, 64)
+    half[:, :32] = 1
+    for given in (Image.open(tmp_path / "given.jpg"), [Image.open(tmp_path / "given.jpg")]):
+        found = tiny_pipe.edit(given, SOURCE, TARGET, "blend", mask=mask, strength=0.5, **FAST)
+        by_array = tiny_pipe.edit(given, SOURCE, TARGET, "blend", mask=half, strength=0.5, **FAST)
+        assert torch.equal(found.images, by_array.images)
+
+
+def test_with_a_mask_diffedit_needs_no_caption(tiny_pipe):
+    with_caption = tiny_pipe.edit(IMAGE, SOURCE, TARGET, "diffedit", mask=MASK, **FAST).images
+    without = tiny_pipe.edit(IMAGE, "", TARGET, "diffedit", mask=MASK, **FAST).images
+    assert torch.allclose(without, with_caption, atol=1e-5)
+    for mask in (None, LocalBlend("circle"), DiffEditMask()):
+        with pytest.raises(ValueError, match="reads the prompt of the source"):
+            tiny_pipe.edit(IMAGE, "", TARGET, "diffedit", mask=mask, **FAST)
+
+
+def test_repaint_adds_fresh_noise_where_it_is_asked_to(tiny_pipe):
+    found = [
+        tiny_pipe.edit(IMAGE, "", TARGET, "repaint", mask=MASK, sampler="ddim", eta=eta, **FAST)
+        for eta in (0.0, 1.0)
+    ]
+    assert not torch.allclose(found[0].images, found[1].images, atol=1e-3)
+
+
+def test_options_that_one_stage_uses_are_no_error(tiny_pipe):
+    """Guidance is off at super-resolution, so that an interval is the base stage's alone."""
+    options = {"num_inference_steps": 2, "guidance_scale": {"base": 2.0, "sr_256": 1.0}}
+    options |= {"progress": False, "output_type": "pt", "seed": 3}
+    out = tiny_pipe.edit(
+        IMAGE, SOURCE, TARGET, "sdedit", guidance_interval=(0.1, 5.0), strength=0.5, **options
+    )
+    assert list(out.stages) == list(tiny_pipe.stages) and list(out.seconds) == list(out.stages)
+
+
 def test_the_stages_after_the_first_enlarge_the_edit(tiny_pipe):
     seen = []
     options = {"num_inference_steps": 2, "progress": False}
@@ -364,8 +411,11 @@ class Silent(Edit):
         ("repaint", {"sampler": "heun", "mask": MASK}, "'heun' with method 'repaint'.*'ddpm' or"),
         ("null-text", {"threshold": "dynamic"}, "threshold 'dynamic' with method 'null-text'"),
         ("edict", {"eta": 0.5}, "eta 0.5 with method 'edict': an inversion cannot"),
-        ("repaint", {"eta": 0.5, "mask": MASK}, "eta 0.5 with the ddpm sampler"),
+        ("repaint", {"eta": 0.5, "mask": MASK}, "eta 0.5 is not used: .*base with ddpm"),
         ("ddpm", {}, "method 'ddpm'; expected one of 'ddim'"),
+        ("ddim", {"seed": [1, 2]}, r"seed \[1, 2\]; expected one for source and targets"),
+        ("ddim", {"num_inference_steps": {"bse": 7}}, r"num_inference_steps: no stage \['bse'\]"),
+        ("ddim", {"edit": [MasaCtrl(), LocalBlend("circle")]}, "MasaCtrl does not combine"),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_anything_is_sampled(

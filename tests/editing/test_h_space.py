@@ -200,3 +200,5 @@ def test_subspace_iteration_through_a_network_finds_what_changes_it_most(stage, 
 def test_a_number_of_directions_that_h_does_not_have_is_an_error():
     with pytest.raises(ValueError, match="count 6; expected 1 to 5"):
         jacobian_directions(lambda h: h, torch.zeros(5), 6)
+    with pytest.raises(ValueError, match="iterations 0; expected at least one"):
+        jacobian_directions(lambda h: h, torch.zeros(5), 1, 0)

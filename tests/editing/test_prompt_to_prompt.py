@@ -866,6 +866,13 @@ def test_a_diff_blend_out_of_range_is_an_error(options):
         DiffEditMask(**options)
 
 
+def test_weights_and_a_mask_of_where_the_prompts_disagree_need_prompts_that_do():
+    same = [tokens("a red ring"), tokens("a red ring")]
+    with pytest.raises(ValueError, match="both read 'a red ring'.*take LocalBlend"):
+        Chain(Reweight({"red": 2}), DiffEditMask()).bind(same, SITES, 4)
+    Chain(Reweight({"red": 2}), LocalBlend("ring")).bind(same, SITES, 4)
+
+
 def test_two_blends_are_an_error():
     with pytest.raises(ValueError, match="at most one LocalBlend or DiffEditMask"):
         Chain(Replace(), LocalBlend("ring"), DiffEditMask()).bind(

@@ -2,6 +2,8 @@
 covers. Tokenizers of each kind are built here, tiny and offline.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tokenizers import (
@@ -40,6 +42,7 @@ from imagen_mini.editing.alignment import (
     replacement_mapper,
     token_positions,
 )
+from imagen_mini.editing.guides import AttendAndExcite
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.text.loading import fast_byte_tokenizer
 from imagen_mini.text.words import assign_tokens_to_words, word_spans
@@ -243,6 +246,17 @@ def test_edits_align_words_of_any_encoder(of_kind):
     assert not refined[:, token_positions(longer, "large")].any()
     rest = [i for i in range(len(longer.ids)) if i not in token_positions(longer, "large")]
     assert torch.equal(refined[:, rest], torch.eye(len(source.ids)))
+
+
+def test_attention_to_special_tokens_counts_for_no_word(of_kind):
+    """BERT and CLIP have a token before the first word, T5 one after the last."""
+    tokens = of_kind.tokenize_prompt("a red circle on a star")
+    maps = torch.full((1, 4, 4, len(tokens.ids)), 0.1)
+    special = [i for i, word in enumerate(tokens.word_ids) if word is None]
+    maps[..., special] = 5.0
+    energy = AttendAndExcite(["star"]).energy(SimpleNamespace(tokens=[tokens]))
+    share = 1 / (len(tokens.ids) - len(special))
+    assert energy(maps).item() == pytest.approx(1 - share, abs=1e-5)
 
 
 def test_an_encoder_comes_back_from_disk_with_the_same_tokens(of_kind, tmp_path):

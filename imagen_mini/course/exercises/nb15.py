@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import random
+from collections.abc import Callable
+from types import CodeType
 
 from imagen_mini.course.exercises import WrongAnswerError, checks
 
@@ -12,6 +15,17 @@ ANIMALS = "cat dog cow pig hen fox owl bee ant eel".split()
 def plain(caption: str) -> str:
     """A caption without what makes no difference."""
     return " ".join(caption.lower().split())
+
+
+def names_used(function: Callable) -> set[str]:
+    """The global names that a function uses, and those of the functions inside of it."""
+    codes: list[CodeType | None] = [getattr(inspect.unwrap(function), "__code__", None)]
+    names: set[str] = set()
+    while codes:
+        if (code := codes.pop()) is not None:
+            names |= set(code.co_names)
+            codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    return names
 
 
 @checks
@@ -73,13 +87,20 @@ def check(hold_out) -> str:
                 "captions fit into the share"
             )
     # 3. another order of the same folder
-    shuffled = list(alone)
-    random.Random("nb15").shuffle(shuffled)
-    first, second = (sorted(of[i] for i in ask(of, 0.3)) for of in (alone, shuffled))
-    if first != second:
+    for captions in (alone, alone * 4):
+        shuffled = list(captions)
+        random.Random("nb15").shuffle(shuffled)
+        first, second = ({of[i] for i in ask(of, 0.3)} for of in (captions, shuffled))
+        if first != second:
+            raise WrongAnswerError(
+                f"in one order you hold out {sorted(first)}, in another {sorted(second)}. Let the "
+                "captions decide: take them in an order that depends on their text alone, for "
+                "example that of hashlib.sha256(caption.encode()).hexdigest()"
+            )
+    # 4. another session
+    if "hash" in names_used(hold_out):
         raise WrongAnswerError(
-            f"in one order you hold out {first}, in another {second}. Let the captions decide: "
-            "take them in an order that depends on their text alone, for example that of "
-            "hashlib.sha256(caption.encode()).hexdigest()"
+            "Python's hash of a text is another one in each session, so that a run that goes on "
+            "would train on what was held out. hashlib.sha256(caption.encode()).hexdigest() stays"
         )
     return "No caption that is tested was trained on, in any order of the folder."

@@ -65,6 +65,11 @@ def edits_to_diagnose() -> list[tuple[str, Tensor, Tensor, Tensor]]:
     other = randn([0], (3, 8, 8), "nb17", "edit")[0].tanh()
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[2:5, 1:4] = True
+    # one pixel alone: inside; outside, in blue; and outside, up in red and down in green
+    one, leak, kept = source.clone(), torch.where(mask, other, source), source.clone()
+    one[0, 3, 2] += 0.2
+    leak[2, 6, 6] += 0.2
+    kept[:2, 6, 6] += torch.tensor([0.2, -0.2])
     rounded = (source + 1e-3).clamp(-1, 1)  # less than one of 256 levels
     return [
         ("fine", source, torch.where(mask, other, source), mask),
@@ -75,6 +80,9 @@ def edits_to_diagnose() -> list[tuple[str, Tensor, Tensor, Tensor]]:
         ("outside not put back", source, other, mask),
         ("fine", source, torch.where(~mask, other, source), ~mask),
         ("mask inverted", source, torch.where(~mask, source, other), ~mask),
+        ("fine", source, one, mask),
+        ("outside not put back", source, leak, mask),
+        ("mask inverted", source, kept, mask),
     ]
 
 

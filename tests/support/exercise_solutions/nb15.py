@@ -47,6 +47,17 @@ def in_the_order_of_the_folder(captions, share):
     return by_groups(groups, list(groups), share * len(captions))
 
 
+def by_hash(captions, share):
+    groups = groups_of(captions)
+    return by_groups(groups, sorted(groups, key=lambda c: hash(c)), share * len(captions))
+
+
+def by_the_first_image_if_there_are_several(captions, share):
+    groups = groups_of(captions)
+    order = sorted(groups) if len(groups) == len(captions) else list(groups)
+    return by_groups(groups, order, share * len(captions))
+
+
 def too_many(captions, share):
     groups, chosen = groups_of(captions), []
     for key in sorted(groups):
@@ -72,6 +83,8 @@ INCORRECT_ANSWERS = [
     (images_at_random, "on both sides"),
     (capitals_matter, "on both sides"),
     (in_the_order_of_the_folder, "in one order you hold out"),
+    (by_the_first_image_if_there_are_several, "in one order you hold out"),
+    (by_hash, "another one in each session"),
     (too_many, "expected at most"),
     (a_share_of_captions, "Error"),
     (twice, "expected different indices"),

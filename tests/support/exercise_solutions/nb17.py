@@ -35,9 +35,10 @@ INCORRECT_ANSWERS = [
 ]
 
 
-def diagnosis_reference(source, edited, mask):
-    changed = (source - edited).abs().amax(0) >= 1 / 128
-    inside, outside = changed[mask].any(), changed[~mask].any()
+def diagnose(apart, mask, any_of=torch.any):
+    """The finding, of the differences [h, w] between an image and its edit."""
+    changed = apart >= 1 / 128
+    inside, outside = any_of(changed[mask]), any_of(changed[~mask])
     return {
         (False, False): "nothing changed",
         (True, False): "fine",
@@ -46,16 +47,37 @@ def diagnosis_reference(source, edited, mask):
     }[bool(inside), bool(outside)]
 
 
+def diagnosis_reference(source, edited, mask):
+    return diagnose((source - edited).abs().amax(0), mask)
+
+
 def to_the_bit(source, edited, mask):
-    changed = (source != edited).any(0)
-    inside, outside = changed[mask].any(), changed[~mask].any()
-    if inside and outside:
-        return "outside not put back"
-    return "fine" if inside else "mask inverted" if outside else "nothing changed"
+    return diagnose((source != edited).any(0).float(), mask)
+
+
+def all_pixels(source, edited, mask):
+    return diagnose((source - edited).abs().amax(0), mask, torch.all)
+
+
+def most_pixels(source, edited, mask):
+    majority = lambda changed: changed.float().mean() > 0.5
+    return diagnose((source - edited).abs().amax(0), mask, majority)
+
+
+def red_alone(source, edited, mask):
+    return diagnose((source - edited)[0].abs(), mask)
+
+
+def mean_of_channels(source, edited, mask):
+    return diagnose((source - edited).mean(0).abs(), mask)
 
 
 INCORRECT_DIAGNOSES = [
     (to_the_bit, "less than 1 / 128 apart"),
+    (all_pixels, "expected 'fine': inside of the mask 1 of 9"),
+    (most_pixels, "expected 'fine': inside of the mask 1 of 9"),
+    (red_alone, "expected 'outside not put back'"),
+    (mean_of_channels, "expected 'mask inverted'"),
     (lambda source, edited, mask: "good", "expected one of"),
     (lambda source, edited, mask: "fine", "expected 'nothing changed'"),
     (lambda s, e, mask: diagnosis_reference(s, e, ~mask), "expected 'fine'"),
