@@ -128,9 +128,12 @@ judged_table([(target, target, torch.stack([given[0], *edited]))], ["given", *ed
 # %% [markdown]
 # Here the layout stays even without an injection: the noise was found without a caption, and the
 # new one agrees about the places. Features up to 16 x 16 bring the structure a little nearer to
-# that of the given image. On 32 x 32 they carry the look as well: the star is half of the old
-# colour, and the caption is not shown any more. "All features" is not the best choice. One edit is
-# an example and no measurement: `python -m sample.plug_and_play` measures it over grids and steps.
+# that of the given image. The old shape stays nowhere. On 32 x 32 features carry the look as well: the
+# star is half of the old colour, and the caption is not shown any more. "All features" is not the
+# best choice. With the caption of the source the square is large: that is lost by the inversion
+# (notebook 16), and attention does not bring it back. It keeps the star's size and place, which
+# without it are others. One edit is an example and no measurement:
+# `python -m sample.plug_and_play` measures it over grids and steps.
 #
 # ### Exercise: self-similarity
 #
@@ -180,8 +183,9 @@ judged_table(
 )
 
 # %% [markdown]
-# With the least noise the colour is not quite changed, and from 0.3 on the square is another one:
-# the range in which SDEdit works is narrow here. The schedule of this network is shifted towards
+# With the least noise the colour is not quite changed. At 0.15 the circle has moved by a pixel or
+# two, at 0.3 by more, and from there on the square is another one: the range in which SDEdit works
+# is narrow here. The schedule of this network is shifted towards
 # noise; without a shift the range is at larger strengths.
 #
 # ## 4. Masks
@@ -278,13 +282,16 @@ for eta in etas:
 judged_table([("a star", "a star", torch.stack(shown))], labels)
 
 # %% [markdown]
-# At $\eta = 0$ the image is reconstructed, though not to the pixel: few steps of training have to
-# do. Near the target's text the ring is a star, in the ring's colour and about its place.
+# At $\eta = 0$ it is a ring of the right colour on the right background, but not in its place: few
+# steps of training have to do. Near the target's text it is a star. Its colour and its background
+# are those of the given image, about which the caption says nothing: the network that was not fitted
+# gives another colour on another background.
 #
-# **Which method to take?** A painted mask if the change has a place. SDEdit with a small strength,
-# if only colours change. Plug-and-Play, if the layout is to stay and there is no caption. An
-# inversion with attention or switching, if there is one. Imagic, if the object itself is to move.
-# `python -m sample.image_edits` compares them all and says what each one needs and costs.
+# **Which method to take?** On thirteen edits of rendered images, SDEdit at 0.15 and `edict` with
+# attention keep the layout and show the new prompt most often, in 10. Blending with a painted mask
+# does so in 4, but it alone keeps the outside to the last bit. Imagic does so in none: it is for
+# objects that are to take another place. `python -m sample.image_edits` compares them all and says
+# what each one needs and costs; the table is in `sample/IMAGE_EDITING.md`.
 #
 # Back to the [playground](13_playground.ipynb), or to [16,
 # inversion](16_editing_given_images.ipynb).

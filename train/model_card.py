@@ -29,6 +29,7 @@ HEADLINES = {
     "positional": "positional",
     "texture": "texture",
     "color swap: attention": "colour swap by attention",
+    "color swap: features": "colour swap by features, without attention",
     "color swap: attention and features": "colour swap by attention and features",
     "color swap: prompt switching": "colour swap by prompt switching, without attention",
 }
