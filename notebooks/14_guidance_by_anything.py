@@ -182,8 +182,8 @@ judged_table(rows, [f"seed {s}" for s in seeds], cell=112)
 
 # %% [markdown]
 # **What you should have seen.** Forward guidance alone is a compromise between the network and the
-# loss. With $s = 1000$ it works for two of the three seeds, and the third image is a blot. With ten
-# times the scale $x_t$ leaves the noisy images that the network was trained on, and every image
+# loss. With $s = 1000$ it works for two of the three seeds, and the third image is a blot; by DDIM,
+# the sampler of the last row, it works for one. With ten times the scale $x_t$ leaves the noisy images that the network was trained on, and every image
 # breaks. The backward steps obey the loss to the letter, and recurrence gives the network time to
 # make an image of the result. Then every image has its red circle in the place, and nothing else,
 # since "a circle" means one object. Replace `disc` by a square mask, and the circle becomes a
@@ -274,10 +274,11 @@ for parts, wanted in [
 judged_table(rows, [f"seed {s}" for s in seeds], cell=112)
 
 # %% [markdown]
-# **What you should have seen.** Colour and background compose: neither prompt says anything about
-# what the other one asks for. "A star" and "a ring" contradict each other, because each says that
-# there is one object. The product of the two has no image, and what comes out is a star and a ring
-# on top of each other.
+# **What you should have seen.** Colour and background compose, as well as if one caption had said
+# both: neither prompt says anything about what the other one asks for. "A star" and "a ring"
+# contradict each other, because each says that there is one object. The product of the two has no
+# image. What comes out is a ring, or a star and a ring on top of each other, where the joint caption
+# gives both side by side.
 #
 # ## 5. Large scales, by other rules
 #

@@ -234,10 +234,13 @@ judged_table(rows, ["given", "reconstructed", "edited"])
 
 # %% [markdown]
 # The frames are the parser's verdict on the *new* caption, so the first two columns should be
-# orange. Without an edit the target's caption leads from the same noise to another place: that the
-# noise is kept does not keep the layout. Notebook 11 saw the same for a fixed seed. With attention
-# the circle stays. What inversion lost, the size of the square, no edit brings back: of these,
-# `edict` alone has it.
+# orange. Without an edit the new caption changes what it should not: the circle's place by `ddim`,
+# its size by `negative-prompt`, the square by `edict`. So even an exact reconstruction is no good
+# edit: that the noise is kept does not keep the layout. Notebook 11 saw the same for a fixed seed.
+# With attention the circle keeps its place and size. Switching keeps both places best, but its
+# circle is not all green here, and the parser refuses it: the right place and the right colour are
+# two things. What inversion lost, the size of the square, no edit brings back. `edict` lost nothing,
+# and with attention on top it is the one row in which all the rest is as it was.
 #
 # ## 4. Less noise
 #

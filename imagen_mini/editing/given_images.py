@@ -305,7 +305,7 @@ class NullTextInversion(Inversion):
 
     Args:
         inner_steps: Steps of optimisation for each step of the sampler, at least 1 (default 10).
-        learning_rate: Of the first step, above 0 (default 1e-2).
+        learning_rate: Of the first step, above 0 (default 3e-3).
 
     Raises:
         ValueError: A value is out of range.
@@ -316,7 +316,7 @@ class NullTextInversion(Inversion):
     reads_source = optimizes = True
 
     inner_steps: int = 10
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-3
 
     def __post_init__(self):
         as_integer("inner_steps", self.inner_steps, low=1)
