@@ -183,10 +183,10 @@ judged_table(rows, ["given", *methods])
 
 # %% [markdown]
 # At $w = 4$ `ddim` is further off than at $w = 1$. `negative-prompt` has what it had at $w = 1$,
-# for nothing. `edict` is exact, as far as numbers in a computer are. `null-text` optimises with 10
-# steps for each step of the sampler: compare it with `ddim`, which optimises nothing. Whatever error
-# `negative-prompt` has is that of inversion itself, from section 1: no choice of guidance can
-# repair it.
+# for nothing. Its error is that of inversion itself, from section 1. `null-text` is pulled back to the
+# inverted trajectory in every step, by 10 steps of optimisation, so at $w = 4$ it comes nearer to the
+# image than that; at $w = 1$ the null text has no effect. `edict` is exact, as far as numbers in a
+# computer are.
 #
 # ### What went wrong?
 #
