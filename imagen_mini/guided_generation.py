@@ -178,4 +178,5 @@ def guided_sampling_loop(
         guide.rounds,
         options.sampler,
         options.eta,
+        options.gamma,
     )

@@ -29,10 +29,15 @@ from imagen_mini.cascade.sampling_options import (
     guidance_by_step,
     resolve_options_by_stage,
 )
-from imagen_mini.cascade.serialization import load_stage, save_stage, trained_on_folder
+from imagen_mini.cascade.serialization import (
+    load_stage,
+    save_stage,
+    trained_on_folder,
+    training_record,
+)
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.diffusion.gaussian import q_sample
-from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale
+from imagen_mini.diffusion.guidance import Denoiser, GuidanceScale, scale_at
 from imagen_mini.diffusion.samplers import SamplingState
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.editing.base import BoundEdit, Edit
@@ -141,6 +146,7 @@ class ImagenPipeline(nn.Module):
     """
 
     own_images = False  # True: it was trained on a folder of images, which nothing here can judge
+    training_records: Mapping[str, dict] = MappingProxyType({})  # how each stage was trained
 
     def __init__(self, text_encoder: TextEncoder, stages: Sequence[DiffusionStage]):
         super().__init__()
@@ -203,8 +209,11 @@ class ImagenPipeline(nn.Module):
 
         Raises:
             FileNotFoundError: There is no such folder, or a file in it is missing.
+            TypeError: The precision is none.
             ValueError: A file is not what it should be, or the parts do not fit together.
         """
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype {dtype!r}; expected torch.float32 or torch.bfloat16")
         folder = find_folder(path)
         names = read_stage_names(folder)
         encoder = TextEncoder.from_pretrained(folder / "text_encoder", dtype)
@@ -214,6 +223,7 @@ class ImagenPipeline(nn.Module):
                 raise ValueError(f"{folder / name} holds a stage called {stage.config.name!r}")
         pipe = cls(encoder, stages).to(dtype)
         pipe.own_images = any(trained_on_folder(folder / name) for name in names)
+        pipe.training_records = {name: training_record(folder / name) for name in names}
         return pipe
 
     def save_pretrained(self, folder: str | Path, training: dict[str, dict] | None = None) -> None:
@@ -221,12 +231,14 @@ class ImagenPipeline(nn.Module):
 
         Args:
             folder: Where to; made if it does not exist.
-            training: By stage name, how it was trained; it goes into the stage's config.json.
+            training: By stage name, how it was trained; it goes into the stage's config.json
+                (default: as the folder said that the pipeline was loaded from).
         """
+        training = dict(self.training_records) if training is None else training
         folder = Path(folder)
         self.text_encoder.save_pretrained(folder / "text_encoder")
         for name, stage in self.stages.items():
-            save_stage(stage, folder / name, (training or {}).get(name))
+            save_stage(stage, folder / name, training.get(name))
         write_stage_names(folder, list(self.stages))
 
     @property
@@ -388,6 +400,12 @@ class ImagenPipeline(nn.Module):
             prompts, seeds, negative_prompt=negative_prompt, low_res=low_res
         )
         request = replace(request, x_start=x_start, t_start=t_start)
+        if request.negative is not None:
+            scales = (
+                guidance_scale.values() if isinstance(guidance_scale, dict) else [guidance_scale]
+            )
+            if not any(callable(scale) for scale in scales):  # else it is the caller's
+                self._check_guided(names, request, options)
         for name in edit_stages if edit is not None else ():
             # does it fit? An error of a later stage would lose the images of those before it
             edit.bind(request.tokens, self.stages[name].net.sites, request.text.mask.shape[1])
@@ -575,7 +593,7 @@ class ImagenPipeline(nn.Module):
         Raises:
             ValueError: The numbers of prompts and of negative prompts differ.
         """
-        negatives = check_prompts(negative_prompt)
+        negatives = check_prompts(negative_prompt, "negative_prompt")
         if isinstance(negative_prompt, str):
             negatives = negatives * len(text)
         if len(negatives) != len(text):
@@ -825,6 +843,21 @@ class ImagenPipeline(nn.Module):
         x_0 = x_0.to(self.device, torch.float32)
         log_snr = stage.schedule(torch.tensor(t, dtype=torch.float64)).to(x_0)
         return q_sample(x_0, starting_noise(stage, seeds), log_snr), t
+
+    def _check_guided(
+        self, names: list[str], request: SampleRequest, options: dict[str, SamplingOptions]
+    ) -> None:
+        """ValueError if guidance acts in no step, so that a negative prompt has no effect."""
+        for name in names:
+            of_stage = request if name == names[0] else replace(request, t_start=1.0)
+            times = _timesteps(self.stages[name], of_stage, options[name])[:-1]
+            if any(scale_at(options[name].guidance_scale, t) != 1 for t in times):
+                return
+        raise ValueError(
+            f"negative_prompt is not used: guidance acts in none of the steps of "
+            f"{', '.join(names)}, whose noise levels lie outside of the guidance interval. Pass a "
+            "guidance_scale, which acts at all noise levels, or another guidance_interval"
+        )
 
     def _prepare_store(
         self,

@@ -38,7 +38,13 @@ from imagen_mini.editing.prompt_to_prompt import (
 from imagen_mini.editing.windows import as_window
 from imagen_mini.evaluation.edit_comparison import SAME_SEED, SWITCHING
 from imagen_mini.text.encoder import Tokens
-from imagen_mini.utils.scripts import check_output_file, number, run_script, script_parser
+from imagen_mini.utils.scripts import (
+    DefaultsInHelp,
+    check_output_file,
+    number,
+    run_script,
+    script_parser,
+)
 from imagen_mini.viz.edits import attention_map_images, difference_image, plot_token_mappers
 from imagen_mini.viz.image_grid import image_grid
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options, verdict
@@ -84,9 +90,7 @@ def add_edit_parser(kinds, name: str, about: str, target: str) -> argparse.Argum
     Returns:
         The subcommand's parser.
     """
-    parser = kinds.add_parser(
-        name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = kinds.add_parser(name, help=about, formatter_class=DefaultsInHelp)
     parser.add_argument("source", help="the caption of the image")
     parser.add_argument("target", help=target)
     parser.add_argument(
@@ -207,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
     reweight = kinds.add_parser(
         "reweight",
         help="increase, decrease or invert the weight of a word",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsInHelp,
     )
     reweight.add_argument("prompt", help="the caption of the image")
     reweight.add_argument("--word", required=True, help="the word")

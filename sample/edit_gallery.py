@@ -4,7 +4,7 @@
 
 The edits are the first of the benchmark's list for each kind, and none is chosen by its result. A
 kind is a swapped colour or shape, or an added colour, size, background or material. The source's
-attention maps are injected in all stages. With --method "attention and features" those of
+attention maps are injected in the first stage. With --method "attention and features" those of
 `FeatureInjection` are injected as well, and with --mask an image changes only where the prompts
 disagree about it. A green frame: the judge reads the prompt in the image; for an edit, with the
 layout of its source.

@@ -21,7 +21,7 @@ from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import Refine, Replace
 from imagen_mini.evaluation.edit_comparison import with_features
 from imagen_mini.utils.images import image_to_tensor
-from imagen_mini.utils.scripts import number
+from imagen_mini.utils.scripts import DefaultsInHelp, number
 from imagen_mini.viz.edits import difference_image
 from imagen_mini.viz.image_grid import image_grid
 from sample.cli import add_pipeline_options, load_pipeline, sampling_options, verdict
@@ -35,7 +35,7 @@ def add_image_parser(kinds) -> argparse.ArgumentParser:
     parser = kinds.add_parser(
         "image",
         help="edit an image that is given as a file",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsInHelp,
     )
     parser.add_argument("image", type=Path, help="the file; of the image the middle square is used")
     parser.add_argument("source", help='its caption; "" for methods that need none')
@@ -99,6 +99,10 @@ def resolve_image_edit(args: argparse.Namespace) -> Edit | None:
     asked = getattr(args, "edit", None)
     if asked is None and (args.method in EDIT_OF_METHOD or not method.takes_edit):
         return None
+    if asked == "none" and args.method in EDIT_OF_METHOD:
+        raise ValueError(
+            f"--edit none with method {args.method!r}, which has its own edit: take --method direct"
+        )
     if asked == "none":
         return None
     if asked == "switching":

@@ -215,6 +215,11 @@ def read_report(parser: argparse.ArgumentParser, path: Path, pipeline: str) -> d
             f"--out {path}: a report of the pipeline {of!r}, and this one is {pipeline!r}. --only "
             "adds to a report of the same pipeline: name another file"
         )
+    if missing := {"text_alignment", "edits"} - report.keys():
+        parser.error(
+            f"--out {path}: a report of another kind, without {' and '.join(sorted(missing))}. "
+            "Name another file"
+        )
     return report
 
 

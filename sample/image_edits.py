@@ -126,7 +126,8 @@ class Measured:
 
     def image_file(self, kind: str, name: str) -> Path:
         """The file of an image of the figure."""
-        return self.images / f"{kind}, {name or 'given'}.png"
+        seed = self.tasks[kind][0].seed
+        return self.images / f"{kind} {seed}, {name or 'given'}.png"
 
     def figure(self) -> Image.Image:
         """The first edit of each kind by every method."""

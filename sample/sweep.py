@@ -9,7 +9,8 @@ Files in the folder --out:
     thresholds.png   accuracy and saturation over the guidance scale w, for each way of thresholding
     sweeps.json      the numbers of both, with 95 % intervals
 
-One stage is swept; what a figure does not vary is that stage's default. Images are judged by the
+One stage is swept; what a figure does not vary is that stage's default. A scale w that is set acts
+at all noise levels, as in a call of the pipeline. Images are judged by the
 exact parser, with seeds that no training uses. Saturation is measured on the last
 x_0_hat, before it is clamped to make an image: the share of its values at |x| >= 0.99, and the mean
 of |x|. White and black backgrounds are saturated by nature, so true images of the same captions are

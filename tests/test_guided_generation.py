@@ -94,6 +94,12 @@ def test_backward_guidance_and_rounds_lower_a_loss_further(images):
     assert again.isfinite().all() and not torch.allclose(again, images(guide=LossGuide(RED, 5.0)))
 
 
+def test_gamma_is_that_of_every_round(images):
+    options = {"sampler": "ddpm", "guide": LossGuide(RED, 1.0, rounds=2)}
+    small, large = (images(gamma=gamma, **options) for gamma in (0.0, 1.0))
+    assert not torch.allclose(small, large, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "guide",
     [

@@ -556,6 +556,23 @@ def test_a_pipeline_comes_back_from_disk_and_generates_the_same_images(tiny_pipe
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_saving_again_keeps_how_it_was_trained(saved, tmp_path):
+    pipe = ImagenPipeline.from_pretrained(saved)
+    assert pipe.training_records["base"] == {"steps": 3}
+    phases = {"training_phases": [{"data": {"source": "folder"}}]}
+    pipe.save_pretrained(tmp_path / "a", {"base": phases})
+    again = ImagenPipeline.from_pretrained(tmp_path / "a")
+    again.save_pretrained(tmp_path / "b")
+    for folder in ("a", "b"):
+        found = ImagenPipeline.from_pretrained(tmp_path / folder)
+        assert found.training_records["base"] == phases and found.own_images
+
+
+def test_a_precision_that_is_none_is_refused(saved):
+    with pytest.raises(TypeError, match="dtype 'bfloat16'; expected torch.float32"):
+        ImagenPipeline.from_pretrained(saved, "bfloat16")
+
+
 def test_a_saved_pipeline_holds_only_json_and_safetensors(saved):
     assert {f.suffix for f in saved.rglob("*") if f.is_file()} <= {".json", ".safetensors"}
     assert json.loads((saved / "base" / "config.json").read_text())["training"] == {"steps": 3}

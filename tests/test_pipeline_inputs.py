@@ -253,6 +253,19 @@ def test_what_is_no_seed_is_refused(tiny_pipe, seed):
         ({"edit": []}, ValueError, "expected at most one Replace"),
         ({"edit": [Replace(), Refine()]}, ValueError, "expected at most one Replace"),
         ({"edit": [Replace(), PlugAndPlay()]}, ValueError, "PlugAndPlay does not combine"),
+        ({"negative_prompt": 3}, TypeError, "negative_prompt must be a string.*got int$"),
+        ({"aug_level": 0.1, "stages": "base"}, ValueError, "aug_level 0.1 is not used"),
+        (
+            {"guidance_interval": {"sr_256": (0.2, 5.0)}, "guidance_scale": {"sr_256": 1.0}},
+            ValueError,
+            "of sr_256 is not used",
+        ),
+        (
+            {"image": pixels(), "strength": 0.05, "negative_prompt": "a star", "stages": "base"}
+            | {"guidance_interval": (2.0, 60.0)},
+            ValueError,
+            "guidance acts in none of the steps of base",
+        ),
     ],
 )
 def test_an_option_of_the_wrong_kind_is_a_plain_error_before_anything_is_generated(

@@ -238,6 +238,13 @@ def resolve_options_by_stage(
         for name in names
     }
     check_unused_options(options, requested, negative_prompt)
+    if isinstance(aug_level, (int, float)) and not any(
+        stages[name].is_super_resolution for name in names
+    ):
+        raise ValueError(
+            f"aug_level {aug_level} is not used: no stage that enlarges images is sampled; "
+            "leave it out"
+        )
     return options
 
 
@@ -271,6 +278,13 @@ def check_unused_options(
         "negative_prompt": negative_prompt,
         "guidance_interval": requested.get("guidance_interval"),
     }
+    intervals = requested.get("guidance_interval")
+    for name, interval in intervals.items() if isinstance(intervals, dict) else ():
+        if interval is not None and name in options and options[name].guidance_scale == 1:
+            raise ValueError(
+                f"guidance_interval {interval} of {name} is not used: its guidance is off "
+                "(guidance_scale 1); raise guidance_scale, or leave it out"
+            )
     for option, given in guided.items():
         if given is not None and all(o.guidance_scale == 1 for o in options.values()):
             raise ValueError(

@@ -163,6 +163,14 @@ def load_stage(folder: str | Path) -> DiffusionStage:
     return stage.eval()
 
 
+def training_record(folder: Path) -> dict:
+    """What the folder of a stage says of its training; empty if it says nothing."""
+    try:
+        return dict(json.loads((folder / "config.json").read_text())["training"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
 def trained_on_folder(folder: Path) -> bool:
     """True for a stage whose last training was on a folder of images, and not on a built-in world.
 
@@ -170,7 +178,7 @@ def trained_on_folder(folder: Path) -> bool:
         folder: The folder of one stage. What it does not say of its training counts as False.
     """
     try:
-        record = json.loads((folder / "config.json").read_text())["training"]
-        return record["training_phases"][-1]["data"]["source"] == "folder"
-    except (OSError, ValueError, LookupError, TypeError):
+        phases = training_record(folder)["training_phases"]
+        return phases[-1]["data"]["source"] == "folder"
+    except (LookupError, TypeError):
         return False

@@ -225,9 +225,9 @@ def guide_by_classifier(
 
     Both lines say the same. With a classifier that is exact, and scale 1, this is E[x_0 | x_t, y].
     In a step of DDIM it is the paper's form for DDIM. In an ancestral step from t to s it shifts
-    the mean by scale * beta * gradient * alpha_s / alpha_t, where beta is the variance that the
-    step adds: the paper's form for DDPM, but for the last factor, which nears 1 as steps get
-    shorter.
+    the mean by scale * beta * gradient * alpha_s / alpha_t, where beta is the variance of x_t given
+    x_s, which the step adds with gamma = 1: the paper's form for DDPM, but for the last factor,
+    which nears 1 as steps get shorter.
 
     Args:
         denoise: (x_t, t) -> x_0_hat; it needs no gradient.

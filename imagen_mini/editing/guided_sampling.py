@@ -29,9 +29,11 @@ def truncate_timesteps(t: float, times: Tensor) -> Tensor:
         times: Timesteps of a full trajectory, falling, [steps + 1].
 
     Returns:
-        t itself, and all timesteps below it.
+        t itself, and all timesteps below it. One that is t but for rounding is left out: a
+        multi-step sampler would divide by a step of no length.
     """
-    return torch.cat([times.new_tensor([t]), times[times < t]])
+    below = (times < t - 1e-6) | ((times < t) & (times == times[-1]))
+    return torch.cat([times.new_tensor([t]), times[below]])
 
 
 def sdedit(

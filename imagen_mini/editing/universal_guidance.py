@@ -81,6 +81,7 @@ def sample_with_recurrence(
     rounds: int = 4,
     sampler: str = "ddim",
     eta: float = 0.0,
+    gamma: float = 0.0,
 ) -> Iterator[SamplingState]:
     """Sample so that every step t -> s is taken `rounds` times: self-recurrence.
 
@@ -96,7 +97,7 @@ def sample_with_recurrence(
         noise: a function of a purpose and a number that returns fresh noise [b, c, h, w].
         rounds: k of the paper, at least 1, which is plain sampling (default: 4).
         sampler: "ddim" (the default) or "ddpm", which need no earlier step.
-        eta: as for `sample` (default: 0).
+        eta, gamma: as for `sample` (default: 0).
 
     Yields:
         A state after the last round of every step.
@@ -125,6 +126,7 @@ def sample_with_recurrence(
                 sampler,
                 partial(_of_number, noise, number),
                 eta=eta,
+                gamma=gamma,
             )
             x = state.x
             # 2. back to the time before it, but for the last round

@@ -80,6 +80,8 @@ class UNetConfig:
     inpainting: bool = False
 
     def __post_init__(self):
+        if isinstance(self.attention, str):
+            raise ValueError(f"attention {self.attention!r}; expected one text for each level")
         for name in ("channels", "blocks", "attention"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # lists come from JSON
         check_ranges(self)
@@ -107,6 +109,9 @@ class UNetConfig:
                 f"text_width {self.text_width} is no multiple of head_dim {self.head_dim}, as "
                 "text_layers need"
             )
+        for kinds in self.attention:
+            if len(set(kinds.split("+"))) < len(kinds.split("+")):
+                raise ValueError(f"attention {kinds!r}; expected each kind once")
         unknown = {k for kinds in self.attention for k in kinds.split("+") if k} - {
             "self",
             "cross",

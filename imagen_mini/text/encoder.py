@@ -111,11 +111,15 @@ class Tokens:
         return [i for i, w in enumerate(self.word_ids) if w == word]
 
 
-def check_prompts(prompts: str | Sequence[str]) -> list[str]:
+def check_prompts(prompts: str | Sequence[str], name: str = "a prompt") -> list[str]:
     """One string or several -> a list of strings that can be encoded.
 
     Line breaks, tabs and spaces in a row become one space, as in T5's vocabulary: they are no
     words.
+
+    Args:
+        prompts: as the caller gives them.
+        name: what they are, for the message.
 
     Raises:
         TypeError: for anything but a string or a non-empty list of strings.
@@ -123,10 +127,10 @@ def check_prompts(prompts: str | Sequence[str]) -> list[str]:
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     if not isinstance(prompts, (list, tuple)) or not prompts:
+        hint = ". Decode bytes first, for example data.decode('utf-8')"
         raise TypeError(
-            "a prompt must be a string or a non-empty list of strings; got "
-            f"{type(prompts).__name__}. "
-            "Decode bytes first, for example data.decode('utf-8')"
+            f"{name} must be a string or a non-empty list of strings; got "
+            f"{type(prompts).__name__}{hint if isinstance(prompts, bytes) else ''}"
         )
     for p in prompts:
         if not isinstance(p, str):
@@ -364,4 +368,10 @@ def tokenize(
                     f"{rest[:60]!r}{' ...' if len(rest) > 60 else ''}",
                     stacklevel=3,
                 )
-    return encoding["input_ids"], encoding["attention_mask"].bool()
+    ids, mask = encoding["input_ids"], encoding["attention_mask"].bool()
+    if ids.shape[1] == 0:  # empty prompts alone, of an encoder without special tokens
+        ids = torch.full((len(prompts), 1), tokenizer.pad_token_id or 0)
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+    # attention needs something to attend to: of an empty row its first padding
+    mask[:, 0] |= ~mask.any(1)
+    return ids, mask

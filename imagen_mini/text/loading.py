@@ -110,14 +110,16 @@ def _quiet(progress: bool) -> Iterator[None]:
     """Without the library's list of weights that it does not use, as those of a decoder."""
     from transformers.utils import logging
 
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     if not progress:
         logging.disable_progress_bar()  # nothing to wait for
-    level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _model_class(model_type: str):

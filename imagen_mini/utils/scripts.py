@@ -21,6 +21,15 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # 
 FIGURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".svg", ".pdf")  # so does matplotlib
 
 
+class DefaultsInHelp(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds an option's default to its help, unless there is none or the help says it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or "(default" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def script_parser(doc: str | None) -> argparse.ArgumentParser:
     """Return a parser whose help shows the script's docstring as it is written.
 

@@ -132,6 +132,32 @@ def test_sdedit_starts_on_the_forward_process_and_takes_the_remaining_steps():
     )
 
 
+def test_no_step_of_a_truncated_trajectory_is_there_by_rounding_alone():
+    """A multi-step sampler divides by the length of the last step."""
+    for steps in range(1, 101):
+        of_all = uniform_timesteps(steps)
+        for hundredths in range(1, 101):
+            t = hundredths / 100
+            found = truncate_timesteps(t, of_all)
+            assert found[0].item() == pytest.approx(t) and found[-1] == 0
+            assert (-found.diff()).min() > 1e-6, (steps, t)
+
+
+def test_an_image_that_starts_at_a_timestep_but_for_rounding_stays_finite(tiny_pipe):
+    images = tiny_pipe(
+        "a ring",
+        image=torch.zeros(1, 3, 64, 64),
+        strength=0.6,
+        num_inference_steps=30,
+        timestep_spacing="uniform",
+        sampler="dpmpp_2m",
+        stages="base",
+        progress=False,
+        output_type="pt",
+    ).images
+    assert images.isfinite().all()
+
+
 def test_sdedit_finds_the_nearer_image_at_low_noise_and_forgets_the_drawing_at_high_noise():
     a, b = image(0), image(1)
     drawing, share = (0.6 * a + 0.4 * b).expand(40, -1, -1, -1), []

@@ -447,6 +447,8 @@ def test_both_kinds_of_skip_connection_carry_the_down_blocks_output(skip, net_of
         ({"image_size": 18}, "image_size 18 is no multiple of 4"),
         ({"channels": (32, 48)}, r"channels \[48\].*head_dim 32"),
         ({"attention": ("", "self+crossed")}, "'crossed'"),
+        ({"attention": "self"}, "attention 'self'; expected one text for each level"),
+        ({"attention": ("", "cross+cross")}, "'cross.cross'; expected each kind once"),
         ({"text_width": 48}, "text_width 48 is no multiple of head_dim 32"),
         ({"skip": "add"}, "'add'; expected 'concat' or 'sum'"),
     ],

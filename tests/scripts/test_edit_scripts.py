@@ -293,6 +293,7 @@ def test_a_given_image_is_edited_from_the_command_line(folder, tmp_path, capsys)
         (["--negative-prompt", "a ring"], "--negative-prompt is not used"),
         (["--sampler", "heun"], "an inversion retraces the steps of ddim"),
         (["--interpolation", "0.5"], "expected --method imagic"),
+        (["--method", "pnp", "--edit", "none"], "its own edit: take --method direct"),
     ):
         with pytest.raises(ValueError, match=message):
             edit.main(["image", *prompts, *options, *common])

@@ -343,13 +343,16 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
     ]
     assert read(Path(report))["edits"] == values["edits"]
     assert list(read(Path(report))["edits"]) == list(values["edits"])
+    of_folder = {"pipeline": folder, "data": "images"}
+    Path(folder, "of_folder.json").write_text(json.dumps(of_folder))
     for wrong, message in (
         (["--edits", "1"], "have 2 there"),
         (["--seed", "1"], "have 0 there"),
         (["--only", "captions"], "--methods is for --only edits"),
+        (["--out", f"{folder}/of_folder.json"], "a report of another kind, without edits"),
     ):
         with pytest.raises(SystemExit):
-            evaluate.main([*again, *by, *wrong, "--out", report])
+            evaluate.main([*again, *by, "--out", report, *wrong])
         assert message in capsys.readouterr().err
     values = read(Path(report))
 

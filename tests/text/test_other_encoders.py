@@ -109,6 +109,30 @@ def test_embeddings_are_the_hidden_states_of_the_model_whatever_else_is_in_the_b
         assert torch.allclose(together.emb[row, : len(states)], states, atol=1e-5)
 
 
+@pytest.mark.parametrize("prompts", [["", "a red circle"], [""]])
+def test_an_empty_prompt_has_something_to_attend_to_without_special_tokens(tmp_path, prompts):
+    """As with GPT-2, whose tokenizer adds none."""
+    model_of("llama").save_pretrained(tmp_path)
+    plain = tokenizer_of()
+    plain.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+    plain.save_pretrained(tmp_path)
+    text = TextEncoder.from_pretrained(tmp_path)(prompts)
+    assert text.mask.any(1).all() and text.mask[0].sum() == 1
+    assert text.emb.isfinite().all()
+
+
+def test_loading_leaves_the_library_s_progress_bars_as_they_are(folder):
+    from transformers.utils import logging
+
+    was = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
+    try:
+        TextEncoder.from_pretrained(folder)
+        assert logging.is_progress_bar_enabled()
+    finally:
+        logging.enable_progress_bar() if was else logging.disable_progress_bar()
+
+
 def test_tokens_know_their_words(folder):
     tokens = TextEncoder.from_pretrained(folder).tokenize_prompt(PROMPTS[1])
     assert tokens.words == ("blue", "circles", "above", "a", "red", "square")
