@@ -171,6 +171,11 @@ def main(arguments: list[str] | None = None) -> None:
         for path in args.stages or [WEIGHTS / "base"]
     }
     for path, stage in stages.items():
+        if stage.config.world != "scenes":
+            raise SystemExit(
+                f"{path} was trained on the world {stage.config.world}; expected scenes, whose "
+                "exact denoiser is known"
+            )
         if stage.is_super_resolution or stage.config.unet.image_size != 64:
             raise SystemExit(
                 f"{path} is stage {stage.config.name} of {stage.config.unet.image_size} px; "

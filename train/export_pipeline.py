@@ -46,7 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
         "--base", type=Path, required=True, help="run folder of the base stage, or a stage folder"
     )
     parser.add_argument(
-        "--sr", type=Path, help="run folder of the super-resolution stage, or a stage folder"
+        "--sr",
+        type=Path,
+        action="append",
+        default=[],
+        help="run folder of a super-resolution stage, or a stage folder; may be repeated",
     )
     parser.add_argument(
         "--text-encoder",
@@ -72,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="change how a stage is sampled by default: base.num_inference_steps=20",
     )
     args = parser.parse_intermixed_args(arguments)
-    sources = [path for path in (args.base, args.sr) if path is not None]
+    sources = [path for path in (args.base, *args.sr) if path is not None]
     for path in sources:
         check_run_or_stage(path)
         if args.out.resolve() in (path.resolve(), (path / "stage").resolve()):

@@ -41,10 +41,12 @@ from imagen_mini.evaluation.folder_classifier import (
     score_labels,
 )
 from imagen_mini.training.checkpoint import atomic_directory
+from imagen_mini.training.optimizers import one_cycle
 from imagen_mini.utils.devices import available_device, device_name
 from imagen_mini.utils.rng import generator
 from imagen_mini.utils.scripts import (
     check_output_folder,
+    check_replaceable,
     color,
     integer,
     number,
@@ -111,7 +113,7 @@ def train_classifier(
     torch.manual_seed(seed)
     net = FolderClassifier(find_classes(labels_of(data), columns), size).to(device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps + 1, pct_start=0.1)
+    schedule = one_cycle(optimizer, rate, steps + 1)
     bar = tqdm(range(steps), desc="classifier", unit="step")
     for step in bar:
         indices = range(step * batch, (step + 1) * batch)
@@ -225,6 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_folder_arguments(parser)
     args = parser.parse_args(arguments)
     check_output_folder(args.out)
+    check_replaceable(args.out, ("README.md", "config.json", "model.safetensors"))
     device = available_device(args.device)
     # 1. the images
     trained, apart = open_both(args)

@@ -19,6 +19,7 @@ from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.training.checkpoint import atomic_directory, training_phases
 from imagen_mini.utils.scripts import (
     check_output_folder,
+    check_replaceable,
     number,
     run_or_stage_folder,
     run_script,
@@ -80,8 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.out.resolve() in [folder.resolve() for folder in folders]:
         raise ValueError(f"--out {args.out} is what is interpolated; expected another folder")
     check_output_folder(args.out if args.out.exists() else args.out.parent)
-    if args.out.exists() and any(args.out.iterdir()) and not (args.out / "config.json").is_file():
-        raise ValueError(f"--out {args.out} holds something else; expected a new folder")
+    check_replaceable(args.out, ("config.json", "model*.safetensors*"))
     try:
         mixed = interpolate(*(load_stage(folder) for folder in folders), args.share)
     except (OSError, ValueError) as error:

@@ -53,6 +53,7 @@ class Log:
         self.every, self.batch_size, self.on = every, batch_size, on
         self.seconds_before = seconds_before
         self.carried = with_current_names(carried) if carried else _no_sums()
+        self.carried.setdefault("steps", start % every)  # not in older checkpoints
         self.began = time.monotonic()
         self.restart_clock(start)
         self.bar = tqdm(total=steps, initial=start, desc=name, unit="step", disable=not on)
@@ -82,6 +83,7 @@ class Log:
         # 1. add it up
         sums = self.carried
         sums["loss"] += state.loss
+        sums["steps"] += 1
         for name, values in (
             ("loss_by_bin", state.loss_sums_by_bin),
             ("counts_by_bin", state.counts_by_bin),
@@ -95,7 +97,7 @@ class Log:
         elapsed = time.monotonic() - self.clock_started
         images = (state.step - self.clock_step) * self.batch_size
         line = {
-            "loss": round(sums["loss"] / self.every, 5),
+            "loss": round(sums["loss"] / sums["steps"], 5),
             "gradient_norm": round(state.gradient_norm, 4),
             "learning_rate": state.learning_rate,
             "loss_by_bin": [
@@ -137,8 +139,11 @@ class Log:
 
 
 def _no_sums() -> dict:
-    """Nothing added up yet: the loss, and by noise level the losses and the number of samples."""
-    return {"loss": 0.0, "loss_by_bin": [0.0] * NOISE_BINS, "counts_by_bin": [0] * NOISE_BINS}
+    """Nothing added up yet: the steps, the loss, and by noise level the losses and the number of
+    samples.
+    """
+    by_level = {"loss_by_bin": [0.0] * NOISE_BINS, "counts_by_bin": [0] * NOISE_BINS}
+    return {"steps": 0, "loss": 0.0, **by_level}
 
 
 def read_log(folder: Path) -> list[dict]:

@@ -30,6 +30,7 @@ from imagen_mini.evaluation.noisy_classifier import (
     save_noisy_classifier,
 )
 from imagen_mini.scenes.world import WORLDS, World, find_world
+from imagen_mini.training.optimizers import one_cycle
 from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.rng import generator
 from imagen_mini.utils.scripts import check_output_file, integer, number, run_script, script_parser
@@ -104,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     world = find_world(args.world)
     net = NoisyClassifier(args.size, world).to(args.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, args.steps, pct_start=0.1)
+    schedule = one_cycle(optimizer, args.rate, args.steps)
     start = time.monotonic()
     bar = tqdm(range(args.steps), desc=f"noisy classifier of {args.size} px", unit="step")
     for step in bar:

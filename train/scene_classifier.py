@@ -29,6 +29,7 @@ from imagen_mini.evaluation.scene_features import (
 )
 from imagen_mini.scenes.scene import Scene
 from imagen_mini.scenes.world import SCENES, WORLDS, World, find_world
+from imagen_mini.training.optimizers import one_cycle
 from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.rng import generator
 from imagen_mini.utils.scripts import check_output_file, integer, number, run_script, script_parser
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(0)
     net = SceneClassifier(args.size, world).to(args.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.rate, args.steps, pct_start=0.1)
+    schedule = one_cycle(optimizer, args.rate, args.steps)
     start, bar = (
         time.monotonic(),
         tqdm(range(args.steps), desc=f"features of {args.size} px", unit="step"),

@@ -230,7 +230,7 @@ def pretrain(
         ),
     ]
     # 2. The loop.
-    rng, start, average = random.Random(f"corpus/{seed}"), time.monotonic(), None
+    rng, start, average, done = random.Random(f"corpus/{seed}"), time.monotonic(), None, 0
     held_out = random.Random("held out")
     unseen = [
         span_batch(tokenizer, [line(held_out) for _ in range(HELD_OUT_LINES // 8)], held_out)
@@ -256,6 +256,7 @@ def pretrain(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in optimizers:
                 optimizer.step()
+            done = step + 1
             average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{average:.3f}")
@@ -265,10 +266,12 @@ def pretrain(
         bar.write("stopped; what is trained is saved")
     finally:
         merges.dropout = None
-    if not curve or curve[-1][0] != step + 1:
-        curve.append(_measure(model, unseen, device, step + 1, start, average))
+    if average is None:
+        raise SystemExit("stopped before its first step; nothing is saved")
+    if not curve or curve[-1][0] != done:
+        curve.append(_measure(model, unseen, device, done, start, average))
     return model, {
-        "steps": step + 1,
+        "steps": done,
         "seconds": round(time.monotonic() - start),
         "loss": round(average, 4),
         "held_out_loss": curve[-1][3],

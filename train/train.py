@@ -370,6 +370,11 @@ class Run:
                     f"--stage {stage_config.name}, or the folder of another stage"
                 )
             saved["training_phases"] = training_phases(args.init_from)
+            if args.preset and config is not None and stage_config != of_preset:
+                self.log(
+                    f"the network is that of {args.init_from}; of the preset {args.preset} the "
+                    "training settings are used"
+                )
         # 2. overrides, and what "auto" means here: resuming must not depend on a measurement
         config, self.stage_config = override_run(config, stage_config, args.overrides)
         if args.resume:
@@ -682,6 +687,15 @@ class Run:
                 f"{unet.image_size} px and were enlarged: super-resolution learns their blur. "
                 "Larger images, or a folder without these, teach more"
             )
+        if saved.get("fingerprint") not in (None, source["fingerprint"]):
+            changed = f"the images or captions in {path} are not those this run was trained on"
+            if args.data is not None and options.get("held_out", DEFAULTS["held_out"]):
+                raise ValueError(
+                    f"{changed}, and what is held out would be drawn anew: images that were "
+                    "trained on would count as held out. Start another --output-dir"
+                )
+            if args.data is not None:
+                self.log(f"warning: {changed}")
         if args.data is None and source["fingerprint"] != saved["fingerprint"]:
             raise ValueError(
                 f"the images or captions in {path} are not those this run was trained on "

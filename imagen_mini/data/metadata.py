@@ -120,6 +120,12 @@ def read_metadata(
                 for table in tables:
                     _read_table(root, table, caption_column, label_columns, rows, problems)
                 at_top = any(table.parent == root for table in tables)
+            if at_top:  # one table for all splits
+                inside = [row.path.is_relative_to(root) for row in rows]
+                paths = [row.path if i else root / row.path.name for row, i in zip(rows, inside)]
+                kept = set(_training_split(root, paths, held_out))
+                rows = [row for row, path in zip(rows, paths) if path in kept]
+                at_top = not held_out
             if rows or problems or at_top:
                 return rows, problems
         if held_out:
@@ -161,7 +167,7 @@ def find_tables(root: Path, names: tuple[str, ...] = TABLES, held_out: bool = Fa
 
     at_top = [path for path in root.iterdir() if path.name.lower() in names and path.is_file()]
     if at_top:
-        return [] if held_out else [min(at_top, key=rank)]
+        return [min(at_top, key=rank)]  # its rows say which split they are of
     found: dict[Path, list[Path]] = {}
     for path in _files(root):
         if path.name.lower() in names:  # one a folder

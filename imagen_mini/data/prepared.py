@@ -148,8 +148,11 @@ def prepare(
         ImageError: Images cannot be read.
         OSError: The cache cannot be written.
     """
+    # tables of two folders may name two images alike
     stats = [
-        (row.name, stat.st_size, stat.st_mtime_ns) for row in rows for stat in [row.path.stat()]
+        (str(Path(row.source).parent / row.name), stat.st_size, stat.st_mtime_ns)
+        for row in rows
+        for stat in [row.path.stat()]
     ]
     fit = fit or SquareFit()
     made = [PREPARATION, stats, *([] if fit == SquareFit() else [fit])]

@@ -120,10 +120,9 @@ def shard_fsdp(stage: nn.Module, encoder: TextEncoder, device: torch.device) -> 
         device: This rank's device.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for net, parts in (
-        (stage.net, stage.net.levels()),
-        (encoder.model, encoder.model.encoder.block),
-    ):
+    # whatever a model calls its blocks, they are its first list of modules
+    blocks = next(m for m in encoder.model.modules() if isinstance(m, nn.ModuleList))
+    for net, parts in ((stage.net, stage.net.levels()), (encoder.model, blocks)):
         for part in (*parts, net):
             fully_shard(part, mesh=mesh)
 

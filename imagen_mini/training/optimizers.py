@@ -139,3 +139,14 @@ def make_optimizers(
     if name == "adafactor":
         return {"adafactor": torch.optim.Adafactor(groups, lr)}
     raise ValueError(f"optimizer {name!r}; expected one of {', '.join(OPTIMIZERS)}")
+
+
+def one_cycle(
+    optimizer: torch.optim.Optimizer, rate: float, steps: int
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """A learning rate that rises to `rate` in a tenth of the steps, and falls to 0 in the rest.
+
+    torch's divides by 0 where that tenth is one step. So a run of fewer than 11 steps is the
+    beginning of one of 11.
+    """
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, max(steps, 11), pct_start=0.1)

@@ -51,6 +51,22 @@ def current_commit() -> str | None:
     return found.stdout.strip() if found.returncode == 0 else None
 
 
+def check_replaceable(folder: Path, ours: Sequence[str], option: str = "--out") -> None:
+    """Raise ValueError if a folder that is to be replaced holds something else.
+
+    Args:
+        folder: The folder; it need not be there.
+        ours: Patterns of the names that it may hold.
+        option: The option that names it.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not any(path.match(pattern) for pattern in ours):
+            raise ValueError(
+                f"{option} {folder} holds something else, {path.name}, and would be replaced; "
+                "expected a new folder"
+            )
+
+
 def run_or_stage_folder(path: Path) -> Path:
     """Return the stage folder of a run, or the path itself if it is no run."""
     return path / "stage" if (path / "stage").is_dir() else path

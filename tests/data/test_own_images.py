@@ -4,6 +4,7 @@ sound pixels and odd blocks around them.
 
 import io
 import json
+import os
 import pickle
 import struct
 import zlib
@@ -531,3 +532,42 @@ def test_an_image_that_is_already_open_is_read_as_one_in_a_file(tmp_path):
         with Image.open(tmp_path / "a.png") as found:
             tensor = image_to_tensor(found, None).permute(1, 2, 0)
         assert np.abs(tensor.numpy() - expected).max() < 1e-6
+
+
+def test_one_table_of_all_splits_is_split_by_its_names(tmp_path):
+    names = [f"{split}/{i}.png" for split in ("train", "test") for i in (0, 1)]
+    rows = [json.dumps({"file_name": name, "text": f"image {name}"}) for name in names]
+    write(tmp_path, {name: encoded(Image.new("RGB", (8, 8))) for name in names})
+    write(tmp_path, {"metadata.jsonl": "\n".join(rows)})
+    trained, problems = read_metadata(tmp_path)
+    apart, _ = read_metadata(tmp_path, held_out=True)
+    assert not problems
+    assert [row.name for row in trained] == names[:2] and [row.name for row in apart] == names[2:]
+
+
+def test_images_of_one_name_in_two_folders_are_not_confused(tmp_path):
+    """Also where they are equally large and old, as files of an archive may be."""
+    colors = {"red": (255, 0, 0), "blue": (0, 0, 255)}
+    for name, color in colors.items():
+        row = json.dumps({"file_name": "1.bmp", "text": f"a {name} square"})
+        pixels = encoded(Image.new("RGB", (16, 16), color), "BMP")
+        write(tmp_path / name, {"1.bmp": pixels, "metadata.jsonl": row})
+        os.utime(tmp_path / name / "1.bmp", (1e9, 1e9))
+
+    def seen():
+        data = ImageFolderDataset(tmp_path, (16,), progress=False)
+        batch = data.batch(range(len(data)), 16)
+        return {
+            caption: tuple(image[:, 0, 0].tolist())
+            for caption, image in zip(batch.captions, batch.images)
+        }
+
+    first = seen()
+    assert first["a red square"] == (1, -1, -1) and first["a blue square"] == (-1, -1, 1)
+    row = json.dumps({"file_name": "2.bmp", "text": "a gray square"})
+    write(
+        tmp_path / "more",
+        {"2.bmp": encoded(Image.new("RGB", (16, 16), "gray"), "BMP"), "metadata.jsonl": row},
+    )
+    again = seen()  # those of before are copied
+    assert {caption: again[caption] for caption in first} == first and len(again) == 3

@@ -192,6 +192,14 @@ def test_evaluate_reports_labels(trained, folder, encoder, tmp_path, capsys):
     assert "--classifier is for a folder" in capsys.readouterr().err
 
 
+def test_a_folder_that_holds_something_else_is_left_alone(folder, tmp_path):
+    (tmp_path / "thesis.tex").write_text("all of it")
+    command = ["--data", str(folder), "--columns", "style", "--steps", "1"]
+    with pytest.raises(ValueError, match="holds something else, thesis.tex, and would be replaced"):
+        folder_classifier.main([*command, "--out", str(tmp_path)])
+    assert (tmp_path / "thesis.tex").read_text() == "all of it"
+
+
 def test_what_is_no_classifier_or_cannot_be_tested_is_a_plain_error(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="train.folder_classifier"):
         load_folder_classifier(tmp_path)

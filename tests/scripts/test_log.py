@@ -83,3 +83,12 @@ def test_without_tensorboard_there_is_the_file(tmp_path, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     write(tmp_path, [1, 2])
     assert len(lines(tmp_path)) == 1 and [p.name for p in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_a_line_after_another_interval_is_the_mean_of_the_steps_that_there_were(tmp_path):
+    carried = write(tmp_path, range(1, 4), every=50)
+    write(tmp_path, range(4, 6), start=3, carried=json.loads(json.dumps(carried)), every=5)
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(5, 3.0)]
+    older = {name: value for name, value in carried.items() if name != "steps"}
+    write(tmp_path / ".", range(4, 51), start=3, carried=json.loads(json.dumps(older)), every=50)
+    assert lines(tmp_path)[-1]["loss"] == 25.5

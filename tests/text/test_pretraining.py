@@ -139,7 +139,12 @@ def test_a_run_that_is_stopped_saves_what_it_has(tokenizer, monkeypatch):
 
     monkeypatch.setattr("train.text_encoder.denoising_loss_of", stop)
     _, log = pretrain(tokenizer, small_config(len(tokenizer)), 100, 2, 1e-3, 0, 1e6)
-    assert log["steps"] == 3 and len(log["curve"]) == 1
+    assert log["steps"] == 2 and len(log["curve"]) == 1  # the third was not taken
+
+
+def test_a_run_that_is_stopped_before_its_first_step_says_so(tokenizer):
+    with pytest.raises(SystemExit, match="stopped before its first step"):
+        pretrain(tokenizer, small_config(len(tokenizer)), 100, 2, 1e-3, 0, 1e-9)
 
 
 def test_an_encoder_takes_the_tokenizer_of_another_and_draws_its_curve(

@@ -42,7 +42,7 @@ from imagen_mini.training.checkpoint import (
 from imagen_mini.training.config import LR_SCHEDULES, TrainConfig
 from imagen_mini.training.ema import EMA
 from imagen_mini.training.loop import learning_rate, train
-from imagen_mini.training.optimizers import OPTIMIZERS, make_optimizers, orthogonalize
+from imagen_mini.training.optimizers import OPTIMIZERS, make_optimizers, one_cycle, orthogonalize
 from imagen_mini.utils import precision
 from imagen_mini.utils.configuration import (
     RENAMED,
@@ -872,3 +872,16 @@ def png(brightness):
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (brightness,) * 3).save(file, "PNG")
     return file.getvalue()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 10, 11, 100])
+def test_a_rate_of_one_cycle_has_any_number_of_steps(steps):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
+    schedule, rates = one_cycle(optimizer, 0.1, steps), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step() if len(rates) < steps else None
+    assert all(0 < rate <= 0.1 for rate in rates)
+    if steps > 10:
+        assert max(rates) == pytest.approx(0.1, rel=0.1) and rates[-1] < 1e-3
