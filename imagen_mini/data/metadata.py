@@ -126,6 +126,7 @@ def read_metadata(
                 kept = set(_training_split(root, paths, held_out))
                 rows = [row for row, path in zip(rows, paths) if path in kept]
                 at_top = not held_out
+                problems = problems if rows or at_top else []
             if rows or problems or at_top:
                 return rows, problems
         if held_out:

@@ -417,7 +417,8 @@ class SDEdit(ImageEditMethod):
     """Noise is added to the image up to the time `strength`, and removed with the target's prompt.
     At 0 the image stays; at 1 next to nothing of it is left. Which time keeps the layout depends on
     the schedule: the default is that of the shipped network, whose schedule is shifted. The paper
-    takes 0.3 to 0.6 of an unshifted one.
+    takes 0.3 to 0.6 of an unshifted one. At the default no step is guided by default: the noise
+    levels are below the stage's guidance interval. A guidance scale that is passed acts.
 
     Reference: SDEdit (Meng et al., 2021), arXiv 2108.01073, Algorithm 1.
     """
