@@ -485,6 +485,7 @@ class Run:
             config.learning_rate,
             config.betas,
             config.weight_decay,
+            DTYPES[config.precision],  # agreed on by all ranks, and the same when it is resumed
         )
         self.ema = EMA(self.stage.net, config.ema_half_life)
         if args.compile:

@@ -45,18 +45,27 @@ class Muon(torch.optim.Optimizer):
 
     Kernels of any shape are taken as matrices [out, everything else]. The update is scaled to the
     size of AdamW's, so that one learning rate serves both (Moonlight, 2025). torch.optim.Muon is
-    the same for matrices, but refuses convolutions. It is computed in bfloat16 where the device is
-    faster in it.
+    the same for matrices, but refuses convolutions.
 
     Args:
         params: Parameters with two or more axes.
         lr: Learning rate.
         momentum: Decay of the average of gradients, in [0, 1).
         weight_decay: Decoupled, as in AdamW.
+        dtype: In which kernels are orthogonalized (default: bfloat16 where the device is faster in
+            it). Several processes have to agree on one.
     """
 
-    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
+    def __init__(
+        self,
+        params,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.01,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:
@@ -78,7 +87,7 @@ class Muon(torch.optim.Optimizer):
             # 2. orthogonalize; kernels of one shape together
             for _, alike in itertools.groupby(ahead, key=lambda m: m.shape):
                 matrices = torch.stack([m.flatten(1) for m in alike])
-                dtype = compute_dtype("auto", matrices.device)
+                dtype = self.dtype or compute_dtype("auto", matrices.device)
                 updates += (
                     orthogonalize(matrices.to(dtype)).to(matrices.dtype)
                     * 0.2
@@ -92,7 +101,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(
-    net: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float
+    net: nn.Module,
+    name: str,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, torch.optim.Optimizer]:
     """The optimizers of a U-Net, by name.
 
@@ -108,6 +122,7 @@ def make_optimizers(
         lr: Learning rate.
         betas: Of AdamW.
         weight_decay: Of kernels; other parameters have none.
+        dtype: Of Muon's products, see `Muon`.
 
     Raises:
         ValueError: There is no such optimizer.
@@ -131,7 +146,7 @@ def make_optimizers(
     fused = net.out.weight.device.type in ("cpu", "cuda")  # one kernel for all parameters
     if name == "muon":
         return {
-            "muon": Muon(kernels, lr, weight_decay=weight_decay),
+            "muon": Muon(kernels, lr, weight_decay=weight_decay, dtype=dtype),
             "adamw": torch.optim.AdamW(others, lr, betas, weight_decay=0.0, fused=fused),
         }
     if name == "adamw":

@@ -568,18 +568,21 @@ def test_muon_computes_in_the_format_in_which_the_device_is_faster(monkeypatch):
     torch.manual_seed(0)
     start, gradient = torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3)
 
-    def step(speed_up):
+    def step(speed_up, **options):
         kernel, seen = torch.nn.Parameter(start.clone()), []
         kernel.grad = gradient
         monkeypatch.setattr(precision, "speed_up_of_bf16", lambda device: speed_up)
         monkeypatch.setattr(
             optimizers, "orthogonalize", lambda m: seen.append(m.dtype) or orthogonalize(m)
         )
-        optimizers.Muon([kernel], lr=1.0, weight_decay=0.0).step()
+        optimizers.Muon([kernel], lr=1.0, weight_decay=0.0, **options).step()
         return seen, (kernel.detach() - start).flatten()
 
     (fast, one), (slow, other) = step(2.0), step(0.03)
     assert fast == [torch.bfloat16] and slow == [torch.float32]
+    # a run has decided, and no process measures again
+    assert step(2.0, dtype=torch.float32)[0] == [torch.float32]
+    assert step(0.03, dtype=torch.bfloat16)[0] == [torch.bfloat16]
     assert torch.cosine_similarity(one, other, 0) > 0.999
 
 
