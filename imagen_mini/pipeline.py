@@ -734,7 +734,8 @@ class ImagenPipeline(nn.Module):
         progress: bool,
         more: Mapping[str, dict[str, Any]] = MappingProxyType({}),
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Sample stages one after the other; `more` are further arguments of `sample_stage`.
+        """Sample stages one after the other. `more` has by stage its "edit", "attention_store" and
+        "guide", if there are any.
 
         Returns:
             By stage, the images [b, 3, size, size] in [-1, 1], and the seconds they took.
@@ -743,13 +744,16 @@ class ImagenPipeline(nn.Module):
         seconds: dict[str, float] = {}
         for name in names:
             start = time.perf_counter()
+            of = more.get(name, {})
             x_0_hat = self.sample_stage(
                 name,
                 request,
                 options[name],
-                on_step=on_step,
-                progress=progress,
-                **more.get(name, {}),
+                of.get("edit"),
+                of.get("attention_store"),
+                on_step,
+                progress,
+                of.get("guide"),
             )
             outputs[name] = x_0_hat.clamp(-1, 1)
             seconds[name] = time.perf_counter() - start
