@@ -542,9 +542,11 @@ class ImagenPipeline(nn.Module):
         first_seconds = time.perf_counter() - start
 
         # 3. the stages after it
-        request = self.make_request(prompts, seeds, low_res=edited)
-        outputs, seconds = self._sample_stages(names[1:], request, by_stage, on_step, progress)
-        outputs, seconds = {names[0]: edited} | outputs, {names[0]: first_seconds} | seconds
+        outputs, seconds = {names[0]: edited}, {names[0]: first_seconds}
+        if later := names[1:]:
+            request = self.make_request(prompts, seeds, low_res=edited)
+            more = self._sample_stages(later, request, by_stage, on_step, progress)
+            outputs, seconds = outputs | more[0], seconds | more[1]
         _warn_of_nan(outputs)
         return ImagenOutput(_as_output(outputs[names[-1]], output_type), outputs, seconds, seeds)
 

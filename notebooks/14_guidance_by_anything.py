@@ -183,11 +183,12 @@ judged_table(rows, [f"seed {s}" for s in seeds], cell=112)
 # %% [markdown]
 # **What you should have seen.** Forward guidance alone is a compromise between the network and the
 # loss. With $s = 1000$ it works for two of the three seeds, and the third image is a blot; by DDIM,
-# the sampler of the last row, it works for one. With ten times the scale $x_t$ leaves the noisy images that the network was trained on, and every image
-# breaks. The backward steps obey the loss to the letter, and recurrence gives the network time to
-# make an image of the result. Then every image has its red circle in the place, and nothing else,
-# since "a circle" means one object. Replace `disc` by a square mask, and the circle becomes a
-# square: the loss, not the caption, decides.
+# the sampler of the last row, it works for one. With ten times the scale $x_t$ leaves the noisy
+# images that the network was trained on, and every image breaks. The backward steps obey the loss
+# to the letter, and recurrence gives the network time to make an image of the result. Then every
+# image has its red circle in the place, and nothing else, since "a circle" means one object.
+# Replace `disc` by a square mask, and the circle becomes a square: the loss, not the caption,
+# decides.
 #
 # **The price.** A forward step needs a backward pass through the network, so about three times the
 # computation of a plain step. Three rounds multiply all by three.

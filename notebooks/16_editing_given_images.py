@@ -85,10 +85,11 @@ print(f"x_T: mean {x_T.mean():.3f}, standard deviation {x_T.std():.3f}")
 
 # %% [markdown]
 # The noise is **not** normal noise. Its standard deviation is little more than a half, and the
-# objects are still in it. So they can be seen in every image of the second row: they were never gone. Most of the noise is added in the first steps, after which next to
-# nothing changes. Sampling starts from noise with a standard deviation of 1, and no training image
-# had noise like this one: plain areas, of which the network is sure, are hardly given any. Nobody
-# has sampled this noise, it was computed so that the way back ends at the image.
+# objects are still in it. So they can be seen in every image of the second row: they were never
+# gone. Most of the noise is added in the first steps, after which next to nothing changes. Sampling
+# starts from noise with a standard deviation of 1, and no training image had noise like this one:
+# plain areas, of which the network is sure, are hardly given any. Nobody has sampled this noise, it
+# was computed so that the way back ends at the image.
 #
 # The way back does not end there exactly. On the way up, the network is asked at $s$, and the
 # result is used for the step from $s$ to $t$; on the way down it is asked at $t$. As if

@@ -226,9 +226,9 @@ judged_table(rows, ["given", *masks])
 # %% [markdown]
 # The painted mask and that of the word leave room for the star. That of the two captions does not
 # quite: arms or feet are cut off, though the parser is content. With a painted mask the outside is
-# the given image to the last bit. The price: if the inside chooses another shade of the background, there is a seam.
-# RePaint takes each step several times, so that both sides agree better, for as many times the
-# cost.
+# the given image to the last bit. The price: if the inside chooses another shade of the background,
+# there is a seam. RePaint takes each step several times, so that both sides agree better, for as
+# many times the cost.
 #
 # ### Exercise: what is wrong with this edit?
 #

@@ -121,8 +121,7 @@ def read_metadata(
                     _read_table(root, table, caption_column, label_columns, rows, problems)
                 at_top = any(table.parent == root for table in tables)
             if at_top:  # one table for all splits
-                inside = [row.path.is_relative_to(root) for row in rows]
-                paths = [row.path if i else root / row.path.name for row, i in zip(rows, inside)]
+                paths = [_path_in(root, row) for row in rows]
                 kept = set(_training_split(root, paths, held_out))
                 rows = [row for row, path in zip(rows, paths) if path in kept]
                 at_top = not held_out
@@ -200,6 +199,13 @@ def _files(root: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(root):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         yield from (Path(parent, f) for f in sorted(files) if not f.startswith("."))
+
+
+def _path_in(root: Path, row: Row) -> Path:
+    """Where a row of the table at the top says that its image is; links are not followed."""
+    if not Path(row.name).is_absolute():
+        return root / row.name
+    return row.path if row.path.is_relative_to(root) else root / row.path.name
 
 
 def _training_split(root: Path, paths: list[Path], held_out: bool = False) -> list[Path]:

@@ -146,6 +146,11 @@ class Guides(Guide):
     each: tuple[Guide, ...]
 
     def __post_init__(self):
+        # what one of them needs, all of them do
+        for name in ("needs_ddim", "builds_denoiser", "composes_prompts", "reads_prompts"):
+            object.__setattr__(self, name, any(getattr(guide, name) for guide in self.each))
+        most = max((guide.rounds for guide in self.each), default=1)
+        object.__setattr__(self, "rounds", most)
         if sum(guide.rounds > 1 for guide in self.each) > 1:
             raise ValueError("two guides with rounds > 1; expected one at most")
         for guide in self.each[1:]:
@@ -155,26 +160,6 @@ class Guides(Guide):
                     "its denoiser from the prompts, and would undo the guides before it; put it "
                     "first, and take one of its kind at most"
                 )
-
-    @property
-    def rounds(self) -> int:  # type: ignore[override]
-        return max((guide.rounds for guide in self.each), default=1)
-
-    @property
-    def needs_ddim(self) -> bool:  # type: ignore[override]
-        return any(guide.needs_ddim for guide in self.each)
-
-    @property
-    def builds_denoiser(self) -> bool:  # type: ignore[override]
-        return any(guide.builds_denoiser for guide in self.each)
-
-    @property
-    def composes_prompts(self) -> bool:  # type: ignore[override]
-        return any(guide.composes_prompts for guide in self.each)
-
-    @property
-    def reads_prompts(self) -> bool:  # type: ignore[override]
-        return any(guide.reads_prompts for guide in self.each)
 
     def control(self, call: GuidedCall) -> AttentionControl | None:
         found: AttentionControl | None = None

@@ -543,6 +543,15 @@ def test_one_table_of_all_splits_is_split_by_its_names(tmp_path):
     apart, _ = read_metadata(tmp_path, held_out=True)
     assert not problems
     assert [row.name for row in trained] == names[:2] and [row.name for row in apart] == names[2:]
+    # links to files in another folder, which are called otherwise
+    other, blobs = tmp_path / "other", tmp_path / "other" / "blobs"
+    blobs.mkdir(parents=True)
+    write(other, {"metadata.jsonl": "\n".join(rows)})
+    for number, name in enumerate(names):
+        (blobs / str(number)).write_bytes((tmp_path / name).read_bytes())
+        (other / name).parent.mkdir(exist_ok=True)
+        (other / name).symlink_to(blobs / str(number))
+    assert [row.name for row in read_metadata(other)[0]] == names[:2]
 
 
 def test_images_of_one_name_in_two_folders_are_not_confused(tmp_path):
