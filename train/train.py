@@ -29,7 +29,7 @@ import torch
 from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.cascade.weight_transfer import init_from_smaller
+from imagen_mini.cascade.weight_transfer import init_from_smaller, with_text_width
 from imagen_mini.data.base import Dataset
 from imagen_mini.data.datasets import open_dataset, remembered_options
 from imagen_mini.data.prepared import FITS
@@ -463,7 +463,14 @@ class Run:
         torch.manual_seed(config.seed)  # the initial weights
         self.stage = DiffusionStage(self.stage_config)
         if args.init_from and not args.resume:
-            if new := init_from_smaller(self.stage, load_stage(args.init_from)):
+            trained = load_stage(args.init_from)
+            if (text_width := self.stage_config.unet.text_width) != trained.config.unet.text_width:
+                trained = with_text_width(trained, text_width)
+                self.log(
+                    f"another text encoder, of width {text_width}: text layers, pooled text, and "
+                    "keys and values of words begin anew"
+                )
+            if new := init_from_smaller(self.stage, trained):
                 self.log(f"new layers, which add nothing at first: {', '.join(new)}")
         elif tensors is not None:
             shapes = {k: v.shape for k, v in self.stage.net.state_dict().items()}

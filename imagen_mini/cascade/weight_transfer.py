@@ -1,4 +1,4 @@
-"""Function-preserving growth: start a network from a smaller trained one, as Net2Net does."""
+"""Start a network from a trained one that differs: smaller, without inpainting, of other text."""
 
 from __future__ import annotations
 
@@ -122,4 +122,26 @@ def with_inpainting(trained: DiffusionStage) -> DiffusionStage:
     stem = torch.zeros_like(stage.net.stem.weight)
     stem[:, : trained.net.stem.in_channels] = weights["stem.weight"]
     stage.net.load_state_dict(weights | {"stem.weight": stem})
+    return stage.to(trained.net.out.weight).train(trained.training)
+
+
+def with_text_width(trained: DiffusionStage, width: int) -> DiffusionStage:
+    """A copy of a stage for a text encoder of another width, to be trained on.
+
+    Text layers, pooled text, and the keys and values of words begin anew. All that works on pixels,
+    and the queries and outputs of cross-attention, are as trained.
+
+    Args:
+        trained: The stage; it is left alone.
+        width: Of the embeddings of the other text encoder.
+
+    Raises:
+        ValueError: The stage has text layers whose heads do not divide this width.
+    """
+    config = replace(trained.config, text_encoder=None)
+    stage = DiffusionStage(replace(config, unet=replace(config.unet, text_width=width)))
+    weights = trained.net.state_dict()
+    words = ("text_layers.", "pooled_text.", ".text_norm.", ".text_to_kv.")
+    kept = {key: weights[key] for key in weights if not any(part in key for part in words)}
+    stage.net.load_state_dict(stage.net.state_dict() | kept)
     return stage.to(trained.net.out.weight).train(trained.training)

@@ -13,7 +13,7 @@ from imagen_mini.cascade.sampling import sample_from_stage, sampling_loop, start
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
-from imagen_mini.cascade.weight_transfer import init_from_smaller
+from imagen_mini.cascade.weight_transfer import init_from_smaller, with_text_width
 from imagen_mini.diffusion.gaussian import from_x_0, q_sample
 from imagen_mini.diffusion.schedules import SCHEDULES
 from imagen_mini.utils.configuration import from_dict, to_dict
@@ -137,6 +137,27 @@ def test_what_is_more_than_added_layers_is_refused(changes):
         init_from_smaller(
             DiffusionStage(with_unet(TINY["base"], **changes)), DiffusionStage(TINY["base"])
         )
+
+
+def test_another_text_width_keeps_all_that_does_not_read_words(
+    images, random_text, randomize_zero_init
+):
+    trained = randomize_zero_init(
+        DiffusionStage(replace(with_unet(TINY["base"], text_layers=1), text_encoder="trained on"))
+    )
+    width = trained.config.unet.text_width + 32
+    stage = with_text_width(trained, width)
+    assert stage.config == replace(with_unet(trained.config, text_width=width), text_encoder=None)
+    # 1. it takes text of the new width
+    text = random_text([3, 5, 4, 6], width=width)
+    stage.net(images[1], torch.linspace(-5, 5, 4), text).square().sum().backward()
+    layers = [layer for layer in stage.net.attention_layers if layer.site.kind != "self"]
+    assert layers and all(layer.text_to_kv.weight.grad.any() for layer in layers)
+    # 2. all weights are the trained ones, but those of layers that read words
+    own, old = stage.net.state_dict(), trained.net.state_dict()
+    anew = {key for key in own if own[key].shape != old[key].shape or (own[key] != old[key]).any()}
+    assert len([key for key in anew if key.endswith("text_to_kv.weight")]) == len(layers)
+    assert all(key.startswith(("text_layers.", "pooled_text.")) or ".text_" in key for key in anew)
 
 
 # ---------------------------------------------------------------- augmentation

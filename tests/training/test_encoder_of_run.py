@@ -68,6 +68,16 @@ def test_a_new_run_from_a_stage_has_the_encoder_of_the_stage(run, bytes_encoder,
     assert text_encoder_of(run) == text_encoder_of(run / "stage") == str(bytes_encoder)
 
 
+def test_a_new_run_may_start_from_a_stage_of_another_encoder(run, tmp_path, capsys):
+    train(
+        tmp_path / "new",
+        *("--init-from", str(run / "stage"), "--text-encoder", str(WEIGHTS / "text_encoder")),
+        *("stage.text_encoder=null", "stage.unet.text_width=128", "steps=1"),
+    )
+    assert "keys and values of words begin anew" in capsys.readouterr().out
+    assert text_encoder_of(tmp_path / "new") == str(WEIGHTS / "text_encoder")
+
+
 def test_a_report_reads_with_the_encoder_of_the_run(run, bytes_encoder, monkeypatch):
     class FoundError(Exception):
         pass
