@@ -154,7 +154,7 @@ def print_alignment(report: dict) -> None:
     """Print the table of text alignment, with kinds of errors."""
     print(
         f"{'category':28} {'correct':>9} {'accuracy':>9}   {'95 % interval':16} "
-        f"{'flawless':>8}  errors"
+        f"{'nearest':>8} {'flawless':>8}  errors"
     )
     for name, row in report["text_alignment"].items():
         errors = ", ".join(
@@ -162,7 +162,8 @@ def print_alignment(report: dict) -> None:
         )
         print(
             f"{name:28} {row['right']:>4}/{row['n']:<4} {row['accuracy']:>9.1%}   "
-            f"{row['low']:6.1%} - {row['high']:6.1%}  {row['flawless']:>8}  {errors}"
+            f"{row['low']:6.1%} - {row['high']:6.1%}  {row['nearest']:>8} {row['flawless']:>8}  "
+            f"{errors}"
         )
 
 

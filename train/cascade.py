@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--preset",
         choices=tuple(PRESETS),
-        help="train networks of these sizes from nothing (default: start from the recipe's cascade)",
+        help="networks of these sizes, from nothing (default: those of the recipe's cascade)",
     )
     parser.add_argument(
         "--time-limit",

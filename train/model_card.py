@@ -42,15 +42,16 @@ def decibels(psnr: float | None) -> str:
 def score_tables(report: dict) -> str:
     """The report as Markdown."""
     columns = ["category", "correct", "accuracy", "95 % interval", "unreadable"]
-    flawless = any("flawless" in row for row in report["text_alignment"].values())
-    columns += ["flawless"] * flawless + ["captions seen"]
+    rows = report["text_alignment"].values()
+    counts = [name for name in ("nearest", "flawless") if any(name in row for row in rows)]
+    columns += [*counts, "captions seen"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     seen = report.get("seen_in_training", {})
     for name, row in report["text_alignment"].items():
         lines.append(
             f"| {name} | {row['right']} of {row['n']} | {row['accuracy']:.0%} "
             f"| {row['low']:.0%} - {row['high']:.0%} | {row['unreadable']} "
-            + f"| {row.get('flawless', '')} " * flawless
+            + "".join(f"| {row.get(count, '')} " for count in counts)
             + f"| {seen.get(name, '')} |"
         )
     if not report["edits"]:
@@ -169,7 +170,8 @@ colours, a ghost, a hole.""",
     "studio": """\
 A judge reads each image: a small network and geometry. It counts as incorrect what it cannot read:
 an object of two colours, a ghost, a hole. A correct image is *flawless* if it looks throughout as
-the renderer would have it: each object shaded as its material under one lamp.""",
+the renderer would have it: each object shaded as its material under one lamp. *Nearest* counts an
+image as correct if it is so when what is unclear has its likeliest value.""",
 }
 CURVES = {
     "time_to_score.png": (

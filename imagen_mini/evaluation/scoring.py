@@ -31,6 +31,13 @@ class Result:
         return self.caption.description.fits(self.parsed.scene)
 
     @property
+    def nearest_correct(self) -> bool:
+        """True if the scene that the image comes nearest to is what the caption states: what is
+        unclear, such as a material whose shading is off, counts as the likeliest value.
+        """
+        return self.caption.description.fits(self.parsed.nearest)
+
+    @property
     def flawless(self) -> bool:
         """True if the image is correct and looks throughout as the renderer would have it."""
         return self.correct and not self.parsed.flaws
@@ -116,8 +123,9 @@ def score(results: list[Result]) -> dict[str, float]:
 
     Returns:
         "n"; "right", the number of correct images; "accuracy" with its Wilson 95 % interval, "low"
-        and "high"; "unreadable", the number of images that could not be parsed; and "flawless",
-        the number of correct images that look as the renderer would have it.
+        and "high"; "unreadable", the number of images that could not be parsed; "nearest", the
+        number of images that are correct if what is unclear has its likeliest value; and
+        "flawless", the number of correct images that look as the renderer would have it.
     """
     correct = sum(r.correct for r in results)
     low, high = wilson_interval(correct, len(results))
@@ -128,6 +136,7 @@ def score(results: list[Result]) -> dict[str, float]:
         "low": round(low, 4),
         "high": round(high, 4),
         "unreadable": sum(r.parsed.scene is None for r in results),
+        "nearest": sum(r.nearest_correct for r in results),
         "flawless": sum(r.flawless for r in results),
     }
 

@@ -10,7 +10,7 @@ import torch
 from support.scenes import correct_images, one, scene_of
 
 from imagen_mini.evaluation.benchmark import CATEGORIES, HELD_OUT_CATEGORIES, benchmark
-from imagen_mini.evaluation.scoring import evaluate, table
+from imagen_mini.evaluation.scoring import evaluate, score, table
 from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.scenes.captions import Caption, parse_caption
 from imagen_mini.scenes.parse import parse_image
@@ -39,7 +39,7 @@ def test_images_of_nothing_are_all_incorrect(image):
     prompts = benchmark(3)
     rows = table(list(evaluate(lambda texts, seeds: image.expand(len(texts), -1, -1, -1), prompts)))
     assert all(
-        row["accuracy"] == row["right"] == row["flawless"] == 0 and row["n"] == 3
+        row["accuracy"] == row["right"] == row["nearest"] == row["flawless"] == 0 and row["n"] == 3
         for row in rows.values()
     )
 
@@ -61,7 +61,7 @@ def test_a_planted_tenth_of_swapped_colors_is_found_as_a_tenth():
 
     row = table(list(evaluate(sometimes_incorrect, prompts)))["colors"]
     assert row["right"] == 45 and row["accuracy"] == 0.9 and row["unreadable"] == 0
-    assert row["low"] < 0.9 < row["high"] and row["flawless"] == 45
+    assert row["low"] < 0.9 < row["high"] and row["nearest"] == row["flawless"] == 45
 
 
 def test_what_an_image_shows_and_whether_it_is_flawless_are_two_questions():
@@ -87,6 +87,23 @@ def test_what_an_image_shows_and_whether_it_is_flawless_are_two_questions():
         (result,) = evaluate(lambda *_, image=image: image[None], prompts, world=studio)
         assert result.correct == correct, (text, result.parsed)
         assert result.flawless == flawless, (text, result.parsed)
+
+
+@pytest.mark.parametrize("material, other", [("matte", "metallic"), ("metallic", "matte")])
+@pytest.mark.parametrize("share, correct, nearest", [(0.0, 1, 1), (0.4, 0, 1), (0.7, 0, 0)])
+def test_an_unclear_material_counts_as_the_nearest_one_in_a_column_of_its_own(
+    material, other, share, correct, nearest
+):
+    """Between two materials the judge is not sure; the nearest reading turns about half-way."""
+    studio, text = WORLDS["studio"], f"a {material} red circle on sand lit from the left"
+    caption = Caption(text, (), studio.parse_caption(text))
+    scene = studio.scene_matching(caption.description, random.Random(0))
+    objects = tuple(replace(o, material=other) for o in scene.objects)
+    image = torch.lerp(
+        studio.render(scene, 64), studio.render(replace(scene, objects=objects), 64), share
+    )
+    row = score(list(evaluate(lambda *_: image, [("", 0, caption)], world=studio)))
+    assert (row["right"], row["nearest"], row["unreadable"]) == (correct, nearest, 0)
 
 
 @pytest.mark.parametrize(
