@@ -85,6 +85,23 @@ def test_more_steps_go_on_with_the_same_run(folder, tmp_path):
     assert not (tmp_path / "sr_256").exists()
 
 
+def test_without_a_preset_stages_start_from_the_recipes_cascade(folder, tmp_path, monkeypatch):
+    """Once; a run that has a checkpoint goes on from that, whatever the recipe says."""
+    calls = []
+    monkeypatch.setattr(train_script, "main", calls.append)
+    # a run that stops at once, as the faked training leaves no checkpoint behind
+    options = ["emoji", "--data", str(folder), "--output-dir", str(tmp_path), "--device", "cpu"]
+    options += ["--text-encoder", str(WEIGHTS / "text_encoder")]
+    for there in ([], [tmp_path / "base" / "step_00000001"]):
+        monkeypatch.setattr(cascade, "checkpoints", lambda run, there=there: there)
+        with pytest.raises(SystemExit, match="base was stopped"):
+            cascade.main(options)
+    started, resumed = (shlex.join(call) for call in calls)
+    assert "--preset mini --init-from studio stage.text_encoder=null stage.unet.text_wid" in started
+    assert "--resume" not in started and "--init-from" not in resumed and "--preset" not in resumed
+    assert "--resume stage.unet.text_width=128 steps=40000" in resumed
+
+
 def test_an_encoder_that_is_not_installed_says_what_to_install(monkeypatch, tmp_path):
     missing = cascade.PackagedEncoder("some-package==1", "no_such_module_here", "model")
     with pytest.raises(ModuleNotFoundError, match="pip install some-package==1; or name"):
