@@ -84,9 +84,10 @@ def judge_image(prompt: str, image: Tensor, world: World = SCENES) -> str:
 
 
 def describe_scene(scene: Scene) -> str:
-    """Describe a scene briefly: size, texture, colour, shape and position of each object."""
+    """Describe a scene briefly: how each object looks, and where it is."""
     objects = ", ".join(
-        " ".join(filter(None, (o.size, o.texture, o.color, o.shape))) + f" at ({o.x}, {o.y})"
+        " ".join(filter(None, (o.size, o.material, o.texture, o.color, o.shape)))
+        + f" at ({o.x}, {o.y})"
         for o in scene.objects
     )
     return (objects or "nothing") + f" on {scene.background}"
