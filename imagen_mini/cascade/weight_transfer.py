@@ -138,8 +138,8 @@ def with_text_width(trained: DiffusionStage, width: int) -> DiffusionStage:
     Raises:
         ValueError: The stage has text layers whose heads do not divide this width.
     """
-    config = replace(trained.config, text_encoder=None)
-    stage = DiffusionStage(replace(config, unet=replace(config.unet, text_width=width)))
+    unet = replace(trained.config.unet, text_width=width)
+    stage = DiffusionStage(replace(trained.config, text_encoder=None, unet=unet))
     weights = trained.net.state_dict()
     words = ("text_layers.", "pooled_text.", ".text_norm.", ".text_to_kv.")
     kept = {key: weights[key] for key in weights if not any(part in key for part in words)}

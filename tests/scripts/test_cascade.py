@@ -89,7 +89,6 @@ def test_without_a_preset_stages_start_from_the_recipes_cascade(folder, tmp_path
     """Once; a run that has a checkpoint goes on from that, whatever the recipe says."""
     calls = []
     monkeypatch.setattr(train_script, "main", calls.append)
-    # a run that stops at once, as the faked training leaves no checkpoint behind
     options = ["emoji", "--data", str(folder), "--output-dir", str(tmp_path), "--device", "cpu"]
     options += ["--text-encoder", str(WEIGHTS / "text_encoder")]
     for there in ([], [tmp_path / "base" / "step_00000001"]):
