@@ -22,7 +22,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -55,6 +55,7 @@ from imagen_mini.viz.style import STYLES, save_figure, subplots
 
 SENTINELS = 16
 HELD_OUT_LINES = 256  # of the corpus, on which the loss is measured
+PARTS = 4  # of a batch: lines of like length go through the network together
 # Depths and inner widths. All have vectors of width 128, so a network can go on with another one.
 SIZES = {
     "small": {"num_layers": 4, "d_ff": 352},
@@ -232,10 +233,7 @@ def pretrain(
     # 2. The loop.
     rng, start, average, done = random.Random(f"corpus/{seed}"), time.monotonic(), None, 0
     held_out = random.Random("held out")
-    unseen = [
-        span_batch(tokenizer, [line(held_out) for _ in range(HELD_OUT_LINES // 8)], held_out)
-        for _ in range(8)
-    ]
+    unseen = span_batches(tokenizer, [line(held_out) for _ in range(HELD_OUT_LINES)], held_out)
     curve: list[list[float]] = []
     merges = tokenizer.backend_tokenizer.model
     bar = tqdm(range(steps), desc="text encoder")
@@ -249,15 +247,18 @@ def pretrain(
                 group["lr"] = lr * min((step + 1) / 200, 1.0) * max(1 - progress, 0.02)
             merges.dropout = bpe_dropout or None
             lines = [line(rng) for _ in range(batch)]
-            loss = denoising_loss_of(model, span_batch(tokenizer, lines, rng), device)
+            batches = span_batches(tokenizer, lines, rng)
             merges.dropout = None
             model.zero_grad()
-            loss.backward()
+            loss = 0.0
+            for batch_loss in denoising_losses(model, batches, device):
+                batch_loss.backward()
+                loss += batch_loss.item()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in optimizers:
                 optimizer.step()
             done = step + 1
-            average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
+            average = loss if average is None else 0.98 * average + 0.02 * loss
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{average:.3f}")
             if (step + 1) % eval_every == 0:
@@ -279,8 +280,8 @@ def pretrain(
     }
 
 
-def span_batch(tokenizer, lines: list[str], rng: random.Random) -> tuple[Tensor, Tensor, int]:
-    """Lines with hidden spans, as a batch.
+def span_batches(tokenizer, lines: list[str], rng: random.Random) -> list[tuple[Tensor, Tensor]]:
+    """Lines with hidden spans, as batches of like length, so that little is padding.
 
     Args:
         tokenizer: of `train_tokenizer`.
@@ -288,27 +289,38 @@ def span_batch(tokenizer, lines: list[str], rng: random.Random) -> tuple[Tensor,
         rng: decides which spans are hidden.
 
     Returns:
-        Inputs and labels [lines, tokens], and the number of the padding.
+        Inputs and labels [lines, tokens] of each batch. Labels are padded with -100.
     """
     first_sentinel, end = tokenizer.convert_tokens_to_ids("<extra_id_0>"), tokenizer.eos_token_id
     ids = tokenizer(lines, add_special_tokens=False)["input_ids"]
-    pairs = [corrupt(of, rng, first_sentinel) for of in ids]
-    padding = tokenizer.pad_token_id
-    inputs = pad([a + [end] for a, _ in pairs], padding)
-    return inputs, pad([b + [end] for _, b in pairs], -100), padding
+    pairs = sorted((corrupt(of, rng, first_sentinel) for of in ids), key=lambda pair: len(pair[0]))
+    edges = [part * len(pairs) // PARTS for part in range(PARTS + 1)]
+    return [
+        (
+            pad([inputs + [end] for inputs, _ in pairs[low:high]], tokenizer.pad_token_id),
+            pad([target + [end] for _, target in pairs[low:high]], -100),
+        )
+        for low, high in zip(edges, edges[1:])
+        if low < high
+    ]
 
 
-def denoising_loss_of(model, batch: tuple[Tensor, Tensor, int], device: str) -> Tensor:
-    """The mean cross-entropy of the hidden spans."""
-    inputs, labels, padding = batch
-    inputs, labels = inputs.to(device), labels.to(device)
-    return model(input_ids=inputs, attention_mask=inputs != padding, labels=labels).loss
+def denoising_losses(
+    model: T5ForConditionalGeneration, batches: list[tuple[Tensor, Tensor]], device: str
+) -> Iterator[Tensor]:
+    """The share of each batch in the mean cross-entropy of all hidden spans; they add up to it."""
+    hidden = sum(int((labels != -100).sum()) for _, labels in batches)
+    for inputs, labels in batches:
+        inputs, labels = inputs.to(device), labels.to(device)
+        mask = inputs != model.config.pad_token_id
+        loss = model(input_ids=inputs, attention_mask=mask, labels=labels).loss
+        yield loss * ((labels != -100).sum() / hidden)
 
 
 @torch.no_grad()
 def _measure(model, unseen, device: str, step: int, start: float, average: float) -> list[float]:
     """A point of the curve."""
-    loss = sum(denoising_loss_of(model, batch, device).item() for batch in unseen) / len(unseen)
+    loss = sum(part.item() for part in denoising_losses(model, unseen, device))
     return [step, round(time.monotonic() - start, 1), round(average, 4), round(loss, 4)]
 
 

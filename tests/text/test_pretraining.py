@@ -7,8 +7,9 @@ import random
 import re
 
 import pytest
+import torch
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast, T5EncoderModel
+from transformers import PreTrainedTokenizerFast, T5EncoderModel, T5ForConditionalGeneration
 
 from imagen_mini.text.encoder import TextEncoder
 from train import probe_text_encoder
@@ -17,12 +18,13 @@ from train.text_encoder import (
     SENTINELS,
     SIZES,
     corrupt,
-    denoising_loss_of,
+    denoising_losses,
     main,
     pad,
     pretrain,
     size_of,
     small_config,
+    span_batches,
     train_tokenizer,
 )
 
@@ -130,14 +132,36 @@ def test_pieces_are_split_at_random_in_training_alone(tokenizer):
     assert log["held_out_loss"] == log["curve"][-1][3] > 0
 
 
+def test_batches_of_like_length_have_the_loss_and_gradient_of_one_batch(tokenizer, monkeypatch):
+    """In float64, and with less padding."""
+    rng = random.Random(0)
+    lines = [CORPORA["text"](rng) for _ in range(15)]
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(small_config(len(tokenizer))).double()
+    found = {}
+    for parts in (1, 4):
+        monkeypatch.setattr("train.text_encoder.PARTS", parts)
+        batches = span_batches(tokenizer, lines, random.Random(1))
+        model.zero_grad()
+        losses = list(denoising_losses(model, batches, "cpu"))
+        sum(losses).backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        found[parts] = sum(losses).item(), gradient, sum(x.numel() for x, _ in batches)
+    assert len(batches) == 4 and sum(len(inputs) for inputs, _ in batches) == 15
+    assert found[1][0] == pytest.approx(found[4][0], rel=1e-9)
+    off = found[1][1] - found[4][1]  # T5 normalizes in float32
+    assert off.norm() < 1e-5 * found[1][1].norm()
+    assert found[4][2] < 0.8 * found[1][2]
+
+
 def test_a_run_that_is_stopped_saves_what_it_has(tokenizer, monkeypatch):
-    def stop(model, batch, device, calls=[]):  # noqa: B006
+    def stop(model, batches, device, calls=[]):  # noqa: B006
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return denoising_loss_of(model, batch, device)
+        return denoising_losses(model, batches, device)
 
-    monkeypatch.setattr("train.text_encoder.denoising_loss_of", stop)
+    monkeypatch.setattr("train.text_encoder.denoising_losses", stop)
     _, log = pretrain(tokenizer, small_config(len(tokenizer)), 100, 2, 1e-3, 0, 1e6)
     assert log["steps"] == 2 and len(log["curve"]) == 1  # the third was not taken
 
