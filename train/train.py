@@ -25,11 +25,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from imagen_mini.cascade.config import PRESETS, StageConfig
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.cascade.weight_transfer import init_from_smaller, with_text_width
+from imagen_mini.cascade.weight_transfer import (
+    init_from_smaller,
+    with_text_projection,
+    with_text_width,
+)
 from imagen_mini.data.base import Dataset
 from imagen_mini.data.datasets import open_dataset, remembered_options
 from imagen_mini.data.prepared import FITS
@@ -38,6 +43,7 @@ from imagen_mini.models.unet import UNetConfig
 from imagen_mini.scenes.world import WORLDS, find_world
 from imagen_mini.text.cache import CachedTextEncoder
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.text.projection import fit_projection
 from imagen_mini.training.checkpoint import (
     atomic_directory,
     check_state,
@@ -86,6 +92,8 @@ FIXED_ON_RESUME = ("name", "unet", "prediction", "world")
 DEFAULTS = {"fit": "crop", "background": "#ffffff", "held_out": 0}
 # What must stay when a network grows; a tensor that does not fit is found as well.
 FIXED_ON_GROWTH = ("head_dim", "skip", "skip_scale")
+OF_THE_ENCODER = ("text_width", "cross_attention_dim")
+FITTED_CAPTIONS = 2000  # from which another text encoder's projection is fitted
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -383,7 +391,7 @@ class Run:
             if args.preset and of_preset is not None:
                 of_preset = override_run(TrainConfig(), of_preset, args.overrides)[1]
                 # the width of the text is the text encoder's, not the preset's
-                unet = tuple(n for n in UNetConfig.__dataclass_fields__ if n != "text_width")
+                unet = tuple(n for n in UNetConfig.__dataclass_fields__ if n not in OF_THE_ENCODER)
                 check_kept(run, stage_config.unet, of_preset.unet, unet)
         elif args.init_from:
             trained = str(args.init_from)
@@ -424,7 +432,7 @@ class Run:
 
     def _build(self, tensors: dict | None) -> None:
         """Make network, text encoder, optimizers and average, with the tensors of a checkpoint."""
-        args, config, width = self.args, self.config, self.stage_config.unet.text_width
+        args, config = self.args, self.config
         if args.shard and (self.ranks.world == 1 or config.optimizer != "adamw" or args.text_cache):
             raise ValueError(
                 "--shard needs several ranks (torchrun --nproc-per-node 2 -m train.train ...), "
@@ -444,12 +452,6 @@ class Run:
         self.text_encoder = {"text_encoder": path, "text_encoder_dtype": dtype}
         self.encoder = TextEncoder.from_pretrained(path or WEIGHTS / "text_encoder", DTYPES[dtype])
         self.encoder.check_can_be_saved()
-        if self.encoder.width != width:
-            raise ValueError(
-                f"{path or 'the shipped text encoder'} returns text of width "
-                f"{self.encoder.width}, the stage takes {width}; "
-                f"for a new stage, add stage.unet.text_width={self.encoder.width}"
-            )
         if self.stage_config.text_encoder not in (None, identity := self.encoder.weights_digest()):
             raise ValueError(
                 f"{path or 'the shipped text encoder'} (identity {identity}) is not the text "
@@ -458,18 +460,24 @@ class Run:
                 "--text-encoder, or, to change it, add "
                 "stage.text_encoder=null"
             )
+        trained = load_stage(args.init_from) if args.init_from and not args.resume else None
+        if trained is not None and trained.config.text_encoder not in (None, identity):
+            trained = self._with_this_encoder(trained)
+            of_encoder = {name: getattr(trained.config.unet, name) for name in OF_THE_ENCODER}
+            unet = replace(self.stage_config.unet, **of_encoder)
+            self.stage_config = replace(self.stage_config, unet=unet)
+        width = self.stage_config.unet.text_width
+        if self.encoder.width != width:
+            raise ValueError(
+                f"{path or 'the shipped text encoder'} returns text of width "
+                f"{self.encoder.width}, the stage takes {width}; "
+                f"for a new stage, add stage.unet.text_width={self.encoder.width}"
+            )
         self.stage_config = replace(self.stage_config, text_encoder=identity)
         # 2. the network and its weights
         torch.manual_seed(config.seed)  # the initial weights
         self.stage = DiffusionStage(self.stage_config)
-        if args.init_from and not args.resume:
-            trained = load_stage(args.init_from)
-            if (text_width := self.stage_config.unet.text_width) != trained.config.unet.text_width:
-                trained = with_text_width(trained, text_width)
-                self.log(
-                    f"another text encoder, of width {text_width}: text layers, pooled text, and "
-                    "keys and values of words begin anew"
-                )
+        if trained is not None:
             if new := init_from_smaller(self.stage, trained):
                 self.log(f"new layers, which add nothing at first: {', '.join(new)}")
         elif tensors is not None:
@@ -505,6 +513,39 @@ class Run:
                 restore_optimizers(self.optimizers, tensors["optimizer"])
             else:
                 self.log(f"the optimizer was {before}; the state of {config.optimizer} starts anew")
+
+    def _with_this_encoder(self, trained: DiffusionStage) -> DiffusionStage:
+        """A stage that was trained with another text encoder, to start from with this run's.
+
+        Where its training captions are known, a linear map is fitted to them, from the vectors of
+        this encoder to those of the former one. Else what reads words begins anew, if the width is
+        another.
+        """
+        # 1. what it was trained on, and with
+        phases = training_phases(self.args.init_from)
+        without_data = open_dataset().describe()  # what older phases, which name none, were on
+        source = phases[-1].get("data", without_data)["source"] if phases else None
+        former = TextEncoder.from_pretrained(find_text_encoder(None, self.args.init_from))
+        if source not in WORLDS or former.weights_digest() != trained.config.text_encoder:
+            if (width := self.encoder.width) == trained.config.unet.text_width:
+                return trained
+            self.log(
+                f"another text encoder, of width {width}: text layers, pooled text, and keys and "
+                "values of words begin anew"
+            )
+            return with_text_width(trained, width)
+        # 2. the linear map
+        world = WORLDS[source]
+        scenes = [world.training_scene(0, i) for i in range(FITTED_CAPTIONS)]
+        captions = [world.training_caption(scene, 0, i).text for i, scene in enumerate(scenes)]
+        before = trained.net.text_projection
+        weight = before.weight.detach() if isinstance(before, nn.Linear) else None
+        projection, explained = fit_projection(self.encoder, former, captions, weight)
+        self.log(
+            f"another text encoder: a projection, fitted to {FITTED_CAPTIONS:,} captions of "
+            f"{source}, makes {explained:.0%} of the former encoder's variance from its vectors"
+        )
+        return with_text_projection(trained, projection)
 
     def train(self, stop: GracefulStop) -> None:
         """Train to the last step, or until a stop is requested or time is up."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.models.attention import Attention
@@ -144,4 +144,31 @@ def with_text_width(trained: DiffusionStage, width: int) -> DiffusionStage:
     words = ("text_layers.", "pooled_text.", ".text_norm.", ".text_to_kv.")
     kept = {key: weights[key] for key in weights if not any(part in key for part in words)}
     stage.net.load_state_dict(stage.net.state_dict() | kept)
+    return stage.to(trained.net.out.weight).train(trained.training)
+
+
+def with_text_projection(trained: DiffusionStage, projection: Tensor) -> DiffusionStage:
+    """A copy of a stage for another text encoder, whose vectors a matrix maps to those of the one
+    that the stage was trained with.
+
+    All weights are as trained. How well the copy reads depends on the matrix alone.
+
+    Args:
+        trained: The stage; it is left alone.
+        projection: [width of the words inside the network, width of the other encoder's vectors],
+            of `imagen_mini.text.projection.fit_projection`.
+
+    Raises:
+        ValueError: The words inside the network have another width.
+    """
+    words, width = projection.shape
+    if words != trained.config.unet.context_width:
+        raise ValueError(
+            f"projection: expected [{trained.config.unet.context_width}, width of the text "
+            f"encoder], as the words inside the network are; got {list(projection.shape)}"
+        )
+    unet = replace(trained.config.unet, text_width=width, cross_attention_dim=words)
+    stage = DiffusionStage(replace(trained.config, text_encoder=None, unet=unet))
+    weights = trained.net.state_dict() | {"text_projection.weight": projection}
+    stage.net.load_state_dict(weights)
     return stage.to(trained.net.out.weight).train(trained.training)

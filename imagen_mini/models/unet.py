@@ -13,7 +13,8 @@ Shapes, for an image of s pixels on a side, patches of p pixels and levels i = 0
     patches       [b, 3 p^2, s/p, s/p]            `pixel_unshuffle`
     level i       [b, channels[i], g, g]          g = s / p / 2^i; the middle is on the last
     emb           [b, emb_dim]                    goes into every residual block
-    text          [b, n, text_width]              goes into every attention layer to words
+    text          [b, n, text_width]              what the text encoder makes of the words
+    words         [b, n, context_width]           go into every attention layer to words
     output        [b, 3, s, s]                    `pixel_shuffle`
 
 Reference: Imagen (Saharia et al., 2022), arXiv 2205.11487, Appendices B and F.
@@ -71,6 +72,8 @@ class UNetConfig:
     head_dim: Annotated[int, Range(1, 65536)] = 32  # channels per attention head
     emb_dim: Annotated[int, Range(1, 65536)] = 256  # width of the summed embedding
     text_width: Annotated[int, Range(1, 65536)] = 128  # width of the text encoder's embeddings
+    # width of the words inside the network, projected from text_width (None: they come as they are)
+    cross_attention_dim: Annotated[int | None, Range(1, 65536)] = None
     # transformer layers over the words, before any other layer uses them
     text_layers: Annotated[int, Range(0, 64)] = 2
     skip: str = "concat"  # how an up block takes the down block's output: "concat" or "sum"
@@ -104,9 +107,10 @@ class UNetConfig:
             raise ValueError(
                 f"channels {bad} are no multiples of 16 and of head_dim {self.head_dim}"
             )
-        if self.text_layers and self.text_width % self.head_dim:
+        if self.text_layers and self.context_width % self.head_dim:
+            name = "text_width" if self.cross_attention_dim is None else "cross_attention_dim"
             raise ValueError(
-                f"text_width {self.text_width} is no multiple of head_dim {self.head_dim}, as "
+                f"{name} {self.context_width} is no multiple of head_dim {self.head_dim}, as "
                 "text_layers need"
             )
         for kinds in self.attention:
@@ -124,6 +128,11 @@ class UNetConfig:
             )
         if self.skip not in ("concat", "sum"):
             raise ValueError(f"skip {self.skip!r}; expected 'concat' or 'sum'")
+
+    @property
+    def context_width(self) -> int:
+        """Width of the words inside the network."""
+        return self.cross_attention_dim or self.text_width
 
     @property
     def grids(self) -> tuple[int, ...]:
@@ -171,7 +180,7 @@ class UNetLevel(nn.Module):
                 Attention(
                     AttentionSite(f"{name}{after}.{kind}", place_in_unet, kind, size),
                     channels,
-                    config.text_width,
+                    config.context_width,
                     config.head_dim,
                 )
                 for kind in kinds
@@ -223,10 +232,17 @@ class UNet(nn.Module):
         channels, last = config.channels, len(config.channels) - 1
         # 1. What conditions: noise level, words, pooled text, augmentation level.
         self.log_snr_embedding = ScalarEmbedding(config.emb_dim, shortest=1.0, longest=60.0)
-        self.text_layers = nn.ModuleList(
-            TextRefinerBlock(config.text_width, config.head_dim) for _ in range(config.text_layers)
+        # without a bias: the unconditional text, which is 0, stays 0
+        self.text_projection = (
+            nn.Identity()
+            if config.cross_attention_dim is None
+            else nn.Linear(config.text_width, config.cross_attention_dim, bias=False)
         )
-        self.pooled_text = AttentionPooling(config.text_width, config.emb_dim)
+        self.text_layers = nn.ModuleList(
+            TextRefinerBlock(config.context_width, config.head_dim)
+            for _ in range(config.text_layers)
+        )
+        self.pooled_text = AttentionPooling(config.context_width, config.emb_dim)
         if config.low_res_size is not None:
             self.aug_level_embedding = ScalarEmbedding(config.emb_dim, shortest=0.1, longest=4.0)
         # 2. From patches down to the smallest grid.
@@ -335,7 +351,10 @@ class UNet(nn.Module):
         return F.pixel_shuffle(x, self.config.patch)
 
     def through_text_layers(self, text: TextEmbeddings) -> TextEmbeddings:
-        """The words after the network's own transformer layers, [b, n, text_width]."""
+        """The words after the projection and the network's own transformer layers,
+        [b, n, context_width].
+        """
+        text = TextEmbeddings(self.text_projection(text.emb), text.mask)
         for layer in self.text_layers:
             text = TextEmbeddings(layer(text.emb, text.mask), text.mask)
         return text

@@ -13,7 +13,11 @@ from imagen_mini.cascade.sampling import sample_from_stage, sampling_loop, start
 from imagen_mini.cascade.sampling_options import resolve_sampling_options
 from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
-from imagen_mini.cascade.weight_transfer import init_from_smaller, with_text_width
+from imagen_mini.cascade.weight_transfer import (
+    init_from_smaller,
+    with_text_projection,
+    with_text_width,
+)
 from imagen_mini.diffusion.gaussian import from_x_0, q_sample
 from imagen_mini.diffusion.schedules import SCHEDULES
 from imagen_mini.utils.configuration import from_dict, to_dict
@@ -158,6 +162,29 @@ def test_another_text_width_keeps_all_that_does_not_read_words(
     anew = {key for key in own if own[key].shape != old[key].shape or (own[key] != old[key]).any()}
     assert len([key for key in anew if key.endswith("text_to_kv.weight")]) == len(layers)
     assert all(key.startswith(("text_layers.", "pooled_text.")) or ".text_" in key for key in anew)
+
+
+def test_a_projected_encoder_is_read_as_the_former_one(images, random_text, randomize_zero_init):
+    trained = randomize_zero_init(
+        DiffusionStage(replace(with_unet(TINY["base"], text_layers=1), text_encoder="trained on"))
+    ).double()
+    words = trained.config.unet.text_width
+    matrix = torch.randn(words, 48, generator=torch.Generator().manual_seed(0)).double()
+    stage = with_text_projection(trained, matrix)
+    assert (stage.config.unet.text_width, stage.config.unet.cross_attention_dim) == (48, words)
+    assert stage.config.text_encoder is None
+    # 1. a stage of vectors e computes what the trained one computes of P e
+    text, x = random_text([3, 5, 4, 6], width=48).to(torch.float64), images[0]
+    inputs = x.double(), torch.linspace(-5, 5, 4).double()
+    former = replace(text, emb=text.emb @ matrix.T)
+    torch.testing.assert_close(stage.net(*inputs, text), trained.net(*inputs, former))
+    # 2. without a caption, all is as trained
+    torch.testing.assert_close(stage.net(*inputs, text.null()), trained.net(*inputs, former.null()))
+    # 3. and again for another encoder
+    again = with_text_projection(stage, matrix @ torch.eye(48, 40).double())
+    assert (again.config.unet.text_width, again.config.unet.cross_attention_dim) == (40, words)
+    with pytest.raises(ValueError, match=rf"expected \[{words}, width of the text"):
+        with_text_projection(trained, matrix[1:])
 
 
 # ---------------------------------------------------------------- augmentation

@@ -450,6 +450,7 @@ def test_both_kinds_of_skip_connection_carry_the_down_blocks_output(skip, net_of
         ({"attention": "self"}, "attention 'self'; expected one text for each level"),
         ({"attention": ("", "cross+cross")}, "'cross.cross'; expected each kind once"),
         ({"text_width": 48}, "text_width 48 is no multiple of head_dim 32"),
+        ({"cross_attention_dim": 40}, "cross_attention_dim 40 is no multiple of head_dim 32"),
         ({"skip": "add"}, "'add'; expected 'concat' or 'sum'"),
     ],
 )
@@ -468,6 +469,7 @@ def test_a_configuration_that_cannot_be_built_is_an_error_that_names_the_value(c
         {"image_size": 0},
         {"blocks": (1, 0)},
         {"text_width": 0},
+        {"cross_attention_dim": 0},
         {"low_res_size": 0},
         {"mid_blocks": -1},
         {"text_layers": -1},

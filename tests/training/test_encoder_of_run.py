@@ -10,6 +10,7 @@ import torch
 from support.tiny_runs import train
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
+from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.encoder import TextEncoder
@@ -68,14 +69,41 @@ def test_a_new_run_from_a_stage_has_the_encoder_of_the_stage(run, bytes_encoder,
     assert text_encoder_of(run) == text_encoder_of(run / "stage") == str(bytes_encoder)
 
 
+@pytest.fixture
+def few_captions(monkeypatch):
+    monkeypatch.setattr("train.train.FITTED_CAPTIONS", 100)
+
+
+@pytest.mark.usefixtures("few_captions")
 def test_a_new_run_may_start_from_a_stage_of_another_encoder(run, tmp_path, capsys):
     train(
         tmp_path / "new",
         *("--init-from", str(run / "stage"), "--text-encoder", str(WEIGHTS / "text_encoder")),
-        *("stage.text_encoder=null", "stage.unet.text_width=128", "steps=1"),
+        *("stage.text_encoder=null", "steps=1"),
+    )
+    assert "a projection, fitted to 100 captions of scenes" in capsys.readouterr().out
+    assert text_encoder_of(tmp_path / "new") == str(WEIGHTS / "text_encoder")
+    # the words inside the network are as wide as before, and a resumed run is the same network
+    train(tmp_path / "new", "--resume", "steps=2")
+    unet = load_stage(tmp_path / "new" / "stage").config.unet
+    assert (unet.text_width, unet.cross_attention_dim) == (128, 32)
+
+
+def test_where_the_captions_are_not_known_what_reads_words_begins_anew(run, tmp_path, capsys):
+    stage = tmp_path / "stage"
+    shutil.copytree(run / "stage", stage)
+    config = json.loads((stage / "config.json").read_text())
+    for phase in config["training"]["training_phases"]:
+        phase["data"] = {"source": "folder", "name": "pictures"}
+    (stage / "config.json").write_text(json.dumps(config))
+    train(
+        tmp_path / "new",
+        *("--init-from", str(stage), "--text-encoder", str(WEIGHTS / "text_encoder")),
+        *("stage.text_encoder=null", "steps=1"),
     )
     assert "keys and values of words begin anew" in capsys.readouterr().out
-    assert text_encoder_of(tmp_path / "new") == str(WEIGHTS / "text_encoder")
+    unet = load_stage(tmp_path / "new" / "stage").config.unet
+    assert (unet.text_width, unet.cross_attention_dim) == (128, None)
 
 
 def test_a_report_reads_with_the_encoder_of_the_run(run, bytes_encoder, monkeypatch):
