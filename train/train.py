@@ -517,16 +517,17 @@ class Run:
     def _with_this_encoder(self, trained: DiffusionStage) -> DiffusionStage:
         """A stage that was trained with another text encoder, to start from with this run's.
 
-        Where its training captions are known, a linear map is fitted to them, from the vectors of
-        this encoder to those of the former one. Else what reads words begins anew, if the width is
-        another.
+        If the run goes on with the captions of a built-in world, a linear map is fitted to them,
+        from the vectors of this encoder to those of the former one. Else what reads words begins
+        anew, if the width is another.
         """
         # 1. what it was trained on, and with
         phases = training_phases(self.args.init_from)
         without_data = open_dataset().describe()  # what older phases, which name none, were on
         source = phases[-1].get("data", without_data)["source"] if phases else None
         former = TextEncoder.from_pretrained(find_text_encoder(None, self.args.init_from))
-        if source not in WORLDS or former.weights_digest() != trained.config.text_encoder:
+        own_source = self.data.describe()["source"]
+        if source not in WORLDS or source != own_source or former.weights_digest() != trained.config.text_encoder:
             if (width := self.encoder.width) == trained.config.unet.text_width:
                 return trained
             self.log(
