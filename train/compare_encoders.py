@@ -3,6 +3,7 @@
     python -m train.compare_encoders --out runs/encoders
     python -m train.compare_encoders --out runs/encoders --time-limit 3600
     python -m train.compare_encoders --out runs/encoders --given text-large=runs/text_encoder_text
+    python -m train.compare_encoders --out runs/projected --init-from scenes --steps 1
 
 It is the comparison of Imagen (2022), Section 2.1 and Figures A.5 and A.7, in miniature:
 
@@ -17,6 +18,10 @@ It is the comparison of Imagen (2022), Section 2.1 and Figures A.5 and A.7, in m
 The T5s have one tokenizer and as many steps of pre-training. All are frozen. The base stage is that
 of the preset without layers of its own over the words, which would do the encoder's work. Its score
 and its Fréchet distance are measured on words of captions, and on words that text alone has.
+
+With `--init-from` each base stage starts from a trained one instead, by a linear map from the
+encoder's vectors to those of the encoder that the stage was trained with
+(`imagen_mini.text.projection`). After a single step that map is all that was learnt.
 
 Interrupted, or at its time limit, the same command goes on where it stopped. Everything is in OUT:
 encoders, runs of `train.train`, results.json, and the table and the figure of what is measured so
@@ -67,7 +72,7 @@ ENCODERS = ("one-hot", "random", "captions", "text-small", "text-medium", "text-
 TOKENIZER_OF = "text-large"  # whose tokenizer all T5s have
 KNOWN_CAPTIONS = 20_000  # whose words a one-hot encoder knows
 # The paper's stage: no layers over the words, and the pooled text is never dropped.
-PLAIN = ("pooled_drop_prob=0.0", "stage.unet.text_layers=0", "sample_every=0")
+PLAIN = ("pooled_drop_prob=0.0", "stage.unet.text_layers=0")
 # Categories of the benchmark by the words that their captions have.
 WORDS = {
     "seen words": ("one object", "binding", "counting", "positional"),
@@ -208,7 +213,14 @@ def main(arguments: list[str] | None = None) -> None:
         help="take these encoders, which are trained already",
     )
     parser.add_argument("--world", choices=tuple(WORLDS), default="scenes")
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="mini")
+    parser.add_argument(
+        "--preset", choices=tuple(PRESETS), help="of each base stage (default: mini)"
+    )
+    parser.add_argument(
+        "--init-from",
+        metavar="STAGE",
+        help="start each base stage from this one, which was trained with another text encoder",
+    )
     parser.add_argument(
         "--steps", type=integer(low=1), default=3000, help="of each base stage (default: 3000)"
     )
@@ -243,6 +255,10 @@ def main(arguments: list[str] | None = None) -> None:
         "overrides", nargs="*", metavar="key=value", help="of the base stages, as for train.train"
     )
     args = parser.parse_intermixed_args(arguments)
+    if args.init_from and args.preset:
+        raise ValueError("the stage of --init-from has its own sizes: leave --preset out")
+    if not args.init_from:
+        args.preset = args.preset or "mini"
     check_output_folder(args.out)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -318,7 +334,8 @@ def open_results(args, given: dict[str, Path]) -> dict:
     Raises:
         ValueError: The folder holds results of another plan.
     """
-    names = ("world", "preset", "steps", "text_steps", "text_batch", "n", "images", "overrides")
+    names = ("world", "preset", "init_from", "steps", "text_steps", "text_batch", "n", "images")
+    names += ("overrides",)
     plan = {name: getattr(args, name) for name in names}
     plan["given"] = {name: str(folder.resolve()) for name, folder in given.items()}
     file = args.out / "results.json"
@@ -347,9 +364,13 @@ def train_base(args, encoder: Path, run: Path, seed: int, seconds: float) -> Non
     if checkpoints(run):
         options.append("--resume")
     else:
-        options += ["--preset", args.preset, "--text-encoder", str(encoder)]
-        options += ["--world", args.world, f"steps={args.steps}", f"seed={seed}", *PLAIN]
-        options += [f"stage.unet.text_width={width}", *args.overrides]
+        options += ["--text-encoder", str(encoder), "--world", args.world]
+        options += [f"steps={args.steps}", f"seed={seed}", "sample_every=0"]
+        if args.init_from:
+            options += ["--init-from", args.init_from, "stage.text_encoder=null"]
+        else:
+            options += ["--preset", args.preset, *PLAIN, f"stage.unet.text_width={width}"]
+        options += args.overrides
     print(f"\n{run.name}: python -m train.train {shlex.join(options)}", flush=True)
     train.main(options)
     if not is_done(run, args.steps):

@@ -527,7 +527,11 @@ class Run:
         source = phases[-1].get("data", without_data)["source"] if phases else None
         former = TextEncoder.from_pretrained(find_text_encoder(None, self.args.init_from))
         own_source = self.data.describe()["source"]
-        if source not in WORLDS or source != own_source or former.weights_digest() != trained.config.text_encoder:
+        if (
+            source not in WORLDS
+            or source != own_source
+            or former.weights_digest() != trained.config.text_encoder
+        ):
             if (width := self.encoder.width) == trained.config.unet.text_width:
                 return trained
             self.log(

@@ -445,9 +445,10 @@ class UNet(nn.Module):
                 f"this U-Net takes images [b, 3, {c.image_size}, {c.image_size}]; got "
                 f"{list(x_t.shape)}"
             )
-        if len(text) != len(x_t) or text.emb.shape[-1] != c.text_width:
+        width = c.context_width if isinstance(text, TextContext) else c.text_width
+        if len(text) != len(x_t) or text.emb.shape[-1] != width:
             raise ValueError(
-                f"expected text for {len(x_t)} images of width {c.text_width}; got "
+                f"expected text for {len(x_t)} images of width {width}; got "
                 f"{list(text.emb.shape)}. "
                 "Another text encoder needs a U-Net trained with it"
             )

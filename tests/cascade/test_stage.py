@@ -178,6 +178,8 @@ def test_a_projected_encoder_is_read_as_the_former_one(images, random_text, rand
     inputs = x.double(), torch.linspace(-5, 5, 4).double()
     former = replace(text, emb=text.emb @ matrix.T)
     torch.testing.assert_close(stage.net(*inputs, text), trained.net(*inputs, former))
+    prepared = stage.net(*inputs, stage.net.prepare_text(text))
+    torch.testing.assert_close(prepared, trained.net(*inputs, former))
     # 2. without a caption, all is as trained
     torch.testing.assert_close(stage.net(*inputs, text.null()), trained.net(*inputs, former.null()))
     # 3. and again for another encoder

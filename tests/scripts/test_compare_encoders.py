@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.scenes.captions import RARE_WORDS
 from imagen_mini.scenes.world import SCENES
@@ -91,7 +92,8 @@ def run(out, *options):
         compare_encoders.main(
             [
                 *("--out", str(out), "--given", f"text-large={WEIGHTS / 'text_encoder'}"),
-                *("--encoders", "one-hot", "random", "--preset", "tiny", "--steps", "1"),
+                *("--encoders", "one-hot", "random", "--steps", "1"),
+                *(() if "--init-from" in options else ("--preset", "tiny")),
                 *("--n", "1", "--images", "3", "--device", "cpu", "batch_size=2", "warmup=1"),
                 *("stage.num_inference_steps=1", *options),
             ]
@@ -118,6 +120,22 @@ def test_a_stopped_comparison_goes_on_and_keeps_what_it_has(tmp_path, monkeypatc
     assert "| one-hot |" in capsys.readouterr().out and (tmp_path / "figure.png").is_file()
     with pytest.raises(ValueError, match="holds a comparison with n 1, not 2"):
         run(tmp_path, "--n", "2")
+
+
+@pytest.mark.slow  # seconds: two stages
+def test_a_comparison_may_start_from_a_trained_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_encoders, "KNOWN_CAPTIONS", 200)
+    monkeypatch.setattr(compare_encoders.train, "FITTED_CAPTIONS", 100)
+    options = ("--preset", "tiny", "--device", "cpu", "--output-dir", str(tmp_path / "base"))
+    compare_encoders.train.main(["--stage", "base", "steps=1", "batch_size=2", *options])
+    run(tmp_path / "out", "--init-from", str(tmp_path / "base"))
+    for name in ("one-hot", "random"):
+        unet = load_stage(tmp_path / "out" / "runs" / f"{name}-0" / "stage").config.unet
+        assert unet.cross_attention_dim == 128
+    with pytest.raises(ValueError, match="preset None, not 'tiny'"):
+        run(tmp_path / "out")
+    with pytest.raises(ValueError, match="leave --preset out"):
+        run(tmp_path / "out", "--init-from", "scenes", "--preset", "tiny")
 
 
 def test_encoders_that_are_given_are_named_correctly(tmp_path):
