@@ -102,9 +102,7 @@ def _tokens_by_part(parts: list[Part], side: int, tokens: Tokens) -> list[list[i
     """The positions of the tokens of each part, on one side."""
     counts = [len(part[side].split()) for part in parts]
     if sum(counts) != len(tokens.words):
-        raise ValueError(
-            f"expected {sum(counts)} words, one for each of a part; got {tokens.words}"
-        )
+        raise ValueError(f"expected {sum(counts)} words, those of the parts; got {tokens.words}")
     first = accumulate([0, *counts])
     return [
         [token for word in range(at, at + count) for token in tokens.positions_of_word(word)]
