@@ -52,7 +52,7 @@ def test_phrases_are_of_the_same_relation():
 
 def test_what_is_absent_is_not_there_and_has_no_words_in_the_caption():
     absent = 0
-    for caption, parts in restatements(WORLDS["scenes"], Wording(absent=1.0)):
+    for _, parts in restatements(WORLDS["scenes"], Wording(absent=1.0)):
         added = [said for said, plain in parts if not plain]
         said, plain = said_and_plain(parts)
         assert said.startswith(plain) and (added or said == plain)
