@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from imagen_mini.scenes.captions import parse_caption
+from imagen_mini.scenes.captions import NUMBERS, parse_caption
+from imagen_mini.scenes.prose.phrases import plural
 from imagen_mini.scenes.prose.restatements import (
     WORDINGS,
     Wording,
@@ -12,7 +13,7 @@ from imagen_mini.scenes.prose.restatements import (
     restate,
     said_and_plain,
 )
-from imagen_mini.scenes.prose.words import SYNONYMS, TEXT_PHRASES, text_only_words
+from imagen_mini.scenes.prose.words import GROUPS, SYNONYMS, TEXT_PHRASES, text_only_words
 from imagen_mini.scenes.world import WORLDS
 
 
@@ -35,10 +36,12 @@ def test_the_right_side_is_the_caption_and_the_left_side_has_all_its_parts(world
 @pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 def test_rare_words_mean_what_they_replace(world):
     exchanged = 0
+    meanings = dict(SYNONYMS) | {plural(rare): plural(word) for rare, word in SYNONYMS.items()}
+    meanings |= {f"a {name} of": NUMBERS[n] for name, n in GROUPS.items()}
     for _, parts in restatements(world, Wording(rare=1.0)):
         for said, plain in parts:
             if said != plain and plain not in ("a", "an"):
-                assert SYNONYMS[said] == plain
+                assert meanings[said] == plain
                 exchanged += 1
     assert exchanged > 200
 

@@ -14,10 +14,10 @@ import random
 from dataclasses import dataclass
 from itertools import groupby
 
-from imagen_mini.scenes.captions import Caption, article_for
+from imagen_mini.scenes.captions import NUMBERS, Caption, Description, Word, article_for
 from imagen_mini.scenes.prose.negation import absent_phrase
-from imagen_mini.scenes.prose.phrases import random_thing
-from imagen_mini.scenes.prose.words import TEXT_PHRASES, synonyms_of
+from imagen_mini.scenes.prose.phrases import plural, random_thing
+from imagen_mini.scenes.prose.words import GROUPS, TEXT_PHRASES, synonyms_of
 from imagen_mini.scenes.rewording import misspell
 from imagen_mini.scenes.scene import SHAPES
 
@@ -43,11 +43,11 @@ class Wording:
 
 # The kinds of restatements, with their shares in percent.
 WORDINGS: dict[str, tuple[Wording, int]] = {
-    "as captions say it": (Wording(), 20),
-    "rare words": (Wording(rare=0.8), 20),
-    "misspelt words": (Wording(misspelt=0.3), 20),
-    "other phrases": (Wording(phrase=1.0), 15),
-    "something absent": (Wording(absent=1.0), 15),
+    "as captions say it": (Wording(), 30),
+    "rare words": (Wording(rare=0.8), 18),
+    "misspelt words": (Wording(misspelt=0.3), 18),
+    "other phrases": (Wording(phrase=1.0), 12),
+    "something absent": (Wording(absent=1.0), 12),
     "all of these": (Wording(0.4, 0.1, 0.5, 0.3), 10),
 }
 
@@ -66,22 +66,22 @@ def restate(caption: Caption, wording: Wording, rng: random.Random) -> list[Part
     parts: list[Part] = []
     # 1. Relations as a whole, other words one by one; articles as the next word needs them.
     for role, run in groupby(caption.words, key=lambda w: w.role):
-        words = [word.text for word in run]
+        words = list(run)
         if role == "relation":
-            phrase = " ".join(words)
+            phrase = " ".join(word.text for word in words)
             said = phrase
             if rng.random() < wording.phrase:
                 said = rng.choice(TEXT_PHRASES[caption.description.relation or ""])
             parts.append((said, phrase))
             continue
         for word in words:
-            said = word
+            said = word.text
             if role != "other":
                 if rng.random() < wording.rare:
-                    said = rng.choice(synonyms_of(word) or (word,))
+                    said = rng.choice(rare_words_for(word, caption.description) or (said,))
                 if rng.random() < wording.misspelt:
                     said = misspell(said, rng)
-            parts.append((said, word))
+            parts.append((said, word.text))
     parts = [
         (article_for(after[0]), plain) if said in ("a", "an") else (said, plain)
         for (said, plain), after in zip(parts, [*parts[1:], ("", "")])
@@ -96,6 +96,17 @@ def restate(caption: Caption, wording: Wording, rng: random.Random) -> list[Part
             phrase = absent_phrase(absent, rng)
             parts += [(",", ""), (phrase[2:], "")] if phrase.startswith(", ") else [(phrase, "")]
     return parts
+
+
+def rare_words_for(word: Word, description: Description) -> tuple[str, ...]:
+    """What text alone has for a word of a caption: "crimson" for "red", "discs" for "circles", "a
+    pair of" for "two". Most words have none.
+    """
+    if word.role == "number":
+        return tuple(f"a {name} of" for name, n in GROUPS.items() if NUMBERS[n] == word.text)
+    if word.role == "shape" and word.text != (shape := description.objects[word.objects[0]].shape):
+        return tuple(plural(noun) for noun in synonyms_of(shape))
+    return synonyms_of(word.text)
 
 
 def sentence(words: list[str]) -> str:
