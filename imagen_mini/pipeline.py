@@ -135,7 +135,8 @@ class ImagenPipeline(nn.Module):
     There may be any number of stages, called by name. They are sorted by the size of their images.
 
     Args:
-        text_encoder: The encoder that every stage was trained with.
+        text_encoder: The encoder that every stage was trained with, or one that was taught to give
+            the vectors of that one.
         stages: The stages, in any order; one of them generates from the text alone.
 
     Raises:
@@ -164,9 +165,6 @@ class ImagenPipeline(nn.Module):
             )
 
         # 2. does each stage fit the text encoder, and the stage before it?
-        identity = (
-            text_encoder.weights_digest() if any(s.config.text_encoder for s in stages) else None
-        )
         for previous, stage in zip([None, *stages], stages):
             c = stage.config
             if c.unet.text_width != text_encoder.width:
@@ -174,10 +172,10 @@ class ImagenPipeline(nn.Module):
                     f"stage {c.name} was trained for text of width {c.unet.text_width}, the "
                     f"text encoder returns {text_encoder.width}"
                 )
-            if c.text_encoder not in (None, identity):
+            if c.text_encoder is not None and not text_encoder.is_read_as(c.text_encoder):
                 raise ValueError(
                     f"stage {c.name} was trained with text encoder {c.text_encoder}, this one "
-                    f"is {identity}: take the one it was trained with"
+                    f"is {text_encoder.weights_digest()}: take the one it was trained with"
                 )
             expected = None if previous is None else previous.config.unet.image_size
             if c.unet.low_res_size != expected:
@@ -195,7 +193,10 @@ class ImagenPipeline(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path = "scenes", dtype: torch.dtype = torch.float32
+        cls,
+        path: str | Path = "scenes",
+        dtype: torch.dtype = torch.float32,
+        text_encoder: TextEncoder | None = None,
     ) -> ImagenPipeline:
         """Load a pipeline from a folder or from the Hugging Face hub.
 
@@ -203,6 +204,8 @@ class ImagenPipeline(nn.Module):
             path: "scenes" (the default) or "studio", which are shipped; a folder as
                 `save_pretrained` writes it; or a hub id like "name/model".
             dtype: Precision of the weights: torch.float32 or torch.bfloat16.
+            text_encoder: Takes the place of the pipeline's own (default: that one). It must give
+                vectors that the stages can read.
 
         Returns:
             The pipeline on the CPU, in evaluation mode.
@@ -216,12 +219,13 @@ class ImagenPipeline(nn.Module):
             raise TypeError(f"dtype {dtype!r}; expected torch.float32 or torch.bfloat16")
         folder = find_folder(path)
         names = read_stage_names(folder)
-        encoder = TextEncoder.from_pretrained(folder / "text_encoder", dtype)
+        if text_encoder is None:
+            text_encoder = TextEncoder.from_pretrained(folder / "text_encoder", dtype)
         stages = [load_stage(folder / name) for name in names]
         for name, stage in zip(names, stages):
             if stage.config.name != name:  # it would be saved to another folder than its own
                 raise ValueError(f"{folder / name} holds a stage called {stage.config.name!r}")
-        pipe = cls(encoder, stages).to(dtype)
+        pipe = cls(text_encoder, stages).to(dtype)
         pipe.own_images = any(trained_on_folder(folder / name) for name in names)
         pipe.training_records = {name: training_record(folder / name) for name in names}
         return pipe

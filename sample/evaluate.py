@@ -42,7 +42,6 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from imagen_mini import ImagenPipeline
 from imagen_mini.editing.base import Edit
 from imagen_mini.editing.blending import DiffEditMask
 from imagen_mini.editing.feature_injection import FeatureInjection
@@ -204,17 +203,20 @@ def measure_edits(each: Callable, name: str, tasks: list[EditTask], methods: lis
     return rows
 
 
-def read_report(parser: argparse.ArgumentParser, path: Path, pipeline: str) -> dict:
-    """A report of this pipeline; an error of the command line if the file is something else."""
+def read_report(parser: argparse.ArgumentParser, path: Path, this: dict) -> dict:
+    """A report of this pipeline and text encoder; an error of the command line if the file is
+    something else.
+    """
     try:
         report = json.loads(path.read_text())
     except ValueError as error:
         parser.error(f"--out {path}: not a report, {error}. Name another file")
-    if not isinstance(report, dict) or report.get("pipeline") != pipeline:
-        of = report.get("pipeline") if isinstance(report, dict) else None
+    of = {key: report.get(key) for key in this} if isinstance(report, dict) else {}
+    if different := [key for key in this if of.get(key) != this[key]]:
+        key = different[0]
         parser.error(
-            f"--out {path}: a report of the pipeline {of!r}, and this one is {pipeline!r}. --only "
-            "adds to a report of the same pipeline: name another file"
+            f"--out {path}: a report of the {key.replace('_', ' ')} {of.get(key)!r}, and this one "
+            f"is {this[key]!r}. --only adds to a report of the same pipeline: name another file"
         )
     if missing := {"text_alignment", "edits"} - report.keys():
         parser.error(
@@ -335,19 +337,20 @@ def main(arguments: list[str] | None = None) -> None:
     args.n = args.n or 30
     parts = (args.only,) if args.only else PARTS
     report: dict = {"text_alignment": {}, "edits": {}}
+    this = {"pipeline": str(args.pipeline), "text_encoder": args.text_encoder}
     if args.only and args.out.is_file():
-        report = read_report(parser, args.out, str(args.pipeline))
+        report = read_report(parser, args.out, this)
     kept, runs = other_methods(parser, args, report)
 
     # 1. The pipeline. The precision is decided once for all workers.
     args.precision = resolve_precision(args.precision, torch.device(args.device))
-    pipe = ImagenPipeline.from_pretrained(args.pipeline)  # an error of loading is raised here
+    pipe = load_pipeline(args)  # an error of loading is raised here
     args.first_stage, last = list(pipe.stages)[0], list(pipe.stages)[-1]
     judged = [args.first_stage if args.base_only else last]
     check_judged(pipe, [*judged, args.first_stage] if args.edits else judged)
     run = {"commit": current_commit(), "options": sampling_options(args)}
     run |= {"benchmark_seed": args.seed, "precision": args.precision}
-    report |= {"pipeline": str(args.pipeline)}
+    report |= {key: value for key, value in this.items() if value is not None}
     unfinished = args.out.with_suffix(".partial.json")  # until all is measured
     with spread(partial(Examiner, args), args.workers) as each:
         # 2. Text alignment.

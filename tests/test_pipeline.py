@@ -22,7 +22,8 @@ from imagen_mini.diffusion.schedules import SCHEDULES
 from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.preview import sample_single_stage
-from imagen_mini.text.encoder import TextEmbeddings
+from imagen_mini.evaluation.text_probes import random_encoder_like
+from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
 from imagen_mini.utils.rng import randn
 from imagen_mini.weights import shipped_pipelines
 
@@ -523,6 +524,24 @@ def test_a_stage_for_another_text_encoder_is_an_error(encoder):
         ValueError, match=f"text of width 64, the text encoder returns {encoder.width}"
     ):
         ImagenPipeline(encoder, [DiffusionStage(changed("base", {"text_width": 64}))])
+
+
+def test_an_encoder_that_was_taught_the_vectors_takes_the_place_of_its_teacher(encoder, tmp_path):
+    config = replace(TINY["base"], text_encoder=encoder.weights_digest())
+    ImagenPipeline(encoder, [DiffusionStage(config)]).save_pretrained(tmp_path / "pipeline")
+    # 1. another encoder is refused, unless it says whose vectors it gives; the folder remembers it
+    student = random_encoder_like(encoder)
+    with pytest.raises(ValueError, match="was trained with text encoder .* this one is"):
+        ImagenPipeline.from_pretrained(tmp_path / "pipeline", text_encoder=student)
+    student.model.config.teacher_digest = encoder.weights_digest()
+    student.save_pretrained(tmp_path / "student")
+    student = TextEncoder.from_pretrained(tmp_path / "student")
+    assert student.teacher_digest == encoder.weights_digest() != student.weights_digest()
+    # 2. it is used, and saved with the pipeline
+    pipe = ImagenPipeline.from_pretrained(tmp_path / "pipeline", text_encoder=student)
+    pipe.save_pretrained(tmp_path / "new")
+    again = ImagenPipeline.from_pretrained(tmp_path / "new").text_encoder
+    assert again.weights_digest() == student.weights_digest()
 
 
 def test_two_stages_of_one_name_are_an_error(encoder):

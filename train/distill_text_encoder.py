@@ -317,7 +317,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     # 1. Training.
     log = distill(student, teacher, args.steps, args.batch, args.lr, args.seed, args.time_limit)
-    # 2. The student, saved with its history.
+    # 2. The student, saved with its history. Networks of the teacher know it by the digest.
+    student.model.config.teacher_digest = teacher.teacher_digest or teacher.weights_digest()
     student.cpu().save_pretrained(args.out)
     history = Path(started_from) / TRAINING_HISTORY
     phases = json.loads(history.read_text()) if history.is_file() else []

@@ -452,16 +452,18 @@ class Run:
         self.text_encoder = {"text_encoder": path, "text_encoder_dtype": dtype}
         self.encoder = TextEncoder.from_pretrained(path or WEIGHTS / "text_encoder", DTYPES[dtype])
         self.encoder.check_can_be_saved()
-        if self.stage_config.text_encoder not in (None, identity := self.encoder.weights_digest()):
+        identity, known = self.encoder.weights_digest(), self.stage_config.text_encoder
+        if known not in (None, identity) and (args.resume or not self.encoder.is_read_as(known)):
             raise ValueError(
                 f"{path or 'the shipped text encoder'} (identity {identity}) is not the text "
                 "encoder that this stage was trained with "
-                f"({self.stage_config.text_encoder}); name that one with "
+                f"({known}); name that one with "
                 "--text-encoder, or, to change it, add "
                 "stage.text_encoder=null"
             )
         trained = load_stage(args.init_from) if args.init_from and not args.resume else None
-        if trained is not None and trained.config.text_encoder not in (None, identity):
+        known = None if trained is None else trained.config.text_encoder
+        if trained is not None and known is not None and not self.encoder.is_read_as(known):
             trained = self._with_this_encoder(trained)
             of_encoder = {name: getattr(trained.config.unet, name) for name in OF_THE_ENCODER}
             unet = replace(self.stage_config.unet, **of_encoder)

@@ -5,6 +5,7 @@ paraphrases.
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
@@ -42,9 +43,8 @@ def random_encoder_like(encoder: TextEncoder, seed: int = 0) -> TextEncoder:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return TextEncoder(
-            type(encoder.model)(encoder.model.config), encoder.tokenizer, encoder.max_length
-        )
+        config = deepcopy(encoder.model.config)
+        return TextEncoder(type(encoder.model)(config), encoder.tokenizer, encoder.max_length)
 
 
 def masked_mean(text: TextEmbeddings) -> Tensor:

@@ -259,6 +259,17 @@ class TextEncoder(nn.Module):
             digest.update(tensor)
         return digest.hexdigest()[:16]
 
+    @property
+    def teacher_digest(self) -> str | None:
+        """The digest of the encoder whose vectors this one was taught to give
+        (`python -m train.distill_text_encoder`). None: it was not.
+        """
+        return getattr(self.model.config, "teacher_digest", None)
+
+    def is_read_as(self, digest: str) -> bool:
+        """True if a network that was trained with the encoder of this digest can read this one."""
+        return digest in (self.teacher_digest, self.weights_digest())
+
     def train(self, mode: bool = True) -> TextEncoder:
         return super().train(False)  # frozen: never in training mode, so never with dropout
 

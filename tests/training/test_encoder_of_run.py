@@ -12,6 +12,7 @@ from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.editing.prompt_to_prompt import Replace
+from imagen_mini.evaluation.text_probes import random_encoder_like
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.checkpoint import load_checkpoint
@@ -87,6 +88,22 @@ def test_a_new_run_may_start_from_a_stage_of_another_encoder(run, tmp_path, caps
     train(tmp_path / "new", "--resume", "steps=2")
     unet = load_stage(tmp_path / "new" / "stage").config.unet
     assert (unet.text_width, unet.cross_attention_dim) == (128, 32)
+
+
+def test_a_run_may_start_with_an_encoder_that_was_taught_but_not_resume(
+    run, bytes_encoder, tmp_path, capsys
+):
+    teacher = TextEncoder.from_pretrained(bytes_encoder)
+    student = random_encoder_like(teacher, seed=1)
+    student.model.config.teacher_digest = teacher.weights_digest()
+    student.save_pretrained(tmp_path / "student")
+    options = ("--text-encoder", str(tmp_path / "student"))
+    train(tmp_path / "new", "--init-from", str(run / "stage"), *options, "steps=1")
+    assert "another text encoder" not in capsys.readouterr().out
+    new = load_stage(tmp_path / "new" / "stage").config
+    assert new.text_encoder == student.weights_digest() and new.unet.cross_attention_dim is None
+    with pytest.raises((SystemExit, ValueError), match="is not the text encoder that this stage"):
+        train(run, "--resume", "steps=3", *options)
 
 
 def test_where_the_captions_are_not_known_what_reads_words_begins_anew(run, tmp_path, capsys):
