@@ -196,7 +196,7 @@ class ImagenPipeline(nn.Module):
         cls,
         path: str | Path = "scenes",
         dtype: torch.dtype = torch.float32,
-        text_encoder: TextEncoder | None = None,
+        text_encoder: TextEncoder | str | Path | None = None,
     ) -> ImagenPipeline:
         """Load a pipeline from a folder or from the Hugging Face hub.
 
@@ -204,8 +204,9 @@ class ImagenPipeline(nn.Module):
             path: "scenes" (the default) or "studio", which are shipped; a folder as
                 `save_pretrained` writes it; or a hub id like "name/model".
             dtype: Precision of the weights: torch.float32 or torch.bfloat16.
-            text_encoder: Takes the place of the pipeline's own (default: that one). It must give
-                vectors that the stages can read.
+            text_encoder: Takes the place of the pipeline's own (default: that one): "distilled",
+                which is shipped, an encoder, a folder or a hub name. Its vectors must be such as
+                the stages can read.
 
         Returns:
             The pipeline on the CPU, in evaluation mode.
@@ -219,8 +220,9 @@ class ImagenPipeline(nn.Module):
             raise TypeError(f"dtype {dtype!r}; expected torch.float32 or torch.bfloat16")
         folder = find_folder(path)
         names = read_stage_names(folder)
-        if text_encoder is None:
-            text_encoder = TextEncoder.from_pretrained(folder / "text_encoder", dtype)
+        if not isinstance(text_encoder, TextEncoder):
+            own = folder / "text_encoder" if text_encoder is None else text_encoder
+            text_encoder = TextEncoder.from_pretrained(own, dtype)
         stages = [load_stage(folder / name) for name in names]
         for name, stage in zip(names, stages):
             if stage.config.name != name:  # it would be saved to another folder than its own

@@ -16,7 +16,8 @@
 #    relations;
 # 4. do the vectors encode relations, and what belongs to what?
 # 5. **what does the encoder know that no image showed?**
-# 6. when the caption is dropped, for guidance, none of it may remain.
+# 6. **what can text alone teach it?**
+# 7. when the caption is dropped, for guidance, none of it may remain.
 #
 # Our T5 has 0.9 million parameters and was pre-trained in 20 minutes, on text about plain shapes.
 # Imagen's has 4.6 billion and was trained on a large part of the web. The interface is the same.
@@ -60,6 +61,7 @@ from imagen_mini.evaluation.text_probes import (
 from imagen_mini.models.layers import AttentionPooling
 from imagen_mini.scenes.captions import RARE_WORDS
 from imagen_mini.scenes.parse import parse_image
+from imagen_mini.scenes.prose.restatements import WORDINGS, restate
 from imagen_mini.scenes.prose.words import ATTRIBUTE_OF, MORE_SYNONYMS
 from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
 from imagen_mini.utils.rng import randn
@@ -120,8 +122,10 @@ print("tokens of 'circel':", of.positions_of_word(3))
 # **Predict:** does the cascade generate the correct image for a misspelt caption? For one with rare
 # words, which no training image had but the text had?
 
+
 # %%
-for category in ("one object", "misspellings", "rare words"):
+def show_images(pipe, category):
+    """Seven captions of a kind, their images, and how many are correct."""
     _, seeds, captions = zip(*benchmark(7, categories=[category]))
     images = pipe(
         [c.text for c in captions], seed=list(seeds), stages=("base",), progress=False
@@ -131,6 +135,10 @@ for category in ("one object", "misspellings", "rare words"):
     display(
         image_grid(list(images), [c.text for c in captions], columns=7, cell=128, borders=found)
     )
+
+
+for category in ("one object", "misspellings", "rare words"):
+    show_images(pipe, category)
 
 # %% [markdown]
 # **What you should have seen.** The images of plain captions are nearly always correct. Rare words
@@ -453,13 +461,63 @@ for name, reader in readers.items():
 # whether a thing is there. How many things there are, random weights tell as well: for that, the
 # words alone are enough.
 #
-# With a text encoder that has read more about these words, the same numbers say whether it knows
-# more: change `OTHER`. Whether images then follow is another question. In the paper, a larger text
-# encoder helped more than a larger U-Net (Imagen, Section 4.4). Here the README's claims say what
-# can be told of it. `python -m train.compare_encoders` trains the same network with each of seven
-# encoders.
+# With another text encoder the same numbers say whether it knows more: change `OTHER`. In the
+# paper, a larger text encoder helped more than a larger U-Net (Imagen, Section 4.4). Here the
+# README's claims say what can be told of it.
 #
-# ## 6. The unconditional embedding
+# ## 6. What text alone can teach
+#
+# The U-Net understands the vectors of the words of captions, and no others. So there is one thing
+# to teach an encoder: to give *other words for a caption* the vectors that the frozen T5 gives *the
+# caption itself*. Sentences in two wordings are enough for that. No image is needed, and the U-Net
+# stays as it is. (Reimers and Gurevych, 2020, do it with translations: the T5 is the *teacher*, the
+# encoder that learns is the *student*.)
+#
+# Each pair is a list of parts, other words and words of the caption. What is absent has no words in
+# the caption, so its vectors should be those of the end token: nothing more to say.
+
+# %%
+caption = benchmark(1, seed=2, categories=["positional"])[0][2]
+for kind, (wording, _) in WORDINGS.items():
+    print(f"{kind:18} {restate(caption, wording, random.Random(5))}")
+
+# %% [markdown]
+# `python -m train.distill_text_encoder` teaches that, and the student is shipped as `"distilled"`.
+# Its weights are the only thing that changes in the pipeline.
+#
+# **Predict:** of the same misspelt and rare captions, how many are correct now? And of captions that
+# say what is *not* there?
+
+# %%
+taught = ImagenPipeline.from_pretrained("scenes", text_encoder="distilled")
+print(
+    "the same U-Net:", all(map(torch.equal, base.parameters(), taught.stages["base"].parameters()))
+)
+for category in ("misspellings", "rare words"):
+    show_images(taught, category)
+for name, which in (("the T5", pipe), ("its student", taught)):
+    print(name)
+    show_images(which, "negation")
+
+# %%
+readers["distilled"] = taught.text_encoder
+for kind, of_kind in words.items():
+    for name, reader in readers.items():
+        nearest = nearest_words(reader, {word: k for word, (k, _) in of_kind.items()})
+        hits = [nearest[word][0] == right for word, (_, right) in of_kind.items()]
+        print(f"{kind:16} {name:14}: {score_line(hits)}")
+
+# %% [markdown]
+# **What you should have seen.** NUMBERS
+#
+# Is this what the paper found? Half of it. A frozen encoder that has read more makes the picture:
+# that is so. But Imagen's T5 was never told that crimson is a red. It filled in hidden words of much
+# text, and likeness came with that. Ours was told, word by word. A word that nobody told it, such as
+# "maroon", it does not know. A T5 of the same size that only filled in hidden words, of 320,000
+# lines about such things, knows rare words no better than the shipped one
+# ([log](../train/LOG.md)). So little text and so small a model are not enough for the rest.
+#
+# ## 7. The unconditional embedding
 #
 # For classifier-free guidance (notebook 07) the network also has to predict *without* the caption
 # (unconditionally). It is trained for that by dropping the caption now and then. As in Imagen,
@@ -556,12 +614,15 @@ fig
 # 1. Is the nearest word the right one with random weights, too? Then the pieces alone explain it.
 # 2. Is it right for a made-up word of the same length? Then it is the position, or chance.
 # 3. Does an image follow? Ask the cascade for it, with several seeds.
+# 4. Was the student told? The list is `imagen_mini/scenes/prose/words.py`. A word that is not there
+#    and is read correctly all the same would be a finding.
 #
-# Then write down one thing that the encoder knows and the images do not show. What would have to
+# Then write down one thing that an encoder knows and the images do not show. What would have to
 # change so that they do: the encoder, the U-Net, or the captions that it was trained on?
 
 # %%
-mine = {"scarlet": "colour", "orb": "shape", "blorp": "colour"}  # your words, and their kinds
+# your words, and their kinds
+mine = {"scarlet": "colour", "maroon": "colour", "blorp": "colour", "orb": "shape"}
 for name, reader in readers.items():
     print(name)
     for word, nearest in nearest_words(reader, mine).items():

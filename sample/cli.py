@@ -15,7 +15,6 @@ from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
 from imagen_mini.evaluation.scoring import description_of, judge_image
 from imagen_mini.scenes.scene import GRID
-from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.precision import PRECISIONS, compute_dtype
 from imagen_mini.utils.scripts import integer, number
@@ -74,9 +73,9 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument(
         "--text-encoder",
-        metavar="FOLDER",
-        help="takes the place of the pipeline's own, if its vectors are those of that one, as of "
-        "python -m train.distill_text_encoder",
+        metavar="ENCODER",
+        help="takes the place of the pipeline's own: distilled, which is shipped, knows rare, "
+        "misspelt and negated words; or a folder of python -m train.distill_text_encoder",
     )
     parser.add_argument(
         "--steps",
@@ -145,8 +144,7 @@ def load_pipeline(args: argparse.Namespace) -> ImagenPipeline:
         OSError, ValueError: There is no such pipeline or device.
     """
     device = available_device(args.device)
-    other = getattr(args, "text_encoder", None)
-    encoder = None if other is None else TextEncoder.from_pretrained(other)
+    encoder = getattr(args, "text_encoder", None)
     pipe = ImagenPipeline.from_pretrained(args.pipeline, text_encoder=encoder).to(device)
     args.first_stage = next(iter(pipe.stages))  # what --base-only stops after
     pipe.stages.to(compute_dtype(args.precision, device))

@@ -537,8 +537,10 @@ def test_an_encoder_that_was_taught_the_vectors_takes_the_place_of_its_teacher(e
     student.save_pretrained(tmp_path / "student")
     student = TextEncoder.from_pretrained(tmp_path / "student")
     assert student.teacher_digest == encoder.weights_digest() != student.weights_digest()
-    # 2. it is used, and saved with the pipeline
-    pipe = ImagenPipeline.from_pretrained(tmp_path / "pipeline", text_encoder=student)
+    # 2. it is used, by its folder as well, and saved with the pipeline
+    for given in (student, tmp_path / "student"):
+        pipe = ImagenPipeline.from_pretrained(tmp_path / "pipeline", text_encoder=given)
+        assert pipe.text_encoder.weights_digest() == student.weights_digest()
     pipe.save_pretrained(tmp_path / "new")
     again = ImagenPipeline.from_pretrained(tmp_path / "new").text_encoder
     assert again.weights_digest() == student.weights_digest()

@@ -277,6 +277,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         # 1. the encoders; the T5s of captions and of random weights need the largest one
         others = {"random", "captions", "text-small", "text-medium"} & set(args.encoders)
+        others -= set(given)
         wanted = [TOKENIZER_OF] if others and TOKENIZER_OF not in args.encoders else []
         for name in sorted({*wanted, *args.encoders}, key=lambda n: n != TOKENIZER_OF):
             if name in given:

@@ -30,6 +30,7 @@ from imagen_mini.text.loading import (
     reads_bytes,
 )
 from imagen_mini.text.words import assign_tokens_to_words
+from imagen_mini.weights import shipped_text_encoders
 
 if TYPE_CHECKING:  # transformers takes seconds to import, so only `from_pretrained` does
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -186,7 +187,8 @@ class TextEncoder(nn.Module):
         its kin, the text model of CLIP, or a language model.
 
         Args:
-            path: a local folder (no network is touched) or a hub name.
+            path: "distilled", which is shipped; a local folder (no network is touched); or a hub
+                name.
             dtype: torch.float32 (default) or torch.bfloat16. torch.float16 is refused for the T5
                 family, whose feed-forward overflows in it.
             max_length: prompts of more tokens are cut (default 128, or 512 where tokens are
@@ -196,6 +198,7 @@ class TextEncoder(nn.Module):
             FileNotFoundError: There is no such folder, and the hub has no such model.
             ValueError: It is no text encoder, or not all of one, or a T5 in float16.
         """
+        path = shipped_text_encoders().get(str(path), path)
         model, tokenizer = load_model_and_tokenizer(path, dtype)
         return cls(model, tokenizer, max_length)
 

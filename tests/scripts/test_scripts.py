@@ -348,6 +348,7 @@ def test_evaluate_reports_and_the_card_repeats_its_numbers(folder, tmp_path, cap
     for wrong, message in (
         (["--edits", "1"], "have 2 there"),
         (["--seed", "1"], "have 0 there"),
+        (["--text-encoder", f"{folder}/text_encoder"], "of the text encoder None, and this one is"),
         (["--only", "captions"], "--methods is for --only edits"),
         (["--out", f"{folder}/of_folder.json"], "a report of another kind, without edits"),
     ):
