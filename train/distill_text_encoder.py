@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
-from transformers import T5EncoderModel
 
 from imagen_mini.scenes.prose.restatements import (
     WORDINGS,
@@ -310,10 +309,11 @@ def main(arguments: list[str] | None = None) -> None:
     started_from = args.student or args.teacher
     teacher = TextEncoder.from_pretrained(args.teacher).to(device)
     student = TextEncoder.from_pretrained(started_from).to(device)
-    if student.width != teacher.width or not isinstance(student.model, T5EncoderModel):
+    kind = student.model.config.model_type
+    if student.width != teacher.width or kind != "t5":
         raise ValueError(
-            f"--student: expected a T5 of width {teacher.width}, as the teacher's; got a "
-            f"{student.model.config.model_type} of width {student.width}"
+            f"--student: expected a t5 of width {teacher.width}, as the teacher's; got a {kind} of "
+            f"width {student.width}"
         )
     # 1. Training.
     log = distill(student, teacher, args.steps, args.batch, args.lr, args.seed, args.time_limit)

@@ -115,5 +115,5 @@ def test_a_run_that_is_stopped_saves_what_it_has(encoder, monkeypatch):
 def test_a_student_of_another_width_is_refused(tmp_path, encoder, encoder_folder):
     config = T5Config(vocab_size=len(encoder.tokenizer), d_model=32, num_layers=1, num_heads=1)
     TextEncoder(T5EncoderModel(config), encoder.tokenizer).save_pretrained(tmp_path / "narrow")
-    with pytest.raises(ValueError, match="expected a T5 of width 128.* of width 32"):
+    with pytest.raises(ValueError, match="expected a t5 of width 128.* of width 32"):
         main(["--student", str(tmp_path / "narrow"), "--out", str(tmp_path / "out")])
