@@ -17,7 +17,14 @@ from sample.claims import report as claims
 from sample.claims.__main__ import EXPERIMENTS
 from train import distill_text_encoder
 from train.distill_text_encoder import held_out_losses
-from train.model_card import BEGIN, END, claims_table, headline_table, shipped_reports
+from train.model_card import (
+    BEGIN,
+    END,
+    OTHER_ENCODER_REPORT,
+    claims_table,
+    headline_table,
+    shipped_reports,
+)
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -83,10 +90,18 @@ def test_with_the_distilled_text_encoder_other_words_are_drawn_as_those_of_capti
 
 @pytest.mark.parametrize("name", shipped_pipelines())
 def test_the_report_beside_the_weights_is_of_these_weights(name):
-    report = json.loads((shipped_pipelines()[name] / "report.json").read_text())
-    card = (shipped_pipelines()[name] / "README.md").read_text()
+    folder = shipped_pipelines()[name]
+    report, card = (
+        json.loads((folder / "report.json").read_text()),
+        (folder / "README.md").read_text(),
+    )
     for name, row in report["text_alignment"].items():
         assert f"| {name} | {row['right']} of {row['n']} |" in card
+    other = json.loads((folder / OTHER_ENCODER_REPORT).read_text())
+    for name, row in other["text_alignment"].items():
+        own = report["text_alignment"][name]
+        rights = " | ".join(f"{r['right']} of {r['n']}" for r in (own, row))
+        assert f"| {name} | {rights} |" in card
 
 
 def test_the_rows_of_the_readme_are_those_of_the_reports():

@@ -184,6 +184,7 @@ CURVES = {
     ),
 }
 RECIPE_NOTES, SCORE_NOTES = "notes on the recipe", "notes on the score"
+OTHER_ENCODER_REPORT = "report_distilled.json"  # of sample.evaluate, beside report.json
 
 
 def learning(folder: Path) -> str:
@@ -250,6 +251,38 @@ Each verdict follows from an interval. The experiments, with figures, numbers an
 
 {claims_table(json.loads(path.read_text())["experiments"])}
 """
+
+
+def other_encoder_section(folder: Path, report: dict) -> str:
+    """The score with the text encoder that was taught other words, if it was measured, as
+    Markdown.
+    """
+    path = folder / OTHER_ENCODER_REPORT
+    if not path.is_file():
+        return ""
+    other = json.loads(path.read_text())
+    own, name = report["text_alignment"], other["text_encoder"]
+    rows = [
+        f"| {category} | {_right(own.get(category))} | {_right(row)} |"
+        for category, row in other["text_alignment"].items()
+    ]
+    return f"""
+### With the text encoder `{name}`
+
+The same networks, with a text encoder that was taught rare, misspelt and negated words by text
+alone (`python -m train.distill_text_encoder`, `--text-encoder {name}`):
+
+{runs_of(other)}
+
+| category | correct with its own | with `{name}` |
+|---|---|---|
+{chr(10).join(rows)}
+"""
+
+
+def _right(row: dict | None) -> str:
+    """As "29 of 30"; nothing where a category was not asked for."""
+    return "" if row is None else f"{row['right']} of {row['n']}"
 
 
 def runs_of(report: dict) -> str:
@@ -339,7 +372,7 @@ The command: `python -m sample.evaluate{sizes}`
 {score_tables(report)}
 
 {handwritten(before, SCORE_NOTES)}
-
+{other_encoder_section(folder, report)}
 ## Limitations
 
 {limits}
