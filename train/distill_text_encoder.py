@@ -270,11 +270,13 @@ def _point(student, teacher, step: int, start: float, average: float) -> list:
 
 
 def plot_curve(curve: list, path: Path) -> None:
-    """Draw the held-out losses over the steps, a line for each kind of restatement."""
-    sheet, (panel,) = subplots(["error, as a share of the variance"], "step")
-    for kind, style in zip(WORDINGS, STYLES):
-        panel.plot([p[0] for p in curve], [p[3][kind] for p in curve], **style, label=kind)
-    panel.set_yscale("log")
+    """Draw the held-out losses over the steps, a panel for each kind of restatement."""
+    sheet, panels = subplots(list(WORDINGS), "step")
+    for kind, panel in zip(WORDINGS, panels):
+        losses = [point[3][kind] for point in curve]
+        label = "squared error, as a share of the variance of the teacher's vectors"
+        panel.plot([point[0] for point in curve], losses, **STYLES[0], label=label)
+        panel.set_ylim(bottom=0)
     save_figure(sheet, path)
 
 
