@@ -17,11 +17,13 @@ from pathlib import Path
 from imagen_mini.evaluation.text_knowledge import (
     VARIANTS,
     absence_probe,
+    another_letter,
     count_probe,
     misspelt_words,
     nearest_words,
     share_of_nearest,
     transfer_probes,
+    two_slips,
 )
 from imagen_mini.evaluation.text_probes import random_encoder_like
 from imagen_mini.scenes.captions import RARE_WORDS, STUDIO_VOCABULARY
@@ -40,6 +42,8 @@ WORDS = {
     "rare words of the benchmark": meanings({**RARE_WORDS, **STUDIO_VOCABULARY.rare_words}),
     "other rare words": meanings(MORE_SYNONYMS),
     "misspelt words": misspelt_words(),
+    "words misspelt twice": misspelt_words(slip=two_slips),
+    "words with another letter": misspelt_words(slip=another_letter),
 }
 
 

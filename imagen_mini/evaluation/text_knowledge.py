@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from string import ascii_lowercase
 
 import torch
 from torch import Tensor
@@ -77,12 +78,26 @@ def _vectors(encoder: TextEncoder, words: Mapping[str, str], rows: int) -> dict[
     return {word: torch.stack(vectors) for word, vectors in found.items()}
 
 
-def misspelt_words(per_word: int = 4, seed: int = 0) -> dict[str, tuple[str, str]]:
+def two_slips(word: str, rng: random.Random) -> str:
+    """A word misspelt twice."""
+    return misspell(misspell(word, rng), rng)
+
+
+def another_letter(word: str, rng: random.Random) -> str:
+    """A word with one of its inner letters exchanged for any other: a slip that no text has."""
+    i = rng.randrange(1, len(word) - 1)
+    return word[:i] + rng.choice(ascii_lowercase.replace(word[i], "")) + word[i + 1 :]
+
+
+def misspelt_words(
+    per_word: int = 4, seed: int = 0, slip: Callable[[str, random.Random], str] = misspell
+) -> dict[str, tuple[str, str]]:
     """Misspelt forms of words of captions.
 
     Args:
         per_word: How many forms of each, at most (default: 4).
         seed: Which forms (default: 0).
+        slip: How a word is misspelt (default: as in the benchmark and in text).
 
     Returns:
         Misspelt word -> (its kind, the word).
@@ -92,7 +107,7 @@ def misspelt_words(per_word: int = 4, seed: int = 0) -> dict[str, tuple[str, str
     for kind in FRAMES:
         for word in (w for w in ATTRIBUTES[kind] if len(w) >= 4):
             for _ in range(per_word):
-                if (wrong := misspell(word, rng)) not in right:
+                if (wrong := slip(word, rng)) not in right:
                     found[wrong] = (kind, word)
     return found
 

@@ -10,15 +10,18 @@ from imagen_mini.evaluation.text_knowledge import (
     FRAMES,
     VARIANTS,
     absence_probe,
+    another_letter,
     caption_variant,
     count_probe,
     misspelt_words,
     nearest_words,
     share_of_nearest,
     transfer_probes,
+    two_slips,
 )
 from imagen_mini.scenes.captions import RARE_WORDS, parse_caption
 from imagen_mini.scenes.prose.words import ATTRIBUTE_OF, ATTRIBUTES, SYNONYMS
+from imagen_mini.scenes.rewording import misspell
 from imagen_mini.text.encoder import TextEmbeddings, Tokens
 from imagen_mini.text.words import word_spans
 
@@ -132,3 +135,15 @@ def test_numbers_and_absence_are_found_where_they_are_written(knows):
     silent.vector = lambda word: torch.zeros(WIDTH)
     assert 0.3 < absence_probe(silent, 80) < 0.7
     assert count_probe(knows, 200) > count_probe(silent, 200) + 0.2
+
+
+def test_other_slips_are_not_those_of_text():
+    rng = random.Random(0)
+    for _ in range(200):
+        wrong = another_letter("triangle", rng)
+        assert len(wrong) == 8 and sum(a != b for a, b in zip(wrong, "triangle")) == 1
+        assert (wrong[0], wrong[-1]) == ("t", "e")
+    once = {misspell("triangle", rng) for _ in range(400)}
+    assert not once & {another_letter("triangle", rng) for _ in range(400)}
+    twice = misspelt_words(slip=two_slips)
+    assert len({wrong for wrong, (_, right) in twice.items() if right == "triangle"} - once) >= 2
