@@ -20,7 +20,7 @@ import argparse
 import json
 import os
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -527,13 +527,11 @@ class Run:
         phases = training_phases(self.args.init_from)
         without_data = open_dataset().describe()  # what older phases, which name none, were on
         source = phases[-1].get("data", without_data)["source"] if phases else None
-        former = TextEncoder.from_pretrained(find_text_encoder(None, self.args.init_from))
-        own_source = self.data.describe()["source"]
-        if (
-            source not in WORLDS
-            or source != own_source
-            or former.weights_digest() != trained.config.text_encoder
-        ):
+        former = None
+        if source in WORLDS and source == self.data.describe()["source"]:
+            with suppress(FileNotFoundError):  # it may be gone
+                former = TextEncoder.from_pretrained(find_text_encoder(None, self.args.init_from))
+        if former is None or former.weights_digest() != trained.config.text_encoder:
             if (width := self.encoder.width) == trained.config.unet.text_width:
                 return trained
             self.log(

@@ -119,6 +119,17 @@ def test_where_the_captions_are_not_known_what_reads_words_begins_anew(run, tmp_
         *("stage.text_encoder=null", "steps=1"),
     )
     assert "keys and values of words begin anew" in capsys.readouterr().out
+
+    # nor where the former encoder is gone
+    config["training"] = json.loads((run / "stage" / "config.json").read_text())["training"]
+    config["training"]["text_encoder"] = str(tmp_path / "gone")
+    (stage / "config.json").write_text(json.dumps(config))
+    train(
+        tmp_path / "newer",
+        *("--init-from", str(stage), "--text-encoder", str(WEIGHTS / "text_encoder")),
+        *("stage.text_encoder=null", "steps=1"),
+    )
+    assert "keys and values of words begin anew" in capsys.readouterr().out
     unet = load_stage(tmp_path / "new" / "stage").config.unet
     assert (unet.text_width, unet.cross_attention_dim) == (128, None)
 
