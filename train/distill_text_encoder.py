@@ -15,7 +15,6 @@ Reference: Making Monolingual Sentence Embeddings Multilingual using Knowledge D
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from itertools import accumulate, pairwise
@@ -36,8 +35,7 @@ from imagen_mini.scenes.prose.restatements import (
 )
 from imagen_mini.scenes.world import WORLDS
 from imagen_mini.text.encoder import TextEncoder, Tokens
-from imagen_mini.training.optimizers import Muon
-from imagen_mini.utils.devices import available_device, device_name
+from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.scripts import (
     FIGURES,
     check_output_file,
@@ -49,7 +47,7 @@ from imagen_mini.utils.scripts import (
 )
 from imagen_mini.viz.style import STYLES, save_figure, subplots
 from imagen_mini.weights import WEIGHTS
-from train.text_encoder import TRAINING_HISTORY
+from train.text_encoder import save_history, t5_optimizers
 
 PARTS = 4  # of a batch: restatements of like length go through the network together
 HELD_OUT = 256  # restatements of each kind on which the loss is measured
@@ -201,16 +199,7 @@ def distill(
     """
     # 1. Muon for matrices, AdamW for the rest.
     model = student.model.requires_grad_(True)
-    chosen = {
-        id(p): p
-        for name, p in model.named_parameters()
-        if p.ndim == 2 and "shared" not in name and "bias" not in name
-    }
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    optimizers = [
-        Muon(list(chosen.values()), lr),
-        torch.optim.AdamW(others, lr=lr, weight_decay=0.0),
-    ]
+    optimizers = t5_optimizers(model, lr)
     # 2. The loop.
     rng, start, average = random.Random(f"restatements/{seed}"), time.monotonic(), None
     variance = variance_of(teacher)
@@ -322,21 +311,9 @@ def main(arguments: list[str] | None = None) -> None:
     # 2. The student, saved with its history. Networks of the teacher know it by the digest.
     student.model.config.teacher_digest = teacher.teacher_digest or teacher.weights_digest()
     student.cpu().save_pretrained(args.out)
-    history = Path(started_from) / TRAINING_HISTORY
-    phases = json.loads(history.read_text()) if history.is_file() else []
-    hardware = f"CPU, {torch.get_num_threads()} threads"
-    phases.append(
-        log
-        | {
-            "batch": args.batch,
-            "learning_rate": args.lr,
-            "seed": args.seed,
-            "corpus": "restatements",
-            "teacher": teacher.weights_digest(),
-            "device": hardware if device.type == "cpu" else device_name(device),
-        }
-    )
-    (args.out / TRAINING_HISTORY).write_text(json.dumps(phases, indent=1) + "\n")
+    settings = {"batch": args.batch, "learning_rate": args.lr, "seed": args.seed}
+    settings |= {"corpus": "restatements", "teacher": teacher.weights_digest()}
+    save_history(args.out, started_from, log | settings, args.device)
     if args.figure is not None:
         plot_curve(log["curve"], args.figure)
         print(args.figure)

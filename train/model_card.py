@@ -274,6 +274,9 @@ alone (`python -m train.distill_text_encoder`, `--text-encoder {name}`):
 
 {runs_of(other)}
 
+The command: `python -m sample.evaluate --pipeline {other["pipeline"]} --text-encoder {name} --only
+captions --n {next(iter(other["text_alignment"].values()))["n"]}`
+
 | category | correct with its own | with `{name}` |
 |---|---|---|
 {chr(10).join(rows)}

@@ -30,6 +30,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import (
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
@@ -52,6 +53,7 @@ from imagen_mini.utils.scripts import (
     run_script,
 )
 from imagen_mini.viz.style import STYLES, save_figure, subplots
+from imagen_mini.weights import shipped_text_encoders
 
 SENTINELS = 16
 HELD_OUT_LINES = 256  # of the corpus, on which the loss is measured
@@ -218,18 +220,7 @@ def pretrain(
     if init is not None:
         model.load_state_dict(init.state_dict(), strict=False)
     model.to(device)
-    matrices = [
-        p
-        for name, p in model.named_parameters()
-        if p.ndim == 2 and "shared" not in name and "bias" not in name
-    ]
-    chosen = {id(p) for p in matrices}
-    optimizers = [
-        Muon(matrices, lr),
-        torch.optim.AdamW(
-            [p for p in model.parameters() if id(p) not in chosen], lr=lr, weight_decay=0.0
-        ),
-    ]
+    optimizers = t5_optimizers(model, lr)
     # 2. The loop.
     rng, start, average, done = random.Random(f"corpus/{seed}"), time.monotonic(), None, 0
     held_out = random.Random("held out")
@@ -278,6 +269,44 @@ def pretrain(
         "held_out_loss": curve[-1][3],
         "curve": curve,
     }
+
+
+def t5_optimizers(model: PreTrainedModel, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of a T5, AdamW for embeddings and the rest."""
+    matrices = {
+        name: p
+        for name, p in model.named_parameters()
+        if p.ndim == 2 and "shared" not in name and "bias" not in name
+    }
+    others = [p for name, p in model.named_parameters() if name not in matrices]
+    return [
+        Muon(list(matrices.values()), lr),
+        torch.optim.AdamW(others, lr=lr, weight_decay=0.0),
+    ]
+
+
+def save_history(folder: Path, start: str | Path | None, phase: dict, device: str) -> list[dict]:
+    """Write beside an encoder how it was trained: as the one it started from, and then this phase.
+
+    Args:
+        folder: Of the encoder.
+        start: The encoder that it started from; None: random weights.
+        phase: What the run took, and its settings.
+        device: Where it was trained.
+
+    Returns:
+        All phases.
+    """
+    phases = []
+    if start is not None:
+        history = Path(shipped_text_encoders().get(str(start), start)) / TRAINING_HISTORY
+        phases = json.loads(history.read_text()) if history.is_file() else []
+    where = available_device(device)
+    on_cpu = where.type == "cpu"
+    hardware = f"CPU, {torch.get_num_threads()} threads" if on_cpu else device_name(where)
+    phases.append(phase | {"device": hardware})
+    (folder / TRAINING_HISTORY).write_text(json.dumps(phases, indent=1) + "\n")
+    return phases
 
 
 def span_batches(tokenizer, lines: list[str], rng: random.Random) -> list[tuple[Tensor, Tensor]]:
@@ -436,7 +465,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_output_folder(args.out)
     if args.figure is not None:
         check_output_file(args.figure, FIGURES)
-    device = available_device(args.device)
+    available_device(args.device)
     if args.bpe_dropout is None:
         args.bpe_dropout = 0.1 if args.corpus == "text" else 0.0
 
@@ -478,25 +507,9 @@ def main(arguments: list[str] | None = None) -> None:
     assert not missing.missing_keys, missing
     trained = TextEncoder(encoder, tokenizer)
     trained.save_pretrained(args.out)
-    phases = (
-        json.loads((args.init_from / TRAINING_HISTORY).read_text())
-        if args.init_from and (args.init_from / TRAINING_HISTORY).is_file()
-        else []
-    )
-    phases.append(
-        log
-        | {
-            "batch": args.batch,
-            "learning_rate": args.lr,
-            "seed": args.seed,
-            "corpus": args.corpus,
-            "bpe_dropout": args.bpe_dropout,
-            "device": f"CPU, {torch.get_num_threads()} threads"
-            if device.type == "cpu"
-            else device_name(device),
-        }
-    )
-    (args.out / TRAINING_HISTORY).write_text(json.dumps(phases, indent=1) + "\n")
+    settings = {"batch": args.batch, "learning_rate": args.lr, "seed": args.seed}
+    settings |= {"corpus": args.corpus, "bpe_dropout": args.bpe_dropout}
+    phases = save_history(args.out, args.init_from, log | settings, args.device)
     if args.figure is not None:
         plot_curve(phases, args.figure)
         print(args.figure)
