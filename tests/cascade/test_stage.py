@@ -15,8 +15,8 @@ from imagen_mini.cascade.serialization import load_stage, save_stage
 from imagen_mini.cascade.stage import DiffusionStage, augment_low_res
 from imagen_mini.cascade.weight_transfer import (
     init_from_smaller,
+    with_new_text_conditioning,
     with_text_projection,
-    with_text_width,
 )
 from imagen_mini.diffusion.gaussian import from_x_0, q_sample
 from imagen_mini.diffusion.schedules import SCHEDULES
@@ -143,15 +143,20 @@ def test_what_is_more_than_added_layers_is_refused(changes):
         )
 
 
-def test_another_text_width_keeps_all_that_does_not_read_words(
-    images, random_text, randomize_zero_init
+@pytest.mark.parametrize("text_layers", [None, 0])
+@pytest.mark.parametrize("cross_attention_dim", [None, 96])
+def test_new_text_conditioning_keeps_all_that_does_not_read_words(
+    images, random_text, randomize_zero_init, text_layers, cross_attention_dim
 ):
+    unet = {"text_layers": 1, "cross_attention_dim": cross_attention_dim}
     trained = randomize_zero_init(
-        DiffusionStage(replace(with_unet(TINY["base"], text_layers=1), text_encoder="trained on"))
+        DiffusionStage(replace(with_unet(TINY["base"], **unet), text_encoder="trained on"))
     )
     width = trained.config.unet.text_width + 32
-    stage = with_text_width(trained, width)
-    assert stage.config == replace(with_unet(trained.config, text_width=width), text_encoder=None)
+    stage = with_new_text_conditioning(trained, width, text_layers)
+    unet = {"text_width": width, "text_layers": 1 if text_layers is None else text_layers}
+    unet["cross_attention_dim"] = None
+    assert stage.config == replace(with_unet(trained.config, **unet), text_encoder=None)
     # 1. it takes text of the new width
     text = random_text([3, 5, 4, 6], width=width)
     stage.net(images[1], torch.linspace(-5, 5, 4), text).square().sum().backward()
@@ -159,7 +164,7 @@ def test_another_text_width_keeps_all_that_does_not_read_words(
     assert layers and all(layer.text_to_kv.weight.grad.any() for layer in layers)
     # 2. all weights are the trained ones, but those of layers that read words
     own, old = stage.net.state_dict(), trained.net.state_dict()
-    anew = {key for key in own if own[key].shape != old[key].shape or (own[key] != old[key]).any()}
+    anew = {key for key in own if not torch.equal(own[key], old.get(key, own[key].new_zeros(0)))}
     assert len([key for key in anew if key.endswith("text_to_kv.weight")]) == len(layers)
     assert all(key.startswith(("text_layers.", "pooled_text.")) or ".text_" in key for key in anew)
 

@@ -132,10 +132,20 @@ def test_a_comparison_may_start_from_a_trained_stage(tmp_path, monkeypatch):
     for name in ("one-hot", "random"):
         unet = load_stage(tmp_path / "out" / "runs" / f"{name}-0" / "stage").config.unet
         assert unet.cross_attention_dim == 128
+    anew = ("--init-from", str(tmp_path / "base"), "--read-anew")
+    run(tmp_path / "anew", *anew, "learning_rate=1e-9")
+    trained, stage = (
+        load_stage(of / "stage") for of in (tmp_path / "base", tmp_path / "anew/runs/one-hot-0")
+    )
+    assert stage.config.unet.text_layers == 0 and stage.config.unet.cross_attention_dim is None
+    assert stage.config.unet.text_width > 40
+    torch.testing.assert_close(stage.net.out.weight, trained.net.out.weight)
     with pytest.raises(ValueError, match="preset None, not 'tiny'"):
         run(tmp_path / "out")
     with pytest.raises(ValueError, match="leave --preset out"):
         run(tmp_path / "out", "--init-from", "scenes", "--preset", "tiny")
+    with pytest.raises(ValueError, match="--read-anew needs a trained stage"):
+        run(tmp_path / "out", "--read-anew")
 
 
 def test_encoders_that_are_given_are_named_correctly(tmp_path):
