@@ -154,7 +154,7 @@ class TimedTraining:
 def flops_per_image(stage: DiffusionStage, encoder: nn.Module, batch: int = 2) -> float:
     """Return the FLOPs of a forward and a backward pass, counted on a small batch in float32."""
     unet, device = stage.config.unet, stage.net.out.weight.device
-    x_0, low_res, captions = SceneDataset().batch(
+    x_0, low_res, captions = SceneDataset(world=stage.config.world).batch(
         range(batch), unet.image_size, unet.low_res_size, device
     )
     t = torch.full((batch,), 0.5, device=device)

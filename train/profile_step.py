@@ -94,7 +94,7 @@ def parts_of_step(
         device: Where to run.
     """
     net, unet, numbers = stage.net, stage.config.unet, range(config.batch_size)
-    data = SceneDataset(config.seed, config.object_count_weights)
+    data = SceneDataset(config.seed, config.object_count_weights, stage.config.world)
     batch = data.batch(numbers, unet.image_size, unet.low_res_size, device)
     random = {
         k: v.to(device) for k, v in draw_step_variables(config, stage, 0).items() if k != "drop"

@@ -166,7 +166,8 @@ class Trainee:
             caption ("own") and with that of another image ("other").
         """
         device, size = self.stage.net.out.weight.device, self.stage.config.unet.image_size
-        x_0, _, captions = SceneDataset(HELD_OUT_SEED).batch(range(n), size, None, device)
+        data = SceneDataset(HELD_OUT_SEED, world=self.stage.config.world)
+        x_0, _, captions = data.batch(range(n), size, None, device)
         eps = randn(range(n), x_0.shape[1:], "errors", device=device)
         texts = {"own": captions, "other": captions[1:] + captions[:1]}
         with self.ema.average_parameters():

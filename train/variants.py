@@ -357,11 +357,10 @@ def errors_by_caption(
     unet, device = stage.config.unet, stage.net.out.weight.device
     batch = batch or (16 if device.type == "cpu" else 128)
     table = {"own": torch.zeros(len(LOG_SNRS), n), "other": torch.zeros(len(LOG_SNRS), n)}
+    data = SceneDataset(HELD_OUT_SEED, world=stage.config.world)
     for at in tqdm(range(0, n, batch), desc="errors", unit="batch"):
         numbers = range(at, min(n, at + batch))
-        x_0, low_res, captions = SceneDataset(HELD_OUT_SEED).batch(
-            numbers, unet.image_size, unet.low_res_size, device
-        )
+        x_0, low_res, captions = data.batch(numbers, unet.image_size, unet.low_res_size, device)
         eps, conditioning = randn(numbers, x_0.shape[1:], "errors", device=device), ()
         if low_res is not None:
             level = torch.full((len(numbers),), stage.config.aug_level, device=device)

@@ -92,8 +92,8 @@ def read_metadata(
 
     Args:
         folder: The folder.
-        caption_column: Where the captions stand. None: in the first of `CAPTION_COLUMNS` that a
-            row fills.
+        caption_column: Where the captions stand, in a table; text files are not read. None: in the
+            first of `CAPTION_COLUMNS` that a row fills.
         held_out: Read the splits that are left out otherwise: those in folders called test,
             validation and the like, beside one called train.
         label_columns: Columns of tables that are kept as `Row.labels`, where a row has them.
@@ -103,14 +103,16 @@ def read_metadata(
 
     Raises:
         FileNotFoundError: There is no such folder, or there are no captions in it.
-        ValueError: A metadata.parquet, and pyarrow is not installed.
+        ValueError: A metadata.parquet, and pyarrow is not installed; or a column of captions is
+            asked for, and the captions are text files.
     """
     root = Path(folder).resolve()
     rows: list[Row] = []
     problems: list[Problem] = []
     if root.is_dir():
         # 1. tables, 2. text files beside the images, 3. tables of another name
-        for names in (TABLES, None, OTHER_TABLES):
+        forms = (TABLES, None, OTHER_TABLES)
+        for names in forms if caption_column is None else (TABLES, OTHER_TABLES):
             if names is None:
                 for image, text in _images_with_texts(root, held_out):
                     _read_text(root, image, text, rows, problems)
@@ -128,6 +130,11 @@ def read_metadata(
                 problems = problems if rows or at_top else []
             if rows or problems or at_top:
                 return rows, problems
+        if caption_column is not None and (pairs := _images_with_texts(root, held_out)):
+            raise ValueError(
+                f"{root}: its captions are in text files such as {pairs[0][1].name}, which have no "
+                f"column {caption_column!r}; leave --caption-column out"
+            )
         if held_out:
             raise FileNotFoundError(
                 f"{root} has no split that is held out; expected folders train and test in it"

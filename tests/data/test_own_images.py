@@ -186,6 +186,16 @@ def test_another_column_of_captions_is_read_by_its_name(tmp_path):
         opened(tmp_path)
 
 
+def test_a_column_is_sought_in_tables_alone(tmp_path):
+    write(tmp_path, images() | {"0.txt": "one", "1.txt": "two"})
+    assert len(read_metadata(tmp_path)[0]) == 2
+    with pytest.raises(ValueError, match="text files such as 0.txt, which have no column 'alt'"):
+        read_metadata(tmp_path, "alt")
+    write(tmp_path, {"captions.csv": "file_name,alt\n2.png,three\n"})
+    (row,), _ = read_metadata(tmp_path, "alt")
+    assert row.captions == ("three",)
+
+
 @pytest.mark.parametrize(
     "csv, problem",
     [

@@ -580,9 +580,10 @@ class Knows(torch.nn.Module):
         )
 
 
-def test_errors_are_of_the_own_caption_and_of_anothers(encoder):
-    n, stage = 5, DiffusionStage(PRESETS["tiny"]["base"])
-    x_0, _, captions = SceneDataset(HELD_OUT_SEED).batch(range(n), 64)
+@pytest.mark.parametrize("world", ["scenes", "studio"])
+def test_errors_are_of_the_own_caption_and_of_anothers(encoder, world):
+    n, stage = 5, DiffusionStage(replace(PRESETS["tiny"]["base"], world=world))
+    x_0, _, captions = SceneDataset(HELD_OUT_SEED, world=world).batch(range(n), 64)
     stage.net = Knows(x_0, encoder(captions))
     found = variants.errors_by_caption(stage, encoder, n, batch=n)
     assert found["each"]["own"] == pytest.approx(
