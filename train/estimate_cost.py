@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from unittest.mock import patch
 
 import torch
@@ -39,8 +41,8 @@ from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.utils.scripts import integer, number, run_script, script_parser
 
 H100_FLOPS = 989e12  # FLOP/s in bf16, dense, by its data sheet
-# Bytes a parameter: weight, its average, gradient, in float32; and what the optimizer keeps.
-# Adafactor's means of rows and columns are next to nothing.
+# Bytes a parameter: weight, its average, gradient, in float32; and what the optimizer keeps. That
+# of Adafactor depends on the shapes (`adafactor_means`).
 STATE_BYTES = {"adamw": 12 + 8, "muon": 12 + 4, "adafactor": 12}
 
 
@@ -53,12 +55,29 @@ class TrainingCost:
         flops: FLOPs of a forward and a backward pass.
         activations: Bytes kept for the backward pass.
         checkpointed: The same with gradient checkpointing, while the largest level is recomputed.
+        adafactor_means: How many numbers Adafactor keeps.
     """
 
     parameters: int
     flops: int
     activations: int
     checkpointed: int
+    adafactor_means: int
+
+    def state_bytes(self, optimizer: str) -> float:
+        """Bytes a parameter of what training keeps beside activations."""
+        means = self.adafactor_means if optimizer == "adafactor" else 0
+        return STATE_BYTES[optimizer] + 4 * means / self.parameters
+
+
+def adafactor_means(shape: Sequence[int]) -> int:
+    """How many numbers Adafactor keeps for a parameter: means of the last axis and of the one
+    before, or all squares of a parameter with one axis.
+    """
+    if len(shape) < 2:
+        return prod(shape)
+    *rest, rows, columns = shape
+    return prod(rest) * (rows + columns)
 
 
 def training_cost(config: UNetConfig, text_length: int = 24) -> TrainingCost:
@@ -84,6 +103,7 @@ def training_cost(config: UNetConfig, text_length: int = 24) -> TrainingCost:
         counter.get_total_flops(),
         kept["outside"] + sum(stacks),
         kept["outside"] + kept["into stacks"] + max(stacks),
+        sum(adafactor_means(p.shape) for p in net.parameters()),
     )
 
 
@@ -277,7 +297,7 @@ def print_gpu_estimate(
         work = recipe.steps * recipe.batch_size * flops
         hours = work / (gpus * rate * mfu) / 3600
         bytes_each, spread = (
-            STATE_BYTES[recipe.optimizer],
+            of.state_bytes(recipe.optimizer),
             gpus if recipe.optimizer == "adamw" else 1,
         )
         state, kept, moving = (
@@ -297,7 +317,7 @@ def print_gpu_estimate(
             "hours"
         )
         print(
-            f"  state        {of.parameters / 1e6:,.0f} M x {bytes_each} bytes / {spread} = "
+            f"  state        {of.parameters / 1e6:,.0f} M x {bytes_each:.4g} bytes / {spread} = "
             f"{state / 1e9:.1f} "
             f"GB{', spread by --shard' if spread > 1 else ', a copy on each GPU'}"
         )

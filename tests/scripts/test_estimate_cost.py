@@ -55,6 +55,19 @@ def test_checkpointing_keeps_less_and_the_network_may_be_of_any_size():
     assert of.activations > 5e9  # of one image; nothing of it was allocated
 
 
+def test_adafactor_keeps_as_much_as_torch_does():
+    from imagen_mini.models.unet import UNet
+
+    net = UNet(TINY)
+    optimizer = torch.optim.Adafactor(net.parameters())
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    kept = sum(value.numel() for value in states) - sum(1 for _ in net.parameters())  # their steps
+    assert training_cost(TINY).adafactor_means == kept
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_are_what_a_gpu_allocates(checkpointing):
