@@ -5,8 +5,9 @@ different steps.
     python -m train.sample_timeline runs/emoji/stage_at_* --data data/emoji --n 8
 
 Each argument is a stage folder (a copy of RUN/stage made while training). Each has one row, with
-its steps and minutes. With --data the captions are those of images of that folder, held out of
-training if there are such, and the last row has the true images.
+its steps and minutes of training on the data that it was trained on last. With --data the captions
+are those of images of that folder, held out of training if there are such, and the last row has the
+true images.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     ages = []  # steps, minutes, folder
     for folder in args.stages:
         phases = training_phases(folder)
+        phases = [of for of in phases if _source(of) == _source(phases[-1])]
         steps, seconds = (sum(phase[key] for phase in phases) for key in ("steps", "seconds"))
         ages.append((steps, seconds / 60, folder))
     if args.data is None:
@@ -57,6 +59,13 @@ def main(arguments: list[str] | None = None) -> None:
         sheet = folder_sheet(sorted(ages), encoder, args.data, args.n or 8)
     sheet.save(args.out)
     print(args.out)
+
+
+def _source(phase: dict) -> str:
+    """Where the data of a training phase come from; older ones do not say it, and have the first
+    world.
+    """
+    return phase.get("data", open_dataset().describe())["source"]
 
 
 def world_sheet(ages: list[tuple[int, float, Path]], encoder: TextEncoder, n: int) -> Image.Image:
