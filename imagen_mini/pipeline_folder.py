@@ -1,7 +1,7 @@
 """The folder of a pipeline: where it is, and its index.
 
     folder/model_index.json     the index: the version of the format, and the names of the stages
-    folder/text_encoder/        the text encoder
+    folder/text_encoder/        the text encoder, or the name of a package that has it
     folder/base/, ...           the stages, each in a folder of its name
 
 `cascade/serialization.py` reads and writes the stages.
@@ -13,6 +13,7 @@ import json
 from difflib import get_close_matches
 from pathlib import Path
 
+from imagen_mini.text.packaged import PACKAGED_ENCODER
 from imagen_mini.weights import shipped_pipelines
 
 FORMAT_VERSION = 1
@@ -48,7 +49,8 @@ def read_stage_names(folder: Path) -> list[str]:
         isinstance(n, str) and n.isidentifier() for n in names
     ):
         raise ValueError(f"{index}: stages must be a list of folder names; got {names!r}")
-    if not (folder / "text_encoder" / "config.json").is_file():
+    encoder = folder / "text_encoder"
+    if not any((encoder / name).is_file() for name in ("config.json", PACKAGED_ENCODER)):
         raise FileNotFoundError(f"{folder} has no text_encoder/config.json")
     return names
 

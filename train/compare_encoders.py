@@ -72,7 +72,7 @@ from imagen_mini.utils.scripts import (
 from imagen_mini.viz.style import STYLES, save_figure, subplots
 from imagen_mini.weights import shipped_pipelines, shipped_text_encoders
 from train import text_encoder, train
-from train.cascade import RECIPES, find_encoder, is_done
+from train.cascade import RECIPES, is_done
 from train.one_hot_encoder import one_hot_encoder
 
 ENCODERS = (
@@ -143,7 +143,7 @@ def prepare_encoder(name: str, folder: Path, world: World, steps: int, batch: in
         elif name == "distilled":
             made = TextEncoder.from_pretrained(shipped_text_encoders()[name])
         else:
-            made = TextEncoder.from_pretrained(find_encoder(RECIPES["emoji"].encoder))
+            made = TextEncoder.from_pretrained(RECIPES["emoji"].encoder.find())
         made.save_pretrained(out)
     elif not is_pretrained(out, steps):
         corpus, _, size = name.partition("-")

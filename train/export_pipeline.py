@@ -2,11 +2,13 @@
 
     python -m train.export_pipeline --base runs/base --sr runs/sr_256 --out my_pipeline
 
-Runs remember their text encoder. Where it has been moved, name it with --text-encoder.
+Runs remember their text encoder. Where it has been moved, name it with --text-encoder. Where it is
+part of an installed package, --packaged-encoder names the package instead of copying the weights.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ import torch
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.encoder import TextEncoder
+from imagen_mini.text.packaged import PackagedEncoder
 from imagen_mini.training.checkpoint import training_phases
 from imagen_mini.training.encoder_of_run import find_text_encoder
 from imagen_mini.utils.configuration import override
@@ -57,6 +60,11 @@ def main(arguments: list[str] | None = None) -> None:
         help="the text encoder they were trained with: folder or hub name (default: the one that "
         "the runs remember)",
     )
+    parser.add_argument(
+        "--packaged-encoder",
+        action="store_true",
+        help="name the installed package that the text encoder is in, instead of a copy of it",
+    )
     half = parser.add_mutually_exclusive_group()
     half.add_argument(
         "--half",
@@ -82,6 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         if args.out.resolve() in (path.resolve(), (path / "stage").resolve()):
             raise ValueError(f"--out {args.out} is what is exported; expected another folder")
     encoder = find_text_encoder(args.text_encoder, *sources)
+    packaged = PackagedEncoder.at(encoder) if args.packaged_encoder else None
     check_output_folder(args.out)
     folders = [run_or_stage_folder(path) for path in sources]
     stages = [load_stage(folder) for folder in folders]
@@ -101,6 +110,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.half or args.bf16:
         pipe.stages.to(torch.float16 if args.half else torch.bfloat16)
     pipe.save_pretrained(args.out, {name: {"training_phases": of} for name, of in phases.items()})
+    if packaged is not None:
+        shutil.rmtree(args.out / "text_encoder")
+        packaged.name_in(args.out / "text_encoder")
     for name, of in phases.items():
         for phase in of:
             print(

@@ -29,6 +29,7 @@ from imagen_mini.text.loading import (
     load_model_and_tokenizer,
     reads_bytes,
 )
+from imagen_mini.text.packaged import PackagedEncoder
 from imagen_mini.text.words import assign_tokens_to_words
 from imagen_mini.weights import shipped_text_encoders
 
@@ -187,8 +188,8 @@ class TextEncoder(nn.Module):
         its kin, the text model of CLIP, or a language model.
 
         Args:
-            path: "distilled", which is shipped; a local folder (no network is touched); or a hub
-                name.
+            path: "distilled", which is shipped; a local folder (no network is touched), which may
+                name the encoder of an installed package; or a hub name.
             dtype: torch.float32 (default) or torch.bfloat16. torch.float16 is refused for the T5
                 family, whose feed-forward overflows in it.
             max_length: prompts of more tokens are cut (default 128, or 512 where tokens are
@@ -196,9 +197,12 @@ class TextEncoder(nn.Module):
 
         Raises:
             FileNotFoundError: There is no such folder, and the hub has no such model.
+            ModuleNotFoundError: The folder names a package that is not installed.
             ValueError: It is no text encoder, or not all of one, or a T5 in float16.
         """
         path = shipped_text_encoders().get(str(path), path)
+        packaged = PackagedEncoder.named_in(path)
+        path = path if packaged is None else packaged.find()
         model, tokenizer = load_model_and_tokenizer(path, dtype)
         return cls(model, tokenizer, max_length)
 

@@ -106,27 +106,6 @@ def test_without_a_preset_stages_start_from_the_recipes_cascade(folder, tmp_path
     assert "--resume stage.unet.text_width=128 steps=40000" in resumed
 
 
-def test_an_encoder_that_is_not_installed_says_what_to_install(monkeypatch, tmp_path):
-    missing = cascade.PackagedEncoder("some-package==1", "no_such_module_here", "model")
-    with pytest.raises(ModuleNotFoundError, match="pip install some-package==1; or name"):
-        cascade.find_encoder(missing)
-    place = tmp_path / "a_packaged_encoder" / "model"
-    place.mkdir(parents=True)
-    (place.parent / "__init__.py").write_text("raise AssertionError('its code was run')")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert (
-        cascade.find_encoder(cascade.PackagedEncoder("p", "a_packaged_encoder", "model")) == place
-    )
-
-
-def test_overrides_name_a_stage():
-    found = cascade.split_overrides(["base.steps=3", "base.stage.unet.patch=2"], ["base", "sr_256"])
-    assert found == {"base": ["steps=3", "stage.unet.patch=2"], "sr_256": []}
-    for wrong in ("steps=3", "sr_1024.steps=3", "base"):
-        with pytest.raises(ValueError, match="names no stage; expected base.key=value or sr_256"):
-            cascade.split_overrides([wrong], ["base", "sr_256"])
-
-
 def test_a_run_on_a_folder_is_shown_step_by_step_above_the_true_images(
     folder, tmp_path, monkeypatch
 ):
