@@ -299,6 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     world, encoders = find_world(args.world), args.out / "encoders"
     results = open_results(args, given)
+    given = {name: Path(folder) for name, folder in results["plan"]["given"].items()}
     try:
         # 1. the encoders; the T5s of captions and of random weights need the largest one
         others = {"random", "captions", "text-small", "text-medium"} & set(args.encoders)
@@ -378,6 +379,9 @@ def open_results(args, given: dict[str, Path]) -> dict:
     if not file.is_file():
         return {"plan": plan, "found": {}}
     results = json.loads(file.read_text())
+    # encoders may be added, but none may become another
+    plan["given"] = results["plan"]["given"] | plan["given"]
+    results["plan"]["given"] = plan["given"] | results["plan"]["given"]
     if different := [name for name in plan if results["plan"].get(name) != plan[name]]:
         name = different[0]
         raise ValueError(

@@ -120,6 +120,10 @@ def test_a_stopped_comparison_goes_on_and_keeps_what_it_has(tmp_path, monkeypatc
     assert "| one-hot |" in capsys.readouterr().out and (tmp_path / "figure.png").is_file()
     with pytest.raises(ValueError, match="holds a comparison with n 1, not 2"):
         run(tmp_path, "--n", "2")
+    own = tmp_path / "encoders"
+    run(tmp_path, "--given", f"captions={own / 'random'}")  # one more
+    with pytest.raises(ValueError, match="with given .*random'.*, not .*one-hot'"):
+        run(tmp_path, "--given", f"captions={own / 'one-hot'}")
 
 
 @pytest.mark.slow  # seconds: two stages
