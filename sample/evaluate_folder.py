@@ -27,7 +27,7 @@ from imagen_mini.evaluation.folder_score import (
     small_pixels,
 )
 from imagen_mini.evaluation.pretrained_features import make_feature_extractor
-from imagen_mini.training.checkpoint import training_phases
+from imagen_mini.training.checkpoint import age_on_last_data, training_phases
 from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.utils.scripts import color, current_commit, number
@@ -60,6 +60,7 @@ def evaluate_folder(args: argparse.Namespace, image: Path) -> None:
         "data": data.describe(),
         "held_out": apart is not None,
         "images": n,
+        "training": {name: age_of(Path(args.pipeline) / name) for name in names},
     }
     kind = "held out of training" if apart is not None else "that it may be trained on"
     print(f"{n} of {len(data):,} images of {args.data} {kind}")
@@ -187,6 +188,13 @@ def open_parts(
     assert isinstance(trained, ImageFolderDataset)
     assert apart is None or isinstance(apart, ImageFolderDataset)
     return trained, apart
+
+
+def age_of(stage: Path) -> dict:
+    """How long a stage was trained on the data that it was trained on last."""
+    phases = training_phases(stage) if (stage / "config.json").is_file() else []
+    steps, seconds = age_on_last_data(phases)
+    return {"steps": steps, "seconds": round(seconds, 1)}
 
 
 def groups(data: ImageFolderDataset, n: int) -> dict[str, list[int]]:

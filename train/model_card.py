@@ -3,6 +3,7 @@
     python -m sample.evaluate --out imagen_mini/weights/scenes/report.json
     python -m sample.claims --out imagen_mini/weights/scenes/claims
     python -m train.model_card
+    python -m train.model_card --pipeline my_pipeline     # also of a report on a folder of images
 
 No number of a table is typed. The hand-written parts of the card stay as they are.
 """
@@ -17,6 +18,7 @@ from imagen_mini.evaluation.edit_benchmark import counted_edits
 from imagen_mini.training.checkpoint import training_phases
 from imagen_mini.utils.scripts import run_script, script_parser
 from imagen_mini.weights import WEIGHTS, shipped_pipelines
+from train.folder_card import RECIPE_NOTES, SCORE_NOTES, folder_card, handwritten
 
 BEGIN, END = "<!-- score: written by python -m train.model_card -->", "<!-- end of score -->"
 CLAIMS_BEGIN = "<!-- claims: written by python -m train.model_card -->"
@@ -107,12 +109,13 @@ def _headline(report: dict, name: str) -> tuple[str, str]:
 
 
 def shipped_reports() -> dict[str, dict]:
-    """The reports of the pipelines that come with the package."""
-    return {
+    """The reports on built-in worlds of the pipelines that come with the package."""
+    reports = {
         name: json.loads((folder / "report.json").read_text())
         for name, folder in shipped_pipelines().items()
         if (folder / "report.json").is_file()
     }
+    return {name: report for name, report in reports.items() if "text_alignment" in report}
 
 
 def fill(paragraph: str, indent: str = "") -> str:
@@ -183,7 +186,6 @@ CURVES = {
         "(`python -m train.sample_timeline`):"
     ),
 }
-RECIPE_NOTES, SCORE_NOTES = "notes on the recipe", "notes on the score"
 OTHER_ENCODER_REPORT = "report_distilled.json"  # of sample.evaluate, beside report.json
 
 
@@ -194,13 +196,6 @@ def learning(folder: Path) -> str:
         for name, what in CURVES.items()
         if (folder / "images" / name).is_file()
     )
-
-
-def handwritten(card: str, name: str, new: str = "") -> str:
-    """A hand-written part of a card between its two markers: `new`, or else what the card has."""
-    begin, end = f"<!-- {name}: written by hand, kept as they are -->", f"<!-- end of {name} -->"
-    text = new or card.partition(begin)[2].partition(end)[0]
-    return f"{begin}\n{text.strip()}\n{end}"
 
 
 def recipe_rows(folder: Path, stages: list[str]) -> tuple[str, str]:
@@ -408,6 +403,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     report = json.loads((args.pipeline / "report.json").read_text())
+    if "caption_use" in report:  # of sample.evaluate --data
+        (args.pipeline / "README.md").write_text(folder_card(args.pipeline, report, args.note))
+        return
     shipped = args.pipeline.resolve() in {p.resolve() for p in shipped_pipelines().values()}
     if args.readme is None and shipped:
         args.readme = Path("README.md")

@@ -21,7 +21,7 @@ from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.data.datasets import open_dataset, remembered_options
 from imagen_mini.evaluation.preview import preview, sample_single_stage
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training.checkpoint import training_phases
+from imagen_mini.training.checkpoint import age_on_last_data, training_phases
 from imagen_mini.training.encoder_of_run import find_text_encoder
 from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
 from imagen_mini.viz.image_grid import image_grid, image_table
@@ -49,9 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     encoder = TextEncoder.from_pretrained(find_text_encoder(args.text_encoder, *args.stages))
     ages = []  # steps, minutes, folder
     for folder in args.stages:
-        phases = training_phases(folder)
-        phases = [of for of in phases if _source(of) == _source(phases[-1])]
-        steps, seconds = (sum(phase[key] for phase in phases) for key in ("steps", "seconds"))
+        steps, seconds = age_on_last_data(training_phases(folder))
         ages.append((steps, seconds / 60, folder))
     if args.data is None:
         sheet = world_sheet(sorted(ages), encoder, args.n or 2)
@@ -59,13 +57,6 @@ def main(arguments: list[str] | None = None) -> None:
         sheet = folder_sheet(sorted(ages), encoder, args.data, args.n or 8)
     sheet.save(args.out)
     print(args.out)
-
-
-def _source(phase: dict) -> str:
-    """Where the data of a training phase come from; older ones do not say it, and have the first
-    world.
-    """
-    return phase.get("data", open_dataset().describe())["source"]
 
 
 def world_sheet(ages: list[tuple[int, float, Path]], encoder: TextEncoder, n: int) -> Image.Image:

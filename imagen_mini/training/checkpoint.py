@@ -330,6 +330,14 @@ def training_phases(stage: Path) -> list[dict]:
     return check_phases(phases, stage / "config.json")
 
 
+def age_on_last_data(phases: list[dict]) -> tuple[int, float]:
+    """Steps and seconds of training on the data of the last phase; (0, 0.0) without any phase."""
+    # older phases do not say what they were on: that was the first world
+    sources = [phase.get("data", {"source": "scenes"})["source"] for phase in phases]
+    last = [phase for phase, source in zip(phases, sources) if source == sources[-1]]
+    return sum(p["steps"] for p in last), sum((p["seconds"] for p in last), 0.0)
+
+
 def check_phases(phases: list[dict], where: Path) -> list[dict]:
     """Training phases as they are written by us.
 

@@ -23,7 +23,7 @@ from imagen_mini.evaluation.folder_classifier import (
 )
 from sample import evaluate
 from sample.evaluate_folder import compare_labels
-from train import folder_classifier
+from train import folder_classifier, model_card
 
 CLASSES = {"style": ("thick", "thin"), "tone": ("none", "red")}
 
@@ -187,6 +187,21 @@ def test_evaluate_reports_labels(trained, folder, encoder, tmp_path, capsys):
     assert report["all"]["generated"]["style"]["n"] == 8 and "kind 1" in report
     assert report["its_accuracy"]["all"]["style"]["n"] == 40
     assert "generated images correct" in said and "of true images" in said
+    # the card: its numbers are those of the report, and those of a younger report stand before
+    younger = json.loads(out.read_text())
+    younger["training"]["base"]["steps"] = -5
+    younger["labels"]["all"]["generated"]["style"]["share"] = 0.125
+    (tmp_path / "pipe" / "report_at_5.json").write_text(json.dumps(younger))
+    out.rename(tmp_path / "pipe" / "report.json")
+    model_card.main(["--pipeline", str(tmp_path / "pipe"), "--note", "by hand"])
+    card, style = (tmp_path / "pipe" / "README.md").read_text(), report["all"]["generated"]["style"]
+    assert f"| style | all | {style['right']} of 8 |" in card and "by hand" in card
+    assert "--n 8 --classifier" in card and "--steps 1" in card and "of width 128" in card
+    curve = [line for line in card.splitlines() if line.startswith(("| -5 |", "| 0 |"))]
+    assert [line.startswith("| -5 |") for line in curve] == [True, False] and "| 12% |" in curve[0]
+    assert f"| {style['share']:.0%} |" in curve[1]
+    model_card.main(["--pipeline", str(tmp_path / "pipe")])
+    assert (tmp_path / "pipe" / "README.md").read_text() == card
     with pytest.raises(SystemExit):
         evaluate.main([*common, "--classifier", str(trained)])
     assert "--classifier is for a folder" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import torch
 
 import imagen_mini.training.checkpoint
 from imagen_mini.training.checkpoint import (
+    age_on_last_data,
     atomic_directory,
     checkpoints,
     load_checkpoint,
@@ -337,3 +338,14 @@ with GracefulStop(grace=1) as stop:
 def test_a_step_that_never_ends_is_ended_and_one_that_does_may_take_its_time_to_save(does, status):
     # the sleep of a stuck step would end with status 0
     assert subprocess.run([sys.executable, "-c", STUCK, does]).returncode == status
+
+
+def test_the_age_of_a_stage_is_that_on_its_last_data():
+    def phase(steps, **more):
+        return {"steps": steps, "seconds": steps / 2, "train": {}, **more}
+
+    emoji = {"data": {"source": "folder", "name": "emoji"}}
+    assert age_on_last_data([]) == (0, 0.0)
+    assert age_on_last_data([phase(3), phase(4, data={"source": "scenes"})]) == (7, 3.5)
+    phases = [phase(3), phase(5, data={"source": "studio"}), phase(7, **emoji), phase(9, **emoji)]
+    assert age_on_last_data(phases) == (16, 8.0)

