@@ -1,22 +1,28 @@
 """Check a folder of captioned images, before a training run stops at its first problem.
 
     python -m train.check_dataset my_images --image sheet.png
+    python -m train.check_dataset my_images --rates
 
 The folder holds images and a metadata.jsonl with lines like {"file_name": "1.png", "text": "a
 caption"}, or a metadata.csv, or a text file beside each image. Problems stop a run. Notes do not,
-but read them. The exit code is 1 if there are problems, else 0.
+but read them. The exit code is 1 if there are problems, else 0. With --rates it also measures how
+many images a second are prepared, which happens once, and read, which happens in every step.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from PIL import Image
 
+from imagen_mini.data.datasets import open_dataset
+from imagen_mini.data.folder import ImageFolderDataset
 from imagen_mini.data.image_io import ImageError, open_rgb
 from imagen_mini.data.metadata import Row, describe_form, read_metadata, unlisted
 from imagen_mini.data.prepared import in_parallel
@@ -137,6 +143,43 @@ def caption_notes(captions: tuple[str, ...], encoder: TextEncoder) -> list[str]:
     ]
 
 
+@dataclass
+class LoadingRates:
+    """Images a second of one process.
+
+    Attributes:
+        prepared: Decoded, made smaller, and written to the cache; once for each image.
+        read: Read from the cache into a batch, in every step.
+    """
+
+    prepared: float
+    read: float
+
+
+def loading_rates(
+    folder: Path, sizes: tuple[int, int | None], caption_column: str | None = None, read: int = 1024
+) -> LoadingRates:
+    """Measure how fast images are loaded, with a cache of their own that is removed again.
+
+    Args:
+        folder: The images.
+        sizes: Pixels of a side of the images, and of the smaller ones for super-resolution or None.
+        caption_column: Where the captions stand.
+        read: How many images are read (default: 1024), in batches of 32.
+    """
+    with TemporaryDirectory() as cache:
+        began = time.perf_counter()
+        data = open_dataset(
+            folder, sizes, cache=cache, skip_broken=True, caption_column=caption_column
+        )
+        assert isinstance(data, ImageFolderDataset)
+        opened = time.perf_counter()
+        for at in range(0, read, 32):
+            data.batch(range(at, at + 32), *sizes)
+        done = time.perf_counter()
+    return LoadingRates(len(data) / (opened - began), read / (done - opened))
+
+
 @plain_errors()
 def main(arguments: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
@@ -162,6 +205,9 @@ def main(arguments: list[str] | None = None) -> None:
         type=Path,
         help="a run, stage or pipeline that is to be trained on the folder: its text encoder reads "
         "the captions",
+    )
+    parser.add_argument(
+        "--rates", action="store_true", help="measure how fast images are prepared and read"
     )
     args = parser.parse_args(arguments)
     if args.image:
@@ -199,6 +245,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(args.image)
     if report.problems:
         raise SystemExit(1)
+    for sizes in ((64, None), (256, 64)) if args.rates else ():
+        rates = loading_rates(args.folder, sizes, args.caption_column)
+        print(
+            f"for {sizes[0]} px: {rates.prepared:,.0f} images a second are prepared, once, and "
+            f"{rates.read:,.0f} are read, in every step"
+        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from the hub.
 
 import io
 import json
+import re
 import shutil
 import sys
 import types
@@ -41,6 +42,22 @@ def images(tmp_path):
         [(f"{i}.png", png((300, 280 + i), (40 * i, 0, 0)), f"number {i}") for i in range(6)],
     )
     return tmp_path / "my images"
+
+
+def test_rates_are_measured_beside_the_folder_not_in_it(images, capsys):
+    before = sorted(images.rglob("*"))
+    check_data.main([str(images), "--rates"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("for ")]
+    number = r"([\d,]+)"
+    found = [
+        re.fullmatch(
+            f"for (64|256) px: {number} images a second are .* {number} are read, .*", line
+        )
+        for line in lines
+    ]
+    assert [of[1] for of in found] == ["64", "256"]
+    assert all(int(of[k].replace(",", "")) > 0 for of in found for k in (2, 3))
+    assert sorted(images.rglob("*")) == before
 
 
 @pytest.mark.parametrize("stage, size", [("base", 64), ("sr_256", 256)])
