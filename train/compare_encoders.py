@@ -4,7 +4,6 @@
     python -m train.compare_encoders --out runs/encoders --time-limit 3600
     python -m train.compare_encoders --out runs/encoders --given text-large=runs/text_encoder_text
     python -m train.compare_encoders --out runs/projected --init-from scenes --steps 1
-    python -m train.compare_encoders --out runs/one_object --one-object --runs 3
 
 It is the comparison of Imagen (2022), Section 2.1 and Figures A.5 and A.7, in miniature:
 
@@ -26,9 +25,6 @@ With `--init-from` each base stage starts from a trained one instead, by a linea
 encoder's vectors to those of the encoder that the stage was trained with
 (`imagen_mini.text.projection`). After a single step that map is all that was learnt.
 
-With `--one-object` the stages learn scenes of one object, and are so small that a CPU trains one in
-minutes. So there is time for several runs of each, which tell differences from chance.
-
 Interrupted, or at its time limit, the same command goes on where it stopped. Everything is in OUT:
 encoders, runs of `train.train`, results.json, and the table and the figure of what is measured so
 far.
@@ -49,7 +45,6 @@ from tqdm.auto import tqdm
 from imagen_mini.cascade.config import PRESETS
 from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import DiffusionStage
-from imagen_mini.data.synthetic import OBJECT_COUNT_WEIGHTS
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.metrics import frechet_distance, gaussian_statistics
 from imagen_mini.evaluation.preview import sample_single_stage
@@ -94,16 +89,6 @@ PLAIN = ("pooled_drop_prob=0.0", "stage.unet.text_layers=0")
 WORDS = {
     "seen words": ("one object", "binding", "counting", "positional"),
     "text-only words": ("rare words", "misspellings", "negation", "held-out phrase"),
-}
-# Scenes of one object, a small network, and a recipe that teaches it in minutes.
-ONE_OBJECT = (
-    *("object_count_weights=[1,0,0,0]", "batch_size=16", "learning_rate=0.008", "warmup=20"),
-    *("cooldown=0.4", "ema_half_life=60", "stage.unet.patch=4", "stage.unet.blocks=[1,1,1]"),
-    *("stage.unet.channels=[32,64,96]", 'stage.unet.attention=["","cross","self+cross"]'),
-)
-WORDS_OF_ONE_OBJECT = {
-    "seen words": ("one object",),
-    "text-only words": ("rare words", "misspellings", "negation"),
 }
 BATCH = 16  # images at once
 
@@ -177,11 +162,10 @@ def in_rare_words(caption: Caption) -> Caption:
     return reword(caption, {i: rare[w.text] for i, w in enumerate(caption.words) if w.text in rare})
 
 
-def score_of(
-    stage: DiffusionStage, encoder: TextEncoder, world: World, n: int, categories: Sequence[str]
-) -> dict:
+def score_of(stage: DiffusionStage, encoder: TextEncoder, world: World, n: int) -> dict:
     """Correct images of n captions of each category, {category: [correct, asked]}."""
-    prompts = benchmark(n, categories=list(categories), world=world)
+    categories = [c for of in WORDS.values() for c in of]
+    prompts = benchmark(n, categories=categories, world=world)
 
     def generate(captions: list[str], seeds: list[int]) -> Tensor:
         return sample_single_stage(stage, encoder, captions, seeds)
@@ -195,14 +179,13 @@ def score_of(
 
 
 def distances_of(
-    stage: DiffusionStage, encoder: TextEncoder, world: World, n: int, counts: Sequence[float]
+    stage: DiffusionStage, encoder: TextEncoder, world: World, n: int
 ) -> dict[str, float]:
     """The Fréchet distance of images of n unseen scenes' captions to as many others' true images,
-    once in words of captions and once in words of text alone. `counts`: how often a scene has 1, 2,
-    3, 4 objects.
+    once in words of captions and once in words of text alone.
     """
     size = stage.config.unet.image_size
-    scenes = [world.training_scene(HELD_OUT_SEED, i, counts) for i in range(2 * n)]
+    scenes = [world.training_scene(HELD_OUT_SEED, i) for i in range(2 * n)]
     captions = [world.training_caption(s, HELD_OUT_SEED, i) for i, s in enumerate(scenes[:n])]
     true = torch.cat(
         [world.render(scenes[at : min(at + 64, 2 * n)], size) for at in range(n, 2 * n, 64)]
@@ -253,11 +236,6 @@ def main(arguments: list[str] | None = None) -> None:
         help="start each base stage from this one, which was trained with another text encoder",
     )
     parser.add_argument(
-        "--one-object",
-        action="store_true",
-        help="small base stages, of scenes with one object",
-    )
-    parser.add_argument(
         "--steps", type=integer(low=1), default=3000, help="of each base stage (default: 3000)"
     )
     parser.add_argument(
@@ -293,10 +271,6 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(arguments)
     if args.init_from and args.preset:
         raise ValueError("the stage of --init-from has its own sizes: leave --preset out")
-    if args.one_object and (args.init_from or args.preset):
-        raise ValueError(
-            "--one-object has a network of its own: leave --init-from and --preset out"
-        )
     if not args.init_from:
         args.preset = args.preset or "mini"
     check_output_folder(args.out)
@@ -313,9 +287,6 @@ def main(arguments: list[str] | None = None) -> None:
         return seconds
 
     world, encoders = find_world(args.world), args.out / "encoders"
-    words = WORDS_OF_ONE_OBJECT if args.one_object else WORDS
-    categories = [category for of in words.values() for category in of]
-    counts = (1, 0, 0, 0) if args.one_object else OBJECT_COUNT_WEIGHTS
     results = open_results(args, given)
     given = {name: Path(folder) for name, folder in results["plan"]["given"].items()}
     try:
@@ -345,8 +316,8 @@ def main(arguments: list[str] | None = None) -> None:
                     "encoder_parameters": sum(p.numel() for p in encoder.parameters()),
                     "stage_parameters": sum(p.numel() for p in stage.parameters()),
                     "width": encoder.width,
-                    "correct": score_of(stage, encoder, world, args.n, categories),
-                    "frechet": distances_of(stage, encoder, world, args.images, counts),
+                    "correct": score_of(stage, encoder, world, args.n),
+                    "frechet": distances_of(stage, encoder, world, args.images),
                 }
                 write_results(args.out, results)
     finally:
@@ -379,17 +350,7 @@ def open_results(args, given: dict[str, Path]) -> dict:
     Raises:
         ValueError: The folder holds results of another plan.
     """
-    names = (
-        "world",
-        "preset",
-        "init_from",
-        "one_object",
-        "steps",
-        "text_steps",
-        "text_batch",
-        "n",
-        "images",
-    )
+    names = ("world", "preset", "init_from", "steps", "text_steps", "text_batch", "n", "images")
     names += ("overrides",)
     plan = {name: getattr(args, name) for name in names}
     plan["given"] = {name: str(folder.resolve()) for name, folder in given.items()}
@@ -428,7 +389,6 @@ def train_base(args, encoder: Path, run: Path, seed: int, seconds: float) -> Non
             options += ["--init-from", args.init_from, "stage.text_encoder=null"]
         else:
             options += ["--preset", args.preset, *PLAIN, f"stage.unet.text_width={width}"]
-            options += ONE_OBJECT if args.one_object else ()
         options += args.overrides
     print(f"\n{run.name}: python -m train.train {shlex.join(options)}", flush=True)
     train.main(options)
@@ -450,7 +410,7 @@ def summarize(found: dict[str, dict]) -> dict[str, dict]:
             continue
         summary[name] = {"runs": len(runs), "parameters": runs[0]["encoder_parameters"]}
         for words, categories in WORDS.items():
-            pairs = [r["correct"][c] for r in runs for c in categories if c in r["correct"]]
+            pairs = [run["correct"][category] for run in runs for category in categories]
             summary[name][words] = [sum(right for right, _ in pairs), sum(n for _, n in pairs)]
             summary[name][f"frechet, {words}"] = sum(r["frechet"][words] for r in runs) / len(runs)
     return summary

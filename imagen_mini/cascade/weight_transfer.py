@@ -125,9 +125,7 @@ def with_inpainting(trained: DiffusionStage) -> DiffusionStage:
     return stage.to(trained.net.out.weight).train(trained.training)
 
 
-def with_new_text_conditioning(
-    trained: DiffusionStage, width: int, text_layers: int | None = None
-) -> DiffusionStage:
+def with_new_text_conditioning(trained: DiffusionStage, width: int) -> DiffusionStage:
     """A copy of a stage that has all to learn about text, and nothing about images.
 
     Text layers, pooled text, and the keys and values of words begin anew. All that works on pixels,
@@ -136,14 +134,11 @@ def with_new_text_conditioning(
     Args:
         trained: The stage; it is left alone.
         width: Of the embeddings of the text encoder that it will be trained with.
-        text_layers: How many the copy has (default None: as many as the stage).
 
     Raises:
-        ValueError: The copy has text layers whose heads do not divide this width.
+        ValueError: The stage has text layers whose heads do not divide this width.
     """
-    unet = trained.config.unet
-    text_layers = unet.text_layers if text_layers is None else text_layers
-    unet = replace(unet, text_width=width, cross_attention_dim=None, text_layers=text_layers)
+    unet = replace(trained.config.unet, text_width=width, cross_attention_dim=None)
     stage = DiffusionStage(replace(trained.config, text_encoder=None, unet=unet))
     weights = trained.net.state_dict()
     words = ("text_projection.", "text_layers.", "pooled_text.", ".text_norm.", ".text_to_kv.")

@@ -143,19 +143,17 @@ def test_what_is_more_than_added_layers_is_refused(changes):
         )
 
 
-@pytest.mark.parametrize("text_layers", [None, 0])
 @pytest.mark.parametrize("cross_attention_dim", [None, 96])
 def test_new_text_conditioning_keeps_all_that_does_not_read_words(
-    images, random_text, randomize_zero_init, text_layers, cross_attention_dim
+    images, random_text, randomize_zero_init, cross_attention_dim
 ):
     unet = {"text_layers": 1, "cross_attention_dim": cross_attention_dim}
     trained = randomize_zero_init(
         DiffusionStage(replace(with_unet(TINY["base"], **unet), text_encoder="trained on"))
     )
     width = trained.config.unet.text_width + 32
-    stage = with_new_text_conditioning(trained, width, text_layers)
-    unet = {"text_width": width, "text_layers": 1 if text_layers is None else text_layers}
-    unet["cross_attention_dim"] = None
+    stage = with_new_text_conditioning(trained, width)
+    unet = {"text_width": width, "cross_attention_dim": None}
     assert stage.config == replace(with_unet(trained.config, **unet), text_encoder=None)
     # 1. it takes text of the new width
     text = random_text([3, 5, 4, 6], width=width)

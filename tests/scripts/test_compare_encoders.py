@@ -51,8 +51,7 @@ def test_rare_words_say_the_same_in_words_of_text_alone():
 
 
 def test_the_score_counts_correct_images_by_category(monkeypatch):
-    categories = [c for of in compare_encoders.WORDS.values() for c in of]
-    asked = benchmark(2, categories=categories)
+    asked = benchmark(2, categories=[c for of in compare_encoders.WORDS.values() for c in of])
 
     class Half:
         def __init__(self, category, i):
@@ -63,7 +62,7 @@ def test_the_score_counts_correct_images_by_category(monkeypatch):
         return [Half(category, i) for i, (category, _, _) in enumerate(prompts)]
 
     monkeypatch.setattr(compare_encoders, "evaluate", judged)
-    found = score_of(None, None, SCENES, 2, categories)
+    found = score_of(None, None, SCENES, 2)
     assert len(found) == 8 and all(pair == [1, 2] for pair in found.values())
 
 
@@ -79,8 +78,6 @@ def result(right, frechet):
 def test_runs_of_an_encoder_are_added_up_and_stand_in_the_order_of_the_comparison():
     found = {"bert/0": result(1, 9.0), "one-hot/0": result(4, 1.0), "one-hot/1": result(6, 3.0)}
     summary = summarize(found)
-    del found["bert/0"]["correct"]["held-out phrase"]  # not asked for with --one-object
-    assert summarize(found)["bert"]["text-only words"] == [3, 30]
     assert list(summary) == ["one-hot", "bert"] and summary["one-hot"]["runs"] == 2
     assert summary["one-hot"]["seen words"] == [40, 80]
     assert summary["one-hot"]["frechet, text-only words"] == 4
@@ -143,25 +140,9 @@ def test_a_comparison_may_start_from_a_trained_stage(tmp_path, monkeypatch):
         run(tmp_path / "out")
     with pytest.raises(ValueError, match="leave --preset out"):
         run(tmp_path / "out", "--init-from", "scenes", "--preset", "tiny")
-    with pytest.raises(ValueError, match="--one-object has a network of its own"):
-        run(tmp_path / "out", "--init-from", "scenes", "--one-object")
 
 
 def test_encoders_that_are_given_are_named_correctly(tmp_path):
     with pytest.raises(ValueError, match="expected NAME=FOLDER, with one of one-hot, random"):
         compare_encoders.read_given([f"t5={tmp_path}"])
     assert compare_encoders.read_given([f"bert={tmp_path}"]) == {"bert": tmp_path}
-
-
-@pytest.mark.slow  # seconds: a stage
-def test_small_stages_of_one_object_are_asked_for_one_object(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare_encoders, "KNOWN_CAPTIONS", 200)
-    options = ("--out", str(tmp_path), "--encoders", "one-hot", "--one-object", "--steps", "1")
-    options += ("--n", "1", "--images", "3", "--device", "cpu", "stage.num_inference_steps=1")
-    compare_encoders.main([*options, "batch_size=2"])
-    (found,) = json.loads((tmp_path / "results.json").read_text())["found"].values()
-    assert list(found["correct"]) == ["one object", "rare words", "misspellings", "negation"]
-    saved = json.loads((tmp_path / "runs/one-hot-0/stage/config.json").read_text())
-    assert saved["stage"]["unet"]["channels"] == [32, 64, 96]
-    (phase,) = saved["training"]["training_phases"]
-    assert phase["train"]["object_count_weights"] == [1, 0, 0, 0] and phase["steps"] == 1
