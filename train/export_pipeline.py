@@ -90,7 +90,9 @@ def main(arguments: list[str] | None = None) -> None:
         if args.out.resolve() in (path.resolve(), (path / "stage").resolve()):
             raise ValueError(f"--out {args.out} is what is exported; expected another folder")
     encoder = find_text_encoder(args.text_encoder, *sources)
-    packaged = PackagedEncoder.at(encoder) if args.packaged_encoder else None
+    packaged = None
+    if args.packaged_encoder:
+        packaged = PackagedEncoder.named_in(encoder) or PackagedEncoder.at(encoder)
     check_output_folder(args.out)
     folders = [run_or_stage_folder(path) for path in sources]
     stages = [load_stage(folder) for folder in folders]

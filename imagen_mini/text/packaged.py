@@ -39,7 +39,10 @@ class PackagedEncoder:
             if distribution is not None and _place(parent.name, ".") == parent:
                 package = f"{distribution}=={version(distribution)}"
                 return cls(package, parent.name, path.relative_to(parent).as_posix())
-        raise ValueError(f"the text encoder {path} is in no installed package")
+        raise ValueError(
+            f"the text encoder {path} is in no installed package; expected one that pip has "
+            "installed, or leave --packaged-encoder out, for a copy of it"
+        )
 
     @classmethod
     def named_in(cls, folder: str | Path) -> PackagedEncoder | None:

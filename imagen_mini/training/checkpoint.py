@@ -332,9 +332,10 @@ def training_phases(stage: Path) -> list[dict]:
 
 def age_on_last_data(phases: list[dict]) -> tuple[int, float]:
     """Steps and seconds of training on the data of the last phase; (0, 0.0) without any phase."""
-    # older phases do not say what they were on: that was the first world
-    sources = [phase.get("data", {"source": "scenes"})["source"] for phase in phases]
-    last = [phase for phase, source in zip(phases, sources) if source == sources[-1]]
+    # a world, or a folder of a name; older phases do not say it, and had the first world
+    data = [phase.get("data", {"source": "scenes"}) for phase in phases]
+    names = [(of["source"], of.get("name")) for of in data]
+    last = [phase for phase, name in zip(phases, names) if name == names[-1]]
     return sum(p["steps"] for p in last), sum((p["seconds"] for p in last), 0.0)
 
 

@@ -56,6 +56,11 @@ def test_an_exported_pipeline_may_name_the_package(installed, tiny_pipe, tmp_pat
     assert [file.name for file in folder.iterdir()] == [packaged.PACKAGED_ENCODER]
     pipe = ImagenPipeline.from_pretrained(tmp_path / "out")
     assert pipe.text_encoder.weights_digest() == tiny_pipe.text_encoder.weights_digest()
+    # it can be exported so once more, as its encoder is named there already
+    options = ["--base", str(tmp_path / "out" / "base"), "--packaged-encoder"]
+    export_pipeline.main([*options, "--out", str(tmp_path / "again")])
+    named = PackagedEncoder.named_in(tmp_path / "again" / "text_encoder")
+    assert named == PackagedEncoder.named_in(folder)
     # what is saved from it is whole again
     pipe.save_pretrained(tmp_path / "whole")
     assert (tmp_path / "whole" / "text_encoder" / "model.safetensors").is_file()

@@ -349,3 +349,5 @@ def test_the_age_of_a_stage_is_that_on_its_last_data():
     assert age_on_last_data([phase(3), phase(4, data={"source": "scenes"})]) == (7, 3.5)
     phases = [phase(3), phase(5, data={"source": "studio"}), phase(7, **emoji), phase(9, **emoji)]
     assert age_on_last_data(phases) == (16, 8.0)
+    other = {"data": {"source": "folder", "name": "photographs"}}
+    assert age_on_last_data([*phases, phase(2, **other)]) == (2, 1.0)
