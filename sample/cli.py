@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 from collections.abc import Iterable
 
 import torch
@@ -184,9 +185,18 @@ def verdict(pipe: ImagenPipeline, prompt: str, image: torch.Tensor) -> str | Non
 def check_judged(pipe: ImagenPipeline, stages: Iterable[str]) -> None:
     """Check that the images of these stages can be read, before any is generated.
 
+    A note is printed where the pipeline was trained on a folder: only captions of the built-in
+    world can be judged.
+
     Raises:
         ValueError: The world of the pipeline has no parser, or none for images of this size.
     """
+    if pipe.own_images:
+        print(
+            f"note: the pipeline was trained on a folder of images, and is judged as of the world "
+            f"{pipe.world.name}; python -m sample.evaluate --data FOLDER measures on the folder",
+            file=sys.stderr,
+        )
     for name in stages:
         size = pipe.stages[name].config.unet.image_size
         if not pipe.world.can_read(size):

@@ -81,6 +81,12 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.perf_counter()
     print("loading the pipeline ...", flush=True)
     pipe, options = load_pipeline(args), sampling_options(args)
+    if pipe.own_images:
+        raise SystemExit(
+            f"{args.pipeline} was trained on a folder of images, and the demo's captions are of "
+            f"the world {pipe.world.name}; for images of other captions: "
+            f"python -m sample.generate --pipeline {args.pipeline} CAPTION"
+        )
     print(
         f"loaded in {time.perf_counter() - start:.1f} s, "
         f"{sum(p.numel() for p in pipe.parameters()):,} parameters, on {args.device}"

@@ -309,6 +309,11 @@ def main(arguments: list[str] | None = None) -> None:
         "most 8; on a GPU 1)",
     )
     add_folder_options(parser)
+    parser.add_argument(
+        "--features",
+        help="of --data: compare distributions by these features, efficientnet, inception, either "
+        "with :WEIGHTS, or clip:NAME (default: distributions are not compared)",
+    )
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
     available_device(args.device)

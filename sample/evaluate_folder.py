@@ -27,6 +27,7 @@ from imagen_mini.evaluation.folder_score import (
     small_pixels,
 )
 from imagen_mini.evaluation.pretrained_features import make_feature_extractor
+from imagen_mini.pipeline_folder import find_folder
 from imagen_mini.training.checkpoint import age_on_last_data, training_phases
 from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.precision import compute_dtype
@@ -60,7 +61,7 @@ def evaluate_folder(args: argparse.Namespace, image: Path) -> None:
         "data": data.describe(),
         "held_out": apart is not None,
         "images": n,
-        "training": {name: age_of(Path(args.pipeline) / name) for name in names},
+        "training": {name: age_of(find_folder(args.pipeline) / name) for name in names},
     }
     kind = "held out of training" if apart is not None else "that it may be trained on"
     print(f"{n} of {len(data):,} images of {args.data} {kind}")
@@ -125,14 +126,9 @@ def evaluate_folder(args: argparse.Namespace, image: Path) -> None:
 
 
 def add_folder_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a folder."""
+    """Add the options of a folder, and of a classifier that reads its images."""
     parser.add_argument(
         "--data", type=Path, help="score on this folder of images with captions instead"
-    )
-    parser.add_argument(
-        "--features",
-        help="of --data: compare distributions by these features, efficientnet, inception, either "
-        "with :WEIGHTS, or clip:NAME (default: distributions are not compared)",
     )
     parser.add_argument(
         "--classifier",
@@ -166,7 +162,7 @@ def open_parts(
     """The images that were trained on, and those held out: the share that training kept out, or
     the folder's split of its own. None: all of them may have been trained on.
     """
-    stage = Path(args.pipeline) / names[0]
+    stage = find_folder(args.pipeline) / names[0]
     phases = training_phases(stage) if (stage / "config.json").is_file() else []
     options = remembered_options(phases[-1].get("data") if phases else None)
     named = {

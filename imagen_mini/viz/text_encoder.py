@@ -9,6 +9,16 @@ from torch import Tensor
 
 from imagen_mini.text.encoder import Tokens
 
+MARKS = ("▁", "Ġ", "##")  # of a word's start (T5, GPT), of its continuation (BERT)
+
+
+def text_of_piece(piece: str) -> str:
+    """The text of a token without the marks of its tokenizer; "▁" alone stays."""
+    text = piece
+    for mark in MARKS:
+        text = text.removeprefix(mark)
+    return text.removesuffix("</w>") or piece
+
 
 def plot_token_pieces(tokens: Sequence[Tokens]):
     """Captions as rows of tokens, each in a box with its number in the vocabulary.

@@ -83,9 +83,9 @@ def test_a_stopped_recipe_goes_on_where_it_was_and_trains_nothing_twice(
 
 def test_more_steps_go_on_with_the_same_run(folder, tmp_path):
     with pytest.raises(SystemExit, match="stopped before its last step, 2; the same command"):
-        run(folder, tmp_path, "--stages", "base", "--time-limit", "0", steps=2)
+        run(folder, tmp_path, "--stage", "base", "--time-limit", "0", steps=2)
     assert checkpoints(tmp_path / "base")[-1].name == "step_00000001"
-    run(folder, tmp_path, "--stages", "base", steps=2)
+    run(folder, tmp_path, "--stage", "base", steps=2)
     assert checkpoints(tmp_path / "base")[-1].name == "step_00000002"
     assert not (tmp_path / "sr_256").exists()
 

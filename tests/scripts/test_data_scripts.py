@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from imagen_mini import ImagenPipeline
 from imagen_mini.data.metadata import read_metadata, write_folder
 from imagen_mini.training.checkpoint import load_checkpoint
-from sample import generate
+from sample import demo, generate
+from sample.cli import check_judged
 from train import check_dataset as check_data
 from train import download_dataset as from_hub
 from train import export_pipeline, make_emoji_dataset, report, train
@@ -166,6 +167,10 @@ def test_a_pipeline_of_a_folder_is_exported_with_its_text_encoder_and_not_judged
     assert "not judged" not in (out := capsys.readouterr().out) and "a.png: base" in out
     assert ImagenPipeline.from_pretrained(pipe).own_images
     assert not ImagenPipeline.from_pretrained("scenes").own_images
+    with pytest.raises(SystemExit, match=f"sample.generate --pipeline {pipe} CAPTION"):
+        demo.main(["--pipeline", pipe, "--out", str(tmp_path / "demo")])
+    check_judged(ImagenPipeline.from_pretrained(pipe), ["base"])
+    assert "judged as of the world scenes" in capsys.readouterr().err
 
 
 def test_training_on_a_folder_with_a_broken_image_stops_or_leaves_it_out(

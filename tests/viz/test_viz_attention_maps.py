@@ -8,6 +8,7 @@ from support.scenes import tokens
 from imagen_mini.editing.attention_store import AttentionStore
 from imagen_mini.evaluation.localization import localization_table
 from imagen_mini.models.control import AttentionSite
+from imagen_mini.text.encoder import Tokens
 from imagen_mini.viz.attention_maps import (
     content_words,
     overlay_heat,
@@ -48,6 +49,13 @@ def test_pieces_are_named_and_articles_are_no_words_to_show():
         "ring",
         "</s>",
     ] and content_words(maps) == ["crimson", "ring", "above"]
+    # a BERT marks what continues a word, not what begins one
+    bert = ("[CLS]", "cr", "##imson", "ring", "above", "a", "ring", "[SEP]")
+    words = (None, 0, 0, 1, 2, 3, 4, None)
+    maps.tokens = [Tokens(tuple(range(8)), bert, words, ("crimson", "ring", "above", "a", "ring"))]
+    assert token_labels(maps) == [
+        *("[CLS]", "cr", "-imson", "ring", "above", "a", "ring", "[SEP]"),
+    ]
 
 
 def test_the_table_and_the_chart_show_the_report():
