@@ -17,6 +17,7 @@ from imagen_mini.data.folder import ImageFolderDataset
 from imagen_mini.data.prepared import FITS
 from imagen_mini.evaluation.folder_classifier import (
     FolderClassifier,
+    confusions,
     load_folder_classifier,
     score_labels,
 )
@@ -37,6 +38,7 @@ from sample.cli import sampling_options
 
 N = 64  # images, unless --n says another number
 SHOWN = 8  # of them in the image
+CONFUSED = 5  # pairs of values that the report names, for each column
 
 
 def evaluate_folder(args: argparse.Namespace, image: Path) -> None:
@@ -208,7 +210,8 @@ def compare_labels(
     judge: FolderClassifier, made: Tensor, true: Tensor, data: ImageFolderDataset
 ) -> dict[str, dict]:
     """How often a classifier recognises what the metadata names, in generated images and in the
-    true ones of the same captions, for all images and by the reason that they are held out for.
+    true ones of the same captions, for all images and by the reason that they are held out for;
+    and what it most often takes in generated images for what, by column: (named, read, images).
 
     Raises:
         ValueError: The metadata has none of the classifier's columns.
@@ -220,13 +223,18 @@ def compare_labels(
             f"{', '.join(judge.classes)}; expected the folder that it was trained on"
         )
     told = {"generated": judge.recognize(made), "true": judge.recognize(true)}
-    return {
+    found: dict[str, dict] = {
         reason: {
             which: score_labels([of[i] for i in some], [labels[i] for i in some], judge.classes)
             for which, of in told.items()
         }
         for reason, some in groups(data, len(made)).items()
     }
+    found["all"]["confused"] = {
+        column: [c for c in confusions(told["generated"], labels, column) if c[0] in of][:CONFUSED]
+        for column, of in judge.classes.items()
+    }
+    return found
 
 
 def print_labels(found: dict[str, dict]) -> None:

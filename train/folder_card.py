@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from itertools import groupby
 from pathlib import Path
+from textwrap import fill
 
 from imagen_mini.text.packaged import PackagedEncoder
 from imagen_mini.training.checkpoint import training_phases
@@ -164,6 +165,11 @@ def score_tables(report: dict) -> str:
                     for column, row in of["generated"].items()
                     if row["n"]
                 ]
+        if mixed := mixed_up(labels["all"]):
+            lines += [
+                "",
+                fill(f"Most often read in place of what the caption names: {mixed}.", 100),
+            ]
     # 4. copies
     if near := report.get("nearest"):
         lines += [
@@ -172,6 +178,15 @@ def score_tables(report: dict) -> str:
             " of the true\nimages held out are. About 5 % would be if nothing was repeated.",
         ]
     return "\n".join(lines)
+
+
+def mixed_up(labels: dict) -> str:
+    """Which value is taken for which in generated images, and how often."""
+    return "; ".join(
+        f"{column} {', '.join(f'{a} for {b} ({n})' for b, a, n in pairs)}"
+        for column, pairs in labels.get("confused", {}).items()
+        if pairs
+    )
 
 
 def curve_table(folder: Path, report: dict) -> str:

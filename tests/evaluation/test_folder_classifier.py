@@ -24,6 +24,7 @@ from imagen_mini.evaluation.folder_classifier import (
 from sample import evaluate
 from sample.evaluate_folder import compare_labels
 from train import folder_classifier, model_card
+from train.folder_card import mixed_up
 
 CLASSES = {"style": ("thick", "thin"), "tone": ("none", "red")}
 
@@ -166,7 +167,10 @@ def test_generated_images_are_compared_with_what_their_captions_name(trained, fo
     assert found["all"]["generated"] == found["all"]["true"]
     assert found["all"]["true"]["tone"]["right"] >= 38
     # with red and blue exchanged every tone is wrong, and no style
+    assert sum(n for _, _, n in found["all"]["confused"]["tone"]) <= 2
     exchanged = compare_labels(net, true.flip(1), true, data)["all"]
+    counts = {(named, read): n for named, read, n in exchanged["confused"]["tone"]}
+    assert f"none for red ({counts['red', 'none']})" in mixed_up(exchanged)
     assert (
         exchanged["generated"]["tone"]["right"] <= 2 and exchanged["true"] == found["all"]["true"]
     )
