@@ -45,6 +45,7 @@ class Recipe:
     preset: str  # the training settings; the networks are those of init_from
     encoder: PackagedEncoder
     changes: dict[str, tuple[str, ...]]  # by stage, in the order of training
+    sampling: dict[str, tuple[str, ...]]  # by stage: how it is sampled by default
 
 
 RECIPES = {
@@ -55,6 +56,10 @@ RECIPES = {
         {
             "base": ("steps=40000", "batch_size=32", "save_every=500", "sample_every=2000"),
             "sr_256": ("steps=8000", "batch_size=16", "save_every=500", "sample_every=2000"),
+        },
+        {  # dynamic thresholding turns white grounds gray (LOG.md)
+            "base": ("threshold=static", "guidance_interval=[0.3,60]"),
+            "sr_256": ("threshold=static",),
         },
     ),
 }
@@ -151,22 +156,24 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{stage}: python -m train.train {shlex.join(options)}")
         train.main(options)
         if not is_done(run, config.steps):
-            assemble(folder, list(recipe.changes))
+            assemble(folder, recipe.sampling)
             raise SystemExit(
                 f"{stage} was stopped before its last step, {config.steps:,}; the same command "
                 "goes on"
             )
     # 3. all stages as a pipeline
-    assemble(folder, list(recipe.changes))
+    assemble(folder, recipe.sampling)
 
 
-def assemble(folder: Path, stages: list[str]) -> None:
+def assemble(folder: Path, sampling: dict[str, tuple[str, ...]]) -> None:
     """Write the pipeline of the stages that are there; without a base stage there is none yet."""
-    there = [stage for stage in stages if (folder / stage / "stage").is_dir()]
-    if stages[0] in there:
-        options = ["--base", str(folder / stages[0]), "--out", str(folder / "pipeline")]
-        for stage in there[1:]:
-            options += ["--sr", str(folder / stage)]
+    first, *others = sampling
+    there = [stage for stage in sampling if (folder / stage / "stage").is_dir()]
+    if first in there:
+        options = ["--base", str(folder / first), "--out", str(folder / "pipeline")]
+        for stage in others:
+            options += ["--sr", str(folder / stage)] if stage in there else []
+        options += [f"{stage}.{text}" for stage in there for text in sampling[stage]]
         export_pipeline.main(options)
 
 

@@ -73,6 +73,8 @@ def test_a_stopped_recipe_goes_on_where_it_was_and_trains_nothing_twice(
         assert checkpoints(tmp_path / stage)[-1].name == "step_00000002"
     pipe = ImagenPipeline.from_pretrained(tmp_path / "pipeline")
     assert list(pipe.stages) == ["base", "sr_256"]
+    assert {stage.config.threshold for stage in pipe.stages.values()} == {"static"}
+    assert pipe.stages["base"].config.guidance_interval == (0.3, 60.0)
     # 3. nothing is left to do
     run(folder, tmp_path)
     assert len(calls) == 3
