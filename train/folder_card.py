@@ -2,8 +2,8 @@
 where report.json is one of `sample.evaluate --data`.
 
 Reports of the same cascade when it was younger, PIPELINE/report_at_*.json, become a curve as a
-table, and PIPELINE/edits_*.json of `sample.edit_folder` tables of edits. Images in PIPELINE/images
-are shown.
+table. Further reports, report_of_*.json, such as that of all stages, and edits_*.json of
+`sample.edit_folder` become tables. Images in PIPELINE/images are shown.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ On {report["images"]} images {held_out}, at commit {report.get("commit") or "unk
 
 {handwritten(before, SCORE_NOTES)}
 
-## How it learned
+{further_scores(folder)}## How it learned
 
 {curve_table(folder, report)}
 
@@ -178,6 +178,16 @@ def score_tables(report: dict) -> str:
             " of the true\nimages held out are. About 5 % would be if nothing was repeated.",
         ]
     return "\n".join(lines)
+
+
+def further_scores(folder: Path) -> str:
+    """The reports PIPELINE/report_of_*.json, as Markdown; empty where there are none."""
+    text = ""
+    for file in sorted(folder.glob("report_of_*.json")):
+        report = json.loads(file.read_text())
+        title = file.stem.removeprefix("report_of_").replace("_", " ")
+        text += f"## Score of {title}\n\n    {command_of(report)}\n\n{score_tables(report)}\n\n"
+    return text
 
 
 def mixed_up(labels: dict) -> str:
