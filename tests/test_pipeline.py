@@ -23,9 +23,9 @@ from imagen_mini.editing.prompt_switching import PromptSwitching
 from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.preview import sample_single_stage
 from imagen_mini.evaluation.text_probes import random_encoder_like
+from imagen_mini.scenes.world import WORLDS
 from imagen_mini.text.encoder import TextEmbeddings, TextEncoder
 from imagen_mini.utils.rng import randn
-from imagen_mini.weights import shipped_pipelines
 
 QUIET = {"progress": False, "output_type": "pt"}
 TINY = PRESETS["tiny"]
@@ -617,13 +617,13 @@ def test_float16_is_refused_as_the_text_encoder_overflows_in_it(saved):
         ImagenPipeline.from_pretrained(saved).half()("a red circle")
 
 
-@pytest.mark.parametrize("name", shipped_pipelines())
+@pytest.mark.parametrize("name", WORLDS)
 def test_a_shipped_pipeline_is_loaded_by_the_name_of_its_world(name):
     assert ImagenPipeline.from_pretrained(name).world.name == name
 
 
 def test_a_folder_that_is_not_there_is_an_error_that_says_what_may_stand_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected 'scenes', 'studio', a folder, or"):
+    with pytest.raises(FileNotFoundError, match="expected 'emoji', 'scenes', 'studio', a folder"):
         ImagenPipeline.from_pretrained(tmp_path / "nothing")
 
 
