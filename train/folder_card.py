@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from itertools import groupby
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, wrap
 
 from imagen_mini.text.packaged import PackagedEncoder
 from imagen_mini.training.checkpoint import training_phases
@@ -128,7 +128,13 @@ def command_of(report: dict) -> str:
             value = ",".join(map(str, value)) if isinstance(value, list) else value
             options.append(f"--{option} {value}")
     options += ["--base-only"] if report["options"].get("stages") else []
-    return f"python -m sample.evaluate {' '.join(options)}"
+    return shell_lines(f"python -m sample.evaluate {' '.join(options)}")
+
+
+def shell_lines(command: str) -> str:
+    """A command in lines of at most 100 columns, as an indented block of Markdown shows it."""
+    lines = wrap(command, 90, break_long_words=False, break_on_hyphens=False)
+    return " \\\n        ".join(lines)
 
 
 def score_tables(report: dict) -> str:
@@ -226,11 +232,14 @@ def edit_tables(folder: Path) -> str:
     text = ""
     for file in sorted(folder.glob("edits_*.json")):
         of = json.loads(file.read_text())
+        command = (
+            f"python -m sample.edit_folder --pipeline {of['pipeline']} --data {of['data']['name']} "
+            f"--column {of['column']} --classifier {of['classifier']} --n {of['edits']} "
+            f"--out {file.name}"
+        )
         text += f"## Edits: swaps of {of['column']}\n\n"
         text += (
-            f"    python -m sample.edit_folder --pipeline {of['pipeline']} --data "
-            f"{of['data']['name']} --column {of['column']} \\\n        --classifier "
-            f"{of['classifier']} --n {of['edits']} --out {file.name}\n\n"
+            f"    {shell_lines(command)}\n\n"
             f"`made`: the classifier reads the new {of['column']}; `rest kept`: it reads the rest "
             "as in the\nsource image; `changed`: the mean difference, as a share of the range. "
             "Edits count whose\nsource image shows the old value. `true images` are pairs of the "

@@ -201,8 +201,9 @@ def test_evaluate_reports_labels(trained, folder, encoder, tmp_path, capsys):
     model_card.main(["--pipeline", str(tmp_path / "pipe"), "--note", "by hand"])
     card, style = (tmp_path / "pipe" / "README.md").read_text(), report["all"]["generated"]["style"]
     assert f"| style | all | {style['right']} of 8 |" in card and "by hand" in card
-    assert "## Score of the cascade" in card and card.count("--n 8 --classifier") == 2
-    assert "--n 8 --classifier" in card and "--steps 1" in card and "of width 128" in card
+    command = card.replace(" \\\n       ", "")  # in one line
+    assert "## Score of the cascade" in card and command.count("--n 8 --classifier") == 2
+    assert "--n 8 --classifier" in command and "--steps 1" in command and "of width 128" in card
     curve = [line for line in card.splitlines() if line.startswith(("| -5 |", "| 0 |"))]
     assert [line.startswith("| -5 |") for line in curve] == [True, False] and "| 12% |" in curve[0]
     assert f"| {style['share']:.0%} |" in curve[1]

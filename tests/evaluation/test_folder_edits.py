@@ -115,7 +115,8 @@ def test_the_script_scores_all_methods_and_the_true_images(encoder, tmp_path, ca
     row = report["methods"][edit_folder.TRUE]
     cells = " | ".join(f"{row[key]} of {row['n']}" for key in ("made", "kept", "both"))
     assert f"| {edit_folder.TRUE} | {cells} |" in (card := edit_tables(tmp_path / "pipe"))
-    assert "--column tone" in card and "--n 3 --out edits_tone.json" in card
+    shown = card.replace(" \\\n       ", "")  # the command in one line
+    assert "--column tone" in shown and "--n 3 --out edits_tone.json" in shown
     for more, message in (
         (["--column", "tone"], "expected --data FOLDER and --classifier FOLDER"),
         (["--classifier", str(tmp_path / "judge"), "--column", "age"], "tells style, tone"),
