@@ -14,7 +14,7 @@ from one seed, the second one by each of the methods:
 
 The classifier (`train.folder_classifier`) reads all images. An edit is made if the new value is
 read, and the rest is kept if all other columns are read as in the source image. The row "true
-images" is of the two images of the folder: more cannot be expected.
+images" is of the two images of the folder: what this judge says of a perfect edit.
 
 Writes the numbers to OUT, and an image beside it.
 """
@@ -107,6 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         "pipeline": args.pipeline,
         "commit": current_commit(),
         "data": data.describe(),
+        "folder": str(args.data),
         "classifier": str(args.classifier),
         "column": args.column,
         "edits": len(swaps),

@@ -61,6 +61,7 @@ def evaluate_folder(args: argparse.Namespace, image: Path) -> None:
         "commit": current_commit(),
         "options": sampling_options(args),
         "data": data.describe(),
+        "folder": str(args.data),
         "held_out": apart is not None,
         "images": n,
         "training": {name: age_of(find_folder(args.pipeline) / name) for name in names},

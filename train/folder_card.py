@@ -67,6 +67,8 @@ On {report["images"]} images {held_out}, at commit {report.get("commit") or "unk
 
 {further_scores(folder)}## How it learned
 
+Steps, loss and distance are of the first stage. The last columns are shares of correct images.
+
 {curve_table(folder, report)}
 
 {edit_tables(folder)}{pictures(folder)}
@@ -116,7 +118,7 @@ def encoder_of(folder: Path) -> str:
 
 def command_of(report: dict) -> str:
     """The command that measured a report."""
-    options = [f"--pipeline {report['pipeline']}", f"--data {report['data']['name']}"]
+    options = [f"--pipeline {report['pipeline']}", f"--data {folder_of(report)}"]
     options += [f"--n {report['images']}"]
     if "distribution" in report:
         options.append(f"--features {report['distribution']['features']}")
@@ -129,6 +131,11 @@ def command_of(report: dict) -> str:
             options.append(f"--{option} {value}")
     options += ["--base-only"] if report["options"].get("stages") else []
     return shell_lines(f"python -m sample.evaluate {' '.join(options)}")
+
+
+def folder_of(report: dict) -> str:
+    """The folder of images as the command named it; older reports know its last part alone."""
+    return report.get("folder", report["data"]["name"])
 
 
 def shell_lines(command: str) -> str:
@@ -208,12 +215,12 @@ def mixed_up(labels: dict) -> str:
 def curve_table(folder: Path, report: dict) -> str:
     """What was measured at growing numbers of steps, as Markdown; the last row is the report's."""
     younger = [json.loads(p.read_text()) for p in folder.glob("report_at_*.json")]
-    columns = ["steps of the first stage", "minutes", "loss", "with another caption"]
+    columns = ["steps", "minutes", "loss", "another caption"]
     reports = sorted([*younger, report], key=lambda of: _first(of["training"])["steps"])
     if any("distribution" in of for of in reports):
         columns.append("Fréchet distance")
     names = list(report.get("labels", {}).get("all", {}).get("generated", {}))
-    columns += [f"{name} correct" for name in names]
+    columns += names
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for of in reports:
         age, use = _first(of["training"]), _first(of["caption_use"]["all"])
@@ -233,7 +240,7 @@ def edit_tables(folder: Path) -> str:
     for file in sorted(folder.glob("edits_*.json")):
         of = json.loads(file.read_text())
         command = (
-            f"python -m sample.edit_folder --pipeline {of['pipeline']} --data {of['data']['name']} "
+            f"python -m sample.edit_folder --pipeline {of['pipeline']} --data {folder_of(of)} "
             f"--column {of['column']} --classifier {of['classifier']} --n {of['edits']} "
             f"--out {file.name}"
         )
@@ -243,7 +250,7 @@ def edit_tables(folder: Path) -> str:
             f"`made`: the classifier reads the new {of['column']}; `rest kept`: it reads the rest "
             "as in the\nsource image; `changed`: the mean difference, as a share of the range. "
             "Edits count whose\nsource image shows the old value. `true images` are pairs of the "
-            "folder: more cannot be\nexpected.\n\n"
+            "folder: what this judge says\nof perfect edits.\n\n"
         )
         text += "| method | made | rest kept | both | 95 % interval | changed |\n|---" + "|---" * 5
         for name, row in of["methods"].items():

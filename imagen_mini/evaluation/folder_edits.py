@@ -55,13 +55,15 @@ def find_value_swaps(
     values = sorted(set(value_of) - {NO_VALUE})
     rng, found = random.Random(f"value swaps/{seed}"), []
     for i in rng.sample(range(len(captions)), len(captions)):
-        others = []
+        if len(found) == n:
+            break
+        targets = []
         for new in values:
             caption = swapped(captions[i], value_of[i], new)
             if caption is not None and value_of[number.get(caption, i)] == new:
-                others.append((caption, new))
-        if others and len(found) < n:
-            caption, new = rng.choice(others)
+                targets.append((caption, new))
+        if targets:
+            caption, new = rng.choice(targets)
             pair = (captions[i], caption), (value_of[i], new)
             found.append(ValueSwap(i, number[caption], *pair))
     if not found:
