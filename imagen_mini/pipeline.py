@@ -204,7 +204,7 @@ class ImagenPipeline(nn.Module):
             path: "scenes" (the default) or "studio", which are shipped; a folder as
                 `save_pretrained` writes it; or a hub id like "name/model".
             dtype: Precision of the weights: torch.float32 or torch.bfloat16.
-            text_encoder: Takes the place of the pipeline's own (default: that one): "distilled",
+            text_encoder: Takes the place of the pipeline's own (default: that one): "teacher",
                 which is shipped, an encoder, a folder or a hub name. Its vectors must be such as
                 the stages can read.
 

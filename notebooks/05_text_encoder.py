@@ -21,12 +21,13 @@
 #
 # Our T5 has 0.9 million parameters and was pre-trained in 20 minutes, on text about plain shapes.
 # Imagen's has 4.6 billion and was trained on a large part of the web. The interface is the same.
-# To examine another encoder in section 5, change `OTHER` in the next cell. For example, one that
-# `python -m train.text_encoder --corpus text` has trained on text that is no caption.
+# It is the one that the U-Net was trained with, and is shipped as `"teacher"`. The pipeline has a
+# student of it by default, which section 6 is about. To examine another encoder in section 5, change
+# `OTHER` in the next cell. For example, one that `python -m train.text_encoder --corpus text` has
+# trained on text that is no caption.
 
 # %%
 import random
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -68,14 +69,11 @@ from imagen_mini.utils.rng import randn
 from imagen_mini.viz.image_grid import image_grid
 from imagen_mini.viz.style import STYLES, subplots
 from imagen_mini.viz.text_encoder import plot_matrices, plot_token_pieces
-from imagen_mini.weights import WEIGHTS
 
-OTHER = (
-    WEIGHTS / "text_encoder"
-)  # the encoder of section 5; another: Path("runs/text_encoder_text")
+OTHER = "teacher"  # the encoder of section 5; another: "runs/text_encoder_text"
 
 setup_notebook()
-pipe = ImagenPipeline.from_pretrained("scenes")
+pipe = ImagenPipeline.from_pretrained("scenes", text_encoder="teacher")
 encoder, base = pipe.text_encoder, pipe.stages["base"]
 trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
 print(
@@ -360,7 +358,7 @@ plot_matrices(
 # weights, too?
 
 # %%
-other = encoder if Path(OTHER) == WEIGHTS / "text_encoder" else TextEncoder.from_pretrained(OTHER)
+other = encoder if OTHER == "teacher" else TextEncoder.from_pretrained(OTHER)
 other_random = random_encoder_like(other)  # the same network with random weights
 readers = {"this encoder": other, "random weights": other_random}
 synonyms = {rare: (ATTRIBUTE_OF[word], word) for rare, word in (RARE_WORDS | MORE_SYNONYMS).items()}
@@ -374,7 +372,7 @@ for name, reader in readers.items():
         print(f"    {word:10} ({synonyms[word][1]}): {', '.join(nearest[:4])}")
 
 # %% [markdown]
-# Then with numbers: for rare words that the shipped encoder has read, for others that it has not,
+# Then with numbers: for rare words that our T5 has read, for others that it has not,
 # and for misspelt ones. Chance is one in the number of words of a kind. Random weights are a better
 # comparison: the pieces of a misspelt word are often those of the right one, and that needs no
 # training.
@@ -450,7 +448,7 @@ for name, reader in readers.items():
     )
 
 # %% [markdown]
-# **What you should have seen, with the shipped encoder.** Of the rare words that it has read,
+# **What you should have seen, with our T5.** Of the rare words that it has read,
 # several times as many have the correct neighbour as with random weights. That is better than
 # nothing and far from good: most colours are fairly near to most rare ones, because what the model
 # learned best is *that this is the position of a colour*. Of rare words that it has not read it
@@ -482,14 +480,14 @@ for kind, (wording, _) in WORDINGS.items():
     print(f"{kind:18} {restate(caption, wording, random.Random(42))}")
 
 # %% [markdown]
-# `python -m train.distill_text_encoder` teaches that, and the student is shipped as `"distilled"`.
-# Its weights are the only thing that changes in the pipeline.
+# `python -m train.distill_text_encoder` teaches that. The student is what the pipeline has unless
+# another encoder is named. Its weights are the only thing that changes.
 #
 # **Predict:** of the same misspelt and rare captions, how many are correct now? And of captions
 # that say what is *not* there?
 
 # %%
-taught = ImagenPipeline.from_pretrained("scenes", text_encoder="distilled")
+taught = ImagenPipeline.from_pretrained("scenes")
 print(
     "the same U-Net:", all(map(torch.equal, base.parameters(), taught.stages["base"].parameters()))
 )
@@ -500,7 +498,7 @@ for name, which in (("the T5", pipe), ("its student", taught)):
     show_images(which, "negation")
 
 # %%
-readers["distilled"] = taught.text_encoder
+readers["its student"] = taught.text_encoder
 for kind, of_kind in words.items():
     for name, reader in readers.items():
         nearest = nearest_words(reader, {word: k for word, (k, _) in of_kind.items()})
@@ -518,7 +516,7 @@ for kind, of_kind in words.items():
 # that is so. But Imagen's T5 was never told that crimson is a red. It filled in hidden words of
 # much text, and likeness came with that. Ours was told, word by word. A word that nobody told it,
 # such as "maroon", it does not know. A T5 of the same size that only filled in hidden words, in
-# 320,000 lines of text with these words, knows rare ones no better than the shipped one
+# 320,000 lines of text with these words, knows rare ones no better than our T5
 # ([log](../train/LOG.md)). So little text and so small a model are not enough for the rest.
 #
 # ## 7. The unconditional embedding

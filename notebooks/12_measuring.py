@@ -56,7 +56,7 @@ from imagen_mini.viz.measuring import (
 )
 
 setup_notebook()
-pipe = ImagenPipeline.from_pretrained("scenes")
+pipe = ImagenPipeline.from_pretrained("scenes", text_encoder="teacher")
 
 # %% [markdown]
 # ## 1. Captions, fixed beforehand
@@ -81,7 +81,8 @@ for title, categories in (
 # it is as described: the correct objects, no others, each attribute, each relation. (The parser
 # decides a relation by the larger of the two offsets, horizontal or vertical.) We take five
 # categories, ten captions each, and only the base stage, whose 64 pixels show everything but
-# textures.
+# textures. The text encoder is the one that the network was trained with, before it was taught what
+# "no" means (notebook 05): so there is something to find.
 #
 # **Predict:** which of these will be nearly perfect, and which will fail most often?
 

@@ -75,8 +75,8 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-encoder",
         metavar="ENCODER",
-        help="takes the place of the pipeline's own: distilled, which is shipped, knows rare, "
-        "misspelt and negated words; or a folder of python -m train.distill_text_encoder",
+        help="takes the place of the pipeline's own: teacher, which is shipped, was not taught "
+        "rare, misspelt and negated words; or a folder of python -m train.distill_text_encoder",
     )
     parser.add_argument(
         "--steps",

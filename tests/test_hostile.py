@@ -230,7 +230,10 @@ def test_a_stage_of_another_text_encoder_is_refused_with_both_names(copy, encode
         ImagenPipeline.from_pretrained(copy)
 
 
-def test_the_shipped_stages_name_the_shipped_text_encoder_whatever_its_precision(encoder):
-    half = type(encoder).from_pretrained(WEIGHTS / "text_encoder", torch.bfloat16)
+def test_the_shipped_stages_name_the_shipped_teacher_whatever_its_precision(encoder):
+    teacher, half = (
+        type(encoder).from_pretrained("teacher", dtype) for dtype in (torch.float32, torch.bfloat16)
+    )
     names = {load_stage(WEIGHTS / stage).config.text_encoder for stage in ("base", "sr_256")}
-    assert names == {encoder.weights_digest()} == {half.weights_digest()}
+    assert names == {teacher.weights_digest()} == {half.weights_digest()}
+    assert names == {encoder.teacher_digest}

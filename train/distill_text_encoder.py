@@ -46,7 +46,6 @@ from imagen_mini.utils.scripts import (
     script_parser,
 )
 from imagen_mini.viz.style import STYLES, save_figure, subplots
-from imagen_mini.weights import WEIGHTS
 from train.text_encoder import save_history, t5_optimizers
 
 PARTS = 4  # of a batch: restatements of like length go through the network together
@@ -274,8 +273,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/text_encoder_distilled"))
     parser.add_argument(
         "--teacher",
-        default=str(WEIGHTS / "text_encoder"),
-        help="the encoder whose vectors are learnt (default: the shipped one)",
+        default="teacher",
+        help="the encoder whose vectors are learnt (default: the shipped teacher)",
     )
     parser.add_argument(
         "--student", help="the encoder to start from, of the same width (default: the teacher)"

@@ -45,7 +45,11 @@ def score_tables(report: dict) -> str:
     """The report as Markdown."""
     columns = ["category", "correct", "accuracy", "95 % interval", "unreadable"]
     rows = report["text_alignment"].values()
-    counts = [name for name in ("nearest", "flawless") if any(name in row for row in rows)]
+    counts = [
+        name
+        for name in ("nearest", "flawless")
+        if any(row.get(name, row["right"]) != row["right"] for row in rows)
+    ]
     columns += [*counts, "captions seen"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     seen = report.get("seen_in_training", {})
@@ -186,7 +190,7 @@ CURVES = {
         "(`python -m train.sample_timeline`):"
     ),
 }
-OTHER_ENCODER_REPORT = "report_distilled.json"  # of sample.evaluate, beside report.json
+OTHER_ENCODER_REPORT = "report_teacher.json"  # of sample.evaluate, beside report.json
 
 
 def learning(folder: Path) -> str:
@@ -226,11 +230,31 @@ def encoder_phases(folder: Path) -> str:
     """How the text encoder was trained, a line for each phase, as Markdown."""
     path = folder / "text_encoder" / "training.json"
     phases = json.loads(path.read_text()) if path.is_file() else []
-    return "\n".join(
-        f"- {phase['steps']:,} steps of {phase['batch']} lines in {phase['seconds']} s, "
-        f"learning rate {phase['learning_rate']:g} ({phase['device']})"
-        for phase in phases
+
+    def lines(taught: bool) -> str:
+        return "\n".join(
+            f"- {phase['steps']:,} steps of {phase['batch']} lines in {phase['seconds']} s, "
+            f"learning rate {phase['learning_rate']:g} ({phase['device']})"
+            for phase in phases
+            if ("teacher" in phase) == taught
+        )
+
+    text = fill(
+        "The text encoder is a T5 of 0.9 million parameters. It was pre-trained on text alone, "
+        "then frozen (`python -m train.text_encoder`, with `--init-from` after the first phase):"
     )
+    text += f"\n\n{lines(taught=False)}"
+    if not lines(taught=True):
+        return text
+    return f"""{text}
+
+The networks were trained with this T5, the *teacher*. A copy of it was then taught, by text alone,
+to give rare, misspelt and negated words the vectors that the teacher gives the words of captions
+(`python -m train.distill_text_encoder`). The pipeline has the copy; the networks were left alone:
+
+{lines(taught=True)}
+
+Edits, claims and distances were measured before that, with the teacher."""
 
 
 def claims_section(folder: Path) -> str:
@@ -249,7 +273,7 @@ Each verdict follows from an interval. The experiments, with figures, numbers an
 
 
 def other_encoder_section(folder: Path, report: dict) -> str:
-    """The score with the text encoder that was taught other words, if it was measured, as
+    """The score with the text encoder that was not taught other words, if it was measured, as
     Markdown.
     """
     path = folder / OTHER_ENCODER_REPORT
@@ -264,8 +288,8 @@ def other_encoder_section(folder: Path, report: dict) -> str:
     return f"""
 ### With the text encoder `{name}`
 
-The same networks, with a text encoder that was taught rare, misspelt and negated words by text
-alone (`python -m train.distill_text_encoder`, `--text-encoder {name}`):
+The same networks, with the text encoder that they were trained with, before it was taught other
+words (`--text-encoder {name}`):
 
 {runs_of(other)}
 
@@ -293,6 +317,8 @@ def runs_of(report: dict) -> str:
         how = [f"commit {run.get('commit') or 'unknown'}"]
         how += [f"{run['seconds']:.0f} s"] if "seconds" in run else []
         how += [f"in {run['precision']}"] if "precision" in run else []
+        encoder = run.get("text_encoder")
+        how += [f"with the text encoder `{encoder}`"] if encoder and run is not report else []
         lines.append(fill(f"- {part}: {', '.join(how)}", "  "))
     return "\n".join(lines)
 
@@ -351,9 +377,6 @@ A phase is a stretch of training under one set of settings. All settings stand i
 {recipes}
 
 {mixed}
-
-The text encoder is a T5 of 0.9 million parameters. It was pre-trained on text alone, then frozen
-(`python -m train.text_encoder`, with `--init-from` after the first phase):
 
 {encoder_phases(folder)}
 

@@ -63,7 +63,7 @@ from imagen_mini.training.distributed import (
     shard_fsdp,
 )
 from imagen_mini.training.ema import EMA
-from imagen_mini.training.encoder_of_run import find_text_encoder
+from imagen_mini.training.encoder_of_run import find_text_encoder, shipped_encoder_with
 from imagen_mini.training.loop import train
 from imagen_mini.training.optimizers import make_optimizers
 from imagen_mini.training.run_guard import GracefulStop, run_lock, surviving_output
@@ -445,6 +445,8 @@ class Run:
         if path is None and args.init_from and not args.resume:
             path = find_text_encoder(None, args.init_from)
             path = None if Path(path) == WEIGHTS / "text_encoder" else path
+        elif path is None and args.resume:
+            path = shipped_encoder_with(self.stage_config.text_encoder)
         dtype = args.text_encoder_dtype or self.saved.get("text_encoder_dtype", "fp32")
         if path is not None and Path(path).is_dir():
             path = str(Path(path).resolve())
@@ -531,7 +533,7 @@ class Run:
         if source in WORLDS and source == self.data.describe()["source"]:
             with suppress(FileNotFoundError):  # it may be gone
                 former = TextEncoder.from_pretrained(find_text_encoder(None, self.args.init_from))
-        if former is None or former.weights_digest() != trained.config.text_encoder:
+        if former is None or not former.is_read_as(trained.config.text_encoder):
             if (width := self.encoder.width) == trained.config.unet.text_width:
                 return trained
             self.log(

@@ -188,8 +188,8 @@ class TextEncoder(nn.Module):
         its kin, the text model of CLIP, or a language model.
 
         Args:
-            path: "distilled", which is shipped; a local folder (no network is touched), which may
-                name the encoder of an installed package; or a hub name.
+            path: "distilled" or "teacher", which are shipped; a local folder (no network is
+                touched), which may name the encoder of an installed package; or a hub name.
             dtype: torch.float32 (default) or torch.bfloat16. torch.float16 is refused for the T5
                 family, whose feed-forward overflows in it.
             max_length: prompts of more tokens are cut (default 128, or 512 where tokens are

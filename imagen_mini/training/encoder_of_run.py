@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.checkpoint import checkpoints
-from imagen_mini.weights import WEIGHTS
+from imagen_mini.weights import WEIGHTS, shipped_text_encoders
 
 
 def text_encoder_of(folder: Path) -> str | None:
@@ -63,6 +64,22 @@ def find_text_encoder(named: str | Path | None, *folders: Path) -> str:
             )
         return remembered
     return str(WEIGHTS / "text_encoder")
+
+
+def shipped_encoder_with(digest: str | None) -> str | None:
+    """The name of the shipped text encoder of this digest. A run that names none was trained with
+    the one that pipelines had at the time, and is resumed with it.
+
+    Args:
+        digest: As of `TextEncoder.weights_digest`; None: nothing is known.
+
+    Returns:
+        A name that `TextEncoder.from_pretrained` takes; None: it is that of the pipelines, or none.
+    """
+    for name, folder in shipped_text_encoders().items():
+        if digest is not None and TextEncoder.from_pretrained(folder).weights_digest() == digest:
+            return None if folder == WEIGHTS / "text_encoder" else name
+    return None
 
 
 def _named(file: Path, *keys: str) -> str | None:

@@ -15,8 +15,10 @@ def shipped_pipelines() -> dict[str, Path]:
 
 
 def shipped_text_encoders() -> dict[str, Path]:
-    """The folders of the text encoders that come with the package beside those of the pipelines, by
-    name.
+    """The folders of the text encoders that come with the package, by name.
+
+    "distilled" is that of the pipelines of the built-in worlds. "teacher" is the T5 whose vectors
+    it was taught to give, and that the stages were trained with.
     """
-    configs = sorted(Path(__file__).parent.glob("text_encoders/*/config.json"))
-    return {config.parent.name: config.parent for config in configs}
+    teacher = Path(__file__).parent / "text_encoders" / "teacher"
+    return {"distilled": WEIGHTS / "text_encoder", "teacher": teacher}

@@ -82,7 +82,11 @@ def test_a_shipped_stage_is_a_start_by_name(tmp_path):
     options = ("--world", "studio", "--init-from", "scenes", "steps=1", "learning_rate=1e-30")
     train(tmp_path, *options)
     stage, shipped = load_stage(tmp_path / "stage"), load_stage(WEIGHTS / "base")
-    assert stage.config == replace(shipped.config, world="studio")
+    own = TextEncoder.from_pretrained(WEIGHTS / "text_encoder")
+    assert own.is_read_as(shipped.config.text_encoder)
+    assert stage.config == replace(
+        shipped.config, world="studio", text_encoder=own.weights_digest()
+    )
     weights, expected = stage.net.state_dict(), shipped.net.state_dict()
     for name in expected:
         if "_norm" not in name:  # of attention channels that are given a gradient again

@@ -24,6 +24,12 @@ from train.distill_text_encoder import (
 )
 
 
+@pytest.fixture(scope="module")
+def encoder():
+    """The teacher."""
+    return TextEncoder.from_pretrained("teacher")
+
+
 @pytest.fixture(autouse=True)
 def few_held_out(monkeypatch):
     monkeypatch.setattr("train.distill_text_encoder.HELD_OUT", 8)
@@ -80,12 +86,9 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole_batch(encoder, monkeypat
     assert (found[0] - found[1]).abs().max() < 1e-4
 
 
-def test_a_short_run_learns_and_is_saved_with_its_history(tmp_path, encoder_folder, capsys):
+def test_a_short_run_learns_and_is_saved_with_its_history(tmp_path, capsys):
     out, figure = tmp_path / "student", tmp_path / "curve.png"
-    main(
-        ["--teacher", str(encoder_folder), "--out", str(out), "--figure", str(figure)]
-        + ["--steps", "60", "--batch", "8"]
-    )
+    main(["--out", str(out), "--figure", str(figure), "--steps", "60", "--batch", "8"])
     student = TextEncoder.from_pretrained(out)
     assert not any(p.requires_grad for p in student.parameters()) and figure.is_file()
     log = json.loads((out / "training.json").read_text())[-1]
@@ -112,7 +115,7 @@ def test_a_run_that_is_stopped_saves_what_it_has(encoder, monkeypatch):
     assert log["steps"] == 1 and not any(p.requires_grad for p in student.parameters())
 
 
-def test_a_student_of_another_width_is_refused(tmp_path, encoder, encoder_folder):
+def test_a_student_of_another_width_is_refused(tmp_path, encoder):
     config = T5Config(vocab_size=len(encoder.tokenizer), d_model=32, num_layers=1, num_heads=1)
     TextEncoder(T5EncoderModel(config), encoder.tokenizer).save_pretrained(tmp_path / "narrow")
     with pytest.raises(ValueError, match="expected a t5 of width 128.* of width 32"):

@@ -15,8 +15,12 @@ from imagen_mini.editing.prompt_to_prompt import Replace
 from imagen_mini.evaluation.text_probes import random_encoder_like
 from imagen_mini.pipeline import ImagenPipeline
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training.checkpoint import load_checkpoint
-from imagen_mini.training.encoder_of_run import find_text_encoder, text_encoder_of
+from imagen_mini.training.checkpoint import load_checkpoint, save_checkpoint
+from imagen_mini.training.encoder_of_run import (
+    find_text_encoder,
+    shipped_encoder_with,
+    text_encoder_of,
+)
 from imagen_mini.weights import WEIGHTS
 from train import check_dataset, export_pipeline, report
 
@@ -185,6 +189,22 @@ def test_what_names_no_encoder_has_the_shipped_one(tmp_path):
     assert find_text_encoder("a/b", tmp_path) == "a/b"
     assert text_encoder_of(WEIGHTS) == text_encoder_of(WEIGHTS / "base")
     assert text_encoder_of(WEIGHTS / "base") == str(WEIGHTS / "text_encoder")
+
+
+def test_a_run_that_names_no_encoder_resumes_with_the_shipped_one_that_it_was_trained_with(
+    tmp_path,
+):
+    """As runs do that are older than the encoder of the pipelines, which its teacher was before."""
+    run = tmp_path / "run"
+    train(run, "steps=1", "--text-encoder", "teacher")
+    tensors, state, _ = load_checkpoint(run)
+    save_checkpoint(run, 1, tensors, state | {"text_encoder": None})
+    train(run, "--resume", "steps=2")
+    state = load_checkpoint(run)[1]
+    assert (state["step"], state["text_encoder"]) == (2, "teacher")
+    student = TextEncoder.from_pretrained("distilled").weights_digest()
+    for digest in (student, "0123456789abcdef", None):
+        assert shipped_encoder_with(digest) is None
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"training": 3}', '{"training": null}', '"x"'])
