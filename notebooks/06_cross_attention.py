@@ -417,15 +417,15 @@ as_jpeg(
 #   words that are left.
 # - Without its shape word an object keeps its shape or takes some other: the neighbouring words
 #   encode something of it, too.
-# - Exchanging the shapes gives the image of the other caption in 3 of 10. In most of the others the
+# - Exchanging the shapes gives the image of the other caption in 2 of 10. In most of the others the
 #   two objects change places, colours included: after the U-Net's text layers the vector of a shape
 #   word encodes where its object lies and what colour it has (notebook 05, section 4), and all of
 #   that moves with it.
-# - Exchanging the colours does in 6 of 10; the other objects come out in mixtures of both. Why? The
+# - Exchanging the colours does in 5 of 10; the other objects come out in mixtures of both. Why? The
 #   maps of colours **follow the image** (section 5: late in the trajectory they lie on whatever has
 #   the colour). As soon as the circle turns blue, its locations attend to "blue", whose value the
 #   exchange has replaced by that of "red". Each step works against the one before.
-# - With held maps this loop is cut, and the exchange works in all 10. (The parser decides by the
+# - With held maps this loop is cut, and the exchange works in 9 of 10. (The parser decides by the
 #   colour of most pixels: an object with a remainder of the other colour counts as correct.)
 #
 # So maps say *where* and values say *what*, and maps are no fixed layout: they and the image

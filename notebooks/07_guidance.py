@@ -173,7 +173,7 @@ fig.legend(loc="outside lower center", ncols=2, frameon=False)
 fig
 
 # %% [markdown]
-# **What you should have seen.** Of the bindings 12 of 16 are correct without guidance, and 15 at
+# **What you should have seen.** Of the bindings 12 of 16 are correct without guidance, and 14 at
 # $w = 2$. From $w = 4$ on fewer are, and at 8 none. The intervals of 16 images reach some 20 % to
 # either side, so they cannot distinguish 1 from 2, but they do distinguish 2 from 8. With more images
 # (`python -m sample.claims --pipeline studio --only guidance`) 83 % are correct at $w = 1$, and 84 %

@@ -188,7 +188,7 @@ image_table(rows, list(SAMPLERS), [f"{n} calls" for n in calls], cell=96, border
 
 # %% [markdown]
 # **What you should have seen.** Three calls give blurred images, five already much better ones, and
-# with nine all four samplers have 15 or 16 of 16 correct. More calls bring no gain that 16 captions
+# with nine all four samplers have 14 to 16 of 16 correct. More calls bring no gain that 16 captions
 # could show. Heun is last where calls are few, as it was with the exact denoiser: 3 calls are only
 # 2 of its steps. Compare the images, too. DDIM and DPM-Solver++ generate one and the same from 3
 # calls to 15, Heun another, on another background. From one noise the differential equation has

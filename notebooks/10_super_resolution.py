@@ -356,7 +356,7 @@ print(
 # %% [markdown]
 # **What you should have seen.** At level 0 the stage trusts every pixel. It draws what the squares
 # show, a square with stripes for a circle, and even the dark corners around it. At 0.3 three of four
-# circles are round again: 6 of 8 images are correct, and 2 were at level 0. The words do a good part of this,
+# circles are round again: 6 of 8 images are correct, and 3 were at level 0. The words do a good part of this,
 # as the stage reads "circle". At 0.5 it has lost the shape and guesses another one, so less is
 # correct again. The PSNR does not tell this story: it counts pixels, and the ground has most of
 # them. The rule for `aug_level`: as high as the errors are large, and no higher.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
 
@@ -15,22 +14,19 @@ from imagen_mini.scenes.scene import HELD_OUT_SEED, Scene
 from imagen_mini.scenes.world import WORLDS, World
 
 
-def count_shapes(images: Tensor) -> Counter:
-    """Count the shapes that the parser reads in images [b, 3, h, w] in [-1, 1].
+def shapes_in(images: Tensor) -> list[str]:
+    """Name the shape that the parser recognizes in each image [b, 3, h, w] in [-1, 1].
 
-    Images that it cannot read, or with several objects, are counted under these words.
+    Other than for a scene, the rest of the image may be odd: a blurred square is a square.
+
+    Returns:
+        For each image the shape of its object; "several objects" or "none" if there is not one.
     """
     names = []
     for parsed in parse_image(images.float().cpu()):
-        if parsed.scene is None:
-            names.append("unreadable")
-        else:
-            names.append(
-                parsed.scene.objects[0].shape
-                if len(parsed.scene.objects) == 1
-                else "several objects"
-            )
-    return Counter(names)
+        shapes = [o.shape for o in parsed.objects]
+        names.append(shapes[0] if len(shapes) == 1 else "several objects" if shapes else "none")
+    return names
 
 
 def read_correctly(scenes: Sequence[Scene], images: Tensor) -> list[bool]:

@@ -6,12 +6,14 @@ from support.scenes import one
 
 from imagen_mini.evaluation.corruptions import gaussian_noise
 from imagen_mini.evaluation.parser_robustness import (
-    count_shapes,
     measure_parser_robustness,
     read_correctly,
+    shapes_in,
 )
+from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import HELD_OUT_SEED, Scene, training_scene
+from imagen_mini.utils.images import blur
 from imagen_mini.viz.measuring import plot_corruptions
 
 IMAGES = render(
@@ -24,9 +26,13 @@ IMAGES = render(
 )
 
 
-def test_shapes_are_counted():
-    found = count_shapes(torch.cat([IMAGES, torch.zeros(1, 3, 64, 64) + 0.4]))
-    assert found == {"circle": 1, "star": 1, "several objects": 1, "unreadable": 1}
+def test_shapes_are_recognized_in_blurred_images_too():
+    images = torch.cat([IMAGES, torch.zeros(1, 3, 64, 64) + 0.4])
+    assert shapes_in(images) == ["circle", "star", "several objects", "none"]
+    large = [one("cross"), one("circle")]
+    blurred = blur(render([Scene((o,), "white") for o in large], 64), 2)
+    assert all(parsed.problems for parsed in parse_image(blurred))
+    assert shapes_in(blurred) == ["cross", "circle"]
 
 
 SCENES = [training_scene(HELD_OUT_SEED, i) for i in range(6)]
