@@ -21,10 +21,10 @@
 #
 # Our T5 has 0.9 million parameters and was pre-trained in 20 minutes, on text about plain shapes.
 # Imagen's has 4.6 billion and was trained on a large part of the web. The interface is the same.
-# It is the one that the U-Net was trained with, and is shipped as `"teacher"`. The pipeline has a
-# student of it by default, which section 6 is about. To examine another encoder in section 5, change
-# `OTHER` in the next cell. For example, one that `python -m train.text_encoder --corpus text` has
-# trained on text that is no caption.
+# Ours is the one that the U-Net was trained with, and is shipped as `"teacher"`. By default the
+# pipeline has a student of it, which section 6 is about. To examine another encoder in section 5,
+# change `OTHER` in the next cell. For example, one that `python -m train.text_encoder --corpus
+# text` has trained on text that is no caption.
 
 # %%
 import random

@@ -252,9 +252,7 @@ The networks were trained with this T5, the *teacher*. A copy of it was then tau
 to give rare, misspelt and negated words the vectors that the teacher gives the words of captions
 (`python -m train.distill_text_encoder`). The pipeline has the copy; the networks were left alone:
 
-{lines(taught=True)}
-
-Edits, claims and distances were measured before that, with the teacher."""
+{lines(taught=True)}"""
 
 
 def claims_section(folder: Path) -> str:
