@@ -16,6 +16,8 @@ from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
 from imagen_mini.evaluation.scoring import description_of, judge_image
 from imagen_mini.scenes.scene import GRID
+from imagen_mini.scenes.upsampling import upsample_caption
+from imagen_mini.scenes.world import World
 from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.precision import PRECISIONS, compute_dtype
 from imagen_mini.utils.scripts import integer, number
@@ -134,6 +136,24 @@ def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
         "stage's max_aug_level (default: the stage's)",
     )
     parser.add_argument("--base-only", action="store_true", help="stop after the first stage")
+
+
+def add_upsampling_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that has captions upsampled; `upsampled` does it."""
+    parser.add_argument(
+        "--upsample-captions",
+        action="store_true",
+        help="state a random colour in the caption for each object whose colour it leaves open; "
+        "images are judged by the caption as it was",
+    )
+
+
+def upsampled(prompts: Iterable[str], seeds: Iterable[int], world: World) -> list[str]:
+    """Captions, upsampled by the seeds of their images. What cannot be parsed stays as it is."""
+    return [
+        prompt if description_of(prompt, world) is None else upsample_caption(prompt, seed, world)
+        for prompt, seed in zip(prompts, seeds)
+    ]
 
 
 def load_pipeline(args: argparse.Namespace) -> ImagenPipeline:

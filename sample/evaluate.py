@@ -85,7 +85,14 @@ from imagen_mini.utils.scripts import (
     script_parser,
 )
 from imagen_mini.viz.measuring import gallery
-from sample.cli import add_pipeline_options, check_judged, load_pipeline, sampling_options
+from sample.cli import (
+    add_pipeline_options,
+    add_upsampling_option,
+    check_judged,
+    load_pipeline,
+    sampling_options,
+    upsampled,
+)
 from sample.evaluate_folder import N, add_folder_options, evaluate_folder
 from sample.parallel import default_workers, spread
 
@@ -118,7 +125,7 @@ class Examiner:
 
     def __init__(self, args: argparse.Namespace):
         self.pipe, self.options = load_pipeline(args), sampling_options(args)
-        self.methods = args.methods
+        self.methods, self.upsample = args.methods, args.upsample_captions
 
     def generate(self, prompts: list[str], seeds, **more) -> torch.Tensor:
         """Return the last stage's images [b, 3, h, w] in [-1, 1]."""
@@ -137,7 +144,12 @@ class Examiner:
 
     def captions(self, prompts: list[tuple[str, int, Caption]]) -> list[Result]:
         """Return results with arrays instead of tensors, to be sent to another process."""
-        results = evaluate(self.generate, prompts, len(prompts), self.pipe.world)
+        world = self.pipe.world
+
+        def generate(texts: list[str], seeds: list[int]) -> torch.Tensor:
+            return self.generate(upsampled(texts, seeds, world) if self.upsample else texts, seeds)
+
+        results = evaluate(generate, prompts, len(prompts), world)
         return [replace(result, image=result.image.float().cpu().numpy()) for result in results]
 
     def edit(self, job: tuple[type[AttentionInjection], EditTask]) -> tuple[EditScore, ...]:
@@ -314,6 +326,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="of --data: compare distributions by these features, efficientnet, inception, either "
         "with :WEIGHTS, or clip:NAME (default: distributions are not compared)",
     )
+    add_upsampling_option(parser)
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
     available_device(args.device)
@@ -325,6 +338,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--out {args.out}: expected a name for the report, for example report.json")
     check_output_file(args.out, suffixes=())
     check_output_file(image, option="--image")
+    if args.upsample_captions and (args.only != "captions" or args.data is not None):
+        parser.error("--upsample-captions is for --only captions, of a built-in world")
     if args.data is not None:
         evaluate_folder(args, image)
         return
@@ -355,6 +370,8 @@ def main(arguments: list[str] | None = None) -> None:
     check_judged(pipe, [*judged, args.first_stage] if args.edits else judged)
     run = {"commit": current_commit(), "options": sampling_options(args)}
     run |= {"benchmark_seed": args.seed, "precision": args.precision}
+    if args.upsample_captions:
+        run["captions"] = "upsampled"
     report |= {key: value for key, value in this.items() if value is not None}
     unfinished = args.out.with_suffix(".partial.json")  # until all is measured
     with spread(partial(Examiner, args), args.workers) as each:

@@ -1,6 +1,7 @@
 """Generate images of captions.
 
 python -m sample.generate "a red circle to the left of a blue square" --seed 0 --out out.png
+python -m sample.generate "a circle and a square" --upsample-captions --count 4 --out colours.png
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ import torch
 from imagen_mini.utils.images import to_image
 from imagen_mini.utils.scripts import check_output_file, integer, run_script, script_parser
 from imagen_mini.viz.image_grid import grid_size, image_grid
-from sample.cli import add_pipeline_options, load_pipeline, sampling_options, verdict
+from sample.cli import (
+    add_pipeline_options,
+    add_upsampling_option,
+    load_pipeline,
+    sampling_options,
+    upsampled,
+    verdict,
+)
 
 CELL = 192  # pixels of an image in the grid
 FEW = 16  # images in rows of four; more make a square
@@ -37,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--batch", type=integer(low=1), default=16, help="images at a time (default: 16)"
     )
+    add_upsampling_option(parser)
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
 
@@ -44,7 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
     check_output_file(args.out)
     prompts = [p for p in args.prompts for _ in range(args.count)]
     seeds = [args.seed + i for _ in args.prompts for i in range(args.count)]
-    labels, n = [f"{p} ({s})" for p, s in zip(prompts, seeds)], len(prompts)
+    pipe = load_pipeline(args)
+    told = upsampled(prompts, seeds, pipe.world) if args.upsample_captions else prompts
+    labels, n = [f"{p} ({s})" for p, s in zip(told, seeds)], len(prompts)
     columns = min(n, 4) if n <= FEW else math.ceil(math.sqrt(n))
     side = max(grid_size(labels, columns, CELL))
     if n > 1 and side > LARGEST_SIDE.get(args.out.suffix.lower(), side):
@@ -53,11 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
             f"{args.out.suffix} holds; make it {args.out.with_suffix('.png')}, or generate fewer"
         )
     # 2. batch by batch; of each image, what is needed later
-    pipe = load_pipeline(args)
     images, pixels, seconds = [], [], Counter[str]()
     for at in range(0, n, args.batch):
         some = slice(at, at + args.batch)
-        out = pipe(prompts[some], seed=seeds[some], **sampling_options(args))
+        out = pipe(told[some], seed=seeds[some], **sampling_options(args))
         seconds.update(out.seconds)
         last = list(out.stages.values())[-1]
         images += [out.images[0]] if n == 1 else [to_image(image, CELL) for image in last]
