@@ -21,6 +21,7 @@ from imagen_mini.evaluation.edit_benchmark import edit_tasks, evaluate_edits, sw
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import masks, render
 from imagen_mini.scenes.scene import Scene
+from imagen_mini.scenes.upsampling import upsample_caption
 from imagen_mini.text.encoder import TextEncoder
 from imagen_mini.training.config import TrainConfig
 from imagen_mini.utils.configuration import to_dict
@@ -142,6 +143,32 @@ def test_generate_samples_several_captions_and_seeds_in_one_grid(folder, tmp_pat
         "'two rings', seed 1",
     ]
     assert size(tmp_path / "a.png")[0] > 4 * 128
+
+
+def test_upsampled_captions_are_sampled_and_judged_as_they_were(
+    folder, tmp_path, monkeypatch, capsys
+):
+    """What the pipeline reads states a colour; what is judged is the caption as it was."""
+    told, call = [], ImagenPipeline.__call__
+    monkeypatch.setattr(
+        ImagenPipeline, "__call__", lambda self, p, **k: (told.extend(p), call(self, p, **k))[1]
+    )
+    few = ["--pipeline", folder, "--steps", "1", "--base-only", "--upsample-captions"]
+    captions = ["two rings", "a red ring", "an astronaut"]
+    generate.main([*captions, *few, "--out", str(tmp_path / "a.png")])
+    assert told == [upsample_caption("two rings", 0), "a red ring", "an astronaut"]
+    assert told[0] != "two rings" and "'two rings', seed 0: " in capsys.readouterr().out
+
+    told.clear()
+    report = tmp_path / "report.json"
+    few += ["--only", "captions", "--workers", "1", "--n", "3", "--categories", "1 attribute"]
+    evaluate.main([*few, "--out", str(report)])
+    prompts = benchmark(3, 0, ["1 attribute"])
+    assert told == [upsample_caption(c.text, seed) for _, seed, c in prompts]
+    assert read(report)["captions"] == "upsampled" and read(report)["text_alignment"]
+    with pytest.raises(SystemExit):
+        evaluate.main(["--upsample-captions", "--out", str(report)])
+    assert "--upsample-captions is for --only captions" in capsys.readouterr().err
 
 
 def test_the_options_of_generate_reach_the_pipeline(folder, tmp_path):
