@@ -16,7 +16,6 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,17 +26,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from imagen_mini.evaluation.parser_robustness import count_outcomes, fresh_scenes
-from imagen_mini.scenes.parse import ParsedScene
 from imagen_mini.scenes.scene import GRID
-from imagen_mini.scenes.studio.detector import (
-    IMAGE_TOLD,
-    Detected,
-    Detector,
-    cell_targets,
-    detect_scenes,
-)
 from imagen_mini.scenes.studio.judge import read_studio_images
-from imagen_mini.scenes.studio.reader import GROUND, PixelReader, Seen
+from imagen_mini.scenes.studio.reader import GROUND, DilatedReader, PixelReader, Seen
 from imagen_mini.scenes.world import WORLDS
 from imagen_mini.utils.precision import compute_dtype
 from imagen_mini.utils.scripts import (
@@ -60,54 +51,20 @@ def cross_entropy(logits: Tensor, shares: Tensor, weight: Tensor) -> Tensor:
     return (loss * weight).sum() / weight.sum().clamp(min=1)
 
 
-def pixel_loss(seen: Seen, labels: Labels, size: int) -> list[Tensor]:
-    """The loss of the first form: cross-entropies of all that is told."""
+def reading_loss(seen: Seen, labels: Labels) -> Tensor:
+    """The cross-entropies of all that is told, added."""
     kind_weight = labels.asked * (1 + 2 * (1 - labels.kind[:, GROUND]))
     light = F.cross_entropy(seen.light, labels.light, reduction="none") * labels.asked_light
-    return [
-        5 * cross_entropy(seen.kind, labels.kind, kind_weight),
-        cross_entropy(seen.surface, labels.surface, labels.of_ground),
-        0.5 * light.mean(),
-    ]
+    return (
+        5 * cross_entropy(seen.kind, labels.kind, kind_weight)
+        + cross_entropy(seen.surface, labels.surface, labels.of_ground)
+        + 0.5 * light.mean()
+    )
 
 
-def cell_loss(told: Detected, labels: Labels, size: int) -> list[Tensor]:
-    """The loss of the second form. Of an image with something wrong in it only that is asked."""
-    clean = labels.wrong == 0
-    targets = cell_targets([s for s, is_clean in zip(labels.scenes, clean.tolist()) if is_clean])
-    parts = [
-        F.cross_entropy(told.cells[name][clean], target, ignore_index=-1)
-        * (10 if name == "empty" else 1)
-        for name, target in targets.items()
-        if (target >= 0).any() and (name != "texture" or size > GRID)
-    ]
-    grounds = labels.surface[:, :, 0, 0].argmax(1)
-    for name, answer, asked in (
-        ("surface", grounds, clean),
-        ("light", labels.light, clean),
-        ("wrong", labels.wrong.clamp(min=0), labels.wrong >= 0),
-    ):
-        loss = F.cross_entropy(told.image[name], answer, reduction="none")
-        parts.append((loss * asked).sum() / asked.sum().clamp(min=1))
-    assert set(IMAGE_TOLD) == {"surface", "light", "wrong"}
-    return parts
-
-
-@dataclass(frozen=True)
-class Form:
-    """A kind of judge."""
-
-    sizes: tuple[int, ...]  # of images that there is a network for
-    shown: tuple[int, ...]  # sizes to render at in turn, and reduce (empty: the network's own)
-    network: Callable[[int], nn.Module]
-    loss: Callable[..., list[Tensor]]
-    read: Callable[[Tensor, Path], list[ParsedScene]]  # (images, folder of weights)
-
-
-FORMS = {
-    "first": Form((64,), (64, 64, 256), lambda size: PixelReader(), pixel_loss, read_studio_images),
-    "second": Form((64, 256), (), Detector, cell_loss, detect_scenes),
-}
+# The networks that can be trained. The second one is there to check the first one with.
+FORMS: dict[str, Callable[[], nn.Module]] = {"first": PixelReader, "second": DilatedReader}
+SHOWN = (64, 64, 256)  # sizes to render at in turn, and reduce
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
@@ -118,8 +75,7 @@ def save_weights(net: nn.Module, path: Path) -> None:
 
 
 def train_network(
-    form: Form,
-    size: int,
+    form: Callable[[], nn.Module],
     path: Path,
     *,
     steps: int,
@@ -132,8 +88,7 @@ def train_network(
     """Train one network, and save its average over the last steps.
 
     Args:
-        form: Which kind of network.
-        size: Width of the images.
+        form: The network, one of FORMS.
         path: File of the weights.
         steps: Steps at most.
         batch: Images of a step.
@@ -146,7 +101,7 @@ def train_network(
         The average network, and the steps that it took.
     """
     torch.manual_seed(seed)
-    net = form.network(size).to(memory_format=torch.channels_last)
+    net = form().to(memory_format=torch.channels_last)
     if start_from is not None:
         own = net.state_dict()
         same = {k: v for k, v in start_from.items() if k in own and own[k].shape == v.shape}
@@ -155,7 +110,7 @@ def train_network(
     optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=0.01)
     faster = compute_dtype("auto", torch.device("cpu")) == torch.bfloat16
     start, step, mean = time.monotonic(), 0, 0.0
-    bar = tqdm(total=steps, desc=f"judge of {size} px", unit="step")
+    bar = tqdm(total=steps, desc="judge", unit="step")
     while step < steps:
         passed = max(step / steps, (time.monotonic() - start) / (60 * minutes))
         if passed >= 1:
@@ -164,12 +119,12 @@ def train_network(
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / 100) * (1 + math.cos(math.pi * passed)) / 2
         # 2. One step.
-        shown = form.shown[step % len(form.shown)] if form.shown else size
+        shown = SHOWN[step % len(SHOWN)]
         images, labels = examples(shown, f"train {seed}", step, batch)
-        images = F.avg_pool2d(images, shown // size)
+        images = F.avg_pool2d(images, shown // GRID)
         with torch.autocast("cpu", torch.bfloat16, enabled=faster):
             told = net(images.contiguous(memory_format=torch.channels_last))
-        loss = torch.stack(form.loss(told, labels, size)).sum()
+        loss = reading_loss(told, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -200,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rate", type=number(above=0), default=3e-3, help="(default: 0.003)")
     parser.add_argument("--seed", type=integer(), default=0, help="(default: 0)")
     parser.add_argument(
-        "--minutes", type=number(above=0), default=30, help="for each network (default: 30)"
+        "--minutes", type=number(above=0), default=30, help="time limit (default: 30)"
     )
     parser.add_argument(
         "--start-from",
@@ -213,23 +168,18 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     check_output_folder(args.out)
-    form = FORMS[args.form]
-    weights = None if args.start_from is None else load_file(args.start_from)
-    for size in form.sizes:
-        net, steps = train_network(
-            form,
-            size,
-            args.out / f"{size}.safetensors",
-            steps=args.steps,
-            batch=args.batch,
-            rate=args.rate,
-            seed=args.seed,
-            minutes=args.minutes,
-            start_from=weights,
-        )
-        weights = net.state_dict()
-        print(f"{size} px: {sum(p.numel() for p in net.parameters()):,} parameters, {steps} steps")
-    read = partial(form.read, folder=args.out)
+    net, steps = train_network(
+        FORMS[args.form],
+        args.out / f"{GRID}.safetensors",
+        steps=args.steps,
+        batch=args.batch,
+        rate=args.rate,
+        seed=args.seed,
+        minutes=args.minutes,
+        start_from=None if args.start_from is None else load_file(args.start_from),
+    )
+    print(f"{sum(p.numel() for p in net.parameters()):,} parameters, {steps} steps")
+    read = partial(read_studio_images, folder=args.out)
     for size in SIZES:
         found = count_outcomes(fresh_scenes(args.n, STUDIO), size, STUDIO, read)
         print(f"{size} px, fresh renders: " + ", ".join(f"{k} {v}" for k, v in found.items()))

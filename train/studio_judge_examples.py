@@ -53,7 +53,6 @@ class Labels(NamedTuple):
     asked: Tensor  # [b, GRID, GRID]: does the kind count?
     of_ground: Tensor  # [b, GRID, GRID]: does the surface?
     asked_light: Tensor  # [b]
-    wrong: Tensor  # [b]: 0 nothing is wrong, 1 something is, -1 that can hardly be seen
     scenes: list[Scene]
 
 
@@ -181,7 +180,6 @@ def blend(
     asked = torch.ones(b, GRID, GRID)
     pure = torch.ones(b, GRID, GRID)  # the ground is that of one scene
     asked_light = torch.ones(b)
-    wrong = torch.zeros(b, dtype=torch.long)
     if spoiled:
         at = torch.tensor(list(spoiled))
         others = [s.other for s in spoiled.values()]
@@ -207,7 +205,6 @@ def blend(
         foreign = ~same & (there >= low) & (there <= high)
         amount = F.avg_pool2d(change.abs().mean(1), size // GRID)
         visible = amount > VISIBLE
-        wrong[at] = torch.where(amount.flatten(1).max(1).values > 3 * VISIBLE, 1, -1)
         unclear = ~same & ~foreign & (there > SOLID) & (there < 1 - SOLID)
         unclear |= foreign & ~visible
         # outlines between two scenes
@@ -222,14 +219,14 @@ def blend(
         light = torch.tensor([scenes[i].light == s.other.light for i, s in spoiled.items()])
         asked_light[at] = light.float()
     if not clean:
-        add_blobs(images, kind, asked, wrong, rng)
+        add_blobs(images, kind, asked, rng)
     of_ground = kind[:, 0] * pure * asked
     light = torch.tensor([LIGHTS.index(s.light) for s in scenes])
-    found = Labels(kind, surface, light, asked, of_ground, asked_light, wrong, scenes)
+    found = Labels(kind, surface, light, asked, of_ground, asked_light, scenes)
     return images, found
 
 
-def add_blobs(images: Tensor, kind: Tensor, asked: Tensor, wrong: Tensor, rng: random.Random):
+def add_blobs(images: Tensor, kind: Tensor, asked: Tensor, rng: random.Random):
     """Put spots of any colour on some images."""
     palette = F.normalize(torch.tensor(list(PAINTS.values())), dim=1)
     scale = images.shape[-1] // GRID
@@ -264,7 +261,6 @@ def add_blobs(images: Tensor, kind: Tensor, asked: Tensor, wrong: Tensor, rng: r
         known[FOREIGN] += small
         kind[i] = known
         asked[i] *= ((small == 0) | (seen > 0.15)).float()
-        wrong[i] = 1 if (change.abs().mean(0) > 0.15).sum() > 8 * scale**2 else -1
 
 
 def corrupt(images: Tensor, rng: random.Random) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from imagen_mini.evaluation.parser_robustness import may_be
 from imagen_mini.evaluation.statistics import wilson_interval
-from imagen_mini.scenes.studio.detector import detect_scenes
+from imagen_mini.scenes.studio.judge import read_studio_images
 from imagen_mini.scenes.world import WORLDS
 
 
@@ -16,7 +16,7 @@ def agreement(images: Tensor, second: Path) -> dict:
     """Measure how often the judge and the second judge agree.
 
     Args:
-        images: [b, 3, size, size] in [-1, 1], with a size of 64 or 256, b at least 1.
+        images: [b, 3, size, size] in [-1, 1], with `size` a multiple of 64, b at least 1.
         second: Folder of the second judge's weights, from
             `python -m train.studio_judge --form second`.
 
@@ -25,7 +25,7 @@ def agreement(images: Tensor, second: Path) -> dict:
         "both_read", how often both read a scene; "same_scene", how often it was the same; and
         "same_where_clear", how often it was the same in all that is clear to both.
     """
-    pairs = list(zip(WORLDS["studio"].parse_image(images), detect_scenes(images, second)))
+    pairs = list(zip(WORLDS["studio"].parse_image(images), read_studio_images(images, second)))
     read = [(a.scene, b.scene) for a, b in pairs if a.scene is not None and b.scene is not None]
     agree = sum(a.scene == b.scene for a, b in pairs)
     return {

@@ -45,7 +45,7 @@ from imagen_mini.scenes.scene import (
     Scene,
     SceneObject,
 )
-from imagen_mini.scenes.studio.reader import FOREIGN, GROUND, PixelReader, Seen
+from imagen_mini.scenes.studio.reader import FOREIGN, GROUND, DilatedReader, PixelReader, Seen
 from imagen_mini.scenes.studio.shading import (
     PER_ANSWER,
     certainty,
@@ -95,8 +95,8 @@ LEAST_GRAIN = {"wood": 0.019, "sand": 0.009, "slate": 0.019, "linen": 0.012, "ma
 
 
 @lru_cache(maxsize=8)
-def load_reader(device: torch.device, folder: Path = STUDIO_JUDGE) -> PixelReader:
-    """Load the network, once per device.
+def load_reader(device: torch.device, folder: Path = STUDIO_JUDGE) -> PixelReader | DilatedReader:
+    """Load the network of either form, once per device.
 
     Raises:
         FileNotFoundError: There are no weights.
@@ -105,10 +105,11 @@ def load_reader(device: torch.device, folder: Path = STUDIO_JUDGE) -> PixelReade
     if not path.is_file():
         raise FileNotFoundError(
             f"the judge of the world studio has no weights: {path} is missing; train them with "
-            f"python -m train.studio_judge --out {folder}"
+            f"python -m train.studio_judge --out {folder}, a second one with --form second --seed 1"
         )
-    net = PixelReader()
-    net.load_state_dict(load_file(path))
+    weights = load_file(path)
+    net = DilatedReader() if "blocks.0.first.weight" in weights else PixelReader()
+    net.load_state_dict(weights)
     return net.eval().requires_grad_(False).to(device)
 
 

@@ -17,6 +17,7 @@ from imagen_mini.scenes.scene import COLORS, LIGHTS, SURFACES
 # the kinds of a pixel: the ground, the colours of objects, none of these
 GROUND, FOREIGN, KINDS = 0, 1 + len(COLORS), 2 + len(COLORS)
 WIDTHS = (32, 48, 64)  # channels at 32, 16 and 8 pixels of a side
+DILATED_WIDTH, DILATIONS = 40, (1, 2, 4, 8, 1, 2, 4, 8, 1, 1)  # of the second form
 
 
 class Seen(NamedTuple):
@@ -75,4 +76,43 @@ class PixelReader(nn.Module):
         )
         z = F.silu(z)
         light = self.tell_light(torch.cat([z.mean((2, 3)), z.amax((2, 3))], 1)).float()
+        return Seen(kind, surface, light)
+
+
+class DilatedBlock(nn.Module):
+    """A dilated convolution and one of single pixels, added to what comes in; at the start they add
+    nothing.
+    """
+
+    def __init__(self, width: int, dilation: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, width)
+        self.first = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
+        self.second = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.gelu(self.first(self.norm(x))))
+
+
+class DilatedReader(nn.Module):
+    """Images [b, 3, 64, 64] in [-1, 1] -> `Seen`, by another form: one grid, and convolutions that
+    reach further and further. The second judge has it, to check the first one with.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.into = nn.Conv2d(4 * 3, DILATED_WIDTH, 5, padding=2)
+        self.blocks = nn.Sequential(*(DilatedBlock(DILATED_WIDTH, d) for d in DILATIONS))
+        self.norm = nn.GroupNorm(1, DILATED_WIDTH)
+        self.tell_kind = nn.Conv2d(DILATED_WIDTH, 4 * KINDS, 3, padding=1)
+        self.tell_surface = nn.Conv2d(DILATED_WIDTH, 4 * len(SURFACES), 1)
+        self.tell_light = nn.Linear(2 * DILATED_WIDTH, len(LIGHTS))
+
+    def forward(self, images: Tensor) -> Seen:
+        x = self.norm(self.blocks(self.into(F.pixel_unshuffle(images, 2))))
+        kind, surface = (
+            F.pixel_shuffle(tell(x).float(), 2) for tell in (self.tell_kind, self.tell_surface)
+        )
+        light = self.tell_light(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)).float()
         return Seen(kind, surface, light)
