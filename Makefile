@@ -38,7 +38,7 @@ test: $(VENV)/.test
 	$(PYTEST) -m "not slow and not notebook and not gpu"
 
 test-all: $(VENV)/.test
-	$(PYTEST) -m "not gpu"
+	$(PYTEST) --durations 30 --durations-min 20 -m "not gpu"
 
 lint: $(VENV)/.lint
 	$(PY) -m ruff check .

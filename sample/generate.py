@@ -54,7 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
     prompts = [p for p in args.prompts for _ in range(args.count)]
     seeds = [args.seed + i for _ in args.prompts for i in range(args.count)]
     pipe = load_pipeline(args)
-    told = upsampled(prompts, seeds, pipe.world) if args.upsample_captions else prompts
+    told = upsampled(prompts, seeds, pipe.world)
+    colors_are_open = told != prompts and not args.upsample_captions
+    if colors_are_open:
+        told = prompts
     labels, n = [f"{p} ({s})" for p, s in zip(told, seeds)], len(prompts)
     columns = min(n, 4) if n <= FEW else math.ceil(math.sqrt(n))
     side = max(grid_size(labels, columns, CELL))
@@ -80,6 +83,10 @@ def main(arguments: list[str] | None = None) -> None:
         if (said := verdict(pipe, prompt, image / 127.5 - 1)) is not None:
             print(f"{prompt!r}, seed {seed}: {said}")
     print(f"{args.out}: " + ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items()))
+    if colors_are_open:
+        print(
+            "A caption leaves a colour open; --upsample-captions chooses one, and fails less often"
+        )
 
 
 if __name__ == "__main__":

@@ -157,7 +157,14 @@ def test_upsampled_captions_are_sampled_and_judged_as_they_were(
     captions = ["two rings", "a red ring", "an astronaut"]
     generate.main([*captions, *few, "--out", str(tmp_path / "a.png")])
     assert told == [upsample_caption("two rings", 0), "a red ring", "an astronaut"]
-    assert told[0] != "two rings" and "'two rings', seed 0: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert told[0] != "two rings" and "'two rings', seed 0: " in said
+    assert "--upsample-captions" not in said
+    few.remove("--upsample-captions")
+    for caption, is_open in ("two rings", True), ("a red ring", False):
+        generate.main([caption, *few, "--out", str(tmp_path / "a.png")])
+        assert ("--upsample-captions" in capsys.readouterr().out) == is_open
+    few.append("--upsample-captions")
 
     told.clear()
     report = tmp_path / "report.json"
