@@ -35,7 +35,7 @@ from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
 from imagen_mini.evaluation.judge_agreement import agreement
 from imagen_mini.evaluation.parser_robustness import measure_parser_robustness
 from imagen_mini.evaluation.planted_errors import measure_planted_errors
-from imagen_mini.evaluation.scoring import evaluate
+from imagen_mini.evaluation.scoring import Result, evaluate
 from imagen_mini.scenes.scene import HELD_OUT_SEED
 from imagen_mini.scenes.world import WORLDS, World, find_world
 from imagen_mini.utils.images import blur
@@ -75,12 +75,8 @@ def load_audited(args: argparse.Namespace, world: World) -> ImagenPipeline:
     return pipe
 
 
-def audit(pipe: ImagenPipeline, args: argparse.Namespace) -> Tensor:
-    """Write a grid of a pipeline's images for benchmark captions, each with its verdict.
-
-    Returns:
-        The images [n, 3, size, size] in [-1, 1].
-    """
+def audit(pipe: ImagenPipeline, args: argparse.Namespace) -> list[Result]:
+    """Write a grid of a pipeline's images for benchmark captions, each with its verdict."""
     options, world = sampling_options(args), pipe.world
     # evenly from all categories
     prompts = benchmark(1 + args.audit // 20, seed=7, world=world)
@@ -94,18 +90,24 @@ def audit(pipe: ImagenPipeline, args: argparse.Namespace) -> Tensor:
     results = list(found)
     audit_grid(results).save(args.out / "audit.png")
     print(args.out / "audit.png")
-    return torch.stack([r.image for r in results])
+    return results
 
 
-def report_agreement(what: str, images: Tensor, second: Path) -> dict:
+def report_agreement(what: str, images: Tensor, second: Path, descriptions=None) -> dict:
     """Print and return how often a second judge reads the same from images as the world's judge."""
-    row = agreement(images, second)
+    row = agreement(images, second, descriptions)
     low, high = row["interval"]
     print(
         f"{what}: both judges agree on {row['agree']} of {row['n']} ({low:.1%} to {high:.1%}); "
         f"where both read a scene, it is the same in {row['same_scene']} of {row['both_read']}, "
         f"and in {row['same_where_clear']} in all that is clear to both"
     )
+    if descriptions is not None:
+        first, other = row["correct"]
+        print(
+            f"{what}: {first} are correct by the first judge, {other} by the second; they say the "
+            f"same of {row['same_verdict']}"
+        )
     return row
 
 
@@ -182,13 +184,16 @@ def main(arguments: list[str] | None = None) -> None:
     for size, table in planted.items():
         for name, row in table.items():
             print(f"{size:>3} px, {name:38} read as if correct: {row['passed']} of {row['n']}")
-    images = {f"true images, {size} px": world.render(scenes, size) for size in SIZES}
+    images = {f"true images, {size} px": (world.render(scenes, size), None) for size in SIZES}
     if pipe is not None:
-        generated = audit(pipe, args)
-        images[f"generated images, {generated.shape[-1]} px"] = generated
+        results = audit(pipe, args)
+        generated = torch.stack([r.image for r in results])
+        said = [r.caption.description for r in results]
+        images[f"generated images, {generated.shape[-1]} px"] = generated, said
     if args.second is not None:
         found_agreement = {
-            what: report_agreement(what, of, args.second) for what, of in images.items()
+            what: report_agreement(what, of, args.second, said)
+            for what, (of, said) in images.items()
         }
         (args.out / "agreement.json").write_text(json.dumps(found_agreement, indent=1) + "\n")
 

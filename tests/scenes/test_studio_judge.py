@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from imagen_mini.evaluation import judge_agreement
 from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
 from imagen_mini.evaluation.parser_robustness import count_outcomes, fresh_scenes, may_be
+from imagen_mini.scenes.captions import describe
 from imagen_mini.scenes.parse import UNCLEAR
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import (
@@ -377,7 +378,9 @@ def test_judges_agree_with_themselves_and_not_with_others(monkeypatch, tmp_path)
     monkeypatch.setattr(
         judge_agreement, "read_studio_images", lambda images, _: read_studio_images(images)[::-1]
     )
-    other = judge_agreement.agreement(images, tmp_path)
+    descriptions = [describe(scene, random.Random(0)) for scene in SCENES[:4]]
+    other = judge_agreement.agreement(images, tmp_path, descriptions)
+    assert other["correct"][0] == 4 > other["correct"][1] == other["same_verdict"]
     assert (other["agree"], other["both_read"], other["same_scene"]) == (0, 4, 0)
 
 

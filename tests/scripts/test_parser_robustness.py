@@ -10,10 +10,12 @@ from support.scenes import one
 
 from imagen_mini.evaluation.corruptions import gaussian_noise, jpeg
 from imagen_mini.evaluation.parser_robustness import parse_outcome
+from imagen_mini.scenes.captions import Description, ObjectDescription
 from imagen_mini.scenes.parse import ParsedScene, parse_image
 from imagen_mini.scenes.render import render
 from imagen_mini.scenes.scene import TEXTURES, Scene, training_scene
 from imagen_mini.scenes.studio.reader import DilatedReader
+from imagen_mini.scenes.world import WORLDS
 from imagen_mini.utils.images import blur
 from sample import parser_robustness as parser_check
 from sample.parser_robustness import WAYS, measure
@@ -115,6 +117,13 @@ def test_the_script_compares_the_judge_of_studio_with_a_second_one(tmp_path, mon
     for row in found.values():
         assert (row["n"], row["agree"], row["both_read"], row["same_scene"]) == (2, 0, 0, 0)
     assert "both judges agree on 0 of 2" in capsys.readouterr().out
+    studio = WORLDS["studio"]
+    scenes = [studio.training_scene(0, i, (1,)) for i in range(2)]
+    said = [Description((ObjectDescription(s.objects[0].shape),)) for s in scenes]
+    parser_check.report_agreement("true images", studio.render(scenes, 64), tmp_path, said)
+    assert "2 are correct by the first judge, 0 by the second; they say the same of 0" in (
+        capsys.readouterr().out
+    )
     with pytest.raises(SystemExit):
         parser_check.main(command)
     assert "--second is a judge of the world studio" in capsys.readouterr().err
