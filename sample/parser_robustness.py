@@ -7,15 +7,15 @@ person to audit.
     python -m sample.parser_robustness --out outputs/parser --audit 200
     # the same for the judge of the world studio, and how often a second judge agrees with it
     python -m sample.parser_robustness --out outputs/studio_judge --world studio \
-        --pipeline outputs/studio --audit 200 --second outputs/studio_judge_second
+        --pipeline studio --audit 200 --second imagen_mini/weights/studio_judge/second
 
 True scenes are rendered and then corrupted. Parsed again, an image is correct (the same scene),
 unreadable (no scene explains it, which costs a model an image but deceives nobody), or misread:
 another scene, with confidence. Only the last would make a score incorrect. Then errors are planted
 that networks make, too: a second colour, a ghost, a hole. No scene may be read from such an image.
 
-A second judge of another form and seed is trained by `python -m train.studio_judge --form second`.
-Where both read the same, neither decided it by its form.
+The second judge has a network of another form and seed, from `python -m train.studio_judge --form
+second`. Where both read the same, it does not depend on what either network learned by chance.
 """
 
 from __future__ import annotations

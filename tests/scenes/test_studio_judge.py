@@ -30,6 +30,7 @@ from imagen_mini.scenes.studio.reader import FOREIGN, GROUND, PixelReader, Seen
 from imagen_mini.scenes.studio.shading import linear
 from imagen_mini.scenes.world import WORLDS
 from imagen_mini.utils.images import blur
+from imagen_mini.weights import STUDIO_JUDGE
 from train import studio_judge as training
 from train import studio_judge_examples as learning
 from train.studio_judge_examples import examples, truth
@@ -366,6 +367,14 @@ def test_training_stops_at_its_time_limit(tmp_path):
         PixelReader, tmp_path / "w", steps=10**6, batch=2, rate=1e-3, seed=0, minutes=0.01
     )
     assert 1 <= steps < 100
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_the_shipped_second_judge_has_another_form_and_reads_what_was_rendered(size):
+    folder = STUDIO_JUDGE / "second"
+    assert isinstance(load_reader(torch.device("cpu"), folder), training.FORMS["second"])
+    parsed = read_studio_images(STUDIO.render(SCENES, size), folder)
+    assert [p.scene for p in parsed] == [at_size(scene, size) for scene in SCENES]
 
 
 def test_judges_agree_with_themselves_and_not_with_others(monkeypatch, tmp_path):
