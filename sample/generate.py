@@ -54,10 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     prompts = [p for p in args.prompts for _ in range(args.count)]
     seeds = [args.seed + i for _ in args.prompts for i in range(args.count)]
     pipe = load_pipeline(args)
-    told = upsampled(prompts, seeds, pipe.world)
-    colors_are_open = told != prompts and not args.upsample_captions
-    if colors_are_open:
-        told = prompts
+    with_colors = upsampled(prompts, seeds, pipe.world)
+    told = with_colors if args.upsample_captions else prompts
     labels, n = [f"{p} ({s})" for p, s in zip(told, seeds)], len(prompts)
     columns = min(n, 4) if n <= FEW else math.ceil(math.sqrt(n))
     side = max(grid_size(labels, columns, CELL))
@@ -83,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         if (said := verdict(pipe, prompt, image / 127.5 - 1)) is not None:
             print(f"{prompt!r}, seed {seed}: {said}")
     print(f"{args.out}: " + ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items()))
-    if colors_are_open:
+    if told != with_colors and not pipe.own_images:
         print(
             "A caption leaves a colour open; --upsample-captions chooses one, and fails less often"
         )

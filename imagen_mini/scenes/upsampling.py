@@ -26,7 +26,7 @@ def upsample_caption(text: str, seed: int = 0, world: World = SCENES) -> str:
         world: The world of the caption (default: `scenes`).
 
     Returns:
-        A caption that every image of it fits as well as `text`. If `text` leaves no colour open, it
+        A caption whose images all show what `text` says, too. If `text` leaves no colour open, it
         comes back as it is. Else it is put in other words, without an object that it negates.
 
     Raises:
