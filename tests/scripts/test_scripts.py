@@ -149,6 +149,7 @@ def test_upsampled_captions_are_sampled_and_judged_as_they_were(
     folder, tmp_path, monkeypatch, capsys
 ):
     """What the pipeline reads states a colour; what is judged is the caption as it was."""
+    monkeypatch.setattr(evaluate, "SEARCHED", 300)
     told, call = [], ImagenPipeline.__call__
     monkeypatch.setattr(
         ImagenPipeline, "__call__", lambda self, p, **k: (told.extend(p), call(self, p, **k))[1]
