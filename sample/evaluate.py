@@ -368,10 +368,11 @@ def main(arguments: list[str] | None = None) -> None:
     args.first_stage, last = list(pipe.stages)[0], list(pipe.stages)[-1]
     judged = [args.first_stage if args.base_only else last]
     check_judged(pipe, [*judged, args.first_stage] if args.edits else judged)
-    run = {"commit": current_commit(), "options": sampling_options(args)}
-    run |= {"benchmark_seed": args.seed, "precision": args.precision}
+    options = sampling_options(args)
     if args.upsample_captions:
-        run["captions"] = "upsampled"
+        options["upsample_captions"] = True
+    run = {"commit": current_commit(), "options": options}
+    run |= {"benchmark_seed": args.seed, "precision": args.precision}
     report |= {key: value for key, value in this.items() if value is not None}
     unfinished = args.out.with_suffix(".partial.json")  # until all is measured
     with spread(partial(Examiner, args), args.workers) as each:

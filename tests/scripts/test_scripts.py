@@ -173,7 +173,12 @@ def test_upsampled_captions_are_sampled_and_judged_as_they_were(
     evaluate.main([*few, "--out", str(report)])
     prompts = benchmark(3, 0, ["1 attribute"])
     assert told == [upsample_caption(c.text, seed) for _, seed, c in prompts]
-    assert read(report)["captions"] == "upsampled" and read(report)["text_alignment"]
+    assert read(report)["options"]["upsample_captions"] and read(report)["text_alignment"]
+    assert "`--upsample-captions`" in model_card.runs_of(read(report))
+    few.remove("--upsample-captions")
+    evaluate.main([*few, "--out", str(report)])  # a later run without it takes the mark away
+    assert "upsample_captions" not in read(report)["options"]
+    assert "--upsample-captions" not in model_card.runs_of(read(report))
     with pytest.raises(SystemExit):
         evaluate.main(["--upsample-captions", "--out", str(report)])
     assert "--upsample-captions is for --only captions" in capsys.readouterr().err
