@@ -13,6 +13,7 @@ build. The project needs examples that pass its own check.
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from imagen_mini.course.assignment import (
     PACKAGE,
     Assignment,
     ManifestError,
+    Question,
     Variant,
     assignment_names,
     load_assignment,
@@ -101,13 +103,14 @@ class Checked:
         self.count = 0
         self.rows: dict[tuple[str, bytes], PointsRow] = {}  # by question and text of its file
 
-    def code_rows(self, variant: Variant | None = None, anew: bool = False) -> dict[str, PointsRow]:
-        """The rows of all code questions, with the function of one replaced.
+    def code_rows(
+        self, variant: Variant | None = None, questions: Sequence[Question] | None = None
+    ) -> dict[str, PointsRow]:
+        """The rows of code questions, with the function of one replaced.
 
         Args:
             variant: What replaces it (default: nothing).
-            anew: Grade also what was graded before with the same text in its file, as after a
-                submission that may have harmed the grader (default: False).
+            questions: Which ones are graded (default: all).
         """
         self.count += 1
         files = {p: b for p, b in self.reference.items() if "/imagen_mini/" in f"/{p}"}
@@ -122,12 +125,17 @@ class Checked:
         write_files(folder, {p: b for p, b in files.items() if p in used})
         submission = Submission(folder)
         rows = {}
-        for question in self.grader.assignment.questions:
+        for question in questions or self.grader.assignment.questions:
             key = question.name, files[f"{self.grader.assignment.name}/{question.file}"]
-            if anew or key not in self.rows:
+            if key not in self.rows:
                 self.rows[key] = self.grader.grade_question(question, submission)
             rows[question.name] = self.rows[key]
         return rows
+
+    def forget(self) -> None:
+        """Grade anew from now on what was graded before with the same text in its file."""
+        self.rows.clear()
+        self.grader.sandbox.cache.clear()
 
 
 def lost_points(rows: dict[str, PointsRow]) -> dict[str, float]:
@@ -167,27 +175,28 @@ def check_code(checked: Checked) -> Iterator[str]:
 def check_attacks(checked: Checked, titles: Sequence[str] = tuple(ATTACKS)) -> Iterator[str]:
     """What submissions that cheat or do harm gain, or break.
 
+    After each of them another question is graded anew, each in turn.
+
     Args:
         checked: Grades them.
         titles: Which of ATTACKS (default: all).
     """
-    question = checked.grader.assignment.questions[0]
+    question, *others = checked.grader.assignment.questions
     harm = checked.folder / "harm"
     reference = PACKAGE.parent / question.file
     function = find_function(read_module(question.module), question.function)
     arguments = ", ".join(a.arg for a in function.args.args)
-    for title in titles:
+    for title, other in zip(titles, itertools.cycle(others)):
         body = ATTACKS[title]
         names = {"reference": reference, "harm": harm, "function": question.function}
         for key, value in {**names, "arguments": arguments}.items():
             body = body.replace("{" + key + "}", str(value))
-        rows = checked.code_rows(
-            Variant(question.name, title, with_body(question, body)), anew=True
-        )
-        if rows[question.name].score:
-            yield f"a submission that {title} gets {rows[question.name].score} points"
-        if others := lost_points({n: r for n, r in rows.items() if n != question.name}):
-            yield f"a submission that {title} makes other questions lose {others}"
+        attack = Variant(question.name, title, with_body(question, body))
+        if score := checked.code_rows(attack, [question])[question.name].score:
+            yield f"a submission that {title} gets {score} points"
+        checked.forget()
+        if lost := lost_points(checked.code_rows(questions=[other])):
+            yield f"a submission that {title} makes another question lose {lost}"
         if harm.exists():
             yield f"a submission that {title} wrote a file"
             harm.unlink()
@@ -329,9 +338,7 @@ def check_release(
                     f"{needs['megabytes']:.0f} MB beyond PyTorch's {needs['torch']:.0f}"
                 )
                 problems += check_needs(needs)
-        if attacks:
-            with Sandbox(assignment.preload, 1, assignment.megabytes, wall=20) as sandbox:
-                grader = Grader(assignment, sandbox)
+            if attacks:
                 problems += check_attacks(Checked(grader, reference, folder / "attacks"))
     return problems
 

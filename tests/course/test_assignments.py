@@ -339,6 +339,14 @@ def test_submissions_that_cheat_or_do_harm_gain_nothing(checked):
     assert list(check_attacks(checked, titles)) == []
 
 
+def test_a_grader_that_an_attack_has_broken_is_found(checked, monkeypatch):
+    """Whatever was graded before the attack."""
+    assert lost_points(checked.code_rows()) == {}
+    monkeypatch.setattr(Sandbox, "_ask", lambda *_: "lost")
+    (found,) = check_attacks(checked, ["returns no tensor"])
+    assert found.endswith("makes another question lose {'q_sample': 5.0}")
+
+
 def test_without_the_walls_the_same_submissions_do_harm(checked, tmp_path, monkeypatch):
     """So the test above can fail."""
     source = Path(nursery.__file__).read_text()
