@@ -144,9 +144,10 @@ def describe_plan(plan: dict) -> str:
         if plan["minutes"]
         else f"{next(iter(plan['steps'].values()))} steps each"
     )
+    begun = f", from the weights of {plan['init_from']}" if plan["init_from"] else ""
     return (
         f"preset {plan['preset']}, {long}, {' '.join(plan['recipe']) or 'the default recipe'}, "
-        f"with text encoder {plan['text_encoder']}"
+        f"with text encoder {plan['text_encoder']}{begun}"
     )
 
 
@@ -162,6 +163,8 @@ class Runs:
         steps: Number of steps of each run (default: from `minutes`).
         recipe: Changes of how all are trained, key=value as train.train takes them (default: none).
         graph: Train with CUDA graphs (default: False).
+        init_from: The stage whose weights all begin from, as train.train takes it (default: none,
+            they begin from random weights).
 
     Raises:
         ValueError: if the folder holds runs of another plan.
@@ -176,6 +179,7 @@ class Runs:
         steps: int | None = None,
         recipe: Sequence[str] = (),
         graph: bool = False,
+        init_from: str | None = None,
     ):
         self.folder, self.preset, self.minutes, self.pipe, self.encoder, self.device = (
             folder,
@@ -190,11 +194,13 @@ class Runs:
             "preset": preset,
             "minutes": minutes,
             "recipe": self.recipe,
+            "init_from": init_from,
             "text_encoder": self.encoder.weights_digest(),
             "steps": {} if steps is None else dict.fromkeys(PRESETS[preset], steps),
         }
         if (folder / "plan.json").is_file():
-            kept = {"recipe": []} | json.loads((folder / "plan.json").read_text())
+            older = {"recipe": [], "init_from": None}  # what the plans of former versions lack
+            kept = older | json.loads((folder / "plan.json").read_text())
             if {
                 **kept,
                 "steps": self.plan["steps"] if steps is None else kept["steps"],
@@ -207,8 +213,9 @@ class Runs:
             self.plan = kept
 
     def overrides(self, variant: Variant) -> list[str]:
-        """Return the key=value overrides of a variant."""
-        return [*self.recipe, *variant.changes(PRESETS[self.preset][variant.stage])]
+        """Return the key=value overrides of a variant. All learn the pipeline's world."""
+        world = f"stage.world={self.pipe.world.name}"
+        return [world, *self.recipe, *variant.changes(PRESETS[self.preset][variant.stage])]
 
     def trainee(self, variant: Variant) -> Trainee:
         """Return the untrained variant, for timing its steps."""
@@ -284,6 +291,7 @@ class Runs:
                 "sample_every=0",
                 as_json("text_width", self.encoder.width),
                 *self.overrides(variant),
+                *(["--init-from", self.plan["init_from"]] if self.plan["init_from"] else []),
             ]
         print(f"\n{variant.name}: python -m train.train {shlex.join(options)}")
         train.main(options)

@@ -112,6 +112,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="training options of all these networks, for example batch_size=256 precision=bf16",
     )
     parser.add_argument(
+        "--init-from",
+        metavar="STAGE",
+        help="all these networks begin from the weights of this stage or shipped pipeline, in "
+        "place of random ones; where they are built alike: "
+        f"{', '.join(e.name for e in EXPERIMENTS if e.one_form)}",
+    )
+    parser.add_argument(
         "--graph",
         action="store_true",
         help="train on one GPU with CUDA graphs, as train.train --graph does",
@@ -148,11 +155,19 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     args.trains = args.train is not None or args.train_steps is not None
     if args.trains and sampling_of(args):
         parser.error("--sampler and --steps are of the given pipeline: leave --train out")
-    if (args.recipe or args.graph) and not args.trains:
+    if (args.recipe or args.graph or args.init_from) and not args.trains:
         parser.error(
-            "--recipe and --graph say how networks are trained: add --train MINUTES or "
-            "--train-steps STEPS"
+            "--recipe, --init-from and --graph say how networks are trained: add --train MINUTES "
+            "or --train-steps STEPS"
         )
+    if args.init_from:
+        asked = [e for e in EXPERIMENTS if e.name in (args.only or NAMES) and e.variants]
+        if unlike := [e.name for e in asked if not e.one_form]:
+            alike = " ".join(e.name for e in EXPERIMENTS if e.one_form)
+            parser.error(
+                f"--init-from {args.init_from}: the networks of {', '.join(unlike)} are built "
+                f"differently and cannot begin from the same weights: add --only {alike}"
+            )
     if any(o.startswith("steps=") for o in args.recipe):
         parser.error(
             f"--recipe {' '.join(args.recipe)}: the number of steps is --train-steps, equal "
@@ -273,6 +288,7 @@ def settings_of(e: Experiment, args: argparse.Namespace) -> dict:
         "preset": args.preset,
         **long,
         **({"recipe": " ".join(args.recipe)} if args.recipe else {}),
+        **({"init_from": args.init_from} if args.init_from else {}),
     }
 
 
@@ -292,6 +308,7 @@ def command_of(e: Experiment, args: argparse.Namespace) -> str:
             args.preset,
             *(["--graph"] if args.graph else []),
             *(["--recipe", *args.recipe] if args.recipe else []),
+            *(["--init-from", args.init_from] if args.init_from else []),
         ]
     return shlex.join(words + ([] if args.pipeline == "scenes" else ["--pipeline", args.pipeline]))
 
@@ -324,6 +341,7 @@ def prepare_training(
             args.train_steps,
             args.recipe,
             args.graph,
+            args.init_from,
         )
     except ValueError as error:
         raise SystemExit(str(error)) from error

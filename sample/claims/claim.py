@@ -63,6 +63,7 @@ class Experiment:
     cascade: bool = False  # needs super-resolution
     variants: tuple = ()
     of_text_encoder: bool = False  # its numbers depend on the pipeline's text encoder alone
+    one_form: bool = False  # its variants are trained apart, but built alike
 
 
 # ---------------------------------------------------------------- tallies

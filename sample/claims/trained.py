@@ -261,7 +261,12 @@ def measure_training_augmentation(runs: Runs, n: int) -> tuple[dict, Image.Image
     """
     base, found, shown = (
         next(iter(runs.pipe.stages.values())),
-        {"minutes": runs.minutes, "preset": runs.preset, "networks": {}},
+        {
+            "minutes": runs.minutes,
+            "preset": runs.preset,
+            "init_from": runs.plan["init_from"],
+            "networks": {},
+        },
         [],
     )
     for name, (stage, encoder) in runs.networks((CLEAN_ONLY, AUGMENTED)).items():
@@ -294,12 +299,19 @@ def judge_training_augmentation(numbers: dict) -> Verdict:
     gap_a, gap_b = gain(made_a, clean_a), gain(made_b, clean_b)
     each = zip(clean_a["each"], made_a["each"], clean_b["each"], made_b["each"])
     closed = paired_agresti_min([(int(a) - int(b)) - (int(c) - int(d)) for a, b, c, d in each])
+    begun = "Trained without augmentation"
+    if numbers.get("init_from"):
+        steps = numbers["networks"][AUGMENTED.name]["steps"]
+        begun = (
+            f"Both began from the weights of {numbers['init_from']}; trained for {steps:,} more "
+            "steps without augmentation"
+        )
     return closing(
         clean_a,
         made_a,
         gap_a,
         closed,
-        f"Trained without augmentation, {percent(clean_a)} are correct from clean and "
+        f"{begun}, {percent(clean_a)} are correct from clean and "
         f"{percent(made_a)} from generated images, a gap of "
         f"{gap_a}; with it, {percent(clean_b)} and {percent(made_b)}, a gap of "
         f"{gap_b}; closed by {closed}, {closed.n} pairs.",
@@ -427,4 +439,5 @@ TRAINING_AUGMENTATION = Experiment(
     measure_training_augmentation,
     plot_training_augmentation,
     variants=(CLEAN_ONLY, AUGMENTED),
+    one_form=True,
 )

@@ -14,6 +14,7 @@ from PIL import Image
 
 from imagen_mini import ImagenPipeline
 from imagen_mini.cascade.config import PRESETS
+from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.data.synthetic import SceneDataset
 from imagen_mini.evaluation.benchmark import benchmark
@@ -832,6 +833,37 @@ def test_networks_can_be_asked_for_by_steps_and_by_how_they_are_trained(
     assert "kept from before" in capsys.readouterr().out
 
 
+def test_networks_that_are_built_alike_can_begin_from_trained_weights(
+    folder, tmp_path, monkeypatch
+):
+    """With hardly any learning rate both end where they began."""
+    monkeypatch.setattr(cascade, "LEVELS", (0.0, 0.5))
+    begun = str(folder / "sr_256")
+    todo = options(folder, tmp_path, "--only", "training-augmentation", "--preset", "tiny")
+    todo += ["--train-steps", "2", "--init-from", begun]
+    claims.main([*todo, "--recipe", "learning_rate=1e-9", "batch_size=2"])
+    found = json.loads((tmp_path / "claims.json").read_text())["experiments"]
+    entry = found["training-augmentation"]
+    assert f"--init-from {begun}" in entry["command"] and entry["settings"]["init_from"] == begun
+    assert f"from the weights of {begun}" in entry["verdicts"][0]["numbers"]
+    weights = load_stage(folder / "sr_256").state_dict()
+    for name, most in (("without-augmentation", 0.0), ("with-augmentation", 0.5)):
+        stage = load_stage(tmp_path / "runs" / name / "stage")
+        assert stage.config.max_aug_level == most
+        for key, value in stage.state_dict().items():
+            assert torch.allclose(value, weights[key], atol=1e-6), key
+    with pytest.raises(SystemExit, match=f"from the weights of {begun}.* asked for are"):
+        claims.main([*todo[:-2], "--recipe", "learning_rate=1e-9", "batch_size=2"])
+
+
+def test_networks_learn_the_world_of_the_pipeline(tiny_pipe, tmp_path):
+    stages = [DiffusionStage(replace(s.config, world="studio")) for s in tiny_pipe.stages.values()]
+    pipe = ImagenPipeline(tiny_pipe.text_encoder, stages)
+    runs = variants.Runs(tmp_path, "tiny", None, pipe, steps=2)
+    for variant in (variants.REFERENCE, variants.CLEAN_ONLY):
+        assert runs.trainee(variant).stage.config.world == "studio"
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -845,6 +877,11 @@ def test_networks_can_be_asked_for_by_steps_and_by_how_they_are_trained(
         (["--train", "1", "--train-steps", "9"], "expected one of them"),
         (["--train-steps", "9", "--recipe", "steps=64"], "the number of steps is --train-steps"),
         (["--recipe", "batch_size=64"], "add --train MINUTES or --train-steps STEPS"),
+        (["--init-from", "studio"], "add --train MINUTES or --train-steps STEPS"),
+        (
+            ["--train", "1", "--init-from", "studio"],
+            "cannot begin from the same weights: add --only training-augmentation",
+        ),
         (["--train", "1", "--sampler", "ddpm"], "--sampler and --steps are of the given pipeline"),
     ],
 )
