@@ -15,6 +15,7 @@ from imagen_mini.diffusion.guidance import THRESHOLDS, check_interval
 from imagen_mini.diffusion.samplers import SAMPLERS
 from imagen_mini.diffusion.timesteps import TIMESTEP_SPACINGS
 from imagen_mini.evaluation.scoring import description_of, judge_image
+from imagen_mini.rejection_sampling import Verifier, caption_verifier
 from imagen_mini.scenes.scene import GRID
 from imagen_mini.scenes.upsampling import upsample_caption
 from imagen_mini.scenes.world import World
@@ -154,6 +155,31 @@ def upsampled(prompts: Iterable[str], seeds: Iterable[int], world: World) -> lis
         prompt if description_of(prompt, world) is None else upsample_caption(prompt, seed, world)
         for prompt, seed in zip(prompts, seeds)
     ]
+
+
+def add_attempts_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that has images sampled again (`rejection_sample`)."""
+    parser.add_argument(
+        "--attempts",
+        type=integer(low=1),
+        default=1,
+        help="sample an image up to so many times, until a reader of the world accepts it as what "
+        "its caption says (default: 1, without asking)",
+    )
+
+
+def verifier_of(pipe: ImagenPipeline) -> Verifier:
+    """What accepts images of the pipeline's world.
+
+    Raises:
+        ValueError: The pipeline's images are of no built-in world.
+    """
+    if pipe.own_images:
+        raise ValueError(
+            "--attempts is for images of a built-in world, and the pipeline was trained on a "
+            "folder of images, which nothing here can read: leave it out"
+        )
+    return caption_verifier(pipe.world)
 
 
 def load_pipeline(args: argparse.Namespace) -> ImagenPipeline:

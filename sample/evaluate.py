@@ -73,8 +73,9 @@ from imagen_mini.evaluation.edit_comparison import (
 )
 from imagen_mini.evaluation.error_analysis import confusion_matrices, error_table
 from imagen_mini.evaluation.scoring import Result, evaluate, table
+from imagen_mini.rejection_sampling import caption_verifier, rejection_sample
 from imagen_mini.scenes.captions import Caption
-from imagen_mini.scenes.world import World
+from imagen_mini.scenes.world import WORLDS, World
 from imagen_mini.utils.devices import available_device
 from imagen_mini.utils.precision import resolve_precision
 from imagen_mini.utils.scripts import (
@@ -86,12 +87,14 @@ from imagen_mini.utils.scripts import (
 )
 from imagen_mini.viz.measuring import gallery
 from sample.cli import (
+    add_attempts_option,
     add_pipeline_options,
     add_upsampling_option,
     check_judged,
     load_pipeline,
     sampling_options,
     upsampled,
+    verifier_of,
 )
 from sample.evaluate_folder import N, add_folder_options, evaluate_folder
 from sample.parallel import default_workers, spread
@@ -126,6 +129,7 @@ class Examiner:
     def __init__(self, args: argparse.Namespace):
         self.pipe, self.options = load_pipeline(args), sampling_options(args)
         self.methods, self.upsample = args.methods, args.upsample_captions
+        self.attempts = args.attempts
 
     def generate(self, prompts: list[str], seeds, **more) -> torch.Tensor:
         """Return the last stage's images [b, 3, h, w] in [-1, 1]."""
@@ -144,13 +148,22 @@ class Examiner:
 
     def captions(self, prompts: list[tuple[str, int, Caption]]) -> list[Result]:
         """Return results with arrays instead of tensors, to be sent to another process."""
-        world = self.pipe.world
+        world, attempts = self.pipe.world, [1] * len(prompts)
 
         def generate(texts: list[str], seeds: list[int]) -> torch.Tensor:
-            return self.generate(upsampled(texts, seeds, world) if self.upsample else texts, seeds)
+            told = upsampled(texts, seeds, world) if self.upsample else texts
+            if self.attempts == 1:
+                return self.generate(told, seeds)
+            by = caption_verifier(world), self.attempts, texts
+            out = rejection_sample(self.pipe, told, seeds, *by, progress=False, **self.options)
+            attempts[:] = out.attempts
+            return out.stages[list(out.stages)[-1]]
 
-        results = evaluate(generate, prompts, len(prompts), world)
-        return [replace(result, image=result.image.float().cpu().numpy()) for result in results]
+        results = list(evaluate(generate, prompts, len(prompts), world))
+        return [
+            replace(result, image=result.image.float().cpu().numpy(), attempts=n)
+            for result, n in zip(results, attempts)
+        ]
 
     def edit(self, job: tuple[type[AttentionInjection], EditTask]) -> tuple[EditScore, ...]:
         """Return a score for each of the methods."""
@@ -190,6 +203,7 @@ def measure_captions(
             bar.update(len(part))
     return {
         "text_alignment": table(results),
+        "images_sampled": sum(result.attempts for result in results),
         "seen_in_training": seen_in_training(prompts, SEARCHED, progress=True, world=world),
         "captions_searched": SEARCHED,
         "errors": error_table(results),
@@ -327,6 +341,7 @@ def main(arguments: list[str] | None = None) -> None:
         "with :WEIGHTS, or clip:NAME (default: distributions are not compared)",
     )
     add_upsampling_option(parser)
+    add_attempts_option(parser)
     add_pipeline_options(parser)
     args = parser.parse_args(arguments)
     available_device(args.device)
@@ -338,8 +353,12 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--out {args.out}: expected a name for the report, for example report.json")
     check_output_file(args.out, suffixes=())
     check_output_file(image, option="--image")
-    if args.upsample_captions and (args.only != "captions" or args.data is not None):
-        parser.error("--upsample-captions is for --only captions, of a built-in world")
+    for option, given in (
+        ("--upsample-captions", args.upsample_captions),
+        ("--attempts", args.attempts > 1),
+    ):
+        if given and (args.only != "captions" or args.data is not None):
+            parser.error(f"{option} is for --only captions, of a built-in world")
     if args.data is not None:
         evaluate_folder(args, image)
         return
@@ -371,6 +390,15 @@ def main(arguments: list[str] | None = None) -> None:
     options = sampling_options(args)
     if args.upsample_captions:
         options["upsample_captions"] = True
+    if args.attempts > 1:
+        verifier_of(pipe)
+        if pipe.world.second_parser is None:
+            parser.error(
+                f"--attempts {args.attempts}: images of the world {pipe.world.name} have one "
+                "parser, and what chooses them must not judge them; expected a world with two: "
+                + ", ".join(name for name, world in WORLDS.items() if world.second_parser)
+            )
+        options["attempts"] = args.attempts
     run = {"commit": current_commit(), "options": options}
     run |= {"benchmark_seed": args.seed, "precision": args.precision}
     report |= {key: value for key, value in this.items() if value is not None}

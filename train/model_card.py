@@ -315,7 +315,9 @@ def runs_of(report: dict) -> str:
         how = [f"commit {run.get('commit') or 'unknown'}"]
         how += [f"{run['seconds']:.0f} s"] if "seconds" in run else []
         how += [f"in {run['precision']}"] if "precision" in run else []
-        how += ["`--upsample-captions`"] if run.get("options", {}).get("upsample_captions") else []
+        options = run.get("options", {})
+        how += ["`--upsample-captions`"] if options.get("upsample_captions") else []
+        how += [f"`--attempts {options['attempts']}`"] if options.get("attempts") else []
         encoder = run.get("text_encoder")
         how += [f"with the text encoder `{encoder}`"] if encoder and run is not report else []
         lines.append(fill(f"- {part}: {', '.join(how)}", "  "))

@@ -24,6 +24,7 @@ class Result:
     caption: Caption
     image: Tensor  # [3, h, w] in [-1, 1]
     parsed: ParsedScene
+    attempts: int = 1  # how many images were sampled until this one was chosen
 
     @property
     def correct(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -34,6 +35,7 @@ from imagen_mini.scenes.studio.sampling import (
     studio_training_caption,
     studio_training_scene,
 )
+from imagen_mini.weights import SECOND_STUDIO_JUDGE
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,8 @@ class World:
         pack: Scenes -> a few tensors with a method `to(device)`.
         render_packed: (packed scenes, size, device) -> images [b, 3, size, size] in [-1, 1].
         parser: Images -> what they show. None: there is none yet.
+        second_parser: The same by a reader of another making, for choosing among images that the
+            parser is to judge. None: there is none.
     """
 
     name: str
@@ -59,6 +63,7 @@ class World:
     pack: Callable[[Sequence[Scene]], Any]
     render_packed: Callable[[Any, int, Any], Tensor]
     parser: Callable[[Tensor], list[ParsedScene]] | None = None
+    second_parser: Callable[[Tensor], list[ParsedScene]] | None = None
 
     @property
     def has_parser(self) -> bool:
@@ -124,6 +129,7 @@ WORLDS: dict[str, World] = {
         pack=pack_studio_scenes,
         render_packed=render_studio_packed,
         parser=judge.read_studio_images,
+        second_parser=partial(judge.read_studio_images, folder=SECOND_STUDIO_JUDGE),
     ),
 }
 SCENES = WORLDS["scenes"]

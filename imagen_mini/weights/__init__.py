@@ -6,6 +6,7 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "scenes"
 STUDIO_JUDGE = Path(__file__).parent / "studio_judge"  # reads images of the world `studio`
+SECOND_STUDIO_JUDGE = STUDIO_JUDGE / "second"  # so does this one, by a network of another form
 
 
 def shipped_pipelines() -> dict[str, Path]:

@@ -18,6 +18,7 @@ from imagen_mini.cascade.serialization import load_stage
 from imagen_mini.cascade.stage import DiffusionStage
 from imagen_mini.evaluation.benchmark import benchmark
 from imagen_mini.evaluation.edit_benchmark import edit_tasks, evaluate_edits, swaps
+from imagen_mini.rejection_sampling import SEED_STRIDE
 from imagen_mini.scenes.parse import parse_image
 from imagen_mini.scenes.render import masks, render
 from imagen_mini.scenes.scene import Scene
@@ -31,6 +32,7 @@ from sample import (
     attention,
     attention_edits,
     benchmark_latency,
+    cli,
     compare,
     compare_claims,
     demo,
@@ -182,6 +184,47 @@ def test_upsampled_captions_are_sampled_and_judged_as_they_were(
     with pytest.raises(SystemExit):
         evaluate.main(["--upsample-captions", "--out", str(report)])
     assert "--upsample-captions is for --only captions" in capsys.readouterr().err
+
+
+def test_images_are_sampled_again_until_a_reader_accepts_them(
+    folder, tiny_pipe, tmp_path, monkeypatch, capsys
+):
+    """One attempt asks no reader; of several the seed of the accepted one is told."""
+    monkeypatch.setattr(evaluate, "SEARCHED", 300)
+    asked = []
+
+    def second_time(world):
+        return lambda captions, images: (
+            asked.append(captions) or [len(asked) % 2 == 0] * len(images)
+        )
+
+    for module in (cli, evaluate):
+        monkeypatch.setattr(module, "caption_verifier", second_time)
+    few = ["--steps", "1", "--base-only"]
+    out = ["--out", str(tmp_path / "a.png")]
+    generate.main(["a ring", "--pipeline", folder, *few, *out])
+    assert not asked and "accepted" not in capsys.readouterr().out
+    generate.main(["a ring", "--pipeline", folder, *few, *out, "--attempts", "3", "--seed", "5"])
+    said = capsys.readouterr().out
+    assert asked == [["a ring"]] * 2 and f"'a ring', seed {SEED_STRIDE + 5}: " in said
+    assert "2 images were sampled; 1 of 1 captions" in said
+
+    few += ["--only", "captions", "--workers", "1", "--n", "2", "--categories", "1 attribute"]
+    few += ["--out", str(tmp_path / "report.json")]
+    with pytest.raises(SystemExit):
+        evaluate.main(["--pipeline", folder, *few, "--attempts", "3"])
+    assert "what chooses them must not judge them; expected a world with two: studio" in (
+        capsys.readouterr().err
+    )
+    studio = [DiffusionStage(replace(s.config, world="studio")) for s in tiny_pipe.stages.values()]
+    ImagenPipeline(tiny_pipe.text_encoder, studio).save_pretrained(tmp_path / "studio")
+    few += ["--pipeline", str(tmp_path / "studio")]
+    for attempts, sampled in ("3", 4), ("1", 2):
+        evaluate.main([*few, "--attempts", attempts])
+        report = read(tmp_path / "report.json")
+        assert report["images_sampled"] == sampled
+        assert report["options"].get("attempts", 1) == int(attempts)
+        assert ("`--attempts 3`" in model_card.runs_of(report)) == (attempts == "3")
 
 
 def test_the_options_of_generate_reach_the_pipeline(folder, tmp_path):
