@@ -44,6 +44,7 @@ def test_a_heart_has_the_colour_that_its_caption_names(pipe):
     assert hearts[3].max() < 0 and hearts[3].max() - hearts[3].min() < 0.2
 
 
+@pytest.mark.slow
 def test_a_skin_tone_is_read_and_prompt_to_prompt_changes_it_alone(pipe):
     light = [f"{person}, light skin tone" for person in PERSONS]
     dark = [f"{person}, dark skin tone" for person in PERSONS]

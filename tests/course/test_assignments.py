@@ -385,6 +385,7 @@ def test_a_box_cannot_see_files_of_the_grader_nor_answers_of_other_questions(che
     assert "torch.sigmoid(log_snr)" not in " ".join(row["alpha_sigma"].reasons)
 
 
+@pytest.mark.slow
 def test_grading_is_measured_beside_pytorch_alone(tmp_path):
     """Whatever build of PyTorch there is, what grading adds to it is limited."""
     whole = load_assignment("hw1")

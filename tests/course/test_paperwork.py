@@ -58,6 +58,7 @@ def test_a_table_of_another_size_is_refused(handed_in):
         given_table(handed_in, "maps", 64, 1, 1)
 
 
+@pytest.mark.slow
 def test_images_of_assignment_3_are_read_row_by_row(handed_in):
     table = given_table(handed_in, "images", 64, measurements.IMAGES, len(measurements.ROWS))
     found = measurements.read_images(STUDENT, table)

@@ -67,6 +67,7 @@ def test_a_new_network_predicts_zero_and_its_error_says_so(encoder):
     assert torch.allclose(errors, expected.expand(2), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_is_a_function_of_its_seed_and_is_examined_without_being_changed(encoder):
     ends = []
     for seed in (0, 0, 1):

@@ -627,6 +627,7 @@ ImageFolderDataset(sys.argv[1], (16, 8), progress=False)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_could_be_taken_for_prepared_images(folder):
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(folder)], cwd=ROOT)
     while not any((folder / ".prepared").glob("*/16.npy")):

@@ -306,6 +306,7 @@ def test_the_static_threshold_clips_and_does_not_rescale():
     assert static_threshold(torch.tensor([-3.0, -0.5, 0.25, 2.0])).tolist() == [-1, -0.5, 0.25, 1]
 
 
+@pytest.mark.slow
 def test_the_dynamic_threshold_of_more_than_16_million_values_in_one_image():
     # the magnitudes are 0 ... 4 in equal steps, in mixed order, so every percentile is known
     n = 3 * 2400 * 2400

@@ -96,6 +96,7 @@ def test_counting_does_not_depend_on_whether_gradients_are_wanted():
     assert without == (count_costs(BASE), layer_flops("cross", 8))
 
 
+@pytest.mark.slow
 def test_what_makes_the_efficient_unet_cheap():
     variants = {
         name: (

@@ -349,6 +349,7 @@ def test_a_ghost_is_labelled_as_none_of_the_colors(monkeypatch):
 # ---------------------------------------------------------------- training, and the second judge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["first", "second"])
 def test_either_form_is_trained_by_the_command_and_reads_images(form, tmp_path, capsys):
     training.main(

@@ -627,6 +627,7 @@ def options(folder, out, *more):
 UNTRAINED = [e.name for e in claims.EXPERIMENTS if not e.variants]
 
 
+@pytest.mark.slow
 def test_all_that_needs_no_training_is_measured_once(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(guidance, "WEIGHTS", (1.0, 4.0))
     monkeypatch.setattr(cascade, "LEVELS", (0.0, 0.5))
@@ -718,6 +719,7 @@ def test_other_weights_of_the_same_shapes_are_another_pipeline(
     )
 
 
+@pytest.mark.slow
 def test_what_depends_on_the_text_encoder_alone_is_kept_when_other_stages_come(
     tiny_pipe, randomize_zero_init, tmp_path, capsys, monkeypatch
 ):
@@ -748,6 +750,7 @@ def test_what_depends_on_the_text_encoder_alone_is_kept_when_other_stages_come(
     assert "cross-attention: kept from before" in out and "early-steps: kept" not in out
 
 
+@pytest.mark.slow
 def test_what_needs_training_is_trained_once_and_a_changed_plan_is_refused(
     folder, tmp_path, capsys, monkeypatch
 ):

@@ -21,6 +21,7 @@ def work(tool, job):
     return np.full(2, tool["start"] + job), tool["process"], torch.get_num_threads()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_work_is_done_in_order_by_tools_prepared_once(workers):
     with spread(partial(tool, 10), workers) as each:

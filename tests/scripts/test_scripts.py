@@ -664,6 +664,7 @@ def test_edit_cascade_judges_each_way_of_upsampling_an_edit(folder, tmp_path, ca
     )
 
 
+@pytest.mark.slow
 def test_edit_sweep_judges_every_kind_at_every_length(folder, tmp_path, monkeypatch, capsys):
     edit_sweep.main(
         ["--n", "1", "--shares", "1", "0", "--pipeline", folder, "--out", str(tmp_path)]

@@ -86,6 +86,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole_batch(encoder, monkeypat
     assert (found[0] - found[1]).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_and_is_saved_with_its_history(tmp_path, capsys):
     out, figure = tmp_path / "student", tmp_path / "curve.png"
     main(["--out", str(out), "--figure", str(figure), "--steps", "60", "--batch", "8"])

@@ -333,6 +333,7 @@ def writers(count, *arguments):
     return [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_the_same_prompts_at_once_leave_each_row_once_and_correct(
     encoder, encoder_folder, tmp_path, encoded
 ):

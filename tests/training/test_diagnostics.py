@@ -41,6 +41,7 @@ def of_shipped(shipped, encoder):
     return measure_noise_bins(shipped, encoder, UNSEEN, range(288))
 
 
+@pytest.mark.slow
 def test_the_shipped_weights_use_captions_and_have_the_correct_colours(
     of_shipped,
 ):
@@ -50,6 +51,7 @@ def test_the_shipped_weights_use_captions_and_have_the_correct_colours(
     assert min(costs) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(
     strict=True,
     reason="the base stage of 34,500 steps: another caption costs 0.107 in the lowest tenth of t "
@@ -77,6 +79,7 @@ def test_a_network_that_never_saw_a_caption_is_found_out(encoder, randomize_zero
     assert finding.status == FAIL and "captions are not used" in finding.message
 
 
+@pytest.mark.slow
 def test_a_tint_and_too_large_values_are_seen_and_where(shipped, of_shipped, encoder):
     tinted = copy.deepcopy(shipped)
 

@@ -91,6 +91,7 @@ def single(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [[], slow(["gradient_accumulation_steps=2", "num_workers=1"]), slow(["--shard"])],
@@ -103,6 +104,7 @@ def test_two_ranks_train_as_one_does(tmp_path, single, options):
     assert_nearly_same_end(tmp_path / "run", single)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first, then",
     [
@@ -125,6 +127,7 @@ def test_a_run_resumes_with_another_number_of_ranks(tmp_path, single, first, the
     assert_nearly_same_end(tmp_path / "run", single)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault, words",
     [

@@ -47,6 +47,7 @@ def images(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage, options",
     [
@@ -79,6 +80,7 @@ def test_workers_change_nothing_but_the_waiting(tmp_path):
     assert_same_end(tmp_path / "none", tmp_path / "two")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint_and_success(tmp_path, number):
     options = [
@@ -105,6 +107,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint_and_success(tmp_
     assert load_checkpoint(tmp_path / "run")[1]["step"] == stopped + 2
 
 
+@pytest.mark.slow
 def test_a_run_in_use_is_left_alone(tmp_path):
     run = process(tmp_path / "Lauf mit Umlaut ü", "steps=4000")
     try:
@@ -122,6 +125,7 @@ def test_any_working_directory_will_do(tmp_path, monkeypatch):
     assert load_checkpoint(tmp_path / "ein Lauf" / "mit Leerzeichen")[1]["step"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", [slow("nan in an image"), slow("nan in a loss"), "nan in a gradient"]
 )
@@ -145,6 +149,7 @@ def test_what_is_not_finite_stops_the_run_before_it_spoils_anything(tmp_path, fa
     assert_same_end(tmp_path / "run", tmp_path / "intact")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_an_error_that_says_what_to_change(tmp_path):
     run = process(
         tmp_path / "run",
