@@ -16,14 +16,12 @@ Reference: Making Monolingual Sentence Embeddings Multilingual using Knowledge D
 from __future__ import annotations
 
 import random
-import time
 from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 
 from imagen_mini.scenes.prose.restatements import (
     WORDINGS,
@@ -46,7 +44,8 @@ from imagen_mini.utils.scripts import (
     script_parser,
 )
 from imagen_mini.viz.style import STYLES, save_figure, subplots
-from train.text_encoder import save_history, t5_optimizers
+from train.text_encoder import save_history
+from train.text_encoder_loop import fit
 
 PARTS = 4  # of a batch: restatements of like length go through the network together
 HELD_OUT = 256  # restatements of each kind on which the loss is measured
@@ -196,65 +195,46 @@ def distill(
         What the run took: steps, seconds, loss, the held-out losses by kind, and the curve, a list
         of [step, seconds, loss, held-out losses]. Ctrl-C ends the run early.
     """
-    # 1. Muon for matrices, AdamW for the rest.
     model = student.model.requires_grad_(True)
-    optimizers = t5_optimizers(model, lr)
-    # 2. The loop.
-    rng, start, average = random.Random(f"restatements/{seed}"), time.monotonic(), None
-    variance = variance_of(teacher)
-    curve: list = [[0, 0.0, None, held_out_losses(student, teacher)]]
-    bar = tqdm(range(steps), desc="distillation")
-    done = 0
+    rng, variance = random.Random(f"restatements/{seed}"), variance_of(teacher)
+
+    def learn() -> float:
+        # 1. Restatements of like length together, so that little is padding.
+        restatements = [random_restatement(rng) for _ in range(batch)]
+        restatements.sort(key=lambda parts: len(said_and_plain(parts)[0]))
+        # 2. The gradient of the mean over all tokens.
+        loss, tokens = 0.0, 0
+        for low, high in pairwise(part * batch // PARTS for part in range(PARTS + 1)):
+            if low == high:
+                continue
+            errors = squared_errors(student, teacher, restatements[low:high]) / variance
+            errors.mean(1).sum().backward()
+            loss, tokens = loss + errors.mean(1).sum().item(), tokens + len(errors)
+        for p in model.parameters():
+            p.grad /= tokens
+        return loss / tokens
+
+    def measure() -> dict[str, float]:
+        return held_out_losses(student, teacher)
+
+    before = measure()
     try:
-        for step in bar:
-            progress = max(step / steps, (time.monotonic() - start) / time_limit)
-            if progress >= 1:
-                break
-            for group in (g for o in optimizers for g in o.param_groups):
-                group["lr"] = lr * min((step + 1) / 100, 1.0) * (1 - progress)
-            restatements = [random_restatement(rng) for _ in range(batch)]
-            restatements.sort(key=lambda parts: len(said_and_plain(parts)[0]))
-            model.zero_grad()
-            loss, tokens = 0.0, 0
-            for low, high in pairwise(part * batch // PARTS for part in range(PARTS + 1)):
-                if low == high:
-                    continue
-                errors = squared_errors(student, teacher, restatements[low:high]) / variance
-                errors.mean(1).sum().backward()
-                loss, tokens = loss + errors.mean(1).sum().item(), tokens + len(errors)
-            for p in model.parameters():
-                p.grad /= tokens
-            loss /= tokens
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-            done = step + 1
-            average = loss if average is None else 0.98 * average + 0.02 * loss
-            if step % 20 == 0:
-                bar.set_postfix(loss=f"{average:.3f}")
-            if done % eval_every == 0:
-                curve.append(_point(student, teacher, done, start, average))
-    except KeyboardInterrupt:
-        bar.write("stopped; what is trained is saved")
+        log = fit(
+            model,
+            learn,
+            measure,
+            steps,
+            lr,
+            time_limit,
+            eval_every,
+            warmup=100,
+            least=0.0,
+            name="distillation",
+        )
     finally:
         model.requires_grad_(False)
-    if average is None:
-        raise SystemExit("stopped before its first step; nothing is saved")
-    if curve[-1][0] != done:
-        curve.append(_point(student, teacher, done, start, average))
-    return {
-        "steps": done,
-        "seconds": round(time.monotonic() - start),
-        "loss": round(average, 4),
-        "held_out_losses": curve[-1][3],
-        "curve": curve,
-    }
-
-
-def _point(student, teacher, step: int, start: float, average: float) -> list:
-    """A point of the curve."""
-    seconds = round(time.monotonic() - start, 1)
-    return [step, seconds, round(average, 4), held_out_losses(student, teacher)]
+    log["curve"].insert(0, [0, 0.0, None, before])
+    return log | {"held_out_losses": log["curve"][-1][3]}
 
 
 def plot_curve(curve: list, path: Path) -> None:

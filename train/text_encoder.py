@@ -21,16 +21,13 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
@@ -42,7 +39,6 @@ from imagen_mini.scenes.corpus import sample_corpus_line
 from imagen_mini.scenes.prose.lines import prose_line
 from imagen_mini.scenes.world import WORLDS
 from imagen_mini.text.encoder import TextEncoder
-from imagen_mini.training.optimizers import Muon
 from imagen_mini.utils.devices import available_device, device_name
 from imagen_mini.utils.scripts import (
     FIGURES,
@@ -54,6 +50,7 @@ from imagen_mini.utils.scripts import (
 )
 from imagen_mini.viz.style import STYLES, save_figure, subplots
 from imagen_mini.weights import shipped_text_encoders
+from train.text_encoder_loop import fit
 
 SENTINELS = 16
 HELD_OUT_LINES = 256  # of the corpus, on which the loss is measured
@@ -214,75 +211,48 @@ def pretrain(
         The model, and what the run took: steps, seconds, loss, the held-out loss, and the curve,
         a list of [step, seconds, loss, held-out loss]. Ctrl-C ends the run early.
     """
-    # 1. The model; Muon for its matrices, AdamW for the rest.
+    # 1. The model.
     torch.manual_seed(seed)
     model = T5ForConditionalGeneration(config).train()
     if init is not None:
         model.load_state_dict(init.state_dict(), strict=False)
     model.to(device)
-    optimizers = t5_optimizers(model, lr)
-    # 2. The loop.
-    rng, start, average, done = random.Random(f"corpus/{seed}"), time.monotonic(), None, 0
-    held_out = random.Random("held out")
+    # 2. Lines to learn from, and others to measure on.
+    rng, held_out = random.Random(f"corpus/{seed}"), random.Random("held out")
     unseen = span_batches(tokenizer, [line(held_out) for _ in range(HELD_OUT_LINES)], held_out)
-    curve: list[list[float]] = []
     merges = tokenizer.backend_tokenizer.model
-    bar = tqdm(range(steps), desc="text encoder")
-    try:
-        for step in bar:
-            spent = (time.monotonic() - start) / time_limit
-            if spent >= 1:
-                break
-            progress = max(step / steps, spent)
-            for group in (g for o in optimizers for g in o.param_groups):
-                group["lr"] = lr * min((step + 1) / 200, 1.0) * max(1 - progress, 0.02)
-            merges.dropout = bpe_dropout or None
-            lines = [line(rng) for _ in range(batch)]
-            batches = span_batches(tokenizer, lines, rng)
+
+    def learn() -> float:
+        merges.dropout = bpe_dropout or None
+        try:
+            batches = span_batches(tokenizer, [line(rng) for _ in range(batch)], rng)
+        finally:
             merges.dropout = None
-            model.zero_grad()
-            loss = 0.0
-            for batch_loss in denoising_losses(model, batches, device):
-                batch_loss.backward()
-                loss += batch_loss.item()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-            done = step + 1
-            average = loss if average is None else 0.98 * average + 0.02 * loss
-            if step % 20 == 0:
-                bar.set_postfix(loss=f"{average:.3f}")
-            if (step + 1) % eval_every == 0:
-                curve.append(_measure(model, unseen, device, step + 1, start, average))
-    except KeyboardInterrupt:
-        bar.write("stopped; what is trained is saved")
-    finally:
-        merges.dropout = None
-    if average is None:
-        raise SystemExit("stopped before its first step; nothing is saved")
-    if not curve or curve[-1][0] != done:
-        curve.append(_measure(model, unseen, device, done, start, average))
-    return model, {
-        "steps": done,
-        "seconds": round(time.monotonic() - start),
-        "loss": round(average, 4),
-        "held_out_loss": curve[-1][3],
-        "curve": curve,
-    }
+        loss = 0.0
+        for part in denoising_losses(model, batches, device):
+            part.backward()
+            loss += part.item()
+        return loss
 
+    @torch.no_grad()
+    def measure() -> float:
+        losses = denoising_losses(model, unseen, device)
+        return round(sum(part.item() for part in losses), 4)
 
-def t5_optimizers(model: PreTrainedModel, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of a T5, AdamW for embeddings and the rest."""
-    matrices = {
-        name: p
-        for name, p in model.named_parameters()
-        if p.ndim == 2 and "shared" not in name and "bias" not in name
-    }
-    others = [p for name, p in model.named_parameters() if name not in matrices]
-    return [
-        Muon(list(matrices.values()), lr),
-        torch.optim.AdamW(others, lr=lr, weight_decay=0.0),
-    ]
+    # 3. The loop.
+    log = fit(
+        model,
+        learn,
+        measure,
+        steps,
+        lr,
+        time_limit,
+        eval_every,
+        warmup=200,
+        least=0.02,
+        name="text encoder",
+    )
+    return model, log | {"held_out_loss": log["curve"][-1][3]}
 
 
 def save_history(folder: Path, start: str | Path | None, phase: dict, device: str) -> list[dict]:
@@ -344,13 +314,6 @@ def denoising_losses(
         mask = inputs != model.config.pad_token_id
         loss = model(input_ids=inputs, attention_mask=mask, labels=labels).loss
         yield loss * ((labels != -100).sum() / hidden)
-
-
-@torch.no_grad()
-def _measure(model, unseen, device: str, step: int, start: float, average: float) -> list[float]:
-    """A point of the curve."""
-    loss = sum(part.item() for part in denoising_losses(model, unseen, device))
-    return [step, round(time.monotonic() - start, 1), round(average, 4), round(loss, 4)]
 
 
 def small_config(vocab_size: int, size: str = "small") -> T5Config:
