@@ -67,7 +67,7 @@ FLOORS = [
     ("image_editing", "guided_generation"),
     ("pipeline", "prompt_to_prompt", "training"),
     ("evaluation",),
-    ("viz",),
+    ("viz", "rejection_sampling"),
     ("course",),
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
 from imagen_mini.training.optimizers import Muon
 
 
-def t5_optimizers(model: PreTrainedModel, lr: float) -> list[torch.optim.Optimizer]:
+def t5_optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of a T5, AdamW for embeddings and the rest."""
     matrices = {
         name: p
@@ -30,7 +30,7 @@ def t5_optimizers(model: PreTrainedModel, lr: float) -> list[torch.optim.Optimiz
 
 
 def fit(
-    model: PreTrainedModel,
+    model: nn.Module,
     learn: Callable[[], float],
     measure: Callable[[], Any],
     steps: int,
