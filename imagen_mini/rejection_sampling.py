@@ -66,7 +66,7 @@ def rejection_sample(
         **options: Of `ImagenPipeline.__call__`.
 
     Returns:
-        The images of the last attempts, and how many there were.
+        The accepted images, or first attempts where none was, and how many there were.
 
     Raises:
         ValueError: `attempts` is below 1, there is not one seed and one caption for each prompt, or

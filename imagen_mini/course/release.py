@@ -186,7 +186,7 @@ def check_attacks(checked: Checked, titles: Sequence[str] = tuple(ATTACKS)) -> I
     reference = PACKAGE.parent / question.file
     function = find_function(read_module(question.module), question.function)
     arguments = ", ".join(a.arg for a in function.args.args)
-    for title, other in zip(titles, itertools.cycle(others)):
+    for title, other in zip(titles, itertools.cycle(others or [question])):
         body = ATTACKS[title]
         names = {"reference": reference, "harm": harm, "function": question.function}
         for key, value in {**names, "arguments": arguments}.items():
