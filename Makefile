@@ -1,5 +1,5 @@
 # make demo       captions become images, and an image is edited, on the shipped weights   (DEVICE=cuda make demo: on a GPU)
-# make test       the tests, 5 to 8 minutes on 2 idle cores
+# make test       the tests, about 7 minutes on 2 idle cores
 # make test-all   all tests: the notebooks and what takes long, too
 # make lint       ruff and mypy
 # make oldest     imports and samples with the oldest versions that setup.cfg allows
